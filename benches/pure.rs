@@ -1,8 +1,8 @@
-//! The parts that run once per object or part and wait for nobody, and what a journal takes up. `cargo bench`; clients are
-//! compared by `benches/versus`.
+//! The parts that run once per object or part and wait for nobody, and what a journal takes up.
+//! `cargo bench`; clients are compared by `benches/versus`.
 //!
-//! `OBJECTS=10000000 cargo bench --bench pure -- journal` writes the journal of ten million objects, which takes minutes,
-//! tells its size and times how long it takes to read.
+//! `OBJECTS=10000000 cargo bench --bench pure -- journal` writes the journal of ten million
+//! objects, which takes minutes, tells its size and times how long it takes to read.
 
 #![expect(clippy::unwrap_used, reason = "fixed inputs")]
 
@@ -39,8 +39,19 @@ const WINDOW: u64 = 4096;
 fn planned(object: u64) -> Event {
     let key = ObjectKey::new(&format!("year=2026/month=11/part-{object:012}.parquet")).unwrap();
     let etag = Some("0123456789abcdef0123456789abcdef".to_owned());
-    let entry = PlannedObject { key, size: 1, etag, version: None, modified: None, class: None };
-    Event::ObjectPlanned { range: 0, object, entry }
+    let entry = PlannedObject {
+        key,
+        size: 1,
+        etag,
+        version: None,
+        modified: None,
+        class: None,
+    };
+    Event::ObjectPlanned {
+        range: 0,
+        object,
+        entry,
+    }
 }
 
 fn ended(object: u64) -> Event {
@@ -52,12 +63,23 @@ fn ended(object: u64) -> Event {
         losses: Vec::new(),
         in_place: None,
     };
-    Event::ObjectEnded { range: 0, object: Some(object), ended, receipt: None }
+    Event::ObjectEnded {
+        range: 0,
+        object: Some(object),
+        ended,
+        receipt: None,
+    }
 }
 
 fn pure(criterion: &mut Criterion) {
-    let capacity = Capacity { in_flight: 2048, speed: Speed::TYPICAL };
-    let goal = Goal::Copy { aim: PartGoal::Fastest, capacity };
+    let capacity = Capacity {
+        in_flight: 2048,
+        speed: Speed::TYPICAL,
+    };
+    let goal = Goal::Copy {
+        aim: PartGoal::Fastest,
+        capacity,
+    };
     criterion.bench_function("layout of 5 TiB, all parts", |bench| {
         bench.iter(|| {
             let layout = layout(black_box(5 * TIB), &PartLimits::S3, goal).unwrap();
@@ -65,9 +87,20 @@ fn pure(criterion: &mut Criterion) {
         });
     });
     criterion.bench_function("decide", |bench| {
-        let side =
-            Side { size: 10, etag: Some("0123456789abcdef0123456789abcdef"), modified: None, is_file: false };
-        bench.iter(|| decide(When::Changed, Compare::Auto, black_box(side), Some(black_box(side))));
+        let side = Side {
+            size: 10,
+            etag: Some("0123456789abcdef0123456789abcdef"),
+            modified: None,
+            is_file: false,
+        };
+        bench.iter(|| {
+            decide(
+                When::Changed,
+                Compare::Auto,
+                black_box(side),
+                Some(black_box(side)),
+            )
+        });
     });
     criterion.bench_function("filter with two globs", |bench| {
         let select = Selection {
@@ -77,13 +110,21 @@ fn pure(criterion: &mut Criterion) {
         };
         let filter = Filter::new(&select);
         bench.iter(|| {
-            filter.admits(black_box("year=2026/month=11/part-00017.parquet"), 10, None, None).is_ok()
+            filter
+                .admits(
+                    black_box("year=2026/month=11/part-00017.parquet"),
+                    10,
+                    None,
+                    None,
+                )
+                .is_ok()
         });
     });
     criterion.bench_function("a listed object beside its counterpart", |bench| {
         let page = || -> Vec<Found> {
-            let key =
-                |index| ObjectKey::new(&format!("year=2026/month=11/part-{index:012}.parquet")).unwrap();
+            let key = |index| {
+                ObjectKey::new(&format!("year=2026/month=11/part-{index:012}.parquet")).unwrap()
+            };
             let entry = |index| Entry {
                 key: key(index),
                 relative_at: 0,
@@ -94,13 +135,23 @@ fn pure(criterion: &mut Criterion) {
                 storage_class: None,
                 archive: ArchiveState::Readable,
             };
-            (0..10_000).map(|index| Found::Entry(entry(index))).collect()
+            (0..10_000)
+                .map(|index| Found::Entry(entry(index)))
+                .collect()
         };
         let keys: Vec<_> = page()
             .into_iter()
-            .filter_map(|found| if let Found::Entry(entry) = found { Some(entry.key) } else { None })
+            .filter_map(|found| {
+                if let Found::Entry(entry) = found {
+                    Some(entry.key)
+                } else {
+                    None
+                }
+            })
             .collect();
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
         let mut left: Vec<Counterparts> = Vec::new();
         let mut at = keys.len();
         bench.iter(|| {
@@ -108,39 +159,71 @@ fn pure(criterion: &mut Criterion) {
                 left = vec![Counterparts::of(Listing::of(page()))];
                 at = 0;
             }
-            let found = runtime.block_on(left[0].find(black_box(keys[at].as_str()))).unwrap().is_some();
+            let found = runtime
+                .block_on(left[0].find(black_box(keys[at].as_str())))
+                .unwrap()
+                .is_some();
             at += 1;
             found
         });
     });
     criterion.bench_function("a page of a range, with a cut", |bench| {
-        let keys: Vec<_> = (0..1000_u32).map(|index| format!("{:08x}", index * 1000)).collect();
+        let keys: Vec<_> = (0..1000_u32)
+            .map(|index| format!("{:08x}", index * 1000))
+            .collect();
         let names: Vec<_> = keys.iter().map(String::as_str).collect();
         let whole = [KeyRange::default()];
         bench.iter(|| {
-            let mut ranges = Ranges::new(Reach::below(&ObjectKey::empty()), &whole, 32, 1, u32::MAX);
-            ranges.page(0, black_box(&names), Behind { more: true, prefix: 0 });
-            ranges.page(0, black_box(&names), Behind { more: true, prefix: 0 });
+            let mut ranges =
+                Ranges::new(Reach::below(&ObjectKey::empty()), &whole, 32, 1, u32::MAX);
+            ranges.page(
+                0,
+                black_box(&names),
+                Behind {
+                    more: true,
+                    prefix: 0,
+                },
+            );
+            ranges.page(
+                0,
+                black_box(&names),
+                Behind {
+                    more: true,
+                    prefix: 0,
+                },
+            );
             ranges.cut()
         });
     });
     criterion.bench_function("copy source", |bench| {
-        let (bucket, key) =
-            (BucketName::new("lake").unwrap(), ObjectKey::new("dir/ümlaut + space.bin").unwrap());
+        let (bucket, key) = (
+            BucketName::new("lake").unwrap(),
+            ObjectKey::new("dir/ümlaut + space.bin").unwrap(),
+        );
         bench.iter(|| copy_source(black_box(&bucket), black_box(&key), Some("v1")));
     });
-    criterion.bench_function("an object through a run's state, in a window of 4,096", |bench| {
-        let mut state = RunState::default();
-        state.apply(Timestamp::UNIX_EPOCH, &Event::RangeBegan { range: 0, transfer: 0, ordered: true });
-        let mut object = 0;
-        bench.iter(|| {
-            state.apply(Timestamp::UNIX_EPOCH, black_box(&planned(object)));
-            if object >= WINDOW {
-                state.apply(Timestamp::UNIX_EPOCH, black_box(&ended(object - WINDOW)));
-            }
-            object += 1;
-        });
-    });
+    criterion.bench_function(
+        "an object through a run's state, in a window of 4,096",
+        |bench| {
+            let mut state = RunState::default();
+            state.apply(
+                Timestamp::UNIX_EPOCH,
+                &Event::RangeBegan {
+                    range: 0,
+                    transfer: 0,
+                    ordered: true,
+                },
+            );
+            let mut object = 0;
+            bench.iter(|| {
+                state.apply(Timestamp::UNIX_EPOCH, black_box(&planned(object)));
+                if object >= WINDOW {
+                    state.apply(Timestamp::UNIX_EPOCH, black_box(&ended(object - WINDOW)));
+                }
+                object += 1;
+            });
+        },
+    );
     criterion.bench_function("a request through the rate of its lane", |bench| {
         let (mut controller, mut now) = (RateController::new(3500.0), Duration::ZERO);
         bench.iter(|| {
@@ -189,13 +272,18 @@ fn pacing(criterion: &mut Criterion) {
 /// Bytes of all files in a directory.
 fn bytes_in(directory: &Path) -> u64 {
     let files = std::fs::read_dir(directory).unwrap();
-    files.filter_map(|file| file.ok()?.metadata().ok()).map(|metadata| metadata.len()).sum()
+    files
+        .filter_map(|file| file.ok()?.metadata().ok())
+        .map(|metadata| metadata.len())
+        .sum()
 }
 
-/// Writes the journal of a run with `objects` objects that is stopped before the last ones are over, and returns how many
-/// bytes it had at most.
+/// Writes the journal of a run with `objects` objects that is stopped before the last ones are
+/// over, and returns how many bytes it had at most.
 async fn write_journal(directory: &Path, objects: u64) -> u64 {
-    let opened = Opened::open(Location::Directory(directory.to_owned())).await.unwrap();
+    let opened = Opened::open(Location::Directory(directory.to_owned()))
+        .await
+        .unwrap();
     let info = RunInfo {
         run: "bench".into(),
         job: "bench".into(),
@@ -205,7 +293,14 @@ async fn write_journal(directory: &Path, objects: u64) -> u64 {
         counted_from: None,
     };
     let journal = opened.begin(info, None).await.unwrap();
-    journal.append(Event::RangeBegan { range: 0, transfer: 0, ordered: true }).await.unwrap();
+    journal
+        .append(Event::RangeBegan {
+            range: 0,
+            transfer: 0,
+            ordered: true,
+        })
+        .await
+        .unwrap();
     let mut peak = 0;
     for object in 0..objects {
         journal.append(planned(object)).await.unwrap();
@@ -233,7 +328,12 @@ fn journal(criterion: &mut Criterion) {
             directory
         });
         let place = directory.path().to_owned();
-        bench.iter(|| runtime.block_on(look(Location::Directory(place.clone()))).unwrap().unwrap());
+        bench.iter(|| {
+            runtime
+                .block_on(look(Location::Directory(place.clone())))
+                .unwrap()
+                .unwrap()
+        });
     });
 }
 

@@ -1,9 +1,9 @@
 //! Checksums as S3 states them, computed and combined on our side.
 //!
-//! CRCs of parts combine into the CRC of the whole without reading a byte again, which is what makes a multipart
-//! upload provable: the parts are summed while they are read, and the combined value is what S3 must come to.
-//! An MD5 multipart `ETag` can be predicted from the parts' `ETag`s in the same way, and so can a composite checksum,
-//! which is the checksum of the parts' checksums.
+//! CRCs of parts combine into the CRC of the whole without reading a byte again, which is what
+//! makes a multipart upload provable: the parts are summed while they are read, and the combined
+//! value is what S3 must come to. An MD5 multipart `ETag` can be predicted from the parts' `ETag`s
+//! in the same way, and so can a composite checksum, which is the checksum of the parts' checksums.
 
 use std::fmt::Write as _;
 
@@ -34,7 +34,11 @@ pub fn compute(algorithm: ChecksumAlgorithm, bytes: &[u8]) -> Checksum {
         None if algorithm == ChecksumAlgorithm::Sha1 => STANDARD.encode(Sha1::digest(bytes)),
         None => STANDARD.encode(Sha256::digest(bytes)),
     };
-    Checksum { algorithm, kind: ChecksumKind::FullObject, value }
+    Checksum {
+        algorithm,
+        kind: ChecksumKind::FullObject,
+        value,
+    }
 }
 
 /// Joins the CRCs of adjacent pieces; each piece is its base64 value and its length in bytes.
@@ -54,10 +58,15 @@ pub fn combine<'a>(
             Some(sum) => crc_fast::checksum_combine(crc, sum, piece, length),
         });
     }
-    Some(Checksum { algorithm, kind: ChecksumKind::FullObject, value: encode(whole?, width) })
+    Some(Checksum {
+        algorithm,
+        kind: ChecksumKind::FullObject,
+        value: encode(whole?, width),
+    })
 }
 
-/// The composite checksum of parts with these base64 values: S3's own formula, the checksum of the checksums.
+/// The composite checksum of parts with these base64 values: S3's own formula, the checksum of the
+/// checksums.
 ///
 /// `None` for values that are not base64 and for no parts at all.
 #[must_use]
@@ -72,7 +81,10 @@ pub fn composite<'a>(
     if sums.is_empty() {
         return None;
     }
-    Some(Checksum { kind: ChecksumKind::Composite, ..compute(algorithm, &sums) })
+    Some(Checksum {
+        kind: ChecksumKind::Composite,
+        ..compute(algorithm, &sums)
+    })
 }
 
 /// A full-object CRC of bytes that come piece by piece.
@@ -89,7 +101,12 @@ impl Running {
     #[must_use]
     pub fn new(algorithm: ChecksumAlgorithm) -> Option<Self> {
         let (crc, width) = crc(algorithm)?;
-        Some(Self { algorithm, digest: crc_fast::Digest::new(crc), width, bytes: 0 })
+        Some(Self {
+            algorithm,
+            digest: crc_fast::Digest::new(crc),
+            width,
+            bytes: 0,
+        })
     }
 
     /// Adds bytes.
@@ -108,7 +125,11 @@ impl Running {
     #[must_use]
     pub fn finish(&self) -> Checksum {
         let value = encode(self.digest.finalize(), self.width);
-        Checksum { algorithm: self.algorithm, kind: ChecksumKind::FullObject, value }
+        Checksum {
+            algorithm: self.algorithm,
+            kind: ChecksumKind::FullObject,
+            value,
+        }
     }
 }
 
@@ -151,7 +172,11 @@ impl RunningChecksum {
             Algorithm::Sha1(sha) => (ChecksumAlgorithm::Sha1, STANDARD.encode(sha.finalize())),
             Algorithm::Sha256(sha) => (ChecksumAlgorithm::Sha256, STANDARD.encode(sha.finalize())),
         };
-        Checksum { algorithm, kind: ChecksumKind::FullObject, value }
+        Checksum {
+            algorithm,
+            kind: ChecksumKind::FullObject,
+            value,
+        }
     }
 }
 
@@ -161,7 +186,11 @@ fn encode(sum: u64, width: usize) -> String {
 
 fn decode(value: &str, width: usize) -> Option<u64> {
     let bytes = STANDARD.decode(value).ok()?;
-    (bytes.len() == width).then(|| bytes.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
+    (bytes.len() == width).then(|| {
+        bytes
+            .iter()
+            .fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+    })
 }
 
 /// The `ETag` of bytes that come piece by piece.
@@ -187,7 +216,8 @@ pub fn md5_etag(bytes: &[u8]) -> String {
     hex(&Md5::digest(bytes))
 }
 
-/// The `ETag` that S3 gives to an upload of these parts: the MD5 of their MD5s, and how many there are.
+/// The `ETag` that S3 gives to an upload of these parts: the MD5 of their MD5s, and how many there
+/// are.
 ///
 /// `None` when a part's `ETag` is no MD5 (KMS, or servers with rules of their own).
 #[must_use]
@@ -205,7 +235,10 @@ pub fn multipart_etag<'a>(parts: impl IntoIterator<Item = &'a str>) -> Option<St
 pub fn part_count(etag: &str) -> Option<u32> {
     let (digest, count) = etag.split_once('-')?;
     let is_number = !count.is_empty() && count.bytes().all(|digit| digit.is_ascii_digit());
-    count.parse().ok().filter(|count| is_number && looks_like_md5(digest) && *count > 0)
+    count
+        .parse()
+        .ok()
+        .filter(|count| is_number && looks_like_md5(digest) && *count > 0)
 }
 
 /// True for 32 hexadecimal digits: the `ETag` of one request, and perhaps an MD5.
@@ -221,17 +254,23 @@ fn md5_bytes(etag: &str) -> Option<[u8; 16]> {
     }
     let mut bytes = [0; 16];
     for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        let nibble = |digit: u8| char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        let nibble = |digit: u8| {
+            char::from(digit)
+                .to_digit(16)
+                .and_then(|digit| u8::try_from(digit).ok())
+        };
         *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
     }
     Some(bytes)
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }
 
 #[cfg(test)]
@@ -243,11 +282,24 @@ mod tests {
     #[test]
     fn the_check_values_of_the_standards() {
         for (algorithm, bytes) in [
-            (ChecksumAlgorithm::Crc64Nvme, 0xAE8B_1486_0A79_9888_u64.to_be_bytes().to_vec()),
-            (ChecksumAlgorithm::Crc32, 0xCBF4_3926_u32.to_be_bytes().to_vec()),
-            (ChecksumAlgorithm::Crc32c, 0xE306_9283_u32.to_be_bytes().to_vec()),
+            (
+                ChecksumAlgorithm::Crc64Nvme,
+                0xAE8B_1486_0A79_9888_u64.to_be_bytes().to_vec(),
+            ),
+            (
+                ChecksumAlgorithm::Crc32,
+                0xCBF4_3926_u32.to_be_bytes().to_vec(),
+            ),
+            (
+                ChecksumAlgorithm::Crc32c,
+                0xE306_9283_u32.to_be_bytes().to_vec(),
+            ),
         ] {
-            assert_eq!(compute(algorithm, b"123456789").value, STANDARD.encode(bytes), "{algorithm}");
+            assert_eq!(
+                compute(algorithm, b"123456789").value,
+                STANDARD.encode(bytes),
+                "{algorithm}"
+            );
         }
         assert_eq!(md5_etag(b""), "d41d8cd98f00b204e9800998ecf8427e");
     }
@@ -262,19 +314,27 @@ mod tests {
         assert_eq!(multipart_etag([]), None);
         assert!(!looks_like_md5(&whole));
         assert_eq!(part_count(&whole), Some(2));
-        for other in
-            [part.as_str(), "opaque-2", &format!("{part}-"), &format!("{part}-0"), &format!("{part}-+1")]
-        {
+        for other in [
+            part.as_str(),
+            "opaque-2",
+            &format!("{part}-"),
+            &format!("{part}-0"),
+            &format!("{part}-+1"),
+        ] {
             assert_eq!(part_count(other), None, "{other}");
         }
     }
 
     #[test]
     fn a_composite_is_the_checksum_of_the_checksums() {
-        // What S3 answered for a one-part upload of "123456789" with CRC32: CBF43926, and the CRC of those four bytes.
+        // What S3 answered for a one-part upload of "123456789" with CRC32: CBF43926, and the CRC
+        // of those four bytes.
         let part = compute(ChecksumAlgorithm::Crc32, b"123456789").value;
         let whole = composite(ChecksumAlgorithm::Crc32, [part.as_str()]).unwrap();
-        assert_eq!(whole.value, compute(ChecksumAlgorithm::Crc32, &[0xCB, 0xF4, 0x39, 0x26]).value);
+        assert_eq!(
+            whole.value,
+            compute(ChecksumAlgorithm::Crc32, &[0xCB, 0xF4, 0x39, 0x26]).value
+        );
         assert_eq!(whole.kind, ChecksumKind::Composite);
         let sha = STANDARD.encode(Sha256::digest(b"part"));
         let sums = Sha256::digest(b"part").repeat(2);

@@ -1,9 +1,13 @@
 //! The command line: parse, call the library, print.
 //!
-//! Results go to standard output, progress and logs to standard error. The exit code says how it ended ([`Exit`]), in
-//! the terms that schedulers act on: what failed may be run again, what was refused must be mended first.
+//! Results go to standard output, progress and logs to standard error. The exit code says how it
+//! ended ([`Exit`]), in the terms that schedulers act on: what failed may be run again, what was
+//! refused must be mended first.
 
-#![expect(clippy::doc_markdown, reason = "doc comments are help texts here, read on a terminal")]
+#![expect(
+    clippy::doc_markdown,
+    reason = "doc comments are help texts here, read on a terminal"
+)]
 
 mod check;
 mod color;
@@ -57,21 +61,22 @@ use self::parse::Refusal;
 pub use self::run::exit_of;
 use self::signals::Signals;
 use crate::endpoint::{
-    DEFAULT_ENDPOINT, Endpoint, Environment, Mistake, Provider, ProxyError, ProxySetting, ResolvedEndpoint,
-    Trust,
+    DEFAULT_ENDPOINT, Endpoint, Environment, Mistake, Provider, ProxyError, ProxySetting,
+    ResolvedEndpoint, Trust,
 };
 use crate::location::{LocalPath, bare, suggestion};
 use crate::manifest::{self, ManifestError};
 use crate::telemetry::{self, LogFormat};
 
-/// Threads that read files. Tokio's 512 would all be started for a directory of small files, which cost more processor
-/// time than their reading and 100 MiB; a disk is busy with far fewer.
+/// Threads that read files. Tokio's 512 would all be started for a directory of small files, which
+/// cost more processor time than their reading and 100 MiB; a disk is busy with far fewer.
 const BLOCKING_THREADS: usize = 32;
 
 /// Moves objects between S3 buckets inside S3, and local files into them.
 ///
-/// Large objects are copied in parts with UploadPartCopy, hundreds at a time, under limits that it learns; every copy
-/// is pinned to one version of its source and proven by what S3 computed, without a download.
+/// Large objects are copied in parts with UploadPartCopy, hundreds at a time, under limits that it
+/// learns; every copy is pinned to one version of its source and proven by what S3 computed,
+/// without a download.
 #[derive(Debug, Parser)]
 #[command(
     name = "s3haul",
@@ -108,7 +113,13 @@ struct Cli {
     quiet: bool,
 
     /// Format of the log.
-    #[arg(long, global = true, value_enum, default_value_t, env = "S3HAUL_LOG_FORMAT")]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        env = "S3HAUL_LOG_FORMAT"
+    )]
     log_format: LogFormat,
 
     /// Color of messages. NO_COLOR and TERM=dumb turn colors off too.
@@ -126,7 +137,8 @@ enum Command {
     Retry(retry::Retry),
     /// Show the objects, bytes, parts, and requests of a job. Writes nothing.
     Plan(plan::PlanJob),
-    /// Check a job: the manifest, access to each bucket, and with --probe the server's capabilities.
+    /// Check a job: the manifest, access to each bucket, and with --probe the server's
+    /// capabilities.
     Check(check::CheckJob),
     /// Show the progress of a run, from its journal.
     Status(status::Status),
@@ -162,7 +174,8 @@ impl Command {
     }
 }
 
-/// Which server to connect to, and as whom. What no flag says comes from the profile, or else from AWS_* variables.
+/// Which server to connect to, and as whom. What no flag says comes from the profile, or else from
+/// AWS_* variables.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Endpoint")]
 struct EndpointFlags {
@@ -178,7 +191,8 @@ struct EndpointFlags {
     /// Put the bucket into the path (true) or into the host name (false) of URLs.
     #[arg(long, global = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     path_style: Option<bool>,
-    /// Allow signed requests over plain HTTP to another machine. Everybody on the way can read them.
+    /// Allow signed requests over plain HTTP to another machine. Everybody on the way can read
+    /// them.
     #[arg(long, global = true)]
     allow_http: bool,
     /// File of PEM certificates to trust, and no others.
@@ -190,8 +204,8 @@ struct EndpointFlags {
     /// Kind of server, which decides what s3haul relies on.
     #[arg(long, global = true, value_name = "NAME", value_parser = word::<Provider>())]
     provider: Option<Provider>,
-    /// Trust in the server's answers: answers, or nothing, which looks at each object after it was written and before it is
-    /// called equal.
+    /// Trust in the server's answers: answers, or nothing, which looks at each object after it was
+    /// written and before it is called equal.
     #[arg(long, global = true, value_name = "HOW", value_parser = word::<Trust>())]
     trust: Option<Trust>,
 }
@@ -240,7 +254,11 @@ impl EndpointFlags {
         };
         if let Some((message, remedy)) = mistake {
             let remedy = remedy.to_owned();
-            resolved.mistakes.push(Mistake { field: Some("proxy"), message, remedy });
+            resolved.mistakes.push(Mistake {
+                field: Some("proxy"),
+                message,
+                remedy,
+            });
         }
         resolved
     }
@@ -252,13 +270,19 @@ where
     T: serde::de::DeserializeOwned + schemars::JsonSchema + Clone + Send + Sync + 'static,
 {
     let schema = schemars::schema_for!(T).to_value();
-    let variants = schema["oneOf"].as_array().cloned().unwrap_or_else(|| vec![schema.clone()]);
+    let variants = schema["oneOf"]
+        .as_array()
+        .cloned()
+        .unwrap_or_else(|| vec![schema.clone()]);
     let names = variants.iter().flat_map(|variant| {
         let several = variant["enum"].as_array().cloned().unwrap_or_default();
         several.into_iter().chain([variant["const"].clone()])
     });
-    let names = names.filter_map(|name| name.as_str().map(str::to_owned)).map(PossibleValue::new);
-    PossibleValuesParser::new(names).try_map(|name| serde_json::from_value(serde_json::Value::String(name)))
+    let names = names
+        .filter_map(|name| name.as_str().map(str::to_owned))
+        .map(PossibleValue::new);
+    PossibleValuesParser::new(names)
+        .try_map(|name| serde_json::from_value(serde_json::Value::String(name)))
 }
 
 /// A job manifest.
@@ -294,21 +318,27 @@ fn load(path: &Path) -> Result<manifest::job::Job, CliError> {
     load_in(path, &Environment::load())
 }
 
-/// Reads a manifest. A pipe may never end, so that the thread is given up for as long as that takes.
+/// Reads a manifest. A pipe may never end, so that the thread is given up for as long as that
+/// takes.
 fn load_in(path: &Path, environment: &Environment) -> Result<manifest::job::Job, CliError> {
     tokio::task::block_in_place(|| read_in(path, environment))
 }
 
 fn read_in(path: &Path, environment: &Environment) -> Result<manifest::job::Job, CliError> {
     if path != Path::new("-") {
-        return manifest::load(path, environment).map_err(|error| not_found(path).unwrap_or(error.into()));
+        return manifest::load(path, environment)
+            .map_err(|error| not_found(path).unwrap_or(error.into()));
     }
     let mut text = String::new();
     let stdin = io::stdin().lock();
     stdin
         .take(manifest::MAX_BYTES + 1)
         .read_to_string(&mut text)
-        .map_err(|error| CliError::Usage(format!("can't read a manifest from standard input: {error}")))?;
+        .map_err(|error| {
+            CliError::Usage(format!(
+                "can't read a manifest from standard input: {error}"
+            ))
+        })?;
     Ok(manifest::parse(&text, STDIN, environment).map_err(ManifestError::from)?)
 }
 
@@ -326,27 +356,35 @@ fn not_found(path: &Path) -> Option<CliError> {
         return Some(CliError::Usage(message));
     }
     let found = ["yaml", "yml", "json"].into_iter().find_map(|extension| {
-        let [replaced, added] =
-            [path.with_extension(extension), PathBuf::from(format!("{text}.{extension}"))];
+        let [replaced, added] = [
+            path.with_extension(extension),
+            PathBuf::from(format!("{text}.{extension}")),
+        ];
         [replaced, added].into_iter().find(|path| path.is_file())
     })?;
-    Some(CliError::Usage(format!("there is no file {text}; did you mean {}?", found.display())))
+    Some(CliError::Usage(format!(
+        "there is no file {text}; did you mean {}?",
+        found.display()
+    )))
 }
 
 /// A file to write, as typed. A location in S3 would become a directory called `s3:`.
 fn output_file(text: &str) -> Result<PathBuf, String> {
     if text.starts_with("s3://") || suggestion(text).is_some() {
         return Err(
-            "this is not a path; write a file of this machine, and copy it into S3 afterwards".to_owned()
+            "this is not a path; write a file of this machine, and copy it into S3 afterwards"
+                .to_owned(),
         );
     }
     Ok(text.into())
 }
 
-/// A source on this machine, as typed. What is not there may be a location in S3 that was written in another way.
+/// A source on this machine, as typed. What is not there may be a location in S3 that was written
+/// in another way.
 fn local_source(text: &str) -> Result<LocalPath, CliError> {
-    let missing =
-        Path::new(text).symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    let missing = Path::new(text)
+        .symlink_metadata()
+        .is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
     if !missing {
         return Ok(LocalPath(text.into()));
     }
@@ -369,7 +407,11 @@ struct Output {
 impl Output {
     /// A remedy in the words of what was typed.
     fn spoken(self, remedy: String) -> String {
-        if self.flags { flags::spoken(&remedy) } else { remedy }
+        if self.flags {
+            flags::spoken(&remedy)
+        } else {
+            remedy
+        }
     }
 }
 
@@ -377,10 +419,22 @@ impl Output {
 #[must_use]
 pub fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
-    let Cli { command, verbose, json, quiet, log_format, color } = match parse::parse(&words) {
+    let Cli {
+        command,
+        verbose,
+        json,
+        quiet,
+        log_format,
+        color,
+    } = match parse::parse(&words) {
         Ok(cli) => cli,
         Err(Refusal::Habit(answer)) => {
-            return fail(&CliError::Usage(answer), ColorChoice::Never, Output::default()).into();
+            return fail(
+                &CliError::Usage(answer),
+                ColorChoice::Never,
+                Output::default(),
+            )
+            .into();
         }
         Err(Refusal::Parser(error)) => error.exit(),
     };
@@ -392,7 +446,11 @@ pub fn main() -> ExitCode {
     let flags = command.has_no_manifest();
     let output = Output { json, quiet, flags };
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = match runtime.enable_all().max_blocking_threads(BLOCKING_THREADS).build() {
+    let runtime = match runtime
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into(), color, output).into(),
     };
@@ -401,7 +459,9 @@ pub fn main() -> ExitCode {
         let signals = Signals::of_the_end();
         // The task of its own makes a panic anywhere an exit code instead of an abort.
         let command = tokio::spawn(dispatch(command, output));
-        let Ok(signals) = signals else { return command.await };
+        let Ok(signals) = signals else {
+            return command.await;
+        };
         tokio::select! {
             biased;
             ended = command => ended,
@@ -428,7 +488,8 @@ async fn dispatch(command: Command, output: Output) -> Result<Exit, CliError> {
         Command::Verify(verify) => Box::pin(verify.execute(output)).await,
         Command::Uploads(uploads) => Box::pin(uploads.execute(output)).await,
         Command::Schema => {
-            let schema = serde_json::to_string_pretty(&manifest::schema::json()).map_err(io::Error::from)?;
+            let schema =
+                serde_json::to_string_pretty(&manifest::schema::json()).map_err(io::Error::from)?;
             say(&schema)
         }
         #[cfg(feature = "sandbox")]
@@ -443,9 +504,16 @@ fn fail(error: &CliError, color: ColorChoice, output: Output) -> Exit {
     match error {
         // They escape what they quote.
         CliError::Manifest(ManifestError::Problems(problems)) => {
-            note_lines(problems.render(color::is_on(color, &io::stderr())).trim_end(), true);
+            note_lines(
+                problems
+                    .render(color::is_on(color, &io::stderr()))
+                    .trim_end(),
+                true,
+            );
         }
-        error @ CliError::Refused(_) => note(&format!("error: {}", output.spoken(error.to_string()))),
+        error @ CliError::Refused(_) => {
+            note(&format!("error: {}", output.spoken(error.to_string())))
+        }
         error => note_lines(&format!("error: {error}"), false),
     }
     error.exit()
@@ -480,15 +548,26 @@ mod tests {
             provider: Provider::Seaweedfs,
             ..Endpoint::default()
         };
-        let none = Endpoint { name: DEFAULT_ENDPOINT.to_owned(), ..Endpoint::default() };
-        let direct = Endpoint { proxy: "none".parse().ok(), path_style: Some(true), ..none.clone() };
+        let none = Endpoint {
+            name: DEFAULT_ENDPOINT.to_owned(),
+            ..Endpoint::default()
+        };
+        let direct = Endpoint {
+            proxy: "none".parse().ok(),
+            path_style: Some(true),
+            ..none.clone()
+        };
         for endpoint in [all, none, direct] {
             let flags = endpoint.flags();
             let typed =
-                Typed::try_parse_from(["s3haul".to_owned()].into_iter().chain(flags.clone())).unwrap();
+                Typed::try_parse_from(["s3haul".to_owned()].into_iter().chain(flags.clone()))
+                    .unwrap();
             assert_eq!(typed.endpoint.endpoint().stated, endpoint, "{flags:?}");
         }
-        let secret = Endpoint { proxy: "http://user:hunter2@proxy:3128".parse().ok(), ..Endpoint::default() };
+        let secret = Endpoint {
+            proxy: "http://user:hunter2@proxy:3128".parse().ok(),
+            ..Endpoint::default()
+        };
         assert_eq!(secret.flags(), [""; 0]);
     }
 }

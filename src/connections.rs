@@ -1,8 +1,9 @@
 //! From names in a job to buckets that answer.
 //!
-//! Each bucket is asked once, before any work, where it is and whether we may use it: a wrong region, missing bucket, wrong
-//! credentials or a clock that is off would fail every object alike, and are told in one sentence instead. Where the
-//! manifest names no region, the bucket's own is taken; S3's redirects to it are not followed by the SDK.
+//! Each bucket is asked once, before any work, where it is and whether we may use it: a wrong
+//! region, missing bucket, wrong credentials or a clock that is off would fail every object alike,
+//! and are told in one sentence instead. Where the manifest names no region, the bucket's own is
+//! taken; S3's redirects to it are not followed by the SDK.
 
 mod versioning;
 
@@ -40,8 +41,8 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// Connections to the endpoints of `job`, none of them used yet. Fixed `credentials` take the place of
-    /// the ambient ones for every endpoint.
+    /// Connections to the endpoints of `job`, none of them used yet. Fixed `credentials` take the
+    /// place of the ambient ones for every endpoint.
     #[must_use]
     pub fn new(
         job: &Job,
@@ -69,11 +70,15 @@ impl Connections {
         &self.pacer
     }
 
-    /// Both sides of a transfer, with the customer keys of their objects; no source for local files.
+    /// Both sides of a transfer, with the customer keys of their objects; no source for local
+    /// files.
     ///
     /// # Errors
     /// What makes one of the buckets unusable as a whole, and a customer key that is not there.
-    pub async fn of_transfer(&mut self, transfer: &Transfer) -> Result<(Option<Bucket>, Bucket), Failure> {
+    pub async fn of_transfer(
+        &mut self,
+        transfer: &Transfer,
+    ) -> Result<(Option<Bucket>, Bucket), Failure> {
         let source = match transfer.from.s3() {
             Some((endpoint, location)) => {
                 let (endpoint, bucket) = (endpoint.to_owned(), location.bucket.clone());
@@ -81,12 +86,18 @@ impl Connections {
                 let key = customer_key(transfer.customer_keys.source.as_ref())?;
                 let access = &transfer.source_access;
                 self.forbid_plaintext_key(&endpoint, key.as_ref())?;
-                Some(self.bucket_on_terms(&endpoint, &bucket, access).await?.with_customer_key(key))
+                Some(
+                    self.bucket_on_terms(&endpoint, &bucket, access)
+                        .await?
+                        .with_customer_key(key),
+                )
             }
             None => None,
         };
         let (to, access) = (&transfer.to, &transfer.destination_access);
-        let destination = self.bucket_on_terms(&to.endpoint, &to.location.bucket, access).await?;
+        let destination = self
+            .bucket_on_terms(&to.endpoint, &to.location.bucket, access)
+            .await?;
         if tracing::enabled!(tracing::Level::INFO) {
             for bucket in source.iter().chain([&destination]) {
                 if !self.identities.contains_key(bucket.client().endpoint()) {
@@ -94,10 +105,13 @@ impl Connections {
                 }
             }
         }
-        self.keeps_versions(transfer, source.as_ref(), &destination).await?;
+        self.keeps_versions(transfer, source.as_ref(), &destination)
+            .await?;
         let key = customer_key(transfer.customer_keys.destination.as_ref())?;
         self.forbid_plaintext_key(&to.endpoint, key.as_ref())?;
-        let destination = destination.reading_from(transfer.source_access.clone()).with_customer_key(key);
+        let destination = destination
+            .reading_from(transfer.source_access.clone())
+            .with_customer_key(key);
         Ok((source, destination))
     }
 
@@ -108,30 +122,42 @@ impl Connections {
             return known.clone();
         }
         let identity = client.who_and_where().await;
-        self.identities.insert(client.endpoint().to_owned(), identity.clone());
+        self.identities
+            .insert(client.endpoint().to_owned(), identity.clone());
         identity
     }
 
     /// Returns the source of the credentials that sign at this endpoint, once it has given some.
     #[must_use]
     pub fn credential_source(&self, endpoint: &str) -> Option<CredentialSource> {
-        let mut clients = self.clients.iter().filter(|((name, _), _)| name == endpoint);
+        let mut clients = self
+            .clients
+            .iter()
+            .filter(|((name, _), _)| name == endpoint);
         clients.find_map(|(_, client)| client.credential_source())
     }
 
-    /// Returns the source of a transfer as its copies read it: with the credentials of the destination's endpoint. Sends
-    /// nothing.
+    /// Returns the source of a transfer as its copies read it: with the credentials of the
+    /// destination's endpoint. Sends nothing.
     ///
     /// # Errors
     /// No connection can be made with the endpoint's settings.
-    pub async fn as_copies_read(&mut self, transfer: &Transfer, source: &Bucket) -> Result<Bucket, Failure> {
+    pub async fn as_copies_read(
+        &mut self,
+        transfer: &Transfer,
+        source: &Bucket,
+    ) -> Result<Bucket, Failure> {
         if source.client().endpoint() == transfer.to.endpoint {
             return Ok(source.clone());
         }
         let region = Some(source.client().region().to_owned());
-        let bucket = self.reach(&transfer.to.endpoint, source.name(), region).await?;
+        let bucket = self
+            .reach(&transfer.to.endpoint, source.name(), region)
+            .await?;
         let key = source.client().customer_key().cloned();
-        Ok(bucket.on_terms(transfer.source_access.clone()).with_customer_key(key))
+        Ok(bucket
+            .on_terms(transfer.source_access.clone())
+            .with_customer_key(key))
     }
 
     /// The bucket, once it has answered.
@@ -139,7 +165,8 @@ impl Connections {
     /// # Errors
     /// What makes the bucket unusable as a whole.
     pub async fn bucket(&mut self, endpoint: &str, name: &BucketName) -> Result<Bucket, Failure> {
-        self.bucket_on_terms(endpoint, name, &Access::default()).await
+        self.bucket_on_terms(endpoint, name, &Access::default())
+            .await
     }
 
     /// The bucket on its terms, once it has answered.
@@ -156,34 +183,70 @@ impl Connections {
         if let Some(bucket) = self.buckets.get(&place) {
             return Ok(bucket.clone());
         }
-        if let Some((message, remedy)) = self.endpoints.get(endpoint).and_then(|at| tenant::mistake(name, at))
+        if let Some((message, remedy)) = self
+            .endpoints
+            .get(endpoint)
+            .and_then(|at| tenant::mistake(name, at))
         {
             let message = format!("{message}; {remedy}");
-            return Err(Failure::new(FailureKind::Invalid, Operation::HeadBucket, name.to_string(), message));
+            return Err(Failure::new(
+                FailureKind::Invalid,
+                Operation::HeadBucket,
+                name.to_string(),
+                message,
+            ));
         }
-        let mut bucket = self.reach(endpoint, name, None).await?.on_terms(access.clone());
+        let mut bucket = self
+            .reach(endpoint, name, None)
+            .await?
+            .on_terms(access.clone());
         let given = bucket.client().region_was_given();
         let contact = bucket.first_contact(&self.contact);
-        let region = self.contact.watch(&bucket, Box::pin(region_of(&contact))).await?;
-        let other = region.filter(|region| !region.is_empty() && region != bucket.client().region());
+        let region = self
+            .contact
+            .watch(&bucket, Box::pin(region_of(&contact)))
+            .await?;
+        let other =
+            region.filter(|region| !region.is_empty() && region != bucket.client().region());
         if let Some(region) = other {
             if given {
-                let message = format!("the bucket is in {region}, not in {}", bucket.client().region());
+                let message = format!(
+                    "the bucket is in {region}, not in {}",
+                    bucket.client().region()
+                );
                 let kind = FailureKind::WrongRegion(Some(region));
-                return Err(Failure::new(kind, Operation::HeadBucket, name.to_string(), message));
+                return Err(Failure::new(
+                    kind,
+                    Operation::HeadBucket,
+                    name.to_string(),
+                    message,
+                ));
             }
-            bucket = self.reach(endpoint, name, Some(region)).await?.on_terms(access.clone());
+            bucket = self
+                .reach(endpoint, name, Some(region))
+                .await?
+                .on_terms(access.clone());
         }
         self.buckets.insert(place, bucket.clone());
         Ok(bucket)
     }
 
-    /// Keeps a customer key from travelling unencrypted. S3 refuses it too, but only after it has seen it.
-    fn forbid_plaintext_key(&self, endpoint: &str, key: Option<&CustomerKey>) -> Result<(), Failure> {
+    /// Keeps a customer key from travelling unencrypted. S3 refuses it too, but only after it has
+    /// seen it.
+    fn forbid_plaintext_key(
+        &self,
+        endpoint: &str,
+        key: Option<&CustomerKey>,
+    ) -> Result<(), Failure> {
         match self.endpoints.get(endpoint) {
             Some(at) if key.is_some() && at.is_plaintext() => {
                 let message = format!("{PLAINTEXT_KEY}; write an https:// URL");
-                Err(Failure::new(FailureKind::Configuration, Operation::HeadBucket, at.describe(), message))
+                Err(Failure::new(
+                    FailureKind::Configuration,
+                    Operation::HeadBucket,
+                    at.describe(),
+                    message,
+                ))
             }
             _ => Ok(()),
         }
@@ -206,12 +269,22 @@ impl Connections {
                 let known = self.endpoints.get(endpoint).cloned();
                 let endpoint = known.unwrap_or_else(|| Endpoint::default().into());
                 let credentials = self.credentials.clone();
-                Client::connect(Connect { endpoint, region, credentials }).await?
+                Client::connect(Connect {
+                    endpoint,
+                    region,
+                    credentials,
+                })
+                .await?
             };
             self.clients.insert(place, client.clone());
             client
         };
-        Ok(Bucket::new(name.clone(), &client, Arc::clone(&self.pacer), self.halt.clone()))
+        Ok(Bucket::new(
+            name.clone(),
+            &client,
+            Arc::clone(&self.pacer),
+            self.halt.clone(),
+        ))
     }
 }
 
@@ -222,10 +295,16 @@ fn refuse_multi_region(source: &BucketName) -> Result<(), Failure> {
     }
     let message = "S3 copies into a Multi-Region Access Point but not out of one; name the bucket, or an access point of \
                    one Region, as the source";
-    Err(Failure::new(FailureKind::NotSent, Operation::CopyObject, source.to_string(), message))
+    Err(Failure::new(
+        FailureKind::NotSent,
+        Operation::CopyObject,
+        source.to_string(),
+        message,
+    ))
 }
 
-/// Finds out whether a bucket can be used, and returns the region that it is in where that is told and means something.
+/// Finds out whether a bucket can be used, and returns the region that it is in where that is told
+/// and means something.
 async fn region_of(contact: &Bucket) -> Result<Option<String>, Failure> {
     // Look-alikes name regions that mean nothing; a redirect means something everywhere.
     let trusted = contact.client().url().is_none();
@@ -246,7 +325,8 @@ async fn region_of(contact: &Bucket) -> Result<Option<String>, Failure> {
         FailureKind::WrongRegion(Some(region)) if !contact.client().region_was_given() => {
             Ok(Some(region.clone()))
         }
-        // HEAD says no more than "403"; a list says why. To be forbidden to list is no reason to stop.
+        // HEAD says no more than "403"; a list says why. To be forbidden to list is no reason to
+        // stop.
         FailureKind::Invalid if is_redirect_elsewhere(&failure) => {
             let message = format!(
                 "{} is not an S3 server: it answers with a redirect ({}), as the login page of a portal or a proxy does",
@@ -254,7 +334,12 @@ async fn region_of(contact: &Bucket) -> Result<Option<String>, Failure> {
                 failure.details().code
             );
             let place = contact.name().to_string();
-            Err(Failure::new(FailureKind::Unreadable, Operation::HeadBucket, place, message))
+            Err(Failure::new(
+                FailureKind::Unreadable,
+                Operation::HeadBucket,
+                place,
+                message,
+            ))
         }
         FailureKind::Denied | FailureKind::Invalid => match contact.list("", None, None).await {
             Ok(_) => Ok(None),
@@ -268,22 +353,30 @@ async fn region_of(contact: &Bucket) -> Result<Option<String>, Failure> {
     }
 }
 
-/// Refuses a server that answers, but with something that no S3 server sends: a web server, or the page of a captive
-/// portal. HEAD has no body, so one list is asked for.
+/// Refuses a server that answers, but with something that no S3 server sends: a web server, or the
+/// page of a captive portal. HEAD has no body, so one list is asked for.
 async fn refuse_web_page(contact: &Bucket) -> Result<(), Failure> {
     match contact.first("", None).await {
         Err(listed) if is_no_answer_of_s3(&listed) => {
-            let message =
-                format!("{} is not an S3 server: it answers, but with something else", contact.server());
+            let message = format!(
+                "{} is not an S3 server: it answers, but with something else",
+                contact.server()
+            );
             let place = contact.name().to_string();
-            Err(Failure::new(FailureKind::Unreadable, Operation::ListObjects, place, message))
+            Err(Failure::new(
+                FailureKind::Unreadable,
+                Operation::ListObjects,
+                place,
+                message,
+            ))
         }
         // Whatever else it is, the run finds it too, with all that it does about it.
         _ => Ok(()),
     }
 }
 
-/// True for a redirect that S3 does not send: those of S3 are 301 and 307, and name the bucket's Region.
+/// True for a redirect that S3 does not send: those of S3 are 301 and 307, and name the bucket's
+/// Region.
 fn is_redirect_elsewhere(failure: &Failure) -> bool {
     let details = failure.details();
     details.request_id.is_none() && ["HTTP 302", "HTTP 303", "HTTP 308"].contains(&&*details.code)
@@ -301,32 +394,48 @@ fn is_no_answer_of_s3(listed: &Failure) -> bool {
     }
 }
 
-/// A bucket that answers only when no owner is expected belongs to somebody else. Being denied both ways says nothing:
-/// there are rights to objects without any to their bucket.
+/// A bucket that answers only when no owner is expected belongs to somebody else. Being denied both
+/// ways says nothing: there are rights to objects without any to their bucket.
 async fn refuse_foreign(contact: &Bucket, denied: &Failure) -> Result<(), Failure> {
     let access = contact.client().access().clone();
-    let Some(owner) = access.expected_owner.clone() else { return Ok(()) };
-    let anybodys = contact.on_terms(Access { expected_owner: None, ..access });
+    let Some(owner) = access.expected_owner.clone() else {
+        return Ok(());
+    };
+    let anybodys = contact.on_terms(Access {
+        expected_owner: None,
+        ..access
+    });
     if anybodys.head_bucket().await.is_err() && anybodys.list("", None, None).await.is_err() {
         return Ok(());
     }
     let message = format!("the bucket does not belong to the account {owner} (`expected_owner`)");
-    Err(Failure::new(FailureKind::Denied, denied.details().operation, contact.name().to_string(), message))
+    Err(Failure::new(
+        FailureKind::Denied,
+        denied.details().operation,
+        contact.name().to_string(),
+        message,
+    ))
 }
 
-/// Bytes that are read of a file with a customer key. A key has 44 in base64, and perhaps a line break.
+/// Bytes that are read of a file with a customer key. A key has 44 in base64, and perhaps a line
+/// break.
 const MAX_KEY_FILE: u64 = 256;
 
-/// Reads a file with a customer key, and of a large file no more than is needed to see that it is none.
+/// Reads a file with a customer key, and of a large file no more than is needed to see that it is
+/// none.
 fn read_key_file(path: &Path) -> io::Result<Vec<u8>> {
     // Opening a FIFO would wait for its writer.
     if !std::fs::metadata(path)?.is_file() {
         return Err(io::Error::other("not a regular file"));
     }
     let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_KEY_FILE + 1).read_to_end(&mut bytes)?;
+    File::open(path)?
+        .take(MAX_KEY_FILE + 1)
+        .read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_KEY_FILE {
-        return Err(io::Error::other(format!("more than {MAX_KEY_FILE} bytes, which no customer key has")));
+        return Err(io::Error::other(format!(
+            "more than {MAX_KEY_FILE} bytes, which no customer key has"
+        )));
     }
     Ok(bytes)
 }
@@ -335,14 +444,23 @@ fn read_key_file(path: &Path) -> io::Result<Vec<u8>> {
 fn customer_key(from: Option<&KeySource>) -> Result<Option<CustomerKey>, Failure> {
     let Some(from) = from else { return Ok(None) };
     let refuse = |message: String| {
-        Failure::new(FailureKind::Local, Operation::ReadFile, format!("customer key: {from}"), message)
+        Failure::new(
+            FailureKind::Local,
+            Operation::ReadFile,
+            format!("customer key: {from}"),
+            message,
+        )
     };
     let bytes = match from {
         KeySource::Env(name) => match std::env::var_os(name) {
             Some(value) => value.into_encoded_bytes(),
             None => return Err(refuse("the variable is not set".to_owned())),
         },
-        KeySource::File(path) => read_key_file(path.as_path()).map_err(|error| refuse(error.to_string()))?,
+        KeySource::File(path) => {
+            read_key_file(path.as_path()).map_err(|error| refuse(error.to_string()))?
+        }
     };
-    CustomerKey::read(&bytes).map(Some).map_err(|error| refuse(error.to_string()))
+    CustomerKey::read(&bytes)
+        .map(Some)
+        .map_err(|error| refuse(error.to_string()))
 }

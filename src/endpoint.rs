@@ -6,9 +6,9 @@
 //! is pure: [`Environment::load`] reads the variables and files before.
 //!
 //! Everything that judges an endpoint works on the resolved value: whether two endpoints are one
-//! server, whether a copy would overwrite its own source, which provider profile applies. A check of
-//! the typed value would take two endpoints for one when only their profiles differ, and the copy
-//! would go to the wrong server.
+//! server, whether a copy would overwrite its own source, which provider profile applies. A check
+//! of the typed value would take two endpoints for one when only their profiles differ, and the
+//! copy would go to the wrong server.
 
 pub mod capabilities;
 mod environment;
@@ -38,7 +38,8 @@ use crate::size::ByteSize;
 pub const PLAINTEXT_KEY: &str =
     "the endpoint is plain HTTP, and customer keys (SSE-C) are never sent unencrypted";
 
-/// The endpoint of transfers that name none: Amazon S3, unless the environment names another server.
+/// The endpoint of transfers that name none: Amazon S3, unless the environment names another
+/// server.
 pub const DEFAULT_ENDPOINT: &str = "default";
 
 /// An endpoint as a manifest or flags describe it. `None` leaves a setting to the environment.
@@ -78,7 +79,8 @@ pub enum Trust {
     /// An answer that proves what a request did is enough.
     #[default]
     Answers,
-    /// No answer is enough: each object is looked at after it was written, and before it is called equal.
+    /// No answer is enough: each object is looked at after it was written, and before it is called
+    /// equal.
     Nothing,
 }
 

@@ -1,12 +1,13 @@
 //! Carries out what is planned.
 //!
-//! One task owns the state of all transfers ([`conductor`]) and receives one [`Receipt`] per object. Each object is a task of its
-//! own ([`object`], [`upload`]) that takes a value and returns a value; a panic in it fails that object and nothing else.
-//! How many requests are in flight is not decided here but by [`crate::pace`].
+//! One task owns the state of all transfers ([`conductor`]) and receives one [`Receipt`] per
+//! object. Each object is a task of its own ([`object`], [`upload`]) that takes a value and returns
+//! a value; a panic in it fails that object and nothing else. How many requests are in flight is
+//! not decided here but by [`crate::pace`].
 //!
-//! Stopping is orderly: no new work, requests under way end in peace, unfinished uploads are aborted, and every object that
-//! was not done says so. All of it has the drain time ([`RetryPolicy::drain`]); what only waits for its next attempt ends
-//! at once.
+//! Stopping is orderly: no new work, requests under way end in peace, unfinished uploads are
+//! aborted, and every object that was not done says so. All of it has the drain time
+//! ([`RetryPolicy::drain`]); what only waits for its next attempt ends at once.
 
 mod adopt;
 mod again;
@@ -82,9 +83,11 @@ use receipt::{Draft, Ending, Receipt, seconds};
 use refusals::Refusals;
 use series::Copies;
 
-/// The time that requests in flight have after a stop if the server has not answered for as long as the run's patience.
+/// The time that requests in flight have after a stop if the server has not answered for as long as
+/// the run's patience.
 const DRAIN_IN_VAIN: Duration = Duration::from_secs(5);
-/// An object whose requests would wait this long is not started while other objects are in progress.
+/// An object whose requests would wait this long is not started while other objects are in
+/// progress.
 const LINE: Duration = Duration::from_millis(200);
 /// Memory for parts of local files, in MiB.
 const UPLOAD_MEMORY_MIB: u32 = 256;
@@ -96,7 +99,8 @@ enum Trouble {
     SourceChanged,
     /// The source's parts do not end where they were believed to: plan it again and ask for each.
     OtherBoundaries,
-    /// An upload that was found open turned out not to be of this copy: plan it again, and leave that one alone.
+    /// An upload that was found open turned out not to be of this copy: plan it again, and leave
+    /// that one alone.
     NotOurs,
     /// The run stops.
     Stopped,
@@ -148,7 +152,8 @@ impl Work {
         self.ids.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Waits until the run stops, and for the time that is left to tidy up then: nobody is in a hurry before.
+    /// Waits until the run stops, and for the time that is left to tidy up then: nobody is in a
+    /// hurry before.
     async fn hurry(&self) {
         self.stop.cancelled().await;
         self.halt.cancelled().await;
@@ -160,8 +165,9 @@ impl Work {
         self.sides.destination.pacer().retry.tidying()
     }
 
-    /// Ends an upload that will not be completed; true when it needs no record any more. One that stays open, or that is not
-    /// known to be gone, is on the receipt, because its parts cost money.
+    /// Ends an upload that will not be completed; true when it needs no record any more. One that
+    /// stays open, or that is not known to be gone, is on the receipt, because its parts cost
+    /// money.
     async fn abandon(&self, upload: &MultipartUpload, draft: &mut Draft) -> bool {
         // Whoever goes on with the journal has this upload too.
         if self.journal.keeps() && self.journal.broken().is_cancelled() {
@@ -202,20 +208,36 @@ impl Work {
 
     /// How long the requests of a step would have to stand in line.
     fn line(&self, step: &Step) -> Duration {
-        let Sides { source, destination, .. } = &self.sides;
-        let reads = source.as_ref().map(|source| source.line(Class::Read, &step.entry.key));
-        destination.line(Class::Write, &step.key).max(reads.unwrap_or_default())
+        let Sides {
+            source,
+            destination,
+            ..
+        } = &self.sides;
+        let reads = source
+            .as_ref()
+            .map(|source| source.line(Class::Read, &step.entry.key));
+        destination
+            .line(Class::Write, &step.key)
+            .max(reads.unwrap_or_default())
     }
 
     fn location(&self, step: &Step) -> (String, String) {
         let bucket = self.sides.transfer.to.location.bucket.clone();
-        (self.sides.name_of(&step.entry), S3Uri { bucket, key: step.key.clone() }.to_string())
+        (
+            self.sides.name_of(&step.entry),
+            S3Uri {
+                bucket,
+                key: step.key.clone(),
+            }
+            .to_string(),
+        )
     }
 
     /// Does one step from beginning to end.
     ///
-    /// Hundreds of these are in memory at once, nearly all of them small copies. So what is rarely awaited is in a box of its
-    /// own, here and further down: in one piece with everything that could happen, each would take 23 KiB.
+    /// Hundreds of these are in memory at once, nearly all of them small copies. So what is rarely
+    /// awaited is in a box of its own, here and further down: in one piece with everything that
+    /// could happen, each would take 23 KiB.
     async fn run(&self, step: &Step) -> Receipt {
         let began = Instant::now();
         let mut draft = Draft::of(step);
@@ -227,14 +249,19 @@ impl Work {
                 Box::pin(history::mark(self, step, &mut draft)).await
             }
             (Some(source), _) => object::copy(self, source, step, &mut draft).await,
-            (None, Source::Files { path, .. }) => Box::pin(upload::file(self, path, step, &mut draft)).await,
+            (None, Source::Files { path, .. }) => {
+                Box::pin(upload::file(self, path, step, &mut draft)).await
+            }
             (None, _) => Box::pin(stream::stdin(self, step, &mut draft)).await,
         };
         let outcome = match outcome {
             // What no header carries follows an upload too.
             Ok(ending) if self.sides.source.is_none() => {
                 let wanted = Wanted::of_upload(self, &step.key);
-                wanted.finish(None, &step.key, &ending, &mut draft).await.map(|()| ending)
+                wanted
+                    .finish(None, &step.key, &ending, &mut draft)
+                    .await
+                    .map(|()| ending)
             }
             outcome => outcome,
         };
@@ -250,25 +277,37 @@ impl Work {
                     self.sides.destination.place(&step.key),
                     message,
                 );
-                Ending::Failed { error: (&failure).into() }
+                Ending::Failed {
+                    error: (&failure).into(),
+                }
             }
-            Err(Trouble::Failed(failure)) => Ending::Failed { error: (&failure).into() },
+            Err(Trouble::Failed(failure)) => Ending::Failed {
+                error: (&failure).into(),
+            },
         };
         let (source, destination) = self.location(step);
-        draft.receipt(self.sides.transfer.name.clone(), source, destination, began.elapsed(), ending)
+        draft.receipt(
+            self.sides.transfer.name.clone(),
+            source,
+            destination,
+            began.elapsed(),
+            ending,
+        )
     }
 }
 
 /// Runs all transfers of a job.
 ///
-/// What happens goes to `journal`, and `resumed` is what that said when this session began: the run goes on from there. A
-/// journal that keeps nothing is [`journal::off`](crate::journal::off), and a new run has the default state.
+/// What happens goes to `journal`, and `resumed` is what that said when this session began: the run
+/// goes on from there. A journal that keeps nothing is [`journal::off`](crate::journal::off), and a
+/// new run has the default state.
 ///
-/// `stop` ends the run in an orderly way; `halt` must be the token that `connections` was made with, it is cancelled when
-/// the time to end in peace is over.
+/// `stop` ends the run in an orderly way; `halt` must be the token that `connections` was made
+/// with, it is cancelled when the time to end in peace is over.
 ///
 /// # Errors
-/// What makes a bucket unusable as a whole; then nothing was written to it. Objects that fail are in the outcome.
+/// What makes a bucket unusable as a whole; then nothing was written to it. Objects that fail are
+/// in the outcome.
 pub async fn run(
     job: &Job,
     connections: &mut Connections,
@@ -280,17 +319,25 @@ pub async fn run(
 ) -> Result<Outcome, Failure> {
     let began = Instant::now();
     let (copied, progress) = (CancellationToken::new(), Copies::default());
-    let noting = Noting { inner: monitor, copied: copied.clone(), copies: progress.clone() };
+    let noting = Noting {
+        inner: monitor,
+        copied: copied.clone(),
+        copies: progress.clone(),
+    };
     let monitor: Arc<dyn Monitor> = Arc::new(noting);
-    // All buckets answer before the first byte moves: a typo in the last transfer is told now, not in an hour.
+    // All buckets answer before the first byte moves: a typo in the last transfer is told now, not
+    // in an hour.
     let (mut width, mut all_sides) = (u32::MAX, Vec::new());
     for transfer in &job.transfers {
         let (source, destination) = connections.of_transfer(transfer).await?;
         width = width.min(destination.capabilities().first_width);
         let mut transfer = transfer.clone();
         // A run that resumes selects by the times that it began with.
-        let counted_from =
-            resumed.run.as_ref().and_then(|run| run.counted_from).or(transfer.ages.counted_from);
+        let counted_from = resumed
+            .run
+            .as_ref()
+            .and_then(|run| run.counted_from)
+            .or(transfer.ages.counted_from);
         transfer.count_from(counted_from.unwrap_or_else(Timestamp::now));
         all_sides.push(Sides::new(&transfer, source, destination.parking_copies()));
     }
@@ -305,7 +352,12 @@ pub async fn run(
             stop.cancelled().await;
             pacer.stop();
             let drain = pacer.retry.drain.saturating_sub(pacer.retry.tidying());
-            sleep(if in_vain.is_cancelled() { drain.min(DRAIN_IN_VAIN) } else { drain }).await;
+            sleep(if in_vain.is_cancelled() {
+                drain.min(DRAIN_IN_VAIN)
+            } else {
+                drain
+            })
+            .await;
             halt.cancel();
         }
     });
@@ -324,17 +376,25 @@ pub async fn run(
     watcher.spawn(learned::keep(Arc::clone(&pacer), journal.clone()));
     let listed_anew = record::listed_anew(resumed, (0..).zip(&all_sides));
     let mut before = RunState::clone(resumed);
-    let settled: BTreeMap<_, _> =
-        listed_anew.iter().map(|number| (*number, before.relist(*number))).collect();
+    let settled: BTreeMap<_, _> = listed_anew
+        .iter()
+        .map(|number| (*number, before.relist(*number)))
+        .collect();
     let mut outcome = Outcome::from(&before);
     let refusals = Arc::new(Refusals::default());
-    let patience = job.limits.patience.unwrap_or(RetryPolicy::default().patience);
+    let patience = job
+        .limits
+        .patience
+        .unwrap_or(RetryPolicy::default().patience);
     let inherited = Arc::new(Inherited::of(resumed, listed_anew, patience));
     tokio::select! {
         () = inherited.sweep(journal, (job, connections)) => {}
         () = stop.cancelled() => {}
     }
-    let (memory, buffers) = (Arc::new(Semaphore::new(UPLOAD_MEMORY_MIB as usize)), Buffers::default());
+    let (memory, buffers) = (
+        Arc::new(Semaphore::new(UPLOAD_MEMORY_MIB as usize)),
+        Buffers::default(),
+    );
     let mut works = VecDeque::new();
     for (number, sides) in (0..).zip(all_sides) {
         if resumed.ended_transfers.contains(&number) {
@@ -358,9 +418,20 @@ pub async fn run(
         };
         works.push_back((number, Arc::new(work)));
     }
-    let RetryPolicy { patience, probes, .. } = pacer.retry;
+    let RetryPolicy {
+        patience, probes, ..
+    } = pacer.retry;
     let (slots, stop_run) = (pacer.slots().clone(), stop.clone());
-    let means = Means { slots, monitor, stop: stop_run, in_vain, copied, copies: progress, patience, probes };
+    let means = Means {
+        slots,
+        monitor,
+        stop: stop_run,
+        in_vain,
+        copied,
+        copies: progress,
+        patience,
+        probes,
+    };
     Conductor::new(job, works, means, &mut outcome).run().await;
     // Objects that turned out to need no copy took up nothing.
     tokio::select! {
@@ -383,7 +454,10 @@ pub async fn run(
 pub fn describe(transfer: &Transfer) -> String {
     let from = match &transfer.from {
         Source::Object { location, .. } | Source::Prefix { location, .. } => location.to_string(),
-        Source::Files { path: LocalPath(path), .. } => path.display().to_string(),
+        Source::Files {
+            path: LocalPath(path),
+            ..
+        } => path.display().to_string(),
         Source::Stdin => "-".to_owned(),
     };
     format!("{from} -> {}", transfer.to.location)

@@ -5,19 +5,21 @@
 //!               append/commit        │ folds
 //!                                 RunState ──► snapshot        Ledger: the report
 //! ```
-//! Events are appended as they happen ([`event`]), folded by one pure function ([`state`]), written as lines with checksums
-//! and replaced by a snapshot now and then. The two stores differ in how a second writer is kept out: a lock of the operating
-//! system, or a conditional write on the next number, which shuts the older writer out.
+//! Events are appended as they happen ([`event`]), folded by one pure function ([`state`]), written
+//! as lines with checksums and replaced by a snapshot now and then. The two stores differ in how a
+//! second writer is kept out: a lock of the operating system, or a conditional write on the next
+//! number, which shuts the older writer out.
 //!
-//! What must be durable before what is the caller's to know: an effect that nobody could find again (an upload) is
-//! committed before it is caused; everything else is appended and may be lost by a second or so, because the next session
-//! sees it at the destination.
+//! What must be durable before what is the caller's to know: an effect that nobody could find again
+//! (an upload) is committed before it is caused; everything else is appended and may be lost by a
+//! second or so, because the next session sees it at the destination.
 //!
 //! # Layout
 //!
-//! `event` and `uploads` are what is recorded, `state` folds it, `tally` counts it, `sample` keeps some of it for a look, `segment` is the format and `salvage` reads what is left of a
-//! damaged one, all of them pure. `directory` and
-//! `bucket` are the stores, `writer` the task that uses one. `fingerprint` tells whether a job is still the same.
+//! `event` and `uploads` are what is recorded, `state` folds it, `tally` counts it, `sample` keeps
+//! some of it for a look, `segment` is the format and `salvage` reads what is left of a damaged
+//! one, all of them pure. `directory` and `bucket` are the stores, `writer` the task that uses one.
+//! `fingerprint` tells whether a job is still the same.
 
 mod bucket;
 mod directory;
@@ -59,8 +61,8 @@ use store::{Nowhere, Store};
 pub use writer::{Closed, Journal, Ledger};
 use writer::{Start, WriterTask};
 
-/// A run whose journal has been silent for longer than this, and that can not be seen otherwise, counts as dead: with
-/// nothing else to say, a part is confirmed more often.
+/// A run whose journal has been silent for longer than this, and that can not be seen otherwise,
+/// counts as dead: with nothing else to say, a part is confirmed more often.
 const SILENCE: Duration = Duration::from_mins(15);
 
 /// Where a journal is kept.
@@ -69,7 +71,8 @@ const SILENCE: Duration = Duration::from_mins(15);
 pub enum Location {
     /// A directory of this machine.
     Directory(PathBuf),
-    /// Objects below a prefix, which is empty or ends in a slash. The bucket's requests must not end with the run's.
+    /// Objects below a prefix, which is empty or ends in a slash. The bucket's requests must not
+    /// end with the run's.
     Bucket(Bucket, ObjectKey),
 }
 
@@ -97,10 +100,19 @@ pub enum Decision {
 /// Decides whether to go on.
 ///
 /// # Errors
-/// [`JournalError::Changed`] if the unfinished run is one of another job, and [`JournalError::OtherTransfers`] or
-/// [`JournalError::OtherPlaces`] if it cannot resume as this one at all.
-pub fn decide(state: &RunState, job: &Fingerprint, intent: Intent) -> Result<Decision, JournalError> {
-    let Some(run) = state.run.as_ref().filter(|_| state.is_unfinished() && intent != Intent::Fresh) else {
+/// [`JournalError::Changed`] if the unfinished run is one of another job, and
+/// [`JournalError::OtherTransfers`] or [`JournalError::OtherPlaces`] if it cannot resume as this
+/// one at all.
+pub fn decide(
+    state: &RunState,
+    job: &Fingerprint,
+    intent: Intent,
+) -> Result<Decision, JournalError> {
+    let Some(run) = state
+        .run
+        .as_ref()
+        .filter(|_| state.is_unfinished() && intent != Intent::Fresh)
+    else {
         return Ok(Decision::Begin);
     };
     let changes = run.fingerprint.changes(job);
@@ -137,7 +149,8 @@ enum AnyStore {
 }
 
 impl Opened {
-    /// Takes the journal at `location`, or makes one, and reads it. The end of a write that was cut short is taken back.
+    /// Takes the journal at `location`, or makes one, and reads it. The end of a write that was cut
+    /// short is taken back.
     ///
     /// # Errors
     /// It is in use, damaged, of a later version, or can not be reached.
@@ -146,19 +159,31 @@ impl Opened {
         match location {
             Location::Directory(path) => {
                 let (store, replay) = blocking(&path, |path| Directory::open(path, writer)).await?;
-                Ok(Self { store: AnyStore::Directory(store), replay, fault: None })
+                Ok(Self {
+                    store: AnyStore::Directory(store),
+                    replay,
+                    fault: None,
+                })
             }
             Location::Bucket(bucket, prefix) => {
                 let (store, replay) = BucketLog::open(Place::new(bucket, prefix), writer).await?;
-                Ok(Self { store: AnyStore::Bucket(store), replay, fault: None })
+                Ok(Self {
+                    store: AnyStore::Bucket(store),
+                    replay,
+                    fault: None,
+                })
             }
         }
     }
 
-    /// The same journal, which writes no record from number `first` on (the first of all is 0): for tests.
+    /// The same journal, which writes no record from number `first` on (the first of all is 0): for
+    /// tests.
     #[must_use]
     pub fn failing_from(self, first: u64, fault: WriteFault) -> Self {
-        Self { fault: Some((first, fault)), ..self }
+        Self {
+            fault: Some((first, fault)),
+            ..self
+        }
     }
 
     /// The number of the next record.
@@ -167,27 +192,53 @@ impl Opened {
         self.replay.next
     }
 
-    /// Makes a new journal in the place of one that can not be read, which is lost but for what it still says of open
-    /// uploads. A directory is put aside, and its new name told; in S3, segments stay where they are for some days.
+    /// Makes a new journal in the place of one that can not be read, which is lost but for what it
+    /// still says of open uploads. A directory is put aside, and its new name told; in S3, segments
+    /// stay where they are for some days.
     ///
     /// # Errors
     /// It is in use, or can not be reached.
-    pub async fn begin_anew(location: Location) -> Result<(Self, Salvage, Option<PathBuf>), JournalError> {
+    pub async fn begin_anew(
+        location: Location,
+    ) -> Result<(Self, Salvage, Option<PathBuf>), JournalError> {
         match location {
             Location::Directory(path) => {
                 let work = |path: &Path| {
                     let (aside, salvage) = Directory::put_aside(path)?;
-                    Ok((Directory::open(path, Writer::this_process())?, salvage, aside))
+                    Ok((
+                        Directory::open(path, Writer::this_process())?,
+                        salvage,
+                        aside,
+                    ))
                 };
                 let ((store, mut replay), salvage, aside) = blocking(&path, work).await?;
                 replay.state = salvage.clone().into_state();
-                Ok((Self { store: AnyStore::Directory(store), replay, fault: None }, salvage, Some(aside)))
+                Ok((
+                    Self {
+                        store: AnyStore::Directory(store),
+                        replay,
+                        fault: None,
+                    },
+                    salvage,
+                    Some(aside),
+                ))
             }
             Location::Bucket(bucket, prefix) => {
                 let place = Place::new(bucket, prefix);
                 let (store, salvage) = BucketLog::begin_anew(place, Writer::this_process()).await?;
-                let replay = Replay { state: salvage.clone().into_state(), ..Replay::default() };
-                Ok((Self { store: AnyStore::Bucket(store), replay, fault: None }, salvage, None))
+                let replay = Replay {
+                    state: salvage.clone().into_state(),
+                    ..Replay::default()
+                };
+                Ok((
+                    Self {
+                        store: AnyStore::Bucket(store),
+                        replay,
+                        fault: None,
+                    },
+                    salvage,
+                    None,
+                ))
             }
         }
     }
@@ -198,7 +249,8 @@ impl Opened {
         &self.replay.state
     }
 
-    /// What a session begins with after this decision: all of it, or no more than the open uploads of an earlier run.
+    /// What a session begins with after this decision: all of it, or no more than the open uploads
+    /// of an earlier run.
     #[must_use]
     pub fn resumed(&self, decision: Decision) -> RunState {
         match decision {
@@ -207,16 +259,21 @@ impl Opened {
         }
     }
 
-    /// Begins a run. What an earlier one left is forgotten but for its open uploads; `ledger` is to be empty.
+    /// Begins a run. What an earlier one left is forgotten but for its open uploads; `ledger` is to
+    /// be empty.
     ///
     /// # Errors
     /// The journal can not be written.
-    pub async fn begin(self, run: RunInfo, ledger: Option<Box<dyn Ledger>>) -> Result<Journal, JournalError> {
+    pub async fn begin(
+        self,
+        run: RunInfo,
+        ledger: Option<Box<dyn Ledger>>,
+    ) -> Result<Journal, JournalError> {
         self.start(ledger, Event::RunBegan(run)).await
     }
 
-    /// Goes on with the run that is there. `ledger` is the report as the last session left it; it is cut to where it is
-    /// known to be right and what is missing is added.
+    /// Goes on with the run that is there. `ledger` is the report as the last session left it; it
+    /// is cut to where it is known to be right and what is missing is added.
     ///
     /// # Errors
     /// The journal can not be written.
@@ -224,11 +281,23 @@ impl Opened {
         self.start(ledger, Event::RunResumed).await
     }
 
-    async fn start(self, ledger: Option<Box<dyn Ledger>>, first: Event) -> Result<Journal, JournalError> {
-        let Self { store, replay, fault } = self;
+    async fn start(
+        self,
+        ledger: Option<Box<dyn Ledger>>,
+        first: Event,
+    ) -> Result<Journal, JournalError> {
+        let Self {
+            store,
+            replay,
+            fault,
+        } = self;
         match store {
-            AnyStore::Directory(store) => start(Faulty::new(store, fault), replay, ledger, first).await,
-            AnyStore::Bucket(store) => start(Faulty::new(store, fault), replay, ledger, first).await,
+            AnyStore::Directory(store) => {
+                start(Faulty::new(store, fault), replay, ledger, first).await
+            }
+            AnyStore::Bucket(store) => {
+                start(Faulty::new(store, fault), replay, ledger, first).await
+            }
         }
     }
 }
@@ -236,7 +305,12 @@ impl Opened {
 /// A journal that keeps nothing: receipts go to the ledger, and a run that is killed begins anew.
 #[must_use]
 pub fn off(ledger: Option<Box<dyn Ledger>>) -> Journal {
-    let start = Start { state: RunState::default(), next: 0, report: 0, ledger };
+    let start = Start {
+        state: RunState::default(),
+        next: 0,
+        report: 0,
+        ledger,
+    };
     let (task, journal) = WriterTask::new(Nowhere, start);
     tokio::spawn(task.run());
     journal
@@ -248,8 +322,21 @@ async fn start<S: Store>(
     ledger: Option<Box<dyn Ledger>>,
     first: Event,
 ) -> Result<Journal, JournalError> {
-    let Replay { state, next, report, .. } = replay;
-    let (mut task, journal) = WriterTask::new(store, Start { state, next, report, ledger });
+    let Replay {
+        state,
+        next,
+        report,
+        ..
+    } = replay;
+    let (mut task, journal) = WriterTask::new(
+        store,
+        Start {
+            state,
+            next,
+            report,
+            ledger,
+        },
+    );
     if matches!(first, Event::RunBegan(_)) {
         task.begin_with(first).await?;
         tokio::spawn(task.run());
@@ -268,7 +355,10 @@ async fn blocking<T: Send + 'static>(
     let place = path.to_owned();
     let done = spawn_blocking(move || work(&place)).await;
     done.unwrap_or_else(|error| {
-        Err(JournalError::Io { place: path.display().to_string(), message: error.to_string() })
+        Err(JournalError::Io {
+            place: path.display().to_string(),
+            message: error.to_string(),
+        })
     })
 }
 
@@ -293,8 +383,8 @@ pub struct Glance {
     pub state: RunState,
     /// Who wrote it last.
     pub writer: Option<Writer>,
-    /// Whether somebody still does. In S3, and for another machine's directory, that is judged by the time of the last
-    /// event.
+    /// Whether somebody still does. In S3, and for another machine's directory, that is judged by
+    /// the time of the last event.
     pub life: Life,
 }
 
@@ -314,7 +404,10 @@ pub async fn look(location: Location) -> Result<Option<Glance>, JournalError> {
         },
     };
     let header = replay.header;
-    let last = replay.state.last.max(header.as_ref().map(|header| header.at));
+    let last = replay
+        .state
+        .last
+        .max(header.as_ref().map(|header| header.at));
     let is_recent = || {
         let silence = last.map(|last| Timestamp::now().duration_since(last));
         silence.is_some_and(|silence| silence.unsigned_abs() < SILENCE)
@@ -326,7 +419,11 @@ pub async fn look(location: Location) -> Result<Option<Glance>, JournalError> {
         _ => Life::Dead,
     };
     let writer = writer.or(header.map(|header| header.writer));
-    Ok(Some(Glance { state: replay.state, writer, life }))
+    Ok(Some(Glance {
+        state: replay.state,
+        writer,
+        life,
+    }))
 }
 
 #[cfg(test)]

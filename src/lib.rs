@@ -1,4 +1,5 @@
-//! s3haul moves objects between S3 buckets without moving bytes through the machine that it runs on.
+//! s3haul moves objects between S3 buckets without moving bytes through the machine that it runs
+//! on.
 //!
 //! ```text
 //!  manifest ──► listing ──► plan ──► execute ──► report
@@ -8,10 +9,10 @@
 //!                                      pace (places in flight, limits, learned rates)
 //! ```
 //!
-//! A [`manifest::job::Job`] says what is to be copied. [`connections::Connections`] turns its names into
-//! [`bucket::Bucket`]s that answer, [`planner::Sides`] lists and compares them into steps, and [`execute::run`] carries
-//! the steps out, telling an [`execute::monitor::Monitor`] what happens. [`multipart::MultipartUpload`] stands on its own
-//! for programs that want no more than that.
+//! A [`manifest::job::Job`] says what is to be copied. [`connections::Connections`] turns its names
+//! into [`bucket::Bucket`]s that answer, [`planner::Sides`] lists and compares them into steps, and
+//! [`execute::run`] carries the steps out, telling an [`execute::monitor::Monitor`] what happens.
+//! [`multipart::MultipartUpload`] stands on its own for programs that want no more than that.
 //!
 //! # Layout
 //!
@@ -59,8 +60,9 @@ pub mod printable;
 pub mod probe;
 pub mod report;
 pub mod s3;
-#[cfg(feature = "sandbox")]
-pub mod sandbox;
 pub mod size;
 pub mod telemetry;
 pub mod verify;
+
+#[cfg(feature = "sandbox")]
+pub use s3haul_sandbox as sandbox;

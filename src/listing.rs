@@ -1,9 +1,11 @@
 //! What is there: entries of a bucket or directory, in key order, and which of them take part.
 //!
-//! A [`Listing`] is fed page by page from a task of its own ([`bucket`], [`chosen`], [`local`]), one page ahead of its reader and no
-//! further, so that memory does not grow with the number of objects, nor much with the number of listings. Entries come in the order of their keys' bytes
-//! wherever the server keeps that order, which is what lets two listings be compared by walking them side by side
-//! ([`join`]). A bucket's keys can be listed in several ranges at once ([`bisect`]).
+//! A [`Listing`] is fed page by page from a task of its own ([`bucket`], [`chosen`], [`local`]),
+//! one page ahead of its reader and no further, so that memory does not grow with the number of
+//! objects, nor much with the number of listings. Entries come in the order of their keys' bytes
+//! wherever the server keeps that order, which is what lets two listings be compared by walking
+//! them side by side ([`join`]). A bucket's keys can be listed in several ranges at once
+//! ([`bisect`]).
 
 pub mod bisect;
 pub mod bucket;
@@ -52,17 +54,24 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// The key without the source's prefix: what globs match and what is appended to the destination.
+    /// The key without the source's prefix: what globs match and what is appended to the
+    /// destination.
     #[must_use]
     pub fn relative(&self) -> &str {
-        self.key.as_str().get(self.relative_at..).unwrap_or_default()
+        self.key
+            .as_str()
+            .get(self.relative_at..)
+            .unwrap_or_default()
     }
 
-    /// Returns how HEAD of the same object contradicts this line of a list. `etags_tell` says that the server derives `ETag`s
-    /// from the bytes, so that those of a version never change.
+    /// Returns how HEAD of the same object contradicts this line of a list. `etags_tell` says that
+    /// the server derives `ETag`s from the bytes, so that those of a version never change.
     #[must_use]
     pub fn contradicted_by(&self, head: &Head, etags_tell: bool) -> Option<String> {
-        let is_version = self.version.as_ref().is_some_and(|version| version != "null");
+        let is_version = self
+            .version
+            .as_ref()
+            .is_some_and(|version| version != "null");
         match &self.etag {
             Some(etag) if is_version && etags_tell && *etag != head.etag => Some(format!(
                 "HEAD shows the ETag {} of the version that the list shows with {etag}",
@@ -73,11 +82,17 @@ impl Entry {
     }
 }
 
-/// Returns how HEAD contradicts the size in a list. Only an object that was replaced has another size, and another `ETag` too.
+/// Returns how HEAD contradicts the size in a list. Only an object that was replaced has another
+/// size, and another `ETag` too.
 #[must_use]
 pub fn sizes_contradict(size: u64, etag: Option<&str>, head: &Head) -> Option<String> {
     let is_other = etag == Some(&head.etag) && size != head.size;
-    is_other.then(|| format!("HEAD shows {} bytes, the list shows {size} of the same ETag", head.size))
+    is_other.then(|| {
+        format!(
+            "HEAD shows {} bytes, the list shows {size} of the same ETag",
+            head.size
+        )
+    })
 }
 
 /// What a lister finds.
@@ -89,15 +104,15 @@ pub enum Found {
     Ignored(String, &'static str),
     /// Something that could not be looked at, by its key and its place; the listing goes on.
     Unread(String, String, Failure),
-    /// Entries that the server should not have listed, and the place of the listing; they are left out and the listing
-    /// goes on.
+    /// Entries that the server should not have listed, and the place of the listing; they are left
+    /// out and the listing goes on.
     Refused(String, Failure),
     /// The listing ends here, too early.
     Failed(String, Failure),
 }
 
-/// What a lister tells, page by page. A lister that panics takes its reader along: what it had not told yet must not be
-/// taken for the end.
+/// What a lister tells, page by page. A lister that panics takes its reader along: what it had not
+/// told yet must not be taken for the end.
 #[derive(Debug)]
 pub struct Listed<T> {
     pages: mpsc::Receiver<Vec<T>>,
@@ -116,14 +131,22 @@ impl<T> Listed<T> {
     fn by<L: Future<Output = ()> + Send + 'static>(lister: impl FnOnce(Pages<T>) -> L) -> Self {
         let (sender, pages) = mpsc::channel(PAGES_AHEAD);
         let lister = Some(tokio::spawn(lister(sender)));
-        Self { pages, page: Vec::new().into_iter(), lister }
+        Self {
+            pages,
+            page: Vec::new().into_iter(),
+            lister,
+        }
     }
 
     /// What is known already.
     #[must_use]
     pub fn of(known: Vec<T>) -> Self {
         let (_, pages) = mpsc::channel(1);
-        Self { pages, page: known.into_iter(), lister: None }
+        Self {
+            pages,
+            page: known.into_iter(),
+            lister: None,
+        }
     }
 
     /// The next thing told, or `None` at the end.
@@ -158,7 +181,13 @@ mod tests {
             })
         };
         let read = |mut listed: Listed<i32>| {
-            tokio::spawn(async move { (listed.next().await, listed.next().await, listed.next().await) })
+            tokio::spawn(async move {
+                (
+                    listed.next().await,
+                    listed.next().await,
+                    listed.next().await,
+                )
+            })
         };
         assert_eq!(read(lister(false)).await.unwrap(), (Some(1), Some(2), None));
         assert!(read(lister(true)).await.unwrap_err().is_panic());
@@ -176,21 +205,39 @@ mod tests {
             storage_class: None,
             archive: ArchiveState::Readable,
         };
-        let head = |size, etag: &str| Head { size, etag: etag.to_owned(), ..Head::default() };
+        let head = |size, etag: &str| Head {
+            size,
+            etag: etag.to_owned(),
+            ..Head::default()
+        };
         for (entry, head) in [
             (entry(Some("a"), None), head(100, "a")),
             (entry(Some("a"), None), head(50, "b")),
             (entry(None, None), head(50, "a")),
             (entry(Some("a"), Some("null")), head(50, "b")),
         ] {
-            assert_eq!(entry.contradicted_by(&head, true), None, "{entry:?} {head:?}");
+            assert_eq!(
+                entry.contradicted_by(&head, true),
+                None,
+                "{entry:?} {head:?}"
+            );
         }
         for size in [0, 99, 101] {
-            let why = entry(Some("a"), None).contradicted_by(&head(size, "a"), false).unwrap();
-            assert_eq!(why, format!("HEAD shows {size} bytes, the list shows 100 of the same ETag"));
+            let why = entry(Some("a"), None)
+                .contradicted_by(&head(size, "a"), false)
+                .unwrap();
+            assert_eq!(
+                why,
+                format!("HEAD shows {size} bytes, the list shows 100 of the same ETag")
+            );
         }
         let other = entry(Some("a"), Some("1"));
-        assert!(other.contradicted_by(&head(100, "b"), true).unwrap().contains("the ETag b of the version"));
+        assert!(
+            other
+                .contradicted_by(&head(100, "b"), true)
+                .unwrap()
+                .contains("the ETag b of the version")
+        );
         assert_eq!(other.contradicted_by(&head(100, "b"), false), None);
     }
 }

@@ -1,8 +1,8 @@
 //! Names of things in S3 and on disk, checked once and then trusted.
 //!
-//! Keys are bytes to S3 and UTF-8 to us; they are cheap to clone because every step, part and event carries one.
-//! [`copy_source`] is the one place that encodes the `x-amz-copy-source` header: the SDK sends that value as it
-//! is given, and an unencoded `+`, `?` or `%` names another object.
+//! Keys are bytes to S3 and UTF-8 to us; they are cheap to clone because every step, part and event
+//! carries one. [`copy_source`] is the one place that encodes the `x-amz-copy-source` header: the
+//! SDK sends that value as it is given, and an unencoded `+`, `?` or `%` names another object.
 
 mod spelling;
 
@@ -19,15 +19,22 @@ pub use self::spelling::{Suggestion, bare, suggestion};
 /// S3's limit on a key, in bytes of UTF-8.
 pub const MAX_KEY_BYTES: usize = 1024;
 
-/// Everything except the characters that S3 never decodes: letters, digits, `-`, `_`, `.`, `~` and the slash.
-const COPY_SOURCE: &AsciiSet =
-    &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
+/// Everything except the characters that S3 never decodes: letters, digits, `-`, `_`, `.`, `~` and
+/// the slash.
+const COPY_SOURCE: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~')
+    .remove(b'/');
 
-/// The name of a bucket, perhaps of another tenant (`tenant:bucket`), or an access point's alias or ARN in the place of one.
+/// The name of a bucket, perhaps of another tenant (`tenant:bucket`), or an access point's alias or
+/// ARN in the place of one.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BucketName(Arc<str>);
 
-/// The key of an object: 1 to 1,024 bytes of UTF-8. An empty key stands only for "the whole bucket" in an [`S3Uri`].
+/// The key of an object: 1 to 1,024 bytes of UTF-8. An empty key stands only for "the whole bucket"
+/// in an [`S3Uri`].
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectKey(Arc<str>);
 
@@ -71,21 +78,28 @@ impl LocationError {
 }
 
 impl BucketName {
-    /// Checks `name` against the rules that all S3 servers share (old us-east-1 buckets with capitals and
-    /// underscores, access point aliases and ARNs are let through). `tenant:bucket` is accepted here; whether the server
-    /// has tenants is a rule about the endpoint.
+    /// Checks `name` against the rules that all S3 servers share (old us-east-1 buckets with
+    /// capitals and underscores, access point aliases and ARNs are let through). `tenant:bucket` is
+    /// accepted here; whether the server has tenants is a rule about the endpoint.
     ///
     /// # Errors
     /// [`LocationError::Bucket`] with the rule that is broken.
     pub fn new(name: &str) -> Result<Self, LocationError> {
-        let refuse = |reason| Err(LocationError::Bucket { name: name.to_owned(), reason });
+        let refuse = |reason| {
+            Err(LocationError::Bucket {
+                name: name.to_owned(),
+                reason,
+            })
+        };
         if name.starts_with("arn:") {
             return Ok(Self(name.into()));
         }
         let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
         let (tenant, bucket) = name.split_once(':').unwrap_or(("", name));
         if !tenant.bytes().all(legal) {
-            return refuse("the tenant before the colon may have only letters, digits, dots and hyphens");
+            return refuse(
+                "the tenant before the colon may have only letters, digits, dots and hyphens",
+            );
         }
         if !(3..=255).contains(&bucket.len()) {
             return refuse("it must have 3 to 63 characters");
@@ -118,7 +132,8 @@ impl BucketName {
         self.0.starts_with("arn:") || SUFFIXES.iter().any(|suffix| self.0.ends_with(suffix))
     }
 
-    /// True for a Multi-Region Access Point, which S3 accepts as the destination of a copy and not as its source.
+    /// True for a Multi-Region Access Point, which S3 accepts as the destination of a copy and not
+    /// as its source.
     #[must_use]
     pub fn is_multi_region(&self) -> bool {
         self.0.starts_with("arn:") && self.0.ends_with(".mrap")
@@ -182,22 +197,40 @@ impl FromStr for S3Uri {
             return Err(not_s3());
         }
         let (bucket, key) = match end_of_arn(rest) {
-            Some(end) => (&rest[..end], rest[end..].strip_prefix('/').unwrap_or_default()),
+            Some(end) => (
+                &rest[..end],
+                rest[end..].strip_prefix('/').unwrap_or_default(),
+            ),
             None => rest.split_once('/').unwrap_or((rest, "")),
         };
-        Ok(Self { bucket: BucketName::new(bucket)?, key: ObjectKey::new(key)? })
+        Ok(Self {
+            bucket: BucketName::new(bucket)?,
+            key: ObjectKey::new(key)?,
+        })
     }
 }
 
 /// Returns where the ARN of an access point ends in `arn…/key`, or `None` if the text is no ARN.
 ///
-/// The resource is `accesspoint/NAME` or `outpost/ID/accesspoint/NAME`, with colons or slashes between its words.
+/// The resource is `accesspoint/NAME` or `outpost/ID/accesspoint/NAME`, with colons or slashes
+/// between its words.
 fn end_of_arn(text: &str) -> Option<usize> {
-    let resource_at = text.strip_prefix("arn:").and(text.match_indices(':').nth(4)).map(|(at, _)| at + 1)?;
+    let resource_at = text
+        .strip_prefix("arn:")
+        .and(text.match_indices(':').nth(4))
+        .map(|(at, _)| at + 1)?;
     let resource = &text[resource_at..];
-    let words = if resource.starts_with("outpost") { 4 } else { 2 };
+    let words = if resource.starts_with("outpost") {
+        4
+    } else {
+        2
+    };
     let mut separators = resource.match_indices(['/', ':']);
-    Some(separators.nth(words - 1).map_or(text.len(), |(at, _)| resource_at + at))
+    Some(
+        separators
+            .nth(words - 1)
+            .map_or(text.len(), |(at, _)| resource_at + at),
+    )
 }
 
 impl fmt::Display for S3Uri {
@@ -240,9 +273,10 @@ macro_rules! text_newtype {
 text_newtype!(BucketName);
 text_newtype!(ObjectKey);
 
-/// The value of `x-amz-copy-source`: `bucket/key`, percent-encoded byte by byte, then `?versionId=` when a version
-/// is named (an encoded `%3F` belongs to the key, a bare `?` starts the version). The colon of `tenant:bucket` stays as
-/// it is: Ceph's `UploadPartCopy` splits the name before it decodes anything.
+/// The value of `x-amz-copy-source`: `bucket/key`, percent-encoded byte by byte, then `?versionId=`
+/// when a version is named (an encoded `%3F` belongs to the key, a bare `?` starts the version).
+/// The colon of `tenant:bucket` stays as it is: Ceph's `UploadPartCopy` splits the name before it
+/// decodes anything.
 #[must_use]
 pub fn copy_source(bucket: &BucketName, key: &ObjectKey, version: Option<&str>) -> String {
     // An object on Outposts is named by its Outpost, without the access point.
@@ -253,7 +287,10 @@ pub fn copy_source(bucket: &BucketName, key: &ObjectKey, version: Option<&str>) 
     let mut value = if arn.starts_with("arn:") {
         utf8_percent_encode(&format!("{arn}/object/{key}"), COPY_SOURCE).to_string()
     } else {
-        format!("{bucket}/{}", utf8_percent_encode(key.as_str(), COPY_SOURCE))
+        format!(
+            "{bucket}/{}",
+            utf8_percent_encode(key.as_str(), COPY_SOURCE)
+        )
     };
     if let Some(version) = version {
         value.push_str("?versionId=");
@@ -262,7 +299,8 @@ pub fn copy_source(bucket: &BucketName, key: &ObjectKey, version: Option<&str>) 
     value
 }
 
-/// A file or directory of this machine, as typed; relative paths are relative to the working directory.
+/// A file or directory of this machine, as typed; relative paths are relative to the working
+/// directory.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LocalPath(pub PathBuf);
 
@@ -297,7 +335,9 @@ mod tests {
                 .into_owned()
         };
         assert_eq!(
-            source("s3://arn:aws:s3-outposts:us-west-2:111122223333:outpost/op-1/accesspoint/ap/x/y"),
+            source(
+                "s3://arn:aws:s3-outposts:us-west-2:111122223333:outpost/op-1/accesspoint/ap/x/y"
+            ),
             "arn:aws:s3-outposts:us-west-2:111122223333:outpost/op-1/object/x/y"
         );
         assert_eq!(
@@ -340,13 +380,20 @@ mod tests {
             ),
         ] {
             let parsed = uri(text);
-            assert_eq!((parsed.bucket.as_str(), parsed.key.as_str()), (bucket, key), "{text}");
+            assert_eq!(
+                (parsed.bucket.as_str(), parsed.key.as_str()),
+                (bucket, key),
+                "{text}"
+            );
         }
         for (text, tenant) in [
             ("s3://acme:lake/a:b", Some("acme")),
             ("s3://:lake/", Some("")),
             ("s3://lake/a:b", None),
-            ("s3://arn:aws:s3:eu-west-1:111122223333:accesspoint/ap/x/y", None),
+            (
+                "s3://arn:aws:s3:eu-west-1:111122223333:accesspoint/ap/x/y",
+                None,
+            ),
         ] {
             assert_eq!(uri(text).bucket.tenant(), tenant, "{text}");
         }
@@ -367,7 +414,10 @@ mod tests {
             let message = text.parse::<S3Uri>().unwrap_err().to_string();
             assert!(message.contains(part), "{message}");
         }
-        assert_eq!(ObjectKey::new(&"k".repeat(1025)), Err(LocationError::KeyTooLong(1025)));
+        assert_eq!(
+            ObjectKey::new(&"k".repeat(1025)),
+            Err(LocationError::KeyTooLong(1025))
+        );
     }
 
     #[test]
@@ -377,11 +427,21 @@ mod tests {
             ("plain/a-b_c.~", None, "src/plain/a-b_c.~"),
             ("a b+c%20?d#e", None, "src/a%20b%2Bc%2520%3Fd%23e"),
             ("ü", Some("null"), "src/%C3%BC?versionId=null"),
-            ("q?versionId=1", Some("v/2="), "src/q%3FversionId%3D1?versionId=v/2%3D"),
+            (
+                "q?versionId=1",
+                Some("v/2="),
+                "src/q%3FversionId%3D1?versionId=v/2%3D",
+            ),
         ] {
-            assert_eq!(copy_source(&bucket, &ObjectKey::new(key).unwrap(), version), header);
+            assert_eq!(
+                copy_source(&bucket, &ObjectKey::new(key).unwrap(), version),
+                header
+            );
         }
         let tenant = BucketName::new("acme:lake").unwrap();
-        assert_eq!(copy_source(&tenant, &ObjectKey::new("a:b").unwrap(), None), "acme:lake/a%3Ab");
+        assert_eq!(
+            copy_source(&tenant, &ObjectKey::new("a:b").unwrap(), None),
+            "acme:lake/a%3Ab"
+        );
     }
 }

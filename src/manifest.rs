@@ -5,12 +5,13 @@
 //!         tree    schema   as typed        values          rules
 //!           └───────┴─────────┴─ issues ─────┴──────────────┴────► Problems, drawn at the line
 //! ```
-//! No stage stops at the first mistake, and none gives up on what another one found: a field that does not fit is
-//! reported and left out, and the rest goes on. The places come from the tree, so the stages behind it only name
-//! the field (`transfers[0].parts.size`), and rules that compare fields keep quiet about those in doubt.
+//! No stage stops at the first mistake, and none gives up on what another one found: a field that
+//! does not fit is reported and left out, and the rest goes on. The places come from the tree, so
+//! the stages behind it only name the field (`transfers[0].parts.size`), and rules that compare
+//! fields keep quiet about those in doubt.
 //!
-//! The manifest is checked strictly because it runs unattended: a field that is misspelt and ignored is a filter
-//! that does not filter.
+//! The manifest is checked strictly because it runs unattended: a field that is misspelt and
+//! ignored is a filter that does not filter.
 
 mod acl;
 mod attributes;
@@ -77,10 +78,15 @@ pub enum ManifestError {
 /// # Errors
 /// [`ManifestError`]: the file can't be read, or all that is wrong with it.
 pub fn load(path: &Path, environment: &Environment) -> Result<Job, ManifestError> {
-    let io_error = |source| ManifestError::Io { path: path.to_owned(), source };
+    let io_error = |source| ManifestError::Io {
+        path: path.to_owned(),
+        source,
+    };
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(io_error)?;
-    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(io_error)?;
+    file.take(MAX_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(io_error)?;
     let name = path.display().to_string();
     match String::from_utf8(bytes) {
         Ok(text) => {
@@ -88,12 +94,14 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Job, ManifestError
             job.count_from(Timestamp::now());
             Ok(job)
         }
-        Err(error) => Err(not_utf8(&name, error.as_bytes(), error.utf8_error().valid_up_to()).into()),
+        Err(error) => {
+            Err(not_utf8(&name, error.as_bytes(), error.utf8_error().valid_up_to()).into())
+        }
     }
 }
 
-/// Reads a manifest from `text`. `file_name` stands in messages, and its stem names the job when the manifest
-/// does not.
+/// Reads a manifest from `text`. `file_name` stands in messages, and its stem names the job when
+/// the manifest does not.
 ///
 /// # Errors
 /// All that is wrong with it.
@@ -103,8 +111,20 @@ pub fn parse(text: &str, file_name: &str, environment: &Environment) -> Result<J
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.len() as u64 > MAX_BYTES {
         let message = "the file is larger than 1MiB, too large for a manifest";
-        let start: String = text.lines().next().unwrap_or_default().chars().take(80).collect();
-        return Err(whole_file(file_name, &start, 0..0, message, "split it into several jobs"));
+        let start: String = text
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .chars()
+            .take(80)
+            .collect();
+        return Err(whole_file(
+            file_name,
+            &start,
+            0..0,
+            message,
+            "split it into several jobs",
+        ));
     }
     let (root, mut issues) = node::read(text, &|name| environment.text(name).map(str::to_owned));
     let mut secrets = Vec::new();
@@ -121,10 +141,14 @@ pub fn parse(text: &str, file_name: &str, environment: &Environment) -> Result<J
                 let place = |finding| place(finding, &shaped.places);
                 issues.extend(built.findings.into_iter().chain(broken).map(place));
                 if issues.is_empty() {
-                    return Ok(Job { manifest_sha256, ..built.job });
+                    return Ok(Job {
+                        manifest_sha256,
+                        ..built.job
+                    });
                 }
             }
-            // What fits the schema loads; should the two ever disagree, this is an error like the others.
+            // What fits the schema loads; should the two ever disagree, this is an error like the
+            // others.
             Err(error) => issues.push(Issue {
                 at: root.at,
                 path: String::new(),
@@ -136,18 +160,31 @@ pub fn parse(text: &str, file_name: &str, environment: &Environment) -> Result<J
     Err(Problems::new(file_name, text, issues, &secrets))
 }
 
-/// Puts a finding where its field stands; when the field is a default, where that is; when it is nowhere, at what
-/// it would be part of.
+/// Puts a finding where its field stands; when the field is a default, where that is; when it is
+/// nowhere, at what it would be part of.
 fn place(finding: Finding, places: &BTreeMap<String, Range<usize>>) -> Issue {
-    let Finding { path, message, remedy } = finding;
+    let Finding {
+        path,
+        message,
+        remedy,
+    } = finding;
     let shared = path
         .strip_prefix("transfers[")
         .and_then(|rest| rest.split_once("]."))
         .map(|(_, field)| format!("defaults.{field}"));
     let exact = places.get(&path);
-    let inherited = || shared.as_ref().and_then(|shared| places.get_key_value(shared));
+    let inherited = || {
+        shared
+            .as_ref()
+            .and_then(|shared| places.get_key_value(shared))
+    };
     if let (None, Some((shared, at))) = (exact, inherited()) {
-        return Issue { at: at.clone(), path: shared.clone(), message, remedy };
+        return Issue {
+            at: at.clone(),
+            path: shared.clone(),
+            message,
+            remedy,
+        };
     }
     let mut known = path.as_str();
     let at = loop {
@@ -159,15 +196,31 @@ fn place(finding: Finding, places: &BTreeMap<String, Range<usize>>) -> Issue {
             },
         }
     };
-    Issue { at, path, message, remedy }
+    Issue {
+        at,
+        path,
+        message,
+        remedy,
+    }
 }
 
 /// The file's stem, with everything that a name can't have replaced.
 fn default_name(file_name: &str) -> String {
-    let stem = Path::new(file_name).file_stem().map(|stem| stem.to_string_lossy().to_lowercase());
-    let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
-    let name: String = stem.unwrap_or_default().chars().map(|c| if legal(c) { c } else { '-' }).collect();
-    if name.trim_matches('-').is_empty() { "job".to_owned() } else { name }
+    let stem = Path::new(file_name)
+        .file_stem()
+        .map(|stem| stem.to_string_lossy().to_lowercase());
+    let legal =
+        |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
+    let name: String = stem
+        .unwrap_or_default()
+        .chars()
+        .map(|c| if legal(c) { c } else { '-' })
+        .collect();
+    if name.trim_matches('-').is_empty() {
+        "job".to_owned()
+    } else {
+        name
+    }
 }
 
 fn not_utf8(file_name: &str, bytes: &[u8], valid: usize) -> Problems {
@@ -175,10 +228,32 @@ fn not_utf8(file_name: &str, bytes: &[u8], valid: usize) -> Problems {
     let rest = String::from_utf8_lossy(&bytes[valid..]);
     text.push_str(rest.lines().next().unwrap_or_default());
     let at = valid..valid + char::REPLACEMENT_CHARACTER.len_utf8();
-    whole_file(file_name, &text, at, "the file is not UTF-8", "save it as UTF-8")
+    whole_file(
+        file_name,
+        &text,
+        at,
+        "the file is not UTF-8",
+        "save it as UTF-8",
+    )
 }
 
-fn whole_file(file_name: &str, text: &str, at: Range<usize>, message: &str, remedy: &str) -> Problems {
+fn whole_file(
+    file_name: &str,
+    text: &str,
+    at: Range<usize>,
+    message: &str,
+    remedy: &str,
+) -> Problems {
     let (message, remedy) = (message.to_owned(), remedy.to_owned());
-    Problems::new(file_name, text, vec![Issue { at, path: String::new(), message, remedy }], &[])
+    Problems::new(
+        file_name,
+        text,
+        vec![Issue {
+            at,
+            path: String::new(),
+            message,
+            remedy,
+        }],
+        &[],
+    )
 }

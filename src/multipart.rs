@@ -1,9 +1,10 @@
-//! Multipart uploads, as a library: begin one, send or copy parts in any order and in parallel, list them, complete
-//! or cancel, and list what a bucket has open.
+//! Multipart uploads, as a library: begin one, send or copy parts in any order and in parallel,
+//! list them, complete or cancel, and list what a bucket has open.
 //!
-//! It is what boto's `MultiPartUpload` offered in 2010, with the lessons since: [`MultipartUpload::complete`] takes
-//! the parts that the caller saw succeed and never asks the server which there are; an unknown outcome is resolved by
-//! looking, not by hoping; [`MultipartUpload::cancel`] is done when the server shows no part any more.
+//! It is what boto's `MultiPartUpload` offered in 2010, with the lessons since:
+//! [`MultipartUpload::complete`] takes the parts that the caller saw succeed and never asks the
+//! server which there are; an unknown outcome is resolved by looking, not by hoping;
+//! [`MultipartUpload::cancel`] is done when the server shows no part any more.
 //!
 //! ```
 //! # #[cfg(feature = "sandbox")]
@@ -76,8 +77,8 @@ use crate::location::ObjectKey;
 use crate::s3::look::Made;
 use crate::s3::paging::{Order, Paging, Turn};
 use crate::s3::{
-    Attributes, Checksum, ChecksumAlgorithm, ChecksumKind, CompleteSpec, Failure, FailureKind, OpenUpload,
-    Operation, Page, PartDone, PartsPage, SourcePin, Written,
+    Attributes, Checksum, ChecksumAlgorithm, ChecksumKind, CompleteSpec, Failure, FailureKind,
+    OpenUpload, Operation, Page, PartDone, PartsPage, SourcePin, Written,
 };
 
 /// The checksum that an upload declared when it was begun, if any.
@@ -129,40 +130,63 @@ impl MultipartUpload {
         let answer = bucket.create_upload(key, attributes).await?;
         let (bucket, key, begun) = (bucket.for_upload(), key.clone(), answer.value);
         let declared = Arc::new(OnceLock::from(attributes.checksum));
-        let mut upload =
-            Self { bucket, key, id: begun.id, declared, kms: begun.kms, initiated, strays: Vec::new() };
+        let mut upload = Self {
+            bucket,
+            key,
+            id: begun.id,
+            declared,
+            kms: begun.kms,
+            initiated,
+            strays: Vec::new(),
+        };
         if answer.maybe_twice {
             upload.abort_twins(before).await;
         }
         Ok(upload)
     }
 
-    /// The same upload after an attempt since `began` that another one of the caller's may have taken effect: aborts what
-    /// that left behind.
+    /// The same upload after an attempt since `began` that another one of the caller's may have
+    /// taken effect: aborts what that left behind.
     pub(crate) async fn without_twins(mut self, began: Timestamp) -> Self {
         self.abort_twins(began).await;
         self
     }
 
-    /// Takes up an upload that was begun elsewhere, by its id. What checksum it declared is learned from the list of its
-    /// parts, as soon as it is needed.
+    /// Takes up an upload that was begun elsewhere, by its id. What checksum it declared is learned
+    /// from the list of its parts, as soon as it is needed.
     #[must_use]
     pub fn open(bucket: &Bucket, key: &ObjectKey, id: impl Into<String>) -> Self {
         let (bucket, key, id) = (bucket.for_upload(), key.clone(), id.into());
-        Self { bucket, key, id, declared: Arc::default(), kms: false, initiated: None, strays: Vec::new() }
+        Self {
+            bucket,
+            key,
+            id,
+            declared: Arc::default(),
+            kms: false,
+            initiated: None,
+            strays: Vec::new(),
+        }
     }
 
-    /// What is known of an upload's beginning from elsewhere: when it was about to be begun, and whether a KMS or customer
-    /// key encrypts it.
+    /// What is known of an upload's beginning from elsewhere: when it was about to be begun, and
+    /// whether a KMS or customer key encrypts it.
     #[must_use]
     pub fn begun_at(self, initiated: Timestamp, kms: bool) -> Self {
-        Self { initiated: Some(initiated), kms, ..self }
+        Self {
+            initiated: Some(initiated),
+            kms,
+            ..self
+        }
     }
 
-    /// The same upload, whose requests go on when the run that began it is halted: for cleaning up after it.
+    /// The same upload, whose requests go on when the run that began it is halted: for cleaning up
+    /// after it.
     #[must_use]
     pub fn outliving_the_run(&self) -> Self {
-        Self { bucket: self.bucket.tidying_up(), ..self.clone() }
+        Self {
+            bucket: self.bucket.tidying_up(),
+            ..self.clone()
+        }
     }
 
     /// Returns the token that calls off those of its requests that wait.
@@ -182,8 +206,8 @@ impl MultipartUpload {
         self.known().map(|(algorithm, _)| algorithm)
     }
 
-    /// True when S3 said at the beginning that the object will be encrypted with a KMS or customer key: its `ETag` and those of its
-    /// parts then follow from no bytes.
+    /// True when S3 said at the beginning that the object will be encrypted with a KMS or customer
+    /// key: its `ETag` and those of its parts then follow from no bytes.
     #[must_use]
     pub fn is_kms(&self) -> bool {
         self.kms
@@ -193,8 +217,8 @@ impl MultipartUpload {
         self.declared.get().copied().flatten()
     }
 
-    /// The checksum that the upload declared when it was begun, here or elsewhere. It decides which checksums its parts
-    /// must have and what Complete must say; S3 refuses anything else.
+    /// The checksum that the upload declared when it was begun, here or elsewhere. It decides which
+    /// checksums its parts must have and what Complete must say; S3 refuses anything else.
     ///
     /// # Errors
     /// What S3 says to the question, which is asked once, of uploads that were begun elsewhere.
@@ -218,8 +242,9 @@ impl MultipartUpload {
         &self.key
     }
 
-    /// Reads `reader` to its end and sends that as part `number` (1 to 10,000). A number that was used before is
-    /// replaced. The part is held in memory, so that it can be sent again and summed before it is sent.
+    /// Reads `reader` to its end and sends that as part `number` (1 to 10,000). A number that was
+    /// used before is replaced. The part is held in memory, so that it can be sent again and summed
+    /// before it is sent.
     ///
     /// # Errors
     /// [`FailureKind::Local`] when the reader fails, else what S3 says.
@@ -231,11 +256,18 @@ impl MultipartUpload {
         let mut body = Vec::new();
         reader.read_to_end(&mut body).await.map_err(|error| {
             let place = self.bucket.place(&self.key);
-            Failure::new(FailureKind::Local, Operation::ReadFile, place, format!("part {number}: {error}"))
+            Failure::new(
+                FailureKind::Local,
+                Operation::ReadFile,
+                place,
+                format!("part {number}: {error}"),
+            )
         })?;
         let declared = self.declared().await?;
         let sum = declared.map(|(algorithm, _)| checksum::compute(algorithm, &body));
-        self.send_part(number, body.into(), sum.as_ref()).await.map(|answer| answer.value)
+        self.send_part(number, body.into(), sum.as_ref())
+            .await
+            .map(|answer| answer.value)
     }
 
     /// Sends a part that is in memory and summed already.
@@ -245,11 +277,14 @@ impl MultipartUpload {
         body: bytes::Bytes,
         sum: Option<&Checksum>,
     ) -> Result<Answer<PartDone>, Failure> {
-        self.bucket.upload_part(&self.key, &self.id, number, body, sum).await
+        self.bucket
+            .upload_part(&self.key, &self.id, number, body, sum)
+            .await
     }
 
-    /// Copies `range` (first and last byte, both included) of the source as part `number`; without a range the whole
-    /// source of `size` bytes. S3 reads the source itself, pinned to its version and `ETag`.
+    /// Copies `range` (first and last byte, both included) of the source as part `number`; without
+    /// a range the whole source of `size` bytes. S3 reads the source itself, pinned to its version
+    /// and `ETag`.
     ///
     /// # Errors
     /// [`FailureKind::PreconditionFailed`] when the source has another `ETag` by now.
@@ -261,7 +296,9 @@ impl MultipartUpload {
         size: u64,
     ) -> Result<PartDone, Failure> {
         let range = range.map(|range| (*range.start(), *range.end()));
-        self.copy_range(number, source, range, size).await.map(|answer| answer.value)
+        self.copy_range(number, source, range, size)
+            .await
+            .map(|answer| answer.value)
     }
 
     pub(crate) async fn copy_range(
@@ -271,14 +308,22 @@ impl MultipartUpload {
         range: Option<(u64, u64)>,
         size: u64,
     ) -> Result<Answer<PartDone>, Failure> {
-        self.bucket.copy_part(source, range, size, &self.key, &self.id, number).await
+        self.bucket
+            .copy_part(source, range, size, &self.key, &self.id, number)
+            .await
     }
 
     /// The parts that S3 holds, by ascending number, over all pages.
     pub fn parts(&self) -> impl Stream<Item = Result<PartDone, Failure>> + Send + '_ {
-        let paging = Paging::new(Operation::ListParts, self.bucket.name(), self.key.as_str(), Order::Short);
-        let pages =
-            stream::try_unfold((Some(None::<String>), paging), move |(marker, mut paging)| async move {
+        let paging = Paging::new(
+            Operation::ListParts,
+            self.bucket.name(),
+            self.key.as_str(),
+            Order::Short,
+        );
+        let pages = stream::try_unfold(
+            (Some(None::<String>), paging),
+            move |(marker, mut paging)| async move {
                 let Some(after) = marker else { return Ok(None) };
                 let PartsPage { items, next, .. } = self.page(after.as_deref()).await?;
                 let mut page = Page { items, next };
@@ -286,20 +331,30 @@ impl MultipartUpload {
                     Turn::Next => page.next.map(Some),
                     Turn::Again => Some(after),
                 };
-                Ok(Some((stream::iter(page.items.into_iter().map(Ok)), (next, paging))))
-            });
+                Ok(Some((
+                    stream::iter(page.items.into_iter().map(Ok)),
+                    (next, paging),
+                )))
+            },
+        );
         pages.try_flatten()
     }
 
     /// Publishes the object. `parts` are those that the caller saw succeed, in any order.
     ///
-    /// After a timeout, a dropped connection or a 5xx the object may or may not be there. Then the upload itself is
-    /// asked: while it is open, Complete is sent again; when it is gone, the object must be what it would have made.
+    /// After a timeout, a dropped connection or a 5xx the object may or may not be there. Then the
+    /// upload itself is asked: while it is open, Complete is sent again; when it is gone, the
+    /// object must be what it would have made.
     ///
     /// # Errors
-    /// [`FailureKind::PreconditionFailed`] or [`FailureKind::Conflict`] when another writer was there first,
-    /// [`FailureKind::NoSuchUpload`] when the upload is gone and the object is not its result.
-    pub async fn complete(&self, parts: &[PartDone], spec: &CompleteSpec) -> Result<Written, Failure> {
+    /// [`FailureKind::PreconditionFailed`] or [`FailureKind::Conflict`] when another writer was
+    /// there first, [`FailureKind::NoSuchUpload`] when the upload is gone and the object is not its
+    /// result.
+    pub async fn complete(
+        &self,
+        parts: &[PartDone],
+        spec: &CompleteSpec,
+    ) -> Result<Written, Failure> {
         let mut parts = parts.to_vec();
         parts.sort_unstable_by_key(|part| part.number);
         let checksum = match spec.checksum {
@@ -314,14 +369,24 @@ impl MultipartUpload {
         if is_composite && parts.iter().any(|part| part.checksum.is_none()) {
             self.fill_in_checksums(&mut parts).await?;
         }
-        let spec = CompleteSpec { checksum, ..spec.clone() };
+        let spec = CompleteSpec {
+            checksum,
+            ..spec.clone()
+        };
         let began = Instant::now();
         let (mut round, mut is_renamed) = (1, false);
         loop {
             // What was waited for in vain is not waited for once more.
-            let waited = if round > 1 { began.elapsed() } else { Duration::ZERO };
+            let waited = if round > 1 {
+                began.elapsed()
+            } else {
+                Duration::ZERO
+            };
             let bucket = self.bucket.after_waiting(waited);
-            let failure = match bucket.complete_upload(&self.key, &self.id, &parts, &spec).await {
+            let failure = match bucket
+                .complete_upload(&self.key, &self.id, &parts, &spec)
+                .await
+            {
                 Ok(written) => return Ok(written),
                 Err(failure) => failure.after(round),
             };
@@ -333,7 +398,8 @@ impl MultipartUpload {
                 }
             }
             let kind = failure.kind();
-            // An earlier Complete of ours may have taken effect in the meantime, and now stands in the way of its own repetition.
+            // An earlier Complete of ours may have taken effect in the meantime, and now stands in
+            // the way of its own repetition.
             let in_the_way = matches!(
                 kind,
                 FailureKind::PreconditionFailed | FailureKind::Conflict | FailureKind::NotFound
@@ -349,26 +415,38 @@ impl MultipartUpload {
                 return Err(failure);
             }
             tracing::debug!(%failure, "the outcome of Complete is not known: looking");
-            let looking = Self { bucket: self.bucket.after_waiting(began.elapsed()), ..self.clone() };
+            let looking = Self {
+                bucket: self.bucket.after_waiting(began.elapsed()),
+                ..self.clone()
+            };
             if gone || looking.is_gone().await? {
-                return looking.published(&parts, &spec, Evidence::Any).await?.ok_or(failure);
+                return looking
+                    .published(&parts, &spec, Evidence::Any)
+                    .await?
+                    .ok_or(failure);
             }
             // One attempt may take minutes; giving up throws all parts away.
             let is_over = began.elapsed() >= self.bucket.persistence() && round >= COMPLETE_ROUNDS;
-            if is_over || began.elapsed() >= self.bucket.patience() || !failure.kind().is_retryable() {
+            if is_over
+                || began.elapsed() >= self.bucket.patience()
+                || !failure.kind().is_retryable()
+            {
                 return Err(self.bucket.unanswered(failure, began.elapsed()));
             }
             let pause = (Duration::from_millis(100) * 2_u32.pow(round.min(10))).min(LONGEST_PAUSE);
-            self.bucket.pause(pause, Operation::CompleteMultipartUpload, &self.key).await?;
+            self.bucket
+                .pause(pause, Operation::CompleteMultipartUpload, &self.key)
+                .await?;
             round += 1;
         }
     }
 
-    /// Publishes the object like [`MultipartUpload::complete`], and looks at it once: no answer shows that it is there, and made
-    /// of all parts.
+    /// Publishes the object like [`MultipartUpload::complete`], and looks at it once: no answer
+    /// shows that it is there, and made of all parts.
     ///
     /// # Errors
-    /// Those of [`MultipartUpload::complete`] and of HEAD; [`FailureKind::NotEqual`] if the object is not what was published.
+    /// Those of [`MultipartUpload::complete`] and of HEAD; [`FailureKind::NotEqual`] if the object
+    /// is not what was published.
     pub async fn complete_and_look(
         &self,
         parts: &[PartDone],
@@ -379,7 +457,11 @@ impl MultipartUpload {
             let place = self.bucket.place(&self.key);
             Failure::new(FailureKind::NotEqual, Operation::HeadObject, place, what)
         };
-        let found = match self.bucket.head(&self.key, written.version.as_deref()).await {
+        let found = match self
+            .bucket
+            .head(&self.key, written.version.as_deref())
+            .await
+        {
             Ok(found) => found,
             Err(failure) if *failure.kind() == FailureKind::NotFound => {
                 let what = "the server answered that the object is published, and there is none";
@@ -388,21 +470,26 @@ impl MultipartUpload {
             Err(failure) => return Err(failure),
         };
         let count = u32::try_from(parts.len()).unwrap_or(u32::MAX);
-        let made = Made { size: spec.size, parts: count };
+        let made = Made {
+            size: spec.size,
+            parts: count,
+        };
         let capabilities = self.bucket.capabilities();
         if let Some(what) = written.contradicted_by(&found, made, capabilities) {
             return Err(unequal(what));
         }
         let predicted = checksum::multipart_etag(parts.iter().map(|part| part.etag.as_str()));
         match predicted.filter(|_| capabilities.content_etags && !found.kms) {
-            Some(predicted) if predicted != found.etag => {
-                Err(unequal(format!("the ETag is {}, but its parts make {predicted}", found.etag)))
-            }
+            Some(predicted) if predicted != found.etag => Err(unequal(format!(
+                "the ETag is {}, but its parts make {predicted}",
+                found.etag
+            ))),
             _ => Ok(written),
         }
     }
 
-    /// Gives parts the checksums that S3 holds for them: Complete of a composite upload must name all of them.
+    /// Gives parts the checksums that S3 holds for them: Complete of a composite upload must name
+    /// all of them.
     async fn fill_in_checksums(&self, parts: &mut [PartDone]) -> Result<(), Failure> {
         let mut held = std::pin::pin!(self.parts());
         while let Some(part) = held.try_next().await? {
@@ -416,16 +503,19 @@ impl MultipartUpload {
         Ok(())
     }
 
-    /// Gives parts the `ETag`s that S3 lists for them, where those follow from no bytes; true if one had another. A part of
-    /// another size or checksum is none of ours.
+    /// Gives parts the `ETag`s that S3 lists for them, where those follow from no bytes; true if
+    /// one had another. A part of another size or checksum is none of ours.
     async fn take_names(&self, parts: &mut [PartDone]) -> Result<bool, Failure> {
         let mut held = std::pin::pin!(self.parts());
         let mut is_other = false;
         while let Some(part) = held.try_next().await? {
-            let Ok(at) = parts.binary_search_by_key(&part.number, |part| part.number) else { continue };
+            let Ok(at) = parts.binary_search_by_key(&part.number, |part| part.number) else {
+                continue;
+            };
             let ours = &mut parts[at];
-            let differs =
-                part.checksum.is_some() && ours.checksum.is_some() && part.checksum != ours.checksum;
+            let differs = part.checksum.is_some()
+                && ours.checksum.is_some()
+                && part.checksum != ours.checksum;
             if part.size == ours.size && !differs && part.etag != ours.etag {
                 ours.etag = part.etag;
                 is_other = true;
@@ -446,14 +536,18 @@ impl MultipartUpload {
             Err(failure) if *failure.kind() == FailureKind::NotFound => return Ok(None),
             Err(failure) => return Err(failure),
         };
-        let since = self.initiated.and_then(|initiated| initiated.checked_sub(CLOCK_TOLERANCE).ok());
+        let since = self
+            .initiated
+            .and_then(|initiated| initiated.checked_sub(CLOCK_TOLERANCE).ok());
         let is_ours_by_age = match (head.modified, since) {
             (Some(modified), Some(since)) => modified >= since,
             _ => true,
         };
         let predicted = checksum::multipart_etag(parts.iter().map(|part| part.etag.as_str()));
         let is_ours_by_content = match (&spec.full_checksum, &head.checksum) {
-            (Some(expected), Some(found)) if expected.algorithm == found.algorithm => expected == found,
+            (Some(expected), Some(found)) if expected.algorithm == found.algorithm => {
+                expected == found
+            }
             _ if self.bucket.capabilities().content_etags && !head.kms => {
                 predicted.as_ref() == Some(&head.etag)
             }
@@ -472,7 +566,8 @@ pub(crate) fn uploads_to<'a>(
     let in_order = bucket.capabilities().ordered_lists;
     let listed = uploads(bucket, abort::prefix_of(bucket, key));
     // Of all keys that begin with this one, it is the first.
-    let listed = listed.try_take_while(move |open| ready(Ok(!in_order || open.key == key.as_str())));
+    let listed =
+        listed.try_take_while(move |open| ready(Ok(!in_order || open.key == key.as_str())));
     listed.try_filter(move |open| ready(open.key == key.as_str()))
 }
 
@@ -481,17 +576,33 @@ pub fn uploads<'a>(
     bucket: &'a Bucket,
     prefix: &'a str,
 ) -> impl Stream<Item = Result<OpenUpload, Failure>> + Send + 'a {
-    let paging = Paging::new(Operation::ListMultipartUploads, bucket.name(), prefix, Order::Short);
-    let pages = stream::try_unfold((Some(None), paging), move |(marker, mut paging)| async move {
-        let Some(after) = marker else { return Ok(None) };
-        let mut page = bucket.list_uploads(prefix, Option::as_ref(&after)).await?;
-        let next = match paging.check(&mut page)? {
-            Turn::Next => page.next.map(Some),
-            Turn::Again => Some(after),
-        };
-        let refused = if next.is_none() { paging.take_refused() } else { Vec::new() };
-        let items = page.items.into_iter().map(Ok).chain(refused.into_iter().map(Err));
-        Ok(Some((stream::iter(items), (next, paging))))
-    });
+    let paging = Paging::new(
+        Operation::ListMultipartUploads,
+        bucket.name(),
+        prefix,
+        Order::Short,
+    );
+    let pages = stream::try_unfold(
+        (Some(None), paging),
+        move |(marker, mut paging)| async move {
+            let Some(after) = marker else { return Ok(None) };
+            let mut page = bucket.list_uploads(prefix, Option::as_ref(&after)).await?;
+            let next = match paging.check(&mut page)? {
+                Turn::Next => page.next.map(Some),
+                Turn::Again => Some(after),
+            };
+            let refused = if next.is_none() {
+                paging.take_refused()
+            } else {
+                Vec::new()
+            };
+            let items = page
+                .items
+                .into_iter()
+                .map(Ok)
+                .chain(refused.into_iter().map(Err));
+            Ok(Some((stream::iter(items), (next, paging))))
+        },
+    );
     pages.try_flatten()
 }

@@ -1,13 +1,14 @@
-//! The one place where requests wait: for a place in flight, for the user's limits, for the rate that a bucket
-//! was seen to accept.
+//! The one place where requests wait: for a place in flight, for the user's limits, for the rate
+//! that a bucket was seen to accept.
 //!
-//! Every request of every object passes here, retries too. [`slots::Slots`] bounds how many are in flight and hands free
-//! places to parts of large objects first, so that no object has a pool of its own and the tail of a run is short.
-//! [`Lanes`] are S3's own units of throttling: a bucket, or a leading part of its keys, and a class of requests. The
-//! rate of each is learned ([`rate::RateController`]), and which prefixes need a lane of their own is learned too. The
-//! user's limits are a [`gate::Gate`] behind them, so that nothing passes faster whatever the lanes believe. An endpoint
-//! that does not answer is asked by one request at a time until it is back ([`outage::Outage`]). What was learned
-//! goes into the journal ([`learned::Learned`]).
+//! Every request of every object passes here, retries too. [`slots::Slots`] bounds how many are in
+//! flight and hands free places to parts of large objects first, so that no object has a pool of
+//! its own and the tail of a run is short. [`Lanes`] are S3's own units of throttling: a bucket, or
+//! a leading part of its keys, and a class of requests. The rate of each is learned
+//! ([`rate::RateController`]), and which prefixes need a lane of their own is learned too. The
+//! user's limits are a [`gate::Gate`] behind them, so that nothing passes faster whatever the lanes
+//! believe. An endpoint that does not answer is asked by one request at a time until it is back
+//! ([`outage::Outage`]). What was learned goes into the journal ([`learned::Learned`]).
 
 mod answers;
 pub mod gate;
@@ -104,12 +105,20 @@ pub struct Admitted<'a> {
 }
 
 impl Pacer {
-    /// A pacer under the job's limits. `ceiling` bounds the requests in flight (see [`slots::default_ceiling`]).
+    /// A pacer under the job's limits. `ceiling` bounds the requests in flight (see
+    /// [`slots::default_ceiling`]).
     #[must_use]
     pub fn new(limits: &Limits, ceiling: u32, retry: RetryPolicy) -> Self {
         let patience = limits.patience.unwrap_or(retry.patience);
-        let retry = RetryPolicy { patience, persistence: retry.persistence.min(patience), ..retry };
-        let ceiling = limits.in_flight.map_or(ceiling, |wanted| wanted.min(ceiling)).max(1);
+        let retry = RetryPolicy {
+            patience,
+            persistence: retry.persistence.min(patience),
+            ..retry
+        };
+        let ceiling = limits
+            .in_flight
+            .map_or(ceiling, |wanted| wanted.min(ceiling))
+            .max(1);
         Self {
             started: Instant::now(),
             requests: Gate::limited(limits.requests_per_second.map(f64::from)),
@@ -169,26 +178,38 @@ impl Pacer {
     #[must_use]
     pub fn learned(&self) -> Learned {
         let all = self.all_lanes();
-        let mut lanes: Vec<_> = all.iter().flat_map(|((bucket, _), lanes)| lanes.learned(bucket)).collect();
+        let mut lanes: Vec<_> = all
+            .iter()
+            .flat_map(|((bucket, _), lanes)| lanes.learned(bucket))
+            .collect();
         drop(all);
         lanes.sort_by(|one, other| {
-            let key = |lane: &learned::LearnedLane| (lane.bucket.clone(), lane.class == Class::Write);
-            key(one).cmp(&key(other)).then_with(|| one.prefix.cmp(&other.prefix))
+            let key =
+                |lane: &learned::LearnedLane| (lane.bucket.clone(), lane.class == Class::Write);
+            key(one)
+                .cmp(&key(other))
+                .then_with(|| one.prefix.cmp(&other.prefix))
         });
         lanes.truncate(learned::MOST);
-        Learned { lanes, width: self.slots.in_flight().1 }
+        Learned {
+            lanes,
+            width: self.slots.in_flight().1,
+        }
     }
 
     /// Begins with what an earlier session learned, if it is not older than [`learned::KEPT`].
     pub fn recall(&self, learned: &Learned) {
         let now = self.elapsed();
         for (at, lane) in learned.lanes.iter().enumerate() {
-            let same =
-                |other: &learned::LearnedLane| (&other.bucket, other.class) == (&lane.bucket, lane.class);
+            let same = |other: &learned::LearnedLane| {
+                (&other.bucket, other.class) == (&lane.bucket, lane.class)
+            };
             if learned.lanes[..at].iter().any(same) {
                 continue;
             }
-            let Some((endpoint, _)) = lane.bucket.split_once('/') else { continue };
+            let Some((endpoint, _)) = lane.bucket.split_once('/') else {
+                continue;
+            };
             let lanes = self.lanes_of(endpoint, lane.bucket.clone(), lane.class);
             lanes.recall(learned.lanes[at..].iter().filter(|other| same(other)), now);
         }
@@ -214,8 +235,13 @@ impl Pacer {
         let mut refused: Vec<_> = all
             .iter()
             .flat_map(|((bucket, _), lanes)| {
-                let bucket = bucket.split_once('/').map_or(bucket.as_str(), |(_, bucket)| bucket);
-                lanes.shut().into_iter().map(move |prefix| format!("{bucket}/{prefix}"))
+                let bucket = bucket
+                    .split_once('/')
+                    .map_or(bucket.as_str(), |(_, bucket)| bucket);
+                lanes
+                    .shut()
+                    .into_iter()
+                    .map(move |prefix| format!("{bucket}/{prefix}"))
             })
             .collect();
         drop(all);
@@ -224,8 +250,8 @@ impl Pacer {
         refused
     }
 
-    /// Waits until a request for `key` (a listing: where it begins) that moves `bytes` may be sent on one of `lanes`. What comes
-    /// of it is told to [`Pacer::learn`].
+    /// Waits until a request for `key` (a listing: where it begins) that moves `bytes` may be sent
+    /// on one of `lanes`. What comes of it is told to [`Pacer::learn`].
     ///
     /// # Errors
     /// [`Outlasted`] when the endpoint has not answered anyone for `patience`.
@@ -238,8 +264,13 @@ impl Pacer {
     ) -> Result<Admitted<'a>, Outlasted> {
         let clock = || self.started.elapsed();
         let pass = lanes.outage.pass(patience, clock).await?;
-        // The one request that asks whether the endpoint is back must not stand in line with all those that wait for it.
-        let passed = if pass.is_probe() { lanes.ahead(key) } else { lanes.pass(key, clock).await };
+        // The one request that asks whether the endpoint is back must not stand in line with all
+        // those that wait for it.
+        let passed = if pass.is_probe() {
+            lanes.ahead(key)
+        } else {
+            lanes.pass(key, clock).await
+        };
         let (mut paced, in_line_at) = (passed.waited, clock());
         if !pass.is_probe() {
             paced |= self.requests.pass(1).await;
@@ -247,19 +278,31 @@ impl Pacer {
         }
         let limited = clock().saturating_sub(in_line_at);
         // While it stood in line the endpoint may have gone away.
-        let pass = if paced { pass.renewed(patience, clock).await? } else { pass };
+        let pass = if paced {
+            pass.renewed(patience, clock).await?
+        } else {
+            pass
+        };
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
-        Ok(Admitted { pass, limited, lanes, passed, key, paced })
+        Ok(Admitted {
+            pass,
+            limited,
+            lanes,
+            passed,
+            key,
+            paced,
+        })
     }
 
-    /// The cells that so many bytes begin, behind those that were asked for before: many small objects share one.
+    /// The cells that so many bytes begin, behind those that were asked for before: many small
+    /// objects share one.
     fn cells(&self, bytes: u64) -> u64 {
         let before = self.asked_bytes.fetch_add(bytes, Ordering::Relaxed);
         before.saturating_add(bytes).div_ceil(BYTES_PER_CELL) - before.div_ceil(BYTES_PER_CELL)
     }
 
-    /// Learns from an answer that came after `took`, of a request that is given up after `limit`: a good one when there is no
-    /// failure.
+    /// Learns from an answer that came after `took`, of a request that is given up after `limit`: a
+    /// good one when there is no failure.
     pub fn learn(
         &self,
         admitted: Admitted<'_>,
@@ -269,19 +312,31 @@ impl Pacer {
         took: Duration,
         limit: Duration,
     ) {
-        let Admitted { pass, lanes, passed, key, paced, .. } = admitted;
+        let Admitted {
+            pass,
+            lanes,
+            passed,
+            key,
+            paced,
+            ..
+        } = admitted;
         let now = self.started.elapsed();
         match failure {
             Some(failure) if failure.kind().speaks_of_an_outage() => {
-                let since =
-                    if *failure.kind() == FailureKind::TimedOut { now.saturating_sub(took) } else { now };
+                let since = if *failure.kind() == FailureKind::TimedOut {
+                    now.saturating_sub(took)
+                } else {
+                    now
+                };
                 pass.failed(now, since, &failure.details().message);
             }
             // Nothing was sent.
             Some(failure)
                 if matches!(
                     failure.kind(),
-                    FailureKind::NoCredentials | FailureKind::CredentialsUnavailable | FailureKind::NotSent
+                    FailureKind::NoCredentials
+                        | FailureKind::CredentialsUnavailable
+                        | FailureKind::NotSent
                 ) =>
             {
                 drop(pass);
@@ -315,16 +370,23 @@ impl Pacer {
 
     /// Takes note of a copy inside S3 that was answered after `took`.
     pub fn copied(&self, bytes: u64, took: Duration) {
-        self.speed.lock().unwrap_or_else(PoisonError::into_inner).observe(bytes, took);
+        self.speed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .observe(bytes, took);
     }
 
     /// How long copies inside S3 take, from what was answered so far.
     #[must_use]
     pub fn copy_speed(&self) -> Speed {
-        self.speed.lock().unwrap_or_else(PoisonError::into_inner).speed()
+        self.speed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .speed()
     }
 
-    /// Takes note that the endpoint of `lanes` has answered nobody for some time, though few requests have found out.
+    /// Takes note that the endpoint of `lanes` has answered nobody for some time, though few
+    /// requests have found out.
     pub fn is_silent(&self, lanes: &Lanes, waited: Duration, reason: &str) {
         let now = self.started.elapsed();
         lanes.outage.begin(now, now.saturating_sub(waited), reason);
@@ -358,7 +420,10 @@ impl Pacer {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "neither rates nor sizes need be exact beyond 2^53 bytes")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "neither rates nor sizes need be exact beyond 2^53 bytes"
+)]
 fn to_cells(bytes: u64) -> f64 {
     bytes as f64 / BYTES_PER_CELL as f64
 }
@@ -370,12 +435,29 @@ mod tests {
     #[test]
     fn patience_bounds_all_that_the_policy_waits_for() {
         let minutes = Duration::from_mins;
-        let policy = RetryPolicy { patience: minutes(15), persistence: minutes(3), ..RetryPolicy::default() };
-        for (patience, persistence) in
-            [(Some(minutes(1)), minutes(1)), (Some(minutes(20)), minutes(3)), (None, minutes(3))]
-        {
-            let retry = Pacer::new(&Limits { patience, ..Limits::default() }, 8, policy).retry;
-            assert_eq!((retry.patience, retry.persistence), (patience.unwrap_or(minutes(15)), persistence));
+        let policy = RetryPolicy {
+            patience: minutes(15),
+            persistence: minutes(3),
+            ..RetryPolicy::default()
+        };
+        for (patience, persistence) in [
+            (Some(minutes(1)), minutes(1)),
+            (Some(minutes(20)), minutes(3)),
+            (None, minutes(3)),
+        ] {
+            let retry = Pacer::new(
+                &Limits {
+                    patience,
+                    ..Limits::default()
+                },
+                8,
+                policy,
+            )
+            .retry;
+            assert_eq!(
+                (retry.patience, retry.persistence),
+                (patience.unwrap_or(minutes(15)), persistence)
+            );
         }
     }
 }

@@ -1,12 +1,13 @@
 //! Planning a transfer: listings in, steps out, nothing written.
 //!
-//! The decisions are pure and live in [`crate::plan`]; here they are fed. The source is listed in order, each entry is
-//! filtered, mapped to its destination key and compared with what stands there. Where the map keeps the order of
-//! keys, the destination's listing is walked along; otherwise each key is asked for by HEAD, many at a time. Where a
-//! server does not list in the order of the keys' bytes, or is not known to, what the walk finds is there all the same,
-//! but what it does not find may stand elsewhere in the list and is asked for too. Steps leave through a bounded
-//! channel ([`steps`]), so that a plan never holds more objects than the run can look ahead. Long listings are planned in
-//! ranges side by side ([`ranges`]).
+//! The decisions are pure and live in [`crate::plan`]; here they are fed. The source is listed in
+//! order, each entry is filtered, mapped to its destination key and compared with what stands
+//! there. Where the map keeps the order of keys, the destination's listing is walked along;
+//! otherwise each key is asked for by HEAD, many at a time. Where a server does not list in the
+//! order of the keys' bytes, or is not known to, what the walk finds is there all the same, but
+//! what it does not find may stand elsewhere in the list and is asked for too. Steps leave through
+//! a bounded channel ([`steps`]), so that a plan never holds more objects than the run can look
+//! ahead. Long listings are planned in ranges side by side ([`ranges`]).
 
 mod compare;
 pub mod hash;
@@ -79,8 +80,8 @@ pub struct Step {
     pub object: Option<u64>,
     /// Its place among the versions of its key, where all of them are copied.
     pub turn: Option<Box<Turn>>,
-    /// Set if the destination has it, perhaps from an earlier session of the run: it is proven, or else left alone for this
-    /// reason.
+    /// Set if the destination has it, perhaps from an earlier session of the run: it is proven, or
+    /// else left alone for this reason.
     pub found: Option<Skip>,
 }
 
@@ -89,7 +90,16 @@ impl Step {
     #[must_use]
     pub fn without_work(entry: Entry, key: ObjectKey) -> Self {
         let (route, seen) = (Route::Copy, Seen::Unknown);
-        Self { entry, key, reason: Reason::Missing, route, seen, object: None, turn: None, found: None }
+        Self {
+            entry,
+            key,
+            reason: Reason::Missing,
+            route,
+            seen,
+            object: None,
+            turn: None,
+            found: None,
+        }
     }
 }
 
@@ -100,7 +110,8 @@ pub enum Planned {
     Step(Box<Step>),
     /// The destination has it.
     Skip(Box<Entry>, ObjectKey, Skip),
-    /// It would be copied, but can not be read before it is restored, and the job does not say what to do about it.
+    /// It would be copied, but can not be read before it is restored, and the job does not say what
+    /// to do about it.
     Archived(Box<Entry>, ObjectKey),
     /// The selection leaves it out.
     Excluded(ObjectKey),
@@ -110,7 +121,8 @@ pub enum Planned {
     Failed(Option<ObjectKey>, String, Failure),
     /// A list ended here, and what is behind is not known.
     Unlisted(String, Failure),
-    /// What an object comes to that an earlier session has planned, under its number in the journal.
+    /// What an object comes to that an earlier session has planned, under its number in the
+    /// journal.
     Again(u64, Box<Planned>),
 }
 
@@ -121,7 +133,8 @@ pub struct Pending {
     pub object: u64,
     /// The source, as it was listed then.
     pub entry: Entry,
-    /// An upload that was found open may have become its copy: with what that was begun is not known.
+    /// An upload that was found open may have become its copy: with what that was begun is not
+    /// known.
     pub claimed: bool,
 }
 
@@ -141,7 +154,12 @@ pub struct Resume {
 impl Resume {
     /// Everything, in order.
     fn in_order() -> Self {
-        Self { pending: Vec::new(), ranges: vec![KeyRange::default()], next: 1, last: 0 }
+        Self {
+            pending: Vec::new(),
+            ranges: vec![KeyRange::default()],
+            next: 1,
+            last: 0,
+        }
     }
 }
 
@@ -155,16 +173,23 @@ impl Sides {
     /// True when the bytes are on this machine.
     #[must_use]
     pub fn origin(&self) -> Origin {
-        if self.source.is_some() { Origin::Bucket } else { Origin::Local }
+        if self.source.is_some() {
+            Origin::Bucket
+        } else {
+            Origin::Local
+        }
     }
 
-    /// An object of the source as reports name it: `s3://bucket/key`, a path, or `-` for standard input.
+    /// An object of the source as reports name it: `s3://bucket/key`, a path, or `-` for standard
+    /// input.
     #[must_use]
     pub fn name_of(&self, entry: &Entry) -> String {
         match &self.transfer.from {
-            Source::Object { location, .. } | Source::Prefix { location, .. } => {
-                S3Uri { bucket: location.bucket.clone(), key: entry.key.clone() }.to_string()
+            Source::Object { location, .. } | Source::Prefix { location, .. } => S3Uri {
+                bucket: location.bucket.clone(),
+                key: entry.key.clone(),
             }
+            .to_string(),
             Source::Files { path, .. } => local::path_of(path, entry).display().to_string(),
             Source::Stdin => "-".to_owned(),
         }
@@ -174,21 +199,36 @@ impl Sides {
     #[must_use]
     pub fn capacity(&self) -> Capacity {
         let pacer = self.destination.pacer();
-        Capacity { in_flight: pacer.slots().ceiling(), speed: pacer.copy_speed() }
+        Capacity {
+            in_flight: pacer.slots().ceiling(),
+            speed: pacer.copy_speed(),
+        }
     }
 
-    /// How an object of this size is copied from `source` (or sent: then the source is no key) to `key`.
+    /// How an object of this size is copied from `source` (or sent: then the source is no key) to
+    /// `key`.
     ///
     /// # Errors
     /// [`FailureKind::Invalid`] for objects that the endpoint can not hold.
     pub fn route(&self, size: u64, source: &ObjectKey, key: &ObjectKey) -> Result<Route, Failure> {
         let capabilities = self.destination.capabilities();
-        route(size, self.origin(), &self.transfer.parts, capabilities, self.capacity())
-            .and_then(|route| detour(route, size, source, self.transfer.when, capabilities))
-            .map_err(|error| {
-                let operation = Operation::CreateMultipartUpload;
-                Failure::new(FailureKind::Invalid, operation, self.destination.place(key), error.to_string())
-            })
+        route(
+            size,
+            self.origin(),
+            &self.transfer.parts,
+            capabilities,
+            self.capacity(),
+        )
+        .and_then(|route| detour(route, size, source, self.transfer.when, capabilities))
+        .map_err(|error| {
+            let operation = Operation::CreateMultipartUpload;
+            Failure::new(
+                FailureKind::Invalid,
+                operation,
+                self.destination.place(key),
+                error.to_string(),
+            )
+        })
     }
 
     /// Plans the transfer in a task of its own, in the order of the source's keys.
@@ -200,11 +240,15 @@ impl Sides {
     /// The same in any order, which is faster.
     #[must_use]
     pub fn plan_in_any_order(&self) -> Steps {
-        Steps::of(self.plan_from(Resume { last: u32::MAX, ..Resume::in_order() }))
+        Steps::of(self.plan_from(Resume {
+            last: u32::MAX,
+            ..Resume::in_order()
+        }))
     }
 
-    /// Plans the rest of the transfer: first what is pending, then the keys that are not known yet. Histories
-    /// ([`Versions::All`]) are always planned from the beginning, which finds what is there.
+    /// Plans the rest of the transfer: first what is pending, then the keys that are not known yet.
+    /// Histories ([`Versions::All`]) are always planned from the beginning, which finds what is
+    /// there.
     #[must_use]
     pub fn plan_from(&self, resume: Resume) -> Planning {
         let (exit, planning) = Exit::channel();
@@ -229,22 +273,38 @@ impl Sides {
         HEADS_AT_ONCE.min(self.destination.pacer().slots().ceiling() as usize)
     }
 
-    /// Plans objects once more that an earlier session has planned: each is asked for, because its copy may be there and
-    /// only the news of it was lost.
-    async fn plan_again(&self, pending: Vec<Pending>, filter: &Filter, planned: &Outbox) -> Result<(), Gone> {
+    /// Plans objects once more that an earlier session has planned: each is asked for, because its
+    /// copy may be there and only the news of it was lost.
+    async fn plan_again(
+        &self,
+        pending: Vec<Pending>,
+        filter: &Filter,
+        planned: &Outbox,
+    ) -> Result<(), Gone> {
         let at_once = self.heads_at_once();
         let mut asked = FuturesOrdered::new();
-        for Pending { object, entry, claimed } in pending {
+        for Pending {
+            object,
+            entry,
+            claimed,
+        } in pending
+        {
             let again = move |answer| Planned::Again(object, Box::new(answer));
             asked.push_back(match self.sift(Found::Entry(entry), filter) {
                 Err(other) => Either::Left(ready(again(other))),
                 Ok((entry, key)) if self.transfer.when == When::Always && !self.is_in_place() => {
                     let always = Decision::Copy(Reason::Always);
-                    Either::Left(ready(again(self.planned(entry, key, always, Seen::Unknown))))
+                    Either::Left(ready(again(self.planned(
+                        entry,
+                        key,
+                        always,
+                        Seen::Unknown,
+                    ))))
                 }
                 Ok((entry, key)) => {
                     let sides = self.clone();
-                    let asked = by_itself(async move { sides.ask_again(entry, key, claimed).await });
+                    let asked =
+                        by_itself(async move { sides.ask_again(entry, key, claimed).await });
                     Either::Right(asked.map(again))
                 }
             });
@@ -260,8 +320,8 @@ impl Sides {
         Ok(())
     }
 
-    /// Asks about an object that a session was at work on. Where something is set or looked at only after the bytes are there,
-    /// equal bytes do not tell whether the session came so far.
+    /// Asks about an object that a session was at work on. Where something is set or looked at only
+    /// after the bytes are there, equal bytes do not tell whether the session came so far.
     async fn ask_again(&self, entry: Entry, key: ObjectKey, claimed: bool) -> Planned {
         if self.is_in_place() {
             return self.ask_in_place(entry, key, true).await;
@@ -269,17 +329,23 @@ impl Sides {
         match self.ask(entry, key, Question::Destination).await {
             Planned::Skip(entry, key, why @ (Skip::Equal { .. } | Skip::Present)) => {
                 let there = if claimed {
-                    self.destination.in_place(self.destination.head(&key, None)).await.map(Some)
+                    self.destination
+                        .in_place(self.destination.head(&key, None))
+                        .await
+                        .map(Some)
                 } else {
                     self.unfinished(&entry, &key).await
                 };
                 let unfinished = match there {
-                    // Only what has the source's bytes can be the session's: nothing else may be replaced.
+                    // Only what has the source's bytes can be the session's: nothing else may be
+                    // replaced.
                     Ok(Some(there)) if why == Skip::Present => self.if_equal(&entry, there).await,
                     other => other,
                 };
                 match unfinished {
-                    Ok(Some(there)) => self.step(*entry, key, Reason::Always, Seen::Object(there.etag)),
+                    Ok(Some(there)) => {
+                        self.step(*entry, key, Reason::Always, Seen::Object(there.etag))
+                    }
                     Ok(None) => Planned::Skip(entry, key, why),
                     Err(failure) => self.failed(&entry, failure),
                 }
@@ -288,10 +354,15 @@ impl Sides {
         }
     }
 
-    /// The object `there` if it surely has the bytes of this entry. Of files nothing is known that would tell.
+    /// The object `there` if it surely has the bytes of this entry. Of files nothing is known that
+    /// would tell.
     async fn if_equal(&self, entry: &Entry, there: Head) -> Result<Option<Head>, Failure> {
-        let Some(source) = &self.source else { return Ok(None) };
-        let here = source.in_place(source.head(&entry.key, entry.version.as_deref())).await?;
+        let Some(source) = &self.source else {
+            return Ok(None);
+        };
+        let here = source
+            .in_place(source.head(&entry.key, entry.version.as_deref()))
+            .await?;
         let content = content(&here, &there, self.etags_follow_from_bytes());
         Ok(matches!(content, Content::Equal(_)).then_some(there))
     }
@@ -345,13 +416,27 @@ impl Sides {
             return Ok(versions::as_of(source.clone(), self.scope(), time));
         }
         match (&self.transfer.from, &self.source) {
-            (Source::Prefix { location, .. }, Some(source)) if let Some(chosen) = &self.transfer.chosen => {
-                Ok(chosen::objects(source, &location.key, chosen, self.heads_at_once()))
+            (Source::Prefix { location, .. }, Some(source))
+                if let Some(chosen) = &self.transfer.chosen =>
+            {
+                Ok(chosen::objects(
+                    source,
+                    &location.key,
+                    chosen,
+                    self.heads_at_once(),
+                ))
             }
-            (Source::Prefix { .. }, Some(source)) => {
-                Ok(bucket::objects(source.clone(), self.source_reach(), after.map(ToString::to_string)))
-            }
-            (Source::Object { location, version, .. }, Some(source)) => {
+            (Source::Prefix { .. }, Some(source)) => Ok(bucket::objects(
+                source.clone(),
+                self.source_reach(),
+                after.map(ToString::to_string),
+            )),
+            (
+                Source::Object {
+                    location, version, ..
+                },
+                Some(source),
+            ) => {
                 let key = location.key.clone();
                 let place = location.to_string();
                 let head = if self.is_in_place() {
@@ -380,17 +465,24 @@ impl Sides {
                     self.transfer.to.location
                 );
                 let place = path.to_string();
-                Err((place.clone(), Failure::new(FailureKind::Invalid, Operation::ReadFile, place, message)))
+                Err((
+                    place.clone(),
+                    Failure::new(FailureKind::Invalid, Operation::ReadFile, place, message),
+                ))
             }
-            (Source::Files { path, symlinks }, _) => {
-                Ok(local::files(path, *symlinks, filter, &self.transfer.own_files))
-            }
+            (Source::Files { path, symlinks }, _) => Ok(local::files(
+                path,
+                *symlinks,
+                filter,
+                &self.transfer.own_files,
+            )),
             // Standard input is no listing: its one upload is begun by the executor.
             _ => Ok(Listing::of(Vec::new())),
         }
     }
 
-    /// True when both sides list in the order of the keys' bytes, so that a key that was passed by is not there.
+    /// True when both sides list in the order of the keys' bytes, so that a key that was passed by
+    /// is not there.
     fn lists_in_order(&self) -> bool {
         let in_order = |bucket: &Bucket| bucket.capabilities().ordered_lists;
         in_order(&self.destination) && self.source.as_ref().is_none_or(in_order)
@@ -401,7 +493,8 @@ impl Sides {
         are_content(&self.destination) && self.source.as_ref().is_none_or(are_content)
     }
 
-    /// False if a side is believed nothing, so that what its lists say of an object is seen by HEAD.
+    /// False if a side is believed nothing, so that what its lists say of an object is seen by
+    /// HEAD.
     fn believes_lists(&self) -> bool {
         let believes = |bucket: &Bucket| bucket.capabilities().believes_answers();
         believes(&self.destination) && self.source.as_ref().is_none_or(believes)
@@ -417,7 +510,8 @@ impl Sides {
         }
     }
 
-    /// False for histories: their versions come one after the other, and a plan knows only the next one for certain.
+    /// False for histories: their versions come one after the other, and a plan knows only the next
+    /// one for certain.
     #[must_use]
     pub fn plans_once(&self) -> bool {
         self.transfer.versions != Versions::All
@@ -428,7 +522,11 @@ impl Sides {
     /// # Errors
     /// Why the key map does not take it.
     pub fn key_of(&self, entry: &Entry) -> Result<ObjectKey, RemapError> {
-        self.transfer.keys.destination_key(&self.transfer.to.location.key, entry.relative(), entry.size)
+        self.transfer.keys.destination_key(
+            &self.transfer.to.location.key,
+            entry.relative(),
+            entry.size,
+        )
     }
 
     /// Applies the selection and the key map.
@@ -449,7 +547,11 @@ impl Sides {
         }
         // Elsewhere only the chosen ones were asked for.
         let is_local = self.source.is_none();
-        let name = if is_local { entry.relative() } else { entry.key.as_str() };
+        let name = if is_local {
+            entry.relative()
+        } else {
+            entry.key.as_str()
+        };
         let lists_all = is_local || self.transfer.versions != Versions::Current;
         if let Some(chosen) = self.transfer.chosen.as_ref().filter(|_| lists_all)
             && !chosen.iter().any(|chosen| chosen.key == name)
@@ -461,7 +563,11 @@ impl Sides {
             Ok(()) => {}
             Err(Excluded::ModifiedUnknown) => {
                 let place = self.name_of(&entry);
-                let kind = if is_local { FailureKind::Local } else { FailureKind::ServerFault };
+                let kind = if is_local {
+                    FailureKind::Local
+                } else {
+                    FailureKind::ServerFault
+                };
                 let why = Excluded::ModifiedUnknown.to_string();
                 let failure = Failure::new(kind, Operation::ListObjects, &*place, why);
                 return Err(Planned::Failed(Some(entry.key), place, failure));
@@ -472,8 +578,12 @@ impl Sides {
             Ok(key) => Ok((entry, key)),
             Err(error) => {
                 let place = self.name_of(&entry);
-                let failure =
-                    Failure::new(FailureKind::Invalid, Operation::ListObjects, &*place, error.to_string());
+                let failure = Failure::new(
+                    FailureKind::Invalid,
+                    Operation::ListObjects,
+                    &*place,
+                    error.to_string(),
+                );
                 Err(Planned::Failed(Some(entry.key), place, failure))
             }
         }
@@ -497,9 +607,12 @@ impl Sides {
             (_, Archived::Restore) => Ok(Route::Restore),
         };
         match route {
-            Ok(route) => {
-                Planned::Step(Box::new(Step { reason, route, seen, ..Step::without_work(entry, key) }))
-            }
+            Ok(route) => Planned::Step(Box::new(Step {
+                reason,
+                route,
+                seen,
+                ..Step::without_work(entry, key)
+            })),
             Err(failure) => self.failed(&entry, failure),
         }
     }
@@ -508,7 +621,8 @@ impl Sides {
         Planned::Failed(Some(entry.key.clone()), self.name_of(entry), failure)
     }
 
-    /// How an object is copied, as far as a list tells: with `layout: source`, the `ETag` shows the number of parts.
+    /// How an object is copied, as far as a list tells: with `layout: source`, the `ETag` shows the
+    /// number of parts.
     fn listed_route(&self, entry: &Entry, key: &ObjectKey) -> Result<Route, Failure> {
         let usual = self.route(entry.size, &entry.key, key)?;
         let (Some(etag), Some(source), LayoutChoice::Source) =

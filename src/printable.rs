@@ -47,10 +47,12 @@ pub fn printable_json(json: &str) -> Cow<'_, str> {
 /// Returns bytes as hexadecimal digits.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }
 
 /// Cuts text that is longer than `bytes`, and says so.
@@ -71,19 +73,28 @@ pub fn is_printable(c: char) -> bool {
         // The wide space of Chinese and Japanese.
         ' '..='~' | '\u{3000}' => true,
         // Letters and marks that are invisible.
-        '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{3164}' | '\u{ffa0}' => false,
+        '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{3164}' | '\u{ffa0}' => {
+            false
+        }
         // The standard library knows what Unicode calls control, format, separator, and unassigned.
         // It escapes marks only at the beginning of a text.
         _ => {
             let mut text = [b'a'; 5];
             let end = c.encode_utf8(&mut text[1..]).len();
-            std::str::from_utf8(&text[..=end]).is_ok_and(|text| text.escape_debug().nth(1) == Some(c))
+            std::str::from_utf8(&text[..=end])
+                .is_ok_and(|text| text.escape_debug().nth(1) == Some(c))
         }
     }
 }
 
-fn replace(text: &str, keep: impl Fn(char) -> bool, escape: impl Fn(&mut String, char)) -> Cow<'_, str> {
-    let Some(first) = text.find(|c| !keep(c)) else { return Cow::Borrowed(text) };
+fn replace(
+    text: &str,
+    keep: impl Fn(char) -> bool,
+    escape: impl Fn(&mut String, char),
+) -> Cow<'_, str> {
+    let Some(first) = text.find(|c| !keep(c)) else {
+        return Cow::Borrowed(text);
+    };
     let mut shown = String::with_capacity(text.len() + 16);
     shown.push_str(&text[..first]);
     for c in text[first..].chars() {
@@ -103,8 +114,18 @@ mod tests {
 
     #[test]
     fn letters_stay_and_controls_are_escaped() {
-        for plain in ["", "a b~", "ü", "u\u{308}", "日本　語", "שלום", "नमस्ते", "👍🏽", "a\\nb", "'\""]
-        {
+        for plain in [
+            "",
+            "a b~",
+            "ü",
+            "u\u{308}",
+            "日本　語",
+            "שלום",
+            "नमस्ते",
+            "👍🏽",
+            "a\\nb",
+            "'\"",
+        ] {
             assert_eq!(printable(plain), plain);
             assert!(matches!(printable(plain), Cow::Borrowed(_)));
         }
@@ -113,7 +134,10 @@ mod tests {
             ("\u{1b}[31m", r"\u{1b}[31m"),
             ("\u{7f}\u{9b}2J", r"\u{7f}\u{9b}2J"),
             ("\u{202e}gpj.exe", r"\u{202e}gpj.exe"),
-            ("a\u{200b}\u{feff}\u{2028}\u{a0}", r"a\u{200b}\u{feff}\u{2028}\u{a0}"),
+            (
+                "a\u{200b}\u{feff}\u{2028}\u{a0}",
+                r"a\u{200b}\u{feff}\u{2028}\u{a0}",
+            ),
             ("\u{3164}\u{34f}\u{e0041}", r"\u{3164}\u{34f}\u{e0041}"),
         ] {
             assert_eq!(printable(text), shown);
@@ -126,7 +150,10 @@ mod tests {
         let value = serde_json::json!({ "key": "ü\n\u{1b}\u{9b}\u{202e}\u{e0041}\u{7f}" });
         let shown = printable_json(&value.to_string()).into_owned();
         assert!(shown.chars().all(is_printable), "{shown}");
-        assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), value);
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&shown).unwrap(),
+            value
+        );
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! What an endpoint really does: measured on a scratch prefix, with the requests of a copy.
 //!
-//! A profile ([`Capabilities::profile`]) is what is known of a kind of server; this asks the one at hand. Each question
-//! is put as a copy would put it, whatever the profile says: a condition that does not hold must be refused, a
-//! checksum that is wrong too, tags must come back. Each stands alone, so that one bad answer makes no other question
-//! unanswerable, and tells what is refused from what is ignored, because a run notices only the former by itself.
+//! A profile ([`Capabilities::profile`]) is what is known of a kind of server; this asks the one at
+//! hand. Each question is put as a copy would put it, whatever the profile says: a condition that
+//! does not hold must be refused, a checksum that is wrong too, tags must come back. Each stands
+//! alone, so that one bad answer makes no other question unanswerable, and tells what is refused
+//! from what is ignored, because a run notices only the former by itself.
 //!
-//! A finding has its consequence for the job ([`Needs`]). A probe is good if nothing that the job relies on is lacking or
-//! unknown, and nothing was left behind. Whatever was made is removed again, also when a question has no answer or the
-//! probe is stopped; what is reported as left is what the server still shows.
+//! A finding has its consequence for the job ([`Needs`]). A probe is good if nothing that the job
+//! relies on is lacking or unknown, and nothing was left behind. Whatever was made is removed
+//! again, also when a question has no answer or the probe is stopped; what is reported as left is
+//! what the server still shows.
 
 mod attributes;
 mod clean;
@@ -25,7 +27,9 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 pub use self::clean::{Left, Thing};
-pub use self::finding::{AttributeFinding, Claim, Finding, How, RequestFinding, Told, Value, Verdict};
+pub use self::finding::{
+    AttributeFinding, Claim, Finding, How, RequestFinding, Told, Value, Verdict,
+};
 pub use self::needs::Needs;
 pub use self::scratch::NotStored;
 use self::scratch::Scratch;
@@ -73,9 +77,11 @@ impl Probe {
             && !self.attributes.iter().any(AttributeFinding::fails)
     }
 
-    /// Returns what to state under `capabilities:`, one field each: what was found otherwise than said.
+    /// Returns what to state under `capabilities:`, one field each: what was found otherwise than
+    /// said.
     pub fn statements(&self) -> impl Iterator<Item = String> {
-        let differs = |finding: &Finding| Some(format!("{}: {}", finding.name, finding.statement()?));
+        let differs =
+            |finding: &Finding| Some(format!("{}: {}", finding.name, finding.statement()?));
         self.findings.iter().filter_map(differs)
     }
 
@@ -93,12 +99,13 @@ pub fn scratch_prefix() -> String {
     format!(".s3haul-probe-{:08x}/", fastrand::u32(..))
 }
 
-/// Measures what `bucket`'s endpoint does for a job that needs this, with some 120 requests and 11 MiB of bytes below
-/// `prefix`, which must end in a slash and hold nothing. `stop` ends it early, and it cleans up then too.
+/// Measures what `bucket`'s endpoint does for a job that needs this, with some 120 requests and 11
+/// MiB of bytes below `prefix`, which must end in a slash and hold nothing. `stop` ends it early,
+/// and it cleans up then too.
 ///
 /// # Errors
-/// What makes the bucket unusable for a probe: it cannot be listed or written to, it locks all objects, or the prefix is
-/// not empty.
+/// What makes the bucket unusable for a probe: it cannot be listed or written to, it locks all
+/// objects, or the prefix is not empty.
 pub async fn probe(
     bucket: &Bucket,
     prefix: &str,
@@ -115,9 +122,18 @@ pub async fn probe(
         ..Capabilities::AWS
     };
     let halt = CancellationToken::new();
-    let cleaner = bucket.for_probes().halted_by(CancellationToken::new()).assuming(everything);
+    let cleaner = bucket
+        .for_probes()
+        .halted_by(CancellationToken::new())
+        .assuming(everything);
     refuse_unusable(&cleaner, prefix).await?;
-    let mut scratch = Scratch::new(cleaner.halted_by(halt.clone()), prefix, needs.acl, stop, QUESTIONS);
+    let mut scratch = Scratch::new(
+        cleaner.halted_by(halt.clone()),
+        prefix,
+        needs.acl,
+        stop,
+        QUESTIONS,
+    );
     let asked = {
         let mut asking = std::pin::pin!(questions::ask(&mut scratch, &said, needs));
         let halting = async {
@@ -140,14 +156,28 @@ pub async fn probe(
     };
     let requests = found.requests.into_iter().chain(end.requests).collect();
     let (findings, attributes, left) = (found.capabilities, found.attributes, end.left);
-    Ok(Probe { prefix: prefix.to_owned(), requests, findings, attributes, not_stored, left, stopped })
+    Ok(Probe {
+        prefix: prefix.to_owned(),
+        requests,
+        findings,
+        attributes,
+        not_stored,
+        left,
+        stopped,
+    })
 }
 
-/// Refuses a prefix where a probe could not work, or could not tell its own things from those of others.
+/// Refuses a prefix where a probe could not work, or could not tell its own things from those of
+/// others.
 async fn refuse_unusable(bucket: &Bucket, prefix: &str) -> Result<(), Failure> {
     let place = format!("{}/{prefix}", bucket.name());
     let refuse = |message: &str| {
-        Err(Failure::new(FailureKind::Invalid, Operation::ListObjects, place.clone(), message))
+        Err(Failure::new(
+            FailureKind::Invalid,
+            Operation::ListObjects,
+            place.clone(),
+            message,
+        ))
     };
     if !prefix.ends_with('/') || prefix.starts_with('/') {
         return refuse("a scratch prefix ends in a slash and begins with something else");
@@ -157,7 +187,11 @@ async fn refuse_unusable(bucket: &Bucket, prefix: &str) -> Result<(), Failure> {
     }
     // Names may come back in an encoding that the server does not undo.
     let capabilities = bucket.capabilities().clone();
-    let plain = Capabilities { encoded_lists: false, encoded_uploads: false, ..capabilities };
+    let plain = Capabilities {
+        encoded_lists: false,
+        encoded_uploads: false,
+        ..capabilities
+    };
     let bucket = bucket.assuming(plain);
     if !bucket.list(prefix, None, None).await?.items.is_empty() {
         return refuse("the scratch prefix is not empty; name another one");
@@ -172,7 +206,9 @@ async fn refuse_unusable(bucket: &Bucket, prefix: &str) -> Result<(), Failure> {
 
 /// Adds what was left behind to the reason for which there are no findings.
 fn with_left(failure: Failure, left: &[Left]) -> Failure {
-    let Some(first) = left.first() else { return failure };
+    let Some(first) = left.first() else {
+        return failure;
+    };
     failure.noting(&format!(
         "{} things are left behind, for example {} {}; `{}` removes it",
         left.len(),
@@ -191,13 +227,26 @@ mod tests {
     fn what_differs_is_stated_as_a_manifest_states_it() {
         let kept = Told::kept;
         let no = || Told::ignored("");
-        let flag = |name, said, told| Finding { name, claim: Claim::Flag { said, told }, is_needed: true };
+        let flag = |name, said, told| Finding {
+            name,
+            claim: Claim::Flag { said, told },
+            is_needed: true,
+        };
         let said = OnWrites::ALL;
-        let writes = Claim::Writes { said, copy: no(), put: kept(), complete: kept() };
+        let writes = Claim::Writes {
+            said,
+            copy: no(),
+            put: kept(),
+            complete: kept(),
+        };
         let findings = vec![
             flag("tags", true, kept()),
             flag("copy_conditions", false, kept()),
-            Finding { name: "if_match", claim: writes, is_needed: true },
+            Finding {
+                name: "if_match",
+                claim: writes,
+                is_needed: true,
+            },
             flag("checksums", true, Told::unknown("no answer")),
         ];
         let probe = Probe {
@@ -209,7 +258,10 @@ mod tests {
             left: Vec::new(),
             stopped: false,
         };
-        assert_eq!(probe.statement().unwrap(), "{copy_conditions: true, if_match: [put, complete]}");
+        assert_eq!(
+            probe.statement().unwrap(),
+            "{copy_conditions: true, if_match: [put, complete]}"
+        );
         assert!(!probe.is_good());
     }
 }

@@ -1,10 +1,10 @@
 //! What a run leaves behind: one receipt per object as a line of JSON, and a summary for people.
 //!
-//! The first line names the command that the receipts come from, so that [`read`] can find out what to run again.
-//! The file is opened before anything is sent, so that a path that can not be written is told at once. A disk that
-//! fills up later does not stop the copies: the first error is kept, and the run does not exit 0. The writer is the
-//! journal's [`Ledger`], which brings what is missing when the run goes on, or when somebody else cut the file or wrote
-//! to it.
+//! The first line names the command that the receipts come from, so that [`read`] can find out what
+//! to run again. The file is opened before anything is sent, so that a path that can not be written
+//! is told at once. A disk that fills up later does not stop the copies: the first error is kept,
+//! and the run does not exit 0. The writer is the journal's [`Ledger`], which brings what is
+//! missing when the run goes on, or when somebody else cut the file or wrote to it.
 
 mod frame;
 pub mod read;
@@ -91,7 +91,8 @@ pub struct ReportWriter {
     header: Vec<u8>,
     /// The length of the header in the file, which may be that of an earlier session.
     first: u64,
-    /// Set until the first rewind or receipt if this session has begun the file, so that nothing of an earlier one is in it.
+    /// Set until the first rewind or receipt if this session has begun the file, so that nothing of
+    /// an earlier one is in it.
     is_new: bool,
     /// Set for a stream that has to begin with [`GAP`].
     lacks_receipts: bool,
@@ -100,7 +101,8 @@ pub struct ReportWriter {
     is_stream: bool,
     /// The first line of a file, by which it is known again.
     head: Vec<u8>,
-    /// The length that the file has when all is written. A file with another one was cut, or somebody else wrote to it.
+    /// The length that the file has when all is written. A file with another one was cut, or
+    /// somebody else wrote to it.
     position: u64,
     shared: Arc<Shared>,
     /// The checksum of all that is written.
@@ -122,7 +124,11 @@ impl Counted {
     fn of_head(head: &[u8]) -> Self {
         let mut sum = checksum();
         sum.update(head);
-        Self { length: head.len() as u64, lines: 0, sum }
+        Self {
+            length: head.len() as u64,
+            lines: 0,
+            sum,
+        }
     }
 }
 
@@ -166,8 +172,8 @@ impl ReportWriter {
         Self::open(path, origin, |_| Ok(0))
     }
 
-    /// Opens the report that an earlier session of the run has begun, so that its journal can go on with it. Where that is
-    /// gone, or the file is the report of another run, another one is begun.
+    /// Opens the report that an earlier session of the run has begun, so that its journal can go on
+    /// with it. Where that is gone, or the file is the report of another run, another one is begun.
     ///
     /// # Errors
     /// [`ReportError::Target`]. A file that is not a report stays as it is.
@@ -184,7 +190,10 @@ impl ReportWriter {
         origin: &Origin,
         first: impl Fn(&mut File) -> io::Result<u64>,
     ) -> Result<Self, ReportError> {
-        let Target { mut file, is_stream } = Target::open_report(path, origin)?;
+        let Target {
+            mut file,
+            is_stream,
+        } = Target::open_report(path, origin)?;
         let begin = || {
             let mut header = serde_json::to_vec(origin)?;
             header.push(b'\n');
@@ -200,7 +209,11 @@ impl ReportWriter {
             } else {
                 head.clone_from(&header);
             }
-            let (file, shared, counted) = (BufWriter::new(file), Arc::default(), Counted::of_head(&head));
+            let (file, shared, counted) = (
+                BufWriter::new(file),
+                Arc::default(),
+                Counted::of_head(&head),
+            );
             let mut writer = Self {
                 file,
                 header,
@@ -216,9 +229,14 @@ impl ReportWriter {
                 counted,
             };
             if first == 0 {
-                // The header is there from the start, so that a run that is killed early leaves a report of itself.
+                // The header is there from the start, so that a run that is killed early leaves a
+                // report of itself.
                 writer.first = writer.header.len() as u64;
-                writer.error = writer.file.write_all(&writer.header).and_then(|()| writer.file.flush()).err();
+                writer.error = writer
+                    .file
+                    .write_all(&writer.header)
+                    .and_then(|()| writer.file.flush())
+                    .err();
             }
             writer.position = if is_stream || first == 0 {
                 writer.header.len() as u64
@@ -227,21 +245,34 @@ impl ReportWriter {
             };
             Ok(writer)
         };
-        begin()
-            .map_err(|error| TargetError::Create { kind: Kind::Report, path: path.to_owned(), error }.into())
+        begin().map_err(|error| {
+            TargetError::Create {
+                kind: Kind::Report,
+                path: path.to_owned(),
+                error,
+            }
+            .into()
+        })
     }
 
-    /// Returns the means to end the report when the journal, which takes the writer, has been closed.
+    /// Returns the means to end the report when the journal, which takes the writer, has been
+    /// closed.
     ///
     /// # Errors
     /// The process has too many open files.
     pub fn end(&self, path: &Path) -> io::Result<ReportEnd> {
         let file = self.file.get_ref().try_clone()?;
         let (path, shared) = (path.to_owned(), Arc::clone(&self.shared));
-        Ok(ReportEnd { file, path, is_stream: self.is_stream, shared })
+        Ok(ReportEnd {
+            file,
+            path,
+            is_stream: self.is_stream,
+            shared,
+        })
     }
 
-    /// Drops what a device or a pipe has not taken yet, or cuts a file. A length of 0 is that of a report without receipts.
+    /// Drops what a device or a pipe has not taken yet, or cuts a file. A length of 0 is that of a
+    /// report without receipts.
     fn rewind_to(&mut self, length: u64) -> io::Result<u64> {
         let mut is_new = std::mem::take(&mut self.is_new);
         if self.is_stream {
@@ -251,10 +282,14 @@ impl ReportWriter {
                 (self.lacks_receipts, self.position) = (false, header);
                 return Ok(0);
             }
-            // Receipts of an earlier session went to another stream. The mark is written with what follows, because the
-            // journal may find out first that they belong to another run.
+            // Receipts of an earlier session went to another stream. The mark is written with what
+            // follows, because the journal may find out first that they belong to another run.
             self.lacks_receipts |= is_new;
-            self.position = if is_new { header + GAP.len() as u64 } else { length };
+            self.position = if is_new {
+                header + GAP.len() as u64
+            } else {
+                length
+            };
             return Ok(self.position);
         }
         let file = self.file.get_mut();
@@ -286,14 +321,16 @@ impl ReportWriter {
             file.set_len(length)?;
             return file.seek(SeekFrom::End(0));
         }
-        // The file is not what the last session left. The report says so itself, because nobody reads the log later.
+        // The file is not what the last session left. The report says so itself, because nobody
+        // reads the log later.
         if length < there {
             file.set_len(length.max(self.first))?;
         }
         let kept = length_of_receipts(file)?.max(self.first);
         file.set_len(kept)?;
         file.seek(SeekFrom::End(0))?;
-        file.write_all(GAP.as_bytes()).inspect_err(|_| _ = self.file.get_ref().set_len(kept))?;
+        file.write_all(GAP.as_bytes())
+            .inspect_err(|_| _ = self.file.get_ref().set_len(kept))?;
         self.file.stream_position()
     }
 
@@ -302,7 +339,10 @@ impl ReportWriter {
         self.is_new = false;
         self.mark_gap();
         if self.error.is_none() {
-            let written = self.file.write_all(line.as_bytes()).and_then(|()| self.file.write_all(b"\n"));
+            let written = self
+                .file
+                .write_all(line.as_bytes())
+                .and_then(|()| self.file.write_all(b"\n"));
             self.error = written.err();
             self.position += line.len() as u64 + 1;
             self.sum.update(line.as_bytes());
@@ -325,14 +365,20 @@ impl ReportWriter {
             self.counted = count(self.file.get_mut())?;
         }
         self.sum = self.counted.sum;
-        self.shared.lines.store(self.counted.lines, Ordering::Relaxed);
+        self.shared
+            .lines
+            .store(self.counted.lines, Ordering::Relaxed);
         Ok(())
     }
 
     /// Returns the length of a file that is as this session wrote it.
     fn length(&self) -> io::Result<u64> {
         let length = self.file.get_ref().metadata()?.len();
-        if length == self.position { Ok(length) } else { Err(io::Error::other(CHANGED)) }
+        if length == self.position {
+            Ok(length)
+        } else {
+            Err(io::Error::other(CHANGED))
+        }
     }
 }
 
@@ -349,19 +395,26 @@ impl ReportEnd {
     /// Adds the footer to a report that has all its receipts.
     ///
     /// # Errors
-    /// [`ReportError::Footer`] if it cannot be written, [`ReportError::Changed`] if it is not as the journal left it, and
-    /// [`ReportError::Moved`] if the path names another file by now.
+    /// [`ReportError::Footer`] if it cannot be written, [`ReportError::Changed`] if it is not as
+    /// the journal left it, and [`ReportError::Moved`] if the path names another file by now.
     pub fn finish(mut self, footer: &Footer) -> Result<(), ReportError> {
         let Shared { lines, length, sum } = &*self.shared;
         let checksum = Some(format!("{:016x}", sum.load(Ordering::Relaxed)));
-        let footer = Footer { lines: Some(lines.load(Ordering::Relaxed)), checksum, ..footer.clone() };
+        let footer = Footer {
+            lines: Some(lines.load(Ordering::Relaxed)),
+            checksum,
+            ..footer.clone()
+        };
         let length = length.load(Ordering::Relaxed);
         if !self.is_stream && self.file.metadata().is_ok_and(|file| file.len() != length) {
             // Without a footer, nobody takes it for a whole report.
             return Err(ReportError::Changed { path: self.path });
         }
         if let Err(error) = self.write(&footer) {
-            return Err(ReportError::Footer { path: self.path, error });
+            return Err(ReportError::Footer {
+                path: self.path,
+                error,
+            });
         }
         if !self.is_stream && !target::is_at(&self.file, &self.path) {
             return Err(ReportError::Moved { path: self.path });
@@ -372,7 +425,11 @@ impl ReportEnd {
     fn write(&mut self, footer: &Footer) -> io::Result<()> {
         let line = footer.line()?;
         self.file.write_all(&line)?;
-        if self.is_stream { Ok(()) } else { self.file.sync_data() }
+        if self.is_stream {
+            Ok(())
+        } else {
+            self.file.sync_data()
+        }
     }
 }
 
@@ -388,7 +445,9 @@ fn ends_line(file: &mut File, length: u64) -> io::Result<bool> {
 fn begins_with(file: &mut File, head: &[u8]) -> io::Result<bool> {
     let mut found = Vec::new();
     file.rewind()?;
-    Read::by_ref(file).take(head.len() as u64).read_to_end(&mut found)?;
+    Read::by_ref(file)
+        .take(head.len() as u64)
+        .read_to_end(&mut found)?;
     Ok(head.starts_with(&found))
 }
 
@@ -441,19 +500,31 @@ impl Ledger for ReportWriter {
         let synced = if self.is_stream {
             flushed.map(|()| self.position)
         } else {
-            flushed.and_then(|()| self.file.get_ref().sync_data()).and_then(|()| self.length())
+            flushed
+                .and_then(|()| self.file.get_ref().sync_data())
+                .and_then(|()| self.length())
         };
         match &synced {
             Err(error) => self.error = Some(io::Error::new(error.kind(), error.to_string())),
             Ok(length) => {
                 let lines = self.shared.lines.load(Ordering::Relaxed);
-                self.counted = Counted { length: *length, lines, sum: self.sum };
+                self.counted = Counted {
+                    length: *length,
+                    lines,
+                    sum: self.sum,
+                };
                 self.shared.length.store(*length, Ordering::Relaxed);
-                self.shared.sum.store(self.sum.finalize(), Ordering::Relaxed);
+                self.shared
+                    .sum
+                    .store(self.sum.finalize(), Ordering::Relaxed);
             }
         }
         // The next session may write another header, whose length says nothing about receipts.
-        let header = if self.is_stream { self.header.len() as u64 } else { self.first };
+        let header = if self.is_stream {
+            self.header.len() as u64
+        } else {
+            self.first
+        };
         synced.map(|length| if length > header { length } else { 0 })
     }
 }

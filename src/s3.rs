@@ -1,10 +1,10 @@
 //! S3 as this crate speaks to it: the few verbs that a copy needs, in types of our own.
 //!
-//! [`client::Client`] sends exactly one request per call: no retries, no redirects, no hidden checksums. The frequent
-//! requests go past most of the SDK (`direct`). Pacing and
-//! retrying belong to [`crate::bucket`], so that every attempt is counted and paid for in one place. Nothing outside
-//! this module names a type of the SDK, and every error that S3, a proxy or the network can produce becomes a
-//! [`failure::Failure`] in [`failure`].
+//! [`client::Client`] sends exactly one request per call: no retries, no redirects, no hidden
+//! checksums. The frequent requests go past most of the SDK (`direct`). Pacing and retrying belong
+//! to [`crate::bucket`], so that every attempt is counted and paid for in one place. Nothing
+//! outside this module names a type of the SDK, and every error that S3, a proxy or the network can
+//! produce becomes a [`failure::Failure`] in [`failure`].
 
 mod access;
 mod blob;
@@ -90,7 +90,8 @@ pub enum Operation {
     ReadFile,
 }
 
-/// S3 limits and throttles these two apart: 3,500 writes and 5,500 reads per second and partitioned prefix.
+/// S3 limits and throttles these two apart: 3,500 writes and 5,500 reads per second and partitioned
+/// prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Class {
@@ -215,7 +216,8 @@ pub enum ChecksumAlgorithm {
 }
 
 impl ChecksumAlgorithm {
-    /// CRCs can be combined from parts, so a multipart upload may declare them for the whole object; SHA can not.
+    /// CRCs can be combined from parts, so a multipart upload may declare them for the whole
+    /// object; SHA can not.
     #[must_use]
     pub const fn combines(self) -> bool {
         matches!(self, Self::Crc64Nvme | Self::Crc32 | Self::Crc32c)
@@ -249,7 +251,8 @@ pub enum ChecksumKind {
     Composite,
 }
 
-/// A checksum as S3 reports it: base64 of the big-endian bytes, composite values without their `-N`.
+/// A checksum as S3 reports it: base64 of the big-endian bytes, composite values without their
+/// `-N`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checksum {
     /// The algorithm.
@@ -277,7 +280,8 @@ pub struct ContentHeaders {
 /// The tags that a write gives to the object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Tags {
-    /// What the source has. `CopyObject` can do that by itself; for a multipart upload they must be read first.
+    /// What the source has. `CopyObject` can do that by itself; for a multipart upload they must be
+    /// read first.
     #[default]
     AsSource,
     /// Exactly these, possibly none.
@@ -315,7 +319,8 @@ pub struct Lock {
 pub struct Grant {
     /// What is permitted.
     pub permission: Permission,
-    /// Whom, as a grant header names them: `id="…"` (an account's canonical id), `uri="…"` (a group).
+    /// Whom, as a grant header names them: `id="…"` (an account's canonical id), `uri="…"` (a
+    /// group).
     pub grantee: String,
 }
 
@@ -338,8 +343,9 @@ pub struct AnnotationEntry {
     pub size: u64,
 }
 
-/// Everything about an object except its bytes. Built once per object and given to `CopyObject`, `PutObject` and
-/// `CreateMultipartUpload` alike, so that what is kept does not depend on the route.
+/// Everything about an object except its bytes. Built once per object and given to `CopyObject`,
+/// `PutObject` and `CreateMultipartUpload` alike, so that what is kept does not depend on the
+/// route.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Attributes {
     /// Content headers.
@@ -397,8 +403,8 @@ pub struct Head {
     pub event_hold: bool,
     /// True when the `ETag` can not be an MD5 because a KMS or customer key encrypts the object.
     pub kms: bool,
-    /// Whether the bytes can be read: not in `GLACIER`, `DEEP_ARCHIVE` and the archive tiers of `INTELLIGENT_TIERING`,
-    /// unless restored.
+    /// Whether the bytes can be read: not in `GLACIER`, `DEEP_ARCHIVE` and the archive tiers of
+    /// `INTELLIGENT_TIERING`, unless restored.
     pub archive: ArchiveState,
     /// `ARCHIVE_ACCESS` or `DEEP_ARCHIVE_ACCESS`, of `INTELLIGENT_TIERING`; only HEAD tells it.
     pub archive_tier: Option<String>,
@@ -408,8 +414,20 @@ impl Head {
     /// What is there, as the answer to writing it would have told.
     #[must_use]
     pub fn written(self) -> Written {
-        let Self { etag, version, checksum, encryption, .. } = self;
-        Written { etag, version, checksum, encryption, was_found: true }
+        let Self {
+            etag,
+            version,
+            checksum,
+            encryption,
+            ..
+        } = self;
+        Written {
+            etag,
+            version,
+            checksum,
+            encryption,
+            was_found: true,
+        }
     }
 }
 
@@ -461,7 +479,8 @@ pub struct PartDone {
 pub struct Begun {
     /// The upload id.
     pub id: String,
-    /// True when the object will be encrypted with a KMS or customer key, so that no `ETag` of it or its parts follows from bytes.
+    /// True when the object will be encrypted with a KMS or customer key, so that no `ETag` of it
+    /// or its parts follows from bytes.
     pub kms: bool,
 }
 
@@ -498,7 +517,8 @@ pub struct ListedObject {
     pub modified: Option<Timestamp>,
     /// Absent means STANDARD.
     pub storage_class: Option<String>,
-    /// What the listing tells about it. The archive tiers of `INTELLIGENT_TIERING` look readable here.
+    /// What the listing tells about it. The archive tiers of `INTELLIGENT_TIERING` look readable
+    /// here.
     pub archive: ArchiveState,
 }
 
@@ -550,8 +570,8 @@ pub enum WriteCondition {
     None,
     /// `If-None-Match: *`: only if the key is absent. A key that is hidden by a delete marker is.
     Absent,
-    /// `If-Match`: only if the key holds an object with this `ETag` (without quotes). On AWS that wants `s3:GetObject`
-    /// on the destination too.
+    /// `If-Match`: only if the key holds an object with this `ETag` (without quotes). On AWS that
+    /// wants `s3:GetObject` on the destination too.
     Matches(String),
 }
 

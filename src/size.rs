@@ -1,8 +1,8 @@
 //! Byte sizes, byte rates and durations as people write them in manifests and on command lines.
 //!
-//! A bare `64M` means 64,000,000 bytes to some tools and 67,108,864 to others, and a part size that is off by
-//! 5 % changes every multipart `ETag`. So a unit is binary (`KiB`, `MiB`, `GiB`, `TiB`) or plain bytes (`B`), and
-//! anything else is refused with the remedy in the message.
+//! A bare `64M` means 64,000,000 bytes to some tools and 67,108,864 to others, and a part size that
+//! is off by 5 % changes every multipart `ETag`. So a unit is binary (`KiB`, `MiB`, `GiB`, `TiB`)
+//! or plain bytes (`B`), and anything else is refused with the remedy in the message.
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,7 +19,13 @@ pub const GIB: u64 = 1 << 30;
 /// One tebibyte in bytes.
 pub const TIB: u64 = 1 << 40;
 
-const UNITS: [(&str, u64); 5] = [("TiB", TIB), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB), ("B", 1)];
+const UNITS: [(&str, u64); 5] = [
+    ("TiB", TIB),
+    ("GiB", GIB),
+    ("MiB", MIB),
+    ("KiB", KIB),
+    ("B", 1),
+];
 
 /// A number of bytes that was written with a unit, for instance `64MiB` or `1.5GiB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,46 +62,64 @@ impl FromStr for ByteSize {
 
     fn from_str(text: &str) -> Result<Self, SizeError> {
         let text = text.trim();
-        let digits =
-            text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '_').len();
+        let digits = text.len()
+            - text
+                .trim_start_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '_')
+                .len();
         let (number, unit) = text.split_at(digits);
         let (number, unit) = (number.replace('_', ""), unit.trim());
         if number.is_empty() {
             return Err(SizeError::NotANumber(text.to_owned()));
         }
         let Some((_, factor)) = UNITS.iter().find(|(name, _)| *name == unit) else {
-            return Err(SizeError::Unit { text: text.to_owned(), suggestion: suggest(&number, unit) });
+            return Err(SizeError::Unit {
+                text: text.to_owned(),
+                suggestion: suggest(&number, unit),
+            });
         };
-        scale(&number, *factor).map(Self).ok_or_else(|| SizeError::OutOfRange(text.to_owned()))
+        scale(&number, *factor)
+            .map(Self)
+            .ok_or_else(|| SizeError::OutOfRange(text.to_owned()))
     }
 }
 
-/// Returns what to write instead, with exact values: other tools mean 1,000 or 1,024 by the same unit, and by `Mbit`
-/// an eighth.
+/// Returns what to write instead, with exact values: other tools mean 1,000 or 1,024 by the same
+/// unit, and by `Mbit` an eighth.
 fn suggest(number: &str, unit: &str) -> String {
     let unknown = || format!("{number}B for bytes, or {number}MiB");
     let lower = unit.to_ascii_lowercase();
     let power = lower.chars().next().and_then(|prefix| "kmgtp".find(prefix));
     let base = &lower[usize::from(power.is_some())..];
     let power = power.map_or(0, |power| u32::try_from(power).unwrap_or(0) + 1);
-    let (is_binary, base) = base.strip_prefix('i').map_or((false, base), |base| (true, base));
+    let (is_binary, base) = base
+        .strip_prefix('i')
+        .map_or((false, base), |base| (true, base));
     let factor = |thousand: u64| thousand.pow(power);
     let is_bits = matches!(base, "bit" | "bits" | "bps")
         || (power > 0 && unit.ends_with('b') && unit.starts_with(char::is_uppercase));
     if is_bits {
         let bits = scale(number, factor(if is_binary { KIB } else { 1000 }));
-        let Some(bytes) = bits.filter(|bits| bits.is_multiple_of(8)).map(|bits| bits / 8) else {
+        let Some(bytes) = bits
+            .filter(|bits| bits.is_multiple_of(8))
+            .map(|bits| bits / 8)
+        else {
             return "it in bytes, for instance 1250000B".to_owned();
         };
-        return format!("{bytes}B ({number}{unit} are {} bytes)", display_count(bytes));
+        return format!(
+            "{bytes}B ({number}{unit} are {} bytes)",
+            display_count(bytes)
+        );
     }
     if power == 0 || !matches!(base, "" | "b") {
         return unknown();
     }
-    let (Some(binary), Some(decimal)) = (scale(number, factor(KIB)), scale(number, factor(1000))) else {
+    let (Some(binary), Some(decimal)) = (scale(number, factor(KIB)), scale(number, factor(1000)))
+    else {
         return unknown();
     };
-    let exact = UNITS.iter().find(|(_, factor)| binary.is_multiple_of(*factor) && binary >= *factor);
+    let exact = UNITS
+        .iter()
+        .find(|(_, factor)| binary.is_multiple_of(*factor) && binary >= *factor);
     let prefix = lower.get(..1).unwrap_or_default().to_ascii_uppercase();
     let written = match exact {
         Some((name, factor)) if prefix == "P" => format!("{}{name}", binary / factor),
@@ -104,17 +128,28 @@ fn suggest(number: &str, unit: &str) -> String {
     if is_binary {
         return written;
     }
-    format!("{written} ({} bytes) or {decimal}B ({} bytes)", display_count(binary), display_count(decimal))
+    format!(
+        "{written} ({} bytes) or {decimal}B ({} bytes)",
+        display_count(binary),
+        display_count(decimal)
+    )
 }
 
 /// `number` (digits with at most one point) times `factor`, when that is a whole number of bytes.
 fn scale(number: &str, factor: u64) -> Option<u64> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    let whole: u64 = if whole.is_empty() {
+        0
+    } else {
+        whole.parse().ok()?
+    };
     let mut bytes = u128::from(whole) * u128::from(factor);
     if !fraction.is_empty() {
         let scale = 10u128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
-        let part = fraction.parse::<u128>().ok()?.checked_mul(u128::from(factor))?;
+        let part = fraction
+            .parse::<u128>()
+            .ok()?
+            .checked_mul(u128::from(factor))?;
         if part % scale != 0 {
             return None;
         }
@@ -128,7 +163,11 @@ impl ByteSize {
     #[must_use]
     pub fn exact(self) -> String {
         let shown = self.to_string();
-        if shown.parse() == Ok(self) { shown } else { format!("{}B", self.0) }
+        if shown.parse() == Ok(self) {
+            shown
+        } else {
+            format!("{}B", self.0)
+        }
     }
 }
 
@@ -136,12 +175,19 @@ impl fmt::Display for ByteSize {
     /// Exact in the largest unit that divides the size, else rounded to two decimals for people.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = self.0;
-        let (name, factor) = UNITS.iter().find(|(_, factor)| bytes >= *factor).unwrap_or(&("B", 1));
+        let (name, factor) = UNITS
+            .iter()
+            .find(|(_, factor)| bytes >= *factor)
+            .unwrap_or(&("B", 1));
         if bytes.is_multiple_of(*factor) {
             return f.pad(&format!("{}{name}", bytes / factor));
         }
         let hundredths = u128::from(bytes) * 100 / u128::from(*factor);
-        f.pad(&format!("{}.{:02}{name}", hundredths / 100, hundredths % 100))
+        f.pad(&format!(
+            "{}.{:02}{name}",
+            hundredths / 100,
+            hundredths % 100
+        ))
     }
 }
 
@@ -150,7 +196,11 @@ impl FromStr for ByteRate {
 
     fn from_str(text: &str) -> Result<Self, SizeError> {
         let trimmed = text.trim();
-        trimmed.strip_suffix("/s").unwrap_or(trimmed).parse::<ByteSize>().map(|size| Self(size.0))
+        trimmed
+            .strip_suffix("/s")
+            .unwrap_or(trimmed)
+            .parse::<ByteSize>()
+            .map(|size| Self(size.0))
     }
 }
 
@@ -167,12 +217,15 @@ impl fmt::Display for ByteRate {
 pub fn parse_duration(text: &str) -> Result<Duration, SizeError> {
     let refuse = || SizeError::Duration(text.to_owned());
     let (mut rest, mut hours) = (text.trim(), 0_i64);
-    // Weeks and days come first. They have 168 and 24 hours here, which nobody but s3haul can decide.
+    // Weeks and days come first. They have 168 and 24 hours here, which nobody but s3haul can
+    // decide.
     for (unit, factor) in [('w', 7 * 24), ('d', 24)] {
         if let Some((number, behind)) = rest.split_once(unit)
             && let Ok(number) = number.trim_end().parse::<u32>()
         {
-            hours = hours.checked_add(i64::from(number) * factor).ok_or_else(refuse)?;
+            hours = hours
+                .checked_add(i64::from(number) * factor)
+                .ok_or_else(refuse)?;
             rest = behind.trim_start();
         }
     }
@@ -182,7 +235,10 @@ pub fn parse_duration(text: &str) -> Result<Duration, SizeError> {
         rest => rest.parse().map_err(|_| refuse())?,
     };
     let is_negative = short.is_negative();
-    let span = long.checked_add(short).filter(|_| !is_negative).ok_or_else(refuse)?;
+    let span = long
+        .checked_add(short)
+        .filter(|_| !is_negative)
+        .ok_or_else(refuse)?;
     Duration::try_from(span).map_err(|_| refuse())
 }
 
@@ -238,17 +294,33 @@ mod tests {
 
     #[test]
     fn ambiguous_units_are_refused_with_what_to_write() {
-        for (text, remedy) in
-            [("64M", "64MiB"), ("64MB", "64MiB"), ("1g", "1GiB"), ("12", "12B"), ("5mib", "5MiB")]
-        {
+        for (text, remedy) in [
+            ("64M", "64MiB"),
+            ("64MB", "64MiB"),
+            ("1g", "1GiB"),
+            ("12", "12B"),
+            ("5mib", "5MiB"),
+        ] {
             let message = text.parse::<ByteSize>().unwrap_err().to_string();
             assert!(message.contains(remedy), "{message}");
         }
         for (text, remedy) in [
-            ("64MB", "write 64MiB (67,108,864 bytes) or 64000000B (64,000,000 bytes)"),
-            ("5GB", "write 5GiB (5,368,709,120 bytes) or 5000000000B (5,000,000,000 bytes)"),
-            ("1.5T", "write 1.5TiB (1,649,267,441,664 bytes) or 1500000000000B (1,500,000,000,000 bytes)"),
-            ("2PB", "write 2048TiB (2,251,799,813,685,248 bytes) or 2000000000000000B"),
+            (
+                "64MB",
+                "write 64MiB (67,108,864 bytes) or 64000000B (64,000,000 bytes)",
+            ),
+            (
+                "5GB",
+                "write 5GiB (5,368,709,120 bytes) or 5000000000B (5,000,000,000 bytes)",
+            ),
+            (
+                "1.5T",
+                "write 1.5TiB (1,649,267,441,664 bytes) or 1500000000000B (1,500,000,000,000 bytes)",
+            ),
+            (
+                "2PB",
+                "write 2048TiB (2,251,799,813,685,248 bytes) or 2000000000000000B",
+            ),
             ("10Mbit", "write 1250000B (10Mbit are 1,250,000 bytes)"),
             ("1Gb", "write 125000000B (1Gb are 125,000,000 bytes)"),
             ("100kbps", "write 12500B (100kbps are 12,500 bytes)"),
@@ -262,7 +334,13 @@ mod tests {
         }
         let message = "10Mbit/s".parse::<ByteRate>().unwrap_err().to_string();
         assert!(message.contains("write 1250000B"), "{message}");
-        assert!("MiB".parse::<ByteSize>().unwrap_err().to_string().contains("64MiB"));
+        assert!(
+            "MiB"
+                .parse::<ByteSize>()
+                .unwrap_err()
+                .to_string()
+                .contains("64MiB")
+        );
         assert!("0.3B".parse::<ByteSize>().is_err());
         assert!("99999999TiB".parse::<ByteSize>().is_err());
     }
@@ -290,7 +368,10 @@ mod tests {
         assert_eq!(parse_duration("2d"), Ok(Duration::from_hours(48)));
         assert_eq!(parse_duration("1h 30m"), Ok(Duration::from_mins(90)));
         assert_eq!(parse_duration("2w"), Ok(Duration::from_hours(14 * 24)));
-        assert_eq!(parse_duration("1w 1d 12h"), Ok(Duration::from_hours(8 * 24 + 12)));
+        assert_eq!(
+            parse_duration("1w 1d 12h"),
+            Ok(Duration::from_hours(8 * 24 + 12))
+        );
         assert_eq!(parse_duration("1d12h"), Ok(Duration::from_hours(36)));
         for wrong in ["", "d", "1d -1h", "1d 2d", "-1d", "w1"] {
             assert!(parse_duration(wrong).is_err(), "{wrong}");

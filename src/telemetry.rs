@@ -1,7 +1,8 @@
 //! Logs: to standard error, as text or as lines of JSON.
 //!
-//! `S3HAUL_LOG` takes filter directives (`s3haul=debug,aws=info`) and wins over `-v`. Spans are not used on the path of
-//! a request: at thousands of requests a second they cost more than the request.
+//! `S3HAUL_LOG` takes filter directives (`s3haul=debug,aws=info`) and wins over `-v`. Spans are not
+//! used on the path of a request: at thousands of requests a second they cost more than the
+//! request.
 //!
 //! Two things hold whatever the directives say. No secret is logged: the SDK and the HTTP client
 //! print requests with all their headers at the level trace, and so nothing from outside this crate
@@ -34,7 +35,8 @@ pub enum LogFormat {
     Json,
 }
 
-/// Begins logging. `verbosity` 0 shows warnings, 1 information, 2 debugging, 3 the SDK's too. `colors` applies to text.
+/// Begins logging. `verbosity` 0 shows warnings, 1 information, 2 debugging, 3 the SDK's too.
+/// `colors` applies to text.
 ///
 /// # Errors
 /// `S3HAUL_LOG` is set to something that is no filter; the text says what.
@@ -51,22 +53,31 @@ pub fn init(verbosity: u8, format: LogFormat, colors: bool) -> Result<(), String
     };
     let safe = filter_fn(|metadata| !may_hold_secrets(metadata));
     let registry = tracing_subscriber::registry().with(filter).with(safe);
-    let layer = tracing_subscriber::fmt::layer().with_timer(SystemTime).with_ansi(colors);
+    let layer = tracing_subscriber::fmt::layer()
+        .with_timer(SystemTime)
+        .with_ansi(colors);
     // A second initialisation is a test's; the first one stays.
     let _ = match format {
         LogFormat::Text => {
-            let layer = layer.with_target(false).fmt_fields(fields()).with_writer(|| Above { json: false });
+            let layer = layer
+                .with_target(false)
+                .fmt_fields(fields())
+                .with_writer(|| Above { json: false });
             registry.with(layer).try_init()
         }
         LogFormat::Json => {
-            let layer = layer.json().flatten_event(true).with_writer(|| Above { json: true });
+            let layer = layer
+                .json()
+                .flatten_event(true)
+                .with_writer(|| Above { json: true });
             registry.with(layer).try_init()
         }
     };
     Ok(())
 }
 
-/// Modules that print secrets at other levels than trace, with the most verbose level that does not.
+/// Modules that print secrets at other levels than trace, with the most verbose level that does
+/// not.
 const INDISCREET: [(&str, Level); 2] = [
     // Quotes lines of the shared credentials file that it cannot read.
     ("aws_runtime::env_config::normalize", Level::ERROR),
@@ -78,12 +89,17 @@ const INDISCREET: [(&str, Level); 2] = [
 fn may_hold_secrets(metadata: &Metadata<'_>) -> bool {
     let (target, level) = (metadata.target(), *metadata.level());
     let is_within = |module: &str| {
-        target.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+        target
+            .strip_prefix(module)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
     };
     if is_within("s3haul") {
         return false;
     }
-    level == Level::TRACE || INDISCREET.iter().any(|(module, most)| is_within(module) && level > *most)
+    level == Level::TRACE
+        || INDISCREET
+            .iter()
+            .any(|(module, most)| is_within(module) && level > *most)
 }
 
 /// Writes the fields of an event into one line, with values escaped.
@@ -120,9 +136,14 @@ impl io::Write for Above {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let written = line.len();
         let text = String::from_utf8_lossy(line);
-        let escaped = self.json.then(|| format!("{}\n", printable_json(text.trim_end_matches('\n'))));
+        let escaped = self
+            .json
+            .then(|| format!("{}\n", printable_json(text.trim_end_matches('\n'))));
         let line = escaped.as_ref().map_or(line, String::as_bytes);
-        let screen = SCREEN.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let screen = SCREEN
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let mut outcome = Ok(());
         let mut write = || outcome = io::Write::write_all(&mut io::stderr().lock(), line);
         match screen {
@@ -137,8 +158,8 @@ impl io::Write for Above {
     }
 }
 
-/// Reads filter directives. A word without `=` that is no level would select a module of that name, and so hide all
-/// others: it is taken for a module only if it can be one.
+/// Reads filter directives. A word without `=` that is no level would select a module of that name,
+/// and so hide all others: it is taken for a module only if it can be one.
 fn filter(directives: &str) -> Result<EnvFilter, String> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     const MODULES: [&str; 6] = ["s3haul", "aws", "hyper", "rustls", "h2", "tokio"];
@@ -147,13 +168,19 @@ fn filter(directives: &str) -> Result<EnvFilter, String> {
             "{VARIABLE}: {what}; write a level (off, error, warn, info, debug, trace) or for instance s3haul=debug,aws=info"
         )
     };
-    for word in directives.split(',').map(str::trim).filter(|word| !word.contains(['=', '['])) {
+    for word in directives
+        .split(',')
+        .map(str::trim)
+        .filter(|word| !word.contains(['=', '[']))
+    {
         let is_level = LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
         if !is_level && !MODULES.iter().any(|module| word.starts_with(module)) {
             return Err(refuse(format!("`{word}` is not a level")));
         }
     }
-    EnvFilter::builder().parse(directives).map_err(|error| refuse(format!("`{directives}`: {error}")))
+    EnvFilter::builder()
+        .parse(directives)
+        .map_err(|error| refuse(format!("`{directives}`: {error}")))
 }
 
 #[cfg(test)]
@@ -162,12 +189,21 @@ mod tests {
 
     #[test]
     fn wrong_filters_are_told() {
-        for good in ["info", "DEBUG", "s3haul=debug,aws=info", "s3haul::pace", "aws_config=trace"] {
+        for good in [
+            "info",
+            "DEBUG",
+            "s3haul=debug,aws=info",
+            "s3haul::pace",
+            "aws_config=trace",
+        ] {
             assert!(filter(good).is_ok(), "{good}");
         }
         for bad in ["infoo", "verbose,aws=info", "s3haul=loud"] {
             let told = filter(bad).unwrap_err();
-            assert!(told.contains("S3HAUL_LOG") && told.contains("a level"), "{told}");
+            assert!(
+                told.contains("S3HAUL_LOG") && told.contains("a level"),
+                "{told}"
+            );
         }
     }
 }

@@ -1,9 +1,11 @@
-//! Are two sides equal? Answered without copying anything, and without reading a byte unless one asks for that.
+//! Are two sides equal? Answered without copying anything, and without reading a byte unless one
+//! asks for that.
 //!
-//! The source is listed, selected and mapped to destination keys exactly as a run would do it, and the destination's listing
-//! is walked along ([`walk`]), so that two buckets of any size take a few pages of memory. Most pairs are settled by what the
-//! lists say: another size is another object, an equal content `ETag` is an equal one. Only where the lists say nothing,
-//! both sides are asked by HEAD, many pairs at a time under the job's pace, and judged by the proofs of a copy
+//! The source is listed, selected and mapped to destination keys exactly as a run would do it, and
+//! the destination's listing is walked along ([`walk`]), so that two buckets of any size take a few
+//! pages of memory. Most pairs are settled by what the lists say: another size is another object,
+//! an equal content `ETag` is an equal one. Only where the lists say nothing, both sides are asked
+//! by HEAD, many pairs at a time under the job's pace, and judged by the proofs of a copy
 //! ([`pair`]). What even those do not tell is *unprovable*, unless the bytes are read ([`Deep`]).
 
 mod pair;
@@ -70,7 +72,9 @@ pub enum Verdict {
 
 impl Verdict {
     fn failed(failure: &Failure) -> Self {
-        Self::Failed { error: failure.into() }
+        Self::Failed {
+            error: failure.into(),
+        }
     }
 
     /// The word for it, as in reports.
@@ -124,7 +128,8 @@ pub struct Counts {
     pub excluded: u64,
     /// Equal pairs by what that rests on.
     pub proofs: BTreeMap<String, u64>,
-    /// False where the destination could not be searched for extra objects: its keys come in another order.
+    /// False where the destination could not be searched for extra objects: its keys come in
+    /// another order.
     pub looked_for_extra: bool,
 }
 
@@ -176,8 +181,13 @@ impl Counts {
 /// Compares both sides of a transfer. `observe` is told of each pair, in no particular order.
 pub async fn transfer(sides: &Sides, deep: Deep, mut observe: impl FnMut(&Finding)) -> Counts {
     let walk = Walk::new(sides);
-    let mut counts = Counts { looked_for_extra: walk.looks_for_extra(), ..Counts::default() };
-    let at_once = AT_ONCE.min(sides.destination.pacer().slots().ceiling() as usize).max(1);
+    let mut counts = Counts {
+        looked_for_extra: walk.looks_for_extra(),
+        ..Counts::default()
+    };
+    let at_once = AT_ONCE
+        .min(sides.destination.pacer().slots().ceiling() as usize)
+        .max(1);
     let tasks = futures::stream::unfold(walk, |mut walk| async move {
         let task = walk.next().await?;
         Some((task, walk))
@@ -193,9 +203,9 @@ pub async fn transfer(sides: &Sides, deep: Deep, mut observe: impl FnMut(&Findin
                     Task::Compare(step, found) => {
                         Settled::Found(Pair::of_step(sides, &step).settle(&found, deep).await)
                     }
-                    Task::Surplus(entry, source) => {
-                        walk::surplus(sides, &entry, source).await.map_or(Settled::Nothing, Settled::Found)
-                    }
+                    Task::Surplus(entry, source) => walk::surplus(sides, &entry, source)
+                        .await
+                        .map_or(Settled::Nothing, Settled::Found),
                 }
             })
             .buffer_unordered(at_once)
@@ -239,11 +249,17 @@ pub struct Place {
 
 impl Place {
     fn uri(&self) -> String {
-        S3Uri { bucket: self.bucket.name().clone(), key: self.key.clone() }.to_string()
+        S3Uri {
+            bucket: self.bucket.name().clone(),
+            key: self.key.clone(),
+        }
+        .to_string()
     }
 }
 
 /// Compares two objects, as a receipt names them.
 pub async fn objects(source: Place, destination: Place, deep: Deep) -> Finding {
-    Pair::of_places(source, destination).settle(&walk::Found::Unknown, deep).await
+    Pair::of_places(source, destination)
+        .settle(&walk::Found::Unknown, deep)
+        .await
 }

@@ -4,7 +4,9 @@ use std::future::Future;
 
 use super::{Answer, Bucket, Repeat};
 use crate::location::ObjectKey;
-use crate::s3::{Attributes, Checksum, Failure, FailureKind, Operation, PartDone, WriteCondition, Written};
+use crate::s3::{
+    Attributes, Checksum, Failure, FailureKind, Operation, PartDone, WriteCondition, Written,
+};
 
 impl Bucket {
     /// Writes an object from memory.
@@ -17,9 +19,13 @@ impl Bucket {
         condition: WriteCondition,
     ) -> Result<Answer<Written>, Failure> {
         let signed = self.client.signs_bodies();
-        let sent = self.put_paced(key, &body, attributes, checksum, &condition).await;
+        let sent = self
+            .put_paced(key, &body, attributes, checksum, &condition)
+            .await;
         self.signed_if_need_be(signed, sent, |bucket| async move {
-            bucket.put_paced(key, &body, attributes, checksum, &condition).await
+            bucket
+                .put_paced(key, &body, attributes, checksum, &condition)
+                .await
         })
         .await
     }
@@ -32,9 +38,22 @@ impl Bucket {
         checksum: Option<&Checksum>,
         condition: &WriteCondition,
     ) -> Result<Answer<Written>, Failure> {
-        self.call(Operation::PutObject, Some(key), body.len() as u64, Repeat::Always, || {
-            self.client.put_object(&self.name, key, body.clone(), attributes, checksum, condition)
-        })
+        self.call(
+            Operation::PutObject,
+            Some(key),
+            body.len() as u64,
+            Repeat::Always,
+            || {
+                self.client.put_object(
+                    &self.name,
+                    key,
+                    body.clone(),
+                    attributes,
+                    checksum,
+                    condition,
+                )
+            },
+        )
         .await
     }
 
@@ -48,9 +67,13 @@ impl Bucket {
         checksum: Option<&Checksum>,
     ) -> Result<Answer<PartDone>, Failure> {
         let signed = self.client.signs_bodies();
-        let sent = self.part_paced(key, upload_id, number, &body, checksum).await;
+        let sent = self
+            .part_paced(key, upload_id, number, &body, checksum)
+            .await;
         self.signed_if_need_be(signed, sent, |bucket| async move {
-            bucket.part_paced(key, upload_id, number, &body, checksum).await
+            bucket
+                .part_paced(key, upload_id, number, &body, checksum)
+                .await
         })
         .await
     }
@@ -65,14 +88,32 @@ impl Bucket {
     ) -> Result<Answer<PartDone>, Failure> {
         let size = body.len() as u64;
         let answer = self
-            .call(Operation::UploadPart, Some(key), size, Repeat::Always, || {
-                self.client.upload_part(&self.name, key, upload_id, number, body.clone(), checksum)
-            })
+            .call(
+                Operation::UploadPart,
+                Some(key),
+                size,
+                Repeat::Always,
+                || {
+                    self.client.upload_part(
+                        &self.name,
+                        key,
+                        upload_id,
+                        number,
+                        body.clone(),
+                        checksum,
+                    )
+                },
+            )
             .await?;
         let (etag, echoed) = answer.value;
         let checksum = echoed.or_else(|| checksum.map(|checksum| checksum.value.clone()));
         Ok(Answer {
-            value: PartDone { number, size, etag, checksum },
+            value: PartDone {
+                number,
+                size,
+                etag,
+                checksum,
+            },
             attempts: answer.attempts,
             maybe_twice: answer.maybe_twice,
         })
@@ -92,17 +133,25 @@ impl Bucket {
             Err(failure) if *failure.kind() == FailureKind::Denied && !was_signed => failure,
             answer => return answer,
         };
-        let Some(trial) = self.client.trial().await else { return Err(denied) };
+        let Some(trial) = self.client.trial().await else {
+            return Err(denied);
+        };
         tracing::debug!(failure = %denied, "will be sent again with its body signed");
         self.pacer.retried();
         // In a box: most requests need no second.
-        let signing = Self { client: self.client.signing_bodies(), ..self.clone() };
+        let signing = Self {
+            client: self.client.signing_bodies(),
+            ..self.clone()
+        };
         let signed = Box::pin(again(signing)).await;
         trial.ended(signed.as_ref().err().map(Failure::kind));
         match signed {
             Err(failure) if *failure.kind() == FailureKind::Denied => Err(denied),
             Err(failure) => Err(failure),
-            Ok(answer) => Ok(Answer { attempts: answer.attempts + denied.details().attempts, ..answer }),
+            Ok(answer) => Ok(Answer {
+                attempts: answer.attempts + denied.details().attempts,
+                ..answer
+            }),
         }
     }
 }

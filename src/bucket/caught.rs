@@ -1,8 +1,9 @@
 //! Keeps a panic inside a request from ending more than that request.
 //!
-//! The SDK panics on some values that it cannot put into a request or take from an answer. s3haul checks those that it knows
-//! (`s3::ids`, `s3::octets`); for the others, a panic becomes a failure that names the request. Nobody knows if the request
-//! took effect. The text of the panic may quote the server or hold a secret, so the failure does not repeat it.
+//! The SDK panics on some values that it cannot put into a request or take from an answer. s3haul
+//! checks those that it knows (`s3::ids`, `s3::octets`); for the others, a panic becomes a failure
+//! that names the request. Nobody knows if the request took effect. The text of the panic may quote
+//! the server or hold a secret, so the failure does not repeat it.
 
 use std::panic::AssertUnwindSafe;
 
@@ -27,7 +28,9 @@ impl Bucket {
         F: Future<Output = Result<T, Failure>>,
     {
         // The attempt begins inside, for what it does before its first await.
-        let outcome = AssertUnwindSafe(async { attempt().await }).catch_unwind().await;
+        let outcome = AssertUnwindSafe(async { attempt().await })
+            .catch_unwind()
+            .await;
         outcome.unwrap_or_else(|_panic| {
             let place = key.map_or_else(|| self.name.to_string(), |key| self.place(key));
             let message = "s3haul panicked while it made this request or read its answer";
@@ -48,10 +51,22 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_fails_its_request_and_names_it() {
-        let endpoint = Endpoint { url: Some("http://127.0.0.1:9".to_owned()), ..Endpoint::default() };
-        let credentials = StaticCredentials { access_key: "id".to_owned(), secret_key: "secret".to_owned() };
-        let connect = Connect { endpoint: endpoint.into(), region: None, credentials: Some(credentials) };
-        let bucket = Bucket::connect(connect, "lake".parse().unwrap()).await.unwrap();
+        let endpoint = Endpoint {
+            url: Some("http://127.0.0.1:9".to_owned()),
+            ..Endpoint::default()
+        };
+        let credentials = StaticCredentials {
+            access_key: "id".to_owned(),
+            secret_key: "secret".to_owned(),
+        };
+        let connect = Connect {
+            endpoint: endpoint.into(),
+            region: None,
+            credentials: Some(credentials),
+        };
+        let bucket = Bucket::connect(connect, "lake".parse().unwrap())
+            .await
+            .unwrap();
         let key: ObjectKey = "a\u{1b}b".parse().unwrap();
         let attempts = AtomicU32::new(0);
         for panics_at_once in [true, false] {
@@ -64,12 +79,24 @@ mod tests {
                 }
             };
             let create = Operation::CreateMultipartUpload;
-            let failure = bucket.call(create, Some(&key), 0, Repeat::Always, attempt).await.unwrap_err();
+            let failure = bucket
+                .call(create, Some(&key), 0, Repeat::Always, attempt)
+                .await
+                .unwrap_err();
             assert_eq!(failure.kind(), &FailureKind::Bug);
             let text = failure.to_string();
-            assert!(text.starts_with(r"CreateMultipartUpload lake/a\u{1b}b: bug: s3haul panicked"), "{text}");
-            assert!(text.ends_with("please report it") && !text.contains("html"), "{text}");
-            assert!(failure.may_have_taken_effect(), "an upload may have been created");
+            assert!(
+                text.starts_with(r"CreateMultipartUpload lake/a\u{1b}b: bug: s3haul panicked"),
+                "{text}"
+            );
+            assert!(
+                text.ends_with("please report it") && !text.contains("html"),
+                "{text}"
+            );
+            assert!(
+                failure.may_have_taken_effect(),
+                "an upload may have been created"
+            );
         }
         assert_eq!(attempts.into_inner(), 2, "it would panic again");
     }

@@ -1,8 +1,9 @@
 //! The first requests of a run, which find out whether its buckets can be used at all.
 //!
-//! A server that does not answer yet, and a configured provider of credentials that is not up yet, are waited for as long
-//! as the run's patience lasts, counted from the first request. Nobody waits in silence: from second 2 on the log says
-//! what is waited for and how much patience is left. A fault that cannot pass ends the command at once.
+//! A server that does not answer yet, and a configured provider of credentials that is not up yet,
+//! are waited for as long as the run's patience lasts, counted from the first request. Nobody waits
+//! in silence: from second 2 on the log says what is waited for and how much patience is left. A
+//! fault that cannot pass ends the command at once.
 
 use std::fmt::Write as _;
 use std::future::Future;
@@ -22,10 +23,12 @@ const SILENT: Duration = Duration::from_secs(2);
 const AGAIN: Duration = Duration::from_secs(30);
 /// The longest pause between attempts, so that a server that comes up is noticed.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// One attempt may take this long although less patience is left: a server far away needs some time to answer.
+/// One attempt may take this long although less patience is left: a server far away needs some time
+/// to answer.
 const LEAST: Duration = Duration::from_secs(5);
 
-/// The patience with buckets that have not answered yet. One for all buckets of a run; cheap to clone.
+/// The patience with buckets that have not answered yet. One for all buckets of a run; cheap to
+/// clone.
 #[derive(Clone, Debug)]
 pub struct Contact(Arc<Shared>);
 
@@ -42,7 +45,11 @@ impl Contact {
     /// Begins with the first request that is sent.
     #[must_use]
     pub fn new(patience: Duration) -> Self {
-        Self(Arc::new(Shared { patience, began: OnceLock::new(), last: Mutex::default() }))
+        Self(Arc::new(Shared {
+            patience,
+            began: OnceLock::new(),
+            last: Mutex::default(),
+        }))
     }
 
     /// Returns the time since the first request.
@@ -75,10 +82,14 @@ impl Contact {
         if !failure.kind().may_pass_later() || !self.left().is_zero() {
             return failure;
         }
-        failure.noting(&format!("waited {}, as `patience` says", display_duration(self.0.patience)))
+        failure.noting(&format!(
+            "waited {}, as `patience` says",
+            display_duration(self.0.patience)
+        ))
     }
 
-    /// Does `ask`, which sends the first requests to `bucket`, and says what it waits for when that takes long.
+    /// Does `ask`, which sends the first requests to `bucket`, and says what it waits for when that
+    /// takes long.
     ///
     /// # Errors
     /// Those of `ask`.
@@ -105,7 +116,10 @@ impl Contact {
                 !failure.kind().may_pass_later() && *failure.kind() != FailureKind::Stopped
             });
             if let Some(awaited) = awaited.filter(|_| is_there) {
-                tracing::warn!("{awaited} answers after {}", display_duration(began.elapsed()));
+                tracing::warn!(
+                    "{awaited} answers after {}",
+                    display_duration(began.elapsed())
+                );
             }
             return answer;
         }
@@ -113,22 +127,37 @@ impl Contact {
 
     /// Says what is waited for, and returns its name.
     fn say(&self, bucket: &Bucket) -> String {
-        let last = self.0.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let last = self
+            .0
+            .last
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let provider = bucket.client.awaited_credentials();
         let (awaited, mut text) = match (provider, last) {
             (Some(provider), _) => ("the provider of the credentials".to_owned(), provider),
             (None, Some(failure)) => {
                 let server = reached(bucket);
-                (bucket.server().to_owned(), format!("{server}: {}", failure.details().message))
+                (
+                    bucket.server().to_owned(),
+                    format!("{server}: {}", failure.details().message),
+                )
             }
             (None, None) => {
                 let server = reached(bucket);
-                (bucket.server().to_owned(), format!("{server}: no answer yet"))
+                (
+                    bucket.server().to_owned(),
+                    format!("{server}: no answer yet"),
+                )
             }
         };
         let _ = match self.left() {
             Duration::ZERO => write!(text, "; gives up with this attempt (`patience`)"),
-            left => write!(text, "; gives up in {} (`patience`)", display_duration(left)),
+            left => write!(
+                text,
+                "; gives up in {} (`patience`)",
+                display_duration(left)
+            ),
         };
         tracing::warn!("waiting for {text}");
         awaited

@@ -1,11 +1,12 @@
-//! Repeats a 403 where the same kind of request has succeeded, and ends the requests of an object that has failed.
+//! Repeats a 403 where the same kind of request has succeeded, and ends the requests of an object
+//! that has failed.
 //!
-//! See [`crate::pace::Lanes::doubts_denial`] for what is doubted and why. An upload that has stored a part in this run is always
-//! worth the doubt: it may hold terabytes.
+//! See [`crate::pace::Lanes::doubts_denial`] for what is doubted and why. An upload that has stored
+//! a part in this run is always worth the doubt: it may hold terabytes.
 //!
-//! Parts of an object wait for their turn and for their next attempt. Once one of them has failed for good, all others
-//! would be sent for nothing, so those that wait are called off. Requests under way end in peace: an abort that overtakes
-//! a part leaves it behind.
+//! Parts of an object wait for their turn and for their next attempt. Once one of them has failed
+//! for good, all others would be sent for nothing, so those that wait are called off. Requests
+//! under way end in peace: an abort that overtakes a part leaves it behind.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,7 +22,11 @@ impl Bucket {
     /// Returns the same bucket for the requests of one upload, which can be called off together.
     #[must_use]
     pub(crate) fn for_upload(&self) -> Self {
-        Self { over: self.halt.child_token(), has_parts: Arc::default(), ..self.clone() }
+        Self {
+            over: self.halt.child_token(),
+            has_parts: Arc::default(),
+            ..self.clone()
+        }
     }
 
     /// Returns the token that calls off those requests of an upload that wait.
@@ -31,7 +36,13 @@ impl Bucket {
 
     /// Returns the same bucket, whose refusals are believed at once.
     pub(super) fn without_doubt(&self) -> Self {
-        Self { retry: RetryPolicy { doubt: Duration::ZERO, ..self.retry }, ..self.clone() }
+        Self {
+            retry: RetryPolicy {
+                doubt: Duration::ZERO,
+                ..self.retry
+            },
+            ..self.clone()
+        }
     }
 
     /// Notes that a request succeeded that may have copied bytes or stored a part.
@@ -44,19 +55,23 @@ impl Bucket {
         }
     }
 
-    /// Returns the time to wait before a request that failed is sent again, or `None` to give up. `waited` is the time since
-    /// its first failure.
+    /// Returns the time to wait before a request that failed is sent again, or `None` to give up.
+    /// `waited` is the time since its first failure.
     pub(super) fn wait(&self, failure: &Failure, waited: Duration) -> Option<Duration> {
         let (attempts, operation) = (failure.details().attempts, failure.details().operation);
         let is_denied = *failure.kind() == FailureKind::Denied;
         if !is_denied || self.contact.is_some() || self.retry.doubt.is_zero() {
-            return self.retry.wait(failure.kind(), attempts, waited, fastrand::f64());
+            return self
+                .retry
+                .wait(failure.kind(), attempts, waited, fastrand::f64());
         }
         let (lanes, now) = (self.lanes(operation.class()), self.pacer.elapsed());
         // Whoever doubts goes on to the end, though another one has come to believe meanwhile.
-        let is_doubted =
-            attempts > 1 || self.has_parts.load(Ordering::Relaxed) || lanes.doubts_denial(operation, now);
-        let wait = is_doubted.then(|| self.retry.wait_in_doubt(attempts, waited, fastrand::f64()))?;
+        let is_doubted = attempts > 1
+            || self.has_parts.load(Ordering::Relaxed)
+            || lanes.doubts_denial(operation, now);
+        let wait =
+            is_doubted.then(|| self.retry.wait_in_doubt(attempts, waited, fastrand::f64()))?;
         if wait.is_none() {
             lanes.believe_denial(operation, self.retry.doubt, now);
         }

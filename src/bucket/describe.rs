@@ -3,16 +3,21 @@
 use super::{Bucket, Repeat};
 use crate::checksum;
 use crate::location::ObjectKey;
-use crate::s3::{AnnotationEntry, ChecksumAlgorithm, Failure, Grant, Operation, Page, Retention, Tag};
+use crate::s3::{
+    AnnotationEntry, ChecksumAlgorithm, Failure, Grant, Operation, Page, Retention, Tag,
+};
 
 impl Bucket {
-    /// See [`Client::get_tags`](crate::s3::Client::get_tags). Where there are no tags, nobody is asked.
+    /// See [`Client::get_tags`](crate::s3::Client::get_tags). Where there are no tags, nobody is
+    /// asked.
     pub async fn tags(&self, key: &ObjectKey, version: Option<&str>) -> Result<Vec<Tag>, Failure> {
         if !self.capabilities().tags {
             return Ok(Vec::new());
         }
-        self.read(Operation::GetObjectTagging, Some(key), || self.client.get_tags(&self.name, key, version))
-            .await
+        self.read(Operation::GetObjectTagging, Some(key), || {
+            self.client.get_tags(&self.name, key, version)
+        })
+        .await
     }
 
     /// Gives one version of an object exactly these tags; the same again changes nothing.
@@ -22,15 +27,22 @@ impl Bucket {
         version: Option<&str>,
         tags: &[Tag],
     ) -> Result<(), Failure> {
-        let answer = self.call(Operation::PutObjectTagging, Some(key), 0, Repeat::Always, || {
-            self.client.put_tags(&self.name, key, version, tags)
-        });
+        let answer = self.call(
+            Operation::PutObjectTagging,
+            Some(key),
+            0,
+            Repeat::Always,
+            || self.client.put_tags(&self.name, key, version, tags),
+        );
         answer.await.map(|answer| answer.value)
     }
 
     /// See [`Client::get_acl`](crate::s3::Client::get_acl).
     pub async fn acl(&self, key: &ObjectKey, version: Option<&str>) -> Result<Vec<Grant>, Failure> {
-        self.read(Operation::GetObjectAcl, Some(key), || self.client.get_acl(&self.name, key, version)).await
+        self.read(Operation::GetObjectAcl, Some(key), || {
+            self.client.get_acl(&self.name, key, version)
+        })
+        .await
     }
 
     /// See [`Client::get_retention`](crate::s3::Client::get_retention).
@@ -40,13 +52,19 @@ impl Bucket {
         version: Option<&str>,
     ) -> Result<Option<Retention>, Failure> {
         let get = || self.client.get_retention(&self.name, key, version);
-        self.read(Operation::GetObjectRetention, Some(key), get).await
+        self.read(Operation::GetObjectRetention, Some(key), get)
+            .await
     }
 
     /// See [`Client::get_legal_hold`](crate::s3::Client::get_legal_hold).
-    pub async fn legal_hold(&self, key: &ObjectKey, version: Option<&str>) -> Result<Option<bool>, Failure> {
+    pub async fn legal_hold(
+        &self,
+        key: &ObjectKey,
+        version: Option<&str>,
+    ) -> Result<Option<bool>, Failure> {
         let get = || self.client.get_legal_hold(&self.name, key, version);
-        self.read(Operation::GetObjectLegalHold, Some(key), get).await
+        self.read(Operation::GetObjectLegalHold, Some(key), get)
+            .await
     }
 
     /// See [`Client::list_annotations`](crate::s3::Client::list_annotations).
@@ -56,8 +74,12 @@ impl Bucket {
         version: Option<&str>,
         token: Option<&str>,
     ) -> Result<Page<AnnotationEntry>, Failure> {
-        let list = || self.client.list_annotations(&self.name, key, version, token);
-        self.read(Operation::ListObjectAnnotations, Some(key), list).await
+        let list = || {
+            self.client
+                .list_annotations(&self.name, key, version, token)
+        };
+        self.read(Operation::ListObjectAnnotations, Some(key), list)
+            .await
     }
 
     /// See [`Client::get_annotation`](crate::s3::Client::get_annotation).
@@ -68,10 +90,12 @@ impl Bucket {
         entry: &AnnotationEntry,
     ) -> Result<bytes::Bytes, Failure> {
         let get = || self.client.get_annotation(&self.name, key, version, entry);
-        self.read(Operation::GetObjectAnnotation, Some(key), get).await
+        self.read(Operation::GetObjectAnnotation, Some(key), get)
+            .await
     }
 
-    /// Adds an annotation to one version, if that still has this `ETag`; the same again changes nothing.
+    /// Adds an annotation to one version, if that still has this `ETag`; the same again changes
+    /// nothing.
     pub async fn put_annotation(
         &self,
         key: &ObjectKey,
@@ -82,10 +106,17 @@ impl Bucket {
     ) -> Result<(), Failure> {
         let sum = checksum::compute(ChecksumAlgorithm::Crc64Nvme, &text);
         let bytes = text.len() as u64;
-        let answer = self.call(Operation::PutObjectAnnotation, Some(key), bytes, Repeat::Always, || {
-            let text = text.clone();
-            self.client.put_annotation(&self.name, key, version, etag, name, text, Some(&sum))
-        });
+        let answer = self.call(
+            Operation::PutObjectAnnotation,
+            Some(key),
+            bytes,
+            Repeat::Always,
+            || {
+                let text = text.clone();
+                self.client
+                    .put_annotation(&self.name, key, version, etag, name, text, Some(&sum))
+            },
+        );
         answer.await.map(|answer| answer.value)
     }
 }

@@ -16,18 +16,31 @@ pub(super) const GLANCE: Duration = Duration::from_secs(10);
 
 impl Bucket {
     pub(super) fn stopped(&self, operation: Operation, key: Option<&ObjectKey>) -> Failure {
-        Failure::new(FailureKind::Stopped, operation, self.place_of(key), "the run was stopped")
+        Failure::new(
+            FailureKind::Stopped,
+            operation,
+            self.place_of(key),
+            "the run was stopped",
+        )
     }
 
     pub(super) fn place_of(&self, key: Option<&ObjectKey>) -> String {
         key.map_or_else(|| self.name.to_string(), |key| self.place(key))
     }
 
-    /// The failure of a request that was not answered within `limit`: that of the server, unless it never got there because
-    /// the provider of the credentials did not answer.
-    pub(super) fn late(&self, limit: Duration, operation: Operation, key: Option<&ObjectKey>) -> Failure {
+    /// The failure of a request that was not answered within `limit`: that of the server, unless it
+    /// never got there because the provider of the credentials did not answer.
+    pub(super) fn late(
+        &self,
+        limit: Duration,
+        operation: Operation,
+        key: Option<&ObjectKey>,
+    ) -> Failure {
         let within = format!("no answer within {} s", limit.as_secs());
-        let provider = self.contact.as_ref().and_then(|_| self.client.awaited_credentials());
+        let provider = self
+            .contact
+            .as_ref()
+            .and_then(|_| self.client.awaited_credentials());
         let (kind, message) = match provider {
             Some(provider) => (FailureKind::CredentialsUnavailable, provider),
             None => (FailureKind::TimedOut, within),
@@ -35,15 +48,22 @@ impl Bucket {
         Failure::new(kind, operation, self.place_of(key), message)
     }
 
-    /// Names what stands between the server and this machine, where that may be at fault: a proxy that does not answer, or
-    /// a CA bundle without the issuer of the certificate.
+    /// Names what stands between the server and this machine, where that may be at fault: a proxy
+    /// that does not answer, or a CA bundle without the issuer of the certificate.
     pub(super) fn in_its_network(&self, failure: Failure) -> Failure {
         match failure.kind() {
             FailureKind::Certificate(None) if let Some(bundle) = self.client.ca_bundle() => {
-                let message =
-                    format!("the CA bundle {bundle} does not contain the issuer of the server's certificate");
-                let (operation, place) = (failure.details().operation, failure.details().place.clone());
-                Failure::new(FailureKind::Certificate(Some(bundle)), operation, place, message)
+                let message = format!(
+                    "the CA bundle {bundle} does not contain the issuer of the server's certificate"
+                );
+                let (operation, place) =
+                    (failure.details().operation, failure.details().place.clone());
+                Failure::new(
+                    FailureKind::Certificate(Some(bundle)),
+                    operation,
+                    place,
+                    message,
+                )
             }
             FailureKind::Unreachable | FailureKind::TimedOut | FailureKind::Silent
                 if let Some(proxy) = self.client.proxy() =>
@@ -54,9 +74,10 @@ impl Bucket {
         }
     }
 
-    /// Whether the endpoint answers nobody, before a request is given up for `failure`. A run with few requests in flight
-    /// would fail object after object before so many had failed that it counts as an outage, and one object that the
-    /// server chokes on is none: what every server answers, be it with a refusal, tells one from the other.
+    /// Whether the endpoint answers nobody, before a request is given up for `failure`. A run with
+    /// few requests in flight would fail object after object before so many had failed that it
+    /// counts as an outage, and one object that the server chokes on is none: what every server
+    /// answers, be it with a refusal, tells one from the other.
     pub(super) async fn is_silent(&self, failure: &Failure, waited: Duration) -> bool {
         tokio::select! {
             is_silent = self.answers_nobody(failure, waited) => is_silent,
@@ -66,26 +87,49 @@ impl Bucket {
 
     async fn answers_nobody(&self, failure: &Failure, waited: Duration) -> bool {
         let limit = self.retry.silence.min(GLANCE);
-        let Ok(admitted) = self.pacer.admit(&self.reads, "", 0, self.retry.patience).await else {
+        let Ok(admitted) = self
+            .pacer
+            .admit(&self.reads, "", 0, self.retry.patience)
+            .await
+        else {
             return true;
         };
         let sent = Instant::now();
-        let answer = timeout(limit, self.client.head_bucket(&self.name)).await.unwrap_or_else(|_| {
-            let message = format!("no answer within {} s", limit.as_secs());
-            Err(Failure::new(FailureKind::TimedOut, Operation::HeadBucket, self.name.to_string(), message))
-        });
-        self.pacer.learn(admitted, Operation::HeadBucket, answer.as_ref().err(), 0, sent.elapsed(), limit);
+        let answer = timeout(limit, self.client.head_bucket(&self.name))
+            .await
+            .unwrap_or_else(|_| {
+                let message = format!("no answer within {} s", limit.as_secs());
+                Err(Failure::new(
+                    FailureKind::TimedOut,
+                    Operation::HeadBucket,
+                    self.name.to_string(),
+                    message,
+                ))
+            });
+        self.pacer.learn(
+            admitted,
+            Operation::HeadBucket,
+            answer.as_ref().err(),
+            0,
+            sent.elapsed(),
+            limit,
+        );
         let is_silent = answer.is_err_and(|refused| refused.kind().speaks_of_an_outage());
         if is_silent {
-            self.pacer.is_silent(&self.reads, waited, &failure.details().message);
+            self.pacer
+                .is_silent(&self.reads, waited, &failure.details().message);
         }
         is_silent
     }
 
-    /// The same bucket for a request whose outcome was waited for so long already: that counts against the patience.
+    /// The same bucket for a request whose outcome was waited for so long already: that counts
+    /// against the patience.
     #[must_use]
     pub fn after_waiting(&self, waited: Duration) -> Self {
-        Self { waited, ..self.clone() }
+        Self {
+            waited,
+            ..self.clone()
+        }
     }
 
     /// Returns the total time to wait for an answer, over all attempts.
@@ -100,24 +144,29 @@ impl Bucket {
         self.retry.persistence
     }
 
-    /// Returns the time spent on waiting since the first failed attempt, and before it by the caller.
+    /// Returns the time spent on waiting since the first failed attempt, and before it by the
+    /// caller.
     pub(super) fn spent(&self, since: Option<Instant>, held: Duration) -> Duration {
         self.waited + since.map_or(Duration::ZERO, |since| since.elapsed().saturating_sub(held))
     }
 
-    /// The failure of a request that was given up after waiting so long: one of the whole run if no request of this kind
-    /// was answered meanwhile.
+    /// The failure of a request that was given up after waiting so long: one of the whole run if no
+    /// request of this kind was answered meanwhile.
     pub(crate) fn unanswered(&self, failure: Failure, waited: Duration) -> Failure {
         let operation = failure.details().operation;
         let since = self.pacer.elapsed().saturating_sub(waited);
-        let is_single = self.lanes(operation.class()).answered_after(operation, since);
+        let is_single = self
+            .lanes(operation.class())
+            .answered_after(operation, since);
         if *failure.kind() != FailureKind::TimedOut || is_single || waited.is_zero() {
             return self.in_its_network(failure);
         }
         let waited = display_duration(waited);
         self.in_its_network(failure)
             .as_kind(FailureKind::Silent)
-            .noting(&format!("no {operation} was answered for {waited}, see `patience`"))
+            .noting(&format!(
+                "no {operation} was answered for {waited}, see `patience`"
+            ))
     }
 
     pub(super) fn outlasted(
@@ -127,8 +176,16 @@ impl Bucket {
         key: Option<&ObjectKey>,
     ) -> Failure {
         let Outlasted { down_for, reason } = outlasted;
-        let message =
-            format!("{} has not answered for {}: {reason}", reached(self), display_duration(*down_for));
-        Failure::new(FailureKind::Unreachable, operation, self.place_of(key), message)
+        let message = format!(
+            "{} has not answered for {}: {reason}",
+            reached(self),
+            display_duration(*down_for)
+        );
+        Failure::new(
+            FailureKind::Unreachable,
+            operation,
+            self.place_of(key),
+            message,
+        )
     }
 }

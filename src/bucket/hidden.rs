@@ -1,8 +1,9 @@
 //! Remembers whether keys hide the `ETag`s of a bucket.
 //!
-//! An object that a KMS or customer key encrypts has an `ETag` that is no MD5 and looks like one. A list does not show the
-//! encryption, HEAD does. In a bucket that encrypts everything so, a HEAD for each object whose `ETag` disagrees would cost
-//! as many requests as there are objects, every night, and say the same each time.
+//! An object that a KMS or customer key encrypts has an `ETag` that is no MD5 and looks like one. A
+//! list does not show the encryption, HEAD does. In a bucket that encrypts everything so, a HEAD
+//! for each object whose `ETag` disagrees would cost as many requests as there are objects, every
+//! night, and say the same each time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -18,7 +19,11 @@ impl HiddenEtags {
     /// Takes note of a look at an object whose `ETag` disagreed with that of its counterpart.
     pub fn note(&self, is_hidden: bool) {
         // A race loses a count, which costs a request.
-        let next = if is_hidden { self.0.load(Ordering::Relaxed).saturating_add(1) } else { 0 };
+        let next = if is_hidden {
+            self.0.load(Ordering::Relaxed).saturating_add(1)
+        } else {
+            0
+        };
         self.0.store(next, Ordering::Relaxed);
     }
 

@@ -1,8 +1,9 @@
 //! What a bucket keeps besides its current objects: versions, delete markers and archives.
 //!
-//! A copy into a bucket with versions is not harmless to repeat: a request whose answer was lost may have made a version,
-//! and the same again makes another. So what is appended to a history is sent again only after a look at the key: when
-//! its newest version is no longer the one from before ([`Tip`]), the request took effect and is not repeated.
+//! A copy into a bucket with versions is not harmless to repeat: a request whose answer was lost
+//! may have made a version, and the same again makes another. So what is appended to a history is
+//! sent again only after a look at the key: when its newest version is no longer the one from
+//! before ([`Tip`]), the request took effect and is not repeated.
 
 use std::future::Future;
 use std::time::Duration;
@@ -39,39 +40,54 @@ impl From<Option<String>> for Tip {
 impl Bucket {
     /// Whether the bucket keeps versions.
     pub async fn versioning(&self) -> Result<Versioning, Failure> {
-        self.read(Operation::GetBucketVersioning, None, || self.client.get_versioning(&self.name)).await
+        self.read(Operation::GetBucketVersioning, None, || {
+            self.client.get_versioning(&self.name)
+        })
+        .await
     }
 
-    /// Takes the version `null` off an object of a bucket that has no versions. Some servers send it there,
-    /// and refuse it in requests.
+    /// Takes the version `null` off an object of a bucket that has no versions. Some servers send
+    /// it there, and refuse it in requests.
     pub(super) async fn without_null(&self, head: Head) -> Head {
         match self.known_versioning().await {
-            Some(Some(Versioning::Never)) => Head { version: None, ..head },
+            Some(Some(Versioning::Never)) => Head {
+                version: None,
+                ..head
+            },
             // Amazon S3 sends `null` only where there are versions.
-            Some(None) if self.client.url().is_some() => Head { version: None, ..head },
+            Some(None) if self.client.url().is_some() => Head {
+                version: None,
+                ..head
+            },
             _ => head,
         }
     }
 
-    /// Returns what HEAD shows of a version that it does not name: in a bucket without versions, that is the current object.
+    /// Returns what HEAD shows of a version that it does not name: in a bucket without versions,
+    /// that is the current object.
     pub(super) async fn of_version(&self, key: &ObjectKey, head: Head) -> Result<Head, Failure> {
         if self.known_versioning().await != Some(Some(Versioning::Never)) {
             return Ok(head);
         }
-        let message =
-            "a version was asked for, and the bucket has none: the answer is about the current object";
-        Err(Failure::new(FailureKind::ServerFault, Operation::HeadObject, self.place(key), message))
+        let message = "a version was asked for, and the bucket has none: the answer is about the current object";
+        Err(Failure::new(
+            FailureKind::ServerFault,
+            Operation::HeadObject,
+            self.place(key),
+            message,
+        ))
     }
 
-    /// Returns what `GetBucketVersioning` says, which is asked once: `Some(None)` if it is refused, and `None` if there was no
-    /// answer.
+    /// Returns what `GetBucketVersioning` says, which is asked once: `Some(None)` if it is refused,
+    /// and `None` if there was no answer.
     async fn known_versioning(&self) -> Option<Option<Versioning>> {
         let asked = self.versioned.get_or_try_init(|| async {
             match self.versioning().await {
                 Ok(versioning) => Ok(Some(versioning)),
                 // It will be asked for again.
                 Err(failure)
-                    if failure.kind().may_pass_later() || *failure.kind() == FailureKind::Stopped =>
+                    if failure.kind().may_pass_later()
+                        || *failure.kind() == FailureKind::Stopped =>
                 {
                     Err(failure)
                 }
@@ -95,16 +111,25 @@ impl Bucket {
     }
 
     /// The newest version or delete marker of a key.
-    pub(crate) async fn newest_version(&self, key: &ObjectKey) -> Result<Option<ListedVersion>, Failure> {
+    pub(crate) async fn newest_version(
+        &self,
+        key: &ObjectKey,
+    ) -> Result<Option<ListedVersion>, Failure> {
         // Where lists are in order, the key itself comes before all that begin with it.
         let most = self.capabilities().ordered_lists.then_some(1);
         let order = Order::of_versions(self.capabilities().ordered_lists);
-        let mut paging = Paging::new(Operation::ListObjectVersions, &self.name, key.as_str(), order);
+        let mut paging = Paging::new(
+            Operation::ListObjectVersions,
+            &self.name,
+            key.as_str(),
+            order,
+        );
         let mut after = None;
         loop {
             let mut page = self
                 .read(Operation::ListObjectVersions, Some(key), || {
-                    self.client.list_versions(&self.name, key.as_str(), after.as_ref(), most)
+                    self.client
+                        .list_versions(&self.name, key.as_str(), after.as_ref(), most)
                 })
                 .await?;
             if paging.check(&mut page)? == Turn::Again {
@@ -112,7 +137,10 @@ impl Bucket {
             }
             // An empty page that leads to another one says nothing about the key.
             let is_passed = most.is_some() && !page.items.is_empty();
-            let newest = page.items.into_iter().find(|version| version.key == key.as_str());
+            let newest = page
+                .items
+                .into_iter()
+                .find(|version| version.key == key.as_str());
             if newest.is_some() || is_passed || page.next.is_none() {
                 return Ok(newest);
             }
@@ -130,16 +158,24 @@ impl Bucket {
         tip: &Tip,
     ) -> Result<Answer<Written>, Failure> {
         self.append(Operation::CopyObject, key, size, tip, || {
-            self.client.copy_object(source, &self.name, key, attributes, &WriteCondition::None)
+            self.client
+                .copy_object(source, &self.name, key, attributes, &WriteCondition::None)
         })
         .await
     }
 
     /// Puts a delete marker, once, on the version `tip` of `key`. Everything that is there stays.
-    pub async fn append_marker(&self, key: &ObjectKey, tip: &Tip) -> Result<Answer<Written>, Failure> {
+    pub async fn append_marker(
+        &self,
+        key: &ObjectKey,
+        tip: &Tip,
+    ) -> Result<Answer<Written>, Failure> {
         self.append(Operation::DeleteObject, key, 0, tip, || async {
             let version = Some(self.client.put_delete_marker(&self.name, key).await?);
-            Ok(Written { version, ..Written::default() })
+            Ok(Written {
+                version,
+                ..Written::default()
+            })
         })
         .await
     }
@@ -158,19 +194,30 @@ impl Bucket {
         let began = Instant::now();
         let mut attempts = 0;
         loop {
-            let failure = match self.call(operation, Some(key), bytes, Repeat::UnlessUnknown, &attempt).await
+            let failure = match self
+                .call(operation, Some(key), bytes, Repeat::UnlessUnknown, &attempt)
+                .await
             {
-                Ok(answer) => return Ok(Answer { attempts: answer.attempts + attempts, ..answer }),
+                Ok(answer) => {
+                    return Ok(Answer {
+                        attempts: answer.attempts + attempts,
+                        ..answer
+                    });
+                }
                 Err(failure) => failure,
             };
             attempts += failure.details().attempts;
             let unknown = failure.kind().outcome_unknown() && *tip != Tip::Unknown;
-            let wait = match self.retry.wait(failure.kind(), attempts, began.elapsed(), fastrand::f64()) {
-                Some(wait) if unknown => wait,
-                // The look below waits for the end of an outage.
-                None if unknown && self.writes.is_out() => Duration::ZERO,
-                _ => return Err(failure.after(attempts)),
-            };
+            let wait =
+                match self
+                    .retry
+                    .wait(failure.kind(), attempts, began.elapsed(), fastrand::f64())
+                {
+                    Some(wait) if unknown => wait,
+                    // The look below waits for the end of an outage.
+                    None if unknown && self.writes.is_out() => Duration::ZERO,
+                    _ => return Err(failure.after(attempts)),
+                };
             tokio::select! {
                 () = sleep(wait) => {}
                 () = self.waits_in_vain(&self.writes, operation, attempts) => return Err(self.stopped(operation, Some(key)).after(attempts)),
@@ -184,15 +231,25 @@ impl Bucket {
                     None => return Err(failure.after(attempts)),
                 };
                 let version = Some(made.id);
-                let value = Written { etag, version, was_found: true, ..Written::default() };
-                return Ok(Answer { value, attempts, maybe_twice: false });
+                let value = Written {
+                    etag,
+                    version,
+                    was_found: true,
+                    ..Written::default()
+                };
+                return Ok(Answer {
+                    value,
+                    attempts,
+                    maybe_twice: false,
+                });
             }
             tracing::debug!(%failure, "did not take effect, and will be sent again");
             self.pacer.retried();
         }
     }
 
-    /// Asks for an archived version to be made readable. Asking twice does no harm: S3 says that it is under way.
+    /// Asks for an archived version to be made readable. Asking twice does no harm: S3 says that it
+    /// is under way.
     pub async fn restore(
         &self,
         key: &ObjectKey,
@@ -200,9 +257,16 @@ impl Bucket {
         restore: Restore,
         for_days: bool,
     ) -> Result<Restored, Failure> {
-        self.call(Operation::RestoreObject, Some(key), 0, Repeat::Always, || {
-            self.client.restore_object(&self.name, key, version, restore, for_days)
-        })
+        self.call(
+            Operation::RestoreObject,
+            Some(key),
+            0,
+            Repeat::Always,
+            || {
+                self.client
+                    .restore_object(&self.name, key, version, restore, for_days)
+            },
+        )
         .await
         .map(|answer| answer.value)
     }

@@ -1,10 +1,12 @@
 //! Tells refusals that are about a request from those that are about who sent it, and when.
 //!
-//! A server that no longer takes a session token, a key, or the time of a signature refuses every request, whatever it is
-//! about. No object fails for that: the request is sent again with a newer set of credentials or a corrected clock, and
-//! waits as long as `patience` lasts while there is none. A HEAD hides the reason behind a bare 400 or 403, as it does for
-//! an object that one may not read, and a signature may also not match because of the key of one object. In both cases a
-//! list says what it is, unless the server has taken the same credentials in a request that was sent after the refusal.
+//! A server that no longer takes a session token, a key, or the time of a signature refuses every
+//! request, whatever it is about. No object fails for that: the request is sent again with a newer
+//! set of credentials or a corrected clock, and waits as long as `patience` lasts while there is
+//! none. A HEAD hides the reason behind a bare 400 or 403, as it does for an object that one may
+//! not read, and a signature may also not match because of the key of one object. In both cases a
+//! list says what it is, unless the server has taken the same credentials in a request that was
+//! sent after the refusal.
 
 use std::time::Duration;
 
@@ -66,12 +68,19 @@ impl Bucket {
                 self.place_of(key),
                 message,
             )),
-            Err(NotReady::Nothing(true, message)) => Err(self.no_credentials(operation, key, &message)),
+            Err(NotReady::Nothing(true, message)) => {
+                Err(self.no_credentials(operation, key, &message))
+            }
         }
     }
 
     /// The failure of a request that waited for credentials in vain.
-    fn no_credentials(&self, operation: Operation, key: Option<&ObjectKey>, message: &str) -> Failure {
+    fn no_credentials(
+        &self,
+        operation: Operation,
+        key: Option<&ObjectKey>,
+        message: &str,
+    ) -> Failure {
         let waited = display_duration(self.retry.patience);
         let message = format!("{message} (waited {waited}, as `patience` says)");
         let kind = FailureKind::CredentialsUnavailable;
@@ -89,7 +98,11 @@ impl Bucket {
         if *failure.kind() == FailureKind::CredentialsUnavailable {
             return Verdict::Again;
         }
-        let Some(signed) = failure.details().signed.filter(|_| failure.may_be_about_signature()) else {
+        let Some(signed) = failure
+            .details()
+            .signed
+            .filter(|_| failure.may_be_about_signature())
+        else {
             return Verdict::Stands(failure);
         };
         if doubts.clocks < CLOCKS && self.is_about_clock(&failure, doubts) {
@@ -100,7 +113,8 @@ impl Bucket {
         if signed.generation < self.client.credentials() {
             return Verdict::Again;
         }
-        // A key that was never taken is wrong. A session that has expired may be that of a provider which lags.
+        // A key that was never taken is wrong. A session that has expired may be that of a provider
+        // which lags.
         let is_unknown = *failure.kind() == FailureKind::Credentials && !failure.is_about_expiry();
         if is_unknown && !self.client.has_accepted_credentials() {
             return Verdict::Stands(failure);
@@ -127,14 +141,21 @@ impl Bucket {
         if *cause.kind() == FailureKind::ClockSkew {
             let is_over = doubts.clocks >= CLOCKS || !self.is_about_clock(&cause, doubts);
             doubts.clocks += 1;
-            return if is_over { Verdict::Stands(cause) } else { Verdict::Again };
+            return if is_over {
+                Verdict::Stands(cause)
+            } else {
+                Verdict::Again
+            };
         }
         self.without_valid_credentials(cause, key, doubts)
     }
 
-    /// Corrects the clock by a refusal. Returns true if the request may go through when it is sent again.
+    /// Corrects the clock by a refusal. Returns true if the request may go through when it is sent
+    /// again.
     fn is_about_clock(&self, failure: &Failure, doubts: &Doubts) -> bool {
-        let Some(signed) = failure.details().signed else { return false };
+        let Some(signed) = failure.details().signed else {
+            return false;
+        };
         let is_told = *failure.kind() == FailureKind::ClockSkew;
         // The clock may have been set between the signature and the answer.
         self.client.corrects_clock(&signed, is_told) || (is_told && doubts.clocks == 0)
@@ -153,19 +174,29 @@ impl Bucket {
             None => waited >= self.retry.patience,
         };
         if is_over {
-            let message = format!("the server refuses all credentials: {}", cause.details().message);
+            let message = format!(
+                "the server refuses all credentials: {}",
+                cause.details().message
+            );
             return Verdict::Stands(self.no_credentials(cause.details().operation, key, &message));
         }
-        let Some(signed) = cause.details().signed else { return Verdict::Stands(cause) };
+        let Some(signed) = cause.details().signed else {
+            return Verdict::Stands(cause);
+        };
         if self.client.has_fixed_credentials() {
-            return if doubts.refusals > FIXED { Verdict::Stands(cause) } else { Verdict::Again };
+            return if doubts.refusals > FIXED {
+                Verdict::Stands(cause)
+            } else {
+                Verdict::Again
+            };
         }
         tracing::debug!(failure = %cause, "asking for new credentials");
         self.client.refused(signed.generation, &cause);
         Verdict::Again
     }
 
-    /// Returns the refusal of all requests that hides behind a refusal that was `answered` then, if there is one.
+    /// Returns the refusal of all requests that hides behind a refusal that was `answered` then, if
+    /// there is one.
     async fn cause(&self, credentials: u64, answered: Instant) -> Option<Failure> {
         // One asks for all that were refused together.
         let _inquiry = self.client.inquiry().await;
@@ -176,11 +207,18 @@ impl Bucket {
             if newest != credentials || self.client.is_proven_since(credentials, answered) {
                 return None;
             }
-            let admitted = self.pacer.admit(&self.reads, "", 0, self.retry.patience).await.ok()?;
+            let admitted = self
+                .pacer
+                .admit(&self.reads, "", 0, self.retry.patience)
+                .await
+                .ok()?;
             let asked = Instant::now();
-            let listed = timeout(limit, self.client.list_one(&self.name, "", None, None)).await.ok()?;
+            let listed = timeout(limit, self.client.list_one(&self.name, "", None, None))
+                .await
+                .ok()?;
             let refused = listed.as_ref().err();
-            self.pacer.learn(admitted, operation, refused, 0, asked.elapsed(), limit);
+            self.pacer
+                .learn(admitted, operation, refused, 0, asked.elapsed(), limit);
             let Some(refused) = refused else {
                 self.client.accepted(newest, asked);
                 return None;
@@ -196,7 +234,9 @@ impl Bucket {
                 self.client.accepted(newest, asked);
                 return None;
             }
-            let pause = self.retry.wait(refused.kind(), attempt, Duration::ZERO, fastrand::f64());
+            let pause = self
+                .retry
+                .wait(refused.kind(), attempt, Duration::ZERO, fastrand::f64());
             sleep(pause.unwrap_or_default()).await;
         }
         None

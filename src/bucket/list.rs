@@ -7,7 +7,8 @@ use crate::s3::paging::{Order, Paging, Turn};
 use crate::s3::{Failure, FailureKind, ListedObject, Operation, Page};
 
 impl Bucket {
-    /// Prefixes of a directory bucket end in a slash; S3's own words for one that does not are of no help.
+    /// Prefixes of a directory bucket end in a slash; S3's own words for one that does not are of
+    /// no help.
     pub(super) fn check_prefix(&self, operation: Operation, prefix: &str) -> Result<(), Failure> {
         if !self.capabilities().directory || prefix.is_empty() || prefix.ends_with('/') {
             return Ok(());
@@ -15,7 +16,12 @@ impl Bucket {
         let message = format!(
             "in a directory bucket a prefix must end in a slash: write `{prefix}/` instead of `{prefix}`"
         );
-        Err(Failure::new(FailureKind::Invalid, operation, self.name.to_string(), message))
+        Err(Failure::new(
+            FailureKind::Invalid,
+            operation,
+            self.name.to_string(),
+            message,
+        ))
     }
 
     /// See [`Client::list_objects`].
@@ -27,25 +33,37 @@ impl Bucket {
     ) -> Result<Page<ListedObject>, Failure> {
         self.check_prefix(Operation::ListObjects, prefix)?;
         let list = || self.client.list_objects(&self.name, prefix, after, token);
-        // A policy may allow the list of one prefix and not of another, which is asked for in vain at its first page.
+        // A policy may allow the list of one prefix and not of another, which is asked for in vain
+        // at its first page.
         let goes_on = token.is_some() || after.is_some();
         let asks = if goes_on { self } else { &self.without_doubt() };
-        asks.list_at(Operation::ListObjects, after.unwrap_or(prefix), list).await
+        asks.list_at(Operation::ListObjects, after.unwrap_or(prefix), list)
+            .await
     }
 
-    /// Returns the first object behind `after` whose key begins with `prefix`. An empty page that leads to another one does
-    /// not say that there is none.
+    /// Returns the first object behind `after` whose key begins with `prefix`. An empty page that
+    /// leads to another one does not say that there is none.
     ///
     /// # Errors
-    /// See [`Client::list_one`]. It also fails if the list does not end, or holds keys that were not asked for.
-    pub async fn first(&self, prefix: &str, after: Option<&str>) -> Result<Option<ListedObject>, Failure> {
+    /// See [`Client::list_one`]. It also fails if the list does not end, or holds keys that were
+    /// not asked for.
+    pub async fn first(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+    ) -> Result<Option<ListedObject>, Failure> {
         self.check_prefix(Operation::ListObjects, prefix)?;
         // One key has no order.
         let mut paging = Paging::new(Operation::ListObjects, &self.name, prefix, Order::Unknown);
         let mut token = None;
         loop {
-            let list = || self.client.list_one(&self.name, prefix, after, token.as_deref());
-            let mut page = self.list_at(Operation::ListObjects, after.unwrap_or(prefix), list).await?;
+            let list = || {
+                self.client
+                    .list_one(&self.name, prefix, after, token.as_deref())
+            };
+            let mut page = self
+                .list_at(Operation::ListObjects, after.unwrap_or(prefix), list)
+                .await?;
             let turn = paging.check(&mut page)?;
             if let Some(failure) = paging.take_refused().into_iter().next() {
                 return Err(failure);
@@ -71,6 +89,8 @@ impl Bucket {
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        self.call_at(at, operation, None, 0, Repeat::Always, attempt).await.map(|answer| answer.value)
+        self.call_at(at, operation, None, 0, Repeat::Always, attempt)
+            .await
+            .map(|answer| answer.value)
     }
 }

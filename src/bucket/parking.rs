@@ -1,13 +1,14 @@
 //! Gives the place of a request back while it waits for its turn.
 //!
-//! A request of an object has a place in flight, and keeps it from one attempt to the next. While it waits after a refusal, or
-//! stands in a long line, the place is of no use to it: in a prefix in which everything is refused, such requests would
-//! hold all places of the run within a minute. So it leaves the place to others and takes the next free one when its turn
-//! has come.
+//! A request of an object has a place in flight, and keeps it from one attempt to the next. While
+//! it waits after a refusal, or stands in a long line, the place is of no use to it: in a prefix in
+//! which everything is refused, such requests would hold all places of the run within a minute. So
+//! it leaves the place to others and takes the next free one when its turn has come.
 //!
-//! A request may give its place back only if no holder of a place waits for it. A request that answers a question for all
-//! objects, or that holds memory for parts of files, could otherwise wait for the places of those that wait for it. So
-//! only copies leave their places, and the HEAD with which an object starts.
+//! A request may give its place back only if no holder of a place waits for it. A request that
+//! answers a question for all objects, or that holds memory for parts of files, could otherwise
+//! wait for the places of those that wait for it. So only copies leave their places, and the HEAD
+//! with which an object starts.
 
 use std::time::Duration;
 
@@ -26,17 +27,23 @@ impl Bucket {
     /// Returns the same bucket for objects whose copies leave their places while they wait.
     #[must_use]
     pub(crate) fn parking_copies(&self) -> Self {
-        Self { parks: Parks::Copies, ..self.clone() }
+        Self {
+            parks: Parks::Copies,
+            ..self.clone()
+        }
     }
 
     /// Returns the same bucket for a HEAD that leaves its place while it waits.
     #[must_use]
     pub(crate) fn parking_heads(&self) -> Self {
-        Self { parks: Parks::Heads, ..self.clone() }
+        Self {
+            parks: Parks::Heads,
+            ..self.clone()
+        }
     }
 
-    /// Waits until a request about the keys around `at` may be sent, and has its place again if it was `parked`. Returns `None`
-    /// if requests that wait were called off.
+    /// Waits until a request about the keys around `at` may be sent, and has its place again if it
+    /// was `parked`. Returns `None` if requests that wait were called off.
     pub(super) async fn admitted<'a>(
         &'a self,
         at: &'a str,
@@ -48,7 +55,10 @@ impl Bucket {
         let parked = parked.or_else(|| self.park_in_line(at, operation, bytes));
         let lanes = self.lanes(operation.class());
         let wait = async {
-            let admitted = self.pacer.admit(lanes, at, bytes, self.retry.patience).await;
+            let admitted = self
+                .pacer
+                .admit(lanes, at, bytes, self.retry.patience)
+                .await;
             if let Some(parked) = parked {
                 parked.back().await;
             }
@@ -56,7 +66,8 @@ impl Bucket {
         };
         tokio::select! {
             biased;
-            // Before the permission: a request that was called off must not be sent, though it is its turn.
+            // Before the permission: a request that was called off must not be sent, though it is
+            // its turn.
             () = self.over.cancelled() => None,
             admitted = wait => Some(admitted),
             () = self.waits_in_vain(lanes, operation, attempts) => None,
@@ -69,14 +80,22 @@ impl Bucket {
             return None;
         }
         let line = self.lanes(operation.class()).line(at, self.pacer.elapsed());
-        if line < LINE { None } else { self.park(operation, bytes) }
+        if line < LINE {
+            None
+        } else {
+            self.park(operation, bytes)
+        }
     }
 
     /// Gives the place of a request that was throttled back until it is sent again.
     pub(super) fn park_throttled(&self, failure: &Failure, bytes: u64) -> Option<Parked> {
         let operation = failure.details().operation;
         let is_throttled = *failure.kind() == FailureKind::Throttled;
-        if is_throttled && self.may_park(operation) { self.park(operation, bytes) } else { None }
+        if is_throttled && self.may_park(operation) {
+            self.park(operation, bytes)
+        } else {
+            None
+        }
     }
 
     fn park(&self, operation: Operation, bytes: u64) -> Option<Parked> {

@@ -1,7 +1,7 @@
 //! Ends the requests of a bucket when the run stops.
 //!
-//! A request that is in flight may end until `halt`. A request that only waits for its next attempt would be sent into a run
-//! that is over, so the stop ends it at once.
+//! A request that is in flight may end until `halt`. A request that only waits for its next attempt
+//! would be sent into a run that is over, so the stop ends it at once.
 
 use std::time::Duration;
 
@@ -18,7 +18,8 @@ use crate::s3::{Failure, Operation};
 pub(super) enum Purpose {
     /// Copying an object, or planning.
     Object,
-    /// Cleaning up after an object. These requests are sent after the stop too, as long as the server answers.
+    /// Cleaning up after an object. These requests are sent after the stop too, as long as the
+    /// server answers.
     CleanUp,
     /// Writing the journal, which goes on to the end.
     Journal,
@@ -28,19 +29,29 @@ impl Bucket {
     /// Returns the same bucket for requests that tidy up behind the run, and do not end with it.
     #[must_use]
     pub fn tidying_up(&self) -> Self {
-        Self { purpose: Purpose::CleanUp, ..self.halted_by(CancellationToken::new()) }
+        Self {
+            purpose: Purpose::CleanUp,
+            ..self.halted_by(CancellationToken::new())
+        }
     }
 
     /// Returns the same bucket for requests that record how the run ended, and do not end with it.
     #[must_use]
     pub fn outliving_the_run(&self) -> Self {
-        Self { purpose: Purpose::Journal, ..self.halted_by(CancellationToken::new()) }
+        Self {
+            purpose: Purpose::Journal,
+            ..self.halted_by(CancellationToken::new())
+        }
     }
 
     /// Returns the same bucket, whose requests end with `halt`.
     #[must_use]
     pub fn halted_by(&self, halt: CancellationToken) -> Self {
-        Self { over: halt.clone(), halt, ..self.clone() }
+        Self {
+            over: halt.clone(),
+            halt,
+            ..self.clone()
+        }
     }
 
     /// Waits before another attempt of a request that its caller repeats.
@@ -61,7 +72,8 @@ impl Bucket {
         }
     }
 
-    /// Waits until a request that is not under way, after so many attempts, is not to be sent any more.
+    /// Waits until a request that is not under way, after so many attempts, is not to be sent any
+    /// more.
     pub(super) async fn waits_in_vain(&self, lanes: &Lanes, operation: Operation, attempts: u32) {
         let stopped = async {
             self.pacer.stopping().cancelled().await;
@@ -69,7 +81,8 @@ impl Bucket {
             let is_over = match self.purpose {
                 Purpose::Journal => false,
                 Purpose::CleanUp => lanes.is_out(),
-                // The first attempt of anything but a part is what an object that has begun still needs.
+                // The first attempt of anything but a part is what an object that has begun still
+                // needs.
                 Purpose::Object => attempts > 0 || is_part || lanes.is_out(),
             };
             if !is_over {

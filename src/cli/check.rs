@@ -50,7 +50,12 @@ pub(super) struct CheckJob {
 
 impl CheckJob {
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
-        let Looked { place: _place, job, mut connections, exit } = Box::pin(self.look(output)).await?;
+        let Looked {
+            place: _place,
+            job,
+            mut connections,
+            exit,
+        } = Box::pin(self.look(output)).await?;
         if !self.probe {
             return Ok(exit);
         }
@@ -61,13 +66,26 @@ impl CheckJob {
         let stopping = stop.clone();
         let listening = tokio::spawn(async move {
             signalled.wait().await;
-            note("stopping: what the probe made is removed (up to 20 s); once more to stop at once");
+            note(
+                "stopping: what the probe made is removed (up to 20 s); once more to stop at once",
+            );
             stopping.cancel();
         });
         let prefix = self.probe_prefix.as_deref();
-        let probed = Box::pin(probe::probe_all(&job, prefix, &mut connections, &stop, output)).await?;
+        let probed = Box::pin(probe::probe_all(
+            &job,
+            prefix,
+            &mut connections,
+            &stop,
+            output,
+        ))
+        .await?;
         listening.abort();
-        Ok(if matches!(exit, Exit::Done) { probed } else { exit })
+        Ok(if matches!(exit, Exit::Done) {
+            probed
+        } else {
+            exit
+        })
     }
 
     /// Looks at everything without writing.
@@ -96,10 +114,18 @@ impl CheckJob {
             };
             tell(&sides, old_versions.as_ref(), &findings, output)?;
         }
-        if journal::check(&job, &mut connections, output).await?.is_forbidden() {
+        if journal::check(&job, &mut connections, output)
+            .await?
+            .is_forbidden()
+        {
             exit = Exit::Refused;
         }
-        Ok(Looked { place, job, connections, exit })
+        Ok(Looked {
+            place,
+            job,
+            connections,
+            exit,
+        })
     }
 }
 
@@ -129,7 +155,11 @@ fn scratch(text: &str) -> Result<String, String> {
 }
 
 /// Says who asks at each endpoint, and where that is.
-async fn introduce(job: &Job, connections: &mut Connections, output: Output) -> Result<(), CliError> {
+async fn introduce(
+    job: &Job,
+    connections: &mut Connections,
+    output: Output,
+) -> Result<(), CliError> {
     let mut introduced = BTreeSet::new();
     for transfer in &job.transfers {
         let (source, destination) = connections.of_transfer(transfer).await?;
@@ -156,9 +186,17 @@ fn tell(
     findings: &Findings,
     output: Output,
 ) -> Result<(), CliError> {
-    let Sides { transfer, source, destination, .. } = sides;
-    let regions: Vec<_> =
-        source.iter().chain([destination]).map(|bucket| bucket.client().region().to_owned()).collect();
+    let Sides {
+        transfer,
+        source,
+        destination,
+        ..
+    } = sides;
+    let regions: Vec<_> = source
+        .iter()
+        .chain([destination])
+        .map(|bucket| bucket.client().region().to_owned())
+        .collect();
     if output.json {
         let line = serde_json::json!({
             "transfer": transfer.name, "regions": regions, "status": findings.status(), "findings": findings.0,
@@ -169,7 +207,12 @@ fn tell(
         return Ok(());
     }
     let word = findings.status().word();
-    say_line(&format!("{word}  {}: {} ({})", transfer.name, describe(transfer), regions.join(" -> ")))?;
+    say_line(&format!(
+        "{word}  {}: {} ({})",
+        transfer.name,
+        describe(transfer),
+        regions.join(" -> ")
+    ))?;
     if let Some(note) = old_versions {
         say_line(&format!("    in place: {note}"))?;
     }

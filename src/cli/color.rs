@@ -1,4 +1,5 @@
-//! Whether a stream gets colours: what `--color` says, then the environment, then whether it is a terminal.
+//! Whether a stream gets colours: what `--color` says, then the environment, then whether it is a
+//! terminal.
 
 use std::io::IsTerminal;
 
@@ -17,13 +18,15 @@ impl Environment {
         let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         Self {
             no_color: set("NO_COLOR"),
-            force: std::env::var_os("CLICOLOR_FORCE").is_some_and(|value| !value.is_empty() && value != "0"),
+            force: std::env::var_os("CLICOLOR_FORCE")
+                .is_some_and(|value| !value.is_empty() && value != "0"),
             is_dumb: is_dumb(),
         }
     }
 }
 
-/// True for a terminal that only prints (TERM is `dumb` or unset): it can neither colour nor redraw a line.
+/// True for a terminal that only prints (TERM is `dumb` or unset): it can neither colour nor redraw
+/// a line.
 pub(super) fn is_dumb() -> bool {
     console::is_dumb()
 }
@@ -35,7 +38,11 @@ pub(super) fn is_on(choice: ColorChoice, stream: &impl IsTerminal) -> bool {
 
 /// The order is that of the parser's own messages.
 fn decide(choice: ColorChoice, is_terminal: bool, environment: Environment) -> bool {
-    let Environment { no_color, force, is_dumb } = environment;
+    let Environment {
+        no_color,
+        force,
+        is_dumb,
+    } = environment;
     match choice {
         ColorChoice::Always => true,
         ColorChoice::Never => false,
@@ -50,8 +57,20 @@ mod tests {
     #[test]
     fn a_file_gets_colours_only_if_it_is_asked_for() {
         let plain = Environment::default();
-        let no_color = Environment { no_color: true, ..plain };
-        let (force, dumb) = (Environment { force: true, ..plain }, Environment { is_dumb: true, ..plain });
+        let no_color = Environment {
+            no_color: true,
+            ..plain
+        };
+        let (force, dumb) = (
+            Environment {
+                force: true,
+                ..plain
+            },
+            Environment {
+                is_dumb: true,
+                ..plain
+            },
+        );
         for (choice, is_terminal, environment, on) in [
             (ColorChoice::Auto, true, plain, true),
             (ColorChoice::Auto, false, plain, false),

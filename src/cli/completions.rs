@@ -10,20 +10,30 @@ pub(super) fn script(shell: Shell) -> String {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "s3haul", &mut script);
     let script = String::from_utf8_lossy(&script).into_owned();
-    if shell == Shell::Bash { with_files(&script) } else { script }
+    if shell == Shell::Bash {
+        with_files(&script)
+    } else {
+        script
+    }
 }
 
 /// How the section of a command ends, after its flags with values.
 const LAST_RESORT: &str = "            COMPREPLY=( $(compgen -W \"${opts}\"";
 
-/// Makes bash offer files to commands that take one. The generator offers flags and the names of arguments instead, for
-/// as long as nothing is typed.
+/// Makes bash offer files to commands that take one. The generator offers flags and the names of
+/// arguments instead, for as long as nothing is typed.
 fn with_files(script: &str) -> String {
     let mut is_leaf = false;
     let lines = script.lines().map(|line| {
         let trimmed = line.trim_start();
-        if let Some(options) = trimmed.strip_prefix("opts=\"").and_then(|rest| rest.strip_suffix('"')) {
-            let words: Vec<&str> = options.split(' ').filter(|word| !word.starts_with(['<', '['])).collect();
+        if let Some(options) = trimmed
+            .strip_prefix("opts=\"")
+            .and_then(|rest| rest.strip_suffix('"'))
+        {
+            let words: Vec<&str> = options
+                .split(' ')
+                .filter(|word| !word.starts_with(['<', '[']))
+                .collect();
             // A command whose words are all flags has no commands below it.
             is_leaf = words.iter().all(|word| word.starts_with('-'));
             let indent = &line[..line.len() - trimmed.len()];
@@ -51,16 +61,33 @@ mod tests {
     fn bash_offers_files_to_run_and_commands_to_uploads() {
         let script = script(Shell::Bash);
         let section = |name: &str| {
-            let start = script.find(&format!("        {name})\n            opts=")).unwrap();
-            script[start..].lines().take(6).collect::<Vec<_>>().join("\n")
+            let start = script
+                .find(&format!("        {name})\n            opts="))
+                .unwrap();
+            script[start..]
+                .lines()
+                .take(6)
+                .collect::<Vec<_>>()
+                .join("\n")
         };
         let run = section("s3haul__subcmd__run");
-        assert!(!run.contains("<JOB>") && !run.contains("COMP_CWORD} -eq"), "{run}");
-        let start = script.find("        s3haul__subcmd__run)\n            opts=").unwrap();
+        assert!(
+            !run.contains("<JOB>") && !run.contains("COMP_CWORD} -eq"),
+            "{run}"
+        );
+        let start = script
+            .find("        s3haul__subcmd__run)\n            opts=")
+            .unwrap();
         let whole = script[start..].split("\n            ;;\n").next().unwrap();
-        assert!(whole.contains("            COMPREPLY=()\n            return 0"), "{whole}");
+        assert!(
+            whole.contains("            COMPREPLY=()\n            return 0"),
+            "{whole}"
+        );
         let uploads = section("s3haul__subcmd__uploads");
-        assert!(uploads.contains("COMP_CWORD} -eq 2") && uploads.contains(" abort"), "{uploads}");
+        assert!(
+            uploads.contains("COMP_CWORD} -eq 2") && uploads.contains(" abort"),
+            "{uploads}"
+        );
     }
 
     /// Enumerations are completed in every shell.

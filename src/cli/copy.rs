@@ -17,8 +17,9 @@ use super::{CliError, EndpointFlags, Exit, Output, idle, local_source, output_fi
 use crate::journal::fingerprint::Fingerprint;
 use crate::location::{ObjectKey, S3Uri};
 use crate::manifest::job::{
-    Compare, DEFAULT_ENDPOINT, Destination, Empty, FailureLimit, Job, LayoutChoice, OnMismatch, PartGoal,
-    PartSize, Parts, Preserve, ProofPolicy, Prove, Source, Symlinks, Transfer, Verify, When, check,
+    Compare, DEFAULT_ENDPOINT, Destination, Empty, FailureLimit, Job, LayoutChoice, OnMismatch,
+    PartGoal, PartSize, Parts, Preserve, ProofPolicy, Prove, Source, Symlinks, Transfer, Verify,
+    When, check,
 };
 use crate::manifest::keys::{KeyGlob, Template};
 use crate::report::Origin;
@@ -40,26 +41,27 @@ copies all. Limits are never exceeded, and lower ones are found by themselves wh
 #[derive(Debug, Args)]
 #[command(after_help = format!("{EXAMPLES}\n\n{PATTERNS}"))]
 pub(super) struct Copy {
-    /// s3://bucket/key, s3://bucket/prefix/, a file, a directory, or - for standard input. May be repeated.
+    /// s3://bucket/key, s3://bucket/prefix/, a file, a directory, or - for standard input. May be
+    /// repeated.
     #[arg(value_name = "SRC", required = true)]
     sources: Vec<String>,
     /// s3://bucket/key, or s3://bucket/prefix/ with a slash at the end.
     #[arg(value_name = "DST")]
     destination: String,
 
-    /// Treat SRC as a prefix: s3://b/log means s3://b/log/, as in aws s3. For all keys that start with log, use 's3://b/log*'
-    /// and 's3://b/log*/**'.
+    /// Treat SRC as a prefix: s3://b/log means s3://b/log/, as in aws s3. For all keys that start
+    /// with log, use 's3://b/log*' and 's3://b/log*/**'.
     #[arg(short, long)]
     recursive: bool,
     /// Copy missing objects, changed objects too, or always all objects.
     #[arg(long, value_name = "WHEN", value_parser = ["missing", "changed", "always"], default_value = "changed")]
     when: String,
-    /// Comparison that finds changed objects: auto (sizes, ETags where they can be compared, then times), size, etag, checksum
-    /// (HEAD requests; hashes local files), or time. Default: auto.
+    /// Comparison that finds changed objects: auto (sizes, ETags where they can be compared, then
+    /// times), size, etag, checksum (HEAD requests; hashes local files), or time. Default: auto.
     #[arg(long, value_name = "HOW", value_parser = word::<Compare>())]
     compare: Option<Compare>,
-    /// Also copy equal objects whose headers, metadata, tags, or encryption differ from those set here. Sends one HEAD for
-    /// each unchanged object.
+    /// Also copy equal objects whose headers, metadata, tags, or encryption differ from those set
+    /// here. Sends one HEAD for each unchanged object.
     #[arg(long)]
     compare_attributes: bool,
     /// Treatment of symbolic links below a directory. Default: skip.
@@ -68,11 +70,13 @@ pub(super) struct Copy {
     /// Storage class of new objects. Default: that of the source.
     #[arg(long, value_name = "CLASS")]
     storage_class: Option<String>,
-    /// Attributes to keep: everything, default, or content-only, then policies such as tags=require,acl=try.
+    /// Attributes to keep: everything, default, or content-only, then policies such as
+    /// tags=require,acl=try.
     #[arg(long, value_name = "WHAT")]
     preserve: Option<Preserve>,
 
-    /// New key behind DST, for instance '{dir}{stem}-v1{ext}', from {key}, {dir}, {name}, {stem}, {ext}, and {size}.
+    /// New key behind DST, for instance '{dir}{stem}-v1{ext}', from {key}, {dir}, {name}, {stem},
+    /// {ext}, and {size}.
     #[arg(long, value_name = "TEMPLATE")]
     rename: Option<Template>,
 
@@ -88,7 +92,8 @@ pub(super) struct Copy {
     /// Part size, 5MiB to 5GiB. Default: depends on the size of the object.
     #[arg(long, value_name = "SIZE")]
     part_size: Option<ByteSize>,
-    /// Goal of automatic part sizes: balanced, fastest, or cheapest (the fewest requests). Default: balanced.
+    /// Goal of automatic part sizes: balanced, fastest, or cheapest (the fewest requests). Default:
+    /// balanced.
     #[arg(long, value_name = "GOAL", value_parser = word::<PartGoal>(), conflicts_with = "part_size")]
     part_goal: Option<PartGoal>,
     /// Copy objects larger than this in parts.
@@ -118,11 +123,13 @@ pub(super) struct Copy {
     /// Longest wait for a server that throttles or does not answer. Default: 15m.
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     patience: Option<Duration>,
-    /// Stop when more objects than this have failed: a number, a percentage such as 5%, or none. The default, auto, stops a
-    /// run whose first 300 objects fail alike, and pauses one in which 300 objects in a row are refused alike.
+    /// Stop when more objects than this have failed: a number, a percentage such as 5%, or none.
+    /// The default, auto, stops a run whose first 300 objects fail alike, and pauses one in which
+    /// 300 objects in a row are refused alike.
     #[arg(long, value_name = "N|N%|auto|none")]
     max_failures: Option<FailureLimit>,
-    /// Consequence if the source or a pattern matches nothing: fail (exit code 1), warn, or ok. Default: warn.
+    /// Consequence if the source or a pattern matches nothing: fail (exit code 1), warn, or ok.
+    /// Default: warn.
     #[arg(long, value_name = "WHAT", value_parser = word::<Empty>())]
     empty: Option<Empty>,
     /// Write one receipt per object to FILE, as JSON lines.
@@ -145,7 +152,12 @@ pub(super) struct Copy {
 impl Copy {
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
         let job = self.job()?;
-        if job.transfers.iter().any(|transfer| transfer.from == Source::Stdin) && stdin_is_closed() {
+        if job
+            .transfers
+            .iter()
+            .any(|transfer| transfer.from == Source::Stdin)
+            && stdin_is_closed()
+        {
             let message = "standard input is closed, so there is nothing to copy; pipe the bytes in, or write `< /dev/null` \
                            for an empty object";
             return Err(CliError::Absent(message.to_owned()));
@@ -157,7 +169,10 @@ impl Copy {
             Box::pin(plan::show(&job, &Place::ambient(), None, output)).await
         } else {
             let origin = Origin::of_process()?.begin(&job);
-            let terms = Terms { intent: self.journal.intent(), drain: self.drain.time() };
+            let terms = Terms {
+                intent: self.journal.intent(),
+                drain: self.drain.time(),
+            };
             run(&job, &Place::ambient(), &origin, terms, output).await
         }
     }
@@ -168,8 +183,7 @@ impl Copy {
             return Err(CliError::Usage(mistake.to_owned()));
         }
         if self.history.version_id.is_some() && (!one_object || self.recursive) {
-            let message =
-                "--version-id names the version of one object; give exactly one source, s3://bucket/key";
+            let message = "--version-id names the version of one object; give exactly one source, s3://bucket/key";
             return Err(CliError::Usage(message.to_owned()));
         }
         let location: S3Uri = self
@@ -188,7 +202,11 @@ impl Copy {
                 encryption: self.set.encryption()?,
                 acl: self.set.acl,
             };
-            let name = if several { format!("copy-{}", index + 1) } else { "copy".to_owned() };
+            let name = if several {
+                format!("copy-{}", index + 1)
+            } else {
+                "copy".to_owned()
+            };
             let mut transfer = Transfer::new(name, from, to);
             transfer.when = match self.when.as_str() {
                 "missing" => When::Missing,
@@ -211,12 +229,17 @@ impl Copy {
                 layout: self.layout,
             };
             self.history.apply(&mut transfer);
-            transfer.proof =
-                ProofPolicy { verify: self.verify, prove: self.prove, on_mismatch: self.on_mismatch };
+            transfer.proof = ProofPolicy {
+                verify: self.verify,
+                prove: self.prove,
+                on_mismatch: self.on_mismatch,
+            };
             transfers.push(transfer);
         }
         let Some(first) = transfers.first().cloned() else {
-            return Err(CliError::Usage("nothing to copy: name at least one source".to_owned()));
+            return Err(CliError::Usage(
+                "nothing to copy: name at least one source".to_owned(),
+            ));
         };
         let mut job = Job::single(first, [self.endpoint.endpoint()]);
         job.transfers = transfers;
@@ -240,7 +263,13 @@ impl Copy {
         }
         if !text.starts_with("s3://") {
             let symlinks = self.symlinks.unwrap_or_default();
-            return Ok((Source::Files { path: local_source(text)?, symlinks }, None));
+            return Ok((
+                Source::Files {
+                    path: local_source(text)?,
+                    symlinks,
+                },
+                None,
+            ));
         }
         in_s3(text, self.recursive, self.history.version_id.clone())
     }
@@ -248,20 +277,41 @@ impl Copy {
     /// Refuses what would mean nothing for this source.
     fn idle(&self, source: &str, from: &Source, is_pattern: bool) -> Result<(), CliError> {
         let own = format!("leave out what is meant for another source, or copy {source} by itself");
-        let remedy = if self.sources.len() > 1 { &own } else { "leave that out" };
-        let compares =
-            [("--compare", self.compare.is_some()), ("--compare-attributes", self.compare_attributes)];
+        let remedy = if self.sources.len() > 1 {
+            &own
+        } else {
+            "leave that out"
+        };
+        let compares = [
+            ("--compare", self.compare.is_some()),
+            ("--compare-attributes", self.compare_attributes),
+        ];
         if self.when != "changed" {
             let subject = format!("--when {}", self.when);
-            idle::refuse(&subject, "compares no objects", &compares, "leave one of them out")?;
+            idle::refuse(
+                &subject,
+                "compares no objects",
+                &compares,
+                "leave one of them out",
+            )?;
         }
         if *from == Source::Stdin {
-            idle::refuse("standard input", "cannot be read before it is sent", &compares, remedy)?;
+            idle::refuse(
+                "standard input",
+                "cannot be read before it is sent",
+                &compares,
+                remedy,
+            )?;
         }
         recursive(self.recursive, source, from, is_pattern)?;
         if !matches!(from, Source::Files { .. }) {
             let symlinks = ("--symlinks", self.symlinks.is_some());
-            idle::refuse(source, "is no directory on this machine", &[symlinks], remedy)?;
+            idle::refuse(
+                source,
+                "is no directory on this machine",
+                &[symlinks],
+                remedy,
+            )?;
         }
         if from.s3().is_none() {
             let own = [
@@ -270,7 +320,12 @@ impl Copy {
                 ("--part-goal", self.part_goal.is_some()),
                 ("--layout source", self.layout == LayoutChoice::Source),
             ];
-            let flags = [own.as_slice(), &self.access.of_source(), &self.history.of_source()].concat();
+            let flags = [
+                own.as_slice(),
+                &self.access.of_source(),
+                &self.history.of_source(),
+            ]
+            .concat();
             idle::refuse(source, "is not in S3", &flags, remedy)?;
         }
         if matches!(from, Source::Object { .. } | Source::Stdin) {
@@ -285,7 +340,11 @@ impl Copy {
     }
 
     /// A destination for many objects is a prefix, whether or not the slash was typed.
-    pub(super) fn destination_of(location: &S3Uri, from: &Source, several: bool) -> Result<S3Uri, CliError> {
+    pub(super) fn destination_of(
+        location: &S3Uri,
+        from: &Source,
+        several: bool,
+    ) -> Result<S3Uri, CliError> {
         let many = match from {
             Source::Prefix { .. } => true,
             Source::Files { path, .. } => several || path.as_path().is_dir(),
@@ -303,15 +362,18 @@ impl Copy {
         }
         let key = ObjectKey::new(&format!("{}/", location.key))
             .map_err(|error| CliError::Usage(error.to_string()))?;
-        Ok(S3Uri { bucket: location.bucket.clone(), key })
+        Ok(S3Uri {
+            bucket: location.bucket.clone(),
+            key,
+        })
     }
 }
 
-/// Returns true if this process was started without a standard input. Rust's runtime opens `/dev/null` in its place, for
-/// reading and writing, which nobody does who means an empty input.
+/// Returns true if this process was started without a standard input. Rust's runtime opens
+/// `/dev/null` in its place, for reading and writing, which nobody does who means an empty input.
 fn stdin_is_closed() -> bool {
-    let is_null =
-        std::fs::read_link("/proc/self/fd/0").is_ok_and(|path| path == std::path::Path::new("/dev/null"));
+    let is_null = std::fs::read_link("/proc/self/fd/0")
+        .is_ok_and(|path| path == std::path::Path::new("/dev/null"));
     let info = std::fs::read_to_string("/proc/self/fdinfo/0").unwrap_or_default();
     let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
     let flags = flags.and_then(|flags| u32::from_str_radix(flags.trim(), 8).ok());
@@ -319,10 +381,19 @@ fn stdin_is_closed() -> bool {
     is_null && flags.is_some_and(|flags| flags & 3 == 2)
 }
 
-/// Refuses `--recursive` where there is nothing below the source, or where a pattern says what takes part.
-pub(super) fn recursive(given: bool, source: &str, from: &Source, is_pattern: bool) -> Result<(), CliError> {
+/// Refuses `--recursive` where there is nothing below the source, or where a pattern says what
+/// takes part.
+pub(super) fn recursive(
+    given: bool,
+    source: &str,
+    from: &Source,
+    is_pattern: bool,
+) -> Result<(), CliError> {
     let (why, remedy) = match from {
-        _ if is_pattern => ("is a pattern", "leave that out, and write ** for everything below"),
+        _ if is_pattern => (
+            "is a pattern",
+            "leave that out, and write ** for everything below",
+        ),
         Source::Stdin => ("is standard input", "leave that out"),
         Source::Files { path, .. } if path.as_path().is_file() => ("is a file", "leave that out"),
         _ => return Ok(()),
@@ -341,18 +412,24 @@ pub(super) fn in_s3(
     let mut location: S3Uri = text.parse().map_err(|error| usage(&error))?;
     if let Some(wildcard) = location.key.as_str().find(['*', '?']) {
         let key = location.key.as_str().to_owned();
-        let (prefix, pattern) = key.split_at(key[..wildcard].rfind('/').map_or(0, |slash| slash + 1));
+        let (prefix, pattern) =
+            key.split_at(key[..wildcard].rfind('/').map_or(0, |slash| slash + 1));
         let glob = pattern.parse().map_err(|error| usage(&error))?;
         location.key = ObjectKey::new(prefix).map_err(|error| usage(&error))?;
         return Ok((Source::Prefix { endpoint, location }, Some(glob)));
     }
     if recursive && !location.key.is_prefix() {
-        location.key = ObjectKey::new(&format!("{}/", location.key)).map_err(|error| usage(&error))?;
+        location.key =
+            ObjectKey::new(&format!("{}/", location.key)).map_err(|error| usage(&error))?;
     }
     let from = if location.key.is_prefix() {
         Source::Prefix { endpoint, location }
     } else {
-        Source::Object { endpoint, location, version }
+        Source::Object {
+            endpoint,
+            location,
+            version,
+        }
     };
     Ok((from, None))
 }

@@ -1,7 +1,8 @@
 //! Estimates the time that a run still takes, from the work that is left and the rates so far.
 //!
-//! Bytes and objects go at rates of their own. A thousand small objects behind one large one have hardly any bytes left and
-//! many requests, a large object behind them has one request left and many bytes. Whichever takes longer decides. Pure.
+//! Bytes and objects go at rates of their own. A thousand small objects behind one large one have
+//! hardly any bytes left and many requests, a large object behind them has one request left and
+//! many bytes. Whichever takes longer decides. Pure.
 
 use std::time::Duration;
 
@@ -31,22 +32,36 @@ pub(super) fn rate(before: u64, after: u64, time: Duration) -> f64 {
 
 /// Returns the time that is left, or `None` where nothing that is left was seen to advance.
 ///
-/// The rates are those since `recent`. Where something has not advanced since then, its rate since `began` counts: objects
-/// end in bursts, and small ones wait while a large one is copied.
-pub(super) fn time_left(planned: Planned, began: Done, recent: Done, now: Done) -> Option<Duration> {
+/// The rates are those since `recent`. Where something has not advanced since then, its rate since
+/// `began` counts: objects end in bursts, and small ones wait while a large one is copied.
+pub(super) fn time_left(
+    planned: Planned,
+    began: Done,
+    recent: Done,
+    now: Done,
+) -> Option<Duration> {
     let of = |planned: u64, of: fn(&Done) -> u64| {
         let left = planned.saturating_sub(of(&now));
         if left == 0 {
             return None;
         }
         let since = |then: &Done| rate(of(then), of(&now), now.at.saturating_sub(then.at));
-        let rate = [since(&recent), since(&began)].into_iter().find(|rate| *rate > 0.0);
+        let rate = [since(&recent), since(&began)]
+            .into_iter()
+            .find(|rate| *rate > 0.0);
         Some(rate.map(|rate| seconds(left, rate)))
     };
-    let left = [of(planned.bytes, |done| done.bytes), of(planned.objects, |done| done.objects)];
+    let left = [
+        of(planned.bytes, |done| done.bytes),
+        of(planned.objects, |done| done.objects),
+    ];
     let known = left.iter().flatten().flatten().copied().max();
     // Nothing is left of either: it is about to end.
-    if left.iter().all(Option::is_none) { Some(Duration::ZERO) } else { known }
+    if left.iter().all(Option::is_none) {
+        Some(Duration::ZERO)
+    } else {
+        known
+    }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "an estimate for people")]
@@ -61,23 +76,40 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn done(seconds: u64, bytes: u64, objects: u64) -> Done {
-        Done { at: Duration::from_secs(seconds), bytes, objects }
+        Done {
+            at: Duration::from_secs(seconds),
+            bytes,
+            objects,
+        }
     }
 
     fn left(planned: (u64, u64), recent: Done, now: Done) -> Option<u64> {
-        let planned = Planned { bytes: planned.0, objects: planned.1 };
+        let planned = Planned {
+            bytes: planned.0,
+            objects: planned.1,
+        };
         time_left(planned, Done::default(), recent, now).map(|left| left.as_secs())
     }
 
     #[test]
     fn many_small_objects_take_longer_than_their_bytes() {
         // 100 MiB/s and 10 objects a second: 1 MiB is left, in 370 objects.
-        assert_eq!(left((1001 * MIB, 470), Done::default(), done(10, 1000 * MIB, 100)), Some(37));
+        assert_eq!(
+            left(
+                (1001 * MIB, 470),
+                Done::default(),
+                done(10, 1000 * MIB, 100)
+            ),
+            Some(37)
+        );
     }
 
     #[test]
     fn one_large_object_takes_longer_than_its_number() {
-        assert_eq!(left((1100 * MIB, 101), Done::default(), done(10, 100 * MIB, 100)), Some(100));
+        assert_eq!(
+            left((1100 * MIB, 101), Done::default(), done(10, 100 * MIB, 100)),
+            Some(100)
+        );
     }
 
     #[test]
@@ -89,15 +121,22 @@ mod tests {
 
     #[test]
     fn what_rests_is_estimated_by_its_rate_since_the_beginning() {
-        // Nothing ended lately, because a large object is copied: 100 objects are left at one a second.
+        // Nothing ended lately, because a large object is copied: 100 objects are left at one a
+        // second.
         let (recent, now) = (done(90, 900, 100), done(100, 1000, 100));
         assert_eq!(left((1010, 200), recent, now), Some(100));
     }
 
     #[test]
     fn what_never_advanced_does_not_decide() {
-        assert_eq!(left((2000, 1), done(90, 900, 0), done(100, 1000, 0)), Some(100));
+        assert_eq!(
+            left((2000, 1), done(90, 900, 0), done(100, 1000, 0)),
+            Some(100)
+        );
         assert_eq!(left((2000, 10), Done::default(), done(100, 0, 0)), None);
-        assert_eq!(left((1000, 10), Done::default(), done(100, 1000, 10)), Some(0));
+        assert_eq!(
+            left((1000, 10), Done::default(), done(100, 1000, 10)),
+            Some(0)
+        );
     }
 }

@@ -19,11 +19,13 @@ pub enum Exit {
     Failures = 1,
     /// The command line or the manifest is wrong; nothing was sent.
     Usage = 2,
-    /// Refused before the first write, and waiting would not help: a bucket or the credentials cannot be used.
+    /// Refused before the first write, and waiting would not help: a bucket or the credentials
+    /// cannot be used.
     Refused = 3,
     /// Interrupted, or waited in vain for a server or for credentials; run the same command again.
     Interrupted = 4,
-    /// Nothing failed, but some objects are being restored from an archive; run the same command again later.
+    /// Nothing failed, but some objects are being restored from an archive; run the same command
+    /// again later.
     Waiting = 5,
     /// A mistake in s3haul.
     Bug = 70,
@@ -60,7 +62,8 @@ pub(super) enum CliError {
     Report(#[from] ReportError),
     #[error("{0}")]
     Journal(#[from] JournalError),
-    /// A journal that cannot be used, at a place that the user named or with an unfinished run in it.
+    /// A journal that cannot be used, at a place that the user named or with an unfinished run in
+    /// it.
     #[error("{0}")]
     Unusable(JournalError),
     /// A journal that could not be written any more after the run had started.
@@ -76,7 +79,9 @@ pub(super) enum CliError {
 impl CliError {
     /// Everything that is wrong with a job, if anything is.
     pub(super) fn of_findings(findings: &[Finding]) -> Option<Self> {
-        let lines = findings.iter().map(|finding| format!("{}; {}", finding.message, finding.remedy));
+        let lines = findings
+            .iter()
+            .map(|finding| format!("{}; {}", finding.message, finding.remedy));
         (!findings.is_empty()).then(|| Self::Usage(lines.collect::<Vec<_>>().join("\nerror: ")))
     }
 

@@ -1,5 +1,5 @@
-//! Remedies in the words of the command line. The library speaks of a manifest's fields, which somebody who typed
-//! `s3haul copy` has never seen.
+//! Remedies in the words of the command line. The library speaks of a manifest's fields, which
+//! somebody who typed `s3haul copy` has never seen.
 
 use clap::CommandFactory as _;
 
@@ -9,8 +9,9 @@ use super::Cli;
 pub(super) fn spoken(text: &str) -> String {
     let cli = Cli::command();
     let copy = cli.find_subcommand("copy");
-    let is_flag =
-        |name: &str| copy.is_some_and(|copy| copy.get_arguments().any(|arg| arg.get_long() == Some(name)));
+    let is_flag = |name: &str| {
+        copy.is_some_and(|copy| copy.get_arguments().any(|arg| arg.get_long() == Some(name)))
+    };
     let text = with_exclude(text).replace("the endpoint's `", "`");
     let mut out = String::with_capacity(text.len());
     for (index, piece) in text.split('`').enumerate() {
@@ -26,7 +27,9 @@ pub(super) fn spoken(text: &str) -> String {
 
 /// `limits.in_flight` or `archived: restore` as a flag, if there is one.
 fn flag(field: &str, is_flag: &impl Fn(&str) -> bool) -> Option<String> {
-    let (name, value) = field.split_once(": ").map_or((field, None), |(name, value)| (name, Some(value)));
+    let (name, value) = field
+        .split_once(": ")
+        .map_or((field, None), |(name, value)| (name, Some(value)));
     let name = match name.rsplit('.').next().unwrap_or(name) {
         "url" => "endpoint-url".to_owned(),
         "tags" => "tag".to_owned(),
@@ -41,7 +44,10 @@ fn flag(field: &str, is_flag: &impl Fn(&str) -> bool) -> Option<String> {
 
 /// `exclude: ["a/**"]` is drawn without backticks.
 fn with_exclude(text: &str) -> String {
-    match text.split_once("exclude: [\"").and_then(|(before, rest)| Some((before, rest.split_once("\"]")?))) {
+    match text
+        .split_once("exclude: [\"")
+        .and_then(|(before, rest)| Some((before, rest.split_once("\"]")?)))
+    {
         Some((before, (glob, after))) => format!("{before}--exclude '{glob}'{after}"),
         None => text.to_owned(),
     }
@@ -66,9 +72,18 @@ mod tests {
                 "check the endpoint's `url`, DNS, proxy and firewall",
                 "check --endpoint-url, DNS, proxy and firewall",
             ),
-            ("write `archived: restore` or `archived: skip`", "write --archived restore or --archived skip"),
-            ("set the endpoint's `region: eu-west-1`", "set --region eu-west-1"),
-            ("run `s3haul retry REPORT`, or name a `role`", "run `s3haul retry REPORT`, or name a `role`"),
+            (
+                "write `archived: restore` or `archived: skip`",
+                "write --archived restore or --archived skip",
+            ),
+            (
+                "set the endpoint's `region: eu-west-1`",
+                "set --region eu-west-1",
+            ),
+            (
+                "run `s3haul retry REPORT`, or name a `role`",
+                "run `s3haul retry REPORT`, or name a `role`",
+            ),
         ] {
             assert_eq!(spoken(text), said);
         }

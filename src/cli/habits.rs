@@ -1,8 +1,8 @@
 //! Answers to what the users of other tools type by habit.
 //!
-//! `sync`, `--delete`, and `--transfers` mean something definite to those who type them. They get an answer in one
-//! sentence: what it is here, or that it does not exist and why. A guess by spelling (`version` -> `verify`) would
-//! mislead them. docs/commands.md has the same tables.
+//! `sync`, `--delete`, and `--transfers` mean something definite to those who type them. They get
+//! an answer in one sentence: what it is here, or that it does not exist and why. A guess by
+//! spelling (`version` -> `verify`) would mislead them. docs/commands.md has the same tables.
 
 use clap::CommandFactory as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -24,7 +24,10 @@ const COMMANDS: &[Answer] = &[
         "get download pull fetch cat head-object",
         "s3haul does not download; it copies between buckets and from local files into buckets",
     ),
-    ("pipe rcat", "use `s3haul copy - s3://bucket/key`, which reads standard input"),
+    (
+        "pipe rcat",
+        "use `s3haul copy - s3://bucket/key`, which reads standard input",
+    ),
     (
         "mv move moveto rename",
         "s3haul never deletes a source: use `s3haul copy SRC DST`, then `s3haul verify SRC DST`, then remove SRC with \
@@ -43,17 +46,29 @@ const COMMANDS: &[Answer] = &[
         "du size count ncdu",
         "s3haul does not measure buckets; `s3haul copy SRC DST --dry-run` counts the objects and bytes to copy",
     ),
-    ("mb mkdir make-bucket touch", "s3haul does not create buckets; create them first with another tool"),
+    (
+        "mb mkdir make-bucket touch",
+        "s3haul does not create buckets; create them first with another tool",
+    ),
     ("presign share link", "s3haul does not presign URLs"),
     ("apply start exec execute", "use `s3haul run JOB`"),
     ("validate lint doctor", "use `s3haul check JOB`"),
-    ("probe capabilities features", "use `s3haul check JOB --probe`, which measures the servers of a job"),
-    ("diff compare cmp cryptcheck", "use `s3haul verify SRC DST` or `s3haul verify JOB`"),
+    (
+        "probe capabilities features",
+        "use `s3haul check JOB --probe`, which measures the servers of a job",
+    ),
+    (
+        "diff compare cmp cryptcheck",
+        "use `s3haul verify SRC DST` or `s3haul verify JOB`",
+    ),
     (
         "resume continue restart",
         "run the same command again: it resumes from its journal; `s3haul status` shows how far it is",
     ),
-    ("ps jobs log logs history progress watch top", "use `s3haul status`"),
+    (
+        "ps jobs log logs history progress watch top",
+        "use `s3haul status`",
+    ),
     (
         "stop kill cancel pause",
         "send SIGINT or SIGTERM to the run: it stops cleanly, and the same command resumes it later",
@@ -62,12 +77,24 @@ const COMMANDS: &[Answer] = &[
         "init new config configure login alias",
         "nothing has to be set up: AWS_* variables and profiles apply, and `s3haul schema` describes a job manifest",
     ),
-    ("abort clean cleanup gc", "use `s3haul uploads abort s3://bucket/ --older-than 7d`"),
+    (
+        "abort clean cleanup gc",
+        "use `s3haul uploads abort s3://bucket/ --older-than 7d`",
+    ),
     ("serve server serves3 mock", "use `s3haul sandbox`"),
     ("restore", "use `s3haul copy SRC DST --archived restore`"),
-    ("update upgrade selfupdate self-update", "s3haul does not update itself; install it again"),
-    ("job manifest yaml example", "`s3haul schema` describes the manifest; run it with `s3haul run JOB`"),
-    ("environment env variables exit-codes files", "`s3haul man` has ENVIRONMENT, FILES, and EXIT STATUS"),
+    (
+        "update upgrade selfupdate self-update",
+        "s3haul does not update itself; install it again",
+    ),
+    (
+        "job manifest yaml example",
+        "`s3haul schema` describes the manifest; run it with `s3haul run JOB`",
+    ),
+    (
+        "environment env variables exit-codes files",
+        "`s3haul man` has ENVIRONMENT, FILES, and EXIT STATUS",
+    ),
 ];
 
 /// Flags of the same tools. Those that s3haul has itself never get here.
@@ -81,7 +108,10 @@ const FLAGS: &[Answer] = &[
         "-f --force",
         "there is nothing to force: a job is given without -f, --when always copies everything, and --fresh starts over",
     ),
-    ("-y --yes --assume-yes --no-interactive -i --interactive", "s3haul asks no questions"),
+    (
+        "-y --yes --assume-yes --no-interactive -i --interactive",
+        "s3haul asks no questions",
+    ),
     (
         "--transfers --checkers --numworkers --num-workers --workers --threads --parallel --parallelism -j -c --jobs \
          --concurrency --max-concurrent-requests --max_concurrent_requests --upload-concurrency --s3-upload-concurrency \
@@ -92,7 +122,10 @@ const FLAGS: &[Answer] = &[
         "--bwlimit --bandwidth --max-bandwidth --max_bandwidth --limit-rate --limit-upload --limit-download --bwlimit-file",
         "use --bytes-per-second RATE, for example 100MiB/s",
     ),
-    ("--tpslimit --tpslimit-burst --rate-limit --qps", "use --requests-per-second N"),
+    (
+        "--tpslimit --tpslimit-burst --rate-limit --qps",
+        "use --requests-per-second N",
+    ),
     (
         "-P --progress --show-progress --stats --stats-one-line",
         "progress is shown without a flag (--quiet hides it); `s3haul status` shows it from elsewhere",
@@ -101,7 +134,10 @@ const FLAGS: &[Answer] = &[
         "-s --silent --no-progress --only-show-errors --only-errors --no-stats",
         "use --quiet; errors are always shown",
     ),
-    ("--debug --log-level --loglevel --log", "use -v, -vv, or -vvv, or set S3HAUL_LOG"),
+    (
+        "--debug --log-level --loglevel --log",
+        "use -v, -vv, or -vvv, or set S3HAUL_LOG",
+    ),
     (
         "--log-file --logfile",
         "logs go to standard error: redirect them with 2> FILE; --report FILE has one line per object",
@@ -110,8 +146,14 @@ const FLAGS: &[Answer] = &[
         "--exclude-from --include-from --filter-from --filter --exclude-file --files-from --files-from-raw",
         "s3haul reads no pattern files: repeat --include and --exclude, or list the patterns in a job manifest",
     ),
-    ("--ignore-existing --no-clobber --no-overwrite --immutable -nc --skip-existing", "use --when missing"),
-    ("--ignore-times --overwrite -I --no-check-dest", "use --when always"),
+    (
+        "--ignore-existing --no-clobber --no-overwrite --immutable -nc --skip-existing",
+        "use --when missing",
+    ),
+    (
+        "--ignore-times --overwrite -I --no-check-dest",
+        "use --when always",
+    ),
     (
         "-u --update --if-size-differ --if-source-newer --if-changed --existing",
         "--when changed does that, and it is the default",
@@ -124,7 +166,10 @@ const FLAGS: &[Answer] = &[
         "--newer-than --newer --older",
         "use --modified-after or --modified-before, with a time or an age such as 24h",
     ),
-    ("--no-sign-request --anonymous --no-sign", "s3haul signs every request; it has no anonymous access"),
+    (
+        "--no-sign-request --anonymous --no-sign",
+        "s3haul signs every request; it has no anonymous access",
+    ),
     (
         "-k --no-verify-ssl --insecure --no-check-certificate",
         "certificates are always checked; name the CA of a private server with SSL_CERT_FILE",
@@ -151,8 +196,14 @@ const FLAGS: &[Answer] = &[
         "--sse-c --sse-c-key --sse-customer-key --sse-customer-algorithm --enc-c --encrypt-key",
         "use --customer-key env:NAME or file:PATH (--source-customer-key for the source)",
     ),
-    ("--sse-c-copy-source --sse-c-copy-source-key", "use --source-customer-key env:NAME or file:PATH"),
-    ("--server-side-encryption --enc-s3 -e --encrypt", "use --sse AES256 or --sse aws:kms"),
+    (
+        "--sse-c-copy-source --sse-c-copy-source-key",
+        "use --source-customer-key env:NAME or file:PATH",
+    ),
+    (
+        "--server-side-encryption --enc-s3 -e --encrypt",
+        "use --sse AES256 or --sse aws:kms",
+    ),
     (
         "--enc-kms --kms-key-id --sse-kms-key --server-side-encryption-kms-id",
         "use --sse aws:kms --sse-kms-key-id ARN",
@@ -167,7 +218,10 @@ const FLAGS: &[Answer] = &[
          --multi-thread-cutoff",
         "use --threshold SIZE",
     ),
-    ("--disable-multipart --no-multipart", "use --threshold 5GiB: what is not larger goes in one request"),
+    (
+        "--disable-multipart --no-multipart",
+        "use --threshold 5GiB: what is not larger goes in one request",
+    ),
     (
         "--retries --low-level-retries --retry-count --retry --max-retries --max-attempts --retries-sleep",
         "requests are repeated by themselves; --patience sets how long a server is waited for",
@@ -192,29 +246,59 @@ const FLAGS: &[Answer] = &[
         "--grants --acl-public --acl-private",
         "use --acl NAME for a canned ACL, or keep the grants with --preserve acl=require",
     ),
-    ("--tags --tagging --add-tag", "use --tag KEY=VALUE once for each tag"),
+    (
+        "--tags --tagging --add-tag",
+        "use --tag KEY=VALUE once for each tag",
+    ),
     ("--request-payer", "use --requester-pays"),
-    ("--expected-bucket-owner", "use --source-owner and --destination-owner"),
-    ("--no-guess-mime-type --guess-mime-type --mime-type --default-mime-type", "use --content-type TYPE"),
-    ("-o --output --format", "use --json; without it the output is text"),
+    (
+        "--expected-bucket-owner",
+        "use --source-owner and --destination-owner",
+    ),
+    (
+        "--no-guess-mime-type --guess-mime-type --mime-type --default-mime-type",
+        "use --content-type TYPE",
+    ),
+    (
+        "-o --output --format",
+        "use --json; without it the output is text",
+    ),
     (
         "-a -z --archive --compress --times --owner --perms",
         "s3haul keeps metadata by itself (--preserve) and never compresses",
     ),
-    ("-w --watch --daemon --monitor", "a run ends when everything is copied; schedule it to run again"),
-    ("--resume --continue --append", "run the same command again: it resumes from its journal"),
+    (
+        "-w --watch --daemon --monitor",
+        "a run ends when everything is copied; schedule it to run again",
+    ),
+    (
+        "--resume --continue --append",
+        "run the same command again: it resumes from its journal",
+    ),
     (
         "--config --config-file --conf -C",
         "credentials come from AWS_CONFIG_FILE and --profile; a job is given by its path",
     ),
-    ("--from --to --src --dst --source --dest --destination", "give SRC and DST without flags"),
-    ("--var -var --set --set-string", "a job manifest takes ${NAME} from the environment"),
-    ("--target --only --transfer", "a job always runs as a whole; `s3haul retry REPORT` runs what failed"),
+    (
+        "--from --to --src --dst --source --dest --destination",
+        "give SRC and DST without flags",
+    ),
+    (
+        "--var -var --set --set-string",
+        "a job manifest takes ${NAME} from the environment",
+    ),
+    (
+        "--target --only --transfer",
+        "a job always runs as a whole; `s3haul retry REPORT` runs what failed",
+    ),
     (
         "--no-traverse --fast-list --page-size --list-cutoff",
         "lists are split and run in parallel by themselves",
     ),
-    ("--cache --mode --server-side-across-configs --s3-no-check-bucket", "s3haul has no such setting"),
+    (
+        "--cache --mode --server-side-across-configs --s3-no-check-bucket",
+        "s3haul has no such setting",
+    ),
 ];
 
 /// Answers an error of the command line by habit, or mends the words of the parser.
@@ -232,7 +316,9 @@ pub(super) fn answer(mut error: clap::Error, given: &[String]) -> Result<String,
         }
         ErrorKind::UnknownArgument => {
             let command = command_of(given);
-            let Some(word) = word(ContextKind::InvalidArg) else { return Err(error) };
+            let Some(word) = word(ContextKind::InvalidArg) else {
+                return Err(error);
+            };
             if let Some(answer) = about_flag(&word, command.as_deref()) {
                 return Ok(answer);
             }
@@ -244,7 +330,10 @@ pub(super) fn answer(mut error: clap::Error, given: &[String]) -> Result<String,
         }
         // The parser gives the last word to DST, so that it misses SRC when only one was given.
         ErrorKind::MissingRequiredArgument if missing(&error) == ["<SRC>..."] => {
-            error.insert(ContextKind::InvalidArg, ContextValue::Strings(vec!["<DST>".to_owned()]));
+            error.insert(
+                ContextKind::InvalidArg,
+                ContextValue::Strings(vec!["<DST>".to_owned()]),
+            );
             Err(error)
         }
         _ => Err(error),
@@ -261,7 +350,10 @@ fn missing(error: &clap::Error) -> &[String] {
 /// Returns the command that was given, if it is one.
 fn command_of(given: &[String]) -> Option<String> {
     let cli = Cli::command();
-    given.iter().find(|word| cli.find_subcommand(word.as_str()).is_some()).cloned()
+    given
+        .iter()
+        .find(|word| cli.find_subcommand(word.as_str()).is_some())
+        .cloned()
 }
 
 fn find(table: &[Answer], word: &str) -> Option<&'static str> {
@@ -277,7 +369,9 @@ fn about_command(word: &str) -> Option<String> {
         return Some(format!("there is no command `{word}`: {answer}"));
     }
     if word.contains("://") || word == "-" {
-        return Some(format!("{word} stands where a command belongs: write `s3haul copy SRC DST`"));
+        return Some(format!(
+            "{word} stands where a command belongs: write `s3haul copy SRC DST`"
+        ));
     }
     let is_file = std::path::Path::new(word).is_file();
     is_file.then(|| format!("{word} stands where a command belongs: write `s3haul run {word}`"))
@@ -293,7 +387,9 @@ fn about_flag(word: &str, command: Option<&str>) -> Option<String> {
             "check" => "to compare two places, write `s3haul verify SRC DST`",
             _ => return None,
         };
-        return Some(format!("`{command}` takes one job manifest, and {word} is one too many; {answer}"));
+        return Some(format!(
+            "`{command}` takes one job manifest, and {word} is one too many; {answer}"
+        ));
     }
     if let Some(others) = elsewhere(word) {
         let is_of_copy = others.iter().any(|other| other == "copy");
@@ -310,7 +406,9 @@ fn about_flag(word: &str, command: Option<&str>) -> Option<String> {
             [rest @ .., last] => (format!("{} and {last}", rest.join(", ")), "have"),
             [] => return None,
         };
-        return Some(format!("`{command}` has no flag {word}; {list} {has} it{remedy}"));
+        return Some(format!(
+            "`{command}` has no flag {word}; {list} {has} it{remedy}"
+        ));
     }
     let answer = find(FLAGS, word)?;
     Some(format!("there is no flag {word}: {answer}"))
@@ -318,14 +416,22 @@ fn about_flag(word: &str, command: Option<&str>) -> Option<String> {
 
 /// True if this is the flag's name or one of its other names.
 fn is_called(argument: &clap::Arg, name: &str) -> bool {
-    argument.get_long() == Some(name) || argument.get_all_aliases().unwrap_or_default().contains(&name)
+    argument.get_long() == Some(name)
+        || argument
+            .get_all_aliases()
+            .unwrap_or_default()
+            .contains(&name)
 }
 
 /// Returns the commands that have this flag; `None` if none has.
 fn elsewhere(flag: &str) -> Option<Vec<String>> {
     let name = flag.strip_prefix("--")?;
     let cli = Cli::command();
-    let has = |command: &clap::Command| command.get_arguments().any(|argument| is_called(argument, name));
+    let has = |command: &clap::Command| {
+        command
+            .get_arguments()
+            .any(|argument| is_called(argument, name))
+    };
     let found: Vec<String> = cli
         .get_subcommands()
         .filter(|command| has(command) || command.get_subcommands().any(has))
@@ -355,13 +461,20 @@ mod tests {
                 .split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'))
                 .filter(|word| word.starts_with("--"))
             {
-                let is_global =
-                    cli.get_arguments().any(|argument| argument.get_long() == flag.strip_prefix("--"));
-                assert!(is_global || elsewhere(flag).is_some(), "{flag} of: {answer}");
+                let is_global = cli
+                    .get_arguments()
+                    .any(|argument| argument.get_long() == flag.strip_prefix("--"));
+                assert!(
+                    is_global || elsewhere(flag).is_some(),
+                    "{flag} of: {answer}"
+                );
             }
             for part in answer.split("`s3haul ").skip(1) {
                 let command = part.split([' ', '`']).next().unwrap();
-                assert!(cli.find_subcommand(command).is_some(), "{command} of: {answer}");
+                assert!(
+                    cli.find_subcommand(command).is_some(),
+                    "{command} of: {answer}"
+                );
             }
         }
     }
@@ -378,14 +491,21 @@ mod tests {
         }
         // Flags that a command has somewhere are answered by where that is.
         for flag in words(FLAGS).filter(|flag| flag.starts_with("--")) {
-            assert!(elsewhere(flag).is_none(), "{flag} is a flag of {:?}", elsewhere(flag));
+            assert!(
+                elsewhere(flag).is_none(),
+                "{flag} is a flag of {:?}",
+                elsewhere(flag)
+            );
         }
     }
 
     fn table(head: &str, table: &[Answer]) -> String {
         let mut text = format!("| {head} | here |\n|---|---|\n");
         for (words, answer) in table {
-            let words: Vec<_> = words.split_whitespace().map(|word| format!("`{word}`")).collect();
+            let words: Vec<_> = words
+                .split_whitespace()
+                .map(|word| format!("`{word}`"))
+                .collect();
             let _ = writeln!(text, "| {} | {answer} |", words.join(" "));
         }
         text
@@ -394,7 +514,10 @@ mod tests {
     /// The page has the tables; `UPDATE_README=1` writes them.
     #[test]
     fn the_page_has_the_tables() {
-        let tables = [("commands", table("command", COMMANDS)), ("flags", table("flag", FLAGS))];
+        let tables = [
+            ("commands", table("command", COMMANDS)),
+            ("flags", table("flag", FLAGS)),
+        ];
         assert_page_has("docs/commands.md", &tables);
     }
 }

@@ -1,18 +1,38 @@
 //! How help looks: flags under headings, and examples that fit the terminal.
 //!
-//! Headings stand here and not at the flags, because structs of flags are shared by commands and a heading set on one flag
-//! of a struct would hold for all that follow it.
+//! Headings stand here and not at the flags, because structs of flags are shared by commands and a
+//! heading set on one flag of a struct would hold for all that follow it.
 
 use clap::{Arg, Command};
 
 /// Headings and their flags. What stands in none of them is an option of the command itself.
 const HEADINGS: &[(&str, &[&str])] = &[
     ("New objects", &["storage-class", "preserve"]),
-    ("Owners and payers", &["source-owner", "destination-owner", "expected-owner", "requester-pays"]),
+    (
+        "Owners and payers",
+        &[
+            "source-owner",
+            "destination-owner",
+            "expected-owner",
+            "requester-pays",
+        ],
+    ),
     ("Parts", &["part-size", "part-goal", "threshold", "layout"]),
     ("Proof", &["verify", "prove", "on-mismatch"]),
-    ("Limits", &["requests-per-second", "bytes-per-second", "in-flight", "patience", "max-failures"]),
-    ("Output", &["report", "verbose", "json", "quiet", "log-format", "color"]),
+    (
+        "Limits",
+        &[
+            "requests-per-second",
+            "bytes-per-second",
+            "in-flight",
+            "patience",
+            "max-failures",
+        ],
+    ),
+    (
+        "Output",
+        &["report", "verbose", "json", "quiet", "log-format", "color"],
+    ),
 ];
 /// Options of the command itself that share a struct with others.
 const PLAIN: &[&str] = &["dry-run"];
@@ -21,15 +41,21 @@ const USUAL_WIDTH: usize = 100;
 /// Longer lines are hard to read.
 pub(super) const MOST_WIDTH: usize = 110;
 
-/// Puts the flags of a command and of all below it under their headings, and its examples into the terminal's width.
+/// Puts the flags of a command and of all below it under their headings, and its examples into the
+/// terminal's width.
 pub(super) fn arrange(command: Command) -> Command {
     let width = width();
     arrange_at(command, width)
 }
 
 fn arrange_at(command: Command, width: usize) -> Command {
-    let command = command.mut_args(under_heading).mut_subcommands(|inner| arrange_at(inner, width));
-    match command.get_after_help().map(|text| lay_out(&text.to_string(), width)) {
+    let command = command
+        .mut_args(under_heading)
+        .mut_subcommands(|inner| arrange_at(inner, width));
+    match command
+        .get_after_help()
+        .map(|text| lay_out(&text.to_string(), width))
+    {
         Some(text) => command.after_help(text),
         None => command,
     }
@@ -37,7 +63,9 @@ fn arrange_at(command: Command, width: usize) -> Command {
 
 fn under_heading(arg: Arg) -> Arg {
     let name = arg.get_long().unwrap_or_default().to_owned();
-    let heading = HEADINGS.iter().find(|(_, names)| names.contains(&name.as_str()));
+    let heading = HEADINGS
+        .iter()
+        .find(|(_, names)| names.contains(&name.as_str()));
     match heading {
         Some((heading, _)) => arg.help_heading(*heading),
         None if PLAIN.contains(&name.as_str()) => arg.help_heading(None::<&'static str>),
@@ -46,22 +74,36 @@ fn under_heading(arg: Arg) -> Arg {
 }
 
 fn width() -> usize {
-    let of_terminal = console::Term::stdout().size_checked().map(|(_, columns)| usize::from(columns));
-    let of_environment = || std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    of_terminal.or_else(of_environment).unwrap_or(USUAL_WIDTH).clamp(20, MOST_WIDTH)
+    let of_terminal = console::Term::stdout()
+        .size_checked()
+        .map(|(_, columns)| usize::from(columns));
+    let of_environment = || {
+        std::env::var("COLUMNS")
+            .ok()
+            .and_then(|columns| columns.parse().ok())
+    };
+    of_terminal
+        .or_else(of_environment)
+        .unwrap_or(USUAL_WIDTH)
+        .clamp(20, MOST_WIDTH)
 }
 
-/// Joins the lines of each paragraph, which the parser wraps again, and puts remarks above their examples where one would
-/// not fit beside its own.
+/// Joins the lines of each paragraph, which the parser wraps again, and puts remarks above their
+/// examples where one would not fit beside its own.
 fn lay_out(text: &str, width: usize) -> String {
-    let fits = text.lines().filter(|line| remark(line).is_some()).all(|line| line.chars().count() <= width);
+    let fits = text
+        .lines()
+        .filter(|line| remark(line).is_some())
+        .all(|line| line.chars().count() <= width);
     let mut out: Vec<String> = Vec::new();
     let mut is_prose = false;
     for line in text.lines() {
         let was_prose = is_prose;
         is_prose = !line.is_empty() && !line.starts_with(' ');
         match (remark(line).filter(|_| !fits), out.last_mut()) {
-            (Some((example, remark)), _) => out.extend([format!("  # {remark}"), format!("  {example}")]),
+            (Some((example, remark)), _) => {
+                out.extend([format!("  # {remark}"), format!("  {example}")])
+            }
             (None, Some(paragraph)) if is_prose && was_prose => {
                 paragraph.push(' ');
                 paragraph.push_str(line);
@@ -95,9 +137,15 @@ mod tests {
 
     #[test]
     fn flags_of_copy_stand_under_what_they_are_about() {
-        let copy = arrange(Cli::command()).find_subcommand("copy").unwrap().clone();
+        let copy = arrange(Cli::command())
+            .find_subcommand("copy")
+            .unwrap()
+            .clone();
         let heading = |name: &str| {
-            let arg = copy.get_arguments().find(|arg| arg.get_long() == Some(name)).unwrap();
+            let arg = copy
+                .get_arguments()
+                .find(|arg| arg.get_long() == Some(name))
+                .unwrap();
             arg.get_help_heading().map(str::to_owned)
         };
         assert_eq!(heading("in-flight").as_deref(), Some("Limits"));

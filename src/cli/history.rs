@@ -16,7 +16,8 @@ pub(super) struct HistoryFlags {
     /// Copy all versions and delete markers, oldest first, to a bucket with versioning.
     #[arg(long, value_name = "all", value_parser = ["all"], conflicts_with = "as_of")]
     versions: Option<String>,
-    /// Copy what a read would have found at this time: 2026-01-01T00:00:00Z, 2026-01-01 (midnight UTC), or an age such as 24h.
+    /// Copy what a read would have found at this time: 2026-01-01T00:00:00Z, 2026-01-01 (midnight
+    /// UTC), or an age such as 24h.
     #[arg(long, value_name = "TIME")]
     as_of: Option<Moment>,
     /// Treatment of objects in GLACIER, DEEP_ARCHIVE, or an archive tier. Default: fail.
@@ -35,8 +36,9 @@ impl HistoryFlags {
     pub(super) fn mistake(&self) -> Option<&'static str> {
         let restores = self.archived.as_deref() == Some("restore");
         let says_how = self.restore_tier.is_some() || self.restore_days.is_some();
-        (says_how && !restores)
-            .then_some("--restore-tier and --restore-days mean something only with --archived restore")
+        (says_how && !restores).then_some(
+            "--restore-tier and --restore-days mean something only with --archived restore",
+        )
     }
 
     /// Those about a source in S3. `--version-id` has a rule of its own.
@@ -67,6 +69,9 @@ impl HistoryFlags {
             Some("expedited") => RestoreTier::Expedited,
             _ => RestoreTier::Standard,
         };
-        transfer.restore = Restore { tier, days: self.restore_days.unwrap_or(Restore::default().days) };
+        transfer.restore = Restore {
+            tier,
+            days: self.restore_days.unwrap_or(Restore::default().days),
+        };
     }
 }

@@ -8,17 +8,29 @@ use super::CliError;
 pub(super) type Flag = (&'static str, bool);
 
 /// Refuses those of `flags` that were given. `why` follows the name of what they mean nothing for.
-pub(super) fn refuse(subject: &str, why: &str, flags: &[Flag], remedy: &str) -> Result<(), CliError> {
-    let given: Vec<_> = flags.iter().filter(|(_, given)| *given).map(|(flag, _)| *flag).collect();
+pub(super) fn refuse(
+    subject: &str,
+    why: &str,
+    flags: &[Flag],
+    remedy: &str,
+) -> Result<(), CliError> {
+    let given: Vec<_> = flags
+        .iter()
+        .filter(|(_, given)| *given)
+        .map(|(flag, _)| *flag)
+        .collect();
     let (list, mean) = match given.as_slice() {
         [] => return Ok(()),
         [only] => ((*only).to_owned(), "means"),
         [rest @ .., last] => (format!("{} and {last}", rest.join(", ")), "mean"),
     };
-    Err(CliError::Usage(format!("{subject} {why}: {list} {mean} nothing here; {remedy}")))
+    Err(CliError::Usage(format!(
+        "{subject} {why}: {list} {mean} nothing here; {remedy}"
+    )))
 }
 
-/// True for a value that the environment does not explain. A variable is set for many commands, a flag for one.
+/// True for a value that the environment does not explain. A variable is set for many commands, a
+/// flag for one.
 pub(super) fn typed<T: PartialEq>(
     value: Option<&T>,
     variable: &str,

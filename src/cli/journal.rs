@@ -1,8 +1,8 @@
 //! Where the journal of a run is, and whether the run is a new one or goes on.
 //!
-//! Nobody has to ask for a journal: it is kept below the working directory unless something else is said. Where that can't
-//! be written (the root of a container often can't), the run does without, unless an unfinished run is there; a place that was
-//! named must be usable.
+//! Nobody has to ask for a journal: it is kept below the working directory unless something else is
+//! said. Where that can't be written (the root of a container often can't), the run does without,
+//! unless an unfinished run is there; a place that was named must be usable.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -45,8 +45,8 @@ pub(super) struct JournalFlags {
     /// Resume an unfinished run although the job has changed.
     #[arg(long)]
     resume_anyway: bool,
-    /// Resume open uploads that no journal knows, if their parts can be proven. Use it only if nobody else writes to the
-    /// destination keys.
+    /// Resume open uploads that no journal knows, if their parts can be proven. Use it only if
+    /// nobody else writes to the destination keys.
     #[arg(long, env = ADOPT, value_parser = clap::builder::FalseyValueParser::new())]
     adopt: bool,
 }
@@ -61,9 +61,13 @@ impl JournalFlags {
         leave_out_own_files(job);
     }
 
-    /// Those of a run that can't be gone on with. To do without is what `--fresh` and `--journal none` ask for.
+    /// Those of a run that can't be gone on with. To do without is what `--fresh` and `--journal
+    /// none` ask for.
     pub(super) fn of_going_on(&self) -> [Flag; 3] {
-        let place = self.journal.as_ref().filter(|place| **place != JournalPlace::Nowhere);
+        let place = self
+            .journal
+            .as_ref()
+            .filter(|place| **place != JournalPlace::Nowhere);
         let read = |place: OsString| place.to_str()?.parse().ok();
         let adopts = self.adopt.then_some(&true);
         [
@@ -117,21 +121,37 @@ pub(super) async fn open(
     let without = async || {
         replaces(job, |_| false, &tell);
         let (ledger, report) = report(job, origin, ReportWriter::create).await?;
-        Ok(Session { journal: journal::off(ledger), resumed: Arc::default(), seen: 0, report })
+        Ok(Session {
+            journal: journal::off(ledger),
+            resumed: Arc::default(),
+            seen: 0,
+            report,
+        })
     };
-    let Some(location) = location(job, connections).await? else { return without().await };
+    let Some(location) = location(job, connections).await? else {
+        return without().await;
+    };
     let fingerprint = Fingerprint::of(job);
     if let Location::Bucket(..) = location {
-        // To open one there shuts out who is at work on it; what would refuse this run must not cost that one its journal.
-        examine(&location, &fingerprint, intent).await.map_err(unusable)?;
-        job.report.json.as_deref().map(|path| ReportWriter::probe(path, origin)).transpose()?;
+        // To open one there shuts out who is at work on it; what would refuse this run must not
+        // cost that one its journal.
+        examine(&location, &fingerprint, intent)
+            .await
+            .map_err(unusable)?;
+        job.report
+            .json
+            .as_deref()
+            .map(|path| ReportWriter::probe(path, origin))
+            .transpose()?;
     }
     let opened = match reopen(location.clone(), intent, &tell).await {
         Ok(opened) => opened,
         Err(error @ (JournalError::Io { .. } | JournalError::Full { .. }))
             if job.journal == JournalPlace::Usual && !may_go_on(&location).await =>
         {
-            tell(&format!("no journal is kept, so that a run that is killed begins anew: {error}"));
+            tell(&format!(
+                "no journal is kept, so that a run that is killed begins anew: {error}"
+            ));
             return without().await;
         }
         Err(error) => return Err(unusable(error)),
@@ -155,34 +175,58 @@ pub(super) async fn open(
             tell(&format!("{missing}"));
         }
         // The report is about the run, whichever session has begun it.
-        let run = resumed.run.as_ref().map_or_else(|| origin.run.clone(), |run| run.run.clone());
-        let origin = Origin { run, ..origin.clone() };
+        let run = resumed
+            .run
+            .as_ref()
+            .map_or_else(|| origin.run.clone(), |run| run.run.clone());
+        let origin = Origin {
+            run,
+            ..origin.clone()
+        };
         replaces(job, |old| old.is_of_run(&origin), &tell);
         let (ledger, report) = report(job, &origin, ReportWriter::reopen).await?;
         let journal = opened.resume(ledger).await?;
         if intent == Intent::ResumeAnyway {
             journal.commit(Event::JobChanged(fingerprint)).await?;
         }
-        return Ok(Session { journal, resumed, seen, report });
+        return Ok(Session {
+            journal,
+            resumed,
+            seen,
+            report,
+        });
     }
     replaces(job, |_| false, &tell);
     let (ledger, report) = report(job, origin, ReportWriter::create).await?;
     let run = RunInfo {
         run: origin.run.clone(),
         job: job.name.clone(),
-        transfers: job.transfers.iter().map(|transfer| transfer.name.clone()).collect(),
+        transfers: job
+            .transfers
+            .iter()
+            .map(|transfer| transfer.name.clone())
+            .collect(),
         fingerprint,
         tool: env!("CARGO_PKG_VERSION").to_owned(),
         counted_from: job.counted_from(),
     };
     let journal = opened.begin(run, ledger).await?;
-    Ok(Session { journal, resumed, seen: 0, report })
+    Ok(Session {
+        journal,
+        resumed,
+        seen: 0,
+        report,
+    })
 }
 
 /// Returns the error of a record that is not true any more.
 fn untrue(looked: Looked) -> Option<JournalError> {
     let example = looked.example?;
-    Some(JournalError::Untrue { example, missing: looked.objects - looked.there, of: looked.objects })
+    Some(JournalError::Untrue {
+        example,
+        missing: looked.objects - looked.there,
+        of: looked.objects,
+    })
 }
 
 /// A journal that a command looks at.
@@ -204,7 +248,9 @@ pub(super) fn of_environment() -> Result<Option<JournalPlace>, CliError> {
     if text.is_empty() {
         return Ok(None);
     }
-    text.parse().map(Some).map_err(|error| CliError::Usage(format!("{JOURNAL}: {error}")))
+    text.parse()
+        .map(Some)
+        .map_err(|error| CliError::Usage(format!("{JOURNAL}: {error}")))
 }
 
 /// Where the journals are that were named, and what they are called.
@@ -215,8 +261,12 @@ pub(super) async fn places(
     let of_directory = |path: PathBuf| (path.display().to_string(), Location::Directory(path));
     Ok(match named {
         Named::None => {
-            let Ok(entries) = std::fs::read_dir(JOURNALS) else { return Ok(Vec::new()) };
-            let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+            let Ok(entries) = std::fs::read_dir(JOURNALS) else {
+                return Ok(Vec::new());
+            };
+            let mut paths: Vec<PathBuf> = entries
+                .filter_map(|entry| Some(entry.ok()?.path()))
+                .collect();
             paths.retain(|path| path.is_dir());
             paths.sort();
             paths.into_iter().map(of_directory).collect()
@@ -245,8 +295,15 @@ pub(super) async fn places(
 }
 
 /// Where the journal is; `None` where none is kept. Standard input can't be read twice.
-pub(super) async fn location(job: &Job, connections: &mut Connections) -> Result<Option<Location>, CliError> {
-    if job.transfers.iter().any(|transfer| transfer.from == Source::Stdin) {
+pub(super) async fn location(
+    job: &Job,
+    connections: &mut Connections,
+) -> Result<Option<Location>, CliError> {
+    if job
+        .transfers
+        .iter()
+        .any(|transfer| transfer.from == Source::Stdin)
+    {
         return Ok(None);
     }
     Ok(match &job.journal {
@@ -256,7 +313,10 @@ pub(super) async fn location(job: &Job, connections: &mut Connections) -> Result
         JournalPlace::Prefix(uri) => {
             let bucket = connections.bucket(DEFAULT_ENDPOINT, &uri.bucket).await?;
             // The last thing that a run does is to write down how it ended.
-            Some(Location::Bucket(bucket.outliving_the_run(), uri.key.clone()))
+            Some(Location::Bucket(
+                bucket.outliving_the_run(),
+                uri.key.clone(),
+            ))
         }
     })
 }
@@ -269,19 +329,27 @@ fn unusable(error: JournalError) -> CliError {
     }
 }
 
-/// Decides about a journal that is only looked at. One that can't be read any more says nothing against a run that begins anew.
-async fn examine(location: &Location, job: &Fingerprint, intent: Intent) -> Result<(), JournalError> {
+/// Decides about a journal that is only looked at. One that can't be read any more says nothing
+/// against a run that begins anew.
+async fn examine(
+    location: &Location,
+    job: &Fingerprint,
+    intent: Intent,
+) -> Result<(), JournalError> {
     match journal::look(location.clone()).await {
         Ok(Some(glance)) => journal::decide(&glance.state, job, intent).map(drop),
         Ok(None) => Ok(()),
-        Err(JournalError::Corrupt { .. } | JournalError::NewerVersion { .. }) if intent == Intent::Fresh => {
+        Err(JournalError::Corrupt { .. } | JournalError::NewerVersion { .. })
+            if intent == Intent::Fresh =>
+        {
             Ok(())
         }
         Err(error) => Err(error),
     }
 }
 
-/// Whether a journal that can't be written has something to go on with. One that can't be read either may have.
+/// Whether a journal that can't be written has something to go on with. One that can't be read
+/// either may have.
 async fn may_go_on(location: &Location) -> bool {
     match journal::look(location.clone()).await {
         Ok(Some(glance)) => glance.state.is_unfinished() || !glance.state.uploads.is_empty(),
@@ -290,8 +358,13 @@ async fn may_go_on(location: &Location) -> bool {
     }
 }
 
-/// Opens a journal. In the place of one that can't be read any more another one is made if the run is to begin anew.
-async fn reopen(location: Location, intent: Intent, tell: impl Fn(&str)) -> Result<Opened, JournalError> {
+/// Opens a journal. In the place of one that can't be read any more another one is made if the run
+/// is to begin anew.
+async fn reopen(
+    location: Location,
+    intent: Intent,
+    tell: impl Fn(&str),
+) -> Result<Opened, JournalError> {
     let error = match Opened::open(location.clone()).await {
         Err(error @ (JournalError::Corrupt { .. } | JournalError::NewerVersion { .. }))
             if intent == Intent::Fresh =>
@@ -301,7 +374,9 @@ async fn reopen(location: Location, intent: Intent, tell: impl Fn(&str)) -> Resu
         opened => return opened,
     };
     let (opened, salvage, aside) = Opened::begin_anew(location).await?;
-    let aside = aside.map(|aside| format!("; it was moved to {}", aside.display())).unwrap_or_default();
+    let aside = aside
+        .map(|aside| format!("; it was moved to {}", aside.display()))
+        .unwrap_or_default();
     tell(&format!(
         "the old journal can't be used ({error}){aside}. {} open uploads could be read from it and will be cancelled, {} lines \
          of it could not: if uploads were in them, `s3haul uploads list` at the destinations shows those. What it knew of \
@@ -312,13 +387,16 @@ async fn reopen(location: Location, intent: Intent, tell: impl Fn(&str)) -> Resu
     Ok(opened)
 }
 
-/// Opens the report: what the journal writes to, and what ends it. A pipe waits for its reader, off the runtime's threads.
+/// Opens the report: what the journal writes to, and what ends it. A pipe waits for its reader, off
+/// the runtime's threads.
 async fn report(
     job: &Job,
     origin: &Origin,
     open: impl Fn(&Path, &Origin) -> Result<ReportWriter, ReportError> + Send + 'static,
 ) -> Result<(Option<Box<dyn Ledger>>, Option<ReportEnd>), CliError> {
-    let Some(path) = job.report.json.clone() else { return Ok((None, None)) };
+    let Some(path) = job.report.json.clone() else {
+        return Ok((None, None));
+    };
     let origin = origin.clone();
     let opened = spawn_blocking(move || {
         let writer = open(&path, &origin)?;
@@ -331,14 +409,22 @@ async fn report(
 /// Says that the report of another run is about to be replaced.
 fn replaces(job: &Job, is_kept: impl Fn(&Origin) -> bool, tell: impl Fn(&str)) {
     let Some(path) = &job.report.json else { return };
-    let Some(old) = header(path).filter(|old| !is_kept(old)) else { return };
-    let time = old.time.map_or_else(|| "of an earlier run".to_owned(), |time| format!("of {time:.0}"));
+    let Some(old) = header(path).filter(|old| !is_kept(old)) else {
+        return;
+    };
+    let time = old.time.map_or_else(
+        || "of an earlier run".to_owned(),
+        |time| format!("of {time:.0}"),
+    );
     tell(&format!("{}: replaces the report {time}", path.display()));
 }
 
 /// What is told about the run so far.
 fn going_on(state: &RunState) -> String {
-    let began = state.began.map(|began| format!(" of {began:.0}")).unwrap_or_default();
+    let began = state
+        .began
+        .map(|began| format!(" of {began:.0}"))
+        .unwrap_or_default();
     let (totals, open) = (&state.totals, state.open_bytes());
     let mut line = format!(
         "going on with the run{began}: {} ({}) done, {} under way",

@@ -24,33 +24,63 @@ pub(super) struct ManPages {
 }
 
 const ENVIRONMENT: &[(&str, &str)] = &[
-    ("S3HAUL_JOURNAL", "Where runs keep their journal, as --journal."),
+    (
+        "S3HAUL_JOURNAL",
+        "Where runs keep their journal, as --journal.",
+    ),
     ("S3HAUL_ADOPT", "Set to 1, the same as --adopt."),
-    ("S3HAUL_DRAIN", "How long a run may take to end after a signal, as --drain."),
-    ("S3HAUL_LOG", "What is logged: a level, or directives such as s3haul=debug,aws=info. Wins over -v."),
+    (
+        "S3HAUL_DRAIN",
+        "How long a run may take to end after a signal, as --drain.",
+    ),
+    (
+        "S3HAUL_LOG",
+        "What is logged: a level, or directives such as s3haul=debug,aws=info. Wins over -v.",
+    ),
     ("S3HAUL_LOG_FORMAT", "text or json, as --log-format."),
-    ("AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL", "URL of an S3 that is not Amazon's, as --endpoint-url."),
+    (
+        "AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL",
+        "URL of an S3 that is not Amazon's, as --endpoint-url.",
+    ),
     (
         "AWS_PROFILE, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN",
         "Identity and region, as for the AWS CLI.",
     ),
-    ("AWS_CONFIG_FILE, AWS_SHARED_CREDENTIALS_FILE", "Files of the AWS CLI."),
+    (
+        "AWS_CONFIG_FILE, AWS_SHARED_CREDENTIALS_FILE",
+        "Files of the AWS CLI.",
+    ),
     ("NO_COLOR", "Turns colours off."),
 ];
 const FILES: &[(&str, &str)] = &[
-    ("./.s3haul/JOB/", "The journal of a job, by which a run resumes after a stop."),
+    (
+        "./.s3haul/JOB/",
+        "The journal of a job, by which a run resumes after a stop.",
+    ),
     ("~/.aws/config, ~/.aws/credentials", "Profiles."),
 ];
 const EXIT_STATUS: &[(&str, &str)] = &[
     ("0", "All is done."),
-    ("1", "Some objects failed, or a comparison found differences."),
-    ("2", "The command line or the manifest is wrong; nothing was sent."),
+    (
+        "1",
+        "Some objects failed, or a comparison found differences.",
+    ),
+    (
+        "2",
+        "The command line or the manifest is wrong; nothing was sent.",
+    ),
     (
         "3",
         "Refused before the first write: a bucket, its region, the credentials, or an object that is not there.",
     ),
-    ("4", "Interrupted, or the server was away for too long; run the same command again."),
-    ("5", "Objects are being restored from an archive; run the same command again later."),
+    (
+        "4",
+        "Interrupted, or the server was away for too long; run the same command again.",
+    ),
+    (
+        "5",
+        "Objects are being restored from an archive; run the same command again later.",
+    ),
     ("70", "A bug."),
 ];
 
@@ -66,7 +96,9 @@ impl ManPages {
         let mut command = &root;
         for word in &self.command {
             command = command.find_subcommand(word).ok_or_else(|| {
-                CliError::Usage(format!("there is no command `{word}`; `s3haul --help` lists the commands"))
+                CliError::Usage(format!(
+                    "there is no command `{word}`; `s3haul --help` lists the commands"
+                ))
             })?;
         }
         say(page(command)?.trim_end())
@@ -74,12 +106,17 @@ impl ManPages {
 }
 
 fn name(command: &Command) -> &str {
-    command.get_display_name().unwrap_or_else(|| command.get_name())
+    command
+        .get_display_name()
+        .unwrap_or_else(|| command.get_name())
 }
 
 fn write_all(command: &Command, dir: &Path) -> io::Result<()> {
     fs::write(dir.join(format!("{}.1", name(command))), page(command)?)?;
-    command.get_subcommands().filter(|inner| !inner.is_hide_set()).try_for_each(|inner| write_all(inner, dir))
+    command
+        .get_subcommands()
+        .filter(|inner| !inner.is_hide_set())
+        .try_for_each(|inner| write_all(inner, dir))
 }
 
 /// The page of a command, as roff.
@@ -94,7 +131,10 @@ fn page(command: &Command) -> io::Result<String> {
     if command.has_subcommands() {
         man.render_subcommands_section(&mut out)?;
     }
-    let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    let help = command
+        .get_after_help()
+        .map(ToString::to_string)
+        .unwrap_or_default();
     for block in help.split("\n\n") {
         match block.strip_prefix("Examples:\n") {
             Some(examples) => write!(out, ".SH EXAMPLES\n.nf\n{}\n.fi\n", escaped(examples))?,
@@ -104,24 +144,41 @@ fn page(command: &Command) -> io::Result<String> {
             None => write!(out, ".PP\n{}\n", escaped(block))?,
         }
     }
-    for (title, entries) in [("ENVIRONMENT", ENVIRONMENT), ("FILES", FILES), ("EXIT STATUS", EXIT_STATUS)] {
+    for (title, entries) in [
+        ("ENVIRONMENT", ENVIRONMENT),
+        ("FILES", FILES),
+        ("EXIT STATUS", EXIT_STATUS),
+    ] {
         writeln!(out, ".SH \"{title}\"")?;
         for (term, text) in entries {
             write!(out, ".TP\n\\fB{}\\fR\n{}\n", escaped(term), escaped(text))?;
         }
     }
-    let others = command.get_subcommands().filter(|inner| !inner.is_hide_set()).map(name);
-    let others: Vec<_> = others.chain((name(command) != "s3haul").then_some("s3haul")).collect();
-    let others: Vec<_> = others.iter().map(|other| format!("\\fB{}\\fR(1)", escaped(other))).collect();
+    let others = command
+        .get_subcommands()
+        .filter(|inner| !inner.is_hide_set())
+        .map(name);
+    let others: Vec<_> = others
+        .chain((name(command) != "s3haul").then_some("s3haul"))
+        .collect();
+    let others: Vec<_> = others
+        .iter()
+        .map(|other| format!("\\fB{}\\fR(1)", escaped(other)))
+        .collect();
     write!(out, ".SH \"SEE ALSO\"\n{}\n", others.join(", "))?;
     Ok(String::from_utf8_lossy(&out).into_owned())
 }
 
-/// Text as it is: no backslash, and no dot or apostrophe at the start of a line, means anything to roff.
+/// Text as it is: no backslash, and no dot or apostrophe at the start of a line, means anything to
+/// roff.
 fn escaped(text: &str) -> String {
     let lines = text.lines().map(|line| {
         let line = line.replace('\\', "\\e").replace('-', "\\-");
-        if line.starts_with(['.', '\'']) { format!("\\&{line}") } else { line }
+        if line.starts_with(['.', '\'']) {
+            format!("\\&{line}")
+        } else {
+            line
+        }
     });
     lines.collect::<Vec<_>>().join("\n")
 }

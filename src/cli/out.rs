@@ -23,7 +23,9 @@ pub(crate) fn say_line(line: &str) -> Result<Exit, CliError> {
 
 /// Prints a result as one line of JSON.
 pub(crate) fn say_json(value: &impl Serialize) -> Result<Exit, CliError> {
-    print(&printable_json(&serde_json::to_string(value).map_err(io::Error::from)?))
+    print(&printable_json(
+        &serde_json::to_string(value).map_err(io::Error::from)?,
+    ))
 }
 
 /// Writes a line to standard error.
@@ -33,7 +35,11 @@ pub(crate) fn note(line: &str) {
 
 /// Writes a line of JSON to standard error.
 pub(crate) fn note_json(value: &serde_json::Value) {
-    let _ = writeln!(io::stderr().lock(), "{}", printable_json(&value.to_string()));
+    let _ = writeln!(
+        io::stderr().lock(),
+        "{}",
+        printable_json(&value.to_string())
+    );
 }
 
 /// Moves the cursor of the terminal that is standard error up by one row.
@@ -45,7 +51,11 @@ pub(crate) fn row_up() {
 /// Writes a message of several lines to standard error. It may have colours if `is_safe`, which
 /// promises that everything else in it is escaped.
 pub(crate) fn note_lines(text: &str, is_safe: bool) {
-    let text = if is_safe { text.into() } else { printable_lines(text) };
+    let text = if is_safe {
+        text.into()
+    } else {
+        printable_lines(text)
+    };
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 

@@ -2,14 +2,21 @@
 
 use std::path::Path;
 
-/// Asserts that a page holds these texts between the markers of their names, or writes them there if `UPDATE_README` is set.
+/// Asserts that a page holds these texts between the markers of their names, or writes them there
+/// if `UPDATE_README` is set.
 pub(super) fn assert_page_has(page: &str, texts: &[(&str, String)]) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
     let committed = std::fs::read_to_string(&path).unwrap();
     let mut written = committed.clone();
     for (name, text) in texts {
-        let (begin, end) = (format!("<!-- {name}: begin"), format!("<!-- {name}: end -->"));
-        let from = written.find(&begin).and_then(|at| Some(at + written[at..].find('\n')? + 1)).unwrap();
+        let (begin, end) = (
+            format!("<!-- {name}: begin"),
+            format!("<!-- {name}: end -->"),
+        );
+        let from = written
+            .find(&begin)
+            .and_then(|at| Some(at + written[at..].find('\n')? + 1))
+            .unwrap();
         let to = written.find(&end).unwrap();
         written.replace_range(from..to, text);
     }
@@ -17,5 +24,8 @@ pub(super) fn assert_page_has(page: &str, texts: &[(&str, String)]) {
         std::fs::write(path, &written).unwrap();
         return;
     }
-    assert!(committed == written, "{page} is old: UPDATE_README=1 writes it");
+    assert!(
+        committed == written,
+        "{page} is old: UPDATE_README=1 writes it"
+    );
 }

@@ -1,8 +1,9 @@
 //! Says that s3haul panicked, in one sentence on standard error.
 //!
-//! A panic fails one object or one request, and the run goes on (`bucket::caught`, `execute::conductor`). The standard
-//! message would quote the text of the panic, which may hold what a server sent, or a secret. This one has what a report
-//! needs: the version and the line of the code. A place that panics for each of a million objects is told once.
+//! A panic fails one object or one request, and the run goes on (`bucket::caught`,
+//! `execute::conductor`). The standard message would quote the text of the panic, which may hold
+//! what a server sent, or a secret. This one has what a report needs: the version and the line of
+//! the code. A place that panics for each of a million objects is told once.
 
 use std::collections::BTreeSet;
 use std::panic::Location;
@@ -18,9 +19,13 @@ const PAGE: &str = env!("CARGO_PKG_REPOSITORY");
 pub(super) fn report(format: LogFormat) {
     let told = Mutex::new(BTreeSet::new());
     std::panic::set_hook(Box::new(move |panic| {
-        let place = panic.location().map_or_else(|| "an unknown place".to_owned(), place);
+        let place = panic
+            .location()
+            .map_or_else(|| "an unknown place".to_owned(), place);
         // A panic in here would end the process.
-        let is_new = told.try_lock().is_ok_and(|mut told| told.insert(place.clone()));
+        let is_new = told
+            .try_lock()
+            .is_ok_and(|mut told| told.insert(place.clone()));
         if !is_new {
             return;
         }
@@ -35,7 +40,11 @@ pub(super) fn report(format: LogFormat) {
 }
 
 fn sentence(place: &str) -> String {
-    let to = if PAGE.is_empty() { "to those who maintain s3haul" } else { PAGE };
+    let to = if PAGE.is_empty() {
+        "to those who maintain s3haul"
+    } else {
+        PAGE
+    };
     format!(
         "s3haul {} has a bug: it panicked at {place}; please report this line {to}, with the command that was run",
         env!("CARGO_PKG_VERSION")
@@ -45,7 +54,8 @@ fn sentence(place: &str) -> String {
 /// Returns the place in the code, without the directories of the machine that compiled it.
 fn place(location: &Location<'_>) -> String {
     let file = location.file();
-    // A crate of a registry: `…/registry/src/index.crates.io-1949cf8c6b5b557f/name-version/src/lib.rs`.
+    // A crate of a registry:
+    // `…/registry/src/index.crates.io-1949cf8c6b5b557f/name-version/src/lib.rs`.
     let file = file
         .split_once("/registry/src/")
         .and_then(|(_, file)| file.split_once('/'))
@@ -66,7 +76,11 @@ mod tests {
     #[test]
     #[ignore = "the test below runs it"]
     fn panics() {
-        let format = if std::env::var_os("AS_JSON").is_some() { LogFormat::Json } else { LogFormat::Text };
+        let format = if std::env::var_os("AS_JSON").is_some() {
+            LogFormat::Json
+        } else {
+            LogFormat::Text
+        };
         report(format);
         for _ in 0..2 {
             let _ = std::panic::catch_unwind(|| panic!("{FORGED}"));
@@ -77,12 +91,21 @@ mod tests {
     fn a_panic_is_one_sentence_without_its_text() {
         for as_json in [false, true] {
             let mut child = Command::new(std::env::current_exe().unwrap());
-            child.args(["cli::panics::tests::panics", "--exact", "--ignored", "--nocapture"]);
-            child.env_remove("AS_JSON").envs(as_json.then_some(("AS_JSON", "1")));
+            child.args([
+                "cli::panics::tests::panics",
+                "--exact",
+                "--ignored",
+                "--nocapture",
+            ]);
+            child
+                .env_remove("AS_JSON")
+                .envs(as_json.then_some(("AS_JSON", "1")));
             let output = child.output().unwrap();
             assert!(output.status.success(), "{output:?}");
             let stderr = String::from_utf8(output.stderr).unwrap();
-            let [line] = stderr.lines().collect::<Vec<_>>()[..] else { panic!("{stderr}") };
+            let [line] = stderr.lines().collect::<Vec<_>>()[..] else {
+                panic!("{stderr}")
+            };
             assert!(line.chars().all(is_printable), "{line}");
             assert!(!line.contains("html") && !line.contains("forged"), "{line}");
             let sentence = if as_json {
@@ -96,7 +119,10 @@ mod tests {
                 env!("CARGO_PKG_VERSION"),
                 " has a bug: it panicked at src/cli/panics.rs:"
             );
-            assert!(sentence.starts_with(begin) && sentence.contains("please report"), "{sentence}");
+            assert!(
+                sentence.starts_with(begin) && sentence.contains("please report"),
+                "{sentence}"
+            );
         }
     }
 }

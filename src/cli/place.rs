@@ -30,7 +30,10 @@ pub(super) struct AccessFlags {
 
 impl AccessFlags {
     pub(super) fn access(&self) -> Access {
-        Access { expected_owner: self.expected_owner.clone(), requester_pays: self.requester_pays }
+        Access {
+            expected_owner: self.expected_owner.clone(),
+            requester_pays: self.requester_pays,
+        }
     }
 }
 
@@ -51,7 +54,10 @@ pub(super) struct SidesFlags {
 impl SidesFlags {
     /// Those about the source.
     pub(super) fn of_source(&self) -> [Flag; 2] {
-        [("--source-owner", self.source_owner.is_some()), ("--requester-pays", self.requester_pays)]
+        [
+            ("--source-owner", self.source_owner.is_some()),
+            ("--requester-pays", self.requester_pays),
+        ]
     }
 
     /// The one about the destination.
@@ -62,13 +68,20 @@ impl SidesFlags {
     /// Gives them to a transfer.
     pub(super) fn apply(&self, transfer: &mut Transfer) {
         let (expected_owner, requester_pays) = (self.source_owner.clone(), self.requester_pays);
-        transfer.source_access = Access { expected_owner, requester_pays };
+        transfer.source_access = Access {
+            expected_owner,
+            requester_pays,
+        };
         let expected_owner = self.destination_owner.clone();
-        transfer.destination_access = Access { expected_owner, ..Access::default() };
+        transfer.destination_access = Access {
+            expected_owner,
+            ..Access::default()
+        };
     }
 }
 
-/// Where a job runs: with ambient credentials at its own endpoints, or on a sandbox in this process.
+/// Where a job runs: with ambient credentials at its own endpoints, or on a sandbox in this
+/// process.
 #[derive(Debug)]
 pub(super) struct Place {
     credentials: Option<StaticCredentials>,
@@ -76,7 +89,7 @@ pub(super) struct Place {
     sockets: u64,
     /// Held, because it serves as long as it lives.
     #[cfg(feature = "sandbox")]
-    _sandbox: Option<crate::sandbox::Sandbox>,
+    _sandbox: Option<s3haul_sandbox::Sandbox>,
 }
 
 impl Place {
@@ -90,7 +103,8 @@ impl Place {
         }
     }
 
-    /// What `--sandbox` asks for: every endpoint of the job becomes one sandbox that has its buckets.
+    /// What `--sandbox` asks for: every endpoint of the job becomes one sandbox that has its
+    /// buckets.
     #[cfg_attr(
         not(feature = "sandbox"),
         expect(clippy::unused_async, reason = "the sandbox starts asynchronously")
@@ -103,7 +117,11 @@ impl Place {
         #[cfg(feature = "sandbox")]
         if file.sandbox {
             let (sandbox, credentials) = super::sandbox::embed(job).await?;
-            return Ok(Self { credentials: Some(credentials), sockets: 2, _sandbox: Some(sandbox) });
+            return Ok(Self {
+                credentials: Some(credentials),
+                sockets: 2,
+                _sandbox: Some(sandbox),
+            });
         }
         Ok(Self::ambient())
     }
@@ -119,9 +137,17 @@ impl Place {
     }
 
     /// The same for a run that ends within this time of a signal.
-    pub(super) fn connect_within(&self, drain: Duration, job: &Job, halt: &CancellationToken) -> Connections {
+    pub(super) fn connect_within(
+        &self,
+        drain: Duration,
+        job: &Job,
+        halt: &CancellationToken,
+    ) -> Connections {
         let ceiling = slots::default_ceiling(self.sockets);
-        let retry = RetryPolicy { drain, ..RetryPolicy::default() };
+        let retry = RetryPolicy {
+            drain,
+            ..RetryPolicy::default()
+        };
         let pacer = Arc::new(Pacer::new(&job.limits, ceiling, retry));
         Connections::new(job, self.credentials.clone(), pacer, halt.clone())
     }
@@ -148,8 +174,13 @@ pub(super) async fn bucket_at(
         finding.path.ends_with("expected_owner") || finding.path.starts_with("endpoints.")
     };
     if let Some(finding) = check(&job).into_iter().find(matters) {
-        return Err(CliError::Usage(format!("{}; {}", finding.message, finding.remedy)));
+        return Err(CliError::Usage(format!(
+            "{}; {}",
+            finding.message, finding.remedy
+        )));
     }
     let mut connections = Place::ambient().connect(&job, &CancellationToken::new());
-    Ok(connections.bucket_on_terms(DEFAULT_ENDPOINT, &location.bucket, &access).await?)
+    Ok(connections
+        .bucket_on_terms(DEFAULT_ENDPOINT, &location.bucket, &access)
+        .await?)
 }

@@ -9,7 +9,9 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::place::Place;
-use super::{CliError, Exit, JobFile, Output, note, output_file, presence, say, say_json, say_line};
+use super::{
+    CliError, Exit, JobFile, Output, note, output_file, presence, say, say_json, say_line,
+};
 use crate::bucket::history::Tip;
 use crate::connections::Connections;
 use crate::endpoint::Provider;
@@ -74,7 +76,11 @@ struct Line<'a> {
 impl<'a> Line<'a> {
     fn of(sides: &'a Sides, step: &'a Step) -> Self {
         let location = |bucket: &crate::location::BucketName, key: &crate::location::ObjectKey| {
-            S3Uri { bucket: bucket.clone(), key: key.clone() }.to_string()
+            S3Uri {
+                bucket: bucket.clone(),
+                key: key.clone(),
+            }
+            .to_string()
         };
         let source = match &sides.source {
             Some(bucket) => location(bucket.name(), &step.entry.key),
@@ -107,7 +113,10 @@ pub(super) async fn show(
     output: Output,
 ) -> Result<Exit, CliError> {
     let sandbox = place.is_sandbox();
-    let out = out.map(|path| Target::begin_plan(&path, sandbox)).transpose().map_err(ReportError::from)?;
+    let out = out
+        .map(|path| Target::begin_plan(&path, sandbox))
+        .transpose()
+        .map_err(ReportError::from)?;
     let mut file = out.map(BufWriter::new);
     let mut connections = place.connect(job, &CancellationToken::new());
     presence::require(job, &mut connections).await?;
@@ -117,11 +126,16 @@ pub(super) async fn show(
     for (number, transfer) in job.transfers.iter().enumerate() {
         let (source, destination) = connections.of_transfer(transfer).await?;
         let sides = Sides::new(transfer, source, destination);
-        let (mut totals, mut estimate, capacity) = (Totals::default(), Estimate::default(), sides.capacity());
+        let (mut totals, mut estimate, capacity) =
+            (Totals::default(), Estimate::default(), sides.capacity());
         let mut misses = Misses::of(transfer);
         // Lines come in the order of keys; sums have none.
         let in_order = file.is_some() || output.json;
-        let mut planned = if in_order { sides.plan() } else { sides.plan_in_any_order() };
+        let mut planned = if in_order {
+            sides.plan()
+        } else {
+            sides.plan_in_any_order()
+        };
         while let Some(planned) = misses.watch(&sides, planned.recv().await) {
             if let Planned::Unlisted(_, failure) = &planned {
                 unlisted.observe(failure);
@@ -134,18 +148,31 @@ pub(super) async fn show(
                         if is_held_up {
                             let restores = transfer.archived == Archived::Restore;
                             let asks = restores && step.entry.archive == ArchiveState::Archived;
-                            totals.archived(step.entry.size, step.entry.storage_class.as_deref(), asks);
+                            totals.archived(
+                                step.entry.size,
+                                step.entry.storage_class.as_deref(),
+                                asks,
+                            );
                             if transfer.archived == Archived::Fail {
                                 exit = Exit::Failures;
                             }
                         } else {
                             let capabilities = sides.destination.capabilities();
                             let reads = Reads::of(&sides.transfer, capabilities, &step.route);
-                            totals.copy(step.entry.size, &step.route, step.reason, capabilities, reads);
+                            totals.copy(
+                                step.entry.size,
+                                &step.route,
+                                step.reason,
+                                capabilities,
+                                reads,
+                            );
                             totals.in_place_objects += u64::from(sides.is_in_place());
                             estimate.copy(step.entry.size, &step.route, capacity);
                         }
-                        let line = Line { sandbox, ..Line::of(&sides, &step) };
+                        let line = Line {
+                            sandbox,
+                            ..Line::of(&sides, &step)
+                        };
                         if let Some(file) = &mut file {
                             serde_json::to_writer(&mut *file, &line).map_err(io::Error::from)?;
                             file.write_all(b"\n")?;
@@ -178,16 +205,32 @@ pub(super) async fn show(
         let empty = empty(transfer, &totals, &unknown);
         exit = with_empty(exit, empty.as_ref());
         if output.json {
-            say_json(&line_of_transfer(transfer, &totals, &unknown, &misses, empty.as_ref()))?;
+            say_json(&line_of_transfer(
+                transfer,
+                &totals,
+                &unknown,
+                &misses,
+                empty.as_ref(),
+            ))?;
         } else {
-            say(&of_transfer(transfer, &totals, &misses, empty.as_ref(), output))?;
+            say(&of_transfer(
+                transfer,
+                &totals,
+                &misses,
+                empty.as_ref(),
+                output,
+            ))?;
             if !unknown.is_empty() {
                 let names = unknown.join(" and ");
-                say_line(&format!("  besides   what {names} will have written into its source by then"))?;
+                say_line(&format!(
+                    "  besides   what {names} will have written into its source by then"
+                ))?;
             }
             let versions = old_versions(&mut connections, &sides).await;
             let estimated = estimated(&estimate, capacity);
-            let rest = price(transfer, &totals, &sides).into_iter().chain(unnamed_provider(job, transfer));
+            let rest = price(transfer, &totals, &sides)
+                .into_iter()
+                .chain(unnamed_provider(job, transfer));
             for line in versions.into_iter().chain(estimated).chain(rest) {
                 say_line(&line)?;
             }
@@ -209,7 +252,10 @@ fn say_end(job: &Job, all: &Totals, requests: u64, output: Output) -> Result<(),
     if job.transfers.len() > 1 {
         say(&format!("in all\n{}", text(all, "")))?;
     }
-    say(&format!("nothing was written; {} sent to look", display_counted(requests, "request")))?;
+    say(&format!(
+        "nothing was written; {} sent to look",
+        display_counted(requests, "request")
+    ))?;
     Ok(())
 }
 
@@ -219,12 +265,19 @@ fn price(transfer: &Transfer, totals: &Totals, sides: &Sides) -> Option<String> 
         return None;
     }
     let dollars = cost::display(totals.dollars(transfer.to.storage_class.as_deref()));
-    Some(format!("  price     {dollars} for the requests, at AWS's list prices"))
+    Some(format!(
+        "  price     {dollars} for the requests, at AWS's list prices"
+    ))
 }
 
 /// Says that a server's kind was not named, where that costs requests and proofs.
 fn unnamed_provider(job: &Job, transfer: &Transfer) -> Option<String> {
-    let names = transfer.from.s3().map(|(name, _)| name).into_iter().chain([transfer.to.endpoint.as_str()]);
+    let names = transfer
+        .from
+        .s3()
+        .map(|(name, _)| name)
+        .into_iter()
+        .chain([transfer.to.endpoint.as_str()]);
     let endpoint = names
         .filter_map(|name| job.endpoints.get(name))
         .find(|endpoint| !endpoint.is_aws() && endpoint.stated.provider == Provider::Auto)?;
@@ -245,14 +298,16 @@ async fn old_versions(connections: &mut Connections, sides: &Sides) -> Option<St
 fn estimated(estimate: &Estimate, capacity: Capacity) -> Option<String> {
     let Capacity { in_flight, speed } = capacity;
     let seconds = Duration::try_from_secs_f64(estimate.seconds(in_flight)?.ceil()).ok()?;
-    let parts = estimate.parts().map_or_else(String::new, |(smallest, largest)| {
-        let (smallest, largest) = (ByteSize(smallest), ByteSize(largest));
-        if smallest == largest {
-            format!(", parts of {largest}")
-        } else {
-            format!(", parts of {smallest} to {largest}")
-        }
-    });
+    let parts = estimate
+        .parts()
+        .map_or_else(String::new, |(smallest, largest)| {
+            let (smallest, largest) = (ByteSize(smallest), ByteSize(largest));
+            if smallest == largest {
+                format!(", parts of {largest}")
+            } else {
+                format!(", parts of {smallest} to {largest}")
+            }
+        });
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -267,7 +322,8 @@ fn estimated(estimate: &Estimate, capacity: Capacity) -> Option<String> {
     ))
 }
 
-/// The numbers of one transfer, under its places, with the times that it selects by and what its patterns may have missed.
+/// The numbers of one transfer, under its places, with the times that it selects by and what its
+/// patterns may have missed.
 fn of_transfer(
     transfer: &Transfer,
     totals: &Totals,
@@ -276,11 +332,22 @@ fn of_transfer(
     output: Output,
 ) -> String {
     let text = text(totals, &output.spoken(fate(transfer, totals)));
-    let times = transfer.times().into_iter().map(|time| format!("\n  selects   {time}"));
-    let hints = misses.hints().into_iter().map(|hint| format!("\n  hint      {}", printable(&hint)));
-    let empty = empty.into_iter().map(|empty| format!("\n  {}", printable(&empty.to_string())));
+    let times = transfer
+        .times()
+        .into_iter()
+        .map(|time| format!("\n  selects   {time}"));
+    let hints = misses
+        .hints()
+        .into_iter()
+        .map(|hint| format!("\n  hint      {}", printable(&hint)));
+    let empty = empty
+        .into_iter()
+        .map(|empty| format!("\n  {}", printable(&empty.to_string())));
     let notes: String = times.chain(hints).chain(empty).collect();
-    format!("{}\n{text}{notes}", printable(&format!("{}: {}", transfer.name, describe(transfer))))
+    format!(
+        "{}\n{text}{notes}",
+        printable(&format!("{}: {}", transfer.name, describe(transfer)))
+    )
 }
 
 /// The same as JSON.
@@ -308,15 +375,22 @@ fn writers_of(job: &Job, number: usize) -> Vec<&str> {
         .collect()
 }
 
-/// Returns the finding about a transfer that selects nothing, unless an earlier transfer is yet to write its source.
+/// Returns the finding about a transfer that selects nothing, unless an earlier transfer is yet to
+/// write its source.
 fn empty(transfer: &Transfer, totals: &Totals, writers: &[&str]) -> Option<EmptySelection> {
     let is_empty = writers.is_empty() && totals.has_nothing();
-    is_empty.then(|| EmptySelection::of(transfer, totals.excluded_objects)).flatten()
+    is_empty
+        .then(|| EmptySelection::of(transfer, totals.excluded_objects))
+        .flatten()
 }
 
 /// Returns the exit code after such a finding.
 fn with_empty(exit: Exit, empty: Option<&EmptySelection>) -> Exit {
-    if empty.is_some_and(|empty| empty.fails) { Exit::Failures } else { exit }
+    if empty.is_some_and(|empty| empty.fails) {
+        Exit::Failures
+    } else {
+        exit
+    }
 }
 
 /// Returns the exit code after the failures that were counted.
@@ -332,11 +406,18 @@ fn with_failures(exit: Exit, all: &Totals, unlisted: UnlistedCounts) -> Exit {
 /// What becomes of a transfer's archived objects.
 fn fate(transfer: &Transfer, totals: &Totals) -> String {
     match (transfer.archived, transfer.restore) {
-        (Archived::Fail, _) => "; they fail: write `archived: restore` or `archived: skip`".to_owned(),
+        (Archived::Fail, _) => {
+            "; they fail: write `archived: restore` or `archived: skip`".to_owned()
+        }
         (Archived::Skip, _) => "; they are left out".to_owned(),
         (Archived::Restore, Restore { tier, days }) => {
             let prices = totals.archived_classes.iter().map(|(class, archived)| {
-                cost::restore(class, tier, archived.restored_objects, archived.restored_bytes)
+                cost::restore(
+                    class,
+                    tier,
+                    archived.restored_objects,
+                    archived.restored_bytes,
+                )
             });
             let price = cost::display(prices.sum());
             format!("; restored by tier {tier} for {days} days, {price} at AWS's list prices")
@@ -362,15 +443,26 @@ fn chain(sides: &Sides, step: Step) -> impl Iterator<Item = Step> {
 fn text(totals: &Totals, fate: &str) -> String {
     let count = display_count;
     let all_in_place = totals.in_place_objects > 0 && totals.in_place_objects == totals.objects;
-    let what = if all_in_place { "to change in place:" } else { "to copy  " };
+    let what = if all_in_place {
+        "to change in place:"
+    } else {
+        "to copy  "
+    };
     let mut lines = vec![format!(
         "  {what} {}, {}{}",
         display_counted(totals.objects, "object"),
         ByteSize(totals.bytes),
-        if totals.parts > 0 { format!(", {}", display_counted(totals.parts, "part")) } else { String::new() }
+        if totals.parts > 0 {
+            format!(", {}", display_counted(totals.parts, "part"))
+        } else {
+            String::new()
+        }
     )];
     if totals.in_place_objects > 0 && !all_in_place {
-        lines.push(format!("  of them, to change in place: {} objects", count(totals.in_place_objects)));
+        lines.push(format!(
+            "  of them, to change in place: {} objects",
+            count(totals.in_place_objects)
+        ));
     }
     if totals.delete_markers > 0 {
         lines.push(format!(
@@ -379,8 +471,11 @@ fn text(totals: &Totals, fate: &str) -> String {
         ));
     }
     if !totals.reasons.is_empty() {
-        let reasons: Vec<_> =
-            totals.reasons.iter().map(|(reason, number)| format!("{} {reason}", count(*number))).collect();
+        let reasons: Vec<_> = totals
+            .reasons
+            .iter()
+            .map(|(reason, number)| format!("{} {reason}", count(*number)))
+            .collect();
         lines.push(format!("  because   {}", reasons.join(", ")));
     }
     if totals.all_requests() > 0 {
@@ -389,7 +484,11 @@ fn text(totals: &Totals, fate: &str) -> String {
             .iter()
             .map(|(operation, number)| format!("{operation} {}", count(*number)))
             .collect();
-        lines.push(format!("  requests  {} ({})", count(totals.all_requests()), requests.join(", ")));
+        lines.push(format!(
+            "  requests  {} ({})",
+            count(totals.all_requests()),
+            requests.join(", ")
+        ));
     }
     if totals.archived_objects > 0 {
         let classes: Vec<_> = totals
@@ -413,6 +512,14 @@ fn text(totals: &Totals, fate: &str) -> String {
             lines.push(format!("  {name:<9} {}", display_counted(number, "object")));
         }
     }
-    lines.extend(comparison(&totals.unchanged).into_iter().map(|line| format!("  {line}")));
-    lines.iter().map(|line| printable(line)).collect::<Vec<_>>().join("\n")
+    lines.extend(
+        comparison(&totals.unchanged)
+            .into_iter()
+            .map(|line| format!("  {line}")),
+    );
+    lines
+        .iter()
+        .map(|line| printable(line))
+        .collect::<Vec<_>>()
+        .join("\n")
 }

@@ -1,7 +1,9 @@
-//! Objects that a job names one by one, and its sources on this machine, looked for before the first write.
+//! Objects that a job names one by one, and its sources on this machine, looked for before the
+//! first write.
 //!
-//! The commonest mistake of all is a prefix without its slash: `s3://lake/events` names one object, and there is none. A HEAD
-//! per named object finds that out, and one list tells a mistyped prefix from a mistyped key.
+//! The commonest mistake of all is a prefix without its slash: `s3://lake/events` names one object,
+//! and there is none. A HEAD per named object finds that out, and one list tells a mistyped prefix
+//! from a mistyped key.
 
 use std::path::Path;
 use std::{fs, io};
@@ -15,8 +17,9 @@ use crate::manifest::may_read;
 use crate::s3::{Failure, FailureKind};
 use crate::size::display_count;
 
-/// Looks for each file or directory that is a source, and for each object that a transfer names by itself. One that an earlier transfer may write, or of which an old
-/// version is wanted, need not be there now.
+/// Looks for each file or directory that is a source, and for each object that a transfer names by
+/// itself. One that an earlier transfer may write, or of which an old version is wanted, need not
+/// be there now.
 pub(super) async fn require(job: &Job, connections: &mut Connections) -> Result<(), CliError> {
     for (number, transfer) in job.transfers.iter().enumerate() {
         if let Source::Files { path, .. } = &transfer.from
@@ -30,9 +33,19 @@ pub(super) async fn require(job: &Job, connections: &mut Connections) -> Result<
             };
             return Err(CliError::Absent(format!("{}{what}", prefix_of(transfer))));
         }
-        let Source::Object { location, version: None, .. } = &transfer.from else { continue };
-        let is_written_first =
-            || job.transfers[..number].iter().any(|earlier| may_read(job, transfer, earlier));
+        let Source::Object {
+            location,
+            version: None,
+            ..
+        } = &transfer.from
+        else {
+            continue;
+        };
+        let is_written_first = || {
+            job.transfers[..number]
+                .iter()
+                .any(|earlier| may_read(job, transfer, earlier))
+        };
         if transfer.versions != Versions::Current || is_written_first() {
             continue;
         }
@@ -57,7 +70,9 @@ fn readable(path: &Path) -> io::Result<()> {
 }
 
 async fn look(source: &Bucket, location: &S3Uri, transfer: &Transfer) -> Result<(), CliError> {
-    let Err(failure) = source.head(&location.key, None).await else { return Ok(()) };
+    let Err(failure) = source.head(&location.key, None).await else {
+        return Ok(());
+    };
     if !matches!(failure.kind(), FailureKind::NotFound | FailureKind::Denied) {
         // Whatever else it is, the run finds it too, with all that it does about it.
         return Ok(());
@@ -69,7 +84,11 @@ async fn look(source: &Bucket, location: &S3Uri, transfer: &Transfer) -> Result<
         Ok(page) if !page.items.is_empty() => {
             let more = if page.next.is_some() { "+" } else { "" };
             let count = display_count(page.items.len() as u64);
-            let noun = if count == "1" && more.is_empty() { "object is" } else { "objects are" };
+            let noun = if count == "1" && more.is_empty() {
+                "object is"
+            } else {
+                "objects are"
+            };
             absent(format!(
                 "there is no object {location}; {count}{more} {noun} below it: write {below} (on the command line, --recursive \
                  does the same)"
@@ -96,7 +115,12 @@ async fn look(source: &Bucket, location: &S3Uri, transfer: &Transfer) -> Result<
 /// The server's own words.
 fn answer(failure: &Failure) -> String {
     let details = failure.details();
-    format!("{}: {}: {}", details.operation, details.code, details.message.trim_end_matches('.'))
+    format!(
+        "{}: {}: {}",
+        details.operation,
+        details.code,
+        details.message.trim_end_matches('.')
+    )
 }
 
 /// Names a transfer of a manifest; one from the command line has no name that anybody gave.

@@ -1,7 +1,8 @@
 //! What one sees while a run is under way.
 //!
-//! On a terminal: one bar for the run and one for each of the few largest objects, which are the first to begin. Elsewhere
-//! (a log, a CronJob): one line every half minute. Bytes advance with each part, so that a single 5 TiB object moves too.
+//! On a terminal: one bar for the run and one for each of the few largest objects, which are the
+//! first to begin. Elsewhere (a log, a CronJob): one line every half minute. Bytes advance with
+//! each part, so that a single 5 TiB object moves too.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -75,10 +76,17 @@ impl Bars {
     fn new() -> Self {
         let screen = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(8));
         let total = screen.add(ProgressBar::new(0));
-        total.set_style(style(&format!("{{bar:{}}} {{wide_msg}}", bar_width(columns()))));
+        total.set_style(style(&format!(
+            "{{bar:{}}} {{wide_msg}}",
+            bar_width(columns())
+        )));
         let above = screen.clone();
         telemetry::draw_above(Some(Arc::new(move |write| above.suspend(write))));
-        Self { screen, total, objects: Mutex::default() }
+        Self {
+            screen,
+            total,
+            objects: Mutex::default(),
+        }
     }
 
     /// Begins the bar of an object above that of the run.
@@ -89,8 +97,12 @@ impl Bars {
         }
         let (columns, parts) = (columns(), display_counted(u64::from(parts), "part"));
         let bar_width = bar_width(columns);
-        let bar = self.screen.insert_before(&self.total, ProgressBar::new(bytes));
-        bar.set_style(style(&format!("{{bar:{bar_width}}} {{done}}  {{wide_msg}}")));
+        let bar = self
+            .screen
+            .insert_before(&self.total, ProgressBar::new(bytes));
+        bar.set_style(style(&format!(
+            "{{bar:{bar_width}}} {{done}}  {{wide_msg}}"
+        )));
         let room = columns.saturating_sub(bar_width + DONE_WIDTH + parts.len() + 5);
         bar.set_message(format!("{parts}  {}", shorten(key, room.max(SHORTEST_KEY))));
         objects.insert(id, bar);
@@ -104,15 +116,25 @@ impl Bars {
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template)
         .unwrap_or_else(|_| ProgressStyle::default_bar())
-        .with_key("done", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
-            let _ = write!(out, "{} of {}", ByteSize(state.pos()), ByteSize(state.len().unwrap_or_default()));
-        })
+        .with_key(
+            "done",
+            |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+                let _ = write!(
+                    out,
+                    "{} of {}",
+                    ByteSize(state.pos()),
+                    ByteSize(state.len().unwrap_or_default())
+                );
+            },
+        )
         .progress_chars("━╸ ")
 }
 
 /// Columns of the terminal that the bars are on.
 fn columns() -> usize {
-    console::Term::stderr().size_checked().map_or(USUAL_COLUMNS, |(_, columns)| usize::from(columns))
+    console::Term::stderr()
+        .size_checked()
+        .map_or(USUAL_COLUMNS, |(_, columns)| usize::from(columns))
 }
 
 fn bar_width(columns: usize) -> usize {
@@ -125,8 +147,15 @@ fn shorten(key: &str, room: usize) -> String {
     if clean.len() <= room {
         return clean.into_iter().collect();
     }
-    let (head, tail) = (room.saturating_sub(1) / 2, room.saturating_sub(1).div_ceil(2));
-    clean[..head].iter().chain(['…'].iter()).chain(&clean[clean.len() - tail..]).collect()
+    let (head, tail) = (
+        room.saturating_sub(1) / 2,
+        room.saturating_sub(1).div_ceil(2),
+    );
+    clean[..head]
+        .iter()
+        .chain(['…'].iter())
+        .chain(&clean[clean.len() - tail..])
+        .collect()
 }
 
 /// Joins as many of the pieces as fit, the most important one first.
@@ -168,8 +197,12 @@ impl Console {
         let ended = totals.done_objects + totals.restoring_objects + totals.failed_objects;
         self.planned_objects.store(ended, Ordering::Relaxed);
         self.ended_objects.store(ended, Ordering::Relaxed);
-        self.planned_bytes.store(totals.done_bytes, Ordering::Relaxed);
-        self.copied_bytes.store(i64::try_from(totals.done_bytes).unwrap_or(i64::MAX), Ordering::Relaxed);
+        self.planned_bytes
+            .store(totals.done_bytes, Ordering::Relaxed);
+        self.copied_bytes.store(
+            i64::try_from(totals.done_bytes).unwrap_or(i64::MAX),
+            Ordering::Relaxed,
+        );
     }
 
     /// Writes a line to standard error, above the bars.
@@ -180,8 +213,9 @@ impl Console {
         }
     }
 
-    /// Takes the cursor back behind the bars after a key was pressed that interrupts. The bars leave it at the right edge, so
-    /// that the terminal echoes `^C` in a new row, and clearing them would miss the first one.
+    /// Takes the cursor back behind the bars after a key was pressed that interrupts. The bars
+    /// leave it at the right edge, so that the terminal echoes `^C` in a new row, and clearing them
+    /// would miss the first one.
     pub(super) fn skip_echo(&self) {
         if self.bars.is_some() {
             row_up();
@@ -190,7 +224,11 @@ impl Console {
 
     /// Redraws the bars, or writes a line now and then, until it is dropped.
     pub(super) async fn tick(self: Arc<Self>) {
-        let every = if self.bars.is_some() { DRAW_EVERY } else { LINE_EVERY };
+        let every = if self.bars.is_some() {
+            DRAW_EVERY
+        } else {
+            LINE_EVERY
+        };
         let began = self.done();
         let mut past = std::collections::VecDeque::from([began]);
         loop {
@@ -204,7 +242,8 @@ impl Console {
             let course = Course { began, recent, now };
             match &self.bars {
                 Some(bars) => {
-                    bars.total.set_length(self.planned_bytes.load(Ordering::Relaxed).max(1));
+                    bars.total
+                        .set_length(self.planned_bytes.load(Ordering::Relaxed).max(1));
                     bars.total.set_position(now.bytes);
                     bars.total.set_message(self.message(&course, columns()));
                 }
@@ -217,28 +256,49 @@ impl Console {
     /// Returns what is done at this moment.
     fn done(&self) -> Done {
         let bytes = u64::try_from(self.copied_bytes.load(Ordering::Relaxed)).unwrap_or(0);
-        Done { at: self.began.elapsed(), bytes, objects: self.ended_objects.load(Ordering::Relaxed) }
+        Done {
+            at: self.began.elapsed(),
+            bytes,
+            objects: self.ended_objects.load(Ordering::Relaxed),
+        }
     }
 
     /// What is told about the run, the most important first.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a line for people")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a line for people"
+    )]
     fn pieces(&self, &Course { began, recent, now }: &Course) -> Vec<String> {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (planned, known) = (load(&self.planned_bytes), load(&self.plan_ended) > 0);
         let (in_flight, _) = self.pacer.slots().in_flight();
         let more = if known { "" } else { "+" };
-        let mut pieces = vec![format!("{} of {}{more}", ByteSize(now.bytes), ByteSize(planned))];
-        let all = Planned { bytes: planned, objects: load(&self.planned_objects) };
-        if known && let Some(left) = time_left(all, began, recent, now).filter(|left| !left.is_zero()) {
+        let mut pieces = vec![format!(
+            "{} of {}{more}",
+            ByteSize(now.bytes),
+            ByteSize(planned)
+        )];
+        let all = Planned {
+            bytes: planned,
+            objects: load(&self.planned_objects),
+        };
+        if known
+            && let Some(left) = time_left(all, began, recent, now).filter(|left| !left.is_zero())
+        {
             pieces.push(format!("{} left", display_duration(left)));
         }
         let outages = self.pacer.outages();
-        let outages = outages
-            .iter()
-            .map(|(_, down_for, reason)| format!("no answer for {}: {reason}", display_duration(*down_for)));
+        let outages = outages.iter().map(|(_, down_for, reason)| {
+            format!("no answer for {}: {reason}", display_duration(*down_for))
+        });
         pieces.extend(outages);
         if let [first, others @ ..] = &self.pacer.refused()[..] {
-            let others = if others.is_empty() { String::new() } else { format!(" (+{})", others.len()) };
+            let others = if others.is_empty() {
+                String::new()
+            } else {
+                format!(" (+{})", others.len())
+            };
             pieces.push(format!("all refused (503) below s3://{first}{others}"));
         }
         let failed = load(&self.failed_objects);
@@ -262,14 +322,21 @@ impl Console {
 
     /// A line of a log.
     fn line(&self, course: &Course) -> String {
-        format!("{}  {}", display_duration(course.now.at), self.pieces(course).join("  "))
+        format!(
+            "{}  {}",
+            display_duration(course.now.at),
+            self.pieces(course).join("  ")
+        )
     }
 
     /// The message beside a bar, as much of it as a terminal with so many columns has room for.
     fn message(&self, course: &Course, columns: usize) -> String {
         let mut pieces = self.pieces(course);
         pieces.push(display_duration(course.now.at));
-        let pieces: Vec<String> = pieces.iter().map(|piece| printable(piece).into_owned()).collect();
+        let pieces: Vec<String> = pieces
+            .iter()
+            .map(|piece| printable(piece).into_owned())
+            .collect();
         fit(&pieces, columns.saturating_sub(bar_width(columns) + 1))
     }
 
@@ -285,8 +352,11 @@ impl Console {
                 self.ended_objects.fetch_add(1, Ordering::Relaxed);
                 let number = self.failed_objects.fetch_add(1, Ordering::Relaxed);
                 if number < SHOWN_FAILURES {
-                    let request =
-                        error.request_id.as_ref().map(|id| format!(" [request {id}]")).unwrap_or_default();
+                    let request = error
+                        .request_id
+                        .as_ref()
+                        .map(|id| format!(" [request {id}]"))
+                        .unwrap_or_default();
                     let (code, message) = (&error.code, error.message.trim_end_matches('.'));
                     let Receipt { source, .. } = receipt;
                     let operation = &error.operation;
@@ -336,13 +406,19 @@ impl Monitor for Console {
                 self.planned_bytes.fetch_add(*bytes, Ordering::Relaxed);
             }
             Event::PlanEnded => self.plan_ended.store(1, Ordering::Relaxed),
-            Event::UploadBegan { id, key, bytes, parts } => {
+            Event::UploadBegan {
+                id,
+                key,
+                bytes,
+                parts,
+            } => {
                 if let Some(bars) = &self.bars {
                     bars.begin(*id, key, *bytes, *parts);
                 }
             }
             Event::BytesCopied { id, bytes } => {
-                self.copied_bytes.fetch_add(i64::try_from(*bytes).unwrap_or(i64::MAX), Ordering::Relaxed);
+                self.copied_bytes
+                    .fetch_add(i64::try_from(*bytes).unwrap_or(i64::MAX), Ordering::Relaxed);
                 if let (Some(bars), Some(id)) = (&self.bars, id)
                     && let Some(bar) = bars.objects().get(id)
                 {
@@ -350,7 +426,8 @@ impl Monitor for Console {
                 }
             }
             Event::BytesVoided { bytes } => {
-                self.copied_bytes.fetch_sub(i64::try_from(*bytes).unwrap_or(i64::MAX), Ordering::Relaxed);
+                self.copied_bytes
+                    .fetch_sub(i64::try_from(*bytes).unwrap_or(i64::MAX), Ordering::Relaxed);
             }
             Event::UploadEnded { id } => {
                 if let Some(bars) = &self.bars
@@ -380,9 +457,13 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_left_out_as_a_whole() {
-        let pieces: Vec<String> =
-            ["1GiB of 2GiB", "3m left", "a long reason for it", "12MiB/s"].map(str::to_owned).into();
-        assert_eq!(fit(&pieces, 100), "1GiB of 2GiB  3m left  a long reason for it  12MiB/s");
+        let pieces: Vec<String> = ["1GiB of 2GiB", "3m left", "a long reason for it", "12MiB/s"]
+            .map(str::to_owned)
+            .into();
+        assert_eq!(
+            fit(&pieces, 100),
+            "1GiB of 2GiB  3m left  a long reason for it  12MiB/s"
+        );
         assert_eq!(fit(&pieces, 30), "1GiB of 2GiB  3m left  12MiB/s");
         assert_eq!(fit(&pieces, 5), "1GiB of 2GiB");
     }
@@ -393,26 +474,66 @@ mod tests {
     #[test]
     fn a_run_that_goes_on_is_shown_as_far_as_it_is() {
         let pacer = Arc::new(Pacer::new(&Limits::default(), 8, RetryPolicy::default()));
-        let console = Console::new(pacer, Output { quiet: true, ..Output::default() }, false, false);
-        let totals = Totals { done_objects: 4, done_bytes: 400, failed_objects: 1, ..Totals::default() };
-        console.go_on(&RunState { totals, ..RunState::default() });
+        let console = Console::new(
+            pacer,
+            Output {
+                quiet: true,
+                ..Output::default()
+            },
+            false,
+            false,
+        );
+        let totals = Totals {
+            done_objects: 4,
+            done_bytes: 400,
+            failed_objects: 1,
+            ..Totals::default()
+        };
+        console.go_on(&RunState {
+            totals,
+            ..RunState::default()
+        });
         // What was under way is planned again, with the parts that are there.
         console.observe(&Event::ObjectPlanned { bytes: 600 });
-        console.observe(&Event::BytesCopied { id: None, bytes: 100 });
-        let line = console.line(&Course { now: console.done(), ..Course::default() });
-        assert!(line.contains("500B of 1000B+") && line.contains("5 of 6+ objects"), "{line}");
+        console.observe(&Event::BytesCopied {
+            id: None,
+            bytes: 100,
+        });
+        let line = console.line(&Course {
+            now: console.done(),
+            ..Course::default()
+        });
+        assert!(
+            line.contains("500B of 1000B+") && line.contains("5 of 6+ objects"),
+            "{line}"
+        );
     }
 
     #[test]
     fn the_time_left_is_that_of_the_many_small_objects_behind_a_large_one() {
         let pacer = Arc::new(Pacer::new(&Limits::default(), 8, RetryPolicy::default()));
-        let console = Console::new(pacer, Output { quiet: true, ..Output::default() }, false, false);
+        let console = Console::new(
+            pacer,
+            Output {
+                quiet: true,
+                ..Output::default()
+            },
+            false,
+            false,
+        );
         for bytes in std::iter::once(10_000_000).chain([10; 470]) {
             console.observe(&Event::ObjectPlanned { bytes });
         }
         console.observe(&Event::PlanEnded);
-        let now = Done { at: Duration::from_secs(10), bytes: 10_001_000, objects: 101 };
-        let line = console.line(&Course { now, ..Course::default() });
+        let now = Done {
+            at: Duration::from_secs(10),
+            bytes: 10_001_000,
+            objects: 101,
+        };
+        let line = console.line(&Course {
+            now,
+            ..Course::default()
+        });
         assert!(line.contains("36.6s left"), "{line}");
     }
 }

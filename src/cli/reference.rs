@@ -19,13 +19,21 @@ fn is_usual(arg: &Arg) -> bool {
 /// Returns an argument as it is typed.
 fn spelling(arg: &Arg) -> String {
     let values = arg.get_value_names().unwrap_or_default();
-    let value = values.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let value = values
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(" ");
     match (arg.get_short(), arg.get_long()) {
         (_, None) => format!("`{value}`"),
         (short, Some(long)) => {
             let short = short.map_or(String::new(), |short| format!("`-{short}`, "));
             let takes_value = arg.get_action().takes_values();
-            let value = if takes_value { format!(" {value}") } else { String::new() };
+            let value = if takes_value {
+                format!(" {value}")
+            } else {
+                String::new()
+            };
             format!("{short}`--{long}{value}`")
         }
     }
@@ -33,7 +41,13 @@ fn spelling(arg: &Arg) -> String {
 
 /// Returns the meaning of an argument, with its values, its default, and its variable.
 fn meaning(arg: &Arg) -> String {
-    let mut text = arg.get_long_help().or(arg.get_help()).unwrap().to_string().trim_end().replace('\n', " ");
+    let mut text = arg
+        .get_long_help()
+        .or(arg.get_help())
+        .unwrap()
+        .to_string()
+        .trim_end()
+        .replace('\n', " ");
     if !text.ends_with('.') {
         text.push('.');
     }
@@ -59,25 +73,45 @@ fn meaning(arg: &Arg) -> String {
 fn table<'a>(out: &mut String, args: impl Iterator<Item = &'a Arg>) {
     out.push_str("| argument | meaning |\n|---|---|\n");
     for arg in args {
-        writeln!(out, "| {} | {} |", spelling(arg).replace('|', "\\|"), meaning(arg)).unwrap();
+        writeln!(
+            out,
+            "| {} | {} |",
+            spelling(arg).replace('|', "\\|"),
+            meaning(arg)
+        )
+        .unwrap();
     }
 }
 
 /// Writes the sections of the commands below `command`, which is typed as `path`.
 fn sections(out: &mut String, command: &Command, path: &str, everywhere: &[&str]) {
-    for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set() && inner.get_name() != "help")
+    for inner in command
+        .get_subcommands()
+        .filter(|inner| !inner.is_hide_set() && inner.get_name() != "help")
     {
         let path = format!("{path} {}", inner.get_name());
         write!(out, "\n## {path}\n\n{}.\n", inner.get_about().unwrap()).unwrap();
         let is_own = |arg: &&Arg| !is_usual(arg) && !everywhere.contains(&arg.get_id().as_str());
-        let shared = |arg: &Arg| SHARED.into_iter().find(|heading| arg.get_help_heading() == Some(heading));
-        let own: Vec<_> = inner.get_arguments().filter(is_own).filter(|arg| shared(arg).is_none()).collect();
+        let shared = |arg: &Arg| {
+            SHARED
+                .into_iter()
+                .find(|heading| arg.get_help_heading() == Some(heading))
+        };
+        let own: Vec<_> = inner
+            .get_arguments()
+            .filter(is_own)
+            .filter(|arg| shared(arg).is_none())
+            .collect();
         if !own.is_empty() {
             out.push('\n');
             table(out, own.into_iter());
         }
         for heading in SHARED {
-            if inner.get_arguments().filter(is_own).any(|arg| shared(arg) == Some(heading)) {
+            if inner
+                .get_arguments()
+                .filter(is_own)
+                .any(|arg| shared(arg) == Some(heading))
+            {
                 let anchor = heading.to_lowercase().replace(' ', "-");
                 write!(out, "\nAlso the flags of [{heading}](#{anchor}).\n").unwrap();
             }
@@ -120,7 +154,10 @@ fn page(root: &Command) -> String {
         write!(out, "\n## {heading}\n\n").unwrap();
         table(&mut out, under_heading(root, heading).into_iter());
     }
-    let everywhere: Vec<_> = root.get_arguments().map(|arg| arg.get_id().as_str()).collect();
+    let everywhere: Vec<_> = root
+        .get_arguments()
+        .map(|arg| arg.get_id().as_str())
+        .collect();
     sections(&mut out, root, "s3haul", &everywhere);
     out
 }

@@ -1,7 +1,8 @@
 //! `retry`: the failed objects of an earlier run once more, and nothing else.
 //!
-//! A report begins with the command that wrote it. That command is read again, manifest and all, so that what was mended in
-//! the meantime counts, and each of its transfers is narrowed down to the objects that failed.
+//! A report begins with the command that wrote it. That command is read again, manifest and all, so
+//! that what was mended in the meantime counts, and each of its transfers is narrowed down to the
+//! objects that failed.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -53,7 +54,10 @@ impl Retry {
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
         let path = std::path::absolute(&self.path)?;
         let report = self.report.map(std::path::absolute).transpose()?;
-        if report.as_deref().is_some_and(|report| is_same(report, &path)) {
+        if report
+            .as_deref()
+            .is_some_and(|report| is_same(report, &path))
+        {
             let message = format!(
                 "--report names {}, whose other receipts would be lost; choose another path",
                 path.display()
@@ -63,17 +67,29 @@ impl Retry {
         let report_read = tokio::task::block_in_place(|| read(&path))
             .map_err(|error| CliError::Usage(error.to_string()))?;
         let is_incomplete = report_read.is_incomplete();
-        let Report { origin, mut failed, lost, .. } = report_read;
+        let Report {
+            origin,
+            mut failed,
+            lost,
+            ..
+        } = report_read;
         if self.losses {
             if lost.is_empty() {
                 return say("no object of this report was copied with losses: nothing to do");
             }
             if !failed.is_empty() {
-                note(&format!("{} objects of this report failed: retry them without --losses", failed.len()));
+                note(&format!(
+                    "{} objects of this report failed: retry them without --losses",
+                    failed.len()
+                ));
             }
             failed = lost.iter().map(|lost| lost.object.clone()).collect();
         }
-        let again = format!("run `{}` again in {}", origin.command_line(), origin.directory.display());
+        let again = format!(
+            "run `{}` again in {}",
+            origin.command_line(),
+            origin.directory.display()
+        );
         if failed.is_empty() {
             if is_incomplete {
                 let message = format!(
@@ -115,37 +131,55 @@ impl Retry {
             job.journal = JournalPlace::Nowhere;
             // The new report is one of the same command, so that it can be retried in its turn.
             let origin = origin.begin(&job);
-            let terms = Terms { intent: Intent::Fresh, drain: self.drain.time() };
+            let terms = Terms {
+                intent: Intent::Fresh,
+                drain: self.drain.time(),
+            };
             run(&job, &place, &origin, terms, output).await
         }
     }
 }
 
-/// Whether nothing is left to go on with of the run that wrote a report, as far as its journal tells. What ended a run that
-/// gave up is no failure in its report, because the run tries it again when it goes on.
+/// Whether nothing is left to go on with of the run that wrote a report, as far as its journal
+/// tells. What ended a run that gave up is no failure in its report, because the run tries it again
+/// when it goes on.
 async fn origin_is_over(origin: &Origin) -> Result<bool, CliError> {
-    let Ok(job) = job_of(origin) else { return Ok(true) };
+    let Ok(job) = job_of(origin) else {
+        return Ok(true);
+    };
     let mut connections = Place::ambient().connect(&job, &CancellationToken::new());
-    let Some(location) = journal::location(&job, &mut connections).await? else { return Ok(true) };
-    Ok(look(location).await?.is_none_or(|glance| !glance.state.is_unfinished()))
+    let Some(location) = journal::location(&job, &mut connections).await? else {
+        return Ok(true);
+    };
+    Ok(look(location)
+        .await?
+        .is_none_or(|glance| !glance.state.is_unfinished()))
 }
 
-/// The job of the run that wrote a report. The process goes to where that run was started, because paths in the command and
-/// in its manifest are relative to there.
+/// The job of the run that wrote a report. The process goes to where that run was started, because
+/// paths in the command and in its manifest are relative to there.
 pub(super) fn job_of(origin: &Origin) -> Result<Job, CliError> {
     std::env::set_current_dir(&origin.directory).map_err(|error| {
         let directory = origin.directory.display();
-        CliError::Usage(format!("the run worked in {directory}, which can't be entered: {error}"))
+        CliError::Usage(format!(
+            "the run worked in {directory}, which can't be entered: {error}"
+        ))
     })?;
     job(&origin.command)
 }
 
 /// The job that a command line stands for.
 fn job(command: &[String]) -> Result<Job, CliError> {
-    let words: Vec<_> =
-        std::iter::once("s3haul").chain(command.iter().map(String::as_str)).map(OsString::from).collect();
-    let unfit =
-        |why: String| CliError::Usage(format!("the report comes from `{}`: {why}", command.join(" ")));
+    let words: Vec<_> = std::iter::once("s3haul")
+        .chain(command.iter().map(String::as_str))
+        .map(OsString::from)
+        .collect();
+    let unfit = |why: String| {
+        CliError::Usage(format!(
+            "the report comes from `{}`: {why}",
+            command.join(" ")
+        ))
+    };
     let cli = parse(&words).map_err(|refusal| unfit(refusal.text()))?;
     match cli.command {
         Command::Copy(copy) => copy.job(),
@@ -153,24 +187,32 @@ fn job(command: &[String]) -> Result<Job, CliError> {
             Err(unfit("the sandbox that it worked on is gone".to_owned()))
         }
         Command::Run(run) if run.is_from_stdin() => Err(unfit(
-            "its manifest came from standard input, which is gone; run a manifest from a file".to_owned(),
+            "its manifest came from standard input, which is gone; run a manifest from a file"
+                .to_owned(),
         )),
         Command::Run(run) => run.job(),
         _ => Err(unfit("that is neither a copy nor a run".to_owned())),
     }
 }
 
-/// Refuses a report whose failed lines name another place than the job does now: a retry would write elsewhere.
+/// Refuses a report whose failed lines name another place than the job does now: a retry would
+/// write elsewhere.
 fn same_places(job: &Job, failed: &[FailedObject], report: &Path) -> Result<(), CliError> {
     for object in failed {
         // A transfer that is gone has a message of its own.
-        let Some(transfer) = job.transfers.iter().find(|transfer| transfer.name == object.transfer) else {
+        let Some(transfer) = job
+            .transfers
+            .iter()
+            .find(|transfer| transfer.name == object.transfer)
+        else {
             continue;
         };
         let to = &transfer.to.location;
         let moved = moved(transfer, &object.source, &object.destination).or_else(|| {
             let is_below = object.destination.starts_with(&to.to_string());
-            (!is_below).then(|| writes_elsewhere(transfer, &object.destination, &format!("writes to {to}")))
+            (!is_below).then(|| {
+                writes_elsewhere(transfer, &object.destination, &format!("writes to {to}"))
+            })
         });
         if let Some(what) = moved {
             return Err(CliError::Usage(format!(
@@ -187,13 +229,19 @@ fn same_places(job: &Job, failed: &[FailedObject], report: &Path) -> Result<(), 
 pub(super) fn moved(transfer: &Transfer, source: &str, destination: &str) -> Option<String> {
     let to = &transfer.to.location;
     // A destination that could not be listed or looked at stands on both sides.
-    let is_destination = source == destination && (source.ends_with('/') || source == to.to_string());
+    let is_destination =
+        source == destination && (source.ends_with('/') || source == to.to_string());
     let from = transfer.from.s3().filter(|_| !is_destination);
-    [from.map(|(_, from)| (source, from)), Some((destination, to))]
-        .into_iter()
-        .flatten()
-        .find(|(text, now)| !text.starts_with(&format!("s3://{}/", now.bucket)))
-        .map(|(text, now)| writes_elsewhere(transfer, text, &format!("names the bucket {}", now.bucket)))
+    [
+        from.map(|(_, from)| (source, from)),
+        Some((destination, to)),
+    ]
+    .into_iter()
+    .flatten()
+    .find(|(text, now)| !text.starts_with(&format!("s3://{}/", now.bucket)))
+    .map(|(text, now)| {
+        writes_elsewhere(transfer, text, &format!("names the bucket {}", now.bucket))
+    })
 }
 
 fn writes_elsewhere(transfer: &Transfer, text: &str, now: &str) -> String {
@@ -203,17 +251,24 @@ fn writes_elsewhere(transfer: &Transfer, text: &str, now: &str) -> String {
     )
 }
 
-/// Leaves of each transfer what failed in it, and of the job those transfers in which something did.
+/// Leaves of each transfer what failed in it, and of the job those transfers in which something
+/// did.
 fn narrow(job: &mut Job, failed: &[FailedObject]) -> Result<(), CliError> {
     let mut by_transfer: BTreeMap<&str, Vec<&FailedObject>> = BTreeMap::new();
     for object in failed {
-        by_transfer.entry(&object.transfer).or_default().push(object);
+        by_transfer
+            .entry(&object.transfer)
+            .or_default()
+            .push(object);
     }
     let mut transfers = Vec::new();
     for transfer in std::mem::take(&mut job.transfers) {
-        let Some(objects) = by_transfer.remove(transfer.name.as_str()) else { continue };
+        let Some(objects) = by_transfer.remove(transfer.name.as_str()) else {
+            continue;
+        };
         if transfer.from == Source::Stdin {
-            let message = "standard input can't be read again: run the command that fed it once more";
+            let message =
+                "standard input can't be read again: run the command that fed it once more";
             return Err(CliError::Usage(message.to_owned()));
         }
         if let Some(age) = transfer.ages.as_of {
@@ -236,25 +291,40 @@ fn narrow(job: &mut Job, failed: &[FailedObject]) -> Result<(), CliError> {
     }
 }
 
-/// The objects that failed, and, where something could not even be listed, the transfer as a whole behind them. Both write
-/// to the same place, so that the second begins when the first has ended.
+/// The objects that failed, and, where something could not even be listed, the transfer as a whole
+/// behind them. Both write to the same place, so that the second begins when the first has ended.
 fn of_failed(transfer: Transfer, failed: &[&FailedObject]) -> Vec<Transfer> {
-    // A copy that is there and failed (its proof, its late tags) is newer than its source and of the right size: what a
-    // comparison by lists calls equal.
+    // A copy that is there and failed (its proof, its late tags) is newer than its source and of
+    // the right size: what a comparison by lists calls equal.
     let hides_failures = transfer.when == When::Changed && transfer.versions != Versions::All;
-    let when = if hides_failures { When::Always } else { transfer.when };
+    let when = if hides_failures {
+        When::Always
+    } else {
+        transfer.when
+    };
     let transfer_as_it_is = transfer.clone();
     let transfer = if hides_failures {
-        Transfer { compare: Compare::Auto, compare_attributes: false, ..transfer }
+        Transfer {
+            compare: Compare::Auto,
+            compare_attributes: false,
+            ..transfer
+        }
     } else {
         transfer
     };
     if is_one(&transfer.from) {
         return vec![Transfer { when, ..transfer }];
     }
-    let chosen: Vec<_> = failed.iter().filter_map(|object| chosen(&transfer, object)).collect();
+    let chosen: Vec<_> = failed
+        .iter()
+        .filter_map(|object| chosen(&transfer, object))
+        .collect();
     let is_listed = chosen.len() == failed.len();
-    let mut again = Transfer { when, chosen: Some(chosen), ..transfer.clone() };
+    let mut again = Transfer {
+        when,
+        chosen: Some(chosen),
+        ..transfer.clone()
+    };
     // The run has chosen these by its own time, and their age is another one by now.
     if again.ages.modified_after.is_some() {
         again.set_modified_after(None);
@@ -269,21 +339,31 @@ fn of_failed(transfer: Transfer, failed: &[&FailedObject]) -> Vec<Transfer> {
     }
 }
 
-/// Makes a retry one of losses: the attributes that were lost are required now, and a copy that lacks nothing but its tags gets
-/// them where it is.
+/// Makes a retry one of losses: the attributes that were lost are required now, and a copy that
+/// lacks nothing but its tags gets them where it is.
 fn repair(job: &mut Job, lost: &[LostObject]) {
     for transfer in &mut job.transfers {
-        (transfer.when, transfer.compare, transfer.compare_attributes) = (When::Always, Compare::Auto, false);
-        for LostObject { object, attributes, copy } in
-            lost.iter().filter(|lost| lost.object.transfer == transfer.name)
+        (transfer.when, transfer.compare, transfer.compare_attributes) =
+            (When::Always, Compare::Auto, false);
+        for LostObject {
+            object,
+            attributes,
+            copy,
+        } in lost
+            .iter()
+            .filter(|lost| lost.object.transfer == transfer.name)
         {
             for attribute in attributes {
                 transfer.preserve.set(*attribute, Policy::Require);
             }
             let source = object.source.parse::<S3Uri>().ok();
-            let has_all_else = attributes.iter().all(|attribute| *attribute == Attribute::Tags);
+            let has_all_else = attributes
+                .iter()
+                .all(|attribute| *attribute == Attribute::Tags);
             if let (Some(source), Some(copy), true) = (source, copy, has_all_else) {
-                transfer.repairs.insert(source.key.to_string(), copy.clone());
+                transfer
+                    .repairs
+                    .insert(source.key.to_string(), copy.clone());
             }
         }
     }
@@ -298,21 +378,25 @@ fn is_one(from: &Source) -> bool {
     }
 }
 
-/// The object below the transfer's source; `None` for a place that could not be listed, which may be the destination's.
+/// The object below the transfer's source; `None` for a place that could not be listed, which may
+/// be the destination's.
 fn chosen(transfer: &Transfer, failed: &FailedObject) -> Option<Chosen> {
     let key = match &transfer.from {
         Source::Object { .. } | Source::Stdin => return None,
         Source::Prefix { location, .. } => {
             let failed: S3Uri = failed.source.parse().ok()?;
             let below = failed.key.as_str().strip_prefix(location.key.as_str())?;
-            let is_object =
-                failed.bucket == location.bucket && !below.is_empty() && failed != transfer.to.location;
+            let is_object = failed.bucket == location.bucket
+                && !below.is_empty()
+                && failed != transfer.to.location;
             is_object.then(|| failed.key.to_string())?
         }
         Source::Files { path, .. } => {
             let failed = Path::new(&failed.source);
             let below = failed.strip_prefix(path.as_path()).ok()?;
-            (!failed.is_dir()).then(|| below.to_str().map(str::to_owned)).flatten()?
+            (!failed.is_dir())
+                .then(|| below.to_str().map(str::to_owned))
+                .flatten()?
         }
     };
     Some(Chosen { key })
@@ -325,8 +409,15 @@ fn is_same(one: &Path, other: &Path) -> bool {
 
 /// The first free name beside the report: nothing that was reported is overwritten.
 fn beside(report: &Path) -> PathBuf {
-    let stem = report.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    let stem = stem.rsplit_once(".retry-").map_or(stem.as_str(), |(stem, _)| stem);
+    let stem = report
+        .file_stem()
+        .map(|stem| stem.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    let stem = stem
+        .rsplit_once(".retry-")
+        .map_or(stem.as_str(), |(stem, _)| stem);
     let free = (1..).map(|number| report.with_file_name(format!("{stem}.retry-{number}.jsonl")));
-    free.into_iter().find(|path| !path.exists()).unwrap_or_else(|| report.with_extension("retry.jsonl"))
+    free.into_iter()
+        .find(|path| !path.exists())
+        .unwrap_or_else(|| report.with_extension("retry.jsonl"))
 }

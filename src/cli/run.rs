@@ -14,7 +14,8 @@ use super::place::Place;
 use super::progress::Console;
 use super::signals::{self, DrainFlags, Orderly, Signalled};
 use super::{
-    CliError, Exit, JobFile, Output, color, idle, output_file, plan, presence, say, say_json, say_line,
+    CliError, Exit, JobFile, Output, color, idle, output_file, plan, presence, say, say_json,
+    say_line,
 };
 use crate::execute::{self, Outcome, monitor::Monitor};
 use crate::journal::Intent;
@@ -37,7 +38,8 @@ pub(super) struct RunJob {
     /// Show what the command would do, and do nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Write one receipt per object to FILE, as JSON lines. Overrides `report.json` of the manifest.
+    /// Write one receipt per object to FILE, as JSON lines. Overrides `report.json` of the
+    /// manifest.
     #[arg(long, value_name = "FILE", value_parser = output_file)]
     report: Option<PathBuf>,
     #[command(flatten)]
@@ -65,7 +67,9 @@ impl RunJob {
         self.journal.apply(&mut job);
         // The manifest alone was checked; --journal or the environment may have named another one.
         match journal_in_source(&job) {
-            Some(Finding { message, remedy, .. }) => Err(CliError::Usage(format!("{message}; {remedy}"))),
+            Some(Finding {
+                message, remedy, ..
+            }) => Err(CliError::Usage(format!("{message}; {remedy}"))),
             None => Ok(job),
         }
     }
@@ -78,7 +82,10 @@ impl RunJob {
     /// True when the job is run on an S3 in this process.
     #[cfg_attr(
         not(feature = "sandbox"),
-        expect(clippy::unused_self, reason = "only with the sandbox there is a flag for it")
+        expect(
+            clippy::unused_self,
+            reason = "only with the sandbox there is a flag for it"
+        )
     )]
     pub(super) fn is_sandboxed(&self) -> bool {
         #[cfg(feature = "sandbox")]
@@ -91,15 +98,26 @@ impl RunJob {
         let mut job = self.job()?;
         if self.is_sandboxed() {
             let why = "ends with this process, so that no journal is kept";
-            idle::refuse("--sandbox", why, &self.journal.of_going_on(), "leave that out")?;
+            idle::refuse(
+                "--sandbox",
+                why,
+                &self.journal.of_going_on(),
+                "leave that out",
+            )?;
         }
         let place = Place::of(&self.job, &mut job).await?;
         if self.dry_run {
             Box::pin(plan::show(&job, &place, None, output)).await
         } else {
-            let origin = Origin { sandbox: self.is_sandboxed(), ..Origin::of_process()? };
+            let origin = Origin {
+                sandbox: self.is_sandboxed(),
+                ..Origin::of_process()?
+            };
             let origin = origin.begin(&job);
-            let terms = Terms { intent: self.journal.intent(), drain: self.drain.time() };
+            let terms = Terms {
+                intent: self.journal.intent(),
+                drain: self.drain.time(),
+            };
             run(&job, &place, &origin, terms, output).await
         }
     }
@@ -119,29 +137,53 @@ pub(super) async fn run(
     let (stop, halt) = (CancellationToken::new(), CancellationToken::new());
     let mut connections = place.connect_within(drain, job, &halt);
     let bars = !output.quiet && io::stderr().is_terminal() && !color::is_dumb();
-    let console =
-        Arc::new(Console::new(Arc::clone(connections.pacer()), output, bars, job.report.json.is_some()));
-    // A bucket that can't be used is told before there is a run, so that a name can be mended and run again.
+    let console = Arc::new(Console::new(
+        Arc::clone(connections.pacer()),
+        output,
+        bars,
+        job.report.json.is_some(),
+    ));
+    // A bucket that can't be used is told before there is a run, so that a name can be mended and
+    // run again.
     let tell = |line: &str| console.tell(line);
     let contact = Box::pin(async {
         for transfer in &job.transfers {
             connections.of_transfer(transfer).await?;
         }
         presence::require(job, &mut connections).await?;
-        let origin = origin.clone().with_sources(job, |endpoint| connections.credential_source(endpoint));
+        let origin = origin
+            .clone()
+            .with_sources(job, |endpoint| connections.credential_source(endpoint));
         journal::open(job, &mut connections, &origin, intent, tell).await
     });
     // A signal ends the wait for a server at once; to end in peace is for what has begun.
     signals::leaves("the run has not begun and copied nothing; run the same command again");
-    let Session { journal, resumed, seen, report } = contact.await?;
+    let Session {
+        journal,
+        resumed,
+        seen,
+        report,
+    } = contact.await?;
     signals::leaves(left(journal.keeps()));
     console.go_on(&resumed);
     let orderly = Orderly::within(drain);
-    let signals =
-        tokio::spawn(stop_on_signal(orderly.signalled(), stop.clone(), Arc::clone(&console), drain));
+    let signals = tokio::spawn(stop_on_signal(
+        orderly.signalled(),
+        stop.clone(),
+        Arc::clone(&console),
+        drain,
+    ));
     let ticking = tokio::spawn(Arc::clone(&console).tick());
     let monitor: Arc<dyn Monitor> = Arc::clone(&console) as _;
-    let run = execute::run(job, &mut connections, monitor, &journal, &resumed, &stop, &halt);
+    let run = execute::run(
+        job,
+        &mut connections,
+        monitor,
+        &journal,
+        &resumed,
+        &stop,
+        &halt,
+    );
     let outcome = Box::pin(run).await;
     ticking.abort();
     console.finish();
@@ -150,9 +192,14 @@ pub(super) async fn run(
         earlier.seen = seen;
     }
     let exit = exit_of(&outcome);
-    let last = if outcome.is_complete() { Event::RunEnded } else { Event::RunStopped };
+    let last = if outcome.is_complete() {
+        Event::RunEnded
+    } else {
+        Event::RunStopped
+    };
     let kept = journal.keeps();
-    // With S3 away, a journal there waits for it as long as any request does; the drain time ends that after a signal.
+    // With S3 away, a journal there waits for it as long as any request does; the drain time ends
+    // that after a signal.
     let closed = journal.close(last).await;
     signals.abort();
     let was_signalled = orderly.signalled().has_come();
@@ -164,8 +211,14 @@ pub(super) async fn run(
     }
     let closed = closed.map_err(CliError::Lost)?;
     if let Some(path) = &job.report.json {
-        closed.report.map_err(|error| ReportError::Incomplete { path: path.clone(), error, kept })?;
-        report.map_or(Ok(()), |report| report.finish(&Footer::of(&outcome, exit as i32)))?;
+        closed.report.map_err(|error| ReportError::Incomplete {
+            path: path.clone(),
+            error,
+            kept,
+        })?;
+        report.map_or(Ok(()), |report| {
+            report.finish(&Footer::of(&outcome, exit as i32))
+        })?;
         if !output.json {
             say_line(&format!("report: {}", path.display()))?;
         }
@@ -207,8 +260,8 @@ fn left(keeps_journal: bool) -> &'static str {
     }
 }
 
-/// The first SIGINT, SIGTERM or SIGHUP ends the run in an orderly way; the second one, or the end of the drain time, ends
-/// the process.
+/// The first SIGINT, SIGTERM or SIGHUP ends the run in an orderly way; the second one, or the end
+/// of the drain time, ends the process.
 async fn stop_on_signal(
     signalled: Signalled,
     stop: CancellationToken,

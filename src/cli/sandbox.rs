@@ -1,4 +1,5 @@
-//! `sandbox`, and `--sandbox`: an S3 in this process, for trying things out without a cloud, and for measuring clients.
+//! `sandbox`, and `--sandbox`: an S3 in this process, for trying things out without a cloud, and
+//! for measuring clients.
 
 mod seed;
 
@@ -17,10 +18,11 @@ use crate::execute::DRAIN;
 use crate::location::BucketName;
 use crate::manifest::job::{Access, Job, JournalPlace, Transfer, Versions, check};
 use crate::s3::client::StaticCredentials;
-use crate::sandbox::{BucketOptions, BucketUsage, Model, Operation, Ramp, Sandbox, SandboxOptions};
 use crate::size::{ByteSize, display_count, display_counted, parse_duration};
+use s3haul_sandbox::{BucketOptions, BucketUsage, Model, Operation, Ramp, Sandbox, SandboxOptions};
 
-/// Serves an S3 in memory on 127.0.0.1 until it is interrupted, then prints what it has seen and holds.
+/// Serves an S3 in memory on 127.0.0.1 until it is interrupted, then prints what it has seen and
+/// holds.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -43,46 +45,53 @@ pub(super) struct Serve {
     /// Create this bucket. May be repeated.
     #[arg(long, value_name = "NAME")]
     bucket: Vec<String>,
-    /// Create the bucket and a virtual object of this size, which takes no memory. Below a prefix, many objects of one size or of
-    /// sizes between two: s3://data/small/=20000x64KiB, s3://data/mixed/=20000x64KiB-1MiB
+    /// Create the bucket and a virtual object of this size, which takes no memory. Below a prefix,
+    /// many objects of one size or of sizes between two: s3://data/small/=20000x64KiB,
+    /// s3://data/mixed/=20000x64KiB-1MiB
     #[arg(long, value_name = "S3URI=SIZE", value_parser = seed)]
     object: Vec<Seed>,
-    /// Start with equal copies of what --object puts below a prefix: s3://data/small/=s3://copies/small/
+    /// Start with equal copies of what --object puts below a prefix:
+    /// s3://data/small/=s3://copies/small/
     #[arg(long, value_name = "FROM=TO", value_parser = copied)]
     copied: Vec<Copied>,
     /// Latency of answers: none, or like Amazon S3 from a machine nearby.
     #[arg(long, value_parser = ["instant", "aws"], default_value = "instant")]
     model: String,
-    /// PUT, COPY, POST and DELETE requests per second that each top-level prefix takes, instead of the model's; more
-    /// are answered SlowDown.
+    /// PUT, COPY, POST and DELETE requests per second that each top-level prefix takes, instead of
+    /// the model's; more are answered SlowDown.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     writes_per_second: Option<u32>,
     /// GET, HEAD, and list requests per second that each top-level prefix accepts.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     reads_per_second: Option<u32>,
-    /// Each prefix begins with this part of its rates, from its first request on, and they double after every TIME, as
-    /// S3 divides partitions: 1/8:10s
+    /// Each prefix begins with this part of its rates, from its first request on, and they double
+    /// after every TIME, as S3 divides partitions: 1/8:10s
     #[arg(long, value_name = "FRACTION:TIME", value_parser = ramp)]
     ramp: Option<Ramp>,
-    /// Keep no bytes of uploads above 64 KiB, only lengths and checksums, so that it is the client that is measured:
-    /// other bytes are read back, ETags are not MD5 sums, and neither Content-MD5 nor a signature that covers the SHA-256
-    /// of the bytes is checked.
+    /// Keep no bytes of uploads above 64 KiB, only lengths and checksums, so that it is the client
+    /// that is measured: other bytes are read back, ETags are not MD5 sums, and neither Content-MD5
+    /// nor a signature that covers the SHA-256 of the bytes is checked.
     #[arg(long)]
     virtual_uploads: bool,
-    /// Take rules for faults at this address of the loopback interface while it serves (POST, GET, and DELETE of
-    /// /_sandbox/rules, JSON); port 0 is a free one.
+    /// Take rules for faults at this address of the loopback interface while it serves (POST, GET,
+    /// and DELETE of /_sandbox/rules, JSON); port 0 is a free one.
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = loopback)]
     control: Option<SocketAddr>,
 }
 
 /// An address that only this machine reaches: whoever reaches it can change what the sandbox does.
 fn loopback(text: &str) -> Result<SocketAddr, String> {
-    let at: SocketAddr =
-        text.parse().map_err(|_| "write an address and a port, for instance 127.0.0.1:0".to_owned())?;
+    let at: SocketAddr = text
+        .parse()
+        .map_err(|_| "write an address and a port, for instance 127.0.0.1:0".to_owned())?;
     if at.ip().is_loopback() {
         return Ok(at);
     }
-    Err(format!("{} is not an address of the loopback interface; write 127.0.0.1:{}", at.ip(), at.port()))
+    Err(format!(
+        "{} is not an address of the loopback interface; write 127.0.0.1:{}",
+        at.ip(),
+        at.port()
+    ))
 }
 
 /// `1/8:10s`.
@@ -102,7 +111,10 @@ fn ramp(text: &str) -> Result<Ramp, String> {
     if doubles_every.is_zero() {
         return Err(wrong());
     }
-    Ok(Ramp { start, doubles_every })
+    Ok(Ramp {
+        start,
+        doubles_every,
+    })
 }
 
 /// What a sandbox has seen, and what it holds at its end.
@@ -123,7 +135,9 @@ struct Seen {
 impl Seen {
     fn of(sandbox: &Sandbox) -> Self {
         let record = sandbox.calls();
-        let calls = Operation::ALL.iter().map(|operation| (operation.name(), record.count(*operation)));
+        let calls = Operation::ALL
+            .iter()
+            .map(|operation| (operation.name(), record.count(*operation)));
         Self {
             requests: record.total(),
             throttled: record.throttled(),
@@ -146,7 +160,12 @@ impl Seen {
         let calls = self.calls.iter();
         lines.extend(calls.map(|(name, count)| format!("  {name} {}", display_count(*count))));
         lines.extend(self.buckets.iter().map(|usage| {
-            let BucketUsage { bucket, objects, bytes, open_uploads } = usage;
+            let BucketUsage {
+                bucket,
+                objects,
+                bytes,
+                open_uploads,
+            } = usage;
             format!(
                 "{bucket}: {}, {}, {}",
                 display_counted(*objects, "object"),
@@ -161,12 +180,20 @@ impl Seen {
 impl Serve {
     /// How it behaves in time.
     fn model(&self) -> Result<Model, CliError> {
-        let mut model = if self.model == "aws" { Model::aws_like() } else { Model::default() };
+        let mut model = if self.model == "aws" {
+            Model::aws_like()
+        } else {
+            Model::default()
+        };
         let limits = &mut model.limits;
         limits.writes_per_second = self.writes_per_second.or(limits.writes_per_second);
         limits.reads_per_second = self.reads_per_second.or(limits.reads_per_second);
-        if self.ramp.is_some() && limits.writes_per_second.is_none() && limits.reads_per_second.is_none() {
-            let message = "--ramp needs rates: add --model aws, --writes-per-second or --reads-per-second";
+        if self.ramp.is_some()
+            && limits.writes_per_second.is_none()
+            && limits.reads_per_second.is_none()
+        {
+            let message =
+                "--ramp needs rates: add --model aws, --writes-per-second or --reads-per-second";
             return Err(CliError::Usage(message.to_owned()));
         }
         limits.ramp.clone_from(&self.ramp);
@@ -186,25 +213,44 @@ impl Serve {
         };
         let (access, secret) = (options.access_key.clone(), options.secret_key.clone());
         let sandbox = Sandbox::start(options).await?;
-        sandbox.store().quirks().virtual_uploads.store(self.virtual_uploads, Ordering::Relaxed);
-        let seeded = self.object.iter().map(|seed| seed.location.bucket.to_string());
-        for bucket in self.bucket.iter().cloned().chain(seeded).collect::<BTreeSet<_>>() {
-            sandbox.store().create_bucket(&bucket, BucketOptions::default());
+        sandbox
+            .store()
+            .quirks()
+            .virtual_uploads
+            .store(self.virtual_uploads, Ordering::Relaxed);
+        let seeded = self
+            .object
+            .iter()
+            .map(|seed| seed.location.bucket.to_string());
+        for bucket in self
+            .bucket
+            .iter()
+            .cloned()
+            .chain(seeded)
+            .collect::<BTreeSet<_>>()
+        {
+            sandbox
+                .store()
+                .create_bucket(&bucket, BucketOptions::default());
         }
         for (number, seed) in self.object.iter().enumerate() {
             seed.plant(&sandbox, number as u64);
         }
         for copied in &self.copied {
             if copied.plant(&sandbox) == 0 {
-                let message =
-                    format!("--copied: there is nothing below {}; put it there with --object", copied.from);
+                let message = format!(
+                    "--copied: there is nothing below {}; put it there with --object",
+                    copied.from
+                );
                 return Err(CliError::Usage(message));
             }
         }
         // From now on a signal is how it ends.
         let orderly = Orderly::within(DRAIN);
         signals::leaves("what the sandbox has seen is lost");
-        let control = sandbox.control_url().map(|url| format!(" S3HAUL_SANDBOX_CONTROL={url}"));
+        let control = sandbox
+            .control_url()
+            .map(|url| format!(" S3HAUL_SANDBOX_CONTROL={url}"));
         say(&format!(
             "export AWS_ENDPOINT_URL_S3={} AWS_ACCESS_KEY_ID={access} AWS_SECRET_ACCESS_KEY={secret} AWS_REGION=us-east-1{}",
             sandbox.url(),
@@ -222,26 +268,41 @@ impl Serve {
     }
 }
 
-/// Starts a sandbox that takes the place of every endpoint of the job, with the buckets that the job names.
+/// Starts a sandbox that takes the place of every endpoint of the job, with the buckets that the
+/// job names.
 ///
-/// Nothing of the job may reach another server: an endpoint keeps its name, its provider, and its capabilities, and
-/// loses its URL, its identity, and its network settings. What cannot be moved into the sandbox is refused.
+/// Nothing of the job may reach another server: an endpoint keeps its name, its provider, and its
+/// capabilities, and loses its URL, its identity, and its network settings. What cannot be moved
+/// into the sandbox is refused.
 pub(super) async fn embed(job: &mut Job) -> Result<(Sandbox, StaticCredentials), CliError> {
     let locations = |transfer: &Transfer| {
-        let source = transfer.from.s3().map(|(_, location)| location.bucket.clone());
-        source.into_iter().chain([transfer.to.location.bucket.clone()])
+        let source = transfer
+            .from
+            .s3()
+            .map(|(_, location)| location.bucket.clone());
+        source
+            .into_iter()
+            .chain([transfer.to.location.bucket.clone()])
     };
-    if let Some(arn) =
-        job.transfers.iter().flat_map(locations).find(|bucket| bucket.as_str().starts_with("arn:"))
+    if let Some(arn) = job
+        .transfers
+        .iter()
+        .flat_map(locations)
+        .find(|bucket| bucket.as_str().starts_with("arn:"))
     {
         let message = format!(
             "{arn}: the sandbox has no access points; name a bucket, or run the job without --sandbox"
         );
         return Err(CliError::Usage(message));
     }
-    let options = SandboxOptions { record_calls: false, ..SandboxOptions::default() };
-    let credentials =
-        StaticCredentials { access_key: options.access_key.clone(), secret_key: options.secret_key.clone() };
+    let options = SandboxOptions {
+        record_calls: false,
+        ..SandboxOptions::default()
+    };
+    let credentials = StaticCredentials {
+        access_key: options.access_key.clone(),
+        secret_key: options.secret_key.clone(),
+    };
     let region = options.region.clone();
     let sandbox = Sandbox::start(options).await?;
     for (name, endpoint) in &mut job.endpoints {
@@ -267,7 +328,9 @@ pub(super) async fn embed(job: &mut Job) -> Result<(Sandbox, StaticCredentials),
     job.journal = JournalPlace::Nowhere;
     // Buckets of the same name on two servers are one bucket now.
     if let Some(error) = CliError::of_findings(&check(job)) {
-        return Err(CliError::Usage(format!("with --sandbox, all endpoints are one server: {error}")));
+        return Err(CliError::Usage(format!(
+            "with --sandbox, all endpoints are one server: {error}"
+        )));
     }
     for transfer in &job.transfers {
         let versioning = transfer.versions != Versions::Current;
@@ -275,7 +338,11 @@ pub(super) async fn embed(job: &mut Job) -> Result<(Sandbox, StaticCredentials),
             let owner = access.expected_owner.clone();
             sandbox.store().create_bucket(
                 bucket.as_str(),
-                BucketOptions { versioning, owner, ..BucketOptions::default() },
+                BucketOptions {
+                    versioning,
+                    owner,
+                    ..BucketOptions::default()
+                },
             );
         };
         if let Some((_, location)) = transfer.from.s3() {

@@ -41,9 +41,15 @@ pub(super) struct SelectFlags {
     #[arg(long, value_name = "SIZE", hide = true, conflicts_with = "larger_than")]
     min_size: Option<ByteSize>,
     /// Copy only objects with at least, or at most, this many bytes, as in rclone.
-    #[arg(long, value_name = "SIZE", hide = true, conflicts_with = "smaller_than")]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        hide = true,
+        conflicts_with = "smaller_than"
+    )]
     max_size: Option<ByteSize>,
-    /// Copy only objects modified at this time or later: 2026-01-01T00:00:00Z, 2026-01-01 (midnight UTC), or an age such as 24h.
+    /// Copy only objects modified at this time or later: 2026-01-01T00:00:00Z, 2026-01-01 (midnight
+    /// UTC), or an age such as 24h.
     #[arg(long, value_name = "TIME", alias = "max-age")]
     modified_after: Option<Moment>,
     /// Copy only objects modified before this time.
@@ -84,8 +90,14 @@ impl SelectFlags {
             );
             return Err(CliError::Usage(message));
         }
-        let at_least = self.min_size.filter(|size| size.0 > 0).map(|size| ByteSize(size.0 - 1));
-        let at_most = self.max_size.and_then(|size| size.0.checked_add(1)).map(ByteSize);
+        let at_least = self
+            .min_size
+            .filter(|size| size.0 > 0)
+            .map(|size| ByteSize(size.0 - 1));
+        let at_most = self
+            .max_size
+            .and_then(|size| size.0.checked_add(1))
+            .map(ByteSize);
         transfer.select = Selection {
             include: self.include.iter().cloned().chain(pattern).collect(),
             exclude: self.exclude.clone(),

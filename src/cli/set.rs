@@ -1,5 +1,5 @@
-//! The flags of `copy` that say what the new objects get: named as the AWS CLI and s5cmd name them. Those about customer
-//! keys are apart, because `verify` has them too.
+//! The flags of `copy` that say what the new objects get: named as the AWS CLI and s5cmd name them.
+//! Those about customer keys are apart, because `verify` has them too.
 
 use clap::{Args, ValueEnum};
 
@@ -38,7 +38,8 @@ pub(super) struct SetFlags {
     /// KMS key, with --sse aws:kms or aws:kms:dsse.
     #[arg(long, value_name = "ARN")]
     sse_kms_key_id: Option<String>,
-    /// Canned ACL of new objects, for instance bucket-owner-full-control. Excludes --preserve acl=try and acl=require.
+    /// Canned ACL of new objects, for instance bucket-owner-full-control. Excludes --preserve
+    /// acl=try and acl=require.
     #[arg(long, value_name = "ACL", value_parser = word::<CannedAcl>())]
     pub(super) acl: Option<CannedAcl>,
     #[command(flatten)]
@@ -68,7 +69,10 @@ impl KeyFlags {
     }
 
     pub(super) fn keys(&self) -> CustomerKeys {
-        CustomerKeys { source: self.source_customer_key.clone(), destination: self.customer_key.clone() }
+        CustomerKeys {
+            source: self.source_customer_key.clone(),
+            destination: self.customer_key.clone(),
+        }
     }
 }
 
@@ -109,12 +113,21 @@ impl SetFlags {
     pub(super) fn encryption(&self) -> Result<Option<Encryption>, CliError> {
         let key = self.sse_kms_key_id.clone();
         match (self.sse, &key) {
-            (Some(Sse::Kms), _) => Ok(Some(Encryption::Kms { key, bucket_key: None, dsse: false })),
-            (Some(Sse::Dsse), _) => Ok(Some(Encryption::Kms { key, bucket_key: None, dsse: true })),
+            (Some(Sse::Kms), _) => Ok(Some(Encryption::Kms {
+                key,
+                bucket_key: None,
+                dsse: false,
+            })),
+            (Some(Sse::Dsse), _) => Ok(Some(Encryption::Kms {
+                key,
+                bucket_key: None,
+                dsse: true,
+            })),
             (Some(Sse::S3), None) => Ok(Some(Encryption::S3)),
             (None, None) => Ok(None),
             (_, Some(_)) => {
-                let message = "--sse-kms-key-id names a key of KMS; add --sse aws:kms or --sse aws:kms:dsse";
+                let message =
+                    "--sse-kms-key-id names a key of KMS; add --sse aws:kms or --sse aws:kms:dsse";
                 Err(CliError::Usage(message.to_owned()))
             }
         }

@@ -1,14 +1,16 @@
 //! Signals that end a command, except those that were ignored when it began.
 //!
-//! `nohup` starts a program with SIGHUP ignored, and a shell without job control starts `program &` with SIGINT and
-//! SIGQUIT ignored. A program that installs a handler anyway dies with the terminal that its user has closed. The
-//! disposition at the start is read once, before the first handler is installed, and without unsafe code: from `/proc` on
-//! Linux, elsewhere from a shell that sends the signal to itself, because dispositions are inherited.
+//! `nohup` starts a program with SIGHUP ignored, and a shell without job control starts `program &`
+//! with SIGINT and SIGQUIT ignored. A program that installs a handler anyway dies with the terminal
+//! that its user has closed. The disposition at the start is read once, before the first handler is
+//! installed, and without unsafe code: from `/proc` on Linux, elsewhere from a shell that sends the
+//! signal to itself, because dispositions are inherited.
 //!
-//! The handlers are installed before a command does anything, and stay for as long as the process lives: a signal that
-//! comes while the manifest is read, while credentials are waited for, or between two phases of a run ends the command
-//! like any other. What it ends is dropped where it stands ([`interruption`]), unless a command has said that it ends by
-//! itself ([`Orderly`]). Either way the process is over within the drain time.
+//! The handlers are installed before a command does anything, and stay for as long as the process
+//! lives: a signal that comes while the manifest is read, while credentials are waited for, or
+//! between two phases of a run ends the command like any other. What it ends is dropped where it
+//! stands ([`interruption`]), unless a command has said that it ends by itself ([`Orderly`]).
+//! Either way the process is over within the drain time.
 
 use std::borrow::Cow;
 use std::future::poll_fn;
@@ -46,7 +48,10 @@ impl DrainFlags {
 
 /// Returns a time as users write it: `20s`.
 pub(super) fn in_words(time: Duration) -> String {
-    format!("{:#}", SignedDuration::try_from(time).unwrap_or(SignedDuration::MAX))
+    format!(
+        "{:#}",
+        SignedDuration::try_from(time).unwrap_or(SignedDuration::MAX)
+    )
 }
 
 fn drain(text: &str) -> Result<Duration, String> {
@@ -61,7 +66,10 @@ fn drain(text: &str) -> Result<Duration, String> {
 const NOTHING: &str = "nothing was written; run the same command again";
 
 /// The effect of a signal at the moment.
-static CONDUCT: Mutex<Conduct> = Mutex::new(Conduct { orderly: None, leaves: Cow::Borrowed(NOTHING) });
+static CONDUCT: Mutex<Conduct> = Mutex::new(Conduct {
+    orderly: None,
+    leaves: Cow::Borrowed(NOTHING),
+});
 
 #[derive(Debug)]
 struct Conduct {
@@ -81,7 +89,8 @@ fn conduct() -> MutexGuard<'static, Conduct> {
     CONDUCT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Says what a signal leaves behind from now on, as the end of a sentence that begins with "interrupted".
+/// Says what a signal leaves behind from now on, as the end of a sentence that begins with
+/// "interrupted".
 pub(super) fn leaves(what: impl Into<Cow<'static, str>>) {
     conduct().leaves = what.into();
 }
@@ -111,7 +120,8 @@ impl Signalled {
     }
 }
 
-/// As long as this lives, the first signal only tells the command to end, which it has some time for.
+/// As long as this lives, the first signal only tells the command to end, which it has some time
+/// for.
 #[derive(Debug)]
 pub(super) struct Orderly(Signalled);
 
@@ -119,7 +129,10 @@ impl Orderly {
     /// Begins it; the command ends `within` this time of the first signal, or is ended.
     pub(super) fn within(within: Duration) -> Self {
         let signalled = Signalled::default();
-        conduct().orderly = Some(Ending { signalled: signalled.clone(), within });
+        conduct().orderly = Some(Ending {
+            signalled: signalled.clone(),
+            within,
+        });
         Self(signalled)
     }
 
@@ -162,7 +175,9 @@ static IGNORED: OnceLock<Vec<i32>> = OnceLock::new();
 /// Notes which signals are ignored. Must be called before the first handler is installed.
 pub(super) fn note_ignored() {
     IGNORED.get_or_init(|| {
-        let mask = std::fs::read_to_string("/proc/self/status").ok().and_then(|status| mask(&status));
+        let mask = std::fs::read_to_string("/proc/self/status")
+            .ok()
+            .and_then(|status| mask(&status));
         let is_ignored = |name: &str, number: i32| match mask {
             Some(mask) => mask & (1 << (number - 1)) != 0,
             None => survives(name, number),
@@ -177,11 +192,14 @@ pub(super) fn note_ignored() {
 
 /// Reads the bit mask `SigIgn` of `/proc/self/status`; bit 0 is signal 1.
 fn mask(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))?;
     u64::from_str_radix(line.trim(), 16).ok()
 }
 
-/// True when a shell started by this process survives the signal, which it can only if the signal is ignored here too.
+/// True when a shell started by this process survives the signal, which it can only if the signal
+/// is ignored here too.
 fn survives(name: &str, number: i32) -> bool {
     let shell = Command::new("/bin/sh")
         .args(["-c", &format!("kill -s {name} $$; exit 0")])
@@ -198,13 +216,23 @@ fn survives(name: &str, number: i32) -> bool {
 pub(super) struct Signals(Vec<(SignalKind, Signal)>);
 
 impl Signals {
-    /// Listens to those with which users and schedulers end a command, unless they were ignored at the start.
+    /// Listens to those with which users and schedulers end a command, unless they were ignored at
+    /// the start.
     pub(super) fn of_the_end() -> io::Result<Self> {
         note_ignored();
         let ignored = IGNORED.get().map_or(&[][..], Vec::as_slice);
-        let all = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-        let listened = all.into_iter().filter(|kind| !ignored.contains(&kind.as_raw_value()));
-        listened.map(|kind| Ok((kind, signal(kind)?))).collect::<io::Result<_>>().map(Self)
+        let all = [
+            SignalKind::interrupt(),
+            SignalKind::terminate(),
+            SignalKind::hangup(),
+        ];
+        let listened = all
+            .into_iter()
+            .filter(|kind| !ignored.contains(&kind.as_raw_value()));
+        listened
+            .map(|kind| Ok((kind, signal(kind)?)))
+            .collect::<io::Result<_>>()
+            .map(Self)
     }
 
     /// Waits for the next of them and returns it; for ever if all are ignored.
@@ -229,7 +257,8 @@ mod tests {
 
     #[test]
     fn the_mask_of_proc_is_read() {
-        let status = "Name:\ts3haul\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000001001\nSigCgt:\t0\n";
+        let status =
+            "Name:\ts3haul\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000001001\nSigCgt:\t0\n";
         assert_eq!(mask(status), Some(0x1001));
         assert_eq!(mask("Name:\ts3haul\n"), None);
     }
@@ -237,12 +266,18 @@ mod tests {
     /// Both ways to ask agree about this process.
     #[test]
     fn a_shell_tells_what_proc_tells() {
-        let Some(mask) = std::fs::read_to_string("/proc/self/status").ok().and_then(|status| mask(&status))
+        let Some(mask) = std::fs::read_to_string("/proc/self/status")
+            .ok()
+            .and_then(|status| mask(&status))
         else {
             return;
         };
         for (name, number) in LISTENED {
-            assert_eq!(survives(name, number), mask & (1 << (number - 1)) != 0, "{name}");
+            assert_eq!(
+                survives(name, number),
+                mask & (1 << (number - 1)) != 0,
+                "{name}"
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! `status`: what a journal says about a run that is at work, stopped, or dead. It is only looked at.
+//! `status`: what a journal says about a run that is at work, stopped, or dead. It is only looked
+//! at.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -34,7 +35,8 @@ Examples:
   s3haul status .s3haul/nightly
   s3haul status s3://ops/s3haul/nightly/ --json")]
 pub(super) struct Status {
-    /// Journal: a directory, s3://bucket/prefix/, or the job that keeps it. Default: all journals below ./.s3haul.
+    /// Journal: a directory, s3://bucket/prefix/, or the job that keeps it. Default: all journals
+    /// below ./.s3haul.
     #[arg(value_name = "JOURNAL")]
     journal: Option<String>,
     #[command(flatten)]
@@ -67,8 +69,12 @@ impl Status {
                 "{journal} has not been run here yet: there is no journal of it"
             ))),
             (0, Some(journal)) => {
-                let meant = suggestion(journal).map(|meant| format!("; {meant}")).unwrap_or_default();
-                Err(CliError::Usage(format!("there is no journal at {journal}{meant}")))
+                let meant = suggestion(journal)
+                    .map(|meant| format!("; {meant}"))
+                    .unwrap_or_default();
+                Err(CliError::Usage(format!(
+                    "there is no journal at {journal}{meant}"
+                )))
             }
             (0, None) => Err(CliError::Usage(format!(
                 "there is no journal in ./{JOURNALS}; name one, a directory or s3://bucket/prefix/"
@@ -81,7 +87,9 @@ impl Status {
         let named = match self.journal.as_deref() {
             None => Named::None,
             Some(uri) if uri.starts_with("s3://") => {
-                let uri: S3Uri = uri.parse().map_err(|error| CliError::Usage(format!("{error}")))?;
+                let uri: S3Uri = uri
+                    .parse()
+                    .map_err(|error| CliError::Usage(format!("{error}")))?;
                 if !uri.key.is_prefix() {
                     let message = format!("{uri}: a journal is a prefix; put a slash at its end");
                     return Err(CliError::Usage(message));
@@ -148,10 +156,17 @@ impl<'a> From<&'a OpenUpload> for UploadView<'a> {
     }
 }
 
-/// Returns from where and to where the first transfers of a run copy: the name of a one-off copy says nothing.
+/// Returns from where and to where the first transfers of a run copy: the name of a one-off copy
+/// says nothing.
 fn copies(run: &RunInfo) -> Vec<[&str; 2]> {
-    let sides = run.transfers.iter().filter_map(|transfer| run.fingerprint.sides(transfer));
-    sides.take(SHOWN_COPIES).map(|(from, to)| [from, to]).collect()
+    let sides = run
+        .transfers
+        .iter()
+        .filter_map(|transfer| run.fingerprint.sides(transfer));
+    sides
+        .take(SHOWN_COPIES)
+        .map(|(from, to)| [from, to])
+        .collect()
 }
 
 impl<'a> View<'a> {
@@ -193,7 +208,10 @@ impl<'a> View<'a> {
             Life::Ended => "ended",
         };
         let (totals, count) = (self.totals, display_count);
-        let last = self.last.map(|last| format!(", last event {} ago", self.ago(last))).unwrap_or_default();
+        let last = self
+            .last
+            .map(|last| format!(", last event {} ago", self.ago(last)))
+            .unwrap_or_default();
         format!(
             "{}: {life}, {} objects done ({}), {} failed, {} pending{last}",
             self.journal,
@@ -223,7 +241,12 @@ impl<'a> View<'a> {
             let _ = writeln!(text, "  {} -> {}", printable(from), printable(to));
         }
         if let (Some(began), Some(last)) = (self.began, self.last) {
-            let _ = write!(text, "  began {} ago, last event {} ago", self.ago(began), self.ago(last));
+            let _ = write!(
+                text,
+                "  began {} ago, last event {} ago",
+                self.ago(began),
+                self.ago(last)
+            );
             let _ = match self.resumed {
                 0 => writeln!(text),
                 1 => writeln!(text, ", resumed once"),
@@ -270,11 +293,23 @@ impl<'a> View<'a> {
                 printable(id),
             );
         }
-        for lane in self.learned.iter().flat_map(|learned| &learned.lanes).take(SHOWN_LANES) {
-            let _ = writeln!(text, "  accepted {}, at the last count", printable(&lane.to_string()));
+        for lane in self
+            .learned
+            .iter()
+            .flat_map(|learned| &learned.lanes)
+            .take(SHOWN_LANES)
+        {
+            let _ = writeln!(
+                text,
+                "  accepted {}, at the last count",
+                printable(&lane.to_string())
+            );
         }
         for failed in &self.latest_failures {
-            let shown = format!("  failed   {}  {}: {}", failed.source, failed.kind, failed.message);
+            let shown = format!(
+                "  failed   {}  {}: {}",
+                failed.source, failed.kind, failed.message
+            );
             let _ = writeln!(text, "{}", printable(&shown));
         }
         text
@@ -291,9 +326,19 @@ mod tests {
     fn glance() -> Glance {
         let object = |object, key: &str| {
             let key = key.parse().unwrap();
-            let entry =
-                PlannedObject { key, size: 50 << 30, etag: None, version: None, modified: None, class: None };
-            Event::ObjectPlanned { range: 0, object, entry }
+            let entry = PlannedObject {
+                key,
+                size: 50 << 30,
+                etag: None,
+                version: None,
+                modified: None,
+                class: None,
+            };
+            Event::ObjectPlanned {
+                range: 0,
+                object,
+                entry,
+            }
         };
         let run = RunInfo {
             run: "r1".into(),
@@ -315,27 +360,45 @@ mod tests {
         let mut state = RunState::default();
         for (second, event) in [
             Event::RunBegan(run),
-            Event::RangeBegan { range: 0, transfer: 0, ordered: true },
+            Event::RangeBegan {
+                range: 0,
+                transfer: 0,
+                ordered: true,
+            },
             object(1, "big.bin"),
             object(2, "b"),
             object(3, "c"),
             Event::UploadIntended {
                 upload: 4,
                 object: 1,
-                place: UploadPlace { endpoint: "default".into(), bucket, key },
+                place: UploadPlace {
+                    endpoint: "default".into(),
+                    bucket,
+                    key,
+                },
                 server: None,
             },
             Event::UploadBegan {
                 upload: 4,
                 id: "upload-1".into(),
-                source: SourceVersion { size: 50 << 30, version: None, etag: None, modified: None },
+                source: SourceVersion {
+                    size: 50 << 30,
+                    version: None,
+                    etag: None,
+                    modified: None,
+                },
                 parts: [64 << 20; 800].into_iter().collect(),
                 attributes: String::new(),
                 kms: false,
                 losses: Vec::new(),
                 claimed: false,
             },
-            Event::PartStored { upload: 4, number: 1, size: 64 << 20, etag: "e".into() },
+            Event::PartStored {
+                upload: 4,
+                number: 1,
+                size: 64 << 20,
+                etag: "e".into(),
+            },
             Event::ObjectEnded {
                 range: 0,
                 object: Some(2),
@@ -349,17 +412,33 @@ mod tests {
                 },
                 receipt: None,
             },
-            Event::ObjectEnded { range: 0, object: Some(3), ended: Ended::Failed(failed), receipt: None },
+            Event::ObjectEnded {
+                range: 0,
+                object: Some(3),
+                ended: Ended::Failed(failed),
+                receipt: None,
+            },
             Event::RunResumed,
         ]
         .into_iter()
         .enumerate()
         {
-            state.apply(Timestamp::from_second(second.try_into().unwrap()).unwrap(), &event);
+            state.apply(
+                Timestamp::from_second(second.try_into().unwrap()).unwrap(),
+                &event,
+            );
         }
-        let writer =
-            Some(Writer { id: "w".into(), host: "node-1".into(), pid: 42, since: Timestamp::UNIX_EPOCH });
-        Glance { state, writer, life: Life::Dead }
+        let writer = Some(Writer {
+            id: "w".into(),
+            host: "node-1".into(),
+            pid: 42,
+            since: Timestamp::UNIX_EPOCH,
+        });
+        Glance {
+            state,
+            writer,
+            life: Life::Dead,
+        }
     }
 
     #[test]
@@ -372,9 +451,14 @@ mod tests {
     #[test]
     fn programs_get_the_same_in_json() {
         let glance = glance();
-        let view = serde_json::to_value(View::of("j".into(), &glance, Timestamp::UNIX_EPOCH)).unwrap();
+        let view =
+            serde_json::to_value(View::of("j".into(), &glance, Timestamp::UNIX_EPOCH)).unwrap();
         assert_eq!(
-            (&view["life"], &view["done_objects"], &view["pending_objects"]),
+            (
+                &view["life"],
+                &view["done_objects"],
+                &view["pending_objects"]
+            ),
             (&"dead".into(), &1.into(), &1.into())
         );
         let upload = &view["open_uploads"][0];

@@ -1,8 +1,9 @@
 //! Keeps the journals of one-off copies from piling up below the working directory.
 //!
-//! Each different `copy` has a journal of its own, named after what it does. Once such a copy is over, its journal is of use
-//! to `status` only, so that it is removed after a week, when another copy begins. A journal that was named, that of a job, and
-//! one with anything left to do are never removed.
+//! Each different `copy` has a journal of its own, named after what it does. Once such a copy is
+//! over, its journal is of use to `status` only, so that it is removed after a week, when another
+//! copy begins. A journal that was named, that of a job, and one with anything left to do are never
+//! removed.
 
 use std::fs;
 use std::io;
@@ -31,10 +32,14 @@ pub(super) fn ignore_in_git() {
 
 /// Removes old journals of finished copies, but for that of the copy `own`.
 pub(super) async fn remove_old_copies(own: &str) {
-    let Ok(entries) = fs::read_dir(JOURNALS) else { return };
+    let Ok(entries) = fs::read_dir(JOURNALS) else {
+        return;
+    };
     for entry in entries.filter_map(Result::ok) {
         let name = entry.file_name();
-        let is_other = name.to_str().is_some_and(|name| name != own && is_one_off(name));
+        let is_other = name
+            .to_str()
+            .is_some_and(|name| name != own && is_one_off(name));
         if is_other && is_old(&entry.path()).unwrap_or(false) {
             remove_if_over(entry.path()).await;
         }
@@ -52,7 +57,9 @@ fn is_old(path: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(path)? {
         last = last.max(entry?.metadata()?.modified()?);
     }
-    Ok(SystemTime::now().duration_since(last).is_ok_and(|age| age > KEPT))
+    Ok(SystemTime::now()
+        .duration_since(last)
+        .is_ok_and(|age| age > KEPT))
 }
 
 async fn remove_if_over(path: PathBuf) {
@@ -65,12 +72,17 @@ async fn remove_if_over(path: PathBuf) {
         return;
     }
     // Opening it shuts out a copy that begins with this very journal now.
-    let Ok(opened) = Opened::open(location).await else { return };
+    let Ok(opened) = Opened::open(location).await else {
+        return;
+    };
     if opened.state().is_unfinished() {
         return;
     }
     match fs::remove_dir_all(&path) {
-        Ok(()) => tracing::info!("removed {}, the journal of a copy that ended long ago", path.display()),
+        Ok(()) => tracing::info!(
+            "removed {}, the journal of a copy that ended long ago",
+            path.display()
+        ),
         Err(error) => tracing::debug!("{}: {error}", path.display()),
     }
     drop(opened);
@@ -83,8 +95,14 @@ mod tests {
     #[test]
     fn only_names_that_copy_makes_are_those_of_one_off_copies() {
         assert!(is_one_off("copy-0123456789abcdef"));
-        for job in ["copy", "copy-", "copy-0123456789abcde", "copy-0123456789abcdeg", "nightly", "copy-lake"]
-        {
+        for job in [
+            "copy",
+            "copy-",
+            "copy-0123456789abcde",
+            "copy-0123456789abcdeg",
+            "nightly",
+            "copy-lake",
+        ] {
             assert!(!is_one_off(job), "{job}");
         }
     }

@@ -1,5 +1,5 @@
-//! `uploads`: the multipart uploads that a bucket has open. Their parts are billed until someone completes or aborts them, and
-//! no listing of objects shows them.
+//! `uploads`: the multipart uploads that a bucket has open. Their parts are billed until someone
+//! completes or aborts them, and no listing of objects shows them.
 
 mod abort;
 
@@ -100,22 +100,42 @@ impl Uploads {
         let location = self.action.location().clone();
         let bucket = bucket_at(&location, &self.endpoint, self.access.access()).await?;
         match self.action {
-            Action::List { older_than, mine, .. } => {
-                let choice = Choice { older_than, mine: mine.read(bucket.name(), &self.endpoint).await? };
+            Action::List {
+                older_than, mine, ..
+            } => {
+                let choice = Choice {
+                    older_than,
+                    mine: mine.read(bucket.name(), &self.endpoint).await?,
+                };
                 list(&bucket, &location, &choice, output).await
             }
             Action::Parts { upload_id, .. } => parts(&bucket, &location, &upload_id, output).await,
-            Action::Abort { upload_id: Some(id), dry_run, .. } => {
+            Action::Abort {
+                upload_id: Some(id),
+                dry_run,
+                ..
+            } => {
                 if dry_run {
                     return say_line(&format!("would abort {location} {id}"));
                 }
                 abort::one(&bucket, &location, &id).await
             }
-            Action::Abort { upload_id: None, older_than, mine, dry_run, .. } => {
-                let choice = Choice { older_than, mine: mine.read(bucket.name(), &self.endpoint).await? };
+            Action::Abort {
+                upload_id: None,
+                older_than,
+                mine,
+                dry_run,
+                ..
+            } => {
+                let choice = Choice {
+                    older_than,
+                    mine: mine.read(bucket.name(), &self.endpoint).await?,
+                };
                 abort::all(&bucket, &location, &choice, dry_run).await
             }
-            Action::Complete { upload_id, .. } => complete(&bucket, &location, &upload_id, output).await,
+            Action::Complete { upload_id, .. } => {
+                complete(&bucket, &location, &upload_id, output).await
+            }
         }
     }
 }
@@ -149,13 +169,17 @@ struct Choice {
 
 impl Choice {
     fn takes(&self, found: &Found) -> bool {
-        self.mine.as_ref().is_none_or(|mine| mine.knows(&found.upload, found.bytes))
+        self.mine
+            .as_ref()
+            .is_none_or(|mine| mine.knows(&found.upload, found.bytes))
     }
 
     /// Why an upload must not be aborted: a run is at work on it.
     fn forbids(&self, found: &Found) -> Option<String> {
         let journal = self.mine.as_ref()?.at_work(&found.upload, found.bytes)?;
-        Some(format!("the run of the journal {journal} is at work on it; stop that first"))
+        Some(format!(
+            "the run of the journal {journal} is at work on it; stop that first"
+        ))
     }
 }
 
@@ -167,7 +191,8 @@ fn is_older(upload: &OpenUpload, than: Option<Duration>) -> bool {
 /// Open uploads whose parts are asked for at the same time.
 const ASKED_AT_ONCE: usize = 16;
 
-/// An open upload, and what its parts hold. `None` when they can't be listed, for instance because it has just ended.
+/// An open upload, and what its parts hold. `None` when they can't be listed, for instance because
+/// it has just ended.
 struct Found {
     upload: OpenUpload,
     bytes: Option<u64>,
@@ -178,7 +203,11 @@ impl Found {
         let sum = async {
             let key = upload.key.parse().ok()?;
             let parts = MultipartUpload::open(bucket, &key, &upload.upload_id);
-            parts.parts().try_fold(0, async |sum, part| Ok(sum + part.size)).await.ok()
+            parts
+                .parts()
+                .try_fold(0, async |sum, part| Ok(sum + part.size))
+                .await
+                .ok()
         };
         let bytes = sum.await;
         Self { upload, bytes }
@@ -187,15 +216,26 @@ impl Found {
     /// Dollars a month, where the list price of Amazon S3 applies.
     fn month(&self, bucket: &Bucket) -> Option<f64> {
         let bytes = self.bytes.filter(|_| bucket.client().url().is_none())?;
-        Some(cost::open_upload_month(bytes, self.upload.storage_class.as_deref()))
+        Some(cost::open_upload_month(
+            bytes,
+            self.upload.storage_class.as_deref(),
+        ))
     }
 
     fn line(&self, bucket: &Bucket) -> String {
         let Self { upload, bytes } = self;
         let age = age(upload).map_or_else(|| "unknown age".to_owned(), display_duration);
-        let begun = upload.initiated.map(|time| time.to_string()).unwrap_or_default();
+        let begun = upload
+            .initiated
+            .map(|time| time.to_string())
+            .unwrap_or_default();
         let size = bytes.map_or_else(|| "?".to_owned(), |bytes| ByteSize(bytes).to_string());
-        format!("{begun}  {age:>10}  {size:>10}  s3://{}/{}  {}", bucket.name(), upload.key, upload.upload_id)
+        format!(
+            "{begun}  {age:>10}  {size:>10}  s3://{}/{}  {}",
+            bucket.name(),
+            upload.key,
+            upload.upload_id
+        )
     }
 }
 
@@ -217,7 +257,9 @@ impl Wasted {
     }
 
     fn say(&self, noun: &str, what: &str) {
-        let price = self.month.map(|month| format!(", about {} a month", cost::display(month)));
+        let price = self
+            .month
+            .map(|month| format!(", about {} a month", cost::display(month)));
         let text = format!(
             "{}{what}, {}{}",
             display_counted(self.uploads, noun),
@@ -241,7 +283,12 @@ fn found<'a>(
         .try_filter(|found| ready(choice.takes(found)))
 }
 
-async fn list(bucket: &Bucket, location: &S3Uri, choice: &Choice, output: Output) -> Result<Exit, CliError> {
+async fn list(
+    bucket: &Bucket,
+    location: &S3Uri,
+    choice: &Choice,
+    output: Output,
+) -> Result<Exit, CliError> {
     let mut uploads = std::pin::pin!(found(bucket, location, choice));
     let mut wasted = Wasted::default();
     while let Some(found) = uploads.try_next().await? {
@@ -259,20 +306,40 @@ async fn list(bucket: &Bucket, location: &S3Uri, choice: &Choice, output: Output
     Ok(Exit::Done)
 }
 
-async fn parts(bucket: &Bucket, location: &S3Uri, upload_id: &str, output: Output) -> Result<Exit, CliError> {
+async fn parts(
+    bucket: &Bucket,
+    location: &S3Uri,
+    upload_id: &str,
+    output: Output,
+) -> Result<Exit, CliError> {
     let upload = MultipartUpload::open(bucket, &location.key, upload_id);
     let parts = upload.parts();
     let mut parts = std::pin::pin!(parts);
     let (mut count, mut bytes) = (0, 0);
-    while let Some(part) = parts.try_next().await.map_err(|failure| not_open(failure, location, upload_id))? {
+    while let Some(part) = parts
+        .try_next()
+        .await
+        .map_err(|failure| not_open(failure, location, upload_id))?
+    {
         (count, bytes) = (count + 1, bytes + part.size);
         if output.json {
-            say_json(&serde_json::json!({ "number": part.number, "size": part.size, "etag": part.etag }))?;
+            say_json(
+                &serde_json::json!({ "number": part.number, "size": part.size, "etag": part.etag }),
+            )?;
         } else {
-            say_line(&format!("{:>5}  {:>12}  {}", part.number, ByteSize(part.size), part.etag))?;
+            say_line(&format!(
+                "{:>5}  {:>12}  {}",
+                part.number,
+                ByteSize(part.size),
+                part.etag
+            ))?;
         }
     }
-    note(&format!("{}, {}", display_counted(count, "part"), ByteSize(bytes)));
+    note(&format!(
+        "{}, {}",
+        display_counted(count, "part"),
+        ByteSize(bytes)
+    ));
     Ok(Exit::Done)
 }
 
@@ -286,11 +353,21 @@ async fn complete(
     let parts = upload.parts().try_collect().await;
     let parts: Vec<_> = parts.map_err(|failure| not_open(failure, location, upload_id))?;
     if parts.is_empty() {
-        return Err(CliError::Usage(format!("{location}: the upload has no parts yet; abort it instead")));
+        return Err(CliError::Usage(format!(
+            "{location}: the upload has no parts yet; abort it instead"
+        )));
     }
     let size = parts.iter().map(|part| part.size).sum();
     signals::leaves("the upload may be completed or still open; run the same command again");
-    let written = upload.complete_and_look(&parts, &CompleteSpec { size, ..CompleteSpec::default() }).await?;
+    let written = upload
+        .complete_and_look(
+            &parts,
+            &CompleteSpec {
+                size,
+                ..CompleteSpec::default()
+            },
+        )
+        .await?;
     if output.json {
         let line = serde_json::json!({ "destination": location.to_string(), "size": size, "parts": parts.len(), "etag": written.etag });
         return say_json(&line);

@@ -18,8 +18,8 @@ use super::retry::{job_of, moved};
 use super::select::{PATTERNS, SelectFlags};
 use super::set::KeyFlags;
 use super::{
-    CliError, EndpointFlags, Exit, JobFile, Output, idle, local_source, note, presence, say, say_json,
-    say_line,
+    CliError, EndpointFlags, Exit, JobFile, Output, idle, local_source, note, presence, say,
+    say_json, say_line,
 };
 use crate::connections::Connections;
 use crate::location::S3Uri;
@@ -49,7 +49,8 @@ Examples:
 Exit codes: 0 all equal; 1 something is different, missing or could not be looked at, with --strict also extra or
 unprovable; 4 interrupted.";
 
-/// Compares two sides without copying anything, and without reading a byte unless --deep asks for it.
+/// Compares two sides without copying anything, and without reading a byte unless --deep asks for
+/// it.
 #[derive(Debug, Args)]
 #[command(after_help = format!("{EXAMPLES}\n\nWith SRC DST:\n{PATTERNS}"))]
 pub(super) struct Verify {
@@ -81,7 +82,11 @@ pub(super) struct Verify {
 
 /// Refuses a job that changes objects in place: each object would be compared with itself.
 fn in_place(job: &Job) -> Result<(), CliError> {
-    let Some(transfer) = job.transfers.iter().find(|transfer| transfer.is_onto_itself()) else {
+    let Some(transfer) = job
+        .transfers
+        .iter()
+        .find(|transfer| transfer.is_onto_itself())
+    else {
         return Ok(());
     };
     Err(CliError::Usage(format!(
@@ -98,12 +103,17 @@ impl Verify {
 
     async fn compare(&self, output: Output) -> Result<Exit, CliError> {
         let began = Instant::now();
-        let mut console = Console { output, shown: began, compared: 0 };
+        let mut console = Console {
+            output,
+            shown: began,
+            compared: 0,
+        };
         let mut fails_if_empty = false;
         let counts = match (self.what.as_slice(), &self.report) {
             ([], Some(report)) => self.receipts(report, &mut console).await?,
             ([one], None) if one.starts_with("s3://") => {
-                let message = format!("{one} is one side; give the other one too: `s3haul verify SRC DST`");
+                let message =
+                    format!("{one} is one side; give the other one too: `s3haul verify SRC DST`");
                 return Err(CliError::Usage(message));
             }
             ([path], None) => {
@@ -115,12 +125,19 @@ impl Verify {
                 self.says_itself(path)?;
                 let job = job.load()?;
                 in_place(&job)?;
-                fails_if_empty = job.transfers.iter().any(|transfer| transfer.empty == Empty::Fail);
+                fails_if_empty = job
+                    .transfers
+                    .iter()
+                    .any(|transfer| transfer.empty == Empty::Fail);
                 self.job(&job, &mut console).await?
             }
-            ([source, destination], None) => self.job(&self.pair(source, destination)?, &mut console).await?,
+            ([source, destination], None) => {
+                self.job(&self.pair(source, destination)?, &mut console)
+                    .await?
+            }
             _ => {
-                let message = "give a job, or a source and a destination, or --report with a run's receipts";
+                let message =
+                    "give a job, or a source and a destination, or --report with a run's receipts";
                 return Err(CliError::Usage(message.to_owned()));
             }
         };
@@ -148,13 +165,28 @@ impl Verify {
             };
             note(&format!("{word}: {message}"));
         }
-        let bad = counts.different + counts.missing + counts.failed + u64::from(is_empty && fails_if_empty);
-        let doubtful = if self.strict { counts.extra + counts.unprovable + self.blind(&counts) } else { 0 };
+        let bad = counts.different
+            + counts.missing
+            + counts.failed
+            + u64::from(is_empty && fails_if_empty);
+        let doubtful = if self.strict {
+            counts.extra + counts.unprovable + self.blind(&counts)
+        } else {
+            0
+        };
         let is_plain = bad == counts.failed;
-        if let Some(cause) = counts.unlisted.cause(counts.failed, counts.found()).filter(|_| is_plain) {
+        if let Some(cause) = counts
+            .unlisted
+            .cause(counts.failed, counts.found())
+            .filter(|_| is_plain)
+        {
             return Ok(cause.into());
         }
-        Ok(if bad + doubtful > 0 { Exit::Failures } else { Exit::Done })
+        Ok(if bad + doubtful > 0 {
+            Exit::Failures
+        } else {
+            Exit::Done
+        })
     }
 
     /// True for SRC DST, which has no manifest.
@@ -162,7 +194,8 @@ impl Verify {
         self.what.len() == 2
     }
 
-    /// Names the command that copies what is different or missing. What only reading showed, only `when: always` copies.
+    /// Names the command that copies what is different or missing. What only reading showed, only
+    /// `when: always` copies.
     fn remedy(&self) -> String {
         let (flag, field) = match self.deep() {
             Deep::No => ("--compare checksum", "compare: checksum"),
@@ -202,7 +235,9 @@ impl Verify {
             );
         }
         if self.report.is_none() && counts.compared() == 0 {
-            reasons.push("nothing was compared: the source and the selection match nothing".to_owned());
+            reasons.push(
+                "nothing was compared: the source and the selection match nothing".to_owned(),
+            );
         }
         for reason in &reasons {
             note(&format!("error: --strict: {reason}"));
@@ -218,7 +253,8 @@ impl Verify {
         }
     }
 
-    /// Refuses the flags of SRC DST where a job, or the command that wrote a report, says what takes part and where.
+    /// Refuses the flags of SRC DST where a job, or the command that wrote a report, says what
+    /// takes part and where.
     fn says_itself(&self, subject: &str) -> Result<(), CliError> {
         let own = [
             ("--recursive", self.recursive),
@@ -226,16 +262,27 @@ impl Verify {
             self.keys.of_source(),
             self.keys.of_destination(),
         ];
-        let flags =
-            [&self.select.flags(), own.as_slice(), &self.access.of_source(), &self.endpoint.flags()].concat();
+        let flags = [
+            &self.select.flags(),
+            own.as_slice(),
+            &self.access.of_source(),
+            &self.endpoint.flags(),
+        ]
+        .concat();
         let remedy = "leave that out, or compare SRC DST";
-        idle::refuse(subject, "says itself what takes part and where", &flags, remedy)
+        idle::refuse(
+            subject,
+            "says itself what takes part and where",
+            &flags,
+            remedy,
+        )
     }
 
     /// The job of a source and a destination.
     fn pair(&self, source: &str, destination: &str) -> Result<Job, CliError> {
         if source == "-" {
-            let message = "standard input is gone once it was read; compare the file that it came from";
+            let message =
+                "standard input is gone once it was read; compare the file that it came from";
             return Err(CliError::Usage(message.to_owned()));
         }
         let location: S3Uri = destination
@@ -244,7 +291,13 @@ impl Verify {
         let (from, pattern) = if source.starts_with("s3://") {
             in_s3(source, self.recursive, None)?
         } else {
-            (Source::Files { path: local_source(source)?, symlinks: Symlinks::Skip }, None)
+            (
+                Source::Files {
+                    path: local_source(source)?,
+                    symlinks: Symlinks::Skip,
+                },
+                None,
+            )
         };
         recursive(self.recursive, source, &from, pattern.is_some())?;
         if from.s3().is_none() {
@@ -269,7 +322,10 @@ impl Verify {
 
     async fn job(&self, job: &Job, console: &mut Console) -> Result<Counts, CliError> {
         let mut connections = Surroundings::ambient().connect(job, &CancellationToken::new());
-        let mut counts = Counts { looked_for_extra: true, ..Counts::default() };
+        let mut counts = Counts {
+            looked_for_extra: true,
+            ..Counts::default()
+        };
         for transfer in &job.transfers {
             if transfer.versions == Versions::All {
                 let name = &transfer.name;
@@ -285,16 +341,19 @@ impl Verify {
         for transfer in &job.transfers {
             let (source, destination) = connections.of_transfer(transfer).await?;
             let sides = Sides::new(transfer, source, destination);
-            let of_transfer = verify::transfer(&sides, self.deep(), |finding| console.tell(finding)).await;
+            let of_transfer =
+                verify::transfer(&sides, self.deep(), |finding| console.tell(finding)).await;
             counts.merge(&of_transfer);
         }
         Ok(counts)
     }
 
-    /// Compares what the receipts of a run name. A line that is no receipt is a mistake and not skipped.
+    /// Compares what the receipts of a run name. A line that is no receipt is a mistake and not
+    /// skipped.
     async fn receipts(&self, path: &Path, console: &mut Console) -> Result<Counts, CliError> {
         self.says_itself(&path.display().to_string())?;
-        let usage = |what: String| CliError::Usage(format!("the report {}: {what}", path.display()));
+        let usage =
+            |what: String| CliError::Usage(format!("the report {}: {what}", path.display()));
         // Read to its end before anything is compared: a report that was cut proves nothing.
         let report = read(path).map_err(|error| CliError::Usage(error.to_string()))?;
         let file = File::open(path).map_err(|error| usage(error.to_string()))?;
@@ -306,7 +365,10 @@ impl Verify {
             note(&format!("note: {change}"));
         }
         let mut connections = Surroundings::ambient().connect(&job, &CancellationToken::new());
-        let mut counts = Counts { looked_for_extra: false, ..Counts::default() };
+        let mut counts = Counts {
+            looked_for_extra: false,
+            ..Counts::default()
+        };
         let mut running = futures::stream::FuturesUnordered::new();
         let deep = self.deep();
         let footers = usize::from(report.footer.is_some());
@@ -318,7 +380,10 @@ impl Verify {
             }
             let receipt: Line = serde_json::from_str(&line)
                 .map_err(|error| usage(format!("line {number} is no receipt: {error}")))?;
-            let transfer = job.transfers.iter().find(|transfer| transfer.name == receipt.transfer);
+            let transfer = job
+                .transfers
+                .iter()
+                .find(|transfer| transfer.name == receipt.transfer);
             let transfer = transfer.ok_or_else(|| {
                 usage(format!(
                     "line {number} is about a transfer `{}` that the job has no more",
@@ -333,10 +398,12 @@ impl Verify {
             if matches!(receipt.status.as_str(), "failed" | "stopped") {
                 continue;
             }
-            match places(&mut connections, transfer, receipt).await.map_err(|what| match what {
-                Unfit::Line(what) => usage(format!("line {number} {what}")),
-                Unfit::Bucket(failure) => failure.into(),
-            })? {
+            match places(&mut connections, transfer, receipt)
+                .await
+                .map_err(|what| match what {
+                    Unfit::Line(what) => usage(format!("line {number} {what}")),
+                    Unfit::Bucket(failure) => failure.into(),
+                })? {
                 Some((source, destination)) => {
                     running.push(by_itself(verify::objects(source, destination, deep)));
                 }
@@ -391,33 +458,52 @@ enum Unfit {
     Bucket(Failure),
 }
 
-/// The two objects of a receipt; `None` for files and for what the run neither copied nor found equal.
+/// The two objects of a receipt; `None` for files and for what the run neither copied nor found
+/// equal.
 async fn places(
     connections: &mut Connections,
     transfer: &Transfer,
     line: Line,
 ) -> Result<Option<(Place, Place)>, Unfit> {
     // What was left alone because the key was taken need not be equal.
-    let is_equal =
-        matches!((line.status.as_str(), line.reason.as_deref()), ("done", _) | ("skipped", Some("equal")));
+    let is_equal = matches!(
+        (line.status.as_str(), line.reason.as_deref()),
+        ("done", _) | ("skipped", Some("equal"))
+    );
     if !is_equal || transfer.from.s3().is_none() {
         return Ok(None);
     }
     let location = |text: &str| {
         let parsed = text.parse::<S3Uri>();
-        parsed.map_err(|error| Unfit::Line(format!("names {text}, which is not a location: {error}")))
+        parsed
+            .map_err(|error| Unfit::Line(format!("names {text}, which is not a location: {error}")))
     };
     let (source, destination) = (location(&line.source)?, location(&line.destination)?);
-    // A delete marker has nothing to compare, and of a version that was there before nobody knows which one it is.
+    // A delete marker has nothing to compare, and of a version that was there before nobody knows
+    // which one it is.
     let is_history = transfer.versions == Versions::All;
-    if line.proof.as_deref() == Some("delete-marker") || (is_history && line.destination_version.is_none()) {
+    if line.proof.as_deref() == Some("delete-marker")
+        || (is_history && line.destination_version.is_none())
+    {
         return Ok(None);
     }
-    let (Some(from), to) = connections.of_transfer(transfer).await.map_err(Unfit::Bucket)? else {
+    let (Some(from), to) = connections
+        .of_transfer(transfer)
+        .await
+        .map_err(Unfit::Bucket)?
+    else {
         return Ok(None);
     };
-    let source = Place { bucket: from, key: source.key, version: line.source_version };
-    let destination = Place { bucket: to, key: destination.key, version: line.destination_version };
+    let source = Place {
+        bucket: from,
+        key: source.key,
+        version: line.source_version,
+    };
+    let destination = Place {
+        bucket: to,
+        key: destination.key,
+        version: line.destination_version,
+    };
     Ok(Some((source, destination)))
 }
 
@@ -443,7 +529,8 @@ impl Console {
     fn tell_undone(&self, object: &FailedObject) {
         let why = "the run failed to copy it, or was stopped before";
         if self.output.json {
-            let line = serde_json::json!({ "source": object.source, "status": "failed", "error": why });
+            let line =
+                serde_json::json!({ "source": object.source, "status": "failed", "error": why });
             let _ = say_json(&line);
         } else {
             let _ = say_line(&format!("{:<10}  {}: {why}", "failed", object.source));
@@ -460,25 +547,46 @@ impl Console {
             return;
         }
         // A reader that has gone away is no failure: the exit code still tells.
-        let _ = if self.output.json { say_json(finding) } else { say_line(&text(finding)) };
+        let _ = if self.output.json {
+            say_json(finding)
+        } else {
+            say_line(&text(finding))
+        };
     }
 }
 
 fn text(finding: &Finding) -> String {
     let why = match &finding.verdict {
         Verdict::Different { why } | Verdict::Unprovable { why } => format!(": {why}"),
-        Verdict::Failed { error } => format!(": {}: {}; {}", error.code, error.message, error.remedy),
+        Verdict::Failed { error } => {
+            format!(": {}: {}; {}", error.code, error.message, error.remedy)
+        }
         Verdict::Equal { .. } | Verdict::Missing | Verdict::Extra => String::new(),
     };
-    let source = finding.source.as_ref().map(|source| format!("{source} -> ")).unwrap_or_default();
-    format!("{:<10}  {source}{}{why}", finding.verdict.name(), finding.destination)
+    let source = finding
+        .source
+        .as_ref()
+        .map(|source| format!("{source} -> "))
+        .unwrap_or_default();
+    format!(
+        "{:<10}  {source}{}{why}",
+        finding.verdict.name(),
+        finding.destination
+    )
 }
 
 fn summary(counts: &Counts, took: Duration) -> String {
-    let mut text = format!("compared in {}: {} equal", display_duration(took), display_count(counts.equal));
+    let mut text = format!(
+        "compared in {}: {} equal",
+        display_duration(took),
+        display_count(counts.equal)
+    );
     if !counts.proofs.is_empty() {
-        let proofs: Vec<_> =
-            counts.proofs.iter().map(|(proof, count)| format!("{proof} {}", display_count(*count))).collect();
+        let proofs: Vec<_> = counts
+            .proofs
+            .iter()
+            .map(|(proof, count)| format!("{proof} {}", display_count(*count)))
+            .collect();
         let _ = write!(text, " ({})", proofs.join(", "));
     }
     for (count, what) in [

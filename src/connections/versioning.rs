@@ -1,4 +1,5 @@
-//! Whether the buckets of a transfer keep the versions that it is about. Asked once per bucket, before the first write.
+//! Whether the buckets of a transfer keep the versions that it is about. Asked once per bucket,
+//! before the first write.
 
 use super::Connections;
 use crate::bucket::Bucket;
@@ -15,13 +16,16 @@ impl Connections {
     ) -> Result<(), Failure> {
         let (bucket, versioning) = match (transfer.versions, source) {
             (Versions::Current, _) | (_, None) => return Ok(()),
-            // An object without versions has one, so any source will do; the destination must keep them all.
+            // An object without versions has one, so any source will do; the destination must keep
+            // them all.
             (Versions::All, _) => (destination, self.versioning(destination).await?),
             (Versions::AsOf(_), Some(source)) => (source, self.versioning(source).await?),
         };
         let message = match (transfer.versions, versioning) {
             (_, Versioning::Enabled) | (Versions::AsOf(_), Versioning::Suspended) => return Ok(()),
-            (Versions::AsOf(_), _) => "the bucket never kept versions: what it was before is not known",
+            (Versions::AsOf(_), _) => {
+                "the bucket never kept versions: what it was before is not known"
+            }
             (_, Versioning::Suspended) => {
                 "the bucket's versioning is suspended: each copy would replace the one before it"
             }
@@ -30,19 +34,24 @@ impl Connections {
             }
         };
         let place = bucket.name().to_string();
-        Err(Failure::new(FailureKind::NoVersions, Operation::GetBucketVersioning, place, message))
+        Err(Failure::new(
+            FailureKind::NoVersions,
+            Operation::GetBucketVersioning,
+            place,
+            message,
+        ))
     }
 
-    /// Says of objects that are changed in place what becomes of their old versions. `None` where there are none.
+    /// Says of objects that are changed in place what becomes of their old versions. `None` where
+    /// there are none.
     pub async fn old_versions(&mut self, bucket: &Bucket) -> Option<String> {
-        let stay =
-            "the old version of each changed object stays and costs money until it is deleted or expires";
+        let stay = "the old version of each changed object stays and costs money until it is deleted or expires";
         match self.versioning(bucket).await {
             Ok(Versioning::Enabled) => Some(format!("the bucket keeps versions: {stay}")),
             Ok(Versioning::Suspended | Versioning::Never) => None,
-            Err(failure) => {
-                Some(format!("if the bucket keeps versions, {stay} (it could not be asked: {failure})"))
-            }
+            Err(failure) => Some(format!(
+                "if the bucket keeps versions, {stay} (it could not be asked: {failure})"
+            )),
         }
     }
 
@@ -52,7 +61,10 @@ impl Connections {
             return Ok(*known);
         }
         let contact = bucket.first_contact(&self.contact);
-        let versioning = self.contact.watch(bucket, Box::pin(contact.versioning())).await?;
+        let versioning = self
+            .contact
+            .watch(bucket, Box::pin(contact.versioning()))
+            .await?;
         self.versioning.insert(place, versioning);
         Ok(versioning)
     }

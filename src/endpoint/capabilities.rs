@@ -1,14 +1,16 @@
 //! What a manifest says about an endpoint that its provider's profile does not, or says otherwise.
 //!
-//! A profile is a claim about a kind of server; the server at hand may be older, newer or set up in another way.
-//! `s3haul check --probe` measures it and prints what differs in just these fields, so that a finding becomes a line in
-//! the manifest and never a guess from an error in mid-run.
+//! A profile is a claim about a kind of server; the server at hand may be older, newer or set up in
+//! another way. `s3haul check --probe` measures it and prints what differs in just these fields, so
+//! that a finding becomes a line in the manifest and never a guess from an error in mid-run.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The writes that can carry a condition on what stands at their key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum ConditionalWrite {
     /// `CopyObject`.
@@ -19,10 +21,14 @@ pub enum ConditionalWrite {
     Complete,
 }
 
-/// What holds for this endpoint whatever its `provider` says. `s3haul check JOB --probe` measures most of it.
-/// `S` is text as it is typed, then a size.
+/// What holds for this endpoint whatever its `provider` says. `s3haul check JOB --probe` measures
+/// most of it. `S` is text as it is typed, then a size.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default, bound(deserialize = "S: Deserialize<'de>"))]
+#[serde(
+    deny_unknown_fields,
+    default,
+    bound(deserialize = "S: Deserialize<'de>")
+)]
 #[schemars(title = "capabilities", rename = "Capabilities")]
 pub struct Overrides<S> {
     /// There is an `UploadPartCopy`.

@@ -1,7 +1,8 @@
 //! The environment variables and the shared AWS configuration files, read once.
 //!
 //! A variable that is set but empty counts as unset, because shells and Kubernetes manifests unset
-//! variables that way. The one exception is `${NAME}` in a manifest, which means the variable's text.
+//! variables that way. The one exception is `${NAME}` in a manifest, which means the variable's
+//! text.
 //!
 //! Files that do not exist count as empty. A named profile that is in none of them becomes a
 //! [`Mistake`](super::Mistake) that names the files searched.
@@ -65,7 +66,9 @@ impl Environment {
     pub fn load() -> Self {
         let mut environment = Self::default();
         for (name, value) in std::env::vars_os() {
-            let Ok(name) = name.into_string() else { continue };
+            let Ok(name) = name.into_string() else {
+                continue;
+            };
             match value.into_string() {
                 Ok(value) => {
                     environment.variables.insert(name, value);
@@ -76,8 +79,16 @@ impl Environment {
         }
         let mut contents = Vec::new();
         for (kind, variable, default) in [
-            (EnvConfigFileKind::Config, "AWS_CONFIG_FILE", "~/.aws/config"),
-            (EnvConfigFileKind::Credentials, "AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),
+            (
+                EnvConfigFileKind::Config,
+                "AWS_CONFIG_FILE",
+                "~/.aws/config",
+            ),
+            (
+                EnvConfigFileKind::Credentials,
+                "AWS_SHARED_CREDENTIALS_FILE",
+                "~/.aws/credentials",
+            ),
         ] {
             let path = environment.expand(environment.variable(variable).unwrap_or(default));
             let state = match fs::read(&path) {
@@ -101,8 +112,13 @@ impl Environment {
         config: &str,
         credentials: &str,
     ) -> Self {
-        let variables = variables.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let mut environment = Self { variables: variables.collect(), ..Self::default() };
+        let variables = variables
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let mut environment = Self {
+            variables: variables.collect(),
+            ..Self::default()
+        };
         environment.parse(&[
             (EnvConfigFileKind::Config, config.to_owned()),
             (EnvConfigFileKind::Credentials, credentials.to_owned()),
@@ -114,7 +130,11 @@ impl Environment {
     /// setting, profile, or file applies to any endpoint.
     #[must_use]
     pub fn isolated(self) -> Self {
-        Self { variables: self.variables, is_isolated: true, ..Self::default() }
+        Self {
+            variables: self.variables,
+            is_isolated: true,
+            ..Self::default()
+        }
     }
 
     /// True for an environment of which no endpoint may use anything.
@@ -131,25 +151,37 @@ impl Environment {
         for (kind, text) in contents {
             // The SDK ignores these sections in the other file.
             if matches!(kind, EnvConfigFileKind::Config) {
-                self.services.extend(services_sections(text).map(str::to_owned));
+                self.services
+                    .extend(services_sections(text).map(str::to_owned));
             }
         }
         match sections(contents) {
             Ok(sections) => self.sections = sections,
             Err(error) => {
                 // The SDK does not say which of them is broken.
-                let broken = contents.chunks(1).find(|content| sections(content).is_err());
+                let broken = contents
+                    .chunks(1)
+                    .find(|content| sections(content).is_err());
                 let is_config = |kind: EnvConfigFileKind| matches!(kind, EnvConfigFileKind::Config);
-                let broken = broken.and_then(|content| content.first()).map(|(kind, _)| is_config(*kind));
-                let file = self.files.iter().find(|file| Some(is_config(file.kind)) == broken);
-                let place = file.map(|file| format!("{}: ", file.path.display())).unwrap_or_default();
+                let broken = broken
+                    .and_then(|content| content.first())
+                    .map(|(kind, _)| is_config(*kind));
+                let file = self
+                    .files
+                    .iter()
+                    .find(|file| Some(is_config(file.kind)) == broken);
+                let place = file
+                    .map(|file| format!("{}: ", file.path.display()))
+                    .unwrap_or_default();
                 self.syntax_error = Some(format!("{place}{error}"));
             }
         }
     }
 
     fn expand(&self, path: &str) -> PathBuf {
-        let home = self.variable("HOME").or_else(|| self.variable("USERPROFILE"));
+        let home = self
+            .variable("HOME")
+            .or_else(|| self.variable("USERPROFILE"));
         match (path.strip_prefix("~/"), home) {
             (Some(rest), Some(home)) => PathBuf::from(home).join(rest),
             _ => PathBuf::from(path),
@@ -173,10 +205,14 @@ impl Environment {
     #[must_use]
     pub fn profile(&self, name: &str) -> Option<Profile<'_>> {
         let profile = self.sections.get_profile(name)?;
-        Some(Profile { name: profile.name(), sections: &self.sections })
+        Some(Profile {
+            name: profile.name(),
+            sections: &self.sections,
+        })
     }
 
-    /// The name of the profile that applies when an endpoint names none, and the variable that chose it.
+    /// The name of the profile that applies when an endpoint names none, and the variable that
+    /// chose it.
     #[must_use]
     pub fn selected_profile(&self) -> (&str, Option<&'static str>) {
         for variable in ["AWS_PROFILE", "AWS_DEFAULT_PROFILE"] {
@@ -206,7 +242,11 @@ impl Environment {
         if self.files.is_empty() {
             return "the shared AWS configuration".to_owned();
         }
-        self.files.iter().map(file).collect::<Vec<_>>().join(" and ")
+        self.files
+            .iter()
+            .map(file)
+            .collect::<Vec<_>>()
+            .join(" and ")
     }
 
     /// What is wrong with the files as a whole: a syntax error, or a file that cannot be read.
@@ -234,7 +274,10 @@ impl Environment {
     /// The files that exist, for the SDK's own credential providers.
     #[must_use]
     pub(crate) fn config_files(&self) -> Vec<(EnvConfigFileKind, PathBuf)> {
-        let read = self.files.iter().filter(|file| file.state == FileState::Read);
+        let read = self
+            .files
+            .iter()
+            .filter(|file| file.state == FileState::Read);
         read.map(|file| (file.kind, file.path.clone())).collect()
     }
 }
@@ -276,10 +319,12 @@ impl<'a> Profile<'a> {
         nested(self.sections.get_profile(self.name)?.get("s3")?, setting)
     }
 
-    /// The URL of a service: that of the profile's `services` section, or else of the whole profile.
+    /// The URL of a service: that of the profile's `services` section, or else of the whole
+    /// profile.
     #[must_use]
     pub fn service_url(&self, service: &str) -> Option<&'a str> {
-        self.url_in_services(service).or_else(|| self.get("endpoint_url"))
+        self.url_in_services(service)
+            .or_else(|| self.get("endpoint_url"))
     }
 
     fn url_in_services(&self, service: &str) -> Option<&'a str> {
@@ -339,7 +384,10 @@ fn is_setting(name: &str) -> bool {
 /// Returns the names in the lines `[services NAME]`.
 fn services_sections(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter_map(|line| {
-        let rest = line.strip_prefix('[')?.trim_start().strip_prefix("services")?;
+        let rest = line
+            .strip_prefix('[')?
+            .trim_start()
+            .strip_prefix("services")?;
         let name = rest.split(']').next()?;
         name.starts_with(char::is_whitespace).then(|| name.trim())
     })
@@ -349,7 +397,9 @@ fn services_sections(text: &str) -> impl Iterator<Item = &str> {
 fn nested<'a>(lines: &'a str, setting: &str) -> Option<&'a str> {
     let value = lines.lines().find_map(|line| {
         let (name, value) = line.split_once('=')?;
-        name.trim().eq_ignore_ascii_case(setting).then(|| value.trim())
+        name.trim()
+            .eq_ignore_ascii_case(setting)
+            .then(|| value.trim())
     })?;
     (!value.is_empty()).then_some(value)
 }
@@ -373,8 +423,11 @@ s3 =
 
     #[test]
     fn nested_settings_and_services_are_found() {
-        let environment =
-            Environment::of([("EMPTY", ""), ("SET", "x")], CONFIG, "[prod]\naws_access_key_id = a\n");
+        let environment = Environment::of(
+            [("EMPTY", ""), ("SET", "x")],
+            CONFIG,
+            "[prod]\naws_access_key_id = a\n",
+        );
         let prod = environment.profile("prod").unwrap();
         assert_eq!(prod.s3("addressing_style"), Some("virtual"));
         assert_eq!(prod.s3("use_dualstack_endpoint"), Some("true"));
@@ -382,9 +435,15 @@ s3 =
         assert_eq!(prod.service_url("sts"), None);
         assert!(prod.has_credentials());
         let default = environment.profile("default").unwrap();
-        assert_eq!((default.get("region"), default.has_credentials()), (Some("eu-west-1"), false));
+        assert_eq!(
+            (default.get("region"), default.has_credentials()),
+            (Some("eu-west-1"), false)
+        );
         assert!(environment.profile("nope").is_none());
-        assert_eq!((environment.variable("EMPTY"), environment.text("EMPTY")), (None, Some("")));
+        assert_eq!(
+            (environment.variable("EMPTY"), environment.text("EMPTY")),
+            (None, Some(""))
+        );
     }
 
     #[test]
@@ -393,7 +452,11 @@ s3 =
         let user = "[profile p]\nservices = lab\n";
         let of_config = Environment::of([], &format!("{user}{lab}"), "");
         assert!(of_config.has_services("lab"));
-        let url = of_config.profile("p").unwrap().service_url("s3").map(str::to_owned);
+        let url = of_config
+            .profile("p")
+            .unwrap()
+            .service_url("s3")
+            .map(str::to_owned);
         assert_eq!(url.as_deref(), Some("http://lab.example:9000"));
         let of_credentials = Environment::of([], user, lab);
         assert!(!of_credentials.has_services("lab"));
@@ -410,10 +473,16 @@ s3 =
     #[test]
     fn the_environment_selects_a_profile_unless_the_variable_is_empty() {
         let of = |variables: &[(&'static str, &'static str)]| {
-            Environment::of(variables.iter().copied(), CONFIG, "").selected_profile().0.to_owned()
+            Environment::of(variables.iter().copied(), CONFIG, "")
+                .selected_profile()
+                .0
+                .to_owned()
         };
         assert_eq!(of(&[("AWS_PROFILE", "")]), "default");
-        assert_eq!(of(&[("AWS_PROFILE", "prod"), ("AWS_DEFAULT_PROFILE", "other")]), "prod");
+        assert_eq!(
+            of(&[("AWS_PROFILE", "prod"), ("AWS_DEFAULT_PROFILE", "other")]),
+            "prod"
+        );
         assert_eq!(of(&[("AWS_DEFAULT_PROFILE", "other")]), "other");
     }
 

@@ -3,11 +3,22 @@
 use super::{Endpoint, Provider, ProxySetting};
 
 impl Endpoint {
-    /// Returns the flags that state what this endpoint states, as far as there are flags: there is none for a role or for
-    /// capabilities. A proxy with a password is left out, because everybody on a machine sees command lines.
+    /// Returns the flags that state what this endpoint states, as far as there are flags: there is
+    /// none for a role or for capabilities. A proxy with a password is left out, because everybody
+    /// on a machine sees command lines.
     #[must_use]
     pub fn flags(&self) -> Vec<String> {
-        let Self { url, region, profile, path_style, allow_http, ca_bundle, proxy, provider, .. } = self;
+        let Self {
+            url,
+            region,
+            profile,
+            path_style,
+            allow_http,
+            ca_bundle,
+            proxy,
+            provider,
+            ..
+        } = self;
         let proxy = proxy.as_ref().map(|proxy| match proxy {
             ProxySetting::None => "none",
             ProxySetting::Url(url) => url.as_str(),
@@ -20,11 +31,23 @@ impl Endpoint {
             ("--endpoint-url", url.clone()),
             ("--region", region.clone()),
             ("--profile", profile.clone()),
-            ("--ca-bundle", ca_bundle.as_ref().map(|file| file.as_path().display().to_string())),
-            ("--proxy", proxy.filter(|proxy| !proxy.contains('@')).map(str::to_owned)),
+            (
+                "--ca-bundle",
+                ca_bundle
+                    .as_ref()
+                    .map(|file| file.as_path().display().to_string()),
+            ),
+            (
+                "--proxy",
+                proxy
+                    .filter(|proxy| !proxy.contains('@'))
+                    .map(str::to_owned),
+            ),
             ("--provider", provider),
         ];
-        let with_values = with_values.into_iter().filter_map(|(flag, value)| Some([flag.to_owned(), value?]));
+        let with_values = with_values
+            .into_iter()
+            .filter_map(|(flag, value)| Some([flag.to_owned(), value?]));
         let mut flags: Vec<_> = with_values.flatten().collect();
         flags.extend(path_style.map(|style| format!("--path-style={style}")));
         flags.extend(allow_http.then(|| "--allow-http".to_owned()));

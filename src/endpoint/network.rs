@@ -67,7 +67,9 @@ impl Network {
     /// The file of trusted certificates, unless it comes from the environment and nothing needs it.
     #[must_use]
     pub fn needed_ca_bundle(&self) -> Option<&Setting<PathBuf>> {
-        self.ca_bundle.as_ref().filter(|bundle| !self.is_plain || bundle.origin == Origin::Stated)
+        self.ca_bundle
+            .as_ref()
+            .filter(|bundle| !self.is_plain || bundle.origin == Origin::Stated)
     }
 
     /// The proxy for requests to this URL, if they go through one.
@@ -82,7 +84,10 @@ impl Network {
     /// machine.
     #[must_use]
     pub fn plain_proxy(&self, url: &str) -> Option<&ProxyUrl> {
-        let proxy = &self.proxy_for(url).filter(|_| url.starts_with("http://"))?.value;
+        let proxy = &self
+            .proxy_for(url)
+            .filter(|_| url.starts_with("http://"))?
+            .value;
         let authority = proxy.as_str().split_once("://")?.1;
         super::is_plaintext(&format!("http://{authority}")).then_some(proxy)
     }
@@ -99,8 +104,8 @@ impl ProxyUrl {
 impl FromStr for ProxyUrl {
     type Err = ProxyError;
 
-    /// Reads `http(s)://[user:password@]host[:port]`. A URL without a scheme is taken for `http://`,
-    /// as curl does.
+    /// Reads `http(s)://[user:password@]host[:port]`. A URL without a scheme is taken for
+    /// `http://`, as curl does.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let text = text.trim();
         let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
@@ -117,18 +122,27 @@ impl FromStr for ProxyUrl {
             return Err(ProxyError::User);
         }
         let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
-        if !user.chars().all(|c| c.is_ascii_alphanumeric() || "-._~%!$&'()*+,;=:".contains(c)) {
+        if !user
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-._~%!$&'()*+,;=:".contains(c))
+        {
             return Err(ProxyError::User);
         }
         let legal = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
         if host.is_empty() || host.starts_with(':') || !host.chars().all(legal) {
             return Err(ProxyError::Host);
         }
-        let port = host.rsplit_once(':').filter(|(_, port)| !port.contains(']')).map(|(_, port)| port);
+        let port = host
+            .rsplit_once(':')
+            .filter(|(_, port)| !port.contains(']'))
+            .map(|(_, port)| port);
         if port.is_some_and(|port| !port.parse::<u16>().is_ok_and(|port| port > 0)) {
             return Err(ProxyError::Port);
         }
-        Ok(Self(format!("{}://{authority}", scheme.to_ascii_lowercase())))
+        Ok(Self(format!(
+            "{}://{authority}",
+            scheme.to_ascii_lowercase()
+        )))
     }
 }
 
@@ -136,7 +150,9 @@ impl fmt::Display for ProxyUrl {
     /// Shows the URL without user and password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (scheme, authority) = self.0.split_once("://").unwrap_or(("http", &self.0));
-        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        let host = authority
+            .rsplit_once('@')
+            .map_or(authority, |(_, host)| host);
         write!(f, "{scheme}://{host}")
     }
 }
@@ -152,7 +168,11 @@ impl FromStr for ProxySetting {
 
     /// Reads a proxy's URL, or `none`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.trim().eq_ignore_ascii_case("none") { Ok(Self::None) } else { text.parse().map(Self::Url) }
+        if text.trim().eq_ignore_ascii_case("none") {
+            Ok(Self::None)
+        } else {
+            text.parse().map(Self::Url)
+        }
     }
 }
 
@@ -163,9 +183,18 @@ mod tests {
     #[test]
     fn proxies_are_read_as_curl_reads_them() {
         let read = |text: &str| text.parse::<ProxyUrl>().map(|url| url.0);
-        assert_eq!(read("proxy.corp:3128"), Ok("http://proxy.corp:3128".to_owned()));
-        assert_eq!(read("HTTPS://u:p@proxy.corp/"), Ok("https://u:p@proxy.corp".to_owned()));
-        assert_eq!(read("http://[::1]:3128"), Ok("http://[::1]:3128".to_owned()));
+        assert_eq!(
+            read("proxy.corp:3128"),
+            Ok("http://proxy.corp:3128".to_owned())
+        );
+        assert_eq!(
+            read("HTTPS://u:p@proxy.corp/"),
+            Ok("https://u:p@proxy.corp".to_owned())
+        );
+        assert_eq!(
+            read("http://[::1]:3128"),
+            Ok("http://[::1]:3128".to_owned())
+        );
         for wrong in [
             "socks5://proxy:1080",
             "ftp://proxy",
@@ -178,7 +207,11 @@ mod tests {
         ] {
             assert!(read(wrong).is_err(), "{wrong}");
         }
-        for slash in ["http://user:12/34@proxy", "user:12?34@proxy:3128", "https://u:#p@proxy/"] {
+        for slash in [
+            "http://user:12/34@proxy",
+            "user:12?34@proxy:3128",
+            "https://u:#p@proxy/",
+        ] {
             assert_eq!(read(slash), Err(ProxyError::User), "{slash}");
         }
         assert_eq!("none".parse(), Ok(ProxySetting::None));

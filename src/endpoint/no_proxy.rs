@@ -1,12 +1,13 @@
 //! The hosts that are reached without a proxy, as `NO_PROXY` lists them.
 //!
-//! curl, Go, and Python differ in what they accept. This reads what any of them does: host names and
-//! the domains below them, `.example.com` and `*.example.com`, addresses, networks (`10.0.0.0/8`),
-//! a port behind any of the names and addresses, and `*` for everything.
+//! curl, Go, and Python differ in what they accept. This reads what any of them does: host names
+//! and the domains below them, `.example.com` and `*.example.com`, addresses, networks
+//! (`10.0.0.0/8`), a port behind any of the names and addresses, and `*` for everything.
 
 use std::net::IpAddr;
 
-/// Hosts of credential services, which are on the machine itself. No AWS tool sends them to a proxy.
+/// Hosts of credential services, which are on the machine itself. No AWS tool sends them to a
+/// proxy.
 const METADATA: &str = "169.254.169.254,169.254.170.2,169.254.170.23,fd00:ec2::254,fd00:ec2::23";
 
 /// Hosts that are reached without a proxy.
@@ -32,22 +33,31 @@ enum Hosts {
 }
 
 impl NoProxy {
-    /// Reads a list as `NO_PROXY` has it, and adds the hosts that are never reached through a proxy.
+    /// Reads a list as `NO_PROXY` has it, and adds the hosts that are never reached through a
+    /// proxy.
     #[must_use]
     pub fn of(list: &str) -> Self {
         let entries = list.split(',').chain(METADATA.split(',')).map(str::trim);
-        Self(entries.filter(|entry| !entry.is_empty()).map(Entry::of).collect())
+        Self(
+            entries
+                .filter(|entry| !entry.is_empty())
+                .map(Entry::of)
+                .collect(),
+        )
     }
 
     /// True if this port of the host is reached without a proxy.
     #[must_use]
     pub fn covers(&self, host: &str, port: u16) -> bool {
-        let host =
-            host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.').to_ascii_lowercase();
+        let host = host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .trim_end_matches('.')
+            .to_ascii_lowercase();
         let address = host.parse().ok();
-        self.0
-            .iter()
-            .any(|entry| entry.port.is_none_or(|only| only == port) && entry.hosts.has(&host, address))
+        self.0.iter().any(|entry| {
+            entry.port.is_none_or(|only| only == port) && entry.hosts.has(&host, address)
+        })
     }
 
     /// True if the host and port of this `http` or `https` URL are reached without a proxy.
@@ -56,7 +66,11 @@ impl NoProxy {
         let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
         let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
         let (host, port) = with_port(authority);
-        let default_port = if scheme.eq_ignore_ascii_case("https") { 443 } else { 80 };
+        let default_port = if scheme.eq_ignore_ascii_case("https") {
+            443
+        } else {
+            80
+        };
         self.covers(host, port.unwrap_or(default_port))
     }
 }
@@ -64,18 +78,36 @@ impl NoProxy {
 impl Entry {
     fn of(text: &str) -> Self {
         if text == "*" {
-            return Self { hosts: Hosts::Every, port: None };
+            return Self {
+                hosts: Hosts::Every,
+                port: None,
+            };
         }
         if let Some(network) = network(text) {
-            return Self { hosts: network, port: None };
+            return Self {
+                hosts: network,
+                port: None,
+            };
         }
         let (host, port) = with_port(text);
         if let Some(network) = network(host.trim_start_matches('[').trim_end_matches(']')) {
-            return Self { hosts: network, port };
+            return Self {
+                hosts: network,
+                port,
+            };
         }
-        let name = host.strip_prefix('*').filter(|rest| rest.starts_with('.')).unwrap_or(host);
-        let name = name.trim_start_matches('.').trim_end_matches('.').to_ascii_lowercase();
-        Self { hosts: Hosts::Domain(name), port }
+        let name = host
+            .strip_prefix('*')
+            .filter(|rest| rest.starts_with('.'))
+            .unwrap_or(host);
+        let name = name
+            .trim_start_matches('.')
+            .trim_end_matches('.')
+            .to_ascii_lowercase();
+        Self {
+            hosts: Hosts::Domain(name),
+            port,
+        }
     }
 }
 
@@ -84,12 +116,11 @@ impl Hosts {
     fn has(&self, host: &str, address: Option<IpAddr>) -> bool {
         match (self, address) {
             (Self::Every, _) => true,
-            (Self::Domain(name), None) => host
-                .strip_suffix(name.as_str())
-                .is_some_and(|before| !name.is_empty() && (before.is_empty() || before.ends_with('.'))),
-            (Self::Network { address: of, bits }, Some(address)) => {
-                first_bits(address, *bits).is_some_and(|first| Some(first) == first_bits(*of, *bits))
-            }
+            (Self::Domain(name), None) => host.strip_suffix(name.as_str()).is_some_and(|before| {
+                !name.is_empty() && (before.is_empty() || before.ends_with('.'))
+            }),
+            (Self::Network { address: of, bits }, Some(address)) => first_bits(address, *bits)
+                .is_some_and(|first| Some(first) == first_bits(*of, *bits)),
             (Self::Domain(_), Some(_)) | (Self::Network { .. }, None) => false,
         }
     }
@@ -108,7 +139,9 @@ fn with_port(text: &str) -> (&str, Option<u16>) {
 
 /// Reads an address, or a network such as `10.0.0.0/8`.
 fn network(text: &str) -> Option<Hosts> {
-    let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
+    let (address, bits) = text
+        .split_once('/')
+        .map_or((text, None), |(address, bits)| (address, Some(bits)));
     let address: IpAddr = address.parse().ok()?;
     let most = if address.is_ipv4() { 32 } else { 128 };
     let bits = match bits {
@@ -158,7 +191,11 @@ mod tests {
     #[case("", "http://169.254.169.254", true)]
     #[case(",, ,", "http://a", false)]
     #[case(".", "http://a", false)]
-    fn hosts_are_matched_as_curl_and_go_do(#[case] list: &str, #[case] url: &str, #[case] covered: bool) {
+    fn hosts_are_matched_as_curl_and_go_do(
+        #[case] list: &str,
+        #[case] url: &str,
+        #[case] covered: bool,
+    ) {
         assert_eq!(NoProxy::of(list).covers_url(url), covered);
     }
 }

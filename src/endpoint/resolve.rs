@@ -8,10 +8,10 @@
 //! 4. the profile that `AWS_PROFILE` names, or else `default`; only if step 2 named none,
 //! 5. a default of ours.
 //!
-//! This is botocore's order, with two differences. botocore lets `AWS_REGION` and `AWS_ENDPOINT_URL`
-//! beat a named profile, and only protects its credentials. Here a named profile wins for everything
-//! that it says, because its keys are of no use at another server. And `AWS_PROFILE` comes before
-//! `AWS_DEFAULT_PROFILE`, as in the SDKs.
+//! This is botocore's order, with two differences. botocore lets `AWS_REGION` and
+//! `AWS_ENDPOINT_URL` beat a named profile, and only protects its credentials. Here a named profile
+//! wins for everything that it says, because its keys are of no use at another server. And
+//! `AWS_PROFILE` comes before `AWS_DEFAULT_PROFILE`, as in the SDKs.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -118,10 +118,22 @@ impl Endpoint {
     pub fn resolve(self, environment: &Environment) -> ResolvedEndpoint {
         let mut layers = Layers::of(&self, environment);
         let url = layers.url(&self);
-        let region = layers.pick(self.region.clone(), &|profile| profile.get("region"), &REGIONS, &text);
-        let region = region.unwrap_or(Setting { value: DEFAULT_REGION.to_owned(), origin: Origin::Default });
+        let region = layers.pick(
+            self.region.clone(),
+            &|profile| profile.get("region"),
+            &REGIONS,
+            &text,
+        );
+        let region = region.unwrap_or(Setting {
+            value: DEFAULT_REGION.to_owned(),
+            origin: Origin::Default,
+        });
         // It becomes a label of host names and a part of every signature.
-        if !region.value.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+        if !region
+            .value
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || c == '-')
+        {
             let is_stated = region.origin == Origin::Stated;
             layers.mistakes.push(Mistake {
                 field: is_stated.then_some("region"),
@@ -132,17 +144,24 @@ impl Endpoint {
         let server = Server::of(url.as_ref().map(|url| &*url.value), &region.value);
         let path_style = layers.pick(
             self.path_style,
-            &|profile| profile.s3("addressing_style").filter(|style| !style.eq_ignore_ascii_case("auto")),
+            &|profile| {
+                profile
+                    .s3("addressing_style")
+                    .filter(|style| !style.eq_ignore_ascii_case("auto"))
+            },
             &[],
             &|style| match style.to_ascii_lowercase().as_str() {
                 "path" => Ok(true),
                 "virtual" => Ok(false),
-                _ => Err(format!("`{style}` is not an addressing style; write path, virtual, or auto")),
+                _ => Err(format!(
+                    "`{style}` is not an addressing style; write path, virtual, or auto"
+                )),
             },
         );
         // Look-alikes rarely have a DNS name per bucket, so botocore uses path-style for every URL.
-        let path_style =
-            path_style.map(|style| style.value).or((!server.is_amazon() && url.is_some()).then_some(true));
+        let path_style = path_style
+            .map(|style| style.value)
+            .or((!server.is_amazon() && url.is_some()).then_some(true));
         let provider = match self.provider {
             Provider::Auto if server.is_amazon() => Provider::Aws,
             Provider::Auto => Provider::Other,
@@ -152,8 +171,11 @@ impl Endpoint {
         let use_dual_stack = layers.flag("use_dualstack_endpoint", "AWS_USE_DUALSTACK_ENDPOINT");
         let credentials = layers.credentials();
         let sts_url = layers.service_url("sts", &["AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL"]);
-        let place = url.as_ref().map_or_else(|| public_url(&region.value), |url| url.value.clone());
-        let asks_elsewhere = self.assume_role.is_some() || layers.asks_credential_services(&credentials);
+        let place = url
+            .as_ref()
+            .map_or_else(|| public_url(&region.value), |url| url.value.clone());
+        let asks_elsewhere =
+            self.assume_role.is_some() || layers.asks_credential_services(&credentials);
         let network = layers.network(&self, &place, asks_elsewhere);
         if let (Some(fips), Some(url)) = (&use_fips, &url)
             && fips.value
@@ -161,7 +183,10 @@ impl Endpoint {
         {
             layers.mistakes.push(Mistake {
                 field: None,
-                message: format!("{} asks for a FIPS endpoint, but {} is not one", fips.origin, url.value),
+                message: format!(
+                    "{} asks for a FIPS endpoint, but {} is not one",
+                    fips.origin, url.value
+                ),
                 remedy: "remove the URL, or turn FIPS off".to_owned(),
             });
         }
@@ -170,11 +195,20 @@ impl Endpoint {
             || credentials.iter().any(CredentialSource::may_assume_a_role);
         let sts_of_use = sts_url.as_ref().filter(|_| uses_sts);
         if let Some(Setting { value, origin }) = sts_of_use
-            && !["http://", "https://"].iter().any(|scheme| value.starts_with(scheme))
-            && !layers.mistakes.iter().any(|mistake| mistake.message.contains(&**value))
+            && !["http://", "https://"]
+                .iter()
+                .any(|scheme| value.starts_with(scheme))
+            && !layers
+                .mistakes
+                .iter()
+                .any(|mistake| mistake.message.contains(&**value))
         {
             let message = format!("{origin}: `{value}` is not a URL of STS");
-            layers.mistakes.push(Mistake { field: None, message, remedy: format!("write https://{value}") });
+            layers.mistakes.push(Mistake {
+                field: None,
+                message,
+                remedy: format!("write https://{value}"),
+            });
         }
         layers.forbid_plaintext(&self, url.as_ref(), sts_of_use, &network);
         let profile = layers.profile().map(|profile| profile.name().to_owned());
@@ -220,11 +254,12 @@ impl ResolvedEndpoint {
     /// Returns true if requests leave this machine unencrypted.
     #[must_use]
     pub fn is_plaintext(&self) -> bool {
-        self.url().is_some_and(|url| is_plaintext(url) || self.network.plain_proxy(url).is_some())
+        self.url()
+            .is_some_and(|url| is_plaintext(url) || self.network.plain_proxy(url).is_some())
     }
 
-    /// True if the flags or the manifest name the Region, so that another one is a mistake to report
-    /// and not one to correct.
+    /// True if the flags or the manifest name the Region, so that another one is a mistake to
+    /// report and not one to correct.
     #[must_use]
     pub fn region_is_stated(&self) -> bool {
         self.region.origin == Origin::Stated
@@ -234,7 +269,10 @@ impl ResolvedEndpoint {
     #[must_use]
     pub fn describe(&self) -> String {
         let place = match &self.url {
-            Some(Setting { value, origin: Origin::Stated | Origin::Default }) => value.clone(),
+            Some(Setting {
+                value,
+                origin: Origin::Stated | Origin::Default,
+            }) => value.clone(),
             Some(Setting { value, origin }) => format!("{value}, {origin}"),
             None => self.server.to_string(),
         };
@@ -258,7 +296,10 @@ impl CredentialSource {
 
 impl<T> Setting<T> {
     fn stated(value: T) -> Self {
-        Self { value, origin: Origin::Stated }
+        Self {
+            value,
+            origin: Origin::Stated,
+        }
     }
 }
 
@@ -305,44 +346,78 @@ impl<'e> Layers<'e> {
         if let Some(error) = environment.broken_files() {
             let remedy = "correct the file, or name another one with AWS_CONFIG_FILE".to_owned();
             let message = format!("the shared AWS configuration cannot be read: {error}");
-            mistakes.push(Mistake { field: None, message, remedy });
+            mistakes.push(Mistake {
+                field: None,
+                message,
+                remedy,
+            });
         }
         let mut find = |name: &str, who: &str| {
             let found = environment.profile(name);
             if found.is_none() && mistakes.is_empty() {
-                let message = format!("{who}there is no profile `{name}` in {}", environment.searched());
+                let message = format!(
+                    "{who}there is no profile `{name}` in {}",
+                    environment.searched()
+                );
                 let names = environment.profile_names();
                 let remedy = match names.len() {
                     0 => "name the file that has it with AWS_CONFIG_FILE".to_owned(),
                     1..=12 => format!("name one of these: {}", names.join(", ")),
                     count => format!("name one of the {count} profiles there"),
                 };
-                mistakes.push(Mistake { field: Some("profile"), message, remedy });
+                mistakes.push(Mistake {
+                    field: Some("profile"),
+                    message,
+                    remedy,
+                });
             }
             found
         };
-        let named = endpoint.profile.as_deref().filter(|_| !environment.is_isolated());
+        let named = endpoint
+            .profile
+            .as_deref()
+            .filter(|_| !environment.is_isolated());
         let stated = named.map(str::trim).filter(|name| !name.is_empty());
         let (named, selected) = match (stated, environment.selected_profile()) {
             (Some(name), _) => (find(name, ""), None),
-            (None, (name, Some(variable))) => (None, find(name, &format!("{variable} is set, but "))),
+            (None, (name, Some(variable))) => {
+                (None, find(name, &format!("{variable} is set, but ")))
+            }
             (None, (name, None)) => (None, environment.profile(name)),
         };
         for name in environment.not_utf8() {
             let message = format!("the variable {name} is not UTF-8");
-            mistakes.push(Mistake { field: None, message, remedy: "correct it, or unset it".to_owned() });
+            mistakes.push(Mistake {
+                field: None,
+                message,
+                remedy: "correct it, or unset it".to_owned(),
+            });
         }
-        let services = named.or(selected).and_then(|profile| Some((profile, profile.get("services")?)));
-        if let Some((profile, services)) = services.filter(|(_, name)| !environment.has_services(name)) {
+        let services = named
+            .or(selected)
+            .and_then(|profile| Some((profile, profile.get("services")?)));
+        if let Some((profile, services)) =
+            services.filter(|(_, name)| !environment.has_services(name))
+        {
             let message = format!(
                 "the profile `{}` names `services = {services}`, and there is no section [services {services}] in {}",
                 profile.name(),
                 environment.searched()
             );
             let remedy = "add the section, or remove the line".to_owned();
-            mistakes.push(Mistake { field: stated.map(|_| "profile"), message, remedy });
+            mistakes.push(Mistake {
+                field: stated.map(|_| "profile"),
+                message,
+                remedy,
+            });
         }
-        Self { environment, named, selected, profile_was_stated: stated.is_some(), mistakes }
+        Self {
+            environment,
+            named,
+            selected,
+            profile_was_stated: stated.is_some(),
+            mistakes,
+        }
     }
 
     /// The profile whose settings apply.
@@ -361,10 +436,17 @@ impl<'e> Layers<'e> {
         if let Some(value) = stated {
             return Some(Setting::stated(value));
         }
-        let of_profile =
-            |profile: Profile<'e>| Some((property(profile)?, Origin::Profile(profile.name().to_owned())));
+        let of_profile = |profile: Profile<'e>| {
+            Some((
+                property(profile)?,
+                Origin::Profile(profile.name().to_owned()),
+            ))
+        };
         let of_variable = |variable: &&'static str| {
-            Some((self.environment.variable(variable)?, Origin::Variable(variable)))
+            Some((
+                self.environment.variable(variable)?,
+                Origin::Variable(variable),
+            ))
         };
         let (text, origin) = self
             .named
@@ -377,31 +459,53 @@ impl<'e> Layers<'e> {
                 let is_named = matches!(origin, Origin::Profile(_)) && self.profile_was_stated;
                 let field = is_named.then_some("profile");
                 let remedy = format!("correct it ({origin})");
-                self.mistakes.push(Mistake { field, message, remedy });
+                self.mistakes.push(Mistake {
+                    field,
+                    message,
+                    remedy,
+                });
                 None
             }
         }
     }
 
     fn flag(&mut self, property: &'static str, variable: &'static str) -> Option<Setting<bool>> {
-        let of_profile = |profile: Profile<'e>| profile.get(property).or_else(|| profile.s3(property));
-        self.pick(None, &of_profile, &[variable], &|text| match text.to_ascii_lowercase().as_str() {
-            "true" => Ok(true),
-            "false" => Ok(false),
-            _ => Err(format!("`{property}` is `{text}`; write true or false")),
-        })
+        let of_profile =
+            |profile: Profile<'e>| profile.get(property).or_else(|| profile.s3(property));
+        self.pick(
+            None,
+            &of_profile,
+            &[variable],
+            &|text| match text.to_ascii_lowercase().as_str() {
+                "true" => Ok(true),
+                "false" => Ok(false),
+                _ => Err(format!("`{property}` is `{text}`; write true or false")),
+            },
+        )
     }
 
     fn ignores_urls(&mut self) -> bool {
-        let ignores = self.flag("ignore_configured_endpoint_urls", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS");
+        let ignores = self.flag(
+            "ignore_configured_endpoint_urls",
+            "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
+        );
         ignores.is_some_and(|ignores| ignores.value)
     }
 
-    fn service_url(&mut self, service: &'static str, variables: &[&'static str]) -> Option<Setting<String>> {
+    fn service_url(
+        &mut self,
+        service: &'static str,
+        variables: &[&'static str],
+    ) -> Option<Setting<String>> {
         if self.ignores_urls() {
             return None;
         }
-        self.pick(None, &|profile| profile.service_url(service), variables, &text)
+        self.pick(
+            None,
+            &|profile| profile.service_url(service),
+            variables,
+            &text,
+        )
     }
 
     fn url(&mut self, endpoint: &Endpoint) -> Option<Setting<String>> {
@@ -413,10 +517,17 @@ impl<'e> Layers<'e> {
         if let Some((message, remedy)) = url_mistake(&url.value) {
             let message = format!("{}: {message}", url.origin);
             let is_named = matches!(url.origin, Origin::Profile(_)) && self.profile_was_stated;
-            self.mistakes.push(Mistake { field: is_named.then_some("profile"), message, remedy });
+            self.mistakes.push(Mistake {
+                field: is_named.then_some("profile"),
+                message,
+                remedy,
+            });
             return None;
         }
-        Some(Setting { value: without_slash(&url.value), origin: url.origin })
+        Some(Setting {
+            value: without_slash(&url.value),
+            origin: url.origin,
+        })
     }
 
     /// Refuses URLs that would carry signed requests unencrypted beyond this machine.
@@ -432,7 +543,10 @@ impl<'e> Layers<'e> {
         }
         // One of them may be the other, and is then refused once.
         let sts_url = sts_url.filter(|sts| url.is_none_or(|url| url.value != sts.value));
-        for (url, service) in url.map(|url| (url, "")).into_iter().chain(sts_url.map(|url| (url, "STS at ")))
+        for (url, service) in url
+            .map(|url| (url, ""))
+            .into_iter()
+            .chain(sts_url.map(|url| (url, "STS at ")))
         {
             let Setting { value, origin } = url;
             let proxy = network.plain_proxy(value);
@@ -444,8 +558,13 @@ impl<'e> Layers<'e> {
                 Origin::Profile(_) if self.profile_was_stated => Some("profile"),
                 _ => None,
             };
-            let from = if *origin == Origin::Stated { String::new() } else { format!(" ({origin})") };
-            let through = proxy.map_or_else(String::new, |proxy| format!(" through the proxy {proxy}"));
+            let from = if *origin == Origin::Stated {
+                String::new()
+            } else {
+                format!(" ({origin})")
+            };
+            let through =
+                proxy.map_or_else(String::new, |proxy| format!(" through the proxy {proxy}"));
             self.mistakes.push(Mistake {
                 field,
                 message: format!(
@@ -462,7 +581,9 @@ impl<'e> Layers<'e> {
         let asks = |source: &CredentialSource| match source {
             CredentialSource::WebIdentity => true,
             CredentialSource::Container => {
-                let url = self.environment.variable("AWS_CONTAINER_CREDENTIALS_FULL_URI");
+                let url = self
+                    .environment
+                    .variable("AWS_CONTAINER_CREDENTIALS_FULL_URI");
                 url.is_some_and(|url| url.starts_with("https://"))
             }
             CredentialSource::Profile(name) => {
@@ -486,12 +607,19 @@ impl<'e> Layers<'e> {
                 (Some(url.clone()), Some(url), NoProxy::of(""))
             }
             None => {
-                let hosts = ["no_proxy", "NO_PROXY"].iter().find_map(|name| self.environment.variable(name));
+                let hosts = ["no_proxy", "NO_PROXY"]
+                    .iter()
+                    .find_map(|name| self.environment.variable(name));
                 let no_proxy = NoProxy::of(hosts.unwrap_or_default());
                 let uses_proxy = !no_proxy.covers_url(place);
-                // A web server hands the header `Proxy` of its clients to CGI programs as HTTP_PROXY.
+                // A web server hands the header `Proxy` of its clients to CGI programs as
+                // HTTP_PROXY.
                 let is_cgi = self.environment.variable("REQUEST_METHOD").is_some();
-                let names: &[_] = if is_cgi { &["http_proxy"] } else { &["http_proxy", "HTTP_PROXY"] };
+                let names: &[_] = if is_cgi {
+                    &["http_proxy"]
+                } else {
+                    &["http_proxy", "HTTP_PROXY"]
+                };
                 let all = ["all_proxy", "ALL_PROXY"];
                 let http = self.proxy(&[names, &all].concat(), is_plain && uses_proxy);
                 let is_used = (!is_plain && uses_proxy) || asks_elsewhere;
@@ -499,13 +627,29 @@ impl<'e> Layers<'e> {
                 (http, https, no_proxy)
             }
         };
-        let stated = endpoint.ca_bundle.as_ref().map(|path| path.as_path().to_owned());
+        let stated = endpoint
+            .ca_bundle
+            .as_ref()
+            .map(|path| path.as_path().to_owned());
         let path = |text: &str| Ok(PathBuf::from(text));
         let variables = ["AWS_CA_BUNDLE", "SSL_CERT_FILE"];
-        let ca_bundle = self.pick(stated, &|profile| profile.get("ca_bundle"), &variables, &path);
-        let proxy_has_tls = http.as_ref().is_some_and(|proxy| proxy.value.as_str().starts_with("https://"));
+        let ca_bundle = self.pick(
+            stated,
+            &|profile| profile.get("ca_bundle"),
+            &variables,
+            &path,
+        );
+        let proxy_has_tls = http
+            .as_ref()
+            .is_some_and(|proxy| proxy.value.as_str().starts_with("https://"));
         let is_plain = is_plain && !asks_elsewhere && !proxy_has_tls;
-        Network { http, https, no_proxy, ca_bundle, is_plain }
+        Network {
+            http,
+            https,
+            no_proxy,
+            ca_bundle,
+            is_plain,
+        }
     }
 
     /// Proxies stand in variables only; the shared configuration has none.
@@ -527,7 +671,8 @@ impl<'e> Layers<'e> {
         let set = |name: &str| self.environment.variable(name).is_some();
         let mut sources = Vec::new();
         let profile = self.profile().filter(Profile::has_credentials);
-        let of_profile = profile.map(|profile| CredentialSource::Profile(profile.name().to_owned()));
+        let of_profile =
+            profile.map(|profile| CredentialSource::Profile(profile.name().to_owned()));
         if self.profile_was_stated {
             if let Some(profile) = of_profile {
                 // The profile's credentials or an error, never those of something else.
@@ -562,7 +707,9 @@ impl<'e> Layers<'e> {
                 sources.extend(web_identity.into_iter().chain(of_profile));
             }
         }
-        if set("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI") || set("AWS_CONTAINER_CREDENTIALS_FULL_URI") {
+        if set("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
+            || set("AWS_CONTAINER_CREDENTIALS_FULL_URI")
+        {
             sources.push(CredentialSource::Container);
         }
         let disabled = self.environment.variable("AWS_EC2_METADATA_DISABLED");
@@ -575,11 +722,18 @@ impl<'e> Layers<'e> {
 
 /// The public endpoint of Amazon S3, as the SDK resolves it.
 pub(crate) fn public_url(region: &str) -> String {
-    let domain = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
+    let domain = if region.starts_with("cn-") {
+        "amazonaws.com.cn"
+    } else {
+        "amazonaws.com"
+    };
     format!("https://s3.{region}.{domain}")
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "it stands beside readers that can fail")]
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "it stands beside readers that can fail"
+)]
 fn text(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }

@@ -5,8 +5,8 @@ use std::fmt;
 /// A server that speaks S3.
 ///
 /// Two endpoints with equal servers hold the same buckets, and S3 copies between them by itself. A
-/// server with two addresses counts as two: a copy that is refused can be repeated with one address,
-/// a copy on the wrong server cannot be undone.
+/// server with two addresses counts as two: a copy that is refused can be repeated with one
+/// address, a copy on the wrong server cannot be undone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Server {
     /// Amazon S3 in one of AWS's partitions (`aws`, `aws-cn`, `aws-us-gov`, …), whatever the Region
@@ -26,12 +26,18 @@ impl Server {
     /// The server at this URL, or Amazon S3 in the partition of this Region if there is no URL.
     #[must_use]
     pub fn of(url: Option<&str>, region: &str) -> Self {
-        let Some(url) = url else { return Self::Amazon { partition: partition(region).to_owned() } };
+        let Some(url) = url else {
+            return Self::Amazon {
+                partition: partition(region).to_owned(),
+            };
+        };
         let origin = origin(url);
         let host = origin.split("://").nth(1).unwrap_or(&origin);
         let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
         match partition_of_host(host, partition(region)) {
-            Some(partition) => Self::Amazon { partition: partition.to_owned() },
+            Some(partition) => Self::Amazon {
+                partition: partition.to_owned(),
+            },
             None => Self::Other { origin },
         }
     }
@@ -67,23 +73,32 @@ fn partition_of_host(host: &str, of_region: &'static str) -> Option<&'static str
         (".amazonaws.com", of_region),
         (".api.aws", of_region),
     ];
-    let (suffix, partition) = suffixes.into_iter().find(|(suffix, _)| host.ends_with(suffix))?;
+    let (suffix, partition) = suffixes
+        .into_iter()
+        .find(|(suffix, _)| host.ends_with(suffix))?;
     if !names_s3(host.strip_suffix(suffix)?) {
         return None;
     }
-    Some(if host.contains("us-gov-") { "aws-us-gov" } else { partition })
+    Some(if host.contains("us-gov-") {
+        "aws-us-gov"
+    } else {
+        partition
+    })
 }
 
 /// Returns true if the labels of an AWS host, without the domain, are those of an S3 endpoint:
 /// `[bucket.]service[.dualstack][.region]` or `[bucket.]vpce-id.service.region.vpce`.
 ///
-/// Servers of users on EC2, behind ELB, or behind `PrivateLink` have names in the same domains, with
-/// labels that their owners choose.
+/// Servers of users on EC2, behind ELB, or behind `PrivateLink` have names in the same domains,
+/// with labels that their owners choose.
 fn names_s3(labels: &str) -> bool {
     let mut labels: Vec<&str> = labels.split('.').collect();
     if labels.last() == Some(&"vpce") {
         labels.pop();
-        if !labels.iter().any(|label| label.starts_with("vpce-") && !label.starts_with("vpce-svc-")) {
+        if !labels
+            .iter()
+            .any(|label| label.starts_with("vpce-") && !label.starts_with("vpce-svc-"))
+        {
             return false;
         }
     }
@@ -110,14 +125,18 @@ fn is_s3_service(label: &str) -> bool {
         "s3-website",
     ];
     // Directory buckets name their zone here, old endpoints and websites the Region.
-    let legacy = ["s3-fips-", "s3-website-", "s3-"].iter().find_map(|prefix| label.strip_prefix(prefix));
+    let legacy = ["s3-fips-", "s3-website-", "s3-"]
+        .iter()
+        .find_map(|prefix| label.strip_prefix(prefix));
     SERVICES.contains(&label) || label.starts_with("s3express-") || legacy.is_some_and(is_region)
 }
 
 /// Returns true for names like `eu-west-1`, `us-gov-east-1`, and `eusc-de-east-1`.
 fn is_region(label: &str) -> bool {
     let parts: Vec<&str> = label.split('-').collect();
-    let [area @ .., number] = parts.as_slice() else { return false };
+    let [area @ .., number] = parts.as_slice() else {
+        return false;
+    };
     let is_word = |word: &&str| word.len() > 1 && word.bytes().all(|b| b.is_ascii_lowercase());
     let is_number = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
     is_number && area.len() > 1 && area[0].len() <= 4 && area.iter().all(is_word)
@@ -147,18 +166,22 @@ fn origin(url: &str) -> String {
     format!("{scheme}://{host}")
 }
 
-/// Returns true if requests to this URL leave the machine unencrypted: `http`, and not to a loopback
-/// address or `localhost`.
+/// Returns true if requests to this URL leave the machine unencrypted: `http`, and not to a
+/// loopback address or `localhost`.
 #[must_use]
 pub fn is_plaintext(url: &str) -> bool {
-    let Some((scheme, rest)) = url.split_once("://") else { return false };
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return false;
+    };
     scheme.eq_ignore_ascii_case("http") && !is_loopback(host(rest))
 }
 
 /// Returns the host of an authority, without user, port, and brackets.
 fn host(authority: &str) -> &str {
     let authority = authority.split(['/', '?', '#']).next().unwrap_or(authority);
-    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let host = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host);
     match host.strip_prefix('[').and_then(|v6| v6.split_once(']')) {
         Some((address, _)) => address,
         None => host.split_once(':').map_or(host, |(name, _)| name),
@@ -167,7 +190,9 @@ fn host(authority: &str) -> &str {
 
 fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost")
-        || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+        || host
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
 }
 
 /// Finds what keeps a URL from being scheme, host, and port: a message and a remedy.
@@ -175,11 +200,17 @@ pub(crate) fn url_mistake(url: &str) -> Option<(String, String)> {
     // Before anything that shows the URL.
     if url.contains('@') {
         let message = "secrets never stand in a URL: this one has a user".to_owned();
-        return Some((message, "write https://host, and use a profile for the credentials".to_owned()));
+        return Some((
+            message,
+            "write https://host, and use a profile for the credentials".to_owned(),
+        ));
     }
     let Some((scheme @ ("http" | "https"), rest)) = url.split_once("://") else {
         let host = url.rsplit("://").next().unwrap_or(url);
-        return Some((format!("`{url}` is not a URL"), format!("write https://{host}")));
+        return Some((
+            format!("`{url}` is not a URL"),
+            format!("write https://{host}"),
+        ));
     };
     let (host, behind) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     if !matches!(behind, "" | "/") {
@@ -187,16 +218,22 @@ pub(crate) fn url_mistake(url: &str) -> Option<(String, String)> {
         return Some((format!("an endpoint has no path: `{behind}`"), remedy));
     }
     let (name, port) = match host.strip_prefix('[').and_then(|host| host.split_once(']')) {
-        Some((address, port)) if address.parse::<std::net::Ipv6Addr>().is_ok() => {
-            (address, port.strip_prefix(':').or((!port.is_empty()).then_some("")))
-        }
-        _ => host.split_once(':').map_or((host, None), |(name, port)| (name, Some(port))),
+        Some((address, port)) if address.parse::<std::net::Ipv6Addr>().is_ok() => (
+            address,
+            port.strip_prefix(':').or((!port.is_empty()).then_some("")),
+        ),
+        _ => host
+            .split_once(':')
+            .map_or((host, None), |(name, port)| (name, Some(port))),
     };
     let legal = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
     let port_fits = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
     if name.is_empty() || !name.chars().all(legal) || !port_fits {
         let remedy = "write for instance https://s3.example.internal:9000".to_owned();
-        return Some((format!("`{host}` is not a host with perhaps a port"), remedy));
+        return Some((
+            format!("`{host}` is not a host with perhaps a port"),
+            remedy,
+        ));
     }
     None
 }
@@ -207,23 +244,34 @@ mod tests {
 
     #[test]
     fn hosts_and_regions_of_amazon_are_one_server_per_partition() {
-        let same =
-            |a: (Option<&str>, &str), b: (Option<&str>, &str)| Server::of(a.0, a.1) == Server::of(b.0, b.1);
+        let same = |a: (Option<&str>, &str), b: (Option<&str>, &str)| {
+            Server::of(a.0, a.1) == Server::of(b.0, b.1)
+        };
         let vpce = "https://bucket.vpce-1a2b.s3.us-east-1.vpce.amazonaws.com";
         assert!(same((None, "us-east-1"), (None, "eu-west-1")));
         assert!(same((None, "us-east-1"), (Some(vpce), "eu-west-1")));
-        assert!(same((None, "cn-north-1"), (Some("https://s3.cn-north-1.amazonaws.com.cn"), "us-east-1")));
+        assert!(same(
+            (None, "cn-north-1"),
+            (Some("https://s3.cn-north-1.amazonaws.com.cn"), "us-east-1")
+        ));
         assert!(!same((None, "us-east-1"), (None, "cn-north-1")));
         assert!(!same((None, "us-east-1"), (None, "us-gov-west-1")));
-        assert!(!same((None, "us-east-1"), (Some("https://s3.us-gov-west-1.amazonaws.com"), "us-east-1")));
-        assert!(!same((None, "us-east-1"), (Some("https://amazonaws.com.example"), "us-east-1")));
+        assert!(!same(
+            (None, "us-east-1"),
+            (Some("https://s3.us-gov-west-1.amazonaws.com"), "us-east-1")
+        ));
+        assert!(!same(
+            (None, "us-east-1"),
+            (Some("https://amazonaws.com.example"), "us-east-1")
+        ));
         let own = "http://ec2-1-2-3-4.compute-1.amazonaws.com:9000";
         assert!(!same((None, "us-east-1"), (Some(own), "us-east-1")));
     }
 
     #[test]
     fn servers_of_users_in_the_domains_of_aws_are_not_amazon() {
-        let is_amazon = |host: &str| Server::of(Some(&format!("https://{host}")), "us-east-1").is_amazon();
+        let is_amazon =
+            |host: &str| Server::of(Some(&format!("https://{host}")), "us-east-1").is_amazon();
         for host in [
             "s3.amazonaws.com",
             "s3.us-east-1.amazonaws.com",

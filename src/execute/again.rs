@@ -1,11 +1,12 @@
 //! Objects that an earlier session of the run knew.
 //!
-//! A session that is killed takes with it what it had not written down, a second or so of it. An object that it had planned
-//! and that is at the destination now was most likely copied by it. That is proven like any copy, and if nothing proves it,
-//! the receipt says what the object may be. Without that, such objects would count as found and left alone.
+//! A session that is killed takes with it what it had not written down, a second or so of it. An
+//! object that it had planned and that is at the destination now was most likely copied by it. That
+//! is proven like any copy, and if nothing proves it, the receipt says what the object may be.
+//! Without that, such objects would count as found and left alone.
 //!
-//! A list without order is read again from its beginning. It finds everything once more that is counted already; as many
-//! equal objects as those are not counted a second time.
+//! A list without order is read again from its beginning. It finds everything once more that is
+//! counted already; as many equal objects as those are not counted a second time.
 
 use std::collections::HashSet;
 
@@ -37,8 +38,14 @@ impl Listed {
         if !work.inherited.lists_anew(transfer) {
             return Self::default();
         }
-        let pending = work.resumed.ranges_of(transfer).flat_map(|(_, range)| range.pending.values());
-        Self { known: work.settled, under_way: pending.map(|entry| entry.key.clone()).collect() }
+        let pending = work
+            .resumed
+            .ranges_of(transfer)
+            .flat_map(|(_, range)| range.pending.values());
+        Self {
+            known: work.settled,
+            under_way: pending.map(|entry| entry.key.clone()).collect(),
+        }
     }
 }
 
@@ -63,7 +70,9 @@ impl Conductor<'_> {
         reason: Skip,
         held: &mut Option<Held>,
     ) {
-        let Some(running) = self.transfers.get_mut(&transfer) else { return };
+        let Some(running) = self.transfers.get_mut(&transfer) else {
+            return;
+        };
         if running.work.can_look(reason) && running.listed.under_way.remove(&entry.key) {
             return self.look(transfer, None, entry, key, reason, held);
         }
@@ -90,7 +99,11 @@ impl Conductor<'_> {
         reason: Skip,
         held: &mut Option<Held>,
     ) {
-        let step = Step { object, found: Some(reason), ..Step::without_work(entry, key) };
+        let step = Step {
+            object,
+            found: Some(reason),
+            ..Step::without_work(entry, key)
+        };
         self.queue(transfer, Box::new(step), held.as_mut());
     }
 
@@ -102,7 +115,9 @@ impl Conductor<'_> {
         planned: Planned,
         held: &mut Option<Held>,
     ) {
-        let Some(running) = self.transfers.get(&transfer) else { return };
+        let Some(running) = self.transfers.get(&transfer) else {
+            return;
+        };
         match planned {
             Planned::Step(mut step) => {
                 step.object = Some(object);
@@ -118,7 +133,9 @@ impl Conductor<'_> {
                 }
                 self.end_with(transfer, Some(object), &receipt);
             }
-            Planned::Archived(entry, key) => self.fail_archived(transfer, Some(object), *entry, key),
+            Planned::Archived(entry, key) => {
+                self.fail_archived(transfer, Some(object), *entry, key)
+            }
             Planned::Failed(_, place, failure) | Planned::Unlisted(place, failure) => {
                 self.fail(transfer, Some(object), place, &failure);
             }
@@ -126,7 +143,12 @@ impl Conductor<'_> {
             Planned::Excluded(_) | Planned::Ignored(..) | Planned::Again(..) => {
                 let place = running.work.sides.transfer.to.location.to_string();
                 let message = "the run had planned it, and the job as it is now leaves it out";
-                let failure = Failure::new(FailureKind::Invalid, Operation::ListObjects, &*place, message);
+                let failure = Failure::new(
+                    FailureKind::Invalid,
+                    Operation::ListObjects,
+                    &*place,
+                    message,
+                );
                 self.fail(transfer, Some(object), place, &failure);
             }
         }

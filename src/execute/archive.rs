@@ -1,9 +1,10 @@
 //! Objects whose bytes are in an archive: they fail, are left out, or are asked for.
 //!
-//! Most are known from the listing, so that nothing is sent for them but the restore. The archive tiers of
-//! `INTELLIGENT_TIERING` show only in HEAD, and a restored copy may expire in mid-run, which the copy's own answer tells;
-//! all three ways end here. A restore takes hours, so a run never waits for one: it asks once, says so on the receipt, and
-//! a later run finds the object readable.
+//! Most are known from the listing, so that nothing is sent for them but the restore. The archive
+//! tiers of `INTELLIGENT_TIERING` show only in HEAD, and a restored copy may expire in mid-run,
+//! which the copy's own answer tells; all three ways end here. A restore takes hours, so a run
+//! never waits for one: it asks once, says so on the receipt, and a later run finds the object
+//! readable.
 
 use super::receipt::Ending;
 use super::{Conductor, Draft, Trouble, Work};
@@ -29,7 +30,12 @@ impl<'a> Cold<'a> {
     /// As the listing tells.
     pub(super) fn listed(step: &'a Step) -> Self {
         let storage_class = step.entry.storage_class.as_deref();
-        Self { state: step.entry.archive, storage_class, archive_tier: None, told_by: Operation::ListObjects }
+        Self {
+            state: step.entry.archive,
+            storage_class,
+            archive_tier: None,
+            told_by: Operation::ListObjects,
+        }
     }
 
     /// As HEAD tells.
@@ -44,12 +50,19 @@ impl<'a> Cold<'a> {
 
     /// As the copy was refused, whatever HEAD had said.
     pub(super) fn refused(step: &'a Step, failure: &Failure) -> Self {
-        Self { state: ArchiveState::Archived, told_by: failure.details().operation, ..Self::listed(step) }
+        Self {
+            state: ArchiveState::Archived,
+            told_by: failure.details().operation,
+            ..Self::listed(step)
+        }
     }
 
     /// Why it is not copied.
     pub(super) fn failure(&self, place: String) -> Failure {
-        let class = self.archive_tier.or(self.storage_class).unwrap_or("an archive");
+        let class = self
+            .archive_tier
+            .or(self.storage_class)
+            .unwrap_or("an archive");
         let message = match self.state {
             ArchiveState::Restoring => format!("the object is in {class}, and being restored"),
             ArchiveState::Readable => {
@@ -63,18 +76,32 @@ impl<'a> Cold<'a> {
 
 impl Conductor<'_> {
     /// What the listing tells about an object that the job does not know what to do with.
-    pub(super) fn fail_archived(&mut self, transfer: u32, object: Option<u64>, entry: Entry, key: ObjectKey) {
+    pub(super) fn fail_archived(
+        &mut self,
+        transfer: u32,
+        object: Option<u64>,
+        entry: Entry,
+        key: ObjectKey,
+    ) {
         let step = Step::without_work(entry, key);
-        let Some(work) = self.work(transfer) else { return };
+        let Some(work) = self.work(transfer) else {
+            return;
+        };
         let (source, destination) = work.location(&step);
         let failure = Cold::listed(&step).failure(source.clone());
-        let draft = Draft { route: None, ..Draft::of(&step) };
-        let ending = Ending::Failed { error: (&failure).into() };
+        let draft = Draft {
+            route: None,
+            ..Draft::of(&step)
+        };
+        let ending = Ending::Failed {
+            error: (&failure).into(),
+        };
         self.end_of(transfer, object, draft, source, destination, ending);
     }
 }
 
-/// What the job says about an object that can not be read. [`Trouble::SourceChanged`] says that it can by now.
+/// What the job says about an object that can not be read. [`Trouble::SourceChanged`] says that it
+/// can by now.
 pub(super) async fn meet(
     work: &Work,
     source: &Bucket,
@@ -84,21 +111,35 @@ pub(super) async fn meet(
     let key = &step.entry.key;
     match (work.sides.transfer.archived, cold.state) {
         (Archived::Fail, _) => Err(cold.failure(source.place(key)).into()),
-        (Archived::Skip, _) => Ok(Ending::Skipped { reason: Skip::Archived }),
+        (Archived::Skip, _) => Ok(Ending::Skipped {
+            reason: Skip::Archived,
+        }),
         (Archived::Restore, ArchiveState::Restoring) => Ok(Ending::Restoring { requested: None }),
         (Archived::Restore, _) => {
-            let Request { restore, for_days } =
-                archive::request(work.sides.transfer.restore, cold.storage_class, cold.archive_tier);
-            match source.restore(key, step.entry.version.as_deref(), restore, for_days).await? {
-                Restored::Ongoing => Ok(Ending::Restoring { requested: Some(restore.tier) }),
+            let Request { restore, for_days } = archive::request(
+                work.sides.transfer.restore,
+                cold.storage_class,
+                cold.archive_tier,
+            );
+            match source
+                .restore(key, step.entry.version.as_deref(), restore, for_days)
+                .await?
+            {
+                Restored::Ongoing => Ok(Ending::Restoring {
+                    requested: Some(restore.tier),
+                }),
                 Restored::Readable => Err(Trouble::SourceChanged),
             }
         }
     }
 }
 
-/// True when S3 refused the copy because the bytes are in an archive: what was restored has expired, or HEAD did not tell.
+/// True when S3 refused the copy because the bytes are in an archive: what was restored has
+/// expired, or HEAD did not tell.
 pub(super) fn told_late(failure: &Failure) -> bool {
-    let by_copy = matches!(failure.details().operation, Operation::CopyObject | Operation::UploadPartCopy);
+    let by_copy = matches!(
+        failure.details().operation,
+        Operation::CopyObject | Operation::UploadPartCopy
+    );
     *failure.kind() == FailureKind::Archived && by_copy
 }

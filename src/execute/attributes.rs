@@ -1,12 +1,14 @@
-//! What an object shall have besides its bytes: read before it is created, set with it, and finished after it.
+//! What an object shall have besides its bytes: read before it is created, set with it, and
+//! finished after it.
 //!
-//! What HEAD does not tell is read first, so that a `require` fails before anything is published. The request that
-//! creates the object carries all of it; when the server refuses an attribute that is only tried, the request is sent
-//! again without it ([`concede`]). What no header can carry, annotations and long tags, follows once the object is
-//! there and before its receipt is written.
+//! What HEAD does not tell is read first, so that a `require` fails before anything is published.
+//! The request that creates the object carries all of it; when the server refuses an attribute that
+//! is only tried, the request is sent again without it ([`concede`]). What no header can carry,
+//! annotations and long tags, follows once the object is there and before its receipt is written.
 //!
-//! A permission that a bucket denied once is not asked for again: the run remembers it ([`Refusals`](super::refusals::Refusals)) and does without,
-//! and each object's receipt still tells.
+//! A permission that a bucket denied once is not asked for again: the run remembers it
+//! ([`Refusals`](super::refusals::Refusals)) and does without, and each object's receipt still
+//! tells.
 
 use jiff::Timestamp;
 
@@ -24,13 +26,15 @@ use crate::plan::decide::Route;
 use crate::plan::loss::Lost;
 use crate::planner::Step;
 use crate::s3::{
-    Attributes, Failure, FailureKind, Head, Operation, SourcePin, Tag, Tags, WriteCondition, Written,
+    Attributes, Failure, FailureKind, Head, Operation, SourcePin, Tag, Tags, WriteCondition,
+    Written,
 };
 
 /// What one object shall have, and how far that came.
 pub(super) struct Wanted<'w> {
     work: &'w Work,
-    /// As the job wants it, less what is known not to be possible. Nothing changes it from attempt to attempt.
+    /// As the job wants it, less what is known not to be possible. Nothing changes it from attempt
+    /// to attempt.
     full: Attributes,
     /// What is sent: the same, or less after a refusal.
     sent: Attributes,
@@ -49,7 +53,8 @@ struct Trial {
 }
 
 impl<'w> Wanted<'w> {
-    /// Reads what a copy of `head` shall have. `head` is completed with what S3 shows elsewhere only.
+    /// Reads what a copy of `head` shall have. `head` is completed with what S3 shows elsewhere
+    /// only.
     pub(super) async fn of_copy(
         work: &'w Work,
         bucket: &Bucket,
@@ -63,7 +68,8 @@ impl<'w> Wanted<'w> {
         let capabilities = destination.capabilities();
         // An earlier round may have been of another version.
         draft.losses.clear();
-        // Each read is in a box of its own: most objects need none of them, and their tasks stay small.
+        // Each read is in a box of its own: most objects need none of them, and their tasks stay
+        // small.
         if head.version.is_some() {
             Box::pin(source.lock(head, draft)).await?;
         }
@@ -82,8 +88,11 @@ impl<'w> Wanted<'w> {
         if reads.acl {
             Box::pin(source.acl(&mut full, draft)).await?;
         }
-        let annotations =
-            if reads.annotations { Box::pin(source.annotations(draft)).await? } else { Vec::new() };
+        let annotations = if reads.annotations {
+            Box::pin(source.annotations(draft)).await?
+        } else {
+            Vec::new()
+        };
         let wished = full.clone();
         for attribute in optional(&full, transfer) {
             if let Some(loss) = work.refusals.get(destination, attribute, Lost::NotSet) {
@@ -91,19 +100,34 @@ impl<'w> Wanted<'w> {
                 draft.losses.push(loss);
             }
         }
-        Ok(Self { wished, annotations, ..Self::new(work, full) })
+        Ok(Self {
+            wished,
+            annotations,
+            ..Self::new(work, full)
+        })
     }
 
     /// What an uploaded file shall have.
     pub(super) fn of_upload(work: &'w Work, key: &ObjectKey) -> Self {
         let capabilities = work.sides.destination.capabilities();
-        Self::new(work, attributes::of_upload(key.file_name(), &work.sides.transfer, capabilities))
+        Self::new(
+            work,
+            attributes::of_upload(key.file_name(), &work.sides.transfer, capabilities),
+        )
     }
 
     fn new(work: &'w Work, mut full: Attributes) -> Self {
         let wished = full.clone();
         let late_tags = take_late_tags(&mut full, work.sides.destination.capabilities());
-        Self { work, sent: full.clone(), full, wished, trial: None, late_tags, annotations: Vec::new() }
+        Self {
+            work,
+            sent: full.clone(),
+            full,
+            wished,
+            trial: None,
+            late_tags,
+            annotations: Vec::new(),
+        }
     }
 
     /// What the object shall have, whatever servers let it have.
@@ -121,7 +145,13 @@ impl<'w> Wanted<'w> {
         Asked {
             attributes: &self.sent,
             source_tags: head.tag_count,
-            customer_key: self.work.sides.destination.client().customer_key().is_some(),
+            customer_key: self
+                .work
+                .sides
+                .destination
+                .client()
+                .customer_key()
+                .is_some(),
         }
     }
 
@@ -138,8 +168,16 @@ impl<'w> Wanted<'w> {
         loop {
             let destination = &self.work.sides.destination;
             let answer = match &step.turn {
-                Some(turn) => destination.append_copy(pin, size, &step.key, &self.sent, &turn.tip).await,
-                None => destination.copy_object(pin, size, &step.key, &self.sent, condition.clone()).await,
+                Some(turn) => {
+                    destination
+                        .append_copy(pin, size, &step.key, &self.sent, &turn.tip)
+                        .await
+                }
+                None => {
+                    destination
+                        .copy_object(pin, size, &step.key, &self.sent, condition.clone())
+                        .await
+                }
             };
             match answer {
                 Ok(answer) => {
@@ -151,7 +189,8 @@ impl<'w> Wanted<'w> {
         }
     }
 
-    /// Begins a multipart upload. What an attempt that got no answer may have begun is aborted when a later one succeeds.
+    /// Begins a multipart upload. What an attempt that got no answer may have begun is aborted when
+    /// a later one succeeds.
     pub(super) async fn initiate(
         &mut self,
         source: &Bucket,
@@ -165,7 +204,11 @@ impl<'w> Wanted<'w> {
             match MultipartUpload::initiate(&self.work.sides.destination, key, &self.sent).await {
                 Ok(upload) => {
                     self.accepted(draft);
-                    return Ok(if unseen > 0 { upload.without_twins(began).await } else { upload });
+                    return Ok(if unseen > 0 {
+                        upload.without_twins(began).await
+                    } else {
+                        upload
+                    });
                 }
                 Err(failure) => {
                     if failure.may_have_taken_effect() {
@@ -181,8 +224,8 @@ impl<'w> Wanted<'w> {
         }
     }
 
-    /// Takes something out of what is sent, so that the request can be sent again; gives the failure back when there
-    /// is nothing that it may be about.
+    /// Takes something out of what is sent, so that the request can be sent again; gives the
+    /// failure back when there is nothing that it may be about.
     async fn give_way(
         &mut self,
         bucket: &Bucket,
@@ -203,10 +246,19 @@ impl<'w> Wanted<'w> {
                     && optional.contains(&Attribute::Tags)
                     && !suspects(&failure, &[Attribute::Tags]).is_empty()
                 {
-                    let source = Source { work: self.work, bucket, pin };
+                    let source = Source {
+                        work: self.work,
+                        bucket,
+                        pin,
+                    };
                     let answer = bucket.tags(&pin.key, source.version()).await;
                     match source
-                        .or_loss(Attribute::Tags, &source.permission("Tagging"), answer, draft)
+                        .or_loss(
+                            Attribute::Tags,
+                            &source.permission("Tagging"),
+                            answer,
+                            draft,
+                        )
                         .await?
                     {
                         None => {
@@ -221,19 +273,36 @@ impl<'w> Wanted<'w> {
                     }
                 }
                 let next = suspects(&failure, &optional).into_iter();
-                Trial { refusal: failure, left_out: Vec::new(), next }
+                Trial {
+                    refusal: failure,
+                    left_out: Vec::new(),
+                    next,
+                }
             }
         };
-        let Trial { refusal, mut next, .. } = trial;
-        let Some(left_out) = next.next() else { return Err(refusal) };
+        let Trial {
+            refusal, mut next, ..
+        } = trial;
+        let Some(left_out) = next.next() else {
+            return Err(refusal);
+        };
         self.sent = without(&self.full, &left_out, transfer);
-        self.trial = Some(Trial { refusal, left_out, next });
+        self.trial = Some(Trial {
+            refusal,
+            left_out,
+            next,
+        });
         Ok(())
     }
 
     /// The server took what was sent: what was left out is lost.
     fn accepted(&mut self, draft: &mut Draft) {
-        let Some(Trial { refusal, left_out, .. }) = self.trial.take() else { return };
+        let Some(Trial {
+            refusal, left_out, ..
+        }) = self.trial.take()
+        else {
+            return;
+        };
         let destination = &self.work.sides.destination;
         for attribute in left_out {
             let loss = refused(attribute, &refusal, destination.name());
@@ -259,7 +328,14 @@ impl<'w> Wanted<'w> {
         ending: &Ending,
         draft: &mut Draft,
     ) -> Result<(), Trouble> {
-        let Ending::Done { etag, destination_version, .. } = ending else { return Ok(()) };
+        let Ending::Done {
+            etag,
+            destination_version,
+            ..
+        } = ending
+        else {
+            return Ok(());
+        };
         if self.late_tags.is_empty() && self.annotations.is_empty() {
             return Ok(());
         }
@@ -275,7 +351,10 @@ impl<'w> Wanted<'w> {
     ) -> Result<(), Trouble> {
         let destination = &self.work.sides.destination;
         if !self.late_tags.is_empty() {
-            let outcome = self.work.put_late_tags(key, (etag, version), &self.late_tags).await;
+            let outcome = self
+                .work
+                .put_late_tags(key, (etag, version), &self.late_tags)
+                .await;
             if let Err(failure) = &outcome
                 && *failure.kind() == FailureKind::NotEqual
             {
@@ -284,10 +363,16 @@ impl<'w> Wanted<'w> {
             // Tags that the job sets are its wish, not the source's.
             let transfer = &self.work.sides.transfer;
             let kept = transfer.set.tags.is_empty() && source.is_some();
-            let policy = if kept { transfer.preserve.tags } else { Policy::Require };
+            let policy = if kept {
+                transfer.preserve.tags
+            } else {
+                Policy::Require
+            };
             self.or_lost(Attribute::Tags, policy, outcome, draft)?;
         }
-        let Some((bucket, pin)) = source else { return Ok(()) };
+        let Some((bucket, pin)) = source else {
+            return Ok(());
+        };
         let policy = self.work.sides.transfer.preserve.annotations;
         let mut read_late = false;
         for Annotation { entry, text } in &self.annotations {
@@ -295,10 +380,16 @@ impl<'w> Wanted<'w> {
                 Ok(text.clone())
             } else {
                 read_late = true;
-                bucket.annotation(&pin.key, pin.version.as_deref(), entry).await
+                bucket
+                    .annotation(&pin.key, pin.version.as_deref(), entry)
+                    .await
             };
             let outcome = match text {
-                Ok(text) => destination.put_annotation(key, version, etag, &entry.name, text).await,
+                Ok(text) => {
+                    destination
+                        .put_annotation(key, version, etag, &entry.name, text)
+                        .await
+                }
                 Err(failure) => Err(failure),
             };
             if !self.or_lost(Attribute::Annotations, policy, outcome, draft)? {
@@ -306,13 +397,15 @@ impl<'w> Wanted<'w> {
             }
         }
         // Without a version to name, these may be of an object that has taken the source's place.
-        if read_late && pin.version.is_none() && bucket.head(&pin.key, None).await?.etag != pin.etag {
+        if read_late && pin.version.is_none() && bucket.head(&pin.key, None).await?.etag != pin.etag
+        {
             return Err(Trouble::SourceChanged);
         }
         Ok(())
     }
 
-    /// Whether it worked; by the policy, what did not is a loss or fails the object, which is there without it.
+    /// Whether it worked; by the policy, what did not is a loss or fails the object, which is there
+    /// without it.
     fn or_lost(
         &self,
         attribute: Attribute,
@@ -320,11 +413,17 @@ impl<'w> Wanted<'w> {
         outcome: Result<(), Failure>,
         draft: &mut Draft,
     ) -> Result<bool, Failure> {
-        let Err(failure) = outcome else { return Ok(true) };
+        let Err(failure) = outcome else {
+            return Ok(true);
+        };
         // What may go through later is no refusal: nothing is given up for it.
         let is_refusal = !failure.kind().is_retryable() && !failure.ends_run();
         if policy == Policy::Try && is_refusal && *failure.kind() != FailureKind::Stopped {
-            draft.losses.push(refused(attribute, &failure, self.work.sides.destination.name()));
+            draft.losses.push(refused(
+                attribute,
+                &failure,
+                self.work.sides.destination.name(),
+            ));
             return Ok(false);
         }
         Err(failure.noting(&format!("the object is there, without its {attribute}")))
@@ -333,6 +432,11 @@ impl<'w> Wanted<'w> {
 
 /// Tells when the copy turned out to be encrypted with less than its source.
 pub(super) fn compare_encryption(work: &Work, head: &Head, written: &Written, draft: &mut Draft) {
-    // With the destination's own customer key, or where the answer is silent about one, there is nothing to compare.
-    draft.losses.extend(weaker_encryption(head, written.encryption.as_ref(), &work.sides.transfer));
+    // With the destination's own customer key, or where the answer is silent about one, there is
+    // nothing to compare.
+    draft.losses.extend(weaker_encryption(
+        head,
+        written.encryption.as_ref(),
+        &work.sides.transfer,
+    ));
 }

@@ -1,12 +1,14 @@
 //! The breaker: ends a session in which every object fails alike and none succeeds.
 //!
-//! A job whose role may list a source and not read it fails once per object, however many there are. After [`LIMIT`] such
-//! failures the session stops and names the reason; one success, or one failure of another kind, turns the breaker off for
-//! good, so that a run with scattered failures goes on to its end. From then on [`super::series`] watches it.
+//! A job whose role may list a source and not read it fails once per object, however many there
+//! are. After [`LIMIT`] such failures the session stops and names the reason; one success, or one
+//! failure of another kind, turns the breaker off for good, so that a run with scattered failures
+//! goes on to its end. From then on [`super::series`] watches it.
 //!
-//! Answers to refused requests are fast and copies are slow, so a count alone would be unfair to objects that are still
-//! under way. From the first failure on, at most [`LIMIT`] objects are failed or open, and the breaker trips only when
-//! all of them have failed. Until then their failures are not on record: after a trip the next session tries them again.
+//! Answers to refused requests are fast and copies are slow, so a count alone would be unfair to
+//! objects that are still under way. From the first failure on, at most [`LIMIT`] objects are
+//! failed or open, and the breaker trips only when all of them have failed. Until then their
+//! failures are not on record: after a trip the next session tries them again.
 
 use super::Ending;
 use super::conductor::Conductor;
@@ -39,7 +41,11 @@ impl Breaker {
     /// A run that has copied something in an earlier session needs no such haste.
     pub(super) fn new(limit: Option<FailureLimit>, has_succeeded: bool) -> Self {
         let is_on = matches!(limit, None | Some(FailureLimit::Auto)) && !has_succeeded;
-        Self { is_on, kind: None, failed: 0 }
+        Self {
+            is_on,
+            kind: None,
+            failed: 0,
+        }
     }
 
     /// Returns true while every object has failed alike.
@@ -55,7 +61,9 @@ impl Breaker {
                 self.failed += 1;
             }
             Ending::Stopped => {}
-            Ending::Done { .. } | Ending::Skipped { .. } | Ending::Restoring { .. } => self.is_on = false,
+            Ending::Done { .. } | Ending::Skipped { .. } | Ending::Restoring { .. } => {
+                self.is_on = false
+            }
         }
     }
 
@@ -120,15 +128,22 @@ impl Conductor<'_> {
     pub(super) fn is_hopeless(&self, error: &ErrorRecord) -> Option<GaveUp> {
         if error.ends_run {
             let reason = format!("{}: {}", error.code, error.message);
-            return Some(GaveUp { reason, may_pass_later: error.may_pass_later });
+            return Some(GaveUp {
+                reason,
+                may_pass_later: error.may_pass_later,
+            });
         }
         let limit = self.job.limits.max_failures?;
         let failed = self.outcome.failed_objects.saturating_sub(self.before.0);
         let ended = self.outcome.ended_objects().saturating_sub(self.before.1);
         limit.is_passed(failed, ended).then(|| {
-            let reason =
-                format!("{failed} of {ended} objects failed, more than `max_failures: {limit}` allows");
-            GaveUp { reason, may_pass_later: false }
+            let reason = format!(
+                "{failed} of {ended} objects failed, more than `max_failures: {limit}` allows"
+            );
+            GaveUp {
+                reason,
+                may_pass_later: false,
+            }
         })
     }
 
@@ -142,10 +157,12 @@ impl Conductor<'_> {
         self.stop.cancel();
     }
 
-    /// Turns the failure of an object into a stop if nothing is wrong with the object: it waited for what the session ends
-    /// for. All requests that wait for credentials give up together.
+    /// Turns the failure of an object into a stop if nothing is wrong with the object: it waited
+    /// for what the session ends for. All requests that wait for credentials give up together.
     pub(super) fn without_blame(&mut self, receipt: Receipt) -> Receipt {
-        let Ending::Failed { error } = &receipt.ending else { return receipt };
+        let Ending::Failed { error } = &receipt.ending else {
+            return receipt;
+        };
         if !error.ends_run || !error.may_pass_later {
             return receipt;
         }
@@ -155,7 +172,10 @@ impl Conductor<'_> {
             (None, _) => return receipt,
             (Some(_), _) => {}
         }
-        Receipt { ending: Ending::Stopped, ..receipt }
+        Receipt {
+            ending: Ending::Stopped,
+            ..receipt
+        }
     }
 
     /// Counts a receipt, and ends the run if going on would be in vain.
@@ -182,12 +202,17 @@ impl Conductor<'_> {
         if !self.breaker.is_on() {
             self.clear_suspects();
         }
-        let is_published = matches!(&receipt.ending, Ending::Failed { error } if error.is_published);
+        let is_published =
+            matches!(&receipt.ending, Ending::Failed { error } if error.is_published);
         if !self.breaker.is_on() || !receipt.is_failure() || is_published || chain {
             return self.end_with(transfer, object, &receipt);
         }
         self.count(&receipt);
-        self.suspects.push(Suspect { transfer, object, receipt });
+        self.suspects.push(Suspect {
+            transfer,
+            object,
+            receipt,
+        });
     }
 
     /// Turns the breaker off: some bytes were copied.
@@ -208,11 +233,18 @@ impl Conductor<'_> {
 
     /// The failures that tripped the breaker are left to the next session.
     fn record_suspects(&mut self, which: impl Fn(&Suspect) -> bool) {
-        let (cleared, kept) = std::mem::take(&mut self.suspects).into_iter().partition(which);
+        let (cleared, kept) = std::mem::take(&mut self.suspects)
+            .into_iter()
+            .partition(which);
         self.suspects = kept;
         let goes_on = self.is_tripped;
         let cleared: Vec<Suspect> = cleared;
-        for Suspect { transfer, object, receipt } in cleared {
+        for Suspect {
+            transfer,
+            object,
+            receipt,
+        } in cleared
+        {
             self.tell(transfer, |record| record.end(object, &receipt, goes_on));
         }
     }
@@ -223,20 +255,29 @@ impl Conductor<'_> {
             return;
         }
         let failed = self.breaker.failed;
-        let example = self.suspects.first().and_then(|suspect| match &suspect.receipt.ending {
-            Ending::Failed { error } => {
-                Some(format!("{} {}: {}; {}", error.operation, error.code, error.message, error.remedy))
-            }
-            _ => None,
-        });
-        let example = example.map(|example| format!(" ({example})")).unwrap_or_default();
+        let example = self
+            .suspects
+            .first()
+            .and_then(|suspect| match &suspect.receipt.ending {
+                Ending::Failed { error } => Some(format!(
+                    "{} {}: {}; {}",
+                    error.operation, error.code, error.message, error.remedy
+                )),
+                _ => None,
+            });
+        let example = example
+            .map(|example| format!(" ({example})"))
+            .unwrap_or_default();
         let reason = format!(
             "all {failed} objects that were tried failed alike and none succeeded{example}. `max_failures: none` \
              (--max-failures none) runs the job to its end all the same"
         );
         tracing::warn!("giving up: {reason}");
         self.is_tripped = true;
-        self.outcome.gave_up = Some(GaveUp { reason, may_pass_later: false });
+        self.outcome.gave_up = Some(GaveUp {
+            reason,
+            may_pass_later: false,
+        });
         self.stop.cancel();
     }
 }
@@ -263,7 +304,11 @@ mod tests {
     }
 
     fn done() -> Ending {
-        Ending::Done { proof: Proof::Etag, etag: String::new(), destination_version: None }
+        Ending::Done {
+            proof: Proof::Etag,
+            etag: String::new(),
+            destination_version: None,
+        }
     }
 
     #[test]
@@ -279,14 +324,38 @@ mod tests {
         for (case, limit, endings, open, trips) in [
             ("too few", None, repeat(failed("denied"), 299), 0, false),
             ("enough", None, alike.clone(), 0, true),
-            ("enough by name", Some(FailureLimit::Auto), alike.clone(), 0, true),
+            (
+                "enough by name",
+                Some(FailureLimit::Auto),
+                alike.clone(),
+                0,
+                true,
+            ),
             ("one may still succeed", None, alike.clone(), 1, false),
             ("a success first", None, with(0, done()), 0, false),
             ("a success last", None, with(300, done()), 0, false),
-            ("another failure", None, with(150, failed("invalid")), 0, false),
-            ("stopped ones say nothing", None, with(150, Ending::Stopped), 0, true),
+            (
+                "another failure",
+                None,
+                with(150, failed("invalid")),
+                0,
+                false,
+            ),
+            (
+                "stopped ones say nothing",
+                None,
+                with(150, Ending::Stopped),
+                0,
+                true,
+            ),
             ("turned off", Some(none), alike.clone(), 0, false),
-            ("another limit", Some(FailureLimit::Percent(5)), alike.clone(), 0, false),
+            (
+                "another limit",
+                Some(FailureLimit::Percent(5)),
+                alike.clone(),
+                0,
+                false,
+            ),
         ] {
             let mut breaker = Breaker::new(limit, false);
             for ending in &endings {

@@ -1,8 +1,9 @@
 //! Memory for parts of local files, used again.
 //!
-//! Fresh memory of some MiB costs more than reading a cached file into it: the system clears every page first, and takes it
-//! back right afterwards. So a buffer that was sent comes back here, up to a limit, and goes to whom it fits: a small file in
-//! the buffer of a large part would hold far more memory than it was allowed.
+//! Fresh memory of some MiB costs more than reading a cached file into it: the system clears every
+//! page first, and takes it back right afterwards. So a buffer that was sent comes back here, up to
+//! a limit, and goes to whom it fits: a small file in the buffer of a large part would hold far
+//! more memory than it was allowed.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -38,7 +39,10 @@ impl Buffers {
             let fits = |buffer: &Vec<u8>| (length..=2 * length).contains(&buffer.capacity());
             kept.iter().rposition(fits).map(|at| kept.swap_remove(at))
         };
-        let mut lent = Lent { buffer: used.unwrap_or_default(), home: self.clone() };
+        let mut lent = Lent {
+            buffer: used.unwrap_or_default(),
+            home: self.clone(),
+        };
         lent.buffer.resize(length, 0);
         fill(&mut lent.buffer)?;
         Ok(Bytes::from_owner(lent))
@@ -96,7 +100,10 @@ mod tests {
         let (place, reader) = (first.as_ptr(), first.clone());
         drop(first);
         let second = filled(2 * WORTH_KEEPING, 2).unwrap();
-        assert!(second.as_ptr() != place, "somebody still reads the first one");
+        assert!(
+            second.as_ptr() != place,
+            "somebody still reads the first one"
+        );
         assert!(reader.iter().all(|byte| *byte == 1));
         drop(reader);
         // A shorter one than before shows nothing of it.
@@ -111,7 +118,11 @@ mod tests {
         let filled = |length: usize| buffers.filled(length, |_| Ok::<(), ()>(())).unwrap();
         drop(filled(16 * WORTH_KEEPING));
         let small: Vec<_> = (0..10).map(|_| filled(WORTH_KEEPING)).collect();
-        assert_eq!(buffers.kept().len(), 1, "the large one was left where it is");
+        assert_eq!(
+            buffers.kept().len(),
+            1,
+            "the large one was left where it is"
+        );
         drop(small);
         let large: Vec<_> = (0..20).map(|_| filled(32 * WORTH_KEEPING)).collect();
         drop(large);

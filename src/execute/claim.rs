@@ -1,11 +1,13 @@
 //! Taking up uploads that no journal knows, where the user asks for it.
 //!
-//! When a journal is lost with its disk, what it knew is still open at the destination and still costs money. Whoever says
-//! that nobody else writes these keys lets a run go on with it. What S3 does not show of an open upload is made sure of by
-//! other means ([`crate::plan::claim`]): parts are proven to make the source by a checksum before they are published, or
-//! one by one where the source is a file; where there is nothing to prove them by, the object is copied anew. What the
-//! object has besides its bytes is compared once it is there, and where that is not as it shall be, it is copied anew over
-//! it. An upload that turns out to be of something else is told and left alone: it may be somebody's.
+//! When a journal is lost with its disk, what it knew is still open at the destination and still
+//! costs money. Whoever says that nobody else writes these keys lets a run go on with it. What S3
+//! does not show of an open upload is made sure of by other means ([`crate::plan::claim`]): parts
+//! are proven to make the source by a checksum before they are published, or one by one where the
+//! source is a file; where there is nothing to prove them by, the object is copied anew. What the
+//! object has besides its bytes is compared once it is there, and where that is not as it shall be,
+//! it is copied anew over it. An upload that turns out to be of something else is told and left
+//! alone: it may be somebody's.
 
 use std::future::ready;
 
@@ -24,8 +26,8 @@ use crate::plan::parts::PartLayout;
 use crate::planner::Step;
 use crate::s3::{Attributes, Failure, FailureKind, OpenUpload, PartDone};
 
-/// Looks among the open uploads at an object's key for one to go on with, once per object: that with the most bytes that
-/// are of use. `doubt` says why what it makes could not be proven, if so.
+/// Looks among the open uploads at an object's key for one to go on with, once per object: that
+/// with the most bytes that are of use. `doubt` says why what it makes could not be proven, if so.
 pub(super) async fn find(
     work: &Work,
     step: &Step,
@@ -34,7 +36,8 @@ pub(super) async fn find(
     draft: &mut Draft,
 ) -> Result<Option<Begun>, Trouble> {
     // Several versions of a key may have uploads open, and nothing tells them apart.
-    if !work.claims || step.turn.is_some() || std::mem::replace(&mut draft.looked_for_uploads, true) {
+    if !work.claims || step.turn.is_some() || std::mem::replace(&mut draft.looked_for_uploads, true)
+    {
         return Ok(None);
     }
     let listed = match open_at(work, wish.key).await {
@@ -45,7 +48,9 @@ pub(super) async fn find(
                 FailureKind::Denied | FailureKind::Unsupported | FailureKind::Invalid
             ) =>
         {
-            draft.notes.push(format!("open uploads can not be looked for: {failure}"));
+            draft
+                .notes
+                .push(format!("open uploads can not be looked for: {failure}"));
             return Ok(None);
         }
         Err(failure) => return Err(failure.into()),
@@ -54,7 +59,9 @@ pub(super) async fn find(
     let found = best(work, listed, wish, &mut draft.notes).await?;
     let begun = match (found, doubt) {
         (Some(_), Some(doubt)) => {
-            draft.notes.push(format!("what is open at this key is not gone on with: {doubt}"));
+            draft.notes.push(format!(
+                "what is open at this key is not gone on with: {doubt}"
+            ));
             None
         }
         (Some((upload, layout, kept)), None) => {
@@ -66,13 +73,19 @@ pub(super) async fn find(
             ));
             let found = ready(Ok((upload, wish.terms.claimed())));
             let begun = Begun::begin(work, step, layout, found, &mut Vec::new()).await?;
-            Some(Begun { kept, claimed: true, ..begun })
+            Some(Begun {
+                kept,
+                claimed: true,
+                ..begun
+            })
         }
         (None, _) => None,
     };
     if others > 0 {
         let command = multipart::command(&work.sides.destination, "list", wish.key, None);
-        draft.notes.push(format!("{others} open uploads at this key are left alone; `{command}` shows them"));
+        draft.notes.push(format!(
+            "{others} open uploads at this key are left alone; `{command}` shows them"
+        ));
     }
     Ok(begun)
 }
@@ -97,9 +110,11 @@ async fn best(
     wish: &Wish<'_>,
     notes: &mut Vec<String>,
 ) -> Result<Option<(MultipartUpload, PartLayout, Vec<PartDone>)>, Failure> {
-    let (source, attributes, bucket) = (&wish.terms.source, wish.attributes, &work.sides.destination);
+    let (source, attributes, bucket) =
+        (&wish.terms.source, wish.attributes, &work.sides.destination);
     // Those of files are chosen by size alone.
-    let is_automatic = work.sides.transfer.parts.size == PartSize::Auto && work.sides.source.is_some();
+    let is_automatic =
+        work.sides.transfer.parts.size == PartSize::Auto && work.sides.source.is_some();
     let cut = if is_automatic && !wish.layout.is_replay() {
         Cut::Automatically(wish.layout.size, &bucket.capabilities().parts)
     } else {
@@ -108,14 +123,21 @@ async fn best(
     // A file has its time from another clock, and its parts are compared one by one.
     let modified = source.modified.filter(|_| source.etag.is_some());
     let mut best: Option<(MultipartUpload, PartLayout, Vec<PartDone>)> = None;
-    for open in listed.into_iter().filter(|open| may_be_for(open, modified, attributes)) {
+    for open in listed
+        .into_iter()
+        .filter(|open| may_be_for(open, modified, attributes))
+    {
         let upload = MultipartUpload::open(bucket, wish.key, open.upload_id);
         let upload = match open.initiated {
             Some(initiated) => upload.begun_at(initiated, false),
             None => upload,
         };
         let parts = upload.parts().try_collect().await;
-        let declared = if parts.is_ok() { upload.declared().await } else { Ok(None) };
+        let declared = if parts.is_ok() {
+            upload.declared().await
+        } else {
+            Ok(None)
+        };
         let (parts, declared) = match parts.and_then(|parts| Ok((parts, declared?))) {
             Ok(held) => held,
             Err(failure) if *failure.kind() == FailureKind::NoSuchUpload => continue,
@@ -123,13 +145,18 @@ async fn best(
             // To copy the object anew is always right.
             Err(failure) => {
                 let id = upload.id();
-                notes.push(format!("what the open upload {id} holds cannot be seen: {failure}"));
+                notes.push(format!(
+                    "what the open upload {id} holds cannot be seen: {failure}"
+                ));
                 continue;
             }
         };
         if let Some((layout, kept)) = usable(parts, declared, cut, attributes) {
             let held = |parts: &[PartDone]| parts.iter().map(|part| part.size).sum::<u64>();
-            if best.as_ref().is_none_or(|(_, _, most)| held(&kept) > held(most)) {
+            if best
+                .as_ref()
+                .is_none_or(|(_, _, most)| held(&kept) > held(most))
+            {
                 best = Some((upload, layout, kept));
             }
         }
@@ -141,7 +168,12 @@ impl Begun {
     /// The parts of this upload do not make the source, so somebody else began it.
     pub(super) fn disown(&self, work: &Work, draft: &mut Draft) -> Trouble {
         let id = self.upload.id();
-        let command = multipart::command(&work.sides.destination, "abort", self.upload.key(), Some(id));
+        let command = multipart::command(
+            &work.sides.destination,
+            "abort",
+            self.upload.key(),
+            Some(id),
+        );
         draft.notes.push(format!(
             "the open upload {id} holds something else; it is left open, and the object was copied anew \
              (`{command}` frees its parts)"
@@ -149,8 +181,9 @@ impl Begun {
         Trouble::NotOurs
     }
 
-    /// Compares what came of an upload of unknown beginnings with what it shall have. Where that differs, it is copied anew.
-    /// To be done while the upload is still on record, so that a session that is killed before leaves it to the next one.
+    /// Compares what came of an upload of unknown beginnings with what it shall have. Where that
+    /// differs, it is copied anew. To be done while the upload is still on record, so that a
+    /// session that is killed before leaves it to the next one.
     pub(super) async fn vouched(
         &self,
         work: &Work,
@@ -159,7 +192,15 @@ impl Begun {
         seen: &mut Seen,
         draft: &mut Draft,
     ) -> Result<Ending, Trouble> {
-        let (Ok(Ending::Done { etag, destination_version, .. }), true) = (&outcome, self.claimed) else {
+        let (
+            Ok(Ending::Done {
+                etag,
+                destination_version,
+                ..
+            }),
+            true,
+        ) = (&outcome, self.claimed)
+        else {
             return outcome;
         };
         let copy = (self.upload.key(), destination_version.as_deref());

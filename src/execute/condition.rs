@@ -1,8 +1,8 @@
 //! What becomes of a write that the destination refuses because of its condition.
 //!
-//! `412`: the key is another's by now, which is a reason to leave it and no failure. `404` for an `If-Match`: the object
-//! that was to be replaced was deleted, so the key is written as an absent one. `409`: another write was under way;
-//! S3 wants the whole upload again.
+//! `412`: the key is another's by now, which is a reason to leave it and no failure. `404` for an
+//! `If-Match`: the object that was to be replaced was deleted, so the key is written as an absent
+//! one. `409`: another write was under way; S3 wants the whole upload again.
 
 use super::{Trouble, Work};
 use crate::endpoint::capabilities::ConditionalWrite;
@@ -27,12 +27,16 @@ impl Work {
     /// What a write demands of its key.
     pub(super) fn condition(&self, seen: &Seen, write: ConditionalWrite) -> WriteCondition {
         // A change in place is about the object that was looked at, also with `when: always`.
-        let when = if self.sides.is_in_place() { When::Changed } else { self.sides.transfer.when };
+        let when = if self.sides.is_in_place() {
+            When::Changed
+        } else {
+            self.sides.transfer.when
+        };
         demanded(when, seen, write, self.sides.destination.capabilities())
     }
 
-    /// True when the job copies only what is missing, the write itself cannot see to it or is not believed, and the key is
-    /// there by now.
+    /// True when the job copies only what is missing, the write itself cannot see to it or is not
+    /// believed, and the key is there by now.
     pub(super) async fn is_taken(
         &self,
         key: &ObjectKey,
@@ -40,8 +44,8 @@ impl Work {
         condition: &WriteCondition,
     ) -> Result<bool, Trouble> {
         let is_ours = matches!(seen, Seen::Object(_));
-        let sees_to_it =
-            *condition != WriteCondition::None && self.sides.destination.capabilities().believes_answers();
+        let sees_to_it = *condition != WriteCondition::None
+            && self.sides.destination.capabilities().believes_answers();
         if self.sides.transfer.when != When::Missing || sees_to_it || is_ours {
             return Ok(false);
         }
@@ -52,9 +56,14 @@ impl Work {
         }
     }
 
-    /// Returns true if a condition that the server says has failed holds: nothing stands at the key, or the very object that
-    /// the write names. HEAD tells, and the list where HEAD shows another one: the two are wrong together less often.
-    pub(super) async fn holds(&self, key: &ObjectKey, condition: &WriteCondition) -> Result<bool, Trouble> {
+    /// Returns true if a condition that the server says has failed holds: nothing stands at the
+    /// key, or the very object that the write names. HEAD tells, and the list where HEAD shows
+    /// another one: the two are wrong together less often.
+    pub(super) async fn holds(
+        &self,
+        key: &ObjectKey,
+        condition: &WriteCondition,
+    ) -> Result<bool, Trouble> {
         let destination = &self.sides.destination;
         match (destination.head(key, None).await, condition) {
             (Ok(found), WriteCondition::Matches(etag)) if found.etag != *etag => {
@@ -70,23 +79,26 @@ impl Work {
         }
     }
 
-    /// What a failed write with this condition means; `None` when the condition has nothing to do with it.
+    /// What a failed write with this condition means; `None` when the condition has nothing to do
+    /// with it.
     pub(super) fn refused(&self, condition: &WriteCondition, failure: &Failure) -> Option<Refused> {
         let skip = match self.sides.transfer.when {
             When::Missing => Skip::Present,
             When::Changed | When::Always => Skip::ChangedMeanwhile,
         };
         match (failure.kind(), condition) {
-            (FailureKind::PreconditionFailed, WriteCondition::Absent | WriteCondition::Matches(_)) => {
-                Some(Refused::Taken(skip))
-            }
+            (
+                FailureKind::PreconditionFailed,
+                WriteCondition::Absent | WriteCondition::Matches(_),
+            ) => Some(Refused::Taken(skip)),
             (FailureKind::NotFound, WriteCondition::Matches(_)) => Some(Refused::Deleted),
             (FailureKind::Conflict, _) => Some(Refused::Raced),
             _ => None,
         }
     }
 
-    /// Adds what a write may lack when the destination refuses it because of its ACL, or because it has none.
+    /// Adds what a write may lack when the destination refuses it because of its ACL, or because it
+    /// has none.
     pub(super) fn explained_acl(&self, failure: Failure) -> Failure {
         let acl = self.sides.transfer.to.acl;
         match (failure.kind(), acl) {
@@ -107,14 +119,16 @@ impl Work {
     /// Says what a denied write may lack besides the right to write.
     pub(super) fn explained(&self, condition: &WriteCondition, failure: Failure) -> Failure {
         let failure = self.explained_acl(failure);
-        let knows_conditions = self.sides.destination.capabilities().if_none_match != OnWrites::NONE;
+        let knows_conditions =
+            self.sides.destination.capabilities().if_none_match != OnWrites::NONE;
         match (failure.kind(), condition) {
             (FailureKind::Denied, WriteCondition::None) if knows_conditions => failure.noting(
                 "a bucket whose policy demands conditional writes takes them with `when: missing`, \
                  and with `when: changed` where the destination may be listed",
             ),
-            (FailureKind::Denied, WriteCondition::Matches(_)) => failure
-                .noting("replacing an object that was compared needs s3:GetObject on the destination too"),
+            (FailureKind::Denied, WriteCondition::Matches(_)) => failure.noting(
+                "replacing an object that was compared needs s3:GetObject on the destination too",
+            ),
             _ => failure,
         }
     }

@@ -1,13 +1,15 @@
-//! The conductor: begins transfers, takes their steps from the planner, keeps the right objects open, and folds what they come
-//! to.
+//! The conductor: begins transfers, takes their steps from the planner, keeps the right objects
+//! open, and folds what they come to.
 //!
-//! All transfers of a run share the places in flight. One begins in its turn, as soon as everything that the ones before it
-//! found is begun or waits, so that the tail of one leaves no places empty, or while they cannot keep the places busy; unless
-//! it has to wait for the end of another ([`must_wait`]). Only single objects are planned side by side with others: a listing takes up memory.
+//! All transfers of a run share the places in flight. One begins in its turn, as soon as everything
+//! that the ones before it found is begun or waits, so that the tail of one leaves no places empty,
+//! or while they cannot keep the places busy; unless it has to wait for the end of another
+//! ([`must_wait`]). Only single objects are planned side by side with others: a listing takes up
+//! memory.
 //!
-//! The largest objects are opened first (their tail is what a run ends with) while small ones fill the places beside them.
-//! As many uploads are open as it takes to have a part for every place, and some more: the end of one object must not
-//! leave places empty until the next one has begun.
+//! The largest objects are opened first (their tail is what a run ends with) while small ones fill
+//! the places beside them. As many uploads are open as it takes to have a part for every place, and
+//! some more: the end of one object must not leave places empty until the next one has begun.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -39,7 +41,8 @@ use crate::s3::{Failure, FailureKind, Operation};
 
 /// Multipart objects that are open at the same time, whatever they are cut into.
 const OPEN_UPLOADS: usize = 48;
-/// At most so many are open, where each has so few parts that more of them are needed to fill all places.
+/// At most so many are open, where each has so few parts that more of them are needed to fill all
+/// places.
 const MOST_OPEN_UPLOADS: usize = 1024;
 /// Single objects that are looked for at once, each of which is a transfer.
 const OBJECTS_AT_ONCE: usize = 32;
@@ -56,7 +59,8 @@ const FEW: usize = 4096;
 
 /// So many more objects are open than there are places: one is there when a place becomes free.
 const AHEAD: u32 = 64;
-/// At least so many, and a quarter of the places: what is slow would fill all places from among those that wait.
+/// At least so many, and a quarter of the places: what is slow would fill all places from among
+/// those that wait.
 const FEW_AHEAD: u32 = 2;
 
 /// Owns the state of a run's objects.
@@ -105,7 +109,16 @@ impl<'a> Conductor<'a> {
     pub(super) fn new(
         job: &'a Job,
         coming: VecDeque<(u32, Arc<Work>)>,
-        Means { slots, monitor, stop, in_vain, copied, copies, patience, probes }: Means,
+        Means {
+            slots,
+            monitor,
+            stop,
+            in_vain,
+            copied,
+            copies,
+            patience,
+            probes,
+        }: Means,
         outcome: &'a mut Outcome,
     ) -> Self {
         let has_succeeded = outcome.done_objects > 0;
@@ -197,17 +210,35 @@ impl<'a> Conductor<'a> {
             let (number, work) = (*number, Arc::clone(work));
             self.coming.pop_front();
             let (name, of) = (&work.sides.transfer.name, self.job.transfers.len());
-            self.monitor.observe(&Event::TransferBegan { name, number: number as usize + 1, of });
+            self.monitor.observe(&Event::TransferBegan {
+                name,
+                number: number as usize + 1,
+                of,
+            });
             let Planning { mut news, hunger } = record::planning(&work, number);
-            let told =
-                poll_fn(move |context| news.poll_recv(context).map(|news| Some((number, Some(news?)))))
-                    .chain(once(async move { (number, None) }));
+            let told = poll_fn(move |context| {
+                news.poll_recv(context)
+                    .map(|news| Some((number, Some(news?))))
+            })
+            .chain(once(async move { (number, None) }));
             self.news.push(told.boxed());
             let (record, misses) = (Record::new(&work, number), Misses::of(&work.sides.transfer));
-            let has_found = work.resumed.ranges_of(number).any(|(_, range)| range.passed.is_some());
+            let has_found = work
+                .resumed
+                .ranges_of(number)
+                .any(|(_, range)| range.passed.is_some());
             let (listed, is_planned, excluded, left) = (Listed::of(&work, number), false, 0, 0);
-            let running =
-                Running { work, record, listed, misses, hunger, is_planned, has_found, excluded, left };
+            let running = Running {
+                work,
+                record,
+                listed,
+                misses,
+                hunger,
+                is_planned,
+                has_found,
+                excluded,
+                left,
+            };
             self.transfers.insert(number, running);
         }
     }
@@ -228,15 +259,17 @@ impl<'a> Conductor<'a> {
         has_turn && !self.transfers.values().any(waits_for)
     }
 
-    /// Returns true while the transfers that have begun do not keep the places busy: their objects wait for a rate, or for
-    /// answers.
+    /// Returns true while the transfers that have begun do not keep the places busy: their objects
+    /// wait for a rate, or for answers.
     fn is_stalled(&self) -> bool {
         self.is_hungry || (!self.open.is_empty() && self.last_end.elapsed() >= STALLED)
     }
 
     /// Transfers of which more may be found.
     pub(super) fn planned(&self) -> impl Iterator<Item = &Running> {
-        self.transfers.values().filter(|running| !running.is_planned)
+        self.transfers
+            .values()
+            .filter(|running| !running.is_planned)
     }
 
     /// Opens as many objects as the places can serve, the largest first.
@@ -262,27 +295,36 @@ impl<'a> Conductor<'a> {
         let places = self.slots.for_small();
         let small = places + self.slots.parked_small() + AHEAD.min((places / 4).max(FEW_AHEAD));
         while self.open_small() < small as usize && self.breaker.may_open(self.open.len()) {
-            // What waits for a rate takes none of the places that others could use; somebody always goes on.
+            // What waits for a rate takes none of the places that others could use; somebody always
+            // goes on.
             let is_idle = self.open_small() == 0;
             let (transfers, shares) = (&self.transfers, &self.shares);
             let is_free = |queued: &Queued| is_idle || is_free(transfers, queued);
-            let Some(queued) = self.waiting.pop_small(is_free, |group| shares.open_in(group)) else { break };
+            let Some(queued) = self
+                .waiting
+                .pop_small(is_free, |group| shares.open_in(group))
+            else {
+                break;
+            };
             self.spawn(queued);
         }
         let is_hungry = self.open_small() < small as usize;
         self.is_hungry = is_hungry && self.waiting.len() > 0;
-        self.planned().for_each(|running| running.hunger.set(is_hungry));
+        self.planned()
+            .for_each(|running| running.hunger.set(is_hungry));
     }
 
     /// The largest that would not stand in line; somebody always goes on.
     fn pop_large(&mut self) -> Option<Queued> {
         let (transfers, is_idle) = (&self.transfers, self.open_large == 0);
-        self.waiting.pop_large(|queued| is_idle || is_free(transfers, queued))
+        self.waiting
+            .pop_large(|queued| is_idle || is_free(transfers, queued))
     }
 
     fn pop_heavy(&mut self) -> Option<Queued> {
         let (transfers, is_idle) = (&self.transfers, self.open_heavy == 0);
-        self.waiting.pop_heavy(|queued| is_idle || is_free(transfers, queued))
+        self.waiting
+            .pop_heavy(|queued| is_idle || is_free(transfers, queued))
     }
 
     fn open_small(&self) -> usize {
@@ -307,14 +349,26 @@ impl<'a> Conductor<'a> {
             .open
             .values()
             .filter(is_shut)
-            .fold((0, 0), |(large, parts), open| (large + 1, parts + u64::from(open.parts)));
-        large > 0 && opens(self.open_large - large, self.open_parts.saturating_sub(parts))
+            .fold((0, 0), |(large, parts), open| {
+                (large + 1, parts + u64::from(open.parts))
+            });
+        large > 0
+            && opens(
+                self.open_large - large,
+                self.open_parts.saturating_sub(parts),
+            )
     }
 
     pub(super) fn spawn(&mut self, queued: Queued) {
-        let Queued { transfer, mut step, held } = queued;
+        let Queued {
+            transfer,
+            mut step,
+            held,
+        } = queued;
         drop(held);
-        let Some(running) = self.transfers.get(&transfer) else { return };
+        let Some(running) = self.transfers.get(&transfer) else {
+            return;
+        };
         let work = Arc::clone(&running.work);
         let then = step.turn.as_mut().and_then(|turn| turn.then.take());
         let (source, destination) = work.location(&step);
@@ -323,7 +377,17 @@ impl<'a> Conductor<'a> {
         self.shares.opened(&group);
         let size = step.entry.size;
         let (object, key) = (step.object, step.key.clone());
-        let open = Open { transfer, object, source, destination, key, size, parts, group, then };
+        let open = Open {
+            transfer,
+            object,
+            source,
+            destination,
+            key,
+            size,
+            parts,
+            group,
+            then,
+        };
         let handle = self.tasks.spawn(async move {
             let receipt = work.run(&step).await;
             (receipt, step)
@@ -339,7 +403,9 @@ impl<'a> Conductor<'a> {
         if self.stop.is_cancelled() {
             return;
         }
-        let Some(running) = self.transfers.get_mut(&transfer) else { return };
+        let Some(running) = self.transfers.get_mut(&transfer) else {
+            return;
+        };
         match news {
             Some(News::Planned(range, batch, mut held)) => {
                 running.record.turn_to(range);
@@ -366,7 +432,9 @@ impl<'a> Conductor<'a> {
     }
 
     fn take(&mut self, transfer: u32, planned: Planned, held: &mut Option<Held>) {
-        let Some(running) = self.transfers.get_mut(&transfer) else { return };
+        let Some(running) = self.transfers.get_mut(&transfer) else {
+            return;
+        };
         running.misses.observe(&running.work.sides, &planned);
         running.has_found |= !matches!(planned, Planned::Excluded(_) | Planned::Ignored(..));
         match planned {
@@ -406,24 +474,42 @@ impl<'a> Conductor<'a> {
 
     /// Puts a step in line.
     pub(super) fn queue(&mut self, transfer: u32, mut step: Box<Step>, held: Option<&mut Held>) {
-        let Some(running) = self.transfers.get_mut(&transfer) else { return };
+        let Some(running) = self.transfers.get_mut(&transfer) else {
+            return;
+        };
         running.work.announce(&step);
         let range = running.plan(&mut step);
         if let Some(group) = self.shares.learn(transfer, &step.entry.key) {
             let open = self.open.values_mut().map(|open| &mut open.group);
             let groups = open.chain(self.waiting.groups());
-            groups.filter(|old| old.is_of(transfer)).for_each(|old| old.clone_from(&group));
+            groups
+                .filter(|old| old.is_of(transfer))
+                .for_each(|old| old.clone_from(&group));
         }
         let held = held.and_then(Held::split);
         let group = self.shares.group(transfer, &step.entry.key);
-        self.waiting.push(range, group, Queued { transfer, step, held });
+        self.waiting.push(
+            range,
+            group,
+            Queued {
+                transfer,
+                step,
+                held,
+            },
+        );
     }
 
     /// Puts the next version of a key before all others.
     pub(super) fn queue_next(&mut self, transfer: u32, mut step: Box<Step>) {
-        let Some(running) = self.transfers.get_mut(&transfer) else { return };
+        let Some(running) = self.transfers.get_mut(&transfer) else {
+            return;
+        };
         running.plan(&mut step);
-        self.waiting.push_first(Queued { transfer, step, held: None });
+        self.waiting.push_first(Queued {
+            transfer,
+            step,
+            held: None,
+        });
     }
 
     /// Ends a transfer of which nothing is left to do.
@@ -445,11 +531,21 @@ impl<'a> Conductor<'a> {
     }
 
     pub(super) fn work(&self, transfer: u32) -> Option<Arc<Work>> {
-        self.transfers.get(&transfer).map(|running| Arc::clone(&running.work))
+        self.transfers
+            .get(&transfer)
+            .map(|running| Arc::clone(&running.work))
     }
 
-    pub(super) fn fail(&mut self, transfer: u32, object: Option<u64>, place: String, failure: &Failure) {
-        let Some(running) = self.transfers.get(&transfer) else { return };
+    pub(super) fn fail(
+        &mut self,
+        transfer: u32,
+        object: Option<u64>,
+        place: String,
+        failure: &Failure,
+    ) {
+        let Some(running) = self.transfers.get(&transfer) else {
+            return;
+        };
         let receipt = running.failed(place, failure);
         self.end_with(transfer, object, &receipt);
     }
@@ -472,8 +568,14 @@ impl<'a> Conductor<'a> {
             Ok((receipt, step)) => {
                 let is_single = open.then.is_none();
                 let receipt = self.without_blame(receipt);
-                let held = Refused { transfer, step, receipt };
-                let Some(Refused { receipt, .. }) = self.end_or_hold(held, is_single) else { return };
+                let held = Refused {
+                    transfer,
+                    step,
+                    receipt,
+                };
+                let Some(Refused { receipt, .. }) = self.end_or_hold(held, is_single) else {
+                    return;
+                };
                 if let Some(then) = open.then {
                     self.end_or_suspect(transfer, open.object, receipt.clone(), true);
                     self.follow(transfer, then, &receipt);
@@ -483,14 +585,27 @@ impl<'a> Conductor<'a> {
             }
             Err(error) => {
                 let message = format!("a task of ours panicked: {error}");
-                let failure =
-                    Failure::new(FailureKind::Bug, Operation::CopyObject, &*open.destination, message);
+                let failure = Failure::new(
+                    FailureKind::Bug,
+                    Operation::CopyObject,
+                    &*open.destination,
+                    message,
+                );
                 let draft = Draft::of_size(open.size);
-                let ending = Ending::Failed { error: (&failure).into() };
+                let ending = Ending::Failed {
+                    error: (&failure).into(),
+                };
                 if let Some(then) = open.then {
                     self.give_up(transfer, then, &ending);
                 }
-                self.end_of(transfer, open.object, draft, open.source, open.destination, ending);
+                self.end_of(
+                    transfer,
+                    open.object,
+                    draft,
+                    open.source,
+                    open.destination,
+                    ending,
+                );
             }
         }
         self.over(transfer);
@@ -516,11 +631,23 @@ impl<'a> Conductor<'a> {
 
     /// What waits when the run stops is on record as not done.
     fn give_up_waiting(&mut self) {
-        for Queued { transfer, mut step, .. } in self.waiting.take() {
+        for Queued {
+            transfer, mut step, ..
+        } in self.waiting.take()
+        {
             let then = step.turn.take().and_then(|turn| turn.then);
-            let Some(work) = self.work(transfer) else { continue };
+            let Some(work) = self.work(transfer) else {
+                continue;
+            };
             let (source, destination) = work.location(&step);
-            self.end_of(transfer, step.object, Draft::of(&step), source, destination, Ending::Stopped);
+            self.end_of(
+                transfer,
+                step.object,
+                Draft::of(&step),
+                source,
+                destination,
+                Ending::Stopped,
+            );
             if let Some(then) = then {
                 self.give_up(transfer, then, &Ending::Stopped);
             }
@@ -537,16 +664,19 @@ impl<'a> Conductor<'a> {
         destination: String,
         ending: Ending,
     ) {
-        let Some(running) = self.transfers.get(&transfer) else { return };
+        let Some(running) = self.transfers.get(&transfer) else {
+            return;
+        };
         let receipt = running.receipt(draft, source, destination, ending);
         self.end_with(transfer, object, &receipt);
     }
 
     pub(super) fn end_with(&mut self, transfer: u32, object: Option<u64>, receipt: &Receipt) {
         self.count(receipt);
-        // What ended the run is tried again when it goes on, and so is what failed after it; but not a bad copy, which
-        // looks like a good one then.
-        let is_published = matches!(&receipt.ending, Ending::Failed { error } if error.is_published);
+        // What ended the run is tried again when it goes on, and so is what failed after it; but
+        // not a bad copy, which looks like a good one then.
+        let is_published =
+            matches!(&receipt.ending, Ending::Failed { error } if error.is_published);
         let goes_on = receipt.is_failure() && self.outcome.gave_up.is_some() && !is_published;
         self.tell(transfer, |record| record.end(object, receipt, goes_on));
     }
@@ -554,5 +684,7 @@ impl<'a> Conductor<'a> {
 
 /// Returns true if the requests of an object would not have to stand in line.
 fn is_free(transfers: &BTreeMap<u32, Running>, queued: &Queued) -> bool {
-    transfers.get(&queued.transfer).is_none_or(|running| running.work.line(&queued.step) < LINE)
+    transfers
+        .get(&queued.transfer)
+        .is_none_or(|running| running.work.line(&queued.step) < LINE)
 }

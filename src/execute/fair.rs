@@ -1,12 +1,13 @@
 //! Shares the places of small objects between prefixes.
 //!
-//! Small objects start in turns by range of keys, but a prefix that answers slowly keeps its places for long, and soon has
-//! them all: with answers after 30 seconds beside answers after 50 milliseconds, every place ends up waiting for the slow
-//! ones. So the next object comes from the prefix with the fewest open ones. Each has its share then, and what one
-//! does not need goes to the others.
+//! Small objects start in turns by range of keys, but a prefix that answers slowly keeps its places
+//! for long, and soon has them all: with answers after 30 seconds beside answers after 50
+//! milliseconds, every place ends up waiting for the slow ones. So the next object comes from the
+//! prefix with the fewest open ones. Each has its share then, and what one does not need goes to
+//! the others.
 //!
-//! Prefixes are told apart where the keys of a transfer begin to differ, at slashes: `data/a/` and `data/b/`, if all keys
-//! begin with `data/`. That beginning is learned from the keys.
+//! Prefixes are told apart where the keys of a transfer begin to differ, at slashes: `data/a/` and
+//! `data/b/`, if all keys begin with `data/`. That beginning is learned from the keys.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -41,8 +42,8 @@ pub(super) struct Shares {
 }
 
 impl Shares {
-    /// Takes note of a key of a transfer. If the keys turn out to have less in common, all groups of the transfer so far are
-    /// one from now on, which is returned.
+    /// Takes note of a key of a transfer. If the keys turn out to have less in common, all groups
+    /// of the transfer so far are one from now on, which is returned.
     pub(super) fn learn(&mut self, transfer: u32, key: &ObjectKey) -> Option<Group> {
         let key = key.as_str();
         let Some(base) = self.bases.get_mut(&transfer) else {
@@ -53,13 +54,27 @@ impl Shares {
             return None;
         }
         let before = base.clone();
-        let common = base.bytes().zip(key.bytes()).take_while(|(one, other)| one == other).count();
+        let common = base
+            .bytes()
+            .zip(key.bytes())
+            .take_while(|(one, other)| one == other)
+            .count();
         // A slash is one byte, so that what ends behind it ends at a character.
-        let kept = base.as_bytes()[..common].iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
+        let kept = base.as_bytes()[..common]
+            .iter()
+            .rposition(|byte| *byte == b'/')
+            .map_or(0, |at| at + 1);
         base.truncate(kept);
         self.known.retain(|group| group.transfer != transfer);
-        let group = Group { transfer, piece: self.piece(transfer, &before).to_owned() };
-        let open = self.open.extract_if(|other, _| other.transfer == transfer).map(|(_, open)| open).sum();
+        let group = Group {
+            transfer,
+            piece: self.piece(transfer, &before).to_owned(),
+        };
+        let open = self
+            .open
+            .extract_if(|other, _| other.transfer == transfer)
+            .map(|(_, open)| open)
+            .sum();
         self.known.insert(group.clone());
         self.open.insert(group.clone(), open);
         Some(group)
@@ -67,12 +82,18 @@ impl Shares {
 
     /// Returns the group of a key of a transfer. Only [`MOST`] are told apart; the others are one.
     pub(super) fn group(&mut self, transfer: u32, key: &ObjectKey) -> Group {
-        let group = Group { transfer, piece: self.piece(transfer, key.as_str()).to_owned() };
+        let group = Group {
+            transfer,
+            piece: self.piece(transfer, key.as_str()).to_owned(),
+        };
         if self.known.contains(&group) || group.piece.is_empty() {
             return group;
         }
         if self.known.len() >= MOST {
-            return Group { transfer, piece: OTHERS.to_owned() };
+            return Group {
+                transfer,
+                piece: OTHERS.to_owned(),
+            };
         }
         self.known.insert(group.clone());
         group
@@ -125,7 +146,10 @@ mod tests {
         let piece = |shares: &mut Shares, text: &str| shares.group(1, &key(text)).piece;
         shares.learn(1, &key("data/2026/a/x"));
         assert_eq!(piece(&mut shares, "data/2026/a/x"), "");
-        shares.opened(&Group { transfer: 1, piece: String::new() });
+        shares.opened(&Group {
+            transfer: 1,
+            piece: String::new(),
+        });
         let merged = shares.learn(1, &key("data/2026/b/y")).unwrap();
         assert_eq!((merged.piece.as_str(), shares.open_in(&merged)), ("a/", 1));
         assert_eq!(piece(&mut shares, "data/2026/a/x"), "a/");
@@ -133,27 +157,44 @@ mod tests {
         shares.learn(1, &key("data/2025/ä"));
         assert_eq!(piece(&mut shares, "data/2026/a/x"), "2026/");
         shares.learn(2, &key("other"));
-        assert_eq!(piece(&mut shares, "data/2025/z"), "2025/", "another transfer has keys of its own");
+        assert_eq!(
+            piece(&mut shares, "data/2025/z"),
+            "2025/",
+            "another transfer has keys of its own"
+        );
         shares.learn(1, &key("täglich"));
         assert_eq!(
-            (piece(&mut shares, "data/2025/z").as_str(), piece(&mut shares, "täglich").as_str()),
+            (
+                piece(&mut shares, "data/2025/z").as_str(),
+                piece(&mut shares, "täglich").as_str()
+            ),
             ("data/", "")
         );
     }
 
-    /// Opens objects of these groups one after another in so many places, where those of group 0 never end, and returns how
-    /// many of each are open.
+    /// Opens objects of these groups one after another in so many places, where those of group 0
+    /// never end, and returns how many of each are open.
     fn fill(groups: usize, places: u32, ends: usize) -> Vec<u32> {
         let mut shares = Shares::default();
-        let keys: Vec<_> = (0..groups).map(|group| key(&format!("{group}/x"))).collect();
+        let keys: Vec<_> = (0..groups)
+            .map(|group| key(&format!("{group}/x")))
+            .collect();
         for key in &keys {
             shares.learn(0, key);
         }
         let groups: Vec<_> = keys.iter().map(|key| shares.group(0, key)).collect();
-        let open = |shares: &Shares| groups.iter().map(|group| shares.open_in(group)).sum::<u32>();
+        let open = |shares: &Shares| {
+            groups
+                .iter()
+                .map(|group| shares.open_in(group))
+                .sum::<u32>()
+        };
         for round in 0..ends {
             while open(&shares) < places {
-                let next = groups.iter().min_by_key(|group| shares.open_in(group)).unwrap();
+                let next = groups
+                    .iter()
+                    .min_by_key(|group| shares.open_in(group))
+                    .unwrap();
                 shares.opened(next);
             }
             let fast = &groups[1 + round % (groups.len() - 1)];
@@ -163,7 +204,8 @@ mod tests {
     }
 
     proptest! {
-        /// A group whose objects never end has no more than its share, however many of the others have ended.
+        /// A group whose objects never end has no more than its share, however many of the others
+        /// have ended.
         #[test]
         fn a_slow_group_has_no_more_than_its_share(
             groups in 2..8usize, places in 8..400u32, ends in 1..2000usize,

@@ -1,13 +1,14 @@
 //! Asking for a part a second time, because the first request hangs.
 //!
-//! Of ten thousand requests a few take far longer than the rest, and an object is done when the last of its parts is. So a
-//! part that is overdue is copied once more; the first answer counts, and nobody waits for the other. That is safe only
-//! where both requests leave the very same part behind: the same number, the same range of the same version, on a server
-//! that refuses a source that changed and whose `ETag`s follow from the bytes. The second request may still arrive when the
-//! object is published, and changes nothing then.
+//! Of ten thousand requests a few take far longer than the rest, and an object is done when the
+//! last of its parts is. So a part that is overdue is copied once more; the first answer counts,
+//! and nobody waits for the other. That is safe only where both requests leave the very same part
+//! behind: the same number, the same range of the same version, on a server that refuses a source
+//! that changed and whose `ETag`s follow from the bytes. The second request may still arrive when
+//! the object is published, and changes nothing then.
 //!
-//! What is overdue is judged as TCP judges a lost segment: by the mean of what the answers took, and by how much they differ.
-//! All parts but the last are of one size, so their times compare.
+//! What is overdue is judged as TCP judges a lost segment: by the mean of what the answers took,
+//! and by how much they differ. All parts but the last are of one size, so their times compare.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -25,9 +26,11 @@ use crate::s3::{Failure, PartDone};
 const ENOUGH: u32 = 8;
 /// Mean deviations beyond the mean.
 const DEVIATIONS: u32 = 6;
-/// At least so much beyond the mean, and at least twice the mean: a second request costs as much as the first.
+/// At least so much beyond the mean, and at least twice the mean: a second request costs as much as
+/// the first.
 const LEAST: Duration = Duration::from_secs(1);
-/// One part in so many may be asked for twice: a server that is slow as a whole is not helped by more requests.
+/// One part in so many may be asked for twice: a server that is slow as a whole is not helped by
+/// more requests.
 const ONE_IN: u32 = 20;
 
 /// The requests of one upload.
@@ -45,7 +48,13 @@ impl Hedge {
     /// For an upload of so many parts; none is asked for twice where that is not safe.
     pub(super) const fn new(parts: u32, is_safe: bool) -> Self {
         let left = if is_safe { parts.div_ceil(ONE_IN) } else { 0 };
-        Self { single: BTreeMap::new(), answers: 0, mean: Duration::ZERO, deviation: Duration::ZERO, left }
+        Self {
+            single: BTreeMap::new(),
+            answers: 0,
+            mean: Duration::ZERO,
+            deviation: Duration::ZERO,
+            left,
+        }
     }
 
     /// A part is asked for; what is returned tells its request when to do so once more.
@@ -61,7 +70,9 @@ impl Hedge {
     /// A part was confirmed.
     pub(super) fn answered(&mut self, number: u32, now: Instant) {
         // A part that was asked for twice tells nothing about one request.
-        let Some((asked, _)) = self.single.remove(&number) else { return };
+        let Some((asked, _)) = self.single.remove(&number) else {
+            return;
+        };
         let took = now.saturating_duration_since(asked);
         if self.answers == 0 {
             (self.mean, self.deviation) = (took, took / 2);
@@ -78,7 +89,11 @@ impl Hedge {
             return None;
         }
         let patience = self.mean + (self.deviation * DEVIATIONS).max(LEAST).max(self.mean);
-        self.single.values().map(|(asked, _)| *asked).min().map(|asked| asked + patience)
+        self.single
+            .values()
+            .map(|(asked, _)| *asked)
+            .min()
+            .map(|asked| asked + patience)
     }
 
     /// Has the part asked for once more that has waited longest; its number.
@@ -92,8 +107,8 @@ impl Hedge {
     }
 }
 
-/// One part, whose request is sent once more when `told` says so and there is a `place` for another one. The first good answer
-/// counts; the other is dropped.
+/// One part, whose request is sent once more when `told` says so and there is a `place` for another
+/// one. The first good answer counts; the other is dropped.
 pub(super) async fn once_or_twice<F, P>(
     told: Option<oneshot::Receiver<()>>,
     place: impl Future<Output = Option<P>>,
@@ -104,12 +119,20 @@ where
 {
     let mut first = pin!(start());
     let Some(told) = told else { return first.await };
-    let granted = async { if told.await.is_ok() { place.await } else { None } };
+    let granted = async {
+        if told.await.is_ok() {
+            place.await
+        } else {
+            None
+        }
+    };
     let granted = tokio::select! {
         answer = &mut first => return answer,
         granted = granted => granted,
     };
-    let Some(_place) = granted else { return first.await };
+    let Some(_place) = granted else {
+        return first.await;
+    };
     // On the heap, because hardly any part needs it and all of them would have room for it.
     let second = Box::pin(start());
     let (answer, other) = match select(first, second).await {
@@ -177,16 +200,34 @@ mod tests {
         while hedge.due().is_some() {
             again.extend(hedge.again());
         }
-        assert_eq!(again, (100..110).collect::<Vec<_>>(), "those that wait longest, first");
+        assert_eq!(
+            again,
+            (100..110).collect::<Vec<_>>(),
+            "those that wait longest, first"
+        );
     }
 
     fn done(number: u32) -> Answer<PartDone> {
-        let value = PartDone { number, size: 1, etag: String::new(), checksum: None };
-        Answer { value, attempts: 1, maybe_twice: false }
+        let value = PartDone {
+            number,
+            size: 1,
+            etag: String::new(),
+            checksum: None,
+        };
+        Answer {
+            value,
+            attempts: 1,
+            maybe_twice: false,
+        }
     }
 
     fn failed() -> Failure {
-        Failure::new(FailureKind::Transient, Operation::UploadPartCopy, "b/k", "reset")
+        Failure::new(
+            FailureKind::Transient,
+            Operation::UploadPartCopy,
+            "b/k",
+            "reset",
+        )
     }
 
     #[tokio::test(start_paused = true)]
@@ -211,7 +252,10 @@ mod tests {
             again.send(()).unwrap();
             let answer = once_or_twice(Some(told), ready(Some(())), request).await;
             assert_eq!(
-                answer.as_ref().ok().map(|answer| (answer.value.number, answer.attempts)),
+                answer
+                    .as_ref()
+                    .ok()
+                    .map(|answer| (answer.value.number, answer.attempts)),
                 expected.map(|number| (number, 2))
             );
         }

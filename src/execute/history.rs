@@ -1,8 +1,9 @@
 //! The versions of a key, one after the other.
 //!
-//! The conductor begins a version when the one before it is done, and puts it at the head of what waits, so that a key
-//! that was begun is also finished. When a version does not come to be, the newer ones behind it end with it: written
-//! without it they would be another history. The next run goes on where this one ended.
+//! The conductor begins a version when the one before it is done, and puts it at the head of what
+//! waits, so that a key that was begun is also finished. When a version does not come to be, the
+//! newer ones behind it end with it: written without it they would be another history. The next run
+//! goes on where this one ended.
 
 use super::conductor::Conductor;
 use super::receipt::{Ending, Proof, Receipt};
@@ -16,8 +17,15 @@ use crate::s3::{Failure, FailureKind, Operation};
 
 /// Puts a delete marker where the source has one. It hides the versions below it and destroys none.
 pub(super) async fn mark(work: &Work, step: &Step, draft: &mut Draft) -> Result<Ending, Trouble> {
-    let _slot = work.slots().request(Want::Small).await.map_err(|_| Trouble::Stopped)?;
-    let tip = step.turn.as_ref().map_or(Tip::Unknown, |turn| turn.tip.clone());
+    let _slot = work
+        .slots()
+        .request(Want::Small)
+        .await
+        .map_err(|_| Trouble::Stopped)?;
+    let tip = step
+        .turn
+        .as_ref()
+        .map_or(Tip::Unknown, |turn| turn.tip.clone());
     let destination = &work.sides.destination;
     let answer = destination.append_marker(&step.key, &tip).await?;
     draft.attempts += answer.attempts;
@@ -26,26 +34,44 @@ pub(super) async fn mark(work: &Work, step: &Step, draft: &mut Draft) -> Result<
     if !made.etag.is_empty() {
         let place = destination.place(&step.key);
         let message = "a version by somebody else stands where the delete marker should";
-        return Err(Failure::new(FailureKind::NotEqual, Operation::DeleteObject, place, message).into());
+        return Err(Failure::new(
+            FailureKind::NotEqual,
+            Operation::DeleteObject,
+            place,
+            message,
+        )
+        .into());
     }
     if !destination.capabilities().refuses_what_it_lacks() {
         let newest = Box::pin(destination.newest_version(&step.key)).await?;
-        let is_there = newest.is_some_and(|newest| newest.is_marker && Some(newest.id) == made.version);
+        let is_there =
+            newest.is_some_and(|newest| newest.is_marker && Some(newest.id) == made.version);
         if !is_there {
             let what = "the server answered that there is a delete marker, and lists none";
             return Err(work.not_equal(&step.key, what).into());
         }
     }
-    Ok(Ending::Done { proof: Proof::DeleteMarker, etag: made.etag, destination_version: made.version })
+    Ok(Ending::Done {
+        proof: Proof::DeleteMarker,
+        etag: made.etag,
+        destination_version: made.version,
+    })
 }
 
 impl Work {
     /// Announces a step, and the versions that wait behind it.
     pub(super) fn announce(&self, step: &Step) {
-        self.monitor.observe(&Event::ObjectPlanned { bytes: step.entry.size });
+        self.monitor.observe(&Event::ObjectPlanned {
+            bytes: step.entry.size,
+        });
         let following = step.turn.as_ref().and_then(|turn| turn.then.as_ref());
-        for version in following.into_iter().flat_map(|following| following.versions()) {
-            self.monitor.observe(&Event::ObjectPlanned { bytes: version.size });
+        for version in following
+            .into_iter()
+            .flat_map(|following| following.versions())
+        {
+            self.monitor.observe(&Event::ObjectPlanned {
+                bytes: version.size,
+            });
         }
     }
 }
@@ -54,7 +80,10 @@ impl Conductor<'_> {
     /// Goes on with the next version of a key, or ends those that can not follow.
     pub(super) fn follow(&mut self, transfer: u32, following: Box<Following>, receipt: &Receipt) {
         let ending = match &receipt.ending {
-            Ending::Done { destination_version, .. } => {
+            Ending::Done {
+                destination_version,
+                ..
+            } => {
                 let tip = destination_version.clone().into();
                 if self.stop.is_cancelled() {
                     return self.give_up(transfer, following, &Ending::Stopped);
@@ -66,11 +95,16 @@ impl Conductor<'_> {
                 return;
             }
             Ending::Stopped => Ending::Stopped,
-            Ending::Skipped { .. } => Ending::Skipped { reason: Skip::Archived },
+            Ending::Skipped { .. } => Ending::Skipped {
+                reason: Skip::Archived,
+            },
             Ending::Restoring { .. } => Ending::Restoring { requested: None },
             Ending::Failed { error } => {
                 let mut error = error.clone();
-                error.message = format!("an older version of the key was not copied: {}", error.message);
+                error.message = format!(
+                    "an older version of the key was not copied: {}",
+                    error.message
+                );
                 Ending::Failed { error }
             }
         };
@@ -78,12 +112,23 @@ impl Conductor<'_> {
     }
 
     /// Ends all versions that wait.
-    pub(super) fn give_up(&mut self, transfer: u32, mut following: Box<Following>, ending: &Ending) {
-        let Some(work) = self.work(transfer) else { return };
+    pub(super) fn give_up(
+        &mut self,
+        transfer: u32,
+        mut following: Box<Following>,
+        ending: &Ending,
+    ) {
+        let Some(work) = self.work(transfer) else {
+            return;
+        };
         while let Some(mut step) = following.next(&work.sides, Tip::Unknown) {
             let then = step.turn.take().and_then(|turn| turn.then);
             let (source, destination) = work.location(&step);
-            let draft = Draft { route: None, parts: 0, ..Draft::of(&step) };
+            let draft = Draft {
+                route: None,
+                parts: 0,
+                ..Draft::of(&step)
+            };
             self.end_of(transfer, None, draft, source, destination, ending.clone());
             let Some(then) = then else { return };
             following = then;

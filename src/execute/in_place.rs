@@ -1,8 +1,8 @@
 //! Changing an object where it is.
 //!
-//! The change is a copy of the object onto itself that is refused if the object is no more the one that was looked at, so
-//! that nobody's overwrite is lost. Then the object is looked at again, and changed only if it still needs to be: an
-//! attempt whose answer was lost may have changed it.
+//! The change is a copy of the object onto itself that is refused if the object is no more the one
+//! that was looked at, so that nobody's overwrite is lost. Then the object is looked at again, and
+//! changed only if it still needs to be: an attempt whose answer was lost may have changed it.
 
 use super::attributes::Wanted;
 use super::object::Copy;
@@ -15,7 +15,8 @@ use crate::planner::Difference;
 use crate::s3::{Failure, FailureKind, Head, Operation};
 
 impl Copy<'_> {
-    /// Prepares a change of the object that HEAD shows. Returns how the object ends if it needs none any more.
+    /// Prepares a change of the object that HEAD shows. Returns how the object ends if it needs
+    /// none any more.
     pub(super) async fn before_change(
         &mut self,
         head: &Head,
@@ -26,7 +27,12 @@ impl Copy<'_> {
             self.before = Some(head.clone());
             return Ok(None);
         };
-        match self.work.sides.difference_in_place(&self.step.key, head).await? {
+        match self
+            .work
+            .sides
+            .difference_in_place(&self.step.key, head)
+            .await?
+        {
             Difference::None => {}
             // Only an attempt of ours can have set what does not show.
             Difference::Unknown if draft.attempts > 0 && before.modified < head.modified => {}
@@ -37,13 +43,17 @@ impl Copy<'_> {
         }
         draft.pinned(before, &self.step.route, before.version.clone());
         if draft.attempts == 0 {
-            return Ok(Some(Ending::Skipped { reason: Skip::AsSet }));
+            return Ok(Some(Ending::Skipped {
+                reason: Skip::AsSet,
+            }));
         }
-        Box::pin(self.adopt(before, None, Skip::AsSet, draft)).await.map(Some)
+        Box::pin(self.adopt(before, None, Skip::AsSet, draft))
+            .await
+            .map(Some)
     }
 
-    /// Looks whether the object that was found at the key is the changed one. The old one is equal to it in all that an
-    /// upload is recognised by.
+    /// Looks whether the object that was found at the key is the changed one. The old one is equal
+    /// to it in all that an upload is recognised by.
     pub(super) async fn is_changed(&self) -> Result<(), Trouble> {
         let (sides, key) = (&self.work.sides, &self.step.key);
         let found = sides.destination.head(key, None).await?;
@@ -53,8 +63,9 @@ impl Copy<'_> {
         }
     }
 
-    /// The version that a copy names as its source. Where the write itself cannot demand that the object is still the same,
-    /// a change in place names none: then its condition on the source is about the current version.
+    /// The version that a copy names as its source. Where the write itself cannot demand that the
+    /// object is still the same, a change in place names none: then its condition on the source is
+    /// about the current version.
     pub(super) fn version_to_read(&self, head: &Head) -> Option<String> {
         let if_match = self.work.sides.destination.capabilities().if_match;
         let is_guarded = !self.work.sides.is_in_place() || (if_match.copy && if_match.complete);
@@ -63,14 +74,21 @@ impl Copy<'_> {
 }
 
 impl Wanted<'_> {
-    /// Refuses an in-place change that would take more than one request to bring back all that the object has: a run that
-    /// is killed between them would lose the rest.
+    /// Refuses an in-place change that would take more than one request to bring back all that the
+    /// object has: a run that is killed between them would lose the rest.
     pub(super) fn come_at_once(&self, key: &ObjectKey) -> Result<(), Failure> {
-        let Some(late) = self.late() else { return Ok(()) };
+        let Some(late) = self.late() else {
+            return Ok(());
+        };
         let message = format!(
             "an in-place change could lose its {late}: this server takes them only when the object is there; \
              copy it to another key"
         );
-        Err(Failure::new(FailureKind::NotKept, Operation::CopyObject, key.as_str(), message))
+        Err(Failure::new(
+            FailureKind::NotKept,
+            Operation::CopyObject,
+            key.as_str(),
+            message,
+        ))
     }
 }

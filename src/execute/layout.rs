@@ -1,8 +1,9 @@
 //! Finding out where the parts of a source end, when its boundaries are to be replayed.
 //!
-//! What can be kept at all is decided from the source's HEAD alone ([`crate::plan::replay`]). One HEAD of the first part
-//! then gives a uniform layout that fits nearly every upload; each part is asked for only when that one does not fit by
-//! arithmetic, or when what it makes turned out not to be the source's `ETag`.
+//! What can be kept at all is decided from the source's HEAD alone ([`crate::plan::replay`]). One
+//! HEAD of the first part then gives a uniform layout that fits nearly every upload; each part is
+//! asked for only when that one does not fit by arithmetic, or when what it makes turned out not to
+//! be the source's `ETag`.
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 
@@ -21,7 +22,8 @@ use crate::s3::{ChecksumKind, Failure, FailureKind, Head, Operation, SourcePin};
 /// Parts that are asked for at once.
 const HEADS_AT_ONCE: usize = 64;
 
-/// The route of an object whose HEAD is known, and the place that the caller holds. `ask_each` says that a guess has failed.
+/// The route of an object whose HEAD is known, and the place that the caller holds. `ask_each` says
+/// that a guess has failed.
 pub(super) async fn route(
     work: &Work,
     source: &Bucket,
@@ -35,10 +37,19 @@ pub(super) async fn route(
     if work.sides.transfer.parts.layout == LayoutChoice::Auto {
         return Ok((keeping_the_checksum(work, head, usual), slot));
     }
-    Box::pin(as_the_source(work, (source, step), (head, pin), usual, (slot, ask_each), draft)).await
+    Box::pin(as_the_source(
+        work,
+        (source, step),
+        (head, pin),
+        usual,
+        (slot, ask_each),
+        draft,
+    ))
+    .await
 }
 
-/// The route that gives the copy the source's own parts, as far as they are told; otherwise the `usual` one.
+/// The route that gives the copy the source's own parts, as far as they are told; otherwise the
+/// `usual` one.
 async fn as_the_source(
     work: &Work,
     (source, step): (&Bucket, &Step),
@@ -49,19 +60,31 @@ async fn as_the_source(
 ) -> Result<(Route, Slot), Trouble> {
     let destination = work.sides.destination.capabilities();
     if !finds_parts_of(&step.entry.key, destination) {
-        lose(draft, "this server can not copy parts of an object with % or ? in its name");
+        lose(
+            draft,
+            "this server can not copy parts of an object with % or ? in its name",
+        );
         return Ok((usual, slot));
     }
     // Only with keys that S3 holds by itself an ETag is what it is without any.
-    let to_kms = !matches!(work.sides.transfer.to.encryption, None | Some(Encryption::S3));
+    let to_kms = !matches!(
+        work.sides.transfer.to.encryption,
+        None | Some(Encryption::S3)
+    );
     let count = match replay::replay(head, to_kms, source.capabilities(), destination) {
         Replay::InOnePiece => {
             let safe = |error: LayoutError| {
                 let place = work.sides.destination.place(&step.key);
-                Failure::new(FailureKind::Invalid, Operation::CopyObject, place, error.to_string())
+                Failure::new(
+                    FailureKind::Invalid,
+                    Operation::CopyObject,
+                    place,
+                    error.to_string(),
+                )
             };
             let (size, when) = (head.size, work.sides.transfer.when);
-            let route = detour(Route::Copy, size, &step.entry.key, when, destination).map_err(safe)?;
+            let route =
+                detour(Route::Copy, size, &step.entry.key, when, destination).map_err(safe)?;
             if route != Route::Copy {
                 lose(
                     draft,
@@ -83,24 +106,36 @@ async fn as_the_source(
         };
         // A server that does not know parts shows the whole object for each of them.
         let Some(first) = first.filter(|first| count == 1 || *first < head.size) else {
-            lose(draft, "the server does not tell the sizes of the source's parts");
+            lose(
+                draft,
+                "the server does not tell the sizes of the source's parts",
+            );
             return Ok((usual, slot));
         };
         if let Some(layout) = replay::guess(head.size, count, first, &destination.parts) {
             return Ok((Route::MultipartCopy(layout), slot));
         }
     }
-    // Each question takes a place of its own, so that a run with one place does not wait for itself.
+    // Each question takes a place of its own, so that a run with one place does not wait for
+    // itself.
     drop(slot);
     let sizes: Vec<Option<u64>> = stream::iter(1..=count)
         .map(|number| async move {
-            let _place = work.slots().request(Want::Small).await.map_err(|_| Trouble::Stopped)?;
+            let _place = work
+                .slots()
+                .request(Want::Small)
+                .await
+                .map_err(|_| Trouble::Stopped)?;
             part_size(source, pin, number, count).await
         })
         .buffered(HEADS_AT_ONCE)
         .try_collect()
         .await?;
-    let slot = work.slots().request(Want::Small).await.map_err(|_| Trouble::Stopped)?;
+    let slot = work
+        .slots()
+        .request(Want::Small)
+        .await
+        .map_err(|_| Trouble::Stopped)?;
     let sizes: Option<Vec<u64>> = sizes.into_iter().collect();
     let why = match sizes.map(|sizes| replay::exactly(head.size, &sizes, &destination.parts)) {
         Some(Ok(layout)) => return Ok((Route::MultipartCopy(layout), slot)),
@@ -111,7 +146,8 @@ async fn as_the_source(
     Ok((usual, slot))
 }
 
-/// A checksum that parts can not make is kept by a single copy, where the job demands a checksum and the size allows it.
+/// A checksum that parts can not make is kept by a single copy, where the job demands a checksum
+/// and the size allows it.
 fn keeping_the_checksum(work: &Work, head: &Head, usual: Route) -> Route {
     let single = head
         .checksum
@@ -119,9 +155,14 @@ fn keeping_the_checksum(work: &Work, head: &Head, usual: Route) -> Route {
         .is_some_and(|sum| sum.kind == ChecksumKind::FullObject && !sum.algorithm.combines());
     let fits = head.size <= work.sides.destination.capabilities().max_copy;
     let demanded = work.sides.transfer.proof.verify == Verify::RequireChecksum;
-    // An upload of one part stands in for a copy that could not be refused where the key was taken meanwhile.
+    // An upload of one part stands in for a copy that could not be refused where the key was taken
+    // meanwhile.
     let stands_in = usual.parts() == 1;
-    if single && fits && demanded && !stands_in { Route::Copy } else { usual }
+    if single && fits && demanded && !stands_in {
+        Route::Copy
+    } else {
+        usual
+    }
 }
 
 /// Bytes of one part of the source; `None` when the server does not tell.

@@ -1,4 +1,5 @@
-//! What the pacer learns goes into the journal now and then, and a session that goes on begins with it.
+//! What the pacer learns goes into the journal now and then, and a session that goes on begins with
+//! it.
 
 use std::sync::Arc;
 use std::time::Duration;

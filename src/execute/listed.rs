@@ -1,8 +1,9 @@
-//! Copying an object that nobody has looked at: the listing's size and `ETag` are enough for the content alone.
+//! Copying an object that nobody has looked at: the listing's size and `ETag` are enough for the
+//! content alone.
 //!
-//! The `ETag` pins the source, and where it is the MD5 of the bytes it proves the copy too. Everything else (a server
-//! that says no, an `ETag` that comes out differently because a key of KMS is in play) ends in the ordinary way, with
-//! a HEAD.
+//! The `ETag` pins the source, and where it is the MD5 of the bytes it proves the copy too.
+//! Everything else (a server that says no, an `ETag` that comes out differently because a key of
+//! KMS is in play) ends in the ordinary way, with a HEAD.
 
 use super::attributes::Wanted;
 use super::condition::Refused;
@@ -24,16 +25,32 @@ impl Copy<'_> {
     /// The listed `ETag`, if the listing tells all that the copy takes.
     pub(super) fn needs_no_look(&self) -> Option<String> {
         let entry = &self.step.entry;
-        let reads = Reads::of(&self.work.sides.transfer, self.source.capabilities(), &self.step.route);
-        let archived = matches!(entry.storage_class.as_deref(), Some("GLACIER" | "DEEP_ARCHIVE"));
-        // An ETag is no checksum, what HEAD tells saves most of the reading, and the versions of a history come one after
-        // another.
+        let reads = Reads::of(
+            &self.work.sides.transfer,
+            self.source.capabilities(),
+            &self.step.route,
+        );
+        let archived = matches!(
+            entry.storage_class.as_deref(),
+            Some("GLACIER" | "DEEP_ARCHIVE")
+        );
+        // An ETag is no checksum, what HEAD tells saves most of the reading, and the versions of a
+        // history come one after another.
         let proof = self.work.sides.transfer.proof;
         let demanding = proof.verify == Verify::RequireChecksum || proof.prove == Prove::Read;
         let simple = self.step.route == Route::Copy && self.step.turn.is_none();
-        let simple = simple && self.work.sides.destination.capabilities().believes_answers();
+        let simple = simple
+            && self
+                .work
+                .sides
+                .destination
+                .capabilities()
+                .believes_answers();
         let enough = simple && !reads.head && !archived && !demanding;
-        entry.etag.clone().filter(|etag| enough && looks_like_md5(etag))
+        entry
+            .etag
+            .clone()
+            .filter(|etag| enough && looks_like_md5(etag))
     }
 
     /// Copies the object with this listed `ETag`; `None` when it takes a HEAD after all.
@@ -48,7 +65,11 @@ impl Copy<'_> {
         if work.is_taken(&step.key, &self.seen, &condition).await? {
             return Ok(None);
         }
-        let mut listed = Head { size: entry.size, etag: etag.to_owned(), ..Head::default() };
+        let mut listed = Head {
+            size: entry.size,
+            etag: etag.to_owned(),
+            ..Head::default()
+        };
         let pin = SourcePin {
             bucket: source.name().clone(),
             key: entry.key.clone(),
@@ -57,8 +78,11 @@ impl Copy<'_> {
             customer_key: None,
         };
         draft.pinned(&listed, &step.route, pin.version.clone());
-        let mut wanted = Wanted::of_copy(work, source, &mut listed, &pin, &step.route, draft).await?;
-        let answer = wanted.copy_object(source, &pin, entry.size, step, &condition, draft).await;
+        let mut wanted =
+            Wanted::of_copy(work, source, &mut listed, &pin, &step.route, draft).await?;
+        let answer = wanted
+            .copy_object(source, &pin, entry.size, step, &condition, draft)
+            .await;
         let answer = match answer {
             Ok(answer) => answer,
             Err(failure) if *failure.kind() == FailureKind::Stopped || failure.ends_run() => {
@@ -66,14 +90,17 @@ impl Copy<'_> {
             }
             Err(failure) => {
                 draft.attempts += failure.details().attempts;
-                // Refused by an earlier attempt of ours whose answer was lost, or by somebody else's object.
+                // Refused by an earlier attempt of ours whose answer was lost, or by somebody
+                // else's object.
                 let refused = work.refused(&condition, &failure);
                 let Some(Refused::Taken(skip)) = refused.filter(|_| draft.attempts > 1) else {
                     return Ok(None);
                 };
                 let head = source.head(&entry.key, entry.version.as_deref()).await?;
                 return if head.etag == etag {
-                    self.adopt(&head, Some(wanted.asked(&head)), skip, draft).await.map(Some)
+                    self.adopt(&head, Some(wanted.asked(&head)), skip, draft)
+                        .await
+                        .map(Some)
                 } else {
                     Ok(None)
                 };
@@ -93,12 +120,28 @@ impl Copy<'_> {
         };
         let expected = Expected::of(&looked_at, source.capabilities());
         let asked = Some(wanted.asked(&looked_at));
-        let published =
-            Publication { written: &written, made: &Made::default(), parts: 0, asked, slot: None };
-        let proof = self.prove(expected, &looked_at, &pin, published, draft).await?;
-        work.monitor.observe(&Event::BytesCopied { id: None, bytes: entry.size });
-        let ending = Ending::Done { proof, etag: written.etag, destination_version: written.version };
-        wanted.finish(Some((source, &pin)), &step.key, &ending, draft).await?;
+        let published = Publication {
+            written: &written,
+            made: &Made::default(),
+            parts: 0,
+            asked,
+            slot: None,
+        };
+        let proof = self
+            .prove(expected, &looked_at, &pin, published, draft)
+            .await?;
+        work.monitor.observe(&Event::BytesCopied {
+            id: None,
+            bytes: entry.size,
+        });
+        let ending = Ending::Done {
+            proof,
+            etag: written.etag,
+            destination_version: written.version,
+        };
+        wanted
+            .finish(Some((source, &pin)), &step.key, &ending, draft)
+            .await?;
         Ok(Some(ending))
     }
 }

@@ -1,8 +1,9 @@
-//! What becomes of a copy that was published and is not equal to its source, or not proven as the job demands.
+//! What becomes of a copy that was published and is not equal to its source, or not proven as the
+//! job demands.
 //!
-//! Nothing is deleted unless the job says so, and then exactly what this run wrote: on a versioned bucket that version,
-//! elsewhere the object on condition that it still has the `ETag` of the copy. Where the server can not be trusted with
-//! that condition, the copy stays, and the report says so.
+//! Nothing is deleted unless the job says so, and then exactly what this run wrote: on a versioned
+//! bucket that version, elsewhere the object on condition that it still has the `ETag` of the copy.
+//! Where the server can not be trusted with that condition, the copy stays, and the report says so.
 
 use super::Work;
 use super::receipt::Proof;
@@ -17,11 +18,17 @@ impl Work {
         self.not_equal(key, &format!("{what}; {fate}"))
     }
 
-    /// Returns the failure of an object whose published copy lacks an attribute that the job requires.
+    /// Returns the failure of an object whose published copy lacks an attribute that the job
+    /// requires.
     pub(super) async fn unkept(&self, key: &ObjectKey, written: &Written, what: &str) -> Failure {
         let fate = self.fate(key, written).await;
         let place = self.sides.destination.place(key);
-        Failure::new(FailureKind::NotKept, Operation::HeadObject, place, format!("{what}; {fate}"))
+        Failure::new(
+            FailureKind::NotKept,
+            Operation::HeadObject,
+            place,
+            format!("{what}; {fate}"),
+        )
     }
 
     /// Does with a bad copy what the job says, and returns that in words.
@@ -38,7 +45,8 @@ impl Work {
         Failure::new(FailureKind::NotEqual, Operation::HeadObject, place, what)
     }
 
-    /// The failure of an object that can not have, or does not have, the proof that the job demands.
+    /// The failure of an object that can not have, or does not have, the proof that the job
+    /// demands.
     pub(super) fn unprovable(&self, key: &ObjectKey, why: &str) -> Failure {
         let place = self.sides.destination.place(key);
         Failure::new(FailureKind::Unprovable, Operation::HeadObject, place, why)
@@ -60,16 +68,28 @@ impl Work {
             return "the copy was kept, because the answer to its write was lost: it may be somebody else's"
                 .to_owned();
         }
-        let version = written.version.as_deref().filter(|version| *version != "null");
+        let version = written
+            .version
+            .as_deref()
+            .filter(|version| *version != "null");
         let capabilities = destination.capabilities();
-        if version.is_none() && !(capabilities.conditional_deletes && capabilities.believes_answers()) {
+        if version.is_none()
+            && !(capabilities.conditional_deletes && capabilities.believes_answers())
+        {
             return "the copy was kept, because this server cannot be relied on to delete on condition of an ETag"
                 .to_owned();
         }
-        match (destination.delete_object(key, version, Some(&written.etag)).await, version) {
+        match (
+            destination
+                .delete_object(key, version, Some(&written.etag))
+                .await,
+            version,
+        ) {
             (Ok(()), Some(version)) => format!("its version {version} was removed"),
             (Ok(()), None) => "the copy was removed".to_owned(),
-            (Err(failure), _) => format!("the copy was kept, because it could not be removed: {failure}"),
+            (Err(failure), _) => {
+                format!("the copy was kept, because it could not be removed: {failure}")
+            }
         }
     }
 }

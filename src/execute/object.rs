@@ -1,10 +1,12 @@
 //! Copying one object inside S3.
 //!
-//! HEAD first: it pins the version and `ETag` that every following request names, gives the attributes to set and the
-//! checksum to compare with. The size from HEAD, not the one from the listing, chooses the route. When the source
-//! turns out to have changed meanwhile, everything made so far is thrown away and the object is planned again, a few
-//! times; a copy is of one version or it is not published. What can be proven is known from HEAD too: a job that demands
-//! more is told before a byte is copied, and parts that do not make the source are told before they become an object.
+//! HEAD first: it pins the version and `ETag` that every following request names, gives the
+//! attributes to set and the checksum to compare with. The size from HEAD, not the one from the
+//! listing, chooses the route. When the source turns out to have changed meanwhile, everything made
+//! so far is thrown away and the object is planned again, a few times; a copy is of one version or
+//! it is not published. What can be proven is known from HEAD too: a job that demands more is told
+//! before a byte is copied, and parts that do not make the source are told before they become an
+//! object.
 
 use std::sync::Arc;
 
@@ -33,8 +35,8 @@ use crate::plan::decide::{Route, Skip};
 use crate::plan::parts::PartLayout;
 use crate::planner::Step;
 use crate::s3::{
-    ArchiveState, Attributes, ChecksumAlgorithm, ChecksumKind, CompleteSpec, Failure, FailureKind, Head,
-    Operation, SourcePin, WriteCondition,
+    ArchiveState, Attributes, ChecksumAlgorithm, ChecksumKind, CompleteSpec, Failure, FailureKind,
+    Head, Operation, SourcePin, WriteCondition,
 };
 
 /// How often an object whose source keeps changing is planned again.
@@ -49,13 +51,23 @@ pub(super) async fn copy(
     step: &Step,
     draft: &mut Draft,
 ) -> Result<Ending, Trouble> {
-    let left = work.inherited.take(step.object, &work.upload_place(&step.key));
+    let left = work
+        .inherited
+        .take(step.object, &work.upload_place(&step.key));
     if let Some(ending) = Box::pin(repair::tags(work, source, step, draft)).await? {
         return Ok(ending);
     }
     draft.in_place = work.sides.is_in_place();
     let seen = step.seen.clone();
-    let mut copy = Copy { work, source, step, ask_each: false, seen, left, before: None };
+    let mut copy = Copy {
+        work,
+        source,
+        step,
+        ask_each: false,
+        seen,
+        left,
+        before: None,
+    };
     let outcome = rounds(&mut copy, draft).await;
     if !matches!(outcome, Err(Trouble::Stopped)) && !copy.left.is_empty() {
         Box::pin(adopt::cancel_all(work, &mut copy.left, draft)).await;
@@ -63,14 +75,19 @@ pub(super) async fn copy(
     outcome
 }
 
-/// Does a step that is planned to be a restore; copies after all if the object turns out to be readable.
+/// Does a step that is planned to be a restore; copies after all if the object turns out to be
+/// readable.
 pub(super) async fn restore(
     work: &Work,
     source: &Bucket,
     step: &Step,
     draft: &mut Draft,
 ) -> Result<Ending, Trouble> {
-    let slot = work.slots().request(Want::Small).await.map_err(|_| Trouble::Stopped)?;
+    let slot = work
+        .slots()
+        .request(Want::Small)
+        .await
+        .map_err(|_| Trouble::Stopped)?;
     let answer = archive::meet(work, source, step, &Cold::listed(step)).await;
     drop(slot);
     match answer {
@@ -84,7 +101,9 @@ pub(super) async fn restore(
 }
 
 async fn rounds(copy: &mut Copy<'_>, draft: &mut Draft) -> Result<Ending, Trouble> {
-    let Copy { work, source, step, .. } = *copy;
+    let Copy {
+        work, source, step, ..
+    } = *copy;
     for _ in 0..ROUNDS {
         match copy.round(draft).await {
             Err(Trouble::SourceChanged) => {
@@ -105,7 +124,12 @@ async fn rounds(copy: &mut Copy<'_>, draft: &mut Draft) -> Result<Ending, Troubl
     }
     let message = format!("the source changed {ROUNDS} times while it was copied");
     let place = source.place(&step.entry.key);
-    Err(Trouble::Failed(Failure::new(FailureKind::SourceChanged, Operation::HeadObject, place, message)))
+    Err(Trouble::Failed(Failure::new(
+        FailureKind::SourceChanged,
+        Operation::HeadObject,
+        place,
+        message,
+    )))
 }
 
 /// One object on its way.
@@ -115,7 +139,8 @@ pub(super) struct Copy<'a> {
     pub(super) step: &'a Step,
     /// A guess of the source's part boundaries has failed.
     ask_each: bool,
-    /// What stands at the destination's key, as far as we know: what the plan saw, then what a round of ours wrote.
+    /// What stands at the destination's key, as far as we know: what the plan saw, then what a
+    /// round of ours wrote.
     pub(super) seen: Seen,
     /// Uploads to this key that earlier sessions left open.
     left: Vec<Left>,
@@ -127,9 +152,19 @@ impl Copy<'_> {
     async fn round(&mut self, draft: &mut Draft) -> Result<Ending, Trouble> {
         let (work, source, step) = (self.work, self.source, self.step);
         let is_bulk = step.route.parts() == 0 && step.entry.size > BULK_FROM;
-        let want = if is_bulk { work.slots().bulk(step.entry.size, step.entry.size) } else { Want::Small };
-        let slot = work.slots().request(want).await.map_err(|_| Trouble::Stopped)?;
-        if let Some(etag) = self.needs_no_look().filter(|_| !draft.in_place && step.found.is_none())
+        let want = if is_bulk {
+            work.slots().bulk(step.entry.size, step.entry.size)
+        } else {
+            Want::Small
+        };
+        let slot = work
+            .slots()
+            .request(want)
+            .await
+            .map_err(|_| Trouble::Stopped)?;
+        if let Some(etag) = self
+            .needs_no_look()
+            .filter(|_| !draft.in_place && step.found.is_none())
             && let Some(ending) = Box::pin(self.by_listing(&etag, draft)).await?
         {
             return Ok(ending);
@@ -150,9 +185,17 @@ impl Copy<'_> {
         let pin = SourcePin {
             bucket: source.name().clone(),
             key: step.entry.key.clone(),
-            version: step.entry.version.clone().or_else(|| self.version_to_read(&head)),
+            version: step
+                .entry
+                .version
+                .clone()
+                .or_else(|| self.version_to_read(&head)),
             etag: head.etag.clone(),
-            customer_key: source.client().customer_key().filter(|_| head.customer_key).cloned(),
+            customer_key: source
+                .client()
+                .customer_key()
+                .filter(|_| head.customer_key)
+                .cloned(),
         };
         let place = (slot, self.ask_each);
         let (route, slot) = layout::route(work, source, step, &head, &pin, place, draft).await?;
@@ -160,7 +203,9 @@ impl Copy<'_> {
         let condition = self.condition(route.publishes_by());
         let is_free = step.turn.is_some() || step.found.is_some();
         if !is_free && work.is_taken(&step.key, &self.seen, &condition).await? {
-            return Ok(Ending::Skipped { reason: Skip::Present });
+            return Ok(Ending::Skipped {
+                reason: Skip::Present,
+            });
         }
         let destination = &work.sides.destination;
         let mut wanted = Wanted::of_copy(work, source, &mut head, &pin, &route, draft).await?;
@@ -200,19 +245,35 @@ impl Copy<'_> {
                 .into())
             }
         }?;
-        wanted.finish(Some((source, &pin)), &step.key, &ending, draft).await?;
+        wanted
+            .finish(Some((source, &pin)), &step.key, &ending, draft)
+            .await?;
         Ok(ending)
     }
 
     /// Looks at the source, which must be what its list says.
     async fn source_as_listed(&self) -> Result<Head, Trouble> {
-        let Self { source, step: Step { entry, .. }, .. } = self;
-        let head = source.parking_heads().head(&entry.key, entry.version.as_deref()).await?;
-        let Some(message) = entry.contradicted_by(&head, source.capabilities().content_etags) else {
+        let Self {
+            source,
+            step: Step { entry, .. },
+            ..
+        } = self;
+        let head = source
+            .parking_heads()
+            .head(&entry.key, entry.version.as_deref())
+            .await?;
+        let Some(message) = entry.contradicted_by(&head, source.capabilities().content_etags)
+        else {
             return Ok(head);
         };
         let place = source.place(&entry.key);
-        Err(Failure::new(FailureKind::ServerFault, Operation::HeadObject, place, message).into())
+        Err(Failure::new(
+            FailureKind::ServerFault,
+            Operation::HeadObject,
+            place,
+            message,
+        )
+        .into())
     }
 
     async fn single(
@@ -225,7 +286,9 @@ impl Copy<'_> {
     ) -> Result<Ending, Trouble> {
         let destination = &self.work.sides.destination;
         let (step, condition) = (self.step, self.condition(ConditionalWrite::Copy));
-        let answer = wanted.copy_object(self.source, pin, head.size, step, &condition, draft).await;
+        let answer = wanted
+            .copy_object(self.source, pin, head.size, step, &condition, draft)
+            .await;
         let written = match answer {
             Ok(answer) => {
                 draft.attempts += answer.attempts;
@@ -233,7 +296,9 @@ impl Copy<'_> {
             }
             Err(failure) => {
                 draft.attempts += failure.details().attempts;
-                return self.refused((head, wanted.asked(head)), pin, &condition, failure, draft).await;
+                return self
+                    .refused((head, wanted.asked(head)), pin, &condition, failure, draft)
+                    .await;
             }
         };
         self.seen = Seen::Object(written.etag.clone());
@@ -244,14 +309,27 @@ impl Copy<'_> {
         compare_encryption(self.work, head, &written, draft);
         let expected = Expected::of(head, self.source.capabilities());
         let asked = Some(wanted.asked(head));
-        let published =
-            Publication { written: &written, made: &Made::default(), parts: 0, asked, slot: Some(place) };
+        let published = Publication {
+            written: &written,
+            made: &Made::default(),
+            parts: 0,
+            asked,
+            slot: Some(place),
+        };
         let proof = self.prove(expected, head, pin, published, draft).await?;
-        self.work.monitor.observe(&Event::BytesCopied { id: None, bytes: head.size });
-        Ok(Ending::Done { proof, etag: written.etag, destination_version: written.version })
+        self.work.monitor.observe(&Event::BytesCopied {
+            id: None,
+            bytes: head.size,
+        });
+        Ok(Ending::Done {
+            proof,
+            etag: written.etag,
+            destination_version: written.version,
+        })
     }
 
-    /// What a `CopyObject` that failed comes to. Its 412 and 404 may be about the source or about the destination.
+    /// What a `CopyObject` that failed comes to. Its 412 and 404 may be about the source or about
+    /// the destination.
     async fn refused(
         &mut self,
         (head, asked): (&Head, Asked<'_>),
@@ -261,7 +339,9 @@ impl Copy<'_> {
         draft: &mut Draft,
     ) -> Result<Ending, Trouble> {
         match self.work.refused(condition, &failure) {
-            None if *failure.kind() == FailureKind::PreconditionFailed => Err(Trouble::SourceChanged),
+            None if *failure.kind() == FailureKind::PreconditionFailed => {
+                Err(Trouble::SourceChanged)
+            }
             None => Err(self.work.explained(condition, failure).into()),
             Some(Refused::Raced) => Err(Trouble::SourceChanged),
             Some(_) if !self.is_unchanged(head, pin).await? => Err(Trouble::SourceChanged),
@@ -269,13 +349,16 @@ impl Copy<'_> {
                 self.seen = Seen::Absent;
                 Err(Trouble::SourceChanged)
             }
-            // The object is its own source, which is as it was: the condition was about something that is over.
+            // The object is its own source, which is as it was: the condition was about something
+            // that is over.
             Some(Refused::Taken(_)) if draft.in_place => Err(Trouble::SourceChanged),
-            // It was deleted, or the server refused because of the source and told HEAD another tale.
+            // It was deleted, or the server refused because of the source and told HEAD another
+            // tale.
             Some(Refused::Taken(_)) if self.work.holds(&self.step.key, condition).await? => {
                 Err(Trouble::SourceChanged)
             }
-            // Taken by someone else, or by an earlier attempt of ours whose answer was lost, perhaps in an earlier round.
+            // Taken by someone else, or by an earlier attempt of ours whose answer was lost,
+            // perhaps in an earlier round.
             Some(Refused::Taken(skip)) if draft.attempts > 1 => {
                 self.adopt(head, Some(asked), skip, draft).await
             }
@@ -285,7 +368,11 @@ impl Copy<'_> {
 
     /// The key of a history is there from its second version on, whatever `when` says.
     pub(super) fn condition(&self, by: ConditionalWrite) -> WriteCondition {
-        if self.step.turn.is_some() { WriteCondition::None } else { self.work.condition(&self.seen, by) }
+        if self.step.turn.is_some() {
+            WriteCondition::None
+        } else {
+            self.work.condition(&self.seen, by)
+        }
     }
 
     /// Takes what stands at the key for ours, if it is equal to the source beyond its size.
@@ -299,15 +386,28 @@ impl Copy<'_> {
         let destination = &self.work.sides.destination;
         let found = destination.head(&self.step.key, None).await?;
         let expected = Expected::of(head, self.source.capabilities());
-        match by_look(&expected, &found, &Made::default(), destination.capabilities().content_etags) {
+        match by_look(
+            &expected,
+            &found,
+            &Made::default(),
+            destination.capabilities().content_etags,
+        ) {
             Verdict::Proven(proof) if proof != Proof::Size => {
                 let proof = self.work.enough(&self.step.key, proof)?;
                 let written = found.clone().written();
                 compare_encryption(self.work, head, &written, draft);
                 if let Some(asked) = asked {
-                    Box::pin(self.work.compare(&self.step.key, &written, asked, &found, draft)).await?;
+                    Box::pin(
+                        self.work
+                            .compare(&self.step.key, &written, asked, &found, draft),
+                    )
+                    .await?;
                 }
-                Ok(Ending::Done { proof, etag: written.etag, destination_version: written.version })
+                Ok(Ending::Done {
+                    proof,
+                    etag: written.etag,
+                    destination_version: written.version,
+                })
             }
             _ => Ok(Ending::Skipped { reason: otherwise }),
         }
@@ -330,7 +430,10 @@ impl Copy<'_> {
             _ => MAY_BE_OURS.to_owned(),
         });
         if matches!(ending, Ending::Done { .. }) {
-            self.work.monitor.observe(&Event::BytesCopied { id: None, bytes: head.size });
+            self.work.monitor.observe(&Event::BytesCopied {
+                id: None,
+                bytes: head.size,
+            });
         }
         Ok(ending)
     }
@@ -364,18 +467,24 @@ impl Copy<'_> {
             Some(Found::Published(..)) if draft.in_place => {}
             Some(Found::Open(begun)) => {
                 drop(place);
-                return self.carry(head, pin, *begun, wanted.asked(head), draft).await;
+                return self
+                    .carry(head, pin, *begun, wanted.asked(head), draft)
+                    .await;
             }
             Some(Found::Published(found, etag)) => {
                 drop(place);
-                return self.found(head, pin, (*found, etag), wanted.asked(head), draft).await;
+                return self
+                    .found(head, pin, (*found, etag), wanted.asked(head), draft)
+                    .await;
             }
             None => {}
         }
         let doubt = self.doubt(head, wanted.attributes());
         if let Some(begun) = claim::find(work, step, &wish, doubt, draft).await? {
             drop(place);
-            return self.carry(head, pin, begun, wanted.asked(head), draft).await;
+            return self
+                .carry(head, pin, begun, wanted.asked(head), draft)
+                .await;
         }
         let initiate = async {
             let upload = wanted.initiate(source, pin, &step.key, draft).await?;
@@ -385,17 +494,21 @@ impl Copy<'_> {
         let mut notes = Vec::new();
         let begun = Begun::begin(work, step, layout, initiate, &mut notes).await;
         draft.notes.append(&mut notes);
-        self.carry(head, pin, begun?, wanted.asked(head), draft).await
+        self.carry(head, pin, begun?, wanted.asked(head), draft)
+            .await
     }
 
-    /// Why an upload of unknown beginnings could not be told from one of other bytes, or with another ACL.
+    /// Why an upload of unknown beginnings could not be told from one of other bytes, or with
+    /// another ACL.
     fn doubt(&self, head: &Head, attributes: &Attributes) -> Option<&'static str> {
         let declared = attributes.checksum;
         let is_comparable = Expected::of(head, self.source.capabilities()).is_comparable(declared);
         let reads = self.work.sides.transfer.proof.prove == Prove::Read
             && declared.is_some_and(|(_, kind)| kind == ChecksumKind::FullObject);
         if !is_comparable && !reads {
-            return Some("the source has no checksum to prove its parts by; `prove: read` would compute one");
+            return Some(
+                "the source has no checksum to prove its parts by; `prove: read` would compute one",
+            );
         }
         claim::unseen_acl(attributes)
     }
@@ -413,8 +526,12 @@ impl Copy<'_> {
         draft.parts = begun.layout.count;
         let mut progress = Progress::of(&begun, begun.kept.clone());
         let id = begun.announce(work, progress.bytes);
-        let outcome = self.parts_to_object(head, pin, (&begun, asked), (id, &mut progress), draft).await;
-        let outcome = begun.vouched(work, asked.attributes, outcome, &mut self.seen, draft).await;
+        let outcome = self
+            .parts_to_object(head, pin, (&begun, asked), (id, &mut progress), draft)
+            .await;
+        let outcome = begun
+            .vouched(work, asked.attributes, outcome, &mut self.seen, draft)
+            .await;
         begun.settle(work, id, outcome, &progress, draft).await
     }
 
@@ -432,11 +549,26 @@ impl Copy<'_> {
         let expected = Expected::of(head, self.source.capabilities());
         let made = Made::recorded(etag);
         let slot = self.work.place().await;
-        let published = Publication { written: &written, made: &made, parts: 0, asked: None, slot };
+        let published = Publication {
+            written: &written,
+            made: &made,
+            parts: 0,
+            asked: None,
+            slot,
+        };
         let proof = self.prove(expected, head, pin, published, draft).await?;
-        self.work.compare(&self.step.key, &written, asked, &found, draft).await?;
-        self.work.monitor.observe(&Event::BytesCopied { id: None, bytes: head.size });
-        Ok(Ending::Done { proof, etag: written.etag, destination_version: written.version })
+        self.work
+            .compare(&self.step.key, &written, asked, &found, draft)
+            .await?;
+        self.work.monitor.observe(&Event::BytesCopied {
+            id: None,
+            bytes: head.size,
+        });
+        Ok(Ending::Done {
+            proof,
+            etag: written.etag,
+            destination_version: written.version,
+        })
     }
 
     async fn parts_to_object(
@@ -451,17 +583,23 @@ impl Copy<'_> {
         let Begun { upload, layout, .. } = begun;
         let destination = &work.sides.destination;
         let (shared, pinned) = (Arc::new(upload.clone()), Arc::new(pin.clone()));
-        // Two requests leave the same part behind only where the source is pinned and no key makes ETags of its own: of an
-        // upload that was found open, nobody knows its key.
+        // Two requests leave the same part behind only where the source is pinned and no key makes
+        // ETags of its own: of an upload that was found open, nobody knows its key.
         let capabilities = destination.capabilities();
-        let twice =
-            capabilities.pins_parts() && capabilities.content_etags && !upload.is_kms() && !begun.claimed;
+        let twice = capabilities.pins_parts()
+            && capabilities.content_etags
+            && !upload.is_kms()
+            && !begun.claimed;
         let count = layout.count;
         part::all(work, id, (layout.clone(), twice), progress, move |part| {
             let (upload, pin) = (Arc::clone(&shared), Arc::clone(&pinned));
             // A part that is the whole object is named without a range: tiny sources refuse ranges.
             let range = (count > 1).then(|| part.first_last());
-            async move { upload.copy_range(part.number, &pin, range, part.length).await }
+            async move {
+                upload
+                    .copy_range(part.number, &pin, range, part.length)
+                    .await
+            }
         })
         .await
         .map_err(|trouble| match trouble {
@@ -478,11 +616,17 @@ impl Copy<'_> {
                 layout::lose(draft, "a KMS or customer key makes an ETag of its own");
             }
         }
-        self.read_source(&mut expected, head, pin, declared, &made).await?;
+        self.read_source(&mut expected, head, pin, declared, &made)
+            .await?;
         if begun.claimed && !proves(&expected, &made) {
             return Err(begun.disown(work, draft));
         }
-        match forecast(&expected, &made, &layout.boundaries, capabilities.content_etags) {
+        match forecast(
+            &expected,
+            &made,
+            &layout.boundaries,
+            capabilities.content_etags,
+        ) {
             Forecast::Publish => {}
             Forecast::Unkept(why) => layout::lose(draft, &why),
             Forecast::OtherBoundaries => return Err(Trouble::OtherBoundaries),
@@ -494,19 +638,27 @@ impl Copy<'_> {
         }
         let condition = self.condition(ConditionalWrite::Complete);
         if step.turn.is_none() && work.is_taken(&step.key, &self.seen, &condition).await? {
-            return Ok(Ending::Skipped { reason: Skip::Present });
+            return Ok(Ending::Skipped {
+                reason: Skip::Present,
+            });
         }
         let spec = CompleteSpec {
             size: head.size,
             checksum: None,
-            // S3 itself then refuses to publish anything that differs from what its parts' checksums make, which the
-            // source's was compared with.
-            full_checksum: made.checksum.clone().filter(|sum| sum.kind == ChecksumKind::FullObject),
+            // S3 itself then refuses to publish anything that differs from what its parts'
+            // checksums make, which the source's was compared with.
+            full_checksum: made
+                .checksum
+                .clone()
+                .filter(|sum| sum.kind == ChecksumKind::FullObject),
             condition,
         };
         let etag = made.etag().filter(|_| !upload.is_kms()).map(str::to_owned);
         begun.tracked.completing(work, etag).await?;
-        let written = match begun.publish(work, &progress.done, spec, &mut self.seen).await {
+        let written = match begun
+            .publish(work, &progress.done, spec, &mut self.seen)
+            .await
+        {
             Ok(Published::Written(written)) => written,
             Ok(Published::Taken(_)) if draft.in_place => return Err(Trouble::SourceChanged),
             Ok(Published::Taken(skip)) => return Ok(Ending::Skipped { reason: skip }),
@@ -521,18 +673,33 @@ impl Copy<'_> {
         }
         self.seen = Seen::Object(written.etag.clone());
         compare_encryption(work, head, &written, draft);
-        let made = if upload.is_kms() { made.without_etag() } else { made };
-        // `Begun::vouched` compares the attributes of an adopted upload, and copies the object again if they differ.
+        let made = if upload.is_kms() {
+            made.without_etag()
+        } else {
+            made
+        };
+        // `Begun::vouched` compares the attributes of an adopted upload, and copies the object
+        // again if they differ.
         let asked = Some(asked).filter(|_| !begun.claimed);
-        let published =
-            Publication { written: &written, made: &made, parts: layout.count, asked, slot: place };
+        let published = Publication {
+            written: &written,
+            made: &made,
+            parts: layout.count,
+            asked,
+            slot: place,
+        };
         let proof = Box::pin(self.prove(expected, head, pin, published, draft)).await?;
         tracing::debug!(key = %step.key, %proof, "published");
-        Ok(Ending::Done { proof, etag: written.etag, destination_version: written.version })
+        Ok(Ending::Done {
+            proof,
+            etag: written.etag,
+            destination_version: written.version,
+        })
     }
 
-    /// Sums the source by reading it, where the job allows that and no checksum of it can be compared with what the parts
-    /// make. So an upload that went wrong is found out before it is published.
+    /// Sums the source by reading it, where the job allows that and no checksum of it can be
+    /// compared with what the parts make. So an upload that went wrong is found out before it is
+    /// published.
     async fn read_source(
         &self,
         expected: &mut Expected,
@@ -542,7 +709,11 @@ impl Copy<'_> {
         made: &Made,
     ) -> Result<(), Trouble> {
         let wanted = self.work.sides.transfer.proof.prove == Prove::Read;
-        let Some(sum) = made.checksum.as_ref().filter(|sum| sum.kind == ChecksumKind::FullObject) else {
+        let Some(sum) = made
+            .checksum
+            .as_ref()
+            .filter(|sum| sum.kind == ChecksumKind::FullObject)
+        else {
             return Ok(());
         };
         if wanted && !expected.is_comparable(declared) {

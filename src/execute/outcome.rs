@@ -111,7 +111,9 @@ impl From<&RunState> for Outcome {
     fn from(state: &RunState) -> Self {
         let (totals, earlier) = (&state.totals, Duration::from_millis(state.session_ms()));
         let mut proofs = totals.proofs.clone();
-        let delete_markers = proofs.remove(&Proof::DeleteMarker.to_string()).unwrap_or_default();
+        let delete_markers = proofs
+            .remove(&Proof::DeleteMarker.to_string())
+            .unwrap_or_default();
         Self {
             done_objects: totals.done_objects.saturating_sub(delete_markers),
             delete_markers,
@@ -136,8 +138,15 @@ impl From<&RunState> for Outcome {
             earlier: state
                 .last
                 .filter(|_| totals.done_objects > 0 && state.run.is_some())
-                .map(|until| Earlier { objects: totals.done_objects, until, seen: 0 }),
-            sessions: state.run.as_ref().map_or(1, |_| state.resumed.saturating_add(2)),
+                .map(|until| Earlier {
+                    objects: totals.done_objects,
+                    until,
+                    seen: 0,
+                }),
+            sessions: state
+                .run
+                .as_ref()
+                .map_or(1, |_| state.resumed.saturating_add(2)),
             seconds: earlier.as_secs_f64(),
             ..Self::default()
         }
@@ -145,7 +154,8 @@ impl From<&RunState> for Outcome {
 }
 
 impl Outcome {
-    /// True when all transfers were gone through to their end, so that there is nothing to go on with.
+    /// True when all transfers were gone through to their end, so that there is nothing to go on
+    /// with.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         !self.stopped && self.gave_up.is_none()
@@ -161,7 +171,8 @@ impl Outcome {
     #[must_use]
     pub fn list_failure(&self) -> Option<Cause> {
         let found = self.ended_objects() - self.failed_objects + self.stopped_objects;
-        self.unlisted.cause(self.failed_objects, found + self.excluded_objects)
+        self.unlisted
+            .cause(self.failed_objects, found + self.excluded_objects)
     }
 
     /// Objects that came to an end, good or bad.
@@ -173,7 +184,10 @@ impl Outcome {
 
     pub(super) fn count(&mut self, receipt: &Receipt) {
         match &receipt.ending {
-            Ending::Done { proof: Proof::DeleteMarker, .. } => self.delete_markers += 1,
+            Ending::Done {
+                proof: Proof::DeleteMarker,
+                ..
+            } => self.delete_markers += 1,
             Ending::Done { proof, .. } => {
                 self.objects_with_losses += u64::from(!receipt.losses.is_empty());
                 receipt.losses.iter().for_each(|loss| self.losses.add(loss));
@@ -187,7 +201,9 @@ impl Outcome {
                     *self.reasons.entry(reason).or_default() += 1;
                 }
             }
-            Ending::Skipped { reason: Skip::Archived } => self.archived_objects += 1,
+            Ending::Skipped {
+                reason: Skip::Archived,
+            } => self.archived_objects += 1,
             Ending::Restoring { .. } => {
                 self.restoring_objects += 1;
                 self.restoring_bytes += receipt.size;

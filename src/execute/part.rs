@@ -1,8 +1,9 @@
 //! The parts of one object, under way side by side.
 //!
-//! A part is begun only when a place in flight is there for it, so a 10,000-part object holds as many futures as it
-//! has requests in flight. The first part that fails ends the beginning of new ones, and calls off those that wait for
-//! their next attempt; requests under way are let finish, because an abort that overtakes a part leaves it behind.
+//! A part is begun only when a place in flight is there for it, so a 10,000-part object holds as
+//! many futures as it has requests in flight. The first part that fails ends the beginning of new
+//! ones, and calls off those that wait for their next attempt; requests under way are let finish,
+//! because an abort that overtakes a part leaves it behind.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -47,27 +48,47 @@ impl Progress {
     pub(super) fn of(begun: &Begun, kept: Vec<PartDone>) -> Self {
         let bytes = kept.iter().map(|part| part.size).sum();
         let (over, key) = (begun.upload.over(), begun.upload.key().clone());
-        Self { tracked: begun.tracked, over, key, done: kept, attempts: 0, bytes }
+        Self {
+            tracked: begun.tracked,
+            over,
+            key,
+            done: kept,
+            attempts: 0,
+            bytes,
+        }
     }
 
     /// Begins with no part under way.
     pub(super) fn begin(&self) -> Running {
-        Running { tasks: JoinSet::new(), over: self.over.clone(), trouble: None }
+        Running {
+            tasks: JoinSet::new(),
+            over: self.over.clone(),
+            trouble: None,
+        }
     }
 
-    async fn take(&mut self, work: &Work, id: u64, answer: Answer<PartDone>) -> Result<(), Trouble> {
+    async fn take(
+        &mut self,
+        work: &Work,
+        id: u64,
+        answer: Answer<PartDone>,
+    ) -> Result<(), Trouble> {
         let bytes = answer.value.size;
         self.attempts += answer.attempts;
         self.bytes += bytes;
         let recorded = self.tracked.part(work, &answer.value).await;
         self.done.push(answer.value);
-        work.monitor.observe(&Event::BytesCopied { id: Some(id), bytes });
+        work.monitor.observe(&Event::BytesCopied {
+            id: Some(id),
+            bytes,
+        });
         recorded
     }
 }
 
-/// Runs `start` for every part of the layout that S3 does not hold yet. What was confirmed is in `progress` even if it fails.
-/// `twice` tells that a part whose request hangs may be asked for again (see [`super::hedge`]).
+/// Runs `start` for every part of the layout that S3 does not hold yet. What was confirmed is in
+/// `progress` even if it fails. `twice` tells that a part whose request hangs may be asked for
+/// again (see [`super::hedge`]).
 pub(super) async fn all<F>(
     work: &Work,
     id: u64,
@@ -82,14 +103,20 @@ where
     let mut hedge = Hedge::new(layout.count, twice);
     let mut left = layout.size.saturating_sub(progress.bytes);
     let held: BTreeSet<u32> = progress.done.iter().map(|part| part.number).collect();
-    let mut parts = layout.parts().filter(|part| !held.contains(&part.number)).peekable();
+    let mut parts = layout
+        .parts()
+        .filter(|part| !held.contains(&part.number))
+        .peekable();
     let mut place = None;
     let mut running = progress.begin();
     loop {
         // Where parts stand in line, those that do so already are enough.
         let is_clogged = !running.is_empty() && work.is_clogged(&progress.key);
         if place.is_none() && running.trouble.is_none() && parts.peek().is_some() && !is_clogged {
-            place = Some(work.slots().request(work.slots().bulk(left, layout.part_size)));
+            place = Some(
+                work.slots()
+                    .request(work.slots().bulk(left, layout.part_size)),
+            );
         }
         let due = hedge.due().filter(|_| running.trouble.is_none());
         tokio::select! {
@@ -152,8 +179,9 @@ impl Running {
         });
     }
 
-    /// Takes note of trouble; the first one counts. Parts that wait for their turn or their next attempt are not sent
-    /// any more, unless the run only stops: then they have the time that all requests have.
+    /// Takes note of trouble; the first one counts. Parts that wait for their turn or their next
+    /// attempt are not sent any more, unless the run only stops: then they have the time that all
+    /// requests have.
     pub(super) fn fail(&mut self, trouble: Trouble) {
         if !matches!(trouble, Trouble::Stopped) {
             self.over.cancel();
@@ -200,7 +228,9 @@ impl Running {
             Err(error) if error.is_cancelled() => self.fail(Trouble::Stopped),
             Err(error) => {
                 let message = format!("a part's task panicked: {error}");
-                self.fail(Failure::new(FailureKind::Bug, Operation::UploadPart, "", message).into());
+                self.fail(
+                    Failure::new(FailureKind::Bug, Operation::UploadPart, "", message).into(),
+                );
             }
         }
         None

@@ -1,9 +1,10 @@
 //! Is the copy equal? Decided from what S3 computed, without reading a byte.
 //!
-//! The strongest evidence that is at hand decides; evidence that *contradicts* always decides. What the parts of an upload
-//! make is computed from their answers *before* the upload is completed ([`forecast`]), so that a part that went wrong
-//! publishes nothing. After that, what the write's own answer holds is used first. Only when that says nothing is the
-//! destination looked at once more, and what the endpoint does not derive from the bytes is never taken for evidence.
+//! The strongest evidence that is at hand decides; evidence that *contradicts* always decides. What
+//! the parts of an upload make is computed from their answers *before* the upload is completed
+//! ([`forecast`]), so that a part that went wrong publishes nothing. After that, what the write's
+//! own answer holds is used first. Only when that says nothing is the destination looked at once
+//! more, and what the endpoint does not derive from the bytes is never taken for evidence.
 
 use super::receipt::Proof;
 use crate::checksum::{combine, composite, looks_like_md5, multipart_etag};
@@ -27,13 +28,21 @@ impl Expected {
     /// What the source's HEAD promises.
     pub(crate) fn of(head: &Head, capabilities: &Capabilities) -> Self {
         let etag = (capabilities.content_etags && !head.kms).then(|| head.etag.clone());
-        Self { size: head.size, checksum: head.checksum.clone(), read: false, etag }
+        Self {
+            size: head.size,
+            checksum: head.checksum.clone(),
+            read: false,
+            etag,
+        }
     }
 
-    /// Whether a copy can come to a checksum of the same algorithm and kind. `declared` is what the upload declares;
-    /// `CopyObject` keeps the algorithm and computes it over the whole object, and a server to which nothing may be declared
-    /// may still do so.
-    pub(super) fn is_comparable(&self, declared: Option<(ChecksumAlgorithm, ChecksumKind)>) -> bool {
+    /// Whether a copy can come to a checksum of the same algorithm and kind. `declared` is what the
+    /// upload declares; `CopyObject` keeps the algorithm and computes it over the whole object, and
+    /// a server to which nothing may be declared may still do so.
+    pub(super) fn is_comparable(
+        &self,
+        declared: Option<(ChecksumAlgorithm, ChecksumKind)>,
+    ) -> bool {
         self.checksum.as_ref().is_some_and(|sum| match declared {
             Some(declared) => declared == (sum.algorithm, sum.kind),
             None => sum.kind == ChecksumKind::FullObject,
@@ -52,19 +61,34 @@ pub(super) struct Made {
 
 impl Made {
     /// `parts` ascend by number.
-    pub(super) fn of(parts: &[PartDone], declared: Option<(ChecksumAlgorithm, ChecksumKind)>) -> Self {
-        let sums: Option<Vec<_>> =
-            parts.iter().map(|part| Some((part.checksum.as_deref()?, part.size))).collect();
-        let checksum = declared.zip(sums).and_then(|((algorithm, kind), sums)| match kind {
-            ChecksumKind::FullObject => combine(algorithm, sums),
-            ChecksumKind::Composite => composite(algorithm, sums.into_iter().map(|(sum, _)| sum)),
-        });
-        Self { checksum, etag: multipart_etag(parts.iter().map(|part| part.etag.as_str())) }
+    pub(super) fn of(
+        parts: &[PartDone],
+        declared: Option<(ChecksumAlgorithm, ChecksumKind)>,
+    ) -> Self {
+        let sums: Option<Vec<_>> = parts
+            .iter()
+            .map(|part| Some((part.checksum.as_deref()?, part.size)))
+            .collect();
+        let checksum = declared
+            .zip(sums)
+            .and_then(|((algorithm, kind), sums)| match kind {
+                ChecksumKind::FullObject => combine(algorithm, sums),
+                ChecksumKind::Composite => {
+                    composite(algorithm, sums.into_iter().map(|(sum, _)| sum))
+                }
+            });
+        Self {
+            checksum,
+            etag: multipart_etag(parts.iter().map(|part| part.etag.as_str())),
+        }
     }
 
     /// What is known to come of parts that are gone: an earlier session has put it on record.
     pub(super) fn recorded(etag: Option<String>) -> Self {
-        Self { checksum: None, etag }
+        Self {
+            checksum: None,
+            etag,
+        }
     }
 
     /// The `ETag` of the whole, where it follows from the parts'.
@@ -82,9 +106,14 @@ impl Made {
     }
 }
 
-/// True when the parts make the source, by a checksum that covers it. Uploads of unknown beginnings are published only then.
+/// True when the parts make the source, by a checksum that covers it. Uploads of unknown beginnings
+/// are published only then.
 pub(super) fn proves(expected: &Expected, made: &Made) -> bool {
-    expected.checksum.as_ref().zip(made.checksum.as_ref()).is_some_and(|(source, made)| source == made)
+    expected
+        .checksum
+        .as_ref()
+        .zip(made.checksum.as_ref())
+        .is_some_and(|(source, made)| source == made)
 }
 
 /// What is to be expected of an upload whose parts are all there.
@@ -121,7 +150,9 @@ pub(super) fn forecast(
             return differ(source, &made.value, &source.value);
         }
         (Some(_), Some(false), Boundaries::Guessed) => return Forecast::OtherBoundaries,
-        (Some((source, made)), Some(false), _) => return differ(source, &made.value, &source.value),
+        (Some((source, made)), Some(false), _) => {
+            return differ(source, &made.value, &source.value);
+        }
         _ => {}
     }
     let (Some(etag), Some(made), true) = (&expected.etag, &made.etag, content_etags) else {
@@ -131,13 +162,14 @@ pub(super) fn forecast(
         Boundaries::Chosen => Forecast::Publish,
         _ if made == etag => Forecast::Publish,
         Boundaries::Guessed => Forecast::OtherBoundaries,
-        // An object whose encryption was changed in place keeps the ETag of its first writing: a checksum knows better.
-        Boundaries::Replayed(_) if are_equal == Some(true) => {
-            Forecast::Unkept(format!("the source's own parts make {made}, and not its ETag {etag}"))
-        }
-        Boundaries::Replayed(_) => {
-            Forecast::Contradicted(format!("the parts make the ETag {made}, the source's is {etag}"))
-        }
+        // An object whose encryption was changed in place keeps the ETag of its first writing: a
+        // checksum knows better.
+        Boundaries::Replayed(_) if are_equal == Some(true) => Forecast::Unkept(format!(
+            "the source's own parts make {made}, and not its ETag {etag}"
+        )),
+        Boundaries::Replayed(_) => Forecast::Contradicted(format!(
+            "the parts make the ETag {made}, the source's is {etag}"
+        )),
     }
 }
 
@@ -157,18 +189,30 @@ impl Verdict {
     pub(super) fn and(self, other: Self) -> Self {
         match (self, other) {
             (Self::Proven(one), Self::Proven(another)) => Self::Proven(one.min(another)),
-            (Self::Contradicted(what), _) | (_, Self::Contradicted(what)) => Self::Contradicted(what),
+            (Self::Contradicted(what), _) | (_, Self::Contradicted(what)) => {
+                Self::Contradicted(what)
+            }
             (Self::Unknown, other) | (other, Self::Unknown) => other,
         }
     }
 }
 
 /// Judges by the answer of the write alone. Nothing was `made` of parts by single requests.
-pub(super) fn by_answer(expected: &Expected, written: &Written, made: &Made, content_etags: bool) -> Verdict {
+pub(super) fn by_answer(
+    expected: &Expected,
+    written: &Written,
+    made: &Made,
+    content_etags: bool,
+) -> Verdict {
     if let Some(verdict) = by_checksum(expected, written.checksum.as_ref()) {
         // A look tells if a key makes ETags of its own.
-        let is_doubtful = content_etags && against_weak_sum(expected, &verdict, &written.etag).is_some();
-        return if is_doubtful { Verdict::Unknown } else { verdict };
+        let is_doubtful =
+            content_etags && against_weak_sum(expected, &verdict, &written.etag).is_some();
+        return if is_doubtful {
+            Verdict::Unknown
+        } else {
+            verdict
+        };
     }
     if content_etags && expected.etag.as_ref() == Some(&written.etag) {
         return Verdict::Proven(Proof::Etag);
@@ -184,7 +228,12 @@ pub(super) fn by_answer(expected: &Expected, written: &Written, made: &Made, con
 }
 
 /// Judges by a HEAD of the destination, which is the last word.
-pub(super) fn by_look(expected: &Expected, found: &Head, made: &Made, content_etags: bool) -> Verdict {
+pub(super) fn by_look(
+    expected: &Expected,
+    found: &Head,
+    made: &Made,
+    content_etags: bool,
+) -> Verdict {
     if found.size != expected.size {
         return Verdict::Contradicted(format!("{} bytes arrived of {}", found.size, expected.size));
     }
@@ -202,7 +251,10 @@ pub(super) fn by_look(expected: &Expected, found: &Head, made: &Made, content_et
                 return Verdict::Contradicted(what);
             }
             (Some(etag), None) if looks_like_md5(etag) && looks_like_md5(&found.etag) => {
-                return Verdict::Contradicted(format!("the ETag is {}, the source's {etag}", found.etag));
+                return Verdict::Contradicted(format!(
+                    "the ETag is {}, the source's {etag}",
+                    found.etag
+                ));
             }
             _ => {}
         }
@@ -210,27 +262,44 @@ pub(super) fn by_look(expected: &Expected, found: &Head, made: &Made, content_et
     by_parts(made, found.checksum.as_ref()).unwrap_or(Verdict::Proven(Proof::Size))
 }
 
-/// `None` when the two say nothing about each other. Unequal composite checksums may come of other boundaries.
+/// `None` when the two say nothing about each other. Unequal composite checksums may come of other
+/// boundaries.
 pub(crate) fn by_checksum(expected: &Expected, found: Option<&Checksum>) -> Option<Verdict> {
     let (sum, found) = (expected.checksum.as_ref()?, found?);
     if (sum.algorithm, sum.kind) != (found.algorithm, found.kind) {
         return None;
     }
     if sum.value == found.value {
-        return Some(Verdict::Proven(if expected.read { Proof::Read } else { Proof::by(found) }));
+        return Some(Verdict::Proven(if expected.read {
+            Proof::Read
+        } else {
+            Proof::by(found)
+        }));
     }
     (sum.kind == ChecksumKind::FullObject).then(|| {
-        Verdict::Contradicted(format!("{} is {}, the source's {}", found.algorithm, found.value, sum.value))
+        Verdict::Contradicted(format!(
+            "{} is {}, the source's {}",
+            found.algorithm, found.value, sum.value
+        ))
     })
 }
 
 /// Returns what two MD5s say against equal sums of 32 bits.
-pub(crate) fn against_weak_sum(expected: &Expected, verdict: &Verdict, etag: &str) -> Option<String> {
-    let Verdict::Proven(_) = verdict else { return None };
+pub(crate) fn against_weak_sum(
+    expected: &Expected,
+    verdict: &Verdict,
+    etag: &str,
+) -> Option<String> {
+    let Verdict::Proven(_) = verdict else {
+        return None;
+    };
     let (sum, source) = (expected.checksum.as_ref()?, expected.etag.as_deref()?);
     let differ = looks_like_md5(source) && looks_like_md5(etag) && source != etag;
     (differ && sum.algorithm.is_weak()).then(|| {
-        format!("the ETag is {etag}, the source's {source}, although the {} is equal", sum.algorithm)
+        format!(
+            "the ETag is {etag}, the source's {source}, although the {} is equal",
+            sum.algorithm
+        )
     })
 }
 
@@ -256,20 +325,38 @@ mod tests {
     const CRC: ChecksumAlgorithm = ChecksumAlgorithm::Crc64Nvme;
 
     fn crc(value: &str) -> Checksum {
-        Checksum { algorithm: CRC, kind: ChecksumKind::FullObject, value: value.into() }
+        Checksum {
+            algorithm: CRC,
+            kind: ChecksumKind::FullObject,
+            value: value.into(),
+        }
     }
 
     fn written(etag: &str, checksum: Option<Checksum>) -> Written {
-        Written { etag: etag.into(), checksum, ..Written::default() }
+        Written {
+            etag: etag.into(),
+            checksum,
+            ..Written::default()
+        }
     }
 
     fn part(number: u32, bytes: &[u8], algorithm: ChecksumAlgorithm) -> PartDone {
         let checksum = Some(compute(algorithm, bytes).value);
-        PartDone { number, size: bytes.len() as u64, etag: md5_etag(bytes), checksum }
+        PartDone {
+            number,
+            size: bytes.len() as u64,
+            etag: md5_etag(bytes),
+            checksum,
+        }
     }
 
     fn expected(checksum: Option<Checksum>, etag: Option<&str>) -> Expected {
-        Expected { size: 2, checksum, read: false, etag: etag.map(str::to_owned) }
+        Expected {
+            size: 2,
+            checksum,
+            read: false,
+            etag: etag.map(str::to_owned),
+        }
     }
 
     #[test]
@@ -281,11 +368,26 @@ mod tests {
             Verdict::Proven(Proof::Crc64nvme)
         );
         let torn = by_answer(&source, &written(&md5, Some(crc("B"))), &nothing, true);
-        assert!(matches!(torn, Verdict::Contradicted(_)), "an equal ETag does not heal a wrong checksum");
-        assert_eq!(by_answer(&source, &written(&md5, None), &nothing, true), Verdict::Proven(Proof::Etag));
-        assert_eq!(by_answer(&source, &written(&md5, None), &nothing, false), Verdict::Unknown);
-        assert_eq!(by_answer(&source, &written("other", None), &nothing, true), Verdict::Unknown);
-        let read = Expected { read: true, ..source };
+        assert!(
+            matches!(torn, Verdict::Contradicted(_)),
+            "an equal ETag does not heal a wrong checksum"
+        );
+        assert_eq!(
+            by_answer(&source, &written(&md5, None), &nothing, true),
+            Verdict::Proven(Proof::Etag)
+        );
+        assert_eq!(
+            by_answer(&source, &written(&md5, None), &nothing, false),
+            Verdict::Unknown
+        );
+        assert_eq!(
+            by_answer(&source, &written("other", None), &nothing, true),
+            Verdict::Unknown
+        );
+        let read = Expected {
+            read: true,
+            ..source
+        };
         assert_eq!(
             by_answer(&read, &written("other", Some(crc("A"))), &nothing, true),
             Verdict::Proven(Proof::Read)
@@ -294,23 +396,53 @@ mod tests {
 
     #[test]
     fn equal_sums_of_32_bits_do_not_outweigh_other_md5s() {
-        let sum =
-            |algorithm| Checksum { algorithm, kind: ChecksumKind::FullObject, value: "AAAAAA==".into() };
+        let sum = |algorithm| Checksum {
+            algorithm,
+            kind: ChecksumKind::FullObject,
+            value: "AAAAAA==".into(),
+        };
         let (here, there) = (md5_etag(b"x"), md5_etag(b"y"));
         let nothing = Made::default();
-        for (algorithm, is_weak) in
-            [(ChecksumAlgorithm::Crc32, true), (ChecksumAlgorithm::Crc32c, true), (CRC, false)]
-        {
+        for (algorithm, is_weak) in [
+            (ChecksumAlgorithm::Crc32, true),
+            (ChecksumAlgorithm::Crc32c, true),
+            (CRC, false),
+        ] {
             let source = expected(Some(sum(algorithm)), Some(&here));
-            let answer = by_answer(&source, &written(&there, Some(sum(algorithm))), &nothing, true);
+            let answer = by_answer(
+                &source,
+                &written(&there, Some(sum(algorithm))),
+                &nothing,
+                true,
+            );
             assert_eq!(answer == Verdict::Unknown, is_weak, "{answer:?}");
-            let found =
-                Head { size: 2, etag: there.clone(), checksum: Some(sum(algorithm)), ..Head::default() };
+            let found = Head {
+                size: 2,
+                etag: there.clone(),
+                checksum: Some(sum(algorithm)),
+                ..Head::default()
+            };
             let look = by_look(&source, &found, &nothing, true);
-            assert_eq!(matches!(look, Verdict::Contradicted(_)), is_weak, "{look:?}");
+            assert_eq!(
+                matches!(look, Verdict::Contradicted(_)),
+                is_weak,
+                "{look:?}"
+            );
             // Where ETags say nothing, the sum is what there is.
-            for (found, content) in [(Head { kms: true, ..found.clone() }, true), (found, false)] {
-                assert!(matches!(by_look(&source, &found, &nothing, content), Verdict::Proven(_)));
+            for (found, content) in [
+                (
+                    Head {
+                        kms: true,
+                        ..found.clone()
+                    },
+                    true,
+                ),
+                (found, false),
+            ] {
+                assert!(matches!(
+                    by_look(&source, &found, &nothing, content),
+                    Verdict::Proven(_)
+                ));
             }
         }
     }
@@ -320,44 +452,101 @@ mod tests {
         let made = Made::of(&[part(1, b"x", CRC), part(2, b"y", CRC)], None);
         let etag = made.etag.clone().unwrap();
         let source = expected(None, Some("0123-2"));
-        assert_eq!(by_answer(&source, &written(&etag, None), &made, true), Verdict::Proven(Proof::PartEtags));
-        assert_eq!(by_answer(&source, &written(&etag, None), &made, false), Verdict::Unknown);
-        let head = |etag: &str| Head { size: 2, etag: etag.into(), ..Head::default() };
-        assert_eq!(by_look(&source, &head(&etag), &made, true), Verdict::Proven(Proof::PartEtags));
-        assert!(matches!(by_look(&source, &head("ffff-1"), &made, true), Verdict::Contradicted(_)));
-        let kms = Head { kms: true, ..head("ffff-1") };
-        assert_eq!(by_look(&source, &kms, &made, true), Verdict::Proven(Proof::Size));
-        let short = Head { size: 0, ..head(&etag) };
-        assert!(matches!(by_look(&source, &short, &made, true), Verdict::Contradicted(_)));
+        assert_eq!(
+            by_answer(&source, &written(&etag, None), &made, true),
+            Verdict::Proven(Proof::PartEtags)
+        );
+        assert_eq!(
+            by_answer(&source, &written(&etag, None), &made, false),
+            Verdict::Unknown
+        );
+        let head = |etag: &str| Head {
+            size: 2,
+            etag: etag.into(),
+            ..Head::default()
+        };
+        assert_eq!(
+            by_look(&source, &head(&etag), &made, true),
+            Verdict::Proven(Proof::PartEtags)
+        );
+        assert!(matches!(
+            by_look(&source, &head("ffff-1"), &made, true),
+            Verdict::Contradicted(_)
+        ));
+        let kms = Head {
+            kms: true,
+            ..head("ffff-1")
+        };
+        assert_eq!(
+            by_look(&source, &kms, &made, true),
+            Verdict::Proven(Proof::Size)
+        );
+        let short = Head {
+            size: 0,
+            ..head(&etag)
+        };
+        assert!(matches!(
+            by_look(&source, &short, &made, true),
+            Verdict::Contradicted(_)
+        ));
     }
 
     #[test]
     fn parts_prove_what_they_make_by_their_checksums_where_a_key_hides_the_etags() {
-        let made = Made::of(&[part(1, b"x", CRC), part(2, b"y", CRC)], Some((CRC, ChecksumKind::FullObject)));
+        let made = Made::of(
+            &[part(1, b"x", CRC), part(2, b"y", CRC)],
+            Some((CRC, ChecksumKind::FullObject)),
+        );
         assert_eq!(made.checksum, Some(compute(CRC, b"xy")));
-        let kms =
-            |sum| Head { size: 2, etag: "f-2".into(), kms: true, checksum: Some(sum), ..Head::default() };
+        let kms = |sum| Head {
+            size: 2,
+            etag: "f-2".into(),
+            kms: true,
+            checksum: Some(sum),
+            ..Head::default()
+        };
         let source = expected(None, None);
         assert_eq!(
             by_look(&source, &kms(compute(CRC, b"xy")), &made, true),
             Verdict::Proven(Proof::PartChecksums)
         );
-        assert!(matches!(by_look(&source, &kms(crc("B")), &made, true), Verdict::Contradicted(_)));
+        assert!(matches!(
+            by_look(&source, &kms(crc("B")), &made, true),
+            Verdict::Contradicted(_)
+        ));
     }
 
     #[test]
     fn what_contradicts_the_source_is_not_published() {
-        let made = Made::of(&[part(1, b"x", CRC), part(2, b"y", CRC)], Some((CRC, ChecksumKind::FullObject)));
+        let made = Made::of(
+            &[part(1, b"x", CRC), part(2, b"y", CRC)],
+            Some((CRC, ChecksumKind::FullObject)),
+        );
         let etag = made.etag.clone().unwrap();
         let replayed = Boundaries::Replayed([1, 2].into());
         let (equal, other) = (Some(compute(CRC, b"xy")), Some(crc("B")));
         for (checksum, tag, boundaries, outcome) in [
             (equal.clone(), None, &Boundaries::Chosen, "publish"),
             (None, Some("0123-9"), &Boundaries::Chosen, "publish"),
-            (other.clone(), Some(&*etag), &Boundaries::Guessed, "contradicted"),
+            (
+                other.clone(),
+                Some(&*etag),
+                &Boundaries::Guessed,
+                "contradicted",
+            ),
             (equal.clone(), Some(&*etag), &Boundaries::Guessed, "publish"),
-            (equal.clone(), Some("0123-2"), &Boundaries::Guessed, "other boundaries"),
-            (None, Some("0123-2"), &Boundaries::Guessed, "other boundaries"),
+            (
+                equal.clone(),
+                Some("0123-2"),
+                &Boundaries::Guessed,
+                "other boundaries",
+            ),
+            (
+                None,
+                Some("0123-2"),
+                &Boundaries::Guessed,
+                "other boundaries",
+            ),
             (equal, Some("0123-2"), &replayed, "unkept"),
             (None, Some("0123-2"), &replayed, "contradicted"),
             (None, None, &replayed, "publish"),
@@ -383,11 +572,17 @@ mod tests {
             by_answer(&source, &written("k-2", Some(sum.clone())), &made, true),
             Verdict::Proven(Proof::CompositeSha256)
         );
-        let other = Checksum { value: "other".into(), ..sum };
+        let other = Checksum {
+            value: "other".into(),
+            ..sum
+        };
         assert_eq!(by_checksum(&source, Some(&other)), None);
         let source = expected(Some(other), None);
         let judged = |boundaries| forecast(&source, &made, &boundaries, true);
         assert_eq!(judged(Boundaries::Guessed), Forecast::OtherBoundaries);
-        assert!(matches!(judged(Boundaries::Replayed([1, 2].into())), Forecast::Contradicted(_)));
+        assert!(matches!(
+            judged(Boundaries::Replayed([1, 2].into())),
+            Forecast::Contradicted(_)
+        ));
     }
 }

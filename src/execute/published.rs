@@ -1,11 +1,13 @@
-//! Looks at what was published: is it equal to its source, and does it have what it was asked to have?
+//! Looks at what was published: is it equal to its source, and does it have what it was asked to
+//! have?
 //!
-//! An object that was published from parts is always looked at, with one HEAD beside its N parts: no answer of a single part
-//! shows that the server copied the range that was asked for, or that it published all parts. An object of one request is
-//! looked at where the answer proves nothing, and where the bucket has not shown yet that it keeps what it is asked to keep.
-//! Whatever is looked at is compared with the request (see
-//! [`crate::plan::asked`]), because servers other than Amazon S3 may ignore what they do not support. With `trust: nothing`
-//! every object is looked at, and only what the look shows is a proof.
+//! An object that was published from parts is always looked at, with one HEAD beside its N parts:
+//! no answer of a single part shows that the server copied the range that was asked for, or that it
+//! published all parts. An object of one request is looked at where the answer proves nothing, and
+//! where the bucket has not shown yet that it keeps what it is asked to keep. Whatever is looked at
+//! is compared with the request (see [`crate::plan::asked`]), because servers other than Amazon S3
+//! may ignore what they do not support. With `trust: nothing` every object is looked at, and only
+//! what the look shows is a proof.
 
 use super::object::Copy;
 use super::prove::{Expected, Made, Verdict, by_answer, by_checksum, by_look};
@@ -17,7 +19,8 @@ use crate::pace::Slot;
 use crate::plan::asked::{Asked, Difference};
 use crate::plan::loss::{Loss, Lost};
 use crate::s3::{
-    Checksum, ChecksumAlgorithm, ChecksumKind, FailureKind, Head, Operation, SourcePin, Written, look,
+    Checksum, ChecksumAlgorithm, ChecksumKind, FailureKind, Head, Operation, SourcePin, Written,
+    look,
 };
 
 /// A published object, and the facts to compare it with.
@@ -29,8 +32,8 @@ pub(super) struct Publication<'a> {
     pub(super) parts: u32,
     /// The requested attributes; `None` if the caller compares them.
     pub(super) asked: Option<Asked<'a>>,
-    /// The request slot that the look uses; `None` if the caller holds one. It is released before bytes are read, since reading
-    /// asks for slots of its own.
+    /// The request slot that the look uses; `None` if the caller holds one. It is released before
+    /// bytes are read, since reading asks for slots of its own.
     pub(super) slot: Option<Slot>,
 }
 
@@ -60,8 +63,8 @@ pub(super) struct Looked {
 }
 
 impl Copy<'_> {
-    /// Returns the proof that the published object rests on. An object that is not equal, lacks what is required, or is less
-    /// proven than the job demands fails.
+    /// Returns the proof that the published object rests on. An object that is not equal, lacks
+    /// what is required, or is less proven than the job demands fails.
     pub(super) async fn prove(
         &self,
         mut expected: Expected,
@@ -71,7 +74,13 @@ impl Copy<'_> {
         draft: &mut Draft,
     ) -> Result<Proof, Trouble> {
         let Self { work, step, .. } = self;
-        let Publication { written, made, parts, asked, slot } = published;
+        let Publication {
+            written,
+            made,
+            parts,
+            asked,
+            slot,
+        } = published;
         let destination = &work.sides.destination;
         let policy = work.sides.transfer.proof;
         let capabilities = destination.capabilities();
@@ -80,14 +89,25 @@ impl Copy<'_> {
         let mut checksum = written.checksum.clone();
         // Complete has seen to the size where the server knows `x-amz-mp-object-size`.
         let size_is_seen = made.checksum.is_some() && capabilities.checksums;
-        let is_unanswered = verdict == Verdict::Unknown && !(policy.verify == Verify::Size && size_is_seen);
+        let is_unanswered =
+            verdict == Verdict::Unknown && !(policy.verify == Verify::Size && size_is_seen);
         let must_look = is_unanswered || !capabilities.believes_answers();
         let is_over = matches!(verdict, Verdict::Contradicted(_));
-        let is_unproven =
-            asked.is_some_and(|asked| work.refusals.is_unproven(destination, Operation::CopyObject, asked));
+        let is_unproven = asked.is_some_and(|asked| {
+            work.refusals
+                .is_unproven(destination, Operation::CopyObject, asked)
+        });
         if (must_look || parts > 0 || is_unproven) && !is_over {
             let (key, size, write) = (&step.key, expected.size, Operation::CopyObject);
-            let look = Look { key, written, size, parts, write, is_needed: must_look, asked };
+            let look = Look {
+                key,
+                written,
+                size,
+                parts,
+                write,
+                is_needed: must_look,
+                asked,
+            };
             let judge = |found: &Head| by_look(&expected, found, made, content_etags);
             let looked = Box::pin(work.look(look, judge, draft)).await?;
             verdict = match looked.verdict {
@@ -103,11 +123,16 @@ impl Copy<'_> {
             Verdict::Contradicted(_) => false,
         };
         if policy.prove == Prove::Read && weak(&verdict) {
-            match self.compare_by_reading(&mut expected, head, pin, written, checksum).await {
+            match self
+                .compare_by_reading(&mut expected, head, pin, written, checksum)
+                .await
+            {
                 Ok(compared) => verdict = compared,
                 // The copy is there and holds what was proven so far.
                 Err(Trouble::Stopped) if policy.verify != Verify::RequireChecksum => {
-                    draft.notes.push("proof: the run was stopped before the bytes were read".to_owned());
+                    draft
+                        .notes
+                        .push("proof: the run was stopped before the bytes were read".to_owned());
                 }
                 Err(trouble) => return Err(trouble),
             }
@@ -122,7 +147,8 @@ impl Copy<'_> {
         Ok(work.enough(&step.key, proof)?)
     }
 
-    /// Reads what S3 has no comparable checksum of: the source, and the destination too if `stored` is none.
+    /// Reads what S3 has no comparable checksum of: the source, and the destination too if `stored`
+    /// is none.
     async fn compare_by_reading(
         &self,
         expected: &mut Expected,
@@ -131,15 +157,23 @@ impl Copy<'_> {
         written: &Written,
         stored: Option<Checksum>,
     ) -> Result<Verdict, Trouble> {
-        let Self { work, source, step, .. } = self;
-        let is_usable = |sum: &Checksum| sum.kind == ChecksumKind::FullObject && sum.algorithm.combines();
+        let Self {
+            work, source, step, ..
+        } = self;
+        let is_usable =
+            |sum: &Checksum| sum.kind == ChecksumKind::FullObject && sum.algorithm.combines();
         let known = expected.checksum.clone().filter(is_usable);
         let stored = stored.filter(is_usable);
-        let algorithm =
-            stored.as_ref().or(known.as_ref()).map_or(ChecksumAlgorithm::Crc64Nvme, |sum| sum.algorithm);
+        let algorithm = stored
+            .as_ref()
+            .or(known.as_ref())
+            .map_or(ChecksumAlgorithm::Crc64Nvme, |sum| sum.algorithm);
         if known.is_none_or(|known| known.algorithm != algorithm) {
-            expected.checksum =
-                Some(read::sum(source, pin, head.size, algorithm).await.map_err(condition::moved)?);
+            expected.checksum = Some(
+                read::sum(source, pin, head.size, algorithm)
+                    .await
+                    .map_err(condition::moved)?,
+            );
         }
         expected.read = true;
         let stored = if let Some(stored) = stored {
@@ -152,7 +186,8 @@ impl Copy<'_> {
         Ok(by_checksum(expected, Some(&stored)).unwrap_or(Verdict::Unknown))
     }
 
-    /// Returns the reason for an unequal copy: the source changed under a server that ignores conditions, or the copy is wrong.
+    /// Returns the reason for an unequal copy: the source changed under a server that ignores
+    /// conditions, or the copy is wrong.
     pub(super) async fn differs(
         &self,
         head: &Head,
@@ -163,7 +198,11 @@ impl Copy<'_> {
         let (work, key) = (self.work, &self.step.key);
         // An object that was changed in place is no more what it was.
         let replaced = published.is_some() && work.sides.is_in_place();
-        let unchanged = if replaced { Ok(true) } else { self.is_unchanged(head, pin).await };
+        let unchanged = if replaced {
+            Ok(true)
+        } else {
+            self.is_unchanged(head, pin).await
+        };
         match unchanged {
             Ok(false) => Trouble::SourceChanged,
             Ok(true) => match published {
@@ -176,7 +215,11 @@ impl Copy<'_> {
 
     /// Looks at the source again.
     pub(super) async fn is_unchanged(&self, head: &Head, pin: &SourcePin) -> Result<bool, Trouble> {
-        match self.source.head(&pin.key, self.step.entry.version.as_deref()).await {
+        match self
+            .source
+            .head(&pin.key, self.step.entry.version.as_deref())
+            .await
+        {
             Ok(now) => Ok(now.etag == head.etag
                 && now.size == head.size
                 && now.version == head.version
@@ -187,9 +230,10 @@ impl Copy<'_> {
 }
 
 impl Work {
-    /// Looks at the object that was just written, and compares its size, parts, version, and attributes with the request; `judge`
-    /// compares its bytes. Notes what the bucket was seen to keep. A look that only confirms what the answers prove is done
-    /// without where the caller may not look.
+    /// Looks at the object that was just written, and compares its size, parts, version, and
+    /// attributes with the request; `judge` compares its bytes. Notes what the bucket was seen to
+    /// keep. A look that only confirms what the answers prove is done without where the caller may
+    /// not look.
     ///
     /// # Errors
     /// An object that is not there, cannot be looked at, or lacks what the job requires.
@@ -199,16 +243,24 @@ impl Work {
         judge: impl FnOnce(&Head) -> Verdict,
         draft: &mut Draft,
     ) -> Result<Looked, Trouble> {
-        let Look { key, written, write, .. } = look;
+        let Look {
+            key,
+            written,
+            write,
+            ..
+        } = look;
         let destination = &self.sides.destination;
         let found = match destination.head(key, written.version.as_deref()).await {
             Ok(found) => found,
             Err(failure) if *failure.kind() == FailureKind::Denied && !look.is_needed => {
                 let name = destination.name();
-                draft
-                    .notes
-                    .push(format!("not looked at after it was published: s3:GetObject missing on {name}"));
-                return Ok(Looked { verdict: Verdict::Unknown, found: None });
+                draft.notes.push(format!(
+                    "not looked at after it was published: s3:GetObject missing on {name}"
+                ));
+                return Ok(Looked {
+                    verdict: Verdict::Unknown,
+                    found: None,
+                });
             }
             Err(failure) if *failure.kind() == FailureKind::NotFound => {
                 let what = "the server answered that the object is published, and there is none";
@@ -216,21 +268,29 @@ impl Work {
             }
             Err(failure) => return Err(failure.into()),
         };
-        let made = look::Made { size: look.size, parts: look.parts };
+        let made = look::Made {
+            size: look.size,
+            parts: look.parts,
+        };
         let otherwise = written.contradicted_by(&found, made, destination.capabilities());
         let verdict = otherwise.map_or_else(|| judge(&found), Verdict::Contradicted);
-        let asked = look.asked.filter(|_| !matches!(verdict, Verdict::Contradicted(_)));
+        let asked = look
+            .asked
+            .filter(|_| !matches!(verdict, Verdict::Contradicted(_)));
         if let Some(asked) = asked
             && self.compare(key, written, asked, &found, draft).await?
             && look.parts == 0
         {
             self.refusals.keeps(destination, write, asked);
         }
-        Ok(Looked { verdict, found: Some(found) })
+        Ok(Looked {
+            verdict,
+            found: Some(found),
+        })
     }
 
-    /// Compares what the object at `key` shows with what was asked for, and returns true if it has all of it. By the policy of
-    /// the attribute, a difference is a loss or fails the object.
+    /// Compares what the object at `key` shows with what was asked for, and returns true if it has
+    /// all of it. By the policy of the attribute, a difference is a loss or fails the object.
     ///
     /// # Errors
     /// What the job requires and the object does not have.
@@ -249,7 +309,11 @@ impl Work {
         if !destination.capabilities().refuses_what_it_lacks() {
             for (attribute, by) in asked.hidden(found) {
                 let version = written.version.as_deref();
-                if self.refusals.is_ignored(destination, by, (key, version)).await? {
+                if self
+                    .refusals
+                    .is_ignored(destination, by, (key, version))
+                    .await?
+                {
                     differences.push((attribute, format!("none of it in the answer to {by}")));
                 }
             }
@@ -257,20 +321,33 @@ impl Work {
         let has_all = differences.is_empty();
         // What is known to be lost already is told once.
         differences.retain(|(attribute, _)| {
-            !draft.losses.iter().any(|loss| loss.attribute == *attribute && loss.lost != Lost::NotReadable)
+            !draft
+                .losses
+                .iter()
+                .any(|loss| loss.attribute == *attribute && loss.lost != Lost::NotReadable)
         });
-        let required = differences.iter().find(|(attribute, _)| self.is_required(*attribute, asked));
+        let required = differences
+            .iter()
+            .find(|(attribute, _)| self.is_required(*attribute, asked));
         if let Some((attribute, how)) = required {
-            let what = format!("{name} ignored the {attribute} that were asked for: it shows {how}");
+            let what =
+                format!("{name} ignored the {attribute} that were asked for: it shows {how}");
             return Err(self.unkept(key, written, &what).await.into());
         }
-        draft.losses.extend(differences.into_iter().map(|(attribute, how): Difference| {
-            Loss::new(attribute, Lost::NotSet, format!("{name} ignored it: it shows {how}"))
-        }));
+        draft
+            .losses
+            .extend(differences.into_iter().map(|(attribute, how): Difference| {
+                Loss::new(
+                    attribute,
+                    Lost::NotSet,
+                    format!("{name} ignored it: it shows {how}"),
+                )
+            }));
         Ok(has_all)
     }
 
-    /// True for what fails an object that lacks it. An upload has no source whose attributes a policy could be about.
+    /// True for what fails an object that lacks it. An upload has no source whose attributes a
+    /// policy could be about.
     fn is_required(&self, attribute: Attribute, asked: Asked<'_>) -> bool {
         let is_keyed = attribute == Attribute::Encryption && asked.customer_key;
         let by_policy = self.sides.transfer.preserve.of(attribute) == Policy::Require;

@@ -1,8 +1,9 @@
 //! Summing an object by reading it: ranged GETs side by side, each summed as it arrives.
 //!
-//! No byte is kept: a range leaves its CRC, and the CRCs of adjacent ranges combine into that of the whole. So an object
-//! of any size takes a few buffers of memory, no disk, and a range that breaks off is read again by itself. Each range
-//! takes a place in flight and counts against the job's bytes per second, like a part that is copied.
+//! No byte is kept: a range leaves its CRC, and the CRCs of adjacent ranges combine into that of
+//! the whole. So an object of any size takes a few buffers of memory, no disk, and a range that
+//! breaks off is read again by itself. Each range takes a place in flight and counts against the
+//! job's bytes per second, like a part that is copied.
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 
@@ -54,15 +55,20 @@ pub(crate) async fn sum(
     });
     let sums = stream::iter(ranges).map(|(first, last)| async move {
         let slots = bucket.pacer().slots();
-        let place = slots.request(slots.bulk(size - first, RANGE)).await.map_err(|_| {
-            Failure::new(
-                FailureKind::Stopped,
-                Operation::GetObject,
-                bucket.place(&pin.key),
-                "the run was stopped",
-            )
-        })?;
-        let sum = bucket.sum_range(pin, (first, last), size, algorithm).await?;
+        let place = slots
+            .request(slots.bulk(size - first, RANGE))
+            .await
+            .map_err(|_| {
+                Failure::new(
+                    FailureKind::Stopped,
+                    Operation::GetObject,
+                    bucket.place(&pin.key),
+                    "the run was stopped",
+                )
+            })?;
+        let sum = bucket
+            .sum_range(pin, (first, last), size, algorithm)
+            .await?;
         drop(place);
         Ok::<_, Failure>((sum, last - first + 1))
     });
@@ -73,7 +79,12 @@ pub(crate) async fn sum(
         let pieces = [(whole.value.as_str(), 0), (sum.value.as_str(), length)];
         whole = checksum::combine(algorithm, pieces).ok_or_else(|| {
             let message = format!("{algorithm} does not combine");
-            Failure::new(FailureKind::Bug, Operation::GetObject, bucket.place(&pin.key), message)
+            Failure::new(
+                FailureKind::Bug,
+                Operation::GetObject,
+                bucket.place(&pin.key),
+                message,
+            )
         })?;
     }
     Ok(whole)

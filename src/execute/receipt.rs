@@ -1,7 +1,8 @@
 //! What is on record about one object when the run is done with it.
 //!
-//! A receipt is one line of `report.jsonl`. It says what was read (the exact version), what was written, by which
-//! route, with how many requests, and on what the claim rests that both are equal.
+//! A receipt is one line of `report.jsonl`. It says what was read (the exact version), what was
+//! written, by which route, with how many requests, and on what the claim rests that both are
+//! equal.
 
 use std::time::Duration;
 
@@ -18,7 +19,8 @@ use crate::s3::{Checksum, ChecksumAlgorithm, ChecksumKind, Failure, FailureKind,
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Proof {
-    /// Checksums over all bytes, computed by S3 on both sides (or by us while reading a file), are equal.
+    /// Checksums over all bytes, computed by S3 on both sides (or by us while reading a file), are
+    /// equal.
     Crc64nvme,
     /// The same with CRC32C.
     Crc32c,
@@ -28,7 +30,8 @@ pub enum Proof {
     Sha1,
     /// The same with SHA-256.
     Sha256,
-    /// Checksums over all bytes are equal, at least one of which was computed by reading them for the purpose.
+    /// Checksums over all bytes are equal, at least one of which was computed by reading them for
+    /// the purpose.
     Read,
     /// Both sides have the same part boundaries, and the CRC32C of their parts' CRC32Cs is equal.
     CompositeCrc32c,
@@ -40,8 +43,8 @@ pub enum Proof {
     CompositeSha256,
     /// The `ETag`s are equal, and both are derived from the bytes.
     Etag,
-    /// The object's `ETag` is the one that follows from the `ETag`s of its parts: what S3 copied part by part is what it
-    /// published.
+    /// The object's `ETag` is the one that follows from the `ETag`s of its parts: what S3 copied
+    /// part by part is what it published.
     PartEtags,
     /// The same by the checksums of the parts, where `ETag`s do not follow from bytes.
     PartChecksums,
@@ -67,11 +70,15 @@ impl Proof {
         }
     }
 
-    /// True when a checksum of all bytes was compared between source and destination: what `verify: require-checksum`
-    /// demands. An `ETag` is none, because S3 does not promise of what it is the MD5.
+    /// True when a checksum of all bytes was compared between source and destination: what `verify:
+    /// require-checksum` demands. An `ETag` is none, because S3 does not promise of what it is the
+    /// MD5.
     #[must_use]
     pub const fn is_checksum(self) -> bool {
-        !matches!(self, Self::Etag | Self::PartEtags | Self::PartChecksums | Self::Size)
+        !matches!(
+            self,
+            Self::Etag | Self::PartEtags | Self::PartChecksums | Self::Size
+        )
     }
 }
 
@@ -141,7 +148,8 @@ pub enum Ending {
         /// What went wrong.
         error: ErrorRecord,
     },
-    /// The run was stopped before this object was done; nothing of it is visible at the destination.
+    /// The run was stopped before this object was done; nothing of it is visible at the
+    /// destination.
     Stopped,
 }
 
@@ -184,7 +192,10 @@ impl From<&Failure> for ErrorRecord {
             remedy: details.kind.remedy(),
             ends_run: failure.ends_run(),
             may_pass_later: details.kind.may_pass_later(),
-            is_published: matches!(details.kind, FailureKind::NotEqual | FailureKind::Unprovable),
+            is_published: matches!(
+                details.kind,
+                FailureKind::NotEqual | FailureKind::Unprovable
+            ),
         }
     }
 }
@@ -203,7 +214,8 @@ pub struct Receipt {
     pub destination: String,
     /// Bytes.
     pub size: u64,
-    /// `copy`, `multipart-copy`, `put`, `multipart-upload`, `restore` or `delete-marker`; absent for objects that were left alone.
+    /// `copy`, `multipart-copy`, `put`, `multipart-upload`, `restore` or `delete-marker`; absent
+    /// for objects that were left alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<&'static str>,
     /// Parts of the upload.
@@ -235,7 +247,13 @@ impl Receipt {
     /// True if the bucket keeps what the object was before it was changed in place.
     #[must_use]
     pub fn leaves_old_version(&self) -> bool {
-        let Ending::Done { destination_version: Some(version), .. } = &self.ending else { return false };
+        let Ending::Done {
+            destination_version: Some(version),
+            ..
+        } = &self.ending
+        else {
+            return false;
+        };
         self.in_place && version != "null"
     }
 
@@ -267,7 +285,13 @@ impl Draft {
         let route = Some(step.route.name());
         let parts = step.route.parts();
         let version = step.entry.version.clone();
-        Self { version, route, parts, reason: Some(step.reason), ..Self::of_size(step.entry.size) }
+        Self {
+            version,
+            route,
+            parts,
+            reason: Some(step.reason),
+            ..Self::of_size(step.entry.size)
+        }
     }
 
     pub(super) fn of_size(size: u64) -> Self {

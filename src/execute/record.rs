@@ -1,9 +1,9 @@
 //! What the conductor tells the journal.
 //!
-//! It decides, event by event, what the next session must know, and the conductor hands the events over before it begins
-//! anything new: an object is on record before its first request. Keys that need no work are gathered, by the range in
-//! which they were planned. An object that a
-//! stop left undone stays pending. If the run can go on, its receipt stands in the report until then.
+//! It decides, event by event, what the next session must know, and the conductor hands the events
+//! over before it begins anything new: an object is on record before its first request. Keys that
+//! need no work are gathered, by the range in which they were planned. An object that a stop left
+//! undone stays pending. If the run can go on, its receipt stands in the report until then.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -60,34 +60,77 @@ pub(super) fn resume(work: &Work, transfer: u32) -> Resume {
     let next = (transfer + 1).saturating_mul(RANGES);
     let last = next.saturating_add(RANGES - 1);
     let known = || work.resumed.ranges_of(transfer);
-    let next = known().map(|(range, _)| range + 1).max().unwrap_or_default().max(next);
+    let next = known()
+        .map(|(range, _)| range + 1)
+        .max()
+        .unwrap_or_default()
+        .max(next);
     if known().next().is_none() || work.inherited.lists_anew(transfer) {
-        let whole = KeyRange { range: transfer, ..KeyRange::default() };
-        return Resume { pending: Vec::new(), ranges: vec![whole], next, last };
+        let whole = KeyRange {
+            range: transfer,
+            ..KeyRange::default()
+        };
+        return Resume {
+            pending: Vec::new(),
+            ranges: vec![whole],
+            next,
+            last,
+        };
     }
     let claimed = adopt::claimed(&work.resumed);
-    let pending = known().flat_map(|(_, range)| &range.pending).map(|(object, entry)| {
-        let entry = entry.clone().into_entry(work.sides.relative_at(&entry.key));
-        let place = work.sides.key_of(&entry).map(|key| work.upload_place(&key)).ok();
-        let claimed = claimed.clone().any(|claimed| Some(claimed) == place.as_ref());
-        Pending { object: *object, entry, claimed }
-    });
-    let left = known().filter(|(_, state)| !state.planned).map(|(range, state)| KeyRange {
-        range,
-        after: state.passed.clone(),
-        until: state.until.clone(),
-    });
-    Resume { pending: pending.collect(), ranges: left.collect(), next, last }
+    let pending = known()
+        .flat_map(|(_, range)| &range.pending)
+        .map(|(object, entry)| {
+            let entry = entry.clone().into_entry(work.sides.relative_at(&entry.key));
+            let place = work
+                .sides
+                .key_of(&entry)
+                .map(|key| work.upload_place(&key))
+                .ok();
+            let claimed = claimed
+                .clone()
+                .any(|claimed| Some(claimed) == place.as_ref());
+            Pending {
+                object: *object,
+                entry,
+                claimed,
+            }
+        });
+    let left = known()
+        .filter(|(_, state)| !state.planned)
+        .map(|(range, state)| KeyRange {
+            range,
+            after: state.passed.clone(),
+            until: state.until.clone(),
+        });
+    Resume {
+        pending: pending.collect(),
+        ranges: left.collect(),
+        next,
+        last,
+    }
 }
 
 impl Record {
     pub(super) fn new(work: &Work, transfer: u32) -> Self {
-        let ranges = || work.resumed.ranges_of(transfer).filter(|_| !work.inherited.lists_anew(transfer));
-        let began = Event::RangeBegan { range: transfer, transfer, ordered: work.sides.plans_in_order() };
+        let ranges = || {
+            work.resumed
+                .ranges_of(transfer)
+                .filter(|_| !work.inherited.lists_anew(transfer))
+        };
+        let began = Event::RangeBegan {
+            range: transfer,
+            transfer,
+            ordered: work.sides.plans_in_order(),
+        };
         Self {
             journal: work.journal.clone(),
             transfer,
-            events: if ranges().next().is_none() { vec![began] } else { Vec::new() },
+            events: if ranges().next().is_none() {
+                vec![began]
+            } else {
+                Vec::new()
+            },
             range: transfer,
             gathered: BTreeMap::new(),
             objects: ranges()
@@ -108,7 +151,11 @@ impl Record {
     /// A range was cut.
     pub(super) fn cut(&mut self, cut: Cut) {
         if let Some(at) = cut.new.after {
-            self.events.push(Event::RangeCut { range: cut.range, at, new: cut.new.range });
+            self.events.push(Event::RangeCut {
+                range: cut.range,
+                at,
+                new: cut.new.range,
+            });
         }
     }
 
@@ -121,7 +168,11 @@ impl Record {
         let object = self.journal.next_id();
         step.object = Some(object);
         self.objects.insert(object, self.range);
-        self.events.push(Event::ObjectPlanned { range: self.range, object, entry: (&step.entry).into() });
+        self.events.push(Event::ObjectPlanned {
+            range: self.range,
+            object,
+            entry: (&step.entry).into(),
+        });
         self.range
     }
 
@@ -166,7 +217,8 @@ impl Record {
         self.gather(|passed| passed.ignored += 1);
     }
 
-    /// Nothing is left to do about a key and all before it in its range. It has a receipt already, and gets no second one.
+    /// Nothing is left to do about a key and all before it in its range. It has a receipt already,
+    /// and gets no second one.
     pub(super) fn pass(&mut self, key: ObjectKey) {
         self.gather(|passed| passed.to = Some(key));
         self.flush(self.range);
@@ -181,12 +233,18 @@ impl Record {
         }
     }
 
-    /// A list ended early. The next session lists the rest of the range again, so it is no failure before the transfer ends.
+    /// A list ended early. The next session lists the rest of the range again, so it is no failure
+    /// before the transfer ends.
     pub(super) fn unlisted(&mut self, receipt: &Receipt) {
         self.missing.insert(self.range);
         let line = self.line(receipt);
         if let Some(ended) = ended(receipt) {
-            self.unlisted.push(Event::ObjectEnded { range: self.range, object: None, ended, receipt: line });
+            self.unlisted.push(Event::ObjectEnded {
+                range: self.range,
+                object: None,
+                ended,
+                receipt: line,
+            });
         }
         if !self.journal.keeps() {
             self.events.append(&mut self.unlisted);
@@ -201,8 +259,8 @@ impl Record {
         }
     }
 
-    /// An object is over. `goes_on` says that it is left to the next session, if there can be one: that has it by its number,
-    /// or finds its key again, which was not passed by.
+    /// An object is over. `goes_on` says that it is left to the next session, if there can be one:
+    /// that has it by its number, or finds its key again, which was not passed by.
     pub(super) fn end(&mut self, object: Option<u64>, receipt: &Receipt, goes_on: bool) {
         let goes_on = goes_on || matches!(receipt.ending, Ending::Stopped);
         let line = self.line(receipt);
@@ -213,8 +271,15 @@ impl Record {
             // Where nothing is kept, the receipt is all that there will ever be.
             return self.gather(|passed| passed.receipts.extend(line));
         };
-        let range = object.and_then(|object| self.objects.remove(&object)).unwrap_or(self.range);
-        self.events.push(Event::ObjectEnded { range, object, ended, receipt: line });
+        let range = object
+            .and_then(|object| self.objects.remove(&object))
+            .unwrap_or(self.range);
+        self.events.push(Event::ObjectEnded {
+            range,
+            object,
+            ended,
+            receipt: line,
+        });
     }
 
     fn line(&self, receipt: &Receipt) -> Option<ReceiptLine> {
@@ -229,14 +294,16 @@ impl Record {
     /// Puts what was gathered of a range into an event.
     fn flush(&mut self, range: u32) {
         if let Some(Gathered { passed, .. }) = self.gathered.remove(&range) {
-            self.events.push(Event::KeysPassed(Passed { range, ..passed }));
+            self.events
+                .push(Event::KeysPassed(Passed { range, ..passed }));
         }
     }
 
     /// The same of all ranges.
     pub(super) fn flush_all(&mut self) {
         for (range, Gathered { passed, .. }) in std::mem::take(&mut self.gathered) {
-            self.events.push(Event::KeysPassed(Passed { range, ..passed }));
+            self.events
+                .push(Event::KeysPassed(Passed { range, ..passed }));
         }
     }
 
@@ -245,7 +312,9 @@ impl Record {
         self.flush_all();
         if is_done {
             self.events.append(&mut self.unlisted);
-            self.events.push(Event::TransferEnded { transfer: self.transfer });
+            self.events.push(Event::TransferEnded {
+                transfer: self.transfer,
+            });
         } else {
             self.leave_unlisted();
         }
@@ -277,7 +346,12 @@ impl Record {
 
 /// True for what is left out because of where its bytes are: the destination has nothing of it.
 fn is_archived(ending: &Ending) -> bool {
-    matches!(ending, Ending::Skipped { reason: Skip::Archived })
+    matches!(
+        ending,
+        Ending::Skipped {
+            reason: Skip::Archived
+        }
+    )
 }
 
 /// How an object ended; `None` if it did not.
@@ -288,15 +362,23 @@ fn ended(receipt: &Receipt) -> Option<Ended> {
             bytes,
             parts: receipt.parts,
             proof: proof.to_string(),
-            reason: receipt.copy_reason.filter(|_| *proof != Proof::DeleteMarker),
+            reason: receipt
+                .copy_reason
+                .filter(|_| *proof != Proof::DeleteMarker),
             losses: receipt.losses.clone(),
             in_place: receipt.in_place.then(|| {
-                if receipt.leaves_old_version() { InPlace::OldVersionLeft } else { InPlace::Replaced }
+                if receipt.leaves_old_version() {
+                    InPlace::OldVersionLeft
+                } else {
+                    InPlace::Replaced
+                }
             }),
         },
-        ending @ Ending::Skipped { reason } => {
-            Ended::Skipped { bytes, archived: is_archived(ending), unchanged: Unchanged::one(*reason) }
-        }
+        ending @ Ending::Skipped { reason } => Ended::Skipped {
+            bytes,
+            archived: is_archived(ending),
+            unchanged: Unchanged::one(*reason),
+        },
         Ending::Restoring { .. } => Ended::Restoring { bytes },
         Ending::Failed { error } => Ended::Failed(FailedObject {
             source: receipt.source.clone(),
@@ -310,24 +392,33 @@ fn ended(receipt: &Receipt) -> Option<Ended> {
     })
 }
 
-/// Transfers of which all keys are listed again, by position in the job: lists without order can't be gone on with. Whether
-/// a list is in order is what the job says now; an earlier session may have believed otherwise.
+/// Transfers of which all keys are listed again, by position in the job: lists without order can't
+/// be gone on with. Whether a list is in order is what the job says now; an earlier session may
+/// have believed otherwise.
 pub(super) fn listed_anew<'a>(
     state: &RunState,
     transfers: impl IntoIterator<Item = (u32, &'a Sides)>,
 ) -> BTreeSet<u32> {
     let is_anew = |(number, sides): &(u32, &Sides)| {
         let in_order = sides.plans_in_order();
-        state.ranges_of(*number).any(|(_, range)| !(range.planned || (range.ordered && in_order)))
+        state
+            .ranges_of(*number)
+            .any(|(_, range)| !(range.planned || (range.ordered && in_order)))
     };
-    transfers.into_iter().filter(is_anew).map(|(number, _)| number).collect()
+    transfers
+        .into_iter()
+        .filter(is_anew)
+        .map(|(number, _)| number)
+        .collect()
 }
 
 impl Sides {
-    /// True when what is planned comes in the order of the source's keys, so that a later session can go on behind any of
-    /// them.
+    /// True when what is planned comes in the order of the source's keys, so that a later session
+    /// can go on behind any of them.
     fn plans_in_order(&self) -> bool {
-        self.source.as_ref().is_none_or(|source| source.capabilities().ordered_lists)
+        self.source
+            .as_ref()
+            .is_none_or(|source| source.capabilities().ordered_lists)
             && self.transfer.chosen.is_none()
             && self.plans_once()
     }
@@ -344,5 +435,8 @@ pub(super) fn planning(work: &Work, transfer: u32) -> Planning {
     // The channel has room for both.
     let _ = sender.try_send(News::Planned(transfer, vec![step], None));
     let _ = sender.try_send(News::Ended(transfer));
-    Planning { news, hunger: Hunger::default() }
+    Planning {
+        news,
+        hunger: Hunger::default(),
+    }
 }

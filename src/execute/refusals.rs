@@ -1,4 +1,5 @@
-//! Remembers what the buckets of a run refuse, do not know, or ignore, so that it is asked once and not for each object.
+//! Remembers what the buckets of a run refuse, do not know, or ignore, so that it is asked once and
+//! not for each object.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,11 +21,13 @@ pub(super) struct Refusals {
     losses: Mutex<BTreeMap<(String, Attribute, Lost), Loss>>,
     /// By bucket, attributes that it was asked for and answered well.
     answered: Mutex<BTreeSet<(String, Attribute)>>,
-    /// By bucket, what was asked for by requests of this kind and was there when the object was looked at.
+    /// By bucket, what was asked for by requests of this kind and was there when the object was
+    /// looked at.
     kept: Mutex<BTreeSet<(String, Operation, &'static str)>>,
     /// By bucket and request, what HEAD shows of locks: asked once.
     shown: Mutex<HashMap<(String, Operation), Once<Shown>>>,
-    /// By bucket and request, true if the bucket ignores what is asked for and HEAD does not show: asked once.
+    /// By bucket and request, true if the bucket ignores what is asked for and HEAD does not show:
+    /// asked once.
     ignored: Mutex<HashMap<(String, Operation), Once<bool>>>,
 }
 
@@ -44,7 +47,10 @@ impl Refusals {
     pub(super) fn remember(&self, bucket: &Bucket, loss: &Loss) {
         if concerns_whole_bucket(loss.attribute) {
             let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
-            losses.insert((Self::place(bucket), loss.attribute, loss.lost), loss.clone());
+            losses.insert(
+                (Self::place(bucket), loss.attribute, loss.lost),
+                loss.clone(),
+            );
         }
     }
 
@@ -61,8 +67,9 @@ impl Refusals {
         answered.contains(&(Self::place(bucket), attribute))
     }
 
-    /// Returns true if `write` asked the bucket for something that it has not been seen to keep yet, the object itself among it.
-    /// Amazon S3 refuses what it cannot do, and needs no look. With `trust: nothing`, what it has kept before says nothing.
+    /// Returns true if `write` asked the bucket for something that it has not been seen to keep
+    /// yet, the object itself among it. Amazon S3 refuses what it cannot do, and needs no look.
+    /// With `trust: nothing`, what it has kept before says nothing.
     pub(super) fn is_unproven(&self, bucket: &Bucket, write: Operation, asked: Asked<'_>) -> bool {
         if bucket.capabilities().refuses_what_it_lacks() {
             return false;
@@ -72,7 +79,10 @@ impl Refusals {
         }
         let place = Self::place(bucket);
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        asked.kinds().into_iter().any(|kind| !kept.contains(&(place.clone(), write, kind)))
+        asked
+            .kinds()
+            .into_iter()
+            .any(|kind| !kept.contains(&(place.clone(), write, kind)))
     }
 
     /// Takes note that the bucket keeps what `write` asked for.
@@ -80,7 +90,12 @@ impl Refusals {
         if !bucket.capabilities().refuses_what_it_lacks() {
             let place = Self::place(bucket);
             let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            kept.extend(asked.kinds().into_iter().map(|kind| (place.clone(), write, kind)));
+            kept.extend(
+                asked
+                    .kinds()
+                    .into_iter()
+                    .map(|kind| (place.clone(), write, kind)),
+            );
         }
     }
 
@@ -89,15 +104,20 @@ impl Refusals {
         Arc::clone(shown.entry((Self::place(bucket), operation)).or_default())
     }
 
-    /// Tells, once the first tags were set on an object that was there, if the bucket took them for its content.
+    /// Tells, once the first tags were set on an object that was there, if the bucket took them for
+    /// its content.
     pub(super) fn replaces(&self, bucket: &Bucket) -> Once<bool> {
         let mut ignored = self.ignored.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(ignored.entry((Self::place(bucket), Operation::PutObjectTagging)).or_default())
+        Arc::clone(
+            ignored
+                .entry((Self::place(bucket), Operation::PutObjectTagging))
+                .or_default(),
+        )
     }
 
-    /// Returns true if a bucket ignores an attribute that was asked for and that HEAD does not show. Asks `by` about this
-    /// object, once for each bucket, or each time with `trust: nothing`; what may not be read is not known, and taken to be
-    /// there.
+    /// Returns true if a bucket ignores an attribute that was asked for and that HEAD does not
+    /// show. Asks `by` about this object, once for each bucket, or each time with `trust: nothing`;
+    /// what may not be read is not known, and taken to be there.
     ///
     /// # Errors
     /// What may pass: then the next object asks again.
@@ -113,12 +133,14 @@ impl Refusals {
         };
         let ask = async {
             let has_none = match by {
-                Operation::GetObjectRetention => {
-                    bucket.retention(key, version).await.map(|retention| retention.is_none())
-                }
-                Operation::GetObjectLegalHold => {
-                    bucket.legal_hold(key, version).await.map(|hold| hold != Some(true))
-                }
+                Operation::GetObjectRetention => bucket
+                    .retention(key, version)
+                    .await
+                    .map(|retention| retention.is_none()),
+                Operation::GetObjectLegalHold => bucket
+                    .legal_hold(key, version)
+                    .await
+                    .map(|hold| hold != Some(true)),
                 _ => bucket.tags(key, version).await.map(|tags| tags.is_empty()),
             };
             match has_none {
@@ -151,15 +173,16 @@ pub(super) fn is_no_answer(failure: &Failure) -> bool {
 pub(super) enum Shown {
     /// All: what it does not show is not there.
     All,
-    /// Nothing, and why: for want of a permission, or because the server does not know the question.
+    /// Nothing, and why: for want of a permission, or because the server does not know the
+    /// question.
     Nothing(String),
     /// The bucket has no Object Lock.
     NoLocks,
 }
 
 impl Work {
-    /// Sets the tags of an object that is there. The first time, a server that may take them for the content of the object, or
-    /// ignore them, is looked at afterwards.
+    /// Sets the tags of an object that is there. The first time, a server that may take them for
+    /// the content of the object, or ignore them, is looked at afterwards.
     pub(super) async fn put_late_tags(
         &self,
         key: &ObjectKey,
@@ -169,13 +192,20 @@ impl Work {
         let destination = &self.sides.destination;
         let place = || destination.place(key);
         let unknown = |message: &str| {
-            Failure::new(FailureKind::NotUnderstood, Operation::PutObjectTagging, place(), message)
+            Failure::new(
+                FailureKind::NotUnderstood,
+                Operation::PutObjectTagging,
+                place(),
+                message,
+            )
         };
         if destination.capabilities().refuses_what_it_lacks() {
             return destination.put_tags(key, version, tags).await;
         }
         if self.refusals.replaces(destination).get() == Some(&true) {
-            return Err(unknown("the server takes tags for the content of an object"));
+            return Err(unknown(
+                "the server takes tags for the content of an object",
+            ));
         }
         destination.put_tags(key, version, tags).await?;
         let replaces = self.refusals.replaces(destination);
@@ -189,7 +219,11 @@ impl Work {
             let message = "the server took the tags for the content of the object";
             return Err(self.not_equal(key, message));
         }
-        if self.refusals.is_ignored(destination, Operation::GetObjectTagging, (key, version)).await? {
+        if self
+            .refusals
+            .is_ignored(destination, Operation::GetObjectTagging, (key, version))
+            .await?
+        {
             return Err(unknown("the server ignored the tags"));
         }
         Ok(())

@@ -1,9 +1,10 @@
 //! Gives a copy the tags that an earlier run could not give it, without copying it again.
 //!
-//! Tags are the one attribute that S3 changes without another write of the object: nothing is copied, whatever the size, and
-//! a bucket with versioning gets no new version. That is right only for the very copy that the earlier run made of the
-//! source as it is now. If the destination has another `ETag` or version, or the source was written since, the object is
-//! copied again, with all of its attributes.
+//! Tags are the one attribute that S3 changes without another write of the object: nothing is
+//! copied, whatever the size, and a bucket with versioning gets no new version. That is right only
+//! for the very copy that the earlier run made of the source as it is now. If the destination has
+//! another `ETag` or version, or the source was written since, the object is copied again, with all
+//! of its attributes.
 
 use serde_json::Value;
 
@@ -17,7 +18,8 @@ use crate::plan::attributes::merged_tags;
 use crate::planner::Step;
 use crate::s3::{Failure, FailureKind, Head, Operation};
 
-/// Sets the tags of a copy, if that is all that it lacks. Returns `None` if the object must be copied again.
+/// Sets the tags of a copy, if that is all that it lacks. Returns `None` if the object must be
+/// copied again.
 pub(super) async fn tags(
     work: &Work,
     source: &Bucket,
@@ -25,10 +27,20 @@ pub(super) async fn tags(
     draft: &mut Draft,
 ) -> Result<Option<Ending>, Trouble> {
     let key = &step.entry.key;
-    let Some(copy) = work.sides.transfer.repairs.get(key.as_str()).filter(|_| step.turn.is_none()) else {
+    let Some(copy) = work
+        .sides
+        .transfer
+        .repairs
+        .get(key.as_str())
+        .filter(|_| step.turn.is_none())
+    else {
         return Ok(None);
     };
-    let _slot = work.slots().request(Want::Small).await.map_err(|_| Trouble::Stopped)?;
+    let _slot = work
+        .slots()
+        .request(Want::Small)
+        .await
+        .map_err(|_| Trouble::Stopped)?;
     let head = source.head(key, step.entry.version.as_deref()).await?;
     let destination = &work.sides.destination;
     let found = match destination.head(&step.key, None).await {
@@ -41,21 +53,41 @@ pub(super) async fn tags(
     let kept = source.tags(key, head.version.as_deref()).await?;
     let tags = merged_tags(kept, &work.sides.transfer).map_err(|loss| {
         let place = source.place(key);
-        Failure::new(FailureKind::NotKept, Operation::GetObjectTagging, place, loss.to_string())
+        Failure::new(
+            FailureKind::NotKept,
+            Operation::GetObjectTagging,
+            place,
+            loss.to_string(),
+        )
     })?;
     if !tags.is_empty() || found.tag_count.unwrap_or_default() > 0 {
-        work.put_late_tags(&step.key, (&found.etag, found.version.as_deref()), &tags).await?;
+        work.put_late_tags(&step.key, (&found.etag, found.version.as_deref()), &tags)
+            .await?;
     }
     (draft.size, draft.version, draft.route, draft.parts) = (head.size, head.version, None, 0);
     draft.in_place = true;
-    draft.notes.push("only its tags were set: the copy is that of the earlier run".to_owned());
-    work.monitor.observe(&Event::BytesCopied { id: None, bytes: head.size });
-    let proof = copy.proof.clone().map(Value::String).and_then(|proof| serde_json::from_value(proof).ok());
+    draft
+        .notes
+        .push("only its tags were set: the copy is that of the earlier run".to_owned());
+    work.monitor.observe(&Event::BytesCopied {
+        id: None,
+        bytes: head.size,
+    });
+    let proof = copy
+        .proof
+        .clone()
+        .map(Value::String)
+        .and_then(|proof| serde_json::from_value(proof).ok());
     let proof = proof.unwrap_or(Proof::Size);
-    Ok(Some(Ending::Done { proof, etag: found.etag, destination_version: None }))
+    Ok(Some(Ending::Done {
+        proof,
+        etag: found.etag,
+        destination_version: None,
+    }))
 }
 
-/// Returns true if the destination has the copy that the earlier run made, and the source is as it was then.
+/// Returns true if the destination has the copy that the earlier run made, and the source is as it
+/// was then.
 fn is_that_copy(copy: &PublishedCopy, head: &Head, found: &Head) -> bool {
     let is_old = match (&copy.source_version, &head.version) {
         (Some(then), Some(now)) => then == now,

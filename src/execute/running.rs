@@ -54,13 +54,18 @@ impl Running {
     pub(super) fn skipped(&self, entry: Entry, key: ObjectKey, reason: Skip) -> Receipt {
         let step = Step::without_work(entry, key);
         let (source, destination) = self.work.location(&step);
-        let draft = Draft { route: None, ..Draft::of(&step) };
+        let draft = Draft {
+            route: None,
+            ..Draft::of(&step)
+        };
         self.receipt(draft, source, destination, Ending::Skipped { reason })
     }
 
     pub(super) fn failed(&self, place: String, failure: &Failure) -> Receipt {
         let destination = self.work.sides.transfer.to.location.to_string();
-        let ending = Ending::Failed { error: failure.into() };
+        let ending = Ending::Failed {
+            error: failure.into(),
+        };
         self.receipt(Draft::of_size(0), place, destination, ending)
     }
 

@@ -1,7 +1,8 @@
 //! Looks at some of what earlier sessions have copied, before a run resumes.
 //!
-//! Nobody looks at these objects again otherwise: the record says that they are done. Only what the server clearly says
-//! counts. That it does not answer, or that a look is denied, says nothing about an object.
+//! Nobody looks at these objects again otherwise: the record says that they are done. Only what the
+//! server clearly says counts. That it does not answer, or that a look is denied, says nothing
+//! about an object.
 
 use futures::stream::{self, StreamExt as _};
 
@@ -31,12 +32,20 @@ pub struct Looked {
 ///
 /// # Errors
 /// A bucket cannot be used.
-pub async fn look(job: &Job, connections: &mut Connections, state: &RunState) -> Result<Looked, Failure> {
+pub async fn look(
+    job: &Job,
+    connections: &mut Connections,
+    state: &RunState,
+) -> Result<Looked, Failure> {
     let mut questions = Vec::new();
     for copied in state.sample.objects() {
-        let transfer = usize::try_from(copied.transfer).ok().and_then(|number| job.transfers.get(number));
+        let transfer = usize::try_from(copied.transfer)
+            .ok()
+            .and_then(|number| job.transfers.get(number));
         // The newest version of a history may be a delete marker.
-        let Some(transfer) = transfer.filter(|transfer| transfer.versions != Versions::All) else { continue };
+        let Some(transfer) = transfer.filter(|transfer| transfer.versions != Versions::All) else {
+            continue;
+        };
         let (source, destination) = connections.of_transfer(transfer).await?;
         questions.push(found(Sides::new(transfer, source, destination), copied));
     }
@@ -55,18 +64,29 @@ pub async fn look(job: &Job, connections: &mut Connections, state: &RunState) ->
 
 /// Looks at one object; `None` without a clear answer.
 async fn found(sides: Sides, copied: &Copied) -> Option<Result<(), String>> {
-    let entry = copied.entry.clone().into_entry(sides.relative_at(&copied.entry.key));
+    let entry = copied
+        .entry
+        .clone()
+        .into_entry(sides.relative_at(&copied.entry.key));
     let key = sides.key_of(&entry).ok()?;
-    let uri = S3Uri { bucket: sides.destination.name().clone(), key: key.clone() };
-    match sides.destination.in_place(sides.destination.head(&key, None)).await {
+    let uri = S3Uri {
+        bucket: sides.destination.name().clone(),
+        key: key.clone(),
+    };
+    match sides
+        .destination
+        .in_place(sides.destination.head(&key, None))
+        .await
+    {
         Ok(head) if head.size == copied.bytes => Some(Ok(())),
         Ok(head) => Some(Err(format!(
             "{uri}, copied at {:.0} with {} bytes, has {}",
             copied.at, copied.bytes, head.size
         ))),
-        Err(failure) if *failure.kind() == FailureKind::NotFound => {
-            Some(Err(format!("{uri}, copied at {:.0}, is not there", copied.at)))
-        }
+        Err(failure) if *failure.kind() == FailureKind::NotFound => Some(Err(format!(
+            "{uri}, copied at {:.0}, is not there",
+            copied.at
+        ))),
         Err(_) => None,
     }
 }

@@ -41,7 +41,9 @@ pub(super) fn strong_proof(
     written: &Written,
 ) -> Option<Result<Proof, String>> {
     match (sent, &written.checksum) {
-        (Some(sent), Some(stored)) if sent.algorithm == stored.algorithm => Some(equal(sent, stored)),
+        (Some(sent), Some(stored)) if sent.algorithm == stored.algorithm => {
+            Some(equal(sent, stored))
+        }
         _ => (checksum::md5_etag(body) == written.etag).then_some(Ok(Proof::Etag)),
     }
 }
@@ -50,11 +52,15 @@ pub(super) fn equal(sent: &Checksum, stored: &Checksum) -> Result<Proof, String>
     if sent.value == stored.value {
         return Ok(sent.algorithm.into());
     }
-    Err(format!("{} of what was sent is {}, S3 stored {}", sent.algorithm, sent.value, stored.value))
+    Err(format!(
+        "{} of what was sent is {}, S3 stored {}",
+        sent.algorithm, sent.value, stored.value
+    ))
 }
 
-/// Looks at an object whose write answered with no proof, and returns the proof that its size is. Also compares what it
-/// has with the attributes that were sent. A job that asks for the size only and believes the server does not look.
+/// Looks at an object whose write answered with no proof, and returns the proof that its size is.
+/// Also compares what it has with the attributes that were sent. A job that asks for the size only
+/// and believes the server does not look.
 pub(super) async fn by_size(
     work: &Work,
     key: &ObjectKey,
@@ -65,24 +71,35 @@ pub(super) async fn by_size(
 ) -> Result<Proof, Trouble> {
     let believes = work.sides.destination.capabilities().believes_answers();
     if work.sides.transfer.proof.verify != Verify::Size || !believes {
-        let look = Look { size, is_needed: true, ..look_at(work, key, written, attributes) };
+        let look = Look {
+            size,
+            is_needed: true,
+            ..look_at(work, key, written, attributes)
+        };
         Box::pin(found(work, look, draft)).await?;
     }
     Ok(Proof::Size)
 }
 
-/// Looks at an object that was sent, whose bytes the answers or a later read prove. `None`: the caller may not look, and
-/// need not.
-pub(super) async fn found(work: &Work, look: Look<'_>, draft: &mut Draft) -> Result<Option<Head>, Trouble> {
+/// Looks at an object that was sent, whose bytes the answers or a later read prove. `None`: the
+/// caller may not look, and need not.
+pub(super) async fn found(
+    work: &Work,
+    look: Look<'_>,
+    draft: &mut Draft,
+) -> Result<Option<Head>, Trouble> {
     let Looked { verdict, found } = work.look(look, |_| Verdict::Unknown, draft).await?;
     match verdict {
-        Verdict::Contradicted(what) => Err(work.unequal(look.key, look.written, &what).await.into()),
+        Verdict::Contradicted(what) => {
+            Err(work.unequal(look.key, look.written, &what).await.into())
+        }
         _ => Ok(found),
     }
 }
 
-/// Looks at an object of one request whose answer proves its bytes, if no answer is believed, or if the bucket has not shown
-/// yet that it keeps what it was asked to keep. The `ETag` that proves the bytes must be that of the object.
+/// Looks at an object of one request whose answer proves its bytes, if no answer is believed, or if
+/// the bucket has not shown yet that it keeps what it was asked to keep. The `ETag` that proves the
+/// bytes must be that of the object.
 pub(super) async fn confirm(
     work: &Work,
     key: &ObjectKey,
@@ -94,16 +111,25 @@ pub(super) async fn confirm(
 ) -> Result<(), Trouble> {
     let destination = &work.sides.destination;
     let is_needed = !destination.capabilities().believes_answers();
-    let look = Look { size, is_needed, ..look_at(work, key, written, attributes) };
-    if !look.asked.is_some_and(|asked| work.refusals.is_unproven(destination, look.write, asked)) {
+    let look = Look {
+        size,
+        is_needed,
+        ..look_at(work, key, written, attributes)
+    };
+    if !look
+        .asked
+        .is_some_and(|asked| work.refusals.is_unproven(destination, look.write, asked))
+    {
         return Ok(());
     }
     if let Some(found) = Box::pin(found(work, look, draft)).await?
         && proof == Proof::Etag
         && found.etag != written.etag
     {
-        let what =
-            format!("the ETag of the object is {}, and what was sent has {}", found.etag, written.etag);
+        let what = format!(
+            "the ETag of the object is {}, and what was sent has {}",
+            found.etag, written.etag
+        );
         return Err(work.unequal(key, written, &what).await.into());
     }
     Ok(())
@@ -117,20 +143,35 @@ pub(super) fn look_at<'a>(
     attributes: &'a Attributes,
 ) -> Look<'a> {
     let customer_key = work.sides.destination.client().customer_key().is_some();
-    let asked = Asked { attributes, source_tags: None, customer_key };
+    let asked = Asked {
+        attributes,
+        source_tags: None,
+        customer_key,
+    };
     let write = Operation::PutObject;
-    Look { key, written, size: 0, parts: 0, write, is_needed: false, asked: Some(asked) }
+    Look {
+        key,
+        written,
+        size: 0,
+        parts: 0,
+        write,
+        is_needed: false,
+        asked: Some(asked),
+    }
 }
 
 /// A job that demands a checksum is told before anything is sent that there will be none.
 pub(super) fn demand(work: &Work, key: &ObjectKey, attributes: &Attributes) -> Result<(), Trouble> {
     if work.sides.transfer.proof.demands_an_answer() && attributes.checksum.is_none() {
-        return Err(work.unprovable(key, "no checksum can be declared to this server").into());
+        return Err(work
+            .unprovable(key, "no checksum can be declared to this server")
+            .into());
     }
     Ok(())
 }
 
-/// Goes beyond what the server's answers prove, where the job allows it, and fails what falls short of its demand.
+/// Goes beyond what the server's answers prove, where the job allows it, and fails what falls short
+/// of its demand.
 pub(super) async fn settle(
     work: &Work,
     key: &ObjectKey,

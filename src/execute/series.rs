@@ -1,14 +1,16 @@
 //! Pauses a run in which everything is refused from some moment on.
 //!
-//! A policy is changed or a key of KMS disabled in mid-run, and from then on every object is refused, one request each, however
-//! many are left. So the objects of a series of equal refusals are held back. One success ends the series: its objects
-//! have failed, and the run goes on. After [`LIMIT`] refusals without a success the run pauses. It tries single objects
-//! at growing intervals, in turn one that was refused and one that was not tried yet, because those may lie elsewhere. When one
-//! of them succeeds, or a copy under way makes progress, all held objects are tried again. When none did for as long as the
-//! run's `patience`, the session ends as one that was interrupted, and the next one tries them.
+//! A policy is changed or a key of KMS disabled in mid-run, and from then on every object is
+//! refused, one request each, however many are left. So the objects of a series of equal refusals
+//! are held back. One success ends the series: its objects have failed, and the run goes on. After
+//! [`LIMIT`] refusals without a success the run pauses. It tries single objects at growing
+//! intervals, in turn one that was refused and one that was not tried yet, because those may lie
+//! elsewhere. When one of them succeeds, or a copy under way makes progress, all held objects are
+//! tried again. When none did for as long as the run's `patience`, the session ends as one that was
+//! interrupted, and the next one tries them.
 //!
-//! Only refusals that say nothing about the object count: a thousand archived objects in a row are no reason to stop.
-//! What is skipped says nothing either way.
+//! Only refusals that say nothing about the object count: a thousand archived objects in a row are
+//! no reason to stop. What is skipped says nothing either way.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -118,7 +120,11 @@ impl Series {
     }
 
     fn judge(&self, ending: &Ending) -> Verdict {
-        let kinds = [FailureKind::Denied, FailureKind::Credentials, FailureKind::Throttled];
+        let kinds = [
+            FailureKind::Denied,
+            FailureKind::Credentials,
+            FailureKind::Throttled,
+        ];
         match ending {
             Ending::Done { .. } => Verdict::Over,
             Ending::Failed { error } if error.is_published || error.ends_run => Verdict::Nothing,
@@ -126,9 +132,10 @@ impl Series {
                 Verdict::Refused(error.kind)
             }
             Ending::Failed { .. } if self.pause.is_none() => Verdict::Over,
-            Ending::Failed { .. } | Ending::Stopped | Ending::Skipped { .. } | Ending::Restoring { .. } => {
-                Verdict::Nothing
-            }
+            Ending::Failed { .. }
+            | Ending::Stopped
+            | Ending::Skipped { .. }
+            | Ending::Restoring { .. } => Verdict::Nothing,
         }
     }
 
@@ -148,19 +155,27 @@ impl Series {
     }
 
     fn reason(&self) -> String {
-        let example = self.held.last().and_then(|held| match &held.receipt.ending {
-            Ending::Failed { error } => {
-                Some(format!(" ({} {}: {}; {})", error.operation, error.code, error.message, error.remedy))
-            }
-            _ => None,
-        });
-        format!("{} objects in a row were refused alike{}", self.held.len(), example.unwrap_or_default())
+        let example = self
+            .held
+            .last()
+            .and_then(|held| match &held.receipt.ending {
+                Ending::Failed { error } => Some(format!(
+                    " ({} {}: {}; {})",
+                    error.operation, error.code, error.message, error.remedy
+                )),
+                _ => None,
+            });
+        format!(
+            "{} objects in a row were refused alike{}",
+            self.held.len(),
+            example.unwrap_or_default()
+        )
     }
 }
 
 impl Conductor<'_> {
-    /// Holds an object back that was refused, or returns it. `is_single` is false for one of several versions of its key,
-    /// whose newer versions cannot wait.
+    /// Holds an object back that was refused, or returns it. `is_single` is false for one of
+    /// several versions of its key, whose newer versions cannot wait.
     pub(super) fn end_or_hold(&mut self, held: Held, is_single: bool) -> Option<Held> {
         if !self.series.is_enabled {
             return Some(held);
@@ -183,20 +198,32 @@ impl Conductor<'_> {
         }
     }
 
-    /// Ends the series because something succeeded: its objects have failed, unless the run was paused. Then the cause is
-    /// gone, and they are tried again.
+    /// Ends the series because something succeeded: its objects have failed, unless the run was
+    /// paused. Then the cause is gone, and they are tried again.
     fn break_series(&mut self) {
         let was_paused = self.series.is_paused();
         let held = self.series.take();
         self.series.copies_before = self.series.copies.count();
         if was_paused {
-            tracing::warn!("going on: an object was copied again; {} objects are tried again", held.len());
+            tracing::warn!(
+                "going on: an object was copied again; {} objects are tried again",
+                held.len()
+            );
             for Held { transfer, step, .. } in held {
-                self.waiting.push_first(Queued { transfer, step, held: None });
+                self.waiting.push_first(Queued {
+                    transfer,
+                    step,
+                    held: None,
+                });
             }
             return;
         }
-        for Held { transfer, step, receipt } in held {
+        for Held {
+            transfer,
+            step,
+            receipt,
+        } in held
+        {
             self.end_or_suspect(transfer, step.object, receipt, false);
             self.over(transfer);
         }
@@ -208,7 +235,8 @@ impl Conductor<'_> {
             return;
         }
         if (self.series.held.len() as u64) < LIMIT {
-            let is_idle = self.open.is_empty() && self.waiting.len() == 0 && self.planned().next().is_none();
+            let is_idle =
+                self.open.is_empty() && self.waiting.len() == 0 && self.planned().next().is_none();
             if is_idle {
                 self.break_series();
             }
@@ -221,12 +249,19 @@ impl Conductor<'_> {
             self.series.reason(),
             display_duration(self.series.patience)
         );
-        self.series.pause = Some(Pause { since: now, next: now + interval, interval, tries_refused: true });
+        self.series.pause = Some(Pause {
+            since: now,
+            next: now + interval,
+            interval,
+            tries_refused: true,
+        });
     }
 
     /// Tries one more object of a paused run once nothing is under way, or gives up.
     pub(super) fn look_again(&mut self) {
-        let Some(mut pause) = self.series.pause else { return };
+        let Some(mut pause) = self.series.pause else {
+            return;
+        };
         if self.series.has_copied() {
             return self.break_series();
         }
@@ -243,7 +278,11 @@ impl Conductor<'_> {
     }
 
     fn probe(&mut self, pause: &mut Pause) {
-        let fresh = if pause.tries_refused { None } else { self.waiting.pop_any() };
+        let fresh = if pause.tries_refused {
+            None
+        } else {
+            self.waiting.pop_any()
+        };
         pause.tries_refused = !pause.tries_refused;
         if let Some(queued) = fresh {
             return self.spawn(queued);
@@ -251,7 +290,11 @@ impl Conductor<'_> {
         if !self.series.held.is_empty() {
             // The one that was tried the longest ago.
             let Held { transfer, step, .. } = self.series.held.remove(0);
-            self.spawn(Queued { transfer, step, held: None });
+            self.spawn(Queued {
+                transfer,
+                step,
+                held: None,
+            });
         }
     }
 
@@ -263,14 +306,29 @@ impl Conductor<'_> {
             display_duration(self.series.patience)
         );
         tracing::warn!("giving up: {reason}");
-        self.outcome.gave_up = Some(GaveUp { reason, may_pass_later: true });
+        self.outcome.gave_up = Some(GaveUp {
+            reason,
+            may_pass_later: true,
+        });
         self.stop.cancel();
     }
 
     /// Leaves the objects of a series to the next session.
     pub(super) fn end_series(&mut self) {
-        for Held { transfer, step, receipt } in self.series.take() {
-            self.end_with(transfer, step.object, &Receipt { ending: Ending::Stopped, ..receipt });
+        for Held {
+            transfer,
+            step,
+            receipt,
+        } in self.series.take()
+        {
+            self.end_with(
+                transfer,
+                step.object,
+                &Receipt {
+                    ending: Ending::Stopped,
+                    ..receipt
+                },
+            );
             self.over(transfer);
         }
     }
@@ -283,7 +341,9 @@ mod tests {
     use crate::s3::{Failure, Operation};
 
     fn failed(kind: FailureKind) -> Ending {
-        Ending::Failed { error: (&Failure::new(kind, Operation::CopyObject, "b/k", "")).into() }
+        Ending::Failed {
+            error: (&Failure::new(kind, Operation::CopyObject, "b/k", "")).into(),
+        }
     }
 
     #[test]
@@ -292,25 +352,46 @@ mod tests {
         let mut series = Series::new(None, Copies::default(), times);
         for (ending, verdict) in [
             (failed(FailureKind::Denied), Verdict::Refused("denied")),
-            (failed(FailureKind::Throttled), Verdict::Refused("throttled")),
+            (
+                failed(FailureKind::Throttled),
+                Verdict::Refused("throttled"),
+            ),
             (failed(FailureKind::Archived), Verdict::Over),
             (failed(FailureKind::NotFound), Verdict::Over),
             (failed(FailureKind::Unreachable), Verdict::Nothing),
-            (Ending::Skipped { reason: Skip::Present }, Verdict::Nothing),
+            (
+                Ending::Skipped {
+                    reason: Skip::Present,
+                },
+                Verdict::Nothing,
+            ),
             (Ending::Stopped, Verdict::Nothing),
         ] {
             assert_eq!(series.judge(&ending), verdict, "{ending:?}");
         }
         let now = Instant::now();
         let interval = Duration::ZERO;
-        series.pause = Some(Pause { since: now, next: now, interval, tries_refused: true });
-        assert_eq!(series.judge(&failed(FailureKind::NotFound)), Verdict::Nothing, "no copy");
+        series.pause = Some(Pause {
+            since: now,
+            next: now,
+            interval,
+            tries_refused: true,
+        });
+        assert_eq!(
+            series.judge(&failed(FailureKind::NotFound)),
+            Verdict::Nothing,
+            "no copy"
+        );
     }
 
     #[test]
     fn copied_bytes_are_noticed() {
         let copies = Copies::default();
-        let series = Series::new(None, copies.clone(), (Duration::ZERO, (Duration::ZERO, Duration::ZERO)));
+        let series = Series::new(
+            None,
+            copies.clone(),
+            (Duration::ZERO, (Duration::ZERO, Duration::ZERO)),
+        );
         assert!(!series.has_copied());
         copies.note();
         assert!(series.has_copied());

@@ -1,7 +1,8 @@
-//! Reads what the source of a copy has besides its bytes and what HEAD shows, before the copy is created.
+//! Reads what the source of a copy has besides its bytes and what HEAD shows, before the copy is
+//! created.
 //!
-//! A server that does not know a question costs one request per bucket, and a loss on each receipt, or the object where the
-//! attribute is required.
+//! A server that does not know a question costs one request per bucket, and a loss on each receipt,
+//! or the object where the attribute is required.
 
 use bytes::Bytes;
 
@@ -13,7 +14,9 @@ use crate::plan::attributes::{merged_tags, set_tags};
 use crate::plan::concede;
 use crate::plan::loss::{Loss, Lost};
 use crate::s3::paging::{Order, Paging, Turn};
-use crate::s3::{AnnotationEntry, Attributes, Failure, FailureKind, Head, Operation, SourcePin, Tag, Tags};
+use crate::s3::{
+    AnnotationEntry, Attributes, Failure, FailureKind, Head, Operation, SourcePin, Tag, Tags,
+};
 
 /// An annotation of the source.
 pub(super) struct Annotation {
@@ -22,8 +25,8 @@ pub(super) struct Annotation {
     pub(super) text: Option<Bytes>,
 }
 
-/// Annotations of one object that are held in memory from their reading to their writing, in bytes: the largest one,
-/// so that at least one is read before anything is published.
+/// Annotations of one object that are held in memory from their reading to their writing, in bytes:
+/// the largest one, so that at least one is read before anything is published.
 const ANNOTATIONS_HELD: usize = 1 << 20;
 
 /// Returns the failure for a required attribute that the copy cannot have.
@@ -49,12 +52,16 @@ impl Source<'_> {
 
     /// The permission, which has a name of its own where a version is named.
     pub(super) fn permission(&self, what: &str) -> String {
-        let version = if self.pin.version.is_some() { "Version" } else { "" };
+        let version = if self.pin.version.is_some() {
+            "Version"
+        } else {
+            ""
+        };
         format!("s3:GetObject{version}{what}")
     }
 
-    /// Returns what was read, or `None` where it cannot be read and is only tried: that is a loss then. A server that does not
-    /// know the question is not asked again.
+    /// Returns what was read, or `None` where it cannot be read and is only tried: that is a loss
+    /// then. A server that does not know the question is not asked again.
     pub(super) async fn or_loss<T>(
         &self,
         attribute: Attribute,
@@ -67,10 +74,13 @@ impl Source<'_> {
                 self.work.refusals.answered(self.bucket, attribute);
                 return Ok(Some(value));
             }
-            Err(failure) if self.transfer().preserve.of(attribute) != Policy::Try => return Err(failure),
+            Err(failure) if self.transfer().preserve.of(attribute) != Policy::Try => {
+                return Err(failure);
+            }
             Err(failure) => failure,
         };
-        // A server that knows no such object to a question may do so for want of the question, or of the object.
+        // A server that knows no such object to a question may do so for want of the question, or
+        // of the object.
         let failure = if *failure.kind() == FailureKind::NotFound {
             Box::pin(self.bucket.head(&self.pin.key, self.version())).await?;
             failure.as_kind(FailureKind::NotUnderstood)
@@ -82,7 +92,10 @@ impl Source<'_> {
         }
         let loss = concede::unreadable(attribute, permission, &failure, self.bucket.name());
         // One bad answer among good ones is about that object.
-        let is_about_all = matches!(failure.kind(), FailureKind::Denied | FailureKind::Unsupported);
+        let is_about_all = matches!(
+            failure.kind(),
+            FailureKind::Denied | FailureKind::Unsupported
+        );
         if is_about_all || !self.work.refusals.has_answered(self.bucket, attribute) {
             self.work.refusals.remember(self.bucket, &loss);
         }
@@ -90,29 +103,46 @@ impl Source<'_> {
         Ok(None)
     }
 
-    /// True when the attribute was found unreadable before and is only tried: a loss without a request.
+    /// True when the attribute was found unreadable before and is only tried: a loss without a
+    /// request.
     pub(super) fn is_known_unreadable(&self, attribute: Attribute, draft: &mut Draft) -> bool {
         if self.transfer().preserve.of(attribute) != Policy::Try {
             return false;
         }
-        let known = self.work.refusals.get(self.bucket, attribute, Lost::NotReadable);
+        let known = self
+            .work
+            .refusals
+            .get(self.bucket, attribute, Lost::NotReadable);
         draft.losses.extend(known.clone());
         known.is_some()
     }
 
-    /// Reads the source's tags. HEAD counts them, so that a list of another length is no answer: some servers answer what they
-    /// do not know with nothing, as others answer for an object without tags.
+    /// Reads the source's tags. HEAD counts them, so that a list of another length is no answer:
+    /// some servers answer what they do not know with nothing, as others answer for an object
+    /// without tags.
     async fn counted_tags(&self, count: Option<u32>) -> Result<Vec<Tag>, Failure> {
         let (key, version) = (&self.pin.key, self.version());
         let tags = self.bucket.tags(key, version).await?;
-        let is_as_counted = |count: Option<u32>| count.is_none_or(|count| count as usize == tags.len());
+        let is_as_counted =
+            |count: Option<u32>| count.is_none_or(|count| count as usize == tags.len());
         // Tags may change without a new version.
-        if is_as_counted(count) || is_as_counted(Box::pin(self.bucket.head(key, version)).await?.tag_count) {
+        if is_as_counted(count)
+            || is_as_counted(Box::pin(self.bucket.head(key, version)).await?.tag_count)
+        {
             return Ok(tags);
         }
         let place = self.bucket.place(key);
-        let message = format!("it answers with {} tags, and HEAD counts {}", tags.len(), count.unwrap_or(0));
-        Err(Failure::new(FailureKind::NotUnderstood, Operation::GetObjectTagging, place, message))
+        let message = format!(
+            "it answers with {} tags, and HEAD counts {}",
+            tags.len(),
+            count.unwrap_or(0)
+        );
+        Err(Failure::new(
+            FailureKind::NotUnderstood,
+            Operation::GetObjectTagging,
+            place,
+            message,
+        ))
     }
 
     /// Puts the source's tags into `attributes`, with those that the job sets. HEAD showed so many.
@@ -128,7 +158,10 @@ impl Source<'_> {
         }
         let answer = self.counted_tags(count).await;
         let permission = self.permission("Tagging");
-        let Some(kept) = self.or_loss(Attribute::Tags, &permission, answer, draft).await? else {
+        let Some(kept) = self
+            .or_loss(Attribute::Tags, &permission, answer, draft)
+            .await?
+        else {
             return Ok(());
         };
         match merged_tags(kept, self.transfer()) {
@@ -139,7 +172,11 @@ impl Source<'_> {
         Ok(())
     }
 
-    pub(super) async fn acl(&self, attributes: &mut Attributes, draft: &mut Draft) -> Result<(), Trouble> {
+    pub(super) async fn acl(
+        &self,
+        attributes: &mut Attributes,
+        draft: &mut Draft,
+    ) -> Result<(), Trouble> {
         if self.is_known_unreadable(Attribute::Acl, draft) {
             return Ok(());
         }
@@ -159,40 +196,61 @@ impl Source<'_> {
             answer => answer,
         };
         let permission = self.permission("Acl");
-        if let Some(grants) = self.or_loss(Attribute::Acl, &permission, answer, draft).await? {
+        if let Some(grants) = self
+            .or_loss(Attribute::Acl, &permission, answer, draft)
+            .await?
+        {
             attributes.grants = grants;
         }
         Ok(())
     }
 
-    /// The names of the annotations, and the texts of the first ones: whether they may be read must be known before
-    /// anything is published.
+    /// The names of the annotations, and the texts of the first ones: whether they may be read must
+    /// be known before anything is published.
     pub(super) async fn annotations(&self, draft: &mut Draft) -> Result<Vec<Annotation>, Trouble> {
         if self.is_known_unreadable(Attribute::Annotations, draft) {
             return Ok(Vec::new());
         }
         let operation = Operation::ListObjectAnnotations;
-        let mut paging = Paging::new(operation, self.bucket.name(), self.pin.key.as_str(), Order::Short);
+        let mut paging = Paging::new(
+            operation,
+            self.bucket.name(),
+            self.pin.key.as_str(),
+            Order::Short,
+        );
         let (mut found, mut token, mut held) = (Vec::new(), None, 0);
         loop {
             let mut again = false;
-            let answer = self.bucket.annotations(&self.pin.key, self.version(), token.as_deref()).await;
+            let answer = self
+                .bucket
+                .annotations(&self.pin.key, self.version(), token.as_deref())
+                .await;
             let answer = answer.and_then(|mut page| {
                 again = paging.check(&mut page)? == Turn::Again;
                 Ok(page)
             });
             let permission = "s3:ListObjectAnnotations";
-            let Some(page) = self.or_loss(Attribute::Annotations, permission, answer, draft).await? else {
+            let Some(page) = self
+                .or_loss(Attribute::Annotations, permission, answer, draft)
+                .await?
+            else {
                 return Ok(Vec::new());
             };
             for entry in page.items {
                 let size = usize::try_from(entry.size).unwrap_or(usize::MAX);
                 let fits = held + size <= ANNOTATIONS_HELD;
                 let text = if fits {
-                    let answer = self.bucket.annotation(&self.pin.key, self.version(), &entry).await;
+                    let answer = self
+                        .bucket
+                        .annotation(&self.pin.key, self.version(), &entry)
+                        .await;
                     let permission = "s3:GetObjectAnnotation";
-                    let text = self.or_loss(Attribute::Annotations, permission, answer, draft).await?;
-                    let Some(text) = text else { return Ok(Vec::new()) };
+                    let text = self
+                        .or_loss(Attribute::Annotations, permission, answer, draft)
+                        .await?;
+                    let Some(text) = text else {
+                        return Ok(Vec::new());
+                    };
                     held += text.len();
                     Some(text)
                 } else {
@@ -210,9 +268,9 @@ impl Source<'_> {
         }
     }
 
-    /// Completes what HEAD shows of the lock, which S3 leaves out for those who may not see it. Only versioned buckets
-    /// have locks. Where it is tried, each bucket is asked once whether what is not shown is not there; where it is
-    /// required, so is each object.
+    /// Completes what HEAD shows of the lock, which S3 leaves out for those who may not see it.
+    /// Only versioned buckets have locks. Where it is tried, each bucket is asked once whether what
+    /// is not shown is not there; where it is required, so is each object.
     pub(super) async fn lock(&self, head: &mut Head, draft: &mut Draft) -> Result<(), Trouble> {
         let asks = self.transfer().preserve.lock.keeps() && self.bucket.capabilities().locks;
         if !asks || head.version.is_none() {
@@ -244,12 +302,13 @@ impl Source<'_> {
             Ok(_) => Some(Shown::All),
             Err(failure) => match failure.kind() {
                 FailureKind::Unsupported | FailureKind::Invalid => Some(Shown::NoLocks),
-                FailureKind::Denied => {
-                    Some(Shown::Nothing(format!("s3:{operation} missing on {}", self.bucket.name())))
-                }
-                FailureKind::NotUnderstood | FailureKind::Unreadable => {
-                    Some(Shown::Nothing(concede::without_answer(failure, self.bucket.name())))
-                }
+                FailureKind::Denied => Some(Shown::Nothing(format!(
+                    "s3:{operation} missing on {}",
+                    self.bucket.name()
+                ))),
+                FailureKind::NotUnderstood | FailureKind::Unreadable => Some(Shown::Nothing(
+                    concede::without_answer(failure, self.bucket.name()),
+                )),
                 _ => None,
             },
         };
@@ -270,7 +329,11 @@ impl Source<'_> {
             of(&answer).map_or_else(|| answer.map(|_| Shown::All), Ok)
         };
         if let Shown::Nothing(reason) = cell.get_or_try_init(|| ask).await? {
-            draft.losses.push(Loss::new(Attribute::Lock, Lost::NotReadable, reason.clone()));
+            draft.losses.push(Loss::new(
+                Attribute::Lock,
+                Lost::NotReadable,
+                reason.clone(),
+            ));
         }
         Ok(None)
     }

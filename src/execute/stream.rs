@@ -1,7 +1,7 @@
 //! Sends standard input, a stream of unknown length.
 //!
-//! The first part decides whether the stream is one request or many. What was read of it is gone, so that no later session
-//! can go on with its upload.
+//! The first part decides whether the stream is one request or many. What was read of it is gone,
+//! so that no later session can go on with its upload.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,8 @@ use crate::plan::parts::{PartLayout, UPLOAD_PART};
 use crate::planner::{Planned, Sides, Step};
 use crate::s3::{Failure, FailureKind, Operation};
 
-/// Parts of a stream double in size after each so many parts, so that 10,000 of them reach any size.
+/// Parts of a stream double in size after each so many parts, so that 10,000 of them reach any
+/// size.
 const PARTS_PER_SIZE: u32 = 1000;
 
 /// How much later than the end of a stream the signal may come that caused it.
@@ -44,7 +45,11 @@ pub(super) fn stdin_step(sides: &Sides) -> Planned {
     };
     let layout = PartLayout::uniform(0, UPLOAD_PART, 1);
     let route = Route::MultipartUpload(layout);
-    Planned::Step(Box::new(Step { reason: Reason::Always, route, ..Step::without_work(entry, key) }))
+    Planned::Step(Box::new(Step {
+        reason: Reason::Always,
+        route,
+        ..Step::without_work(entry, key)
+    }))
 }
 
 /// Sends standard input to its end.
@@ -74,9 +79,22 @@ async fn stream(
     let first_permit = reserve(Arc::clone(&work.memory), part_size(1)).await;
     let first = read_part(work, &mut reader, part_size(1)).await?;
     if (first.len() as u64) < part_size(1) {
-        let place = work.slots().request(Want::Small).await.map_err(|_| Trouble::Stopped)?;
+        let place = work
+            .slots()
+            .request(Want::Small)
+            .await
+            .map_err(|_| Trouble::Stopped)?;
         (draft.size, draft.route, draft.parts) = (first.len() as u64, Some(Route::Put.name()), 0);
-        return put(work, place, &step.key, first, attributes, draft, &mut step.seen.clone()).await;
+        return put(
+            work,
+            place,
+            &step.key,
+            first,
+            attributes,
+            draft,
+            &mut step.seen.clone(),
+        )
+        .await;
     }
     let upload = Upload::of_stream(work, &step.key, attributes, draft).await?;
     let mut progress = Progress::of(&upload.begun, Vec::new());
@@ -86,10 +104,15 @@ async fn stream(
         while !body.is_empty() && running.trouble.is_none() {
             running.collect(work, upload.id, &mut progress).await;
             if number > capabilities.parts.max_parts {
-                let message = format!("the stream is longer than {} parts", capabilities.parts.max_parts);
+                let message = format!(
+                    "the stream is longer than {} parts",
+                    capabilities.parts.max_parts
+                );
                 let place = work.sides.destination.place(&step.key);
-                running
-                    .fail(Failure::new(FailureKind::Invalid, Operation::UploadPart, place, message).into());
+                running.fail(
+                    Failure::new(FailureKind::Invalid, Operation::UploadPart, place, message)
+                        .into(),
+                );
                 break;
             }
             let Ok(slot) = work.slots().request(Want::Bulk(u64::MAX)).await else {
@@ -114,18 +137,30 @@ async fn stream(
         }
         part::drain(&mut running, work, upload.id, &mut progress).await;
         running.finish()?;
-        upload.complete(work, &mut progress, &mut step.seen.clone(), attributes, draft).await
+        upload
+            .complete(
+                work,
+                &mut progress,
+                &mut step.seen.clone(),
+                attributes,
+                draft,
+            )
+            .await
     }
     .await;
     draft.size = progress.bytes;
     draft.parts = u32::try_from(progress.done.len()).unwrap_or(u32::MAX);
-    upload.begun.settle(work, upload.id, outcome, &progress, draft).await
+    upload
+        .begun
+        .settle(work, upload.id, outcome, &progress, draft)
+        .await
 }
 
 /// Reads until the part is full or the stream ends.
 ///
-/// A Ctrl-C reaches the producer too, whose end then looks like the end of its data; what came until then is no whole and
-/// must not be published. So an end is believed only when no stop comes with it.
+/// A Ctrl-C reaches the producer too, whose end then looks like the end of its data; what came
+/// until then is no whole and must not be published. So an end is believed only when no stop comes
+/// with it.
 async fn read_part(
     work: &Work,
     reader: &mut (impl AsyncRead + Unpin),
@@ -138,7 +173,12 @@ async fn read_part(
         () = work.stop.cancelled() => return Err(Trouble::Stopped),
     };
     read.map_err(|error| {
-        Failure::new(FailureKind::Local, Operation::ReadFile, "standard input", error.to_string())
+        Failure::new(
+            FailureKind::Local,
+            Operation::ReadFile,
+            "standard input",
+            error.to_string(),
+        )
     })?;
     if (body.len() as u64) < length && timeout(SIGNAL_GRACE, work.stop.cancelled()).await.is_ok() {
         return Err(Trouble::Stopped);

@@ -1,10 +1,11 @@
 //! What the journal is told of an upload, and what becomes of one that is not finished.
 //!
-//! An upload that nobody remembers costs money until somebody finds it. So it is on record before it is begun, its id before
-//! its first part, and its end only when the server has it no more. Where no journal is kept, an upload that a stop or a
-//! failure left unfinished is aborted; where one is kept, or the next session claims what is open, that goes on with it. A Create whose
-//! answer was lost or cannot be read is searched for in both cases. An upload that cannot be shown to be gone is reported
-//! once, with its id and a command.
+//! An upload that nobody remembers costs money until somebody finds it. So it is on record before
+//! it is begun, its id before its first part, and its end only when the server has it no more.
+//! Where no journal is kept, an upload that a stop or a failure left unfinished is aborted; where
+//! one is kept, or the next session claims what is open, that goes on with it. A Create whose
+//! answer was lost or cannot be read is searched for in both cases. An upload that cannot be shown
+//! to be gone is reported once, with its id and a command.
 
 use std::collections::BTreeSet;
 
@@ -26,7 +27,8 @@ use crate::planner::Step;
 use crate::s3::{Attributes, Failure, FailureKind, PartDone};
 use crate::size::ByteSize;
 
-/// An upload's number in the journal, none where no journal is kept, and the time before it was begun.
+/// An upload's number in the journal, none where no journal is kept, and the time before it was
+/// begun.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tracked {
     upload: Option<u64>,
@@ -38,8 +40,8 @@ pub(super) struct Tracked {
 pub(super) struct Terms {
     /// What is copied.
     pub(super) source: SourceVersion,
-    /// A digest of what the object shall have. Not of what it is begun with, which is less where a server refuses
-    /// something that is only tried: the next session does not know that yet.
+    /// A digest of what the object shall have. Not of what it is begun with, which is less where a
+    /// server refuses something that is only tried: the next session does not know that yet.
     attributes: String,
     /// What the server did not let it be begun with.
     losses: Vec<Loss>,
@@ -50,18 +52,31 @@ pub(super) struct Terms {
 impl Terms {
     pub(super) fn of(source: SourceVersion, attributes: &Attributes) -> Self {
         let attributes = digest(&format!("{attributes:?}"));
-        Self { source, attributes, losses: Vec::new(), claimed: false }
+        Self {
+            source,
+            attributes,
+            losses: Vec::new(),
+            claimed: false,
+        }
     }
 
     /// An upload was begun, without what is lost by now.
     pub(super) fn begun_with(self, draft: &Draft) -> Self {
-        let losses = draft.losses.iter().filter(|loss| loss.lost == Lost::NotSet).cloned().collect();
+        let losses = draft
+            .losses
+            .iter()
+            .filter(|loss| loss.lost == Lost::NotSet)
+            .cloned()
+            .collect();
         Self { losses, ..self }
     }
 
     /// An upload was found open.
     pub(super) fn claimed(&self) -> Self {
-        Self { claimed: true, ..self.clone() }
+        Self {
+            claimed: true,
+            ..self.clone()
+        }
     }
 
     /// Whether an upload was begun for the same.
@@ -74,19 +89,29 @@ impl Work {
     /// Where this transfer's uploads to `key` are.
     pub(super) fn upload_place(&self, key: &ObjectKey) -> UploadPlace {
         let to = &self.sides.transfer.to;
-        UploadPlace { endpoint: to.endpoint.clone(), bucket: to.location.bucket.clone(), key: key.clone() }
+        UploadPlace {
+            endpoint: to.endpoint.clone(),
+            bucket: to.location.bucket.clone(),
+            key: key.clone(),
+        }
     }
 }
 
 impl Tracked {
     /// The record of an upload that is in the journal already.
     pub(super) const fn known(upload: u64, intended: Timestamp) -> Self {
-        Self { upload: Some(upload), intended }
+        Self {
+            upload: Some(upload),
+            intended,
+        }
     }
 
     /// An upload that is about to be begun and that no journal has.
     pub(super) fn off_record() -> Self {
-        Self { upload: None, intended: Timestamp::now() }
+        Self {
+            upload: None,
+            intended: Timestamp::now(),
+        }
     }
 
     /// Puts on record that an upload is about to be begun.
@@ -97,7 +122,14 @@ impl Tracked {
         let tracked = Self::known(work.journal.next_id(), Timestamp::now());
         let place = work.upload_place(&step.key);
         let server = Some(work.sides.destination.server().to_owned());
-        tracked.commit(work, |upload| Event::UploadIntended { upload, object, place, server }).await?;
+        tracked
+            .commit(work, |upload| Event::UploadIntended {
+                upload,
+                object,
+                place,
+                server,
+            })
+            .await?;
         Ok(tracked)
     }
 
@@ -109,10 +141,23 @@ impl Tracked {
         terms: Terms,
         parts: PartLengths,
     ) -> Result<(), Trouble> {
-        let Terms { source, attributes, losses, claimed } = terms;
+        let Terms {
+            source,
+            attributes,
+            losses,
+            claimed,
+        } = terms;
         let (id, kms) = (upload.id().to_owned(), upload.is_kms());
-        let began =
-            |upload| Event::UploadBegan { upload, id, source, parts, attributes, kms, losses, claimed };
+        let began = |upload| Event::UploadBegan {
+            upload,
+            id,
+            source,
+            parts,
+            attributes,
+            kms,
+            losses,
+            claimed,
+        };
         let outcome = self.commit(work, began).await;
         if outcome.is_err()
             && !claimed
@@ -128,9 +173,14 @@ impl Tracked {
         outcome
     }
 
-    /// Sees to an upload that could not be begun, as far as one knows: the request may have taken effect all the same.
-    /// Returns sentences about what may be left open.
-    pub(super) async fn not_begun(self, work: &Work, key: &ObjectKey, failure: &Failure) -> Vec<String> {
+    /// Sees to an upload that could not be begun, as far as one knows: the request may have taken
+    /// effect all the same. Returns sentences about what may be left open.
+    pub(super) async fn not_begun(
+        self,
+        work: &Work,
+        key: &ObjectKey,
+        failure: &Failure,
+    ) -> Vec<String> {
         let is_stopped = *failure.kind() == FailureKind::Stopped;
         let was_sent = is_stopped && failure.details().attempts > 0;
         if !was_sent && !failure.may_have_taken_effect() {
@@ -139,9 +189,12 @@ impl Tracked {
         }
         if is_stopped && self.upload.is_some() {
             let told = Stray::interrupted().told(&work.sides.destination, key);
-            return vec![format!("{told}; the next run of this job looks for it and aborts it")];
+            return vec![format!(
+                "{told}; the next run of this job looks for it and aborts it"
+            )];
         }
-        // The object is late already, so the search for what is left of it has little patience; nor does it end with the run.
+        // The object is late already, so the search for what is left of it has little patience; nor
+        // does it end with the run.
         let bucket = work.sides.destination.for_probes().tidying_up();
         let window = (self.intended, Timestamp::now());
         let search = multipart::abort_unknown(&bucket, key, window, work.inherited.known());
@@ -152,32 +205,50 @@ impl Tracked {
         if !strays.iter().any(|stray| stray.may_pass) {
             self.ended(&work.journal).await;
         }
-        strays.iter().map(|stray| stray.told(&bucket, key)).collect()
+        strays
+            .iter()
+            .map(|stray| stray.told(&bucket, key))
+            .collect()
     }
 
     /// S3 holds a part.
     pub(super) async fn part(self, work: &Work, part: &PartDone) -> Result<(), Trouble> {
-        let Some(upload) = self.upload else { return Ok(()) };
-        let PartDone { number, size, etag, .. } = part.clone();
-        let stored = Event::PartStored { upload, number, size, etag };
-        work.journal.append(stored).await.map_err(|_| Trouble::Stopped)
+        let Some(upload) = self.upload else {
+            return Ok(());
+        };
+        let PartDone {
+            number, size, etag, ..
+        } = part.clone();
+        let stored = Event::PartStored {
+            upload,
+            number,
+            size,
+            etag,
+        };
+        work.journal
+            .append(stored)
+            .await
+            .map_err(|_| Trouble::Stopped)
     }
 
-    /// Puts on record that the upload is about to be completed, and the `ETag` that the object will have.
+    /// Puts on record that the upload is about to be completed, and the `ETag` that the object will
+    /// have.
     pub(super) async fn completing(self, work: &Work, etag: Option<String>) -> Result<(), Trouble> {
-        self.commit(work, |upload| Event::CompleteIntended { upload, etag }).await
+        self.commit(work, |upload| Event::CompleteIntended { upload, etag })
+            .await
     }
 
     /// The server has the upload no more.
     pub(super) async fn ended(self, journal: &Journal) {
         if let Some(upload) = self.upload {
-            // A journal that is broken stops the run by itself; the next session finds the upload gone.
+            // A journal that is broken stops the run by itself; the next session finds the upload
+            // gone.
             let _ = journal.append(Event::UploadEnded { upload }).await;
         }
     }
 
-    /// Sees to what an upload came to: one that did not become the object is aborted, unless the next session goes on with
-    /// it. Returns true when its parts are lost.
+    /// Sees to what an upload came to: one that did not become the object is aborted, unless the
+    /// next session goes on with it. Returns true when its parts are lost.
     pub(super) async fn settle(
         self,
         work: &Work,
@@ -200,7 +271,8 @@ impl Tracked {
         if goes_on && (self.upload.is_some() || work.claims) {
             if self.upload.is_none() {
                 let id = upload.id();
-                let command = multipart::command(&work.sides.destination, "abort", upload.key(), Some(id));
+                let command =
+                    multipart::command(&work.sides.destination, "abort", upload.key(), Some(id));
                 draft.notes.push(format!(
                     "the upload {id} is left open: the next run with --adopt goes on with it, and `{command}` frees its parts"
                 ));
@@ -229,10 +301,18 @@ impl Tracked {
         true
     }
 
-    /// Puts on record that the next run goes on with the upload. Returns false where nobody would know of it then.
+    /// Puts on record that the next run goes on with the upload. Returns false where nobody would
+    /// know of it then.
     async fn keep(self, work: &Work) -> bool {
-        let Some(upload) = self.upload else { return false };
-        if work.journal.append(Event::UploadKept { upload }).await.is_err() {
+        let Some(upload) = self.upload else {
+            return false;
+        };
+        if work
+            .journal
+            .append(Event::UploadKept { upload })
+            .await
+            .is_err()
+        {
             return false;
         }
         if let Some(open) = work.journal.open_upload(upload).await {
@@ -241,8 +321,9 @@ impl Tracked {
         true
     }
 
-    /// Ends an upload that an earlier session left: by its id, or by searching for it where none is known. Returns those
-    /// that may be left open; they are to be reported now, for they are on record no more.
+    /// Ends an upload that an earlier session left: by its id, or by searching for it where none is
+    /// known. Returns those that may be left open; they are to be reported now, for they are on
+    /// record no more.
     ///
     /// # Errors
     /// What S3 says; the upload stays on record then.
@@ -267,30 +348,37 @@ impl Tracked {
                 }
                 Err(failure) => return Err(failure),
             },
-            None => match multipart::abort_forgotten(bucket, key, (self.intended, until), known).await {
-                Ok(strays) => strays,
-                Err(failure) => {
-                    let stray = Stray::failed(None, &failure);
-                    if stray.may_pass {
-                        return Err(failure);
+            None => {
+                match multipart::abort_forgotten(bucket, key, (self.intended, until), known).await {
+                    Ok(strays) => strays,
+                    Err(failure) => {
+                        let stray = Stray::failed(None, &failure);
+                        if stray.may_pass {
+                            return Err(failure);
+                        }
+                        vec![stray]
                     }
-                    vec![stray]
                 }
-            },
+            }
         };
         self.ended(journal).await;
         Ok(strays)
     }
 
     async fn commit(self, work: &Work, event: impl FnOnce(u64) -> Event) -> Result<(), Trouble> {
-        let Some(upload) = self.upload else { return Ok(()) };
+        let Some(upload) = self.upload else {
+            return Ok(());
+        };
         // A journal that is broken stops the run by itself.
-        work.journal.commit(event(upload)).await.map_err(|_| Trouble::Stopped)
+        work.journal
+            .commit(event(upload))
+            .await
+            .map_err(|_| Trouble::Stopped)
     }
 }
 
-/// Returns true for a failure that says nothing about the parts: with a permission that is granted, or a server that
-/// answers, the same upload can be finished.
+/// Returns true for a failure that says nothing about the parts: with a permission that is granted,
+/// or a server that answers, the same upload can be finished.
 fn may_succeed_later(failure: &Failure) -> bool {
     failure.is_passing()
         || matches!(

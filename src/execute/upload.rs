@@ -1,9 +1,11 @@
 //! Sending files of this machine.
 //!
-//! A file is opened once and read by `pread`, so that its parts go side by side without a shared position and without the
-//! whole file in memory. Each part is summed while it is in memory anyway; the sums combine into the checksum of the whole,
-//! which S3 must come to before it publishes the object. Where the server knows no checksums, the MD5 of what was sent
-//! is compared with the `ETag` that came back. A file whose size or time of change differs when it was read is sent again.
+//! A file is opened once and read by `pread`, so that its parts go side by side without a shared
+//! position and without the whole file in memory. Each part is summed while it is in memory anyway;
+//! the sums combine into the checksum of the whole, which S3 must come to before it publishes the
+//! object. Where the server knows no checksums, the MD5 of what was sent is compared with the
+//! `ETag` that came back. A file whose size or time of change differs when it was read is sent
+//! again.
 
 use std::fs::File;
 use std::io;
@@ -25,7 +27,9 @@ use super::monitor::Event;
 use super::part::{self, Progress};
 use super::published::Look;
 use super::receipt::{Ending, Proof};
-use super::sent::{READ_SUM, Sums, by_size, confirm, demand, equal, found, look_at, settle, strong_proof};
+use super::sent::{
+    READ_SUM, Sums, by_size, confirm, demand, equal, found, look_at, settle, strong_proof,
+};
 use super::tracked::{Terms, Tracked};
 use super::{Draft, Trouble, UPLOAD_MEMORY_MIB, Work};
 use crate::bucket::Answer;
@@ -42,8 +46,8 @@ use crate::plan::decide::{Route, Skip};
 use crate::plan::parts::{PartLayout, UPLOAD_PART};
 use crate::planner::Step;
 use crate::s3::{
-    Attributes, Checksum, ChecksumAlgorithm, CompleteSpec, Failure, FailureKind, Operation, PartDone,
-    WriteCondition, Written,
+    Attributes, Checksum, ChecksumAlgorithm, CompleteSpec, Failure, FailureKind, Operation,
+    PartDone, WriteCondition, Written,
 };
 use crate::size::MIB;
 
@@ -72,8 +76,15 @@ impl Stamp {
     /// As it is put on record.
     fn version(&self) -> SourceVersion {
         let (seconds, nanoseconds) = self.modified;
-        let modified = i32::try_from(nanoseconds).ok().and_then(|nanos| Timestamp::new(seconds, nanos).ok());
-        SourceVersion { size: self.size, version: None, etag: None, modified }
+        let modified = i32::try_from(nanoseconds)
+            .ok()
+            .and_then(|nanos| Timestamp::new(seconds, nanos).ok());
+        SourceVersion {
+            size: self.size,
+            version: None,
+            etag: None,
+            modified,
+        }
     }
 }
 
@@ -85,7 +96,9 @@ pub(super) async fn file(
     draft: &mut Draft,
 ) -> Result<Ending, Trouble> {
     let path = local::path_of(root, &step.entry);
-    let mut left = work.inherited.take(step.object, &work.upload_place(&step.key));
+    let mut left = work
+        .inherited
+        .take(step.object, &work.upload_place(&step.key));
     let outcome = rounds(work, &path, step, draft, &mut left).await;
     if !matches!(outcome, Err(Trouble::Stopped)) {
         adopt::cancel_all(work, &mut left, draft).await;
@@ -115,7 +128,12 @@ async fn rounds(
     }
     let message = format!("the file changed {ROUNDS} times while it was read");
     let place = path.display().to_string();
-    Err(Trouble::Failed(Failure::new(FailureKind::SourceChanged, Operation::ReadFile, place, message)))
+    Err(Trouble::Failed(Failure::new(
+        FailureKind::SourceChanged,
+        Operation::ReadFile,
+        place,
+        message,
+    )))
 }
 
 async fn file_round(
@@ -125,8 +143,13 @@ async fn file_round(
     draft: &mut Draft,
     (seen, left): (&mut Seen, &mut Vec<Left>),
 ) -> Result<Ending, Trouble> {
-    let slot = work.slots().request(Want::Small).await.map_err(|_| Trouble::Stopped)?;
-    // Opened, read and looked at again in one go where it is small: each step of its own would cost a change of threads.
+    let slot = work
+        .slots()
+        .request(Want::Small)
+        .await
+        .map_err(|_| Trouble::Stopped)?;
+    // Opened, read and looked at again in one go where it is small: each step of its own would cost
+    // a change of threads.
     let mut permit = reserve(Arc::clone(&work.memory), step.entry.size.min(READ_AT_ONCE)).await;
     let opened = blocking(path, {
         let (path, buffers) = (path.to_owned(), work.buffers.clone());
@@ -182,11 +205,19 @@ async fn file_round(
             if still().await? != stamp {
                 return Err(Trouble::SourceChanged);
             }
-            upload.complete(work, &mut progress, seen, attributes, draft).await
+            upload
+                .complete(work, &mut progress, seen, attributes, draft)
+                .await
         }
         .await;
-        let outcome = upload.begun.vouched(work, attributes, outcome, seen, draft).await;
-        upload.begun.settle(work, upload.id, outcome, &progress, draft).await
+        let outcome = upload
+            .begun
+            .vouched(work, attributes, outcome, seen, draft)
+            .await;
+        upload
+            .begun
+            .settle(work, upload.id, outcome, &progress, draft)
+            .await
     } else {
         let (body, now) = if let Some(read) = read {
             read
@@ -220,17 +251,29 @@ pub(super) async fn put(
 ) -> Result<Ending, Trouble> {
     let destination = &work.sides.destination;
     demand(work, key, attributes)?;
-    let sum = attributes.checksum.map(|(algorithm, _)| checksum::compute(algorithm, &body));
+    let sum = attributes
+        .checksum
+        .map(|(algorithm, _)| checksum::compute(algorithm, &body));
     let reads = work.sides.transfer.proof.prove == Prove::Read;
-    let local = sum.clone().or_else(|| reads.then(|| checksum::compute(READ_SUM, &body)));
+    let local = sum
+        .clone()
+        .or_else(|| reads.then(|| checksum::compute(READ_SUM, &body)));
     let size = body.len() as u64;
     let mut round = 1;
     let written = loop {
         let condition = work.condition(seen, ConditionalWrite::Put);
         if work.is_taken(key, seen, &condition).await? {
-            return Ok(Ending::Skipped { reason: Skip::Present });
+            return Ok(Ending::Skipped {
+                reason: Skip::Present,
+            });
         }
-        let sent = destination.put_object(key, body.clone(), attributes, sum.as_ref(), condition.clone());
+        let sent = destination.put_object(
+            key,
+            body.clone(),
+            attributes,
+            sum.as_ref(),
+            condition.clone(),
+        );
         let failure = match sent.await {
             Ok(answer) => {
                 draft.attempts += answer.attempts;
@@ -246,7 +289,9 @@ pub(super) async fn put(
                 // By someone else, or by an earlier attempt of ours whose answer was lost.
                 let found = destination.head(key, None).await?.written();
                 if condition == WriteCondition::Matches(found.etag.clone()) {
-                    return Err(failure.noting("although the condition of the write holds").into());
+                    return Err(failure
+                        .noting("although the condition of the write holds")
+                        .into());
                 }
                 match strong_proof(&body, sum.as_ref(), &found) {
                     Some(Ok(_)) if draft.attempts > 1 => break found,
@@ -267,12 +312,19 @@ pub(super) async fn put(
     };
     drop(place);
     let proof = settle(work, key, proof, local, &written, size).await?;
-    work.monitor.observe(&Event::BytesCopied { id: None, bytes: size });
+    work.monitor.observe(&Event::BytesCopied {
+        id: None,
+        bytes: size,
+    });
     Ok(done(proof, written))
 }
 
 fn done(proof: Proof, written: Written) -> Ending {
-    Ending::Done { proof, etag: written.etag, destination_version: written.version }
+    Ending::Done {
+        proof,
+        etag: written.etag,
+        destination_version: written.version,
+    }
 }
 
 /// A multipart upload of local bytes.
@@ -282,7 +334,8 @@ pub(super) struct Upload {
     pub(super) id: u64,
     /// Declared to the server, which checks each part against it.
     algorithm: Option<ChecksumAlgorithm>,
-    /// The destination will be read where the server knows no checksums, and compared with a sum of ours.
+    /// The destination will be read where the server knows no checksums, and compared with a sum of
+    /// ours.
     reads: bool,
 }
 
@@ -298,8 +351,15 @@ impl Upload {
     ) -> Result<Self, Trouble> {
         demand(work, &step.key, attributes)?;
         let terms = Terms::of(stamp.version(), attributes);
-        let wish = Wish { key: &step.key, terms: &terms, layout: &layout, attributes, checksum: None };
-        // One that became an object unseen is no proof that the file was whole then: it is sent again.
+        let wish = Wish {
+            key: &step.key,
+            terms: &terms,
+            layout: &layout,
+            attributes,
+            checksum: None,
+        };
+        // One that became an object unseen is no proof that the file was whole then: it is sent
+        // again.
         if let Some(Found::Open(begun)) = adopt::find(work, left, &wish, draft).await? {
             return Ok(Self::of(work, attributes, *begun));
         }
@@ -307,7 +367,11 @@ impl Upload {
         if let Some(begun) = claim::find(work, step, &wish, doubt, draft).await? {
             return Ok(Self::of(work, attributes, begun));
         }
-        let initiate = Box::pin(MultipartUpload::initiate(&work.sides.destination, &step.key, attributes));
+        let initiate = Box::pin(MultipartUpload::initiate(
+            &work.sides.destination,
+            &step.key,
+            attributes,
+        ));
         let initiate = async { Ok((initiate.await?, terms)) };
         let begun = Begun::begin(work, step, layout, initiate, &mut draft.notes).await?;
         Ok(Self::of(work, attributes, begun))
@@ -325,50 +389,78 @@ impl Upload {
         let upload = match MultipartUpload::initiate(bucket, key, attributes).await {
             Ok(upload) => upload,
             Err(failure) => {
-                draft.notes.extend(tracked.not_begun(work, key, &failure).await);
+                draft
+                    .notes
+                    .extend(tracked.not_begun(work, key, &failure).await);
                 return Err(work.explained_acl(failure).into());
             }
         };
-        draft.notes.extend(upload.strays().iter().map(|stray| stray.told(bucket, key)));
+        draft
+            .notes
+            .extend(upload.strays().iter().map(|stray| stray.told(bucket, key)));
         let layout = PartLayout::uniform(0, UPLOAD_PART, 0);
-        Ok(Self::of(work, attributes, Begun { upload, tracked, layout, kept: Vec::new(), claimed: false }))
+        Ok(Self::of(
+            work,
+            attributes,
+            Begun {
+                upload,
+                tracked,
+                layout,
+                kept: Vec::new(),
+                claimed: false,
+            },
+        ))
     }
 
     fn of(work: &Work, attributes: &Attributes, begun: Begun) -> Self {
         let algorithm = attributes.checksum.map(|(algorithm, _)| algorithm);
         let reads = algorithm.is_none() && work.sides.transfer.proof.prove == Prove::Read;
         let id = begun.announce(work, 0);
-        Self { begun: Arc::new(begun), id, algorithm, reads }
+        Self {
+            begun: Arc::new(begun),
+            id,
+            algorithm,
+            reads,
+        }
     }
 
     /// A part that S3 holds already, if it is of these very bytes.
     fn kept(&self, number: u32, size: u64, sum: Option<&Checksum>) -> Option<PartDone> {
-        let at = self.begun.kept.binary_search_by_key(&number, |part| part.number).ok()?;
+        let at = self
+            .begun
+            .kept
+            .binary_search_by_key(&number, |part| part.number)
+            .ok()?;
         let part = &self.begun.kept[at];
         let sum = sum.map(|sum| &sum.value)?;
         (part.checksum.as_ref() == Some(sum) && part.size == size).then(|| part.clone())
     }
 
     fn sums(&self) -> Sums {
-        Sums { algorithm: self.algorithm, reads: self.reads }
+        Sums {
+            algorithm: self.algorithm,
+            reads: self.reads,
+        }
     }
 
     /// Sums and sends one part.
     pub(super) async fn send(&self, number: u32, body: Bytes) -> Result<Answer<PartDone>, Failure> {
         let (sums, sum_of) = (self.sums(), body.clone());
-        let sums = spawn_blocking(move || sums.of(&sum_of)).await.map_err(|error| {
-            Failure::new(
-                FailureKind::Bug,
-                Operation::UploadPart,
-                self.begun.upload.key().as_str(),
-                error.to_string(),
-            )
-        })?;
+        let sums = spawn_blocking(move || sums.of(&sum_of))
+            .await
+            .map_err(|error| {
+                Failure::new(
+                    FailureKind::Bug,
+                    Operation::UploadPart,
+                    self.begun.upload.key().as_str(),
+                    error.to_string(),
+                )
+            })?;
         self.send_summed(number, body, sums).await
     }
 
-    /// Sends one part. Without a checksum that the server checks, its `ETag` must be the MD5 of what was sent, or
-    /// the server's `ETag`s are of its own making.
+    /// Sends one part. Without a checksum that the server checks, its `ETag` must be the MD5 of
+    /// what was sent, or the server's `ETag`s are of its own making.
     async fn send_summed(
         &self,
         number: u32,
@@ -376,12 +468,21 @@ impl Upload {
         (sum, ours): (Option<Checksum>, Option<String>),
     ) -> Result<Answer<PartDone>, Failure> {
         if let Some(value) = self.kept(number, body.len() as u64, sum.as_ref()) {
-            return Ok(Answer { value, attempts: 0, maybe_twice: false });
+            return Ok(Answer {
+                value,
+                attempts: 0,
+                maybe_twice: false,
+            });
         }
         let reads = self.reads;
-        let mut answer = self.begun.upload.send_part(number, body, sum.as_ref()).await?;
-        answer.value.checksum =
-            sum.map(|sum| sum.value).or(ours.filter(|ours| reads || *ours == answer.value.etag));
+        let mut answer = self
+            .begun
+            .upload
+            .send_part(number, body, sum.as_ref())
+            .await?;
+        answer.value.checksum = sum
+            .map(|sum| sum.value)
+            .or(ours.filter(|ours| reads || *ours == answer.value.etag));
         Ok(answer)
     }
 
@@ -395,49 +496,87 @@ impl Upload {
     ) -> Result<Ending, Trouble> {
         let place = work.place().await;
         let condition = work.condition(seen, ConditionalWrite::Complete);
-        if work.is_taken(self.begun.upload.key(), seen, &condition).await? {
-            return Ok(Ending::Skipped { reason: Skip::Present });
+        if work
+            .is_taken(self.begun.upload.key(), seen, &condition)
+            .await?
+        {
+            return Ok(Ending::Skipped {
+                reason: Skip::Present,
+            });
         }
         progress.done.sort_unstable_by_key(|part| part.number);
         let parts = &progress.done;
         let size = parts.iter().map(|part| part.size).sum();
         let summed_with = self.algorithm.or(self.reads.then_some(READ_SUM));
         let local = summed_with.and_then(|algorithm| {
-            let pieces: Option<Vec<_>> =
-                parts.iter().map(|part| Some((part.checksum.as_deref()?, part.size))).collect();
+            let pieces: Option<Vec<_>> = parts
+                .iter()
+                .map(|part| Some((part.checksum.as_deref()?, part.size)))
+                .collect();
             checksum::combine(algorithm, pieces?)
         });
         let whole = local.clone().filter(|_| self.algorithm.is_some());
-        let spec = CompleteSpec { size, checksum: None, full_checksum: whole.clone(), condition };
+        let spec = CompleteSpec {
+            size,
+            checksum: None,
+            full_checksum: whole.clone(),
+            condition,
+        };
         // Without an algorithm the parts' checksums are sums of ours; the server must not see them.
         let sent: Vec<PartDone> = match self.algorithm {
             Some(_) => parts.clone(),
-            None => parts.iter().map(|part| PartDone { checksum: None, ..part.clone() }).collect(),
+            None => parts
+                .iter()
+                .map(|part| PartDone {
+                    checksum: None,
+                    ..part.clone()
+                })
+                .collect(),
         };
         let key = self.begun.upload.key();
         let predicted = checksum::multipart_etag(parts.iter().map(|part| part.etag.as_str()));
-        self.begun.tracked.completing(work, predicted.clone()).await?;
+        self.begun
+            .tracked
+            .completing(work, predicted.clone())
+            .await?;
         let written = match self.begun.publish(work, &sent, spec, seen).await? {
             Published::Written(written) => written,
             Published::Taken(skip) => return Ok(Ending::Skipped { reason: skip }),
         };
         let all_md5 = summed_with.is_none() && parts.iter().all(|part| part.checksum.is_some());
         let made_of_md5s = all_md5 && predicted.as_ref() == Some(&written.etag);
-        let comparable =
-            |stored: &Checksum| whole.as_ref().is_some_and(|sent| sent.algorithm == stored.algorithm);
+        let comparable = |stored: &Checksum| {
+            whole
+                .as_ref()
+                .is_some_and(|sent| sent.algorithm == stored.algorithm)
+        };
         let is_answered = made_of_md5s || written.checksum.as_ref().is_some_and(comparable);
         let size_will_do = work.sides.transfer.proof.verify == Verify::Size && whole.is_some();
         let parts = u32::try_from(parts.len()).unwrap_or(u32::MAX);
         let believes = work.sides.destination.capabilities().believes_answers();
         let must_look = (!is_answered && !size_will_do) || !believes;
-        // `Begun::vouched` compares the attributes of an adopted upload, and sends the object again if they differ.
+        // `Begun::vouched` compares the attributes of an adopted upload, and sends the object again
+        // if they differ.
         let unasked = Attributes::default();
-        let asked = if self.begun.claimed { &unasked } else { attributes };
-        let look = Look { size, parts, is_needed: must_look, ..look_at(work, key, &written, asked) };
+        let asked = if self.begun.claimed {
+            &unasked
+        } else {
+            attributes
+        };
+        let look = Look {
+            size,
+            parts,
+            is_needed: must_look,
+            ..look_at(work, key, &written, asked)
+        };
         let found = Box::pin(found(work, look, draft)).await?;
         // KMS uploads answer without a checksum; the object shows it.
         let shown = found.and_then(|found| found.checksum);
-        let stored = if believes { written.checksum.clone().or(shown) } else { shown };
+        let stored = if believes {
+            written.checksum.clone().or(shown)
+        } else {
+            shown
+        };
         let proof = match (&whole, &stored) {
             (Some(sent), Some(stored)) if sent.algorithm == stored.algorithm => equal(sent, stored),
             _ if made_of_md5s => Ok(Proof::PartEtags),
@@ -454,14 +593,19 @@ impl Upload {
 }
 
 /// Memory for `bytes`, at most all that there is.
-pub(super) async fn reserve(memory: Arc<tokio::sync::Semaphore>, bytes: u64) -> Option<OwnedSemaphorePermit> {
-    let mib = u32::try_from(bytes.div_ceil(MIB)).unwrap_or(u32::MAX).clamp(1, UPLOAD_MEMORY_MIB);
+pub(super) async fn reserve(
+    memory: Arc<tokio::sync::Semaphore>,
+    bytes: u64,
+) -> Option<OwnedSemaphorePermit> {
+    let mib = u32::try_from(bytes.div_ceil(MIB))
+        .unwrap_or(u32::MAX)
+        .clamp(1, UPLOAD_MEMORY_MIB);
     memory.acquire_many_owned(mib).await.ok()
 }
 
 fn pread(file: &File, offset: u64, length: u64, buffers: &Buffers) -> io::Result<Bytes> {
-    let length =
-        usize::try_from(length).map_err(|_| io::Error::other("the part does not fit into memory"))?;
+    let length = usize::try_from(length)
+        .map_err(|_| io::Error::other("the part does not fit into memory"))?;
     buffers.filled(length, |buffer| file.read_exact_at(buffer, offset))
 }
 
@@ -475,11 +619,24 @@ async fn blocking<T: Send + 'static>(
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
             let message = "the file became shorter while it was read";
-            Err(Failure::new(FailureKind::SourceChanged, Operation::ReadFile, place(), message))
+            Err(Failure::new(
+                FailureKind::SourceChanged,
+                Operation::ReadFile,
+                place(),
+                message,
+            ))
         }
-        Ok(Err(error)) => {
-            Err(Failure::new(FailureKind::Local, Operation::ReadFile, place(), error.to_string()))
-        }
-        Err(error) => Err(Failure::new(FailureKind::Bug, Operation::ReadFile, place(), error.to_string())),
+        Ok(Err(error)) => Err(Failure::new(
+            FailureKind::Local,
+            Operation::ReadFile,
+            place(),
+            error.to_string(),
+        )),
+        Err(error) => Err(Failure::new(
+            FailureKind::Bug,
+            Operation::ReadFile,
+            place(),
+            error.to_string(),
+        )),
     }
 }

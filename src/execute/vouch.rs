@@ -1,7 +1,7 @@
 //! Whether what came of an upload of unknown beginnings has what it shall have.
 //!
-//! S3 shows the attributes of an upload only once it is published. So they are compared then, by the session that published
-//! it or by the next one.
+//! S3 shows the attributes of an upload only once it is published. So they are compared then, by
+//! the session that published it or by the next one.
 
 use super::refusals::is_no_answer;
 use super::{Draft, Work};
@@ -11,7 +11,8 @@ use crate::manifest::job::Attribute;
 use crate::plan::claim::difference;
 use crate::s3::{Attributes, Failure, FailureKind, Tags};
 
-/// Compares a copy, its key and version, that the upload `id` became, and takes note where it differs.
+/// Compares a copy, its key and version, that the upload `id` became, and takes note where it
+/// differs.
 pub(super) async fn is_as_wished(
     work: &Work,
     id: &str,
@@ -38,7 +39,9 @@ async fn unlike(
     let found = match bucket.head(key, version).await {
         Ok(found) => found,
         // Another key of a customer than ours, or one where we have none.
-        Err(failure) if *failure.kind() == FailureKind::Invalid => return Ok(Some(Attribute::Encryption)),
+        Err(failure) if *failure.kind() == FailureKind::Invalid => {
+            return Ok(Some(Attribute::Encryption));
+        }
         Err(failure) => return Err(failure),
     };
     let has_tags = found.tag_count.is_some_and(|count| count > 0);

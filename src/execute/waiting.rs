@@ -1,9 +1,11 @@
 //! Objects that are planned and not begun.
 //!
-//! What takes long waits by size, the largest first, because its tail is what a run ends with. Small objects wait by the range of
-//! keys in which they were planned, and the ranges take turns: they lie in different places of the bucket, so that a run
-//! spreads over S3's partitions. In each range, every prefix has a line of its own. One whose next key lies where requests are standing in line is passed over, as long as
-//! others are not: a prefix that is throttled must not fill all places in flight with objects that wait for it.
+//! What takes long waits by size, the largest first, because its tail is what a run ends with.
+//! Small objects wait by the range of keys in which they were planned, and the ranges take turns:
+//! they lie in different places of the bucket, so that a run spreads over S3's partitions. In each
+//! range, every prefix has a line of its own. One whose next key lies where requests are standing
+//! in line is passed over, as long as others are not: a prefix that is throttled must not fill all
+//! places in flight with objects that wait for it.
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, VecDeque};
@@ -75,7 +77,11 @@ impl Waiting {
 
     /// How many they are.
     pub(super) fn len(&self) -> usize {
-        let small = self.small.iter().map(|line| line.queue.len()).sum::<usize>();
+        let small = self
+            .small
+            .iter()
+            .map(|line| line.queue.len())
+            .sum::<usize>();
         self.large.len() + self.heavy.len() + self.urgent.len() + small
     }
 
@@ -83,9 +89,17 @@ impl Waiting {
     pub(super) fn push(&mut self, range: u32, group: Group, queued: Queued) {
         match queued.step.route.parts() {
             0 if queued.step.entry.size > BULK_FROM => self.heavy.push(BySize(queued)),
-            0 => match self.small.iter_mut().find(|line| line.range == range && line.group == group) {
+            0 => match self
+                .small
+                .iter_mut()
+                .find(|line| line.range == range && line.group == group)
+            {
                 Some(line) => line.queue.push_back(queued),
-                None => self.small.push_back(Line { range, group, queue: VecDeque::from([queued]) }),
+                None => self.small.push_back(Line {
+                    range,
+                    group,
+                    queue: VecDeque::from([queued]),
+                }),
             },
             _ => self.large.push(BySize(queued)),
         }
@@ -109,7 +123,8 @@ impl Waiting {
         pop_free(&mut self.heavy, is_free)
     }
 
-    /// The next small one whose requests would not stand in a long line, of the prefix with the fewest `open` ones.
+    /// The next small one whose requests would not stand in a long line, of the prefix with the
+    /// fewest `open` ones.
     pub(super) fn pop_small(
         &mut self,
         is_free: impl Fn(&Queued) -> bool,
@@ -139,14 +154,23 @@ impl Waiting {
     /// Any of them, of the range whose turn it is.
     pub(super) fn pop_any(&mut self) -> Option<Queued> {
         let all = |_: &Queued| true;
-        self.pop_small(all, |_| 0).or_else(|| self.pop_heavy(all)).or_else(|| self.pop_large(all))
+        self.pop_small(all, |_| 0)
+            .or_else(|| self.pop_heavy(all))
+            .or_else(|| self.pop_large(all))
     }
 
     /// All of them, because none will be begun.
     pub(super) fn take(&mut self) -> impl Iterator<Item = Queued> + use<> {
-        let Self { large, heavy, urgent, small } = std::mem::take(self);
+        let Self {
+            large,
+            heavy,
+            urgent,
+            small,
+        } = std::mem::take(self);
         let by_size = large.into_iter().chain(heavy).map(|BySize(queued)| queued);
-        by_size.chain(urgent).chain(small.into_iter().flat_map(|line| line.queue))
+        by_size
+            .chain(urgent)
+            .chain(small.into_iter().flat_map(|line| line.queue))
     }
 }
 
@@ -190,25 +214,45 @@ mod tests {
             storage_class: None,
             archive: ArchiveState::Readable,
         };
-        let step = Box::new(Step { route, ..Step::without_work(entry, key) });
-        Queued { transfer: 0, step, held: None }
+        let step = Box::new(Step {
+            route,
+            ..Step::without_work(entry, key)
+        });
+        Queued {
+            transfer: 0,
+            step,
+            held: None,
+        }
     }
 
     fn key(queued: Option<Queued>) -> String {
-        queued.map(|queued| queued.step.key.to_string()).unwrap_or_default()
+        queued
+            .map(|queued| queued.step.key.to_string())
+            .unwrap_or_default()
     }
 
     #[test]
     fn ranges_take_turns_and_those_in_line_are_passed_over() {
         let mut waiting = Waiting::default();
-        for (range, name) in [(1, "a1"), (1, "a2"), (1, "a3"), (2, "hot1"), (2, "hot2"), (3, "c1")] {
+        for (range, name) in [
+            (1, "a1"),
+            (1, "a2"),
+            (1, "a3"),
+            (2, "hot1"),
+            (2, "hot2"),
+            (3, "c1"),
+        ] {
             waiting.push(range, Group::default(), queued(name, 1, Route::Copy));
         }
         waiting.push_first(queued("again", 1, Route::Copy));
         let cold = |queued: &Queued| !queued.step.key.as_str().starts_with("hot");
-        let mut seen: Vec<_> = (0..4).map(|_| key(waiting.pop_small(|_| true, |_| 0))).collect();
+        let mut seen: Vec<_> = (0..4)
+            .map(|_| key(waiting.pop_small(|_| true, |_| 0)))
+            .collect();
         assert_eq!(seen, ["again", "a1", "hot1", "c1"]);
-        seen = (0..4).map(|_| key(waiting.pop_small(cold, |_| 0))).collect();
+        seen = (0..4)
+            .map(|_| key(waiting.pop_small(cold, |_| 0)))
+            .collect();
         assert_eq!(seen, ["a2", "a3", "", ""], "what is hot waits");
         assert_eq!(key(waiting.pop_small(|_| true, |_| 0)), "hot2");
         assert_eq!(waiting.take().count(), 0);
@@ -218,12 +262,22 @@ mod tests {
     fn what_takes_long_goes_by_size() {
         let mut waiting = Waiting::default();
         for size in [BULK_FROM + 2, BULK_FROM + 9, BULK_FROM + 5] {
-            waiting.push(1, Group::default(), queued(&size.to_string(), size, Route::Copy));
+            waiting.push(
+                1,
+                Group::default(),
+                queued(&size.to_string(), size, Route::Copy),
+            );
         }
         waiting.push(1, Group::default(), queued("small", 1, Route::Copy));
-        assert_eq!(key(waiting.pop_heavy(|_| true)), (BULK_FROM + 9).to_string());
+        assert_eq!(
+            key(waiting.pop_heavy(|_| true)),
+            (BULK_FROM + 9).to_string()
+        );
         assert!(waiting.pop_large(|_| true).is_none());
-        let mut left: Vec<_> = waiting.take().map(|queued| queued.step.entry.size).collect();
+        let mut left: Vec<_> = waiting
+            .take()
+            .map(|queued| queued.step.entry.size)
+            .collect();
         left.sort_unstable();
         assert_eq!(left, [1, BULK_FROM + 2, BULK_FROM + 5]);
     }

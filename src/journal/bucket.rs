@@ -1,13 +1,14 @@
 //! A journal in S3: the same segments and snapshots as in a directory, each an object.
 //!
-//! Objects can not be appended to, so what gathers within a second is a segment. Each is written with `If-None-Match: *`
-//! under the number behind the last one, and that is what keeps a second writer out: a session takes over by writing the
-//! next number itself, and whoever wrote until then finds that number taken with its next write, and stops. The segment
-//! with which a session took over is never removed while somebody could still be asleep before it ([`FENCE_AGE`]);
-//! otherwise one who wakes up late would find the number free again.
+//! Objects can not be appended to, so what gathers within a second is a segment. Each is written
+//! with `If-None-Match: *` under the number behind the last one, and that is what keeps a second
+//! writer out: a session takes over by writing the next number itself, and whoever wrote until then
+//! finds that number taken with its next write, and stops. The segment with which a session took
+//! over is never removed while somebody could still be asleep before it ([`FENCE_AGE`]); otherwise
+//! one who wakes up late would find the number free again.
 //!
-//! A write whose answer was lost is sent again and then meets its own first attempt. So a number that is taken is looked at:
-//! the same bytes, with the same writer in their first line, are ours.
+//! A write whose answer was lost is sent again and then meets its own first attempt. So a number
+//! that is taken is looked at: the same bytes, with the same writer in their first line, are ours.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -36,7 +37,8 @@ const HURRY: Duration = Duration::from_millis(100);
 const SEGMENTS: u64 = 64;
 /// Requests of the journal that are under way at the same time when it is read or cleaned up.
 const AT_ONCE: usize = 16;
-/// How often a take-over is tried while another writer goes on writing, and a read while it cleans up.
+/// How often a take-over is tried while another writer goes on writing, and a read while it cleans
+/// up.
 const ROUNDS: u32 = 8;
 /// How long a process may sleep and still find itself shut out.
 const FENCE_AGE: SignedDuration = SignedDuration::from_hours(7 * 24);
@@ -80,8 +82,10 @@ impl Place {
     }
 
     fn key(&self, name: &str) -> Result<ObjectKey, JournalError> {
-        ObjectKey::new(&format!("{}{name}", self.prefix))
-            .map_err(|error| JournalError::Io { place: self.to_string(), message: error.to_string() })
+        ObjectKey::new(&format!("{}{name}", self.prefix)).map_err(|error| JournalError::Io {
+            place: self.to_string(),
+            message: error.to_string(),
+        })
     }
 
     /// A second writer is kept out by conditional writes alone.
@@ -90,23 +94,42 @@ impl Place {
             return Ok(());
         }
         let endpoint = self.bucket.client().endpoint().to_owned();
-        Err(JournalError::Unconditional { place: self.to_string(), endpoint })
+        Err(JournalError::Unconditional {
+            place: self.to_string(),
+            endpoint,
+        })
     }
 
-    /// Writes a segment that was just created once more, which the server must refuse: a profile may promise conditions that
-    /// a proxy or another version of the server ignores.
+    /// Writes a segment that was just created once more, which the server must refuse: a profile
+    /// may promise conditions that a proxy or another version of the server ignores.
     async fn try_condition(&self, number: u64, header: Vec<u8>) -> Result<(), JournalError> {
         let (key, attributes) = (self.key(&segment_name(number))?, Attributes::default());
-        match self.bucket.put_object(&key, header.into(), &attributes, None, WriteCondition::Absent).await {
+        match self
+            .bucket
+            .put_object(
+                &key,
+                header.into(),
+                &attributes,
+                None,
+                WriteCondition::Absent,
+            )
+            .await
+        {
             Err(failure)
-                if matches!(failure.kind(), FailureKind::PreconditionFailed | FailureKind::Conflict) =>
+                if matches!(
+                    failure.kind(),
+                    FailureKind::PreconditionFailed | FailureKind::Conflict
+                ) =>
             {
                 Ok(())
             }
             Err(failure) => Err(JournalError::store(self, failure)),
             Ok(_) => {
                 let endpoint = self.bucket.client().endpoint().to_owned();
-                Err(JournalError::ConditionIgnored { place: self.to_string(), endpoint })
+                Err(JournalError::ConditionIgnored {
+                    place: self.to_string(),
+                    endpoint,
+                })
             }
         }
     }
@@ -117,19 +140,34 @@ impl Place {
             let bytes = self.get(&name.to_string()).await?.unwrap_or_default();
             Ok::<_, JournalError>((name, bytes))
         };
-        let files: Vec<_> =
-            stream::iter(names.iter().copied()).map(get).buffered(AT_ONCE).try_collect().await?;
-        Ok(Salvage::of(files.iter().map(|(name, bytes)| (*name, &bytes[..]))))
+        let files: Vec<_> = stream::iter(names.iter().copied())
+            .map(get)
+            .buffered(AT_ONCE)
+            .try_collect()
+            .await?;
+        Ok(Salvage::of(
+            files.iter().map(|(name, bytes)| (*name, &bytes[..])),
+        ))
     }
 
     async fn names(&self) -> Result<BTreeSet<Name>, JournalError> {
         let order = Order::of_objects(self.bucket.capabilities().ordered_lists);
-        let mut paging = Paging::new(Operation::ListObjects, self.bucket.name(), self.prefix.as_str(), order);
+        let mut paging = Paging::new(
+            Operation::ListObjects,
+            self.bucket.name(),
+            self.prefix.as_str(),
+            order,
+        );
         let (mut names, mut token) = (BTreeSet::new(), None);
         loop {
-            let page = self.bucket.list(self.prefix.as_str(), None, token.as_deref()).await;
+            let page = self
+                .bucket
+                .list(self.prefix.as_str(), None, token.as_deref())
+                .await;
             let mut page = page.map_err(|failure| JournalError::store(self, failure))?;
-            let turn = paging.check(&mut page).map_err(|failure| JournalError::store(self, failure))?;
+            let turn = paging
+                .check(&mut page)
+                .map_err(|failure| JournalError::store(self, failure))?;
             if turn == Turn::Again {
                 continue;
             }
@@ -164,20 +202,36 @@ impl Place {
         let (key, bytes) = (self.key(name)?, Bytes::from(bytes));
         for _ in 0..ROUNDS {
             let attributes = Attributes::default();
-            let written =
-                self.bucket.put_object(&key, bytes.clone(), &attributes, None, WriteCondition::Absent).await;
+            let written = self
+                .bucket
+                .put_object(
+                    &key,
+                    bytes.clone(),
+                    &attributes,
+                    None,
+                    WriteCondition::Absent,
+                )
+                .await;
             match written {
                 Ok(_) => return Ok(()),
                 Err(failure)
-                    if matches!(failure.kind(), FailureKind::PreconditionFailed | FailureKind::Conflict) =>
+                    if matches!(
+                        failure.kind(),
+                        FailureKind::PreconditionFailed | FailureKind::Conflict
+                    ) =>
                 {
                     match self.get(name).await? {
                         Some(found) if found == bytes => return Ok(()),
                         Some(found) => {
-                            let by = segment::writer_of(name, &found).unwrap_or_else(Writer::unknown);
-                            return Err(JournalError::Fenced { place: self.to_string(), by });
+                            let by =
+                                segment::writer_of(name, &found).unwrap_or_else(Writer::unknown);
+                            return Err(JournalError::Fenced {
+                                place: self.to_string(),
+                                by,
+                            });
                         }
-                        // 409: another writer was at it at the same moment and did not get through either.
+                        // 409: another writer was at it at the same moment and did not get through
+                        // either.
                         None => {}
                     }
                 }
@@ -185,7 +239,10 @@ impl Place {
             }
         }
         let message = format!("{name} can neither be written nor read");
-        Err(JournalError::Io { place: self.to_string(), message })
+        Err(JournalError::Io {
+            place: self.to_string(),
+            message,
+        })
     }
 
     /// Removes objects that nobody needs any more. What fails is tried again by the next session.
@@ -197,8 +254,11 @@ impl Place {
                 .await
                 .map_err(|failure| JournalError::store(self, failure))
         };
-        let done: Result<(), JournalError> =
-            stream::iter(names).map(remove).buffer_unordered(AT_ONCE).try_collect().await;
+        let done: Result<(), JournalError> = stream::iter(names)
+            .map(remove)
+            .buffer_unordered(AT_ONCE)
+            .try_collect()
+            .await;
         if let Err(error) = done {
             tracing::warn!(%error, "old segments could not be removed; the next session tries again");
         }
@@ -224,12 +284,20 @@ impl Place {
         });
         if let Some(number) = latest {
             let name = snapshot_name(number);
-            let Some(bytes) = self.get(&name).await? else { return Ok(None) };
+            let Some(bytes) = self.get(&name).await? else {
+                return Ok(None);
+            };
             found.replay = Replay::snapshot(&format!("{self}{name}"), &bytes)?;
             found.snapshot_bytes = bytes.len() as u64;
         }
         let first = latest.unwrap_or(1);
-        let is_fence = |number: u64| found.replay.fences.iter().any(|fence| fence.segment == number);
+        let is_fence = |number: u64| {
+            found
+                .replay
+                .fences
+                .iter()
+                .any(|fence| fence.segment == number)
+        };
         found.stale = names
             .iter()
             .copied()
@@ -246,13 +314,20 @@ impl Place {
             })
             .collect();
         found.next_segment = tail.last().map_or(first, |last| last + 1);
-        // A number that is missing may have been removed since it was listed; only a second look can tell.
+        // A number that is missing may have been removed since it was listed; only a second look
+        // can tell.
         let due = first..found.next_segment;
         if !due.clone().eq(tail.iter().copied()) {
-            let missing = due.into_iter().zip(&tail).find(|(due, number)| due != *number);
+            let missing = due
+                .into_iter()
+                .zip(&tail)
+                .find(|(due, number)| due != *number);
             let missing = missing.map_or(first, |(due, _)| due);
             if self.names().await? == names {
-                return Err(JournalError::missing(&format!("{self}{}", segment_name(missing))));
+                return Err(JournalError::missing(&format!(
+                    "{self}{}",
+                    segment_name(missing)
+                )));
             }
             return Ok(None);
         }
@@ -261,12 +336,18 @@ impl Place {
             let Some(bytes) = bytes else { return Ok(None) };
             found.tail_bytes += bytes.len() as u64;
             // An object is there as a whole or not at all.
-            found.replay.segment(&format!("{self}{}", segment_name(number)), number, &bytes, false)?;
+            found.replay.segment(
+                &format!("{self}{}", segment_name(number)),
+                number,
+                &bytes,
+                false,
+            )?;
         }
         Ok(Some(found))
     }
 
-    /// Reads what is there and changes nothing, also while a run writes it. `None` when there is no journal.
+    /// Reads what is there and changes nothing, also while a run writes it. `None` when there is no
+    /// journal.
     pub(super) async fn read(&self) -> Result<Option<Replay>, JournalError> {
         let found = self.load().await?;
         Ok(found.replay.header.is_some().then_some(found.replay))
@@ -275,7 +356,11 @@ impl Place {
 
 impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        S3Uri { bucket: self.bucket.name().clone(), key: self.prefix.clone() }.fmt(f)
+        S3Uri {
+            bucket: self.bucket.name().clone(),
+            key: self.prefix.clone(),
+        }
+        .fmt(f)
     }
 }
 
@@ -298,10 +383,19 @@ impl BucketLog {
                 Err(error) => return Err(error),
             }
             place.try_condition(number, header).await?;
-            let Found { replay, stale, snapshot_bytes, tail_bytes, .. } = found;
+            let Found {
+                replay,
+                stale,
+                snapshot_bytes,
+                tail_bytes,
+                ..
+            } = found;
             place.remove(stale).await;
             let mut fences = replay.fences.clone();
-            fences.push(Fence { segment: number, at });
+            fences.push(Fence {
+                segment: number,
+                at,
+            });
             let log = Self {
                 place,
                 writer,
@@ -315,9 +409,12 @@ impl BucketLog {
         }
     }
 
-    /// Takes over a prefix whose journal can not be read, and shuts out whoever wrote it. The first snapshot takes the place
-    /// of everything that is there.
-    pub(super) async fn begin_anew(place: Place, writer: Writer) -> Result<(Self, Salvage), JournalError> {
+    /// Takes over a prefix whose journal can not be read, and shuts out whoever wrote it. The first
+    /// snapshot takes the place of everything that is there.
+    pub(super) async fn begin_anew(
+        place: Place,
+        writer: Writer,
+    ) -> Result<(Self, Salvage), JournalError> {
         place.demand_conditions()?;
         let mut rounds = 0;
         loop {
@@ -342,9 +439,20 @@ impl BucketLog {
                 Name::Segment(number) => Some(*number),
                 Name::Snapshot(_) => None,
             });
-            let fences = segments.chain([number]).map(|segment| Fence { segment, at }).collect();
+            let fences = segments
+                .chain([number])
+                .map(|segment| Fence { segment, at })
+                .collect();
             let (segment, snapshot) = (number + 1, (number, 0));
-            let log = Self { place, writer, segment, snapshot, snapshot_bytes: 0, tail_bytes: 0, fences };
+            let log = Self {
+                place,
+                writer,
+                segment,
+                snapshot,
+                snapshot_bytes: 0,
+                tail_bytes: 0,
+                fences,
+            };
             return Ok((log, salvage));
         }
     }
@@ -359,7 +467,9 @@ impl Store for BucketLog {
         let mut bytes = Header::new(self.segment, next, &self.writer, Timestamp::now()).line();
         bytes.extend_from_slice(&lines);
         let written = bytes.len() as u64;
-        self.place.create(&segment_name(self.segment), bytes).await?;
+        self.place
+            .create(&segment_name(self.segment), bytes)
+            .await?;
         self.segment += 1;
         self.tail_bytes += written;
         Ok(())
@@ -373,10 +483,17 @@ impl Store for BucketLog {
         self.segment - self.snapshot.0 >= SEGMENTS || is_long(self.tail_bytes, self.snapshot_bytes)
     }
 
-    async fn snapshot(&mut self, next: u64, report: u64, state: &RunState) -> Result<(), JournalError> {
+    async fn snapshot(
+        &mut self,
+        next: u64,
+        report: u64,
+        state: &RunState,
+    ) -> Result<(), JournalError> {
         let (now, number, before) = (Timestamp::now(), self.segment, self.snapshot.0);
-        let (kept, expired) =
-            self.fences.iter().partition::<Vec<_>, _>(|fence| now.duration_since(fence.at) < FENCE_AGE);
+        let (kept, expired) = self
+            .fences
+            .iter()
+            .partition::<Vec<_>, _>(|fence| now.duration_since(fence.at) < FENCE_AGE);
         let header = Header::new(number, next, &self.writer, now);
         let bytes = segment::snapshot(&header, report, &kept, state);
         let length = bytes.len() as u64;
@@ -385,7 +502,10 @@ impl Store for BucketLog {
         let is_kept = |segment: &u64| !kept.iter().any(|fence| fence.segment == *segment);
         let folded = (before..number).filter(is_kept).map(Name::Segment);
         let expired = expired.iter().map(|fence| Name::Segment(fence.segment));
-        let names: BTreeSet<_> = folded.chain(expired).chain([Name::Snapshot(before)]).collect();
+        let names: BTreeSet<_> = folded
+            .chain(expired)
+            .chain([Name::Snapshot(before)])
+            .collect();
         self.place.remove(names).await;
         self.fences = kept;
         Ok(())
@@ -397,7 +517,10 @@ impl Store for BucketLog {
         while let Some((number, bytes)) = segments.try_next().await? {
             let place = format!("{}{}", self.place, segment_name(number));
             let bytes = bytes.ok_or_else(|| JournalError::missing(&place))?;
-            next = segment::read_segment(&place, number, &bytes, false, next, |_, event| visit(event))?.next;
+            next = segment::read_segment(&place, number, &bytes, false, next, |_, event| {
+                visit(event)
+            })?
+            .next;
         }
         Ok(())
     }

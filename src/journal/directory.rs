@@ -5,13 +5,15 @@
 //! snapshot-0000000007.log    the state before segment 7
 //! segment-0000000007.log     what happened since
 //! ```
-//! A session appends to a segment of its own. A snapshot is written beside its final name, synced, renamed and synced
-//! again with the directory, and only then are the segments removed that it stands for: at every moment of a crash either the
-//! old files are complete or the new one is.
+//! A session appends to a segment of its own. A snapshot is written beside its final name, synced,
+//! renamed and synced again with the directory, and only then are the segments removed that it
+//! stands for: at every moment of a crash either the old files are complete or the new one is.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::sleep;
@@ -29,7 +31,8 @@ use super::state::RunState;
 use super::store::{Store, is_long};
 use crate::size::MIB;
 
-/// Segments are read as a whole, so none gets longer than this, whether or not a snapshot can be taken.
+/// Segments are read as a whole, so none gets longer than this, whether or not a snapshot can be
+/// taken.
 const SEGMENT: u64 = 8 * MIB;
 /// How often a reader begins again because files went away under it.
 const LOOKS: u32 = 10;
@@ -55,14 +58,24 @@ impl Directory {
     /// Takes the lock, reads what is there, repairs a torn end and begins a segment.
     pub(super) fn open(path: &Path, writer: Writer) -> Result<(Self, Replay), JournalError> {
         let failed = |error: io::Error| JournalError::io(&path.display(), &error);
-        DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path).map_err(failed)?;
-        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(DIRECTORY_MODE)
+            .create(path)
+            .map_err(failed)?;
+        if let Some(parent) = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+        {
             sync_names(parent).map_err(failed)?;
         }
         let lock = lock(path, &writer)?;
         let found = Found::look(path).map_err(failed)?;
         let (replay, last) = found.read(path)?;
-        let mut segment = found.segments.last().map_or(replay.snapshot.max(1), |number| number + 1);
+        let mut segment = found
+            .segments
+            .last()
+            .map_or(replay.snapshot.max(1), |number| number + 1);
         if let (Some(number), Some(good)) = (found.segments.last(), last) {
             let torn = path.join(segment_name(*number));
             tracing::warn!(file = %torn.display(), "the last write was not finished; it is taken back");
@@ -116,7 +129,8 @@ impl Directory {
         Ok((aside.into(), salvage))
     }
 
-    /// Reads what is there and changes nothing, also while a run writes it. `None` when there is no journal.
+    /// Reads what is there and changes nothing, also while a run writes it. `None` when there is no
+    /// journal.
     pub(super) fn read(path: &Path) -> Result<Option<(Replay, Holder)>, JournalError> {
         let mut looks = 0;
         loop {
@@ -124,7 +138,10 @@ impl Directory {
                 Ok(found) => found,
                 // Or something stands in the way that is no directory.
                 Err(error)
-                    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                    ) =>
                 {
                     return Ok(None);
                 }
@@ -151,13 +168,18 @@ impl Directory {
         &self,
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> Result<T, JournalError> {
-        let done = spawn_blocking(work).await.map_err(io::Error::other).flatten();
+        let done = spawn_blocking(work)
+            .await
+            .map_err(io::Error::other)
+            .flatten();
         done.map_err(|error| self.failed(&error))
     }
 
     async fn begin_segment(&mut self, next: u64) -> Result<(), JournalError> {
         let (path, writer, number) = (self.path.clone(), self.writer.clone(), self.segment + 1);
-        let (file, bytes) = self.blocking(move || begin(&path, number, next, &writer)).await?;
+        let (file, bytes) = self
+            .blocking(move || begin(&path, number, next, &writer))
+            .await?;
         (self.file, self.segment, self.segment_bytes) = (Arc::new(file), number, bytes);
         Ok(())
     }
@@ -184,16 +206,24 @@ impl Store for Directory {
     async fn sync(&mut self) -> Result<(), JournalError> {
         let file = Arc::clone(&self.file);
         self.blocking(move || file.sync_data()).await?;
-        // A file that has no name any more takes what is written, and nobody will ever read it. Without the lock's name, a
-        // second run would take a lock of its own.
+        // A file that has no name any more takes what is written, and nobody will ever read it.
+        // Without the lock's name, a second run would take a lock of its own.
         let (lock, file) = (Arc::clone(&self.lock), Arc::clone(&self.file));
-        let names = [self.path.join(LOCK), self.path.join(segment_name(self.segment))];
+        let names = [
+            self.path.join(LOCK),
+            self.path.join(segment_name(self.segment)),
+        ];
         let gone = self.blocking(move || {
             let open = [lock, file].into_iter().zip(names);
-            Ok(open.filter(|(open, name)| !is_at(open, name)).map(|(_, name)| name).next())
+            Ok(open
+                .filter(|(open, name)| !is_at(open, name))
+                .map(|(_, name)| name)
+                .next())
         });
         match gone.await? {
-            Some(name) => Err(JournalError::Gone { place: name.display().to_string() }),
+            Some(name) => Err(JournalError::Gone {
+                place: name.display().to_string(),
+            }),
             None => Ok(()),
         }
     }
@@ -202,13 +232,19 @@ impl Store for Directory {
         is_long(self.tail_bytes, self.snapshot_bytes)
     }
 
-    async fn snapshot(&mut self, next: u64, report: u64, state: &RunState) -> Result<(), JournalError> {
+    async fn snapshot(
+        &mut self,
+        next: u64,
+        report: u64,
+        state: &RunState,
+    ) -> Result<(), JournalError> {
         let number = self.segment + 1;
         let header = Header::new(number, next, &self.writer, Timestamp::now());
         let bytes = segment::snapshot(&header, report, &[], state);
         self.snapshot_bytes = bytes.len() as u64;
         let path = self.path.clone();
-        self.blocking(move || publish(&path, number, &bytes)).await?;
+        self.blocking(move || publish(&path, number, &bytes))
+            .await?;
         self.begin_segment(next).await?;
         let old = (self.snapshot.0, number);
         (self.snapshot, self.tail_bytes) = ((number, next), 0);
@@ -222,7 +258,10 @@ impl Store for Directory {
             let file = self.path.join(segment_name(number));
             let place = file.display().to_string();
             let bytes = self.blocking(move || fs::read(file)).await?;
-            next = segment::read_segment(&place, number, &bytes, false, next, |_, event| visit(event))?.next;
+            next = segment::read_segment(&place, number, &bytes, false, next, |_, event| {
+                visit(event)
+            })?
+            .next;
         }
         Ok(())
     }
@@ -230,12 +269,20 @@ impl Store for Directory {
 
 /// Returns true if the file still has this name.
 fn is_at(file: &File, name: &Path) -> bool {
-    let same =
-        |open: &fs::Metadata, named: &fs::Metadata| (open.dev(), open.ino()) == (named.dev(), named.ino());
+    let same = |open: &fs::Metadata, named: &fs::Metadata| {
+        (open.dev(), open.ino()) == (named.dev(), named.ino())
+    };
     // Who cannot look has no reason to say that it is gone.
-    let Ok(open) = file.metadata() else { return true };
+    let Ok(open) = file.metadata() else {
+        return true;
+    };
     fs::metadata(name).map_or_else(
-        |error| !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+        |error| {
+            !matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            )
+        },
         |named| same(&open, &named),
     )
 }
@@ -259,7 +306,9 @@ impl Found {
         let mut names = Vec::new();
         for entry in fs::read_dir(path)? {
             let entry = entry?;
-            let Ok(name) = entry.file_name().into_string() else { continue };
+            let Ok(name) = entry.file_name().into_string() else {
+                continue;
+            };
             if is_half(&name) {
                 found.stale.push(name);
             } else if let Some(parsed) = Name::parse(&name) {
@@ -278,14 +327,17 @@ impl Found {
                     found.segments.push(number);
                     found.tail_bytes += bytes()?;
                 }
-                Name::Snapshot(number) if Some(number) == found.snapshot => found.snapshot_bytes = bytes()?,
+                Name::Snapshot(number) if Some(number) == found.snapshot => {
+                    found.snapshot_bytes = bytes()?
+                }
                 _ => found.stale.push(name),
             }
         }
         Ok(found)
     }
 
-    /// Reads the snapshot and all segments. The second value is how many bytes of the last segment are good, if it is torn.
+    /// Reads the snapshot and all segments. The second value is how many bytes of the last segment
+    /// are good, if it is torn.
     fn read(&self, path: &Path) -> Result<(Replay, Option<u64>), JournalError> {
         let read = |name: String| {
             let file = path.join(name);
@@ -304,24 +356,36 @@ impl Found {
         let mut torn = None;
         for (due, number) in (replay.snapshot.max(1)..).zip(&self.segments) {
             if *number != due {
-                return Err(JournalError::missing(&path.join(segment_name(due)).display()));
+                return Err(JournalError::missing(
+                    &path.join(segment_name(due)).display(),
+                ));
             }
             let (bytes, place) = read(segment_name(*number))?;
-            let good = replay.segment(&place, *number, &bytes, self.segments.last() == Some(number))?;
+            let good = replay.segment(
+                &place,
+                *number,
+                &bytes,
+                self.segments.last() == Some(number),
+            )?;
             torn = (good < bytes.len()).then_some(good as u64);
         }
         Ok((replay, torn))
     }
 
     fn has_changed(&self, path: &Path) -> bool {
-        Self::look(path).is_ok_and(|now| (now.snapshot, &now.segments) != (self.snapshot, &self.segments))
+        Self::look(path)
+            .is_ok_and(|now| (now.snapshot, &now.segments) != (self.snapshot, &self.segments))
     }
 }
 
 /// Begins a segment with its header, durably.
 fn begin(path: &Path, number: u64, next: u64, writer: &Writer) -> io::Result<(File, u64)> {
     let name = path.join(segment_name(number));
-    let mut file = OpenOptions::new().append(true).create_new(true).mode(FILE_MODE).open(name)?;
+    let mut file = OpenOptions::new()
+        .append(true)
+        .create_new(true)
+        .mode(FILE_MODE)
+        .open(name)?;
     let header = Header::new(number, next, writer, Timestamp::now()).line();
     file.write_all(&header)?;
     file.sync_all()?;
@@ -333,8 +397,12 @@ fn begin(path: &Path, number: u64, next: u64, writer: &Writer) -> io::Result<(Fi
 fn publish(path: &Path, number: u64, bytes: &[u8]) -> io::Result<()> {
     let name = path.join(snapshot_name(number));
     let beside = path.join(format!("snapshot-{number:010}{HALF}"));
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&beside)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(FILE_MODE)
+        .open(&beside)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(beside, name)?;
@@ -353,13 +421,17 @@ fn remove(path: &Path, (from, until): (u64, u64)) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes the permissions of others from the files of a journal that an older version wrote, as far as they belong to who
-/// wrote `own`. A file system without permissions has none to take.
+/// Takes the permissions of others from the files of a journal that an older version wrote, as far
+/// as they belong to who wrote `own`. A file system without permissions has none to take.
 fn make_private(path: &Path, own: &File) {
-    let (Ok(own), Ok(entries)) = (own.metadata(), fs::read_dir(path)) else { return };
+    let (Ok(own), Ok(entries)) = (own.metadata(), fs::read_dir(path)) else {
+        return;
+    };
     for entry in entries.flatten() {
-        let is_of_journal =
-            entry.file_name().to_str().is_some_and(|name| name == LOCK || Name::parse(name).is_some());
+        let is_of_journal = entry
+            .file_name()
+            .to_str()
+            .is_some_and(|name| name == LOCK || Name::parse(name).is_some());
         let is_open = entry.metadata().is_ok_and(|metadata| {
             metadata.is_file() && metadata.uid() == own.uid() && metadata.mode() & 0o077 != 0
         });
@@ -386,12 +458,14 @@ const HALF: &str = ".log.half";
 
 /// Returns true for a snapshot that was not finished, and for no file of anybody else's.
 fn is_half(name: &str) -> bool {
-    let number = name.strip_prefix("snapshot-").and_then(|name| name.strip_suffix(HALF));
+    let number = name
+        .strip_prefix("snapshot-")
+        .and_then(|name| name.strip_suffix(HALF));
     number.is_some_and(|number| number.parse::<u64>().is_ok())
 }
 
-/// Refuses to write over a file that is called like the lock and is none. One that was torn by a full disk is the beginning
-/// of one.
+/// Refuses to write over a file that is called like the lock and is none. One that was torn by a
+/// full disk is the beginning of one.
 fn must_be_a_lock(file: &mut File) -> io::Result<()> {
     let mut text = Vec::new();
     file.take(4096).read_to_end(&mut text)?;
@@ -420,13 +494,19 @@ fn lock(path: &Path, writer: &Writer) -> Result<File, JournalError> {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let by = holder(&name).unwrap_or_else(Writer::unknown);
-            return Err(JournalError::Held { place: path.display().to_string(), by });
+            return Err(JournalError::Held {
+                place: path.display().to_string(),
+                by,
+            });
         }
         Err(TryLockError::Error(error)) => return Err(failed(&error)),
     }
     must_be_a_lock(&mut file).map_err(|error| failed(&error))?;
     let text = serde_json::to_vec(writer).unwrap_or_default();
-    let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(&text));
+    let written = file
+        .set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| file.write_all(&text));
     written.map_err(|error| failed(&error))?;
     Ok(file)
 }
@@ -449,7 +529,8 @@ fn holder(name: &Path) -> Option<Writer> {
 pub(super) struct Holder {
     /// Who wrote it last.
     pub(super) writer: Option<Writer>,
-    /// Whether that process holds the lock now; `None` where this can not be seen: on another machine, or off Linux.
+    /// Whether that process holds the lock now; `None` where this can not be seen: on another
+    /// machine, or off Linux.
     pub(super) alive: Option<bool>,
 }
 

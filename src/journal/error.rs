@@ -21,7 +21,9 @@ pub enum JournalError {
         by: Writer,
     },
     /// Another writer took the journal over; nothing more is written, here or at a destination.
-    #[error("the journal {place} was taken over by {by}; this run ends, the other one goes on with its work")]
+    #[error(
+        "the journal {place} was taken over by {by}; this run ends, the other one goes on with its work"
+    )]
     Fenced {
         /// The journal.
         place: String,
@@ -107,7 +109,8 @@ pub enum JournalError {
         /// The file that is no longer there.
         place: String,
     },
-    /// The endpoint replaces objects in spite of the condition, so a second writer could not be kept out.
+    /// The endpoint replaces objects in spite of the condition, so a second writer could not be
+    /// kept out.
     #[error(
         "{place}: a journal in S3 needs `If-None-Match` on PutObject, and the endpoint `{endpoint}` ignored it in a test; use a \
          directory or another endpoint"
@@ -163,7 +166,10 @@ impl JournalError {
         let place = place.to_string();
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full { place },
-            _ => Self::Io { place, message: error.to_string() },
+            _ => Self::Io {
+                place,
+                message: error.to_string(),
+            },
         }
     }
 
@@ -177,7 +183,10 @@ impl JournalError {
     }
 
     pub(super) fn store(place: &(impl ToString + ?Sized), failure: Failure) -> Self {
-        Self::Store { place: place.to_string(), failure }
+        Self::Store {
+            place: place.to_string(),
+            failure,
+        }
     }
 
     /// True when nothing is wrong with the journal and the same command may be run again later.

@@ -1,8 +1,9 @@
 //! What a journal holds: things that have happened, in the past tense.
 //!
-//! An event says what the next session can not find out by itself, and nothing else: keys that need not be listed again,
-//! uploads whose ids nobody else knows, and what the report must say about objects that are over. Objects and uploads go
-//! by numbers that are unique in the journal, because an upload id has a hundred characters and is named once per part.
+//! An event says what the next session can not find out by itself, and nothing else: keys that need
+//! not be listed again, uploads whose ids nobody else knows, and what the report must say about
+//! objects that are over. Objects and uploads go by numbers that are unique in the journal, because
+//! an upload id has a hundred characters and is named once per part.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -31,8 +32,9 @@ pub enum Event {
     RunStopped,
     /// The run came to its end; objects may have failed.
     RunEnded,
-    /// A range of keys is being planned. Each transfer begins with one, from its first key to its last; so does one whose
-    /// lists can not be gone on with, and what was known of its keys is void.
+    /// A range of keys is being planned. Each transfer begins with one, from its first key to its
+    /// last; so does one whose lists can not be gone on with, and what was known of its keys is
+    /// void.
     RangeBegan {
         /// Its number.
         range: u32,
@@ -50,8 +52,8 @@ pub enum Event {
         /// The number of the other one, which goes from there to where the whole ended.
         new: u32,
     },
-    /// Keys that need no work, up to `to`: the destination has them, or the selection leaves them out. Gathered by the
-    /// hundreds, so that a run with nothing to do writes next to nothing.
+    /// Keys that need no work, up to `to`: the destination has them, or the selection leaves them
+    /// out. Gathered by the hundreds, so that a run with nothing to do writes next to nothing.
     KeysPassed(Passed),
     /// All keys of the range are known.
     RangePlanned {
@@ -84,8 +86,8 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         receipt: Option<ReceiptLine>,
     },
-    /// An upload is about to be begun. On record before the request, because one whose answer is lost leaves an upload
-    /// behind that only a search can find.
+    /// An upload is about to be begun. On record before the request, because one whose answer is
+    /// lost leaves an upload behind that only a search can find.
     UploadIntended {
         /// Its number.
         upload: u64,
@@ -112,7 +114,8 @@ pub enum Event {
         /// A KMS or customer key encrypts it, so that no `ETag` follows from its bytes.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         kms: bool,
-        /// What the server did not let it be begun with: whoever goes on with it must tell that too.
+        /// What the server did not let it be begun with: whoever goes on with it must tell that
+        /// too.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         losses: Vec<Loss>,
         /// It was found open and taken up without a record of how it was begun.
@@ -130,8 +133,8 @@ pub enum Event {
         /// Without quotes.
         etag: String,
     },
-    /// The upload is about to be completed. On record before the request, so that an object is recognised as its result
-    /// when the upload is gone and nobody saw the answer.
+    /// The upload is about to be completed. On record before the request, so that an object is
+    /// recognised as its result when the upload is gone and nobody saw the answer.
     CompleteIntended {
         /// The upload.
         upload: u64,
@@ -261,10 +264,26 @@ impl PlannedObject {
     /// The entry as it was listed; `relative_at` follows from the transfer's prefix.
     #[must_use]
     pub fn into_entry(self, relative_at: usize) -> Entry {
-        let Self { key, size, etag, version, modified, class: storage_class } = self;
+        let Self {
+            key,
+            size,
+            etag,
+            version,
+            modified,
+            class: storage_class,
+        } = self;
         // Restores come and go between two sessions; the copier's own HEAD tells.
         let archive = ArchiveState::Readable;
-        Entry { key, relative_at, size, etag, version, modified, storage_class, archive }
+        Entry {
+            key,
+            relative_at,
+            size,
+            etag,
+            version,
+            modified,
+            storage_class,
+            archive,
+        }
     }
 }
 
@@ -284,7 +303,11 @@ pub enum Ended {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<Reason>,
         /// What of it could not be kept.
-        #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "losses")]
+        #[serde(
+            default,
+            skip_serializing_if = "Vec::is_empty",
+            deserialize_with = "losses"
+        )]
         losses: Vec<Loss>,
         /// It was changed in place, and not copied anywhere.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -377,7 +400,8 @@ pub struct SourceVersion {
     pub modified: Option<Timestamp>,
 }
 
-/// The lengths of an object's parts in order, equal neighbours counted: `[[799, 67108864], [1, 12]]`.
+/// The lengths of an object's parts in order, equal neighbours counted: `[[799, 67108864], [1,
+/// 12]]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PartLengths(Vec<(u32, u64)>);
@@ -398,25 +422,30 @@ impl FromIterator<u64> for PartLengths {
 impl PartLengths {
     /// Each part's bytes, in order.
     pub fn iter(&self) -> impl Iterator<Item = u64> + '_ {
-        self.0.iter().flat_map(|(count, length)| std::iter::repeat_n(*length, *count as usize))
+        self.0
+            .iter()
+            .flat_map(|(count, length)| std::iter::repeat_n(*length, *count as usize))
     }
 
     /// How many parts.
     #[must_use]
     pub fn count(&self) -> u32 {
-        self.0.iter().fold(0, |sum: u32, (count, _)| sum.saturating_add(*count))
+        self.0
+            .iter()
+            .fold(0, |sum: u32, (count, _)| sum.saturating_add(*count))
     }
 
     /// All bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.0
-            .iter()
-            .fold(0, |sum: u64, (count, length)| sum.saturating_add(length.saturating_mul(u64::from(*count))))
+        self.0.iter().fold(0, |sum: u64, (count, length)| {
+            sum.saturating_add(length.saturating_mul(u64::from(*count)))
+        })
     }
 }
 
-/// One line of the report, kept as the text that it is: the journal carries it and does not look into it.
+/// One line of the report, kept as the text that it is: the journal carries it and does not look
+/// into it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ReceiptLine(Box<RawValue>);

@@ -1,6 +1,7 @@
-//! A journal that gives out at a record that a test names: what a run makes of a full disk, and of its own death between
-//! any two events, can't be found out otherwise at exactly that moment. Like the faults of the sandbox it is scripted from
-//! outside, and without a script every call goes straight through.
+//! A journal that gives out at a record that a test names: what a run makes of a full disk, and of
+//! its own death between any two events, can't be found out otherwise at exactly that moment. Like
+//! the faults of the sandbox it is scripted from outside, and without a script every call goes
+//! straight through.
 
 use std::future::pending;
 use std::time::Duration;
@@ -17,7 +18,8 @@ use super::store::Store;
 pub enum WriteFault {
     /// No space is left.
     Full,
-    /// Nothing comes back any more, as if the process had died. The token is cancelled when that begins.
+    /// Nothing comes back any more, as if the process had died. The token is cancelled when that
+    /// begins.
     Dead(CancellationToken),
 }
 
@@ -32,7 +34,11 @@ pub(super) struct Faulty<S> {
 
 impl<S: Store> Faulty<S> {
     pub(super) fn new(store: S, fault: Option<(u64, WriteFault)>) -> Self {
-        Self { store, fault, struck: false }
+        Self {
+            store,
+            fault,
+            struck: false,
+        }
     }
 
     /// What becomes of a write from here on.
@@ -40,7 +46,9 @@ impl<S: Store> Faulty<S> {
         self.struck = true;
         match &self.fault {
             None => Ok(()),
-            Some((_, WriteFault::Full)) => Err(JournalError::Full { place: "of a test".to_owned() }),
+            Some((_, WriteFault::Full)) => Err(JournalError::Full {
+                place: "of a test".to_owned(),
+            }),
             Some((_, WriteFault::Dead(begins))) => {
                 begins.cancel();
                 pending().await
@@ -57,9 +65,15 @@ impl<S: Store> Store for Faulty<S> {
     }
 
     async fn write(&mut self, next: u64, lines: Vec<u8>) -> Result<(), JournalError> {
-        let Some((first, _)) = &self.fault else { return self.store.write(next, lines).await };
+        let Some((first, _)) = &self.fault else {
+            return self.store.write(next, lines).await;
+        };
         let fit = usize::try_from(first.saturating_sub(next)).unwrap_or(usize::MAX);
-        let ends = lines.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1);
+        let ends = lines
+            .iter()
+            .enumerate()
+            .filter(|(_, byte)| **byte == b'\n')
+            .map(|(at, _)| at + 1);
         let good = ends.take(fit).last().unwrap_or(0);
         if good == lines.len() {
             return self.store.write(next, lines).await;
@@ -79,7 +93,12 @@ impl<S: Store> Store for Faulty<S> {
         self.store.wants_snapshot()
     }
 
-    async fn snapshot(&mut self, next: u64, report: u64, state: &RunState) -> Result<(), JournalError> {
+    async fn snapshot(
+        &mut self,
+        next: u64,
+        report: u64,
+        state: &RunState,
+    ) -> Result<(), JournalError> {
         if self.struck {
             return self.strike().await;
         }

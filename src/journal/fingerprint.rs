@@ -1,8 +1,9 @@
 //! What of a job decides which objects are copied and what they come out as.
 //!
-//! A run goes on only if this is still the same: half of a prefix copied under one rule and half under another is
-//! something that nobody asked for. Limits, reports, credentials and names of endpoints may change between two sessions.
-//! The parts are kept as texts and not as a hash, so that a change can be told in words.
+//! A run goes on only if this is still the same: half of a prefix copied under one rule and half
+//! under another is something that nobody asked for. Limits, reports, credentials and names of
+//! endpoints may change between two sessions. The parts are kept as texts and not as a hash, so
+//! that a change can be told in words.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -14,8 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::endpoint::Server;
 use crate::manifest::job::{
-    Attribute, Compare, CustomerKeys, Destination, Encryption, Job, PartGoal, PartSize, Parts, Selection,
-    SetValues, Source, Transfer,
+    Attribute, Compare, CustomerKeys, Destination, Encryption, Job, PartGoal, PartSize, Parts,
+    Selection, SetValues, Source, Transfer,
 };
 use crate::manifest::keys::KeyMap;
 use crate::manifest::moment::{Age, Ages};
@@ -33,7 +34,11 @@ impl Fingerprint {
     /// Returns from where and to where a transfer of the job copies, if that is on record.
     #[must_use]
     pub fn sides(&self, transfer: &str) -> Option<(&str, &str)> {
-        let side = |side: &str| self.0.get(&format!("{transfer}.{side}")).map(String::as_str);
+        let side = |side: &str| {
+            self.0
+                .get(&format!("{transfer}.{side}"))
+                .map(String::as_str)
+        };
         side("from").zip(side("to"))
     }
 
@@ -41,7 +46,11 @@ impl Fingerprint {
     #[must_use]
     pub fn of(job: &Job) -> Self {
         let mut settings = Self::default();
-        let names: Vec<_> = job.transfers.iter().map(|transfer| transfer.name.as_str()).collect();
+        let names: Vec<_> = job
+            .transfers
+            .iter()
+            .map(|transfer| transfer.name.as_str())
+            .collect();
         settings.set(TRANSFERS, names.join(", "));
         for transfer in &job.transfers {
             settings.transfer(job, transfer);
@@ -52,23 +61,35 @@ impl Fingerprint {
     /// What is different in `now`, in words.
     #[must_use]
     pub fn changes(&self, now: &Self) -> Vec<String> {
-        let mut names: BTreeSet<_> = self.0.keys().chain(now.0.keys()).map(String::as_str).collect();
+        let mut names: BTreeSet<_> = self
+            .0
+            .keys()
+            .chain(now.0.keys())
+            .map(String::as_str)
+            .collect();
         if self.0.get(TRANSFERS) != now.0.get(TRANSFERS) {
             // With other transfers all settings are others too, and nobody wants to read them.
             names.retain(|name| *name == TRANSFERS);
         }
         let value = |settings: &Self, name: &str| {
-            settings.0.get(name).map(String::as_str).unwrap_or_default().to_owned()
+            settings
+                .0
+                .get(name)
+                .map(String::as_str)
+                .unwrap_or_default()
+                .to_owned()
         };
         names
             .into_iter()
             .map(|name| (name, value(self, name), value(now, name)))
             .filter(|(_, before, after)| before != after)
-            .map(|(name, before, after)| match (before.as_str(), after.as_str()) {
-                ("", after) => format!("`{name}` is {after} and was not set"),
-                (before, "") => format!("`{name}` was {before} and is not set"),
-                (before, after) => format!("`{name}` was {before} and is {after}"),
-            })
+            .map(
+                |(name, before, after)| match (before.as_str(), after.as_str()) {
+                    ("", after) => format!("`{name}` is {after} and was not set"),
+                    (before, "") => format!("`{name}` was {before} and is not set"),
+                    (before, after) => format!("`{name}` was {before} and is {after}"),
+                },
+            )
             .collect()
     }
 
@@ -141,10 +162,22 @@ impl Fingerprint {
         } = transfer;
         let of = |field: &str| format!("{name}.{field}");
         self.set(of("from"), source(job, from));
-        let Destination { endpoint, location, storage_class, encryption, acl } = to;
+        let Destination {
+            endpoint,
+            location,
+            storage_class,
+            encryption,
+            acl,
+        } = to;
         self.set(of("to"), format!("{location}{}", at(job, endpoint)));
         self.set(of("to.storage_class"), text(storage_class.as_ref()));
-        self.set(of("to.encryption"), encryption.as_ref().map(self::encryption).unwrap_or_default());
+        self.set(
+            of("to.encryption"),
+            encryption
+                .as_ref()
+                .map(self::encryption)
+                .unwrap_or_default(),
+        );
         self.set(of("to.acl"), text(acl.as_ref()));
         self.set(of("when"), format!("{when:?}").to_lowercase());
         if *compare != Compare::default() {
@@ -155,18 +188,34 @@ impl Fingerprint {
         }
         self.selection(name, select, ages);
         // May be millions.
-        let chosen = chosen
-            .as_ref()
-            .map(|chosen| format!("{} objects, {}", chosen.len(), digest(&format!("{chosen:?}"))));
+        let chosen = chosen.as_ref().map(|chosen| {
+            format!(
+                "{} objects, {}",
+                chosen.len(),
+                digest(&format!("{chosen:?}"))
+            )
+        });
         self.set(of("from.chosen"), text(chosen.as_ref()));
-        let KeyMap { strip_prefix, add_prefix, rename } = keys;
+        let KeyMap {
+            strip_prefix,
+            add_prefix,
+            rename,
+        } = keys;
         self.set(of("keys.strip_prefix"), text(strip_prefix.as_ref()));
         self.set(of("keys.add_prefix"), text(add_prefix.as_ref()));
         self.set(
             of("keys.rename"),
-            rename.as_ref().map(|rename| rename.as_str().to_owned()).unwrap_or_default(),
+            rename
+                .as_ref()
+                .map(|rename| rename.as_str().to_owned())
+                .unwrap_or_default(),
         );
-        let Parts { size, threshold, goal, layout } = parts;
+        let Parts {
+            size,
+            threshold,
+            goal,
+            layout,
+        } = parts;
         if *goal != PartGoal::default() {
             self.set(of("parts.goal"), format!("{goal:?}").to_lowercase());
         }
@@ -191,7 +240,10 @@ impl Fingerprint {
             None => format!("{versions:?}").to_lowercase(),
         };
         self.set(of("from.versions"), versions);
-        self.set(of("archived"), format!("{archived:?} {restore:?}").to_lowercase());
+        self.set(
+            of("archived"),
+            format!("{archived:?} {restore:?}").to_lowercase(),
+        );
         self.set(of("proof"), format!("{proof:?}").to_lowercase());
         // Where the keys come from; what they are is nobody's business.
         if *customer_keys != CustomerKeys::default() {
@@ -212,10 +264,19 @@ impl Fingerprint {
         for (field, value) in [
             ("include", list(include)),
             ("exclude", list(exclude)),
-            ("larger_than", larger_than.map(ByteSize::exact).unwrap_or_default()),
-            ("smaller_than", smaller_than.map(ByteSize::exact).unwrap_or_default()),
+            (
+                "larger_than",
+                larger_than.map(ByteSize::exact).unwrap_or_default(),
+            ),
+            (
+                "smaller_than",
+                smaller_than.map(ByteSize::exact).unwrap_or_default(),
+            ),
             ("modified_after", time(ages.modified_after, *modified_after)),
-            ("modified_before", time(ages.modified_before, *modified_before)),
+            (
+                "modified_before",
+                time(ages.modified_before, *modified_before),
+            ),
             ("storage_class", list(storage_classes)),
         ] {
             self.set(format!("{name}.from.{field}"), value);
@@ -233,18 +294,32 @@ fn time(age: Option<Duration>, time: Option<Timestamp>) -> String {
 }
 
 fn list(values: &[impl Display]) -> String {
-    values.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    values
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn source(job: &Job, source: &Source) -> String {
     match source {
-        Source::Object { endpoint, location, version } => {
-            let version = version.as_ref().map(|version| format!(", version {version}")).unwrap_or_default();
+        Source::Object {
+            endpoint,
+            location,
+            version,
+        } => {
+            let version = version
+                .as_ref()
+                .map(|version| format!(", version {version}"))
+                .unwrap_or_default();
             format!("{location}{version}{}", at(job, endpoint))
         }
         Source::Prefix { endpoint, location } => format!("{location}{}", at(job, endpoint)),
         Source::Files { path, symlinks } => {
-            format!("{path}, symlinks: {}", format!("{symlinks:?}").to_lowercase())
+            format!(
+                "{path}, symlinks: {}",
+                format!("{symlinks:?}").to_lowercase()
+            )
         }
         Source::Stdin => "standard input".to_owned(),
     }
@@ -262,10 +337,19 @@ fn at(job: &Job, endpoint: &str) -> String {
 fn encryption(encryption: &Encryption) -> String {
     match encryption {
         Encryption::S3 => "s3".to_owned(),
-        Encryption::Kms { key, bucket_key, dsse } => {
+        Encryption::Kms {
+            key,
+            bucket_key,
+            dsse,
+        } => {
             let kind = if *dsse { "dsse" } else { "kms" };
-            let bucket_key = bucket_key.map(|on| format!(", bucket_key: {on}")).unwrap_or_default();
-            format!("{kind} {}{bucket_key}", key.as_deref().unwrap_or("with the account's key"))
+            let bucket_key = bucket_key
+                .map(|on| format!(", bucket_key: {on}"))
+                .unwrap_or_default();
+            format!(
+                "{kind} {}{bucket_key}",
+                key.as_deref().unwrap_or("with the account's key")
+            )
         }
     }
 }
@@ -273,7 +357,10 @@ fn encryption(encryption: &Encryption) -> String {
 /// A short digest of a longer text, for comparing what need not be told in words.
 #[must_use]
 pub fn digest(text: &str) -> String {
-    format!("{:016x}", crc_fast::checksum(CrcAlgorithm::Crc64Nvme, text.as_bytes()))
+    format!(
+        "{:016x}",
+        crc_fast::checksum(CrcAlgorithm::Crc64Nvme, text.as_bytes())
+    )
 }
 
 #[cfg(test)]
@@ -285,7 +372,10 @@ mod tests {
 
     fn job() -> Job {
         let endpoint = DEFAULT_ENDPOINT.to_owned();
-        let from = Source::Prefix { endpoint: endpoint.clone(), location: "s3://lake/x/".parse().unwrap() };
+        let from = Source::Prefix {
+            endpoint: endpoint.clone(),
+            location: "s3://lake/x/".parse().unwrap(),
+        };
         let to = Destination {
             endpoint,
             location: "s3://copy/".parse().unwrap(),
@@ -293,7 +383,10 @@ mod tests {
             encryption: None,
             acl: None,
         };
-        Job::single(Transfer::new("events", from, to), [resolved(Endpoint::default())])
+        Job::single(
+            Transfer::new("events", from, to),
+            [resolved(Endpoint::default())],
+        )
     }
 
     fn changes(change: impl FnOnce(&mut Job)) -> Vec<String> {
@@ -304,7 +397,8 @@ mod tests {
 
     #[test]
     fn what_decides_about_objects_is_told_in_words_when_it_changes() {
-        let change = |change: fn(&mut Transfer)| changes(|job| change(&mut job.transfers[0])).join("; ");
+        let change =
+            |change: fn(&mut Transfer)| changes(|job| change(&mut job.transfers[0])).join("; ");
         assert_eq!(
             change(|transfer| transfer.when = When::Always),
             "`events.when` was changed and is always"
@@ -328,23 +422,44 @@ mod tests {
             "`events.preserve.tags` was try and is skip"
         );
         assert_eq!(
-            change(|transfer| transfer.to.encryption =
-                Some(Encryption::Kms { key: None, bucket_key: Some(true), dsse: false })),
+            change(|transfer| transfer.to.encryption = Some(Encryption::Kms {
+                key: None,
+                bucket_key: Some(true),
+                dsse: false
+            })),
             "`events.to.encryption` is kms with the account's key, bucket_key: true and was not set"
         );
-        assert_eq!(change(|transfer| transfer.name = "other".into()), "`transfers` was events and is other");
+        assert_eq!(
+            change(|transfer| transfer.name = "other".into()),
+            "`transfers` was events and is other"
+        );
     }
 
     #[test]
     fn what_does_not_decide_about_objects_may_change() {
         let none: [String; 0] = [];
-        assert_eq!(changes(|job| job.limits = Limits { in_flight: Some(7), ..Limits::default() }), none);
-        assert_eq!(changes(|job| job.report = ReportPaths { json: Some("r".into()) }), none);
+        assert_eq!(
+            changes(|job| job.limits = Limits {
+                in_flight: Some(7),
+                ..Limits::default()
+            }),
+            none
+        );
+        assert_eq!(
+            changes(|job| job.report = ReportPaths {
+                json: Some("r".into())
+            }),
+            none
+        );
         assert_eq!(
             changes(|job| {
                 let region = Some("eu-west-1".to_owned());
-                let endpoint = Endpoint { region, ..Endpoint::default() };
-                job.endpoints.insert(DEFAULT_ENDPOINT.to_owned(), resolved(endpoint));
+                let endpoint = Endpoint {
+                    region,
+                    ..Endpoint::default()
+                };
+                job.endpoints
+                    .insert(DEFAULT_ENDPOINT.to_owned(), resolved(endpoint));
             }),
             none
         );
@@ -358,7 +473,10 @@ mod tests {
     fn a_profile_that_leads_to_another_server_is_another_server() {
         let of = |profile: &str| {
             let config = "[profile a]\nendpoint_url = http://a.example\n[profile b]\nendpoint_url = http://b.example\n";
-            let endpoint = Endpoint { profile: Some(profile.to_owned()), ..Endpoint::default() };
+            let endpoint = Endpoint {
+                profile: Some(profile.to_owned()),
+                ..Endpoint::default()
+            };
             changes(|job| {
                 let endpoint = endpoint.clone().resolve(&Environment::of([], config, ""));
                 job.endpoints.insert(DEFAULT_ENDPOINT.to_owned(), endpoint);
@@ -370,11 +488,18 @@ mod tests {
     #[test]
     fn buckets_of_another_server_are_other_buckets() {
         let moved = changes(|job| {
-            let endpoint = Endpoint { url: Some("https://rgw.example".into()), ..Endpoint::default() };
-            job.endpoints.insert(DEFAULT_ENDPOINT.to_owned(), resolved(endpoint));
+            let endpoint = Endpoint {
+                url: Some("https://rgw.example".into()),
+                ..Endpoint::default()
+            };
+            job.endpoints
+                .insert(DEFAULT_ENDPOINT.to_owned(), resolved(endpoint));
         });
         assert_eq!(moved.len(), 2, "{moved:?}");
-        assert_eq!(moved[1], "`events.to` was s3://copy/ and is s3://copy/ at https://rgw.example");
+        assert_eq!(
+            moved[1],
+            "`events.to` was s3://copy/ and is s3://copy/ at https://rgw.example"
+        );
     }
 
     #[test]

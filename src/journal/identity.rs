@@ -1,4 +1,5 @@
-//! Who writes a journal: told to whoever finds it in use, and how an older writer knows that it is not the last one.
+//! Who writes a journal: told to whoever finds it in use, and how an older writer knows that it is
+//! not the last one.
 
 use std::fs;
 
@@ -22,13 +23,23 @@ impl Writer {
     /// This process, from now on.
     pub(super) fn this_process() -> Self {
         let (host, since) = (host(), Timestamp::now());
-        Self { id: format!("{:016x}", fastrand::u64(..)), host, pid: std::process::id(), since }
+        Self {
+            id: format!("{:016x}", fastrand::u64(..)),
+            host,
+            pid: std::process::id(),
+            since,
+        }
     }
 
     /// A writer that could not be found out.
     pub(super) fn unknown() -> Self {
         let (id, host) = (String::new(), "an unknown machine".to_owned());
-        Self { id, host, pid: 0, since: Timestamp::UNIX_EPOCH }
+        Self {
+            id,
+            host,
+            pid: 0,
+            since: Timestamp::UNIX_EPOCH,
+        }
     }
 }
 
@@ -43,7 +54,9 @@ impl std::fmt::Display for Writer {
 #[must_use]
 pub fn host() -> String {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").ok();
-    let name = name.or_else(|| std::env::var("HOSTNAME").ok()).unwrap_or_default();
+    let name = name
+        .or_else(|| std::env::var("HOSTNAME").ok())
+        .unwrap_or_default();
     match name.trim() {
         "" => "unknown".to_owned(),
         name => name.to_owned(),

@@ -1,8 +1,9 @@
 //! What can still be read of a journal that is damaged, when its user gives the run up.
 //!
-//! Of a run that is begun anew nothing has to be known but the uploads that the old one may have left open: nobody else
-//! knows their ids. So every line counts by itself here, and what is between two of them may be missing. At worst an
-//! upload is taken for open that is over by now, and aborting that is no mistake.
+//! Of a run that is begun anew nothing has to be known but the uploads that the old one may have
+//! left open: nobody else knows their ids. So every line counts by itself here, and what is between
+//! two of them may be missing. At worst an upload is taken for open that is over by now, and
+//! aborting that is no mistake.
 
 use super::segment::{Name, Piece, pieces};
 use super::state::RunState;
@@ -57,8 +58,17 @@ mod tests {
 
     fn intended(upload: u64) -> Event {
         let (bucket, key) = ("bucket".parse().unwrap(), "k".parse().unwrap());
-        let place = UploadPlace { endpoint: "default".into(), bucket, key };
-        Event::UploadIntended { upload, object: upload, place, server: None }
+        let place = UploadPlace {
+            endpoint: "default".into(),
+            bucket,
+            key,
+        };
+        Event::UploadIntended {
+            upload,
+            object: upload,
+            place,
+            server: None,
+        }
     }
 
     fn segment(number: u64, events: &[Event]) -> Vec<u8> {
@@ -71,11 +81,26 @@ mod tests {
 
     #[test]
     fn each_line_counts_by_itself_and_a_snapshot_stands_before_its_segment() {
-        let state = RunState { next_id: 3, ..RunState::default() };
+        let state = RunState {
+            next_id: 3,
+            ..RunState::default()
+        };
         let old = segment(1, &[Event::RunBegan(info()), range(), intended(1)]);
-        let middle = snapshot(&Header::new(2, 0, &Writer::unknown(), at(1)), 0, &[], &state);
-        let mut new =
-            segment(2, &[intended(4), planned(5, "a"), intended(6), Event::UploadEnded { upload: 6 }]);
+        let middle = snapshot(
+            &Header::new(2, 0, &Writer::unknown(), at(1)),
+            0,
+            &[],
+            &state,
+        );
+        let mut new = segment(
+            2,
+            &[
+                intended(4),
+                planned(5, "a"),
+                intended(6),
+                Event::UploadEnded { upload: 6 },
+            ],
+        );
         let at = new.len() - 3;
         new[at] ^= 1;
         let files = [

@@ -1,7 +1,8 @@
 //! A few of the objects that a run has copied, chosen by chance.
 //!
-//! The record of a run is wrong if its destination lost the objects that it names: somebody made the bucket again, or another
-//! server has the same URL. No session looks at every object again, but a few objects show that many are gone.
+//! The record of a run is wrong if its destination lost the objects that it names: somebody made
+//! the bucket again, or another server has the same URL. No session looks at every object again,
+//! but a few objects show that many are gone.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -40,7 +41,10 @@ impl Sample {
             return self.kept.push(copied);
         }
         let chance = fastrand::Rng::with_seed(self.seen).u64(..self.seen);
-        if let Some(kept) = usize::try_from(chance).ok().and_then(|slot| self.kept.get_mut(slot)) {
+        if let Some(kept) = usize::try_from(chance)
+            .ok()
+            .and_then(|slot| self.kept.get_mut(slot))
+        {
             *kept = copied;
         }
     }
@@ -67,9 +71,20 @@ mod tests {
         let mut sample = Sample::default();
         for number in 0..1600_u64 {
             let key = format!("{number:04}").parse().unwrap();
-            let entry =
-                PlannedObject { key, size: 1, etag: None, version: None, modified: None, class: None };
-            sample.take(Copied { transfer: 0, at: Timestamp::UNIX_EPOCH, bytes: number, entry });
+            let entry = PlannedObject {
+                key,
+                size: 1,
+                etag: None,
+                version: None,
+                modified: None,
+                class: None,
+            };
+            sample.take(Copied {
+                transfer: 0,
+                at: Timestamp::UNIX_EPOCH,
+                bytes: number,
+                entry,
+            });
         }
         let mut bytes: Vec<_> = sample.objects().iter().map(|copied| copied.bytes).collect();
         bytes.sort_unstable();

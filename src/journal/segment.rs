@@ -4,10 +4,11 @@
 //! 8e1f0c2a {"journal":2,"segment":7,"next":4711,"writer":{…},"at":1763819111000}
 //! 03d2b7f1 {"n":4711,"at":1763819111004,"event":{"part_stored":{"upload":12,"number":345,…}}}
 //! ```
-//! The eight digits are the CRC32C of what follows the blank. Records are numbered without gaps over all segments, so a
-//! line or a segment that is missing is noticed. Only the end of the last segment may be torn, by a crash in the middle
-//! of a write: everything from the first bad line on is dropped if no good line follows it. A bad line with good ones
-//! behind it is damage, which nothing may be built upon.
+//! The eight digits are the CRC32C of what follows the blank. Records are numbered without gaps
+//! over all segments, so a line or a segment that is missing is noticed. Only the end of the last
+//! segment may be torn, by a crash in the middle of a write: everything from the first bad line on
+//! is dropped if no good line follows it. A bad line with good ones behind it is damage, which
+//! nothing may be built upon.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -17,7 +18,8 @@ use super::event::Event;
 use super::identity::Writer;
 use super::state::RunState;
 
-/// The version of this format. A reader refuses what is newer, and reads what is older: version 1 has no cut ranges.
+/// The version of this format. A reader refuses what is newer, and reads what is older: version 1
+/// has no cut ranges.
 const FORMAT: u32 = 2;
 
 /// The first line of a segment and of a snapshot.
@@ -41,7 +43,14 @@ pub(super) struct Header {
 impl Header {
     pub(super) fn new(segment: u64, next: u64, writer: &Writer, at: Timestamp) -> Self {
         let tool = env!("CARGO_PKG_VERSION").to_owned();
-        Self { journal: FORMAT, tool, segment, next, writer: writer.clone(), at }
+        Self {
+            journal: FORMAT,
+            tool,
+            segment,
+            next,
+            writer: writer.clone(),
+            at,
+        }
     }
 
     pub(super) fn line(&self) -> Vec<u8> {
@@ -76,7 +85,8 @@ struct SnapshotBody<S> {
     state: S,
 }
 
-/// A segment with which a writer took over. It stays, because it is the one that the writer before it would write next.
+/// A segment with which a writer took over. It stays, because it is the one that the writer before
+/// it would write next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Fence {
     pub(super) segment: u64,
@@ -85,9 +95,21 @@ pub(super) struct Fence {
 }
 
 /// A snapshot: a header, then the state.
-pub(super) fn snapshot(header: &Header, report: u64, fences: &[Fence], state: &RunState) -> Vec<u8> {
+pub(super) fn snapshot(
+    header: &Header,
+    report: u64,
+    fences: &[Fence],
+    state: &RunState,
+) -> Vec<u8> {
     let mut lines = header.line();
-    push_line(&mut lines, &SnapshotBody { report, fences: fences.to_vec(), state });
+    push_line(
+        &mut lines,
+        &SnapshotBody {
+            report,
+            fences: fences.to_vec(),
+            state,
+        },
+    );
     lines
 }
 
@@ -103,7 +125,11 @@ fn push_line(lines: &mut Vec<u8>, value: &impl Serialize) {
 
 fn crc32c(bytes: &[u8]) -> u32 {
     // The algorithm has 32 bits; the function returns them in 64.
-    u32::try_from(crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes)).unwrap_or_default()
+    u32::try_from(crc_fast::checksum(
+        crc_fast::CrcAlgorithm::Crc32Iscsi,
+        bytes,
+    ))
+    .unwrap_or_default()
 }
 
 /// The JSON of a line without its end, if its checksum is right.
@@ -125,7 +151,12 @@ struct Lines<'a> {
 
 impl<'a> Lines<'a> {
     fn new(place: &'a str, bytes: &'a [u8]) -> Self {
-        Self { place, rest: bytes, good: 0, line: 0 }
+        Self {
+            place,
+            rest: bytes,
+            good: 0,
+            line: 0,
+        }
     }
 
     fn next(&mut self) -> Option<&'a [u8]> {
@@ -139,11 +170,18 @@ impl<'a> Lines<'a> {
 
     fn parse<T: Deserialize<'a>>(&mut self) -> Option<Result<T, JournalError>> {
         let json = self.next()?;
-        Some(serde_json::from_slice(json).map_err(|error| self.corrupt(&format!("can not be read: {error}"))))
+        Some(
+            serde_json::from_slice(json)
+                .map_err(|error| self.corrupt(&format!("can not be read: {error}"))),
+        )
     }
 
     fn corrupt(&self, what: &str) -> JournalError {
-        JournalError::Corrupt { place: self.place.to_owned(), line: self.line, what: what.to_owned() }
+        JournalError::Corrupt {
+            place: self.place.to_owned(),
+            line: self.line,
+            what: what.to_owned(),
+        }
     }
 
     /// What is left when no good line comes next: nothing, or damage that may be at the end only.
@@ -151,8 +189,11 @@ impl<'a> Lines<'a> {
         if self.rest.is_empty() {
             return Ok(self.good);
         }
-        let good_ones_follow =
-            self.rest.split(|byte| *byte == b'\n').skip(1).any(|line| verified(line).is_some());
+        let good_ones_follow = self
+            .rest
+            .split(|byte| *byte == b'\n')
+            .skip(1)
+            .any(|line| verified(line).is_some());
         if may_be_torn && !good_ones_follow {
             return Ok(self.good);
         }
@@ -178,9 +219,15 @@ impl<'a> Lines<'a> {
             Err(error) => return Some(Err(self.corrupt(&format!("is no header: {error}")))),
         };
         if format.journal > FORMAT {
-            return Some(Err(JournalError::NewerVersion { place: self.place.to_owned(), tool: format.tool }));
+            return Some(Err(JournalError::NewerVersion {
+                place: self.place.to_owned(),
+                tool: format.tool,
+            }));
         }
-        Some(serde_json::from_slice(json).map_err(|error| self.corrupt(&format!("is no header: {error}"))))
+        Some(
+            serde_json::from_slice(json)
+                .map_err(|error| self.corrupt(&format!("is no header: {error}"))),
+        )
     }
 }
 
@@ -224,7 +271,8 @@ impl Replay {
         })
     }
 
-    /// Takes a segment in and returns how many of its bytes are good; fewer than all only if it is the last one and torn.
+    /// Takes a segment in and returns how many of its bytes are good; fewer than all only if it is
+    /// the last one and torn.
     pub(super) fn segment(
         &mut self,
         place: &str,
@@ -245,7 +293,10 @@ impl Replay {
         if let Some(header) = found.header {
             let before = self.header.replace(header.clone());
             if before.is_none_or(|before| before.writer.id != header.writer.id) {
-                self.fences.push(Fence { segment: number, at: header.at });
+                self.fences.push(Fence {
+                    segment: number,
+                    at: header.at,
+                });
             }
         }
         Ok(found.good)
@@ -272,7 +323,11 @@ pub(super) fn read_segment(
 ) -> Result<SegmentRead, JournalError> {
     let mut lines = Lines::new(place, bytes);
     let Some(header) = lines.header().transpose()? else {
-        return Ok(SegmentRead { header: None, next, good: lines.finish(may_be_torn)? });
+        return Ok(SegmentRead {
+            header: None,
+            next,
+            good: lines.finish(may_be_torn)?,
+        });
     };
     if (header.segment, header.next) != (number, next) {
         let what = format!(
@@ -288,7 +343,11 @@ pub(super) fn read_segment(
         next += 1;
         visit(record.at, record.event);
     }
-    Ok(SegmentRead { header: Some(header), next, good: lines.finish(may_be_torn)? })
+    Ok(SegmentRead {
+        header: Some(header),
+        next,
+        good: lines.finish(may_be_torn)?,
+    })
 }
 
 /// What a line says that is taken by itself.
@@ -298,9 +357,12 @@ pub(super) enum Piece {
     Event(Timestamp, Event),
 }
 
-/// The lines of a segment or snapshot of which the whole may be damaged; `None` for each that can not be read.
+/// The lines of a segment or snapshot of which the whole may be damaged; `None` for each that can
+/// not be read.
 pub(super) fn pieces(bytes: &[u8]) -> impl Iterator<Item = Option<Piece>> {
-    let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let lines = bytes
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty());
     lines.map(|line| {
         let json = verified(line)?;
         if let Ok(record) = serde_json::from_slice::<Record<Event>>(json) {
@@ -309,13 +371,18 @@ pub(super) fn pieces(bytes: &[u8]) -> impl Iterator<Item = Option<Piece>> {
         if let Ok(body) = serde_json::from_slice::<SnapshotBody<RunState>>(json) {
             return Some(Piece::State(Box::new(body.state)));
         }
-        serde_json::from_slice::<Header>(json).ok().map(|_| Piece::Header)
+        serde_json::from_slice::<Header>(json)
+            .ok()
+            .map(|_| Piece::Header)
     })
 }
 
 /// Only who wrote a segment; none if that can not be read.
 pub(super) fn writer_of(place: &str, bytes: &[u8]) -> Option<Writer> {
-    Lines::new(place, bytes).header()?.ok().map(|header| header.writer)
+    Lines::new(place, bytes)
+        .header()?
+        .ok()
+        .map(|header| header.writer)
 }
 
 /// `segment-0000000007.log`

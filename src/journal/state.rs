@@ -1,12 +1,15 @@
 //! What has happened so far, folded from events by one pure function.
 //!
-//! [`RunState::apply`] is used while a run writes its journal and when the next session reads it, so that both see the same
-//! state. The state does not grow with the number of objects. A range is walked in key order, so it is enough to know how
-//! far the planner came and which of the planned objects are not over, range by range; both are bounded, because the executor looks only
-//! so many objects ahead. (The other way round, "all is over up to here, and these beyond it are too", would not do: an
-//! object of terabytes at the front would hold the mark for hours while millions end behind it.)
+//! [`RunState::apply`] is used while a run writes its journal and when the next session reads it,
+//! so that both see the same state. The state does not grow with the number of objects. A range is
+//! walked in key order, so it is enough to know how far the planner came and which of the planned
+//! objects are not over, range by range; both are bounded, because the executor looks only so many
+//! objects ahead. (The other way round, "all is over up to here, and these beyond it are too",
+//! would not do: an object of terabytes at the front would hold the mark for hours while millions
+//! end behind it.)
 //!
-//! The function is total: an event about something unknown changes nothing. A journal that was written must be readable.
+//! The function is total: an event about something unknown changes nothing. A journal that was
+//! written must be readable.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -20,7 +23,8 @@ use super::uploads::{BegunUpload, Completing, Kept, OpenUpload, PartMarks};
 use crate::location::ObjectKey;
 use crate::pace::learned::Learned;
 
-/// Failed objects that are kept with their message, the latest ones; all are counted and stand in the report.
+/// Failed objects that are kept with their message, the latest ones; all are counted and stand in
+/// the report.
 const FAILURES_KEPT: usize = 20;
 /// Of a message, no more characters than this are kept.
 const MESSAGE_KEPT: usize = 500;
@@ -70,7 +74,8 @@ pub struct RunState {
     /// Counts of the transfers that are not over.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tallies: BTreeMap<u32, Tally>,
-    /// Some of the copied objects, by which the next session sees that the destination still has what is on record.
+    /// Some of the copied objects, by which the next session sees that the destination still has
+    /// what is on record.
     #[serde(default, skip_serializing_if = "Sample::is_empty")]
     pub sample: Sample,
     /// Objects that ended without a receipt, because their session wrote no report.
@@ -134,8 +139,13 @@ impl RunState {
                 self.resumed += 1;
                 self.worked_ms = self.worked_ms.saturating_add(between(self.session, before));
                 self.session = Some(at);
-                // A list without order can not be gone on with in its middle: it is read again, and finds these again.
-                for range in self.ranges.values_mut().filter(|range| !range.ordered && !range.planned) {
+                // A list without order can not be gone on with in its middle: it is read again, and
+                // finds these again.
+                for range in self
+                    .ranges
+                    .values_mut()
+                    .filter(|range| !range.ordered && !range.planned)
+                {
                     range.pending.clear();
                 }
             }
@@ -146,15 +156,30 @@ impl RunState {
             }
             Event::RunStopped => self.phase = Phase::Stopped,
             Event::RunEnded => self.phase = Phase::Ended,
-            Event::PaceLearned(learned) => self.learned = Some(Remembered { at, learned: learned.clone() }),
-            Event::RangeBegan { range, transfer, ordered } => {
-                let fresh = RangeState { transfer: *transfer, ordered: *ordered, ..RangeState::default() };
+            Event::PaceLearned(learned) => {
+                self.learned = Some(Remembered {
+                    at,
+                    learned: learned.clone(),
+                })
+            }
+            Event::RangeBegan {
+                range,
+                transfer,
+                ordered,
+            } => {
+                let fresh = RangeState {
+                    transfer: *transfer,
+                    ordered: *ordered,
+                    ..RangeState::default()
+                };
                 self.ranges.retain(|_, other| other.transfer != *transfer);
                 self.ranges.insert(*range, fresh);
                 self.relist(*transfer);
             }
             Event::KeysPassed(passed) => {
-                self.unreported += passed.objects().saturating_sub(passed.receipts.len() as u64);
+                self.unreported += passed
+                    .objects()
+                    .saturating_sub(passed.receipts.len() as u64);
                 self.pass(passed);
             }
             Event::RangePlanned { range } => {
@@ -164,10 +189,18 @@ impl RunState {
                 self.forget(*range);
             }
             Event::RangeCut { range, at, new } => {
-                let Some(cut) = self.ranges.get_mut(range) else { return };
+                let Some(cut) = self.ranges.get_mut(range) else {
+                    return;
+                };
                 let (passed, until) = (Some(at.clone()), cut.until.replace(at.clone()));
                 let transfer = cut.transfer;
-                let behind = RangeState { transfer, ordered: true, passed, until, ..RangeState::default() };
+                let behind = RangeState {
+                    transfer,
+                    ordered: true,
+                    passed,
+                    until,
+                    ..RangeState::default()
+                };
                 self.ranges.insert(*new, behind);
             }
             Event::TransferEnded { transfer } => {
@@ -175,25 +208,45 @@ impl RunState {
                 self.ranges.retain(|_, range| range.transfer != *transfer);
                 self.tallies.remove(transfer);
             }
-            Event::ObjectPlanned { range, object, entry } => {
+            Event::ObjectPlanned {
+                range,
+                object,
+                entry,
+            } => {
                 self.next_id = self.next_id.max(object.saturating_add(1));
-                let Some(range) = self.ranges.get_mut(range) else { return };
+                let Some(range) = self.ranges.get_mut(range) else {
+                    return;
+                };
                 if range.ordered {
                     range.passed = Some(entry.key.clone());
                 }
                 range.pending.insert(*object, entry.clone());
                 let transfer = range.transfer;
                 self.totals.plan(entry.size);
-                self.tallies.entry(transfer).or_default().void.plan(entry.size);
+                self.tallies
+                    .entry(transfer)
+                    .or_default()
+                    .void
+                    .plan(entry.size);
             }
-            Event::ObjectEnded { range, object, ended, receipt } => {
+            Event::ObjectEnded {
+                range,
+                object,
+                ended,
+                receipt,
+            } => {
                 self.unreported += u64::from(receipt.is_none());
                 self.end(*range, ended);
                 if let (Some(range), Some(object)) = (self.ranges.get_mut(range), object)
                     && let Some(entry) = range.pending.remove(object)
                     && let Ended::Done { bytes, .. } = ended
                 {
-                    self.sample.take(Copied { transfer: range.transfer, at, bytes: *bytes, entry });
+                    self.sample.take(Copied {
+                        transfer: range.transfer,
+                        at,
+                        bytes: *bytes,
+                        entry,
+                    });
                 }
                 self.forget(*range);
             }
@@ -201,29 +254,61 @@ impl RunState {
         }
     }
 
-    /// Drops a range with which nothing is left to do, unless it is the last one of its transfer, which says that all keys are
-    /// known. So there are no more ranges than are being listed or have pending objects.
+    /// Drops a range with which nothing is left to do, unless it is the last one of its transfer,
+    /// which says that all keys are known. So there are no more ranges than are being listed or
+    /// have pending objects.
     fn forget(&mut self, range: u32) {
-        let Some(over) = self.ranges.get(&range).filter(|range| range.planned && range.pending.is_empty())
+        let Some(over) = self
+            .ranges
+            .get(&range)
+            .filter(|range| range.planned && range.pending.is_empty())
         else {
             return;
         };
-        if self.ranges.values().filter(|other| other.transfer == over.transfer).count() > 1 {
+        if self
+            .ranges
+            .values()
+            .filter(|other| other.transfer == over.transfer)
+            .count()
+            > 1
+        {
             self.ranges.remove(&range);
         }
     }
 
     fn apply_to_upload(&mut self, at: Timestamp, event: &Event) {
         match event {
-            Event::UploadIntended { upload, object, place, server } => {
+            Event::UploadIntended {
+                upload,
+                object,
+                place,
+                server,
+            } => {
                 self.next_id = self.next_id.max(upload.saturating_add(1));
                 let (place, server) = (place.clone(), server.clone());
-                let open =
-                    OpenUpload { object: *object, place, server, intended: at, kept: Kept::No, begun: None };
+                let open = OpenUpload {
+                    object: *object,
+                    place,
+                    server,
+                    intended: at,
+                    kept: Kept::No,
+                    begun: None,
+                };
                 self.uploads.insert(*upload, open);
             }
-            Event::UploadBegan { upload, id, source, parts, attributes, kms, losses, claimed } => {
-                let Some(open) = self.uploads.get_mut(upload) else { return };
+            Event::UploadBegan {
+                upload,
+                id,
+                source,
+                parts,
+                attributes,
+                kms,
+                losses,
+                claimed,
+            } => {
+                let Some(open) = self.uploads.get_mut(upload) else {
+                    return;
+                };
                 open.begun = Some(BegunUpload {
                     id: id.clone(),
                     source: source.clone(),
@@ -237,7 +322,12 @@ impl RunState {
                     completing: None,
                 });
             }
-            Event::PartStored { upload, number, size, etag } => {
+            Event::PartStored {
+                upload,
+                number,
+                size,
+                etag,
+            } => {
                 if let Some(begun) = self.begun(*upload)
                     && begun.stored.insert(*number, etag)
                 {
@@ -266,7 +356,9 @@ impl RunState {
     }
 
     fn pass(&mut self, passed: &Passed) {
-        let Some(range) = self.ranges.get_mut(&passed.range) else { return self.totals.pass(passed) };
+        let Some(range) = self.ranges.get_mut(&passed.range) else {
+            return self.totals.pass(passed);
+        };
         if range.ordered && passed.to.is_some() {
             range.passed.clone_from(&passed.to);
         }
@@ -285,14 +377,20 @@ impl RunState {
                 self.failures.pop_front();
             }
             let message = failed.message.chars().take(MESSAGE_KEPT).collect();
-            self.failures.push_back(FailedObject { message, ..failed.clone() });
+            self.failures.push_back(FailedObject {
+                message,
+                ..failed.clone()
+            });
         }
     }
 
-    /// Takes back what was counted of a transfer whose keys are all listed again, as far as they are found again. Returns
-    /// the number of objects that stay counted although the list finds them too.
+    /// Takes back what was counted of a transfer whose keys are all listed again, as far as they
+    /// are found again. Returns the number of objects that stay counted although the list finds
+    /// them too.
     pub fn relist(&mut self, transfer: u32) -> u64 {
-        let Some(tally) = self.tallies.get_mut(&transfer) else { return 0 };
+        let Some(tally) = self.tallies.get_mut(&transfer) else {
+            return 0;
+        };
         self.totals.take_back(&std::mem::take(&mut tally.void));
         tally.settled
     }
@@ -300,8 +398,18 @@ impl RunState {
     /// What a new run takes over from this one: no more than its open uploads.
     #[must_use]
     pub fn left_behind(self) -> Self {
-        let Self { last, uploads, next_id, .. } = self;
-        Self { last, uploads: for_next_run(uploads), next_id, ..Self::default() }
+        let Self {
+            last,
+            uploads,
+            next_id,
+            ..
+        } = self;
+        Self {
+            last,
+            uploads: for_next_run(uploads),
+            next_id,
+            ..Self::default()
+        }
     }
 
     /// True when there is a run that can be gone on with.
@@ -310,15 +418,20 @@ impl RunState {
         matches!(self.phase, Phase::Running | Phase::Stopped)
     }
 
-    /// How long all sessions so far were at work, in milliseconds. One that was killed counts until it was heard of last.
+    /// How long all sessions so far were at work, in milliseconds. One that was killed counts until
+    /// it was heard of last.
     #[must_use]
     pub fn session_ms(&self) -> u64 {
-        self.worked_ms.saturating_add(between(self.session, self.last))
+        self.worked_ms
+            .saturating_add(between(self.session, self.last))
     }
 
     /// The ranges of a transfer, by number.
     pub fn ranges_of(&self, transfer: u32) -> impl Iterator<Item = (u32, &RangeState)> {
-        let ranges = self.ranges.iter().filter(move |(_, range)| range.transfer == transfer);
+        let ranges = self
+            .ranges
+            .iter()
+            .filter(move |(_, range)| range.transfer == transfer);
         ranges.map(|(number, range)| (*number, range))
     }
 
@@ -331,7 +444,11 @@ impl RunState {
     /// Bytes of all stored parts of open uploads.
     #[must_use]
     pub fn open_bytes(&self) -> u64 {
-        self.uploads.values().filter_map(|open| open.begun.as_ref()).map(|begun| begun.stored_bytes).sum()
+        self.uploads
+            .values()
+            .filter_map(|open| open.begun.as_ref())
+            .map(|begun| begun.stored_bytes)
+            .sum()
     }
 
     /// The open uploads of an object, the latest last. More than one only if an abort failed.
@@ -353,8 +470,11 @@ fn for_next_run(mut uploads: BTreeMap<u64, OpenUpload>) -> BTreeMap<u64, OpenUpl
 
 /// Milliseconds; none when a clock was set back, or nothing has happened.
 fn between(from: Option<Timestamp>, until: Option<Timestamp>) -> u64 {
-    let took = from.zip(until).map(|(from, until)| until.as_millisecond() - from.as_millisecond());
-    took.and_then(|took| u64::try_from(took).ok()).unwrap_or_default()
+    let took = from
+        .zip(until)
+        .map(|(from, until)| until.as_millisecond() - from.as_millisecond());
+    took.and_then(|took| u64::try_from(took).ok())
+        .unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -8,8 +8,9 @@ use super::event::Event;
 use super::state::RunState;
 use crate::size::MIB;
 
-/// A snapshot is due when the segments behind the last one have this many bytes, or twice as many as it has itself. So a
-/// journal has at most a few times the bytes of its state, and is read within a second.
+/// A snapshot is due when the segments behind the last one have this many bytes, or twice as many
+/// as it has itself. So a journal has at most a few times the bytes of its state, and is read
+/// within a second.
 const TAIL: u64 = 8 * MIB;
 
 /// Where a journal is kept. One writer uses it; what it wrote before is read by whoever opens it.
@@ -17,11 +18,17 @@ pub(super) trait Store: Send + 'static {
     /// False for a place that forgets everything.
     const KEEPS: bool = true;
 
-    /// How long events gather before they are written: when nobody waits for them, and when somebody does.
+    /// How long events gather before they are written: when nobody waits for them, and when
+    /// somebody does.
     fn gather(&self) -> (Duration, Duration);
 
-    /// Adds lines, the first of which is record `next`. They survive the process, though not yet a loss of power.
-    fn write(&mut self, next: u64, lines: Vec<u8>) -> impl Future<Output = Result<(), JournalError>> + Send;
+    /// Adds lines, the first of which is record `next`. They survive the process, though not yet a
+    /// loss of power.
+    fn write(
+        &mut self,
+        next: u64,
+        lines: Vec<u8>,
+    ) -> impl Future<Output = Result<(), JournalError>> + Send;
 
     /// Makes all that was written durable.
     fn sync(&mut self) -> impl Future<Output = Result<(), JournalError>> + Send;
@@ -72,7 +79,12 @@ impl Store for Nowhere {
         false
     }
 
-    async fn snapshot(&mut self, _next: u64, _report: u64, _state: &RunState) -> Result<(), JournalError> {
+    async fn snapshot(
+        &mut self,
+        _next: u64,
+        _report: u64,
+        _state: &RunState,
+    ) -> Result<(), JournalError> {
         Ok(())
     }
 

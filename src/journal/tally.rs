@@ -1,9 +1,10 @@
 //! Counts of what became of objects, over all sessions of a run.
 //!
-//! Each object counts once. That is easy as long as a list goes on where the session before left it. A list without order
-//! is read again from its beginning and finds everything once more: what needs no work is counted again, and what an earlier
-//! session copied is found equal. So a [`Tally`] remembers of each transfer what such a list finds again: some of it is
-//! taken back from the sums, and the rest is not counted when it is found.
+//! Each object counts once. That is easy as long as a list goes on where the session before left
+//! it. A list without order is read again from its beginning and finds everything once more: what
+//! needs no work is counted again, and what an earlier session copied is found equal. So a
+//! [`Tally`] remembers of each transfer what such a list finds again: some of it is taken back from
+//! the sums, and the rest is not counted when it is found.
 
 use std::collections::BTreeMap;
 
@@ -97,9 +98,13 @@ impl Tally {
 
 /// Returns true if a copy may be there that lists cannot tell from a good one.
 fn leaves_copy(failed: &FailedObject) -> bool {
-    [FailureKind::NotEqual, FailureKind::Unprovable, FailureKind::NotKept]
-        .iter()
-        .any(|kind| kind.name() == failed.kind)
+    [
+        FailureKind::NotEqual,
+        FailureKind::Unprovable,
+        FailureKind::NotKept,
+    ]
+    .iter()
+    .any(|kind| kind.name() == failed.kind)
 }
 
 impl Totals {
@@ -119,7 +124,14 @@ impl Totals {
 
     pub(super) fn end(&mut self, ended: &Ended) {
         match ended {
-            Ended::Done { bytes, parts, proof, reason, losses, in_place } => {
+            Ended::Done {
+                bytes,
+                parts,
+                proof,
+                reason,
+                losses,
+                in_place,
+            } => {
                 self.done_objects += 1;
                 self.in_place_objects += u64::from(in_place.is_some());
                 self.old_versions += u64::from(*in_place == Some(InPlace::OldVersionLeft));
@@ -135,7 +147,11 @@ impl Totals {
                 }
             }
             Ended::Skipped { archived: true, .. } => self.archived_objects += 1,
-            Ended::Skipped { bytes, archived: false, unchanged } => {
+            Ended::Skipped {
+                bytes,
+                archived: false,
+                unchanged,
+            } => {
                 self.skipped_objects += 1;
                 self.skipped_bytes += bytes;
                 self.unchanged.merge(unchanged);

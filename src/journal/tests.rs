@@ -1,4 +1,5 @@
-//! Stories: sequences of events as an executor could write them, made from random numbers, and what holds for all of them.
+//! Stories: sequences of events as an executor could write them, made from random numbers, and what
+//! holds for all of them.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +7,8 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 
 use super::event::{
-    Ended, Event, FailedObject, Passed, PlannedObject, ReceiptLine, RunInfo, SourceVersion, UploadPlace,
+    Ended, Event, FailedObject, Passed, PlannedObject, ReceiptLine, RunInfo, SourceVersion,
+    UploadPlace,
 };
 use super::fingerprint::Fingerprint;
 use super::identity::Writer;
@@ -17,7 +19,12 @@ use crate::pace::learned::{Learned, LearnedLane};
 use crate::s3::Class;
 
 pub(super) fn writer(id: &str) -> Writer {
-    Writer { id: id.into(), host: "test".into(), pid: 7, since: Timestamp::UNIX_EPOCH }
+    Writer {
+        id: id.into(),
+        host: "test".into(),
+        pid: 7,
+        since: Timestamp::UNIX_EPOCH,
+    }
 }
 
 pub(super) fn info() -> RunInfo {
@@ -45,7 +52,11 @@ pub(super) fn planned(object: u64, key: &str) -> Event {
         modified: None,
         class: None,
     };
-    Event::ObjectPlanned { range: 0, object, entry }
+    Event::ObjectPlanned {
+        range: 0,
+        object,
+        entry,
+    }
 }
 
 pub(super) fn ended(object: u64) -> Event {
@@ -58,11 +69,20 @@ pub(super) fn ended(object: u64) -> Event {
         losses: Vec::new(),
         in_place: None,
     };
-    Event::ObjectEnded { range: 0, object: Some(object), ended, receipt: Some(receipt) }
+    Event::ObjectEnded {
+        range: 0,
+        object: Some(object),
+        ended,
+        receipt: Some(receipt),
+    }
 }
 
 pub(super) fn range() -> Event {
-    Event::RangeBegan { range: 0, transfer: 0, ordered: true }
+    Event::RangeBegan {
+        range: 0,
+        transfer: 0,
+        ordered: true,
+    }
 }
 
 /// Tells a story as an executor would: nothing ends that was not planned, keys come in order.
@@ -87,8 +107,10 @@ impl Teller {
     }
 
     fn pick(&self, choice: u64) -> Option<(u64, (u64, Option<u32>))> {
-        let (upload, about) =
-            self.uploads.iter().nth(usize::try_from(choice).unwrap() % self.uploads.len().max(1))?;
+        let (upload, about) = self
+            .uploads
+            .iter()
+            .nth(usize::try_from(choice).unwrap() % self.uploads.len().max(1))?;
         Some((*upload, *about))
     }
 
@@ -103,7 +125,10 @@ impl Teller {
                     prefix: self.key(),
                     accepted: u32::try_from(rest).unwrap(),
                 };
-                Event::PaceLearned(Learned { lanes: vec![lane], width: 512 })
+                Event::PaceLearned(Learned {
+                    lanes: vec![lane],
+                    width: 512,
+                })
             }
             1 => Event::RunStopped,
             2 | 3 => {
@@ -120,7 +145,9 @@ impl Teller {
                 Event::KeysPassed(passed)
             }
             4..=7 if !self.pending.is_empty() => {
-                let object = self.pending.swap_remove(usize::try_from(rest).unwrap() % self.pending.len());
+                let object = self
+                    .pending
+                    .swap_remove(usize::try_from(rest).unwrap() % self.pending.len());
                 match rest % 3 {
                     0 => {
                         let failed = FailedObject {
@@ -132,7 +159,12 @@ impl Teller {
                             message: "no".into(),
                         };
                         let ended = Ended::Failed(failed);
-                        Event::ObjectEnded { range: 0, object: Some(object), ended, receipt: None }
+                        Event::ObjectEnded {
+                            range: 0,
+                            object: Some(object),
+                            ended,
+                            receipt: None,
+                        }
                     }
                     _ => ended(object),
                 }
@@ -142,8 +174,17 @@ impl Teller {
                     let upload = self.id();
                     self.uploads.insert(upload, (object, None));
                     let (bucket, key) = ("bucket".parse().unwrap(), "k".parse().unwrap());
-                    let place = UploadPlace { endpoint: "default".into(), bucket, key };
-                    Event::UploadIntended { upload, object, place, server: None }
+                    let place = UploadPlace {
+                        endpoint: "default".into(),
+                        bucket,
+                        key,
+                    };
+                    Event::UploadIntended {
+                        upload,
+                        object,
+                        place,
+                        server: None,
+                    }
                 }
                 None => Event::RunStopped,
             },
@@ -171,14 +212,20 @@ impl Teller {
             11..=13 => match self.pick(rest) {
                 Some((upload, (_, Some(_)))) => {
                     let number = u32::try_from(rest % 5).unwrap() + 1;
-                    Event::PartStored { upload, number, size: 10, etag: format!("{rest:032x}") }
+                    Event::PartStored {
+                        upload,
+                        number,
+                        size: 10,
+                        etag: format!("{rest:032x}"),
+                    }
                 }
                 _ => Event::RunStopped,
             },
             14 => match self.pick(rest) {
-                Some((upload, (_, Some(_)))) if rest.is_multiple_of(2) => {
-                    Event::CompleteIntended { upload, etag: Some("x-5".into()) }
-                }
+                Some((upload, (_, Some(_)))) if rest.is_multiple_of(2) => Event::CompleteIntended {
+                    upload,
+                    etag: Some("x-5".into()),
+                },
                 Some((upload, _)) => {
                     self.uploads.remove(&upload);
                     Event::UploadEnded { upload }
@@ -198,8 +245,13 @@ impl Teller {
 pub(super) fn story() -> impl Strategy<Value = Vec<Event>> {
     prop::collection::vec(any::<u32>(), 0..120).prop_map(|choices| {
         let mut teller = Teller::default();
-        let told = choices.into_iter().map(|choice| teller.tell(u64::from(choice)));
-        [Event::RunBegan(info()), range()].into_iter().chain(told).collect()
+        let told = choices
+            .into_iter()
+            .map(|choice| teller.tell(u64::from(choice)));
+        [Event::RunBegan(info()), range()]
+            .into_iter()
+            .chain(told)
+            .collect()
     })
 }
 
@@ -308,27 +360,54 @@ proptest! {
 #[test]
 fn an_unfinished_run_of_the_same_job_is_gone_on_with() {
     let fingerprint = |text: &str| serde_json::from_str::<Fingerprint>(text).unwrap();
-    let (same, other) = (fingerprint(r#"{"all.when":"changed"}"#), fingerprint(r#"{"all.when":"always"}"#));
-    let run = RunInfo { fingerprint: same.clone(), ..info() };
+    let (same, other) = (
+        fingerprint(r#"{"all.when":"changed"}"#),
+        fingerprint(r#"{"all.when":"always"}"#),
+    );
+    let run = RunInfo {
+        fingerprint: same.clone(),
+        ..info()
+    };
     let mut state = RunState::default();
-    assert_eq!(decide(&state, &same, Intent::Resume), Ok(Decision::Begin), "there is nothing");
+    assert_eq!(
+        decide(&state, &same, Intent::Resume),
+        Ok(Decision::Begin),
+        "there is nothing"
+    );
     state.apply(at(1), &Event::RunBegan(run));
     assert_eq!(decide(&state, &same, Intent::Resume), Ok(Decision::Resume));
-    assert_eq!(decide(&state, &other, Intent::ResumeAnyway), Ok(Decision::Resume));
+    assert_eq!(
+        decide(&state, &other, Intent::ResumeAnyway),
+        Ok(Decision::Resume)
+    );
     assert_eq!(decide(&state, &same, Intent::Fresh), Ok(Decision::Begin));
-    let refused = decide(&state, &other, Intent::Resume).unwrap_err().to_string();
-    assert!(refused.contains("`all.when` was changed and is always; begin anew with --fresh"), "{refused}");
+    let refused = decide(&state, &other, Intent::Resume)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        refused.contains("`all.when` was changed and is always; begin anew with --fresh"),
+        "{refused}"
+    );
     state.apply(at(2), &Event::RunStopped);
     assert_eq!(decide(&state, &same, Intent::Resume), Ok(Decision::Resume));
     state.apply(at(3), &Event::RunEnded);
-    assert_eq!(decide(&state, &other, Intent::Resume), Ok(Decision::Begin), "it is over");
+    assert_eq!(
+        decide(&state, &other, Intent::Resume),
+        Ok(Decision::Begin),
+        "it is over"
+    );
     assert_eq!(state.phase, Phase::Ended);
 }
 
 /// Version 1 told only whether anything was lost.
 #[test]
 fn what_ended_in_the_first_format_is_read() {
-    for losses in ["", r#","losses":true"#, r#","losses":false"#, r#","losses":[]"#] {
+    for losses in [
+        "",
+        r#","losses":true"#,
+        r#","losses":false"#,
+        r#","losses":[]"#,
+    ] {
         let text = format!(r#"{{"done":{{"bytes":7,"parts":1,"proof":"etag"{losses}}}}}"#);
         let Ended::Done { losses, bytes, .. } = serde_json::from_str(&text).unwrap() else {
             panic!("{text}")

@@ -1,8 +1,9 @@
 //! Open uploads, kept small, and what of them can be gone on with.
 //!
-//! 48 uploads of 10,000 parts may be open at once, so a part takes eight bytes here: a mark of its `ETag`. That is enough
-//! to recognise the part in the server's own list, which has everything else. The list alone is not trusted: it may show
-//! a part that another writer put in the place of ours.
+//! 48 uploads of 10,000 parts may be open at once, so a part takes eight bytes here: a mark of its
+//! `ETag`. That is enough to recognise the part in the server's own list, which has everything
+//! else. The list alone is not trusted: it may show a part that another writer put in the place of
+//! ours.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
@@ -49,14 +50,21 @@ pub enum Kept {
 }
 
 impl Kept {
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde hands over a reference"
+    )]
     fn is_not(&self) -> bool {
         *self == Self::No
     }
 
     /// Returns the same when a new run begins.
     pub(super) fn in_next_run(self) -> Self {
-        if self == Self::No { Self::No } else { Self::ForThisRun }
+        if self == Self::No {
+            Self::No
+        } else {
+            Self::ForThisRun
+        }
     }
 }
 
@@ -108,9 +116,9 @@ pub struct Reconciled {
 }
 
 impl BegunUpload {
-    /// Which of the `listed` parts are good. A part that is listed and not on record is good if it has the right size: its
-    /// request was under way when the record ended, and it was pinned to the same source. One that is on record must be
-    /// the one on record.
+    /// Which of the `listed` parts are good. A part that is listed and not on record is good if it
+    /// has the right size: its request was under way when the record ended, and it was pinned to
+    /// the same source. One that is on record must be the one on record.
     #[must_use]
     pub fn reconcile(&self, listed: Vec<PartDone>) -> Reconciled {
         let mut outcome = Reconciled::default();
@@ -135,7 +143,8 @@ impl BegunUpload {
     }
 }
 
-/// Which parts S3 has confirmed, each with a mark of its `ETag`. In the snapshot it is base64 of eight bytes per part.
+/// Which parts S3 has confirmed, each with a mark of its `ETag`. In the snapshot it is base64 of
+/// eight bytes per part.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PartMarks {
     /// By number - 1; zero where there is no part.
@@ -149,7 +158,9 @@ const MAX_NUMBER: u32 = 10_000;
 impl PartMarks {
     /// Takes note of a part; returns true if the number is new.
     pub(super) fn insert(&mut self, number: u32, etag: &str) -> bool {
-        let Some(index) = number.checked_sub(1).filter(|_| number <= MAX_NUMBER) else { return false };
+        let Some(index) = number.checked_sub(1).filter(|_| number <= MAX_NUMBER) else {
+            return false;
+        };
         let index = index as usize;
         if self.marks.len() <= index {
             self.marks.resize(index + 1, 0);
@@ -179,7 +190,11 @@ fn mark_of(etag: &str) -> u64 {
 
 impl Serialize for PartMarks {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let bytes: Vec<u8> = self.marks.iter().flat_map(|mark| mark.to_le_bytes()).collect();
+        let bytes: Vec<u8> = self
+            .marks
+            .iter()
+            .flat_map(|mark| mark.to_le_bytes())
+            .collect();
         serializer.serialize_str(&STANDARD_NO_PAD.encode(bytes))
     }
 }
@@ -194,7 +209,10 @@ impl<'de> Deserialize<'de> for PartMarks {
         }
         let marks: Vec<u64> = marks.iter().map(|mark| u64::from_le_bytes(*mark)).collect();
         let count = marks.iter().filter(|mark| **mark != 0).count();
-        Ok(Self { marks, count: u32::try_from(count).unwrap_or(MAX_NUMBER) })
+        Ok(Self {
+            marks,
+            count: u32::try_from(count).unwrap_or(MAX_NUMBER),
+        })
     }
 }
 
@@ -205,7 +223,12 @@ mod tests {
     use super::*;
 
     fn part(number: u32, size: u64, etag: &str) -> PartDone {
-        PartDone { number, size, etag: etag.to_owned(), checksum: None }
+        PartDone {
+            number,
+            size,
+            etag: etag.to_owned(),
+            checksum: None,
+        }
     }
 
     fn upload() -> BegunUpload {
@@ -215,7 +238,12 @@ mod tests {
         }
         BegunUpload {
             id: "u".into(),
-            source: SourceVersion { size: 45, version: None, etag: None, modified: None },
+            source: SourceVersion {
+                size: 45,
+                version: None,
+                etag: None,
+                modified: None,
+            },
             parts: [10, 10, 10, 10, 5].into_iter().collect(),
             attributes: String::new(),
             kms: false,
@@ -247,7 +275,10 @@ mod tests {
         let mut marks = PartMarks::default();
         assert!(marks.insert(7, "x") && !marks.insert(7, "y"));
         assert_eq!((marks.count(), marks.get(7)), (1, Some(mark_of("y"))));
-        assert!(!marks.insert(0, "x") && !marks.insert(10_001, "x"), "S3 has no such numbers");
+        assert!(
+            !marks.insert(0, "x") && !marks.insert(10_001, "x"),
+            "S3 has no such numbers"
+        );
     }
 
     #[test]

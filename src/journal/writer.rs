@@ -1,13 +1,15 @@
 //! The one task that writes a journal, and the handle by which all others tell it what happened.
 //!
-//! Events come through a bounded queue. What has gathered while the last write was under way is written at once and, if
-//! somebody waits for it, made durable once for all of them: one sync serves a hundred uploads. The task also folds the
-//! events, so that a snapshot is nothing but its state written down.
+//! Events come through a bounded queue. What has gathered while the last write was under way is
+//! written at once and, if somebody waits for it, made durable once for all of them: one sync
+//! serves a hundred uploads. The task also folds the events, so that a snapshot is nothing but its
+//! state written down.
 //!
-//! The journal is the log ahead of the report. Receipts are events first; the task hands them to the [`Ledger`] in their
-//! order, and a snapshot is taken only when the ledger is durable too, with its length. After a crash the report is cut to
-//! that length and the receipts behind the snapshot are added again. A report that can not be written (a full disk) only
-//! holds up the snapshots: its receipts stay in the journal until it can.
+//! The journal is the log ahead of the report. Receipts are events first; the task hands them to
+//! the [`Ledger`] in their order, and a snapshot is taken only when the ledger is durable too, with
+//! its length. After a crash the report is cut to that length and the receipts behind the snapshot
+//! are added again. A report that can not be written (a full disk) only holds up the snapshots: its
+//! receipts stay in the journal until it can.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,16 +33,17 @@ use super::uploads::OpenUpload;
 const QUEUE: usize = 8192;
 /// Events in one write.
 const BATCH: usize = 4096;
-/// A report that can not be written is tried again after this, or after as many times what the last try took. Each reads
-/// again what the journal has gathered since.
+/// A report that can not be written is tried again after this, or after as many times what the last
+/// try took. Each reads again what the journal has gathered since.
 const REPORT_AGAIN: (Duration, u32) = (Duration::from_secs(5), 10);
 /// What nobody waits for is made durable after this.
 const SYNC_AFTER: Duration = Duration::from_secs(1);
 
 /// Where receipts go: the report.
 pub trait Ledger: Send {
-    /// Cuts it to this many bytes, which an earlier [`Ledger::sync`] gave; receipts are added behind them. Returns how many
-    /// it has then: fewer if it was lost meanwhile, for instance with the disk of a pod.
+    /// Cuts it to this many bytes, which an earlier [`Ledger::sync`] gave; receipts are added
+    /// behind them. Returns how many it has then: fewer if it was lost meanwhile, for instance with
+    /// the disk of a pod.
     ///
     /// # Errors
     /// It can not be written.
@@ -49,7 +52,8 @@ pub trait Ledger: Send {
     /// Says in it that receipts are missing: those of sessions that wrote no report.
     fn lack(&mut self);
 
-    /// Adds a receipt, a line of JSON without its end. What goes wrong is told by the next [`Ledger::sync`].
+    /// Adds a receipt, a line of JSON without its end. What goes wrong is told by the next
+    /// [`Ledger::sync`].
     fn add(&mut self, receipt: &str);
 
     /// Makes all receipts durable and returns the length in bytes.
@@ -92,8 +96,8 @@ enum Message {
 pub struct Closed {
     /// The final state.
     pub state: RunState,
-    /// Why the report lacks receipts, if it does. Then they are still in the journal, and the run is not over: the same
-    /// command run again puts them into the report.
+    /// Why the report lacks receipts, if it does. Then they are still in the journal, and the run
+    /// is not over: the same command run again puts them into the report.
     pub report: Result<(), String>,
 }
 
@@ -116,7 +120,8 @@ impl Journal {
         self.shared.has_ledger
     }
 
-    /// Takes note of an event, which is durable a second later. Waits only while the writer is far behind.
+    /// Takes note of an event, which is durable a second later. Waits only while the writer is far
+    /// behind.
     ///
     /// # Errors
     /// The journal can not be written any more.
@@ -124,7 +129,8 @@ impl Journal {
         self.send(Message::Event(event, None)).await
     }
 
-    /// Takes note of an event and returns when it, and all that were appended before it, are durable.
+    /// Takes note of an event and returns when it, and all that were appended before it, are
+    /// durable.
     ///
     /// # Errors
     /// The journal can not be written any more.
@@ -137,8 +143,8 @@ impl Journal {
         }
     }
 
-    /// Reports what this session leaves to the next one, which has it from the events. The receipt stands behind all others
-    /// in the report, and the next session cuts it off.
+    /// Reports what this session leaves to the next one, which has it from the events. The receipt
+    /// stands behind all others in the report, and the next session cuts it off.
     ///
     /// # Errors
     /// The journal can not be written any more.
@@ -175,7 +181,11 @@ impl Journal {
     /// Why the journal can not be written any more.
     #[must_use]
     pub fn error(&self) -> JournalError {
-        self.shared.error.get().cloned().unwrap_or(JournalError::Closed)
+        self.shared
+            .error
+            .get()
+            .cloned()
+            .unwrap_or(JournalError::Closed)
     }
 
     async fn send(&self, message: Message) -> Result<(), JournalError> {
@@ -197,7 +207,8 @@ pub(super) struct Start {
     pub(super) state: RunState,
     /// The number of the next record.
     pub(super) next: u64,
-    /// The length of the report at the last snapshot: receipts behind it are in the events since then.
+    /// The length of the report at the last snapshot: receipts behind it are in the events since
+    /// then.
     pub(super) report: u64,
     pub(super) ledger: Option<Box<dyn Ledger>>,
 }
@@ -227,10 +238,25 @@ impl<S: Store> WriterTask<S> {
             error: OnceLock::new(),
             broken: CancellationToken::new(),
         });
-        let journal = Journal { queue: sender, shared: Arc::clone(&shared) };
+        let journal = Journal {
+            queue: sender,
+            shared: Arc::clone(&shared),
+        };
         let last_write = Instant::now();
         let (unsynced, left, report_rests) = (None, Vec::new(), None);
-        (Self { store, start, queue, shared, unsynced, last_write, left, report_rests }, journal)
+        (
+            Self {
+                store,
+                start,
+                queue,
+                shared,
+                unsynced,
+                last_write,
+                left,
+                report_rests,
+            },
+            journal,
+        )
     }
 
     /// Brings the report to where the journal is.
@@ -250,7 +276,9 @@ impl<S: Store> WriterTask<S> {
         self.store.write(first, lines).await?;
         self.store.sync().await?;
         self.start.report = 0;
-        self.store.snapshot(self.start.next, 0, &self.start.state).await
+        self.store
+            .snapshot(self.start.next, 0, &self.start.state)
+            .await
     }
 
     pub(super) async fn run(mut self) {
@@ -299,7 +327,9 @@ impl<S: Store> WriterTask<S> {
                 let _ = done.send(closed);
                 return Ok(());
             }
-            let rests = self.report_rests.is_some_and(|until| Instant::now() < until);
+            let rests = self
+                .report_rests
+                .is_some_and(|until| Instant::now() < until);
             if !rests && self.store.wants_snapshot() {
                 self.snapshot().await?;
             }
@@ -325,7 +355,8 @@ impl<S: Store> WriterTask<S> {
                 () = sleep_until(since + SYNC_AFTER) => self.sync().await?,
             }
         };
-        let is_urgent = |message: &Message| !matches!(message, Message::Event(_, None) | Message::Left(_));
+        let is_urgent =
+            |message: &Message| !matches!(message, Message::Event(_, None) | Message::Left(_));
         let (patient, hurry) = self.store.gather();
         let mut urgent = is_urgent(&first);
         let mut batch = vec![first];
@@ -384,7 +415,9 @@ impl<S: Store> WriterTask<S> {
                 return Ok(());
             }
         };
-        self.store.snapshot(self.start.next, report, &self.start.state).await?;
+        self.store
+            .snapshot(self.start.next, report, &self.start.state)
+            .await?;
         self.start.report = report;
         Ok(())
     }
@@ -392,7 +425,11 @@ impl<S: Store> WriterTask<S> {
     async fn close(&mut self, last: Event) -> Result<Closed, JournalError> {
         let mut report = self.settle().await?.map(drop);
         // With receipts missing the run is not over, whatever its objects came to.
-        let last = if report.is_err() && S::KEEPS { Event::RunStopped } else { last };
+        let last = if report.is_err() && S::KEEPS {
+            Event::RunStopped
+        } else {
+            last
+        };
         let (mut lines, first) = (Vec::new(), self.start.next);
         self.record(&mut lines, &last);
         self.store.write(first, lines).await?;
@@ -400,7 +437,10 @@ impl<S: Store> WriterTask<S> {
         if report.is_ok() {
             report = self.report_left().await;
         }
-        Ok(Closed { state: self.start.state.clone(), report })
+        Ok(Closed {
+            state: self.start.state.clone(),
+            report,
+        })
     }
 
     /// Adds the receipts of what is left to the next session.
@@ -415,7 +455,8 @@ impl<S: Store> WriterTask<S> {
         Ok(())
     }
 
-    /// Makes the report durable with all receipts so far, from the journal if it has to be, and returns its length.
+    /// Makes the report durable with all receipts so far, from the journal if it has to be, and
+    /// returns its length.
     async fn settle(&mut self) -> Result<Result<u64, String>, JournalError> {
         match self.sync_ledger().await {
             Ok(length) => Ok(Ok(length)),
@@ -424,9 +465,12 @@ impl<S: Store> WriterTask<S> {
         }
     }
 
-    /// The length of the report, which is durable now; where there is none, what the last snapshot says of it.
+    /// The length of the report, which is durable now; where there is none, what the last snapshot
+    /// says of it.
     async fn sync_ledger(&mut self) -> Result<u64, String> {
-        let Some(mut ledger) = self.start.ledger.take() else { return Ok(self.start.report) };
+        let Some(mut ledger) = self.start.ledger.take() else {
+            return Ok(self.start.report);
+        };
         let synced = spawn_blocking(move || {
             let synced = ledger.sync();
             (ledger, synced)
@@ -436,10 +480,13 @@ impl<S: Store> WriterTask<S> {
         synced.map_err(|error| error.to_string())
     }
 
-    /// Cuts the report back to the last snapshot, adds the receipts since then and returns the length. The report may stay
-    /// at fault, which is the inner error; the outer one is the journal's.
+    /// Cuts the report back to the last snapshot, adds the receipts since then and returns the
+    /// length. The report may stay at fault, which is the inner error; the outer one is the
+    /// journal's.
     async fn catch_up(&mut self) -> Result<Result<u64, String>, JournalError> {
-        let Some(mut ledger) = self.start.ledger.take() else { return Ok(Ok(self.start.report)) };
+        let Some(mut ledger) = self.start.ledger.take() else {
+            return Ok(Ok(self.start.report));
+        };
         let mut rewound = ledger.rewind(self.start.report);
         if let Ok(length) = rewound
             && length < self.start.report
@@ -464,7 +511,8 @@ impl<S: Store> WriterTask<S> {
         self.start.ledger = Some(ledger);
         read?;
         match rewound {
-            // What was lost does not come back: the next time, too, receipts are added behind what was there.
+            // What was lost does not come back: the next time, too, receipts are added behind what
+            // was there.
             Ok(length) => {
                 self.start.report = length;
                 Ok(self.sync_ledger().await)
@@ -477,7 +525,10 @@ impl<S: Store> WriterTask<S> {
 /// The receipts that an event carries.
 fn receipts(event: &Event) -> &[ReceiptLine] {
     match event {
-        Event::ObjectEnded { receipt: Some(receipt), .. } => std::slice::from_ref(receipt),
+        Event::ObjectEnded {
+            receipt: Some(receipt),
+            ..
+        } => std::slice::from_ref(receipt),
         Event::KeysPassed(passed) => &passed.receipts,
         _ => &[],
     }

@@ -1,23 +1,27 @@
 //! Where the keys of a prefix are cut, so that many listers list it at once: the pure part.
 //!
-//! S3 gives a list page by page, each after the answer to the one before: sixteen thousand keys a second at 60 ms a page,
-//! whatever the client does. But a list may begin behind any text (`start-after`), so the keys are listed in ranges side by
-//! side. Nothing has to be known about them: a range is cut at a guessed text, and what lies behind the cut is listed from
-//! there on. A guess decides only how even the work is. That no key is listed twice or missed is because the two ranges
-//! meet at the cut, which is fixed before either of them comes there; keys that are written or deleted meanwhile do not
-//! matter, since no cut depends on a key being there.
+//! S3 gives a list page by page, each after the answer to the one before: sixteen thousand keys a
+//! second at 60 ms a page, whatever the client does. But a list may begin behind any text
+//! (`start-after`), so the keys are listed in ranges side by side. Nothing has to be known about
+//! them: a range is cut at a guessed text, and what lies behind the cut is listed from there on. A
+//! guess decides only how even the work is. That no key is listed twice or missed is because the
+//! two ranges meet at the cut, which is fixed before either of them comes there; keys that are
+//! written or deleted meanwhile do not matter, since no cut depends on a key being there.
 //!
-//! The guess rests on the page that was read last: how far along its keys went, beside how far there is to go to
-//! the range's end, says how many pages are left, if keys are spread evenly. That is a wild guess where keys have much in
-//! common (a page of `logs/2026/11/22/…` is next to nothing of all there is up to the end of the prefix), and then a cut in the
-//! middle would find nothing for dozens of times. So if more is expected than is plausible, the cut is made half way in
-//! the *depth* of the keys: six cuts find where a thousand characters in common end.
+//! The guess rests on the page that was read last: how far along its keys went, beside how far
+//! there is to go to the range's end, says how many pages are left, if keys are spread evenly. That
+//! is a wild guess where keys have much in common (a page of `logs/2026/11/22/…` is next to nothing
+//! of all there is up to the end of the prefix), and then a cut in the middle would find nothing
+//! for dozens of times. So if more is expected than is plausible, the cut is made half way in the
+//! *depth* of the keys: six cuts find where a thousand characters in common end.
 //!
-//! A cut costs the one request that lists what is behind it, and only if that finds nothing was it in vain. The
-//! pages that were read bound how many may be in vain, and a prefix of less than three pages is never cut.
+//! A cut costs the one request that lists what is behind it, and only if that finds nothing was it
+//! in vain. The pages that were read bound how many may be in vain, and a prefix of less than three
+//! pages is never cut.
 //!
-//! Patterns with several literal beginnings give several prefixes ([`Reach`]). Each takes a request of its own in any
-//! case, so a range with several of them is cut between two before anything else, and that is no guess.
+//! Patterns with several literal beginnings give several prefixes ([`Reach`]). Each takes a request
+//! of its own in any case, so a range with several of them is cut between two before anything else,
+//! and that is no guess.
 
 mod alphabet;
 
@@ -95,7 +99,8 @@ struct Page {
 }
 
 impl Ranges {
-    /// Begins with some ranges, no more than `most` at a time. New ones are numbered from `next` to `last`.
+    /// Begins with some ranges, no more than `most` at a time. New ones are numbered from `next` to
+    /// `last`.
     #[must_use]
     pub fn new(reach: Reach, ranges: &[KeyRange], most: usize, next: u32, last: u32) -> Self {
         let listed = |range: &KeyRange| Listed {
@@ -106,7 +111,10 @@ impl Ranges {
         };
         Self {
             alphabet: Alphabet::default(),
-            listed: ranges.iter().map(|range| (range.range, listed(range))).collect(),
+            listed: ranges
+                .iter()
+                .map(|range| (range.range, listed(range)))
+                .collect(),
             most,
             next,
             last,
@@ -116,11 +124,16 @@ impl Ranges {
         }
     }
 
-    /// Takes note of a page of a range, and says where that ends: what is behind is another's to list.
+    /// Takes note of a page of a range, and says where that ends: what is behind is another's to
+    /// list.
     pub fn page(&mut self, range: u32, keys: &[&str], behind: Behind) -> Option<ObjectKey> {
         self.pages += 1;
         let Behind { more, prefix } = behind;
-        let listed_prefix = self.reach.prefixes().get(if more { prefix } else { prefix.saturating_sub(1) });
+        let listed_prefix = self.reach.prefixes().get(if more {
+            prefix
+        } else {
+            prefix.saturating_sub(1)
+        });
         let begin = listed_prefix.map_or(0, |prefix| prefix.as_str().len());
         for key in keys.iter().step_by((keys.len() / SAMPLES).max(1)) {
             self.alphabet.learn(key.get(begin..).unwrap_or_default());
@@ -132,9 +145,11 @@ impl Ranges {
         self.in_vain += u32::from(std::mem::take(&mut listed.is_guess) && found_nothing);
         listed.prefix = prefix;
         listed.page = match (keys.first(), keys.last()) {
-            (Some(first), Some(last)) if more && inside(last) => {
-                Some(Page { first: (*first).to_owned(), last: (*last).to_owned(), left: 0.0 })
-            }
+            (Some(first), Some(last)) if more && inside(last) => Some(Page {
+                first: (*first).to_owned(),
+                last: (*last).to_owned(),
+                left: 0.0,
+            }),
             _ => None,
         };
         self.expect(range);
@@ -190,9 +205,24 @@ impl Ranges {
         let new = self.next;
         let until = self.listed.get_mut(&range)?.until.replace(at.clone());
         self.next += 1;
-        self.listed.insert(new, Listed { until: until.clone(), is_guess, prefix, page: None });
+        self.listed.insert(
+            new,
+            Listed {
+                until: until.clone(),
+                is_guess,
+                prefix,
+                page: None,
+            },
+        );
         self.expect(range);
-        Some(Cut { range, new: KeyRange { range: new, after: Some(at), until } })
+        Some(Cut {
+            range,
+            new: KeyRange {
+                range: new,
+                after: Some(at),
+                until,
+            },
+        })
     }
 
     /// True while further ranges may be made.
@@ -200,38 +230,50 @@ impl Ranges {
         self.listed.len() < self.most && self.next <= self.last
     }
 
-    /// The range with the most prefixes before it, a text between two of them, and the position of the second.
+    /// The range with the most prefixes before it, a text between two of them, and the position of
+    /// the second.
     fn between_prefixes(&self) -> Option<(u32, ObjectKey, usize)> {
         let cuts = self.listed.iter().filter_map(|(range, listed)| {
             let all = self.reach.prefixes();
             let first = listed.prefix + 1;
-            let end = all.partition_point(|prefix| listed.until.as_ref().is_none_or(|until| prefix <= until));
+            let end = all.partition_point(|prefix| {
+                listed.until.as_ref().is_none_or(|until| prefix <= until)
+            });
             let left = end.checked_sub(first).filter(|left| *left > 0)?;
             let middle = first + left / 2;
             let mut at = (middle..end).chain((first..middle).rev());
             let (at, text) = at.find_map(|at| Some((at, gap(all.get(at - 1)?, all.get(at)?)?)))?;
             Some((left, *range, text, at))
         });
-        cuts.max_by_key(|(left, ..)| *left).map(|(_, range, text, at)| (range, text, at))
+        cuts.max_by_key(|(left, ..)| *left)
+            .map(|(_, range, text, at)| (range, text, at))
     }
 
     /// The range with the most pages before it, if one is to be cut.
     fn widest(&self) -> Option<u32> {
-        let guesses = self.listed.values().filter(|listed| listed.is_guess).count();
+        let guesses = self
+            .listed
+            .values()
+            .filter(|listed| listed.is_guess)
+            .count();
         let guesses = u32::try_from(guesses).unwrap_or(u32::MAX);
         let may_guess = guesses.saturating_add(self.in_vain) < FREE_GUESSES + self.pages / 3;
         if self.pages < FIRST_PAGES || !may_guess {
             return None;
         }
-        let left =
-            self.listed.iter().filter_map(|(range, listed)| Some((listed.page.as_ref()?.left, *range)));
+        let left = self
+            .listed
+            .iter()
+            .filter_map(|(range, listed)| Some((listed.page.as_ref()?.left, *range)));
         let widest = left.max_by(|one, other| one.0.total_cmp(&other.0))?;
         (widest.0 >= WORTH_A_CUT).then_some(widest.1)
     }
 
     /// How many pages a range has before it, if its keys go on as on its last page.
     fn expect(&mut self, range: u32) {
-        let Some(listed) = self.listed.get_mut(&range) else { return };
+        let Some(listed) = self.listed.get_mut(&range) else {
+            return;
+        };
         let Some(page) = &mut listed.page else { return };
         let (prefix, until) = frame(&self.reach, listed.prefix, listed.until.as_ref());
         page.left = Scale::of(page, until, prefix, &self.alphabet).pages_left();
@@ -239,16 +281,25 @@ impl Ranges {
 }
 
 /// The bytes that a prefix has, and where a range ends within it.
-fn frame<'u>(reach: &Reach, prefix: usize, until: Option<&'u ObjectKey>) -> (usize, Option<&'u ObjectKey>) {
+fn frame<'u>(
+    reach: &Reach,
+    prefix: usize,
+    until: Option<&'u ObjectKey>,
+) -> (usize, Option<&'u ObjectKey>) {
     let prefix = reach.prefixes().get(prefix).map_or("", ObjectKey::as_str);
-    (prefix.len(), until.filter(|until| until.as_str().starts_with(prefix)))
+    (
+        prefix.len(),
+        until.filter(|until| until.as_str().starts_with(prefix)),
+    )
 }
 
 /// A text behind all keys with one prefix and before all keys with the next one.
 fn gap(prefix: &ObjectKey, next: &ObjectKey) -> Option<ObjectKey> {
     let mut chars = prefix.as_str().chars();
     let last = chars.next_back().and_then(next_char)?;
-    ObjectKey::new(&format!("{}{last}", chars.as_str())).ok().filter(|gap| gap < next)
+    ObjectKey::new(&format!("{}{last}", chars.as_str()))
+        .ok()
+        .filter(|gap| gap < next)
 }
 
 /// What lies before a range, measured by its last page.
@@ -267,14 +318,20 @@ struct Scale<'a> {
 impl<'a> Scale<'a> {
     fn of(page: &Page, until: Option<&ObjectKey>, prefix: usize, alphabet: &'a Alphabet) -> Self {
         let (first, last) = (&*page.first, &*page.last);
-        let at = until.map_or(prefix, |until| common(last, until.as_str())).min(last.len());
+        let at = until
+            .map_or(prefix, |until| common(last, until.as_str()))
+            .min(last.len());
         let differ = common(first, last).max(at);
         let value = |text: &str| alphabet.value(text.get(at..).unwrap_or_default());
         Self {
             at,
             depth: last.get(at..differ).map_or(0, |text| text.chars().count()),
             // What comes before the common part of the keys to come is before them all.
-            first: if common(first, last) < at { 0.0 } else { value(first) },
+            first: if common(first, last) < at {
+                0.0
+            } else {
+                value(first)
+            },
             last: value(last),
             end: until.map_or(1.0, |until| value(until.as_str())),
             alphabet,
@@ -289,7 +346,12 @@ impl<'a> Scale<'a> {
 }
 
 /// A text between the last key of a page and the end of its range.
-fn middle(page: &Page, until: Option<&ObjectKey>, prefix: usize, alphabet: &Alphabet) -> Option<ObjectKey> {
+fn middle(
+    page: &Page,
+    until: Option<&ObjectKey>,
+    prefix: usize,
+    alphabet: &Alphabet,
+) -> Option<ObjectKey> {
     let last = &*page.last;
     let scale = Scale::of(page, until, prefix, alphabet);
     let between = |text: String| {

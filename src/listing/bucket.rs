@@ -1,13 +1,15 @@
-//! The objects of a bucket, page after page, in the order of their keys' bytes; all that a [`Reach`] has, or a range of them.
+//! The objects of a bucket, page after page, in the order of their keys' bytes; all that a
+//! [`Reach`] has, or a range of them.
 //!
-//! Pages are asked for by continuation token. The next page is on its way while the last one is read, and no sooner, so
-//! that each of many listings holds two pages at most.
+//! Pages are asked for by continuation token. The next page is on its way while the last one is
+//! read, and no sooner, so that each of many listings holds two pages at most.
 //!
-//! A reach has several prefixes if its patterns have several literal beginnings. They are listed one after the other.
+//! A reach has several prefixes if its patterns have several literal beginnings. They are listed
+//! one after the other.
 //!
-//! Where a range ends is asked again with each page ([`Bounds`]), because it may be cut while it is listed. A range is worth
-//! nothing if the server does not list in order: keys out of it would be missed without a word. So that is checked
-//! ([`Paging`]), and a list out of order fails.
+//! Where a range ends is asked again with each page ([`Bounds`]), because it may be cut while it is
+//! listed. A range is worth nothing if the server does not list in order: keys out of it would be
+//! missed without a word. So that is checked ([`Paging`]), and a list out of order fails.
 
 use super::reach::{Behind, Reach};
 use super::{Entry, Found, Listing, Pages};
@@ -18,7 +20,8 @@ use crate::s3::{Failure, ListedObject, Operation, Page};
 
 /// Where a listing ends before the last key of its reach.
 pub trait Bounds: Send + 'static {
-    /// Takes note of a page's keys, and of what follows; returns the last key that belongs to the listing.
+    /// Takes note of a page's keys, and of what follows; returns the last key that belongs to the
+    /// listing.
     fn page(&mut self, keys: &[&str], behind: Behind) -> Option<ObjectKey>;
 }
 
@@ -40,9 +43,12 @@ pub fn objects(bucket: Bucket, reach: Reach, after: Option<String>) -> Listing {
 /// The same up to a key that may come nearer while it is listed, from a server that lists in order.
 #[must_use]
 pub fn range(bucket: Bucket, reach: Reach, after: Option<String>, bounds: impl Bounds) -> Listing {
-    let paging =
-        Paging::new(Operation::ListObjects, bucket.name(), "", Order::Ascending).behind(after.clone());
-    start(Lister { paging, ..Lister::new(bucket, reach, after, bounds) })
+    let paging = Paging::new(Operation::ListObjects, bucket.name(), "", Order::Ascending)
+        .behind(after.clone());
+    start(Lister {
+        paging,
+        ..Lister::new(bucket, reach, after, bounds)
+    })
 }
 
 struct Lister<B> {
@@ -55,7 +61,8 @@ struct Lister<B> {
     token: Option<String>,
     bounds: B,
     paging: Paging,
-    /// Set once the reader knows of entries that were left out. Further ones are counted up to the end.
+    /// Set once the reader knows of entries that were left out. Further ones are counted up to the
+    /// end.
     refused: bool,
 }
 
@@ -65,14 +72,28 @@ fn start(lister: Lister<impl Bounds>) -> Listing {
 
 impl<B: Bounds> Lister<B> {
     fn new(bucket: Bucket, reach: Reach, after: Option<String>, bounds: B) -> Self {
-        let reach = if bucket.capabilities().directory { reach.in_whole_directories() } else { reach };
+        let reach = if bucket.capabilities().directory {
+            reach.in_whole_directories()
+        } else {
+            reach
+        };
         let at = reach.first_behind(after.as_deref());
         // In front of the prefix, it says nothing.
         let prefix = reach.prefixes().get(at);
-        let after = after.filter(|after| prefix.is_some_and(|prefix| after.starts_with(prefix.as_str())));
+        let after =
+            after.filter(|after| prefix.is_some_and(|prefix| after.starts_with(prefix.as_str())));
         let order = Order::of_objects(bucket.capabilities().ordered_lists);
         let paging = Paging::new(Operation::ListObjects, bucket.name(), "", order);
-        Self { bucket, reach, at, after, token: None, bounds, paging, refused: false }
+        Self {
+            bucket,
+            reach,
+            at,
+            after,
+            token: None,
+            bounds,
+            paging,
+            refused: false,
+        }
     }
 
     async fn run(mut self, pages: Pages<Found>) {
@@ -87,7 +108,9 @@ impl<B: Bounds> Lister<B> {
                         let refused = self.paging.take_refused();
                         self.refused |= !refused.is_empty();
                         found.extend(
-                            refused.into_iter().map(|failure| Found::Refused(place.clone(), failure)),
+                            refused
+                                .into_iter()
+                                .map(|failure| Found::Refused(place.clone(), failure)),
                         );
                     }
                     room.send(found);
@@ -102,8 +125,14 @@ impl<B: Bounds> Lister<B> {
 
     /// Lists one page and notes where the next one begins.
     async fn page(&mut self, prefix: &ObjectKey) -> Result<Vec<Found>, Failure> {
-        let mut page =
-            self.bucket.list(prefix.as_str(), self.after.as_deref(), self.token.as_deref()).await?;
+        let mut page = self
+            .bucket
+            .list(
+                prefix.as_str(),
+                self.after.as_deref(),
+                self.token.as_deref(),
+            )
+            .await?;
         self.paging.enter(prefix.as_str());
         if self.paging.check(&mut page)? == Turn::Again {
             return Ok(Vec::new());
@@ -113,9 +142,18 @@ impl<B: Bounds> Lister<B> {
         self.at += usize::from(!more);
         let until = {
             let keys: Vec<_> = items.iter().map(|object| &*object.key).collect();
-            self.bounds.page(&keys, Behind { more, prefix: self.at })
+            self.bounds.page(
+                &keys,
+                Behind {
+                    more,
+                    prefix: self.at,
+                },
+            )
         };
-        let skip = items.last().filter(|_| more).and_then(|last| self.skip(&last.key));
+        let skip = items
+            .last()
+            .filter(|_| more)
+            .and_then(|last| self.skip(&last.key));
         (self.after, self.token) = match skip {
             Some(skip) => (Some(skip), None),
             None => (self.after.take().filter(|_| more), next),
@@ -123,23 +161,36 @@ impl<B: Bounds> Lister<B> {
         if let Some(until) = until {
             let inside = items.partition_point(|object| *object.key <= *until.as_str());
             // What ends with the range needs no further page to see that.
-            let mut is_end =
-                inside < items.len() || items.last().is_some_and(|last| *last.key == *until.as_str());
-            is_end |=
-                self.token.is_none() && self.after.as_deref().is_some_and(|after| after >= until.as_str());
-            is_end |= self.reach.prefixes().get(self.at).is_some_and(|prefix| *prefix > until);
+            let mut is_end = inside < items.len()
+                || items
+                    .last()
+                    .is_some_and(|last| *last.key == *until.as_str());
+            is_end |= self.token.is_none()
+                && self
+                    .after
+                    .as_deref()
+                    .is_some_and(|after| after >= until.as_str());
+            is_end |= self
+                .reach
+                .prefixes()
+                .get(self.at)
+                .is_some_and(|prefix| *prefix > until);
             items.truncate(inside);
             if is_end {
                 self.at = self.reach.prefixes().len();
             }
         }
         let relative_at = self.reach.relative_at();
-        Ok(items.into_iter().map(|object| found(object, relative_at)).collect())
+        Ok(items
+            .into_iter()
+            .map(|object| found(object, relative_at))
+            .collect())
     }
 
     /// Returns where the list can go on if what follows this key is left out.
     fn skip(&self, key: &str) -> Option<String> {
-        let in_order = self.bucket.capabilities().ordered_lists && !self.bucket.capabilities().directory;
+        let in_order =
+            self.bucket.capabilities().ordered_lists && !self.bucket.capabilities().directory;
         in_order.then(|| self.reach.skip(key)).flatten()
     }
 }

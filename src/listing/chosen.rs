@@ -1,6 +1,7 @@
 //! Objects that are named one by one, instead of all below a prefix: each is asked for by HEAD.
 //!
-//! They come in the order of their keys, like every listing, and what is not there any more is a failure of that object.
+//! They come in the order of their keys, like every listing, and what is not there any more is a
+//! failure of that object.
 
 use futures::stream::{self, StreamExt};
 
@@ -10,7 +11,8 @@ use crate::location::ObjectKey;
 use crate::manifest::job::Chosen;
 use crate::pace::gate::by_itself;
 
-/// The chosen objects, so many of which are asked for `at_once`; their keys are relative to `prefix`.
+/// The chosen objects, so many of which are asked for `at_once`; their keys are relative to
+/// `prefix`.
 #[must_use]
 pub fn objects(bucket: &Bucket, prefix: &ObjectKey, chosen: &[Chosen], at_once: usize) -> Listing {
     let (bucket, relative_at) = (bucket.clone(), prefix.as_str().len());
@@ -18,7 +20,8 @@ pub fn objects(bucket: &Bucket, prefix: &ObjectKey, chosen: &[Chosen], at_once: 
     chosen.sort();
     chosen.dedup();
     Listing::by(|pages| async move {
-        let found = stream::iter(chosen).map(|chosen| by_itself(find(bucket.clone(), relative_at, chosen)));
+        let found =
+            stream::iter(chosen).map(|chosen| by_itself(find(bucket.clone(), relative_at, chosen)));
         let mut found = std::pin::pin!(found.buffered(at_once));
         while let Some(found) = found.next().await {
             // The reader is gone when the run stops.

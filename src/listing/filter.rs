@@ -1,8 +1,8 @@
 //! Which entries of a source take part: a [`Selection`] applied to one entry.
 //!
-//! Pure and without state, so that the source and the destination side of a comparison, a dry run and a later
-//! verification all agree. The answer names the rule, because "why was this file not copied?" is asked of every
-//! tool of this kind.
+//! Pure and without state, so that the source and the destination side of a comparison, a dry run
+//! and a later verification all agree. The answer names the rule, because "why was this file not
+//! copied?" is asked of every tool of this kind.
 
 use std::fmt;
 
@@ -33,7 +33,8 @@ pub enum Excluded {
     TooOld(Timestamp),
     /// Modified at or after this `modified_before`.
     TooNew(Timestamp),
-    /// There is a rule about the time of modification and the source does not tell it: nobody knows if the entry takes part.
+    /// There is a rule about the time of modification and the source does not tell it: nobody knows
+    /// if the entry takes part.
     ModifiedUnknown,
     /// Its storage class is not among the `storage_classes`.
     StorageClass,
@@ -43,11 +44,13 @@ impl Filter {
     /// A filter that admits what `select` says.
     #[must_use]
     pub fn new(select: &Selection) -> Self {
-        Self { select: select.clone() }
+        Self {
+            select: select.clone(),
+        }
     }
 
-    /// Whether an entry takes part. `relative_key` is what stands behind the source's prefix; no storage class
-    /// means `STANDARD`, as in S3's answers.
+    /// Whether an entry takes part. `relative_key` is what stands behind the source's prefix; no
+    /// storage class means `STANDARD`, as in S3's answers.
     ///
     /// # Errors
     /// The first rule that leaves the entry out.
@@ -66,7 +69,8 @@ impl Filter {
             _ => {}
         }
         let class = storage_class.unwrap_or("STANDARD");
-        if !select.storage_classes.is_empty() && !select.storage_classes.iter().any(|wanted| wanted == class)
+        if !select.storage_classes.is_empty()
+            && !select.storage_classes.iter().any(|wanted| wanted == class)
         {
             return Err(Excluded::StorageClass);
         }
@@ -78,24 +82,38 @@ impl Filter {
     ///
     /// # Errors
     /// The first rule that leaves it out.
-    pub fn admits_marker(&self, relative_key: &str, modified: Option<Timestamp>) -> Result<(), Excluded> {
+    pub fn admits_marker(
+        &self,
+        relative_key: &str,
+        modified: Option<Timestamp>,
+    ) -> Result<(), Excluded> {
         self.admits_key(relative_key)?;
         self.admits_time(modified)
     }
 
     fn admits_key(&self, relative_key: &str) -> Result<(), Excluded> {
         let select = &self.select;
-        if let Some(glob) = select.exclude.iter().find(|glob| glob.matches(relative_key)) {
+        if let Some(glob) = select
+            .exclude
+            .iter()
+            .find(|glob| glob.matches(relative_key))
+        {
             return Err(Excluded::Pattern(glob.clone()));
         }
-        if !select.include.is_empty() && !select.include.iter().any(|glob| glob.matches(relative_key)) {
+        if !select.include.is_empty()
+            && !select.include.iter().any(|glob| glob.matches(relative_key))
+        {
             return Err(Excluded::NotIncluded);
         }
         Ok(())
     }
 
     fn admits_time(&self, modified: Option<Timestamp>) -> Result<(), Excluded> {
-        match (self.select.modified_after, self.select.modified_before, modified) {
+        match (
+            self.select.modified_after,
+            self.select.modified_before,
+            modified,
+        ) {
             (None, None, _) => Ok(()),
             (_, _, None) => Err(Excluded::ModifiedUnknown),
             (Some(bound), _, Some(time)) if time < bound => Err(Excluded::TooOld(bound)),
@@ -104,8 +122,8 @@ impl Filter {
         }
     }
 
-    /// Returns true if no key below `relative_dir` (with a slash at the end) can take part, so that a walk need not
-    /// descend. Returns false when in doubt.
+    /// Returns true if no key below `relative_dir` (with a slash at the end) can take part, so that
+    /// a walk need not descend. Returns false when in doubt.
     #[must_use]
     pub fn skips_directory(&self, relative_dir: &str) -> bool {
         self.select.leaves_out_all_below(relative_dir)
@@ -144,11 +162,18 @@ mod tests {
     use super::*;
 
     fn globs(patterns: &[&str]) -> Vec<KeyGlob> {
-        patterns.iter().map(|pattern| pattern.parse().unwrap()).collect()
+        patterns
+            .iter()
+            .map(|pattern| pattern.parse().unwrap())
+            .collect()
     }
 
     fn patterns(include: &[&str], exclude: &[&str]) -> Filter {
-        Filter::new(&Selection { include: globs(include), exclude: globs(exclude), ..Selection::default() })
+        Filter::new(&Selection {
+            include: globs(include),
+            exclude: globs(exclude),
+            ..Selection::default()
+        })
     }
 
     fn admits(filter: &Filter, key: &str) -> bool {
@@ -158,11 +183,27 @@ mod tests {
     #[test]
     fn stars_stop_at_slashes_and_double_stars_do_not() {
         for (pattern, matching, other) in [
-            ("*.csv", &["a.csv", ".csv"][..], &["d/a.csv", "a.csv.gz", "a.CSV"][..]),
-            ("**/*.csv", &["a.csv", "d/a.csv", "d//e/a.csv"], &["a.csv/x"]),
-            ("tmp/**", &["tmp/a", "tmp/a/b", "tmp/"], &["tmp", "a/tmp/b", "tmpx/a"]),
+            (
+                "*.csv",
+                &["a.csv", ".csv"][..],
+                &["d/a.csv", "a.csv.gz", "a.CSV"][..],
+            ),
+            (
+                "**/*.csv",
+                &["a.csv", "d/a.csv", "d//e/a.csv"],
+                &["a.csv/x"],
+            ),
+            (
+                "tmp/**",
+                &["tmp/a", "tmp/a/b", "tmp/"],
+                &["tmp", "a/tmp/b", "tmpx/a"],
+            ),
             ("**/tmp/**", &["tmp/a", "a/b/tmp/c"], &["atmp/b"]),
-            ("day=?/[a-c]{1,2}", &["day=1/a1", "day=9/c2"], &["day=10/a1", "day=//a1", "day=1/d1"]),
+            (
+                "day=?/[a-c]{1,2}",
+                &["day=1/a1", "day=9/c2"],
+                &["day=10/a1", "day=//a1", "day=1/d1"],
+            ),
             (r"\*\[x\]", &["*[x]"], &["ax", r"\*[x]"]),
             ("**", &["a", "a/b", "ü/\n"], &[]),
             ("**/*/", &["a/", "a/b/"], &["a", "a/b"]),
@@ -206,23 +247,44 @@ mod tests {
             (10, Some(start), Err(Excluded::TooSmall(ByteSize(10)))),
             (20, Some(start), Err(Excluded::TooLarge(ByteSize(20)))),
             (15, Some(end), Err(Excluded::TooNew(end))),
-            (15, Some(time("2025-12-31T23:59:59Z")), Err(Excluded::TooOld(start))),
+            (
+                15,
+                Some(time("2025-12-31T23:59:59Z")),
+                Err(Excluded::TooOld(start)),
+            ),
             (15, None, Err(Excluded::ModifiedUnknown)),
         ] {
-            assert_eq!(filter.admits("k", size, modified, None), result, "{size} {modified:?}");
+            assert_eq!(
+                filter.admits("k", size, modified, None),
+                result,
+                "{size} {modified:?}"
+            );
         }
-        let zero = Selection { larger_than: Some(ByteSize(0)), ..Selection::default() };
+        let zero = Selection {
+            larger_than: Some(ByteSize(0)),
+            ..Selection::default()
+        };
         assert!(Filter::new(&zero).admits("k", 0, None, None).is_err());
     }
 
     #[test]
     fn no_storage_class_is_standard() {
         let classes = vec!["STANDARD".to_owned(), "GLACIER_IR".to_owned()];
-        let filter = Filter::new(&Selection { storage_classes: classes, ..Selection::default() });
-        for (class, admitted) in
-            [(None, true), (Some("STANDARD"), true), (Some("GLACIER_IR"), true), (Some("GLACIER"), false)]
-        {
-            assert_eq!(filter.admits("k", 1, None, class).is_ok(), admitted, "{class:?}");
+        let filter = Filter::new(&Selection {
+            storage_classes: classes,
+            ..Selection::default()
+        });
+        for (class, admitted) in [
+            (None, true),
+            (Some("STANDARD"), true),
+            (Some("GLACIER_IR"), true),
+            (Some("GLACIER"), false),
+        ] {
+            assert_eq!(
+                filter.admits("k", 1, None, class).is_ok(),
+                admitted,
+                "{class:?}"
+            );
         }
     }
 

@@ -1,9 +1,10 @@
 //! Finding the counterpart of a key at the destination by walking its listing along.
 //!
-//! Both sides come in the order of their keys' bytes, so one pass over each is enough, and nothing is kept but the
-//! entry under the finger. Only of use where the key map keeps that order
-//! ([`KeyMap::preserves_order`](crate::manifest::keys::KeyMap::preserves_order)). Where a server lists in another one,
-//! for instance directory by directory, an entry that is found is there, but one that is not found may be there too.
+//! Both sides come in the order of their keys' bytes, so one pass over each is enough, and nothing
+//! is kept but the entry under the finger. Only of use where the key map keeps that order
+//! ([`KeyMap::preserves_order`](crate::manifest::keys::KeyMap::preserves_order)). Where a server
+//! lists in another one, for instance directory by directory, an entry that is found is there, but
+//! one that is not found may be there too.
 
 use super::{Entry, Found, Listing};
 use crate::s3::Failure;
@@ -21,16 +22,27 @@ impl Counterparts {
     /// Walks along this listing of the destination.
     #[must_use]
     pub fn of(listing: Listing) -> Self {
-        Self { listing, current: None, ended: false, refused: Vec::new() }
+        Self {
+            listing,
+            current: None,
+            ended: false,
+            refused: Vec::new(),
+        }
     }
 
-    /// The entry with exactly this key. `None` says that there is none, if both sides are in order and keys are asked
-    /// for in that order.
+    /// The entry with exactly this key. `None` says that there is none, if both sides are in order
+    /// and keys are asked for in that order.
     ///
     /// # Errors
-    /// What the destination's listing failed with; then nothing can be said about this key or any behind it.
+    /// What the destination's listing failed with; then nothing can be said about this key or any
+    /// behind it.
     pub async fn find(&mut self, key: &str) -> Result<Option<&Entry>, Failure> {
-        while !self.ended && self.current.as_ref().is_none_or(|current| current.key.as_str() < key) {
+        while !self.ended
+            && self
+                .current
+                .as_ref()
+                .is_none_or(|current| current.key.as_str() < key)
+        {
             match self.listing.next().await {
                 Some(Found::Entry(entry)) => self.current = Some(entry),
                 Some(Found::Ignored(..) | Found::Unread(..)) => {}
@@ -39,10 +51,14 @@ impl Counterparts {
                 None => (self.current, self.ended) = (None, true),
             }
         }
-        Ok(self.current.as_ref().filter(|current| current.key.as_str() == key))
+        Ok(self
+            .current
+            .as_ref()
+            .filter(|current| current.key.as_str() == key))
     }
 
-    /// Returns what was left out of the listing so far because the server should not have listed it.
+    /// Returns what was left out of the listing so far because the server should not have listed
+    /// it.
     pub fn take_refused(&mut self) -> Vec<(String, Failure)> {
         std::mem::take(&mut self.refused)
     }

@@ -1,10 +1,11 @@
 //! The files below a directory, in the order that their keys have in S3.
 //!
-//! A directory `a` sorts as `a/`, so that the walk comes out in the order of the keys' bytes and can be compared with
-//! a bucket's listing side by side. Directories are read in parallel ahead of the walk (a few per level), because a
-//! walk of a network file system is all latency; memory is bounded by the directories on the way, not by the tree.
-//! Symbolic links are treated as the job says: skipped, followed, or an error each. A link back to a directory on
-//! the way is never followed, so that the walk ends.
+//! A directory `a` sorts as `a/`, so that the walk comes out in the order of the keys' bytes and
+//! can be compared with a bucket's listing side by side. Directories are read in parallel ahead of
+//! the walk (a few per level), because a walk of a network file system is all latency; memory is
+//! bounded by the directories on the way, not by the tree. Symbolic links are treated as the job
+//! says: skipped, followed, or an error each. A link back to a directory on the way is never
+//! followed, so that the walk ends.
 
 use std::collections::VecDeque;
 use std::fs::{self, Metadata};
@@ -24,19 +25,28 @@ use crate::s3::{Failure, FailureKind, Operation};
 
 /// Directories of one level that are read ahead.
 const READ_AHEAD: usize = 8;
-/// The directory in which runs keep their journals when nothing else is said. It is no part of any source: a run that
-/// uploads the directory that it works in must not send its own journal along.
+/// The directory in which runs keep their journals when nothing else is said. It is no part of any
+/// source: a run that uploads the directory that it works in must not send its own journal along.
 pub const JOURNALS: &str = ".s3haul";
 /// Why a directory is left out in which nothing can match.
 pub const UNREACHED: &str = "a directory in which no include pattern can match";
 /// Entries handed over at once.
 const PAGE: usize = 1000;
 
-/// Lists a directory, or a single file under its own name. The files and directories in `own` are left out.
+/// Lists a directory, or a single file under its own name. The files and directories in `own` are
+/// left out.
 #[must_use]
 pub fn files(root: &LocalPath, symlinks: Symlinks, filter: &Filter, own: &[PathBuf]) -> Listing {
-    let own = own.iter().filter_map(|path| key_below(&root.0, path)).collect();
-    let walk = Arc::new(Walk { root: root.0.clone(), symlinks, filter: filter.clone(), own });
+    let own = own
+        .iter()
+        .filter_map(|path| key_below(&root.0, path))
+        .collect();
+    let walk = Arc::new(Walk {
+        root: root.0.clone(),
+        symlinks,
+        filter: filter.clone(),
+        own,
+    });
     Listing::by(|pages| async move {
         let mut levels = vec![Level::of(Arc::clone(&walk).start().await)];
         let mut page = Vec::new();
@@ -58,18 +68,29 @@ pub fn files(root: &LocalPath, symlinks: Symlinks, filter: &Filter, own: &[PathB
     })
 }
 
-/// Returns the key of a path below a directory; `None` for a path elsewhere. The path itself need not exist.
+/// Returns the key of a path below a directory; `None` for a path elsewhere. The path itself need
+/// not exist.
 fn key_below(root: &Path, path: &Path) -> Option<String> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     let path = parent.canonicalize().ok()?.join(path.file_name()?);
     let below = path.strip_prefix(root.canonicalize().ok()?).ok()?;
-    below.to_str().filter(|key| !key.is_empty()).map(str::to_owned)
+    below
+        .to_str()
+        .filter(|key| !key.is_empty())
+        .map(str::to_owned)
 }
 
 /// The file that an entry of [`files`] stands for.
 #[must_use]
 pub fn path_of(root: &LocalPath, entry: &Entry) -> PathBuf {
-    if root.0.is_dir() { root.0.join(entry.key.as_str()) } else { root.0.clone() }
+    if root.0.is_dir() {
+        root.0.join(entry.key.as_str())
+    } else {
+        root.0.clone()
+    }
 }
 
 #[derive(Debug)]
@@ -81,7 +102,8 @@ struct Walk {
     own: Vec<String>,
 }
 
-/// A directory that waits to be read: its path, its key with a slash at the end, and the real paths above it.
+/// A directory that waits to be read: its path, its key with a slash at the end, and the real paths
+/// above it.
 #[derive(Debug)]
 struct Directory {
     path: PathBuf,
@@ -104,12 +126,17 @@ struct Level {
 
 impl Level {
     fn of(items: Vec<Pending>) -> Self {
-        Self { pending: items.into() }
+        Self {
+            pending: items.into(),
+        }
     }
 
     /// Starts reading the next few directories.
     fn read_ahead(&mut self, walk: &Arc<Walk>) {
-        let directories = self.pending.iter_mut().filter(|item| !matches!(item, Pending::Found(_)));
+        let directories = self
+            .pending
+            .iter_mut()
+            .filter(|item| !matches!(item, Pending::Found(_)));
         for item in directories.take(READ_AHEAD) {
             if let Pending::Directory(Directory { path, key, above }) = item {
                 let dir = Directory {
@@ -135,15 +162,25 @@ impl Walk {
             // A pipe has no length, so it would be taken for an empty file.
             Ok(metadata) if !metadata.is_file() => {
                 let why = "is no regular file; pipe it in and name the source `-`";
-                vec![Pending::Found(Found::Failed(self.root.display().to_string(), local(&self.root, why)))]
+                vec![Pending::Found(Found::Failed(
+                    self.root.display().to_string(),
+                    local(&self.root, why),
+                ))]
             }
             Ok(metadata) => {
-                let name = self.root.file_name().and_then(|name| name.to_str()).unwrap_or("file");
+                let name = self
+                    .root
+                    .file_name()
+                    .and_then(|name| name.to_str())
+                    .unwrap_or("file");
                 vec![self.file(name, &metadata)]
             }
             Err(error) => {
                 let failure = local(&self.root, &error.to_string());
-                vec![Pending::Found(Found::Failed(self.root.display().to_string(), failure))]
+                vec![Pending::Found(Found::Failed(
+                    self.root.display().to_string(),
+                    failure,
+                ))]
             }
         }))
         .await
@@ -162,19 +199,24 @@ impl Walk {
         };
         let mut sorted = Vec::new();
         for entry in entries {
-            match entry.and_then(|entry| Ok((entry.path(), entry.file_name(), entry.file_type()?))) {
+            match entry.and_then(|entry| Ok((entry.path(), entry.file_name(), entry.file_type()?)))
+            {
                 Ok((path, name, kind)) => {
                     if let Some(name) = name.to_str() {
                         sorted.push(self.look(dir, &path, name, kind));
                         continue;
                     }
                     let key = format!("{}{}", dir.key, name.to_string_lossy());
-                    let why = "its name is not UTF-8, and keys of S3 must be; rename it or exclude it";
+                    let why =
+                        "its name is not UTF-8, and keys of S3 must be; rename it or exclude it";
                     let item = unread(&key, &path, why);
                     sorted.push((key, item));
                 }
                 Err(error) => {
-                    sorted.push((dir.key.clone(), unread(&dir.key, &dir.path, &error.to_string())));
+                    sorted.push((
+                        dir.key.clone(),
+                        unread(&dir.key, &dir.path, &error.to_string()),
+                    ));
                 }
             }
         }
@@ -183,7 +225,13 @@ impl Walk {
     }
 
     /// One name of a directory, under the key by which it sorts.
-    fn look(&self, dir: &Directory, path: &Path, name: &str, kind: fs::FileType) -> (String, Pending) {
+    fn look(
+        &self,
+        dir: &Directory,
+        path: &Path,
+        name: &str,
+        kind: fs::FileType,
+    ) -> (String, Pending) {
         let key = format!("{}{name}", dir.key);
         let ignore = |why| Pending::Found(Found::Ignored(key.clone(), why));
         if self.own.contains(&key) {
@@ -192,12 +240,20 @@ impl Walk {
         }
         if kind.is_symlink() && self.symlinks != Symlinks::Follow {
             let item = match self.symlinks {
-                Symlinks::Fail => unread(&key, path, "is a symbolic link, and the job says `symlinks: fail`"),
+                Symlinks::Fail => unread(
+                    &key,
+                    path,
+                    "is a symbolic link, and the job says `symlinks: fail`",
+                ),
                 Symlinks::Skip | Symlinks::Follow => ignore("symbolic link"),
             };
             return (key, item);
         }
-        let metadata = match if kind.is_symlink() { fs::metadata(path) } else { fs::symlink_metadata(path) } {
+        let metadata = match if kind.is_symlink() {
+            fs::metadata(path)
+        } else {
+            fs::symlink_metadata(path)
+        } {
             Ok(metadata) => metadata,
             // Deleted since it was listed.
             Err(error) if error.kind() == io::ErrorKind::NotFound && !kind.is_symlink() => {
@@ -216,14 +272,20 @@ impl Walk {
             }
             let dir_key = format!("{key}/");
             if self.filter.skips_directory(&dir_key) {
-                let why =
-                    if self.filter.excludes_directory(&dir_key) { "excluded directory" } else { UNREACHED };
+                let why = if self.filter.excludes_directory(&dir_key) {
+                    "excluded directory"
+                } else {
+                    UNREACHED
+                };
                 return (dir_key, Pending::Found(Found::Ignored(key, why)));
             }
             let mut above = Vec::clone(&dir.above);
             if kind.is_symlink() {
                 let real = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-                let is_loop = dir.path.canonicalize().is_ok_and(|here| here.starts_with(&real))
+                let is_loop = dir
+                    .path
+                    .canonicalize()
+                    .is_ok_and(|here| here.starts_with(&real))
                     || above.contains(&real);
                 if is_loop {
                     let item = ignore("symbolic link to a directory above it");
@@ -267,15 +329,27 @@ impl Walk {
 /// The time of the last change of the file's bytes.
 #[must_use]
 pub fn modified(metadata: &Metadata) -> Option<Timestamp> {
-    metadata.modified().ok().and_then(|time| Timestamp::try_from(time).ok())
+    metadata
+        .modified()
+        .ok()
+        .and_then(|time| Timestamp::try_from(time).ok())
 }
 
 fn local(path: &Path, message: &str) -> Failure {
-    Failure::new(FailureKind::Local, Operation::ReadFile, path.display().to_string(), message)
+    Failure::new(
+        FailureKind::Local,
+        Operation::ReadFile,
+        path.display().to_string(),
+        message,
+    )
 }
 
 fn unread(key: &str, path: &Path, why: &str) -> Pending {
-    Pending::Found(Found::Unread(key.to_owned(), path.display().to_string(), local(path, why)))
+    Pending::Found(Found::Unread(
+        key.to_owned(),
+        path.display().to_string(),
+        local(path, why),
+    ))
 }
 
 #[cfg(test)]
@@ -311,7 +385,16 @@ mod tests {
 
     #[tokio::test]
     async fn files_come_in_the_order_of_their_keys() {
-        let names = ["a.txt", "a/b", "a/c/d", "a-b", "a0", "B", "ü/x", "z/1/2/3/4"];
+        let names = [
+            "a.txt",
+            "a/b",
+            "a/c/d",
+            "a-b",
+            "a0",
+            "B",
+            "ü/x",
+            "z/1/2/3/4",
+        ];
         let dir = tree(&names);
         let mut sorted: Vec<String> = names.iter().map(ToString::to_string).collect();
         sorted.sort();
@@ -320,7 +403,9 @@ mod tests {
 
     #[tokio::test]
     async fn many_directories_are_read_ahead_without_losing_order() {
-        let names: Vec<String> = (0..300).map(|i| format!("d{:03}/e{}/f", i / 3, i % 3)).collect();
+        let names: Vec<String> = (0..300)
+            .map(|i| format!("d{:03}/e{}/f", i / 3, i % 3))
+            .collect();
         let dir = tree(&names.iter().map(String::as_str).collect::<Vec<_>>());
         assert_eq!(keys(dir.path(), Symlinks::Skip).await.0, names);
     }
@@ -331,17 +416,26 @@ mod tests {
         std::os::unix::fs::symlink(dir.path().join("real"), dir.path().join("link")).unwrap();
         std::os::unix::fs::symlink(dir.path(), dir.path().join("real/loop")).unwrap();
         let (found, others) = keys(dir.path(), Symlinks::Skip).await;
-        assert_eq!((found.as_slice(), others.len()), (&["real/file".to_owned()][..], 2));
+        assert_eq!(
+            (found.as_slice(), others.len()),
+            (&["real/file".to_owned()][..], 2)
+        );
         let (found, _) = keys(dir.path(), Symlinks::Follow).await;
         assert_eq!(found, ["link/file", "real/file"]);
         let (_, others) = keys(dir.path(), Symlinks::Fail).await;
-        assert!(others.iter().any(|other| other.ends_with("link: failed")), "{others:?}");
+        assert!(
+            others.iter().any(|other| other.ends_with("link: failed")),
+            "{others:?}"
+        );
     }
 
     #[tokio::test]
     async fn a_single_file_goes_by_its_name_and_a_missing_one_fails() {
         let dir = tree(&["x/y.txt"]);
-        assert_eq!(keys(&dir.path().join("x/y.txt"), Symlinks::Skip).await.0, ["y.txt"]);
+        assert_eq!(
+            keys(&dir.path().join("x/y.txt"), Symlinks::Skip).await.0,
+            ["y.txt"]
+        );
         let (found, others) = keys(&dir.path().join("gone"), Symlinks::Skip).await;
         assert!(found.is_empty() && others[0].ends_with("gone: failed"));
     }

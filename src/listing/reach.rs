@@ -1,11 +1,14 @@
-//! The keys that a listing must return: all that a selection can admit, and as few others as possible.
+//! The keys that a listing must return: all that a selection can admit, and as few others as
+//! possible.
 //!
-//! The literal beginnings of `include` patterns are the prefixes of the list requests. They are disjoint and are listed
-//! in order, so that keys come in order and none twice. Within a prefix, a page that ends in a directory in which no key
-//! can take part (`exclude: ["tmp/**"]`) is followed by a page that begins behind that directory. The next page is
-//! requested anyway, so this never costs a request.
+//! The literal beginnings of `include` patterns are the prefixes of the list requests. They are
+//! disjoint and are listed in order, so that keys come in order and none twice. Within a prefix, a
+//! page that ends in a directory in which no key can take part (`exclude: ["tmp/**"]`) is followed
+//! by a page that begins behind that directory. The next page is requested anyway, so this never
+//! costs a request.
 //!
-//! The reach of a destination is the image of the source's under the key map, where that keeps prefixes.
+//! The reach of a destination is the image of the source's under the key map, where that keeps
+//! prefixes.
 
 use std::sync::Arc;
 
@@ -13,7 +16,8 @@ use crate::location::ObjectKey;
 use crate::manifest::job::Selection;
 use crate::manifest::keys::{KeyMap, Piece, Template};
 
-/// Sorts behind every key that is likely to exist below a prefix. Keys behind it are listed, so none is lost.
+/// Sorts behind every key that is likely to exist below a prefix. Keys behind it are listed, so
+/// none is lost.
 const LAST: char = '\u{10FFFD}';
 
 /// A part of a bucket's keys.
@@ -50,13 +54,22 @@ impl Reach {
     /// Returns all keys that begin with `prefix`.
     #[must_use]
     pub fn below(prefix: &ObjectKey) -> Self {
-        Self { prefixes: [prefix.clone()].into(), relative_at: prefix.as_str().len(), patterns: None }
+        Self {
+            prefixes: [prefix.clone()].into(),
+            relative_at: prefix.as_str().len(),
+            patterns: None,
+        }
     }
 
     /// Returns the keys below a source's prefix that `select` can admit.
     #[must_use]
     pub fn of_source(select: &Selection, prefix: &ObjectKey) -> Self {
-        Self::new(select, prefix.as_str().len(), prefix.as_str().to_owned(), String::new())
+        Self::new(
+            select,
+            prefix.as_str().len(),
+            prefix.as_str().to_owned(),
+            String::new(),
+        )
     }
 
     /// Returns the keys that such keys become below `to`, for a map that preserves order.
@@ -67,8 +80,16 @@ impl Reach {
             Some([Piece::Literal(text), Piece::Key]) => text.as_str(),
             Some(_) => return Self::below(to),
         };
-        let head = format!("{to}{}{literal}", keys.add_prefix.as_deref().unwrap_or_default());
-        Self::new(select, to.as_str().len(), head, keys.strip_prefix.clone().unwrap_or_default())
+        let head = format!(
+            "{to}{}{literal}",
+            keys.add_prefix.as_deref().unwrap_or_default()
+        );
+        Self::new(
+            select,
+            to.as_str().len(),
+            head,
+            keys.strip_prefix.clone().unwrap_or_default(),
+        )
     }
 
     fn new(select: &Selection, relative_at: usize, head: String, stripped: String) -> Self {
@@ -85,11 +106,20 @@ impl Reach {
         });
         let prefixes = prefixes.collect();
         let has_patterns = !(select.include.is_empty() && select.exclude.is_empty());
-        let patterns = has_patterns.then(|| Patterns { select: select.clone(), head, stripped });
-        Self { prefixes, relative_at, patterns: patterns.map(Arc::new) }
+        let patterns = has_patterns.then(|| Patterns {
+            select: select.clone(),
+            head,
+            stripped,
+        });
+        Self {
+            prefixes,
+            relative_at,
+            patterns: patterns.map(Arc::new),
+        }
     }
 
-    /// Returns the same keys and more, with prefixes that end in a slash: directory buckets list no others.
+    /// Returns the same keys and more, with prefixes that end in a slash: directory buckets list no
+    /// others.
     #[must_use]
     pub fn in_whole_directories(self) -> Self {
         let directory = |prefix: &ObjectKey| {
@@ -100,7 +130,11 @@ impl Reach {
         prefixes.sort();
         // What comes behind a prefix of its own is gone with it.
         prefixes.dedup_by(|next, kept| next.as_str().starts_with(kept.as_str()));
-        Self { prefixes: prefixes.into(), relative_at: self.relative_at, patterns: None }
+        Self {
+            prefixes: prefixes.into(),
+            relative_at: self.relative_at,
+            patterns: None,
+        }
     }
 
     /// Returns the prefixes to list, in order.
@@ -109,7 +143,8 @@ impl Reach {
         &self.prefixes
     }
 
-    /// Returns where the part of a key begins that is relative to the source or destination, in bytes.
+    /// Returns where the part of a key begins that is relative to the source or destination, in
+    /// bytes.
     #[must_use]
     pub fn relative_at(&self) -> usize {
         self.relative_at
@@ -119,20 +154,27 @@ impl Reach {
     #[must_use]
     pub fn first_behind(&self, after: Option<&str>) -> usize {
         let Some(after) = after else { return 0 };
-        let is_over = |prefix: &ObjectKey| prefix.as_str() <= after && !after.starts_with(prefix.as_str());
+        let is_over =
+            |prefix: &ObjectKey| prefix.as_str() <= after && !after.starts_with(prefix.as_str());
         self.prefixes.partition_point(is_over)
     }
 
-    /// Returns a text in front of which all keys from this one on can be passed over, because the patterns leave out the
-    /// directory that it is in.
+    /// Returns a text in front of which all keys from this one on can be passed over, because the
+    /// patterns leave out the directory that it is in.
     #[must_use]
     pub fn skip(&self, key: &str) -> Option<String> {
-        let Patterns { select, head, stripped } = self.patterns.as_deref()?;
+        let Patterns {
+            select,
+            head,
+            stripped,
+        } = self.patterns.as_deref()?;
         let rest = key.strip_prefix(head.as_str())?;
         let relative = format!("{stripped}{rest}");
         let ends = relative.match_indices('/').map(|(slash, _)| slash + 1);
         let end = ends.filter(|end| *end >= stripped.len()).find(|end| {
-            relative.get(..*end).is_some_and(|directory| select.leaves_out_all_below(directory))
+            relative
+                .get(..*end)
+                .is_some_and(|directory| select.leaves_out_all_below(directory))
         })?;
         let directory = key.get(..head.len() + end - stripped.len())?;
         Some(format!("{directory}{LAST}"))
@@ -152,7 +194,11 @@ mod tests {
 
     fn select(include: &[&str], exclude: &[&str]) -> Selection {
         let globs = |globs: &[&str]| globs.iter().map(|glob| glob.parse().unwrap()).collect();
-        Selection { include: globs(include), exclude: globs(exclude), ..Selection::default() }
+        Selection {
+            include: globs(include),
+            exclude: globs(exclude),
+            ..Selection::default()
+        }
     }
 
     fn prefixes(reach: &Reach) -> Vec<&str> {
@@ -162,7 +208,10 @@ mod tests {
     #[test]
     fn prefixes_are_the_smallest_disjoint_set() {
         for (include, expected) in [
-            (&["2027/x*", "2026/**/*.parquet", "2026/01/*"][..], &["logs/2026/", "logs/2027/x"][..]),
+            (
+                &["2027/x*", "2026/**/*.parquet", "2026/01/*"][..],
+                &["logs/2026/", "logs/2027/x"][..],
+            ),
             (&["x*", "*.csv"], &["logs/"]),
             (&[], &["logs/"]),
             (&["{b,a}/x*", "a/*"], &["logs/a/", "logs/b/x"]),
@@ -177,30 +226,61 @@ mod tests {
 
     #[test]
     fn a_destination_reaches_what_the_map_makes_of_the_sources_keys() {
-        let select = select(&["raw/2026/*", "raw/2027/x*", "other/*"], &["raw/2026/tmp/**"]);
+        let select = select(
+            &["raw/2026/*", "raw/2027/x*", "other/*"],
+            &["raw/2026/tmp/**"],
+        );
         let map = |strip: Option<&str>, rename: Option<&str>| KeyMap {
             strip_prefix: strip.map(str::to_owned),
             add_prefix: Some("v1/".to_owned()),
             rename: rename.map(|text| text.parse().unwrap()),
         };
-        let reach = |strip, rename| Reach::of_destination(&select, &map(strip, rename), &key("to/"));
+        let reach =
+            |strip, rename| Reach::of_destination(&select, &map(strip, rename), &key("to/"));
         let plain = reach(None, None);
-        assert_eq!(prefixes(&plain), ["to/v1/other/", "to/v1/raw/2026/", "to/v1/raw/2027/x"]);
+        assert_eq!(
+            prefixes(&plain),
+            ["to/v1/other/", "to/v1/raw/2026/", "to/v1/raw/2027/x"]
+        );
         let stripped = reach(Some("raw/"), Some("k-{key}"));
         assert_eq!(prefixes(&stripped), ["to/v1/k-2026/", "to/v1/k-2027/x"]);
-        assert_eq!(stripped.skip("to/v1/k-2026/tmp/x").unwrap(), format!("to/v1/k-2026/tmp/{LAST}"));
+        assert_eq!(
+            stripped.skip("to/v1/k-2026/tmp/x").unwrap(),
+            format!("to/v1/k-2026/tmp/{LAST}")
+        );
         assert_eq!(prefixes(&reach(Some("raw/2026/01/"), None)), ["to/v1/"]);
-        assert_eq!(prefixes(&reach(None, Some("{dir}{name}"))), ["to/"], "the order is another one");
+        assert_eq!(
+            prefixes(&reach(None, Some("{dir}{name}"))),
+            ["to/"],
+            "the order is another one"
+        );
     }
 
     #[test]
     fn directories_that_are_left_out_are_skipped_and_others_are_not() {
-        let reach = Reach::of_source(&select(&[], &["tmp/**", "**/_spark/**", "*.bak"]), &key("p/"));
+        let reach = Reach::of_source(
+            &select(&[], &["tmp/**", "**/_spark/**", "*.bak"]),
+            &key("p/"),
+        );
         assert_eq!(reach.skip("p/tmp/a/b").as_deref(), Some("p/tmp/\u{10FFFD}"));
-        assert_eq!(reach.skip("p/x/_spark/1").as_deref(), Some("p/x/_spark/\u{10FFFD}"));
-        assert_eq!((reach.skip("p/tmp"), reach.skip("p/tmpx/a"), reach.skip("p/x.bak")), (None, None, None));
+        assert_eq!(
+            reach.skip("p/x/_spark/1").as_deref(),
+            Some("p/x/_spark/\u{10FFFD}")
+        );
+        assert_eq!(
+            (
+                reach.skip("p/tmp"),
+                reach.skip("p/tmpx/a"),
+                reach.skip("p/x.bak")
+            ),
+            (None, None, None)
+        );
         let flat = Reach::of_source(&select(&["x*"], &[]), &key("p/"));
-        assert_eq!(flat.skip("p/x1/a/b").as_deref(), Some("p/x1/\u{10FFFD}"), "`x*` ends at the slash");
+        assert_eq!(
+            flat.skip("p/x1/a/b").as_deref(),
+            Some("p/x1/\u{10FFFD}"),
+            "`x*` ends at the slash"
+        );
         assert_eq!(Reach::below(&key("p/")).skip("p/a/b"), None);
     }
 

@@ -1,13 +1,15 @@
 //! What was there: the versions and delete markers of keys, from `ListObjectVersions`.
 //!
-//! [`as_of`] walks through the list and lets one version of each key pass, so it needs a page of memory. Its clock is S3's
-//! Last-Modified, which for a multipart upload is the moment when it was *begun*: an upload that was under way at that
-//! time counts as done. S3 keeps no other time of a version.
+//! [`as_of`] walks through the list and lets one version of each key pass, so it needs a page of
+//! memory. Its clock is S3's Last-Modified, which for a multipart upload is the moment when it was
+//! *begun*: an upload that was under way at that time counts as done. S3 keeps no other time of a
+//! version.
 //!
-//! [`histories`] hands over a key with everything that it ever was, oldest first. S3 lists the newest first, so a key
-//! must be read to its end before its first version can be copied. What is kept of each is a [`Version`], without its
-//! key and the name of its class: measured, 190 bytes with ids and `ETag`s of 32 characters, 19 MB for a key with
-//! 100,000 versions. Pages end anywhere, also inside a key.
+//! [`histories`] hands over a key with everything that it ever was, oldest first. S3 lists the
+//! newest first, so a key must be read to its end before its first version can be copied. What is
+//! kept of each is a [`Version`], without its key and the name of its class: measured, 190 bytes
+//! with ids and `ETag`s of 32 characters, 19 MB for a key with 100,000 versions. Pages end
+//! anywhere, also inside a key.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -34,14 +36,22 @@ impl Scope {
     /// All keys of a reach.
     #[must_use]
     pub fn of(reach: Reach) -> Self {
-        Self { relative_at: reach.relative_at(), reach, exact: None }
+        Self {
+            relative_at: reach.relative_at(),
+            reach,
+            exact: None,
+        }
     }
 
     /// One key; its relative key is its file name.
     #[must_use]
     pub fn one(key: &ObjectKey) -> Self {
         let relative_at = key.as_str().len() - key.file_name().len();
-        Self { reach: Reach::below(key), relative_at, exact: Some(key.clone()) }
+        Self {
+            reach: Reach::below(key),
+            relative_at,
+            exact: Some(key.clone()),
+        }
     }
 
     /// The first prefix, for messages.
@@ -50,7 +60,9 @@ impl Scope {
     }
 
     fn covers(&self, key: &str) -> bool {
-        self.exact.as_ref().is_none_or(|exact| exact.as_str() == key)
+        self.exact
+            .as_ref()
+            .is_none_or(|exact| exact.as_str() == key)
     }
 }
 
@@ -88,7 +100,10 @@ impl History {
     /// The key without the source's prefix.
     #[must_use]
     pub fn relative(&self) -> &str {
-        self.key.as_str().get(self.relative_at..).unwrap_or_default()
+        self.key
+            .as_str()
+            .get(self.relative_at..)
+            .unwrap_or_default()
     }
 }
 
@@ -121,14 +136,24 @@ impl<'a> Pages<'a> {
     fn of(bucket: &'a Bucket, scope: &'a Scope) -> Self {
         let order = Order::of_versions(bucket.capabilities().ordered_lists);
         let paging = Paging::new(Operation::ListObjectVersions, bucket.name(), "", order);
-        Self { bucket, scope, at: 0, after: None, paging }
+        Self {
+            bucket,
+            scope,
+            at: 0,
+            after: None,
+            paging,
+        }
     }
 
     /// The next page of what the scope covers, or `None` at the end.
     async fn next(&mut self) -> Result<Option<Vec<ListedVersion>>, Failure> {
         let Self { bucket, scope, .. } = self;
-        let Some(prefix) = scope.reach.prefixes().get(self.at) else { return Ok(None) };
-        let mut page = bucket.list_versions(prefix.as_str(), self.after.as_ref()).await?;
+        let Some(prefix) = scope.reach.prefixes().get(self.at) else {
+            return Ok(None);
+        };
+        let mut page = bucket
+            .list_versions(prefix.as_str(), self.after.as_ref())
+            .await?;
         self.paging.enter(prefix.as_str());
         if self.paging.check(&mut page)? == Turn::Again {
             return Ok(Some(Vec::new()));
@@ -137,31 +162,51 @@ impl<'a> Pages<'a> {
         let in_order = bucket.capabilities().ordered_lists;
         let passed = in_order && page.items.iter().any(|item| !scope.covers(&item.key));
         self.at += usize::from(passed || page.next.is_none());
-        let skip = page.next.as_ref().filter(|_| in_order).and_then(|next| scope.reach.skip(&next.key));
+        let skip = page
+            .next
+            .as_ref()
+            .filter(|_| in_order)
+            .and_then(|next| scope.reach.skip(&next.key));
         self.after = match skip {
             Some(key) => Some(VersionMarker { key, id: None }),
             None => page.next,
         };
-        Ok(Some(page.items.into_iter().filter(|item| scope.covers(&item.key)).collect()))
+        Ok(Some(
+            page.items
+                .into_iter()
+                .filter(|item| scope.covers(&item.key))
+                .collect(),
+        ))
     }
 }
 
 fn missing(bucket: &Bucket, scope: &Scope, message: String) -> Failure {
     let place = format!("{}/{}", bucket.name(), scope.prefix());
-    Failure::new(FailureKind::NotFound, Operation::ListObjectVersions, place, message)
+    Failure::new(
+        FailureKind::NotFound,
+        Operation::ListObjectVersions,
+        place,
+        message,
+    )
 }
 
 fn place(bucket: &Bucket, scope: &Scope) -> String {
     format!("s3://{}/{}", bucket.name(), scope.prefix())
 }
 
-/// The objects that a read would have found at `time`: of each key the newest version that is not younger, unless that is
-/// a delete marker.
+/// The objects that a read would have found at `time`: of each key the newest version that is not
+/// younger, unless that is a delete marker.
 #[must_use]
 pub fn as_of(bucket: Bucket, scope: Scope, time: Timestamp) -> Listing {
     Listing::by(|pages| async move {
         let name = bucket.name().to_string();
-        let mut past = Past { bucket: name, time, relative_at: scope.relative_at, settled: None, objects: 0 };
+        let mut past = Past {
+            bucket: name,
+            time,
+            relative_at: scope.relative_at,
+            settled: None,
+            objects: 0,
+        };
         let mut asked = Pages::of(&bucket, &scope);
         let failure = loop {
             match asked.next().await {
@@ -172,18 +217,25 @@ pub fn as_of(bucket: Bucket, scope: Scope, time: Timestamp) -> Listing {
                     }
                 }
                 Ok(None) if scope.exact.is_some() && past.objects == 0 => {
-                    break missing(&bucket, &scope, format!("there was no such object at {time}"));
+                    break missing(
+                        &bucket,
+                        &scope,
+                        format!("there was no such object at {time}"),
+                    );
                 }
                 Ok(None) => {
                     let refused = asked.paging.take_refused().into_iter();
-                    let refused = refused.map(|failure| Found::Refused(place(&bucket, &scope), failure));
+                    let refused =
+                        refused.map(|failure| Found::Refused(place(&bucket, &scope), failure));
                     let _ = pages.send(refused.collect()).await;
                     return;
                 }
                 Err(failure) => break failure,
             }
         };
-        let _ = pages.send(vec![Found::Failed(place(&bucket, &scope), failure)]).await;
+        let _ = pages
+            .send(vec![Found::Failed(place(&bucket, &scope), failure)])
+            .await;
     })
 }
 
@@ -201,7 +253,10 @@ struct Past {
 
 impl Past {
     fn page(&mut self, items: Vec<ListedVersion>) -> Vec<Found> {
-        items.into_iter().filter_map(|item| self.item(item)).collect()
+        items
+            .into_iter()
+            .filter_map(|item| self.item(item))
+            .collect()
     }
 
     fn item(&mut self, item: ListedVersion) -> Option<Found> {
@@ -211,10 +266,15 @@ impl Past {
         }
         self.settled = Some(item.key.clone());
         if item.modified.is_none() {
-            let message = "the list has no time of a version of it, so that nobody knows what was there";
+            let message =
+                "the list has no time of a version of it, so that nobody knows what was there";
             let place = format!("s3://{}/{}", self.bucket, item.key);
-            let failure =
-                Failure::new(FailureKind::ServerFault, Operation::ListObjectVersions, &*place, message);
+            let failure = Failure::new(
+                FailureKind::ServerFault,
+                Operation::ListObjectVersions,
+                &*place,
+                message,
+            );
             return Some(Found::Refused(place, failure));
         }
         if item.is_marker {
@@ -241,7 +301,10 @@ impl Past {
 #[must_use]
 pub fn histories(bucket: Bucket, scope: Scope) -> Histories {
     Histories::by(|pages| async move {
-        let mut reader = Reader { relative_at: scope.relative_at, ..Reader::default() };
+        let mut reader = Reader {
+            relative_at: scope.relative_at,
+            ..Reader::default()
+        };
         let mut asked = Pages::of(&bucket, &scope);
         let last = loop {
             match asked.next().await {
@@ -257,7 +320,8 @@ pub fn histories(bucket: Bucket, scope: Scope) -> Histories {
                 }
                 Ok(None) => {
                     let refused = asked.paging.take_refused().into_iter();
-                    let refused = refused.map(|failure| Told::Failed(place(&bucket, &scope), failure));
+                    let refused =
+                        refused.map(|failure| Told::Failed(place(&bucket, &scope), failure));
                     break reader.end().into_iter().chain(refused).collect();
                 }
                 // What is known of the last key may not be all of it.
@@ -282,9 +346,16 @@ pub fn histories_of(bucket: Bucket, prefix: &ObjectKey, mut keys: Vec<String>) -
                 Ok(key) => match of_key(&bucket, &key).await {
                     Ok(versions) if versions.is_empty() => {
                         let scope = Scope::one(&key);
-                        Told::Failed(place, missing(&bucket, &scope, "there is no version of it".to_owned()))
+                        Told::Failed(
+                            place,
+                            missing(&bucket, &scope, "there is no version of it".to_owned()),
+                        )
                     }
-                    Ok(versions) => Told::History(History { key, relative_at, versions }),
+                    Ok(versions) => Told::History(History {
+                        key,
+                        relative_at,
+                        versions,
+                    }),
                     Err(failure) => Told::Failed(place, failure),
                 },
             };
@@ -301,7 +372,10 @@ pub fn histories_of(bucket: Bucket, prefix: &ObjectKey, mut keys: Vec<String>) -
 /// What the listing failed with.
 pub async fn of_key(bucket: &Bucket, key: &ObjectKey) -> Result<Vec<Version>, Failure> {
     let scope = Scope::one(key);
-    let mut reader = Reader { relative_at: scope.relative_at, ..Reader::default() };
+    let mut reader = Reader {
+        relative_at: scope.relative_at,
+        ..Reader::default()
+    };
     let mut asked = Pages::of(bucket, &scope);
     while let Some(items) = asked.next().await? {
         reader.page(items);
@@ -344,7 +418,10 @@ impl Reader {
                 is_marker: item.is_marker,
                 archive: item.archive,
             };
-            self.open.get_or_insert_with(|| (item.key, Vec::new())).1.push(version);
+            self.open
+                .get_or_insert_with(|| (item.key, Vec::new()))
+                .1
+                .push(version);
         }
         told
     }
@@ -364,13 +441,18 @@ impl Reader {
         versions.reverse();
         versions.shrink_to_fit();
         Some(match ObjectKey::new(&key) {
-            Ok(key) => Told::History(History { key, relative_at: self.relative_at, versions }),
+            Ok(key) => Told::History(History {
+                key,
+                relative_at: self.relative_at,
+                versions,
+            }),
             Err(_) => Told::Ignored(key, super::KEY_TOO_LONG),
         })
     }
 }
 
-/// Finds the histories of keys by walking along; both sides must come in the order of their keys' bytes.
+/// Finds the histories of keys by walking along; both sides must come in the order of their keys'
+/// bytes.
 #[derive(Debug)]
 pub struct Walk {
     histories: Histories,
@@ -382,15 +464,25 @@ impl Walk {
     /// Walks along these.
     #[must_use]
     pub fn along(histories: Histories) -> Self {
-        Self { histories, current: None, ended: false }
+        Self {
+            histories,
+            current: None,
+            ended: false,
+        }
     }
 
-    /// The versions of exactly this key, once; none when there is no such key. Keys must be asked for in their order.
+    /// The versions of exactly this key, once; none when there is no such key. Keys must be asked
+    /// for in their order.
     ///
     /// # Errors
     /// What the listing failed with; then nothing can be said about this key or any behind it.
     pub async fn find(&mut self, key: &str) -> Result<Vec<Version>, Failure> {
-        while !self.ended && self.current.as_ref().is_none_or(|current| current.key.as_str() < key) {
+        while !self.ended
+            && self
+                .current
+                .as_ref()
+                .is_none_or(|current| current.key.as_str() < key)
+        {
             match self.histories.next().await {
                 Some(Told::History(history)) => self.current = Some(history),
                 Some(Told::Ignored(..)) => {}
@@ -418,7 +510,14 @@ mod tests {
             size: number as u64,
             etag: None,
             modified: None,
-            storage_class: Some(if number.is_multiple_of(2) { "STANDARD" } else { "GLACIER" }.to_owned()),
+            storage_class: Some(
+                if number.is_multiple_of(2) {
+                    "STANDARD"
+                } else {
+                    "GLACIER"
+                }
+                .to_owned(),
+            ),
             archive: ArchiveState::Readable,
         }
     }

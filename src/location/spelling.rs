@@ -33,13 +33,14 @@ impl std::fmt::Display for Suggestion {
     }
 }
 
-/// Reads another notation of a location: `s3:/…`, `S3://…`, an ARN, an `https://` URL, or another service's scheme.
-/// Returns `None` for what may be a path of this machine.
+/// Reads another notation of a location: `s3:/…`, `S3://…`, an ARN, an `https://` URL, or another
+/// service's scheme. Returns `None` for what may be a path of this machine.
 #[must_use]
 pub fn suggestion(text: &str) -> Option<Suggestion> {
     let lower = text.to_ascii_lowercase();
-    if let Some(arn) =
-        lower.strip_prefix("s3://").and_then(|rest| rest.starts_with("arn:").then(|| &text[5..]))
+    if let Some(arn) = lower
+        .strip_prefix("s3://")
+        .and_then(|rest| rest.starts_with("arn:").then(|| &text[5..]))
     {
         return of_arn(arn);
     }
@@ -55,21 +56,25 @@ pub fn suggestion(text: &str) -> Option<Suggestion> {
             "gs" => Some(Suggestion::Elsewhere(format!(
                 "Google Cloud Storage speaks S3 too: write s3://{rest} with --provider gcs --endpoint-url https://storage.googleapis.com"
             ))),
-            "az" | "azure" | "abfs" | "abfss" | "wasb" | "wasbs" | "hdfs" | "ftp" | "sftp" | "swift" => {
-                Some(Suggestion::Elsewhere("only S3 and local files can be copied".to_owned()))
-            }
+            "az" | "azure" | "abfs" | "abfss" | "wasb" | "wasbs" | "hdfs" | "ftp" | "sftp"
+            | "swift" => Some(Suggestion::Elsewhere(
+                "only S3 and local files can be copied".to_owned(),
+            )),
             _ => None,
         };
     }
     // `s3:/bucket/key` lost a slash; `s3:bucket/key` is rclone's.
-    let rest = lower.starts_with("s3:").then(|| text[3..].trim_start_matches('/'))?;
+    let rest = lower
+        .starts_with("s3:")
+        .then(|| text[3..].trim_start_matches('/'))?;
     at(rest, "")
 }
 
 /// Reads `bucket/key`, which may be a path as well.
 #[must_use]
 pub fn bare(text: &str) -> Option<Suggestion> {
-    let is_path = text.starts_with(['/', '.', '~', '-']) || text.contains(['\\', ':']) || !text.contains('/');
+    let is_path =
+        text.starts_with(['/', '.', '~', '-']) || text.contains(['\\', ':']) || !text.contains('/');
     if is_path { None } else { at(text, "") }
 }
 
@@ -79,11 +84,13 @@ fn at(rest: &str, flags: &str) -> Option<Suggestion> {
     Some(Suggestion::Location(format!("{location}{flags}")))
 }
 
-/// Reads the ARN of a bucket, of objects in one, or of an access point. The ARN of an access point is a bucket here, so
-/// nothing is suggested for `s3://` and one.
+/// Reads the ARN of a bucket, of objects in one, or of an access point. The ARN of an access point
+/// is a bucket here, so nothing is suggested for `s3://` and one.
 fn of_arn(arn: &str) -> Option<Suggestion> {
     let fields: Vec<&str> = arn.splitn(6, ':').collect();
-    let [_, _, service, region, _, resource] = fields.as_slice() else { return None };
+    let [_, _, service, region, _, resource] = fields.as_slice() else {
+        return None;
+    };
     if !service.to_ascii_lowercase().starts_with("s3") {
         return Some(Suggestion::Elsewhere("this ARN is not of S3".to_owned()));
     }
@@ -105,15 +112,27 @@ fn of_url(scheme: &str, rest: &str) -> Option<Suggestion> {
     let rest = rest.split('#').next().unwrap_or(rest);
     let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, path) = address.split_once('/').unwrap_or((address, ""));
-    let decoded = |text: &str| percent_decode_str(text).decode_utf8().ok().map(Cow::into_owned);
+    let decoded = |text: &str| {
+        percent_decode_str(text)
+            .decode_utf8()
+            .ok()
+            .map(Cow::into_owned)
+    };
     let (host, path) = (authority.to_ascii_lowercase(), decoded(path)?);
     if host.ends_with("console.aws.amazon.com") || host.ends_with("console.amazonaws.cn") {
         let page = path.trim_start_matches("s3/");
-        let bucket = page.strip_prefix("buckets/").or_else(|| page.strip_prefix("object/"))?;
-        let prefix = query.split('&').find_map(|pair| pair.strip_prefix("prefix=")).unwrap_or_default();
+        let bucket = page
+            .strip_prefix("buckets/")
+            .or_else(|| page.strip_prefix("object/"))?;
+        let prefix = query
+            .split('&')
+            .find_map(|pair| pair.strip_prefix("prefix="))
+            .unwrap_or_default();
         return at(&format!("{bucket}/{}", decoded(prefix)?), "");
     }
-    let aws = host.strip_suffix(".amazonaws.com").or_else(|| host.strip_suffix(".amazonaws.com.cn"));
+    let aws = host
+        .strip_suffix(".amazonaws.com")
+        .or_else(|| host.strip_suffix(".amazonaws.com.cn"));
     if let Some(name) = aws {
         let is_s3 = |label: &str| label == "s3" || label.starts_with("s3-");
         // The bucket's name may hold dots itself, so the last label of S3 counts.
@@ -127,8 +146,13 @@ fn of_url(scheme: &str, rest: &str) -> Option<Suggestion> {
     // Another server: the bucket is the first name of the path, as most servers have it.
     let bucket = path.split('/').next().unwrap_or_default();
     BucketName::new(bucket).ok()?;
-    let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    at(&path, &format!(" with --endpoint-url {scheme}://{authority}"))
+    let authority = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host);
+    at(
+        &path,
+        &format!(" with --endpoint-url {scheme}://{authority}"),
+    )
 }
 
 #[cfg(test)]
@@ -150,36 +174,85 @@ mod tests {
                 "arn:aws:s3:eu-west-1:111122223333:accesspoint/ap/object/a/b",
                 "s3://arn:aws:s3:eu-west-1:111122223333:accesspoint/ap/a/b",
             ),
-            ("https://lake.s3.eu-west-1.amazonaws.com/a%20b/c?versionId=1", "s3://lake/a b/c"),
+            (
+                "https://lake.s3.eu-west-1.amazonaws.com/a%20b/c?versionId=1",
+                "s3://lake/a b/c",
+            ),
             ("https://lake.s3.amazonaws.com/", "s3://lake/"),
-            ("https://my.lake.s3-eu-west-1.amazonaws.com/k", "s3://my.lake/k"),
-            ("https://lake.s3.dualstack.eu-west-1.amazonaws.com/k", "s3://lake/k"),
+            (
+                "https://my.lake.s3-eu-west-1.amazonaws.com/k",
+                "s3://my.lake/k",
+            ),
+            (
+                "https://lake.s3.dualstack.eu-west-1.amazonaws.com/k",
+                "s3://lake/k",
+            ),
             ("https://s3.eu-west-1.amazonaws.com/lake/k/", "s3://lake/k/"),
-            ("https://s3.cn-north-1.amazonaws.com.cn/lake/k", "s3://lake/k"),
+            (
+                "https://s3.cn-north-1.amazonaws.com.cn/lake/k",
+                "s3://lake/k",
+            ),
             (
                 "https://eu-west-1.console.aws.amazon.com/s3/buckets/lake?region=eu-west-1&prefix=a%2Fb/&tab=x",
                 "s3://lake/a/b/",
             ),
-            ("http://u:p@127.0.0.1:9000/lake/k", "s3://lake/k with --endpoint-url http://127.0.0.1:9000"),
+            (
+                "http://u:p@127.0.0.1:9000/lake/k",
+                "s3://lake/k with --endpoint-url http://127.0.0.1:9000",
+            ),
             ("file:///data/x", "/data/x"),
         ] {
-            assert_eq!(suggestion(text), Some(Suggestion::Location(location.to_owned())), "{text}");
+            assert_eq!(
+                suggestion(text),
+                Some(Suggestion::Location(location.to_owned())),
+                "{text}"
+            );
         }
-        assert!(suggestion("gs://lake/x").unwrap().to_string().contains("--provider gcs"));
-        assert!(suggestion("arn:aws:iam::111122223333:role/x").unwrap().to_string().contains("not of S3"));
+        assert!(
+            suggestion("gs://lake/x")
+                .unwrap()
+                .to_string()
+                .contains("--provider gcs")
+        );
+        assert!(
+            suggestion("arn:aws:iam::111122223333:role/x")
+                .unwrap()
+                .to_string()
+                .contains("not of S3")
+        );
     }
 
     #[test]
     fn paths_and_locations_are_left_alone() {
-        for text in
-            ["s3://lake/x", "./x", "/data/x", "dir/file", "C:\\x", "-", "a b", "", "weird://x/y", "s3x/y"]
-        {
+        for text in [
+            "s3://lake/x",
+            "./x",
+            "/data/x",
+            "dir/file",
+            "C:\\x",
+            "-",
+            "a b",
+            "",
+            "weird://x/y",
+            "s3x/y",
+        ] {
             assert_eq!(suggestion(text), None, "{text}");
         }
-        for text in ["./x/y", "/data/x", "file", "-", "a:b/c", "~/x", "no spaces/x"] {
+        for text in [
+            "./x/y",
+            "/data/x",
+            "file",
+            "-",
+            "a:b/c",
+            "~/x",
+            "no spaces/x",
+        ] {
             assert_eq!(bare(text), None, "{text}");
         }
-        assert_eq!(bare("lake/events/"), Some(Suggestion::Location("s3://lake/events/".to_owned())));
+        assert_eq!(
+            bare("lake/events/"),
+            Some(Suggestion::Location("s3://lake/events/".to_owned()))
+        );
         assert_eq!(remedy("lake/events/"), "did you mean s3://lake/events/?");
         assert!(remedy("lake").contains("write s3://bucket/key"));
     }

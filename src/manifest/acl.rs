@@ -51,35 +51,60 @@ impl fmt::Display for CannedAcl {
 }
 
 impl Provider {
-    /// Returns true for servers that have no ACLs of single objects, so that `x-amz-acl` does nothing there.
+    /// Returns true for servers that have no ACLs of single objects, so that `x-amz-acl` does
+    /// nothing there.
     #[must_use]
     pub const fn lacks_object_acls(self) -> bool {
-        matches!(self, Self::Minio | Self::Garage | Self::R2 | Self::B2 | Self::Storj | Self::Oracle)
+        matches!(
+            self,
+            Self::Minio | Self::Garage | Self::R2 | Self::B2 | Self::Storj | Self::Oracle
+        )
     }
 }
 
 /// Refuses a canned ACL that contradicts `preserve.acl` or that the destination would ignore.
-pub(super) fn check(path: &str, transfer: &Transfer, to: Option<&ResolvedEndpoint>) -> Vec<Finding> {
-    let Some(acl) = transfer.to.acl else { return Vec::new() };
+pub(super) fn check(
+    path: &str,
+    transfer: &Transfer,
+    to: Option<&ResolvedEndpoint>,
+) -> Vec<Finding> {
+    let Some(acl) = transfer.to.acl else {
+        return Vec::new();
+    };
     let mut findings = Vec::new();
     let mut refuse = |message: String, remedy: &str| {
         let path = format!("{path}.to.acl");
-        findings.push(Finding { path, message, remedy: remedy.to_owned() });
+        findings.push(Finding {
+            path,
+            message,
+            remedy: remedy.to_owned(),
+        });
     };
     if transfer.from.s3().is_some() && transfer.preserve.acl.keeps() {
         let message = format!(
             "an object gets the canned ACL `{acl}` or the grants of its source (`preserve.acl`), not both"
         );
-        refuse(message, "remove one of them, or write `preserve: {acl: replace}`");
+        refuse(
+            message,
+            "remove one of them, or write `preserve: {acl: replace}`",
+        );
     }
     if let Some(endpoint) = to.filter(|endpoint| endpoint.provider.lacks_object_acls()) {
         let message = format!(
             "the server of endpoint `{}` has no ACLs of single objects and would ignore `{acl}`",
             endpoint.name
         );
-        refuse(message, "remove it, and grant access with the bucket's policy");
-    } else if transfer.to.location.bucket.is_directory_bucket() && to.is_some_and(ResolvedEndpoint::is_aws) {
-        let message = format!("{} is a directory bucket, which has no ACLs", transfer.to.location.bucket);
+        refuse(
+            message,
+            "remove it, and grant access with the bucket's policy",
+        );
+    } else if transfer.to.location.bucket.is_directory_bucket()
+        && to.is_some_and(ResolvedEndpoint::is_aws)
+    {
+        let message = format!(
+            "{} is a directory bucket, which has no ACLs",
+            transfer.to.location.bucket
+        );
         refuse(message, "remove it");
     }
     findings

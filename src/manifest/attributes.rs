@@ -1,6 +1,7 @@
 //! The rules for what new objects get: policies that need a value, and values that S3 would refuse.
 //!
-//! Metadata and headers travel as HTTP headers, so what can't be one is refused here and not by each object.
+//! Metadata and headers travel as HTTP headers, so what can't be one is refused here and not by
+//! each object.
 
 use std::path::Path;
 
@@ -22,7 +23,10 @@ const MAX_HEADER: usize = 1024;
 
 /// What is wrong with `preserve`, `set` and the customer keys of the transfer at `path`.
 pub(super) fn check(path: &str, transfer: &Transfer) -> Vec<Finding> {
-    let mut rules = Rules { path, findings: Vec::new() };
+    let mut rules = Rules {
+        path,
+        findings: Vec::new(),
+    };
     if transfer.from.s3().is_some() {
         rules.policies(transfer);
     }
@@ -39,7 +43,11 @@ struct Rules<'p> {
 impl Rules<'_> {
     fn refuse(&mut self, field: &str, message: impl Into<String>, remedy: impl Into<String>) {
         let path = format!("{}.{field}", self.path);
-        self.findings.push(Finding { path, message: message.into(), remedy: remedy.into() });
+        self.findings.push(Finding {
+            path,
+            message: message.into(),
+            remedy: remedy.into(),
+        });
     }
 
     /// `replace` without anything that takes the place is either a mistake or `skip`.
@@ -50,11 +58,18 @@ impl Rules<'_> {
             }
             let (there, field) = match attribute {
                 Attribute::Metadata => (!transfer.set.metadata.is_empty(), "set.metadata"),
-                Attribute::Headers => {
-                    (transfer.set.headers().iter().any(|(_, value)| value.is_some()), "set.content_type")
-                }
+                Attribute::Headers => (
+                    transfer
+                        .set
+                        .headers()
+                        .iter()
+                        .any(|(_, value)| value.is_some()),
+                    "set.content_type",
+                ),
                 Attribute::Tags => (!transfer.set.tags.is_empty(), "set.tags"),
-                Attribute::StorageClass => (transfer.to.storage_class.is_some(), "to.storage_class"),
+                Attribute::StorageClass => {
+                    (transfer.to.storage_class.is_some(), "to.storage_class")
+                }
                 Attribute::Encryption => {
                     let key = transfer.customer_keys.destination.is_some();
                     (transfer.to.encryption.is_some() || key, "to.encryption")
@@ -100,13 +115,18 @@ impl Rules<'_> {
                 self.refuse(&field, message, format!("write `{short}`"));
             } else if name.is_empty() || !name.bytes().all(is_token) {
                 let remedy = "use letters, digits and any of !#$%&'*+-.^_`|~";
-                self.refuse(&field, format!("`{name}` can't be the name of a header"), remedy);
+                self.refuse(
+                    &field,
+                    format!("`{name}` can't be the name of a header"),
+                    remedy,
+                );
             }
             if !is_header_value(value) && !value.is_empty() {
                 let remedy = if value.chars().any(char::is_control) {
                     "leave out line breaks and other control characters".to_owned()
                 } else {
-                    // What S3 itself shows for such a value, so that it comes out the same everywhere.
+                    // What S3 itself shows for such a value, so that it comes out the same
+                    // everywhere.
                     format!(
                         "write \"=?UTF-8?B?{}?=\" (RFC 2047), as S3 itself shows it",
                         STANDARD.encode(value)
@@ -115,11 +135,20 @@ impl Rules<'_> {
                 self.refuse(&field, "this can't be sent as a header", remedy);
             }
         }
-        let size: usize = set.metadata.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let size: usize = set
+            .metadata
+            .iter()
+            .map(|(name, value)| name.len() + value.len())
+            .sum();
         if size > MAX_METADATA {
-            let message =
-                format!("{size} bytes of metadata: S3 takes {MAX_METADATA} for names and values together");
-            self.refuse("set.metadata", message, "write less, or put it into an object of its own");
+            let message = format!(
+                "{size} bytes of metadata: S3 takes {MAX_METADATA} for names and values together"
+            );
+            self.refuse(
+                "set.metadata",
+                message,
+                "write less, or put it into an object of its own",
+            );
         }
     }
 
@@ -127,12 +156,17 @@ impl Rules<'_> {
         for (key, value) in &set.tags {
             let field = format!("set.tags.{key}");
             let (longest_key, longest_value) = MAX_TAG;
-            let legal = |c: char| c.is_alphanumeric() || c.is_whitespace() || "+-=._:/@".contains(c);
+            let legal =
+                |c: char| c.is_alphanumeric() || c.is_whitespace() || "+-=._:/@".contains(c);
             if key.is_empty() || key.chars().count() > longest_key {
                 let message = format!("a tag's key has 1 to {longest_key} characters");
                 self.refuse(&field, message, "write a shorter one");
             } else if key.starts_with("aws:") {
-                self.refuse(&field, "keys that begin with `aws:` are AWS's own", "choose another key");
+                self.refuse(
+                    &field,
+                    "keys that begin with `aws:` are AWS's own",
+                    "choose another key",
+                );
             } else if value.chars().count() > longest_value {
                 let message = format!("a tag's value has at most {longest_value} characters");
                 self.refuse(&field, message, "write a shorter one");
@@ -148,16 +182,24 @@ impl Rules<'_> {
     }
 
     fn customer_keys(&mut self, transfer: &Transfer) {
-        let keys = [("from", &transfer.customer_keys.source), ("to", &transfer.customer_keys.destination)];
+        let keys = [
+            ("from", &transfer.customer_keys.source),
+            ("to", &transfer.customer_keys.destination),
+        ];
         for (side, key) in keys {
             match key {
                 Some(KeySource::Env(name)) if !is_name(name) => {
                     let message = "this is not the name of an environment variable";
-                    let remedy = "write the variable's name, for instance LAKE_KEY; never the key itself";
+                    let remedy =
+                        "write the variable's name, for instance LAKE_KEY; never the key itself";
                     self.refuse(&format!("{side}.customer_key.env"), message, remedy);
                 }
                 Some(KeySource::File(file)) if *file == *Path::new("") => {
-                    self.refuse(&format!("{side}.customer_key.file"), "this is empty", "write a path");
+                    self.refuse(
+                        &format!("{side}.customer_key.file"),
+                        "this is empty",
+                        "write a path",
+                    );
                 }
                 _ => {}
             }
@@ -173,7 +215,8 @@ impl Rules<'_> {
             self.refuse("preserve.annotations", message, "write skip");
         }
         if transfer.customer_keys.destination.is_some() && transfer.to.encryption.is_some() {
-            let message = "an object is encrypted with a customer key or as `encryption` says, not both";
+            let message =
+                "an object is encrypted with a customer key or as `encryption` says, not both";
             self.refuse("to.encryption", message, "remove one of them");
         }
     }
@@ -181,7 +224,9 @@ impl Rules<'_> {
 
 /// Visible ASCII, with blanks only inside.
 fn is_header_value(value: &str) -> bool {
-    value.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) && value.trim() == value && !value.is_empty()
+    value.bytes().all(|b| b == b' ' || b.is_ascii_graphic())
+        && value.trim() == value
+        && !value.is_empty()
 }
 
 /// RFC 9110: what the name of a header consists of.

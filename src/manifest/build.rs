@@ -1,8 +1,9 @@
 //! From [`ManifestFile`] to [`Job`]: defaults filled in, text read as what it stands for.
 //!
-//! Only what the types of a `Job` can't hold is refused here (text that is no size, `s3` beside `files`); every
-//! rule about a job that could exist is in [`check`](super::check). A value that can't be read is reported and
-//! its default taken, so that the rest of the transfer is still looked at.
+//! Only what the types of a `Job` can't hold is refused here (text that is no size, `s3` beside
+//! `files`); every rule about a job that could exist is in [`check`](super::check). A value that
+//! can't be read is reported and its default taken, so that the rest of the transfer is still
+//! looked at.
 
 mod explain;
 
@@ -16,13 +17,14 @@ use self::explain::Explain;
 use super::diagnose::{Doubts, Finding};
 use super::file::{
     AssumeRoleSection, CustomerKeySection, DefaultsSection, EncryptionName, EncryptionSection,
-    EndpointSection, FromSection, KeysSection, ManifestFile, PartsSection, PreserveFields, PreserveSection,
-    RestoreSection, SetSection, ToSection, TransferSection, VersionsName,
+    EndpointSection, FromSection, KeysSection, ManifestFile, PartsSection, PreserveFields,
+    PreserveSection, RestoreSection, SetSection, ToSection, TransferSection, VersionsName,
 };
 use super::job::{
-    Access, Archived, AssumeRole, Compare, CustomerKeys, DEFAULT_ENDPOINT, Destination, Empty, Encryption,
-    Endpoint, FailureLimit, Job, JournalPlace, KeySource, LayoutChoice, Limits, PartSize, Parts, Preserve,
-    ProofPolicy, ReportPaths, Restore, Selection, SetValues, Source, Transfer, Versions,
+    Access, Archived, AssumeRole, Compare, CustomerKeys, DEFAULT_ENDPOINT, Destination, Empty,
+    Encryption, Endpoint, FailureLimit, Job, JournalPlace, KeySource, LayoutChoice, Limits,
+    PartSize, Parts, Preserve, ProofPolicy, ReportPaths, Restore, Selection, SetValues, Source,
+    Transfer, Versions,
 };
 use super::keys::{KeyGlob, KeyMap, Template};
 use super::moment::{Ages, Moment};
@@ -33,8 +35,8 @@ use crate::size::{ByteRate, ByteSize, parse_duration};
 /// A job as far as the manifest could be read.
 pub(super) struct Built {
     pub job: Job,
-    /// For each transfer of `job` its index in the manifest; transfers without a readable source and destination
-    /// are left out.
+    /// For each transfer of `job` its index in the manifest; transfers without a readable source
+    /// and destination are left out.
     pub indices: Vec<usize>,
     pub findings: Vec<Finding>,
 }
@@ -46,14 +48,19 @@ pub(super) fn build(
     environment: &Environment,
     doubts: &Doubts,
 ) -> Built {
-    let mut reader = Reader { doubts, findings: Vec::new() };
+    let mut reader = Reader {
+        doubts,
+        findings: Vec::new(),
+    };
     let mut endpoints = BTreeMap::new();
     for (name, section) in file.endpoints.unwrap_or_default() {
         let endpoint = reader.endpoint(&name, section).resolve(environment);
         endpoints.insert(name, endpoint);
     }
     let default = || Endpoint::default().resolve(environment);
-    endpoints.entry(DEFAULT_ENDPOINT.to_owned()).or_insert_with(default);
+    endpoints
+        .entry(DEFAULT_ENDPOINT.to_owned())
+        .or_insert_with(default);
     let defaults = file.defaults.unwrap_or_default();
     let mut transfers = Vec::new();
     let mut indices = Vec::new();
@@ -66,17 +73,27 @@ pub(super) fn build(
     let limits = file.limits.unwrap_or_default();
     let limits = Limits {
         requests_per_second: limits.requests_per_second,
-        bytes_per_second: reader.read::<ByteRate>("limits.bytes_per_second", limits.bytes_per_second),
+        bytes_per_second: reader
+            .read::<ByteRate>("limits.bytes_per_second", limits.bytes_per_second),
         in_flight: limits.in_flight,
         patience: reader.duration("limits.patience", limits.patience),
         max_failures: reader.read::<FailureLimit>("limits.max_failures", limits.max_failures),
     };
-    let report = ReportPaths { json: file.report.and_then(|report| report.json).map(PathBuf::from) };
+    let report = ReportPaths {
+        json: file
+            .report
+            .and_then(|report| report.json)
+            .map(PathBuf::from),
+    };
     let journal = match file.journal.as_deref().map(str::parse::<JournalPlace>) {
         None => JournalPlace::default(),
         Some(Ok(place)) => place,
         Some(Err(message)) => {
-            reader.refuse("journal", message, "write a directory, s3://bucket/prefix/, or none");
+            reader.refuse(
+                "journal",
+                message,
+                "write a directory, s3://bucket/prefix/, or none",
+            );
             JournalPlace::default()
         }
     };
@@ -105,10 +122,15 @@ struct Reader<'d> {
 impl Reader<'_> {
     fn refuse(&mut self, path: &str, message: impl Display, remedy: impl Display) {
         let (message, remedy) = (message.to_string(), remedy.to_string());
-        self.findings.push(Finding { path: path.to_owned(), message, remedy });
+        self.findings.push(Finding {
+            path: path.to_owned(),
+            message,
+            remedy,
+        });
     }
 
-    /// The text as a `T`; `None` when there is none or when it can't be read, which is then reported.
+    /// The text as a `T`; `None` when there is none or when it can't be read, which is then
+    /// reported.
     fn read<T>(&mut self, path: &str, text: Option<String>) -> Option<T>
     where
         T: FromStr,
@@ -142,7 +164,9 @@ impl Reader<'_> {
             capabilities: section
                 .capabilities
                 .unwrap_or_default()
-                .sized(|field, text| self.read(&format!("endpoints.{name}.capabilities.{field}"), text)),
+                .sized(|field, text| {
+                    self.read(&format!("endpoints.{name}.capabilities.{field}"), text)
+                }),
         }
     }
 
@@ -151,7 +175,11 @@ impl Reader<'_> {
             Ok(proxy) => Some(proxy),
             Err(error) => {
                 let error: ProxyError = error;
-                self.refuse(&format!("endpoints.{endpoint}.proxy"), error, ProxyError::REMEDY);
+                self.refuse(
+                    &format!("endpoints.{endpoint}.proxy"),
+                    error,
+                    ProxyError::REMEDY,
+                );
                 None
             }
         }
@@ -188,7 +216,11 @@ impl Reader<'_> {
         path: &str,
     ) -> Empty {
         if own.is_some() && matches!(from, Some(Source::Object { .. })) {
-            self.refuse(&format!("{path}.empty"), "one object always has to be there", "remove it");
+            self.refuse(
+                &format!("{path}.empty"),
+                "one object always has to be there",
+                "remove it",
+            );
         }
         own.or(default).unwrap_or_default()
     }
@@ -201,42 +233,84 @@ impl Reader<'_> {
     ) -> Option<Transfer> {
         let path = format!("transfers[{index}]");
         let explicit_preserve = section.preserve.is_some();
-        let select = section.from.as_ref().map(|from| self.selection(&path, from)).unwrap_or_default();
-        let keys = section.keys.map(|keys| self.key_map(&path, keys)).unwrap_or_default();
+        let select = section
+            .from
+            .as_ref()
+            .map(|from| self.selection(&path, from))
+            .unwrap_or_default();
+        let keys = section
+            .keys
+            .map(|keys| self.key_map(&path, keys))
+            .unwrap_or_default();
         let parts = self.parts(&path, section.parts.as_ref(), defaults.parts.as_ref());
         let preserve = preserve(section.preserve.as_ref(), defaults.preserve.as_ref());
-        let source_access =
-            section.from.as_ref().map(|from| access(from.expected_owner.as_ref(), from.requester_pays));
-        let destination_access =
-            section.to.as_ref().map(|to| access(to.expected_owner.as_ref(), to.requester_pays));
+        let source_access = section
+            .from
+            .as_ref()
+            .map(|from| access(from.expected_owner.as_ref(), from.requester_pays));
+        let destination_access = section
+            .to
+            .as_ref()
+            .map(|to| access(to.expected_owner.as_ref(), to.requester_pays));
         let archived = section.archived.or(defaults.archived).unwrap_or_default();
         if section.restore.is_some() && archived != Archived::Restore {
             let message = "`restore` means something only with `archived: restore`";
-            self.refuse(&format!("{path}.restore"), message, "add `archived: restore`, or remove it");
+            self.refuse(
+                &format!("{path}.restore"),
+                message,
+                "add `archived: restore`, or remove it",
+            );
         }
-        if section.archived.is_some() && matches!(section.from, Some(FromSection { files: Some(_), .. })) {
+        if section.archived.is_some()
+            && matches!(section.from, Some(FromSection { files: Some(_), .. }))
+        {
             let remedy = "remove it: a file can always be read";
-            self.refuse(&format!("{path}.archived"), "local files are in no archive", remedy);
+            self.refuse(
+                &format!("{path}.archived"),
+                "local files are in no archive",
+                remedy,
+            );
         }
         let restore = restore(section.restore.as_ref(), defaults.restore.as_ref());
-        let (versions, as_of) =
-            section.from.as_ref().map(|from| self.versions(&path, from)).unwrap_or_default();
+        let (versions, as_of) = section
+            .from
+            .as_ref()
+            .map(|from| self.versions(&path, from))
+            .unwrap_or_default();
         let mut time = |field: &str, get: fn(&FromSection) -> &Option<String>| {
             let text = section.from.as_ref().and_then(|from| get(from).clone());
             self.read::<Moment>(&format!("{path}.from.{field}"), text)
         };
         let modified_after = time("modified_after", |from| &from.modified_after);
         let modified_before = time("modified_before", |from| &from.modified_before);
-        let set = section.set.map(|set| self.overrides(&format!("{path}.set"), set)).unwrap_or_default();
+        let set = section
+            .set
+            .map(|set| self.overrides(&format!("{path}.set"), set))
+            .unwrap_or_default();
         let mut key_of = |side: &str, section: Option<CustomerKeySection>| {
-            section.and_then(|section| self.customer_key(&format!("{path}.{side}.customer_key"), section))
+            section.and_then(|section| {
+                self.customer_key(&format!("{path}.{side}.customer_key"), section)
+            })
         };
         let customer_keys = CustomerKeys {
-            source: key_of("from", section.from.as_ref().and_then(|from| from.customer_key.clone())),
-            destination: key_of("to", section.to.as_ref().and_then(|to| to.customer_key.clone())),
+            source: key_of(
+                "from",
+                section
+                    .from
+                    .as_ref()
+                    .and_then(|from| from.customer_key.clone()),
+            ),
+            destination: key_of(
+                "to",
+                section.to.as_ref().and_then(|to| to.customer_key.clone()),
+            ),
         };
-        let from = section.from.and_then(|from| self.source(&format!("{path}.from"), from));
-        let to = section.to.and_then(|to| self.destination(&format!("{path}.to"), to));
+        let from = section
+            .from
+            .and_then(|from| self.source(&format!("{path}.from"), from));
+        let to = section
+            .to
+            .and_then(|to| self.destination(&format!("{path}.to"), to));
         if explicit_preserve && matches!(from, Some(Source::Files { .. })) {
             let remedy = "remove it: there is nothing of the kind to keep";
             self.refuse(
@@ -265,9 +339,14 @@ impl Reader<'_> {
             proof: ProofPolicy {
                 verify: section.verify.or(defaults.verify).unwrap_or_default(),
                 prove: section.prove.or(defaults.prove).unwrap_or_default(),
-                on_mismatch: section.on_mismatch.or(defaults.on_mismatch).unwrap_or_default(),
+                on_mismatch: section
+                    .on_mismatch
+                    .or(defaults.on_mismatch)
+                    .unwrap_or_default(),
             },
-            name: section.name.unwrap_or_else(|| format!("transfer-{}", index + 1)),
+            name: section
+                .name
+                .unwrap_or_else(|| format!("transfer-{}", index + 1)),
             after: section.after.unwrap_or_default(),
             empty: self.empty(section.empty, defaults.empty, from.as_ref(), &path),
             from: from?,
@@ -314,11 +393,16 @@ impl Reader<'_> {
                 let location: S3Uri = self.read(&format!("{path}.s3"), Some(s3))?;
                 let endpoint = from.endpoint.unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
                 if !location.key.is_prefix() {
-                    return Some(Source::Object { endpoint, location, version: from.version });
+                    return Some(Source::Object {
+                        endpoint,
+                        location,
+                        version: from.version,
+                    });
                 }
                 if from.version.is_some() {
                     let remedy = "name one object under `s3`, or remove it";
-                    let message = "`version` chooses among the versions of one object, and this is a prefix";
+                    let message =
+                        "`version` chooses among the versions of one object, and this is a prefix";
                     self.refuse(&format!("{path}.version"), message, remedy);
                 }
                 Some(Source::Prefix { endpoint, location })
@@ -332,10 +416,17 @@ impl Reader<'_> {
                 only(self, "as_of", from.as_of.is_some(), "s3");
                 only(self, "customer_key", from.customer_key.is_some(), "s3");
                 let path = LocalPath(PathBuf::from(files));
-                Some(Source::Files { path, symlinks: from.symlinks.unwrap_or_default() })
+                Some(Source::Files {
+                    path,
+                    symlinks: from.symlinks.unwrap_or_default(),
+                })
             }
             (Some(_), Some(_)) => {
-                self.refuse(path, "`from` has both `s3` and `files`", "make two transfers of it");
+                self.refuse(
+                    path,
+                    "`from` has both `s3` and `files`",
+                    "make two transfers of it",
+                );
                 None
             }
             (None, None) if self.doubts.about(path) => None,
@@ -354,13 +445,24 @@ impl Reader<'_> {
             ("as_of", from.as_of.is_some()),
             ("versions", from.versions == Some(VersionsName::All)),
         ];
-        let chosen: Vec<_> = chosen.iter().filter(|(_, given)| *given).map(|(field, _)| *field).collect();
+        let chosen: Vec<_> = chosen
+            .iter()
+            .filter(|(_, given)| *given)
+            .map(|(field, _)| *field)
+            .collect();
         if let [first, .., last] = chosen.as_slice() {
             let message = format!("`{first}` and `{last}` choose different versions");
-            self.refuse(&format!("{transfer}.from.{last}"), message, "keep one of them");
+            self.refuse(
+                &format!("{transfer}.from.{last}"),
+                message,
+                "keep one of them",
+            );
             return (Versions::Current, None);
         }
-        match (as_of.filter(|_| from.s3.is_some()), from.versions.filter(|_| from.s3.is_some())) {
+        match (
+            as_of.filter(|_| from.s3.is_some()),
+            from.versions.filter(|_| from.s3.is_some()),
+        ) {
             (Some(time), _) => (Versions::Current, Some(time)),
             (None, Some(VersionsName::All)) => (Versions::All, None),
             (None, _) => (Versions::Current, None),
@@ -383,12 +485,15 @@ impl Reader<'_> {
 
     fn globs(&mut self, path: &str, patterns: Option<&[String]>) -> Vec<KeyGlob> {
         let patterns = patterns.unwrap_or_default().iter().enumerate();
-        patterns.filter_map(|(i, text)| self.read(&format!("{path}[{i}]"), Some(text.clone()))).collect()
+        patterns
+            .filter_map(|(i, text)| self.read(&format!("{path}[{i}]"), Some(text.clone())))
+            .collect()
     }
 
     fn destination(&mut self, path: &str, to: ToSection) -> Option<Destination> {
-        let encryption =
-            to.encryption.and_then(|section| self.encryption(&format!("{path}.encryption"), section));
+        let encryption = to
+            .encryption
+            .and_then(|section| self.encryption(&format!("{path}.encryption"), section));
         Some(Destination {
             endpoint: to.endpoint.unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned()),
             location: self.read(&format!("{path}.s3"), to.s3)?,
@@ -402,19 +507,39 @@ impl Reader<'_> {
         let section = match section {
             EncryptionSection::Named(EncryptionName::S3) => return Some(Encryption::S3),
             EncryptionSection::Named(EncryptionName::Kms) => {
-                return Some(Encryption::Kms { key: None, bucket_key: None, dsse: false });
+                return Some(Encryption::Kms {
+                    key: None,
+                    bucket_key: None,
+                    dsse: false,
+                });
             }
             EncryptionSection::Named(EncryptionName::Dsse) => {
-                return Some(Encryption::Kms { key: None, bucket_key: None, dsse: true });
+                return Some(Encryption::Kms {
+                    key: None,
+                    bucket_key: None,
+                    dsse: true,
+                });
             }
             EncryptionSection::Keyed(section) => section,
         };
         let bucket_key = section.bucket_key;
         match (section.kms, section.dsse) {
-            (Some(key), None) => Some(Encryption::Kms { key: Some(key), bucket_key, dsse: false }),
-            (None, Some(key)) => Some(Encryption::Kms { key: Some(key), bucket_key, dsse: true }),
+            (Some(key), None) => Some(Encryption::Kms {
+                key: Some(key),
+                bucket_key,
+                dsse: false,
+            }),
+            (None, Some(key)) => Some(Encryption::Kms {
+                key: Some(key),
+                bucket_key,
+                dsse: true,
+            }),
             (Some(_), Some(_)) => {
-                self.refuse(path, "`encryption` has both `kms` and `dsse`", "keep one of them");
+                self.refuse(
+                    path,
+                    "`encryption` has both `kms` and `dsse`",
+                    "keep one of them",
+                );
                 None
             }
             (None, None) if self.doubts.about(path) => None,
@@ -431,7 +556,11 @@ impl Reader<'_> {
             (Some(name), None) => Some(KeySource::Env(name)),
             (None, Some(file)) => Some(KeySource::File(file.into())),
             (Some(_), Some(_)) => {
-                self.refuse(path, "`customer_key` has both `env` and `file`", "keep one of them");
+                self.refuse(
+                    path,
+                    "`customer_key` has both `env` and `file`",
+                    "keep one of them",
+                );
                 None
             }
             (None, None) if self.doubts.about(path) => None,
@@ -448,9 +577,14 @@ impl Reader<'_> {
         let mut metadata = BTreeMap::new();
         for (name, value) in section.metadata.unwrap_or_default() {
             if metadata.insert(name.to_ascii_lowercase(), value).is_some() {
-                let message =
-                    format!("`{name}` is there twice: names of metadata are the same in upper case");
-                self.refuse(&format!("{path}.metadata.{name}"), message, "keep one of them");
+                let message = format!(
+                    "`{name}` is there twice: names of metadata are the same in upper case"
+                );
+                self.refuse(
+                    &format!("{path}.metadata.{name}"),
+                    message,
+                    "keep one of them",
+                );
             }
         }
         SetValues {
@@ -472,9 +606,15 @@ impl Reader<'_> {
         }
     }
 
-    fn parts(&mut self, transfer: &str, own: Option<&PartsSection>, shared: Option<&PartsSection>) -> Parts {
+    fn parts(
+        &mut self,
+        transfer: &str,
+        own: Option<&PartsSection>,
+        shared: Option<&PartsSection>,
+    ) -> Parts {
         let mut text = |field: &str, get: fn(&PartsSection) -> &Option<String>| {
-            let typed = |section: Option<&PartsSection>| section.and_then(|section| get(section).clone());
+            let typed =
+                |section: Option<&PartsSection>| section.and_then(|section| get(section).clone());
             let (path, text) = match typed(own) {
                 Some(text) => (format!("{transfer}.parts.{field}"), text),
                 None => (format!("defaults.parts.{field}"), typed(shared)?),
@@ -484,13 +624,18 @@ impl Reader<'_> {
             }
             self.read::<ByteSize>(&path, Some(text))
         };
-        let layout = own.and_then(|parts| parts.layout).or_else(|| shared.and_then(|parts| parts.layout));
-        let goal = own.and_then(|parts| parts.goal).or_else(|| shared.and_then(|parts| parts.goal));
+        let layout = own
+            .and_then(|parts| parts.layout)
+            .or_else(|| shared.and_then(|parts| parts.layout));
+        let goal = own
+            .and_then(|parts| parts.goal)
+            .or_else(|| shared.and_then(|parts| parts.goal));
         Parts {
             layout: layout.unwrap_or_default(),
             goal: goal.unwrap_or_default(),
             size: text("size", |parts| &parts.size).map_or(PartSize::Auto, PartSize::Exactly),
-            threshold: text("threshold", |parts| &parts.threshold).unwrap_or(Parts::default().threshold),
+            threshold: text("threshold", |parts| &parts.threshold)
+                .unwrap_or(Parts::default().threshold),
         }
     }
 }
@@ -504,10 +649,14 @@ fn without_slash(url: String) -> String {
 }
 
 fn access(expected_owner: Option<&String>, requester_pays: Option<bool>) -> Access {
-    Access { expected_owner: expected_owner.cloned(), requester_pays: requester_pays.unwrap_or_default() }
+    Access {
+        expected_owner: expected_owner.cloned(),
+        requester_pays: requester_pays.unwrap_or_default(),
+    }
 }
 
-/// A transfer's policies: its own fields over the defaults'. A preset of its own is a new beginning.
+/// A transfer's policies: its own fields over the defaults'. A preset of its own is a new
+/// beginning.
 fn preserve(own: Option<&PreserveSection>, shared: Option<&PreserveSection>) -> Preserve {
     let over = |base: Preserve, section: Option<&PreserveSection>| match section {
         None => base,
@@ -543,7 +692,13 @@ fn preserve(own: Option<&PreserveSection>, shared: Option<&PreserveSection>) -> 
 fn restore(own: Option<&RestoreSection>, shared: Option<&RestoreSection>) -> Restore {
     let default = Restore::default();
     Restore {
-        tier: own.and_then(|own| own.tier).or(shared.and_then(|shared| shared.tier)).unwrap_or(default.tier),
-        days: own.and_then(|own| own.days).or(shared.and_then(|shared| shared.days)).unwrap_or(default.days),
+        tier: own
+            .and_then(|own| own.tier)
+            .or(shared.and_then(|shared| shared.tier))
+            .unwrap_or(default.tier),
+        days: own
+            .and_then(|own| own.days)
+            .or(shared.and_then(|shared| shared.days))
+            .unwrap_or(default.days),
     }
 }

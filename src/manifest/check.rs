@@ -1,5 +1,5 @@
-//! The rules that a [`Job`] must keep, whether a manifest or a command line asks for it. One field at a time here;
-//! what transfers do to each other's keys is in [`overlap`](super::overlap).
+//! The rules that a [`Job`] must keep, whether a manifest or a command line asks for it. One field
+//! at a time here; what transfers do to each other's keys is in [`overlap`](super::overlap).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -34,23 +34,34 @@ const STORAGE_CLASSES: [&str; 12] = [
     "FSX_OPENZFS",
 ];
 
-/// Everything about the job that can't work or would not do what it seems to; empty when all is well. Paths are
-/// those of a manifest.
+/// Everything about the job that can't work or would not do what it seems to; empty when all is
+/// well. Paths are those of a manifest.
 #[must_use]
 pub fn check(job: &Job) -> Vec<Finding> {
     let indices: Vec<_> = (0..job.transfers.len()).collect();
     let mut findings = check_with(job, &indices, &Doubts::default());
     if job.transfers.is_empty() {
-        let (path, message) = ("transfers".to_owned(), "there is nothing to transfer".to_owned());
-        findings.push(Finding { path, message, remedy: "name a source and a destination".to_owned() });
+        let (path, message) = (
+            "transfers".to_owned(),
+            "there is nothing to transfer".to_owned(),
+        );
+        findings.push(Finding {
+            path,
+            message,
+            remedy: "name a source and a destination".to_owned(),
+        });
     }
     findings
 }
 
-/// [`check`] of what could be read of a manifest, where `indices` tells for each transfer which one of the file
-/// it is. That there is none may then have another reason, which was reported.
+/// [`check`] of what could be read of a manifest, where `indices` tells for each transfer which one
+/// of the file it is. That there is none may then have another reason, which was reported.
 pub(super) fn check_with(job: &Job, indices: &[usize], doubts: &Doubts) -> Vec<Finding> {
-    let mut rules = Rules { job, doubts, findings: Vec::new() };
+    let mut rules = Rules {
+        job,
+        doubts,
+        findings: Vec::new(),
+    };
     rules.name("name", &job.name);
     for (name, endpoint) in &job.endpoints {
         rules.endpoint(&format!("endpoints.{name}"), name, endpoint);
@@ -61,8 +72,15 @@ pub(super) fn check_with(job: &Job, indices: &[usize], doubts: &Doubts) -> Vec<F
     for (transfer, index) in job.transfers.iter().zip(indices) {
         let path = format!("transfers[{index}]");
         if let Some(first) = names.insert(transfer.name.as_str(), index) {
-            let message = format!("the name `{}` is also that of transfers[{first}]", transfer.name);
-            rules.refuse(&format!("{path}.name"), message, "give each transfer a name of its own");
+            let message = format!(
+                "the name `{}` is also that of transfers[{first}]",
+                transfer.name
+            );
+            rules.refuse(
+                &format!("{path}.name"),
+                message,
+                "give each transfer a name of its own",
+            );
         }
         for (at, after) in transfer.after.iter().enumerate() {
             if !names.contains_key(after.as_str()) || *after == transfer.name {
@@ -85,13 +103,19 @@ struct Rules<'j> {
 impl<'j> Rules<'j> {
     fn refuse(&mut self, path: &str, message: impl Into<String>, remedy: impl Into<String>) {
         let (message, remedy) = (message.into(), remedy.into());
-        self.findings.push(Finding { path: path.to_owned(), message, remedy });
+        self.findings.push(Finding {
+            path: path.to_owned(),
+            message,
+            remedy,
+        });
     }
 
     fn name(&mut self, path: &str, name: &str) {
-        let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.');
+        let legal =
+            |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.');
         if name.is_empty() || !name.bytes().all(legal) {
-            let remedy = "use lower-case letters, digits, `-`, `_` and `.`: it becomes part of file names";
+            let remedy =
+                "use lower-case letters, digits, `-`, `_` and `.`: it becomes part of file names";
             self.refuse(path, format!("`{name}` can't be a name"), remedy);
         }
     }
@@ -99,24 +123,42 @@ impl<'j> Rules<'j> {
     /// Refuses customer keys at endpoints whose stated URL is plain HTTP, allowed or not.
     fn plaintext_keys(&mut self, path: &str, transfer: &Transfer) {
         let keys = &transfer.customer_keys;
-        let source = transfer.from.s3().map(|(endpoint, _)| endpoint).filter(|_| keys.source.is_some());
-        let destination = keys.destination.as_ref().map(|_| transfer.to.endpoint.as_str());
+        let source = transfer
+            .from
+            .s3()
+            .map(|(endpoint, _)| endpoint)
+            .filter(|_| keys.source.is_some());
+        let destination = keys
+            .destination
+            .as_ref()
+            .map(|_| transfer.to.endpoint.as_str());
         for (side, endpoint) in [("from", source), ("to", destination)] {
             let at = endpoint.and_then(|name| self.job.endpoints.get(name));
             if at.is_some_and(|at| at.is_plaintext() && at.stated.url.is_some()) {
                 let remedy = "give the endpoint an https:// URL";
-                self.refuse(&format!("{path}.{side}.customer_key"), PLAINTEXT_KEY, remedy);
+                self.refuse(
+                    &format!("{path}.{side}.customer_key"),
+                    PLAINTEXT_KEY,
+                    remedy,
+                );
             }
         }
     }
 
-    /// A report goes to a file of this machine. A location in S3 would become a directory called `s3:`.
+    /// A report goes to a file of this machine. A location in S3 would become a directory called
+    /// `s3:`.
     fn report(&mut self) {
-        let Some(path) = &self.job.report.json else { return };
+        let Some(path) = &self.job.report.json else {
+            return;
+        };
         let text = path.to_string_lossy();
         if text.starts_with("s3://") || suggestion(&text).is_some() {
             let message = format!("`{text}` is not a path: a report is a file of this machine");
-            self.refuse("report.json", message, "write a path, and copy the file into S3 after the run");
+            self.refuse(
+                "report.json",
+                message,
+                "write a path, and copy the file into S3 after the run",
+            );
         }
     }
 
@@ -131,10 +173,19 @@ impl<'j> Rules<'j> {
             return self.refuse(path, message, "name a transfer above this one");
         }
         if self.job.transfers.iter().any(|other| other.name == after) {
-            let message = format!("`{after}` comes after this transfer, so this one can't wait for it");
-            return self.refuse(path, message, format!("put `{after}` above `{}`", transfer.name));
+            let message =
+                format!("`{after}` comes after this transfer, so this one can't wait for it");
+            return self.refuse(
+                path,
+                message,
+                format!("put `{after}` above `{}`", transfer.name),
+            );
         }
-        let above = self.job.transfers.iter().take_while(|other| other.name != transfer.name);
+        let above = self
+            .job
+            .transfers
+            .iter()
+            .take_while(|other| other.name != transfer.name);
         let remedy = match closest(after, above.map(|other| other.name.as_str())) {
             Some(name) => format!("did you mean `{name}`?"),
             None => "name a transfer above this one".to_owned(),
@@ -157,17 +208,26 @@ impl<'j> Rules<'j> {
         for mistake in &resolved.mistakes {
             // What only the environment says is refused when a transfer connects to the endpoint.
             if let Some(field) = mistake.field {
-                self.refuse(&format!("{path}.{field}"), &*mistake.message, &*mistake.remedy);
+                self.refuse(
+                    &format!("{path}.{field}"),
+                    &*mistake.message,
+                    &*mistake.remedy,
+                );
             }
         }
         let aws = resolved.url.is_none() && !self.doubts.about(&format!("{path}.url"));
         if aws && !matches!(endpoint.provider, Provider::Auto | Provider::Aws) {
             let message = "without `url` this endpoint is AWS, not another provider";
-            self.refuse(&format!("{path}.provider"), message, "add the server's `url`");
+            self.refuse(
+                &format!("{path}.provider"),
+                message,
+                "add the server's `url`",
+            );
         }
-        for (field, size) in
-            [("max_copy", endpoint.capabilities.max_copy), ("max_part", endpoint.capabilities.max_part)]
-        {
+        for (field, size) in [
+            ("max_copy", endpoint.capabilities.max_copy),
+            ("max_part", endpoint.capabilities.max_part),
+        ] {
             if size.is_some_and(|size| size < MIN_PART) {
                 let message = format!("`{field}` is less than S3's smallest part of {MIN_PART}");
                 self.refuse(
@@ -187,7 +247,11 @@ impl<'j> Rules<'j> {
     fn assume_role(&mut self, path: &str, role: &AssumeRole) {
         if !(role.arn.starts_with("arn:") && role.arn.contains(":role/")) {
             let remedy = "write it as arn:aws:iam::111122223333:role/name";
-            self.refuse(&format!("{path}.arn"), format!("`{}` is not the ARN of a role", role.arn), remedy);
+            self.refuse(
+                &format!("{path}.arn"),
+                format!("`{}` is not the ARN of a role", role.arn),
+                remedy,
+            );
         }
         self.filled(&format!("{path}.external_id"), role.external_id.as_deref());
         let legal = |c: char| c.is_ascii_alphanumeric() || "_+=,.@-".contains(c);
@@ -195,12 +259,23 @@ impl<'j> Rules<'j> {
             && !((2..=64).contains(&name.len()) && name.chars().all(legal))
         {
             let remedy = "use 2 to 64 letters, digits or any of _+=,.@-";
-            self.refuse(&format!("{path}.session_name"), format!("`{name}` can't name a session"), remedy);
+            self.refuse(
+                &format!("{path}.session_name"),
+                format!("`{name}` can't name a session"),
+                remedy,
+            );
         }
         let span = Duration::from_mins(15)..=Duration::from_hours(12);
-        if role.duration.is_some_and(|duration| !span.contains(&duration)) {
+        if role
+            .duration
+            .is_some_and(|duration| !span.contains(&duration))
+        {
             let message = "AWS gives out role credentials for 15 minutes to 12 hours";
-            self.refuse(&format!("{path}.duration"), message, "write for instance 1h");
+            self.refuse(
+                &format!("{path}.duration"),
+                message,
+                "write for instance 1h",
+            );
         }
     }
 
@@ -208,12 +283,19 @@ impl<'j> Rules<'j> {
         let limits = &self.job.limits;
         let zero = [
             ("requests_per_second", limits.requests_per_second == Some(0)),
-            ("bytes_per_second", limits.bytes_per_second.is_some_and(|rate| rate.0 == 0)),
+            (
+                "bytes_per_second",
+                limits.bytes_per_second.is_some_and(|rate| rate.0 == 0),
+            ),
             ("in_flight", limits.in_flight == Some(0)),
         ];
         for (field, _) in zero.into_iter().filter(|(_, zero)| *zero) {
             let message = format!("with `{field}` at 0 nothing would ever be copied");
-            self.refuse(&format!("limits.{field}"), message, "write at least 1, or remove it for no limit");
+            self.refuse(
+                &format!("limits.{field}"),
+                message,
+                "write at least 1, or remove it for no limit",
+            );
         }
         let json = self.job.report.json.as_ref();
         if let Some(path) = json {
@@ -223,35 +305,59 @@ impl<'j> Rules<'j> {
 
     fn transfer(&mut self, path: &str, transfer: &Transfer) {
         self.name(&format!("{path}.name"), &transfer.name);
-        let from =
-            transfer.from.s3().and_then(|(name, _)| self.known(&format!("{path}.from.endpoint"), name));
+        let from = transfer
+            .from
+            .s3()
+            .and_then(|(name, _)| self.known(&format!("{path}.from.endpoint"), name));
         let to = self.known(&format!("{path}.to.endpoint"), &transfer.to.endpoint);
-        let sure = |endpoint: &&ResolvedEndpoint| !self.doubts.about(&format!("endpoints.{}", endpoint.name));
+        let sure = |endpoint: &&ResolvedEndpoint| {
+            !self.doubts.about(&format!("endpoints.{}", endpoint.name))
+        };
         let sure = [from, to].iter().flatten().all(sure)
             && !self.doubts.about(&format!("{path}.from.endpoint"))
             && !self.doubts.about(&format!("{path}.to.endpoint"));
         if let (Some(from), Some(to), true) = (from, to, sure) {
             self.one_server(path, from, to);
         }
-        // A proxy or gateway in front of Amazon S3 has another host, so the provider counts as well.
-        let is_aws = |endpoint: &ResolvedEndpoint| endpoint.is_aws() || endpoint.provider == Provider::Aws;
+        // A proxy or gateway in front of Amazon S3 has another host, so the provider counts as
+        // well.
+        let is_aws =
+            |endpoint: &ResolvedEndpoint| endpoint.is_aws() || endpoint.provider == Provider::Aws;
         let aws = |endpoint: Option<&ResolvedEndpoint>| sure && endpoint.is_some_and(is_aws);
-        let places = transfer.from.s3().map(|(_, location)| ("from", from, location));
-        for (side, endpoint, location) in places.into_iter().chain([("to", to, &transfer.to.location)]) {
-            let mistake = endpoint.filter(|_| sure).and_then(|at| tenant::mistake(&location.bucket, at));
+        let places = transfer
+            .from
+            .s3()
+            .map(|(_, location)| ("from", from, location));
+        for (side, endpoint, location) in
+            places
+                .into_iter()
+                .chain([("to", to, &transfer.to.location)])
+        {
+            let mistake = endpoint
+                .filter(|_| sure)
+                .and_then(|at| tenant::mistake(&location.bucket, at));
             if let Some((message, remedy)) = mistake {
                 self.refuse(&format!("{path}.{side}.s3"), message, remedy);
             }
         }
-        self.access(&format!("{path}.from"), &transfer.source_access, from.filter(|_| sure));
-        self.access(&format!("{path}.to"), &transfer.destination_access, to.filter(|_| sure));
+        self.access(
+            &format!("{path}.from"),
+            &transfer.source_access,
+            from.filter(|_| sure),
+        );
+        self.access(
+            &format!("{path}.to"),
+            &transfer.destination_access,
+            to.filter(|_| sure),
+        );
         self.source(&format!("{path}.from"), &transfer.from);
         self.selection(&format!("{path}.from"), transfer, aws(from));
         self.destination(&format!("{path}.to"), transfer, aws(to));
         self.parts(&format!("{path}.parts"), transfer);
         self.versions(path, transfer);
         self.keys(&format!("{path}.keys"), transfer);
-        self.findings.extend(acl::check(path, transfer, to.filter(|_| sure)));
+        self.findings
+            .extend(acl::check(path, transfer, to.filter(|_| sure)));
         self.findings.extend(attributes::check(path, transfer));
         self.findings.extend(compare::check(path, transfer));
     }
@@ -263,7 +369,10 @@ impl<'j> Rules<'j> {
             let names = || endpoints.keys().map(String::as_str);
             let remedy = match closest(name, names()) {
                 Some(meant) => format!("did you mean `{meant}`?"),
-                None => format!("define it under `endpoints:`, or use {}", alternatives(names())),
+                None => format!(
+                    "define it under `endpoints:`, or use {}",
+                    alternatives(names())
+                ),
             };
             self.refuse(path, format!("there is no endpoint `{name}`"), remedy);
         }
@@ -271,12 +380,20 @@ impl<'j> Rules<'j> {
     }
 
     fn access(&mut self, path: &str, access: &Access, endpoint: Option<&ResolvedEndpoint>) {
-        let Some(owner) = &access.expected_owner else { return };
+        let Some(owner) = &access.expected_owner else {
+            return;
+        };
         let path = format!("{path}.expected_owner");
         if owner.len() != 12 || !owner.bytes().all(|b| b.is_ascii_digit()) {
             let message = format!("`{owner}` is not an AWS account");
-            self.refuse(&path, message, "write its 12 digits, for instance 111122223333");
-        } else if endpoint.is_some_and(|endpoint| !endpoint.is_aws() && endpoint.provider != Provider::Aws) {
+            self.refuse(
+                &path,
+                message,
+                "write its 12 digits, for instance 111122223333",
+            );
+        } else if endpoint
+            .is_some_and(|endpoint| !endpoint.is_aws() && endpoint.provider != Provider::Aws)
+        {
             // Other servers ignore the header, and a check that nobody makes is worse than none.
             let message = "only AWS looks at the owner that is expected";
             self.refuse(&path, message, "remove it");
@@ -301,7 +418,9 @@ impl<'j> Rules<'j> {
 
     fn source(&mut self, path: &str, source: &Source) {
         match source {
-            Source::Object { version, .. } => self.filled(&format!("{path}.version"), version.as_deref()),
+            Source::Object { version, .. } => {
+                self.filled(&format!("{path}.version"), version.as_deref())
+            }
             Source::Files { path: files, .. } => self.local_path(&format!("{path}.files"), files),
             Source::Prefix { .. } | Source::Stdin => {}
         }
@@ -323,10 +442,19 @@ impl<'j> Rules<'j> {
             return self.refuse(&field, "only objects in S3 have versions", "remove it");
         };
         if source.bucket.is_directory_bucket() {
-            let message = format!("{} is a directory bucket, which keeps no versions", source.bucket);
+            let message = format!(
+                "{} is a directory bucket, which keeps no versions",
+                source.bucket
+            );
             self.refuse(&field, message, "remove it");
         }
-        if matches!(&transfer.from, Source::Object { version: Some(_), .. }) {
+        if matches!(
+            &transfer.from,
+            Source::Object {
+                version: Some(_),
+                ..
+            }
+        ) {
             let message = "a version of the object is named already";
             self.refuse(&field, message, "remove one of them");
         }
@@ -336,9 +464,18 @@ impl<'j> Rules<'j> {
         let to = &transfer.to.location.bucket;
         if to.is_directory_bucket() {
             let message = format!("{to} is a directory bucket, which keeps no versions");
-            self.refuse(&format!("{path}.to.s3"), message, "write to a bucket with versions");
+            self.refuse(
+                &format!("{path}.to.s3"),
+                message,
+                "write to a bucket with versions",
+            );
         }
-        if transfer.keys.rename.as_ref().is_some_and(|rename| rename.pieces().contains(&Piece::Size)) {
+        if transfer
+            .keys
+            .rename
+            .as_ref()
+            .is_some_and(|rename| rename.pieces().contains(&Piece::Size))
+        {
             let message = "{size} would put the versions of one object under different keys";
             self.refuse(&format!("{path}.keys.rename"), message, "leave {size} out");
         }
@@ -356,12 +493,18 @@ impl<'j> Rules<'j> {
                 ("this is not a local path", "write `s3:` for it".to_owned())
             }
             text if suggestion(text).is_some() => {
-                let remedy = suggestion(text).map(|suggestion| suggestion.to_string()).unwrap_or_default();
-                ("this is not a local path", format!("{remedy} (under `s3:`)"))
+                let remedy = suggestion(text)
+                    .map(|suggestion| suggestion.to_string())
+                    .unwrap_or_default();
+                (
+                    "this is not a local path",
+                    format!("{remedy} (under `s3:`)"),
+                )
             }
-            text if text == "~" || text.starts_with("~/") => {
-                ("`~` is a shell's abbreviation", format!("write \"${{HOME}}{}\"", &text[1..]))
-            }
+            text if text == "~" || text.starts_with("~/") => (
+                "`~` is a shell's abbreviation",
+                format!("write \"${{HOME}}{}\"", &text[1..]),
+            ),
             _ => return,
         };
         self.refuse(path, message, remedy);
@@ -382,35 +525,73 @@ impl<'j> Rules<'j> {
         if let (Some(least), Some(most)) = (select.larger_than, select.smaller_than)
             && most.0 <= least.0.saturating_add(1)
         {
-            let message =
-                format!("no object is larger than {} and smaller than {}", least.exact(), most.exact());
-            self.refuse(&format!("{path}.smaller_than"), message, "make the one smaller or the other larger");
+            let message = format!(
+                "no object is larger than {} and smaller than {}",
+                least.exact(),
+                most.exact()
+            );
+            self.refuse(
+                &format!("{path}.smaller_than"),
+                message,
+                "make the one smaller or the other larger",
+            );
         }
-        let Ages { modified_after, modified_before, .. } = transfer.ages;
+        let Ages {
+            modified_after,
+            modified_before,
+            ..
+        } = transfer.ages;
         if let (Some(older), Some(newer)) = (modified_after, modified_before)
             && older <= newer
         {
-            let message = format!("no object is younger than {} and older than {}", Age(older), Age(newer));
-            self.refuse(&format!("{path}.modified_before"), message, "write a smaller age here");
+            let message = format!(
+                "no object is younger than {} and older than {}",
+                Age(older),
+                Age(newer)
+            );
+            self.refuse(
+                &format!("{path}.modified_before"),
+                message,
+                "write a smaller age here",
+            );
         }
         if let (Some(after), Some(before)) = (select.modified_after, select.modified_before)
             && before <= after
             && modified_after.or(modified_before).is_none()
         {
             let message = format!("no time is at or after {after} and before {before}");
-            self.refuse(&format!("{path}.modified_before"), message, "write a later time here");
+            self.refuse(
+                &format!("{path}.modified_before"),
+                message,
+                "write a later time here",
+            );
         }
-        // In aws s3 the last pattern that matches decides, and there this is how to include only some keys.
+        // In aws s3 the last pattern that matches decides, and there this is how to include only
+        // some keys.
         let covers = |glob: &KeyGlob| {
             let are_all_flat = select.include.iter().all(KeyGlob::is_flat);
-            !select.include.is_empty() && (glob.covers("") || (glob.as_str() == "*" && are_all_flat))
+            !select.include.is_empty()
+                && (glob.covers("") || (glob.as_str() == "*" && are_all_flat))
         };
-        if let Some((i, glob)) = select.exclude.iter().enumerate().find(|(_, glob)| covers(glob)) {
-            let included = select.include.first().map(KeyGlob::as_str).unwrap_or_default();
+        if let Some((i, glob)) = select
+            .exclude
+            .iter()
+            .enumerate()
+            .find(|(_, glob)| covers(glob))
+        {
+            let included = select
+                .include
+                .first()
+                .map(KeyGlob::as_str)
+                .unwrap_or_default();
             let message = format!(
                 "`{glob}` leaves out everything that `{included}` includes: exclude wins over include, in any order"
             );
-            let below = if included.contains('/') || included.contains("**") { "" } else { "**/" };
+            let below = if included.contains('/') || included.contains("**") {
+                ""
+            } else {
+                "**/"
+            };
             let remedy = format!(
                 "remove it, and write `{below}{included}` to include such keys at any depth; all others are left out"
             );
@@ -426,7 +607,12 @@ impl<'j> Rules<'j> {
     }
 
     fn destination(&mut self, path: &str, transfer: &Transfer, aws: bool) {
-        let Destination { location, storage_class, encryption, .. } = &transfer.to;
+        let Destination {
+            location,
+            storage_class,
+            encryption,
+            ..
+        } = &transfer.to;
         let many = match &transfer.from {
             Source::Prefix { .. } => Some("a prefix"),
             Source::Files { path, .. } if is_directory(path) => Some("a directory"),
@@ -435,30 +621,55 @@ impl<'j> Rules<'j> {
         };
         if let (Some(many), false) = (many, location.key.is_prefix()) {
             let message = format!("the source is {many}, and {location} is the key of one object");
-            self.refuse(&format!("{path}.s3"), message, format!("write {location}/ with a slash at the end"));
+            self.refuse(
+                &format!("{path}.s3"),
+                message,
+                format!("write {location}/ with a slash at the end"),
+            );
         }
         if matches!(transfer.from, Source::Stdin) && location.key.is_prefix() {
             let message = "standard input has no file name to put behind the prefix";
-            self.refuse(&format!("{path}.s3"), message, format!("write the whole key: {location}name"));
+            self.refuse(
+                &format!("{path}.s3"),
+                message,
+                format!("write the whole key: {location}name"),
+            );
         }
         if let Some(class) = storage_class {
             self.storage_class(&format!("{path}.storage_class"), class, aws);
         }
-        if let Some(Encryption::Kms { key, bucket_key, dsse }) = encryption {
+        if let Some(Encryption::Kms {
+            key,
+            bucket_key,
+            dsse,
+        }) = encryption
+        {
             let field = if *dsse { "dsse" } else { "kms" };
-            if key.as_ref().is_some_and(|key| key.is_empty() || key.contains(char::is_whitespace)) {
+            if key
+                .as_ref()
+                .is_some_and(|key| key.is_empty() || key.contains(char::is_whitespace))
+            {
                 let remedy = "write the key's ARN, or `encryption: kms` for the account's own key";
-                self.refuse(&format!("{path}.encryption.{field}"), "this is not the name of a key", remedy);
+                self.refuse(
+                    &format!("{path}.encryption.{field}"),
+                    "this is not the name of a key",
+                    remedy,
+                );
             }
             if *dsse && bucket_key.is_some() {
                 let message = "there are no bucket keys with two layers of encryption";
-                self.refuse(&format!("{path}.encryption.bucket_key"), message, "remove it, or use `kms`");
+                self.refuse(
+                    &format!("{path}.encryption.bucket_key"),
+                    message,
+                    "remove it, or use `kms`",
+                );
             }
         }
     }
 
     fn storage_class(&mut self, path: &str, class: &str, aws: bool) {
-        let legal = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-');
+        let legal =
+            |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-');
         let (message, remedy) = if aws && !STORAGE_CLASSES.contains(&class) {
             let remedy = match closest(class, STORAGE_CLASSES) {
                 Some(meant) => format!("did you mean {meant}?"),
@@ -466,9 +677,11 @@ impl<'j> Rules<'j> {
             };
             (format!("`{class}` is not a storage class of S3"), remedy)
         } else if class.is_empty() || !class.bytes().all(legal) {
-            let remedy =
-                "use upper-case letters, digits, `_` and `-`, as the server's administrator named it";
-            (format!("`{class}` is not a storage class"), remedy.to_owned())
+            let remedy = "use upper-case letters, digits, `_` and `-`, as the server's administrator named it";
+            (
+                format!("`{class}` is not a storage class"),
+                remedy.to_owned(),
+            )
         } else {
             return;
         };
@@ -478,10 +691,16 @@ impl<'j> Rules<'j> {
     fn parts(&mut self, path: &str, transfer: &Transfer) {
         let mut range = |field: &str, what: &str, size: ByteSize| {
             if !(MIN_PART..=MAX_PART).contains(&size) {
-                let message =
-                    format!("{what} of {} is not possible: S3 takes {MIN_PART} to {MAX_PART}", size.exact());
+                let message = format!(
+                    "{what} of {} is not possible: S3 takes {MIN_PART} to {MAX_PART}",
+                    size.exact()
+                );
                 let meant = size.clamp(MIN_PART, MAX_PART);
-                self.refuse(&format!("{path}.{field}"), message, format!("write {meant}"));
+                self.refuse(
+                    &format!("{path}.{field}"),
+                    message,
+                    format!("write {meant}"),
+                );
             }
         };
         if let PartSize::Exactly(size) = transfer.parts.size {
@@ -492,11 +711,21 @@ impl<'j> Rules<'j> {
 
     fn keys(&mut self, path: &str, transfer: &Transfer) {
         let keys = &transfer.keys;
-        self.filled(&format!("{path}.strip_prefix"), keys.strip_prefix.as_deref());
+        self.filled(
+            &format!("{path}.strip_prefix"),
+            keys.strip_prefix.as_deref(),
+        );
         self.filled(&format!("{path}.add_prefix"), keys.add_prefix.as_deref());
         if !keys.is_identity() && !transfer.to.location.key.is_prefix() {
-            let message = format!("{} is an exact key, which `keys` can't change", transfer.to.location);
-            self.refuse(path, message, "remove one of them, or end the destination in a slash");
+            let message = format!(
+                "{} is an exact key, which `keys` can't change",
+                transfer.to.location
+            );
+            self.refuse(
+                path,
+                message,
+                "remove one of them, or end the destination in a slash",
+            );
         }
     }
 }
@@ -512,7 +741,10 @@ fn first_condition(select: &Selection) -> Option<&'static str> {
         ("modified_before", select.modified_before.is_some()),
         ("storage_classes", !select.storage_classes.is_empty()),
     ];
-    conditions.into_iter().find(|(_, given)| *given).map(|(field, _)| field)
+    conditions
+        .into_iter()
+        .find(|(_, given)| *given)
+        .map(|(field, _)| field)
 }
 
 /// True for a path that can only be a directory; whether another one is shows when the run starts.

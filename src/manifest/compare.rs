@@ -1,6 +1,8 @@
-//! `compare` and `compare_attributes`: how a job finds out whether an object that the destination has is equal.
+//! `compare` and `compare_attributes`: how a job finds out whether an object that the destination
+//! has is equal.
 //!
-//! Both apply to `when: changed` only. `when: missing` looks at keys alone, and `when: always` at nothing.
+//! Both apply to `when: changed` only. `when: missing` looks at keys alone, and `when: always` at
+//! nothing.
 
 use std::fmt;
 
@@ -14,14 +16,16 @@ use super::job::{SetValues, Source, Transfer, Versions, When};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Compare {
-    /// Sizes, then `ETag`s if both derive from the bytes in the same way, otherwise modification times.
+    /// Sizes, then `ETag`s if both derive from the bytes in the same way, otherwise modification
+    /// times.
     #[default]
     Auto,
     /// Sizes only.
     Size,
     /// Sizes and `ETag`s; files are hashed. Modification times if the `ETag`s cannot be compared.
     Etag,
-    /// Checksums, with a HEAD request to each side; files are hashed. Modification times if nothing else can be compared.
+    /// Checksums, with a HEAD request to each side; files are hashed. Modification times if nothing
+    /// else can be compared.
     Checksum,
     /// Sizes and modification times: the destination must be newer.
     Time,
@@ -58,10 +62,17 @@ impl Transfer {
     /// True for versions that are not the newest ones of their keys.
     fn reads_the_past(&self) -> bool {
         matches!(self.versions, Versions::AsOf(_))
-            || matches!(self.from, Source::Object { version: Some(_), .. })
+            || matches!(
+                self.from,
+                Source::Object {
+                    version: Some(_),
+                    ..
+                }
+            )
     }
 
-    /// Sets `compare`: what the transfer says, or the manifest's default where that means something here.
+    /// Sets `compare`: what the transfer says, or the manifest's default where that means something
+    /// here.
     pub(super) fn compare_by(&mut self, own: Option<Compare>, default: Option<Compare>) {
         let default = default.filter(|compare| self.mistake_of(*compare).is_none());
         self.compare = own.or(default).unwrap_or_default();
@@ -70,7 +81,9 @@ impl Transfer {
     /// Sets `compare_attributes` in the same way.
     pub(super) fn compare_attributes_if(&mut self, own: Option<bool>, default: Option<bool>) {
         let means_something = self.mistake_of(Compare::Auto).is_none() && self.sets_attributes();
-        self.compare_attributes = own.or(default.filter(|_| means_something)).unwrap_or_default();
+        self.compare_attributes = own
+            .or(default.filter(|_| means_something))
+            .unwrap_or_default();
     }
 
     /// Explains why `compare` has no effect here: the message and the remedy.
@@ -107,7 +120,11 @@ impl Transfer {
 pub(super) fn check(path: &str, transfer: &Transfer) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut refuse = |field: &str, message: String, remedy: &str| {
-        findings.push(Finding { path: format!("{path}.{field}"), message, remedy: remedy.to_owned() });
+        findings.push(Finding {
+            path: format!("{path}.{field}"),
+            message,
+            remedy: remedy.to_owned(),
+        });
     };
     if transfer.compare != Compare::Auto
         && let Some((message, remedy)) = transfer.mistake_of(transfer.compare)
@@ -119,7 +136,8 @@ pub(super) fn check(path: &str, transfer: &Transfer) -> Vec<Finding> {
             refuse("compare_attributes", message, remedy);
         } else if !transfer.sets_attributes() {
             let message = "the transfer sets no attributes that could be compared".to_owned();
-            let remedy = "remove it, or set some with `set:`, `to.storage_class`, or `to.encryption`";
+            let remedy =
+                "remove it, or set some with `set:`, `to.storage_class`, or `to.encryption`";
             refuse("compare_attributes", message, remedy);
         }
     }

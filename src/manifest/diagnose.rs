@@ -1,11 +1,12 @@
 //! What is wrong with a manifest, drawn at the line where it stands.
 //!
-//! A [`Finding`] knows only the field that it is about; that is all that a job from the command line can have. A
-//! [`Problem`] has a place in the file too. [`Problems`] is the error of a whole manifest: all of them in the
-//! order of the file, because fixing one mistake per run is no way to treat someone who waits for 400 TB.
+//! A [`Finding`] knows only the field that it is about; that is all that a job from the command
+//! line can have. A [`Problem`] has a place in the file too. [`Problems`] is the error of a whole
+//! manifest: all of them in the order of the file, because fixing one mistake per run is no way to
+//! treat someone who waits for 400 TB.
 //!
-//! Text from the file goes to terminals and logs, so control characters are made visible and what looks like a
-//! secret is blotted out.
+//! Text from the file goes to terminals and logs, so control characters are made visible and what
+//! looks like a secret is blotted out.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -62,8 +63,8 @@ pub(super) struct Issue {
     pub remedy: String,
 }
 
-/// The fields of which something was refused already. What a rule sees there is a default and not what was typed,
-/// so it had better say nothing.
+/// The fields of which something was refused already. What a rule sees there is a default and not
+/// what was typed, so it had better say nothing.
 #[derive(Debug, Default)]
 pub(super) struct Doubts(BTreeSet<String>);
 
@@ -78,7 +79,9 @@ impl Doubts {
 
     /// Whether the field, or anything inside it, was refused.
     pub(super) fn about(&self, path: &str) -> bool {
-        let from = self.0.range::<str, _>((Bound::Included(path), Bound::Unbounded));
+        let from = self
+            .0
+            .range::<str, _>((Bound::Included(path), Bound::Unbounded));
         let mut inside = from.map_while(|refused| refused.strip_prefix(path));
         inside.any(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
     }
@@ -94,8 +97,8 @@ impl fmt::Display for Finding {
 }
 
 impl Problems {
-    /// Sorts the issues by place and drops those that are said twice. `secrets` are ranges of `source` that must
-    /// not be shown.
+    /// Sorts the issues by place and drops those that are said twice. `secrets` are ranges of
+    /// `source` that must not be shown.
     pub(super) fn new(
         file_name: &str,
         source: &str,
@@ -108,7 +111,11 @@ impl Problems {
 
         let mut lines = Lines::new(source);
         let list = issues.into_iter().map(|issue| lines.place(issue)).collect();
-        Self { file_name: file_name.to_owned(), text: blot(source, secrets), list }
+        Self {
+            file_name: file_name.to_owned(),
+            text: blot(source, secrets),
+            list,
+        }
     }
 
     /// The problems in the order of the file; never empty.
@@ -117,10 +124,15 @@ impl Problems {
         &self.list
     }
 
-    /// Every problem with its line, the reason below it and the remedy, and at the end how many there are.
+    /// Every problem with its line, the reason below it and the remedy, and at the end how many
+    /// there are.
     #[must_use]
     pub fn render(&self, colour: bool) -> String {
-        let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
+        let renderer = if colour {
+            Renderer::styled()
+        } else {
+            Renderer::plain()
+        };
         let mut lines = Lines::new(&self.text);
         let mut out = String::new();
         for problem in &self.list {
@@ -136,7 +148,8 @@ impl Problems {
                 .primary_title(&*message)
                 .element(snippet)
                 .element(Level::HELP.message(printable(&problem.remedy)));
-            // The renderer replaces some of what a terminal obeys, and not all: what has an escape is its own.
+            // The renderer replaces some of what a terminal obeys, and not all: what has an escape
+            // is its own.
             let shown = renderer.render(&[group]);
             let harmless: Vec<_> = shown.split('\u{1b}').map(printable_lines).collect();
             out.push_str(&harmless.join("\u{1b}"));
@@ -158,7 +171,8 @@ impl fmt::Display for Problems {
     }
 }
 
-/// The lines of a text, found by number or by byte. Made for requests in ascending order: it only goes forward.
+/// The lines of a text, found by number or by byte. Made for requests in ascending order: it only
+/// goes forward.
 struct Lines<'s> {
     source: &'s str,
     number: usize,
@@ -167,13 +181,20 @@ struct Lines<'s> {
 
 impl<'s> Lines<'s> {
     fn new(source: &'s str) -> Self {
-        Self { source, number: 1, start: 0 }
+        Self {
+            source,
+            number: 1,
+            start: 0,
+        }
     }
 
     /// The line that the cursor is at, without its line break.
     fn current(&self) -> &'s str {
         let rest = &self.source[self.start..];
-        rest.split('\n').next().unwrap_or(rest).trim_end_matches('\r')
+        rest.split('\n')
+            .next()
+            .unwrap_or(rest)
+            .trim_end_matches('\r')
     }
 
     fn advance_while(&mut self, behind: impl Fn(usize, usize) -> bool) {
@@ -198,8 +219,14 @@ impl<'s> Lines<'s> {
         while !text.is_char_boundary(start) {
             start -= 1;
         }
-        let end = issue.at.end.saturating_sub(self.start).clamp(start, text.len());
-        let end = (end..=text.len()).find(|end| text.is_char_boundary(*end)).unwrap_or(text.len());
+        let end = issue
+            .at
+            .end
+            .saturating_sub(self.start)
+            .clamp(start, text.len());
+        let end = (end..=text.len())
+            .find(|end| text.is_char_boundary(*end))
+            .unwrap_or(text.len());
         let underlined = text[start..end].trim_end().len();
         Problem {
             path: issue.path,
@@ -219,13 +246,16 @@ fn shorten(text: String) -> String {
     }
 }
 
-/// The source with secrets replaced by asterisks, byte for byte so that places stay where they are: the ranges
-/// that are known to be secret, and what stands before the `@` of any `http(s)://user:password@host`.
+/// The source with secrets replaced by asterisks, byte for byte so that places stay where they are:
+/// the ranges that are known to be secret, and what stands before the `@` of any
+/// `http(s)://user:password@host`.
 fn blot(source: &str, secrets: &[Range<usize>]) -> String {
     let mut ranges = secrets.to_vec();
     for (at, _) in source.match_indices("://") {
         let start = at + 3;
-        let authority = source[start..].split(|c: char| c.is_whitespace() || "/\"',}".contains(c)).next();
+        let authority = source[start..]
+            .split(|c: char| c.is_whitespace() || "/\"',}".contains(c))
+            .next();
         if let Some(user) = authority.and_then(|authority| authority.rfind('@'))
             && source[..at].ends_with(['p', 's'])
         {
@@ -234,7 +264,12 @@ fn blot(source: &str, secrets: &[Range<usize>]) -> String {
     }
     let mut bytes = source.as_bytes().to_vec();
     for range in ranges {
-        for byte in bytes.get_mut(range).into_iter().flatten().filter(|byte| !byte.is_ascii_whitespace()) {
+        for byte in bytes
+            .get_mut(range)
+            .into_iter()
+            .flatten()
+            .filter(|byte| !byte.is_ascii_whitespace())
+        {
             *byte = b'*';
         }
     }
@@ -266,7 +301,10 @@ mod tests {
         let source = "a: hunter2 ü\nurl: http://me:pässword@host/a@b\nto: s3://a@b/";
         let secret = source.find("hunter2").map(|at| at..at + 7).unwrap();
         let blotted = blot(source, std::slice::from_ref(&secret));
-        assert_eq!(blotted, "a: ******* ü\nurl: http://************@host/a@b\nto: s3://a@b/");
+        assert_eq!(
+            blotted,
+            "a: ******* ü\nurl: http://************@host/a@b\nto: s3://a@b/"
+        );
         assert_eq!(blotted.len(), source.len());
     }
 }

@@ -1,8 +1,8 @@
 //! `${NAME}` in values.
 //!
-//! Replaced after the YAML is parsed: a value from the environment can't add fields, and what it brings is not
-//! looked at again. There are no defaults (`${NAME:-x}`): a manifest in git says what it means, and an unset
-//! variable is a deployment that went wrong.
+//! Replaced after the YAML is parsed: a value from the environment can't add fields, and what it
+//! brings is not looked at again. There are no defaults (`${NAME:-x}`): a manifest in git says what
+//! it means, and an unset variable is a deployment that went wrong.
 
 /// Why a `${…}` could not be replaced; each knows the text to underline.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,7 +24,10 @@ impl Mistake {
 }
 
 /// `raw` with every `${NAME}` replaced and `$${` made `${`, and what could not be replaced.
-pub(super) fn substitute(raw: &str, env: &dyn Fn(&str) -> Option<String>) -> (String, Vec<Mistake>) {
+pub(super) fn substitute(
+    raw: &str,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> (String, Vec<Mistake>) {
     let mut out = String::with_capacity(raw.len());
     let mut mistakes = Vec::new();
     let mut rest = raw;

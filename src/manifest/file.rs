@@ -1,12 +1,13 @@
 //! [`ManifestFile`]: the YAML exactly as it is typed.
 //!
-//! These types are the one description of the format. The JSON schema comes from them, and the schema is what a
-//! manifest's tree is checked against, so what an editor underlines and what the program refuses can't drift
-//! apart. The texts below are what an editor shows on hover.
+//! These types are the one description of the format. The JSON schema comes from them, and the
+//! schema is what a manifest's tree is checked against, so what an editor underlines and what the
+//! program refuses can't drift apart. The texts below are what an editor shows on hover.
 //!
-//! Every field is optional here, also the required ones: the check of the shape reports what is missing with its
-//! place, and what is left still loads, so that one pass finds the mistakes of meaning too. Values with a syntax
-//! of their own (sizes, times, locations, globs) stay text until the job is built.
+//! Every field is optional here, also the required ones: the check of the shape reports what is
+//! missing with its place, and what is left still loads, so that one pass finds the mistakes of
+//! meaning too. Values with a syntax of their own (sizes, times, locations, globs) stay text until
+//! the job is built.
 
 use std::collections::BTreeMap;
 
@@ -14,13 +15,14 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::job::{
-    Archived, CannedAcl, Compare, Empty, LayoutChoice, OnMismatch, PartGoal, Policy, Preset, Prove, Provider,
-    RestoreTier, Symlinks, Verify, When,
+    Archived, CannedAcl, Compare, Empty, LayoutChoice, OnMismatch, PartGoal, Policy, Preset, Prove,
+    Provider, RestoreTier, Symlinks, Verify, When,
 };
 use crate::endpoint::Trust;
 use crate::endpoint::capabilities::Overrides;
 
-/// A job of s3haul. Values may contain `${NAME}`, which the environment replaces; `$${` is a literal `${`.
+/// A job of s3haul. Values may contain `${NAME}`, which the environment replaces; `$${` is a
+/// literal `${`.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(title = "s3haul job manifest")]
@@ -28,18 +30,20 @@ pub struct ManifestFile {
     /// The version of this format.
     #[schemars(required, extend("const" = 1, "examples" = [1]))]
     pub version: Option<u64>,
-    /// The name of the job in reports, logs, and the journal. Default: the file's name without its extension.
+    /// The name of the job in reports, logs, and the journal. Default: the file's name without its
+    /// extension.
     #[schemars(regex(pattern = "^[a-z0-9._-]+$"), extend("examples" = ["lake-replica"]))]
     pub name: Option<String>,
-    /// Servers and identities, by name. Not needed for Amazon S3 with the credentials of the environment. A `from` or `to`
-    /// that names no endpoint uses the one called `default`.
+    /// Servers and identities, by name. Not needed for Amazon S3 with the credentials of the
+    /// environment. A `from` or `to` that names no endpoint uses the one called `default`.
     #[schemars(extend("examples" = [{"onprem": {"url": "https://s3.example.internal", "path_style": true}}]))]
     pub endpoints: Option<BTreeMap<String, EndpointSection>>,
     /// Settings for each transfer that does not state its own.
     #[schemars(extend("examples" = [{"when": "missing"}]))]
     pub defaults: Option<DefaultsSection>,
-    /// Pairs of locations to copy. Transfers start in this order, each as soon as there are free requests in flight. A
-    /// transfer that reads or writes where an earlier one writes, or that names it in `after`, waits until that one ends.
+    /// Pairs of locations to copy. Transfers start in this order, each as soon as there are free
+    /// requests in flight. A transfer that reads or writes where an earlier one writes, or that
+    /// names it in `after`, waits until that one ends.
     #[schemars(required, length(min = 1), extend("examples" = [[{"from": {"s3": "s3://lake-prod/events/"}, "to": {"s3": "s3://lake-dr/events/"}}]]))]
     pub transfers: Option<Vec<TransferSection>>,
     /// Ceilings for the whole run. Without them, the pace adapts to what the servers accept.
@@ -48,14 +52,14 @@ pub struct ManifestFile {
     /// Files that receive a report.
     #[schemars(extend("examples" = [{"json": "./report.jsonl"}]))]
     pub report: Option<ReportSection>,
-    /// The journal, from which a run resumes after a stop: a directory, `s3://bucket/prefix/` at the default endpoint, or
-    /// `none`. Default: `./.s3haul/` and the job's name.
+    /// The journal, from which a run resumes after a stop: a directory, `s3://bucket/prefix/` at
+    /// the default endpoint, or `none`. Default: `./.s3haul/` and the job's name.
     #[schemars(extend("examples" = ["s3://lake-ops/s3haul/lake-replica/"]))]
     pub journal: Option<String>,
 }
 
-/// A server and the identity to use there. A manifest never holds secrets: use `profile`, `assume_role`, or the `AWS_*`
-/// variables.
+/// A server and the identity to use there. A manifest never holds secrets: use `profile`,
+/// `assume_role`, or the `AWS_*` variables.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(title = "endpoint")]
@@ -63,14 +67,15 @@ pub struct EndpointSection {
     /// The server's URL: scheme, host, and port, without a path. Default: Amazon S3.
     #[schemars(extend("examples" = ["https://s3.example.internal:9000"]))]
     pub url: Option<String>,
-    /// The Region. Default: that of the environment or of the bucket; `us-east-1` for other servers.
+    /// The Region. Default: that of the environment or of the bucket; `us-east-1` for other
+    /// servers.
     #[schemars(extend("examples" = ["eu-west-1"]))]
     pub region: Option<String>,
     /// Puts the bucket into the path instead of the host name. Default: on, except for Amazon S3.
     #[schemars(extend("examples" = [true]))]
     pub path_style: Option<bool>,
-    /// Allows signed requests over plain HTTP to another machine. Everybody on the way can read them. Customer keys (SSE-C)
-    /// never travel over plain HTTP.
+    /// Allows signed requests over plain HTTP to another machine. Everybody on the way can read
+    /// them. Customer keys (SSE-C) never travel over plain HTTP.
     #[schemars(extend("default" = false))]
     pub allow_http: Option<bool>,
     /// A profile of the AWS configuration files.
@@ -82,15 +87,16 @@ pub struct EndpointSection {
     /// A file of PEM certificates. Connections trust these certificate authorities and no others.
     #[schemars(extend("examples" = ["/etc/ssl/corp-ca.pem"]))]
     pub ca_bundle: Option<String>,
-    /// The HTTP proxy for this endpoint: its URL, or `none` to connect directly. Default: that of the environment
-    /// (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`).
+    /// The HTTP proxy for this endpoint: its URL, or `none` to connect directly. Default: that of
+    /// the environment (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`).
     #[schemars(extend("examples" = ["http://proxy.example.com:3128"]))]
     pub proxy: Option<String>,
     /// The kind of server, which decides what s3haul relies on.
     #[schemars(extend("default" = "auto"))]
     pub provider: Option<Provider>,
-    /// The trust in the server's answers. With `nothing`, s3haul looks at each object once after it was written, and at each
-    /// pair of objects before it calls them equal: one or two more HEAD requests per object.
+    /// The trust in the server's answers. With `nothing`, s3haul looks at each object once after it
+    /// was written, and at each pair of objects before it calls them equal: one or two more HEAD
+    /// requests per object.
     #[schemars(extend("default" = "answers"))]
     pub trust: Option<Trust>,
     /// Exceptions from what the provider is known to do. `s3haul check JOB --probe` measures them.
@@ -128,8 +134,9 @@ pub struct DefaultsSection {
     /// The comparison that `when: changed` makes.
     #[schemars(extend("default" = "auto"))]
     pub compare: Option<Compare>,
-    /// Also compares the headers, metadata, tags, and encryption that the job sets with those of equal objects: one HEAD
-    /// request for each, and one `GetObjectTagging` where tags are set. Without it, the summary counts what was not checked.
+    /// Also compares the headers, metadata, tags, and encryption that the job sets with those of
+    /// equal objects: one HEAD request for each, and one `GetObjectTagging` where tags are set.
+    /// Without it, the summary counts what was not checked.
     #[schemars(extend("default" = false, "examples" = [true]))]
     pub compare_attributes: Option<bool>,
     /// The consequence if the source, the patterns, or the filters match no object.
@@ -163,10 +170,12 @@ pub struct DefaultsSection {
 #[serde(deny_unknown_fields)]
 #[schemars(title = "transfer")]
 pub struct TransferSection {
-    /// The name of the transfer, unique in the manifest. Default: `transfer-1`, `transfer-2`, … by position.
+    /// The name of the transfer, unique in the manifest. Default: `transfer-1`, `transfer-2`, … by
+    /// position.
     #[schemars(regex(pattern = "^[a-z0-9._-]+$"), extend("examples" = ["events"]))]
     pub name: Option<String>,
-    /// Names of earlier transfers that must have ended, with or without failures, before this one starts.
+    /// Names of earlier transfers that must have ended, with or without failures, before this one
+    /// starts.
     #[schemars(extend("examples" = [["events"]]))]
     pub after: Option<Vec<String>>,
     /// The source: a location (`s3` or `files`) and conditions that select objects.
@@ -181,8 +190,9 @@ pub struct TransferSection {
     /// The comparison that `when: changed` makes.
     #[schemars(extend("default" = "auto"))]
     pub compare: Option<Compare>,
-    /// Also compares the headers, metadata, tags, and encryption that the job sets with those of equal objects: one HEAD
-    /// request for each, and one `GetObjectTagging` where tags are set. Without it, the summary counts what was not checked.
+    /// Also compares the headers, metadata, tags, and encryption that the job sets with those of
+    /// equal objects: one HEAD request for each, and one `GetObjectTagging` where tags are set.
+    /// Without it, the summary counts what was not checked.
     #[schemars(extend("default" = false, "examples" = [true]))]
     pub compare_attributes: Option<bool>,
     /// The consequence if the source, the patterns, or the filters match no object.
@@ -217,14 +227,14 @@ pub struct TransferSection {
     pub set: Option<SetSection>,
 }
 
-/// The source: exactly one of `s3` and `files`. The other fields select objects below a prefix or a directory. An object is
-/// copied if all conditions hold.
+/// The source: exactly one of `s3` and `files`. The other fields select objects below a prefix or a
+/// directory. An object is copied if all conditions hold.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(title = "from")]
 pub struct FromSection {
-    /// `s3://bucket/prefix/`, with a slash at the end, for everything below a prefix; `s3://bucket/` for the whole bucket;
-    /// `s3://bucket/key` for one object.
+    /// `s3://bucket/prefix/`, with a slash at the end, for everything below a prefix;
+    /// `s3://bucket/` for the whole bucket; `s3://bucket/key` for one object.
     #[schemars(extend("examples" = ["s3://lake-prod/events/"]))]
     pub s3: Option<String>,
     /// The endpoint, by its name under `endpoints`.
@@ -232,7 +242,8 @@ pub struct FromSection {
     pub endpoint: Option<String>,
     /// The version of the one object. Default: the current version.
     pub version: Option<String>,
-    /// The account (12 digits) that must own the bucket. S3 refuses requests if another account owns it.
+    /// The account (12 digits) that must own the bucket. S3 refuses requests if another account
+    /// owns it.
     #[schemars(extend("examples" = ["111122223333"]))]
     pub expected_owner: Option<String>,
     /// Pays for the requests to a Requester Pays bucket.
@@ -241,21 +252,23 @@ pub struct FromSection {
     /// The versions to copy. `all` needs a destination bucket with versioning.
     #[schemars(extend("default" = "current"))]
     pub versions: Option<VersionsName>,
-    /// Copies what a read would have found at this time: RFC 3339 with a time zone, a date (midnight UTC), or an age before
-    /// the start of the run. The bucket must have had versioning since then.
+    /// Copies what a read would have found at this time: RFC 3339 with a time zone, a date
+    /// (midnight UTC), or an age before the start of the run. The bucket must have had versioning
+    /// since then.
     #[schemars(extend("examples" = ["2026-01-01T00:00:00Z", "24h"]))]
     pub as_of: Option<String>,
     /// The customer key (SSE-C) that decrypts the objects.
     #[schemars(extend("examples" = [{"env": "LAKE_KEY"}]))]
     pub customer_key: Option<CustomerKeySection>,
-    /// A local file, or a directory with everything below it. Relative paths start at the working directory.
+    /// A local file, or a directory with everything below it. Relative paths start at the working
+    /// directory.
     #[schemars(extend("examples" = ["./exports"]))]
     pub files: Option<String>,
     /// The treatment of symbolic links below the directory.
     #[schemars(extend("default" = "skip"))]
     pub symlinks: Option<Symlinks>,
-    /// Patterns for the key behind the prefix. At least one must match. `*` stays inside one directory, `**` crosses slashes.
-    /// Default: every key.
+    /// Patterns for the key behind the prefix. At least one must match. `*` stays inside one
+    /// directory, `**` crosses slashes. Default: every key.
     #[schemars(extend("examples" = [["**/*.parquet"]]))]
     pub include: Option<Vec<String>>,
     /// Patterns for the key behind the prefix. None may match. `exclude` wins over `include`.
@@ -267,8 +280,8 @@ pub struct FromSection {
     /// Selects objects with fewer bytes than this.
     #[schemars(extend("examples" = ["1GiB"]))]
     pub smaller_than: Option<String>,
-    /// Selects objects modified at this time or later: RFC 3339 with a time zone, a date (midnight UTC), or an age before the
-    /// start of the run such as `24h`, `7d`, or `2w`.
+    /// Selects objects modified at this time or later: RFC 3339 with a time zone, a date (midnight
+    /// UTC), or an age before the start of the run such as `24h`, `7d`, or `2w`.
     #[schemars(extend("examples" = ["2026-01-01T00:00:00Z", "2026-01-01", "24h"]))]
     pub modified_after: Option<String>,
     /// Selects objects modified before this time, written like `modified_after`.
@@ -284,14 +297,16 @@ pub struct FromSection {
 #[serde(deny_unknown_fields)]
 #[schemars(title = "to")]
 pub struct ToSection {
-    /// `s3://bucket/prefix/`, with a slash at the end, or `s3://bucket/`. For one object, also its exact key.
+    /// `s3://bucket/prefix/`, with a slash at the end, or `s3://bucket/`. For one object, also its
+    /// exact key.
     #[schemars(required, extend("examples" = ["s3://lake-dr/events/"]))]
     pub s3: Option<String>,
-    /// The endpoint, by its name under `endpoints`. Its credentials sign the copies, so they must be allowed to read the
-    /// source.
+    /// The endpoint, by its name under `endpoints`. Its credentials sign the copies, so they must
+    /// be allowed to read the source.
     #[schemars(extend("default" = "default"))]
     pub endpoint: Option<String>,
-    /// The account (12 digits) that must own the bucket. S3 refuses requests if another account owns it.
+    /// The account (12 digits) that must own the bucket. S3 refuses requests if another account
+    /// owns it.
     #[schemars(extend("examples" = ["444455556666"]))]
     pub expected_owner: Option<String>,
     /// Pays for the requests to a Requester Pays bucket.
@@ -303,7 +318,8 @@ pub struct ToSection {
     /// The encryption of the new objects. Default: that of the bucket.
     #[schemars(extend("examples" = ["s3"]))]
     pub encryption: Option<EncryptionSection>,
-    /// The canned ACL of the new objects, for buckets that demand one. It excludes `preserve.acl`. Default: none.
+    /// The canned ACL of the new objects, for buckets that demand one. It excludes `preserve.acl`.
+    /// Default: none.
     #[schemars(extend("examples" = ["bucket-owner-full-control"]))]
     pub acl: Option<CannedAcl>,
     /// The customer key (SSE-C) that encrypts the new objects. It excludes `encryption`.
@@ -311,7 +327,8 @@ pub struct ToSection {
     pub customer_key: Option<CustomerKeySection>,
 }
 
-// Untagged is safe here: the two shapes are told apart by the kind of the YAML node before this is loaded.
+// Untagged is safe here: the two shapes are told apart by the kind of the YAML node before this is
+// loaded.
 /// The encryption of new objects: `s3`, `kms`, or `dsse`, or a mapping that names a key.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]
@@ -345,25 +362,27 @@ pub struct EncryptionKey {
     /// The ARN of the key, for two layers of encryption (`aws:kms:dsse`).
     #[schemars(extend("examples" = ["arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"]))]
     pub dsse: Option<String>,
-    /// Uses an S3 Bucket Key, which takes fewer requests to KMS. Not with `dsse`. Default: that of the bucket.
+    /// Uses an S3 Bucket Key, which takes fewer requests to KMS. Not with `dsse`. Default: that of
+    /// the bucket.
     #[schemars(extend("examples" = [true]))]
     pub bucket_key: Option<bool>,
 }
 
-/// Maps the key behind the prefix of the source to the key behind the prefix of the destination: first `strip_prefix`, then
-/// `rename`, then `add_prefix`.
+/// Maps the key behind the prefix of the source to the key behind the prefix of the destination:
+/// first `strip_prefix`, then `rename`, then `add_prefix`.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(title = "keys")]
 pub struct KeysSection {
-    /// Text that is removed from the front of the key. An object whose key does not start with it fails.
+    /// Text that is removed from the front of the key. An object whose key does not start with it
+    /// fails.
     #[schemars(extend("examples" = ["raw/"]))]
     pub strip_prefix: Option<String>,
     /// Text that is put in front of the key.
     #[schemars(extend("examples" = ["2026/"]))]
     pub add_prefix: Option<String>,
-    /// A new key from `{key}`, `{dir}` (with its slash), `{name}`, `{stem}`, `{ext}` (with its dot), and `{size}`; `{{` and
-    /// `}}` are braces.
+    /// A new key from `{key}`, `{dir}` (with its slash), `{name}`, `{stem}`, `{ext}` (with its
+    /// dot), and `{size}`; `{{` and `}}` are braces.
     #[schemars(extend("examples" = ["{dir}{stem}-v1{ext}"]))]
     pub rename: Option<String>,
 }
@@ -373,7 +392,8 @@ pub struct KeysSection {
 #[serde(deny_unknown_fields)]
 #[schemars(title = "parts")]
 pub struct PartsSection {
-    /// The size of a part: `auto`, or `5MiB` to `5GiB`. Objects that would need more than 10,000 parts get larger ones.
+    /// The size of a part: `auto`, or `5MiB` to `5GiB`. Objects that would need more than 10,000
+    /// parts get larger ones.
     #[schemars(extend("default" = "auto", "examples" = ["64MiB"]))]
     pub size: Option<String>,
     /// Objects larger than this are copied in parts: `5MiB` to `5GiB`.
@@ -382,7 +402,8 @@ pub struct PartsSection {
     /// The goal of `size: auto`.
     #[schemars(extend("default" = "balanced", "examples" = ["fastest"]))]
     pub goal: Option<PartGoal>,
-    /// The part boundaries of a copy. `source` keeps multipart `ETag`s and composite checksums equal.
+    /// The part boundaries of a copy. `source` keeps multipart `ETag`s and composite checksums
+    /// equal.
     #[schemars(extend("default" = "auto", "examples" = ["source"]))]
     pub layout: Option<LayoutChoice>,
 }
@@ -409,7 +430,8 @@ pub struct PreserveFields {
     /// User metadata.
     #[schemars(extend("default" = "require"))]
     pub metadata: Option<Policy>,
-    /// `Content-Type`, `-Encoding`, `-Language`, `-Disposition`, `Cache-Control`, `Expires`, and the website redirect.
+    /// `Content-Type`, `-Encoding`, `-Language`, `-Disposition`, `Cache-Control`, `Expires`, and
+    /// the website redirect.
     #[schemars(extend("default" = "require"))]
     pub headers: Option<Policy>,
     /// Object tags.
@@ -418,8 +440,8 @@ pub struct PreserveFields {
     /// The storage class.
     #[schemars(extend("default" = "try"))]
     pub storage_class: Option<Policy>,
-    /// The encryption. `try` takes the default of the destination's bucket, and records a loss if that is weaker. `require`
-    /// requests the kind and the key of the source.
+    /// The encryption. `try` takes the default of the destination's bucket, and records a loss if
+    /// that is weaker. `require` requests the kind and the key of the source.
     #[schemars(extend("default" = "try"))]
     pub encryption: Option<Policy>,
     /// Object Lock: retention and legal hold.
@@ -461,7 +483,8 @@ pub struct SetSection {
     pub cache_control: Option<String>,
 }
 
-/// The place from which s3haul reads a customer key (SSE-C) when the run starts: exactly one of `env` and `file`.
+/// The place from which s3haul reads a customer key (SSE-C) when the run starts: exactly one of
+/// `env` and `file`.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(title = "customer key")]
@@ -492,7 +515,8 @@ pub struct RestoreSection {
     /// The tier, which decides speed and price.
     #[schemars(extend("default" = "standard"))]
     pub tier: Option<RestoreTier>,
-    /// The days for which the restored object can be read. Objects in `INTELLIGENT_TIERING` move up for good.
+    /// The days for which the restored object can be read. Objects in `INTELLIGENT_TIERING` move up
+    /// for good.
     #[schemars(range(min = 1, max = 36_500), extend("default" = 7))]
     pub days: Option<u32>,
 }
@@ -511,12 +535,13 @@ pub struct LimitsSection {
     /// Requests in flight: sent and not answered yet.
     #[schemars(range(min = 1, max = 4_294_967_295_u32), extend("examples" = [1024]))]
     pub in_flight: Option<u32>,
-    /// The longest wait for a server that throttles or does not answer, before the run ends. Default: `15m`.
+    /// The longest wait for a server that throttles or does not answer, before the run ends.
+    /// Default: `15m`.
     #[schemars(extend("examples" = ["15m"]))]
     pub patience: Option<String>,
-    /// Ends the run when more objects than this have failed: a number, a percentage of the objects that ended, or `none`. The
-    /// default, `auto`, ends a run whose first 300 objects fail alike, and pauses one in which 300 objects in a row are
-    /// refused alike.
+    /// Ends the run when more objects than this have failed: a number, a percentage of the objects
+    /// that ended, or `none`. The default, `auto`, ends a run whose first 300 objects fail alike,
+    /// and pauses one in which 300 objects in a row are refused alike.
     #[schemars(extend("examples" = ["5%"]))]
     pub max_failures: Option<String>,
 }

@@ -1,15 +1,22 @@
-//! In-place changes: transfers whose source is their destination. They change what objects have besides their bytes.
+//! In-place changes: transfers whose source is their destination. They change what objects have
+//! besides their bytes.
 
 use super::job::{CustomerKeys, OnMismatch, Prove, SetValues, Source, Transfer, Versions, When};
 
 impl Transfer {
-    /// Returns true if each object would be written to the bucket and key that it is read from, provided that both
-    /// endpoints are one server. Old versions are read from elsewhere, so a transfer of them is none of this kind.
+    /// Returns true if each object would be written to the bucket and key that it is read from,
+    /// provided that both endpoints are one server. Old versions are read from elsewhere, so a
+    /// transfer of them is none of this kind.
     #[must_use]
     pub fn is_onto_itself(&self) -> bool {
         let to = &self.to.location;
         let key = match &self.from {
-            Source::Object { location, version: None, .. } | Source::Prefix { location, .. }
+            Source::Object {
+                location,
+                version: None,
+                ..
+            }
+            | Source::Prefix { location, .. }
                 if location.bucket == to.bucket =>
             {
                 &location.key
@@ -23,9 +30,13 @@ impl Transfer {
         is_same_key && self.keys.is_identity() && !matches!(self.versions, Versions::AsOf(_))
     }
 
-    /// Returns true if the job names something that an object may lack, or drops something that it has.
+    /// Returns true if the job names something that an object may lack, or drops something that it
+    /// has.
     pub(crate) fn changes_attributes(&self) -> bool {
-        let CustomerKeys { source, destination } = &self.customer_keys;
+        let CustomerKeys {
+            source,
+            destination,
+        } = &self.customer_keys;
         let preserve = self.preserve;
         let kept = [
             preserve.metadata,
@@ -43,7 +54,8 @@ impl Transfer {
             || kept.iter().any(|policy| !policy.keeps())
     }
 
-    /// Returns what keeps a transfer onto itself from being an in-place change: a message and a remedy.
+    /// Returns what keeps a transfer onto itself from being an in-place change: a message and a
+    /// remedy.
     pub(super) fn in_place_mistake(&self, place: &str) -> Option<(String, String)> {
         let (message, remedy) = if self.versions == Versions::All {
             (
@@ -57,12 +69,16 @@ impl Transfer {
             )
         } else if self.when == When::Missing {
             (
-                format!("with `when: missing` nothing in {place} would change: every object is there"),
+                format!(
+                    "with `when: missing` nothing in {place} would change: every object is there"
+                ),
                 "remove `when: missing`",
             )
         } else if self.proof.on_mismatch == OnMismatch::Remove {
             (
-                format!("{place} is changed in place: `on_mismatch: remove` could remove the only copy"),
+                format!(
+                    "{place} is changed in place: `on_mismatch: remove` could remove the only copy"
+                ),
                 "remove it",
             )
         } else if self.proof.prove == Prove::Read {

@@ -1,8 +1,9 @@
 //! The validated [`Job`]: what a manifest or a command line asks for, with every default filled in.
 //!
-//! Nothing here can be misread any more: sizes are bytes, locations are parsed, names are resolved. A manifest
-//! becomes a `Job` in [`parse`](super::parse); the command line builds one with [`Job::single`]. Both then pass
-//! the same [`check`], so that a rule can't hold for one way in and not for the other.
+//! Nothing here can be misread any more: sizes are bytes, locations are parsed, names are resolved.
+//! A manifest becomes a `Job` in [`parse`](super::parse); the command line builds one with
+//! [`Job::single`]. Both then pass the same [`check`], so that a rule can't hold for one way in and
+//! not for the other.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,14 +24,17 @@ pub use super::preserve::{
     Attribute, CustomerKeys, KeySource, Policy, Preserve, PreserveError, Preset, SetValues,
 };
 pub use super::traces::{JournalPlace, ReportPaths};
-pub use crate::endpoint::{AssumeRole, DEFAULT_ENDPOINT, Endpoint, Provider, ResolvedEndpoint, Trust};
+pub use crate::endpoint::{
+    AssumeRole, DEFAULT_ENDPOINT, Endpoint, Provider, ResolvedEndpoint, Trust,
+};
 use crate::location::{LocalPath, S3Uri};
 use crate::size::ByteSize;
 
 /// A job: transfers, which start in this order, and the settings of the run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
-    /// Names the run in reports and logs: `[a-z0-9._-]+`, by default the manifest's file name without extension.
+    /// Names the run in reports and logs: `[a-z0-9._-]+`, by default the manifest's file name
+    /// without extension.
     pub name: String,
     /// The endpoints by name. [`DEFAULT_ENDPOINT`] is always among them.
     pub endpoints: BTreeMap<String, ResolvedEndpoint>,
@@ -42,8 +46,9 @@ pub struct Job {
     pub report: ReportPaths,
     /// The place of the journal.
     pub journal: JournalPlace,
-    /// Set by `--adopt`: uploads that are open at the keys to be written, and that no journal knows, are resumed if their parts
-    /// can be proven. Only the user knows that nobody else writes these keys.
+    /// Set by `--adopt`: uploads that are open at the keys to be written, and that no journal
+    /// knows, are resumed if their parts can be proven. Only the user knows that nobody else writes
+    /// these keys.
     pub claims: bool,
     /// The SHA-256 of the manifest in hexadecimal digits; `None` for a job that has no manifest.
     pub manifest_sha256: Option<String>,
@@ -64,7 +69,8 @@ pub struct Transfer {
     pub when: When,
     /// The comparison that [`When::Changed`] makes.
     pub compare: Compare,
-    /// Set if equal objects are checked, with requests, for the attributes that the job sets and no list shows.
+    /// Set if equal objects are checked, with requests, for the attributes that the job sets and no
+    /// list shows.
     pub compare_attributes: bool,
     /// The consequence of a selection that matches nothing.
     pub empty: Empty,
@@ -105,7 +111,8 @@ pub struct Transfer {
 /// The access settings of a bucket, sent with every request to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Access {
-    /// `x-amz-expected-bucket-owner`: the account (12 digits) that must own the bucket, or S3 refuses the request.
+    /// `x-amz-expected-bucket-owner`: the account (12 digits) that must own the bucket, or S3
+    /// refuses the request.
     pub expected_owner: Option<String>,
     /// `x-amz-request-payer: requester`: without it, a Requester Pays bucket refuses every request.
     pub requester_pays: bool,
@@ -117,14 +124,15 @@ pub enum Versions {
     /// The version that a plain read finds, or the one that the source names.
     #[default]
     Current,
-    /// All versions and delete markers, oldest first, so that the destination gets the same history.
+    /// All versions and delete markers, oldest first, so that the destination gets the same
+    /// history.
     All,
     /// The version that a plain read would have found at this time.
     AsOf(Timestamp),
 }
 
-/// The treatment of objects that cannot be read because they are in `GLACIER`, `DEEP_ARCHIVE`, or an archive tier of
-/// `INTELLIGENT_TIERING`.
+/// The treatment of objects that cannot be read because they are in `GLACIER`, `DEEP_ARCHIVE`, or
+/// an archive tier of `INTELLIGENT_TIERING`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Archived {
@@ -142,7 +150,8 @@ pub enum Archived {
 pub struct Restore {
     /// The tier, which decides speed and price.
     pub tier: RestoreTier,
-    /// The days for which the object can be read, at least 1. Objects in `INTELLIGENT_TIERING` move up for good.
+    /// The days for which the object can be read, at least 1. Objects in `INTELLIGENT_TIERING` move
+    /// up for good.
     pub days: u32,
 }
 
@@ -155,7 +164,8 @@ pub enum RestoreTier {
     Standard,
     /// 5 to 12 hours from `GLACIER`, up to 48 from `DEEP_ARCHIVE`. The cheapest tier.
     Bulk,
-    /// 1 to 5 minutes from `GLACIER`. The most expensive tier. `DEEP_ARCHIVE` does not have it and uses `standard`.
+    /// 1 to 5 minutes from `GLACIER`. The most expensive tier. `DEEP_ARCHIVE` does not have it and
+    /// uses `standard`.
     Expedited,
 }
 
@@ -171,7 +181,10 @@ impl fmt::Display for RestoreTier {
 
 impl Default for Restore {
     fn default() -> Self {
-        Self { tier: RestoreTier::default(), days: 7 }
+        Self {
+            tier: RestoreTier::default(),
+            days: 7,
+        }
     }
 }
 
@@ -209,7 +222,8 @@ pub struct ProofPolicy {
 }
 
 impl ProofPolicy {
-    /// Returns true if a checksum is required and no byte may be read. It is then known before the copy if there can be one.
+    /// Returns true if a checksum is required and no byte may be read. It is then known before the
+    /// copy if there can be one.
     #[must_use]
     pub fn demands_an_answer(self) -> bool {
         self.verify == Verify::RequireChecksum && self.prove == Prove::Answers
@@ -220,8 +234,8 @@ impl ProofPolicy {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verify {
-    /// A checksum over the bytes must be equal on both sides. An object that cannot have one fails, and it fails before it is
-    /// published where that is known in time.
+    /// A checksum over the bytes must be equal on both sides. An object that cannot have one fails,
+    /// and it fails before it is published where that is known in time.
     RequireChecksum,
     /// The strongest proof that both sides can give. The receipt names it.
     #[default]
@@ -248,7 +262,8 @@ pub enum OnMismatch {
     /// The copy stays. The object fails, and the report says where the copy is.
     #[default]
     Keep,
-    /// s3haul deletes exactly what this run wrote: its version, or the object if it still has the `ETag` of the copy.
+    /// s3haul deletes exactly what this run wrote: its version, or the object if it still has the
+    /// `ETag` of the copy.
     Remove,
 }
 
@@ -271,7 +286,8 @@ pub enum Source {
         /// Bucket and prefix.
         location: S3Uri,
     },
-    /// A local file, or a directory with everything below it. The run finds out which when it starts.
+    /// A local file, or a directory with everything below it. The run finds out which when it
+    /// starts.
     Files {
         /// Relative to the working directory.
         path: LocalPath,
@@ -298,9 +314,11 @@ pub enum Symlinks {
 /// The destination of a transfer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Destination {
-    /// A name in [`Job::endpoints`]. Its credentials sign the copies, so they must be allowed to read the source.
+    /// A name in [`Job::endpoints`]. Its credentials sign the copies, so they must be allowed to
+    /// read the source.
     pub endpoint: String,
-    /// A prefix (empty, or with a slash at the end) below which keys are kept, or the exact key for one object.
+    /// A prefix (empty, or with a slash at the end) below which keys are kept, or the exact key for
+    /// one object.
     pub location: S3Uri,
     /// The storage class. It wins over a preserved one.
     pub storage_class: Option<String>,
@@ -350,11 +368,13 @@ pub struct Selection {
     pub larger_than: Option<ByteSize>,
     /// Selects objects with fewer bytes than this.
     pub smaller_than: Option<ByteSize>,
-    /// Selects objects modified at this time or later, so that `modified_after: T` continues where `modified_before: T` ends.
+    /// Selects objects modified at this time or later, so that `modified_after: T` continues where
+    /// `modified_before: T` ends.
     pub modified_after: Option<jiff::Timestamp>,
     /// Selects objects modified before this time.
     pub modified_before: Option<jiff::Timestamp>,
-    /// Selects objects in one of these classes. Empty means any. Objects without a class are `STANDARD`.
+    /// Selects objects in one of these classes. Empty means any. Objects without a class are
+    /// `STANDARD`.
     pub storage_classes: Vec<String>,
 }
 
@@ -363,9 +383,10 @@ impl Source {
     #[must_use]
     pub fn s3(&self) -> Option<(&str, &S3Uri)> {
         match self {
-            Self::Object { endpoint, location, .. } | Self::Prefix { endpoint, location } => {
-                Some((endpoint, location))
+            Self::Object {
+                endpoint, location, ..
             }
+            | Self::Prefix { endpoint, location } => Some((endpoint, location)),
             Self::Files { .. } | Self::Stdin => None,
         }
     }
@@ -385,26 +406,34 @@ impl Selection {
         matches(&self.exclude) || (!self.include.is_empty() && !matches(&self.include))
     }
 
-    /// Returns the smallest set of prefixes that every selected relative key starts with one of: the literal
-    /// beginnings of `include`. Sorted, and none is a prefix of another; the empty prefix alone covers all keys.
+    /// Returns the smallest set of prefixes that every selected relative key starts with one of:
+    /// the literal beginnings of `include`. Sorted, and none is a prefix of another; the empty
+    /// prefix alone covers all keys.
     #[must_use]
     pub fn prefixes(&self) -> Vec<String> {
         if self.include.is_empty() {
             return vec![String::new()];
         }
-        literal::disjoint(self.include.iter().flat_map(KeyGlob::beginnings).cloned().collect())
+        literal::disjoint(
+            self.include
+                .iter()
+                .flat_map(KeyGlob::beginnings)
+                .cloned()
+                .collect(),
+        )
     }
 
-    /// Returns true if the patterns leave out every relative key that begins with `directory` (empty, or with a
-    /// slash at the end). Returns false when in doubt.
+    /// Returns true if the patterns leave out every relative key that begins with `directory`
+    /// (empty, or with a slash at the end). Returns false when in doubt.
     #[must_use]
     pub fn leaves_out_all_below(&self, directory: &str) -> bool {
         let reaches = |glob: &KeyGlob| glob.reaches_below(directory);
-        (!self.include.is_empty() && !self.include.iter().any(reaches)) || self.excludes_all_below(directory)
+        (!self.include.is_empty() && !self.include.iter().any(reaches))
+            || self.excludes_all_below(directory)
     }
 
-    /// Returns true if `exclude` leaves out every relative key that starts with `prefix`, which ends in a slash. Returns false
-    /// when in doubt.
+    /// Returns true if `exclude` leaves out every relative key that starts with `prefix`, which
+    /// ends in a slash. Returns false when in doubt.
     #[must_use]
     pub fn excludes_all_below(&self, prefix: &str) -> bool {
         self.exclude.iter().any(|glob| glob.covers(prefix))
@@ -454,9 +483,11 @@ impl Job {
         endpoints: impl IntoIterator<Item = impl Into<ResolvedEndpoint>>,
     ) -> Self {
         let named = endpoints.into_iter().map(Into::into);
-        let mut all: BTreeMap<_, ResolvedEndpoint> =
-            named.map(|endpoint| (endpoint.name.clone(), endpoint)).collect();
-        all.entry(DEFAULT_ENDPOINT.to_owned()).or_insert_with(|| Endpoint::default().into());
+        let mut all: BTreeMap<_, ResolvedEndpoint> = named
+            .map(|endpoint| (endpoint.name.clone(), endpoint))
+            .collect();
+        all.entry(DEFAULT_ENDPOINT.to_owned())
+            .or_insert_with(|| Endpoint::default().into());
         Self {
             name: transfer.name.clone(),
             endpoints: all,

@@ -1,9 +1,10 @@
-//! What a manifest may say about keys: globs that choose them, and rules that map them to the destination.
+//! What a manifest may say about keys: globs that choose them, and rules that map them to the
+//! destination.
 //!
-//! Both see the *relative* key, what stands behind the source's prefix, so that a rule keeps its meaning when the
-//! prefix moves. Globs are literal about slashes: `*` and `?` stay inside one directory, `**` crosses them, as in
-//! a shell with `globstar` and in `.gitignore`. They are checked here and applied here; templates are checked here
-//! and rendered by the planner.
+//! Both see the *relative* key, what stands behind the source's prefix, so that a rule keeps its
+//! meaning when the prefix moves. Globs are literal about slashes: `*` and `?` stay inside one
+//! directory, `**` crosses them, as in a shell with `globstar` and in `.gitignore`. They are
+//! checked here and applied here; templates are checked here and rendered by the planner.
 
 use std::fmt;
 use std::str::FromStr;
@@ -56,8 +57,8 @@ impl KeyGlob {
         self.0.matcher.is_match(relative_key)
     }
 
-    /// Whether the glob matches every key that begins with `prefix` (empty, or with a slash at the end). Says
-    /// `false` when in doubt: only patterns that end in `**` are understood.
+    /// Whether the glob matches every key that begins with `prefix` (empty, or with a slash at the
+    /// end). Says `false` when in doubt: only patterns that end in `**` are understood.
     #[must_use]
     pub fn covers(&self, prefix: &str) -> bool {
         match &*self.0.text {
@@ -70,30 +71,34 @@ impl KeyGlob {
         }
     }
 
-    /// Returns the literal beginnings of the glob: every matching key starts with one of them. They are sorted and
-    /// disjoint. There are several if the glob has alternatives: `{a,b}/x*` begins with `a/x` or `b/x`.
+    /// Returns the literal beginnings of the glob: every matching key starts with one of them. They
+    /// are sorted and disjoint. There are several if the glob has alternatives: `{a,b}/x*` begins
+    /// with `a/x` or `b/x`.
     #[must_use]
     pub fn beginnings(&self) -> &[String] {
         &self.0.beginnings
     }
 
-    /// Returns false if no key that begins with `directory` (empty, or with a slash at the end) can match. Returns
-    /// true when in doubt.
+    /// Returns false if no key that begins with `directory` (empty, or with a slash at the end) can
+    /// match. Returns true when in doubt.
     #[must_use]
     pub fn reaches_below(&self, directory: &str) -> bool {
-        let may_begin = |text: &String| text.starts_with(directory) || directory.starts_with(text.as_str());
+        let may_begin =
+            |text: &String| text.starts_with(directory) || directory.starts_with(text.as_str());
         let depth = directory.matches('/').count();
-        self.0.slashes.is_none_or(|slashes| slashes >= depth) && self.0.beginnings.iter().any(may_begin)
+        self.0.slashes.is_none_or(|slashes| slashes >= depth)
+            && self.0.beginnings.iter().any(may_begin)
     }
 
-    /// Returns true if the glob has no slash and no `**`, and so matches keys at the top level only.
+    /// Returns true if the glob has no slash and no `**`, and so matches keys at the top level
+    /// only.
     #[must_use]
     pub fn is_flat(&self) -> bool {
         !self.0.text.contains('/') && !self.0.text.contains("**")
     }
 
-    /// Returns true if the glob has no slash, and so matches keys at the top level only, but would match this key
-    /// if it were compared with its last segment.
+    /// Returns true if the glob has no slash, and so matches keys at the top level only, but would
+    /// match this key if it were compared with its last segment.
     #[must_use]
     pub fn matches_name_only(&self, relative_key: &str) -> bool {
         let name = relative_key.rsplit_once('/').map(|(_, name)| name);
@@ -117,11 +122,15 @@ impl FromStr for KeyGlob {
         if text.starts_with('/') || text.starts_with("./") || text.starts_with("s3://") {
             return Err(GlobError::Anchored(text.to_owned()));
         }
-        // `*/` is how all marker objects are meant; what a glob library makes of `**/` at the end is anybody's guess.
+        // `*/` is how all marker objects are meant; what a glob library makes of `**/` at the end
+        // is anybody's guess.
         if text.ends_with('/') && (!text.ends_with("*/") || text.ends_with("**/")) {
             return Err(GlobError::Directory(text.to_owned()));
         }
-        let glob = GlobBuilder::new(text).literal_separator(true).backslash_escape(true).build();
+        let glob = GlobBuilder::new(text)
+            .literal_separator(true)
+            .backslash_escape(true)
+            .build();
         let glob = glob.map_err(|error| GlobError::Syntax {
             pattern: text.to_owned(),
             reason: error.kind().to_string(),
@@ -155,8 +164,9 @@ impl PartialEq for KeyGlob {
 
 impl Eq for KeyGlob {}
 
-/// How the key behind the source's prefix becomes the key behind the destination's: `strip_prefix` goes off the
-/// front, `rename` rewrites the rest, `add_prefix` comes in front. The default changes nothing.
+/// How the key behind the source's prefix becomes the key behind the destination's: `strip_prefix`
+/// goes off the front, `rename` rewrites the rest, `add_prefix` comes in front. The default changes
+/// nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyMap {
     /// Every key must have it.
@@ -178,22 +188,27 @@ impl KeyMap {
     #[must_use]
     pub fn fixed_prefix(&self) -> String {
         let mut fixed = self.add_prefix.clone().unwrap_or_default();
-        if let Some(Piece::Literal(head)) = self.rename.as_ref().and_then(|rename| rename.pieces.first()) {
+        if let Some(Piece::Literal(head)) = self
+            .rename
+            .as_ref()
+            .and_then(|rename| rename.pieces.first())
+        {
             fixed.push_str(head);
         }
         fixed
     }
 }
 
-/// A name with placeholders, for instance `archive/{dir}{stem}-v1{ext}`. A brace itself is written `{{` or `}}`.
+/// A name with placeholders, for instance `archive/{dir}{stem}-v1{ext}`. A brace itself is written
+/// `{{` or `}}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template {
     text: String,
     pieces: Vec<Piece>,
 }
 
-/// A piece of a [`Template`]. For `a/b/c.tar.gz`: `{key}` is all of it, `{dir}` is `a/b/`, `{name}` is
-/// `c.tar.gz`, `{stem}` is `c.tar`, `{ext}` is `.gz`. So `{dir}{stem}{ext}` is always `{key}`.
+/// A piece of a [`Template`]. For `a/b/c.tar.gz`: `{key}` is all of it, `{dir}` is `a/b/`, `{name}`
+/// is `c.tar.gz`, `{stem}` is `c.tar`, `{ext}` is `.gz`. So `{dir}{stem}{ext}` is always `{key}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Piece {
     /// Text as it stands.
@@ -268,10 +283,16 @@ impl Template {
         for pair in self.pieces.windows(2) {
             match pair {
                 [Piece::Dir, Piece::Literal(text)] if text.starts_with('/') => {
-                    return Err(TemplateError::Doubled { placeholder: "dir", mark: '/' });
+                    return Err(TemplateError::Doubled {
+                        placeholder: "dir",
+                        mark: '/',
+                    });
                 }
                 [Piece::Literal(text), Piece::Ext] if text.ends_with('.') => {
-                    return Err(TemplateError::Doubled { placeholder: "ext", mark: '.' });
+                    return Err(TemplateError::Doubled {
+                        placeholder: "ext",
+                        mark: '.',
+                    });
                 }
                 _ => {}
             }
@@ -289,7 +310,10 @@ impl FromStr for Template {
     type Err = TemplateError;
 
     fn from_str(text: &str) -> Result<Self, TemplateError> {
-        let mut template = Self { text: text.to_owned(), pieces: Vec::new() };
+        let mut template = Self {
+            text: text.to_owned(),
+            pieces: Vec::new(),
+        };
         let mut rest = text;
         while let Some(c) = rest.chars().next() {
             rest = &rest[c.len_utf8()..];

@@ -1,4 +1,5 @@
-//! What a run puts up with: ceilings on its pace, the patience with servers, the failures that it bears.
+//! What a run puts up with: ceilings on its pace, the patience with servers, the failures that it
+//! bears.
 
 use std::time::Duration;
 
@@ -50,7 +51,9 @@ pub enum FailureLimit {
 
 /// Why a [`FailureLimit`] was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is neither a number of objects nor a percentage: write for instance 100, 5%, auto, or none")]
+#[error(
+    "`{0}` is neither a number of objects nor a percentage: write for instance 100, 5%, auto, or none"
+)]
 pub struct FailureLimitError(pub String);
 
 impl FailureLimit {
@@ -73,7 +76,12 @@ impl std::str::FromStr for FailureLimit {
         let limit = match trimmed.strip_suffix('%') {
             None if trimmed == "auto" => Some(Self::Auto),
             None if trimmed == "none" => Some(Self::Unlimited),
-            Some(percent) => percent.trim_end().parse().ok().filter(|p| *p < 100).map(Self::Percent),
+            Some(percent) => percent
+                .trim_end()
+                .parse()
+                .ok()
+                .filter(|p| *p < 100)
+                .map(Self::Percent),
             None => trimmed.parse().ok().map(Self::Objects),
         };
         limit.ok_or_else(|| FailureLimitError(text.to_owned()))

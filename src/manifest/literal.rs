@@ -1,7 +1,8 @@
 //! The literal beginning of a glob: the text that every matching key starts with.
 //!
-//! A list request with that text as its prefix returns every key that can match and few others. Braces with
-//! alternatives give several beginnings: `{2025,2026}/x*` begins with `2025/x` or `2026/x`.
+//! A list request with that text as its prefix returns every key that can match and few others.
+//! Braces with alternatives give several beginnings: `{2025,2026}/x*` begins with `2025/x` or
+//! `2026/x`.
 
 use std::iter::Peekable;
 use std::str::Chars;
@@ -17,17 +18,18 @@ struct Beginning {
     is_cut: bool,
 }
 
-/// Returns the texts of which every key that matches the (valid) glob has one as its prefix. Sorted, and none is a
-/// prefix of another.
+/// Returns the texts of which every key that matches the (valid) glob has one as its prefix.
+/// Sorted, and none is a prefix of another.
 pub(super) fn beginnings(glob: &str) -> Vec<String> {
     let found = sequence(&mut glob.chars().peekable(), false);
     disjoint(found.into_iter().map(|beginning| beginning.text).collect())
 }
 
-/// Returns the number of slashes in every key that matches, or `None` if keys of different depth can match.
+/// Returns the number of slashes in every key that matches, or `None` if keys of different depth
+/// can match.
 pub(super) fn slashes(glob: &str) -> Option<usize> {
-    // Only `**` crosses slashes. Braces may hold slashes in one alternative and not in another, and classes may
-    // contain one.
+    // Only `**` crosses slashes. Braces may hold slashes in one alternative and not in another, and
+    // classes may contain one.
     let is_simple = !glob.contains("**") && !glob.contains(['{', '[']);
     is_simple.then(|| glob.matches('/').count())
 }
@@ -37,16 +39,23 @@ pub(super) fn disjoint(mut prefixes: Vec<String>) -> Vec<String> {
     prefixes.sort();
     let mut kept: Vec<String> = Vec::new();
     for prefix in prefixes {
-        if kept.last().is_none_or(|last| !prefix.starts_with(last.as_str())) {
+        if kept
+            .last()
+            .is_none_or(|last| !prefix.starts_with(last.as_str()))
+        {
             kept.push(prefix);
         }
     }
     kept
 }
 
-/// Reads up to the end, or inside braces up to the comma or brace that ends this alternative, which is left.
+/// Reads up to the end, or inside braces up to the comma or brace that ends this alternative, which
+/// is left.
 fn sequence(chars: &mut Peekable<Chars<'_>>, in_braces: bool) -> Vec<Beginning> {
-    let mut found = vec![Beginning { text: String::new(), is_cut: false }];
+    let mut found = vec![Beginning {
+        text: String::new(),
+        is_cut: false,
+    }];
     while let Some(&c) = chars.peek() {
         if in_braces && matches!(c, ',' | '}') {
             break;
@@ -143,7 +152,10 @@ mod tests {
             ("a[0-9]b", &["a"]),
             ("a[!b]c", &["a"]),
             ("{a,b}/x*", &["a/x", "b/x"]),
-            ("{a,ab,b*,c/{d,e}}/x", &["a/x", "ab/x", "b", "c/d/x", "c/e/x"]),
+            (
+                "{a,ab,b*,c/{d,e}}/x",
+                &["a/x", "ab/x", "b", "c/d/x", "c/e/x"],
+            ),
             ("x{,y}z", &["xyz", "xz"]),
             (r"{a\,b,c}", &["a,b", "c"]),
             ("a,b", &["a,b"]),
@@ -165,9 +177,13 @@ mod tests {
 
     #[test]
     fn depth_is_known_without_double_stars() {
-        for (glob, expected) in
-            [("*.csv", Some(0)), ("a/*/c", Some(2)), ("**/x", None), ("{a/b,c}", None), ("[/]x", None)]
-        {
+        for (glob, expected) in [
+            ("*.csv", Some(0)),
+            ("a/*/c", Some(2)),
+            ("**/x", None),
+            ("{a/b,c}", None),
+            ("[/]x", None),
+        ] {
             assert_eq!(slashes(glob), expected, "{glob}");
         }
     }

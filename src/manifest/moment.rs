@@ -1,7 +1,8 @@
 //! Points in time as people write them: a time, a date, or an age such as `24h`.
 //!
-//! An age counts back from the start of the run. It stands beside the time that follows from it, so that a job is the
-//! same job on the next day, and a run that resumes uses the time that it began with.
+//! An age counts back from the start of the run. It stands beside the time that follows from it, so
+//! that a job is the same job on the next day, and a run that resumes uses the time that it began
+//! with.
 
 use std::fmt;
 use std::str::FromStr;
@@ -42,11 +43,13 @@ impl FromStr for Moment {
         if let Ok(time) = text.parse() {
             return Ok(Self::At(time));
         }
-        let is_date =
-            text.len() == "2026-01-01".len() && text.bytes().all(|c| c == b'-' || c.is_ascii_digit());
+        let is_date = text.len() == "2026-01-01".len()
+            && text.bytes().all(|c| c == b'-' || c.is_ascii_digit());
         if is_date
-            && let Some(midnight) =
-                text.parse::<Date>().ok().and_then(|date| date.to_zoned(TimeZone::UTC).ok())
+            && let Some(midnight) = text
+                .parse::<Date>()
+                .ok()
+                .and_then(|date| date.to_zoned(TimeZone::UTC).ok())
         {
             return Ok(Self::At(midnight.timestamp()));
         }
@@ -62,7 +65,10 @@ impl FromStr for Moment {
             "write RFC 3339 such as 2026-01-01T00:00:00Z, a date such as 2026-01-01 (midnight UTC), or an age such as 24h, \
              7d, or 2w"
         };
-        Err(MomentError { text: text.to_owned(), remedy })
+        Err(MomentError {
+            text: text.to_owned(),
+            remedy,
+        })
     }
 }
 
@@ -87,7 +93,10 @@ impl fmt::Display for Age {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.0.as_secs();
         let units = [(86_400, "d"), (3_600, "h"), (60, "m")];
-        match units.into_iter().find(|(unit, _)| seconds > *unit && seconds.is_multiple_of(*unit)) {
+        match units
+            .into_iter()
+            .find(|(unit, _)| seconds > *unit && seconds.is_multiple_of(*unit))
+        {
             Some((unit, name)) => write!(f, "{}{name}", seconds / unit),
             None if self.0.subsec_nanos() == 0 => write!(f, "{seconds}s"),
             None => write!(f, "{}s", self.0.as_secs_f64()),
@@ -96,7 +105,8 @@ impl fmt::Display for Age {
 }
 
 impl Transfer {
-    /// Sets `modified_after`. What is written as an age admits nothing before [`Transfer::count_from`].
+    /// Sets `modified_after`. What is written as an age admits nothing before
+    /// [`Transfer::count_from`].
     pub fn set_modified_after(&mut self, moment: Option<Moment>) {
         (self.select.modified_after, self.ages.modified_after) = parts(moment, Timestamp::MAX);
     }
@@ -115,7 +125,12 @@ impl Transfer {
     /// Counts ages back from this time, the start of the run.
     pub fn count_from(&mut self, now: Timestamp) {
         let at = |age: Duration| now.checked_sub(age).unwrap_or(Timestamp::MIN);
-        let Ages { modified_after, modified_before, as_of, counted_from } = &mut self.ages;
+        let Ages {
+            modified_after,
+            modified_before,
+            as_of,
+            counted_from,
+        } = &mut self.ages;
         if modified_after.is_none() && modified_before.is_none() && as_of.is_none() {
             return;
         }
@@ -129,15 +144,22 @@ impl Transfer {
     #[must_use]
     pub fn times(&self) -> Vec<String> {
         let written = |age: Option<Duration>| {
-            age.map(|age| format!(" ({} before the start of the run)", Age(age))).unwrap_or_default()
+            age.map(|age| format!(" ({} before the start of the run)", Age(age)))
+                .unwrap_or_default()
         };
         let select = &self.select;
         let mut times = Vec::new();
         if let Some(after) = select.modified_after {
-            times.push(format!("modified at {after:.0} or later{}", written(self.ages.modified_after)));
+            times.push(format!(
+                "modified at {after:.0} or later{}",
+                written(self.ages.modified_after)
+            ));
         }
         if let Some(before) = select.modified_before {
-            times.push(format!("modified before {before:.0}{}", written(self.ages.modified_before)));
+            times.push(format!(
+                "modified before {before:.0}{}",
+                written(self.ages.modified_before)
+            ));
         }
         if let Versions::AsOf(time) = self.versions {
             times.push(format!("as of {time:.0}{}", written(self.ages.as_of)));
@@ -154,10 +176,13 @@ impl Job {
         }
     }
 
-    /// Returns the time that ages count back from; none if the job has none, or it is not known yet.
+    /// Returns the time that ages count back from; none if the job has none, or it is not known
+    /// yet.
     #[must_use]
     pub fn counted_from(&self) -> Option<Timestamp> {
-        self.transfers.iter().find_map(|transfer| transfer.ages.counted_from)
+        self.transfers
+            .iter()
+            .find_map(|transfer| transfer.ages.counted_from)
     }
 }
 
@@ -206,10 +231,19 @@ mod tests {
 
     #[test]
     fn ages_are_shown_in_whole_units() {
-        for (age, shown) in
-            [("24h", "24h"), ("48h", "2d"), ("90m", "90m"), ("1m", "60s"), ("2w", "14d"), ("0s", "0s")]
-        {
-            assert_eq!(Age(parse_duration(age).unwrap()).to_string(), shown, "{age}");
+        for (age, shown) in [
+            ("24h", "24h"),
+            ("48h", "2d"),
+            ("90m", "90m"),
+            ("1m", "60s"),
+            ("2w", "14d"),
+            ("0s", "0s"),
+        ] {
+            assert_eq!(
+                Age(parse_duration(age).unwrap()).to_string(),
+                shown,
+                "{age}"
+            );
         }
     }
 }

@@ -1,9 +1,10 @@
 //! The YAML of a manifest as a small tree in which every key and value knows its place.
 //!
-//! Built from the parser's events, because here is the last moment at which one can see what a loader makes
-//! disappear: a key that stands twice, an anchor, a merge key, a tag, a second document. A manifest is reviewed
-//! in a diff, so what it says must stand where it counts: those are refused. Scalars stay text; which type they
-//! have is decided by the field, not by what they look like, and `region: no` is not a boolean.
+//! Built from the parser's events, because here is the last moment at which one can see what a
+//! loader makes disappear: a key that stands twice, an anchor, a merge key, a tag, a second
+//! document. A manifest is reviewed in a diff, so what it says must stand where it counts: those
+//! are refused. Scalars stay text; which type they have is decided by the field, not by what they
+//! look like, and `region: no` is not a boolean.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -61,7 +62,8 @@ impl Node {
     }
 }
 
-/// Reads the one document of `text`. `None` when there is no tree to look at; the issues then say why.
+/// Reads the one document of `text`. `None` when there is no tree to look at; the issues then say
+/// why.
 pub(super) fn read(text: &str, env: &dyn Fn(&str) -> Option<String>) -> (Option<Node>, Vec<Issue>) {
     let mut reader = Reader {
         parser: Parser::new_from_str(text),
@@ -89,7 +91,10 @@ struct Reader<'s> {
 
 /// The parser counts characters; everything else here counts bytes.
 fn byte_offsets(text: &str) -> Vec<usize> {
-    text.char_indices().map(|(at, _)| at).chain([text.len()]).collect()
+    text.char_indices()
+        .map(|(at, _)| at)
+        .chain([text.len()])
+        .collect()
 }
 
 impl<'s> Reader<'s> {
@@ -102,7 +107,11 @@ impl<'s> Reader<'s> {
                 Event::StreamStart | Event::DocumentEnd | Event::Nothing => {}
                 Event::DocumentStart(_) if root.is_none() => {}
                 Event::DocumentStart(_) => {
-                    self.refuse(at, "a second document begins here", "keep one manifest per file");
+                    self.refuse(
+                        at,
+                        "a second document begins here",
+                        "keep one manifest per file",
+                    );
                     return Ok(root);
                 }
                 event => root = Some(self.node(event, at, 0)?),
@@ -120,9 +129,10 @@ impl<'s> Reader<'s> {
 
     fn next(&mut self) -> Result<(Event<'s>, Range<usize>), Stop> {
         match self.parser.next_event() {
-            Some(Ok((event, span))) => {
-                Ok((event, self.byte(span.start.index())..self.byte(span.end.index())))
-            }
+            Some(Ok((event, span))) => Ok((
+                event,
+                self.byte(span.start.index())..self.byte(span.end.index()),
+            )),
             Some(Err(error)) => {
                 self.syntax_error(&error);
                 Err(Stop)
@@ -137,7 +147,12 @@ impl<'s> Reader<'s> {
 
     fn refuse(&mut self, at: Range<usize>, message: impl Into<String>, remedy: impl Into<String>) {
         let (message, remedy) = (message.into(), remedy.into());
-        self.issues.push(Issue { at, path: self.path.clone(), message, remedy });
+        self.issues.push(Issue {
+            at,
+            path: self.path.clone(),
+            message,
+            remedy,
+        });
     }
 
     fn node(&mut self, event: Event<'s>, at: Range<usize>, depth: usize) -> Result<Node, Stop> {
@@ -153,7 +168,10 @@ impl<'s> Reader<'s> {
             _ => {
                 let remedy = "write the value out, or put what transfers share under `defaults:`";
                 self.refuse(at.clone(), "aliases (`*name`) are not supported", remedy);
-                Ok(Node { at, kind: Kind::Refused })
+                Ok(Node {
+                    at,
+                    kind: Kind::Refused,
+                })
             }
         }
     }
@@ -167,7 +185,8 @@ impl<'s> Reader<'s> {
             _ => (0, false),
         };
         if anchor != 0 {
-            let remedy = "write the value where it is used, or put what transfers share under `defaults:`";
+            let remedy =
+                "write the value where it is used, or put what transfers share under `defaults:`";
             self.refuse(at.clone(), "anchors (`&name`) are not supported", remedy);
         }
         if tag {
@@ -182,7 +201,10 @@ impl<'s> Reader<'s> {
         loop {
             let (event, item_at) = self.next()?;
             if event == Event::SequenceEnd {
-                return Ok(Node { at: self.composite(&at, item_at.end, '['), kind: Kind::List(items) });
+                return Ok(Node {
+                    at: self.composite(&at, item_at.end, '['),
+                    kind: Kind::List(items),
+                });
             }
             self.path.extend(["[", &items.len().to_string(), "]"]);
             items.push(self.node(event, item_at, depth + 1)?);
@@ -197,11 +219,18 @@ impl<'s> Reader<'s> {
         loop {
             let (event, key_at) = self.next()?;
             if event == Event::MappingEnd {
-                return Ok(Node { at: self.composite(&at, key_at.end, '{'), kind: Kind::Map(entries) });
+                return Ok(Node {
+                    at: self.composite(&at, key_at.end, '{'),
+                    kind: Kind::Map(entries),
+                });
             }
             let Event::Scalar(key, style, ..) = &event else {
                 self.node(event, key_at.clone(), depth + 1)?;
-                self.refuse(key_at, "a field's name must be plain text", "write `name: value`");
+                self.refuse(
+                    key_at,
+                    "a field's name must be plain text",
+                    "write `name: value`",
+                );
                 let (event, at) = self.next()?;
                 self.node(event, at, depth + 1)?;
                 continue;
@@ -229,11 +258,16 @@ impl<'s> Reader<'s> {
             let value = self.node(event, value_at, depth + 1)?;
             if let Some(first) = seen.get(&*key) {
                 let line = self.text[..*first].matches('\n').count() + 1;
-                let message = format!("`{key}` stands here a second time; the first is in line {line}");
+                let message =
+                    format!("`{key}` stands here a second time; the first is in line {line}");
                 self.refuse(key_at, message, "keep one of them");
             } else {
                 seen.insert(key.clone().into_owned(), key_at.start);
-                entries.push(Entry { key: key.into_owned(), key_at, value });
+                entries.push(Entry {
+                    key: key.into_owned(),
+                    key_at,
+                    value,
+                });
             }
             self.path.truncate(base);
         }
@@ -263,17 +297,30 @@ impl<'s> Reader<'s> {
             from = place.end.min(at.end);
             match mistake {
                 Mistake::Unset(name) => {
-                    let remedy = format!("set it, or write $${{{name}}} if the text itself is meant");
-                    self.refuse(place, format!("the environment variable `{name}` is not set"), remedy);
+                    let remedy =
+                        format!("set it, or write $${{{name}}} if the text itself is meant");
+                    self.refuse(
+                        place,
+                        format!("the environment variable `{name}` is not set"),
+                        remedy,
+                    );
                 }
                 Mistake::Malformed(inside) => {
                     let message = format!("`${{{inside}` is not a variable");
-                    self.refuse(place, message, "write ${NAME}, or $${ for the two characters");
+                    self.refuse(
+                        place,
+                        message,
+                        "write ${NAME}, or $${ for the two characters",
+                    );
                 }
             }
         }
         let bare = replaced || matches!(style, ScalarStyle::Plain);
-        let kind = if failed { Kind::Refused } else { Kind::Scalar { text: value, bare } };
+        let kind = if failed {
+            Kind::Refused
+        } else {
+            Kind::Scalar { text: value, bare }
+        };
         Node { at, kind }
     }
 
@@ -282,13 +329,20 @@ impl<'s> Reader<'s> {
         let source = &self.text[at.clone()];
         let length = match style {
             ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted => {
-                let quote = if style == ScalarStyle::SingleQuoted { b'\'' } else { b'"' };
+                let quote = if style == ScalarStyle::SingleQuoted {
+                    b'\''
+                } else {
+                    b'"'
+                };
                 let bytes = source.as_bytes();
                 let mut close = 1;
                 while close < bytes.len() {
                     match bytes[close] {
                         b'\\' if quote == b'"' => close += 1,
-                        b if b == quote && quote == b'\'' && bytes.get(close + 1) == Some(&quote) => {
+                        b if b == quote
+                            && quote == b'\''
+                            && bytes.get(close + 1) == Some(&quote) =>
+                        {
                             close += 1;
                         }
                         b if b == quote => break,
@@ -326,10 +380,18 @@ impl<'s> Reader<'s> {
             "look at the indentation and the quotes of this line and the one above"
         };
         let width = self.text[at..].chars().next().map_or(0, char::len_utf8);
-        self.refuse(at..at + width, format!("not YAML: {}", error.info()), remedy);
+        self.refuse(
+            at..at + width,
+            format!("not YAML: {}", error.info()),
+            remedy,
+        );
     }
 
     fn too_deep(&mut self, at: Range<usize>) {
-        self.refuse(at, "nested too deeply for a manifest", "see `s3haul schema` for the fields");
+        self.refuse(
+            at,
+            "nested too deeply for a manifest",
+            "see `s3haul schema` for the fields",
+        );
     }
 }

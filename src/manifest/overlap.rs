@@ -1,23 +1,30 @@
-//! What transfers do to each other's keys, and to their own source: nobody may overwrite what was not meant.
+//! What transfers do to each other's keys, and to their own source: nobody may overwrite what was
+//! not meant.
 //!
-//! **The rule.** No key may be written by two transfers of a job, and no transfer may write into what it reads.
-//! It is decided from the locations alone, before anything is listed, so it is cautious: what *may* collide is
-//! refused. Two ways out are understood:
-//! - an `exclude` of the outer one that leaves all of the inner one out (`exclude: ["archive/**"]`);
-//! - between two transfers, that both give each key the same object: `s3://a/` → `s3://b/` beside `s3://a/x/` →
-//!   `s3://b/x/`, where the order does not matter because either writes the same bytes.
+//! **The rule.** No key may be written by two transfers of a job, and no transfer may write into
+//! what it reads. It is decided from the locations alone, before anything is listed, so it is
+//! cautious: what *may* collide is refused. Two ways out are understood:
+//! - an `exclude` of the outer one that leaves all of the inner one out (`exclude:
+//!   ["archive/**"]`);
+//! - between two transfers, that both give each key the same object: `s3://a/` → `s3://b/` beside
+//!   `s3://a/x/` → `s3://b/x/`, where the order does not matter because either writes the same
+//!   bytes.
 //!
-//! That a later transfer reads what an earlier one wrote is fine and useful: it waits for the earlier one's end
-//! ([`must_wait`]). So does one that writes what an earlier one reads.
+//! That a later transfer reads what an earlier one wrote is fine and useful: it waits for the
+//! earlier one's end ([`must_wait`]). So does one that writes what an earlier one reads.
 //!
 //! A transfer whose source *is* its destination changes objects in place
-//! ([`Transfer::is_onto_itself`](super::job::Transfer::is_onto_itself)), which is allowed if it names something to change.
+//! ([`Transfer::is_onto_itself`](super::job::Transfer::is_onto_itself)), which is allowed if it
+//! names something to change.
 //!
-//! Two buckets are one when their names and their servers are equal. An access point is not resolved, so that a
-//! bucket and its access point count as two where something would be refused, and as one where somebody would wait.
+//! Two buckets are one when their names and their servers are equal. An access point is not
+//! resolved, so that a bucket and its access point count as two where something would be refused,
+//! and as one where somebody would wait.
 
 use super::diagnose::{Doubts, Finding};
-use super::job::{DEFAULT_ENDPOINT, Job, JournalPlace, ResolvedEndpoint, Source, Transfer, Versions};
+use super::job::{
+    DEFAULT_ENDPOINT, Job, JournalPlace, ResolvedEndpoint, Source, Transfer, Versions,
+};
 use crate::location::BucketName;
 
 /// Keys that a transfer reads or writes: all with a prefix, or one.
@@ -45,8 +52,8 @@ impl Region<'_> {
     }
 }
 
-/// Adds a finding for each transfer that may write into its own source, or where another one writes. Transfers of
-/// which something could not be read are left out.
+/// Adds a finding for each transfer that may write into its own source, or where another one
+/// writes. Transfers of which something could not be read are left out.
 pub(super) fn check(job: &Job, indices: &[usize], doubts: &Doubts, findings: &mut Vec<Finding>) {
     if doubts.about("endpoints") {
         return;
@@ -60,8 +67,14 @@ pub(super) fn check(job: &Job, indices: &[usize], doubts: &Doubts, findings: &mu
             continue;
         };
         let source = read_region(job, transfer);
-        if let Some((message, remedy)) = source.and_then(|source| self_overlap(transfer, &source, &target)) {
-            findings.push(Finding { path: format!("transfers[{index}].to.s3"), message, remedy });
+        if let Some((message, remedy)) =
+            source.and_then(|source| self_overlap(transfer, &source, &target))
+        {
+            findings.push(Finding {
+                path: format!("transfers[{index}].to.s3"),
+                message,
+                remedy,
+            });
         }
         written.push((target, *index, transfer));
     }
@@ -71,20 +84,29 @@ pub(super) fn check(job: &Job, indices: &[usize], doubts: &Doubts, findings: &mu
     // Sorted like this, all regions inside another one follow it directly.
     written.sort_by(|(a, i, _), (b, j, _)| (a.bucket, &a.key, i).cmp(&(b.bucket, &b.key, j)));
     for (at, outer) in written.iter().enumerate() {
-        let inside =
-            |inner: &&Write<'_>| inner.0.bucket == outer.0.bucket && inner.0.key.starts_with(&outer.0.key);
+        let inside = |inner: &&Write<'_>| {
+            inner.0.bucket == outer.0.bucket && inner.0.key.starts_with(&outer.0.key)
+        };
         for inner in written[at + 1..].iter().take_while(inside) {
             findings.extend(collision(outer, inner));
         }
     }
 }
 
-/// Returns the mistake of a journal that lies in what a transfer reads: its objects would be copied while they are written.
+/// Returns the mistake of a journal that lies in what a transfer reads: its objects would be copied
+/// while they are written.
 pub(crate) fn journal(job: &Job) -> Option<Finding> {
-    let JournalPlace::Prefix(place) = &job.journal else { return None };
+    let JournalPlace::Prefix(place) = &job.journal else {
+        return None;
+    };
     let endpoint = job.endpoints.get(DEFAULT_ENDPOINT)?;
     let (bucket, key) = (&place.bucket, place.key.as_str().to_owned());
-    let journal = Region { endpoint, bucket, key, exact: false };
+    let journal = Region {
+        endpoint,
+        bucket,
+        key,
+        exact: false,
+    };
     let inside = |transfer: &&Transfer| {
         let source = read_region(job, transfer).filter(|source| source.same_bucket(&journal));
         let rest = source.as_ref().and_then(|source| source.contains(&journal));
@@ -96,12 +118,16 @@ pub(crate) fn journal(job: &Job) -> Option<Finding> {
         transfer.name
     );
     let remedy = "name a prefix outside of all sources, or exclude it there".to_owned();
-    Some(Finding { path: "journal".to_owned(), message, remedy })
+    Some(Finding {
+        path: "journal".to_owned(),
+        message,
+        remedy,
+    })
 }
 
-/// Whether `later` begins only when `earlier` has ended: because it says so, or because one of them writes where the other
-/// one reads or writes. Waiting for nothing costs little, so all doubts say yes: a server may have two addresses, and an
-/// access point may be any bucket's.
+/// Whether `later` begins only when `earlier` has ended: because it says so, or because one of them
+/// writes where the other one reads or writes. Waiting for nothing costs little, so all doubts say
+/// yes: a server may have two addresses, and an access point may be any bucket's.
 pub(crate) fn must_wait(job: &Job, later: &Transfer, earlier: &Transfer) -> bool {
     let writes = |transfer| write_region(job, transfer);
     later.after.contains(&earlier.name)
@@ -118,7 +144,8 @@ pub(crate) fn may_read(job: &Job, later: &Transfer, earlier: &Transfer) -> bool 
 /// Whether both may have a key in common.
 fn touch(one: Option<Region<'_>>, other: Option<Region<'_>>) -> bool {
     one.zip(other).is_some_and(|(one, other)| {
-        let may_be_one = one.bucket == other.bucket || one.bucket.is_alias() || other.bucket.is_alias();
+        let may_be_one =
+            one.bucket == other.bucket || one.bucket.is_alias() || other.bucket.is_alias();
         may_be_one && (one.contains(&other).is_some() || other.contains(&one).is_some())
     })
 }
@@ -140,7 +167,9 @@ fn write_region<'j>(job: &'j Job, transfer: &'j Transfer) -> Option<Region<'j>> 
     let mut key = location.key.as_str().to_owned();
     let exact = match &transfer.from {
         _ if !location.key.is_prefix() => true,
-        Source::Object { location: object, .. } if transfer.keys.is_identity() => {
+        Source::Object {
+            location: object, ..
+        } if transfer.keys.is_identity() => {
             key.push_str(object.key.file_name());
             true
         }
@@ -150,34 +179,60 @@ fn write_region<'j>(job: &'j Job, transfer: &'j Transfer) -> Option<Region<'j>> 
         }
     };
     let endpoint = job.endpoints.get(&transfer.to.endpoint)?;
-    Some(Region { endpoint, bucket: &location.bucket, key, exact })
+    Some(Region {
+        endpoint,
+        bucket: &location.bucket,
+        key,
+        exact,
+    })
 }
 
-fn self_overlap(transfer: &Transfer, source: &Region<'_>, target: &Region<'_>) -> Option<(String, String)> {
-    if !source.same_bucket(target) || matches!(&transfer.from, Source::Object { version: Some(_), .. }) {
+fn self_overlap(
+    transfer: &Transfer,
+    source: &Region<'_>,
+    target: &Region<'_>,
+) -> Option<(String, String)> {
+    if !source.same_bucket(target)
+        || matches!(
+            &transfer.from,
+            Source::Object {
+                version: Some(_),
+                ..
+            }
+        )
+    {
         return None;
     }
-    // Back to what it was: only old versions are read, and what is written is newer than all of them.
+    // Back to what it was: only old versions are read, and what is written is newer than all of
+    // them.
     if matches!(transfer.versions, Versions::AsOf(_)) && source.key == target.key {
         return None;
     }
     if source.exact && !target.exact {
-        // One object under a rewritten name below a prefix: which name shows when its size is known.
+        // One object under a rewritten name below a prefix: which name shows when its size is
+        // known.
         return None;
     }
     let inner = source.contains(target).map(|rest| (rest, true));
-    let (rest, inner_is_target) = inner.or_else(|| target.contains(source).map(|rest| (rest, false)))?;
+    let (rest, inner_is_target) =
+        inner.or_else(|| target.contains(source).map(|rest| (rest, false)))?;
     if transfer.is_onto_itself() {
         return transfer.in_place_mistake(&source.show());
     }
     if source.key == target.key {
-        let what = if source.exact { "an object" } else { "a prefix" };
-        let message =
-            format!("{} would be copied onto itself: {what} can't be its own destination", source.show());
+        let what = if source.exact {
+            "an object"
+        } else {
+            "a prefix"
+        };
+        let message = format!(
+            "{} would be copied onto itself: {what} can't be its own destination",
+            source.show()
+        );
         return Some((message, "write to another bucket or prefix".to_owned()));
     }
-    // A key that would be written again, or read after it was written, has `rest` behind the source's prefix: in
-    // the second case only as long as keys keep their names.
+    // A key that would be written again, or read after it was written, has `rest` behind the
+    // source's prefix: in the second case only as long as keys keep their names.
     let understood = inner_is_target || transfer.keys.is_identity();
     if understood && rest.ends_with('/') && transfer.select.excludes_all_below(rest) {
         return None;
@@ -192,8 +247,11 @@ fn self_overlap(transfer: &Transfer, source: &Region<'_>, target: &Region<'_>) -
             true,
         )
     } else {
-        let message =
-            format!("the source {} lies inside {}: it could be overwritten", source.show(), target.show());
+        let message = format!(
+            "the source {} lies inside {}: it could be overwritten",
+            source.show(),
+            target.show()
+        );
         (message, understood)
     };
     let remedy = if may_exclude && rest.ends_with('/') {
@@ -230,8 +288,15 @@ fn collision(outer: &Write<'_>, inner: &Write<'_>) -> Option<Finding> {
     {
         return None;
     }
-    let (first, second) = if outer_index < inner_index { (outer, inner) } else { (inner, outer) };
-    let names = format!("`{}` and `{}` may write the same keys", first.2.name, second.2.name);
+    let (first, second) = if outer_index < inner_index {
+        (outer, inner)
+    } else {
+        (inner, outer)
+    };
+    let names = format!(
+        "`{}` and `{}` may write the same keys",
+        first.2.name, second.2.name
+    );
     let (first_at, second_at) = (first.0.show(), second.0.show());
     let message = if first_at == second_at {
         format!("{names}: both write to {first_at}")
@@ -254,11 +319,15 @@ fn collision(outer: &Write<'_>, inner: &Write<'_>) -> Option<Finding> {
             )
         }
     };
-    Some(Finding { path: format!("transfers[{}].to.s3", second.1), message, remedy })
+    Some(Finding {
+        path: format!("transfers[{}].to.s3", second.1),
+        message,
+        remedy,
+    })
 }
 
-/// Whether both transfers would put the same object under any key that both write, where `rest` is what the inner
-/// one's destination has behind the outer one's.
+/// Whether both transfers would put the same object under any key that both write, where `rest` is
+/// what the inner one's destination has behind the outer one's.
 fn same_mapping(outer: &Transfer, inner: &Transfer, rest: &str) -> bool {
     if !outer.keys.is_identity() || !inner.keys.is_identity() || outer.versions != inner.versions {
         return false;
@@ -272,9 +341,19 @@ fn same_mapping(outer: &Transfer, inner: &Transfer, rest: &str) -> bool {
             rest.is_empty() && outer == inner
         }
         (
-            Source::Prefix { endpoint: a, location: outer },
-            Source::Prefix { endpoint: b, location: inner }
-            | Source::Object { endpoint: b, location: inner, version: None },
+            Source::Prefix {
+                endpoint: a,
+                location: outer,
+            },
+            Source::Prefix {
+                endpoint: b,
+                location: inner,
+            }
+            | Source::Object {
+                endpoint: b,
+                location: inner,
+                version: None,
+            },
         ) => {
             let at = inner.key.as_str().strip_prefix(outer.key.as_str());
             a == b && outer.bucket == inner.bucket && at == Some(rest)
@@ -292,23 +371,68 @@ mod tests {
     #[test]
     fn a_transfer_waits_where_it_could_meet_an_earlier_one() {
         for (earlier, later, waits) in [
-            (("s3://aaa/x/", "s3://bbb/x/"), ("s3://aaa/y/", "s3://bbb/y/"), false),
-            (("s3://aaa/x/", "s3://bbb/x/"), ("s3://aaa/x/", "s3://ccc/x/"), false),
-            (("s3://aaa/x/", "s3://bbb/x/"), ("s3://bbb/", "s3://ccc/"), true),
-            (("s3://aaa/x/", "s3://bbb/x/"), ("s3://bbb/x/1", "s3://ccc/"), true),
-            (("s3://aaa/x/", "s3://bbb/x/"), ("s3://bbb/y", "s3://ccc/"), false),
-            (("s3://aaa/x/", "s3://bbb/x/"), ("s3://ccc/", "s3://aaa/x/"), true),
-            (("s3://aaa/1", "s3://bbb/1"), ("s3://aaa/2", "s3://bbb/2"), false),
-            (("s3://aaa/", "s3://bbb/"), ("s3://aaa/x/", "s3://bbb/x/"), true),
+            (
+                ("s3://aaa/x/", "s3://bbb/x/"),
+                ("s3://aaa/y/", "s3://bbb/y/"),
+                false,
+            ),
+            (
+                ("s3://aaa/x/", "s3://bbb/x/"),
+                ("s3://aaa/x/", "s3://ccc/x/"),
+                false,
+            ),
+            (
+                ("s3://aaa/x/", "s3://bbb/x/"),
+                ("s3://bbb/", "s3://ccc/"),
+                true,
+            ),
+            (
+                ("s3://aaa/x/", "s3://bbb/x/"),
+                ("s3://bbb/x/1", "s3://ccc/"),
+                true,
+            ),
+            (
+                ("s3://aaa/x/", "s3://bbb/x/"),
+                ("s3://bbb/y", "s3://ccc/"),
+                false,
+            ),
+            (
+                ("s3://aaa/x/", "s3://bbb/x/"),
+                ("s3://ccc/", "s3://aaa/x/"),
+                true,
+            ),
+            (
+                ("s3://aaa/1", "s3://bbb/1"),
+                ("s3://aaa/2", "s3://bbb/2"),
+                false,
+            ),
+            (
+                ("s3://aaa/", "s3://bbb/"),
+                ("s3://aaa/x/", "s3://bbb/x/"),
+                true,
+            ),
             // Either may lead to the other.
-            (("s3://aaa/x/", "s3://bbb/x/"), ("s3://bbb-1x2y-s3alias/", "s3://ccc/"), true),
-            (("s3://aaa/x/", "s3://bbb/x/"), ("s3://bbb-1x2y-s3alias/y/", "s3://ccc/"), false),
+            (
+                ("s3://aaa/x/", "s3://bbb/x/"),
+                ("s3://bbb-1x2y-s3alias/", "s3://ccc/"),
+                true,
+            ),
+            (
+                ("s3://aaa/x/", "s3://bbb/x/"),
+                ("s3://bbb-1x2y-s3alias/y/", "s3://ccc/"),
+                false,
+            ),
         ] {
-            let one =
-                |(from, to): (&str, &str)| format!("  - {{from: {{s3: '{from}'}}, to: {{s3: '{to}'}}}}\n");
+            let one = |(from, to): (&str, &str)| {
+                format!("  - {{from: {{s3: '{from}'}}, to: {{s3: '{to}'}}}}\n")
+            };
             let text = format!("version: 1\ntransfers:\n{}{}", one(earlier), one(later));
             let job = parse(&text, "job.yaml", &Environment::default()).unwrap();
-            assert_eq!(must_wait(&job, &job.transfers[1], &job.transfers[0]), waits, "{earlier:?} {later:?}");
+            assert_eq!(
+                must_wait(&job, &job.transfers[1], &job.transfers[0]),
+                waits,
+                "{earlier:?} {later:?}"
+            );
         }
     }
 }

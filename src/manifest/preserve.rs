@@ -1,7 +1,8 @@
 //! What goes along with an object's bytes, and what is set in its place.
 //!
-//! Each attribute has a [`Policy`] of its own; presets are starting points, and a field that is written down wins over
-//! the preset. `set:` ([`SetValues`]) adds values to what is kept, or takes its place where nothing is kept.
+//! Each attribute has a [`Policy`] of its own; presets are starting points, and a field that is
+//! written down wins over the preset. `set:` ([`SetValues`]) adds values to what is kept, or takes
+//! its place where nothing is kept.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,7 +19,8 @@ use thiserror::Error;
 pub enum Attribute {
     /// User metadata (`x-amz-meta-*`).
     Metadata,
-    /// `Content-Type`, `-Encoding`, `-Language`, `-Disposition`, `Cache-Control`, `Expires`, and the website redirect.
+    /// `Content-Type`, `-Encoding`, `-Language`, `-Disposition`, `Cache-Control`, `Expires`, and
+    /// the website redirect.
     Headers,
     /// Object tags.
     Tags,
@@ -75,7 +77,8 @@ impl fmt::Display for Attribute {
 pub enum Policy {
     /// The copy has the attribute, or the object fails before it is published.
     Require,
-    /// The copy has the attribute where that is possible. A loss is on the receipt and in the summary.
+    /// The copy has the attribute where that is possible. A loss is on the receipt and in the
+    /// summary.
     Try,
     /// The copy does not keep the attribute.
     Skip,
@@ -104,7 +107,8 @@ pub enum Preset {
     ContentOnly,
 }
 
-/// What of a source object goes along with its bytes. Means nothing for local files, which have none of it.
+/// What of a source object goes along with its bytes. Means nothing for local files, which have
+/// none of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each is the attribute of that name")]
 pub struct Preserve {
@@ -139,8 +143,9 @@ impl From<Preset> for Preserve {
         match preset {
             Preset::Everything => all(Policy::Require),
             Preset::ContentOnly => all(Policy::Skip),
-            // To carry the source's key along would make a replica depend on the source's account, an ACL names
-            // people of the source's account, and annotations cost a request per object to look for.
+            // To carry the source's key along would make a replica depend on the source's account,
+            // an ACL names people of the source's account, and annotations cost a request per
+            // object to look for.
             Preset::Default => Self {
                 metadata: Policy::Require,
                 headers: Policy::Require,
@@ -186,7 +191,9 @@ impl Preserve {
     /// True when nothing of the source is kept besides the bytes.
     #[must_use]
     pub fn is_content_only(&self) -> bool {
-        Attribute::ALL.into_iter().all(|attribute| !self.of(attribute).keeps())
+        Attribute::ALL
+            .into_iter()
+            .all(|attribute| !self.of(attribute).keeps())
     }
 }
 
@@ -231,8 +238,8 @@ impl FromStr for Preserve {
     }
 }
 
-/// Values that the new objects get whatever the source has. They are wishes: an object on which they can't be set
-/// fails.
+/// Values that the new objects get whatever the source has. They are wishes: an object on which
+/// they can't be set fails.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SetValues {
     /// User metadata by lower-case name, merged over what is kept. Together at most 2 KB.
@@ -265,7 +272,8 @@ impl SetValues {
     }
 }
 
-/// Where a customer key (SSE-C) is read from when the run starts; the key itself never stands in a manifest.
+/// Where a customer key (SSE-C) is read from when the run starts; the key itself never stands in a
+/// manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeySource {
     /// An environment variable that holds the key in base64.
@@ -292,7 +300,9 @@ impl FromStr for KeySource {
             Some(("env", name)) if !name.is_empty() => Ok(Self::Env(name.to_owned())),
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
             // What was typed may be the key itself, so it is not repeated.
-            _ => Err("name where the key is, env:NAME or file:PATH; never the key itself".to_owned()),
+            _ => {
+                Err("name where the key is, env:NAME or file:PATH; never the key itself".to_owned())
+            }
         }
     }
 }
@@ -313,7 +323,11 @@ mod tests {
     #[test]
     fn presets_are_what_they_are_called() {
         let everything = Preserve::from(Preset::Everything);
-        assert!(Attribute::ALL.iter().all(|attribute| everything.of(*attribute) == Policy::Require));
+        assert!(
+            Attribute::ALL
+                .iter()
+                .all(|attribute| everything.of(*attribute) == Policy::Require)
+        );
         assert!(Preserve::from(Preset::ContentOnly).is_content_only());
         let default = Preserve::default();
         assert_eq!(
@@ -326,11 +340,27 @@ mod tests {
     #[test]
     fn a_preset_comes_first_and_policies_change_it() {
         let parsed: Preserve = "everything,acl=skip, storage-class=try".parse().unwrap();
-        let expected =
-            Preserve { acl: Policy::Skip, storage_class: Policy::Try, ..Preserve::from(Preset::Everything) };
+        let expected = Preserve {
+            acl: Policy::Skip,
+            storage_class: Policy::Try,
+            ..Preserve::from(Preset::Everything)
+        };
         assert_eq!(parsed, expected);
-        assert_eq!("tags=require".parse(), Ok(Preserve { tags: Policy::Require, ..Preserve::default() }));
-        for wrong in ["", "all", "tags", "tags=keep", "x=try", "tags=try,everything"] {
+        assert_eq!(
+            "tags=require".parse(),
+            Ok(Preserve {
+                tags: Policy::Require,
+                ..Preserve::default()
+            })
+        );
+        for wrong in [
+            "",
+            "all",
+            "tags",
+            "tags=keep",
+            "x=try",
+            "tags=try,everything",
+        ] {
             assert!(wrong.parse::<Preserve>().is_err(), "{wrong}");
         }
     }
@@ -338,9 +368,15 @@ mod tests {
     #[test]
     fn a_key_is_named_and_never_repeated() {
         assert_eq!("env:KEY".parse(), Ok(KeySource::Env("KEY".to_owned())));
-        assert_eq!("file:/run/key".parse(), Ok(KeySource::File("/run/key".into())));
+        assert_eq!(
+            "file:/run/key".parse(),
+            Ok(KeySource::File("/run/key".into()))
+        );
         for wrong in ["c2VjcmV0", "env:", "key:x"] {
-            assert!(!wrong.parse::<KeySource>().unwrap_err().contains("c2Vj"), "{wrong}");
+            assert!(
+                !wrong.parse::<KeySource>().unwrap_err().contains("c2Vj"),
+                "{wrong}"
+            );
         }
     }
 }

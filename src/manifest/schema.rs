@@ -11,10 +11,14 @@ use super::file::ManifestFile;
 
 static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
     let settings = SchemaSettings::draft2020_12().with_transform(RecursiveTransform(tidy));
-    settings.into_generator().into_root_schema_for::<ManifestFile>().to_value()
+    settings
+        .into_generator()
+        .into_root_schema_for::<ManifestFile>()
+        .to_value()
 });
 
-/// The schema of [`ManifestFile`]: titles, descriptions, examples and defaults; no other fields are allowed.
+/// The schema of [`ManifestFile`]: titles, descriptions, examples and defaults; no other fields are
+/// allowed.
 #[must_use]
 pub fn json() -> Value {
     SCHEMA.clone()
@@ -25,9 +29,9 @@ pub(super) fn shared() -> &'static Value {
     &SCHEMA
 }
 
-/// `Option` makes schemars allow `null`, but a field without a value is a mistake in a manifest: either it is a
-/// line that was not finished or a default that is not what the reader expects. And the line breaks of the doc
-/// comments mean nothing on hover.
+/// `Option` makes schemars allow `null`, but a field without a value is a mistake in a manifest:
+/// either it is a line that was not finished or a default that is not what the reader expects. And
+/// the line breaks of the doc comments mean nothing on hover.
 fn tidy(schema: &mut Schema) {
     let Some(object) = schema.as_object_mut() else {
         return;

@@ -1,7 +1,8 @@
 //! The tree of a manifest against the schema: names of fields, kinds of values, what must be there.
 //!
-//! Whatever is wrong is reported and left out, so that the rest can still be read for its meaning. The result is
-//! JSON that fits [`ManifestFile`](super::file::ManifestFile), and where each field of it stands in the source.
+//! Whatever is wrong is reported and left out, so that the rest can still be read for its meaning.
+//! The result is JSON that fits [`ManifestFile`](super::file::ManifestFile), and where each field
+//! of it stands in the source.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -33,12 +34,22 @@ pub(super) fn check(root: &Node, schema: &Value) -> Shaped {
         secrets: Vec::new(),
         path: String::new(),
     };
-    let value = shape.value(root, schema, &root.at).unwrap_or_else(|| Yaml::Mapping(Mapping::new()));
-    Shaped { value, places: shape.places, issues: shape.issues, secrets: shape.secrets }
+    let value = shape
+        .value(root, schema, &root.at)
+        .unwrap_or_else(|| Yaml::Mapping(Mapping::new()));
+    Shaped {
+        value,
+        places: shape.places,
+        issues: shape.issues,
+        secrets: shape.secrets,
+    }
 }
 
 /// The candidate that `typed` was probably meant to be.
-pub(super) fn closest<'c>(typed: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
+pub(super) fn closest<'c>(
+    typed: &str,
+    candidates: impl IntoIterator<Item = &'c str>,
+) -> Option<&'c str> {
     let fold = |text: &str| text.to_ascii_lowercase().replace('-', "_");
     let typed = fold(typed);
     let allowed = (typed.chars().count() / 3).clamp(1, 3);
@@ -88,7 +99,11 @@ impl<'s> Shape<'s> {
             ("array", Kind::List(items)) => {
                 if items.is_empty() && schema.get("minItems").is_some() {
                     let message = format!("{} is empty", self.subject());
-                    self.refuse(at, message, format!("write for instance {}", example(self.last(), field)));
+                    self.refuse(
+                        at,
+                        message,
+                        format!("write for instance {}", example(self.last(), field)),
+                    );
                 }
                 Some(self.array(items, schema))
             }
@@ -102,9 +117,12 @@ impl<'s> Shape<'s> {
         }
     }
 
-    /// Who does not know that only the place of a customer key stands here may have written the key itself.
+    /// Who does not know that only the place of a customer key stands here may have written the key
+    /// itself.
     fn hide_customer_key(&mut self, node: &Node) {
-        let Kind::Scalar { text, .. } = &node.kind else { return };
+        let Kind::Scalar { text, .. } = &node.kind else {
+            return;
+        };
         let is_key = match self.last() {
             "customer_key" => true,
             "env" => self.path.ends_with("customer_key.env") && !is_name(text),
@@ -119,19 +137,26 @@ impl<'s> Shape<'s> {
     fn pick(&self, node: &Node, schema: &'s Value) -> &'s Value {
         let mut schema = schema;
         while let Some(target) = schema.get("$ref").and_then(Value::as_str) {
-            schema = self.schema.pointer(target.trim_start_matches('#')).unwrap_or(&Value::Null);
+            schema = self
+                .schema
+                .pointer(target.trim_start_matches('#'))
+                .unwrap_or(&Value::Null);
         }
         let Some(choices) = schema.get("anyOf").and_then(Value::as_array) else {
             return schema;
         };
         let wants_object = matches!(node.kind, Kind::Map(_));
         let mut resolved = choices.iter().map(|choice| self.pick(node, choice));
-        resolved.find(|choice| (kind_of(choice) == "object") == wants_object).unwrap_or(schema)
+        resolved
+            .find(|choice| (kind_of(choice) == "object") == wants_object)
+            .unwrap_or(schema)
     }
 
     fn object(&mut self, entries: &[Entry], schema: &'s Value, at: &Range<usize>) -> Yaml {
         let properties = schema.get("properties").and_then(Value::as_object);
-        let any = schema.get("additionalProperties").filter(|any| any.is_object());
+        let any = schema
+            .get("additionalProperties")
+            .filter(|any| any.is_object());
         let mut out = Mapping::new();
         let mut meant = Vec::new();
         let base = self.path.len();
@@ -140,7 +165,9 @@ impl<'s> Shape<'s> {
                 self.path.push('.');
             }
             self.path.push_str(&entry.key);
-            let known = properties.and_then(|properties| properties.get(&entry.key)).or(any);
+            let known = properties
+                .and_then(|properties| properties.get(&entry.key))
+                .or(any);
             match known {
                 Some(schema) => {
                     let underline = match entry.value.kind {
@@ -156,10 +183,17 @@ impl<'s> Shape<'s> {
             }
             self.path.truncate(base);
         }
-        let required = schema.get("required").and_then(Value::as_array).into_iter().flatten();
+        let required = schema
+            .get("required")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten();
         for name in required.filter_map(Value::as_str) {
             let there = entries.iter().any(|entry| entry.key == name) || meant.contains(&name);
-            if let (false, Some(field)) = (there, properties.and_then(|properties| properties.get(name))) {
+            if let (false, Some(field)) = (
+                there,
+                properties.and_then(|properties| properties.get(name)),
+            ) {
                 let message = format!("{} has no `{name}`", self.subject());
                 self.refuse(at, message, format!("add {}", example(name, field)));
             }
@@ -167,7 +201,8 @@ impl<'s> Shape<'s> {
         Yaml::Mapping(out)
     }
 
-    /// An entry of `endpoints` that does not fit still exists, or its uses would look like mistakes too.
+    /// An entry of `endpoints` that does not fit still exists, or its uses would look like mistakes
+    /// too.
     fn hollow(&self, node: &Node, schema: &'s Value, any: Option<&Value>) -> Option<Yaml> {
         let schema = self.pick(node, schema);
         (any.is_some() && kind_of(schema) == "object").then(|| Yaml::Mapping(Mapping::new()))
@@ -180,9 +215,12 @@ impl<'s> Shape<'s> {
             self.secrets.push(entry.value.extent());
         } else if is_secret(name) {
             self.secrets.push(entry.value.extent());
-            let remedy =
-                "use `profile:` or `assume_role:`, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
-            self.refuse(&entry.key_at, format!("`{name}`: secrets never stand in a manifest"), remedy);
+            let remedy = "use `profile:` or `assume_role:`, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
+            self.refuse(
+                &entry.key_at,
+                format!("`{name}`: secrets never stand in a manifest"),
+                remedy,
+            );
             return None;
         }
         let names = || known.into_iter().flat_map(Map::keys).map(String::as_str);
@@ -190,12 +228,22 @@ impl<'s> Shape<'s> {
         let homes = homes(self.schema, name);
         let remedy = match (meant, homes.as_slice()) {
             (Some(meant), _) => format!("did you mean `{meant}`?"),
-            (None, []) => format!("the fields here are {}", names().collect::<Vec<_>>().join(", ")),
+            (None, []) => format!(
+                "the fields here are {}",
+                names().collect::<Vec<_>>().join(", ")
+            ),
             (None, homes) => {
-                format!("it belongs under {}", alternatives(homes.iter().map(String::as_str)))
+                format!(
+                    "it belongs under {}",
+                    alternatives(homes.iter().map(String::as_str))
+                )
             }
         };
-        self.refuse(&entry.key_at, format!("there is no field `{name}` here"), remedy);
+        self.refuse(
+            &entry.key_at,
+            format!("there is no field `{name}` here"),
+            remedy,
+        );
         meant
     }
 
@@ -207,8 +255,10 @@ impl<'s> Shape<'s> {
             // Counted in what is left, so that paths fit the loaded manifest.
             self.path.extend(["[", &out.len().to_string(), "]"]);
             let value = self.value(node, element, &node.at);
-            let hollow =
-                || (kind_of(self.pick(node, element)) == "object").then(|| Yaml::Mapping(Mapping::new()));
+            let hollow = || {
+                (kind_of(self.pick(node, element)) == "object")
+                    .then(|| Yaml::Mapping(Mapping::new()))
+            };
             out.extend(value.or_else(hollow));
             self.path.truncate(base);
         }
@@ -229,8 +279,17 @@ impl<'s> Shape<'s> {
         None
     }
 
-    fn integer(&mut self, text: &str, bare: bool, schema: &Value, at: &Range<usize>) -> Option<Yaml> {
-        let number = text.parse::<u64>().ok().filter(|number| bare && number.to_string() == text);
+    fn integer(
+        &mut self,
+        text: &str,
+        bare: bool,
+        schema: &Value,
+        at: &Range<usize>,
+    ) -> Option<Yaml> {
+        let number = text
+            .parse::<u64>()
+            .ok()
+            .filter(|number| bare && number.to_string() == text);
         let bound = |name| schema.get(name).and_then(Value::as_u64);
         let fits = |number: &u64| {
             bound("minimum").is_none_or(|least| *number >= least)
@@ -244,10 +303,15 @@ impl<'s> Shape<'s> {
             Some(_) => format!("{} can't be {text}", self.subject()),
             None => format!("{} must be a whole number", self.subject()),
         };
-        let digits: String = text.chars().filter(|c| !matches!(c, '_' | ',' | ' ')).collect();
+        let digits: String = text
+            .chars()
+            .filter(|c| !matches!(c, '_' | ',' | ' '))
+            .collect();
         let remedy = match (bound("const"), digits.parse::<u64>()) {
             (Some(only), _) => format!("write {only}"),
-            (None, Ok(meant)) if fits(&meant) => format!("write {meant}, in digits and without quotes"),
+            (None, Ok(meant)) if fits(&meant) => {
+                format!("write {meant}, in digits and without quotes")
+            }
             _ => match (bound("minimum"), bound("maximum")) {
                 (Some(least), Some(most)) => format!("write a number from {least} to {most}"),
                 _ => "write it in digits, without quotes".to_owned(),
@@ -291,7 +355,11 @@ impl<'s> Shape<'s> {
             ("object", true) => "begin it with a field, as in `- name: value`".to_owned(),
             _ => format!("write for instance {}", example(name, field)),
         };
-        self.refuse(at, format!("{} {wanted}, not {found}", self.subject()), remedy);
+        self.refuse(
+            at,
+            format!("{} {wanted}, not {found}", self.subject()),
+            remedy,
+        );
     }
 
     /// The last field of the path.
@@ -307,7 +375,12 @@ impl<'s> Shape<'s> {
     }
 
     fn refuse(&mut self, at: &Range<usize>, message: String, remedy: impl Into<String>) {
-        let issue = Issue { at: at.clone(), path: self.path.clone(), message, remedy: remedy.into() };
+        let issue = Issue {
+            at: at.clone(),
+            path: self.path.clone(),
+            message,
+            remedy: remedy.into(),
+        };
         self.issues.push(issue);
     }
 }
@@ -323,8 +396,16 @@ fn kind_of(schema: &Value) -> &str {
 
 /// The values that an enumeration allows; empty when any text will do.
 fn choices(schema: &Value) -> Vec<&str> {
-    let direct = schema.get("enum").and_then(Value::as_array).into_iter().flatten();
-    let described = schema.get("oneOf").and_then(Value::as_array).into_iter().flatten();
+    let direct = schema
+        .get("enum")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
+    let described = schema
+        .get("oneOf")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
     let constants = described.filter_map(|choice| choice.get("const"));
     direct.chain(constants).filter_map(Value::as_str).collect()
 }
@@ -333,12 +414,23 @@ fn choices(schema: &Value) -> Vec<&str> {
 fn homes(root: &Value, name: &str) -> Vec<String> {
     fn walk(root: &Value, schema: &Value, path: &str, name: &str, found: &mut Vec<String>) {
         if let Some(target) = schema.get("$ref").and_then(Value::as_str) {
-            let target = root.pointer(target.trim_start_matches('#')).unwrap_or(&Value::Null);
+            let target = root
+                .pointer(target.trim_start_matches('#'))
+                .unwrap_or(&Value::Null);
             return walk(root, target, path, name, found);
         }
-        for (field, below) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+        for (field, below) in schema
+            .get("properties")
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten()
+        {
             if field == name {
-                found.push(if path.is_empty() { "the top level".to_owned() } else { format!("`{path}`") });
+                found.push(if path.is_empty() {
+                    "the top level".to_owned()
+                } else {
+                    format!("`{path}`")
+                });
             }
             let dot = if path.is_empty() { "" } else { "." };
             walk(root, below, &format!("{path}{dot}{field}"), name, found);
@@ -346,10 +438,18 @@ fn homes(root: &Value, name: &str) -> Vec<String> {
         if let Some(below) = schema.get("items") {
             walk(root, below, &format!("{path}[]"), name, found);
         }
-        if let Some(below) = schema.get("additionalProperties").filter(|below| below.is_object()) {
+        if let Some(below) = schema
+            .get("additionalProperties")
+            .filter(|below| below.is_object())
+        {
             walk(root, below, &format!("{path}.<name>"), name, found);
         }
-        for below in schema.get("anyOf").and_then(Value::as_array).into_iter().flatten() {
+        for below in schema
+            .get("anyOf")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+        {
             walk(root, below, path, name, found);
         }
     }
@@ -360,7 +460,9 @@ fn homes(root: &Value, name: &str) -> Vec<String> {
 
 /// `name: value` with the field's first example or its default.
 fn example(name: &str, field: &Value) -> String {
-    let value = field.pointer("/examples/0").or_else(|| field.get("default"));
+    let value = field
+        .pointer("/examples/0")
+        .or_else(|| field.get("default"));
     match value {
         Some(value) => format!("`{name}: {}`", flow(value)),
         None => format!("`{name}: …`"),
@@ -371,20 +473,38 @@ fn example(name: &str, field: &Value) -> String {
 fn flow(value: &Value) -> String {
     match value {
         Value::Object(fields) => {
-            let fields: Vec<_> =
-                fields.iter().map(|(name, value)| format!("{name}: {}", flow(value))).collect();
+            let fields: Vec<_> = fields
+                .iter()
+                .map(|(name, value)| format!("{name}: {}", flow(value)))
+                .collect();
             format!("{{{}}}", fields.join(", "))
         }
-        Value::Array(items) => format!("[{}]", items.iter().map(flow).collect::<Vec<_>>().join(", ")),
-        Value::String(text) if text.contains(['*', '{', '}', ',', '[', ']']) => format!("\"{text}\""),
+        Value::Array(items) => format!(
+            "[{}]",
+            items.iter().map(flow).collect::<Vec<_>>().join(", ")
+        ),
+        Value::String(text) if text.contains(['*', '{', '}', ',', '[', ']']) => {
+            format!("\"{text}\"")
+        }
         Value::String(text) => text.clone(),
         other => other.to_string(),
     }
 }
 
 fn is_secret(name: &str) -> bool {
-    let name: String = name.to_ascii_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
-    ["secret", "password", "token", "accesskey", "credential", "privatekey"]
-        .iter()
-        .any(|word| name.contains(word))
+    let name: String = name
+        .to_ascii_lowercase()
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .collect();
+    [
+        "secret",
+        "password",
+        "token",
+        "accesskey",
+        "credential",
+        "privatekey",
+    ]
+    .iter()
+    .any(|word| name.contains(word))
 }

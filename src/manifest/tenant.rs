@@ -1,11 +1,17 @@
-//! Buckets of tenants: `tenant:bucket` names one where the server has tenants, and nothing anywhere else.
+//! Buckets of tenants: `tenant:bucket` names one where the server has tenants, and nothing anywhere
+//! else.
 
 use super::job::ResolvedEndpoint;
 use crate::location::BucketName;
 
 /// Returns the message and the remedy for a bucket of a tenant at an endpoint that has no tenants.
-pub(crate) fn mistake(bucket: &BucketName, endpoint: &ResolvedEndpoint) -> Option<(String, String)> {
-    let tenant = bucket.tenant().filter(|_| !endpoint.provider.has_tenants())?;
+pub(crate) fn mistake(
+    bucket: &BucketName,
+    endpoint: &ResolvedEndpoint,
+) -> Option<(String, String)> {
+    let tenant = bucket
+        .tenant()
+        .filter(|_| !endpoint.provider.has_tenants())?;
     let of = if tenant.is_empty() {
         "a bucket of no tenant".to_owned()
     } else {

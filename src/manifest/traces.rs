@@ -27,9 +27,12 @@ impl std::str::FromStr for JournalPlace {
             "" => Err("write a directory, s3://bucket/prefix/, or none".to_owned()),
             "none" => Ok(Self::Nowhere),
             _ if suggestion(text).is_some() => {
-                let suggestion =
-                    suggestion(text).map(|suggestion| suggestion.to_string()).unwrap_or_default();
-                Err(format!("`{text}` is neither a directory nor an S3 location: {suggestion}"))
+                let suggestion = suggestion(text)
+                    .map(|suggestion| suggestion.to_string())
+                    .unwrap_or_default();
+                Err(format!(
+                    "`{text}` is neither a directory nor an S3 location: {suggestion}"
+                ))
             }
             _ if !text.starts_with("s3://") => Ok(Self::Directory(text.into())),
             _ => {

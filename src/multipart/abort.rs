@@ -1,8 +1,9 @@
 //! Ending uploads, and proving that they ended.
 //!
-//! A 204 to `AbortMultipartUpload` proves little: parts in flight may land after it, and some servers answer without effect.
-//! `ListParts` proves the end where the server has that request; `ListMultipartUploads` does where it has not. Where the
-//! server answers neither, nothing is known, and the caller reports that once with everything that a user needs to look.
+//! A 204 to `AbortMultipartUpload` proves little: parts in flight may land after it, and some
+//! servers answer without effect. `ListParts` proves the end where the server has that request;
+//! `ListMultipartUploads` does where it has not. Where the server answers neither, nothing is
+//! known, and the caller reports that once with everything that a user needs to look.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -20,8 +21,8 @@ use crate::s3::{Attributes, Failure, FailureKind, OpenUpload, Operation};
 const ABORT_ROUNDS: u32 = 8;
 /// The number of aborts while the list of uploads still shows the upload: lists may lag behind.
 const LISTED_ROUNDS: u32 = 4;
-/// Clocks of server and client may differ by this much when it is judged whether an upload is one that this run created:
-/// small, for it may be another writer's.
+/// Clocks of server and client may differ by this much when it is judged whether an upload is one
+/// that this run created: small, for it may be another writer's.
 const CREATE_TOLERANCE: Duration = Duration::from_secs(10);
 /// A server refuses requests that are signed by a clock that differs by more than this.
 const MAX_SKEW: Duration = Duration::from_mins(15);
@@ -35,7 +36,8 @@ pub(crate) enum Aborted {
     NotThere,
     /// The server accepted the abort and does not show whether the upload is gone.
     Unverified(Failure),
-    /// The server accepted the abort, again and again, and still lists the upload: another attempt changes nothing.
+    /// The server accepted the abort, again and again, and still lists the upload: another attempt
+    /// changes nothing.
     StillListed(Failure),
 }
 
@@ -52,26 +54,43 @@ pub struct Stray {
 
 impl Stray {
     fn new(id: &str, why: impl Into<String>) -> Self {
-        Self { id: Some(id.to_owned()), why: why.into(), may_pass: false }
+        Self {
+            id: Some(id.to_owned()),
+            why: why.into(),
+            may_pass: false,
+        }
     }
 
     pub(crate) fn failed(id: Option<&str>, failure: &Failure) -> Self {
         let (id, why) = (id.map(str::to_owned), failure.to_string());
-        Self { id, why, may_pass: may_pass(failure) }
+        Self {
+            id,
+            why,
+            may_pass: may_pass(failure),
+        }
     }
 
     /// Returns the stray of a Create whose answer the run did not wait for.
     pub(crate) fn interrupted() -> Self {
         let why = "the run was stopped before the server answered";
-        Self { id: None, why: why.to_owned(), may_pass: true }
+        Self {
+            id: None,
+            why: why.to_owned(),
+            may_pass: true,
+        }
     }
 
     pub(crate) fn unanswered(id: Option<&str>, within: Duration) -> Self {
         let why = format!("no answer within {} s", within.as_secs());
-        Self { id: id.map(str::to_owned), why, may_pass: true }
+        Self {
+            id: id.map(str::to_owned),
+            why,
+            may_pass: true,
+        }
     }
 
-    /// Returns a sentence for the user: the upload, the reason, and the command that shows or ends it.
+    /// Returns a sentence for the user: the upload, the reason, and the command that shows or ends
+    /// it.
     #[must_use]
     pub fn told(&self, bucket: &Bucket, key: &ObjectKey) -> String {
         let Self { id, why, .. } = self;
@@ -88,20 +107,34 @@ impl Stray {
     }
 }
 
-/// True for a failure that says nothing about what the server can do: the same request may succeed later.
+/// True for a failure that says nothing about what the server can do: the same request may succeed
+/// later.
 fn may_pass(failure: &Failure) -> bool {
     failure.kind().may_pass_later() || failure.ends_run() || *failure.kind() == FailureKind::Stopped
 }
 
-/// Returns the command that lists or aborts the uploads at a key, with the flags that name the endpoint.
+/// Returns the command that lists or aborts the uploads at a key, with the flags that name the
+/// endpoint.
 pub(crate) fn command(bucket: &Bucket, verb: &str, key: &ObjectKey, id: Option<&str>) -> String {
-    let location = S3Uri { bucket: bucket.name().clone(), key: key.clone() };
+    let location = S3Uri {
+        bucket: bucket.name().clone(),
+        key: key.clone(),
+    };
     command_at(&location, &bucket.client().flags(), verb, id)
 }
 
 /// The same for a location at the endpoint that these flags name.
-pub(crate) fn command_at(location: &S3Uri, flags: &[String], verb: &str, id: Option<&str>) -> String {
-    let mut words = vec!["s3haul uploads".to_owned(), verb.to_owned(), quoted(&location.to_string())];
+pub(crate) fn command_at(
+    location: &S3Uri,
+    flags: &[String],
+    verb: &str,
+    id: Option<&str>,
+) -> String {
+    let mut words = vec![
+        "s3haul uploads".to_owned(),
+        verb.to_owned(),
+        quoted(&location.to_string()),
+    ];
     words.extend(flags.iter().map(|word| quoted(word)));
     if let Some(id) = id {
         // An id that looks like a flag.
@@ -121,12 +154,13 @@ pub(crate) fn quoted(word: &str) -> String {
 }
 
 impl MultipartUpload {
-    /// Ends the upload and frees its parts. Parts that were in flight may land after an abort, so it is repeated until
-    /// the server shows none; let requests in flight end before this is called.
+    /// Ends the upload and frees its parts. Parts that were in flight may land after an abort, so
+    /// it is repeated until the server shows none; let requests in flight end before this is
+    /// called.
     ///
     /// # Errors
-    /// What S3 says, also when nothing shows whether the upload is gone; [`FailureKind::Transient`] when parts keep turning
-    /// up.
+    /// What S3 says, also when nothing shows whether the upload is gone; [`FailureKind::Transient`]
+    /// when parts keep turning up.
     pub async fn cancel(&self) -> Result<(), Failure> {
         match self.abort().await? {
             Aborted::Gone | Aborted::NotThere => Ok(()),
@@ -160,7 +194,9 @@ impl MultipartUpload {
                 }
                 (Ok(true), _) => {
                     let why = "the server accepts the abort and still lists the upload";
-                    return Ok(Aborted::StillListed(self.still_there(FailureKind::ServerFault, why)));
+                    return Ok(Aborted::StillListed(
+                        self.still_there(FailureKind::ServerFault, why),
+                    ));
                 }
                 // Some servers answer with an empty list for an upload that is gone.
                 (Ok(false), _) | (Err(_), None) => return Ok(end),
@@ -171,13 +207,23 @@ impl MultipartUpload {
             }
             // Others answer with another 404.
             let is_named = *unread.kind() == FailureKind::NoSuchUpload;
-            return Ok(if is_named { end } else { Aborted::Unverified(unread) });
+            return Ok(if is_named {
+                end
+            } else {
+                Aborted::Unverified(unread)
+            });
         }
-        Err(self.still_there(FailureKind::Transient, "parts keep turning up after the abort"))
+        Err(self.still_there(
+            FailureKind::Transient,
+            "parts keep turning up after the abort",
+        ))
     }
 
     fn still_there(&self, kind: FailureKind, why: &str) -> Failure {
-        let (place, message) = (self.bucket.place(&self.key), format!("{why} (upload {})", self.id));
+        let (place, message) = (
+            self.bucket.place(&self.key),
+            format!("{why} (upload {})", self.id),
+        );
         Failure::new(kind, Operation::AbortMultipartUpload, place, message)
     }
 
@@ -192,22 +238,28 @@ impl MultipartUpload {
         Ok(false)
     }
 
-    /// Returns true when the server no longer has the upload. Where `ListParts` cannot be read, the list of all uploads
-    /// tells.
+    /// Returns true when the server no longer has the upload. Where `ListParts` cannot be read, the
+    /// list of all uploads tells.
     pub(crate) async fn is_gone(&self) -> Result<bool, Failure> {
         match self.page(None).await {
             Ok(_) => Ok(false),
             Err(failure) if *failure.kind() == FailureKind::NoSuchUpload => Ok(true),
             Err(failure) if may_pass(&failure) => Err(failure),
-            Err(failure) => self.is_listed().await.map(|listed| !listed).map_err(|_| failure),
+            Err(failure) => self
+                .is_listed()
+                .await
+                .map(|listed| !listed)
+                .map_err(|_| failure),
         }
     }
 
-    /// Aborts what earlier attempts to create this upload left behind: Create knows no idempotency, so an attempt whose
-    /// answer was lost may have created an upload whose id nobody has. A twin has this key, no parts, and was created
-    /// shortly before; whoever else uploads to the key at this very moment has parts or a later time.
+    /// Aborts what earlier attempts to create this upload left behind: Create knows no idempotency,
+    /// so an attempt whose answer was lost may have created an upload whose id nobody has. A twin
+    /// has this key, no parts, and was created shortly before; whoever else uploads to the key at
+    /// this very moment has parts or a later time.
     ///
-    /// A twin that cannot be ended holds no bytes, so it does not fail the upload; [`MultipartUpload::strays`] has it.
+    /// A twin that cannot be ended holds no bytes, so it does not fail the upload;
+    /// [`MultipartUpload::strays`] has it.
     pub(super) async fn abort_twins(&mut self, began: Timestamp) {
         let now = Timestamp::now();
         let listed: Vec<_> = match uploads_to(&self.bucket, &self.key).try_collect().await {
@@ -218,7 +270,10 @@ impl MultipartUpload {
             }
         };
         // The server's own clock tells best, if it has one.
-        let ours = listed.iter().find(|open| open.upload_id == self.id).and_then(|open| open.initiated);
+        let ours = listed
+            .iter()
+            .find(|open| open.upload_id == self.id)
+            .and_then(|open| open.initiated);
         let is_clock = ours.is_none_or(|ours| is_within(ours, (began, now), MAX_SKEW));
         let since: Duration = now.duration_since(began).try_into().unwrap_or_default();
         let is_twin = |open: &OpenUpload| match (ours, open.initiated) {
@@ -252,13 +307,22 @@ pub(crate) fn was_begun_between(initiated: Timestamp, from: Timestamp, until: Ti
     is_within(initiated, (from, until), CREATE_TOLERANCE)
 }
 
-fn is_within(initiated: Timestamp, (from, until): (Timestamp, Timestamp), tolerance: Duration) -> bool {
-    let early = initiated.checked_add(tolerance).is_ok_and(|latest| latest < from);
-    let late = until.checked_add(tolerance).is_ok_and(|latest| latest < initiated);
+fn is_within(
+    initiated: Timestamp,
+    (from, until): (Timestamp, Timestamp),
+    tolerance: Duration,
+) -> bool {
+    let early = initiated
+        .checked_add(tolerance)
+        .is_ok_and(|latest| latest < from);
+    let late = until
+        .checked_add(tolerance)
+        .is_ok_and(|latest| latest < initiated);
     !early && !late
 }
 
-/// Judges by its time whether an upload was created between two moments of our clock; `None` if that does not tell.
+/// Judges by its time whether an upload was created between two moments of our clock; `None` if
+/// that does not tell.
 fn began_between(open: &OpenUpload, window: (Timestamp, Timestamp)) -> Option<bool> {
     let initiated = open.initiated?;
     if is_within(initiated, window, CREATE_TOLERANCE) {
@@ -267,8 +331,9 @@ fn began_between(open: &OpenUpload, window: (Timestamp, Timestamp)) -> Option<bo
     (!is_within(initiated, window, MAX_SKEW)).then_some(false)
 }
 
-/// Aborts what a Create to `key` that nobody saw the answer of may have begun between two moments: uploads without parts that
-/// are not `known` to be somebody's. Returns those that may be left open.
+/// Aborts what a Create to `key` that nobody saw the answer of may have begun between two moments:
+/// uploads without parts that are not `known` to be somebody's. Returns those that may be left
+/// open.
 ///
 /// # Errors
 /// Returns the failure of the list.
@@ -279,11 +344,16 @@ pub(crate) async fn abort_unknown(
     known: &BTreeSet<String>,
 ) -> Result<Vec<Stray>, Failure> {
     let candidates = unknown(bucket, key, window, known).await?;
-    Ok(end_empty(bucket, key, candidates.iter().map(|(open, ours)| (open, *ours))).await)
+    Ok(end_empty(
+        bucket,
+        key,
+        candidates.iter().map(|(open, ours)| (open, *ours)),
+    )
+    .await)
 }
 
-/// The same for a Create of an earlier run. Where the uploads of that key are from other times, one more upload shows if the
-/// server dates them by a clock at all: some give the same date to each.
+/// The same for a Create of an earlier run. Where the uploads of that key are from other times, one
+/// more upload shows if the server dates them by a clock at all: some give the same date to each.
 ///
 /// # Errors
 /// Returns the failure of the list.
@@ -295,16 +365,26 @@ pub(crate) async fn abort_forgotten(
 ) -> Result<Vec<Stray>, Failure> {
     let mut candidates = unknown(bucket, key, window, known).await?;
     let mut strays = Vec::new();
-    if candidates.iter().any(|(_, ours)| *ours == Some(false)) && !has_clock(bucket, key, &mut strays).await {
+    if candidates.iter().any(|(_, ours)| *ours == Some(false))
+        && !has_clock(bucket, key, &mut strays).await
+    {
         for (_, ours) in &mut candidates {
             *ours = None;
         }
     }
-    strays.extend(end_empty(bucket, key, candidates.iter().map(|(open, ours)| (open, *ours))).await);
+    strays.extend(
+        end_empty(
+            bucket,
+            key,
+            candidates.iter().map(|(open, ours)| (open, *ours)),
+        )
+        .await,
+    );
     Ok(strays)
 }
 
-/// Returns the uploads to `key` that nobody is known to have created; true for those of the window, if their times tell.
+/// Returns the uploads to `key` that nobody is known to have created; true for those of the window,
+/// if their times tell.
 async fn unknown(
     bucket: &Bucket,
     key: &ObjectKey,
@@ -312,12 +392,16 @@ async fn unknown(
     known: &BTreeSet<String>,
 ) -> Result<Vec<(OpenUpload, Option<bool>)>, Failure> {
     let listed: Vec<_> = uploads_to(bucket, key).try_collect().await?;
-    let unknown = listed.into_iter().filter(|open| !known.contains(&open.upload_id));
-    Ok(unknown.map(|open| (open.clone(), began_between(&open, window))).collect())
+    let unknown = listed
+        .into_iter()
+        .filter(|open| !known.contains(&open.upload_id));
+    Ok(unknown
+        .map(|open| (open.clone(), began_between(&open, window)))
+        .collect())
 }
 
-/// Creates an upload, and returns false if the server gives it a date that is not of now. What cannot be found out is taken
-/// to be in order.
+/// Creates an upload, and returns false if the server gives it a date that is not of now. What
+/// cannot be found out is taken to be in order.
 async fn has_clock(bucket: &Bucket, key: &ObjectKey, strays: &mut Vec<Stray>) -> bool {
     let before = Timestamp::now();
     let Ok(upload) = MultipartUpload::initiate(bucket, key, &Attributes::default()).await else {
@@ -331,12 +415,15 @@ async fn has_clock(bucket: &Bucket, key: &ObjectKey, strays: &mut Vec<Stray>) ->
             strays.push(Stray::failed(Some(&upload.id), &failure));
         }
     }
-    let ours = listed.ok().and_then(|listed| listed.into_iter().find(|open| open.upload_id == upload.id));
+    let ours = listed
+        .ok()
+        .and_then(|listed| listed.into_iter().find(|open| open.upload_id == upload.id));
     let initiated = ours.and_then(|ours| ours.initiated);
     initiated.is_none_or(|initiated| is_within(initiated, (before, Timestamp::now()), MAX_SKEW))
 }
 
-/// Aborts those that are surely ours and hold no part; returns those about which that is not certain, and those that stay.
+/// Aborts those that are surely ours and hold no part; returns those about which that is not
+/// certain, and those that stay.
 async fn end_empty(
     bucket: &Bucket,
     key: &ObjectKey,
@@ -350,7 +437,10 @@ async fn end_empty(
             // Somebody is at work on it.
             Ok(page) if !page.items.is_empty() => {}
             Ok(_) if ours.is_none() => {
-                strays.push(Stray::new(id, "its time does not show whether this run created it"));
+                strays.push(Stray::new(
+                    id,
+                    "its time does not show whether this run created it",
+                ));
             }
             Ok(_) => match upload.abort().await {
                 Ok(Aborted::Gone | Aborted::NotThere) => {}
@@ -371,7 +461,11 @@ async fn end_empty(
 pub(super) fn prefix_of<'k>(bucket: &Bucket, key: &'k ObjectKey) -> &'k str {
     let key = key.as_str();
     let folder = key.rfind('/').map_or("", |slash| &key[..=slash]);
-    if bucket.capabilities().directory { folder } else { key }
+    if bucket.capabilities().directory {
+        folder
+    } else {
+        key
+    }
 }
 
 #[cfg(test)]
@@ -409,7 +503,11 @@ mod tests {
             (Some(now - Duration::from_hours(1)), Some(false)),
             (None, None),
         ] {
-            assert_eq!(began_between(&open(initiated), window), expected, "{initiated:?}");
+            assert_eq!(
+                began_between(&open(initiated), window),
+                expected,
+                "{initiated:?}"
+            );
         }
     }
 }

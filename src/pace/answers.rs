@@ -15,7 +15,8 @@ pub(super) struct LastAnswers([AtomicU64; Operation::COUNT]);
 impl LastAnswers {
     /// Notes that a request was answered at `now`, be it with a refusal.
     pub(super) fn note(&self, operation: Operation, now: Duration) {
-        self.of(operation).store(millis(now).max(1), Ordering::Relaxed);
+        self.of(operation)
+            .store(millis(now).max(1), Ordering::Relaxed);
     }
 
     /// Returns true if a request of this kind was answered after `since`.

@@ -1,9 +1,10 @@
 //! A limit that the user set: cells pass at its rate and never faster.
 //!
-//! A governor limiter does the counting (GCRA: no bursts beyond its own). Around it: a queue, so that two thousand
-//! waiting requests are one timer and not two thousand racing ones, and a clock on tokio's time, so that tests can pause it.
-//! A quota of governor's is fixed, which is what a user's limit is; the rates that are learned change at every answer, and
-//! each change would hand out governor's burst anew, so they have a [meter](super::meter) of their own.
+//! A governor limiter does the counting (GCRA: no bursts beyond its own). Around it: a queue, so
+//! that two thousand waiting requests are one timer and not two thousand racing ones, and a clock
+//! on tokio's time, so that tests can pause it. A quota of governor's is fixed, which is what a
+//! user's limit is; the rates that are learned change at every answer, and each change would hand
+//! out governor's burst anew, so they have a [meter](super::meter) of their own.
 
 use std::future::{Future, pending};
 use std::num::NonZeroU32;
@@ -23,8 +24,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 /// The longest sleep before the rate is looked at again, where it can change.
 pub(super) const NAP: Duration = Duration::from_millis(250);
-/// A limiter may give out this much at once. Timers tick in milliseconds; without some burst a rate above one per tick could not
-/// be reached.
+/// A limiter may give out this much at once. Timers tick in milliseconds; without some burst a rate
+/// above one per tick could not be reached.
 const BURST: Duration = Duration::from_millis(20);
 
 /// Lets cells pass at a rate.
@@ -40,12 +41,27 @@ struct Limiter {
 
 impl Limiter {
     fn new(rate: f64) -> Option<Self> {
-        let period = Duration::try_from_secs_f64(1.0 / rate).ok().filter(|period| !period.is_zero())?;
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bounded by the clamp")]
+        let period = Duration::try_from_secs_f64(1.0 / rate)
+            .ok()
+            .filter(|period| !period.is_zero())?;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "bounded by the clamp"
+        )]
         let burst = NonZeroU32::new((rate * BURST.as_secs_f64()).clamp(1.0, 1e9) as u32)?;
         let quota = Quota::with_period(period)?.allow_burst(burst);
-        let inner = RateLimiter::direct_with_clock(quota, TokioClock { start: Instant::now() });
-        Some(Self { burst, inner, queue: Mutex::default() })
+        let inner = RateLimiter::direct_with_clock(
+            quota,
+            TokioClock {
+                start: Instant::now(),
+            },
+        );
+        Some(Self {
+            burst,
+            inner,
+            queue: Mutex::default(),
+        })
     }
 }
 
@@ -56,11 +72,13 @@ impl Gate {
         Self(rate.and_then(Limiter::new))
     }
 
-    /// Waits, first come first served, until `cells` may pass. A request of more cells than the burst takes them in
-    /// slices, so that it waits as long as its cells take, and one of none does not wait for others. Returns whether it had
-    /// to wait.
+    /// Waits, first come first served, until `cells` may pass. A request of more cells than the
+    /// burst takes them in slices, so that it waits as long as its cells take, and one of none does
+    /// not wait for others. Returns whether it had to wait.
     pub async fn pass(&self, cells: u64) -> bool {
-        let Some(limiter) = self.0.as_ref().filter(|_| cells > 0) else { return false };
+        let Some(limiter) = self.0.as_ref().filter(|_| cells > 0) else {
+            return false;
+        };
         let _turn = limiter.queue.lock().await;
         let (mut left, mut waited) = (cells, false);
         while left > 0 {
@@ -80,15 +98,16 @@ impl Gate {
     }
 }
 
-/// A question that goes on while nobody looks after it: one that stands in the line of a limit and is not polled would hold up
-/// everybody behind it, those included for whom its asker waits.
+/// A question that goes on while nobody looks after it: one that stands in the line of a limit and
+/// is not polled would hold up everybody behind it, those included for whom its asker waits.
 pub(crate) fn by_itself<T: Send + 'static>(
     question: impl Future<Output = T> + Send + 'static,
 ) -> impl Future<Output = T> {
     joined(AbortOnDropHandle::new(tokio::spawn(question)))
 }
 
-/// What a task comes to. Its panic goes on here: what it had not told must not be taken for nothing.
+/// What a task comes to. Its panic goes on here: what it had not told must not be taken for
+/// nothing.
 pub(crate) async fn joined<T>(task: impl Future<Output = Result<T, JoinError>>) -> T {
     match task.await {
         Ok(done) => done,
@@ -137,7 +156,11 @@ impl Clock for TokioClock {
 }
 
 #[cfg(test)]
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small numbers of a model")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "small numbers of a model"
+)]
 mod tests {
     use super::*;
 
@@ -153,7 +176,10 @@ mod tests {
     async fn a_limit_is_kept_and_used() {
         for rate in [5.0, 300.0, 3500.0, 20_000.0] {
             let seconds = passes(&Gate::limited(Some(rate)), 1, rate as u32 * 4).await;
-            assert!((3.79..=4.2).contains(&seconds), "{rate}/s took {seconds} s for four seconds' worth");
+            assert!(
+                (3.79..=4.2).contains(&seconds),
+                "{rate}/s took {seconds} s for four seconds' worth"
+            );
         }
     }
 

@@ -1,11 +1,13 @@
-//! The lanes of a bucket: what S3 throttles together waits together, what it throttles apart does not.
+//! The lanes of a bucket: what S3 throttles together waits together, what it throttles apart does
+//! not.
 //!
-//! A bucket begins with one lane for each class of requests. When a prefix turns out to be throttled alone
-//! ([`super::prefix`]) it gets a lane of its own with what it was seen to accept, and the lane of all others begins anew,
-//! because the cuts that it took were not about them; whoever waits in it finds its place again. Lanes of prefixes are few: a
-//! new one takes the place of the one that was throttled the longest ago. A request finds its lane by its key (a listing by
-//! where it begins) without allocating anything, and while a bucket has one lane, which is nearly always, without comparing
-//! anything.
+//! A bucket begins with one lane for each class of requests. When a prefix turns out to be
+//! throttled alone ([`super::prefix`]) it gets a lane of its own with what it was seen to accept,
+//! and the lane of all others begins anew, because the cuts that it took were not about them;
+//! whoever waits in it finds its place again. Lanes of prefixes are few: a new one takes the place
+//! of the one that was throttled the longest ago. A request finds its lane by its key (a listing by
+//! where it begins) without allocating anything, and while a bucket has one lane, which is nearly
+//! always, without comparing anything.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -27,15 +29,16 @@ use crate::s3::{Class, Operation};
 const MOST: usize = 64;
 /// A prefix that was not throttled for so long goes back to where all others are.
 const FORGOTTEN: Duration = Duration::from_mins(15);
-/// Requests a second that may go ahead of the line, because their keys were never refused while others were.
+/// Requests a second that may go ahead of the line, because their keys were never refused while
+/// others were.
 const SCOUTS: f64 = 20.0;
 /// So many refusals in a row say that a lane accepts nothing at the moment.
 const SHUT: u32 = 16;
 /// What an earlier session learned is used with this much caution.
 const CAUTION: f64 = 0.9;
 
-/// What S3 says that it takes per second and partition, at least. Other servers are not slower by nature, and if one is,
-/// that is learned within moments.
+/// What S3 says that it takes per second and partition, at least. Other servers are not slower by
+/// nature, and if one is, that is learned within moments.
 const fn documented(class: Class) -> f64 {
     match class {
         Class::Read => 5500.0,
@@ -91,8 +94,8 @@ impl State {
         self.streak >= SHUT
     }
 
-    /// Returns true if a request for `key` may go ahead of the line. Below a prefix that is throttled alone, a key that is
-    /// spared would be accepted in its turn.
+    /// Returns true if a request for `key` may go ahead of the line. Below a prefix that is
+    /// throttled alone, a key that is spared would be accepted in its turn.
     fn may_scout(&self, prefix: &str, key: &str) -> bool {
         (prefix.is_empty() || !self.is_shut()) && self.evidence.may_scout(key)
     }
@@ -139,7 +142,10 @@ impl Lane {
             streak: 0,
             retired: false,
         };
-        Arc::new(Self { prefix: prefix.to_owned(), state: Mutex::new(state) })
+        Arc::new(Self {
+            prefix: prefix.to_owned(),
+            state: Mutex::new(state),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -149,7 +155,14 @@ impl Lane {
     fn turn(&self, key: &str, ticket: Option<Ticket>, now: Duration) -> Turn {
         let mut state = self.lock();
         let may_scout = state.may_scout(&self.prefix, key);
-        let State { rate, meter, scouts, evidence, retired, .. } = &mut *state;
+        let State {
+            rate,
+            meter,
+            scouts,
+            evidence,
+            retired,
+            ..
+        } = &mut *state;
         if *retired {
             return Turn::Elsewhere;
         }
@@ -168,7 +181,9 @@ impl Lane {
         if wait.is_some() {
             // More than is taken of those in line, if the lane is at its limit.
             let sent = rate.rate(now) + SCOUTS;
-            let over = rate.limit().map_or(0.0, |accepted| (sent - accepted).max(0.0));
+            let over = rate
+                .limit()
+                .map_or(0.0, |accepted| (sent - accepted).max(0.0));
             return Turn::Scout(evidence.scouted(key, over / sent, now));
         }
         if is_open {
@@ -185,9 +200,19 @@ impl Lane {
 impl Lanes {
     pub(super) fn new(class: Class, outage: Arc<Outage>, now: Duration) -> Self {
         let root = Lane::new("", RateController::new(documented(class)), now);
-        let table = ArcSwap::from_pointee(Table { root, branches: Vec::new() });
+        let table = ArcSwap::from_pointee(Table {
+            root,
+            branches: Vec::new(),
+        });
         let (answers, trust) = (LastAnswers::default(), Trust::default());
-        Self { class, table, changing: Mutex::default(), outage, answers, trust }
+        Self {
+            class,
+            table,
+            changing: Mutex::default(),
+            outage,
+            answers,
+            trust,
+        }
     }
 
     /// True while the endpoint does not answer anyone.
@@ -202,7 +227,8 @@ impl Lanes {
         self.answers.any_after(operation, since)
     }
 
-    /// Returns true if a 403 to this kind of request is worth a repetition: others of its kind have succeeded.
+    /// Returns true if a 403 to this kind of request is worth a repetition: others of its kind have
+    /// succeeded.
     #[must_use]
     pub(crate) fn doubts_denial(&self, operation: Operation, now: Duration) -> bool {
         self.trust.doubts(operation, now)
@@ -215,11 +241,15 @@ impl Lanes {
 
     fn of(&self, key: &str) -> Arc<Lane> {
         let table = self.table.load();
-        let branch = table.branches.iter().find(|lane| key.starts_with(&*lane.prefix));
+        let branch = table
+            .branches
+            .iter()
+            .find(|lane| key.starts_with(&*lane.prefix));
         Arc::clone(branch.unwrap_or(&table.root))
     }
 
-    /// How long a request for `key` that comes now would stand in line, with those before it that were refused and come back.
+    /// How long a request for `key` that comes now would stand in line, with those before it that
+    /// were refused and come back.
     pub(crate) fn line(&self, key: &str, now: Duration) -> Duration {
         let lane = self.of(key);
         let mut state = lane.lock();
@@ -238,9 +268,14 @@ impl Lanes {
         Late(lane)
     }
 
-    /// A request for `key` goes at once, whoever waits. What comes of it is not held against the rate.
+    /// A request for `key` goes at once, whoever waits. What comes of it is not held against the
+    /// rate.
     pub(super) fn ahead(&self, key: &str) -> Passed {
-        Passed { lane: self.of(key), waited: false, scout: true }
+        Passed {
+            lane: self.of(key),
+            waited: false,
+            scout: true,
+        }
     }
 
     /// Waits, first come first served, until a request for `key` may be sent.
@@ -248,12 +283,22 @@ impl Lanes {
         let (mut lane, mut ticket, mut waited) = (self.of(key), None, false);
         loop {
             match lane.turn(key, ticket, clock()) {
-                Turn::Go => return Passed { lane, waited, scout: false },
+                Turn::Go => {
+                    return Passed {
+                        lane,
+                        waited,
+                        scout: false,
+                    };
+                }
                 Turn::Scout(hot) => {
                     if !hot.is_empty() {
                         self.split(&lane, &hot, clock());
                     }
-                    return Passed { lane, waited, scout: true };
+                    return Passed {
+                        lane,
+                        waited,
+                        scout: true,
+                    };
                 }
                 Turn::Wait(drawn, wait) => {
                     (ticket, waited) = (Some(drawn), true);
@@ -275,7 +320,11 @@ impl Lanes {
             state.streak = state.streak.saturating_add(1);
             // A scout's failure is about the keys that it was sent for.
             if !scout && state.rate.throttled(sent_at, now) {
-                tracing::debug!(prefix = lane.prefix, accepted = state.rate.limit(), "slows down");
+                tracing::debug!(
+                    prefix = lane.prefix,
+                    accepted = state.rate.limit(),
+                    "slows down"
+                );
             }
             state.evidence.throttled(key, sent_at, now)
         };
@@ -299,11 +348,15 @@ impl Lanes {
         self.of(key).lock().is_shut()
     }
 
-    /// Returns the prefixes, empty for all other keys, for which everything is refused at the moment.
+    /// Returns the prefixes, empty for all other keys, for which everything is refused at the
+    /// moment.
     pub(super) fn shut(&self) -> Vec<String> {
         let table = self.table.load();
         let lanes = table.branches.iter().chain([&table.root]);
-        lanes.filter(|lane| lane.lock().is_shut()).map(|lane| lane.prefix.clone()).collect()
+        lanes
+            .filter(|lane| lane.lock().is_shut())
+            .map(|lane| lane.prefix.clone())
+            .collect()
     }
 
     /// Gives the hot prefixes lanes of their own, and `lane` another start without them.
@@ -314,7 +367,13 @@ impl Lanes {
         }
         let mut lanes: Vec<_> = hot
             .iter()
-            .map(|hot| Lane::new(&hot.prefix, RateController::known(start, hot.accepted, now), now))
+            .map(|hot| {
+                Lane::new(
+                    &hot.prefix,
+                    RateController::known(start, hot.accepted, now),
+                    now,
+                )
+            })
             .collect();
         lanes.push(Lane::new(&lane.prefix, RateController::new(start), now));
         self.replace(&lanes, now);
@@ -325,20 +384,38 @@ impl Lanes {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.table.load_full();
         let is_fresh = |prefix: &str| fresh.iter().any(|lane| lane.prefix == prefix);
-        let is_recent = |lane: &Lane| lane.cut_at().is_some_and(|at| now.saturating_sub(at) < FORGOTTEN);
-        let mut branches: Vec<_> =
-            old.branches.iter().filter(|lane| !is_fresh(&lane.prefix) && is_recent(lane)).cloned().collect();
+        let is_recent = |lane: &Lane| {
+            lane.cut_at()
+                .is_some_and(|at| now.saturating_sub(at) < FORGOTTEN)
+        };
+        let mut branches: Vec<_> = old
+            .branches
+            .iter()
+            .filter(|lane| !is_fresh(&lane.prefix) && is_recent(lane))
+            .cloned()
+            .collect();
         branches.extend(fresh.iter().filter(|lane| !lane.prefix.is_empty()).cloned());
         if branches.len() > MOST {
             branches.sort_by_cached_key(|lane| std::cmp::Reverse(lane.cut_at()));
             branches.truncate(MOST);
         }
         branches.sort_by_key(|lane| std::cmp::Reverse(lane.prefix.len()));
-        let root = fresh.iter().find(|lane| lane.prefix.is_empty()).unwrap_or(&old.root);
-        let table = Arc::new(Table { root: Arc::clone(root), branches });
+        let root = fresh
+            .iter()
+            .find(|lane| lane.prefix.is_empty())
+            .unwrap_or(&old.root);
+        let table = Arc::new(Table {
+            root: Arc::clone(root),
+            branches,
+        });
         self.table.store(Arc::clone(&table));
         for lane in old.branches.iter().chain([&old.root]) {
-            if !table.branches.iter().chain([&table.root]).any(|kept| Arc::ptr_eq(kept, lane)) {
+            if !table
+                .branches
+                .iter()
+                .chain([&table.root])
+                .any(|kept| Arc::ptr_eq(kept, lane))
+            {
                 lane.lock().retired = true;
             }
         }
@@ -397,10 +474,17 @@ mod tests {
     }
 
     fn prefixes(lanes: &Lanes) -> Vec<String> {
-        lanes.table.load().branches.iter().map(|lane| lane.prefix.clone()).collect()
+        lanes
+            .table
+            .load()
+            .branches
+            .iter()
+            .map(|lane| lane.prefix.clone())
+            .collect()
     }
 
-    /// Sends requests for `key` one after another for so long; of every `keep` of them one is accepted.
+    /// Sends requests for `key` one after another for so long; of every `keep` of them one is
+    /// accepted.
     async fn send(
         lanes: Arc<Lanes>,
         key: &'static str,
@@ -437,7 +521,10 @@ mod tests {
         assert_eq!(lanes.of("cold/x").lock().rate.limit(), None);
         assert!(lanes.of("cold/x").lock().rate.rate(now) >= 3500.0);
         assert!(lanes.of("hot/y").lock().rate.rate(now) < 1000.0);
-        assert!(cold.await.unwrap() > 1500, "one at a time with two milliseconds each");
+        assert!(
+            cold.await.unwrap() > 1500,
+            "one at a time with two milliseconds each"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -450,11 +537,18 @@ mod tests {
         }
         let cold = tokio::spawn(send(Arc::clone(&lanes), "cold/x", None, began, time));
         sleep(time / 2).await;
-        assert_eq!((prefixes(&lanes), lanes.shut()), (vec!["hot/".to_owned()], vec!["hot/".to_owned()]));
+        assert_eq!(
+            (prefixes(&lanes), lanes.shut()),
+            (vec!["hot/".to_owned()], vec!["hot/".to_owned()])
+        );
         assert!(lanes.is_shut("hot/x") && !lanes.is_shut("cold/x"));
         let before = lanes.of("hot/x").lock().streak;
         sleep(time / 2).await;
-        assert_eq!(prefixes(&lanes), ["hot/"], "nothing else is throttled alone");
+        assert_eq!(
+            prefixes(&lanes),
+            ["hot/"],
+            "nothing else is throttled alone"
+        );
         let sent = lanes.of("hot/x").lock().streak - before;
         assert!((5..100).contains(&sent), "{sent} requests in ten seconds");
         tasks.abort_all();
@@ -477,18 +571,28 @@ mod tests {
             tasks.spawn(async move { lanes.pass("a", || began.elapsed()).await.waited });
         }
         sleep(MS * 100).await;
-        lanes.replace(&[Lane::new("", RateController::new(1000.0), began.elapsed())], began.elapsed());
+        lanes.replace(
+            &[Lane::new("", RateController::new(1000.0), began.elapsed())],
+            began.elapsed(),
+        );
         let mut waited = 0;
         while let Some(task) = tasks.join_next().await {
             waited += u32::from(task.unwrap());
         }
-        assert!(waited >= 98 && began.elapsed() < Duration::from_secs(1), "{waited}, {:?}", began.elapsed());
+        assert!(
+            waited >= 98 && began.elapsed() < Duration::from_secs(1),
+            "{waited}, {:?}",
+            began.elapsed()
+        );
     }
 
     #[test]
     fn the_longest_prefix_counts_and_lanes_are_few() {
         let lanes = lanes();
-        let hot = |prefix: String| Hot { prefix, accepted: 10.0 };
+        let hot = |prefix: String| Hot {
+            prefix,
+            accepted: 10.0,
+        };
         let root = Arc::clone(&lanes.table.load().root);
         lanes.split(&root, &[hot("a/".into()), hot("a/b/".into())], MS);
         assert_eq!(lanes.of("a/b/c").prefix, "a/b/");

@@ -1,7 +1,8 @@
 //! What a run has learned about its buckets, for the session that goes on with it. Pure.
 //!
-//! Limits are the server's and change with its load, so this is a hint and nothing more: it is kept for a quarter of an
-//! hour, and whoever begins with it begins a little below it and probes as after any cut.
+//! Limits are the server's and change with its load, so this is a hint and nothing more: it is kept
+//! for a quarter of an hour, and whoever begins with it begins a little below it and probes as
+//! after any cut.
 
 use std::time::Duration;
 
@@ -51,7 +52,11 @@ impl Learned {
         };
         self.lanes.len() != other.lanes.len()
             || far(self.width.into(), other.width.into())
-            || self.lanes.iter().zip(&other.lanes).any(|(one, other)| !same_lane(one, other))
+            || self
+                .lanes
+                .iter()
+                .zip(&other.lanes)
+                .any(|(one, other)| !same_lane(one, other))
     }
 }
 
@@ -61,8 +66,15 @@ impl std::fmt::Display for LearnedLane {
             Class::Read => "reads",
             Class::Write => "writes",
         };
-        let Self { bucket, prefix, accepted, .. } = self;
-        let bucket = bucket.split_once('/').map_or(&**bucket, |(_, bucket)| bucket);
+        let Self {
+            bucket,
+            prefix,
+            accepted,
+            ..
+        } = self;
+        let bucket = bucket
+            .split_once('/')
+            .map_or(&**bucket, |(_, bucket)| bucket);
         write!(f, "{accepted} {class}/s on s3://{bucket}/{prefix}")
     }
 }
@@ -86,6 +98,9 @@ mod tests {
         assert!(of(100, 512).differs_from(&of(115, 512)));
         assert!(of(100, 512).differs_from(&of(100, 1024)));
         assert!(of(100, 512).differs_from(&Learned::default()));
-        assert_eq!(of(100, 1).lanes[0].to_string(), "100 writes/s on s3://lake/hot/");
+        assert_eq!(
+            of(100, 1).lanes[0].to_string(),
+            "100 writes/s on s3://lake/hot/"
+        );
     }
 }

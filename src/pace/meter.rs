@@ -1,10 +1,11 @@
 //! Counts cells out at a rate that may change at any moment. Pure: `now` is an argument.
 //!
-//! Whoever wants cells draws a ticket, the number of its last cell. A clock counts the cells that the rate has earned so far,
-//! and a ticket is good once the clock has reached it. So the order is that of arrival, a new rate is felt by all who wait
-//! because it only turns the clock faster or slower, and somebody who is woken late has lost nothing: no turn is handed from
-//! one waiter to the next, which would make the delay of each wake-up a delay of the whole queue. The clock never runs
-//! ahead of the tickets by more than a burst, so a pause does not save up.
+//! Whoever wants cells draws a ticket, the number of its last cell. A clock counts the cells that
+//! the rate has earned so far, and a ticket is good once the clock has reached it. So the order is
+//! that of arrival, a new rate is felt by all who wait because it only turns the clock faster or
+//! slower, and somebody who is woken late has lost nothing: no turn is handed from one waiter to
+//! the next, which would make the delay of each wake-up a delay of the whole queue. The clock never
+//! runs ahead of the tickets by more than a burst, so a pause does not save up.
 
 use std::time::Duration;
 
@@ -33,7 +34,12 @@ impl Meter {
     /// A clock that begins at `now` with this many cells a second, more than none.
     #[must_use]
     pub(super) fn new(rate: f64, now: Duration) -> Self {
-        Self { rate, drawn: 0.0, clock: burst(rate), at: now }
+        Self {
+            rate,
+            drawn: 0.0,
+            clock: burst(rate),
+            at: now,
+        }
     }
 
     /// Changes the rate from `now` on.
@@ -97,8 +103,8 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Whenever and however much is asked for, no stretch of time sees more than its rate and one burst, and a queue
-        /// that never empties loses nothing.
+        /// Whenever and however much is asked for, no stretch of time sees more than its rate and
+        /// one burst, and a queue that never empties loses nothing.
         #[test]
         fn a_limit_is_kept_over_every_stretch_and_used(
             rate in 1.0..20_000.0f64,

@@ -1,9 +1,10 @@
 //! When an endpoint does not answer: few requests ask whether it is back, all others wait.
 //!
-//! A request that fails is repeated with a growing pause, but two thousand of them repeating side by side are a storm,
-//! which an endpoint that is coming back needs least. So failures draw on a budget that good answers fill up again. When
-//! it is spent, the endpoint counts as down: one request at a time probes it, and the first good answer lets all
-//! others go. Throttling does not belong here, because a server that says "slow down" is up.
+//! A request that fails is repeated with a growing pause, but two thousand of them repeating side
+//! by side are a storm, which an endpoint that is coming back needs least. So failures draw on a
+//! budget that good answers fill up again. When it is spent, the endpoint counts as down: one
+//! request at a time probes it, and the first good answer lets all others go. Throttling does not
+//! belong here, because a server that says "slow down" is up.
 //!
 //! [`Health`] decides and is pure; [`Outage`] is where requests wait.
 
@@ -13,10 +14,12 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-/// Failures in a row that the budget covers; a good answer gives [`REFILL`] back. One failure in five answers is borne
-/// for ever, which is far beyond any server's bad days and far below an outage.
+/// Failures in a row that the budget covers; a good answer gives [`REFILL`] back. One failure in
+/// five answers is borne for ever, which is far beyond any server's bad days and far below an
+/// outage.
 const BUDGET: f64 = 64.0;
-/// Attempts of one request that draw on the budget: a few objects that a server chokes on, again and again, are no outage.
+/// Attempts of one request that draw on the budget: a few objects that a server chokes on, again
+/// and again, are no outage.
 const DRAWS: u32 = 3;
 /// What a good answer gives back.
 const REFILL: f64 = 0.25;
@@ -55,7 +58,12 @@ impl Health {
     /// An endpoint that nothing is known about counts as up.
     #[must_use]
     pub const fn new(probes: (Duration, Duration)) -> Self {
-        Self { probes, budget: BUDGET, down: None, last_good: Duration::ZERO }
+        Self {
+            probes,
+            budget: BUDGET,
+            down: None,
+            last_good: Duration::ZERO,
+        }
     }
 
     /// How long the endpoint is down at `now`; `None` while it is up.
@@ -66,14 +74,23 @@ impl Health {
 
     /// May a request be sent at `now`?
     pub fn admit(&mut self, now: Duration) -> Admission {
-        let Some(down) = &mut self.down else { return Admission::Go };
+        let Some(down) = &mut self.down else {
+            return Admission::Go;
+        };
         if !down.probing && now >= down.probe_at {
             down.probing = true;
             return Admission::Probe;
         }
         // While a probe is under way, its answer ends the waiting; nobody knows when.
-        let wait = if down.probing { self.probes.1 } else { down.probe_at.saturating_sub(now) };
-        Admission::Wait(wait.max(Duration::from_millis(1)), now.saturating_sub(down.since))
+        let wait = if down.probing {
+            self.probes.1
+        } else {
+            down.probe_at.saturating_sub(now)
+        };
+        Admission::Wait(
+            wait.max(Duration::from_millis(1)),
+            now.saturating_sub(down.since),
+        )
     }
 
     /// Takes note of an answer of a server that is up. Returns true when that ends an outage.
@@ -83,8 +100,8 @@ impl Health {
         self.down.take().is_some()
     }
 
-    /// Takes note of a failure of the server or the network, which was silent `since` then. `chance` is uniform in `0..1`. Returns true when that begins
-    /// an outage.
+    /// Takes note of a failure of the server or the network, which was silent `since` then.
+    /// `chance` is uniform in `0..1`. Returns true when that begins an outage.
     pub fn bad(&mut self, now: Duration, since: Duration, was_probe: bool, chance: f64) -> bool {
         if let Some(down) = &mut self.down {
             // What was under way when the outage began tells nothing new.
@@ -102,12 +119,14 @@ impl Health {
         self.silent(now, since, chance)
     }
 
-    /// Takes note that nobody is answered `since` some time, whatever the budget says. Returns true when that begins an outage.
+    /// Takes note that nobody is answered `since` some time, whatever the budget says. Returns true
+    /// when that begins an outage.
     pub fn silent(&mut self, now: Duration, since: Duration, chance: f64) -> bool {
         if self.down.is_some() {
             return false;
         }
-        // The first good answer after an outage is not yet a healthy server: it gets half of the trust.
+        // The first good answer after an outage is not yet a healthy server: it gets half of the
+        // trust.
         self.budget = BUDGET / 2.0;
         self.down = Some(Down {
             since: since.max(self.last_good).min(now),
@@ -128,7 +147,9 @@ impl Health {
 
 /// Half of the pause is certain, half is chance.
 fn pause((first, longest): (Duration, Duration), failed_probes: u32, chance: f64) -> Duration {
-    let full = first.saturating_mul(1 << failed_probes.min(10)).min(longest);
+    let full = first
+        .saturating_mul(1 << failed_probes.min(10))
+        .min(longest);
     full.mul_f64(f64::midpoint(1.0, chance.clamp(0.0, 1.0)))
 }
 
@@ -167,7 +188,11 @@ impl Outage {
     #[must_use]
     pub fn new(probes: (Duration, Duration)) -> Self {
         let health = Mutex::new(Health::new(probes));
-        Self { health, reason: Mutex::default(), over: Notify::new() }
+        Self {
+            health,
+            reason: Mutex::default(),
+            over: Notify::new(),
+        }
     }
 
     /// Waits until a request may be sent. `clock` is the time since the run began.
@@ -191,11 +216,20 @@ impl Outage {
                     let is_probe = admission == Admission::Probe;
                     let held = now.saturating_sub(began);
                     let down_for = self.health().down_for(now).unwrap_or_default();
-                    return Ok(Pass { outage: self, is_probe, held, down_for, attempt: 1 });
+                    return Ok(Pass {
+                        outage: self,
+                        is_probe,
+                        held,
+                        down_for,
+                        attempt: 1,
+                    });
                 }
             };
             if down_for >= patience {
-                return Err(Outlasted { down_for, reason: self.reason() });
+                return Err(Outlasted {
+                    down_for,
+                    reason: self.reason(),
+                });
             }
             tokio::select! {
                 () = over => {}
@@ -204,8 +238,8 @@ impl Outage {
         }
     }
 
-    /// Takes note that the endpoint does not even answer what every server answers: it is down, for `reason`, and has
-    /// been `since` then unless somebody was answered meanwhile.
+    /// Takes note that the endpoint does not even answer what every server answers: it is down, for
+    /// `reason`, and has been `since` then unless somebody was answered meanwhile.
     pub fn begin(&self, now: Duration, since: Duration, reason: &str) {
         if self.health().silent(now, since, fastrand::f64()) {
             reason.clone_into(&mut self.reason.lock().unwrap_or_else(PoisonError::into_inner));
@@ -231,16 +265,24 @@ impl Outage {
     }
 
     fn reason(&self) -> String {
-        self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.reason
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
 impl<'a> Pass<'a> {
-    /// The same right for a request that was held up by something else meanwhile: it waits again if the endpoint went away.
+    /// The same right for a request that was held up by something else meanwhile: it waits again if
+    /// the endpoint went away.
     ///
     /// # Errors
     /// [`Outlasted`] as in [`Outage::pass`].
-    pub async fn renewed(self, patience: Duration, clock: impl Fn() -> Duration) -> Result<Self, Outlasted> {
+    pub async fn renewed(
+        self,
+        patience: Duration,
+        clock: impl Fn() -> Duration,
+    ) -> Result<Self, Outlasted> {
         if self.is_probe || !self.outage.is_out() {
             return Ok(self);
         }
@@ -271,9 +313,18 @@ impl<'a> Pass<'a> {
         if !was_probe && self.attempt > DRAWS {
             return;
         }
-        let begins = self.outage.health().bad(now, since, was_probe, fastrand::f64());
+        let begins = self
+            .outage
+            .health()
+            .bad(now, since, was_probe, fastrand::f64());
         if begins || was_probe {
-            reason.clone_into(&mut self.outage.reason.lock().unwrap_or_else(PoisonError::into_inner));
+            reason.clone_into(
+                &mut self
+                    .outage
+                    .reason
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner),
+            );
         }
         if begins {
             tracing::warn!("the endpoint does not answer: waiting for it ({reason})");
@@ -313,7 +364,10 @@ mod tests {
         let mut health = Health::new(PROBES);
         for round in 0..10_000 {
             let now = SECOND * round;
-            assert!(!health.bad(now, now, false, 0.5), "an outage after {round} rounds");
+            assert!(
+                !health.bad(now, now, false, 0.5),
+                "an outage after {round} rounds"
+            );
             for _ in 0..5 {
                 assert_eq!(health.admit(now), Admission::Go);
                 health.good(now);
@@ -324,15 +378,28 @@ mod tests {
     #[test]
     fn one_request_at_a_time_asks_whether_a_server_is_back() {
         let mut health = down_at(SECOND);
-        assert!(matches!(health.admit(SECOND), Admission::Wait(..)), "not at once");
+        assert!(
+            matches!(health.admit(SECOND), Admission::Wait(..)),
+            "not at once"
+        );
         let later = SECOND * 2;
         assert_eq!(health.admit(later), Admission::Probe);
-        assert!(matches!(health.admit(later), Admission::Wait(..)), "the others wait for its answer");
+        assert!(
+            matches!(health.admit(later), Admission::Wait(..)),
+            "the others wait for its answer"
+        );
         health.bad(later, later, true, 1.0);
-        assert!(matches!(health.admit(later), Admission::Wait(..)), "then there is a pause");
+        assert!(
+            matches!(health.admit(later), Admission::Wait(..)),
+            "then there is a pause"
+        );
         assert_eq!(health.admit(later + SECOND), Admission::Probe);
         health.probe_lost();
-        assert_eq!(health.admit(later + SECOND), Admission::Probe, "a lost probe is replaced");
+        assert_eq!(
+            health.admit(later + SECOND),
+            Admission::Probe,
+            "a lost probe is replaced"
+        );
         assert_eq!(health.down_for(later + SECOND), Some(SECOND * 2));
         assert!(health.good(later + SECOND), "the outage ends");
         assert_eq!(health.admit(later + SECOND), Admission::Go);
@@ -364,7 +431,11 @@ mod tests {
         let began = Instant::now();
         let clock = move || began.elapsed();
         for _ in 0..=64 {
-            outage.pass(SECOND, clock).await.unwrap().failed(clock(), clock(), "refused");
+            outage
+                .pass(SECOND, clock)
+                .await
+                .unwrap()
+                .failed(clock(), clock(), "refused");
         }
         let patience = Duration::from_mins(15);
         let crowd: Vec<_> = (0..1000)
@@ -382,11 +453,18 @@ mod tests {
             })
             .collect();
         sleep(Duration::from_secs(30)).await;
-        assert_eq!(outage.state(clock()).map(|(_, reason)| reason).as_deref(), Some("refused"));
+        assert_eq!(
+            outage.state(clock()).map(|(_, reason)| reason).as_deref(),
+            Some("refused")
+        );
         for waiting in crowd {
             waiting.await.unwrap();
         }
-        assert!(began.elapsed() < Duration::from_secs(80), "{:?}", began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_secs(80),
+            "{:?}",
+            began.elapsed()
+        );
         assert_eq!(outage.state(clock()), None);
     }
 
@@ -396,7 +474,11 @@ mod tests {
         let began = Instant::now();
         let clock = || began.elapsed();
         for _ in 0..=64 {
-            outage.pass(SECOND, clock).await.unwrap().failed(clock(), clock(), "no route");
+            outage
+                .pass(SECOND, clock)
+                .await
+                .unwrap()
+                .failed(clock(), clock(), "no route");
         }
         let outlasted = loop {
             match outage.pass(Duration::from_mins(2), clock).await {
@@ -405,6 +487,10 @@ mod tests {
             }
         };
         assert_eq!(outlasted.reason, "still no route");
-        assert!(began.elapsed() < Duration::from_mins(3), "{:?}", began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_mins(3),
+            "{:?}",
+            began.elapsed()
+        );
     }
 }

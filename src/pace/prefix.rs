@@ -1,21 +1,25 @@
 //! Which keys are throttled: all of a bucket's, or those behind one prefix. Pure.
 //!
-//! S3 partitions a bucket by leading strings of its keys, anywhere and not only at slashes, and tells nobody where. What
-//! can be seen is who is refused. While refusals come, requests are counted by the next *piece* of their key: up to its next
-//! slash, or two characters where there is none. In each fraction of a second, every piece has its share of the
-//! refusals to expect: keys mostly come in order, and what is refused now can not be compared with what went through a second
-//! ago, at another rate. When some pieces are refused again and again, and another one that was there at the same times is
-//! spared although chance would hardly do that, the former lie in partitions of their own. When all keys share one
-//! piece, that tells nothing, and the next one is looked at, until a key comes that does not share it. Only as many pieces are counted as are worth a lane each; the
-//! others are counted together.
+//! S3 partitions a bucket by leading strings of its keys, anywhere and not only at slashes, and
+//! tells nobody where. What can be seen is who is refused. While refusals come, requests are
+//! counted by the next *piece* of their key: up to its next slash, or two characters where there is
+//! none. In each fraction of a second, every piece has its share of the refusals to expect: keys
+//! mostly come in order, and what is refused now can not be compared with what went through a
+//! second ago, at another rate. When some pieces are refused again and again, and another one that
+//! was there at the same times is spared although chance would hardly do that, the former lie in
+//! partitions of their own. When all keys share one piece, that tells nothing, and the next one is
+//! looked at, until a key comes that does not share it. Only as many pieces are counted as are
+//! worth a lane each; the others are counted together.
 //!
-//! Behind a long line of requests for hot keys a cold one would hardly be tried, and nobody would ever find out that it is
-//! cold. So requests whose piece was never refused may go ahead of the line now and then ([`Evidence::may_scout`]). They are
-//! more than the server takes of those in line; that it takes them all the same tells more than an answer in turn.
+//! Behind a long line of requests for hot keys a cold one would hardly be tried, and nobody would
+//! ever find out that it is cold. So requests whose piece was never refused may go ahead of the
+//! line now and then ([`Evidence::may_scout`]). They are more than the server takes of those in
+//! line; that it takes them all the same tells more than an answer in turn.
 //!
-//! A piece is cold only if its requests were *accepted*. Where everything is refused, each new piece looks spared until its first
-//! refusal arrives, and a lane would be split again and again for no reason. So a piece of which nothing was accepted yet
-//! sends no more than [`TRIALS`] requests ahead of the line.
+//! A piece is cold only if its requests were *accepted*. Where everything is refused, each new
+//! piece looks spared until its first refusal arrives, and a lane would be split again and again
+//! for no reason. So a piece of which nothing was accepted yet sends no more than [`TRIALS`]
+//! requests ahead of the line.
 
 use std::time::Duration;
 
@@ -31,9 +35,11 @@ const DEEPEST: usize = 256;
 const TOGETHER: Duration = Duration::from_secs(10);
 /// Requests that must have been seen before a shared piece is passed by.
 const PLENTY: u32 = 100;
-/// Requests within so short and so long a time are compared with each other: two times what a refusal takes.
+/// Requests within so short and so long a time are compared with each other: two times what a
+/// refusal takes.
 const WINDOW: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(250));
-/// Windows in which a piece must have been refused to be hot, or spared to be cold, and refusals that make it hot.
+/// Windows in which a piece must have been refused to be hot, or spared to be cold, and refusals
+/// that make it hot.
 const AGAIN: (u32, u32) = (3, 5);
 /// Requests that a piece may send ahead of the line before the first of them is accepted.
 const TRIALS: u32 = 3;
@@ -64,7 +70,8 @@ struct Count {
     accepted: u32,
     /// Requests ahead of the line.
     trials: u32,
-    /// Those that were more than the server takes, weighed by how likely it was to refuse them for that.
+    /// Those that were more than the server takes, weighed by how likely it was to refuse them for
+    /// that.
     scouted: f64,
     /// In all windows before.
     sent_before: u32,
@@ -150,7 +157,10 @@ impl Evidence {
 
     /// The same from the beginning.
     fn anew(&mut self) -> Self {
-        Self::at(std::mem::take(&mut self.home), std::mem::take(&mut self.base))
+        Self::at(
+            std::mem::take(&mut self.home),
+            std::mem::take(&mut self.base),
+        )
     }
 
     /// Takes note of a request for `key`.
@@ -159,11 +169,16 @@ impl Evidence {
         self.count(key).sent += 1;
     }
 
-    /// Takes note of a request for `key` that goes ahead of the line, and that the server would refuse with this probability
-    /// if it counted the key with those in line. Returns the prefixes that are throttled alone, once that is clear.
+    /// Takes note of a request for `key` that goes ahead of the line, and that the server would
+    /// refuse with this probability if it counted the key with those in line. Returns the prefixes
+    /// that are throttled alone, once that is clear.
     pub(super) fn scouted(&mut self, key: &str, odds: f64, now: Duration) -> Vec<Hot> {
         self.meet(key);
-        let hot = if now >= self.window + WINDOW.1 { self.fold(now) } else { Vec::new() };
+        let hot = if now >= self.window + WINDOW.1 {
+            self.fold(now)
+        } else {
+            Vec::new()
+        };
         let count = self.count(key);
         count.sent += 1;
         count.trials += 1;
@@ -182,21 +197,32 @@ impl Evidence {
         if key.starts_with(&*self.base) {
             return;
         }
-        let Some(deeper) = self.base.strip_prefix(&*self.home).filter(|deeper| !deeper.is_empty()) else {
+        let Some(deeper) = self
+            .base
+            .strip_prefix(&*self.home)
+            .filter(|deeper| !deeper.is_empty())
+        else {
             return;
         };
         let deeper = piece(deeper).to_owned();
         let all = self.pieces.drain(..).map(|(_, count)| count);
-        let all = all.reduce(Count::and).unwrap_or_default().and(std::mem::take(&mut self.rest));
+        let all = all
+            .reduce(Count::and)
+            .unwrap_or_default()
+            .and(std::mem::take(&mut self.rest));
         self.pieces.push((deeper, all));
         self.base.clone_from(&self.home);
     }
 
-    /// Takes note that the request for `key` that was sent at `sent_at` was throttled. Returns the prefixes that are throttled
-    /// alone, once that is clear.
+    /// Takes note that the request for `key` that was sent at `sent_at` was throttled. Returns the
+    /// prefixes that are throttled alone, once that is clear.
     pub(super) fn throttled(&mut self, key: &str, sent_at: Duration, now: Duration) -> Vec<Hot> {
         if !self.is_open(now) {
-            *self = Self { since: Some(now), window: now, ..self.anew() };
+            *self = Self {
+                since: Some(now),
+                window: now,
+                ..self.anew()
+            };
         }
         self.last = now;
         let since = self.since.unwrap_or(now);
@@ -205,13 +231,18 @@ impl Evidence {
             return Vec::new();
         }
         let window = (now.saturating_sub(sent_at) * 2).clamp(WINDOW.0, WINDOW.1);
-        let hot = if now >= self.window + window { self.fold(now) } else { Vec::new() };
+        let hot = if now >= self.window + window {
+            self.fold(now)
+        } else {
+            Vec::new()
+        };
         self.meet(key);
         self.count(key).refused += 1;
         hot
     }
 
-    /// Whether a request for `key` may go ahead of the line: somebody is refused, and its piece never was.
+    /// Whether a request for `key` may go ahead of the line: somebody is refused, and its piece
+    /// never was.
     pub(super) fn may_scout(&self, key: &str) -> bool {
         let is_innocent = match key.strip_prefix(&*self.base).map(piece) {
             // None that begins like this was refused.
@@ -224,7 +255,11 @@ impl Evidence {
                 None => !piece.is_empty() && self.pieces.len() < PIECES,
             },
         };
-        is_innocent && self.pieces.iter().any(|(_, count)| count.refused + count.refused_before >= AGAIN.1)
+        is_innocent
+            && self
+                .pieces
+                .iter()
+                .any(|(_, count)| count.refused + count.refused_before >= AGAIN.1)
     }
 
     fn count(&mut self, key: &str) -> &mut Count {
@@ -238,7 +273,9 @@ impl Evidence {
             None if self.pieces.len() < PIECES => {
                 self.pieces.push((piece.to_owned(), Count::default()));
                 // Just pushed.
-                self.pieces.last_mut().map_or(&mut self.rest, |(_, count)| count)
+                self.pieces
+                    .last_mut()
+                    .map_or(&mut self.rest, |(_, count)| count)
             }
             None => &mut self.rest,
         }
@@ -246,11 +283,20 @@ impl Evidence {
 
     /// Ends a window and looks at what all of them say together.
     fn fold(&mut self, now: Duration) -> Vec<Hot> {
-        let all = self.pieces.iter().map(|(_, count)| *count).chain([self.rest]);
+        let all = self
+            .pieces
+            .iter()
+            .map(|(_, count)| *count)
+            .chain([self.rest]);
         let (sent, refused) = all.fold((0, 0), |sum, c| (sum.0 + c.sent, sum.1 + c.refused));
         let share = f64::from(refused) / f64::from(sent.max(1));
         self.window = now;
-        for count in self.pieces.iter_mut().map(|(_, count)| count).chain([&mut self.rest]) {
+        for count in self
+            .pieces
+            .iter_mut()
+            .map(|(_, count)| count)
+            .chain([&mut self.rest])
+        {
             count.fold(share);
         }
         if let [(piece, count)] = &self.pieces[..]
@@ -263,8 +309,15 @@ impl Evidence {
             }
             return Vec::new();
         }
-        let seconds = now.saturating_sub(self.since.unwrap_or(now)).as_secs_f64().max(0.1);
-        let hot: Vec<_> = self.pieces.iter().filter(|(_, count)| count.is_hot()).collect();
+        let seconds = now
+            .saturating_sub(self.since.unwrap_or(now))
+            .as_secs_f64()
+            .max(0.1);
+        let hot: Vec<_> = self
+            .pieces
+            .iter()
+            .filter(|(_, count)| count.is_hot())
+            .collect();
         if hot.is_empty() || !self.pieces.iter().any(|(_, count)| count.is_cold()) {
             return Vec::new();
         }
@@ -280,11 +333,19 @@ impl Evidence {
 
 /// The next piece of what is left of a key.
 fn piece(rest: &str) -> &str {
-    let mut ends = rest.char_indices().map(|(at, character)| (at + character.len_utf8(), character));
-    let slash = ends.by_ref().take_while(|(end, _)| *end <= LONGEST).find(|(_, character)| *character == '/');
+    let mut ends = rest
+        .char_indices()
+        .map(|(at, character)| (at + character.len_utf8(), character));
+    let slash = ends
+        .by_ref()
+        .take_while(|(end, _)| *end <= LONGEST)
+        .find(|(_, character)| *character == '/');
     let end = match slash {
         Some((end, _)) => end,
-        None => rest.char_indices().nth(CHARACTERS).map_or(rest.len(), |(at, _)| at),
+        None => rest
+            .char_indices()
+            .nth(CHARACTERS)
+            .map_or(rest.len(), |(at, _)| at),
     };
     &rest[..end]
 }
@@ -297,16 +358,22 @@ mod tests {
 
     #[test]
     fn pieces_end_at_slashes_or_after_two_characters() {
-        for (rest, expected) in
-            [("a/b/c", "a/"), ("/x", "/"), ("0123", "01"), ("äöü", "äö"), ("x", "x"), ("", "")]
-        {
+        for (rest, expected) in [
+            ("a/b/c", "a/"),
+            ("/x", "/"),
+            ("0123", "01"),
+            ("äöü", "äö"),
+            ("x", "x"),
+            ("", ""),
+        ] {
             assert_eq!(piece(rest), expected, "{rest}");
         }
         let long = format!("{}/", "y".repeat(100));
         assert_eq!(piece(&long), "yy");
     }
 
-    /// Sends requests round robin over these keys; `refuse` says which are throttled. Ends with the first verdict.
+    /// Sends requests round robin over these keys; `refuse` says which are throttled. Ends with the
+    /// first verdict.
     fn drive(base: &str, keys: &[&str], refuse: impl Fn(usize, &str) -> bool) -> (usize, Vec<Hot>) {
         let mut evidence = Evidence::new(base);
         for round in 0..2000 {
@@ -330,8 +397,13 @@ mod tests {
     #[test]
     fn a_prefix_that_is_throttled_alone_is_found_soon() {
         let keys = ["a/1", "b/1", "c/1", "hot/1", "d/1", "hot/2"];
-        let (rounds, hot) = drive("", &keys, |round, key| key.starts_with("hot/") && round % 2 == 1);
-        assert_eq!(hot.iter().map(|hot| &*hot.prefix).collect::<Vec<_>>(), ["hot/"]);
+        let (rounds, hot) = drive("", &keys, |round, key| {
+            key.starts_with("hot/") && round % 2 == 1
+        });
+        assert_eq!(
+            hot.iter().map(|hot| &*hot.prefix).collect::<Vec<_>>(),
+            ["hot/"]
+        );
         assert!(rounds < 1000, "{rounds}");
         let (_, hot) = drive("", &["a/1", "b/1", "c/1", "d/1"], |_, key| key < "c");
         assert_eq!(hot.len(), 2, "{hot:?}");
@@ -377,7 +449,8 @@ mod tests {
         assert!(!evidence.may_scout("cold/2") && !evidence.may_scout(""));
     }
 
-    /// Each new piece is spared until its first refusal arrives, many windows after its first request.
+    /// Each new piece is spared until its first refusal arrives, many windows after its first
+    /// request.
     #[test]
     fn where_everything_is_refused_nothing_is_split_and_few_requests_go_ahead() {
         let (mut evidence, mut now, mut ahead) = (Evidence::new("a/"), Duration::ZERO, 0);
@@ -398,11 +471,14 @@ mod tests {
             }
             assert_eq!(evidence.throttled(&key, sent_at, now), []);
         }
-        assert!(ahead <= 32 * TRIALS, "{ahead} requests went ahead of the line");
+        assert!(
+            ahead <= 32 * TRIALS,
+            "{ahead} requests went ahead of the line"
+        );
     }
 
-    /// Keys come in order: first those that are throttled, and when the others come nobody is refused any more, because the
-    /// rate is what the first ones need.
+    /// Keys come in order: first those that are throttled, and when the others come nobody is
+    /// refused any more, because the rate is what the first ones need.
     #[test]
     fn a_cold_prefix_that_comes_late_is_told_from_the_hot_one_before_it() {
         let mut evidence = Evidence::new("");
@@ -434,12 +510,19 @@ mod tests {
 
     #[test]
     fn what_all_keys_share_is_passed_by() {
-        let keys = ["lake/events/2026/1", "lake/logs/2026/1", "lake/events/2025/1", "lake/raw/1"];
+        let keys = [
+            "lake/events/2026/1",
+            "lake/logs/2026/1",
+            "lake/events/2025/1",
+            "lake/raw/1",
+        ];
         let (_, hot) = drive("", &keys, |_, key| key.contains("logs"));
         assert_eq!(hot[0].prefix, "lake/logs/");
-        let (_, hot) = drive("lake/", &["lake/e0f1", "lake/11aa", "lake/e0aa", "lake/77"], |_, key| {
-            key.starts_with("lake/77")
-        });
+        let (_, hot) = drive(
+            "lake/",
+            &["lake/e0f1", "lake/11aa", "lake/e0aa", "lake/77"],
+            |_, key| key.starts_with("lake/77"),
+        );
         assert_eq!(hot[0].prefix, "lake/77");
     }
 }

@@ -1,42 +1,52 @@
-//! How many requests a second a server accepts, learned from its answers. Pure: `now` is an argument.
+//! How many requests a second a server accepts, learned from its answers. Pure: `now` is an
+//! argument.
 //!
-//! **Start.** S3 documents what each partition of a bucket takes at least, and that is where a lane starts. From there
-//! its rate grows with each request that is sent, so that it doubles within a second or two while it is used and a server
-//! that takes everything holds nobody up; a full stampede on the first moment would be throttled by the hundreds.
+//! **Start.** S3 documents what each partition of a bucket takes at least, and that is where a lane
+//! starts. From there its rate grows with each request that is sent, so that it doubles within a
+//! second or two while it is used and a server that takes everything holds nobody up; a full
+//! stampede on the first moment would be throttled by the hundreds.
 //!
-//! **Cut.** A token bucket on the other side lets more pass than its rate until it is empty, so the rate at which the first
-//! `SlowDown` comes says little. But from then on everything beyond the limit is refused: the share of accepted requests
-//! among those *sent* since then, times the rate of sending, *is* the limit. A cut goes a little below it. What was
-//! sent before a cut tells nothing about the rate after it, nor what is sent right after it, when the server's bucket is still
-//! empty and waiters go in lumps; so there is at most one cut in a round trip or a twentieth of a second, and a limit that
-//! fell to an eighth is found within a few of them. A few strays (half a percent of the requests) cut nothing.
+//! **Cut.** A token bucket on the other side lets more pass than its rate until it is empty, so the
+//! rate at which the first `SlowDown` comes says little. But from then on everything beyond the
+//! limit is refused: the share of accepted requests among those *sent* since then, times the rate
+//! of sending, *is* the limit. A cut goes a little below it. What was sent before a cut tells
+//! nothing about the rate after it, nor what is sent right after it, when the server's bucket is
+//! still empty and waiters go in lumps; so there is at most one cut in a round trip or a twentieth
+//! of a second, and a limit that fell to an eighth is found within a few of them. A few strays
+//! (half a percent of the requests) cut nothing.
 //!
-//! **Return.** The rate comes back to the limit within a second or so and probes beyond it ever faster, as TCP CUBIC does:
-//! careful near the limit, quick far from it, so that a limit that doubles is followed. Where requests are few, the
-//! curve is stretched, because each probe costs a refusal or two. Between two cuts both of which found the bucket empty, what was
-//! accepted on average is what the limit gave at least; that keeps one noisy share from costing seconds.
+//! **Return.** The rate comes back to the limit within a second or so and probes beyond it ever
+//! faster, as TCP CUBIC does: careful near the limit, quick far from it, so that a limit that
+//! doubles is followed. Where requests are few, the curve is stretched, because each probe costs a
+//! refusal or two. Between two cuts both of which found the bucket empty, what was accepted on
+//! average is what the limit gave at least; that keeps one noisy share from costing seconds.
 
 use std::time::Duration;
 
 use super::recent::Recent;
 
-/// While nothing was throttled, each request sent adds so much to the rate: ln 2, which doubles it in a second.
+/// While nothing was throttled, each request sent adds so much to the rate: ln 2, which doubles it
+/// in a second.
 const GROWTH: f64 = 0.693;
 /// A cut goes this far below the limit, relative to it.
 const DEPTH: f64 = 0.06;
-/// A probe costs a refusal or two, so that many requests should pass between a cut and the return to the limit.
+/// A probe costs a refusal or two, so that many requests should pass between a cut and the return
+/// to the limit.
 const REQUESTS_BETWEEN: f64 = 500.0;
 /// Seconds from a cut back to the limit: the shortest and the longest.
 const RETURN: (f64, f64) = (1.0, 10.0);
-/// A probe should last for so many times what a refusal takes to arrive, or the rate runs away meanwhile.
+/// A probe should last for so many times what a refusal takes to arrive, or the rate runs away
+/// meanwhile.
 const REFUSALS_BETWEEN: f64 = 15.0;
 /// That far a probe is stretched, in seconds.
 const SLOWEST: f64 = 3.0;
-/// Requests at the end of which their throttled ones are counted, and the share of them that cuts nothing.
+/// Requests at the end of which their throttled ones are counted, and the share of them that cuts
+/// nothing.
 const STRAYS: (u32, f64) = (200, 0.03);
 /// Refusals that are further apart do not belong together.
 const TOGETHER: Duration = Duration::from_millis(250);
-/// After a cut, and for a share that speaks of a drop: in less time than this, lumps of requests are no rate.
+/// After a cut, and for a share that speaks of a drop: in less time than this, lumps of requests
+/// are no rate.
 const SETTLING: Duration = Duration::from_millis(50);
 /// Fewer requests than this say nothing about a share.
 const SAMPLE: f64 = 20.0;
@@ -95,15 +105,29 @@ impl RateController {
     /// A lane that nothing is known about but what it may `start` with.
     #[must_use]
     pub fn new(start: f64) -> Self {
-        Self { start: start.max(FLOOR), sent: 0.0, limit: None, news: None, recent: Recent::default() }
+        Self {
+            start: start.max(FLOOR),
+            sent: 0.0,
+            limit: None,
+            news: None,
+            recent: Recent::default(),
+        }
     }
 
     /// A lane whose server is known to accept this much, since `now`.
     #[must_use]
     pub fn known(start: f64, accepted: f64, now: Duration) -> Self {
-        let limit =
-            Limit { cut_at: now, accepted: accepted.max(FLOOR), passed: 0.0, settled: false, refusal: 0.0 };
-        Self { limit: Some(limit), ..Self::new(start) }
+        let limit = Limit {
+            cut_at: now,
+            accepted: accepted.max(FLOOR),
+            passed: 0.0,
+            settled: false,
+            refusal: 0.0,
+        };
+        Self {
+            limit: Some(limit),
+            ..Self::new(start)
+        }
     }
 
     /// Takes note of a request that is sent.
@@ -129,9 +153,18 @@ impl RateController {
         }
         let used = self.recent.used(now);
         let together = TOGETHER.max(Duration::from_secs_f64(SAMPLE / used.max(SAMPLE)));
-        let old = self.news.take().filter(|news| sent_at <= news.last + together);
-        let news = old.unwrap_or(News { since: sent_at, last: sent_at });
-        let news = News { since: news.since.min(sent_at), last: news.last.max(sent_at) };
+        let old = self
+            .news
+            .take()
+            .filter(|news| sent_at <= news.last + together);
+        let news = old.unwrap_or(News {
+            since: sent_at,
+            last: sent_at,
+        });
+        let news = News {
+            since: news.since.min(sent_at),
+            last: news.last.max(sent_at),
+        };
         let since = self.limit.map_or(Duration::ZERO, |limit| limit.cut_at);
         let (sent, throttled) = self.recent.between(since, news.last, STRAYS.0);
         let (sample, refused) = self.recent.between(news.since, news.last, u32::MAX);
@@ -144,9 +177,17 @@ impl RateController {
         let share = 1.0 - f64::from(refused.saturating_sub(1)) / f64::from(sample.max(2) - 1);
         let is_lump = news.last.saturating_sub(news.since) < SETTLING;
         let accepted = self.estimate(share, is_lump, now);
-        let settled = self.limit.is_some_and(|limit| (accepted / limit.accepted - 1.0).abs() < NEAR);
+        let settled = self
+            .limit
+            .is_some_and(|limit| (accepted / limit.accepted - 1.0).abs() < NEAR);
         let refusal = now.saturating_sub(sent_at).as_secs_f64();
-        self.limit = Some(Limit { cut_at: now, accepted, passed: 0.0, settled, refusal });
+        self.limit = Some(Limit {
+            cut_at: now,
+            accepted,
+            passed: 0.0,
+            settled,
+            refusal,
+        });
         true
     }
 
@@ -170,18 +211,30 @@ impl RateController {
     #[must_use]
     pub fn rate(&self, now: Duration) -> f64 {
         let known = self.limit.map_or(self.start, |limit| limit.accepted);
-        self.curve(now).min((self.recent.used(now) * GUESSING).max(known)).max(FLOOR)
+        self.curve(now)
+            .min((self.recent.used(now) * GUESSING).max(known))
+            .max(FLOOR)
     }
 
     /// The rate if all of it is used.
     fn curve(&self, now: Duration) -> f64 {
-        let Some(limit) = self.limit else { return self.start + self.sent * GROWTH };
-        let few = if limit.settled { REQUESTS_BETWEEN / limit.accepted } else { 0.0 };
+        let Some(limit) = self.limit else {
+            return self.start + self.sent * GROWTH;
+        };
+        let few = if limit.settled {
+            REQUESTS_BETWEEN / limit.accepted
+        } else {
+            0.0
+        };
         // Beyond that it is this machine that is slow.
         let late = (limit.refusal * REFUSALS_BETWEEN).min(SLOWEST);
         let back = few.max(late).clamp(RETURN.0, RETURN.1);
         let way = (now.saturating_sub(limit.cut_at).as_secs_f64() - back) / back;
-        let haste = if way > 0.0 && !limit.settled { HASTE } else { 1.0 + (way - 1.0).max(0.0) * ESCAPE };
+        let haste = if way > 0.0 && !limit.settled {
+            HASTE
+        } else {
+            1.0 + (way - 1.0).max(0.0) * ESCAPE
+        };
         (limit.accepted * (1.0 + DEPTH * haste * way.powi(3))).max(FLOOR)
     }
 

@@ -1,5 +1,6 @@
-//! The last second of a lane: how many requests were sent in each slice of it, and how many of *those* were throttled.
-//! Pure. A ring of counters, so that taking note of a request costs an addition.
+//! The last second of a lane: how many requests were sent in each slice of it, and how many of
+//! *those* were throttled. Pure. A ring of counters, so that taking note of a request costs an
+//! addition.
 
 use std::time::Duration;
 
@@ -29,7 +30,12 @@ struct Slice {
 
 impl Default for Recent {
     fn default() -> Self {
-        Self { slices: [Slice::default(); KEPT], newest: 0, first: None, sent: 0 }
+        Self {
+            slices: [Slice::default(); KEPT],
+            newest: 0,
+            first: None,
+            sent: 0,
+        }
     }
 }
 
@@ -37,7 +43,10 @@ fn number(time: Duration) -> u64 {
     u64::try_from(time.as_micros() / SLICE.as_micros()).unwrap_or(u64::MAX)
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the remainder is below KEPT")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the remainder is below KEPT"
+)]
 fn index(number: u64) -> usize {
     (number % KEPT as u64) as usize
 }
@@ -80,10 +89,15 @@ impl Recent {
             gone if gone >= KEPT as u64 => 0,
             gone => {
                 let left = (self.newest + 1 + gone).saturating_sub(KEPT as u64);
-                (left..=self.newest).map(|number| self.slices[index(number)].sent).sum()
+                (left..=self.newest)
+                    .map(|number| self.slices[index(number)].sent)
+                    .sum()
             }
         };
-        let age = self.first.map_or(0, |first| now.saturating_sub(first) + 1).min(KEPT as u64);
+        let age = self
+            .first
+            .map_or(0, |first| now.saturating_sub(first) + 1)
+            .min(KEPT as u64);
         #[expect(clippy::cast_precision_loss, reason = "at most KEPT")]
         let seconds = age as f64 * SLICE.as_secs_f64();
         f64::from(sent) / seconds.max(YOUNG)
@@ -92,16 +106,20 @@ impl Recent {
     /// Requests per second over the last `span`, or over the lane's life if that is shorter.
     pub(super) fn rate(&self, now: Duration, span: Duration) -> f64 {
         let now = number(now);
-        let first = now.saturating_sub(number(span).max(1) - 1).max(self.first.unwrap_or(now));
-        let sent: u32 =
-            (first..=now).filter(|number| self.holds(*number)).map(|n| self.slices[index(n)].sent).sum();
+        let first = now
+            .saturating_sub(number(span).max(1) - 1)
+            .max(self.first.unwrap_or(now));
+        let sent: u32 = (first..=now)
+            .filter(|number| self.holds(*number))
+            .map(|n| self.slices[index(n)].sent)
+            .sum();
         #[expect(clippy::cast_precision_loss, reason = "at most KEPT")]
         let seconds = (now - first + 1) as f64 * SLICE.as_secs_f64();
         f64::from(sent) / seconds
     }
 
-    /// Of the requests sent from `since` to `until`, no more than the last `most` or so: how many there are, and how many
-    /// of them were throttled.
+    /// Of the requests sent from `since` to `until`, no more than the last `most` or so: how many
+    /// there are, and how many of them were throttled.
     pub(super) fn between(&self, since: Duration, until: Duration, most: u32) -> (u32, u32) {
         let (since, until) = (number(since), number(until).min(self.newest));
         let oldest = (self.newest + 1).saturating_sub(KEPT as u64);
@@ -132,9 +150,21 @@ mod tests {
             }
         }
         let end = ms(2999);
-        assert!((recent.used(end) - 1000.0).abs() < 20.0, "{}", recent.used(end));
-        assert!((recent.rate(end, ms(200)) - 1000.0).abs() < 100.0, "{}", recent.rate(end, ms(200)));
-        assert!((400.0..600.0).contains(&recent.used(ms(3500))), "{}", recent.used(ms(3500)));
+        assert!(
+            (recent.used(end) - 1000.0).abs() < 20.0,
+            "{}",
+            recent.used(end)
+        );
+        assert!(
+            (recent.rate(end, ms(200)) - 1000.0).abs() < 100.0,
+            "{}",
+            recent.rate(end, ms(200))
+        );
+        assert!(
+            (400.0..600.0).contains(&recent.used(ms(3500))),
+            "{}",
+            recent.used(ms(3500))
+        );
         assert!(recent.used(ms(9000)) < 1.0);
         assert_eq!(recent.between(ms(2912), ms(2975), u32::MAX), (64, 64));
         assert_eq!(recent.between(ms(0), ms(2999), 200), (200, 100));

@@ -1,9 +1,10 @@
 //! When to send a failed request again. Pure: time and chance come in as arguments.
 //!
-//! Backoff has full jitter, because requests that failed together must not come back together. Throttling is not
-//! counted against the attempts: it means "later", and the pacer has slowed the lane down already. The run's patience
-//! bounds every wait, and ends this one. Everything else that may pass by itself gets a bounded number of attempts, and a server that
-//! can not be reached at all is waited for as long as a throttling one.
+//! Backoff has full jitter, because requests that failed together must not come back together.
+//! Throttling is not counted against the attempts: it means "later", and the pacer has slowed the
+//! lane down already. The run's patience bounds every wait, and ends this one. Everything else that
+//! may pass by itself gets a bounded number of attempts, and a server that can not be reached at
+//! all is waited for as long as a throttling one.
 
 use std::time::Duration;
 
@@ -15,8 +16,8 @@ use crate::size::MIB;
 pub struct RetryPolicy {
     /// Attempts per request for faults that the server or the network cause.
     pub attempts: u32,
-    /// Faults of the server or the network are tried again at least this long, however many attempts that takes: an outage
-    /// of half a minute must not cost an object of terabytes.
+    /// Faults of the server or the network are tried again at least this long, however many
+    /// attempts that takes: an outage of half a minute must not cost an object of terabytes.
     pub persistence: Duration,
     /// How long a request waits in all for an answer, whatever the server does meanwhile.
     pub patience: Duration,
@@ -28,8 +29,8 @@ pub struct RetryPolicy {
     pub complete: Duration,
     /// Bytes per second below which a stream counts as dead.
     pub slowest: u64,
-    /// The time for which a 403 is repeated if the same kind of request has succeeded in this run: permissions on AWS are
-    /// eventually consistent.
+    /// The time for which a 403 is repeated if the same kind of request has succeeded in this run:
+    /// permissions on AWS are eventually consistent.
     pub doubt: Duration,
     /// The same at other servers, whose permissions are those of one machine or a few.
     pub brief_doubt: Duration,
@@ -56,15 +57,18 @@ impl Default for RetryPolicy {
 
 /// The time that a run has to end in after it was stopped, unless something else is said.
 pub const DRAIN: Duration = Duration::from_secs(20);
-/// Of that time, a quarter at most is for tidying up when requests under way have ended, and no more than this.
+/// Of that time, a quarter at most is for tidying up when requests under way have ended, and no
+/// more than this.
 const TIDYING: Duration = Duration::from_secs(8);
 
-/// One attempt may take this long although less patience is left: a server far away needs some time to answer.
+/// One attempt may take this long although less patience is left: a server far away needs some time
+/// to answer.
 const LEAST: Duration = Duration::from_secs(5);
 /// Attempts of a request whose answers are whole and cannot be read.
 const UNREADABLE: u32 = 5;
 
-/// Uploads and downloads share this machine's line with as many others as fit into memory; copies have S3's to themselves.
+/// Uploads and downloads share this machine's line with as many others as fit into memory; copies
+/// have S3's to themselves.
 const SHARERS: u64 = 32;
 
 /// The first delay and the largest one, per kind.
@@ -79,7 +83,8 @@ const fn delays(kind: &FailureKind) -> (Duration, Duration) {
 }
 
 impl RetryPolicy {
-    /// For requests that find out what a server can do: it is known to answer, and some of them are meant to fail.
+    /// For requests that find out what a server can do: it is known to answer, and some of them are
+    /// meant to fail.
     pub const PROBE: Self = Self {
         attempts: 4,
         patience: Duration::from_secs(8),
@@ -93,12 +98,16 @@ impl RetryPolicy {
         drain: DRAIN,
     };
 
-    /// The policy for requests that find out what a server can do, which never wait longer than those of the run.
+    /// The policy for requests that find out what a server can do, which never wait longer than
+    /// those of the run.
     #[must_use]
     pub fn for_probes(&self) -> Self {
         Self {
             patience: self.patience.min(Self::PROBE.patience),
-            probes: (self.probes.0.min(Self::PROBE.probes.0), self.probes.1.min(Self::PROBE.probes.1)),
+            probes: (
+                self.probes.0.min(Self::PROBE.probes.0),
+                self.probes.1.min(Self::PROBE.probes.1),
+            ),
             silence: self.silence.min(Self::PROBE.silence),
             complete: self.complete.min(Self::PROBE.complete),
             drain: self.drain,
@@ -106,14 +115,16 @@ impl RetryPolicy {
         }
     }
 
-    /// Returns how long after a stop what is left to tidy up may take: open uploads and the journal.
+    /// Returns how long after a stop what is left to tidy up may take: open uploads and the
+    /// journal.
     #[must_use]
     pub fn tidying(&self) -> Duration {
         (self.drain / 4).min(TIDYING)
     }
 
-    /// The policy for a bucket that has not answered yet. All faults that may pass are waited for as long as the run's
-    /// patience lasts; attempts follow each other closely and are short, so that a server that comes up is noticed.
+    /// The policy for a bucket that has not answered yet. All faults that may pass are waited for
+    /// as long as the run's patience lasts; attempts follow each other closely and are short, so
+    /// that a server that comes up is noticed.
     #[must_use]
     pub fn first_contact(&self) -> Self {
         Self {
@@ -124,24 +135,32 @@ impl RetryPolicy {
         }
     }
 
-    /// How long one attempt may take. It grows with the bytes: a 5 GiB part is silent for more than a minute, and a
-    /// limit that it can not meet would make it fail for ever.
+    /// How long one attempt may take. It grows with the bytes: a 5 GiB part is silent for more than
+    /// a minute, and a limit that it can not meet would make it fail for ever.
     #[must_use]
     pub fn time_limit(&self, operation: Operation, bytes: u64) -> Duration {
-        let base = if operation == Operation::CompleteMultipartUpload { self.complete } else { self.silence };
+        let base = if operation == Operation::CompleteMultipartUpload {
+            self.complete
+        } else {
+            self.silence
+        };
         let slowest = match operation {
-            Operation::UploadPart | Operation::PutObject | Operation::GetObject => self.slowest / SHARERS,
+            Operation::UploadPart | Operation::PutObject | Operation::GetObject => {
+                self.slowest / SHARERS
+            }
             _ => self.slowest,
         };
         base + Duration::from_secs(bytes / slowest.max(1))
     }
 
-    /// Returns how long an attempt may be silent that could take `full`, when so much patience is `left`. Bytes that
-    /// go up or come down are seen to move; a copy is silent to its end.
+    /// Returns how long an attempt may be silent that could take `full`, when so much patience is
+    /// `left`. Bytes that go up or come down are seen to move; a copy is silent to its end.
     #[must_use]
     pub fn silence_limit(&self, operation: Operation, full: Duration, left: Duration) -> Duration {
         let quiet = match operation {
-            Operation::UploadPart | Operation::PutObject | Operation::GetObject => full.min(self.silence),
+            Operation::UploadPart | Operation::PutObject | Operation::GetObject => {
+                full.min(self.silence)
+            }
             _ => full,
         };
         quiet.min(left.max(LEAST.min(self.patience)))
@@ -149,7 +168,8 @@ impl RetryPolicy {
 
     /// Returns the time to wait before a 403 is doubted once more, or `None` to believe it.
     ///
-    /// `attempt` counts those already made, `waited` is the time since the first one, `chance` is uniform in `0..1`.
+    /// `attempt` counts those already made, `waited` is the time since the first one, `chance` is
+    /// uniform in `0..1`.
     #[must_use]
     pub fn wait_in_doubt(&self, attempt: u32, waited: Duration, chance: f64) -> Option<Duration> {
         let doubt = self.doubt.min(self.patience);
@@ -162,23 +182,34 @@ impl RetryPolicy {
 
     /// How long to wait before the next attempt, or `None` to give up.
     ///
-    /// `attempt` counts those already made, `waited` is the time since the first one, `chance` is uniform in `0..1`.
+    /// `attempt` counts those already made, `waited` is the time since the first one, `chance` is
+    /// uniform in `0..1`.
     #[must_use]
-    pub fn wait(&self, kind: &FailureKind, attempt: u32, waited: Duration, chance: f64) -> Option<Duration> {
+    pub fn wait(
+        &self,
+        kind: &FailureKind,
+        attempt: u32,
+        waited: Duration,
+        chance: f64,
+    ) -> Option<Duration> {
         let goes_on = waited < self.patience
             && match kind {
-                FailureKind::Throttled | FailureKind::Unreachable | FailureKind::CredentialsUnavailable => {
-                    true
-                }
+                FailureKind::Throttled
+                | FailureKind::Unreachable
+                | FailureKind::CredentialsUnavailable => true,
                 // A whole answer that makes no sense will hardly make sense in a minute.
                 FailureKind::Unreadable => attempt < self.attempts.min(UNREADABLE),
-                kind => kind.is_retryable() && (attempt < self.attempts || waited < self.persistence),
+                kind => {
+                    kind.is_retryable() && (attempt < self.attempts || waited < self.persistence)
+                }
             };
         if !goes_on {
             return None;
         }
         let (base, cap) = delays(kind);
-        let ceiling = base.saturating_mul(1 << attempt.saturating_sub(1).min(16)).min(cap);
+        let ceiling = base
+            .saturating_mul(1 << attempt.saturating_sub(1).min(16))
+            .min(cap);
         Some(ceiling.mul_f64(chance.clamp(0.0, 1.0)))
     }
 }
@@ -217,47 +248,103 @@ mod tests {
 
     #[test]
     fn faults_are_counted_and_throttling_is_timed() {
-        assert!(POLICY.wait(&FailureKind::Transient, 4, Duration::from_secs(59), 0.5).is_some());
-        assert_eq!(POLICY.wait(&FailureKind::Transient, 5, Duration::from_secs(30), 0.5), None);
         assert!(
-            POLICY.wait(&FailureKind::Transient, 50, Duration::from_secs(29), 0.5).is_some(),
+            POLICY
+                .wait(&FailureKind::Transient, 4, Duration::from_secs(59), 0.5)
+                .is_some()
+        );
+        assert_eq!(
+            POLICY.wait(&FailureKind::Transient, 5, Duration::from_secs(30), 0.5),
+            None
+        );
+        assert!(
+            POLICY
+                .wait(&FailureKind::Transient, 50, Duration::from_secs(29), 0.5)
+                .is_some(),
             "an outage is outlasted"
         );
-        for kind in [FailureKind::Transient, FailureKind::TimedOut, FailureKind::Throttled] {
-            assert_eq!(POLICY.wait(&kind, 1, POLICY.patience, 0.5), None, "patience bounds every wait");
+        for kind in [
+            FailureKind::Transient,
+            FailureKind::TimedOut,
+            FailureKind::Throttled,
+        ] {
+            assert_eq!(
+                POLICY.wait(&kind, 1, POLICY.patience, 0.5),
+                None,
+                "patience bounds every wait"
+            );
         }
         let limit = |operation, left| {
-            POLICY.silence_limit(operation, Duration::from_mins(10), Duration::from_secs(left)).as_secs()
+            POLICY
+                .silence_limit(
+                    operation,
+                    Duration::from_mins(10),
+                    Duration::from_secs(left),
+                )
+                .as_secs()
         };
         let copy = Operation::CopyObject;
-        assert_eq!((limit(copy, 900), limit(copy, 20), limit(copy, 0)), (600, 20, 5));
-        assert_eq!((limit(Operation::UploadPart, 900), limit(Operation::UploadPart, 20)), (60, 20));
-        assert!(POLICY.wait(&FailureKind::Throttled, 500, Duration::from_secs(59), 0.5).is_some());
-        assert_eq!(POLICY.wait(&FailureKind::Throttled, 1, Duration::from_mins(1), 0.5), None);
+        assert_eq!(
+            (limit(copy, 900), limit(copy, 20), limit(copy, 0)),
+            (600, 20, 5)
+        );
+        assert_eq!(
+            (
+                limit(Operation::UploadPart, 900),
+                limit(Operation::UploadPart, 20)
+            ),
+            (60, 20)
+        );
+        assert!(
+            POLICY
+                .wait(&FailureKind::Throttled, 500, Duration::from_secs(59), 0.5)
+                .is_some()
+        );
+        assert_eq!(
+            POLICY.wait(&FailureKind::Throttled, 1, Duration::from_mins(1), 0.5),
+            None
+        );
     }
 
     #[test]
     fn the_documented_times_are_those_of_the_code() {
         let document =
-            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/semantics.md")).unwrap();
+            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/semantics.md"))
+                .unwrap();
         let policy = RetryPolicy::default();
         let shown = |time: Duration| match time.as_secs() {
             seconds if seconds.is_multiple_of(60) => format!("{}m", seconds / 60),
             seconds => format!("{seconds}s"),
         };
         for row in [
-            format!("`--patience`, {} minutes by default", policy.patience.as_secs() / 60),
+            format!(
+                "`--patience`, {} minutes by default",
+                policy.patience.as_secs() / 60
+            ),
             format!("without progress | {} |", shown(policy.silence)),
-            format!("| one attempt of CompleteMultipartUpload | {} |", shown(policy.complete)),
+            format!(
+                "| one attempt of CompleteMultipartUpload | {} |",
+                shown(policy.complete)
+            ),
             format!("in addition | 1s for each {} |", ByteSize(policy.slowest)),
-            format!("in addition | 1s for each {} |", ByteSize(policy.slowest / SHARERS)),
+            format!(
+                "in addition | 1s for each {} |",
+                ByteSize(policy.slowest / SHARERS)
+            ),
             format!("the rest of `patience`, but at least {} |", shown(LEAST)),
-            format!("are retried for | {}, and {} attempts |", shown(policy.persistence), policy.attempts),
+            format!(
+                "are retried for | {}, and {} attempts |",
+                shown(policy.persistence),
+                policy.attempts
+            ),
             format!(
                 "| a 403 of a kind of request that has succeeded before is repeated for | {} |",
                 shown(policy.doubt)
             ),
-            format!("| the same at a server other than Amazon S3 | {} |", shown(policy.brief_doubt)),
+            format!(
+                "| the same at a server other than Amazon S3 | {} |",
+                shown(policy.brief_doubt)
+            ),
         ] {
             assert!(document.contains(&row), "{row}");
         }
@@ -267,10 +354,17 @@ mod tests {
     fn time_limits_grow_with_the_bytes() {
         let limit = |operation, bytes| POLICY.time_limit(operation, bytes).as_secs();
         assert_eq!(limit(Operation::HeadObject, 0), 60);
-        assert_eq!(limit(Operation::UploadPartCopy, 5 * 1024 * MIB), 60 + 2560, "65 s at 80 MB/s, with room");
+        assert_eq!(
+            limit(Operation::UploadPartCopy, 5 * 1024 * MIB),
+            60 + 2560,
+            "65 s at 80 MB/s, with room"
+        );
         assert_eq!(limit(Operation::CompleteMultipartUpload, 0), 600);
         let part = limit(Operation::UploadPart, 16 * MIB);
-        assert!(part >= 16 * 16 * MIB * 8 / 8_000_000, "16 parts at once pass an 8 Mbit/s line in {part} s");
+        assert!(
+            part >= 16 * 16 * MIB * 8 / 8_000_000,
+            "16 parts at once pass an 8 Mbit/s line in {part} s"
+        );
     }
 
     proptest! {

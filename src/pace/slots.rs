@@ -1,16 +1,18 @@
 //! Places for requests in flight, shared by all objects of a run.
 //!
-//! Work comes in two kinds. *Bulk* work is a part of a large object: it takes seconds, and the run is over when the last one is, so
-//! the object with the most bytes left goes first. *Small* work is everything that takes one quick request. A
-//! quarter of the places is kept open for small work when there is any, so that neither kind starves the other, and no place
-//! stays free while anything waits. How many places there are is learned ([`Width`]) below a ceiling.
+//! Work comes in two kinds. *Bulk* work is a part of a large object: it takes seconds, and the run
+//! is over when the last one is, so the object with the most bytes left goes first. *Small* work is
+//! everything that takes one quick request. A quarter of the places is kept open for small work
+//! when there is any, so that neither kind starves the other, and no place stays free while
+//! anything waits. How many places there are is learned ([`Width`]) below a ceiling.
 //!
-//! A request that was refused, or that stands in a long line, gives its place back until its turn comes ([`Parked`]). So a
-//! prefix in which everything is refused holds no places that others could use, and no more requests are in flight
-//! than there are places.
+//! A request that was refused, or that stands in a long line, gives its place back until its turn
+//! comes ([`Parked`]). So a prefix in which everything is refused holds no places that others could
+//! use, and no more requests are in flight than there are places.
 //!
-//! Small work may take only some of them, and how many is learned apart: thousands of copies that S3 is busy with cost
-//! nothing here, but a quick request that is early only stands in line for a rate or for this machine's CPU.
+//! Small work may take only some of them, and how many is learned apart: thousands of copies that
+//! S3 is busy with cost nothing here, but a quick request that is early only stands in line for a
+//! rate or for this machine's CPU.
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, VecDeque};
@@ -22,7 +24,8 @@ use super::width::{Answered, NARROWEST, Width};
 
 /// Where the width starts, unless more is known of the server ([`Slots::begin_at`]).
 const START: u32 = 512;
-/// Where that of small work does: 3,500 copies a second that take 70 ms each, one of S3's partitions, are 250 in flight.
+/// Where that of small work does: 3,500 copies a second that take 70 ms each, one of S3's
+/// partitions, are 250 in flight.
 const START_SMALL: u32 = 256;
 /// The most requests in flight that are useful by default.
 pub const CEILING: u32 = 2048;
@@ -36,8 +39,8 @@ const SMALL: u64 = 5 << 20;
 pub enum Want {
     /// One quick request, or a few in a row.
     Small,
-    /// A part of an object that has this far to go, in bytes that come one after another ([`Slots::bulk`]). The farthest
-    /// goes first.
+    /// A part of an object that has this far to go, in bytes that come one after another
+    /// ([`Slots::bulk`]). The farthest goes first.
     Bulk(u64),
 }
 
@@ -73,7 +76,9 @@ struct Waiting {
 
 impl Ord for Waiting {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.bytes_left.cmp(&other.bytes_left).then(other.arrival.cmp(&self.arrival))
+        self.bytes_left
+            .cmp(&other.bytes_left)
+            .then(other.arrival.cmp(&self.arrival))
     }
 }
 
@@ -111,7 +116,11 @@ impl Drop for Slot {
 
 impl State {
     fn parked(&mut self, is_bulk: bool) -> &mut u32 {
-        if is_bulk { &mut self.parked_bulk } else { &mut self.parked_small }
+        if is_bulk {
+            &mut self.parked_bulk
+        } else {
+            &mut self.parked_small
+        }
     }
 
     /// Places in use.
@@ -155,7 +164,10 @@ impl Parked {
         let (place, returned) = oneshot::channel();
         let mut state = self.slots.lock();
         if !state.closed {
-            state.returning.push_back(Returning { is_bulk: self.is_bulk, place });
+            state.returning.push_back(Returning {
+                is_bulk: self.is_bulk,
+                place,
+            });
             self.slots.hand_out(state);
         }
         returned
@@ -189,8 +201,9 @@ impl Drop for Returned {
     }
 }
 
-/// The ceiling that this process can hold: [`CEILING`], or what the open-file limit allows once it is raised as far as the
-/// system lets us. Each request in flight is one socket; `per_request` is two where the server is in this process.
+/// The ceiling that this process can hold: [`CEILING`], or what the open-file limit allows once it
+/// is raised as far as the system lets us. Each request in flight is one socket; `per_request` is
+/// two where the server is in this process.
 #[must_use]
 pub fn default_ceiling(per_request: u64) -> u32 {
     const OTHER_FILES: u64 = 128;
@@ -223,7 +236,8 @@ impl Slots {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks for a place. The receiver gets it, or an error once the places are closed because the run stops.
+    /// Asks for a place. The receiver gets it, or an error once the places are closed because the
+    /// run stops.
     #[must_use]
     pub fn request(&self, want: Want) -> oneshot::Receiver<Slot> {
         let (place, receiver) = oneshot::channel();
@@ -236,24 +250,29 @@ impl Slots {
             Want::Bulk(bytes_left) => {
                 let arrival = state.arrivals;
                 state.arrivals += 1;
-                state.waiting_bulk.push(Waiting { bytes_left, arrival, place });
+                state.waiting_bulk.push(Waiting {
+                    bytes_left,
+                    arrival,
+                    place,
+                });
             }
         }
         self.hand_out(state);
         receiver
     }
 
-    /// A place for one of the pieces that `left` bytes of an object go in. What the object must wait for is one piece, and its
-    /// share of all places for the rest: so a single copy of 5 GiB goes before the small parts of a far larger object, which
-    /// many places can shorten and that copy none.
+    /// A place for one of the pieces that `left` bytes of an object go in. What the object must
+    /// wait for is one piece, and its share of all places for the rest: so a single copy of 5 GiB
+    /// goes before the small parts of a far larger object, which many places can shorten and that
+    /// copy none.
     #[must_use]
     pub fn bulk(&self, left: u64, piece: u64) -> Want {
         let width = u64::from(self.lock().width.get().max(1));
         Want::Bulk(piece.saturating_add(left / width))
     }
 
-    /// Gives free places to those who wait. A receiver that is gone gives its place back at once by dropping it,
-    /// which must happen without the lock.
+    /// Gives free places to those who wait. A receiver that is gone gives its place back at once by
+    /// dropping it, which must happen without the lock.
     fn hand_out(&self, mut state: MutexGuard<'_, State>) {
         let (mut refused, mut gone) = (Vec::new(), Vec::new());
         let (places, small_places) = (state.width.get(), state.small_width.get());
@@ -266,8 +285,11 @@ impl Slots {
                 continue;
             }
             *state.parked(is_bulk) -= 1;
-            if let Err(mut returned) = place.send(Returned { slots: self.clone(), is_bulk, is_taken: false })
-            {
+            if let Err(mut returned) = place.send(Returned {
+                slots: self.clone(),
+                is_bulk,
+                is_taken: false,
+            }) {
                 *state.parked(is_bulk) += 1;
                 returned.is_taken = true;
                 gone.push(returned);
@@ -275,8 +297,8 @@ impl Slots {
         }
         while state.used() < places {
             let small_first = state.used_small() < places / 4 || state.waiting_bulk.is_empty();
-            let small =
-                (small_first && state.used_small() < small_places).then(|| state.waiting_small.pop_front());
+            let small = (small_first && state.used_small() < small_places)
+                .then(|| state.waiting_small.pop_front());
             let (want, place) = if let Some(place) = small.flatten() {
                 (Want::Small, place)
             } else if let Some(waiting) = state.waiting_bulk.pop() {
@@ -288,14 +310,19 @@ impl Slots {
                 Want::Small => state.small += 1,
                 Want::Bulk(_) => state.bulk += 1,
             }
-            if let Err(slot) = place.send(Slot { slots: self.clone(), want }) {
+            if let Err(slot) = place.send(Slot {
+                slots: self.clone(),
+                want,
+            }) {
                 refused.push(slot);
             }
         }
         if !state.waiting_small.is_empty() && state.used_small() >= small_places {
             state.small_width.is_short();
         }
-        if state.used() >= places && !(state.waiting_small.is_empty() && state.waiting_bulk.is_empty()) {
+        if state.used() >= places
+            && !(state.waiting_small.is_empty() && state.waiting_bulk.is_empty())
+        {
             state.width.is_short();
         }
         drop(state);
@@ -308,7 +335,10 @@ impl Slots {
         state.closed = true;
         // Whoever had a place may end in peace.
         let returning = std::mem::take(&mut state.returning);
-        let waiting = (std::mem::take(&mut state.waiting_small), std::mem::take(&mut state.waiting_bulk));
+        let waiting = (
+            std::mem::take(&mut state.waiting_small),
+            std::mem::take(&mut state.waiting_bulk),
+        );
         drop(state);
         drop((waiting, returning));
     }
@@ -325,8 +355,9 @@ impl Slots {
         }
     }
 
-    /// Begins with another width: what suits the server, or what an earlier session found. It is no stampede, because the
-    /// lanes let requests go at a rate; and answers that take a quarter of their time halve it.
+    /// Begins with another width: what suits the server, or what an earlier session found. It is no
+    /// stampede, because the lanes let requests go at a rate; and answers that take a quarter of
+    /// their time halve it.
     pub fn begin_at(&self, width: u32) {
         if width < NARROWEST {
             return;
@@ -350,8 +381,8 @@ impl Slots {
         state.small_width.get().min(state.width.get())
     }
 
-    /// Gives the place of a request back while that waits for its turn. `None` where so many are given back already that
-    /// no more work should be begun for it.
+    /// Gives the place of a request back while that waits for its turn. `None` where so many are
+    /// given back already that no more work should be begun for it.
     pub(crate) fn park(&self, is_bulk: bool) -> Option<Parked> {
         let mut state = self.lock();
         if state.parked_small + state.parked_bulk >= MOST_PARKED {
@@ -359,7 +390,11 @@ impl Slots {
         }
         *state.parked(is_bulk) += 1;
         self.hand_out(state);
-        Some(Parked { slots: self.clone(), is_bulk, is_back: false })
+        Some(Parked {
+            slots: self.clone(),
+            is_bulk,
+            is_back: false,
+        })
     }
 
     /// Places of small work that are given back for a while.
@@ -408,7 +443,13 @@ mod tests {
         }
         let order = Arc::new(Mutex::new(Vec::new()));
         let mut tasks = Vec::new();
-        for want in [Want::Bulk(10), Want::Bulk(30), Want::Small, Want::Small, Want::Bulk(20)] {
+        for want in [
+            Want::Bulk(10),
+            Want::Bulk(30),
+            Want::Small,
+            Want::Small,
+            Want::Bulk(20),
+        ] {
             let (slots, order) = (slots.clone(), Arc::clone(&order));
             tasks.push(tokio::spawn(async move {
                 let slot = slots.request(want).await.unwrap();
@@ -423,7 +464,10 @@ mod tests {
             tokio::task::yield_now().await;
             tokio::task::yield_now().await;
         }
-        assert_eq!(*order.lock().unwrap(), [Want::Small, Want::Bulk(30), Want::Bulk(20), Want::Bulk(10)]);
+        assert_eq!(
+            *order.lock().unwrap(),
+            [Want::Small, Want::Bulk(30), Want::Bulk(20), Want::Bulk(10)]
+        );
     }
 
     #[tokio::test]
@@ -454,7 +498,11 @@ mod tests {
         assert!(!back.is_finished(), "both places are in use");
         drop(third);
         back.await.unwrap();
-        assert_eq!((slots.in_flight().0, slots.parked_small()), (2, 0), "whoever had a place goes first");
+        assert_eq!(
+            (slots.in_flight().0, slots.parked_small()),
+            (2, 0),
+            "whoever had a place goes first"
+        );
         drop(first);
         let fourth = fourth.await.unwrap();
         assert_eq!(slots.in_flight().0, 2);

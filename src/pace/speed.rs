@@ -1,8 +1,9 @@
 //! How long a copy inside S3 takes: a fixed start, and a time for each byte. Pure.
 //!
-//! Nothing is sent to find out. Every copy that is answered is a point of bytes over seconds, and a straight line through the
-//! latest of them (least squares, the older ones fading) has the two figures. A run whose copies are all of one size tells only
-//! one point of that line; two points of what S3 usually does, of little weight, give it the slope then.
+//! Nothing is sent to find out. Every copy that is answered is a point of bytes over seconds, and a
+//! straight line through the latest of them (least squares, the older ones fading) has the two
+//! figures. A run whose copies are all of one size tells only one point of that line; two points of
+//! what S3 usually does, of little weight, give it the slope then.
 
 use std::time::Duration;
 
@@ -16,9 +17,12 @@ pub struct Speed {
 }
 
 impl Speed {
-    /// What S3 shows inside a Region: published times of single part copies fit 78 MiB/s well. Their fixed part is up to 2.5 s,
-    /// but includes what comes before and after the copy.
-    pub const TYPICAL: Self = Self { start: 0.5, bytes_per_second: 78.0 * MIB };
+    /// What S3 shows inside a Region: published times of single part copies fit 78 MiB/s well.
+    /// Their fixed part is up to 2.5 s, but includes what comes before and after the copy.
+    pub const TYPICAL: Self = Self {
+        start: 0.5,
+        bytes_per_second: 78.0 * MIB,
+    };
 
     /// Seconds that one copy of so many bytes takes.
     #[must_use]
@@ -26,7 +30,8 @@ impl Speed {
         self.start + to_f64(bytes) / self.bytes_per_second
     }
 
-    /// The bytes that take as long as the start does: in smaller copies one mostly waits for them to begin.
+    /// The bytes that take as long as the start does: in smaller copies one mostly waits for them
+    /// to begin.
     #[must_use]
     #[expect(
         clippy::cast_possible_truncation,
@@ -41,7 +46,8 @@ impl Speed {
 const MIB: f64 = 1_048_576.0;
 /// What a copy adds to the older ones leaves so much of their weight: the last thousand count.
 const FADING: f64 = 0.999;
-/// Copies that each of the two usual points is worth: next to nothing beside copies of different sizes.
+/// Copies that each of the two usual points is worth: next to nothing beside copies of different
+/// sizes.
 const USUAL_WEIGHT: f64 = 0.02;
 /// Where the usual points are, in MiB.
 const USUAL_AT: [f64; 2] = [0.0, 64.0];
@@ -77,7 +83,13 @@ impl Sums {
 impl SpeedEstimate {
     /// Takes note of a copy of `bytes` that was answered after `took`.
     pub fn observe(&mut self, bytes: u64, took: Duration) {
-        let Sums { weight, x, y, xx, xy } = &mut self.0;
+        let Sums {
+            weight,
+            x,
+            y,
+            xx,
+            xy,
+        } = &mut self.0;
         for sum in [weight, x, y, xx, xy] {
             *sum *= FADING;
         }
@@ -89,14 +101,27 @@ impl SpeedEstimate {
     pub fn speed(&self) -> Speed {
         let mut sums = self.0;
         for x in USUAL_AT {
-            sums.add(USUAL_WEIGHT, x, Speed::TYPICAL.start + x * MIB / Speed::TYPICAL.bytes_per_second);
+            sums.add(
+                USUAL_WEIGHT,
+                x,
+                Speed::TYPICAL.start + x * MIB / Speed::TYPICAL.bytes_per_second,
+            );
         }
-        let Sums { weight, x, y, xx, xy } = sums;
+        let Sums {
+            weight,
+            x,
+            y,
+            xx,
+            xy,
+        } = sums;
         // The usual points are two different ones, so this is never zero.
         let slope = (weight * xy - x * y) / (weight * xx - x * x);
         let slope = slope.clamp(1.0 / FASTEST, 1.0 / SLOWEST);
         let start = ((y - slope * x) / weight).max(SHORTEST_START);
-        Speed { start, bytes_per_second: MIB / slope }
+        Speed {
+            start,
+            bytes_per_second: MIB / slope,
+        }
     }
 }
 

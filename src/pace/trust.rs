@@ -1,14 +1,16 @@
 //! Decides which 403 is repeated before it is believed.
 //!
-//! Permissions on AWS are eventually consistent: for some seconds after a policy was changed, or a key of KMS or a role
-//! touched, some of S3's servers refuse what the others allow. Where the same kind of request has succeeded for the bucket in
-//! this run, a refusal is therefore repeated for a while. Other refusals last, because a policy denies one prefix or
-//! one object. They would cost each of thousands of objects that time. So after a refusal that outlasted its
-//! repetitions, all refusals of its kind are believed for [`BELIEVED`] times as long; only an upload that has stored
+//! Permissions on AWS are eventually consistent: for some seconds after a policy was changed, or a
+//! key of KMS or a role touched, some of S3's servers refuse what the others allow. Where the same
+//! kind of request has succeeded for the bucket in this run, a refusal is therefore repeated for a
+//! while. Other refusals last, because a policy denies one prefix or one object. They would cost
+//! each of thousands of objects that time. So after a refusal that outlasted its repetitions, all
+//! refusals of its kind are believed for [`BELIEVED`] times as long; only an upload that has stored
 //! parts already is worth the doubt even then.
 //!
-//! S3 answers HEAD and GET of a key that does not exist with 403 to those who may not list the bucket. Where no list has
-//! succeeded, such a refusal may just say that nothing is there, and is believed.
+//! S3 answers HEAD and GET of a key that does not exist with 403 to those who may not list the
+//! bucket. Where no list has succeeded, such a refusal may just say that nothing is there, and is
+//! believed.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -18,7 +20,8 @@ use crate::s3::Operation;
 /// A refusal that lasted is believed for so many times as long as it was doubted.
 const BELIEVED: u32 = 10;
 
-/// Remembers which kinds of requests to a bucket have succeeded in this run, and which refusals lasted.
+/// Remembers which kinds of requests to a bucket have succeeded in this run, and which refusals
+/// lasted.
 #[derive(Debug, Default)]
 pub(super) struct Trust([OfKind; Operation::COUNT]);
 
@@ -32,7 +35,8 @@ struct OfKind {
 impl Trust {
     /// Notes that a request of this kind succeeded.
     pub(super) fn succeeded(&self, operation: Operation) {
-        // Parts need the permission that their upload was created with, and are refused sooner than the first is copied.
+        // Parts need the permission that their upload was created with, and are refused sooner than
+        // the first is copied.
         if operation == Operation::CreateMultipartUpload {
             self.succeeded(Operation::UploadPart);
             self.succeeded(Operation::UploadPartCopy);
@@ -62,7 +66,9 @@ impl Trust {
     /// Notes at `now` that a refusal of this kind outlasted its repetitions, which took `doubted`.
     pub(super) fn believe(&self, operation: Operation, doubted: Duration, now: Duration) {
         let until = millis(now.saturating_add(doubted * BELIEVED));
-        self.of(operation).believed_until.store(until, Ordering::Relaxed);
+        self.of(operation)
+            .believed_until
+            .store(until, Ordering::Relaxed);
     }
 
     fn has_succeeded(&self, operation: Operation) -> bool {
@@ -87,10 +93,16 @@ mod tests {
     #[test]
     fn a_refusal_is_doubted_where_the_same_kind_has_succeeded() {
         let trust = Trust::default();
-        assert!(!trust.doubts(Operation::CopyObject, SECOND), "nothing has succeeded yet");
+        assert!(
+            !trust.doubts(Operation::CopyObject, SECOND),
+            "nothing has succeeded yet"
+        );
         trust.succeeded(Operation::CopyObject);
         assert!(trust.doubts(Operation::CopyObject, SECOND));
-        assert!(!trust.doubts(Operation::UploadPartCopy, SECOND), "another kind");
+        assert!(
+            !trust.doubts(Operation::UploadPartCopy, SECOND),
+            "another kind"
+        );
     }
 
     #[test]

@@ -1,11 +1,13 @@
-//! How many requests should be in flight, learned from what they come to. Pure: `now` is an argument.
+//! How many requests should be in flight, learned from what they come to. Pure: `now` is an
+//! argument.
 //!
-//! A copy request costs this machine nothing while it waits, so the width is tried at twice what it is, and stays there while
-//! that raises the throughput. When it only raises latency it is taken back, and the other direction is tried: half of it
-//! stays if nothing is lost by it, because a server that is crowded answers everyone late. Each trial that does not pay
-//! makes the rest before the next one longer. While requests wait for a rate (the server's or the user's) the width is not
-//! what limits them, and nothing is concluded. Answers that come near the time at which a request counts as lost are the one
-//! sign that needs no trial: then there are too many.
+//! A copy request costs this machine nothing while it waits, so the width is tried at twice what it
+//! is, and stays there while that raises the throughput. When it only raises latency it is taken
+//! back, and the other direction is tried: half of it stays if nothing is lost by it, because a
+//! server that is crowded answers everyone late. Each trial that does not pay makes the rest before
+//! the next one longer. While requests wait for a rate (the server's or the user's) the width is
+//! not what limits them, and nothing is concluded. Answers that come near the time at which a
+//! request counts as lost are the one sign that needs no trial: then there are too many.
 
 use std::time::Duration;
 
@@ -79,7 +81,8 @@ impl Width {
 
     /// Learns from an answer; true when that may have changed the width.
     ///
-    /// An interval ends when it is as long as its requests took, and enough of them were answered to mean something.
+    /// An interval ends when it is as long as its requests took, and enough of them were answered
+    /// to mean something.
     pub(super) fn answered(&mut self, answer: &Answered) -> bool {
         #[expect(clippy::cast_precision_loss, reason = "work is a measure, not a count")]
         if answer.is_good {
@@ -106,17 +109,23 @@ impl Width {
         };
         let mut controller = self.controller.clone();
         controller.observe(interval);
-        *self = Self { controller, interval_began: answer.now, ..Self::new(1, 1) };
+        *self = Self {
+            controller,
+            interval_began: answer.now,
+            ..Self::new(1, 1)
+        };
         true
     }
 }
 
-/// What the controller is told after each interval, which lasts as long as a request takes or longer.
+/// What the controller is told after each interval, which lasts as long as a request takes or
+/// longer.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Interval {
     /// Length of the interval in seconds.
     pub seconds: f64,
-    /// Work that was finished, in any unit that adds up (requests plus bytes in units of a request's worth).
+    /// Work that was finished, in any unit that adds up (requests plus bytes in units of a
+    /// request's worth).
     pub work: f64,
     /// True when requests waited for a place, so that the width was the limit.
     pub saturated: bool,
@@ -126,9 +135,11 @@ pub struct Interval {
     pub strain: f64,
 }
 
-/// A doubled width must raise the throughput by this much to stay: far from the 2.0 of a server with room, and far from noise.
+/// A doubled width must raise the throughput by this much to stay: far from the 2.0 of a server
+/// with room, and far from noise.
 const WORTHWHILE: f64 = 1.3;
-/// Half the width must keep this much of the throughput to stay: far from the 0.5 of a server with room.
+/// Half the width must keep this much of the throughput to stay: far from the 0.5 of a server with
+/// room.
 const HARMLESS: f64 = 0.9;
 /// Answers that take more than this share of their time limit come from a crowded server.
 const CROWDED: f64 = 0.25;
@@ -202,7 +213,8 @@ impl WidthController {
         self.width
     }
 
-    /// A full interval with nothing else in the way: was the trial worth it, is it time for another one?
+    /// A full interval with nothing else in the way: was the trial worth it, is it time for another
+    /// one?
     fn judge(&mut self, throughput: f64) {
         match self.trial.take() {
             Some(before) if throughput < self.base * self.demanded() => {
@@ -213,7 +225,11 @@ impl WidthController {
             }
             Some(_) => {
                 // What is lost by narrower and narrower widths is lost once, not each time.
-                self.base = if self.wider { throughput } else { throughput.max(self.base) };
+                self.base = if self.wider {
+                    throughput
+                } else {
+                    throughput.max(self.base)
+                };
                 self.next_rest = REST;
                 self.go_on();
             }
@@ -255,8 +271,8 @@ mod tests {
 
     use super::*;
 
-    /// A server that answers each request after `latency` seconds until it is busy with `knee` of them; from then on more
-    /// requests wait longer, and beyond the `breaking` point it does less.
+    /// A server that answers each request after `latency` seconds until it is busy with `knee` of
+    /// them; from then on more requests wait longer, and beyond the `breaking` point it does less.
     struct Server {
         latency: f64,
         knee: f64,
@@ -270,7 +286,13 @@ mod tests {
             let throughput = width.min(self.knee) / self.latency / lost;
             let seconds = (width / throughput).max(0.5);
             let work = throughput * seconds;
-            Interval { seconds, work, saturated: true, paced: false, strain: width / throughput / 90.0 }
+            Interval {
+                seconds,
+                work,
+                saturated: true,
+                paced: false,
+                strain: width / throughput / 90.0,
+            }
         }
     }
 
@@ -284,7 +306,11 @@ mod tests {
 
     #[test]
     fn the_width_grows_while_throughput_grows_and_stays_under_its_ceiling() {
-        let wide = Server { latency: 1.0, knee: 1e9, breaking: 1e9 };
+        let wide = Server {
+            latency: 1.0,
+            knee: 1e9,
+            breaking: 1e9,
+        };
         assert_eq!(settle(&wide, 1024, 2048, 2).width(), 2048);
         assert_eq!(settle(&wide, 256, 2048, 4).width(), 2048);
         assert_eq!(settle(&wide, 256, 300, 4).width(), 300);
@@ -294,10 +320,20 @@ mod tests {
     #[test]
     fn a_server_far_away_that_is_crowded_needs_no_trial() {
         // A look-alike on disks that does 500 MB/s: a thousand parts of 64 MiB take two minutes.
-        let disks = Server { latency: 1.0, knee: 8.0, breaking: 1e9 };
+        let disks = Server {
+            latency: 1.0,
+            knee: 8.0,
+            breaking: 1e9,
+        };
         let controller = settle(&disks, 1024, 2048, 6);
         assert!(controller.width() <= 256, "{}", controller.width());
-        let dead = Interval { seconds: 10.0, work: 0.0, saturated: true, paced: false, strain: 1.0 };
+        let dead = Interval {
+            seconds: 10.0,
+            work: 0.0,
+            saturated: true,
+            paced: false,
+            strain: 1.0,
+        };
         let mut controller = WidthController::new(1024, 2048);
         assert_eq!(controller.observe(dead), 512, "nothing came back at all");
     }
@@ -305,10 +341,18 @@ mod tests {
     #[test]
     fn idle_and_paced_intervals_teach_nothing() {
         let mut controller = WidthController::new(256, 2048);
-        let idle = Interval { seconds: 1.0, work: 10.0, ..Interval::default() };
+        let idle = Interval {
+            seconds: 1.0,
+            work: 10.0,
+            ..Interval::default()
+        };
         for _ in 0..100 {
             controller.observe(idle);
-            controller.observe(Interval { saturated: true, paced: true, ..idle });
+            controller.observe(Interval {
+                saturated: true,
+                paced: true,
+                ..idle
+            });
             controller.observe(Interval::default());
         }
         assert_eq!(controller.width(), 256);

@@ -1,7 +1,8 @@
 //! How an archived object is asked for.
 //!
-//! Not every tier exists for every archive, and a request for one that does not is refused. The choice falls back to
-//! the next slower tier, which is also the cheaper one; the receipt names what was asked for.
+//! Not every tier exists for every archive, and a request for one that does not is refused. The
+//! choice falls back to the next slower tier, which is also the cheaper one; the receipt names what
+//! was asked for.
 
 use crate::manifest::job::{Restore, RestoreTier};
 
@@ -10,20 +11,30 @@ use crate::manifest::job::{Restore, RestoreTier};
 pub struct Request {
     /// Tier and days, as far as the archive knows them.
     pub restore: Restore,
-    /// Whether the days are named: what `INTELLIGENT_TIERING` restores moves up for good, and days are refused.
+    /// Whether the days are named: what `INTELLIGENT_TIERING` restores moves up for good, and days
+    /// are refused.
     pub for_days: bool,
 }
 
-/// The request for an object of this storage class. `archive_tier` is what HEAD tells of `INTELLIGENT_TIERING`.
+/// The request for an object of this storage class. `archive_tier` is what HEAD tells of
+/// `INTELLIGENT_TIERING`.
 #[must_use]
-pub fn request(wanted: Restore, storage_class: Option<&str>, archive_tier: Option<&str>) -> Request {
-    let is_deep = storage_class == Some("DEEP_ARCHIVE") || archive_tier == Some("DEEP_ARCHIVE_ACCESS");
+pub fn request(
+    wanted: Restore,
+    storage_class: Option<&str>,
+    archive_tier: Option<&str>,
+) -> Request {
+    let is_deep =
+        storage_class == Some("DEEP_ARCHIVE") || archive_tier == Some("DEEP_ARCHIVE_ACCESS");
     let tier = match wanted.tier {
         RestoreTier::Expedited if is_deep => RestoreTier::Standard,
         tier => tier,
     };
     let for_days = storage_class != Some("INTELLIGENT_TIERING");
-    Request { restore: Restore { tier, ..wanted }, for_days }
+    Request {
+        restore: Restore { tier, ..wanted },
+        for_days,
+    }
 }
 
 #[cfg(test)]
@@ -37,11 +48,27 @@ mod tests {
             (Expedited, "GLACIER", None, Expedited, true),
             (Expedited, "DEEP_ARCHIVE", None, Standard, true),
             (Bulk, "DEEP_ARCHIVE", None, Bulk, true),
-            (Expedited, "INTELLIGENT_TIERING", Some("ARCHIVE_ACCESS"), Expedited, false),
-            (Expedited, "INTELLIGENT_TIERING", Some("DEEP_ARCHIVE_ACCESS"), Standard, false),
+            (
+                Expedited,
+                "INTELLIGENT_TIERING",
+                Some("ARCHIVE_ACCESS"),
+                Expedited,
+                false,
+            ),
+            (
+                Expedited,
+                "INTELLIGENT_TIERING",
+                Some("DEEP_ARCHIVE_ACCESS"),
+                Standard,
+                false,
+            ),
         ] {
             let request = request(Restore { tier, days: 3 }, Some(class), archive_tier);
-            assert_eq!((request.restore.tier, request.for_days), (asked, for_days), "{tier:?} {class}");
+            assert_eq!(
+                (request.restore.tier, request.for_days),
+                (asked, for_days),
+                "{tier:?} {class}"
+            );
             assert_eq!(request.restore.days, 3);
         }
     }

@@ -1,10 +1,11 @@
 //! What the destination object shall be besides its bytes.
 //!
-//! Built once per object, from the source's HEAD and the transfer's policies, and then given to whichever request
-//! creates the object; so 1 byte and 5 TiB keep the same things. What is known beforehand not to be possible is
-//! decided here: a loss where the policy is `try`, the object's end where it is `require`. The checksum is declared
-//! in the *source's* algorithm wherever S3 can compute it over the whole object, because only then can both sides be
-//! compared without reading a byte.
+//! Built once per object, from the source's HEAD and the transfer's policies, and then given to
+//! whichever request creates the object; so 1 byte and 5 TiB keep the same things. What is known
+//! beforehand not to be possible is decided here: a loss where the policy is `try`, the object's
+//! end where it is `require`. The checksum is declared in the *source's* algorithm wherever S3 can
+//! compute it over the whole object, because only then can both sides be compared without reading a
+//! byte.
 
 use std::collections::BTreeMap;
 
@@ -14,8 +15,8 @@ use super::decide::Route;
 use super::loss::{Loss, Lost};
 use crate::manifest::job::{Attribute, Policy, Transfer};
 use crate::s3::{
-    Attributes, Capabilities, ChecksumAlgorithm, ChecksumKind, ContentHeaders, Encryption, Head, Lock,
-    Operation, Tag, Tags,
+    Attributes, Capabilities, ChecksumAlgorithm, ChecksumKind, ContentHeaders, Encryption, Head,
+    Lock, Operation, Tag, Tags,
 };
 
 /// Storage classes of other services and bucket kinds: a general bucket refuses them.
@@ -35,8 +36,8 @@ const MAX_METADATA: usize = 2048;
 const MAX_TAGS: usize = 10;
 /// The longest `x-amz-tagging` that is sent.
 const MAX_TAGGING: usize = 2048;
-/// What the attributes of one request may come to: S3 takes 8 KB of headers, of which the source's name, the
-/// signature and the SDK's own take up to 4.
+/// What the attributes of one request may come to: S3 takes 8 KB of headers, of which the source's
+/// name, the signature and the SDK's own take up to 4.
 const MAX_ATTRIBUTES: usize = 4096;
 
 /// What a copy shall have.
@@ -52,9 +53,10 @@ pub struct Spec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is one request or none")]
 pub struct Reads {
-    /// HEAD. Not needed for a single copy of the content alone: the listing has the size, and the `ETag` pins and
-    /// proves it. Everything else needs it: metadata, headers and the redirect because a listing has none of them,
-    /// lock and encryption too, and parts because the checksum of the whole stands nowhere else.
+    /// HEAD. Not needed for a single copy of the content alone: the listing has the size, and the
+    /// `ETag` pins and proves it. Everything else needs it: metadata, headers and the redirect
+    /// because a listing has none of them, lock and encryption too, and parts because the checksum
+    /// of the whole stands nowhere else.
     pub head: bool,
     /// The tags. `CopyObject` carries them along unseen, unless others are merged with them.
     pub tags: bool,
@@ -91,7 +93,8 @@ impl Reads {
             (self.acl, Operation::GetObjectAcl),
             (self.annotations, Operation::ListObjectAnnotations),
         ];
-        all.into_iter().filter_map(|(needed, operation)| needed.then_some(operation))
+        all.into_iter()
+            .filter_map(|(needed, operation)| needed.then_some(operation))
     }
 }
 
@@ -106,10 +109,18 @@ pub fn of_copy(
     route: &Route,
     now: Timestamp,
 ) -> Result<Spec, Loss> {
-    let mut losses = Losses { transfer, losses: Vec::new() };
+    let mut losses = Losses {
+        transfer,
+        losses: Vec::new(),
+    };
     let keeps = |attribute| transfer.preserve.of(attribute).keeps();
-    if keeps(Attribute::Tags) && !capabilities.tags && head.tag_count.is_some_and(|count| count > 0) {
-        losses.add(Attribute::Tags, Lost::NotSet, "the destination keeps no tags")?;
+    if keeps(Attribute::Tags) && !capabilities.tags && head.tag_count.is_some_and(|count| count > 0)
+    {
+        losses.add(
+            Attribute::Tags,
+            Lost::NotSet,
+            "the destination keeps no tags",
+        )?;
     }
     let tags = if keeps(Attribute::Tags) && capabilities.tags {
         Tags::AsSource
@@ -118,27 +129,42 @@ pub fn of_copy(
     };
     let attributes = Attributes {
         headers: headers(
-            if keeps(Attribute::Headers) { head.headers.clone() } else { ContentHeaders::default() },
+            if keeps(Attribute::Headers) {
+                head.headers.clone()
+            } else {
+                ContentHeaders::default()
+            },
             transfer,
         ),
         metadata: metadata(head, transfer, &mut losses)?,
         tags,
         storage_class: storage_class(head, transfer, &mut losses)?,
         encryption: encryption(head, transfer, &mut losses)?,
-        checksum: capabilities.checksums.then(|| checksum(head, route)).flatten(),
+        checksum: capabilities
+            .checksums
+            .then(|| checksum(head, route))
+            .flatten(),
         lock: lock(head, now, &mut losses)?,
         grants: Vec::new(),
         acl: transfer.to.acl,
         annotations: keeps(Attribute::Annotations) && *route == Route::Copy,
     };
-    Ok(Spec { attributes, losses: losses.losses })
+    Ok(Spec {
+        attributes,
+        losses: losses.losses,
+    })
 }
 
 /// The attributes of an uploaded file.
 #[must_use]
 pub fn of_upload(name: &str, transfer: &Transfer, capabilities: &Capabilities) -> Attributes {
-    let content_type = mime_guess::from_path(name).first_raw().unwrap_or("application/octet-stream");
-    let guessed = ContentHeaders { content_type: Some(content_type.to_owned()), ..ContentHeaders::default() };
+    let content_type = mime_guess::from_path(name)
+        .first_raw()
+        .unwrap_or("application/octet-stream");
+    let guessed = ContentHeaders {
+        content_type: Some(content_type.to_owned()),
+        ..ContentHeaders::default()
+    };
     Attributes {
         headers: headers(guessed, transfer),
         metadata: transfer.set.metadata.clone(),
@@ -146,7 +172,9 @@ pub fn of_upload(name: &str, transfer: &Transfer, capabilities: &Capabilities) -
         storage_class: transfer.to.storage_class.clone(),
         encryption: transfer.to.encryption.clone(),
         acl: transfer.to.acl,
-        checksum: capabilities.checksums.then_some((ChecksumAlgorithm::Crc64Nvme, ChecksumKind::FullObject)),
+        checksum: capabilities
+            .checksums
+            .then_some((ChecksumAlgorithm::Crc64Nvme, ChecksumKind::FullObject)),
         ..Attributes::default()
     }
 }
@@ -158,7 +186,12 @@ struct Losses<'t> {
 }
 
 impl Losses<'_> {
-    fn add(&mut self, attribute: Attribute, lost: Lost, reason: impl Into<String>) -> Result<(), Loss> {
+    fn add(
+        &mut self,
+        attribute: Attribute,
+        lost: Lost,
+        reason: impl Into<String>,
+    ) -> Result<(), Loss> {
         let told = Loss::new(attribute, lost, reason);
         if self.transfer.preserve.of(attribute) == Policy::Require {
             return Err(told);
@@ -192,34 +225,51 @@ fn metadata(
         return Ok(set.clone());
     }
     if head.missing_metadata > 0 {
-        losses.add(Attribute::Metadata, Lost::NotReadable, "S3 can not show all of it as headers")?;
+        losses.add(
+            Attribute::Metadata,
+            Lost::NotReadable,
+            "S3 can not show all of it as headers",
+        )?;
     }
     let mut merged = head.metadata.clone();
     merged.extend(set.clone());
-    let size: usize = merged.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let size: usize = merged
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
     // Without anything added, what the source's server took is the destination's to judge.
     if set.is_empty() || size <= MAX_METADATA {
         return Ok(merged);
     }
-    losses.add(Attribute::Metadata, Lost::NotSet, "with `set.metadata` it would be larger than 2 KB")?;
+    losses.add(
+        Attribute::Metadata,
+        Lost::NotSet,
+        "with `set.metadata` it would be larger than 2 KB",
+    )?;
     Ok(set.clone())
 }
 
 /// The tags that the job sets.
 #[must_use]
 pub fn set_tags(transfer: &Transfer) -> Vec<Tag> {
-    let tag = |(key, value): (&String, &String)| Tag { key: key.clone(), value: value.clone() };
+    let tag = |(key, value): (&String, &String)| Tag {
+        key: key.clone(),
+        value: value.clone(),
+    };
     transfer.set.tags.iter().map(tag).collect()
 }
 
 /// The source's tags with those that the job sets.
 ///
 /// # Errors
-/// That they are too many for one object; by its policy that is a loss, and the job's alone are set.
+/// That they are too many for one object; by its policy that is a loss, and the job's alone are
+/// set.
 pub fn merged_tags(kept: Vec<Tag>, transfer: &Transfer) -> Result<Vec<Tag>, Loss> {
     let set = set_tags(transfer);
-    let mut tags: Vec<_> =
-        kept.into_iter().filter(|kept| !transfer.set.tags.contains_key(&kept.key)).collect();
+    let mut tags: Vec<_> = kept
+        .into_iter()
+        .filter(|kept| !transfer.set.tags.contains_key(&kept.key))
+        .collect();
     tags.extend(set);
     if tags.len() <= MAX_TAGS {
         return Ok(tags);
@@ -231,20 +281,35 @@ pub fn merged_tags(kept: Vec<Tag>, transfer: &Transfer) -> Result<Vec<Tag>, Loss
     ))
 }
 
-fn storage_class(head: &Head, transfer: &Transfer, losses: &mut Losses<'_>) -> Result<Option<String>, Loss> {
+fn storage_class(
+    head: &Head,
+    transfer: &Transfer,
+    losses: &mut Losses<'_>,
+) -> Result<Option<String>, Loss> {
     if transfer.to.storage_class.is_some() || !transfer.preserve.storage_class.keeps() {
         return Ok(transfer.to.storage_class.clone());
     }
-    let Some(class) = head.storage_class.clone() else { return Ok(None) };
-    if FOREIGN_CLASSES.contains(&class.as_str()) && !transfer.to.location.bucket.is_directory_bucket() {
-        let reason = format!("{class} is no class of {}; it is STANDARD there", transfer.to.location.bucket);
+    let Some(class) = head.storage_class.clone() else {
+        return Ok(None);
+    };
+    if FOREIGN_CLASSES.contains(&class.as_str())
+        && !transfer.to.location.bucket.is_directory_bucket()
+    {
+        let reason = format!(
+            "{class} is no class of {}; it is STANDARD there",
+            transfer.to.location.bucket
+        );
         losses.add(Attribute::StorageClass, Lost::NotSet, reason)?;
         return Ok(None);
     }
     Ok(Some(class))
 }
 
-fn encryption(head: &Head, transfer: &Transfer, losses: &mut Losses<'_>) -> Result<Option<Encryption>, Loss> {
+fn encryption(
+    head: &Head,
+    transfer: &Transfer,
+    losses: &mut Losses<'_>,
+) -> Result<Option<Encryption>, Loss> {
     if transfer.customer_keys.destination.is_some() {
         return Ok(None);
     }
@@ -258,9 +323,14 @@ fn encryption(head: &Head, transfer: &Transfer, losses: &mut Losses<'_>) -> Resu
     Ok(head.encryption.clone())
 }
 
-/// Whether the copy is encrypted with less than its source, where the job lets the destination's bucket choose.
+/// Whether the copy is encrypted with less than its source, where the job lets the destination's
+/// bucket choose.
 #[must_use]
-pub fn weaker_encryption(head: &Head, written: Option<&Encryption>, transfer: &Transfer) -> Option<Loss> {
+pub fn weaker_encryption(
+    head: &Head,
+    written: Option<&Encryption>,
+    transfer: &Transfer,
+) -> Option<Loss> {
     let chosen = transfer.to.encryption.is_some() || transfer.customer_keys.destination.is_some();
     if chosen || transfer.preserve.encryption != Policy::Try {
         return None;
@@ -272,13 +342,19 @@ pub fn weaker_encryption(head: &Head, written: Option<&Encryption>, transfer: &T
         Some(Encryption::Kms { dsse: false, .. }) => (2, "aws:kms"),
         Some(Encryption::Kms { dsse: true, .. }) => (3, "aws:kms:dsse"),
     };
-    let source = if head.customer_key { (2, "a customer key") } else { rank(head.encryption.as_ref()) };
+    let source = if head.customer_key {
+        (2, "a customer key")
+    } else {
+        rank(head.encryption.as_ref())
+    };
     let copy = rank(written);
     // Servers that encrypt with keys of their own, or not at all, do not always say so.
     let weaker = source.0 > copy.0 && source.0 > 1;
     weaker.then(|| {
-        let reason =
-            format!("{} became {}, the default of {}", source.1, copy.1, transfer.to.location.bucket);
+        let reason = format!(
+            "{} became {}, the default of {}",
+            source.1, copy.1, transfer.to.location.bucket
+        );
         Loss::new(Attribute::Encryption, Lost::Weaker, reason)
     })
 }
@@ -289,29 +365,52 @@ fn lock(head: &Head, now: Timestamp, losses: &mut Losses<'_>) -> Result<Lock, Lo
         return Ok(Lock::default());
     }
     if head.event_hold {
-        losses.add(Attribute::Lock, Lost::NotSet, "event holds are not carried over")?;
+        losses.add(
+            Attribute::Lock,
+            Lost::NotSet,
+            "event holds are not carried over",
+        )?;
     }
-    let (holds, ended): (Vec<_>, Vec<_>) =
-        head.lock.retention.clone().into_iter().partition(|retention| retention.until > now);
+    let (holds, ended): (Vec<_>, Vec<_>) = head
+        .lock
+        .retention
+        .clone()
+        .into_iter()
+        .partition(|retention| retention.until > now);
     if !ended.is_empty() && policy == Policy::Require {
         // S3 refuses an end that is past, and it would hold nothing: no reason to fail.
-        losses.losses.push(Loss::new(Attribute::Lock, Lost::NotSet, "the retention has ended"));
+        losses.losses.push(Loss::new(
+            Attribute::Lock,
+            Lost::NotSet,
+            "the retention has ended",
+        ));
     }
     // A hold that is off is the same as none, and only a bucket with Object Lock lets one say it.
-    Ok(Lock { retention: holds.into_iter().next(), legal_hold: head.lock.legal_hold.filter(|on| *on) })
+    Ok(Lock {
+        retention: holds.into_iter().next(),
+        legal_hold: head.lock.legal_hold.filter(|on| *on),
+    })
 }
 
-/// Takes out the tags that do not fit into the headers of the request that creates the object: they are to be set
-/// after it. Where no header gives tags, these are all.
+/// Takes out the tags that do not fit into the headers of the request that creates the object: they
+/// are to be set after it. Where no header gives tags, these are all.
 pub fn take_late_tags(attributes: &mut Attributes, capabilities: &Capabilities) -> Vec<Tag> {
-    let Tags::Exactly(tags) = &mut attributes.tags else { return Vec::new() };
+    let Tags::Exactly(tags) = &mut attributes.tags else {
+        return Vec::new();
+    };
     if !capabilities.tag_headers {
         return std::mem::take(tags);
     }
     // Percent-encoded, as the header has them; what is not a letter or digit takes three bytes.
-    let encoded =
-        |text: &str| text.bytes().map(|b| if b.is_ascii_alphanumeric() { 1 } else { 3 }).sum::<usize>();
-    let tagging: usize = tags.iter().map(|tag| encoded(&tag.key) + encoded(&tag.value) + 2).sum();
+    let encoded = |text: &str| {
+        text.bytes()
+            .map(|b| if b.is_ascii_alphanumeric() { 1 } else { 3 })
+            .sum::<usize>()
+    };
+    let tagging: usize = tags
+        .iter()
+        .map(|tag| encoded(&tag.key) + encoded(&tag.value) + 2)
+        .sum();
     let metadata: usize = attributes
         .metadata
         .iter()
@@ -335,25 +434,41 @@ pub fn take_late_tags(attributes: &mut Attributes, capabilities: &Capabilities) 
         expires,
         website_redirect,
     ];
-    let headers: usize = headers.into_iter().flatten().map(|value| 32 + value.len()).sum();
-    let grants: usize = attributes.grants.iter().map(|grant| grant.grantee.len() + 2).sum();
+    let headers: usize = headers
+        .into_iter()
+        .flatten()
+        .map(|value| 32 + value.len())
+        .sum();
+    let grants: usize = attributes
+        .grants
+        .iter()
+        .map(|grant| grant.grantee.len() + 2)
+        .sum();
     if tagging <= MAX_TAGGING && tagging + metadata + headers + grants <= MAX_ATTRIBUTES {
         return Vec::new();
     }
     std::mem::take(tags)
 }
 
-/// The checksum to declare: the source's algorithm where it comes out comparable, else S3's default.
+/// The checksum to declare: the source's algorithm where it comes out comparable, else S3's
+/// default.
 fn checksum(head: &Head, route: &Route) -> Option<(ChecksumAlgorithm, ChecksumKind)> {
-    let source = head.checksum.as_ref().map(|checksum| (checksum.algorithm, checksum.kind));
+    let source = head
+        .checksum
+        .as_ref()
+        .map(|checksum| (checksum.algorithm, checksum.kind));
     match (route, source) {
         // CopyObject keeps the source's algorithm by itself and computes it over the whole object.
         (Route::Copy | Route::Put, _) => None,
         // The checksum of the parts' checksums comes out the same where the parts do.
-        (Route::MultipartCopy(layout), Some((algorithm, ChecksumKind::Composite))) if layout.is_replay() => {
+        (Route::MultipartCopy(layout), Some((algorithm, ChecksumKind::Composite)))
+            if layout.is_replay() =>
+        {
             Some((algorithm, ChecksumKind::Composite))
         }
-        (_, Some((algorithm, _))) if algorithm.combines() => Some((algorithm, ChecksumKind::FullObject)),
+        (_, Some((algorithm, _))) if algorithm.combines() => {
+            Some((algorithm, ChecksumKind::FullObject))
+        }
         _ => Some((ChecksumAlgorithm::Crc64Nvme, ChecksumKind::FullObject)),
     }
 }

@@ -1,7 +1,8 @@
 //! Failures counted by their cause, in bounded memory.
 //!
-//! A bucket that refuses a storage class refuses it a million times. The summary of a run names each cause once, with the
-//! number of objects and one of them. Messages that differ only in names and numbers are one cause.
+//! A bucket that refuses a storage class refuses it a million times. The summary of a run names
+//! each cause once, with the number of objects and one of them. Messages that differ only in names
+//! and numbers are one cause.
 
 use std::collections::BTreeMap;
 
@@ -112,13 +113,19 @@ struct Counted {
 
 impl From<CauseCounts> for Counted {
     fn from(counts: CauseCounts) -> Self {
-        Self { causes: counts.causes.into_iter().collect(), others: counts.others }
+        Self {
+            causes: counts.causes.into_iter().collect(),
+            others: counts.others,
+        }
     }
 }
 
 impl From<Counted> for CauseCounts {
     fn from(counted: Counted) -> Self {
-        Self { causes: counted.causes.into_iter().collect(), others: counted.others }
+        Self {
+            causes: counted.causes.into_iter().collect(),
+            others: counted.others,
+        }
     }
 }
 
@@ -126,18 +133,32 @@ impl From<Counted> for CauseCounts {
 ///
 /// # Errors
 /// The serializer's own.
-pub fn as_list<S: serde::Serializer>(counts: &CauseCounts, serializer: S) -> Result<S::Ok, S::Error> {
+pub fn as_list<S: serde::Serializer>(
+    counts: &CauseCounts,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(counts.by_frequency())
 }
 
-/// Returns what is equal for two failures with the same cause: the message without names and numbers.
+/// Returns what is equal for two failures with the same cause: the message without names and
+/// numbers.
 fn pattern(failed: &Failed<'_>) -> String {
     let key = |name: &'_ str| {
-        let below = name.strip_prefix("s3://").and_then(|name| name.split_once('/'));
-        below.map(|(_, key)| key.to_owned()).filter(|key| !key.is_empty())
+        let below = name
+            .strip_prefix("s3://")
+            .and_then(|name| name.split_once('/'));
+        below
+            .map(|(_, key)| key.to_owned())
+            .filter(|key| !key.is_empty())
     };
-    let mut message = failed.message.replace(failed.source, "").replace(failed.destination, "");
-    for key in [key(failed.source), key(failed.destination)].into_iter().flatten() {
+    let mut message = failed
+        .message
+        .replace(failed.source, "")
+        .replace(failed.destination, "");
+    for key in [key(failed.source), key(failed.destination)]
+        .into_iter()
+        .flatten()
+    {
         // A key of one or two letters is found in any word.
         if key.len() > 2 {
             message = message.replace(&key, "");
@@ -160,7 +181,13 @@ mod tests {
     use super::*;
 
     fn failed<'a>(code: &'a str, message: &'a str, source: &'a str) -> Failed<'a> {
-        Failed { operation: "CopyObject", code, message, source, destination: "s3://there/none" }
+        Failed {
+            operation: "CopyObject",
+            code,
+            message,
+            source,
+            destination: "s3://there/none",
+        }
     }
 
     #[test]
@@ -171,13 +198,32 @@ mod tests {
             let message = format!("no access to {source} (request 4F{number}A, attempt {number})");
             counts.add(&failed("AccessDenied", &message, &source));
         }
-        counts.add(&failed("AccessDenied", "not allowed: s3:PutObject", "s3://here/b"));
-        counts.add(&failed("AccessDenied", "not allowed: s3:GetObject", "s3://here/c"));
-        counts.add(&failed("InvalidStorageClass", "not allowed: s3:GetObject", "s3://here/d"));
+        counts.add(&failed(
+            "AccessDenied",
+            "not allowed: s3:PutObject",
+            "s3://here/b",
+        ));
+        counts.add(&failed(
+            "AccessDenied",
+            "not allowed: s3:GetObject",
+            "s3://here/c",
+        ));
+        counts.add(&failed(
+            "InvalidStorageClass",
+            "not allowed: s3:GetObject",
+            "s3://here/d",
+        ));
         let causes = counts.by_frequency();
-        assert_eq!(causes.iter().map(|cause| cause.objects).collect::<Vec<_>>(), [306, 1, 1, 1]);
+        assert_eq!(
+            causes.iter().map(|cause| cause.objects).collect::<Vec<_>>(),
+            [306, 1, 1, 1]
+        );
         assert_eq!(causes[0].example, "s3://here/a/key-0");
-        assert!(causes[0].message.starts_with("no access to s3://here/a/key-0 (request 4F0A"));
+        assert!(
+            causes[0]
+                .message
+                .starts_with("no access to s3://here/a/key-0 (request 4F0A")
+        );
         let json = serde_json::to_string(&counts).unwrap();
         assert_eq!(serde_json::from_str::<CauseCounts>(&json).unwrap(), counts);
     }
@@ -189,6 +235,9 @@ mod tests {
         for number in 0..1000 {
             counts.add(&failed("Code", &word(number), "s3://here/x"));
         }
-        assert_eq!((counts.by_frequency().len(), counts.others()), (64, 1000 - 64));
+        assert_eq!(
+            (counts.by_frequency().len(), counts.others()),
+            (64, 1000 - 64)
+        );
     }
 }

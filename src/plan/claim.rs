@@ -1,9 +1,11 @@
-//! Which open uploads that no journal knows can be gone on with, and whether what came of one is what was wanted.
+//! Which open uploads that no journal knows can be gone on with, and whether what came of one is
+//! what was wanted.
 //!
-//! S3 lists of an open upload when it was begun, its storage class, the checksum that it declares, and its parts. It shows
-//! neither of which source they are nor with which metadata, tags and encryption it was begun. So what is listed can only
-//! rule an upload out. That its bytes are the source's must be proven by checksums before it is completed, and that the
-//! object has what it shall have is compared as soon as there is one.
+//! S3 lists of an open upload when it was begun, its storage class, the checksum that it declares,
+//! and its parts. It shows neither of which source they are nor with which metadata, tags and
+//! encryption it was begun. So what is listed can only rule an upload out. That its bytes are the
+//! source's must be proven by checksums before it is completed, and that the object has what it
+//! shall have is compared as soon as there is one.
 
 use jiff::Timestamp;
 
@@ -11,13 +13,15 @@ use super::parts::{PartLayout, may_be_automatic};
 use crate::manifest::job::{Attribute, Encryption};
 use crate::s3::capabilities::PartLimits;
 use crate::s3::{
-    Attributes, ChecksumAlgorithm, ChecksumKind, ContentHeaders, Head, OpenUpload, PartDone, Tag, Tags,
+    Attributes, ChecksumAlgorithm, ChecksumKind, ContentHeaders, Head, OpenUpload, PartDone, Tag,
+    Tags,
 };
 
 /// The class of what is written without one.
 const STANDARD: &str = "STANDARD";
 
-/// Whether an upload can have been begun for a source that was last written at `modified`, with these attributes.
+/// Whether an upload can have been begun for a source that was last written at `modified`, with
+/// these attributes.
 #[must_use]
 pub fn may_be_for(open: &OpenUpload, modified: Option<Timestamp>, wanted: &Attributes) -> bool {
     // Both times are S3's own and have whole seconds at the least.
@@ -56,8 +60,8 @@ impl Cut<'_> {
     }
 }
 
-/// The parts of an upload and how it is cut, if that may be by us and it declares the checksum that `wanted` has. One that is cut
-/// otherwise is somebody else's.
+/// The parts of an upload and how it is cut, if that may be by us and it declares the checksum that
+/// `wanted` has. One that is cut otherwise is somebody else's.
 #[must_use]
 pub fn usable(
     mut listed: Vec<PartDone>,
@@ -66,44 +70,66 @@ pub fn usable(
     wanted: &Attributes,
 ) -> Option<(PartLayout, Vec<PartDone>)> {
     let layout = cut.layout_of(&listed)?;
-    let is_cut_alike = |part: &PartDone| layout.part(part.number).is_some_and(|due| due.length == part.size);
-    let alike = listed.iter().all(|part| is_cut_alike(part) && part.checksum.is_some());
+    let is_cut_alike = |part: &PartDone| {
+        layout
+            .part(part.number)
+            .is_some_and(|due| due.length == part.size)
+    };
+    let alike = listed
+        .iter()
+        .all(|part| is_cut_alike(part) && part.checksum.is_some());
     listed.sort_unstable_by_key(|part| part.number);
     let usable = alike && !listed.is_empty() && declared.is_some() && declared == wanted.checksum;
     usable.then_some((layout, listed))
 }
 
-/// The first attribute of the object `found` that is not as wanted. What was left to the bucket (encryption, a default
-/// retention) is as it came out.
+/// The first attribute of the object `found` that is not as wanted. What was left to the bucket
+/// (encryption, a default retention) is as it came out.
 #[must_use]
 pub fn difference(wanted: &Attributes, found: &Head, tags: &[Tag]) -> Option<Attribute> {
     let lock = &wanted.lock;
     let until = |lock: &crate::s3::Lock| {
-        lock.retention.as_ref().map(|retention| (retention.mode.clone(), retention.until.as_second()))
+        lock.retention
+            .as_ref()
+            .map(|retention| (retention.mode.clone(), retention.until.as_second()))
     };
     let as_wanted = [
-        (Attribute::Metadata, wanted.metadata == found.metadata && found.missing_metadata == 0),
-        (Attribute::Headers, headers_are(&wanted.headers, &found.headers)),
+        (
+            Attribute::Metadata,
+            wanted.metadata == found.metadata && found.missing_metadata == 0,
+        ),
+        (
+            Attribute::Headers,
+            headers_are(&wanted.headers, &found.headers),
+        ),
         (Attribute::Tags, tags_are(&wanted.tags, tags)),
         (
             Attribute::StorageClass,
             class(wanted.storage_class.as_deref()) == class(found.storage_class.as_deref()),
         ),
-        (Attribute::Encryption, encryption_is(wanted.encryption.as_ref(), found.encryption.as_ref())),
+        (
+            Attribute::Encryption,
+            encryption_is(wanted.encryption.as_ref(), found.encryption.as_ref()),
+        ),
         (
             Attribute::Lock,
             (lock.retention.is_none() || until(lock) == until(&found.lock))
                 && (lock.legal_hold.is_none() || lock.legal_hold == found.lock.legal_hold),
         ),
     ];
-    as_wanted.into_iter().find_map(|(attribute, is)| (!is).then_some(attribute))
+    as_wanted
+        .into_iter()
+        .find_map(|(attribute, is)| (!is).then_some(attribute))
 }
 
 /// Servers give a type of their own to what is written without one.
 fn headers_are(wanted: &ContentHeaders, found: &ContentHeaders) -> bool {
     let mut found = found.clone();
     if wanted.content_type.is_none()
-        && found.content_type.as_deref().is_some_and(|given| given.ends_with("/octet-stream"))
+        && found
+            .content_type
+            .as_deref()
+            .is_some_and(|given| given.ends_with("/octet-stream"))
     {
         found.content_type = None;
     }
@@ -123,16 +149,27 @@ fn tags_are(wanted: &Tags, found: &[Tag]) -> bool {
     }
 }
 
-/// A key that was named by something else than what HEAD shows of it, an alias, counts as another one.
+/// A key that was named by something else than what HEAD shows of it, an alias, counts as another
+/// one.
 pub(super) fn encryption_is(wanted: Option<&Encryption>, found: Option<&Encryption>) -> bool {
     match (wanted, found) {
         (None, _) | (Some(Encryption::S3), Some(Encryption::S3)) => true,
         (
-            Some(Encryption::Kms { key, bucket_key, dsse }),
-            Some(Encryption::Kms { key: other_key, bucket_key: other_bucket_key, dsse: other_dsse }),
+            Some(Encryption::Kms {
+                key,
+                bucket_key,
+                dsse,
+            }),
+            Some(Encryption::Kms {
+                key: other_key,
+                bucket_key: other_bucket_key,
+                dsse: other_dsse,
+            }),
         ) => {
             let is_key = |wanted: &String| {
-                other_key.as_ref().is_some_and(|arn| arn == wanted || arn.ends_with(&format!("/{wanted}")))
+                other_key
+                    .as_ref()
+                    .is_some_and(|arn| arn == wanted || arn.ends_with(&format!("/{wanted}")))
             };
             dsse == other_dsse
                 && key.as_ref().is_none_or(is_key)
@@ -152,20 +189,32 @@ mod tests {
         Some((ChecksumAlgorithm::Crc64Nvme, ChecksumKind::FullObject));
 
     fn part(number: u32, size: u64) -> PartDone {
-        PartDone { number, size, etag: "e".into(), checksum: Some("c".into()) }
+        PartDone {
+            number,
+            size,
+            etag: "e".into(),
+            checksum: Some("c".into()),
+        }
     }
 
     fn wanted() -> Attributes {
-        Attributes { checksum: CRC, ..Attributes::default() }
+        Attributes {
+            checksum: CRC,
+            ..Attributes::default()
+        }
     }
 
     #[test]
     fn only_what_is_cut_alike_can_be_gone_on_with() {
         let layout = PartLayout::uniform(25, 10, 3);
         let cut = Cut::Exactly(&layout);
-        let of = |parts: Vec<PartDone>| usable(parts, CRC, cut, &wanted()).map(|(_, parts)| parts.len());
+        let of =
+            |parts: Vec<PartDone>| usable(parts, CRC, cut, &wanted()).map(|(_, parts)| parts.len());
         assert_eq!(of(vec![part(3, 5), part(1, 10)]), Some(2));
-        let bare = PartDone { checksum: None, ..part(1, 10) };
+        let bare = PartDone {
+            checksum: None,
+            ..part(1, 10)
+        };
         for other in [
             vec![],
             vec![part(1, 9)],
@@ -180,16 +229,23 @@ mod tests {
         for declared in [None, composite] {
             assert_eq!(usable(vec![part(1, 10)], declared, cut, &wanted()), None);
         }
-        assert_eq!(usable(vec![part(1, 10)], None, cut, &Attributes::default()), None);
+        assert_eq!(
+            usable(vec![part(1, 10)], None, cut, &Attributes::default()),
+            None
+        );
     }
 
     #[test]
     fn an_automatic_part_size_may_be_another_one_by_now() {
         let size = 1000 * MIB + 7;
         let cut = Cut::Automatically(size, &PartLimits::S3);
-        let of = |parts: Vec<PartDone>| usable(parts, CRC, cut, &wanted()).map(|(layout, _)| layout);
+        let of =
+            |parts: Vec<PartDone>| usable(parts, CRC, cut, &wanted()).map(|(layout, _)| layout);
         let seventy = PartLayout::uniform(size, 70 * MIB, 15);
-        assert_eq!(of(vec![part(3, 70 * MIB), part(15, 20 * MIB + 7)]), Some(seventy));
+        assert_eq!(
+            of(vec![part(3, 70 * MIB), part(15, 20 * MIB + 7)]),
+            Some(seventy)
+        );
         for other in [
             // Other tools choose smaller parts, or such as are no whole MiB.
             vec![part(1, 8 * MIB)],
@@ -219,72 +275,171 @@ mod tests {
             (Some(at(4)), None, false),
             (Some(at(6)), Some("GLACIER_IR"), false),
         ] {
-            assert_eq!(may_be_for(&open(initiated, class), modified, &wanted()), outcome, "{initiated:?}");
+            assert_eq!(
+                may_be_for(&open(initiated, class), modified, &wanted()),
+                outcome,
+                "{initiated:?}"
+            );
         }
     }
 
     #[test]
     fn what_came_out_otherwise_is_named() {
-        let tag = |key: &str| Tag { key: key.into(), value: "v".into() };
-        let retention = Retention { mode: "GOVERNANCE".into(), until: Timestamp::new(9, 0).unwrap() };
-        let lock = Lock { retention: Some(retention.clone()), legal_hold: None };
-        let kms = |key: &str| Encryption::Kms { key: Some(key.into()), bucket_key: None, dsse: false };
-        let text = ContentHeaders { content_type: Some("text/plain".into()), ..ContentHeaders::default() };
-        let octets =
-            ContentHeaders { content_type: Some("binary/octet-stream".into()), ..ContentHeaders::default() };
-        let plain = Head { headers: octets, ..Head::default() };
+        let tag = |key: &str| Tag {
+            key: key.into(),
+            value: "v".into(),
+        };
+        let retention = Retention {
+            mode: "GOVERNANCE".into(),
+            until: Timestamp::new(9, 0).unwrap(),
+        };
+        let lock = Lock {
+            retention: Some(retention.clone()),
+            legal_hold: None,
+        };
+        let kms = |key: &str| Encryption::Kms {
+            key: Some(key.into()),
+            bucket_key: None,
+            dsse: false,
+        };
+        let text = ContentHeaders {
+            content_type: Some("text/plain".into()),
+            ..ContentHeaders::default()
+        };
+        let octets = ContentHeaders {
+            content_type: Some("binary/octet-stream".into()),
+            ..ContentHeaders::default()
+        };
+        let plain = Head {
+            headers: octets,
+            ..Head::default()
+        };
         let metadata = || [("team".to_owned(), "blue".to_owned())].into();
         for (want, found, tags, outcome) in [
             (wanted(), plain.clone(), vec![], None),
             (
-                Attributes { metadata: metadata(), ..wanted() },
+                Attributes {
+                    metadata: metadata(),
+                    ..wanted()
+                },
                 plain.clone(),
                 vec![],
                 Some(Attribute::Metadata),
             ),
-            (wanted(), Head { metadata: metadata(), ..plain.clone() }, vec![], Some(Attribute::Metadata)),
             (
-                Attributes { headers: text.clone(), ..wanted() },
+                wanted(),
+                Head {
+                    metadata: metadata(),
+                    ..plain.clone()
+                },
+                vec![],
+                Some(Attribute::Metadata),
+            ),
+            (
+                Attributes {
+                    headers: text.clone(),
+                    ..wanted()
+                },
                 plain.clone(),
                 vec![],
                 Some(Attribute::Headers),
             ),
-            (wanted(), Head { headers: text, ..plain.clone() }, vec![], Some(Attribute::Headers)),
-            (wanted(), plain.clone(), vec![tag("a")], Some(Attribute::Tags)),
             (
-                Attributes { tags: Tags::Exactly(vec![tag("a"), tag("b")]), ..wanted() },
+                wanted(),
+                Head {
+                    headers: text,
+                    ..plain.clone()
+                },
+                vec![],
+                Some(Attribute::Headers),
+            ),
+            (
+                wanted(),
+                plain.clone(),
+                vec![tag("a")],
+                Some(Attribute::Tags),
+            ),
+            (
+                Attributes {
+                    tags: Tags::Exactly(vec![tag("a"), tag("b")]),
+                    ..wanted()
+                },
                 plain.clone(),
                 vec![tag("b"), tag("a")],
                 None,
             ),
             (
                 wanted(),
-                Head { storage_class: Some("GLACIER_IR".into()), ..plain.clone() },
+                Head {
+                    storage_class: Some("GLACIER_IR".into()),
+                    ..plain.clone()
+                },
                 vec![],
                 Some(Attribute::StorageClass),
             ),
-            (wanted(), Head { encryption: Some(kms("arn:key/1")), ..plain.clone() }, vec![], None),
             (
-                Attributes { encryption: Some(kms("1")), ..wanted() },
-                Head { encryption: Some(kms("arn:key/1")), ..plain.clone() },
+                wanted(),
+                Head {
+                    encryption: Some(kms("arn:key/1")),
+                    ..plain.clone()
+                },
                 vec![],
                 None,
             ),
             (
-                Attributes { encryption: Some(kms("2")), ..wanted() },
-                Head { encryption: Some(kms("arn:key/1")), ..plain.clone() },
+                Attributes {
+                    encryption: Some(kms("1")),
+                    ..wanted()
+                },
+                Head {
+                    encryption: Some(kms("arn:key/1")),
+                    ..plain.clone()
+                },
+                vec![],
+                None,
+            ),
+            (
+                Attributes {
+                    encryption: Some(kms("2")),
+                    ..wanted()
+                },
+                Head {
+                    encryption: Some(kms("arn:key/1")),
+                    ..plain.clone()
+                },
                 vec![],
                 Some(Attribute::Encryption),
             ),
-            (Attributes { lock: lock.clone(), ..wanted() }, Head { lock, ..plain.clone() }, vec![], None),
             (
-                Attributes { lock: Lock { retention: Some(retention), legal_hold: None }, ..wanted() },
+                Attributes {
+                    lock: lock.clone(),
+                    ..wanted()
+                },
+                Head {
+                    lock,
+                    ..plain.clone()
+                },
+                vec![],
+                None,
+            ),
+            (
+                Attributes {
+                    lock: Lock {
+                        retention: Some(retention),
+                        legal_hold: None,
+                    },
+                    ..wanted()
+                },
                 plain,
                 vec![],
                 Some(Attribute::Lock),
             ),
         ] {
-            assert_eq!(difference(&want, &found, &tags), outcome, "{want:?} {found:?}");
+            assert_eq!(
+                difference(&want, &found, &tags),
+                outcome,
+                "{want:?} {found:?}"
+            );
         }
     }
 }

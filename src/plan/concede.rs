@@ -1,8 +1,9 @@
 //! What to do without when a server refuses to create an object with all that it should have.
 //!
-//! S3 refuses the whole request for one attribute that may not be set, and seldom says which. An attribute whose
-//! policy is `try` must not cost the object, so it is left out of the next attempt: the one that the answer names, or
-//! each that could be meant, one after another, and all of them at the end.
+//! S3 refuses the whole request for one attribute that may not be set, and seldom says which. An
+//! attribute whose policy is `try` must not cost the object, so it is left out of the next attempt:
+//! the one that the answer names, or each that could be meant, one after another, and all of them
+//! at the end.
 
 use super::attributes::{headers, set_tags};
 use super::loss::{Loss, Lost};
@@ -15,7 +16,9 @@ use crate::s3::{Attributes, ContentHeaders, Failure, FailureKind, Lock, Tags};
 pub fn optional(attributes: &Attributes, transfer: &Transfer) -> Vec<Attribute> {
     let all = Attribute::ALL.into_iter();
     let tried = all.filter(|attribute| transfer.preserve.of(*attribute) == Policy::Try);
-    tried.filter(|attribute| without(attributes, &[*attribute], transfer) != *attributes).collect()
+    tried
+        .filter(|attribute| without(attributes, &[*attribute], transfer) != *attributes)
+        .collect()
 }
 
 /// `attributes` with nothing of the source in those that are left `out`.
@@ -37,8 +40,8 @@ pub fn without(attributes: &Attributes, out: &[Attribute], transfer: &Transfer) 
     left
 }
 
-/// What to leave out of the next attempts, in their order, after a refusal; nothing when the refusal is about none of
-/// the `optional` attributes.
+/// What to leave out of the next attempts, in their order, after a refusal; nothing when the
+/// refusal is about none of the `optional` attributes.
 #[must_use]
 pub fn suspects(failure: &Failure, optional: &[Attribute]) -> Vec<Vec<Attribute>> {
     let details = failure.details();
@@ -56,18 +59,32 @@ pub fn suspects(failure: &Failure, optional: &[Attribute]) -> Vec<Vec<Attribute>
             (true, &[Attribute::Lock])
         }
         (FailureKind::Denied, _) if named(&["ObjectAcl"]) => (true, &[Attribute::Acl]),
-        (FailureKind::Denied, _) if named(&["ObjectAnnotation"]) => (true, &[Attribute::Annotations]),
+        (FailureKind::Denied, _) if named(&["ObjectAnnotation"]) => {
+            (true, &[Attribute::Annotations])
+        }
         // Another action: the object itself may not be read or written.
         (FailureKind::Denied, _) if named(&["s3:", "kms:"]) => (true, &[]),
-        (FailureKind::Denied, _) => {
-            (false, &[Attribute::Tags, Attribute::Lock, Attribute::Acl, Attribute::Annotations])
+        (FailureKind::Denied, _) => (
+            false,
+            &[
+                Attribute::Tags,
+                Attribute::Lock,
+                Attribute::Acl,
+                Attribute::Annotations,
+            ],
+        ),
+        (FailureKind::Invalid, _) if named(&["Object Lock", "ObjectLock"]) => {
+            (true, &[Attribute::Lock])
         }
-        (FailureKind::Invalid, _) if named(&["Object Lock", "ObjectLock"]) => (true, &[Attribute::Lock]),
         // A header that the server does not know.
         (FailureKind::Unsupported, _) => (false, &Attribute::ALL),
         _ => (true, &[]),
     };
-    let possible: Vec<_> = meant.iter().copied().filter(|attribute| optional.contains(attribute)).collect();
+    let possible: Vec<_> = meant
+        .iter()
+        .copied()
+        .filter(|attribute| optional.contains(attribute))
+        .collect();
     let mut attempts: Vec<_> = possible.iter().map(|attribute| vec![*attribute]).collect();
     if !only && possible.len() > 1 {
         attempts.push(possible);
@@ -93,7 +110,12 @@ pub fn refused(attribute: Attribute, failure: &Failure, bucket: &BucketName) -> 
 
 /// The loss of an attribute that could not be read from `bucket`.
 #[must_use]
-pub fn unreadable(attribute: Attribute, permission: &str, failure: &Failure, bucket: &BucketName) -> Loss {
+pub fn unreadable(
+    attribute: Attribute,
+    permission: &str,
+    failure: &Failure,
+    bucket: &BucketName,
+) -> Loss {
     let reason = match failure.kind() {
         FailureKind::Denied => format!("{permission} missing on {bucket}"),
         _ => without_answer(failure, bucket),
@@ -101,7 +123,8 @@ pub fn unreadable(attribute: Attribute, permission: &str, failure: &Failure, buc
     Loss::new(attribute, Lost::NotReadable, reason)
 }
 
-/// Returns why `bucket` gave no answer to a question about an attribute, in words that are the same for all its objects.
+/// Returns why `bucket` gave no answer to a question about an attribute, in words that are the same
+/// for all its objects.
 #[must_use]
 pub fn without_answer(failure: &Failure, bucket: &BucketName) -> String {
     let details = failure.details();
@@ -113,10 +136,14 @@ pub fn without_answer(failure: &Failure, bucket: &BucketName) -> String {
     }
 }
 
-/// True for losses that happen to every object of a bucket alike, and not to those of one class or size.
+/// True for losses that happen to every object of a bucket alike, and not to those of one class or
+/// size.
 #[must_use]
 pub const fn concerns_whole_bucket(attribute: Attribute) -> bool {
-    matches!(attribute, Attribute::Tags | Attribute::Lock | Attribute::Acl | Attribute::Annotations)
+    matches!(
+        attribute,
+        Attribute::Tags | Attribute::Lock | Attribute::Acl | Attribute::Annotations
+    )
 }
 
 const fn write_permission(attribute: Attribute) -> &'static str {
@@ -125,9 +152,10 @@ const fn write_permission(attribute: Attribute) -> &'static str {
         Attribute::Lock => "s3:PutObjectRetention or s3:PutObjectLegalHold",
         Attribute::Acl => "s3:PutObjectAcl",
         Attribute::Annotations => "s3:GetObjectAnnotation at the source or s3:PutObjectAnnotation",
-        Attribute::Metadata | Attribute::Headers | Attribute::StorageClass | Attribute::Encryption => {
-            "s3:PutObject"
-        }
+        Attribute::Metadata
+        | Attribute::Headers
+        | Attribute::StorageClass
+        | Attribute::Encryption => "s3:PutObject",
     }
 }
 
@@ -154,8 +182,14 @@ mod tests {
     }
 
     fn full() -> Attributes {
-        let tags = Tags::Exactly(vec![Tag { key: "a".into(), value: "b".into() }]);
-        let lock = Lock { retention: None, legal_hold: Some(true) };
+        let tags = Tags::Exactly(vec![Tag {
+            key: "a".into(),
+            value: "b".into(),
+        }]);
+        let lock = Lock {
+            retention: None,
+            legal_hold: Some(true),
+        };
         Attributes {
             tags,
             lock,
@@ -169,15 +203,26 @@ mod tests {
     fn only_what_is_tried_and_there_may_be_left_out() {
         use Attribute::{Lock, Metadata, StorageClass, Tags};
         let mut transfer = transfer();
-        assert_eq!(optional(&full(), &transfer), [Tags, StorageClass, Lock], "metadata is required");
+        assert_eq!(
+            optional(&full(), &transfer),
+            [Tags, StorageClass, Lock],
+            "metadata is required"
+        );
         transfer.to.storage_class = Some("GLACIER".into());
-        assert_eq!(optional(&full(), &transfer), [Tags, Lock], "the class is the job's own wish");
+        assert_eq!(
+            optional(&full(), &transfer),
+            [Tags, Lock],
+            "the class is the job's own wish"
+        );
         transfer.preserve = Preset::Everything.into();
         assert_eq!(optional(&full(), &transfer), []);
         transfer.preserve.metadata = Policy::Try;
         transfer.set.metadata.insert("kept".into(), "always".into());
         assert_eq!(optional(&full(), &transfer), [Metadata]);
-        assert_eq!(without(&full(), &[Metadata], &transfer).metadata, transfer.set.metadata);
+        assert_eq!(
+            without(&full(), &[Metadata], &transfer).metadata,
+            transfer.set.metadata
+        );
     }
 
     #[test]
@@ -185,7 +230,8 @@ mod tests {
         use Attribute::{Acl, Lock, StorageClass, Tags};
         let all = Attribute::ALL;
         let denied = |action: &str| {
-            let message = format!("User: arn:x is not authorized to perform: {action} on resource: y");
+            let message =
+                format!("User: arn:x is not authorized to perform: {action} on resource: y");
             suspects(&failure(FailureKind::Denied, &message), &all)
         };
         assert_eq!(denied("s3:PutObjectTagging"), [[Tags]]);
@@ -193,10 +239,19 @@ mod tests {
         assert_eq!(denied("s3:PutObjectAcl"), [[Acl]]);
         assert_eq!(denied("s3:PutObject"), Vec::<Vec<_>>::new());
         assert_eq!(denied("kms:GenerateDataKey"), Vec::<Vec<_>>::new());
-        let lock = failure(FailureKind::Invalid, "Bucket is missing Object Lock Configuration");
+        let lock = failure(
+            FailureKind::Invalid,
+            "Bucket is missing Object Lock Configuration",
+        );
         assert_eq!(suspects(&lock, &all), [[Lock]]);
-        assert_eq!(suspects(&failure(FailureKind::Invalid, "wrong"), &all), Vec::<Vec<_>>::new());
-        assert_eq!(suspects(&failure(FailureKind::NotFound, ""), &all), Vec::<Vec<_>>::new());
+        assert_eq!(
+            suspects(&failure(FailureKind::Invalid, "wrong"), &all),
+            Vec::<Vec<_>>::new()
+        );
+        assert_eq!(
+            suspects(&failure(FailureKind::NotFound, ""), &all),
+            Vec::<Vec<_>>::new()
+        );
         let unknown = suspects(&failure(FailureKind::Unsupported, ""), &[StorageClass]);
         assert_eq!(unknown, [[StorageClass]]);
     }
@@ -217,14 +272,25 @@ mod tests {
         let denied = failure(FailureKind::Denied, "Access Denied");
         let text = |loss: Loss| loss.to_string();
         assert_eq!(
-            text(unreadable(Attribute::Tags, "s3:GetObjectTagging", &denied, &bucket)),
+            text(unreadable(
+                Attribute::Tags,
+                "s3:GetObjectTagging",
+                &denied,
+                &bucket
+            )),
             "tags not readable: s3:GetObjectTagging missing on lake"
         );
         assert_eq!(
             text(refused(Attribute::Tags, &denied, &bucket)),
             "tags not set: s3:PutObjectTagging missing on lake"
         );
-        let lock = failure(FailureKind::Invalid, "Bucket is missing Object Lock Configuration");
-        assert_eq!(text(refused(Attribute::Lock, &lock, &bucket)), "lock not set: lake has no Object Lock");
+        let lock = failure(
+            FailureKind::Invalid,
+            "Bucket is missing Object Lock Configuration",
+        );
+        assert_eq!(
+            text(refused(Attribute::Lock, &lock, &bucket)),
+            "lock not set: lake has no Object Lock"
+        );
     }
 }

@@ -1,12 +1,13 @@
 //! What a write demands of the key that it writes to.
 //!
-//! Between the comparison of both sides and the write lie seconds or days, in which somebody else may have written to
-//! the key. Where the server can see to it, the write carries what the comparison saw: nothing there
-//! (`If-None-Match: *`) or this very object (`If-Match`). Then what came in between is never overwritten: it is on
-//! record as skipped, and the next run compares it.
+//! Between the comparison of both sides and the write lie seconds or days, in which somebody else
+//! may have written to the key. Where the server can see to it, the write carries what the
+//! comparison saw: nothing there (`If-None-Match: *`) or this very object (`If-Match`). Then what
+//! came in between is never overwritten: it is on record as skipped, and the next run compares it.
 //!
-//! `CopyObject` knows such conditions on few servers, Complete on more ([`super::detour`]). Where the write knows none,
-//! the key is looked at just before it, and a moment stays in which it can be taken.
+//! `CopyObject` knows such conditions on few servers, Complete on more ([`super::detour`]). Where
+//! the write knows none, the key is looked at just before it, and a moment stays in which it can be
+//! taken.
 
 use super::decide::Route;
 use crate::endpoint::capabilities::ConditionalWrite;
@@ -46,7 +47,10 @@ pub fn demanded(
     write: ConditionalWrite,
     capabilities: &Capabilities,
 ) -> WriteCondition {
-    let (absent, matches) = (capabilities.if_none_match.on(write), capabilities.if_match.on(write));
+    let (absent, matches) = (
+        capabilities.if_none_match.on(write),
+        capabilities.if_match.on(write),
+    );
     match (when, seen) {
         (When::Always, _) => WriteCondition::None,
         // Also with `missing`: then the object is what an earlier attempt of ours wrote.
@@ -64,7 +68,11 @@ mod tests {
     use crate::s3::OnWrites;
 
     fn honouring(on: OnWrites) -> Capabilities {
-        Capabilities { if_none_match: on, if_match: on, ..Capabilities::CAUTIOUS }
+        Capabilities {
+            if_none_match: on,
+            if_match: on,
+            ..Capabilities::CAUTIOUS
+        }
     }
 
     #[test]
@@ -82,7 +90,11 @@ mod tests {
             (When::Changed, &object, matches),
         ] {
             let write = ConditionalWrite::Complete;
-            assert_eq!(demanded(when, seen, write, &Capabilities::AWS), condition, "{when:?} {seen:?}");
+            assert_eq!(
+                demanded(when, seen, write, &Capabilities::AWS),
+                condition,
+                "{when:?} {seen:?}"
+            );
             let nothing = demanded(when, seen, write, &Capabilities::CAUTIOUS);
             assert_eq!(nothing, WriteCondition::None, "what is ignored is not sent");
         }
@@ -90,16 +102,56 @@ mod tests {
 
     #[test]
     fn each_route_asks_for_its_own_write() {
-        let layout = PartLayout { size: 7, part_size: 7, count: 1, boundaries: Boundaries::Chosen };
+        let layout = PartLayout {
+            size: 7,
+            part_size: 7,
+            count: 1,
+            boundaries: Boundaries::Chosen,
+        };
         for (route, on) in [
-            (Route::Copy, OnWrites { copy: true, ..OnWrites::NONE }),
-            (Route::Put, OnWrites { put: true, ..OnWrites::NONE }),
-            (Route::MultipartCopy(layout.clone()), OnWrites { complete: true, ..OnWrites::NONE }),
-            (Route::MultipartUpload(layout), OnWrites { complete: true, ..OnWrites::NONE }),
+            (
+                Route::Copy,
+                OnWrites {
+                    copy: true,
+                    ..OnWrites::NONE
+                },
+            ),
+            (
+                Route::Put,
+                OnWrites {
+                    put: true,
+                    ..OnWrites::NONE
+                },
+            ),
+            (
+                Route::MultipartCopy(layout.clone()),
+                OnWrites {
+                    complete: true,
+                    ..OnWrites::NONE
+                },
+            ),
+            (
+                Route::MultipartUpload(layout),
+                OnWrites {
+                    complete: true,
+                    ..OnWrites::NONE
+                },
+            ),
         ] {
-            let of = |on| demanded(When::Missing, &Seen::Absent, route.publishes_by(), &honouring(on));
+            let of = |on| {
+                demanded(
+                    When::Missing,
+                    &Seen::Absent,
+                    route.publishes_by(),
+                    &honouring(on),
+                )
+            };
             assert_eq!(of(on), WriteCondition::Absent, "{route:?}");
-            let others = OnWrites { copy: !on.copy, put: !on.put, complete: !on.complete };
+            let others = OnWrites {
+                copy: !on.copy,
+                put: !on.put,
+                complete: !on.complete,
+            };
             assert_eq!(of(others), WriteCondition::None, "{route:?}");
         }
     }

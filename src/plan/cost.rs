@@ -1,7 +1,8 @@
 //! What requests and bytes cost, at AWS's list prices.
 //!
-//! The figures are those of us-east-1 in US dollars; other Regions differ by a tenth or two, contracts by more. They answer
-//! "is it cents or thousands", which is what a plan is read for, and they are only shown for Amazon S3.
+//! The figures are those of us-east-1 in US dollars; other Regions differ by a tenth or two,
+//! contracts by more. They answer "is it cents or thousands", which is what a plan is read for, and
+//! they are only shown for Amazon S3.
 
 use crate::manifest::job::RestoreTier;
 use crate::s3::{Class, Operation};
@@ -31,14 +32,20 @@ const fn prices(class: &str) -> Prices {
         b"EXPRESS_ONEZONE" => (0.001_13, 0.000_03, 0.11),
         _ => (0.005, 0.0004, 0.023),
     };
-    Prices { writes, reads, month }
+    Prices {
+        writes,
+        reads,
+        month,
+    }
 }
 
-/// What `count` requests to objects of a class cost. Aborting is free; lists cost as much as writes.
+/// What `count` requests to objects of a class cost. Aborting is free; lists cost as much as
+/// writes.
 #[must_use]
 pub fn requests(operation: Operation, count: u64, class: Option<&str>) -> f64 {
     let prices = prices(class.unwrap_or("STANDARD"));
-    // An upload in the making is billed as STANDARD; only the last request knows the class that it is for.
+    // An upload in the making is billed as STANDARD; only the last request knows the class that it
+    // is for.
     let staging = self::prices("STANDARD");
     let per_thousand = match operation {
         // A restore costs by its tier, see `restore`.
@@ -51,7 +58,11 @@ pub fn requests(operation: Operation, count: u64, class: Option<&str>) -> f64 {
         | Operation::ListParts
         | Operation::ListMultipartUploads => staging.writes,
         Operation::CreateMultipartUpload | Operation::UploadPart | Operation::UploadPartCopy => {
-            if is_archive(class) { staging.writes } else { prices.writes }
+            if is_archive(class) {
+                staging.writes
+            } else {
+                prices.writes
+            }
         }
         other if other.class() == Class::Write => prices.writes,
         _ => prices.reads,
@@ -72,10 +83,15 @@ pub fn restore(class: &str, tier: RestoreTier, objects: u64, bytes: u64) -> f64 
     to_f64(objects) / 1000.0 * per_thousand + to_f64(bytes) / GB * per_gb
 }
 
-/// What the parts of an open upload cost in a month. Parts for an archive class wait at STANDARD's price.
+/// What the parts of an open upload cost in a month. Parts for an archive class wait at STANDARD's
+/// price.
 #[must_use]
 pub fn open_upload_month(bytes: u64, class: Option<&str>) -> f64 {
-    let class = if is_archive(class) { "STANDARD" } else { class.unwrap_or("STANDARD") };
+    let class = if is_archive(class) {
+        "STANDARD"
+    } else {
+        class.unwrap_or("STANDARD")
+    };
     to_f64(bytes) / GB * prices(class).month
 }
 
@@ -110,10 +126,29 @@ mod tests {
 
     #[test]
     fn requests_cost_what_the_destinations_class_says() {
-        assert!(close(requests(Operation::UploadPartCopy, 8192, None), 0.04096));
-        assert!(close(requests(Operation::CopyObject, 1_000_000, Some("DEEP_ARCHIVE")), 50.0));
-        assert!(close(requests(Operation::UploadPartCopy, 1000, Some("DEEP_ARCHIVE")), 0.005), "staging");
-        assert!(close(requests(Operation::CompleteMultipartUpload, 1000, Some("DEEP_ARCHIVE")), 0.05));
+        assert!(close(
+            requests(Operation::UploadPartCopy, 8192, None),
+            0.04096
+        ));
+        assert!(close(
+            requests(Operation::CopyObject, 1_000_000, Some("DEEP_ARCHIVE")),
+            50.0
+        ));
+        assert!(
+            close(
+                requests(Operation::UploadPartCopy, 1000, Some("DEEP_ARCHIVE")),
+                0.005
+            ),
+            "staging"
+        );
+        assert!(close(
+            requests(
+                Operation::CompleteMultipartUpload,
+                1000,
+                Some("DEEP_ARCHIVE")
+            ),
+            0.05
+        ));
         assert!(close(requests(Operation::HeadObject, 1000, None), 0.0004));
         assert!(requests(Operation::AbortMultipartUpload, 1000, None).abs() < f64::EPSILON);
     }
@@ -130,9 +165,13 @@ mod tests {
 
     #[test]
     fn prices_are_short() {
-        for (dollars, text) in
-            [(0.0, "$0"), (0.004, "less than $0.01"), (0.041, "$0.04"), (12.0, "$12.00"), (1234.5, "$1234")]
-        {
+        for (dollars, text) in [
+            (0.0, "$0"),
+            (0.004, "less than $0.01"),
+            (0.041, "$0.04"),
+            (12.0, "$12.00"),
+            (1234.5, "$1234"),
+        ] {
             assert_eq!(display(dollars), text);
         }
     }

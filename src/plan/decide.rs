@@ -1,21 +1,25 @@
 //! Whether an object needs work, and by which route.
 //!
-//! Both decisions are pure. `when: changed` compares what `compare` names, and `auto` goes from the cheap to the dear:
+//! Both decisions are pure. `when: changed` compares what `compare` names, and `auto` goes from the
+//! cheap to the dear:
 //!
 //! 1. Different sizes are a difference, in every mode.
 //! 2. Equal `ETag`s that derive from the bytes are equality.
-//! 3. A source that is not older than the destination is copied. The comparison is strict, because S3's times have
-//!    one-second resolution, and a source rewritten in the second of its copy must be seen.
-//! 4. A destination that is *newer* counts as equal, unless the lists contradict that. `ETag`s alone cannot decide: a
-//!    multipart copy with other part boundaries has another `ETag` for the same bytes, and a tool that compares only those
-//!    copies the same objects every night. Two kinds of doubt remain ([`Doubt`]), and HEAD requests settle them:
-//!    - Two `ETag`s that both look like MD5s differ, or two of multipart uploads with equally many parts. Either the bytes
-//!      differ, or a KMS or customer key encrypts one side (its `ETag` is then no MD5, and no list shows the encryption),
-//!      or the parts are cut elsewhere.
-//!    - A multipart object is dated at the *beginning* of its upload. A source that was rewritten by an upload that began
-//!      before the last copy and ended after it looks older than its copy. So where the source was made in parts and the
-//!      copy is younger than the source by less than an upload of that size may take ([`longest_upload`]), times decide
-//!      nothing. Beyond that span they do, or every sync would ask for every multipart object for ever.
+//! 3. A source that is not older than the destination is copied. The comparison is strict, because
+//!    S3's times have one-second resolution, and a source rewritten in the second of its copy must
+//!    be seen.
+//! 4. A destination that is *newer* counts as equal, unless the lists contradict that. `ETag`s
+//!    alone cannot decide: a multipart copy with other part boundaries has another `ETag` for the
+//!    same bytes, and a tool that compares only those copies the same objects every night. Two
+//!    kinds of doubt remain ([`Doubt`]), and HEAD requests settle them:
+//!    - Two `ETag`s that both look like MD5s differ, or two of multipart uploads with equally many
+//!      parts. Either the bytes differ, or a KMS or customer key encrypts one side (its `ETag` is
+//!      then no MD5, and no list shows the encryption), or the parts are cut elsewhere.
+//!    - A multipart object is dated at the *beginning* of its upload. A source that was rewritten
+//!      by an upload that began before the last copy and ended after it looks older than its copy.
+//!      So where the source was made in parts and the copy is younger than the source by less than
+//!      an upload of that size may take ([`longest_upload`]), times decide nothing. Beyond that
+//!      span they do, or every sync would ask for every multipart object for ever.
 //!
 //! What times or sizes alone decided is told as such ([`Basis`]).
 
@@ -53,7 +57,8 @@ pub enum Reason {
     SizeDiffers,
     /// The source is newer than the destination, and their `ETag`s differ.
     Newer,
-    /// Both were modified in the same second, and their `ETag`s differ: which one is newer is not known.
+    /// Both were modified in the same second, and their `ETag`s differ: which one is newer is not
+    /// known.
     SameSecond,
     /// The source is a version from the past, and the destination has other bytes of its size.
     Differs,
@@ -158,7 +163,10 @@ impl Skip {
     /// The destination has an equal object, by this.
     #[must_use]
     pub const fn equal(equal_by: Basis) -> Self {
-        Self::Equal { equal_by, set_attributes: SetAttributes::Kept }
+        Self::Equal {
+            equal_by,
+            set_attributes: SetAttributes::Kept,
+        }
     }
 }
 
@@ -186,8 +194,15 @@ pub enum Doubt {
 
 /// Compares the two sides as the job's `when` and `compare` say.
 #[must_use]
-pub fn decide(when: When, compare: Compare, source: Side<'_>, destination: Option<Side<'_>>) -> Decision {
-    let Some(destination) = destination else { return Decision::Copy(Reason::Missing) };
+pub fn decide(
+    when: When,
+    compare: Compare,
+    source: Side<'_>,
+    destination: Option<Side<'_>>,
+) -> Decision {
+    let Some(destination) = destination else {
+        return Decision::Copy(Reason::Missing);
+    };
     match when {
         When::Always => return Decision::Copy(Reason::Always),
         When::Missing => return Decision::Skip(Skip::Present),
@@ -202,14 +217,20 @@ pub fn decide(when: When, compare: Compare, source: Side<'_>, destination: Optio
         Compare::Time => by_time(source.modified, destination.modified),
         Compare::Checksum if source.size == 0 => Decision::Skip(Skip::equal(Basis::Checksum)),
         Compare::Checksum => Decision::Ask(Doubt::Content),
-        Compare::Etag if source.is_file && destination.etag.is_some() => Decision::Ask(Doubt::Content),
-        Compare::Auto | Compare::Etag if etags == Etags::Equal => Decision::Skip(Skip::equal(Basis::Etag)),
+        Compare::Etag if source.is_file && destination.etag.is_some() => {
+            Decision::Ask(Doubt::Content)
+        }
+        Compare::Auto | Compare::Etag if etags == Etags::Equal => {
+            Decision::Skip(Skip::equal(Basis::Etag))
+        }
         Compare::Etag if etags == Etags::Md5sDiffer => Decision::Copy(Reason::EtagDiffers),
         Compare::Auto | Compare::Etag => match by_time(source.modified, destination.modified) {
             Decision::Skip(_) if matches!(etags, Etags::Md5sDiffer | Etags::PartsDiffer) => {
                 Decision::Ask(Doubt::Etags)
             }
-            Decision::Skip(_) if compare == Compare::Auto && is_dated_early(source, destination) => {
+            Decision::Skip(_)
+                if compare == Compare::Auto && is_dated_early(source, destination) =>
+            {
                 Decision::Ask(Doubt::Dated)
             }
             decision => decision,
@@ -231,12 +252,16 @@ enum Etags {
 
 impl Etags {
     fn of(source: Option<&str>, destination: Option<&str>) -> Self {
-        let (Some(source), Some(destination)) = (source, destination) else { return Self::Incomparable };
+        let (Some(source), Some(destination)) = (source, destination) else {
+            return Self::Incomparable;
+        };
         if source == destination {
             return Self::Equal;
         }
         match (part_count(source), part_count(destination)) {
-            (None, None) if looks_like_md5(source) && looks_like_md5(destination) => Self::Md5sDiffer,
+            (None, None) if looks_like_md5(source) && looks_like_md5(destination) => {
+                Self::Md5sDiffer
+            }
             (Some(parts), Some(others)) if parts == others => Self::PartsDiffer,
             _ => Self::Incomparable,
         }
@@ -247,7 +272,9 @@ impl Etags {
 #[must_use]
 pub fn by_time(source: Option<Timestamp>, destination: Option<Timestamp>) -> Decision {
     match (source, destination) {
-        (Some(source), Some(destination)) if destination > source => Decision::Skip(Skip::equal(Basis::Time)),
+        (Some(source), Some(destination)) if destination > source => {
+            Decision::Skip(Skip::equal(Basis::Time))
+        }
         (Some(source), Some(destination)) if destination.as_second() == source.as_second() => {
             Decision::Copy(Reason::SameSecond)
         }
@@ -255,7 +282,8 @@ pub fn by_time(source: Option<Timestamp>, destination: Option<Timestamp>) -> Dec
     }
 }
 
-/// Returns true for a source that may have been written after its copy, although it is dated before it.
+/// Returns true for a source that may have been written after its copy, although it is dated before
+/// it.
 fn is_dated_early(source: Side<'_>, destination: Side<'_>) -> bool {
     let in_parts = source.etag.and_then(part_count).is_some();
     let times = source.modified.zip(destination.modified);
@@ -265,8 +293,9 @@ fn is_dated_early(source: Side<'_>, destination: Side<'_>) -> bool {
         })
 }
 
-/// How long the upload of so many bytes is believed to take at most: at 128 KiB/s (a slow line), and a quarter of an hour
-/// for its tools to think; no longer than the seven days after which lifecycle rules commonly abort uploads.
+/// How long the upload of so many bytes is believed to take at most: at 128 KiB/s (a slow line),
+/// and a quarter of an hour for its tools to think; no longer than the seven days after which
+/// lifecycle rules commonly abort uploads.
 #[must_use]
 pub fn longest_upload(size: u64) -> Duration {
     const SLOWEST: u64 = 128 << 10;
@@ -281,13 +310,15 @@ pub enum Content {
     Equal(Basis),
     /// They differ.
     Differs(Reason),
-    /// The `ETag`s differ and both are of equally many parts: if the parts are of equal sizes, the bytes differ.
+    /// The `ETag`s differ and both are of equally many parts: if the parts are of equal sizes, the
+    /// bytes differ.
     SamePartCount,
     /// Nothing can be compared.
     Unknown,
 }
 
-/// Compares what HEAD tells of two objects. `etags_tell` says that both servers derive `ETag`s from the bytes.
+/// Compares what HEAD tells of two objects. `etags_tell` says that both servers derive `ETag`s from
+/// the bytes.
 #[must_use]
 pub fn content(source: &Head, destination: &Head, etags_tell: bool) -> Content {
     if source.size != destination.size {
@@ -394,24 +425,39 @@ pub fn route(
     capabilities: &Capabilities,
     capacity: Capacity,
 ) -> Result<Route, LayoutError> {
-    let single = size <= parts.threshold.0.min(capabilities.max_copy).min(capabilities.parts.max_part);
+    let single = size
+        <= parts
+            .threshold
+            .0
+            .min(capabilities.max_copy)
+            .min(capabilities.parts.max_part);
     let goal = match (&parts.size, origin) {
         (PartSize::Exactly(size), _) => Goal::Exactly(size.0),
-        (PartSize::Auto, Origin::Bucket) => Goal::Copy { aim: parts.goal, capacity },
+        (PartSize::Auto, Origin::Bucket) => Goal::Copy {
+            aim: parts.goal,
+            capacity,
+        },
         (PartSize::Auto, Origin::Local) => Goal::Upload,
     };
     match origin {
         _ if size == 0 && origin == Origin::Local => Ok(Route::Put),
         Origin::Bucket if size == 0 || single => Ok(Route::Copy),
-        Origin::Bucket if !capabilities.part_copy && size <= capabilities.max_copy => Ok(Route::Copy),
-        Origin::Bucket if !capabilities.part_copy => {
-            Err(LayoutError::NoPartCopy { size, limit: capabilities.max_copy })
+        Origin::Bucket if !capabilities.part_copy && size <= capabilities.max_copy => {
+            Ok(Route::Copy)
         }
+        Origin::Bucket if !capabilities.part_copy => Err(LayoutError::NoPartCopy {
+            size,
+            limit: capabilities.max_copy,
+        }),
         Origin::Bucket => layout(size, &capabilities.parts, goal).map(Route::MultipartCopy),
         Origin::Local => {
             let layout = layout(size, &capabilities.parts, goal)?;
             let single = layout.count == 1 || size <= parts.threshold.0.min(UPLOAD_PART);
-            Ok(if single { Route::Put } else { Route::MultipartUpload(layout) })
+            Ok(if single {
+                Route::Put
+            } else {
+                Route::MultipartUpload(layout)
+            })
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Where the route that an object's size demands is not safe on this server, and another one is.
 //!
-//! A job that must overwrite nothing needs a write that the server refuses when the key is taken. `CopyObject` can be
-//! refused on few servers and Complete on more, so there a multipart upload of one part takes its place. An empty object
-//! can not be made of parts. The other way round, `UploadPartCopy` does not find every source on every server, where
-//! `CopyObject` does.
+//! A job that must overwrite nothing needs a write that the server refuses when the key is taken.
+//! `CopyObject` can be refused on few servers and Complete on more, so there a multipart upload of
+//! one part takes its place. An empty object can not be made of parts. The other way round,
+//! `UploadPartCopy` does not find every source on every server, where `CopyObject` does.
 
 use super::decide::Route;
 use super::parts::{Boundaries, LayoutError, PartLayout};
@@ -26,23 +26,39 @@ pub fn detour(
     match route {
         Route::Copy if finds_source && size > 0 && closes_the_race(when, capabilities) => {
             let fits = size <= capabilities.parts.max_part;
-            let layout = PartLayout { size, part_size: size, count: 1, boundaries: Boundaries::Chosen };
-            Ok(if fits { Route::MultipartCopy(layout) } else { route })
+            let layout = PartLayout {
+                size,
+                part_size: size,
+                count: 1,
+                boundaries: Boundaries::Chosen,
+            };
+            Ok(if fits {
+                Route::MultipartCopy(layout)
+            } else {
+                route
+            })
         }
         Route::MultipartCopy(_) if finds_source => Ok(route),
         Route::MultipartCopy(_) if size <= capabilities.max_copy => Ok(Route::Copy),
-        Route::MultipartCopy(_) => Err(LayoutError::OddSource { limit: capabilities.max_copy }),
+        Route::MultipartCopy(_) => Err(LayoutError::OddSource {
+            limit: capabilities.max_copy,
+        }),
         _ => Ok(route),
     }
 }
 
 /// True when a Complete can be refused and a `CopyObject` can not, and the job needs that.
 fn closes_the_race(when: When, capabilities: &Capabilities) -> bool {
-    let Capabilities { if_none_match, part_copy, .. } = capabilities;
+    let Capabilities {
+        if_none_match,
+        part_copy,
+        ..
+    } = capabilities;
     when == When::Missing && !if_none_match.copy && if_none_match.complete && *part_copy
 }
 
-/// False for sources whose names are others after they were decoded once too often, where `UploadPartCopy` does that.
+/// False for sources whose names are others after they were decoded once too often, where
+/// `UploadPartCopy` does that.
 #[must_use]
 pub fn finds_parts_of(source: &ObjectKey, capabilities: &Capabilities) -> bool {
     capabilities.odd_part_sources || !source.as_str().contains(['%', '?'])
@@ -60,12 +76,21 @@ mod tests {
 
     #[test]
     fn one_part_stands_in_for_a_copy_that_can_not_be_refused() {
-        let uploads = Capabilities { if_none_match: OnWrites::UPLOADS, ..Capabilities::AWS };
+        let uploads = Capabilities {
+            if_none_match: OnWrites::UPLOADS,
+            ..Capabilities::AWS
+        };
         let route = |size, when, capabilities: &Capabilities| {
-            detour(Route::Copy, size, &key("k"), when, capabilities).unwrap().name()
+            detour(Route::Copy, size, &key("k"), when, capabilities)
+                .unwrap()
+                .name()
         };
         assert_eq!(route(7, When::Missing, &uploads), "multipart-copy");
-        assert_eq!(route(0, When::Missing, &uploads), "copy", "no part is empty");
+        assert_eq!(
+            route(0, When::Missing, &uploads),
+            "copy",
+            "no part is empty"
+        );
         assert_eq!(
             route(7, When::Changed, &uploads),
             "copy",
@@ -73,13 +98,19 @@ mod tests {
         );
         assert_eq!(route(7, When::Missing, &Capabilities::AWS), "copy");
         assert_eq!(route(7, When::Missing, &Capabilities::CAUTIOUS), "copy");
-        let no_parts = Capabilities { part_copy: false, ..uploads };
+        let no_parts = Capabilities {
+            part_copy: false,
+            ..uploads
+        };
         assert_eq!(route(7, When::Missing, &no_parts), "copy");
     }
 
     #[test]
     fn a_source_that_part_copies_do_not_find_is_copied_at_once_or_not_at_all() {
-        let ceph = Capabilities { odd_part_sources: false, ..Capabilities::AWS };
+        let ceph = Capabilities {
+            odd_part_sources: false,
+            ..Capabilities::AWS
+        };
         let parts = |size| {
             Route::MultipartCopy(PartLayout {
                 size,
@@ -89,15 +120,22 @@ mod tests {
             })
         };
         let route = |size, source, capabilities: &Capabilities| {
-            detour(parts(size), size, &key(source), When::Changed, capabilities).map(|route| route.name())
+            detour(parts(size), size, &key(source), When::Changed, capabilities)
+                .map(|route| route.name())
         };
         assert_eq!(route(5 * GIB, "100%", &ceph), Ok("copy"));
-        assert_eq!(route(5 * GIB + 1, "100%", &ceph), Err(LayoutError::OddSource { limit: 5 * GIB }));
+        assert_eq!(
+            route(5 * GIB + 1, "100%", &ceph),
+            Err(LayoutError::OddSource { limit: 5 * GIB })
+        );
         assert_eq!(
             route(5 * GIB + 1, "k?versionId=1", &ceph),
             Err(LayoutError::OddSource { limit: 5 * GIB })
         );
         assert_eq!(route(6 * GIB, "a b+c", &ceph), Ok("multipart-copy"));
-        assert_eq!(route(6 * GIB, "100%", &Capabilities::AWS), Ok("multipart-copy"));
+        assert_eq!(
+            route(6 * GIB, "100%", &Capabilities::AWS),
+            Ok("multipart-copy")
+        );
     }
 }

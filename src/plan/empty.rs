@@ -1,7 +1,8 @@
 //! Selections that match nothing.
 //!
-//! A mistyped prefix and a pattern without a match leave a run with nothing to do, which looks like success. This module
-//! finds the sentence that says so; the planner's callers count, and the job decides if it is an error.
+//! A mistyped prefix and a pattern without a match leave a run with nothing to do, which looks like
+//! success. This module finds the sentence that says so; the planner's callers count, and the job
+//! decides if it is an error.
 
 use serde::Serialize;
 
@@ -21,8 +22,9 @@ pub struct EmptySelection {
 }
 
 impl EmptySelection {
-    /// Returns the finding about a transfer of whose source no object was selected, `excluded` of which were listed and
-    /// left out. `None` where the job does not mind, or names its objects one by one.
+    /// Returns the finding about a transfer of whose source no object was selected, `excluded` of
+    /// which were listed and left out. `None` where the job does not mind, or names its objects one
+    /// by one.
     #[must_use]
     pub fn of(transfer: &Transfer, excluded: u64) -> Option<Self> {
         if transfer.empty == Empty::Ok || transfer.chosen.is_some() {
@@ -30,29 +32,48 @@ impl EmptySelection {
         }
         let place = match &transfer.from {
             Source::Prefix { location, .. } => format!("below {location}"),
-            Source::Files { path: LocalPath(path), .. } => format!("in {}", path.display()),
+            Source::Files {
+                path: LocalPath(path),
+                ..
+            } => format!("in {}", path.display()),
             Source::Object { .. } | Source::Stdin => return None,
         };
         let Selection { include, .. } = &transfer.select;
         let rest = match excluded {
             0 => String::new(),
             1 => " (1 key that was listed does not match)".to_owned(),
-            excluded => format!(" ({} keys that were listed do not match)", display_count(excluded)),
+            excluded => format!(
+                " ({} keys that were listed do not match)",
+                display_count(excluded)
+            ),
         };
         let reason = match (include.as_slice(), transfer.versions) {
             (_, Versions::AsOf(time)) => format!("nothing {place} matches as of {time}{rest}"),
-            ([], _) if excluded == 0 && transfer.select == Selection::default() => format!("nothing {place}"),
+            ([], _) if excluded == 0 && transfer.select == Selection::default() => {
+                format!("nothing {place}")
+            }
             ([], _) => format!("nothing {place} matches the filters{rest}"),
             ([pattern], _) => format!("no key {place} matches `{pattern}`{rest}"),
-            (patterns, _) => format!("no key {place} matches any of {} patterns{rest}", patterns.len()),
+            (patterns, _) => format!(
+                "no key {place} matches any of {} patterns{rest}",
+                patterns.len()
+            ),
         };
-        Some(Self { transfer: transfer.name.clone(), reason, fails: transfer.empty == Empty::Fail })
+        Some(Self {
+            transfer: transfer.name.clone(),
+            reason,
+            fails: transfer.empty == Empty::Fail,
+        })
     }
 }
 
 impl std::fmt::Display for EmptySelection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { transfer, reason, fails } = self;
+        let Self {
+            transfer,
+            reason,
+            fails,
+        } = self;
         let word = if *fails { "error" } else { "warning" };
         write!(f, "{word}: {transfer}: {reason}")
     }
@@ -65,7 +86,10 @@ mod tests {
 
     fn transfer(include: &[&str]) -> Transfer {
         let location = "s3://data/".parse().unwrap();
-        let from = Source::Prefix { endpoint: DEFAULT_ENDPOINT.to_owned(), location };
+        let from = Source::Prefix {
+            endpoint: DEFAULT_ENDPOINT.to_owned(),
+            location,
+        };
         let to = Destination {
             endpoint: DEFAULT_ENDPOINT.to_owned(),
             location: "s3://copies/".parse().unwrap(),
@@ -82,19 +106,43 @@ mod tests {
     fn the_reason_names_the_place_and_the_pattern() {
         for (include, excluded, reason) in [
             (&[][..], 0, "nothing below s3://data/"),
-            (&[], 2, "nothing below s3://data/ matches the filters (2 keys that were listed do not match)"),
+            (
+                &[],
+                2,
+                "nothing below s3://data/ matches the filters (2 keys that were listed do not match)",
+            ),
             (&["x*"], 0, "no key below s3://data/ matches `x*`"),
-            (&["x*"], 1, "no key below s3://data/ matches `x*` (1 key that was listed does not match)"),
-            (&["x*", "y*"], 0, "no key below s3://data/ matches any of 2 patterns"),
+            (
+                &["x*"],
+                1,
+                "no key below s3://data/ matches `x*` (1 key that was listed does not match)",
+            ),
+            (
+                &["x*", "y*"],
+                0,
+                "no key below s3://data/ matches any of 2 patterns",
+            ),
         ] {
             let found = EmptySelection::of(&transfer(include), excluded).unwrap();
             assert_eq!((found.reason.as_str(), found.fails), (reason, false));
         }
-        let fails = Transfer { empty: Empty::Fail, ..transfer(&[]) };
+        let fails = Transfer {
+            empty: Empty::Fail,
+            ..transfer(&[])
+        };
         assert_eq!(
             EmptySelection::of(&fails, 0).unwrap().to_string(),
             "error: nightly: nothing below s3://data/"
         );
-        assert_eq!(EmptySelection::of(&Transfer { empty: Empty::Ok, ..transfer(&[]) }, 0), None);
+        assert_eq!(
+            EmptySelection::of(
+                &Transfer {
+                    empty: Empty::Ok,
+                    ..transfer(&[])
+                },
+                0
+            ),
+            None
+        );
     }
 }

@@ -1,14 +1,15 @@
 //! Compares what an object at the destination has with the attributes that the job sets.
 //!
-//! Only values that the job sets are compared (`set:`, `to.storage_class`, `to.encryption`, `to.customer_key`): what is
-//! kept of the source may have been changed at the destination on purpose. A list shows the storage class, HEAD all but
-//! the tags.
+//! Only values that the job sets are compared (`set:`, `to.storage_class`, `to.encryption`,
+//! `to.customer_key`): what is kept of the source may have been changed at the destination on
+//! purpose. A list shows the storage class, HEAD all but the tags.
 
 use super::claim::encryption_is;
 use crate::manifest::job::{Attribute, Encryption, Transfer};
 use crate::s3::{Capabilities, Head, Tag};
 
-/// S3's storage classes in the order in which lifecycle rules move objects; the first two are never a rule's target.
+/// S3's storage classes in the order in which lifecycle rules move objects; the first two are never
+/// a rule's target.
 const WATERFALL: [&[&str]; 7] = [
     &["STANDARD", "REDUCED_REDUNDANCY"],
     &["STANDARD_IA"],
@@ -33,21 +34,29 @@ pub enum Class {
 /// Compares the storage class of an object (`None` is STANDARD) with the one that the job sets.
 #[must_use]
 pub fn class(transfer: &Transfer, found: Option<&str>, capabilities: &Capabilities) -> Class {
-    let Some(wanted) = transfer.to.storage_class.as_deref() else { return Class::AsSet };
+    let Some(wanted) = transfer.to.storage_class.as_deref() else {
+        return Class::AsSet;
+    };
     let found = found.unwrap_or("STANDARD");
     if found == wanted {
         return Class::AsSet;
     }
-    let step = |class: &str| WATERFALL.iter().position(|classes| classes.contains(&class));
+    let step = |class: &str| {
+        WATERFALL
+            .iter()
+            .position(|classes| classes.contains(&class))
+    };
     match (step(found), step(wanted)) {
         // Other servers may show one class for all objects, whatever they were told.
-        (Some(found), Some(wanted)) if capabilities.archive_lists && found <= wanted => Class::Differs,
+        (Some(found), Some(wanted)) if capabilities.archive_lists && found <= wanted => {
+            Class::Differs
+        }
         _ => Class::MayBeMoved,
     }
 }
 
-/// Returns an attribute that the job sets and the object has otherwise, as far as HEAD shows; neither the storage class
-/// nor the tags.
+/// Returns an attribute that the job sets and the object has otherwise, as far as HEAD shows;
+/// neither the storage class nor the tags.
 #[must_use]
 pub fn unlike(transfer: &Transfer, found: &Head) -> Option<Attribute> {
     let set = &transfer.set;
@@ -61,18 +70,33 @@ pub fn unlike(transfer: &Transfer, found: &Head) -> Option<Attribute> {
         (&set.content_disposition, &headers.content_disposition),
         (&set.cache_control, &headers.cache_control),
     ];
-    if differs.into_iter().any(|(wanted, found)| header_differs(wanted, found)) {
+    if differs
+        .into_iter()
+        .any(|(wanted, found)| header_differs(wanted, found))
+    {
         return Some(Attribute::Headers);
     }
-    if set.metadata.iter().any(|(name, value)| found.metadata.get(name) != Some(value)) {
+    if set
+        .metadata
+        .iter()
+        .any(|(name, value)| found.metadata.get(name) != Some(value))
+    {
         return Some(Attribute::Metadata);
     }
     let keyed = transfer.customer_keys.destination.is_some();
     let encrypted = match &transfer.to.encryption {
         _ if keyed => found.customer_key,
         // HEAD shows the key's ARN and never its alias.
-        Some(Encryption::Kms { key: Some(key), bucket_key, dsse }) if key.contains("alias/") => {
-            let any = Encryption::Kms { key: None, bucket_key: *bucket_key, dsse: *dsse };
+        Some(Encryption::Kms {
+            key: Some(key),
+            bucket_key,
+            dsse,
+        }) if key.contains("alias/") => {
+            let any = Encryption::Kms {
+                key: None,
+                bucket_key: *bucket_key,
+                dsse: *dsse,
+            };
             encryption_is(Some(&any), found.encryption.as_ref())
         }
         wanted => encryption_is(wanted.as_ref(), found.encryption.as_ref()),
@@ -83,8 +107,11 @@ pub fn unlike(transfer: &Transfer, found: &Head) -> Option<Attribute> {
 /// Returns true when the object has all tags that the job sets.
 #[must_use]
 pub fn has_set_tags(transfer: &Transfer, found: &[Tag]) -> bool {
-    let is_there =
-        |(key, value): (&String, &String)| found.iter().any(|tag| (&tag.key, &tag.value) == (key, value));
+    let is_there = |(key, value): (&String, &String)| {
+        found
+            .iter()
+            .any(|tag| (&tag.key, &tag.value) == (key, value))
+    };
     transfer.set.tags.iter().all(is_there)
 }
 
@@ -96,9 +123,18 @@ mod tests {
 
     fn transfer(change: impl FnOnce(&mut Transfer)) -> Transfer {
         let endpoint = DEFAULT_ENDPOINT.to_owned();
-        let from = Source::Prefix { endpoint: endpoint.clone(), location: "s3://source/".parse().unwrap() };
+        let from = Source::Prefix {
+            endpoint: endpoint.clone(),
+            location: "s3://source/".parse().unwrap(),
+        };
         let location = "s3://destination/".parse().unwrap();
-        let to = Destination { endpoint, location, storage_class: None, encryption: None, acl: None };
+        let to = Destination {
+            endpoint,
+            location,
+            storage_class: None,
+            encryption: None,
+            acl: None,
+        };
         let mut transfer = Transfer::new("t", from, to);
         change(&mut transfer);
         transfer
@@ -113,11 +149,19 @@ mod tests {
             (Some("GLACIER_IR"), Some("STANDARD_IA"), Class::Differs),
             (Some("STANDARD"), Some("REDUCED_REDUNDANCY"), Class::Differs),
             (Some("STANDARD"), Some("GLACIER"), Class::MayBeMoved),
-            (Some("STANDARD_IA"), Some("INTELLIGENT_TIERING"), Class::MayBeMoved),
+            (
+                Some("STANDARD_IA"),
+                Some("INTELLIGENT_TIERING"),
+                Class::MayBeMoved,
+            ),
             (Some("STANDARD"), Some("FAST"), Class::MayBeMoved),
         ] {
             let job = transfer(|transfer| transfer.to.storage_class = wanted.map(str::to_owned));
-            assert_eq!(class(&job, found, &Capabilities::AWS), result, "{wanted:?} {found:?}");
+            assert_eq!(
+                class(&job, found, &Capabilities::AWS),
+                result,
+                "{wanted:?} {found:?}"
+            );
             let elsewhere = class(&job, found, &Capabilities::CAUTIOUS);
             assert_ne!(elsewhere, Class::Differs, "{wanted:?} {found:?}");
         }
@@ -125,25 +169,54 @@ mod tests {
 
     #[test]
     fn only_what_the_job_sets_is_compared() {
-        let headers = ContentHeaders { cache_control: Some("no-store".into()), ..ContentHeaders::default() };
+        let headers = ContentHeaders {
+            cache_control: Some("no-store".into()),
+            ..ContentHeaders::default()
+        };
         let metadata = [("team".to_owned(), "blue".to_owned())].into();
-        let found = Head { headers, metadata, ..Head::default() };
-        let kms = |key: &str| Encryption::Kms { key: Some(key.into()), bucket_key: None, dsse: false };
-        let key = Head { encryption: Some(kms("arn:aws:kms:x:1:key/7")), ..found.clone() };
+        let found = Head {
+            headers,
+            metadata,
+            ..Head::default()
+        };
+        let kms = |key: &str| Encryption::Kms {
+            key: Some(key.into()),
+            bucket_key: None,
+            dsse: false,
+        };
+        let key = Head {
+            encryption: Some(kms("arn:aws:kms:x:1:key/7")),
+            ..found.clone()
+        };
         let set = |change: fn(&mut Transfer)| transfer(change);
         assert_eq!(unlike(&transfer(|_| {}), &found), None);
-        assert_eq!(unlike(&set(|job| job.set.cache_control = Some("no-store".into())), &found), None);
+        assert_eq!(
+            unlike(
+                &set(|job| job.set.cache_control = Some("no-store".into())),
+                &found
+            ),
+            None
+        );
         let other = set(|job| job.set.cache_control = Some("max-age=1".into()));
         assert_eq!(unlike(&other, &found), Some(Attribute::Headers));
         let team = set(|job| job.set.metadata = [("team".to_owned(), "red".to_owned())].into());
         assert_eq!(unlike(&team, &found), Some(Attribute::Metadata));
         let encrypted = |wanted: Encryption| transfer(|job| job.to.encryption = Some(wanted));
-        assert_eq!(unlike(&encrypted(Encryption::S3), &found), Some(Attribute::Encryption));
+        assert_eq!(
+            unlike(&encrypted(Encryption::S3), &found),
+            Some(Attribute::Encryption)
+        );
         assert_eq!(unlike(&encrypted(kms("7")), &key), None);
         assert_eq!(unlike(&encrypted(kms("alias/lake")), &key), None);
-        assert_eq!(unlike(&encrypted(kms("8")), &key), Some(Attribute::Encryption));
+        assert_eq!(
+            unlike(&encrypted(kms("8")), &key),
+            Some(Attribute::Encryption)
+        );
         let tagged = set(|job| job.set.tags = [("a".to_owned(), "1".to_owned())].into());
-        let tag = |value: &str| Tag { key: "a".into(), value: value.into() };
+        let tag = |value: &str| Tag {
+            key: "a".into(),
+            value: value.into(),
+        };
         assert!(has_set_tags(&tagged, &[tag("1")]) && !has_set_tags(&tagged, &[tag("2")]));
     }
 }

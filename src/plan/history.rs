@@ -1,15 +1,17 @@
 //! Which versions of a key the destination lacks.
 //!
-//! A history can only be added to at its new end. So the question is how many of the source's versions, from the oldest
-//! on, are the destination's newest ones, in the same order; the rest is appended. Afterwards the source's history is
-//! the end of the destination's, version by version. This stands when a run was interrupted inside a key, when it is run
-//! again, and when a lifecycle rule has removed old versions of the source (the destination then keeps more). What it
-//! does not allow is a gap: when the destination has versions and none of this holds, the histories have diverged, and
-//! whatever were appended would not make them equal.
+//! A history can only be added to at its new end. So the question is how many of the source's
+//! versions, from the oldest on, are the destination's newest ones, in the same order; the rest is
+//! appended. Afterwards the source's history is the end of the destination's, version by version.
+//! This stands when a run was interrupted inside a key, when it is run again, and when a lifecycle
+//! rule has removed old versions of the source (the destination then keeps more). What it does not
+//! allow is a gap: when the destination has versions and none of this holds, the histories have
+//! diverged, and whatever were appended would not make them equal.
 //!
-//! Two versions are alike when their sizes and `ETag`s are equal, and a delete marker is like any other. Equal bytes may
-//! have different `ETag`s (other part boundaries, KMS), so equal sizes with different `ETag`s are only *unsure*, and are
-//! looked at: [`content`](super::decide::content) compares what HEAD tells of both.
+//! Two versions are alike when their sizes and `ETag`s are equal, and a delete marker is like any
+//! other. Equal bytes may have different `ETag`s (other part boundaries, KMS), so equal sizes with
+//! different `ETag`s are only *unsure*, and are looked at: [`content`](super::decide::content)
+//! compares what HEAD tells of both.
 
 use crate::listing::versions::Version;
 
@@ -24,22 +26,27 @@ pub enum Likeness {
     Unsure,
 }
 
-/// Compares a version of the source with one of the destination. `etags_tell` says that equal `ETag`s prove equal bytes
-/// on both sides.
+/// Compares a version of the source with one of the destination. `etags_tell` says that equal
+/// `ETag`s prove equal bytes on both sides.
 #[must_use]
 pub fn liken(source: &Version, destination: &Version, etags_tell: bool) -> Likeness {
     match (source.is_marker, destination.is_marker) {
         (true, true) => Likeness::Same,
         (false, false) if source.size == destination.size => {
             let equal = etags_tell && source.etag.is_some() && source.etag == destination.etag;
-            if equal { Likeness::Same } else { Likeness::Unsure }
+            if equal {
+                Likeness::Same
+            } else {
+                Likeness::Unsure
+            }
         }
         _ => Likeness::Different,
     }
 }
 
-/// How many of the source's oldest versions may be the destination's newest ones: all numbers that no pair of versions
-/// contradicts, the largest first. Pairs that are [`Likeness::Unsure`] must still be looked at.
+/// How many of the source's oldest versions may be the destination's newest ones: all numbers that
+/// no pair of versions contradicts, the largest first. Pairs that are [`Likeness::Unsure`] must
+/// still be looked at.
 pub fn overlaps<'v>(
     source: &'v [Version],
     destination: &'v [Version],
@@ -50,7 +57,9 @@ pub fn overlaps<'v>(
         let end = &destination[destination.len() - overlap..];
         // From the new end: there histories differ that have grown apart.
         let mut pairs = source[..*overlap].iter().zip(end).rev();
-        pairs.all(|(source, destination)| liken(source, destination, etags_tell) != Likeness::Different)
+        pairs.all(|(source, destination)| {
+            liken(source, destination, etags_tell) != Likeness::Different
+        })
     })
 }
 
@@ -102,14 +111,19 @@ mod tests {
             ("M", "", Some("M")),
             // The source has lost its oldest versions, the destination keeps them.
             ("bcd", "abc", Some("d")),
-            // Somebody else wrote on top, or before, or the destination was filled from the current version alone.
+            // Somebody else wrote on top, or before, or the destination was filled from the current
+            // version alone.
             ("abc", "abx", None),
             ("abc", "c", None),
             ("abc", "abcd", None),
             ("abc", "x", None),
             ("cd", "ab", None),
         ] {
-            assert_eq!(missing(source, destination), appended, "{source} to {destination}");
+            assert_eq!(
+                missing(source, destination),
+                appended,
+                "{source} to {destination}"
+            );
         }
     }
 
@@ -123,13 +137,16 @@ mod tests {
             ('A', 'M', true, Likeness::Different),
             ('M', 'M', false, Likeness::Same),
         ] {
-            assert_eq!(liken(&version(source), &version(destination), etags_tell), likeness);
+            assert_eq!(
+                liken(&version(source), &version(destination), etags_tell),
+                likeness
+            );
         }
     }
 
     proptest! {
-        /// Whatever the histories are: what is appended makes the source's history the end of the destination's, and a
-        /// second run appends nothing.
+        /// Whatever the histories are: what is appended makes the source's history the end of the
+        /// destination's, and a second run appends nothing.
         #[test]
         fn appending_makes_the_histories_end_alike(source in "[abM]{0,7}", destination in "[abM]{0,7}") {
             let Some(appended) = missing(&source, &destination) else { return Ok(()) };
@@ -145,7 +162,8 @@ mod tests {
         fn an_interrupted_run_goes_on(source in "[abM]{1,8}", done in 0..8_usize, old in "[abM]{0,3}") {
             let done = &source[..done.min(source.len())];
             prop_assert_eq!(missing(&source, done), Some(&source[done.len()..]));
-            // With versions from before that the source has lost, no more than what is missing is appended.
+            // With versions from before that the source has lost, no more than what is missing is
+            // appended.
             let appended = missing(&source, &format!("{old}{done}"));
             if !done.is_empty() {
                 prop_assert!(appended.is_some_and(|appended| appended.len() <= source.len() - done.len()));

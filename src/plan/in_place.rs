@@ -1,8 +1,9 @@
 //! In-place changes: which objects need one, and what must be kept while it is made.
 //!
-//! S3 changes the storage class, headers, metadata, or encryption of an object only by writing it again: `CopyObject` onto
-//! itself, or a multipart copy above 5 GiB. What the new object does not get with that request is lost, because the old one
-//! is gone. So every attribute that the job does not change is required, whatever `preserve` says of copies.
+//! S3 changes the storage class, headers, metadata, or encryption of an object only by writing it
+//! again: `CopyObject` onto itself, or a multipart copy above 5 GiB. What the new object does not
+//! get with that request is lost, because the old one is gone. So every attribute that the job does
+//! not change is required, whatever `preserve` says of copies.
 
 use jiff::Timestamp;
 
@@ -17,7 +18,8 @@ use crate::size::{ByteSize, GIB};
 const EVERYBODY: &str = "uri=\"http://acs.amazonaws.com/groups/global/AllUsers\"";
 const ALL_ACCOUNTS: &str = "uri=\"http://acs.amazonaws.com/groups/global/AuthenticatedUsers\"";
 
-/// Returns the transfer with the policies of an in-place change: everything that the job does not change is required.
+/// Returns the transfer with the policies of an in-place change: everything that the job does not
+/// change is required.
 #[must_use]
 pub fn strict(transfer: &Transfer, capabilities: &Capabilities) -> Transfer {
     let mut strict = transfer.clone();
@@ -33,7 +35,8 @@ pub fn strict(transfer: &Transfer, capabilities: &Capabilities) -> Transfer {
             strict.preserve.set(attribute, Policy::Require);
         }
     }
-    // One request changes the object at once and carries annotations and long tags along, which parts do not.
+    // One request changes the object at once and carries annotations and long tags along, which
+    // parts do not.
     if transfer.parts.threshold == Parts::default().threshold {
         strict.parts.threshold = ByteSize(5 * GIB);
     }
@@ -60,7 +63,11 @@ pub fn by_class(transfer: &Transfer, class: Option<&str>) -> Listed {
     }
     let mut without = transfer.clone();
     without.to.storage_class = None;
-    if wanted.is_some() && !without.changes_attributes() { Listed::AsSet } else { Listed::Unknown }
+    if wanted.is_some() && !without.changes_attributes() {
+        Listed::AsSet
+    } else {
+        Listed::Unknown
+    }
 }
 
 /// Returns true if the tags of an object decide whether it needs a change.
@@ -69,7 +76,8 @@ pub fn needs_tags(transfer: &Transfer, capabilities: &Capabilities) -> bool {
     capabilities.tags && (!transfer.set.tags.is_empty() || !transfer.preserve.tags.keeps())
 }
 
-/// Returns the first attribute that an object has otherwise than the job wants it; `tags` are empty unless [`needs_tags`].
+/// Returns the first attribute that an object has otherwise than the job wants it; `tags` are empty
+/// unless [`needs_tags`].
 #[must_use]
 pub fn unlike(
     head: &Head,
@@ -78,7 +86,8 @@ pub fn unlike(
     capabilities: &Capabilities,
     now: Timestamp,
 ) -> Option<Attribute> {
-    // What the object cannot have after the change fails it when the change is made, with the reason.
+    // What the object cannot have after the change fails it when the change is made, with the
+    // reason.
     let wanted = match of_copy(head, transfer, capabilities, &Route::Copy, now) {
         Ok(spec) => spec.attributes,
         Err(loss) => return Some(loss.attribute),
@@ -93,18 +102,23 @@ pub fn unlike(
     } else {
         set_tags(transfer)
     };
-    let wanted = crate::s3::Attributes { tags: Tags::Exactly(wanted_tags), ..wanted };
+    let wanted = crate::s3::Attributes {
+        tags: Tags::Exactly(wanted_tags),
+        ..wanted
+    };
     difference(&wanted, head, tags)
 }
 
-/// Compares the grants of an object, none if only its owner has any, with a canned ACL. Returns `None` where they do not
-/// tell: whether the bucket's owner is also the object's, for instance.
+/// Compares the grants of an object, none if only its owner has any, with a canned ACL. Returns
+/// `None` where they do not tell: whether the bucket's owner is also the object's, for instance.
 #[must_use]
 pub fn has_acl(acl: CannedAcl, grants: &[Grant]) -> Option<bool> {
     let only = |grantee: &str| {
-        let (owners, others): (Vec<_>, Vec<_>) =
-            grants.iter().partition(|grant| grant.permission == Permission::FullControl);
-        let is_read = |grant: &&Grant| grant.permission == Permission::Read && grant.grantee == grantee;
+        let (owners, others): (Vec<_>, Vec<_>) = grants
+            .iter()
+            .partition(|grant| grant.permission == Permission::FullControl);
+        let is_read =
+            |grant: &&Grant| grant.permission == Permission::Read && grant.grantee == grantee;
         owners.len() == 1 && others.len() == 1 && others.iter().all(is_read)
     };
     match acl {
@@ -127,8 +141,17 @@ mod tests {
     fn transfer(change: impl FnOnce(&mut Transfer)) -> Transfer {
         let endpoint = DEFAULT_ENDPOINT.to_owned();
         let location: crate::location::S3Uri = "s3://a-b/".parse().unwrap();
-        let from = Source::Prefix { endpoint: endpoint.clone(), location: location.clone() };
-        let to = Destination { endpoint, location, storage_class: None, encryption: None, acl: None };
+        let from = Source::Prefix {
+            endpoint: endpoint.clone(),
+            location: location.clone(),
+        };
+        let to = Destination {
+            endpoint,
+            location,
+            storage_class: None,
+            encryption: None,
+            acl: None,
+        };
         let mut transfer = Transfer::new("t", from, to);
         change(&mut transfer);
         strict(&transfer, &Capabilities::AWS)
@@ -143,7 +166,11 @@ mod tests {
         let acl = transfer(|transfer| transfer.to.acl = Some(CannedAcl::Private));
         assert_eq!(acl.preserve.acl, Policy::Skip);
         let dropped = transfer(|transfer| transfer.preserve.metadata = Policy::Skip);
-        assert_eq!(dropped.preserve.metadata, Policy::Skip, "who says skip in place wants it gone");
+        assert_eq!(
+            dropped.preserve.metadata,
+            Policy::Skip,
+            "who says skip in place wants it gone"
+        );
     }
 
     #[test]
@@ -161,47 +188,121 @@ mod tests {
 
     #[test]
     fn an_object_that_has_all_of_it_needs_no_change() {
-        let headers = ContentHeaders { cache_control: Some("no-store".into()), ..ContentHeaders::default() };
-        let metadata = [("a".to_owned(), "1".to_owned()), ("b".to_owned(), "2".to_owned())].into();
-        let head = Head { headers, metadata, encryption: Some(Encryption::S3), size: 1, ..Head::default() };
-        let tag = |key: &str, value: &str| Tag { key: key.into(), value: value.into() };
+        let headers = ContentHeaders {
+            cache_control: Some("no-store".into()),
+            ..ContentHeaders::default()
+        };
+        let metadata = [
+            ("a".to_owned(), "1".to_owned()),
+            ("b".to_owned(), "2".to_owned()),
+        ]
+        .into();
+        let head = Head {
+            headers,
+            metadata,
+            encryption: Some(Encryption::S3),
+            size: 1,
+            ..Head::default()
+        };
+        let tag = |key: &str, value: &str| Tag {
+            key: key.into(),
+            value: value.into(),
+        };
         let differs = |change: fn(&mut Transfer), tags: Vec<Tag>| {
-            unlike(&head, &tags, &transfer(change), &Capabilities::AWS, Timestamp::UNIX_EPOCH)
+            unlike(
+                &head,
+                &tags,
+                &transfer(change),
+                &Capabilities::AWS,
+                Timestamp::UNIX_EPOCH,
+            )
         };
         let none = Vec::new;
-        assert_eq!(differs(|job| job.set.cache_control = Some("no-store".into()), none()), None);
         assert_eq!(
-            differs(|job| job.set.cache_control = Some("max-age=1".into()), none()),
+            differs(
+                |job| job.set.cache_control = Some("no-store".into()),
+                none()
+            ),
+            None
+        );
+        assert_eq!(
+            differs(
+                |job| job.set.cache_control = Some("max-age=1".into()),
+                none()
+            ),
             Some(Attribute::Headers)
         );
-        assert_eq!(differs(|job| job.set.metadata = [("a".into(), "1".into())].into(), none()), None);
         assert_eq!(
-            differs(|job| job.set.metadata = [("a".into(), "2".into())].into(), none()),
+            differs(
+                |job| job.set.metadata = [("a".into(), "1".into())].into(),
+                none()
+            ),
+            None
+        );
+        assert_eq!(
+            differs(
+                |job| job.set.metadata = [("a".into(), "2".into())].into(),
+                none()
+            ),
             Some(Attribute::Metadata)
         );
-        assert_eq!(differs(|job| job.preserve.metadata = Policy::Skip, none()), Some(Attribute::Metadata));
-        assert_eq!(differs(|job| job.to.encryption = Some(Encryption::S3), none()), None);
-        let kms = Encryption::Kms { key: None, bucket_key: None, dsse: false };
+        assert_eq!(
+            differs(|job| job.preserve.metadata = Policy::Skip, none()),
+            Some(Attribute::Metadata)
+        );
+        assert_eq!(
+            differs(|job| job.to.encryption = Some(Encryption::S3), none()),
+            None
+        );
+        let kms = Encryption::Kms {
+            key: None,
+            bucket_key: None,
+            dsse: false,
+        };
         let mut job = transfer(|_| {});
         job.to.encryption = Some(kms);
-        let found = unlike(&head, &none(), &job, &Capabilities::AWS, Timestamp::UNIX_EPOCH);
+        let found = unlike(
+            &head,
+            &none(),
+            &job,
+            &Capabilities::AWS,
+            Timestamp::UNIX_EPOCH,
+        );
         assert_eq!(found, Some(Attribute::Encryption));
         let tagged: fn(&mut Transfer) = |job| job.set.tags = [("x".into(), "1".into())].into();
         assert_eq!(differs(tagged, vec![tag("y", "2"), tag("x", "1")]), None);
         assert_eq!(differs(tagged, vec![tag("y", "2")]), Some(Attribute::Tags));
-        assert_eq!(differs(|job| job.to.storage_class = Some("STANDARD".into()), none()), None);
+        assert_eq!(
+            differs(|job| job.to.storage_class = Some("STANDARD".into()), none()),
+            None
+        );
     }
 
     #[test]
     fn some_canned_acls_show_in_the_grants() {
         let grant = |grantee: &str| {
-            let owner = Grant { permission: Permission::FullControl, grantee: "id=\"me\"".into() };
-            vec![owner, Grant { permission: Permission::Read, grantee: grantee.into() }]
+            let owner = Grant {
+                permission: Permission::FullControl,
+                grantee: "id=\"me\"".into(),
+            };
+            vec![
+                owner,
+                Grant {
+                    permission: Permission::Read,
+                    grantee: grantee.into(),
+                },
+            ]
         };
         assert_eq!(has_acl(CannedAcl::Private, &[]), Some(true));
         assert_eq!(has_acl(CannedAcl::Private, &grant(EVERYBODY)), Some(false));
-        assert_eq!(has_acl(CannedAcl::PublicRead, &grant(EVERYBODY)), Some(true));
-        assert_eq!(has_acl(CannedAcl::PublicRead, &grant(ALL_ACCOUNTS)), Some(false));
+        assert_eq!(
+            has_acl(CannedAcl::PublicRead, &grant(EVERYBODY)),
+            Some(true)
+        );
+        assert_eq!(
+            has_acl(CannedAcl::PublicRead, &grant(ALL_ACCOUNTS)),
+            Some(false)
+        );
         assert_eq!(has_acl(CannedAcl::BucketOwnerFullControl, &[]), None);
     }
 }

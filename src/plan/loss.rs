@@ -1,7 +1,8 @@
 //! What a copy could not keep.
 //!
-//! A loss says which attribute, what happened to it and why, in words that are the same for every object that it
-//! happens to; so losses can be counted, and a million of them are one line of the summary.
+//! A loss says which attribute, what happened to it and why, in words that are the same for every
+//! object that it happens to; so losses can be counted, and a million of them are one line of the
+//! summary.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -50,7 +51,11 @@ pub struct Loss {
 impl Loss {
     /// A loss.
     pub fn new(attribute: Attribute, lost: Lost, reason: impl Into<String>) -> Self {
-        Self { attribute, lost, reason: reason.into() }
+        Self {
+            attribute,
+            lost,
+            reason: reason.into(),
+        }
     }
 }
 
@@ -102,7 +107,10 @@ struct Counted {
 impl Serialize for LossCounts {
     /// A list of losses, each with `objects`.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.iter().map(|(loss, objects)| Counted { loss: loss.clone(), objects }))
+        serializer.collect_seq(self.iter().map(|(loss, objects)| Counted {
+            loss: loss.clone(),
+            objects,
+        }))
     }
 }
 
@@ -126,7 +134,10 @@ pub mod whole {
     /// What is written otherwise.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<LossCounts, D::Error> {
         let (listed, others) = <(Vec<Counted>, u64)>::deserialize(deserializer)?;
-        let counts = listed.into_iter().map(|Counted { loss, objects }| (loss, objects)).collect();
+        let counts = listed
+            .into_iter()
+            .map(|Counted { loss, objects }| (loss, objects))
+            .collect();
         Ok(LossCounts { counts, others })
     }
 }
@@ -138,12 +149,19 @@ mod tests {
     #[test]
     fn equal_losses_are_one_line_and_their_number_is_bounded() {
         let mut counts = LossCounts::default();
-        let tags = Loss::new(Attribute::Tags, Lost::NotReadable, "s3:GetObjectTagging missing on lake");
+        let tags = Loss::new(
+            Attribute::Tags,
+            Lost::NotReadable,
+            "s3:GetObjectTagging missing on lake",
+        );
         for _ in 0..312 {
             counts.add(&tags);
         }
         assert_eq!(counts.iter().collect::<Vec<_>>(), [(&tags, 312)]);
-        assert_eq!(tags.to_string(), "tags not readable: s3:GetObjectTagging missing on lake");
+        assert_eq!(
+            tags.to_string(),
+            "tags not readable: s3:GetObjectTagging missing on lake"
+        );
         let json = serde_json::to_value(&counts).unwrap();
         let reason = "s3:GetObjectTagging missing on lake";
         let line = serde_json::json!({"attribute": "tags", "loss": "not-readable", "reason": reason, "objects": 312});

@@ -1,12 +1,14 @@
 //! Cutting an object into byte ranges.
 //!
-//! One part copy takes a fixed start plus its bytes at some 60-80 MB/s, however large the object is; so time comes
-//! from many parts in flight, and the request price is the brake. Automatic parts are about 64 to 128 MiB, larger
-//! where 10,000 parts force it or where copies were seen to begin slowly, and their number is a multiple of what can be in
-//! flight where that is possible: a last wave of three parts takes as long as a full one. A job may prefer the fewest requests,
-//! or the shortest time by what was learned of the server in flight ([`Speed`]). A layout is three numbers; ranges are made when they are
-//! needed, so that the plan of a 48.8 TiB object takes no more room than that of a small one. Only where the boundaries
-//! of a source are replayed that are not uniform, a layout holds one number per part.
+//! One part copy takes a fixed start plus its bytes at some 60-80 MB/s, however large the object
+//! is; so time comes from many parts in flight, and the request price is the brake. Automatic parts
+//! are about 64 to 128 MiB, larger where 10,000 parts force it or where copies were seen to begin
+//! slowly, and their number is a multiple of what can be in flight where that is possible: a last
+//! wave of three parts takes as long as a full one. A job may prefer the fewest requests, or the
+//! shortest time by what was learned of the server in flight ([`Speed`]). A layout is three
+//! numbers; ranges are made when they are needed, so that the plan of a 48.8 TiB object takes no
+//! more room than that of a small one. Only where the boundaries of a source are replayed that are
+//! not uniform, a layout holds one number per part.
 
 use std::sync::Arc;
 
@@ -21,7 +23,8 @@ use crate::size::{ByteSize, MIB};
 const COPY_PART: u64 = 64 * MIB;
 /// The largest part that slow starts ask for.
 const LARGEST_BALANCED: u64 = 512 * MIB;
-/// The smallest part of a job that wants to be fast: below this, requests are paid and paced for that save no time.
+/// The smallest part of a job that wants to be fast: below this, requests are paid and paced for
+/// that save no time.
 const FASTEST_PART: u64 = 16 * MIB;
 /// Automatic parts of local files: they wait in memory while they are sent, so they are smaller.
 pub const UPLOAD_PART: u64 = 16 * MIB;
@@ -45,12 +48,14 @@ impl PartRange {
     }
 }
 
-/// Parts that tile an object: all of `part_size` bytes but for the last one, unless they are those of a source.
+/// Parts that tile an object: all of `part_size` bytes but for the last one, unless they are those
+/// of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartLayout {
     /// The object's bytes.
     pub size: u64,
-    /// Bytes of every part but the last; of the largest part where the boundaries are given one by one.
+    /// Bytes of every part but the last; of the largest part where the boundaries are given one by
+    /// one.
     pub part_size: u64,
     /// How many parts.
     pub count: u32,
@@ -63,7 +68,8 @@ pub struct PartLayout {
 pub enum Boundaries {
     /// Ours, uniform.
     Chosen,
-    /// Uniform, and believed to be those of the source: its size, its first part and its number of parts fit.
+    /// Uniform, and believed to be those of the source: its size, its first part and its number of
+    /// parts fit.
     Guessed,
     /// Those of the source: where each part ends, ascending.
     Replayed(Arc<[u64]>),
@@ -150,18 +156,24 @@ pub fn layout(size: u64, limits: &PartLimits, goal: Goal) -> Result<PartLayout, 
         return Err(LayoutError::Empty);
     }
     if size > limits.max_object() {
-        return Err(LayoutError::TooLarge { size, limit: limits.max_object() });
+        return Err(LayoutError::TooLarge {
+            size,
+            limit: limits.max_object(),
+        });
     }
     let wanted = match goal {
         Goal::Copy { aim, capacity } => match aim {
             PartGoal::Balanced => balanced(size, capacity),
             PartGoal::Fastest => fastest(size, capacity),
-            PartGoal::Cheapest => size.div_ceil(size.div_ceil(limits.max_part)).next_multiple_of(MIB),
+            PartGoal::Cheapest => size
+                .div_ceil(size.div_ceil(limits.max_part))
+                .next_multiple_of(MIB),
         },
         Goal::Upload => UPLOAD_PART,
         Goal::Exactly(bytes) => bytes,
     };
-    // Whole MiB keep ranges readable; the largest objects need every byte of the largest part and are exempt.
+    // Whole MiB keep ranges readable; the largest objects need every byte of the largest part and
+    // are exempt.
     let forced = size.div_ceil(u64::from(limits.max_parts));
     let forced = forced.next_multiple_of(MIB).min(limits.max_part);
     let part_size = wanted.max(forced).clamp(limits.min_part, limits.max_part);
@@ -169,26 +181,31 @@ pub fn layout(size: u64, limits: &PartLimits, goal: Goal) -> Result<PartLayout, 
     Ok(PartLayout::uniform(size, part_size, count))
 }
 
-/// Whether an automatic layout of a copy may have parts of this size. Which one it has depends on what was learned of the server by
-/// the time that it was chosen.
+/// Whether an automatic layout of a copy may have parts of this size. Which one it has depends on
+/// what was learned of the server by the time that it was chosen.
 #[must_use]
 pub const fn may_be_automatic(part_size: u64, limits: &PartLimits) -> bool {
     part_size >= FASTEST_PART && part_size <= limits.max_part && part_size.is_multiple_of(MIB)
 }
 
-/// The part size for which the last wave of parts is full, between 64 and 128 MiB if the size allows. Where copies begin
-/// slowly, parts are so large that most of their time is not spent on that, but not so large that places in flight stay empty.
+/// The part size for which the last wave of parts is full, between 64 and 128 MiB if the size
+/// allows. Where copies begin slowly, parts are so large that most of their time is not spent on
+/// that, but not so large that places in flight stay empty.
 fn balanced(size: u64, Capacity { in_flight, speed }: Capacity) -> u64 {
     let in_flight = u64::from(in_flight.max(1));
-    let smallest = speed.worth_starting().min(size / in_flight).clamp(COPY_PART, LARGEST_BALANCED);
+    let smallest = speed
+        .worth_starting()
+        .min(size / in_flight)
+        .clamp(COPY_PART, LARGEST_BALANCED);
     let waves = size.div_ceil(2 * smallest).div_ceil(in_flight).max(1);
     let parts = (waves * in_flight).min(size.div_ceil(smallest)).max(1);
     size.div_ceil(parts).next_multiple_of(MIB)
 }
 
-/// The part size that takes the least time. All waves together move the same bytes; more of them cost a start each, fewer a
-/// longer wait for the slowest request of the last one, which is about half of it. Both together are least for the square
-/// root of half of what one wave's bytes take, in starts.
+/// The part size that takes the least time. All waves together move the same bytes; more of them
+/// cost a start each, fewer a longer wait for the slowest request of the last one, which is about
+/// half of it. Both together are least for the square root of half of what one wave's bytes take,
+/// in starts.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -199,7 +216,9 @@ fn fastest(size: u64, Capacity { in_flight, speed }: Capacity) -> u64 {
     let in_flight = u64::from(in_flight.max(1));
     let starts = size as f64 / in_flight as f64 / speed.bytes_per_second / speed.start;
     let waves = (starts / 2.0).sqrt().round().max(1.0) as u64;
-    let parts = waves.saturating_mul(in_flight).min(size.div_ceil(FASTEST_PART));
+    let parts = waves
+        .saturating_mul(in_flight)
+        .min(size.div_ceil(FASTEST_PART));
     size.div_ceil(parts.max(1)).next_multiple_of(MIB)
 }
 
@@ -207,7 +226,12 @@ impl PartLayout {
     /// Equal parts of our choice. `count` parts of `part_size` must tile `size`.
     #[must_use]
     pub const fn uniform(size: u64, part_size: u64, count: u32) -> Self {
-        Self { size, part_size, count, boundaries: Boundaries::Chosen }
+        Self {
+            size,
+            part_size,
+            count,
+            boundaries: Boundaries::Chosen,
+        }
     }
 
     /// The part with this number, when the layout has it.
@@ -220,14 +244,22 @@ impl PartLayout {
         let (offset, end) = match &self.boundaries {
             Boundaries::Replayed(ends) => {
                 let at = usize::try_from(index).ok()?;
-                (at.checked_sub(1).map_or(Some(0), |before| ends.get(before).copied())?, *ends.get(at)?)
+                (
+                    at.checked_sub(1)
+                        .map_or(Some(0), |before| ends.get(before).copied())?,
+                    *ends.get(at)?,
+                )
             }
             Boundaries::Chosen | Boundaries::Guessed => {
                 let offset = u64::from(index) * self.part_size;
                 (offset, offset.saturating_add(self.part_size).min(self.size))
             }
         };
-        Some(PartRange { number, offset, length: end.checked_sub(offset)? })
+        Some(PartRange {
+            number,
+            offset,
+            length: end.checked_sub(offset)?,
+        })
     }
 
     /// All parts, in the order of their numbers.
@@ -244,7 +276,11 @@ impl PartLayout {
 
 impl std::fmt::Display for PartLayout {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let up_to = if matches!(self.boundaries, Boundaries::Replayed(_)) { "up to " } else { "" };
+        let up_to = if matches!(self.boundaries, Boundaries::Replayed(_)) {
+            "up to "
+        } else {
+            ""
+        };
         write!(f, "{} x {up_to}{}", self.count, ByteSize(self.part_size))
     }
 }
@@ -259,7 +295,10 @@ mod tests {
     const COPY: Goal = copy(PartGoal::Balanced, 2048, Speed::TYPICAL);
 
     const fn copy(aim: PartGoal, in_flight: u32, speed: Speed) -> Goal {
-        Goal::Copy { aim, capacity: Capacity { in_flight, speed } }
+        Goal::Copy {
+            aim,
+            capacity: Capacity { in_flight, speed },
+        }
     }
 
     fn sizes() -> impl Strategy<Value = u64> {
@@ -272,14 +311,27 @@ mod tests {
     }
 
     fn aims() -> impl Strategy<Value = PartGoal> {
-        prop_oneof![Just(PartGoal::Balanced), Just(PartGoal::Fastest), Just(PartGoal::Cheapest)]
+        prop_oneof![
+            Just(PartGoal::Balanced),
+            Just(PartGoal::Fastest),
+            Just(PartGoal::Cheapest)
+        ]
     }
 
     fn goals() -> impl Strategy<Value = Goal> {
         prop_oneof![
-            (1..5000u32, 0.001f64..10.0, 1e6f64..1e9, aims()).prop_map(|(in_flight, start, rate, aim)| {
-                copy(aim, in_flight, Speed { start, bytes_per_second: rate })
-            }),
+            (1..5000u32, 0.001f64..10.0, 1e6f64..1e9, aims()).prop_map(
+                |(in_flight, start, rate, aim)| {
+                    copy(
+                        aim,
+                        in_flight,
+                        Speed {
+                            start,
+                            bytes_per_second: rate,
+                        },
+                    )
+                }
+            ),
             Just(Goal::Upload),
             (5 * MIB..=5 * GIB).prop_map(Goal::Exactly),
         ]
@@ -288,8 +340,15 @@ mod tests {
     fn limits() -> impl Strategy<Value = PartLimits> {
         prop_oneof![
             Just(PartLimits::S3),
-            Just(PartLimits { max_parts: 1000, ..PartLimits::S3 }),
-            Just(PartLimits { max_part: 5 * GIB - 5 * MIB, equal_parts: true, ..PartLimits::S3 }),
+            Just(PartLimits {
+                max_parts: 1000,
+                ..PartLimits::S3
+            }),
+            Just(PartLimits {
+                max_part: 5 * GIB - 5 * MIB,
+                equal_parts: true,
+                ..PartLimits::S3
+            }),
         ]
     }
 
@@ -331,19 +390,34 @@ mod tests {
         ] {
             let goal = copy(PartGoal::Balanced, in_flight, Speed::TYPICAL);
             let layout = layout(size, &PartLimits::S3, goal).unwrap();
-            assert_eq!((layout.count, layout.part_size), (count, part), "{}", ByteSize(size));
+            assert_eq!(
+                (layout.count, layout.part_size),
+                (count, part),
+                "{}",
+                ByteSize(size)
+            );
         }
     }
 
     #[test]
     fn parts_grow_where_copies_begin_slowly_but_no_place_stays_empty() {
-        let slow = Speed { start: 2.5, bytes_per_second: 78.0 * 1_048_576.0 };
-        for (size, parts, part) in
-            [(TIB, 4096, 256 * MIB), (50 * GIB, 800, 64 * MIB), (200 * GIB, 2048, 100 * MIB)]
-        {
+        let slow = Speed {
+            start: 2.5,
+            bytes_per_second: 78.0 * 1_048_576.0,
+        };
+        for (size, parts, part) in [
+            (TIB, 4096, 256 * MIB),
+            (50 * GIB, 800, 64 * MIB),
+            (200 * GIB, 2048, 100 * MIB),
+        ] {
             let goal = copy(PartGoal::Balanced, 2048, slow);
             let layout = layout(size, &PartLimits::S3, goal).unwrap();
-            assert_eq!((layout.count, layout.part_size), (parts, part), "{}", ByteSize(size));
+            assert_eq!(
+                (layout.count, layout.part_size),
+                (parts, part),
+                "{}",
+                ByteSize(size)
+            );
         }
     }
 
@@ -351,19 +425,27 @@ mod tests {
     fn the_fastest_is_faster_and_the_cheapest_has_the_fewest_requests() {
         for speed in [
             Speed::TYPICAL,
-            Speed { start: 0.035, bytes_per_second: 80e6 },
-            Speed { start: 2.5, ..Speed::TYPICAL },
+            Speed {
+                start: 0.035,
+                bytes_per_second: 80e6,
+            },
+            Speed {
+                start: 2.5,
+                ..Speed::TYPICAL
+            },
         ] {
             for in_flight in [16, 512, 2048] {
                 for size in [GIB, 50 * GIB, TIB, 20 * TIB] {
                     let [fastest, balanced, cheapest] =
                         [PartGoal::Fastest, PartGoal::Balanced, PartGoal::Cheapest].map(|aim| {
-                            let layout = layout(size, &PartLimits::S3, copy(aim, in_flight, speed)).unwrap();
-                            let seconds =
-                                Capacity { in_flight, speed }.seconds(layout.count, layout.part_size);
+                            let layout =
+                                layout(size, &PartLimits::S3, copy(aim, in_flight, speed)).unwrap();
+                            let seconds = Capacity { in_flight, speed }
+                                .seconds(layout.count, layout.part_size);
                             (layout.count, seconds)
                         });
-                    // The wait for a straggler counts, too: without it the fastest may be slower by that.
+                    // The wait for a straggler counts, too: without it the fastest may be slower by
+                    // that.
                     assert!(
                         fastest.1 <= balanced.1 * 1.3,
                         "{speed:?} {in_flight} {size}: {fastest:?} {balanced:?}"
@@ -372,9 +454,17 @@ mod tests {
                 }
             }
         }
-        let layout =
-            layout(12 * GIB, &PartLimits::S3, copy(PartGoal::Cheapest, 512, Speed::TYPICAL)).unwrap();
-        assert_eq!((layout.count, layout.part_size), (3, 4 * GIB), "no part is a small rest");
+        let layout = layout(
+            12 * GIB,
+            &PartLimits::S3,
+            copy(PartGoal::Cheapest, 512, Speed::TYPICAL),
+        )
+        .unwrap();
+        assert_eq!(
+            (layout.count, layout.part_size),
+            (3, 4 * GIB),
+            "no part is a small rest"
+        );
     }
 
     #[test]
@@ -383,12 +473,23 @@ mod tests {
         let largest = layout(53_687_091_200_000, &PartLimits::S3, COPY).unwrap();
         assert_eq!((largest.count, largest.part_size), (10_000, 5 * GIB));
         assert!(layout(53_687_091_200_001, &PartLimits::S3, COPY).is_err());
-        assert_eq!(layout(1, &PartLimits::S3, COPY).unwrap().part(1).unwrap().first_last(), (0, 0));
+        assert_eq!(
+            layout(1, &PartLimits::S3, COPY)
+                .unwrap()
+                .part(1)
+                .unwrap()
+                .first_last(),
+            (0, 0)
+        );
     }
 
     #[test]
     fn a_named_size_grows_only_where_ten_thousand_parts_force_it() {
-        let exactly = |size| layout(size, &PartLimits::S3, Goal::Exactly(8 * MIB)).unwrap().part_size;
+        let exactly = |size| {
+            layout(size, &PartLimits::S3, Goal::Exactly(8 * MIB))
+                .unwrap()
+                .part_size
+        };
         assert_eq!(exactly(10 * GIB), 8 * MIB);
         assert_eq!(exactly(TIB), 105 * MIB);
     }

@@ -1,12 +1,13 @@
 //! Which key an object gets at the destination.
 //!
-//! A destination that ends in a slash (or is the bucket's root) is a prefix: the mapped relative key is appended.
-//! Any other destination is the exact key for the one object of the transfer. The relative key of a single object
-//! or file is its file name; of an object below a prefix, what stands behind the prefix; of a file below a
-//! directory, its path from there with `/` on every platform.
+//! A destination that ends in a slash (or is the bucket's root) is a prefix: the mapped relative
+//! key is appended. Any other destination is the exact key for the one object of the transfer. The
+//! relative key of a single object or file is its file name; of an object below a prefix, what
+//! stands behind the prefix; of a file below a directory, its path from there with `/` on every
+//! platform.
 //!
-//! Whether the map keeps the order of keys decides if source and destination can be compared by merging two
-//! listings; [`KeyMap::preserves_order`] says so from the rules alone.
+//! Whether the map keeps the order of keys decides if source and destination can be compared by
+//! merging two listings; [`KeyMap::preserves_order`] says so from the rules alone.
 
 use thiserror::Error;
 
@@ -33,8 +34,8 @@ pub enum RemapError {
 }
 
 impl KeyMap {
-    /// The key at the destination for the object with `relative` key and `size` bytes, where `to` is the key of
-    /// the destination's location.
+    /// The key at the destination for the object with `relative` key and `size` bytes, where `to`
+    /// is the key of the destination's location.
     ///
     /// # Errors
     /// [`RemapError`], with the key in its text.
@@ -47,12 +48,16 @@ impl KeyMap {
         if !to.is_prefix() {
             return Ok(to.clone());
         }
-        let stripped = match &self.strip_prefix {
-            Some(prefix) => relative.strip_prefix(prefix.as_str()).ok_or_else(|| {
-                RemapError::PrefixMissing { key: relative.to_owned(), prefix: prefix.clone() }
-            })?,
-            None => relative,
-        };
+        let stripped =
+            match &self.strip_prefix {
+                Some(prefix) => relative.strip_prefix(prefix.as_str()).ok_or_else(|| {
+                    RemapError::PrefixMissing {
+                        key: relative.to_owned(),
+                        prefix: prefix.clone(),
+                    }
+                })?,
+                None => relative,
+            };
         let mut key = to.as_str().to_owned();
         key.push_str(self.add_prefix.as_deref().unwrap_or_default());
         match &self.rename {
@@ -65,8 +70,9 @@ impl KeyMap {
         Ok(ObjectKey::new(&key)?)
     }
 
-    /// The relative key whose object would go to `key`, where the map can be turned round: the inverse of
-    /// [`KeyMap::destination_key`] for maps that keep the order of keys. `None` for keys that no object would go to.
+    /// The relative key whose object would go to `key`, where the map can be turned round: the
+    /// inverse of [`KeyMap::destination_key`] for maps that keep the order of keys. `None` for keys
+    /// that no object would go to.
     #[must_use]
     pub fn relative_of(&self, to: &ObjectKey, key: &str) -> Option<String> {
         let rest = key.strip_prefix(to.as_str()).filter(|_| to.is_prefix())?;
@@ -76,15 +82,22 @@ impl KeyMap {
             Some([Piece::Literal(text), Piece::Key]) => rest.strip_prefix(text.as_str())?,
             Some(_) => return None,
         };
-        Some(format!("{}{rest}", self.strip_prefix.as_deref().unwrap_or_default()))
+        Some(format!(
+            "{}{rest}",
+            self.strip_prefix.as_deref().unwrap_or_default()
+        ))
     }
 
-    /// True when destination keys sort as source keys do. Taking the same bytes off every key, or putting the
-    /// same bytes in front of it, keeps the order; a template does only if it is fixed text and then `{key}`.
+    /// True when destination keys sort as source keys do. Taking the same bytes off every key, or
+    /// putting the same bytes in front of it, keeps the order; a template does only if it is fixed
+    /// text and then `{key}`.
     #[must_use]
     pub fn preserves_order(&self) -> bool {
         self.rename.as_ref().is_none_or(|template| {
-            matches!(template.pieces(), [Piece::Key] | [Piece::Literal(_), Piece::Key])
+            matches!(
+                template.pieces(),
+                [Piece::Key] | [Piece::Literal(_), Piece::Key]
+            )
         })
     }
 }
@@ -131,7 +144,9 @@ mod tests {
     }
 
     fn mapped(map: &KeyMap, to: &str, relative: &str) -> String {
-        map.destination_key(&key(to), relative, 42).unwrap().to_string()
+        map.destination_key(&key(to), relative, 42)
+            .unwrap()
+            .to_string()
     }
 
     #[test]
@@ -151,25 +166,38 @@ mod tests {
     #[test]
     fn strip_then_rename_then_add() {
         let all = map(Some("raw/"), Some("{dir}{stem}-{size}{ext}"), Some("2025/"));
-        assert_eq!(mapped(&all, "cold/", "raw/cam/a.tar.gz"), "cold/2025/cam/a.tar-42.gz");
+        assert_eq!(
+            mapped(&all, "cold/", "raw/cam/a.tar.gz"),
+            "cold/2025/cam/a.tar-42.gz"
+        );
         assert_eq!(mapped(&all, "", "raw/.profile"), "2025/.profile-42");
         assert_eq!(mapped(&map(None, Some("{{{key}}}"), None), "", "a"), "{a}");
-        assert_eq!(mapped(&map(None, Some("v1/{dir}{name}"), None), "", "x/y"), "v1/x/y");
+        assert_eq!(
+            mapped(&map(None, Some("v1/{dir}{name}"), None), "", "x/y"),
+            "v1/x/y"
+        );
     }
 
     #[test]
     fn keys_that_can_not_be_mapped_are_named() {
         let strip = map(Some("raw/"), None, None);
-        let error =
-            |map: &KeyMap, to: &str, relative: &str| map.destination_key(&key(to), relative, 0).unwrap_err();
+        let error = |map: &KeyMap, to: &str, relative: &str| {
+            map.destination_key(&key(to), relative, 0).unwrap_err()
+        };
         let missing = error(&strip, "to/", "other/x");
         assert_eq!(
             missing.to_string(),
             "`other/x` does not begin with `raw/`, which keys.strip_prefix takes off"
         );
-        assert_eq!(error(&strip, "", "raw/"), RemapError::Empty("raw/".to_owned()));
+        assert_eq!(
+            error(&strip, "", "raw/"),
+            RemapError::Empty("raw/".to_owned())
+        );
         let long = "k".repeat(1024);
-        assert!(matches!(error(&KeyMap::default(), "a/", &long), RemapError::TooLong(_)));
+        assert!(matches!(
+            error(&KeyMap::default(), "a/", &long),
+            RemapError::TooLong(_)
+        ));
     }
 
     proptest! {
@@ -210,7 +238,11 @@ mod tests {
             ("{size}/{key}", false),
             ("{dir}{name}", false),
         ] {
-            assert_eq!(map(Some("x"), Some(rename), Some("y")).preserves_order(), kept, "{rename}");
+            assert_eq!(
+                map(Some("x"), Some(rename), Some("y")).preserves_order(),
+                kept,
+                "{rename}"
+            );
         }
         assert!(KeyMap::default().preserves_order());
     }

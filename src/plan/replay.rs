@@ -1,9 +1,11 @@
-//! Replaying the part boundaries of a source, so that a multipart `ETag` and a composite checksum stay what they are.
+//! Replaying the part boundaries of a source, so that a multipart `ETag` and a composite checksum
+//! stay what they are.
 //!
-//! Both follow from the bytes *and* from where the parts end. S3 tells the number of parts in the `ETag` (`…-N`) and the
-//! size of each one by `HEAD ?partNumber=k`. Nearly all uploads have equal parts, so the first one tells all of them; that
-//! guess is proven by the `ETag` that the copied parts make, before anything is published, and only when it fails is each
-//! part asked for. What can not be replayed is copied as usual, and the reason is on the receipt.
+//! Both follow from the bytes *and* from where the parts end. S3 tells the number of parts in the
+//! `ETag` (`…-N`) and the size of each one by `HEAD ?partNumber=k`. Nearly all uploads have equal
+//! parts, so the first one tells all of them; that guess is proven by the `ETag` that the copied
+//! parts make, before anything is published, and only when it fails is each part asked for. What
+//! can not be replayed is copied as usual, and the reason is on the receipt.
 
 use super::decide::Route;
 use super::parts::{Boundaries, PartLayout};
@@ -22,18 +24,30 @@ pub enum Replay {
     Impossible(&'static str),
 }
 
-/// What of a source's identity can be kept, before its boundaries are known. `to_kms` tells that the destination is known
-/// to be encrypted with a KMS key.
+/// What of a source's identity can be kept, before its boundaries are known. `to_kms` tells that
+/// the destination is known to be encrypted with a KMS key.
 #[must_use]
-pub fn replay(head: &Head, to_kms: bool, source: &Capabilities, destination: &Capabilities) -> Replay {
-    let composite = head.checksum.as_ref().is_some_and(|sum| sum.kind == ChecksumKind::Composite);
+pub fn replay(
+    head: &Head,
+    to_kms: bool,
+    source: &Capabilities,
+    destination: &Capabilities,
+) -> Replay {
+    let composite = head
+        .checksum
+        .as_ref()
+        .is_some_and(|sum| sum.kind == ChecksumKind::Composite);
     let composite = composite && destination.checksums;
     let Some(count) = part_count(&head.etag) else {
         return match looks_like_md5(&head.etag) {
-            _ if head.kms || to_kms => Replay::Impossible("a KMS or customer key makes an ETag of its own"),
+            _ if head.kms || to_kms => {
+                Replay::Impossible("a KMS or customer key makes an ETag of its own")
+            }
             false => Replay::Impossible("the source's ETag is neither an MD5 nor one of parts"),
             true if head.size <= destination.max_copy => Replay::InOnePiece,
-            true => Replay::Impossible("an object of this size that was written in one piece keeps no ETag"),
+            true => Replay::Impossible(
+                "an object of this size that was written in one piece keeps no ETag",
+            ),
         };
     };
     // A composite checksum is worth the boundaries even where the ETag is lost.
@@ -57,23 +71,38 @@ pub fn replay(head: &Head, to_kms: bool, source: &Capabilities, destination: &Ca
     Replay::Parts(count)
 }
 
-/// The route of an object of which only a line of a list is known, for the plan: the executor looks closer. `None` where
-/// the list tells nothing that could be kept.
+/// The route of an object of which only a line of a list is known, for the plan: the executor looks
+/// closer. `None` where the list tells nothing that could be kept.
 #[must_use]
-pub fn by_etag(size: u64, etag: &str, source: &Capabilities, destination: &Capabilities) -> Option<Route> {
-    let listed = Head { size, etag: etag.to_owned(), ..Head::default() };
+pub fn by_etag(
+    size: u64,
+    etag: &str,
+    source: &Capabilities,
+    destination: &Capabilities,
+) -> Option<Route> {
+    let listed = Head {
+        size,
+        etag: etag.to_owned(),
+        ..Head::default()
+    };
     match replay(&listed, false, source, destination) {
         Replay::InOnePiece => Some(Route::Copy),
         Replay::Impossible(_) => None,
         Replay::Parts(count) => {
             let part_size = size.div_ceil(u64::from(count));
             let boundaries = Boundaries::Guessed;
-            Some(Route::MultipartCopy(PartLayout { size, part_size, count, boundaries }))
+            Some(Route::MultipartCopy(PartLayout {
+                size,
+                part_size,
+                count,
+                boundaries,
+            }))
         }
     }
 }
 
-/// The uniform layout that a first part of `first` bytes and `count` parts in all make of `size` bytes, if they do.
+/// The uniform layout that a first part of `first` bytes and `count` parts in all make of `size`
+/// bytes, if they do.
 #[must_use]
 pub fn guess(size: u64, count: u32, first: u64, limits: &PartLimits) -> Option<PartLayout> {
     let before_last = u64::from(count.checked_sub(1)?).checked_mul(first)?;
@@ -120,7 +149,12 @@ pub fn exactly(size: u64, sizes: &[u64], limits: &PartLimits) -> Result<PartLayo
     {
         return Err("this server wants equal parts, and those of the source are not");
     }
-    Ok(PartLayout { size, part_size: largest, count, boundaries: Boundaries::Replayed(ends.into()) })
+    Ok(PartLayout {
+        size,
+        part_size: largest,
+        count,
+        boundaries: Boundaries::Replayed(ends.into()),
+    })
 }
 
 #[cfg(test)]
@@ -132,7 +166,11 @@ mod tests {
     use crate::size::{GIB, MIB};
 
     fn head(etag: &str, size: u64) -> Head {
-        Head { size, etag: etag.into(), ..Head::default() }
+        Head {
+            size,
+            etag: etag.into(),
+            ..Head::default()
+        }
     }
 
     const MD5: &str = "d41d8cd98f00b204e9800998ecf8427e";
@@ -149,22 +187,48 @@ mod tests {
             head("opaque", 5),
             head(&parts, 0),
             head(&format!("{MD5}-10001"), GIB),
-            Head { kms: true, ..head(&parts, GIB) },
-            Head { kms: true, ..head(MD5, GIB) },
+            Head {
+                kms: true,
+                ..head(&parts, GIB)
+            },
+            Head {
+                kms: true,
+                ..head(MD5, GIB)
+            },
         ] {
-            assert!(matches!(of(&impossible), Replay::Impossible(_)), "{impossible:?}");
+            assert!(
+                matches!(of(&impossible), Replay::Impossible(_)),
+                "{impossible:?}"
+            );
         }
-        assert!(matches!(replay(&head(&parts, GIB), true, aws, aws), Replay::Impossible(_)));
+        assert!(matches!(
+            replay(&head(&parts, GIB), true, aws, aws),
+            Replay::Impossible(_)
+        ));
         let cautious = &Capabilities::CAUTIOUS;
-        assert!(matches!(replay(&head(&parts, GIB), false, cautious, cautious), Replay::Impossible(_)));
+        assert!(matches!(
+            replay(&head(&parts, GIB), false, cautious, cautious),
+            Replay::Impossible(_)
+        ));
     }
 
     #[test]
     fn a_composite_checksum_is_worth_the_boundaries_without_the_etag() {
         let algorithm = ChecksumAlgorithm::Sha256;
-        let checksum = Some(Checksum { algorithm, kind: ChecksumKind::Composite, value: "x".into() });
-        let kms = Head { kms: true, checksum, ..head(&format!("{MD5}-3"), GIB) };
-        assert_eq!(replay(&kms, true, &Capabilities::AWS, &Capabilities::AWS), Replay::Parts(3));
+        let checksum = Some(Checksum {
+            algorithm,
+            kind: ChecksumKind::Composite,
+            value: "x".into(),
+        });
+        let kms = Head {
+            kms: true,
+            checksum,
+            ..head(&format!("{MD5}-3"), GIB)
+        };
+        assert_eq!(
+            replay(&kms, true, &Capabilities::AWS, &Capabilities::AWS),
+            Replay::Parts(3)
+        );
     }
 
     #[test]
@@ -180,10 +244,16 @@ mod tests {
             assert!(error.contains(why), "{error}");
         }
         assert!(exactly(7, &[6], &s3).unwrap_err().contains("do not make"));
-        let equal = PartLimits { equal_parts: true, ..s3 };
+        let equal = PartLimits {
+            equal_parts: true,
+            ..s3
+        };
         assert!(exactly(21 * MIB, &[5 * MIB, 6 * MIB, 10 * MIB], &equal).is_err());
         assert!(exactly(6 * MIB, &[5 * MIB, MIB], &equal).is_ok());
-        assert!(guess(10 * MIB, 10, MIB, &s3).is_none(), "no middle part may be that small");
+        assert!(
+            guess(10 * MIB, 10, MIB, &s3).is_none(),
+            "no middle part may be that small"
+        );
         assert!(guess(1, 1, 1, &s3).is_some());
     }
 

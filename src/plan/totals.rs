@@ -1,7 +1,7 @@
 //! What a plan comes to: objects, bytes, parts and requests by kind.
 //!
-//! The requests are those of a run in which nothing fails. They are what a run is paced and billed by, so the
-//! counting follows the executor request by request.
+//! The requests are those of a run in which nothing fails. They are what a run is paced and billed
+//! by, so the counting follows the executor request by request.
 
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
@@ -77,7 +77,8 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    /// Adds an object that is copied by `route`; uploads take as long as this machine's network lets them.
+    /// Adds an object that is copied by `route`; uploads take as long as this machine's network
+    /// lets them.
     pub fn copy(&mut self, size: u64, route: &Route, capacity: Capacity) {
         let (copies, bytes) = match route {
             Route::Copy => (1, size),
@@ -92,7 +93,8 @@ impl Estimate {
         }
     }
 
-    /// Seconds that all of it takes with so many requests in flight; `None` where nothing is copied inside S3.
+    /// Seconds that all of it takes with so many requests in flight; `None` where nothing is copied
+    /// inside S3.
     #[must_use]
     pub fn seconds(&self, in_flight: u32) -> Option<f64> {
         (self.stream > 0.0).then(|| (self.stream / f64::from(in_flight.max(1))).max(self.longest))
@@ -120,7 +122,8 @@ impl Totals {
         selected + self.archived_objects + self.impossible_objects == 0
     }
 
-    /// Counts an object that would be copied by `route`, after `reads` that tell what it shall have.
+    /// Counts an object that would be copied by `route`, after `reads` that tell what it shall
+    /// have.
     pub fn copy(
         &mut self,
         size: u64,
@@ -138,8 +141,8 @@ impl Totals {
         self.bytes += size;
         self.parts += u64::from(route.parts());
         let parts = u64::from(route.parts());
-        // The source again where the server may ignore conditions; the destination where its answers prove nothing, and always
-        // if it was made of parts.
+        // The source again where the server may ignore conditions; the destination where its
+        // answers prove nothing, and always if it was made of parts.
         let is_pinned = match route {
             Route::MultipartCopy(_) => capabilities.pins_parts(),
             _ => capabilities.pins_copies(),
@@ -148,7 +151,9 @@ impl Totals {
         let proves_nothing = !believes || (!capabilities.checksums && !capabilities.content_etags);
         let more_heads = u64::from(!is_pinned) + u64::from(proves_nothing || parts > 0);
         let read = |totals: &mut Self| {
-            reads.operations().for_each(|operation| totals.request(operation, 1));
+            reads
+                .operations()
+                .for_each(|operation| totals.request(operation, 1));
             if more_heads > 0 {
                 totals.request(Operation::HeadObject, more_heads);
             }
@@ -197,7 +202,10 @@ impl Totals {
     pub fn archived(&mut self, size: u64, storage_class: Option<&str>, asks: bool) {
         self.archived_objects += 1;
         self.archived_bytes += size;
-        let class = self.archived_classes.entry(storage_class.unwrap_or("STANDARD").to_owned()).or_default();
+        let class = self
+            .archived_classes
+            .entry(storage_class.unwrap_or("STANDARD").to_owned())
+            .or_default();
         class.objects += 1;
         class.bytes += size;
         if asks {
@@ -212,8 +220,8 @@ impl Totals {
         *self.requests.entry(operation).or_default() += count;
     }
 
-    /// What the requests cost at AWS's list prices, in dollars, when the objects get this storage class. Reads are those of
-    /// STANDARD: the class of each source is not known here.
+    /// What the requests cost at AWS's list prices, in dollars, when the objects get this storage
+    /// class. Reads are those of STANDARD: the class of each source is not known here.
     #[must_use]
     pub fn dollars(&self, class: Option<&str>) -> f64 {
         let cost = |(operation, count): (&Operation, &u64)| {

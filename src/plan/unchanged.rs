@@ -1,4 +1,5 @@
-//! Counts of objects that are left as they are: by what they were found equal, and what of them nobody looked at.
+//! Counts of objects that are left as they are: by what they were found equal, and what of them
+//! nobody looked at.
 
 use std::collections::BTreeMap;
 
@@ -16,8 +17,8 @@ pub struct Unchanged {
     /// Equal objects that were not checked for the attributes that the job sets.
     #[serde(skip_serializing_if = "is_zero")]
     pub attributes_not_checked: u64,
-    /// Equal objects in another storage class than the one that the job sets, to which a lifecycle rule may have moved
-    /// them.
+    /// Equal objects in another storage class than the one that the job sets, to which a lifecycle
+    /// rule may have moved them.
     #[serde(skip_serializing_if = "is_zero")]
     pub other_storage_class: u64,
 }
@@ -38,7 +39,13 @@ impl Unchanged {
 
     /// Counts an object.
     pub fn add(&mut self, skip: Skip) {
-        let Skip::Equal { equal_by, set_attributes } = skip else { return };
+        let Skip::Equal {
+            equal_by,
+            set_attributes,
+        } = skip
+        else {
+            return;
+        };
         *self.by.entry(equal_by).or_default() += 1;
         match set_attributes {
             SetAttributes::Kept => {}
@@ -64,8 +71,12 @@ impl Unchanged {
             }
         }
         self.by.retain(|_, count| *count > 0);
-        self.attributes_not_checked = self.attributes_not_checked.saturating_sub(void.attributes_not_checked);
-        self.other_storage_class = self.other_storage_class.saturating_sub(void.other_storage_class);
+        self.attributes_not_checked = self
+            .attributes_not_checked
+            .saturating_sub(void.attributes_not_checked);
+        self.other_storage_class = self
+            .other_storage_class
+            .saturating_sub(void.other_storage_class);
     }
 
     /// True when nothing was counted.
@@ -83,11 +94,17 @@ mod tests {
     fn only_equal_objects_are_counted_and_json_keeps_the_counts() {
         let mut counts = Unchanged::one(Skip::equal(Basis::Etag));
         counts.add(Skip::Present);
-        counts.add(Skip::Equal { equal_by: Basis::Time, set_attributes: SetAttributes::NotChecked });
+        counts.add(Skip::Equal {
+            equal_by: Basis::Time,
+            set_attributes: SetAttributes::NotChecked,
+        });
         counts.merge(&Unchanged::one(Skip::equal(Basis::Time)));
         assert_eq!(counts.by, [(Basis::Etag, 1), (Basis::Time, 2)].into());
         let json = serde_json::to_string(&counts).unwrap();
-        assert_eq!(json, r#"{"by":{"etag":1,"time":2},"attributes_not_checked":1}"#);
+        assert_eq!(
+            json,
+            r#"{"by":{"etag":1,"time":2},"attributes_not_checked":1}"#
+        );
         assert_eq!(serde_json::from_str::<Unchanged>(&json).unwrap(), counts);
         assert!(Unchanged::one(Skip::Archived).is_empty());
     }

@@ -1,14 +1,15 @@
 //! Lists that failed, counted by the reason.
 //!
-//! A run that could not list anything is like one whose buckets could not be used at all: its exit code says if waiting
-//! may help.
+//! A run that could not list anything is like one whose buckets could not be used at all: its exit
+//! code says if waiting may help.
 
 use crate::s3::Failure;
 
 /// Lists that failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UnlistedCounts {
-    /// Lists that were refused to these credentials, or that this server, Region, or clock makes impossible.
+    /// Lists that were refused to these credentials, or that this server, Region, or clock makes
+    /// impossible.
     pub refused: u64,
     /// Lists that failed for a reason that may pass.
     pub passing: u64,
@@ -36,8 +37,8 @@ impl UnlistedCounts {
         self.passing += other.passing;
     }
 
-    /// Returns the reason of all `failed` failures, if they have one in common. `found` is the number of objects that were
-    /// found: where there are some, access as a whole was not refused.
+    /// Returns the reason of all `failed` failures, if they have one in common. `found` is the
+    /// number of objects that were found: where there are some, access as a whole was not refused.
     #[must_use]
     pub const fn cause(self, failed: u64, found: u64) -> Option<Cause> {
         if failed == 0 {
@@ -62,7 +63,12 @@ mod tests {
         use FailureKind::{Bug, ClockSkew, Credentials, Denied, Throttled, Transient, WrongRegion};
         for (kinds, others, found, cause) in [
             (vec![], 0, 0, None),
-            (vec![Denied, Credentials, ClockSkew, WrongRegion(None)], 0, 0, Some(Cause::Refused)),
+            (
+                vec![Denied, Credentials, ClockSkew, WrongRegion(None)],
+                0,
+                0,
+                Some(Cause::Refused),
+            ),
             (vec![Denied], 0, 1, None),
             (vec![Denied], 1, 0, None),
             (vec![Transient, Throttled], 0, 5, Some(Cause::Passing)),
@@ -72,7 +78,12 @@ mod tests {
         ] {
             let mut counts = UnlistedCounts::default();
             for kind in &kinds {
-                counts.observe(&Failure::new(kind.clone(), Operation::ListObjects, "b", "m"));
+                counts.observe(&Failure::new(
+                    kind.clone(),
+                    Operation::ListObjects,
+                    "b",
+                    "m",
+                ));
             }
             let failed = kinds.len() as u64 + others;
             assert_eq!(counts.cause(failed, found), cause, "{kinds:?}");

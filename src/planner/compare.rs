@@ -1,7 +1,8 @@
 //! Compares a source object with what the destination has under its key.
 //!
-//! The decisions are pure ([`crate::plan::decide`], [`crate::plan::existing`]). This module asks for what they need and
-//! lists do not show: HEAD requests, the sizes of first parts, tags, hashes of local files.
+//! The decisions are pure ([`crate::plan::decide`], [`crate::plan::existing`]). This module asks
+//! for what they need and lists do not show: HEAD requests, the sizes of first parts, tags, hashes
+//! of local files.
 
 use super::hash::{self, Hashes, Want};
 use super::{Next, Planned, Sides};
@@ -44,7 +45,10 @@ impl Sides {
         if let Decision::Ask(doubt) = decision {
             return Next::Ask(entry, key, Question::Both(doubt));
         }
-        let seen = there.etag.as_ref().map_or(Seen::Unknown, |etag| Seen::Object(etag.clone()));
+        let seen = there
+            .etag
+            .as_ref()
+            .map_or(Seen::Unknown, |etag| Seen::Object(etag.clone()));
         Next::Known(self.planned(entry, key, decision, seen))
     }
 
@@ -52,24 +56,37 @@ impl Sides {
         // A file's entry has no ETag.
         Side {
             size: entry.size,
-            etag: entry.etag.as_deref().filter(|_| self.etags_follow_from_bytes()),
+            etag: entry
+                .etag
+                .as_deref()
+                .filter(|_| self.etags_follow_from_bytes()),
             modified: entry.modified,
             is_file: false,
         }
     }
 
     /// Asks about one key, at the destination and, where lists do not tell, at the source.
-    pub(super) async fn ask(&self, mut entry: Entry, key: ObjectKey, question: Question) -> Planned {
+    pub(super) async fn ask(
+        &self,
+        mut entry: Entry,
+        key: ObjectKey,
+        question: Question,
+    ) -> Planned {
         if self.is_in_place() {
             return self.ask_in_place(entry, key, false).await;
         }
-        let head = match self.destination.in_place(self.destination.head(&key, None)).await {
+        let head = match self
+            .destination
+            .in_place(self.destination.head(&key, None))
+            .await
+        {
             Ok(head) => head,
             Err(failure) if *failure.kind() == FailureKind::NotFound => {
                 let decision = self.decide(&entry, None);
                 return self.planned(entry, key, decision, Seen::Absent);
             }
-            // Without the right to list, S3 answers 403 for keys that do not exist, but not only for those.
+            // Without the right to list, S3 answers 403 for keys that do not exist, but not only
+            // for those.
             Err(failure) if *failure.kind() == FailureKind::Denied => {
                 let decision = self.decide(&entry, None);
                 return self.planned(entry, key, decision, Seen::Unknown);
@@ -85,13 +102,19 @@ impl Sides {
         }
     }
 
-    /// Replaces what a list of the source says of an object by what HEAD shows, where lists are not believed.
+    /// Replaces what a list of the source says of an object by what HEAD shows, where lists are not
+    /// believed.
     async fn see(&self, entry: &mut Entry) -> Result<(), Failure> {
-        let Some(source) = self.source.as_ref().filter(|source| !source.capabilities().believes_answers())
+        let Some(source) = self
+            .source
+            .as_ref()
+            .filter(|source| !source.capabilities().believes_answers())
         else {
             return Ok(());
         };
-        let head = source.in_place(source.head(&entry.key, entry.version.as_deref())).await?;
+        let head = source
+            .in_place(source.head(&entry.key, entry.version.as_deref()))
+            .await?;
         (entry.size, entry.modified, entry.archive) = (head.size, head.modified, head.archive);
         (entry.etag, entry.storage_class) = (Some(head.etag), head.storage_class);
         Ok(())
@@ -123,19 +146,28 @@ impl Sides {
             };
         }
         match decision {
-            Decision::Skip(Skip::Equal { equal_by, .. }) => self.by_attributes(equal_by, key, there).await,
+            Decision::Skip(Skip::Equal { equal_by, .. }) => {
+                self.by_attributes(equal_by, key, there).await
+            }
             decision => Ok(decision),
         }
     }
 
-    /// Decides by what the lists say. A version from the past beside other bytes of its size is asked for: that the
-    /// destination is newer says nothing about a version that was followed by others.
+    /// Decides by what the lists say. A version from the past beside other bytes of its size is
+    /// asked for: that the destination is newer says nothing about a version that was followed by
+    /// others.
     pub(super) fn decide(&self, entry: &Entry, there: Option<Side<'_>>) -> Decision {
         let transfer = &self.transfer;
-        let source = Side { is_file: self.source.is_none(), ..self.side(entry) };
+        let source = Side {
+            is_file: self.source.is_none(),
+            ..self.side(entry)
+        };
         let is_past = entry.version.is_some() && transfer.when == When::Changed;
         match decide(transfer.when, transfer.compare, source, there) {
-            Decision::Skip(Skip::Equal { equal_by: Basis::Time, .. })
+            Decision::Skip(Skip::Equal {
+                equal_by: Basis::Time,
+                ..
+            })
             | Decision::Copy(Reason::Newer | Reason::SameSecond)
                 if is_past =>
             {
@@ -143,7 +175,9 @@ impl Sides {
             }
             // It says nothing here, and the lists say that the destination is newer.
             Decision::Ask(Doubt::Etags)
-                if !is_past && self.believes_lists() && self.destination.hidden_etags().are_usual() =>
+                if !is_past
+                    && self.believes_lists()
+                    && self.destination.hidden_etags().are_usual() =>
             {
                 Decision::Skip(Skip::equal(Basis::Time))
             }
@@ -160,10 +194,17 @@ impl Sides {
         there: &Head,
         doubt: Doubt,
     ) -> Result<Decision, Failure> {
-        let here = source.in_place(source.head(&entry.key, entry.version.as_deref())).await?;
+        let here = source
+            .in_place(source.head(&entry.key, entry.version.as_deref()))
+            .await?;
         if let Some(message) = entry.contradicted_by(&here, source.capabilities().content_etags) {
             let place = source.place(&entry.key);
-            return Err(Failure::new(FailureKind::ServerFault, Operation::HeadObject, place, message));
+            return Err(Failure::new(
+                FailureKind::ServerFault,
+                Operation::HeadObject,
+                place,
+                message,
+            ));
         }
         let mut found = content(&here, there, self.etags_follow_from_bytes());
         if found == Content::SamePartCount {
@@ -175,24 +216,35 @@ impl Sides {
             }
         }
         if doubt == Doubt::Etags {
-            self.destination.hidden_etags().note(!matches!(found, Content::Differs(_)));
+            self.destination
+                .hidden_etags()
+                .note(!matches!(found, Content::Differs(_)));
         }
         Ok(match found {
             Content::Equal(basis) => Decision::Skip(Skip::equal(basis)),
             Content::Differs(reason) => Decision::Copy(reason),
             _ if entry.version.is_some() => Decision::Copy(Reason::Differs),
             _ if doubt == Doubt::Content => by_time(here.modified, there.modified),
-            // The lists, whose times may be finer than those of HEAD, say that the destination is newer.
+            // The lists, whose times may be finer than those of HEAD, say that the destination is
+            // newer.
             _ => Decision::Skip(Skip::equal(Basis::Time)),
         })
     }
 
     /// Hashes a local file in the way in which the destination's checksum or `ETag` was made.
-    async fn look_at_file(&self, entry: &Entry, key: &ObjectKey, there: &Head) -> Result<Decision, Failure> {
+    async fn look_at_file(
+        &self,
+        entry: &Entry,
+        key: &ObjectKey,
+        there: &Head,
+    ) -> Result<Decision, Failure> {
         let Source::Files { path, .. } = &self.transfer.from else {
             return Ok(by_time(entry.modified, there.modified));
         };
-        let checksum = there.checksum.as_ref().filter(|_| self.transfer.compare == Compare::Checksum);
+        let checksum = there
+            .checksum
+            .as_ref()
+            .filter(|_| self.transfer.compare == Compare::Checksum);
         let whole = checksum.is_some_and(|checksum| checksum.kind == ChecksumKind::FullObject);
         let etag_tells = !whole && self.etags_follow_from_bytes() && !there.kms;
         let in_parts = part_count(&there.etag).is_some();
@@ -211,14 +263,23 @@ impl Sides {
         if want.checksum.is_none() && !want.etag {
             return Ok(by_time(entry.modified, there.modified));
         }
-        let Hashes { bytes, checksum: sum, etag } = hash::file(&path_of(path, entry), want).await?;
+        let Hashes {
+            bytes,
+            checksum: sum,
+            etag,
+        } = hash::file(&path_of(path, entry), want).await?;
         if bytes != there.size {
             return Ok(Decision::Copy(Reason::SizeDiffers));
         }
         let equal = |basis| Ok(Decision::Skip(Skip::equal(basis)));
-        // Parts may be of several sizes: then hashes of parts that are cut alike differ and say nothing.
+        // Parts may be of several sizes: then hashes of parts that are cut alike differ and say
+        // nothing.
         let differs = |reason| {
-            if in_parts && !whole { by_time(entry.modified, there.modified) } else { Decision::Copy(reason) }
+            if in_parts && !whole {
+                by_time(entry.modified, there.modified)
+            } else {
+                Decision::Copy(reason)
+            }
         };
         match (sum, checksum, etag) {
             (Some(sum), Some(checksum), _) if sum.value == checksum.value => equal(Basis::Checksum),
@@ -228,18 +289,23 @@ impl Sides {
         }
     }
 
-    /// Settles what becomes of an equal object by the storage class that a list shows; `None` where HEAD must tell more.
+    /// Settles what becomes of an equal object by the storage class that a list shows; `None` where
+    /// HEAD must tell more.
     fn by_listed_attributes(&self, equal_by: Basis, class: Option<&str>) -> Option<Decision> {
         let transfer = &self.transfer;
         let unlisted = transfer.sets_unlisted_attributes();
-        let set_attributes = match existing::class(transfer, class, self.destination.capabilities()) {
+        let set_attributes = match existing::class(transfer, class, self.destination.capabilities())
+        {
             Class::Differs => return Some(Decision::Copy(Reason::AttributesDiffer)),
             _ if unlisted && transfer.compare_attributes => return None,
             _ if unlisted => SetAttributes::NotChecked,
             Class::MayBeMoved => SetAttributes::OtherStorageClass,
             Class::AsSet => SetAttributes::Kept,
         };
-        Some(Decision::Skip(Skip::Equal { equal_by, set_attributes }))
+        Some(Decision::Skip(Skip::Equal {
+            equal_by,
+            set_attributes,
+        }))
     }
 
     /// The same by a HEAD, which shows everything but the tags.
@@ -250,8 +316,11 @@ impl Sides {
         there: &Head,
     ) -> Result<Decision, Failure> {
         let transfer = &self.transfer;
-        let class =
-            existing::class(transfer, there.storage_class.as_deref(), self.destination.capabilities());
+        let class = existing::class(
+            transfer,
+            there.storage_class.as_deref(),
+            self.destination.capabilities(),
+        );
         if class == Class::Differs || existing::unlike(transfer, there).is_some() {
             return Ok(Decision::Copy(Reason::AttributesDiffer));
         }
@@ -261,7 +330,10 @@ impl Sides {
         };
         if !transfer.set.tags.is_empty() && self.destination.capabilities().tags {
             if transfer.compare_attributes {
-                let tags = self.destination.in_place(self.destination.tags(key, None)).await?;
+                let tags = self
+                    .destination
+                    .in_place(self.destination.tags(key, None))
+                    .await?;
                 if !existing::has_set_tags(transfer, &tags) {
                     return Ok(Decision::Copy(Reason::AttributesDiffer));
                 }
@@ -271,7 +343,13 @@ impl Sides {
         }
         if let Some(acl) = transfer.to.acl {
             let shown = if transfer.compare_attributes {
-                has_acl(acl, &self.destination.in_place(self.destination.acl(key, None)).await?)
+                has_acl(
+                    acl,
+                    &self
+                        .destination
+                        .in_place(self.destination.acl(key, None))
+                        .await?,
+                )
             } else {
                 None
             };
@@ -281,18 +359,31 @@ impl Sides {
                 None => set_attributes = SetAttributes::NotChecked,
             }
         }
-        Ok(Decision::Skip(Skip::Equal { equal_by, set_attributes }))
+        Ok(Decision::Skip(Skip::Equal {
+            equal_by,
+            set_attributes,
+        }))
     }
 }
 
-/// Returns the size of the first part of a multipart object, or `None` where the server does not tell.
-async fn first_part(bucket: &Bucket, key: &ObjectKey, version: Option<&str>, head: &Head) -> Option<u64> {
+/// Returns the size of the first part of a multipart object, or `None` where the server does not
+/// tell.
+async fn first_part(
+    bucket: &Bucket,
+    key: &ObjectKey,
+    version: Option<&str>,
+    head: &Head,
+) -> Option<u64> {
     let pin = SourcePin {
         bucket: bucket.name().clone(),
         key: key.clone(),
         version: version.map(str::to_owned),
         etag: head.etag.clone(),
-        customer_key: bucket.client().customer_key().filter(|_| head.customer_key).cloned(),
+        customer_key: bucket
+            .client()
+            .customer_key()
+            .filter(|_| head.customer_key)
+            .cloned(),
     };
     let part = bucket.in_place(bucket.head_part(&pin, 1)).await.ok()?;
     let parts = part_count(&head.etag)?;

@@ -1,7 +1,7 @@
 //! Hashes of local files, made in the way in which S3 made a checksum or an `ETag`.
 //!
-//! A file is read in pieces, off the threads that drive requests, so that a run that stops need not read to its end. A few
-//! files are read side by side: more would only make a disk seek.
+//! A file is read in pieces, off the threads that drive requests, so that a run that stops need not
+//! read to its end. A few files are read side by side: more would only make a disk seek.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -46,7 +46,14 @@ pub struct Hashes {
 /// # Errors
 /// [`FailureKind::Local`] when it cannot be read.
 pub async fn file(path: &Path, want: Want) -> Result<Hashes, Failure> {
-    let failed = |kind, message| Failure::new(kind, Operation::ReadFile, path.display().to_string(), message);
+    let failed = |kind, message| {
+        Failure::new(
+            kind,
+            Operation::ReadFile,
+            path.display().to_string(),
+            message,
+        )
+    };
     // It is never closed.
     let _place = FILES.acquire().await;
     let owned = path.to_owned();
@@ -82,7 +89,11 @@ struct Reading {
 
 impl Reading {
     fn new(file: File, want: Want) -> Self {
-        Self { file, hasher: Hasher::new(want), buffer: vec![0; PIECE] }
+        Self {
+            file,
+            hasher: Hasher::new(want),
+            buffer: vec![0; PIECE],
+        }
     }
 
     /// Reads one piece; false at the end.
@@ -111,7 +122,9 @@ struct Hasher {
 
 impl Hasher {
     fn new(want: Want) -> Self {
-        let sum = want.checksum.map(|(algorithm, _)| RunningChecksum::new(algorithm));
+        let sum = want
+            .checksum
+            .map(|(algorithm, _)| RunningChecksum::new(algorithm));
         Self {
             want,
             bytes: 0,
@@ -126,7 +139,10 @@ impl Hasher {
     fn update(&mut self, mut bytes: &[u8]) {
         self.bytes += bytes.len() as u64;
         while !bytes.is_empty() {
-            let left = self.want.part_size.map_or(u64::MAX, |size| size - self.in_part);
+            let left = self
+                .want
+                .part_size
+                .map_or(u64::MAX, |size| size - self.in_part);
             let take = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
             let (now, later) = bytes.split_at(take);
             if let Some(sum) = &mut self.sum {
@@ -167,7 +183,11 @@ impl Hasher {
             (true, None) => Some(self.md5.finish()),
             (true, Some(_)) => multipart_etag(self.md5s.iter().map(String::as_str)),
         };
-        Hashes { bytes: self.bytes, checksum, etag }
+        Hashes {
+            bytes: self.bytes,
+            checksum,
+            etag,
+        }
     }
 }
 

@@ -1,12 +1,14 @@
 //! Planning whole histories: every version of a key, in order.
 //!
-//! Keys are planned side by side, but a key's versions are one chain: a [`Step`] for the oldest version that is missing, with
-//! the ones that follow attached to it ([`Following`]). The executor begins a version when the one before it is done, so
-//! the destination never has them in another order, whatever fails. What is already there is found by
+//! Keys are planned side by side, but a key's versions are one chain: a [`Step`] for the oldest
+//! version that is missing, with the ones that follow attached to it ([`Following`]). The executor
+//! begins a version when the one before it is done, so the destination never has them in another
+//! order, whatever fails. What is already there is found by
 //! [`plan::history`](crate::plan::history).
 //!
-//! A version that can not be copied holds up the newer ones behind it: they could never be put in order afterwards. How many versions wait for the executor is bounded; a single key may have more than that, and then is held
-//! alone.
+//! A version that can not be copied holds up the newer ones behind it: they could never be put in
+//! order afterwards. How many versions wait for the executor is bounded; a single key may have more
+//! than that, and then is held alone.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -81,7 +83,11 @@ impl Following {
         let entry = entry(&key, self.relative_at, version);
         let then = (!self.versions.is_empty()).then_some(self);
         let turn = Some(Box::new(Turn { tip, then }));
-        Some(Step { route, turn, ..Step::without_work(entry, to) })
+        Some(Step {
+            route,
+            turn,
+            ..Step::without_work(entry, to)
+        })
     }
 }
 
@@ -122,7 +128,9 @@ impl Sides {
     }
 
     async fn plan_histories(&self, planned: &Outbox) -> Result<(), Gone> {
-        let Some(source) = &self.source else { return Ok(()) };
+        let Some(source) = &self.source else {
+            return Ok(());
+        };
         let filter = Filter::new(&self.transfer.select);
         let mut told = match (&self.transfer.chosen, &self.transfer.from) {
             (Some(chosen), Source::Prefix { location, .. }) => {
@@ -151,15 +159,23 @@ impl Sides {
                     continue;
                 }
             };
-            let Some((history, to)) = self.sift_history(history, &filter, planned).await? else { continue };
-            let share = u32::try_from(history.versions.len()).unwrap_or(u32::MAX).min(VERSIONS_AHEAD);
+            let Some((history, to)) = self.sift_history(history, &filter, planned).await? else {
+                continue;
+            };
+            let share = u32::try_from(history.versions.len())
+                .unwrap_or(u32::MAX)
+                .min(VERSIONS_AHEAD);
             // Those that were asked before hold their share until they are handed on.
-            while !asked.is_empty() && (asked.len() >= at_once || room.available_permits() < share as usize) {
+            while !asked.is_empty()
+                && (asked.len() >= at_once || room.available_permits() < share as usize)
+            {
                 if let Some(looked) = asked.next().await {
                     self.hand_on(looked, planned).await?;
                 }
             }
-            let Ok(held) = Arc::clone(&room).acquire_many_owned(share).await else { break };
+            let Ok(held) = Arc::clone(&room).acquire_many_owned(share).await else {
+                break;
+            };
             let found = match &mut walk {
                 None => None,
                 Some(walk) => match walk.find(to.as_str()).await {
@@ -172,7 +188,9 @@ impl Sides {
                 },
             };
             let (sides, source) = (self.clone(), source.clone());
-            asked.push_back(by_itself(async move { sides.look(&source, history, to, found, held).await }));
+            asked.push_back(by_itself(async move {
+                sides.look(&source, history, to, found, held).await
+            }));
         }
         while let Some(looked) = asked.next().await {
             self.hand_on(looked, planned).await?;
@@ -185,7 +203,9 @@ impl Sides {
         match &self.transfer.from {
             Source::Object { location, .. } => Scope::one(&location.key),
             // Of the others, only prefixes have versions; the rules for jobs see to that.
-            Source::Prefix { .. } | Source::Files { .. } | Source::Stdin => Scope::of(self.source_reach()),
+            Source::Prefix { .. } | Source::Files { .. } | Source::Stdin => {
+                Scope::of(self.source_reach())
+            }
         }
     }
 
@@ -199,7 +219,10 @@ impl Sides {
             && self.lists_in_order();
         usable.then(|| {
             let reach = self.destination_reach();
-            Walk::along(versions::histories(self.destination.clone(), Scope::of(reach)))
+            Walk::along(versions::histories(
+                self.destination.clone(),
+                Scope::of(reach),
+            ))
         })
     }
 
@@ -211,11 +234,20 @@ impl Sides {
         planned: &Outbox,
     ) -> Result<Option<(History, ObjectKey)>, Gone> {
         if history.relative().is_empty() {
-            planned.send(Planned::Ignored(history.key.to_string(), "the prefix itself")).await?;
+            planned
+                .send(Planned::Ignored(
+                    history.key.to_string(),
+                    "the prefix itself",
+                ))
+                .await?;
             return Ok(None);
         }
         let all = history.versions.len();
-        let relative = history.key.as_str().get(history.relative_at..).unwrap_or_default();
+        let relative = history
+            .key
+            .as_str()
+            .get(history.relative_at..)
+            .unwrap_or_default();
         let mut is_undated = false;
         history.versions.retain(|version| {
             let class = version.storage_class.as_deref();
@@ -228,9 +260,19 @@ impl Sides {
             admitted.is_ok()
         });
         if is_undated {
-            let (place, why) = (history.key.to_string(), Excluded::ModifiedUnknown.to_string());
-            let failure = Failure::new(FailureKind::ServerFault, Operation::ListObjectVersions, &*place, why);
-            planned.send(Planned::Failed(Some(history.key), place, failure)).await?;
+            let (place, why) = (
+                history.key.to_string(),
+                Excluded::ModifiedUnknown.to_string(),
+            );
+            let failure = Failure::new(
+                FailureKind::ServerFault,
+                Operation::ListObjectVersions,
+                &*place,
+                why,
+            );
+            planned
+                .send(Planned::Failed(Some(history.key), place, failure))
+                .await?;
             return Ok(None);
         }
         for _ in history.versions.len()..all {
@@ -239,7 +281,11 @@ impl Sides {
         if history.versions.is_empty() {
             return Ok(None);
         }
-        match self.transfer.keys.destination_key(&self.transfer.to.location.key, history.relative(), 0) {
+        match self.transfer.keys.destination_key(
+            &self.transfer.to.location.key,
+            history.relative(),
+            0,
+        ) {
             Ok(to) => Ok(Some((history, to))),
             Err(error) => {
                 let place = history.key.to_string();
@@ -249,7 +295,9 @@ impl Sides {
                     &*place,
                     error.to_string(),
                 );
-                planned.send(Planned::Failed(Some(history.key), place, failure)).await?;
+                planned
+                    .send(Planned::Failed(Some(history.key), place, failure))
+                    .await?;
                 Ok(None)
             }
         }
@@ -267,17 +315,37 @@ impl Sides {
         let place = format!("s3://{}/{}", source.name(), history.key);
         let there = match found {
             Some(there) => there,
-            None => match self.destination.in_place(versions::of_key(&self.destination, &to)).await {
+            None => match self
+                .destination
+                .in_place(versions::of_key(&self.destination, &to))
+                .await
+            {
                 Ok(there) => there,
-                Err(failure) => return Err(Box::new(Planned::Failed(Some(history.key), place, failure))),
+                Err(failure) => {
+                    return Err(Box::new(Planned::Failed(Some(history.key), place, failure)));
+                }
             },
         };
-        let tip = there.last().map_or(Tip::Nothing, |newest| Tip::Version(newest.id.clone().into()));
+        let tip = there.last().map_or(Tip::Nothing, |newest| {
+            Tip::Version(newest.id.clone().into())
+        });
         if there.is_empty() || self.transfer.when == When::Always {
-            return Ok(Aligned { history, to, there: Vec::new(), tip, held });
+            return Ok(Aligned {
+                history,
+                to,
+                there: Vec::new(),
+                tip,
+                held,
+            });
         }
         match self.overlap(source, &history, &to, &there).await {
-            Ok(Some(there)) => Ok(Aligned { history, to, there, tip, held }),
+            Ok(Some(there)) => Ok(Aligned {
+                history,
+                to,
+                there,
+                tip,
+                held,
+            }),
             Ok(None) if self.transfer.when == When::Missing => {
                 // What is there stays as it is, all of it.
                 let newest = history.versions.into_iter().next_back();
@@ -294,16 +362,20 @@ impl Sides {
                     history.versions.len()
                 );
                 let operation = Operation::ListObjectVersions;
-                let failure =
-                    Failure::new(FailureKind::Diverged, operation, self.destination.place(&to), message);
+                let failure = Failure::new(
+                    FailureKind::Diverged,
+                    operation,
+                    self.destination.place(&to),
+                    message,
+                );
                 Err(Box::new(Planned::Failed(Some(history.key), place, failure)))
             }
             Err(failure) => Err(Box::new(Planned::Failed(Some(history.key), place, failure))),
         }
     }
 
-    /// Which of the source's oldest versions are the destination's newest ones, and by what they are equal; `None` when the
-    /// two have diverged.
+    /// Which of the source's oldest versions are the destination's newest ones, and by what they
+    /// are equal; `None` when the two have diverged.
     async fn overlap(
         &self,
         source: &Bucket,
@@ -319,7 +391,9 @@ impl Sides {
             let first = there.len() - overlap;
             let unsure: Vec<_> = (0..overlap)
                 .map(|at| (at, first + at))
-                .filter(|(a, b)| liken(&history.versions[*a], &there[*b], lists_tell) == Likeness::Unsure)
+                .filter(|(a, b)| {
+                    liken(&history.versions[*a], &there[*b], lists_tell) == Likeness::Unsure
+                })
                 .filter(|pair| !matches!(looked.get(pair), Some(Some(_))))
                 .collect();
             if unsure.iter().any(|pair| looked.get(pair) == Some(&None)) {
@@ -330,10 +404,12 @@ impl Sides {
                     let (source_id, id) = (&*history.versions[a].id, &*there[b].id);
                     let (from, copy) = tokio::join!(
                         source.in_place(source.head(&history.key, Some(source_id))),
-                        self.destination.in_place(self.destination.head(to, Some(id)))
+                        self.destination
+                            .in_place(self.destination.head(to, Some(id)))
                     );
                     let (from, copy) = (from?, copy?);
-                    // Where nothing can be compared, size and order must do, and that a copy is no older than what it is of.
+                    // Where nothing can be compared, size and order must do, and that a copy is no
+                    // older than what it is of.
                     let in_time = (copy.modified >= from.modified).then_some(Basis::Time);
                     let same = match content(&from, &copy, etags_tell) {
                         Content::Equal(basis) => Some(basis),
@@ -351,8 +427,16 @@ impl Sides {
                 }
             }
             let basis = |at: usize| {
-                let by_lists = if history.versions[at].is_marker { Basis::DeleteMarker } else { Basis::Etag };
-                looked.get(&(at, first + at)).copied().flatten().unwrap_or(by_lists)
+                let by_lists = if history.versions[at].is_marker {
+                    Basis::DeleteMarker
+                } else {
+                    Basis::Etag
+                };
+                looked
+                    .get(&(at, first + at))
+                    .copied()
+                    .flatten()
+                    .unwrap_or(by_lists)
             };
             return Ok(Some((0..overlap).map(basis).collect()));
         }
@@ -361,21 +445,39 @@ impl Sides {
 
     /// Sends what a look at a key came to.
     async fn hand_on(&self, looked: Looked, planned: &Outbox) -> Result<(), Gone> {
-        let Aligned { history, to, there, tip, held } = match looked {
+        let Aligned {
+            history,
+            to,
+            there,
+            tip,
+            held,
+        } = match looked {
             Ok(aligned) => aligned,
             Err(other) => return planned.send(*other).await,
         };
-        let History { key, relative_at, versions } = history;
+        let History {
+            key,
+            relative_at,
+            versions,
+        } = history;
         let mut versions = VecDeque::from(versions);
-        let set_attributes =
-            if self.transfer.sets_attributes() { SetAttributes::NotChecked } else { SetAttributes::Kept };
+        let set_attributes = if self.transfer.sets_attributes() {
+            SetAttributes::NotChecked
+        } else {
+            SetAttributes::Kept
+        };
         for (version, equal_by) in versions.drain(..there.len()).zip(there) {
             let entry = Box::new(entry(&key, relative_at, version));
-            let skip = Skip::Equal { equal_by, set_attributes };
+            let skip = Skip::Equal {
+                equal_by,
+                set_attributes,
+            };
             planned.send(Planned::Skip(entry, to.clone(), skip)).await?;
         }
         // Restores take hours, so all are asked for now and not one after the other.
-        let unreadable = versions.iter().position(|version| version.archive != ArchiveState::Readable);
+        let unreadable = versions
+            .iter()
+            .position(|version| version.archive != ArchiveState::Readable);
         let behind = match unreadable {
             Some(at) if self.transfer.archived == Archived::Restore => versions.split_off(at),
             _ => VecDeque::new(),
@@ -396,7 +498,10 @@ impl Sides {
             if entry.archive == ArchiveState::Readable {
                 entry.archive = ArchiveState::Restoring;
             }
-            let step = Step { route: Route::Restore, ..Step::without_work(entry, to.clone()) };
+            let step = Step {
+                route: Route::Restore,
+                ..Step::without_work(entry, to.clone())
+            };
             planned.send(Planned::Step(Box::new(step))).await?;
         }
         Ok(())

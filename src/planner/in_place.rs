@@ -1,8 +1,9 @@
 //! Planning changes in place: which objects have something otherwise than the job wants it.
 //!
-//! The list that is walked is that of the objects that are being written. A change keeps an object's key, and a list shows
-//! each key once, so that no object comes twice. An object that an earlier session was at work on is looked at before it is
-//! changed again: its change may have taken effect without anybody having seen the answer.
+//! The list that is walked is that of the objects that are being written. A change keeps an
+//! object's key, and a list shows each key once, so that no object comes twice. An object that an
+//! earlier session was at work on is looked at before it is changed again: its change may have
+//! taken effect without anybody having seen the answer.
 
 use std::sync::Arc;
 
@@ -22,18 +23,26 @@ impl Sides {
     /// Both sides of a transfer. A transfer onto itself gets the policies of an in-place change.
     #[must_use]
     pub fn new(transfer: &Transfer, source: Option<Bucket>, destination: Bucket) -> Self {
-        let sides = Self { transfer: Arc::new(transfer.clone()), source, destination };
+        let sides = Self {
+            transfer: Arc::new(transfer.clone()),
+            source,
+            destination,
+        };
         if !sides.is_in_place() {
             return sides;
         }
         let strict = strict(transfer, sides.destination.capabilities());
-        Self { transfer: Arc::new(strict), ..sides }
+        Self {
+            transfer: Arc::new(strict),
+            ..sides
+        }
     }
 
     /// Returns true if the objects are changed where they are, and not copied anywhere.
     #[must_use]
     pub fn is_in_place(&self) -> bool {
-        let is_same_server = |source: &Bucket| source.client().same_server(self.destination.client());
+        let is_same_server =
+            |source: &Bucket| source.client().same_server(self.destination.client());
         self.source.as_ref().is_some_and(is_same_server) && self.transfer.is_onto_itself()
     }
 
@@ -41,7 +50,9 @@ impl Sides {
     pub(super) fn consider_in_place(&self, entry: Entry, key: ObjectKey) -> Next {
         let listed = match self.transfer.when {
             When::Always => Listed::Differs,
-            When::Changed | When::Missing => by_class(&self.transfer, entry.storage_class.as_deref()),
+            When::Changed | When::Missing => {
+                by_class(&self.transfer, entry.storage_class.as_deref())
+            }
         };
         match listed {
             Listed::Differs => Next::Known(self.change(entry, key)),
@@ -59,14 +70,22 @@ impl Sides {
     }
 
     fn change(&self, entry: Entry, key: ObjectKey) -> Planned {
-        let reason =
-            if self.transfer.when == When::Always { Reason::Always } else { Reason::AttributesDiffer };
+        let reason = if self.transfer.when == When::Always {
+            Reason::Always
+        } else {
+            Reason::AttributesDiffer
+        };
         let seen = entry.etag.clone().map_or(Seen::Unknown, Seen::Object);
         self.step(entry, key, reason, seen)
     }
 
     /// Decides about an object by HEAD. `again` says that an earlier session was at work on it.
-    pub(super) async fn ask_in_place(&self, mut entry: Entry, key: ObjectKey, again: bool) -> Planned {
+    pub(super) async fn ask_in_place(
+        &self,
+        mut entry: Entry,
+        key: ObjectKey,
+        again: bool,
+    ) -> Planned {
         let look = async {
             let head = self.look_in_place(&key).await?;
             let difference = self.difference_in_place(&key, &head).await?;
@@ -88,10 +107,15 @@ impl Sides {
         (entry.size, entry.modified, entry.archive) = (head.size, head.modified, head.archive);
         entry.storage_class = head.storage_class;
         entry.etag = Some(head.etag);
-        if is_as_set { Planned::Skip(Box::new(entry), key, Skip::AsSet) } else { self.change(entry, key) }
+        if is_as_set {
+            Planned::Skip(Box::new(entry), key, Skip::AsSet)
+        } else {
+            self.change(entry, key)
+        }
     }
 
-    /// HEAD of an object that is changed in place, for whoever has a place to send it. Where the job changes its customer key (SSE-C), it may have either.
+    /// HEAD of an object that is changed in place, for whoever has a place to send it. Where the
+    /// job changes its customer key (SSE-C), it may have either.
     ///
     /// # Errors
     /// Those of HEAD.
@@ -100,7 +124,8 @@ impl Sides {
         let is_rekeyed = self.destination.client().customer_key() != source.client().customer_key();
         match source.head(key, None).await {
             Err(failure)
-                if is_rekeyed && matches!(failure.kind(), FailureKind::Invalid | FailureKind::Denied) =>
+                if is_rekeyed
+                    && matches!(failure.kind(), FailureKind::Invalid | FailureKind::Denied) =>
             {
                 self.destination.head(key, None).await.map_err(|_| failure)
             }
@@ -119,7 +144,10 @@ impl Sides {
     ) -> Result<Difference, Failure> {
         let (transfer, destination) = (&*self.transfer, &self.destination);
         let version = head.version.as_deref();
-        let keys = [&transfer.customer_keys.source, &transfer.customer_keys.destination];
+        let keys = [
+            &transfer.customer_keys.source,
+            &transfer.customer_keys.destination,
+        ];
         if let [source, Some(_)] = keys
             && (!head.customer_key || (source.is_some() && self.has_source_key(key).await?))
         {
@@ -130,11 +158,19 @@ impl Sides {
         } else {
             Vec::new()
         };
-        let found = unlike(head, &tags, transfer, destination.capabilities(), Timestamp::now());
+        let found = unlike(
+            head,
+            &tags,
+            transfer,
+            destination.capabilities(),
+            Timestamp::now(),
+        );
         if let Some(attribute) = found {
             return Ok(Difference::Is(attribute));
         }
-        let Some(acl) = transfer.to.acl else { return Ok(Difference::None) };
+        let Some(acl) = transfer.to.acl else {
+            return Ok(Difference::None);
+        };
         let grants = destination.acl(key, version).await?;
         Ok(match has_acl(acl, &grants) {
             Some(true) => Difference::None,
@@ -145,13 +181,19 @@ impl Sides {
 
     /// Returns true if the source's customer key, which is not the destination's, opens the object.
     async fn has_source_key(&self, key: &ObjectKey) -> Result<bool, Failure> {
-        let Some(source) = &self.source else { return Ok(false) };
+        let Some(source) = &self.source else {
+            return Ok(false);
+        };
         if source.client().customer_key() == self.destination.client().customer_key() {
             return Ok(false);
         }
         match source.head(key, None).await {
             Ok(_) => Ok(true),
-            Err(failure) if matches!(failure.kind(), FailureKind::Invalid | FailureKind::Denied) => Ok(false),
+            Err(failure)
+                if matches!(failure.kind(), FailureKind::Invalid | FailureKind::Denied) =>
+            {
+                Ok(false)
+            }
             Err(failure) => Err(failure),
         }
     }

@@ -1,7 +1,7 @@
 //! Keys that patterns were probably meant to match and did not.
 //!
-//! `*.tmp` matches at the top level only. In other tools it matches at any depth, so keys further down that end like that
-//! are counted, for a hint at the end.
+//! `*.tmp` matches at the top level only. In other tools it matches at any depth, so keys further
+//! down that end like that are counted, for a hint at the end.
 
 use super::{Planned, Sides};
 use crate::listing::local::UNREACHED;
@@ -27,11 +27,21 @@ struct Missed {
 impl Missed {
     /// A pattern that matches at the top level only.
     fn of(globs: &[KeyGlob]) -> Vec<Self> {
-        globs.iter().filter(|glob| glob.is_flat()).map(|glob| Self { glob: glob.clone(), keys: 0 }).collect()
+        globs
+            .iter()
+            .filter(|glob| glob.is_flat())
+            .map(|glob| Self {
+                glob: glob.clone(),
+                keys: 0,
+            })
+            .collect()
     }
 
     fn count(all: &mut [Self], relative_key: &str) {
-        for missed in all.iter_mut().filter(|missed| missed.glob.matches_name_only(relative_key)) {
+        for missed in all
+            .iter_mut()
+            .filter(|missed| missed.glob.matches_name_only(relative_key))
+        {
             missed.keys += 1;
         }
     }
@@ -42,7 +52,11 @@ impl Misses {
     #[must_use]
     pub fn of(transfer: &Transfer) -> Self {
         let select = &transfer.select;
-        Self { include: Missed::of(&select.include), exclude: Missed::of(&select.exclude), unread: 0 }
+        Self {
+            include: Missed::of(&select.include),
+            exclude: Missed::of(&select.exclude),
+            unread: 0,
+        }
     }
 
     /// Takes note of what an entry came to.
@@ -52,10 +66,15 @@ impl Misses {
         }
         match planned {
             Planned::Excluded(key) => {
-                let relative = key.as_str().get(sides.relative_at(key)..).unwrap_or_default();
+                let relative = key
+                    .as_str()
+                    .get(sides.relative_at(key)..)
+                    .unwrap_or_default();
                 let select = &sides.transfer.select;
                 // What an exclude pattern leaves out as well was not missed by its include pattern.
-                if !select.include.is_empty() && !select.exclude.iter().any(|glob| glob.matches(relative)) {
+                if !select.include.is_empty()
+                    && !select.exclude.iter().any(|glob| glob.matches(relative))
+                {
                     Missed::count(&mut self.include, relative);
                 }
             }
@@ -76,8 +95,13 @@ impl Misses {
     /// Returns what to tell the user.
     #[must_use]
     pub fn hints(&self) -> Vec<String> {
-        let keys =
-            |count: u64| format!("{} {}", display_count(count), if count == 1 { "key" } else { "keys" });
+        let keys = |count: u64| {
+            format!(
+                "{} {}",
+                display_count(count),
+                if count == 1 { "key" } else { "keys" }
+            )
+        };
         let include = self.include.iter().filter_map(|Missed { glob, keys: count }| {
             // Lists skip what cannot match, so not all keys were seen.
             let missed = match (*count, self.unread) {
@@ -113,7 +137,11 @@ mod tests {
             ("a/*.tmp", "a/b/c.tmp", false),
         ] {
             let glob: KeyGlob = glob.parse().unwrap();
-            assert_eq!(glob.is_flat() && glob.matches_name_only(key), missed, "{glob} {key}");
+            assert_eq!(
+                glob.is_flat() && glob.matches_name_only(key),
+                missed,
+                "{glob} {key}"
+            );
         }
     }
 }

@@ -1,9 +1,10 @@
 //! Planning ranges of keys side by side.
 //!
-//! Each range is walked by a task of its own: the source's listing, the destination's beside it, both from the range's
-//! first key to its last. A range that turns out to be long is cut where [`bisect`](crate::listing::bisect) says, for as
-//! long as the executor keeps up: each cut waits for room in the channel to it. What one range holds in memory does not
-//! depend on its length (two pages of each side), and there are at most [`MOST_RANGES`].
+//! Each range is walked by a task of its own: the source's listing, the destination's beside it,
+//! both from the range's first key to its last. A range that turns out to be long is cut where
+//! [`bisect`](crate::listing::bisect) says, for as long as the executor keeps up: each cut waits
+//! for room in the channel to it. What one range holds in memory does not depend on its length (two
+//! pages of each side), and there are at most [`MOST_RANGES`].
 //!
 //! Histories, chosen keys, local files and lists without order are one range.
 
@@ -26,8 +27,9 @@ use crate::location::ObjectKey;
 use crate::manifest::job::{Source, Transfer, Versions, When};
 use crate::pace::gate::by_itself;
 
-/// Ranges that are listed at once. At 60 ms a page, ten list 125,000 keys a second on each side; each takes up to 2.8 MiB, for
-/// the pages of both sides and the answers that are on their way, and a sync is to get by with 64 MiB in all.
+/// Ranges that are listed at once. At 60 ms a page, ten list 125,000 keys a second on each side;
+/// each takes up to 2.8 MiB, for the pages of both sides and the answers that are on their way, and
+/// a sync is to get by with 64 MiB in all.
 pub const MOST_RANGES: usize = 10;
 
 /// The ranges of one transfer, shared by their tasks.
@@ -73,9 +75,15 @@ impl<F: FnMut() -> Option<ObjectKey> + Send + 'static> Bounds for Following<F> {
 impl Sides {
     /// Plans what is left of a transfer.
     pub(super) async fn run(self, resume: Resume, exit: Exit) -> Result<(), Gone> {
-        let Resume { pending, ranges, next, last } = resume;
+        let Resume {
+            pending,
+            ranges,
+            next,
+            last,
+        } = resume;
         let filter = Arc::new(Filter::new(&self.transfer.select));
-        self.plan_again(pending, &filter, &Outbox::new(0, exit.clone())).await?;
+        self.plan_again(pending, &filter, &Outbox::new(0, exit.clone()))
+            .await?;
         let most = if self.is_cut() { self.most_ranges() } else { 1 };
         let frontier = Frontier(Arc::new(Shared {
             ranges: Mutex::new(Ranges::new(self.source_reach(), &ranges, most, next, last)),
@@ -85,9 +93,14 @@ impl Sides {
         let mut walks = JoinSet::new();
         let sides = Arc::new(self);
         let walk = |range: KeyRange, is_new| {
-            let (sides, filter, frontier) = (Arc::clone(&sides), Arc::clone(&filter), frontier.clone());
+            let (sides, filter, frontier) =
+                (Arc::clone(&sides), Arc::clone(&filter), frontier.clone());
             let outbox = Outbox::new(range.range, exit.clone());
-            async move { sides.walk_range(&range, is_new, &filter, &frontier, outbox).await }
+            async move {
+                sides
+                    .walk_range(&range, is_new, &filter, &frontier, outbox)
+                    .await
+            }
         };
         for range in ranges {
             walks.spawn(walk(range, false));
@@ -99,7 +112,8 @@ impl Sides {
                 room = exit.reserve(), if wants_cut => {
                     let room = room?;
                     let cut = {
-                        // The range learns of the cut, and can say that it came to its end, only after the cut was told.
+                        // The range learns of the cut, and can say that it came to its end, only
+                        // after the cut was told.
                         let mut ranges = frontier.lock();
                         let cut = ranges.cut();
                         if let Some(cut) = &cut {
@@ -130,15 +144,22 @@ impl Sides {
     #[must_use]
     pub fn source_reach(&self) -> Reach {
         match &self.transfer.from {
-            Source::Prefix { location, .. } => Reach::of_source(&self.transfer.select, &location.key),
-            Source::Object { .. } | Source::Files { .. } | Source::Stdin => Reach::below(&ObjectKey::empty()),
+            Source::Prefix { location, .. } => {
+                Reach::of_source(&self.transfer.select, &location.key)
+            }
+            Source::Object { .. } | Source::Files { .. } | Source::Stdin => {
+                Reach::below(&ObjectKey::empty())
+            }
         }
     }
 
-    /// Returns the destination's keys that such keys become, where the key map preserves their order.
+    /// Returns the destination's keys that such keys become, where the key map preserves their
+    /// order.
     #[must_use]
     pub fn destination_reach(&self) -> Reach {
-        let Transfer { select, keys, to, .. } = &*self.transfer;
+        let Transfer {
+            select, keys, to, ..
+        } = &*self.transfer;
         Reach::of_destination(select, keys, &to.location.key)
     }
 
@@ -161,7 +182,12 @@ impl Sides {
         if let Some(source) = self.source.as_ref().filter(|_| self.is_cut()) {
             let after = range.after.as_ref().map(ToString::to_string);
             let bounds = Leading(frontier.clone(), range.range);
-            return Ok(bucket::range(source.clone(), self.source_reach(), after, bounds));
+            return Ok(bucket::range(
+                source.clone(),
+                self.source_reach(),
+                after,
+                bounds,
+            ));
         }
         let entries = self.entries(filter, range.after.as_ref()).await;
         entries.map_err(|(place, failure)| Box::new(Planned::Unlisted(place, failure)))
@@ -172,12 +198,17 @@ impl Sides {
         let usable = self.transfer.when != When::Always
             && !self.is_in_place()
             && self.transfer.chosen.is_none()
-            && matches!(self.transfer.from, Source::Prefix { .. } | Source::Files { .. })
+            && matches!(
+                self.transfer.from,
+                Source::Prefix { .. } | Source::Files { .. }
+            )
             && self.transfer.to.location.key.is_prefix()
             && self.transfer.keys.preserves_order();
         let (destination, reach) = (self.destination.clone(), self.destination_reach());
         let after = range.after.as_ref().filter(|_| self.lists_in_order());
-        let after = after.and_then(|key| self.place_of(key)).map(|key| key.to_string());
+        let after = after
+            .and_then(|key| self.place_of(key))
+            .map(|key| key.to_string());
         usable.then(|| {
             if !self.is_cut() {
                 return Counterparts::of(bucket::objects(destination, reach, after));
@@ -188,10 +219,14 @@ impl Sides {
         })
     }
 
-    /// Where a key of the source goes, of an object that may not be there. None for what the map does not take.
+    /// Where a key of the source goes, of an object that may not be there. None for what the map
+    /// does not take.
     fn place_of(&self, key: &ObjectKey) -> Option<ObjectKey> {
         let relative = key.as_str().get(self.relative_at(key)..)?;
-        self.transfer.keys.destination_key(&self.transfer.to.location.key, relative, 0).ok()
+        self.transfer
+            .keys
+            .destination_key(&self.transfer.to.location.key, relative, 0)
+            .ok()
     }
 
     /// No more listings at once than a quarter of what may be in flight, with two to a range.
@@ -211,7 +246,10 @@ impl Sides {
     ) -> Result<(), Gone> {
         let number = range.range;
         let walked = match self.listing_of(range, filter, frontier).await {
-            Ok(entries) => self.compare(range, is_new, entries, filter, frontier, &outbox).await,
+            Ok(entries) => {
+                self.compare(range, is_new, entries, filter, frontier, &outbox)
+                    .await
+            }
             Err(failed) => outbox.push(*failed).await,
         };
         frontier.lock().end(number);
@@ -283,7 +321,9 @@ impl Sides {
             });
             while asking >= at_once || waiting.len() >= WAITING {
                 outbox.flush().await?;
-                let Some((answered, answer)) = waiting.next().await else { break };
+                let Some((answered, answer)) = waiting.next().await else {
+                    break;
+                };
                 asking -= answered;
                 outbox.push(answer).await?;
             }
@@ -291,7 +331,10 @@ impl Sides {
         while let Some((_, answer)) = waiting.next().await {
             outbox.push(answer).await?;
         }
-        let refused = counterparts.as_mut().map(Counterparts::take_refused).unwrap_or_default();
+        let refused = counterparts
+            .as_mut()
+            .map(Counterparts::take_refused)
+            .unwrap_or_default();
         for (place, failure) in refused {
             outbox.push(Planned::Unlisted(place, failure)).await?;
         }
@@ -306,6 +349,12 @@ fn is_elsewhere(found: &Found, range: &KeyRange) -> bool {
         Found::Ignored(key, _) | Found::Unread(key, ..) => key,
         Found::Refused(..) | Found::Failed(..) => return false,
     };
-    range.after.as_ref().is_some_and(|after| key <= after.as_str())
-        || range.until.as_ref().is_some_and(|until| key > until.as_str())
+    range
+        .after
+        .as_ref()
+        .is_some_and(|after| key <= after.as_str())
+        || range
+            .until
+            .as_ref()
+            .is_some_and(|until| key > until.as_str())
 }

@@ -1,11 +1,13 @@
-//! How what is planned leaves the planner: in batches, each of one range of keys, through a bounded channel.
+//! How what is planned leaves the planner: in batches, each of one range of keys, through a bounded
+//! channel.
 //!
-//! A range's news come in order, and the news of ranges that are planned side by side in any. That a range was cut
-//! ([`News::Cut`]) comes before anything about what is behind the cut.
+//! A range's news come in order, and the news of ranges that are planned side by side in any. That
+//! a range was cut ([`News::Cut`]) comes before anything about what is behind the cut.
 //!
-//! Steps that are not begun yet take up room: in a window that all ranges share, so that the largest objects in it can be found,
-//! or in the little that each range has of its own. A range whose objects wait for a rate fills the first, and still
-//! leaves the others something to go on with.
+//! Steps that are not begun yet take up room: in a window that all ranges share, so that the
+//! largest objects in it can be found, or in the little that each range has of its own. A range
+//! whose objects wait for a rate fills the first, and still leaves the others something to go on
+//! with.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -113,7 +115,14 @@ impl Exit {
         let (sender, news) = mpsc::channel(BATCHES_AHEAD);
         let hunger = Hunger::default();
         let window = Arc::new(Semaphore::new(WINDOW));
-        (Self { news: sender, window, hunger: hunger.clone() }, Planning { news, hunger })
+        (
+            Self {
+                news: sender,
+                window,
+                hunger: hunger.clone(),
+            },
+            Planning { news, hunger },
+        )
     }
 
     /// True when the executor may soon have nothing to do.
@@ -140,11 +149,16 @@ pub(super) struct Outbox {
 
 impl Outbox {
     pub(super) fn new(range: u32, exit: Exit) -> Self {
-        Self { range, exit, own: Arc::new(Semaphore::new(BATCH)), batch: Mutex::default() }
+        Self {
+            range,
+            exit,
+            own: Arc::new(Semaphore::new(BATCH)),
+            batch: Mutex::default(),
+        }
     }
 
-    /// Takes note, and tells when enough has gathered. Whoever is about to wait for something tells before
-    /// ([`Outbox::flush`]).
+    /// Takes note, and tells when enough has gathered. Whoever is about to wait for something tells
+    /// before ([`Outbox::flush`]).
     pub(super) async fn push(&self, planned: Planned) -> Result<(), Gone> {
         let is_full = {
             let mut batch = self.batch.lock().unwrap_or_else(PoisonError::into_inner);
@@ -168,7 +182,11 @@ impl Outbox {
         }
         let steps = batch.iter().filter(|planned| planned.waits()).count();
         let held = self.hold(steps).await;
-        self.exit.news.send(News::Planned(self.range, batch, held)).await.map_err(|_| Gone)
+        self.exit
+            .news
+            .send(News::Planned(self.range, batch, held))
+            .await
+            .map_err(|_| Gone)
     }
 
     /// Room for so many steps, of the range's own or of what all share.
@@ -187,7 +205,11 @@ impl Outbox {
     /// Tells that there is no more.
     pub(super) async fn end(self) -> Result<(), Gone> {
         self.flush().await?;
-        self.exit.news.send(News::Ended(self.range)).await.map_err(|_| Gone)
+        self.exit
+            .news
+            .send(News::Ended(self.range))
+            .await
+            .map_err(|_| Gone)
     }
 }
 
@@ -200,7 +222,10 @@ pub struct Steps {
 
 impl Steps {
     pub(super) fn of(Planning { news, .. }: Planning) -> Self {
-        Self { news, batch: Vec::new().into_iter() }
+        Self {
+            news,
+            batch: Vec::new().into_iter(),
+        }
     }
 
     /// What the next entry comes to; `None` at the end.

@@ -10,12 +10,20 @@ use crate::s3::{Capabilities, Failure, Head};
 impl Sides {
     /// A copy that is there and may lack what is set after its bytes.
     ///
-    /// Tags that are too long for a header are set all at once, so that a copy that shall have some and has none lacks them.
-    /// Who may not see the number of tags may not copy them either.
-    pub(super) async fn unfinished(&self, entry: &Entry, key: &ObjectKey) -> Result<Option<Head>, Failure> {
+    /// Tags that are too long for a header are set all at once, so that a copy that shall have some
+    /// and has none lacks them. Who may not see the number of tags may not copy them either.
+    pub(super) async fn unfinished(
+        &self,
+        entry: &Entry,
+        key: &ObjectKey,
+    ) -> Result<Option<Head>, Failure> {
         let lacks = |head: &Head| head.tag_count.is_none_or(|count| count == 0);
         if self.finishes_late() {
-            return Ok(Some(self.destination.in_place(self.destination.head(key, None)).await?));
+            return Ok(Some(
+                self.destination
+                    .in_place(self.destination.head(key, None))
+                    .await?,
+            ));
         }
         let capabilities = self.destination.capabilities();
         let sets = !self.transfer.set.tags.is_empty();
@@ -23,7 +31,14 @@ impl Sides {
             _ if !capabilities.tags => false,
             _ if sets => true,
             // What CopyObject carries along is there from the start.
-            Some(source) if Reads::of(&self.transfer, capabilities, &self.listed_route(entry, key)?).tags => {
+            Some(source)
+                if Reads::of(
+                    &self.transfer,
+                    capabilities,
+                    &self.listed_route(entry, key)?,
+                )
+                .tags =>
+            {
                 let head = source.head(&entry.key, entry.version.as_deref());
                 source.in_place(head).await?.tag_count > Some(0)
             }
@@ -32,12 +47,22 @@ impl Sides {
         if !wants {
             return Ok(None);
         }
-        Ok(Some(self.destination.in_place(self.destination.head(key, None)).await?).filter(lacks))
+        Ok(Some(
+            self.destination
+                .in_place(self.destination.head(key, None))
+                .await?,
+        )
+        .filter(lacks))
     }
 
     /// True when copies get something that no header carries.
     fn finishes_late(&self) -> bool {
-        let Capabilities { tags, tag_headers, annotations, .. } = *self.destination.capabilities();
+        let Capabilities {
+            tags,
+            tag_headers,
+            annotations,
+            ..
+        } = *self.destination.capabilities();
         let keeps = |attribute| self.transfer.preserve.of(attribute).keeps();
         let late_tags =
             tags && !tag_headers && (keeps(Attribute::Tags) || !self.transfer.set.tags.is_empty());

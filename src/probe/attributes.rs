@@ -1,8 +1,8 @@
 //! Questions about attributes: what each request that creates an object does with them.
 //!
-//! All attributes go along in one request, and what the object shows is compared as a run compares it
-//! ([`Asked::differences`]), so that the probe and the receipts of a run agree. If that request is refused, each
-//! attribute is sent in a request of its own.
+//! All attributes go along in one request, and what the object shows is compared as a run compares
+//! it ([`Asked::differences`]), so that the probe and the receipts of a run agree. If that request
+//! is refused, each attribute is sent in a request of its own.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,8 +18,8 @@ use crate::endpoint::capabilities::ConditionalWrite;
 use crate::manifest::job::Attribute;
 use crate::plan::asked::Asked;
 use crate::s3::{
-    Attributes, Capabilities, ContentHeaders, Failure, FailureKind, Head, Lock, Operation, Retention,
-    SourcePin, Tag, Tags, WriteCondition,
+    Attributes, Capabilities, ContentHeaders, Failure, FailureKind, Head, Lock, Operation,
+    Retention, SourcePin, Tag, Tags, WriteCondition,
 };
 
 /// The time for which scratch objects are locked. The clean-up waits until it ends.
@@ -27,14 +27,18 @@ const LOCKED: Duration = Duration::from_secs(5);
 /// The class to ask for where the job names none: a usual one that is not the default.
 const CLASS: &str = "STANDARD_IA";
 
-const ROUTES: [ConditionalWrite; 3] =
-    [ConditionalWrite::Put, ConditionalWrite::Copy, ConditionalWrite::Complete];
+const ROUTES: [ConditionalWrite; 3] = [
+    ConditionalWrite::Put,
+    ConditionalWrite::Copy,
+    ConditionalWrite::Complete,
+];
 
 /// The answers of one request, by attribute.
 type Answers = BTreeMap<Attribute, Told>;
 
-/// Asks about all attributes but ACLs and annotations: a grant that shows would open an object to somebody. Returns the
-/// answer of `PutObjectTagging` too, which is asked for where another request does not give tags.
+/// Asks about all attributes but ACLs and annotations: a grant that shows would open an object to
+/// somebody. Returns the answer of `PutObjectTagging` too, which is asked for where another request
+/// does not give tags.
 pub(super) async fn ask(
     scratch: &mut Scratch,
     source: &SourcePin,
@@ -47,7 +51,10 @@ pub(super) async fn ask(
     let mut answers = Vec::new();
     for route in ROUTES {
         answers.push(match works.moot(route) {
-            Some(moot) => asked.iter().map(|(attribute, _)| (*attribute, moot.clone())).collect(),
+            Some(moot) => asked
+                .iter()
+                .map(|(attribute, _)| (*attribute, moot.clone()))
+                .collect(),
             None => all(scratch, source, route, &asked).await,
         });
     }
@@ -55,15 +62,24 @@ pub(super) async fn ask(
         .iter()
         .map(|(attribute, _)| {
             let [put, copy, multipart] = [0, 1, 2].map(|route: usize| {
-                let answer = answers.get(route).and_then(|answers| answers.get(attribute));
-                answer.cloned().unwrap_or_else(|| Told::unknown("it was not asked for"))
+                let answer = answers
+                    .get(route)
+                    .and_then(|answers| answers.get(attribute));
+                answer
+                    .cloned()
+                    .unwrap_or_else(|| Told::unknown("it was not asked for"))
             });
             finding(*attribute, needs, [put, copy, multipart])
         })
         .collect();
     let mut set_tags = Told::moot("each request that creates an object gives tags");
-    if let Some(tags) = findings.iter_mut().find(|finding| finding.attribute == Attribute::Tags)
-        && tags.routes().iter().any(|(_, told)| !matches!(told.how, How::Kept | How::Moot))
+    if let Some(tags) = findings
+        .iter_mut()
+        .find(|finding| finding.attribute == Attribute::Tags)
+        && tags
+            .routes()
+            .iter()
+            .any(|(_, told)| !matches!(told.how, How::Kept | How::Moot))
     {
         set_tags = set_later(scratch, said).await;
         // A run that does not rely on these requests sets tags by another one.
@@ -73,7 +89,11 @@ pub(super) async fn ask(
     (findings, set_tags)
 }
 
-fn finding(attribute: Attribute, needs: &Needs, [put, copy, multipart]: [Told; 3]) -> AttributeFinding {
+fn finding(
+    attribute: Attribute,
+    needs: &Needs,
+    [put, copy, multipart]: [Told; 3],
+) -> AttributeFinding {
     AttributeFinding {
         attribute,
         policy: needs.preserve.of(attribute),
@@ -98,23 +118,50 @@ fn asked(needs: &Needs, said: &Capabilities) -> Vec<(Attribute, Attributes)> {
     };
     let metadata = BTreeMap::from([("s3haul".to_owned(), "probe".to_owned())]);
     let mut all = vec![
-        (Attribute::Metadata, Attributes { metadata, ..plain() }),
+        (
+            Attribute::Metadata,
+            Attributes {
+                metadata,
+                ..plain()
+            },
+        ),
         (Attribute::Headers, Attributes { headers, ..plain() }),
-        (Attribute::Tags, Attributes { tags: Tags::Exactly(vec![tag()]), ..plain() }),
+        (
+            Attribute::Tags,
+            Attributes {
+                tags: Tags::Exactly(vec![tag()]),
+                ..plain()
+            },
+        ),
     ];
     // A directory bucket has one class only.
     if needs.wants(Attribute::StorageClass) && !said.directory {
         let storage_class = needs.storage_class.clone().or_else(|| text(CLASS));
-        all.push((Attribute::StorageClass, Attributes { storage_class, ..plain() }));
+        all.push((
+            Attribute::StorageClass,
+            Attributes {
+                storage_class,
+                ..plain()
+            },
+        ));
     }
     if let Some(encryption) = needs.encryption.clone() {
-        all.push((Attribute::Encryption, Attributes { encryption: Some(encryption), ..plain() }));
+        all.push((
+            Attribute::Encryption,
+            Attributes {
+                encryption: Some(encryption),
+                ..plain()
+            },
+        ));
     }
     all
 }
 
 fn tag() -> Tag {
-    Tag { key: "s3haul".to_owned(), value: "a b/1".to_owned() }
+    Tag {
+        key: "s3haul".to_owned(),
+        value: "a b/1".to_owned(),
+    }
 }
 
 /// Sends all attributes in one request, or each in one of its own.
@@ -131,7 +178,14 @@ async fn all(
     };
     let mut together = plain();
     for (_, attributes) in asked {
-        let Attributes { headers, metadata, tags, storage_class, encryption, .. } = attributes.clone();
+        let Attributes {
+            headers,
+            metadata,
+            tags,
+            storage_class,
+            encryption,
+            ..
+        } = attributes.clone();
         if headers != ContentHeaders::default() {
             together.headers = headers;
         }
@@ -143,21 +197,30 @@ async fn all(
         together.encryption = together.encryption.or(encryption);
     }
     let name = format!("kept-{route_name}");
-    match scratch.write(route, &name, source, &together, WriteCondition::None).await {
+    match scratch
+        .write(route, &name, source, &together, WriteCondition::None)
+        .await
+    {
         Ok(_) => {
             let kinds: Vec<_> = asked.iter().map(|(attribute, _)| *attribute).collect();
             return look(scratch, &name, &together, &kinds).await;
         }
         Err(failure) if !says_no(&failure) => {
             let why = reason(&failure);
-            return asked.iter().map(|(attribute, _)| (*attribute, Told::unknown(why.clone()))).collect();
+            return asked
+                .iter()
+                .map(|(attribute, _)| (*attribute, Told::unknown(why.clone())))
+                .collect();
         }
         Err(_) => {}
     }
     let mut answers = Answers::new();
     for (attribute, attributes) in asked {
         let name = format!("kept-{route_name}-{attribute}");
-        match scratch.write(route, &name, source, attributes, WriteCondition::None).await {
+        match scratch
+            .write(route, &name, source, attributes, WriteCondition::None)
+            .await
+        {
             Ok(_) => answers.extend(look(scratch, &name, attributes, &[*attribute]).await),
             Err(failure) => drop(answers.insert(*attribute, answer(&failure))),
         }
@@ -171,13 +234,26 @@ fn says_no(failure: &Failure) -> bool {
 }
 
 fn answer(failure: &Failure) -> Told {
-    if says_no(failure) { Told::refused(reason(failure)) } else { Told::unknown(reason(failure)) }
+    if says_no(failure) {
+        Told::refused(reason(failure))
+    } else {
+        Told::unknown(reason(failure))
+    }
 }
 
 /// Compares what an object shows with what was asked for.
-async fn look(scratch: &Scratch, name: &str, attributes: &Attributes, kinds: &[Attribute]) -> Answers {
+async fn look(
+    scratch: &Scratch,
+    name: &str,
+    attributes: &Attributes,
+    kinds: &[Attribute],
+) -> Answers {
     let customer_key = scratch.bucket.client().customer_key().is_some();
-    let asked = Asked { attributes, source_tags: None, customer_key };
+    let asked = Asked {
+        attributes,
+        source_tags: None,
+        customer_key,
+    };
     let mut answers = Answers::new();
     match scratch.head(name).await {
         Ok(head) => {
@@ -188,7 +264,11 @@ async fn look(scratch: &Scratch, name: &str, attributes: &Attributes, kinds: &[A
         }
         Err(failure) => {
             let why = reason(&failure);
-            answers.extend(kinds.iter().map(|attribute| (*attribute, Told::unknown(why.clone()))));
+            answers.extend(
+                kinds
+                    .iter()
+                    .map(|attribute| (*attribute, Told::unknown(why.clone()))),
+            );
         }
     }
     if kinds.contains(&Attribute::Tags) {
@@ -219,7 +299,10 @@ async fn set_later(scratch: &mut Scratch, said: &Capabilities) -> Told {
         return Told::moot("a directory bucket has no tags");
     }
     let set = async {
-        let (bucket, key) = (scratch.ask(Operation::PutObjectTagging)?, scratch.key("object")?);
+        let (bucket, key) = (
+            scratch.ask(Operation::PutObjectTagging)?,
+            scratch.key("object")?,
+        );
         bucket.put_tags(&key, None, &[tag()]).await
     };
     match set.await {
@@ -230,15 +313,25 @@ async fn set_later(scratch: &mut Scratch, said: &Capabilities) -> Told {
 
 /// Finds out whether objects can have tags at all.
 pub(super) fn knows_tags(attributes: &[AttributeFinding], set_tags: &Told) -> Told {
-    let Some(tags) = attributes.iter().find(|finding| finding.attribute == Attribute::Tags) else {
+    let Some(tags) = attributes
+        .iter()
+        .find(|finding| finding.attribute == Attribute::Tags)
+    else {
         return Told::unknown("it was not asked for");
     };
-    if set_tags.how == How::Kept { Told::kept() } else { tags.put.clone() }
+    if set_tags.how == How::Kept {
+        Told::kept()
+    } else {
+        tags.put.clone()
+    }
 }
 
 /// Finds out whether copies and uploads in parts give tags.
 pub(super) fn gives_tags(attributes: &[AttributeFinding]) -> Told {
-    let Some(tags) = attributes.iter().find(|finding| finding.attribute == Attribute::Tags) else {
+    let Some(tags) = attributes
+        .iter()
+        .find(|finding| finding.attribute == Attribute::Tags)
+    else {
         return Told::unknown("it was not asked for");
     };
     let both = [&tags.copy, &tags.multipart];
@@ -247,7 +340,8 @@ pub(super) fn gives_tags(attributes: &[AttributeFinding]) -> Told {
     worst.cloned().unwrap_or_else(Told::kept)
 }
 
-/// Locks a copy and an object in parts for some seconds, and looks for the lock. Uploads carry none.
+/// Locks a copy and an object in parts for some seconds, and looks for the lock. Uploads carry
+/// none.
 pub(super) async fn lock(
     scratch: &mut Scratch,
     source: &SourcePin,
@@ -260,15 +354,29 @@ pub(super) async fn lock(
         return finding(Attribute::Lock, needs, [put, moot(), moot()]);
     }
     // The server's clock decides.
-    let now = head.and_then(|head| head.modified).unwrap_or_else(Timestamp::now);
+    let now = head
+        .and_then(|head| head.modified)
+        .unwrap_or_else(Timestamp::now);
     let until = now.checked_add(LOCKED).unwrap_or(now);
-    let retention = Some(Retention { mode: "GOVERNANCE".to_owned(), until });
-    let attributes = Attributes { lock: Lock { retention, legal_hold: None }, ..plain() };
+    let retention = Some(Retention {
+        mode: "GOVERNANCE".to_owned(),
+        until,
+    });
+    let attributes = Attributes {
+        lock: Lock {
+            retention,
+            legal_hold: None,
+        },
+        ..plain()
+    };
     let mut answers = Vec::new();
-    for (route, name) in
-        [(ConditionalWrite::Copy, "locked-copy"), (ConditionalWrite::Complete, "locked-parts")]
-    {
-        let written = scratch.write(route, name, source, &attributes, WriteCondition::None).await;
+    for (route, name) in [
+        (ConditionalWrite::Copy, "locked-copy"),
+        (ConditionalWrite::Complete, "locked-parts"),
+    ] {
+        let written = scratch
+            .write(route, name, source, &attributes, WriteCondition::None)
+            .await;
         answers.push(match written {
             Ok(_) => {
                 // From now at the latest; servers count in seconds.
@@ -279,7 +387,11 @@ pub(super) async fn lock(
         });
     }
     let mut answers = answers.into_iter();
-    let mut next = || answers.next().unwrap_or_else(|| Told::unknown("it was not asked for"));
+    let mut next = || {
+        answers
+            .next()
+            .unwrap_or_else(|| Told::unknown("it was not asked for"))
+    };
     let (copy, multipart) = (next(), next());
     finding(Attribute::Lock, needs, [put, copy, multipart])
 }
@@ -290,7 +402,12 @@ async fn is_locked(scratch: &Scratch, name: &str) -> Told {
         // S3 does not show it to everybody.
         match shown {
             Some(retention) => Ok(Some(retention)),
-            None => scratch.ask(Operation::GetObjectRetention)?.retention(&scratch.key(name)?, None).await,
+            None => {
+                scratch
+                    .ask(Operation::GetObjectRetention)?
+                    .retention(&scratch.key(name)?, None)
+                    .await
+            }
         }
     };
     match retention.await {

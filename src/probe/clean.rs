@@ -1,9 +1,10 @@
 //! Removes what a probe made, and looks what is still there.
 //!
-//! A good answer to an abort or a delete proves little, and a bad one too: an upload that was completed is gone, and a
-//! server may call that an error. So everything is removed first, and what is left is what the lists still show and a
-//! look at the very object or upload confirms. Whatever stands below the prefix is the probe's, because the prefix was
-//! empty before; the lists therefore also find what an answer that was lost had made.
+//! A good answer to an abort or a delete proves little, and a bad one too: an upload that was
+//! completed is gone, and a server may call that an error. So everything is removed first, and what
+//! is left is what the lists still show and a look at the very object or upload confirms. Whatever
+//! stands below the prefix is the probe's, because the prefix was empty before; the lists therefore
+//! also find what an answer that was lost had made.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -59,8 +60,8 @@ pub struct Left {
     /// The version id or the upload id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// False if the server took the removal and does not show whether it is still there, or if it is not known whether it
-    /// was ever made.
+    /// False if the server took the removal and does not show whether it is still there, or if it
+    /// is not known whether it was ever made.
     pub is_certain: bool,
     /// The reason why it is not removed.
     pub reason: String,
@@ -83,11 +84,21 @@ struct Removed {
 /// Removes all that was made and looks whether it is gone, within `limit`.
 pub(super) async fn clean(scratch: Scratch, bucket: &Bucket, limit: Duration) -> Cleaned {
     let deadline = Instant::now() + limit;
-    // Names may come back in an encoding that the server does not undo; here they only need to be few.
+    // Names may come back in an encoding that the server does not undo; here they only need to be
+    // few.
     let capabilities = scratch.bucket.capabilities().clone();
-    let plain = Capabilities { encoded_lists: false, encoded_uploads: false, ..capabilities };
-    let cleaner = Cleaner { bucket: bucket.assuming(plain), prefix: scratch.prefix.clone(), deadline };
-    let (uploads, abort, uploads_are_listed) = cleaner.uploads(&scratch.uploads, &scratch.completed).await;
+    let plain = Capabilities {
+        encoded_lists: false,
+        encoded_uploads: false,
+        ..capabilities
+    };
+    let cleaner = Cleaner {
+        bucket: bucket.assuming(plain),
+        prefix: scratch.prefix.clone(),
+        deadline,
+    };
+    let (uploads, abort, uploads_are_listed) =
+        cleaner.uploads(&scratch.uploads, &scratch.completed).await;
     if let Some(end) = scratch.locked_until {
         sleep_until(end).await;
     }
@@ -101,9 +112,15 @@ pub(super) async fn clean(scratch: Scratch, bucket: &Bucket, limit: Duration) ->
             left.push(cleaner.doubtful(doubt));
         }
     }
-    let request = |operation, told| RequestFinding { operation, told, is_needed: false };
-    let requests =
-        [request(Operation::AbortMultipartUpload, abort), request(Operation::DeleteObject, delete)];
+    let request = |operation, told| RequestFinding {
+        operation,
+        told,
+        is_needed: false,
+    };
+    let requests = [
+        request(Operation::AbortMultipartUpload, abort),
+        request(Operation::DeleteObject, delete),
+    ];
     Cleaned { left, requests }
 }
 
@@ -120,16 +137,29 @@ impl Cleaner {
         operation: Operation,
         request: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
-        timeout_at(self.deadline, request).await.unwrap_or_else(|_| {
-            let message = "the time for cleaning up is over";
-            Err(Failure::new(FailureKind::TimedOut, operation, self.prefix.clone(), message))
-        })
+        timeout_at(self.deadline, request)
+            .await
+            .unwrap_or_else(|_| {
+                let message = "the time for cleaning up is over";
+                Err(Failure::new(
+                    FailureKind::TimedOut,
+                    operation,
+                    self.prefix.clone(),
+                    message,
+                ))
+            })
     }
 
     /// Removes each of them, some at a time.
     async fn remove(&self, what: Thing, all: Vec<Made>) -> Vec<Removed> {
-        let removals: Vec<_> = all.into_iter().map(|made| self.remove_one(what, made)).collect();
-        stream::iter(removals).buffer_unordered(AT_ONCE).collect().await
+        let removals: Vec<_> = all
+            .into_iter()
+            .map(|made| self.remove_one(what, made))
+            .collect();
+        stream::iter(removals)
+            .buffer_unordered(AT_ONCE)
+            .collect()
+            .await
     }
 
     async fn remove_one(&self, what: Thing, made: Made) -> Removed {
@@ -138,7 +168,9 @@ impl Cleaner {
             let abort = async { self.bucket.abort_upload(&made.key, &id).await.map(drop) };
             self.within(Operation::AbortMultipartUpload, abort).await
         } else {
-            let delete = self.bucket.delete_object(&made.key, made.id.as_deref(), None);
+            let delete = self
+                .bucket
+                .delete_object(&made.key, made.id.as_deref(), None);
             self.within(Operation::DeleteObject, delete).await
         };
         Removed { made, answer }
@@ -149,24 +181,44 @@ impl Cleaner {
         let mut listed = self.list_uploads().await;
         let more: Vec<_> = match &listed {
             // What nobody has the id of, and what Complete did not end.
-            Ok(shown) => shown.iter().filter(|made| !open.contains(made)).cloned().collect(),
+            Ok(shown) => shown
+                .iter()
+                .filter(|made| !open.contains(made))
+                .cloned()
+                .collect(),
             Err(_) => completed.to_vec(),
         };
         if !more.is_empty() {
             removed.extend(self.remove(Thing::Upload, more).await);
             listed = self.list_uploads().await;
         }
-        let checks: Vec<_> = removed.iter().map(|upload| self.left_upload(upload, &listed)).collect();
-        let left: Vec<_> = stream::iter(checks).buffer_unordered(AT_ONCE).collect().await;
+        let checks: Vec<_> = removed
+            .iter()
+            .map(|upload| self.left_upload(upload, &listed))
+            .collect();
+        let left: Vec<_> = stream::iter(checks)
+            .buffer_unordered(AT_ONCE)
+            .collect()
+            .await;
         let left: Vec<_> = left.into_iter().flatten().collect();
         let verdict = verdict(&removed, &left);
         (left, verdict, listed.is_ok())
     }
 
     /// Names what may exist although no list shows it.
-    fn doubtful(&self, Doubt { key, is_upload, is_late }: &Doubt) -> Left {
+    fn doubtful(
+        &self,
+        Doubt {
+            key,
+            is_upload,
+            is_late,
+        }: &Doubt,
+    ) -> Left {
         let (what, command) = if *is_upload {
-            (Thing::Upload, multipart::command(&self.bucket, "list", key, None))
+            (
+                Thing::Upload,
+                multipart::command(&self.bucket, "list", key, None),
+            )
         } else {
             (Thing::Object, self.delete_command(key.as_str(), None))
         };
@@ -176,7 +228,14 @@ impl Cleaner {
             "the request that makes it got no readable answer, and open uploads cannot be listed"
         };
         let (key, reason) = (key.to_string(), reason.to_owned());
-        Left { what, key, id: None, is_certain: false, reason, command }
+        Left {
+            what,
+            key,
+            id: None,
+            is_certain: false,
+            reason,
+            command,
+        }
     }
 
     async fn list_uploads(&self) -> Result<Vec<Made>, Failure> {
@@ -184,7 +243,10 @@ impl Cleaner {
         let open = self.within(Operation::ListMultipartUploads, list).await?;
         let made = |open: crate::s3::OpenUpload| {
             let key = ObjectKey::new(&open.key).ok()?;
-            Some(Made { key, id: Some(open.upload_id) })
+            Some(Made {
+                key,
+                id: Some(open.upload_id),
+            })
         };
         Ok(open.into_iter().filter_map(made).collect())
     }
@@ -212,12 +274,24 @@ impl Cleaner {
             (Err(_), Ok(())) if is_shown => (true, still_there(Operation::AbortMultipartUpload)),
             (Err(failure), Ok(())) => {
                 let why = reason(&failure);
-                (false, format!("the server accepts the abort and does not show whether it is gone ({why})"))
+                (
+                    false,
+                    format!(
+                        "the server accepts the abort and does not show whether it is gone ({why})"
+                    ),
+                )
             }
         };
         let command = multipart::command(&self.bucket, "abort", &made.key, Some(&id));
         let key = made.key.to_string();
-        Some(Left { what: Thing::Upload, key, id: Some(id), is_certain, reason: why, command })
+        Some(Left {
+            what: Thing::Upload,
+            key,
+            id: Some(id),
+            is_certain,
+            reason: why,
+            command,
+        })
     }
 
     async fn objects(&self, known: &[Made]) -> (Vec<Left>, Told) {
@@ -230,44 +304,67 @@ impl Cleaner {
                 .filter(|version| version.is_marker == is_marker)
                 .filter_map(|version| {
                     let key = ObjectKey::new(&version.key).ok()?;
-                    Some(Made { key, id: Some(version.id.clone()) })
+                    Some(Made {
+                        key,
+                        id: Some(version.id.clone()),
+                    })
                 })
                 .collect();
             removed.extend(self.remove(what, all).await);
         }
-        let versions =
-            if versions.is_empty() { Vec::new() } else { self.list_versions().await.unwrap_or_default() };
+        let versions = if versions.is_empty() {
+            Vec::new()
+        } else {
+            self.list_versions().await.unwrap_or_default()
+        };
         let mut listed = self.list_objects().await;
         if let Ok(keys) = &listed {
             let unknown: Vec<_> = keys
                 .iter()
                 .filter(|key| !removed.iter().any(|removed| removed.made.key == **key))
-                .map(|key| Made { key: key.clone(), id: None })
+                .map(|key| Made {
+                    key: key.clone(),
+                    id: None,
+                })
                 .collect();
             if !unknown.is_empty() {
                 removed.extend(self.remove(Thing::Object, unknown).await);
                 listed = self.list_objects().await;
             }
         }
-        let mut left: Vec<_> = versions.iter().map(|version| self.left_version(version, &removed)).collect();
+        let mut left: Vec<_> = versions
+            .iter()
+            .map(|version| self.left_version(version, &removed))
+            .collect();
         let shown: BTreeSet<ObjectKey> = match listed {
             Ok(keys) => keys.into_iter().collect(),
             // Each of them is looked at instead.
-            Err(_) => removed.iter().map(|removed| removed.made.key.clone()).collect(),
+            Err(_) => removed
+                .iter()
+                .map(|removed| removed.made.key.clone())
+                .collect(),
         };
         let checks: Vec<_> = shown
             .iter()
             .filter(|key| !versions.iter().any(|version| version.key == key.as_str()))
             .map(|key| self.left_object(key, &removed))
             .collect();
-        let objects: Vec<_> = stream::iter(checks).buffer_unordered(AT_ONCE).collect().await;
+        let objects: Vec<_> = stream::iter(checks)
+            .buffer_unordered(AT_ONCE)
+            .collect()
+            .await;
         left.extend(objects.into_iter().flatten());
         let verdict = verdict(&removed, &left);
         (left, verdict)
     }
 
     async fn list_objects(&self) -> Result<Vec<ObjectKey>, Failure> {
-        let mut paging = Paging::new(Operation::ListObjects, self.bucket.name(), &self.prefix, Order::Short);
+        let mut paging = Paging::new(
+            Operation::ListObjects,
+            self.bucket.name(),
+            &self.prefix,
+            Order::Short,
+        );
         let (mut keys, mut token) = (Vec::new(), None);
         loop {
             let list = self.bucket.list(&self.prefix, None, token.as_deref());
@@ -275,7 +372,11 @@ impl Cleaner {
             if paging.check(&mut page)? == Turn::Again {
                 continue;
             }
-            keys.extend(page.items.iter().filter_map(|object| ObjectKey::new(&object.key).ok()));
+            keys.extend(
+                page.items
+                    .iter()
+                    .filter_map(|object| ObjectKey::new(&object.key).ok()),
+            );
             token = page.next;
             if token.is_none() {
                 return Ok(keys);
@@ -303,31 +404,59 @@ impl Cleaner {
 
     /// Looks at an object that may still be there.
     async fn left_object(&self, key: &ObjectKey, removed: &[Removed]) -> Option<Left> {
-        let head = self.within(Operation::HeadObject, self.bucket.head(key, None)).await;
-        let answer = removed.iter().rev().find(|removed| removed.made.key == *key).map(|found| &found.answer);
+        let head = self
+            .within(Operation::HeadObject, self.bucket.head(key, None))
+            .await;
+        let answer = removed
+            .iter()
+            .rev()
+            .find(|removed| removed.made.key == *key)
+            .map(|found| &found.answer);
         let (is_certain, why) = match (&head, answer) {
             (Err(failure), _) if *failure.kind() == FailureKind::NotFound => return None,
             // A delete without an answer may have taken effect: then only a look tells.
-            (_, Some(Err(failure))) => {
-                (head.is_ok() || *failure.kind() == FailureKind::Denied, reason(failure))
-            }
+            (_, Some(Err(failure))) => (
+                head.is_ok() || *failure.kind() == FailureKind::Denied,
+                reason(failure),
+            ),
             (Ok(_), _) => (true, still_there(Operation::DeleteObject)),
             (Err(failure), _) => {
                 let why = reason(failure);
-                (false, format!("the server accepts the delete and does not show whether it is gone ({why})"))
+                (
+                    false,
+                    format!(
+                        "the server accepts the delete and does not show whether it is gone ({why})"
+                    ),
+                )
             }
         };
         let id = head.ok().and_then(|head| head.version);
-        let what = if id.is_some() { Thing::Version } else { Thing::Object };
+        let what = if id.is_some() {
+            Thing::Version
+        } else {
+            Thing::Object
+        };
         let command = self.delete_command(key.as_str(), id.as_deref());
-        Some(Left { what, key: key.to_string(), id, is_certain, reason: why, command })
+        Some(Left {
+            what,
+            key: key.to_string(),
+            id,
+            is_certain,
+            reason: why,
+            command,
+        })
     }
 
     fn left_version(&self, version: &ListedVersion, removed: &[Removed]) -> Left {
         let is_it = |removed: &&Removed| {
-            removed.made.key.as_str() == version.key && removed.made.id.as_ref() == Some(&version.id)
+            removed.made.key.as_str() == version.key
+                && removed.made.id.as_ref() == Some(&version.id)
         };
-        let failure = removed.iter().rev().find(is_it).and_then(|removed| removed.answer.as_ref().err());
+        let failure = removed
+            .iter()
+            .rev()
+            .find(is_it)
+            .and_then(|removed| removed.answer.as_ref().err());
         // A bucket without versions calls its objects so.
         let id = Some(version.id.clone()).filter(|id| id != "null" || version.is_marker);
         Left {
@@ -345,7 +474,13 @@ impl Cleaner {
     }
 
     fn delete_command(&self, key: &str, version: Option<&str>) -> String {
-        let mut words = vec!["aws", "s3api", "delete-object", "--bucket", self.bucket.name().as_str()];
+        let mut words = vec![
+            "aws",
+            "s3api",
+            "delete-object",
+            "--bucket",
+            self.bucket.name().as_str(),
+        ];
         words.extend(["--key", key]);
         if let Some(version) = version {
             words.extend(["--version-id", version]);
@@ -353,12 +488,20 @@ impl Cleaner {
         if let Some(url) = self.bucket.client().url() {
             words.extend(["--endpoint-url", url]);
         }
-        words.into_iter().map(multipart::quoted).collect::<Vec<_>>().join(" ")
+        words
+            .into_iter()
+            .map(multipart::quoted)
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 }
 
 fn distinct(all: &[Made]) -> Vec<Made> {
-    all.iter().collect::<BTreeSet<_>>().into_iter().cloned().collect()
+    all.iter()
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .cloned()
+        .collect()
 }
 
 fn still_there(operation: Operation) -> String {
@@ -371,15 +514,22 @@ fn verdict(removed: &[Removed], left: &[Left]) -> Told {
         return Told::moot("there was nothing to remove");
     }
     if let Some(left) = left.iter().find(|left| left.is_certain) {
-        let failure = removed.iter().find_map(|removed| removed.answer.as_ref().err());
+        let failure = removed
+            .iter()
+            .find_map(|removed| removed.answer.as_ref().err());
         return match failure {
-            Some(failure) if *failure.kind() == FailureKind::Denied => Told::refused(reason(failure)),
+            Some(failure) if *failure.kind() == FailureKind::Denied => {
+                Told::refused(reason(failure))
+            }
             Some(failure) => told(failure),
             None => Told::ignored(left.reason.clone()),
         };
     }
     match left.first() {
         Some(left) => Told::unknown(left.reason.clone()),
-        None => Told { how: How::Kept, reason: String::new() },
+        None => Told {
+            how: How::Kept,
+            reason: String::new(),
+        },
     }
 }

@@ -18,8 +18,11 @@ pub(super) struct Conditions {
     pub(super) if_match: [Told; 3],
 }
 
-const WRITES: [ConditionalWrite; 3] =
-    [ConditionalWrite::Copy, ConditionalWrite::Put, ConditionalWrite::Complete];
+const WRITES: [ConditionalWrite; 3] = [
+    ConditionalWrite::Copy,
+    ConditionalWrite::Put,
+    ConditionalWrite::Complete,
+];
 
 /// Asks about all conditions. `part_copy` is the answer to part copies without conditions.
 pub(super) async fn ask(
@@ -37,7 +40,8 @@ pub(super) async fn ask(
     } else {
         part_source(scratch, source).await
     };
-    let (mut if_none_match, mut if_match) = ([const { not_asked() }; 3], [const { not_asked() }; 3]);
+    let (mut if_none_match, mut if_match) =
+        ([const { not_asked() }; 3], [const { not_asked() }; 3]);
     for (position, write) in WRITES.into_iter().enumerate() {
         if let Some(moot) = works.moot(write) {
             (if_none_match[position], if_match[position]) = (moot.clone(), moot);
@@ -46,16 +50,28 @@ pub(super) async fn ask(
         if_none_match[position] = absent(scratch, source, write).await;
         if_match[position] = matches(scratch, source, write).await;
     }
-    Conditions { copy_source, part_source, if_none_match, if_match }
+    Conditions {
+        copy_source,
+        part_source,
+        if_none_match,
+        if_match,
+    }
 }
 
 const fn not_asked() -> Told {
-    Told { how: How::Unknown, reason: String::new() }
+    Told {
+        how: How::Unknown,
+        reason: String::new(),
+    }
 }
 
 async fn copy_source(scratch: &mut Scratch, source: &SourcePin) -> Told {
     let other = pinned_wrongly(source);
-    forbidden(scratch.copy(&other, "unpinned", &plain(), WriteCondition::None).await)
+    forbidden(
+        scratch
+            .copy(&other, "unpinned", &plain(), WriteCondition::None)
+            .await,
+    )
 }
 
 async fn part_source(scratch: &mut Scratch, source: &SourcePin) -> Told {
@@ -63,35 +79,49 @@ async fn part_source(scratch: &mut Scratch, source: &SourcePin) -> Told {
         Ok(upload) => upload,
         Err(failure) => return Told::unknown(reason(&failure)),
     };
-    forbidden(scratch.copy_part(&upload, 1, &pinned_wrongly(source), None, MIB).await)
+    forbidden(
+        scratch
+            .copy_part(&upload, 1, &pinned_wrongly(source), None, MIB)
+            .await,
+    )
 }
 
 /// A key that is absent may be written, one that is taken may not.
 async fn absent(scratch: &mut Scratch, source: &SourcePin, by: ConditionalWrite) -> Told {
     let name = format!("absent-{}", word(by));
-    let free = scratch.write(by, &name, source, &plain(), WriteCondition::Absent).await;
-    let taken = scratch.write(by, &name, source, &plain(), WriteCondition::Absent).await;
+    let free = scratch
+        .write(by, &name, source, &plain(), WriteCondition::Absent)
+        .await;
+    let taken = scratch
+        .write(by, &name, source, &plain(), WriteCondition::Absent)
+        .await;
     honours(free, taken)
 }
 
 /// An object with the named `ETag` may be replaced, another one may not.
 async fn matches(scratch: &mut Scratch, source: &SourcePin, by: ConditionalWrite) -> Told {
     let name = format!("matched-{}", word(by));
-    let there = scratch.put(&name, &b"there"[..], &plain(), None, WriteCondition::None).await;
+    let there = scratch
+        .put(&name, &b"there"[..], &plain(), None, WriteCondition::None)
+        .await;
     let mut etag = match there {
         Ok(written) => written.etag,
         Err(failure) => return Told::unknown(reason(&failure)),
     };
     let condition = |etag: &str| WriteCondition::Matches(etag.to_owned());
     // What must be refused comes first: what replaces the object gives it another ETag.
-    let other = scratch.write(by, &name, source, &plain(), condition(NO_ETAG)).await;
+    let other = scratch
+        .write(by, &name, source, &plain(), condition(NO_ETAG))
+        .await;
     if other.is_ok() {
         match scratch.head(&name).await {
             Ok(head) => etag = head.etag,
             Err(failure) => return Told::unknown(reason(&failure)),
         }
     }
-    let same = scratch.write(by, &name, source, &plain(), condition(&etag)).await;
+    let same = scratch
+        .write(by, &name, source, &plain(), condition(&etag))
+        .await;
     honours(same, other)
 }
 
@@ -104,7 +134,10 @@ const fn word(by: ConditionalWrite) -> &'static str {
 }
 
 fn pinned_wrongly(source: &SourcePin) -> SourcePin {
-    SourcePin { etag: NO_ETAG.to_owned(), ..source.clone() }
+    SourcePin {
+        etag: NO_ETAG.to_owned(),
+        ..source.clone()
+    }
 }
 
 /// The answer of a request whose condition does not hold.
@@ -118,7 +151,9 @@ fn forbidden<T>(answer: Result<T, Failure>) -> Told {
 
 /// A condition is honoured when it lets through what it must, and nothing else.
 fn honours(allowed: Result<Written, Failure>, other: Result<Written, Failure>) -> Told {
-    let Err(failure) = allowed else { return forbidden(other) };
+    let Err(failure) = allowed else {
+        return forbidden(other);
+    };
     if *failure.kind() == FailureKind::PreconditionFailed {
         return Told::refused("a condition that holds is refused");
     }
@@ -127,5 +162,9 @@ fn honours(allowed: Result<Written, Failure>, other: Result<Written, Failure>) -
     }
     // A server that lets through what it must not is known all the same.
     let other = forbidden(other);
-    if other.how == How::Ignored { other } else { Told::unknown(reason(&failure)) }
+    if other.how == How::Ignored {
+        other
+    } else {
+        Told::unknown(reason(&failure))
+    }
 }

@@ -5,8 +5,8 @@ use crate::endpoint::capabilities::ConditionalWrite;
 use crate::manifest::job::{Attribute, Policy};
 use crate::s3::{OnWrites, Operation};
 
-/// The consequence of a capability: `danger` if a job relies on it and the server lacks it, `without` if s3haul does not rely
-/// on it.
+/// The consequence of a capability: `danger` if a job relies on it and the server lacks it,
+/// `without` if s3haul does not rely on it.
 struct Meaning {
     name: &'static str,
     danger: &'static str,
@@ -99,16 +99,21 @@ impl Finding {
     /// Returns what the finding means for the job; `None` if it is as relied on.
     #[must_use]
     pub fn consequence(&self) -> Option<String> {
-        let Meaning { danger, without, .. } = self.meaning()?;
+        let Meaning {
+            danger, without, ..
+        } = self.meaning()?;
         match self.verdict() {
             Verdict::Lacks => Some((*danger).to_owned()),
-            Verdict::Unknown if !self.is_relied_on() => Some(format!("s3haul does without it: {without}")),
-            Verdict::Unknown if self.is_needed => {
-                Some(format!("if it is not so, {danger}; probe again, or state `{}`", self.safe_statement()))
+            Verdict::Unknown if !self.is_relied_on() => {
+                Some(format!("s3haul does without it: {without}"))
             }
-            Verdict::Unknown => {
-                Some(format!("the job does not need it; if it did, and it is not so, {danger}"))
-            }
+            Verdict::Unknown if self.is_needed => Some(format!(
+                "if it is not so, {danger}; probe again, or state `{}`",
+                self.safe_statement()
+            )),
+            Verdict::Unknown => Some(format!(
+                "the job does not need it; if it did, and it is not so, {danger}"
+            )),
             Verdict::CanDoMore => Some(format!("until that is stated, {without}")),
             Verdict::Agrees | Verdict::Loses | Verdict::Moot => None,
         }
@@ -121,7 +126,9 @@ impl Finding {
             Claim::Writes { said, .. } => {
                 let is_safe = |write| {
                     said.on(write)
-                        && self.writes().any(|(other, told)| other == write && told.how == How::Kept)
+                        && self
+                            .writes()
+                            .any(|(other, told)| other == write && told.how == How::Kept)
                 };
                 let writes = OnWrites {
                     copy: is_safe(ConditionalWrite::Copy),
@@ -139,7 +146,9 @@ impl RequestFinding {
     #[must_use]
     pub fn consequence(&self) -> Option<String> {
         let danger = match self.operation {
-            Operation::PutObject => "small files cannot be uploaded, and no journal can be kept there",
+            Operation::PutObject => {
+                "small files cannot be uploaded, and no journal can be kept there"
+            }
             Operation::CopyObject => "no small object can be copied",
             Operation::CompleteMultipartUpload => "no large object can be copied or uploaded",
             Operation::ListObjects => {
@@ -186,19 +195,25 @@ impl AttributeFinding {
         let is_required = self.policy == Policy::Require;
         let is_refused = !self.used(|told| told.how == How::Refused).is_empty();
         match self.verdict() {
-            Verdict::Lacks if self.is_named && is_refused => {
-                Some(format!("each object fails, because the job gives all of them {what}"))
-            }
-            Verdict::Lacks => Some(format!("each object with {what} fails, because the job requires {are}")),
+            Verdict::Lacks if self.is_named && is_refused => Some(format!(
+                "each object fails, because the job gives all of them {what}"
+            )),
+            Verdict::Lacks => Some(format!(
+                "each object with {what} fails, because the job requires {are}"
+            )),
             // Refused, and required by a job that may have no such object.
-            Verdict::Loses if is_required => {
-                Some(format!("objects with {what} fail before they are published, and all others are copied"))
-            }
-            Verdict::Loses => Some(format!("objects with {what} lose {are}, and their receipts say so")),
-            Verdict::Unknown if is_required => {
-                Some(format!("objects with {what} may fail, because the job requires {are}"))
-            }
-            Verdict::Unknown => Some(format!("objects with {what} may lose {are}; their receipts say so")),
+            Verdict::Loses if is_required => Some(format!(
+                "objects with {what} fail before they are published, and all others are copied"
+            )),
+            Verdict::Loses => Some(format!(
+                "objects with {what} lose {are}, and their receipts say so"
+            )),
+            Verdict::Unknown if is_required => Some(format!(
+                "objects with {what} may fail, because the job requires {are}"
+            )),
+            Verdict::Unknown => Some(format!(
+                "objects with {what} may lose {are}; their receipts say so"
+            )),
             Verdict::Agrees | Verdict::CanDoMore | Verdict::Moot => None,
         }
     }
@@ -211,16 +226,35 @@ mod tests {
 
     #[test]
     fn each_finding_that_is_no_plain_yes_has_its_consequence() {
-        for Meaning { name, danger, without } in &MEANINGS {
+        for Meaning {
+            name,
+            danger,
+            without,
+        } in &MEANINGS
+        {
             for how in [How::Kept, How::Unknown, How::Refused, How::Ignored] {
                 for said in [false, true] {
-                    let told = Told { how, reason: String::new() };
-                    let finding = Finding { name, claim: Claim::Flag { said, told }, is_needed: true };
+                    let told = Told {
+                        how,
+                        reason: String::new(),
+                    };
+                    let finding = Finding {
+                        name,
+                        claim: Claim::Flag { said, told },
+                        is_needed: true,
+                    };
                     let consequence = finding.consequence();
-                    assert_eq!(consequence.is_none(), finding.verdict() == Verdict::Agrees, "{finding:?}");
+                    assert_eq!(
+                        consequence.is_none(),
+                        finding.verdict() == Verdict::Agrees,
+                        "{finding:?}"
+                    );
                     let said = consequence.unwrap_or_else(|| (*danger).to_owned());
                     assert!(said.contains(danger) || said.contains(without), "{said}");
-                    assert!(!said.ends_with('.') && !said.starts_with(char::is_uppercase), "{said}");
+                    assert!(
+                        !said.ends_with('.') && !said.starts_with(char::is_uppercase),
+                        "{said}"
+                    );
                 }
             }
         }

@@ -1,8 +1,9 @@
 //! The findings of a probe, and the decision if a job can work with them.
 //!
-//! Three kinds of findings share one scale ([`How`]): requests that a job sends ([`RequestFinding`]), capabilities that a
-//! manifest can state ([`Finding`]), and attributes of objects ([`AttributeFinding`]). Each finding knows what is relied
-//! on, so that it can say if the job fails for it, and its consequence in one sentence.
+//! Three kinds of findings share one scale ([`How`]): requests that a job sends
+//! ([`RequestFinding`]), capabilities that a manifest can state ([`Finding`]), and attributes of
+//! objects ([`AttributeFinding`]). Each finding knows what is relied on, so that it can say if the
+//! job fails for it, and its consequence in one sentence.
 
 use std::fmt;
 
@@ -18,7 +19,8 @@ use crate::s3::{OnWrites, Operation};
 pub enum How {
     /// It took effect.
     Kept,
-    /// The question means nothing here, because of another answer or because the job does not ask for it.
+    /// The question means nothing here, because of another answer or because the job does not ask
+    /// for it.
     Moot,
     /// The question had no answer.
     Unknown,
@@ -53,23 +55,38 @@ pub struct Told {
 
 impl Told {
     pub(super) const fn kept() -> Self {
-        Self { how: How::Kept, reason: String::new() }
+        Self {
+            how: How::Kept,
+            reason: String::new(),
+        }
     }
 
     pub(super) fn ignored(reason: impl Into<String>) -> Self {
-        Self { how: How::Ignored, reason: reason.into() }
+        Self {
+            how: How::Ignored,
+            reason: reason.into(),
+        }
     }
 
     pub(super) fn refused(reason: impl Into<String>) -> Self {
-        Self { how: How::Refused, reason: reason.into() }
+        Self {
+            how: How::Refused,
+            reason: reason.into(),
+        }
     }
 
     pub(super) fn unknown(reason: impl Into<String>) -> Self {
-        Self { how: How::Unknown, reason: reason.into() }
+        Self {
+            how: How::Unknown,
+            reason: reason.into(),
+        }
     }
 
     pub(super) fn moot(reason: impl Into<String>) -> Self {
-        Self { how: How::Moot, reason: reason.into() }
+        Self {
+            how: How::Moot,
+            reason: reason.into(),
+        }
     }
 
     /// Returns true if the server was seen not to do it.
@@ -102,9 +119,18 @@ impl Serialize for Value {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Flag(flag) => serializer.serialize_bool(*flag),
-            Self::Writes(OnWrites { copy, put, complete }) => {
+            Self::Writes(OnWrites {
+                copy,
+                put,
+                complete,
+            }) => {
                 let names = [(copy, "copy"), (put, "put"), (complete, "complete")];
-                serializer.collect_seq(names.into_iter().filter(|(on, _)| **on).map(|(_, name)| name))
+                serializer.collect_seq(
+                    names
+                        .into_iter()
+                        .filter(|(on, _)| **on)
+                        .map(|(_, name)| name),
+                )
             }
         }
     }
@@ -167,7 +193,12 @@ impl Finding {
     pub fn writes(&self) -> impl Iterator<Item = (ConditionalWrite, &Told)> {
         let writes = match &self.claim {
             Claim::Flag { .. } => None,
-            Claim::Writes { copy, put, complete, .. } => Some([
+            Claim::Writes {
+                copy,
+                put,
+                complete,
+                ..
+            } => Some([
                 (ConditionalWrite::Copy, copy),
                 (ConditionalWrite::Put, put),
                 (ConditionalWrite::Complete, complete),
@@ -190,9 +221,16 @@ impl Finding {
     pub fn found(&self) -> Option<Value> {
         let is_known = |told: &Told| told.how == How::Kept || told.is_lacking();
         match &self.claim {
-            Claim::Flag { told, .. } => is_known(told).then_some(Value::Flag(told.how == How::Kept)),
+            Claim::Flag { told, .. } => {
+                is_known(told).then_some(Value::Flag(told.how == How::Kept))
+            }
             Claim::Writes { .. } if !self.writes().any(|(_, told)| is_known(told)) => None,
-            Claim::Writes { copy, put, complete, .. } => Some(Value::Writes(OnWrites {
+            Claim::Writes {
+                copy,
+                put,
+                complete,
+                ..
+            } => Some(Value::Writes(OnWrites {
                 copy: copy.how == How::Kept,
                 put: put.how == How::Kept,
                 complete: complete.how == How::Kept,
@@ -216,7 +254,8 @@ impl Finding {
             Claim::Flag { .. } => Verdict::Lacks,
             Claim::Writes { said, .. } => {
                 let any = |is_said: bool, of: fn(&Told) -> bool| {
-                    self.writes().any(|(write, told)| said.on(write) == is_said && of(told))
+                    self.writes()
+                        .any(|(write, told)| said.on(write) == is_said && of(told))
                 };
                 let is_unknown = |told: &Told| told.how == How::Unknown;
                 let is_kept = |told: &Told| told.how == How::Kept;
@@ -242,9 +281,9 @@ impl Finding {
     pub fn is_relied_on(&self) -> bool {
         match &self.claim {
             Claim::Flag { said, .. } => *said != self.takes_away(),
-            Claim::Writes { said, .. } => {
-                self.writes().any(|(write, told)| said.on(write) && told.how != How::Kept)
-            }
+            Claim::Writes { said, .. } => self
+                .writes()
+                .any(|(write, told)| said.on(write) && told.how != How::Kept),
         }
     }
 
@@ -269,7 +308,9 @@ impl Finding {
                     "" => format!("{} {}", request_of(write), how.word()),
                     reason => {
                         let request = request_of(write);
-                        let reason = reason.strip_prefix(&format!("{request}: ")).unwrap_or(reason);
+                        let reason = reason
+                            .strip_prefix(&format!("{request}: "))
+                            .unwrap_or(reason);
                         format!("{request} {}: {reason}", how.word())
                     }
                 });
@@ -278,7 +319,8 @@ impl Finding {
         }
     }
 
-    /// Returns the value to state in a manifest, if it is another one than what is said. What is not known stays as said.
+    /// Returns the value to state in a manifest, if it is another one than what is said. What is
+    /// not known stays as said.
     #[must_use]
     pub fn statement(&self) -> Option<Value> {
         let value = match (self.found()?, &self.claim) {
@@ -347,7 +389,9 @@ impl RequestFinding {
     #[must_use]
     pub fn reason(&self) -> &str {
         let reason = self.told.reason.as_str();
-        reason.strip_prefix(&format!("{}: ", self.operation)).unwrap_or(reason)
+        reason
+            .strip_prefix(&format!("{}: ", self.operation))
+            .unwrap_or(reason)
     }
 
     /// Returns true if the job cannot work for it.
@@ -392,7 +436,9 @@ impl AttributeFinding {
     /// Returns the answers to requests that the job sends and that answer so.
     pub(super) fn used(&self, of: impl Fn(&Told) -> bool) -> Vec<(ConditionalWrite, &Told)> {
         let routes = self.routes().into_iter();
-        routes.filter(|(write, told)| self.used.on(*write) && of(told)).collect()
+        routes
+            .filter(|(write, told)| self.used.on(*write) && of(told))
+            .collect()
     }
 
     const fn is_wanted(&self) -> bool {
@@ -406,24 +452,35 @@ impl AttributeFinding {
             return Verdict::Moot;
         }
         if !self.is_set_later && !self.used(Told::is_lacking).is_empty() {
-            return if self.is_fatal() { Verdict::Lacks } else { Verdict::Loses };
+            return if self.is_fatal() {
+                Verdict::Lacks
+            } else {
+                Verdict::Loses
+            };
         }
         if !self.is_set_later && !self.used(|told| told.how == How::Unknown).is_empty() {
             return Verdict::Unknown;
         }
         let is_kept = !self.used(|told| told.how == How::Kept).is_empty();
-        if is_kept || self.is_set_later { Verdict::Agrees } else { Verdict::Moot }
+        if is_kept || self.is_set_later {
+            Verdict::Agrees
+        } else {
+            Verdict::Moot
+        }
     }
 
-    /// True if objects fail for want of it. Only some objects have a lock, or a class other than the usual one: s3haul sees
-    /// to it that those fail where they are refused, and all others can be copied.
+    /// True if objects fail for want of it. Only some objects have a lock, or a class other than
+    /// the usual one: s3haul sees to it that those fail where they are refused, and all others can
+    /// be copied.
     fn is_fatal(&self) -> bool {
-        let is_rare = matches!(self.attribute, Attribute::Lock | Attribute::StorageClass) && !self.is_named;
+        let is_rare =
+            matches!(self.attribute, Attribute::Lock | Attribute::StorageClass) && !self.is_named;
         let is_refused = !self.used(|told| told.how == How::Refused).is_empty();
         let is_ignored = !self.used(|told| told.how == How::Ignored).is_empty();
         match self.policy {
             Policy::Require => is_ignored || !is_rare,
-            // A value that the job names is part of each request, and no request is sent without it.
+            // A value that the job names is part of each request, and no request is sent without
+            // it.
             _ => is_refused && self.is_named,
         }
     }
@@ -444,15 +501,24 @@ impl AttributeFinding {
         let mut reasons: Vec<(String, Vec<String>)> = Vec::new();
         for (write, told) in self.used(|told| !matches!(told.how, How::Kept | How::Moot)) {
             let route = route_name(write).to_owned();
-            let reason = told.reason.strip_prefix(&format!("{route}: ")).unwrap_or(&told.reason);
-            let why = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
+            let reason = told
+                .reason
+                .strip_prefix(&format!("{route}: "))
+                .unwrap_or(&told.reason);
+            let why = if reason.is_empty() {
+                String::new()
+            } else {
+                format!(" ({reason})")
+            };
             let how = format!("{}{why}", told.how.word());
             match reasons.iter_mut().find(|(other, _)| *other == how) {
                 Some((_, routes)) => routes.push(route),
                 None => reasons.push((how, vec![route])),
             }
         }
-        let told = reasons.into_iter().map(|(how, routes)| format!("{how} by {}", routes.join(" and ")));
+        let told = reasons
+            .into_iter()
+            .map(|(how, routes)| format!("{how} by {}", routes.join(" and ")));
         told.collect::<Vec<_>>().join("; ")
     }
 }
@@ -471,16 +537,35 @@ mod tests {
     use super::*;
 
     fn told(how: How) -> Told {
-        Told { how, reason: String::new() }
+        Told {
+            how,
+            reason: String::new(),
+        }
     }
 
     fn flag(name: &'static str, said: bool, how: How) -> Finding {
-        Finding { name, claim: Claim::Flag { said, told: told(how) }, is_needed: true }
+        Finding {
+            name,
+            claim: Claim::Flag {
+                said,
+                told: told(how),
+            },
+            is_needed: true,
+        }
     }
 
     fn writes(said: OnWrites, [copy, put, complete]: [How; 3]) -> Finding {
-        let claim = Claim::Writes { said, copy: told(copy), put: told(put), complete: told(complete) };
-        Finding { name: "if_match", claim, is_needed: true }
+        let claim = Claim::Writes {
+            said,
+            copy: told(copy),
+            put: told(put),
+            complete: told(complete),
+        };
+        Finding {
+            name: "if_match",
+            claim,
+            is_needed: true,
+        }
     }
 
     #[test]
@@ -495,19 +580,50 @@ mod tests {
             (flag("tags", false, Unknown), Verdict::Unknown, false),
             (flag("tags", true, Moot), Verdict::Moot, false),
             (flag("equal_parts", false, Kept), Verdict::Lacks, true),
-            (flag("equal_parts", true, Ignored), Verdict::CanDoMore, false),
+            (
+                flag("equal_parts", true, Ignored),
+                Verdict::CanDoMore,
+                false,
+            ),
             (flag("equal_parts", false, Unknown), Verdict::Unknown, true),
             (flag("equal_parts", true, Unknown), Verdict::Unknown, false),
-            (writes(OnWrites::NONE, [Ignored, Kept, Ignored]), Verdict::CanDoMore, false),
-            (writes(OnWrites::UPLOADS, [Kept, Kept, Refused]), Verdict::Lacks, true),
-            (writes(OnWrites::UPLOADS, [Unknown, Kept, Kept]), Verdict::Unknown, false),
-            (writes(OnWrites::UPLOADS, [Ignored, Kept, Unknown]), Verdict::Unknown, true),
-            (writes(OnWrites::UPLOADS, [Ignored, Kept, Kept]), Verdict::Agrees, false),
+            (
+                writes(OnWrites::NONE, [Ignored, Kept, Ignored]),
+                Verdict::CanDoMore,
+                false,
+            ),
+            (
+                writes(OnWrites::UPLOADS, [Kept, Kept, Refused]),
+                Verdict::Lacks,
+                true,
+            ),
+            (
+                writes(OnWrites::UPLOADS, [Unknown, Kept, Kept]),
+                Verdict::Unknown,
+                false,
+            ),
+            (
+                writes(OnWrites::UPLOADS, [Ignored, Kept, Unknown]),
+                Verdict::Unknown,
+                true,
+            ),
+            (
+                writes(OnWrites::UPLOADS, [Ignored, Kept, Kept]),
+                Verdict::Agrees,
+                false,
+            ),
             (writes(OnWrites::NONE, [Ignored; 3]), Verdict::Agrees, false),
             (writes(OnWrites::ALL, [Moot; 3]), Verdict::Moot, false),
         ] {
-            assert_eq!((finding.verdict(), finding.fails()), (verdict, fails), "{finding:?}");
-            let unneeded = Finding { is_needed: false, ..finding };
+            assert_eq!(
+                (finding.verdict(), finding.fails()),
+                (verdict, fails),
+                "{finding:?}"
+            );
+            let unneeded = Finding {
+                is_needed: false,
+                ..finding
+            };
             assert_eq!(unneeded.fails(), verdict == Verdict::Lacks, "{unneeded:?}");
         }
     }
@@ -515,12 +631,21 @@ mod tests {
     #[test]
     fn what_is_not_known_is_not_stated() {
         let half_known = writes(OnWrites::UPLOADS, [How::Kept, How::Unknown, How::Ignored]);
-        let all_but_one = OnWrites { complete: false, ..OnWrites::ALL };
+        let all_but_one = OnWrites {
+            complete: false,
+            ..OnWrites::ALL
+        };
         assert_eq!(half_known.statement(), Some(Value::Writes(all_but_one)));
-        assert_eq!(writes(OnWrites::UPLOADS, [How::Unknown; 3]).statement(), None);
+        assert_eq!(
+            writes(OnWrites::UPLOADS, [How::Unknown; 3]).statement(),
+            None
+        );
         assert_eq!(flag("tags", true, How::Unknown).statement(), None);
         assert_eq!(flag("tags", true, How::Kept).statement(), None);
-        assert_eq!(flag("tags", true, How::Refused).statement(), Some(Value::Flag(false)));
+        assert_eq!(
+            flag("tags", true, How::Refused).statement(),
+            Some(Value::Flag(false))
+        );
     }
 
     #[test]
@@ -533,28 +658,83 @@ mod tests {
             put: told(How::Moot),
             copy: told(how),
             multipart: told(Kept),
-            used: OnWrites { put: false, ..OnWrites::ALL },
+            used: OnWrites {
+                put: false,
+                ..OnWrites::ALL
+            },
             is_set_later: false,
         };
         for (attribute, policy, how, verdict, fails) in [
-            (Attribute::Tags, Policy::Require, Ignored, Verdict::Lacks, true),
-            (Attribute::Tags, Policy::Require, Unknown, Verdict::Unknown, true),
+            (
+                Attribute::Tags,
+                Policy::Require,
+                Ignored,
+                Verdict::Lacks,
+                true,
+            ),
+            (
+                Attribute::Tags,
+                Policy::Require,
+                Unknown,
+                Verdict::Unknown,
+                true,
+            ),
             (Attribute::Tags, Policy::Try, Ignored, Verdict::Loses, false),
-            (Attribute::Tags, Policy::Try, Unknown, Verdict::Unknown, false),
+            (
+                Attribute::Tags,
+                Policy::Try,
+                Unknown,
+                Verdict::Unknown,
+                false,
+            ),
             (Attribute::Tags, Policy::Skip, Ignored, Verdict::Moot, false),
-            (Attribute::Tags, Policy::Require, Kept, Verdict::Agrees, false),
-            (Attribute::Lock, Policy::Require, Ignored, Verdict::Lacks, true),
-            (Attribute::Lock, Policy::Require, Refused, Verdict::Loses, false),
+            (
+                Attribute::Tags,
+                Policy::Require,
+                Kept,
+                Verdict::Agrees,
+                false,
+            ),
+            (
+                Attribute::Lock,
+                Policy::Require,
+                Ignored,
+                Verdict::Lacks,
+                true,
+            ),
+            (
+                Attribute::Lock,
+                Policy::Require,
+                Refused,
+                Verdict::Loses,
+                false,
+            ),
         ] {
             let finding = of(attribute, policy, how);
-            assert_eq!((finding.verdict(), finding.fails()), (verdict, fails), "{finding:?}");
+            assert_eq!(
+                (finding.verdict(), finding.fails()),
+                (verdict, fails),
+                "{finding:?}"
+            );
         }
-        let named = AttributeFinding { is_named: true, ..of(Attribute::StorageClass, Policy::Try, Refused) };
+        let named = AttributeFinding {
+            is_named: true,
+            ..of(Attribute::StorageClass, Policy::Try, Refused)
+        };
         assert!(named.fails(), "each request carries it");
-        let later = AttributeFinding { is_set_later: true, ..of(Attribute::Tags, Policy::Require, Ignored) };
+        let later = AttributeFinding {
+            is_set_later: true,
+            ..of(Attribute::Tags, Policy::Require, Ignored)
+        };
         assert_eq!(later.verdict(), Verdict::Agrees);
         let uploads = OnWrites::UPLOADS;
-        let unused = AttributeFinding { used: uploads, ..of(Attribute::Tags, Policy::Require, Ignored) };
-        assert!(!unused.fails(), "a job without copies does not care about CopyObject");
+        let unused = AttributeFinding {
+            used: uploads,
+            ..of(Attribute::Tags, Policy::Require, Ignored)
+        };
+        assert!(
+            !unused.fails(),
+            "a job without copies does not care about CopyObject"
+        );
     }
 }

@@ -12,7 +12,8 @@ use crate::multipart::{self, MultipartUpload};
 use crate::s3::paging::{Order, Paging, Turn};
 use crate::s3::{Capabilities, Failure, FailureKind, OpenUpload, Operation, PartDone};
 
-/// The keys of a listing, in the order of their bytes. Listed by directories, `a/b` would come before `a b`.
+/// The keys of a listing, in the order of their bytes. Listed by directories, `a/b` would come
+/// before `a b`.
 const LISTED: [&str; 7] = ["a", "a b", "a!", "a-b", "a/b", "a0", ODD];
 /// A name that does not survive an encoding that is not undone.
 const ODD: &str = "é+%";
@@ -24,7 +25,8 @@ pub(super) struct Objects {
     pub(super) encoded: Told,
 }
 
-/// Finds out whether a list shows what was written, in the order of bytes, and in an encoding if it is asked for one.
+/// Finds out whether a list shows what was written, in the order of bytes, and in an encoding if it
+/// is asked for one.
 pub(super) async fn objects(scratch: &mut Scratch) -> Objects {
     let prefix = format!("{}list/", scratch.prefix);
     let mut stored = BTreeSet::new();
@@ -35,7 +37,11 @@ pub(super) async fn objects(scratch: &mut Scratch) -> Objects {
             Err(failure) => refusal = Some(failure),
         }
     }
-    let all = |told: Told| Objects { list: told.clone(), ordered: told.clone(), encoded: told };
+    let all = |told: Told| Objects {
+        list: told.clone(),
+        ordered: told.clone(),
+        encoded: told,
+    };
     if let (true, Some(failure)) = (stored.is_empty(), refusal) {
         return all(Told::unknown(reason(&failure)));
     }
@@ -55,10 +61,16 @@ pub(super) async fn objects(scratch: &mut Scratch) -> Objects {
         }
     };
     let found: BTreeSet<&String> = keys.iter().collect();
-    let missing: Vec<_> = stored.iter().filter(|key| !found.contains(key) && **key != odd).collect();
+    let missing: Vec<_> = stored
+        .iter()
+        .filter(|key| !found.contains(key) && **key != odd)
+        .collect();
     let list = match missing.first() {
         None => Told::kept(),
-        Some(key) => Told::ignored(format!("the list lacks {} keys, for example {key}", missing.len())),
+        Some(key) => Told::ignored(format!(
+            "the list lacks {} keys, for example {key}",
+            missing.len()
+        )),
     };
     let shown: Vec<_> = keys.iter().filter(|key| stored.contains(*key)).collect();
     let ordered = match &list {
@@ -71,12 +83,23 @@ pub(super) async fn objects(scratch: &mut Scratch) -> Objects {
     } else {
         Told::moot(format!("the server does not store the key {odd}"))
     };
-    Objects { list, ordered, encoded }
+    Objects {
+        list,
+        ordered,
+        encoded,
+    }
 }
 
-async fn keys(scratch: &Scratch, prefix: &str, encoded_lists: bool) -> Result<Vec<String>, Failure> {
+async fn keys(
+    scratch: &Scratch,
+    prefix: &str,
+    encoded_lists: bool,
+) -> Result<Vec<String>, Failure> {
     let bucket = scratch.ask(Operation::ListObjects)?;
-    let bucket = bucket.assuming(Capabilities { encoded_lists, ..bucket.capabilities().clone() });
+    let bucket = bucket.assuming(Capabilities {
+        encoded_lists,
+        ..bucket.capabilities().clone()
+    });
     // The order is what is asked for.
     let mut paging = Paging::new(Operation::ListObjects, bucket.name(), "", Order::Short);
     let (mut keys, mut token) = (Vec::new(), None);
@@ -101,7 +124,8 @@ pub(super) struct Uploads {
     pub(super) encoded: Told,
 }
 
-/// Finds out whether an open upload and its part are listed, and whether its key comes back from an encoding.
+/// Finds out whether an open upload and its part are listed, and whether its key comes back from an
+/// encoding.
 pub(super) async fn uploads(scratch: &mut Scratch) -> Uploads {
     let odd = format!("uploads/{ODD} b");
     let mut begun = scratch.begin_one(&odd, b"part", &plain()).await;
@@ -110,7 +134,10 @@ pub(super) async fn uploads(scratch: &mut Scratch) -> Uploads {
         && is_refusal(failure)
     {
         let key = format!("{}{odd}", scratch.prefix);
-        scratch.not_stored.push(NotStored { key, reason: reason(failure) });
+        scratch.not_stored.push(NotStored {
+            key,
+            reason: reason(failure),
+        });
         is_odd = false;
         begun = scratch.begin_one("uploads/plain", b"part", &plain()).await;
     }
@@ -118,14 +145,25 @@ pub(super) async fn uploads(scratch: &mut Scratch) -> Uploads {
         Ok(begun) => begun,
         Err(failure) => {
             let why = Told::unknown(reason(&failure));
-            return Uploads { parts: why.clone(), list: why.clone(), encoded: why };
+            return Uploads {
+                parts: why.clone(),
+                list: why.clone(),
+                encoded: why,
+            };
         }
     };
     let parts = list_of_parts(scratch, &upload, &part).await;
     let (list, encoded) = list_of_uploads(scratch, &upload).await;
-    let encoded =
-        if is_odd { encoded } else { Told::moot(format!("the server does not take the key {odd}")) };
-    Uploads { parts, list, encoded }
+    let encoded = if is_odd {
+        encoded
+    } else {
+        Told::moot(format!("the server does not take the key {odd}"))
+    };
+    Uploads {
+        parts,
+        list,
+        encoded,
+    }
 }
 
 async fn list_of_parts(scratch: &Scratch, upload: &MultipartUpload, part: &PartDone) -> Told {
@@ -134,7 +172,10 @@ async fn list_of_parts(scratch: &Scratch, upload: &MultipartUpload, part: &PartD
     }
     match upload.parts().try_collect::<Vec<_>>().await {
         Ok(parts) if parts.iter().map(|part| part.size).eq([part.size]) => Told::kept(),
-        Ok(parts) => Told::ignored(format!("it shows {} parts of an upload that has one", parts.len())),
+        Ok(parts) => Told::ignored(format!(
+            "it shows {} parts of an upload that has one",
+            parts.len()
+        )),
         Err(failure) => told_by(&failure),
     }
 }
@@ -144,7 +185,9 @@ async fn list_of_uploads(scratch: &Scratch, upload: &MultipartUpload) -> (Told, 
     let is_it = |open: &OpenUpload| open.upload_id == upload.id();
     let encoded = listed(scratch, true).await;
     if let Ok(uploads) = &encoded
-        && uploads.iter().any(|open| is_it(open) && open.key == upload.key().as_str())
+        && uploads
+            .iter()
+            .any(|open| is_it(open) && open.key == upload.key().as_str())
     {
         return (Told::kept(), Told::kept());
     }
@@ -164,7 +207,10 @@ async fn list_of_uploads(scratch: &Scratch, upload: &MultipartUpload) -> (Told, 
 
 async fn listed(scratch: &Scratch, encoded_uploads: bool) -> Result<Vec<OpenUpload>, Failure> {
     let bucket = scratch.ask(Operation::ListMultipartUploads)?;
-    let bucket = bucket.assuming(Capabilities { encoded_uploads, ..bucket.capabilities().clone() });
+    let bucket = bucket.assuming(Capabilities {
+        encoded_uploads,
+        ..bucket.capabilities().clone()
+    });
     let prefix = format!("{}uploads/", scratch.prefix);
     multipart::uploads(&bucket, &prefix).try_collect().await
 }

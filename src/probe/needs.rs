@@ -32,7 +32,14 @@ impl Default for Needs {
     /// Copies and uploads with the defaults of a manifest.
     fn default() -> Self {
         let (preserve, named) = (Preserve::default(), BTreeSet::new());
-        Self { copies: true, uploads: true, conditions: true, preserve, named, ..Self::NOTHING }
+        Self {
+            copies: true,
+            uploads: true,
+            conditions: true,
+            preserve,
+            named,
+            ..Self::NOTHING
+        }
     }
 }
 
@@ -60,8 +67,19 @@ impl Needs {
     /// Returns what these transfers ask of the bucket that all of them write to.
     #[must_use]
     pub fn of<'t>(transfers: impl IntoIterator<Item = &'t Transfer>) -> Self {
-        let mut needs = Self { preserve: Preset::ContentOnly.into(), ..Self::NOTHING };
-        for Transfer { from, to, when, preserve, set, .. } in transfers {
+        let mut needs = Self {
+            preserve: Preset::ContentOnly.into(),
+            ..Self::NOTHING
+        };
+        for Transfer {
+            from,
+            to,
+            when,
+            preserve,
+            set,
+            ..
+        } in transfers
+        {
             needs.conditions |= *when != When::Always;
             if from.s3().is_some() {
                 needs.copies = true;
@@ -73,8 +91,12 @@ impl Needs {
                 needs.uploads = true;
             }
             needs.named.extend(set_by(set));
-            needs.named.extend(to.storage_class.as_ref().map(|_| Attribute::StorageClass));
-            needs.named.extend(to.encryption.as_ref().map(|_| Attribute::Encryption));
+            needs
+                .named
+                .extend(to.storage_class.as_ref().map(|_| Attribute::StorageClass));
+            needs
+                .named
+                .extend(to.encryption.as_ref().map(|_| Attribute::Encryption));
             needs.acl = needs.acl.or(to.acl);
             needs.storage_class = needs.storage_class.or_else(|| to.storage_class.clone());
             needs.encryption = needs.encryption.or_else(|| to.encryption.clone());
@@ -84,7 +106,11 @@ impl Needs {
 
     /// Returns the requests that create the job's objects.
     pub(super) const fn writes(&self) -> OnWrites {
-        OnWrites { copy: self.copies, put: self.uploads, complete: true }
+        OnWrites {
+            copy: self.copies,
+            put: self.uploads,
+            complete: true,
+        }
     }
 
     /// Returns true if objects shall have this attribute.
@@ -110,5 +136,6 @@ fn set_by(set: &SetValues) -> impl Iterator<Item = Attribute> {
         (Attribute::Headers, has_headers),
         (Attribute::Tags, !set.tags.is_empty()),
     ];
-    all.into_iter().filter_map(|(attribute, is_set)| is_set.then_some(attribute))
+    all.into_iter()
+        .filter_map(|(attribute, is_set)| is_set.then_some(attribute))
 }

@@ -1,7 +1,8 @@
 //! The questions. Each is a few requests, makes its own objects, and has its own answer.
 //!
-//! A question that needs the answer of another one says so: it is moot where there is nothing to ask about, and asks in
-//! another way where it can. What follows from one bad answer is therefore told once, as the answer to its own question.
+//! A question that needs the answer of another one says so: it is moot where there is nothing to
+//! ask about, and asks in another way where it can. What follows from one bad answer is therefore
+//! told once, as the answer to its own question.
 
 use futures::TryStreamExt;
 
@@ -15,8 +16,8 @@ use crate::endpoint::capabilities::ConditionalWrite;
 use crate::manifest::job::Attribute;
 use crate::multipart::MultipartUpload;
 use crate::s3::{
-    Attributes, Capabilities, Checksum, ChecksumAlgorithm, ChecksumKind, CompleteSpec, Failure, FailureKind,
-    Head, Operation, PartDone, SourcePin, WriteCondition, Written,
+    Attributes, Capabilities, Checksum, ChecksumAlgorithm, ChecksumKind, CompleteSpec, Failure,
+    FailureKind, Head, Operation, PartDone, SourcePin, WriteCondition, Written,
 };
 use crate::size::MIB;
 
@@ -42,7 +43,9 @@ pub(super) async fn ask(
     said: &Capabilities,
     needs: &Needs,
 ) -> Result<Findings, Failure> {
-    let written = scratch.put("object", OBJECT, &plain(), None, WriteCondition::None).await?;
+    let written = scratch
+        .put("object", OBJECT, &plain(), None, WriteCondition::None)
+        .await?;
     let head = scratch.head("object").await;
     refuse_default_lock(scratch, head.as_ref().ok())?;
     let object = pin(scratch, "object", &written)?;
@@ -50,20 +53,41 @@ pub(super) async fn ask(
     let (multipart, object_size) = multipart(scratch).await;
     // Early, because the end of the lock is waited for before the cleaning.
     let lock = attributes::lock(scratch, &object, needs, head.as_ref().ok()).await;
-    let copied = scratch.copy(&object, "copied", &plain(), WriteCondition::None).await;
+    let copied = scratch
+        .copy(&object, "copied", &plain(), WriteCondition::None)
+        .await;
     let copy = match &copied {
-        Ok(_) => scratch.effect("copied", ConditionalWrite::Copy, OBJECT.len() as u64).await,
+        Ok(_) => {
+            scratch
+                .effect("copied", ConditionalWrite::Copy, OBJECT.len() as u64)
+                .await
+        }
         Err(failure) => told(failure),
     };
     let body = random(SOURCE);
-    let large = scratch.put("source", body.clone(), &plain(), None, WriteCondition::None).await;
+    let large = scratch
+        .put("source", body.clone(), &plain(), None, WriteCondition::None)
+        .await;
     let parts = match large {
-        Ok(written) => parts(scratch, &pin(scratch, "source", &written)?, multipart.is_lacking()).await,
-        Err(failure) => Parts::unknown(&Told::unknown(format!("no source of parts: {}", reason(&failure)))),
+        Ok(written) => {
+            parts(
+                scratch,
+                &pin(scratch, "source", &written)?,
+                multipart.is_lacking(),
+            )
+            .await
+        }
+        Err(failure) => Parts::unknown(&Told::unknown(format!(
+            "no source of parts: {}",
+            reason(&failure)
+        ))),
     };
     let etags = content_etags(scratch, &head, &written, &copied, &parts, &body);
     drop(body);
-    let works = Works { copy: &copy, multipart: &multipart };
+    let works = Works {
+        copy: &copy,
+        multipart: &multipart,
+    };
     let conditions = conditions::ask(scratch, &object, &works, &parts.part_copy).await;
     let lists = lists::objects(scratch).await;
     let uploads = lists::uploads(scratch).await;
@@ -76,12 +100,29 @@ pub(super) async fn ask(
         _ => odd_part_sources(scratch).await,
     };
     let wants_tags = needs.wants(Attribute::Tags);
-    let flag = |name, said, told, is_needed| Finding { name, claim: Claim::Flag { said, told }, is_needed };
-    let writes = |name, said, [copy, put, complete]: [Told; 3]| {
-        let claim = Claim::Writes { said, copy, put, complete };
-        Finding { name, claim, is_needed: needs.conditions }
+    let flag = |name, said, told, is_needed| Finding {
+        name,
+        claim: Claim::Flag { said, told },
+        is_needed,
     };
-    let request = |operation, told, is_needed| RequestFinding { operation, told, is_needed };
+    let writes = |name, said, [copy, put, complete]: [Told; 3]| {
+        let claim = Claim::Writes {
+            said,
+            copy,
+            put,
+            complete,
+        };
+        Finding {
+            name,
+            claim,
+            is_needed: needs.conditions,
+        }
+    };
+    let request = |operation, told, is_needed| RequestFinding {
+        operation,
+        told,
+        is_needed,
+    };
     Ok(Findings {
         requests: vec![
             request(Operation::PutObject, put, true),
@@ -94,20 +135,49 @@ pub(super) async fn ask(
         ],
         capabilities: vec![
             flag("part_copy", said.part_copy, parts.part_copy, needs.copies),
-            flag("equal_parts", said.parts.equal_parts, parts.equal, needs.copies),
-            flag("copy_conditions", said.copy_conditions, conditions.copy_source, needs.copies),
-            flag("part_conditions", said.part_conditions, conditions.part_source, needs.copies),
-            writes("if_none_match", said.if_none_match, conditions.if_none_match),
+            flag(
+                "equal_parts",
+                said.parts.equal_parts,
+                parts.equal,
+                needs.copies,
+            ),
+            flag(
+                "copy_conditions",
+                said.copy_conditions,
+                conditions.copy_source,
+                needs.copies,
+            ),
+            flag(
+                "part_conditions",
+                said.part_conditions,
+                conditions.part_source,
+                needs.copies,
+            ),
+            writes(
+                "if_none_match",
+                said.if_none_match,
+                conditions.if_none_match,
+            ),
             writes("if_match", said.if_match, conditions.if_match),
             flag("content_etags", said.content_etags, etags, true),
             flag("checksums", said.checksums, checksums, true),
             flag("object_size", said.object_size, object_size, true),
             flag("ordered_lists", said.ordered_lists, lists.ordered, true),
             flag("encoded_lists", said.encoded_lists, lists.encoded, true),
-            flag("encoded_uploads", said.encoded_uploads, uploads.encoded, false),
+            flag(
+                "encoded_uploads",
+                said.encoded_uploads,
+                uploads.encoded,
+                false,
+            ),
             flag("tags", said.tags, tags, wants_tags),
             flag("tag_headers", said.tag_headers, tag_headers, wants_tags),
-            flag("odd_part_sources", said.odd_part_sources, odd_part_sources, needs.copies),
+            flag(
+                "odd_part_sources",
+                said.odd_part_sources,
+                odd_part_sources,
+                needs.copies,
+            ),
         ],
         attributes,
     })
@@ -123,8 +193,12 @@ impl Works<'_> {
     /// Returns why there is nothing to ask about this write, if there is nothing.
     pub(super) fn moot(&self, by: ConditionalWrite) -> Option<Told> {
         match by {
-            ConditionalWrite::Copy if self.copy.is_lacking() => Some(Told::moot("CopyObject does not work")),
-            ConditionalWrite::Complete if self.multipart.is_lacking() => Some(Told::moot(NO_UPLOADS)),
+            ConditionalWrite::Copy if self.copy.is_lacking() => {
+                Some(Told::moot("CopyObject does not work"))
+            }
+            ConditionalWrite::Complete if self.multipart.is_lacking() => {
+                Some(Told::moot(NO_UPLOADS))
+            }
             _ => None,
         }
     }
@@ -132,13 +206,20 @@ impl Works<'_> {
 
 /// A bucket that locks all its objects would keep those of the probe too.
 fn refuse_default_lock(scratch: &Scratch, head: Option<&Head>) -> Result<(), Failure> {
-    let Some(retention) = head.and_then(|head| head.lock.retention.as_ref()) else { return Ok(()) };
+    let Some(retention) = head.and_then(|head| head.lock.retention.as_ref()) else {
+        return Ok(());
+    };
     let message = format!(
         "the bucket locks each new object (until {}, {}), so that a probe cannot remove what it makes; probe another bucket \
          of this server",
         retention.until, retention.mode
     );
-    Err(Failure::new(FailureKind::Invalid, Operation::PutObject, scratch.prefix.clone(), message))
+    Err(Failure::new(
+        FailureKind::Invalid,
+        Operation::PutObject,
+        scratch.prefix.clone(),
+        message,
+    ))
 }
 
 fn pin(scratch: &Scratch, name: &str, written: &Written) -> Result<SourcePin, Failure> {
@@ -154,7 +235,11 @@ fn pin(scratch: &Scratch, name: &str, written: &Written) -> Result<SourcePin, Fa
 fn scratch_effect(head: &Result<Head, Failure>) -> Told {
     match head {
         Ok(head) if head.size == OBJECT.len() as u64 => Told::kept(),
-        Ok(head) => Told::ignored(format!("HEAD shows {} bytes of {}", head.size, OBJECT.len())),
+        Ok(head) => Told::ignored(format!(
+            "HEAD shows {} bytes of {}",
+            head.size,
+            OBJECT.len()
+        )),
         Err(failure) if *failure.kind() == FailureKind::NotFound => {
             Told::ignored("PutObject was answered with success and made no object")
         }
@@ -162,21 +247,34 @@ fn scratch_effect(head: &Result<Head, Failure>) -> Told {
     }
 }
 
-/// Finds out whether Complete makes an object, and whether it takes the size. A server that does not take it is not sent
-/// it any more.
+/// Finds out whether Complete makes an object, and whether it takes the size. A server that does
+/// not take it is not sent it any more.
 async fn multipart(scratch: &mut Scratch) -> (Told, Told) {
     let size = b"part".len() as u64;
-    let sized = match scratch.complete_one("sized", &plain(), WriteCondition::None).await {
+    let sized = match scratch
+        .complete_one("sized", &plain(), WriteCondition::None)
+        .await
+    {
         Ok(_) => {
-            let effect = scratch.effect("sized", ConditionalWrite::Complete, size).await;
+            let effect = scratch
+                .effect("sized", ConditionalWrite::Complete, size)
+                .await;
             // Taken, whatever became of it.
             return (effect, Told::kept());
         }
         Err(failure) => told(&failure),
     };
     scratch.assume(|capabilities| capabilities.object_size = false);
-    match scratch.complete_one("unsized", &plain(), WriteCondition::None).await {
-        Ok(_) => (scratch.effect("unsized", ConditionalWrite::Complete, size).await, sized),
+    match scratch
+        .complete_one("unsized", &plain(), WriteCondition::None)
+        .await
+    {
+        Ok(_) => (
+            scratch
+                .effect("unsized", ConditionalWrite::Complete, size)
+                .await,
+            sized,
+        ),
         Err(failure) => (told(&failure), Told::moot(NO_UPLOADS)),
     }
 }
@@ -196,7 +294,11 @@ struct MadeOfParts {
 
 impl Parts {
     fn unknown(why: &Told) -> Self {
-        Self { part_copy: why.clone(), equal: why.clone(), made: None }
+        Self {
+            part_copy: why.clone(),
+            equal: why.clone(),
+            made: None,
+        }
     }
 }
 
@@ -207,13 +309,17 @@ struct NotMade {
     is_invalid: bool,
 }
 
-/// Copies the source in two parts, of which the second is the larger one, and if that is refused in two of which it is
-/// the smaller one.
+/// Copies the source in two parts, of which the second is the larger one, and if that is refused in
+/// two of which it is the smaller one.
 async fn parts(scratch: &mut Scratch, source: &SourcePin, is_last: bool) -> Parts {
     let unequal = match in_parts(scratch, source, 5 * MIB).await {
         Ok(made) => {
             let equal = Told::ignored("a last part may be the largest one");
-            return Parts { part_copy: Told::kept(), equal, made: Some(made) };
+            return Parts {
+                part_copy: Told::kept(),
+                equal,
+                made: Some(made),
+            };
         }
         Err(not_made) => not_made,
     };
@@ -226,38 +332,64 @@ async fn parts(scratch: &mut Scratch, source: &SourcePin, is_last: bool) -> Part
         } else {
             Told::unknown(unequal.why.reason)
         };
-        return Parts { part_copy: unequal.part_copy, equal, made: None };
+        return Parts {
+            part_copy: unequal.part_copy,
+            equal,
+            made: None,
+        };
     }
     match in_parts(scratch, source, 6 * MIB).await {
-        Ok(made) => Parts { part_copy: Told::kept(), equal: Told::kept(), made: Some(made) },
-        Err(NotMade { part_copy, why, .. }) => {
-            Parts { part_copy, equal: Told::unknown(why.reason), made: None }
-        }
+        Ok(made) => Parts {
+            part_copy: Told::kept(),
+            equal: Told::kept(),
+            made: Some(made),
+        },
+        Err(NotMade { part_copy, why, .. }) => Parts {
+            part_copy,
+            equal: Told::unknown(why.reason),
+            made: None,
+        },
     }
 }
 
 /// Copies the source as a part of `first` bytes and one of the rest.
-async fn in_parts(scratch: &mut Scratch, source: &SourcePin, first: u64) -> Result<MadeOfParts, NotMade> {
+async fn in_parts(
+    scratch: &mut Scratch,
+    source: &SourcePin,
+    first: u64,
+) -> Result<MadeOfParts, NotMade> {
     let not_made = |failure: &Failure, part_copy: Option<Told>| NotMade {
         part_copy: part_copy.unwrap_or_else(|| Told::unknown(reason(failure))),
         why: told(failure),
         is_invalid: *failure.kind() == FailureKind::Invalid,
     };
     let name = format!("parts-{}", first / MIB);
-    let upload = scratch.begin(&name, &plain()).await.map_err(|failure| not_made(&failure, None))?;
+    let upload = scratch
+        .begin(&name, &plain())
+        .await
+        .map_err(|failure| not_made(&failure, None))?;
     let mut done: Vec<PartDone> = Vec::new();
     for (number, range) in (1..).zip([(0, first - 1), (first, SOURCE - 1)]) {
         let size = range.1 - range.0 + 1;
-        match scratch.copy_part(&upload, number, source, Some(range), size).await {
+        match scratch
+            .copy_part(&upload, number, source, Some(range), size)
+            .await
+        {
             Ok(part) => done.push(part),
             Err(failure) if number == 1 && is_missing(&failure) => {
                 let refused = Told::refused(reason(&failure));
-                return Err(NotMade { is_invalid: false, ..not_made(&failure, Some(refused)) });
+                return Err(NotMade {
+                    is_invalid: false,
+                    ..not_made(&failure, Some(refused))
+                });
             }
             Err(failure) => return Err(not_made(&failure, None)),
         }
     }
-    let spec = CompleteSpec { size: SOURCE, ..CompleteSpec::default() };
+    let spec = CompleteSpec {
+        size: SOURCE,
+        ..CompleteSpec::default()
+    };
     let written = match scratch.complete(&upload, &done, &spec).await {
         Ok(written) => written,
         Err(failure) => {
@@ -265,25 +397,40 @@ async fn in_parts(scratch: &mut Scratch, source: &SourcePin, first: u64) -> Resu
             return Err(not_made(&failure, part_copy));
         }
     };
-    let effect = scratch.effect(&name, ConditionalWrite::Complete, SOURCE).await;
+    let effect = scratch
+        .effect(&name, ConditionalWrite::Complete, SOURCE)
+        .await;
     if effect.how == How::Kept {
         let etags = done.into_iter().map(|part| part.etag).collect();
-        return Ok(MadeOfParts { first, etags, etag: written.etag });
+        return Ok(MadeOfParts {
+            first,
+            etags,
+            etag: written.etag,
+        });
     }
     let listed = by_list_of_parts(scratch, &upload, &done).await;
     let part_copy = listed.unwrap_or_else(|| effect.clone());
-    Err(NotMade { part_copy, why: effect, is_invalid: false })
+    Err(NotMade {
+        part_copy,
+        why: effect,
+        is_invalid: false,
+    })
 }
 
 /// Part copies that were not published show in the list of the upload's parts.
-async fn by_list_of_parts(scratch: &Scratch, upload: &MultipartUpload, done: &[PartDone]) -> Option<Told> {
+async fn by_list_of_parts(
+    scratch: &Scratch,
+    upload: &MultipartUpload,
+    done: &[PartDone],
+) -> Option<Told> {
     scratch.ask(Operation::ListParts).ok()?;
     let held: Vec<PartDone> = upload.parts().try_collect().await.ok()?;
     let sizes = |parts: &[PartDone]| parts.iter().map(|part| part.size).collect::<Vec<_>>();
     (sizes(&held) == sizes(done)).then(Told::kept)
 }
 
-/// `ETag`s that follow from the bytes: of what is put, of what is copied, of parts and of what they make.
+/// `ETag`s that follow from the bytes: of what is put, of what is copied, of parts and of what they
+/// make.
 fn content_etags(
     scratch: &Scratch,
     head: &Result<Head, Failure>,
@@ -292,7 +439,8 @@ fn content_etags(
     parts: &Parts,
     body: &[u8],
 ) -> Told {
-    if scratch.bucket.client().customer_key().is_some() || head.as_ref().is_ok_and(|head| head.kms) {
+    if scratch.bucket.client().customer_key().is_some() || head.as_ref().is_ok_and(|head| head.kms)
+    {
         return Told::moot("a KMS or customer key hides the ETags");
     }
     let md5 = md5_etag(OBJECT);
@@ -302,8 +450,14 @@ fn content_etags(
     if copied.as_ref().is_ok_and(|copied| copied.etag != md5) {
         return Told::ignored("the ETag of a copy is not the MD5 of its bytes");
     }
-    let Some(made) = &parts.made else { return Told::kept() };
-    let (head, tail) = body.split_at(usize::try_from(made.first).unwrap_or(usize::MAX).min(body.len()));
+    let Some(made) = &parts.made else {
+        return Told::kept();
+    };
+    let (head, tail) = body.split_at(
+        usize::try_from(made.first)
+            .unwrap_or(usize::MAX)
+            .min(body.len()),
+    );
     let expected = [md5_etag(head), md5_etag(tail)];
     let whole = multipart_etag(expected.iter().map(String::as_str));
     if made.etags == expected && whole.as_ref() == Some(&made.etag) {
@@ -312,28 +466,57 @@ fn content_etags(
     Told::ignored("the ETags of parts, or of what they make, are not those of S3")
 }
 
-/// Finds out whether a checksum that is right is stored and shown, one that is wrong is refused, and parts make that of
-/// the whole.
+/// Finds out whether a checksum that is right is stored and shown, one that is wrong is refused,
+/// and parts make that of the whole.
 async fn checksums(scratch: &mut Scratch, only_puts: bool) -> Told {
     let algorithm = ChecksumAlgorithm::Crc64Nvme;
-    let (right, wrong) = (checksum::compute(algorithm, b"part"), checksum::compute(algorithm, b"other"));
-    let put = scratch.put("summed", &b"part"[..], &plain(), Some(&right), WriteCondition::None).await;
+    let (right, wrong) = (
+        checksum::compute(algorithm, b"part"),
+        checksum::compute(algorithm, b"other"),
+    );
+    let put = scratch
+        .put(
+            "summed",
+            &b"part"[..],
+            &plain(),
+            Some(&right),
+            WriteCondition::None,
+        )
+        .await;
     let shown = shows(scratch, "summed", put, &right).await;
     if shown.how != How::Kept {
         return shown;
     }
-    let put = scratch.put("summed", &b"part"[..], &plain(), Some(&wrong), WriteCondition::None).await;
+    let put = scratch
+        .put(
+            "summed",
+            &b"part"[..],
+            &plain(),
+            Some(&wrong),
+            WriteCondition::None,
+        )
+        .await;
     match put {
         Ok(_) => return Told::ignored("bytes with a wrong checksum are accepted"),
         Err(failure) if !is_refusal(&failure) => return Told::unknown(reason(&failure)),
         Err(_) if only_puts => return Told::kept(),
         Err(_) => {}
     }
-    let attributes = Attributes { checksum: Some((algorithm, ChecksumKind::FullObject)), ..plain() };
-    let completed = match scratch.begin_one("summed-parts", b"part", &attributes).await {
+    let attributes = Attributes {
+        checksum: Some((algorithm, ChecksumKind::FullObject)),
+        ..plain()
+    };
+    let completed = match scratch
+        .begin_one("summed-parts", b"part", &attributes)
+        .await
+    {
         Ok((upload, part)) => {
             let full_checksum = Some(right.clone());
-            let spec = CompleteSpec { size: part.size, full_checksum, ..CompleteSpec::default() };
+            let spec = CompleteSpec {
+                size: part.size,
+                full_checksum,
+                ..CompleteSpec::default()
+            };
             scratch.complete(&upload, &[part], &spec).await
         }
         Err(failure) => Err(failure),
@@ -342,7 +525,12 @@ async fn checksums(scratch: &mut Scratch, only_puts: bool) -> Told {
 }
 
 /// Looks for this checksum at what was written.
-async fn shows(scratch: &Scratch, name: &str, answer: Result<Written, Failure>, expected: &Checksum) -> Told {
+async fn shows(
+    scratch: &Scratch,
+    name: &str,
+    answer: Result<Written, Failure>,
+    expected: &Checksum,
+) -> Told {
     if let Err(failure) = answer {
         return told(&failure);
     }
@@ -353,8 +541,8 @@ async fn shows(scratch: &Scratch, name: &str, answer: Result<Written, Failure>, 
     }
 }
 
-/// Finds out whether a part is copied from the key that was named, and not from what its name means when it is decoded
-/// again.
+/// Finds out whether a part is copied from the key that was named, and not from what its name means
+/// when it is decoded again.
 async fn odd_part_sources(scratch: &mut Scratch) -> Told {
     const MEANT: (&str, &[u8]) = ("odd%20name", b"meant");
     const OTHER: (&str, &[u8]) = ("odd name", b"another one");
@@ -374,12 +562,16 @@ async fn odd_part_sources(scratch: &mut Scratch) -> Told {
         scratch.assume(|capabilities| capabilities.object_size = false);
         let upload = scratch.begin("odd-parts", &plain()).await?;
         scratch.assume(|capabilities| capabilities.object_size = size_is_sent);
-        let part = scratch.copy_part(&upload, 1, &source, None, MEANT.1.len() as u64).await?;
+        let part = scratch
+            .copy_part(&upload, 1, &source, None, MEANT.1.len() as u64)
+            .await?;
         let is_of = |bytes: &[u8]| part.etag == md5_etag(bytes);
         if is_of(MEANT.1) || is_of(OTHER.1) {
             return Ok(is_of(MEANT.1));
         }
-        scratch.complete(&upload, &[part], &CompleteSpec::default()).await?;
+        scratch
+            .complete(&upload, &[part], &CompleteSpec::default())
+            .await?;
         Ok(scratch.head("odd-parts").await?.size == MEANT.1.len() as u64)
     };
     match copied.await {
@@ -394,7 +586,10 @@ async fn odd_part_sources(scratch: &mut Scratch) -> Told {
 
 /// The server has no such request.
 fn is_missing(failure: &Failure) -> bool {
-    matches!(failure.kind(), FailureKind::Unsupported | FailureKind::Invalid | FailureKind::NotFound)
+    matches!(
+        failure.kind(),
+        FailureKind::Unsupported | FailureKind::Invalid | FailureKind::NotFound
+    )
 }
 
 /// Bytes without a pattern.

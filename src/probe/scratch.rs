@@ -1,7 +1,8 @@
 //! The scratch prefix: each request of a probe, and a note of whatever it may have made.
 //!
-//! No request is sent after the probe was asked to stop, or when its time is over. A request that is under way then may
-//! end, because one whose answer nobody waits for may take effect after the cleaning.
+//! No request is sent after the probe was asked to stop, or when its time is over. A request that
+//! is under way then may end, because one whose answer nobody waits for may take effect after the
+//! cleaning.
 
 use std::time::Duration;
 
@@ -16,8 +17,8 @@ use crate::location::ObjectKey;
 use crate::multipart::MultipartUpload;
 use crate::printable::cut;
 use crate::s3::{
-    Attributes, CannedAcl, Capabilities, Checksum, CompleteSpec, Failure, FailureKind, Head, Operation,
-    PartDone, SourcePin, Tags, WriteCondition, Written,
+    Attributes, CannedAcl, Capabilities, Checksum, CompleteSpec, Failure, FailureKind, Head,
+    Operation, PartDone, SourcePin, Tags, WriteCondition, Written,
 };
 
 /// The longest reason that is reported, in bytes.
@@ -102,7 +103,12 @@ impl Scratch {
         } else {
             return Ok(());
         };
-        Err(Failure::new(FailureKind::Stopped, operation, self.prefix.clone(), why))
+        Err(Failure::new(
+            FailureKind::Stopped,
+            operation,
+            self.prefix.clone(),
+            why,
+        ))
     }
 
     /// Changes what later requests assume of the server.
@@ -115,14 +121,22 @@ impl Scratch {
     /// Returns a key behind the prefix.
     pub(super) fn key(&self, name: &str) -> Result<ObjectKey, Failure> {
         ObjectKey::new(&format!("{}{name}", self.prefix)).map_err(|error| {
-            Failure::new(FailureKind::Invalid, Operation::PutObject, self.prefix.as_str(), error.to_string())
+            Failure::new(
+                FailureKind::Invalid,
+                Operation::PutObject,
+                self.prefix.as_str(),
+                error.to_string(),
+            )
         })
     }
 
-    /// Takes note of a write that began at this time; one whose outcome is not known may have happened too.
+    /// Takes note of a write that began at this time; one whose outcome is not known may have
+    /// happened too.
     fn note(&mut self, key: &ObjectKey, began: Instant, answer: &Result<Answer<Written>, Failure>) {
         let id = match answer {
-            Ok(Answer { value, maybe_twice, .. }) => {
+            Ok(Answer {
+                value, maybe_twice, ..
+            }) => {
                 // Of a write that was sent twice, the first may still be at work.
                 if *maybe_twice && began.elapsed() > LATE {
                     self.doubt(key, false, true);
@@ -135,18 +149,28 @@ impl Scratch {
             }
             Err(_) => return,
         };
-        let made = Made { key: key.clone(), id };
+        let made = Made {
+            key: key.clone(),
+            id,
+        };
         if !self.objects.contains(&made) {
             self.objects.push(made);
         }
     }
 
     fn doubt(&mut self, key: &ObjectKey, is_upload: bool, is_late: bool) {
-        self.doubts.push(Doubt { key: key.clone(), is_upload, is_late });
+        self.doubts.push(Doubt {
+            key: key.clone(),
+            is_upload,
+            is_late,
+        });
     }
 
     fn with_acl(&self, attributes: &Attributes) -> Attributes {
-        Attributes { acl: self.acl, ..attributes.clone() }
+        Attributes {
+            acl: self.acl,
+            ..attributes.clone()
+        }
     }
 
     pub(super) async fn put(
@@ -161,19 +185,31 @@ impl Scratch {
         let key = self.key(name)?;
         let attributes = self.with_acl(attributes);
         let began = Instant::now();
-        let answer = self.bucket.put_object(&key, body.into(), &attributes, checksum, condition).await;
+        let answer = self
+            .bucket
+            .put_object(&key, body.into(), &attributes, checksum, condition)
+            .await;
         self.note(&key, began, &answer);
         answer.map(|answer| answer.value)
     }
 
     /// Writes a few bytes under a key, and takes note if the server does not take it.
-    pub(super) async fn put_plain(&mut self, name: &str, body: &'static [u8]) -> Result<Written, Failure> {
-        let answer = self.put(name, body, &plain(), None, WriteCondition::None).await;
+    pub(super) async fn put_plain(
+        &mut self,
+        name: &str,
+        body: &'static [u8],
+    ) -> Result<Written, Failure> {
+        let answer = self
+            .put(name, body, &plain(), None, WriteCondition::None)
+            .await;
         if let Err(failure) = &answer
             && *failure.kind() != FailureKind::Stopped
         {
             let key = format!("{}{name}", self.prefix);
-            self.not_stored.push(NotStored { key, reason: reason(failure) });
+            self.not_stored.push(NotStored {
+                key,
+                reason: reason(failure),
+            });
         }
         answer
     }
@@ -189,7 +225,10 @@ impl Scratch {
         let key = self.key(name)?;
         let attributes = self.with_acl(attributes);
         let began = Instant::now();
-        let answer = self.bucket.copy_object(source, 0, &key, &attributes, condition).await;
+        let answer = self
+            .bucket
+            .copy_object(source, 0, &key, &attributes, condition)
+            .await;
         self.note(&key, began, &answer);
         answer.map(|answer| answer.value)
     }
@@ -211,9 +250,18 @@ impl Scratch {
                 return Err(failure);
             }
         };
-        let made = |id: &str| Made { key: upload.key().clone(), id: Some(id.to_owned()) };
+        let made = |id: &str| Made {
+            key: upload.key().clone(),
+            id: Some(id.to_owned()),
+        };
         self.uploads.push(made(upload.id()));
-        self.uploads.extend(upload.strays().iter().filter_map(|stray| stray.id.as_deref()).map(made));
+        self.uploads.extend(
+            upload
+                .strays()
+                .iter()
+                .filter_map(|stray| stray.id.as_deref())
+                .map(made),
+        );
         Ok(upload)
     }
 
@@ -240,7 +288,10 @@ impl Scratch {
         size: u64,
     ) -> Result<PartDone, Failure> {
         self.may_send(Operation::UploadPartCopy)?;
-        upload.copy_range(number, source, range, size).await.map(|answer| answer.value)
+        upload
+            .copy_range(number, source, range, size)
+            .await
+            .map(|answer| answer.value)
     }
 
     pub(super) async fn complete(
@@ -252,7 +303,11 @@ impl Scratch {
         self.may_send(Operation::CompleteMultipartUpload)?;
         let began = Instant::now();
         let answer = upload.complete(parts, spec).await;
-        let answer = answer.map(|value| Answer { value, attempts: 1, maybe_twice: false });
+        let answer = answer.map(|value| Answer {
+            value,
+            attempts: 1,
+            maybe_twice: false,
+        });
         self.note(upload.key(), began, &answer);
         if answer.is_ok() {
             let is_it = |made: &mut Made| made.id.as_deref() == Some(upload.id());
@@ -269,7 +324,11 @@ impl Scratch {
         condition: WriteCondition,
     ) -> Result<Written, Failure> {
         let (upload, part) = self.begin_one(name, b"part", attributes).await?;
-        let spec = CompleteSpec { size: part.size, condition, ..CompleteSpec::default() };
+        let spec = CompleteSpec {
+            size: part.size,
+            condition,
+            ..CompleteSpec::default()
+        };
         self.complete(&upload, &[part], &spec).await
     }
 
@@ -283,7 +342,10 @@ impl Scratch {
         condition: WriteCondition,
     ) -> Result<Written, Failure> {
         match by {
-            ConditionalWrite::Put => self.put(name, &b"written"[..], attributes, None, condition).await,
+            ConditionalWrite::Put => {
+                self.put(name, &b"written"[..], attributes, None, condition)
+                    .await
+            }
             ConditionalWrite::Copy => self.copy(source, name, attributes, condition).await,
             ConditionalWrite::Complete => self.complete_one(name, attributes, condition).await,
         }
@@ -299,10 +361,14 @@ impl Scratch {
     pub(super) async fn effect(&self, name: &str, by: ConditionalWrite, size: u64) -> Told {
         match self.head(name).await {
             Ok(head) if head.size == size => Told::kept(),
-            Ok(head) => Told::ignored(format!("it made an object of {} bytes from {size}", head.size)),
-            Err(failure) if *failure.kind() == FailureKind::NotFound => {
-                Told::ignored(format!("{} was answered with success and made no object", request_of(by)))
-            }
+            Ok(head) => Told::ignored(format!(
+                "it made an object of {} bytes from {size}",
+                head.size
+            )),
+            Err(failure) if *failure.kind() == FailureKind::NotFound => Told::ignored(format!(
+                "{} was answered with success and made no object",
+                request_of(by)
+            )),
             Err(failure) => Told::unknown(reason(&failure)),
         }
     }
@@ -316,7 +382,10 @@ impl Scratch {
 
 /// Nothing but bytes.
 pub(super) fn plain() -> Attributes {
-    Attributes { tags: Tags::AsSource, ..Attributes::default() }
+    Attributes {
+        tags: Tags::AsSource,
+        ..Attributes::default()
+    }
 }
 
 fn may_have_happened(failure: &Failure) -> bool {
@@ -326,20 +395,30 @@ fn may_have_happened(failure: &Failure) -> bool {
 
 /// A server that did not answer in time may still be at work.
 fn may_come_late(failure: &Failure) -> bool {
-    matches!(failure.kind(), FailureKind::TimedOut | FailureKind::Silent | FailureKind::Stopped)
+    matches!(
+        failure.kind(),
+        FailureKind::TimedOut | FailureKind::Silent | FailureKind::Stopped
+    )
 }
 
 /// The server does not want this request as it is, now or ever.
 pub(super) fn is_refusal(failure: &Failure) -> bool {
     matches!(
         failure.kind(),
-        FailureKind::Unsupported | FailureKind::Invalid | FailureKind::Corrupted | FailureKind::NotFound
+        FailureKind::Unsupported
+            | FailureKind::Invalid
+            | FailureKind::Corrupted
+            | FailureKind::NotFound
     )
 }
 
 /// The answer of a request that was not answered well.
 pub(super) fn told(failure: &Failure) -> Told {
-    if is_refusal(failure) { Told::refused(reason(failure)) } else { Told::unknown(reason(failure)) }
+    if is_refusal(failure) {
+        Told::refused(reason(failure))
+    } else {
+        Told::unknown(reason(failure))
+    }
 }
 
 /// Says what failed, in one line.
@@ -348,6 +427,12 @@ pub(super) fn reason(failure: &Failure) -> String {
     if details.code.is_empty() || *failure.kind() == FailureKind::Stopped {
         return cut(details.message.clone(), LONGEST_REASON);
     }
-    let text = format!("{}: {}: {}", details.operation, details.code, details.message);
-    cut(text.trim_end_matches([' ', '.', ':']).to_owned(), LONGEST_REASON)
+    let text = format!(
+        "{}: {}: {}",
+        details.operation, details.code, details.message
+    );
+    cut(
+        text.trim_end_matches([' ', '.', ':']).to_owned(),
+        LONGEST_REASON,
+    )
 }

@@ -1,7 +1,7 @@
 //! The first and the last line of a report: the header and the footer.
 //!
-//! The header says which run the receipts come from. The footer says that the run has ended and how; a report without
-//! one was cut, or its run was killed or is still at work.
+//! The header says which run the receipts come from. The footer says that the run has ended and
+//! how; a report without one was cut, or its run was killed or is still at work.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -66,8 +66,15 @@ impl Origin {
     /// # Errors
     /// When the working directory is gone.
     pub fn of_process() -> io::Result<Self> {
-        let command = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
-        Ok(Self { command, directory: std::env::current_dir()?, ..Self::default() })
+        let command = std::env::args_os()
+            .skip(1)
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect();
+        Ok(Self {
+            command,
+            directory: std::env::current_dir()?,
+            ..Self::default()
+        })
     }
 
     /// Describes a run of `job` that begins now.
@@ -84,29 +91,40 @@ impl Origin {
             run: format!("{:016x}", fastrand::u64(..)),
             job: job.name.clone(),
             manifest_sha256: job.manifest_sha256.clone().unwrap_or_else(of_command),
-            identity: job.endpoints.iter().map(|(name, at)| (name.clone(), identity(at, None))).collect(),
+            identity: job
+                .endpoints
+                .iter()
+                .map(|(name, at)| (name.clone(), identity(at, None)))
+                .collect(),
             sandbox: self.sandbox,
         }
     }
 
     /// Names the sources that gave the credentials, where that is known, instead of all that may.
     #[must_use]
-    pub fn with_sources(mut self, job: &Job, source: impl Fn(&str) -> Option<CredentialSource>) -> Self {
+    pub fn with_sources(
+        mut self,
+        job: &Job,
+        source: impl Fn(&str) -> Option<CredentialSource>,
+    ) -> Self {
         for (name, endpoint) in &job.endpoints {
             if let Some(source) = source(name) {
-                self.identity.insert(name.clone(), identity(endpoint, Some(&source)));
+                self.identity
+                    .insert(name.clone(), identity(endpoint, Some(&source)));
             }
         }
         self
     }
 
-    /// Returns true for the report of a run with `--sandbox`. Older headers say so in their command only.
+    /// Returns true for the report of a run with `--sandbox`. Older headers say so in their command
+    /// only.
     #[must_use]
     pub fn is_of_sandbox(&self) -> bool {
         self.sandbox || self.command.iter().any(|word| word == "--sandbox")
     }
 
-    /// Returns true if both describe sessions of one run. Reports of format 1 do not name their run.
+    /// Returns true if both describe sessions of one run. Reports of format 1 do not name their
+    /// run.
     #[must_use]
     pub fn is_of_run(&self, other: &Self) -> bool {
         self.run.is_empty() || self.run == other.run
@@ -117,8 +135,13 @@ impl Origin {
     pub fn changes(&self, job: &Job) -> Vec<String> {
         let now = job.endpoints.iter().map(|(name, at)| (name, place(at)));
         let changed = now.filter_map(|(name, now)| {
-            let then = self.identity.get(name).filter(|then| !then.ends_with(&format!(", {now}")))?;
-            Some(format!("endpoint `{name}` is {now}, and was {then} when the report was written"))
+            let then = self
+                .identity
+                .get(name)
+                .filter(|then| !then.ends_with(&format!(", {now}")))?;
+            Some(format!(
+                "endpoint `{name}` is {now}, and was {then} when the report was written"
+            ))
         });
         changed.collect()
     }
@@ -130,21 +153,35 @@ impl Origin {
     }
 }
 
-/// Names the credentials, the Region, and the URL of an endpoint, as in `profile prod, eu-west-1, https://…`. Before a
-/// source has given credentials, all that may are named.
+/// Names the credentials, the Region, and the URL of an endpoint, as in `profile prod, eu-west-1,
+/// https://…`. Before a source has given credentials, all that may are named.
 fn identity(endpoint: &ResolvedEndpoint, source: Option<&CredentialSource>) -> String {
     let possible = || {
-        let possible: Vec<_> = endpoint.credentials.iter().map(ToString::to_string).collect();
-        if possible.is_empty() { "fixed credentials".to_owned() } else { possible.join(" or ") }
+        let possible: Vec<_> = endpoint
+            .credentials
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        if possible.is_empty() {
+            "fixed credentials".to_owned()
+        } else {
+            possible.join(" or ")
+        }
     };
     let credentials = source.map_or_else(possible, ToString::to_string);
-    let role = endpoint.assume_role.as_ref().map(|role| format!(", {}", role.arn)).unwrap_or_default();
+    let role = endpoint
+        .assume_role
+        .as_ref()
+        .map(|role| format!(", {}", role.arn))
+        .unwrap_or_default();
     format!("{credentials}{role}, {}", place(endpoint))
 }
 
 /// Names the Region and the URL of an endpoint.
 fn place(endpoint: &ResolvedEndpoint) -> String {
-    let place = endpoint.url().map_or_else(|| endpoint.server.to_string(), str::to_owned);
+    let place = endpoint
+        .url()
+        .map_or_else(|| endpoint.server.to_string(), str::to_owned);
     format!("{}, {place}", endpoint.region.value)
 }
 
@@ -155,7 +192,8 @@ pub struct Footer {
     pub time: Timestamp,
     /// The exit code of the process.
     pub exit: i32,
-    /// False if the run was stopped or gave up, so that objects may be missing that it never listed.
+    /// False if the run was stopped or gave up, so that objects may be missing that it never
+    /// listed.
     pub complete: bool,
     /// Objects copied or uploaded.
     #[serde(default)]
@@ -190,7 +228,8 @@ pub struct Footer {
     /// Receipts in the file. [`ReportEnd`](super::ReportEnd) counts them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lines: Option<u64>,
-    /// The CRC-64/NVME of the header and the receipts, with the ends of their lines, in hexadecimal digits.
+    /// The CRC-64/NVME of the header and the receipts, with the ends of their lines, in hexadecimal
+    /// digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checksum: Option<String>,
 }
@@ -233,7 +272,9 @@ struct Line<F> {
 
 /// Reads a line as a footer.
 pub(super) fn footer(line: &str) -> Option<Footer> {
-    serde_json::from_str::<Line<Footer>>(line).ok().map(|line| line.footer)
+    serde_json::from_str::<Line<Footer>>(line)
+        .ok()
+        .map(|line| line.footer)
 }
 
 /// The line that stands where receipts of an earlier session are missing.
@@ -252,19 +293,27 @@ pub fn header(path: &Path) -> Option<Origin> {
     first_line(&mut File::open(path).ok()?).ok()?.1
 }
 
-/// Returns the length of the first line with its end, and the header in it. The length is 0 if the line has no end.
+/// Returns the length of the first line with its end, and the header in it. The length is 0 if the
+/// line has no end.
 pub(super) fn first_line(file: &mut File) -> io::Result<(u64, Option<Origin>)> {
     if !file.metadata()?.is_file() {
         return Ok((0, None));
     }
     file.rewind()?;
     let mut line = Vec::new();
-    BufReader::new(&mut *file).take(HEAD).read_until(b'\n', &mut line)?;
-    let length = if line.ends_with(b"\n") { line.len() as u64 } else { 0 };
+    BufReader::new(&mut *file)
+        .take(HEAD)
+        .read_until(b'\n', &mut line)?;
+    let length = if line.ends_with(b"\n") {
+        line.len() as u64
+    } else {
+        0
+    };
     Ok((length, serde_json::from_slice(&line).ok()))
 }
 
-/// Returns true for what is left of a report that was cut: it begins with receipts, or with a part of a header.
+/// Returns true for what is left of a report that was cut: it begins with receipts, or with a part
+/// of a header.
 pub(super) fn is_remnant(file: &mut File) -> io::Result<bool> {
     #[derive(Deserialize)]
     struct Receipt {
@@ -278,22 +327,34 @@ pub(super) fn is_remnant(file: &mut File) -> io::Result<bool> {
     let mut begin = Vec::new();
     file.rewind()?;
     Read::by_ref(file).take(TAIL).read_to_end(&mut begin)?;
-    let first = begin.split(|byte| *byte == b'\n').find(|line| !line.is_empty());
+    let first = begin
+        .split(|byte| *byte == b'\n')
+        .find(|line| !line.is_empty());
     Ok(first.is_some_and(|line| {
         line.starts_with(b"{\"report\":") || serde_json::from_slice::<Receipt>(line).is_ok()
     }))
 }
 
-/// Returns the length of a report without the footer at its end and without a last line that was cut.
+/// Returns the length of a report without the footer at its end and without a last line that was
+/// cut.
 pub(super) fn length_of_receipts(file: &mut File) -> io::Result<u64> {
     let length = file.metadata()?.len();
     let from = length.saturating_sub(TAIL);
     file.seek(SeekFrom::Start(from))?;
     let mut tail = Vec::new();
     file.read_to_end(&mut tail)?;
-    let whole = tail.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-    let Some(last) = whole.checked_sub(1) else { return Ok(length) };
-    let begin = tail[..last].iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-    let is_footer = std::str::from_utf8(&tail[begin..last]).is_ok_and(|line| footer(line).is_some());
+    let whole = tail
+        .iter()
+        .rposition(|byte| *byte == b'\n')
+        .map_or(0, |end| end + 1);
+    let Some(last) = whole.checked_sub(1) else {
+        return Ok(length);
+    };
+    let begin = tail[..last]
+        .iter()
+        .rposition(|byte| *byte == b'\n')
+        .map_or(0, |end| end + 1);
+    let is_footer =
+        std::str::from_utf8(&tail[begin..last]).is_ok_and(|line| footer(line).is_some());
     Ok(from + if is_footer { begin } else { whole } as u64)
 }

@@ -1,8 +1,10 @@
-//! A report read again: the command that it came from, and which of its objects failed or were left undone.
+//! A report read again: the command that it came from, and which of its objects failed or were left
+//! undone.
 //!
-//! Lines are read one after another and only failures are kept, so that a report of any length can be read. A later
-//! line about the same object replaces an earlier one, because a run that was gone on with reports it again. But an object that
-//! failed and was then left as it is stays failed: what was wrong with it, no comparison by lists sees.
+//! Lines are read one after another and only failures are kept, so that a report of any length can
+//! be read. A later line about the same object replaces an earlier one, because a run that was gone
+//! on with reports it again. But an object that failed and was then left as it is stays failed:
+//! what was wrong with it, no comparison by lists sees.
 
 use std::collections::hash_map::{Entry, RandomState};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -204,15 +206,16 @@ pub struct Report {
     pub origin: Origin,
     /// How the run ended; `None` in a report of format 1.
     pub footer: Option<Footer>,
-    /// What failed or was stopped, without what a later line says is done. Where the run did not end by itself, also what
-    /// it left in an archive.
+    /// What failed or was stopped, without what a later line says is done. Where the run did not
+    /// end by itself, also what it left in an archive.
     pub failed: Vec<FailedObject>,
     /// Copied objects of which something was lost.
     pub lost: Vec<LostObject>,
 }
 
 impl Report {
-    /// Returns true if the run was stopped or gave up, so that objects may be missing here that it never listed.
+    /// Returns true if the run was stopped or gave up, so that objects may be missing here that it
+    /// never listed.
     #[must_use]
     pub fn is_incomplete(&self) -> bool {
         self.footer.as_ref().is_some_and(|footer| !footer.complete)
@@ -257,7 +260,8 @@ enum Status {
     Stopped,
 }
 
-/// Lines that are remembered to find one that stands there twice. In a longer report, only the footer's count tells.
+/// Lines that are remembered to find one that stands there twice. In a longer report, only the
+/// footer's count tells.
 const REMEMBERED: usize = 1 << 20;
 
 /// The hashes of the lines that were read, up to [`REMEMBERED`].
@@ -295,25 +299,45 @@ enum Undone {
 /// Reads a report to its end.
 ///
 /// # Errors
-/// [`ReadError`]. A report that was cut is one, wherever it was cut: nobody knows what it would have said.
+/// [`ReadError`]. A report that was cut is one, wherever it was cut: nobody knows what it would
+/// have said.
 pub fn read(path: &Path) -> Result<Report, ReadError> {
-    let io = |error| ReadError::Io { path: path.to_owned(), error };
+    let io = |error| ReadError::Io {
+        path: path.to_owned(),
+        error,
+    };
     let path_of = || path.to_owned();
     let mut lines = BufReader::new(File::open(path).map_err(io)?).lines();
     let first = lines.next().transpose().map_err(io)?.unwrap_or_default();
-    let origin: Origin = serde_json::from_str(&first)
-        .map_err(|error| ReadError::Foreign { path: path_of(), error: error.to_string() })?;
+    let origin: Origin = serde_json::from_str(&first).map_err(|error| ReadError::Foreign {
+        path: path_of(),
+        error: error.to_string(),
+    })?;
     let (command, directory) = (origin.command_line(), origin.directory.clone());
     if origin.report > FORMAT {
         let (format, version) = (origin.report, origin.version);
-        return Err(ReadError::Newer { path: path_of(), format, version });
+        return Err(ReadError::Newer {
+            path: path_of(),
+            format,
+            version,
+        });
     }
     if origin.is_of_sandbox() {
-        return Err(ReadError::Sandbox { path: path_of(), command, directory });
+        return Err(ReadError::Sandbox {
+            path: path_of(),
+            command,
+            directory,
+        });
     }
     let torn = |line, error: String| {
         let (command, directory) = (command.clone(), directory.clone());
-        ReadError::Torn { path: path_of(), line, error, command, directory }
+        ReadError::Torn {
+            path: path_of(),
+            line,
+            error,
+            command,
+            directory,
+        }
     };
     let mut undone: BTreeMap<_, (Undone, usize, String)> = BTreeMap::new();
     let mut lossy: BTreeMap<_, LostObject> = BTreeMap::new();
@@ -330,10 +354,21 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
             return Err(torn(number, "it is behind the footer".to_owned()));
         }
         if is_gap(&line) {
-            return Err(ReadError::Gap { path: path_of(), line: number, command, directory });
+            return Err(ReadError::Gap {
+                path: path_of(),
+                line: number,
+                command,
+                directory,
+            });
         }
         if let Some(of) = seen.repeated(&line, number) {
-            return Err(ReadError::Repeated { path: path_of(), line: number, of, command, directory });
+            return Err(ReadError::Repeated {
+                path: path_of(),
+                line: number,
+                of,
+                command,
+                directory,
+            });
         }
         last = number;
         let text = line;
@@ -364,7 +399,12 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
         }
     }
     if end.is_none() && origin.report > 1 {
-        return Err(ReadError::Unfinished { path: path_of(), line: last, command, directory });
+        return Err(ReadError::Unfinished {
+            path: path_of(),
+            line: last,
+            command,
+            directory,
+        });
     }
     // The header and the footer are not receipts.
     let receipts = last.saturating_sub(2);
@@ -372,26 +412,45 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
         && counted != receipts as u64
     {
         let path = path_of();
-        return Err(ReadError::Miscounted { path, line: last, receipts, counted, command, directory });
+        return Err(ReadError::Miscounted {
+            path,
+            line: last,
+            receipts,
+            counted,
+            command,
+            directory,
+        });
     }
     if let Some(checksum) = end.as_ref().and_then(|footer| footer.checksum.as_deref())
         && checksum != format!("{:016x}", sum.finalize())
     {
-        return Err(ReadError::Changed { path: path_of(), line: last, command, directory });
+        return Err(ReadError::Changed {
+            path: path_of(),
+            line: last,
+            command,
+            directory,
+        });
     }
     let is_incomplete = end.as_ref().is_some_and(|footer| !footer.complete);
     let failed = undone
         .into_iter()
         .filter(|(_, (what, ..))| is_incomplete || *what != Undone::Restoring)
-        .map(|((transfer, source, version), (_, line, destination))| FailedObject {
-            transfer,
-            source,
-            version,
-            destination,
-            line,
-        })
+        .map(
+            |((transfer, source, version), (_, line, destination))| FailedObject {
+                transfer,
+                source,
+                version,
+                destination,
+                line,
+            },
+        )
         .collect();
-    Ok(Report { origin, footer: end, failed, lost: lossy.into_values().collect() })
+    Ok(Report {
+        origin,
+        footer: end,
+        failed,
+        lost: lossy.into_values().collect(),
+    })
 }
 
 /// Remembers an object that was copied with losses, until a later line says otherwise.
@@ -406,7 +465,14 @@ fn note_losses(lost: &mut BTreeMap<(String, String), LostObject>, line: &Line, n
             line: number,
         };
         let attributes = line.losses.iter().map(|loss| loss.attribute).collect();
-        lost.insert(key, LostObject { object, attributes, copy: line.copy() });
+        lost.insert(
+            key,
+            LostObject {
+                object,
+                attributes,
+                copy: line.copy(),
+            },
+        );
     } else if !lost.is_empty() && line.status == Status::Done {
         lost.remove(&key);
     }
@@ -418,10 +484,13 @@ mod tests {
 
     use super::*;
 
-    const HEAD: &str = r#"{"report":1,"tool":"0.1.0","command":["run","job.yaml"],"directory":"/work"}"#;
+    const HEAD: &str =
+        r#"{"report":1,"tool":"0.1.0","command":["run","job.yaml"],"directory":"/work"}"#;
 
     fn line(source: &str, status: &str) -> String {
-        format!(r#"{{"transfer":"t","source":"{source}","destination":"s3://b/k","status":"{status}"}}"#)
+        format!(
+            r#"{{"transfer":"t","source":"{source}","destination":"s3://b/k","status":"{status}"}}"#
+        )
     }
 
     fn of(lines: &[&str]) -> Result<Report, ReadError> {
@@ -432,21 +501,39 @@ mod tests {
 
     #[test]
     fn what_failed_last_is_what_failed() {
-        let (a_failed, a_done, b_failed) = (line("a", "failed"), line("a", "done"), line("b", "failed"));
+        let (a_failed, a_done, b_failed) =
+            (line("a", "failed"), line("a", "done"), line("b", "failed"));
         let report = of(&[HEAD, &a_failed, &b_failed, &line("b", "skipped"), &a_done]).unwrap();
         assert_eq!(report.origin.command, ["run", "job.yaml"]);
-        let failed: Vec<_> = report.failed.iter().map(|failed| failed.source.as_str()).collect();
+        let failed: Vec<_> = report
+            .failed
+            .iter()
+            .map(|failed| failed.source.as_str())
+            .collect();
         assert_eq!(failed, ["b"]);
     }
 
     #[test]
     fn a_stopped_object_is_undone_until_it_is_found_done_or_equal() {
-        let (head, foot) = (HEAD.replace(r#""report":1"#, r#""report":2"#), |complete: bool| {
-            format!(r#"{{"footer":{{"time":"2026-01-01T00:00:00Z","exit":4,"complete":{complete}}}}}"#)
-        });
-        let (a, b, c) = (line("a", "stopped"), line("b", "stopped"), line("c", "restoring"));
+        let (head, foot) = (
+            HEAD.replace(r#""report":1"#, r#""report":2"#),
+            |complete: bool| {
+                format!(
+                    r#"{{"footer":{{"time":"2026-01-01T00:00:00Z","exit":4,"complete":{complete}}}}}"#
+                )
+            },
+        );
+        let (a, b, c) = (
+            line("a", "stopped"),
+            line("b", "stopped"),
+            line("c", "restoring"),
+        );
         let report = of(&[&head, &a, &b, &c, &line("b", "skipped"), &foot(false)]).unwrap();
-        let failed: Vec<_> = report.failed.iter().map(|failed| failed.source.as_str()).collect();
+        let failed: Vec<_> = report
+            .failed
+            .iter()
+            .map(|failed| failed.source.as_str())
+            .collect();
         assert!(failed == ["a", "c"] && report.is_incomplete());
         assert!(of(&[&head, &c, &foot(true)]).unwrap().failed.is_empty());
         let error = of(&[&head, &a]).unwrap_err().to_string();
@@ -454,22 +541,49 @@ mod tests {
             error.contains("no footer behind line 2") && error.contains("`s3haul run job.yaml`"),
             "{error}"
         );
-        assert!(of(&[&head]).unwrap_err().to_string().contains("no footer behind line 1"));
-        let error = of(&[&head, &a, &foot(true), &b, &foot(true)]).unwrap_err().to_string();
-        assert!(error.contains("line 4 is no receipt: it is behind the footer"), "{error}");
+        assert!(
+            of(&[&head])
+                .unwrap_err()
+                .to_string()
+                .contains("no footer behind line 1")
+        );
+        let error = of(&[&head, &a, &foot(true), &b, &foot(true)])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("line 4 is no receipt: it is behind the footer"),
+            "{error}"
+        );
         let error = of(&[&head, super::super::frame::GAP.trim_end(), &a, &foot(true)]).unwrap_err();
-        assert!(error.to_string().contains("lacks receipts of an earlier session"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("lacks receipts of an earlier session"),
+            "{error}"
+        );
     }
 
     #[test]
     fn cut_lines_and_other_files_are_refused() {
         let cut = &line("b", "failed")[..30];
-        let error = of(&[HEAD, &line("a", "failed"), cut]).unwrap_err().to_string();
+        let error = of(&[HEAD, &line("a", "failed"), cut])
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("line 3 is no receipt"), "{error}");
-        let error = of(&[HEAD, cut, &line("a", "failed")]).unwrap_err().to_string();
-        assert!(error.contains("line 2 is no receipt") && error.contains("`s3haul run job.yaml`"), "{error}");
-        let error = of(&["version: 1", "transfers: []"]).unwrap_err().to_string();
-        assert!(error.contains("is no report of s3haul: its first line"), "{error}");
+        let error = of(&[HEAD, cut, &line("a", "failed")])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("line 2 is no receipt") && error.contains("`s3haul run job.yaml`"),
+            "{error}"
+        );
+        let error = of(&["version: 1", "transfers: []"])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("is no report of s3haul: its first line"),
+            "{error}"
+        );
         assert!(of(&[]).is_err());
     }
 }

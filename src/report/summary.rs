@@ -28,8 +28,13 @@ pub fn summary(outcome: &Outcome) -> String {
         0 | 1 => String::new(),
         sessions => format!(" over {sessions} sessions"),
     };
-    let all_in_place = outcome.in_place_objects > 0 && outcome.in_place_objects == outcome.done_objects;
-    let what = if all_in_place { "changed in place" } else { "copied" };
+    let all_in_place =
+        outcome.in_place_objects > 0 && outcome.in_place_objects == outcome.done_objects;
+    let what = if all_in_place {
+        "changed in place"
+    } else {
+        "copied"
+    };
     let _ = write!(
         text,
         "{how} in {took}{sessions}: {} objects {what} and proven ({}",
@@ -41,19 +46,37 @@ pub fn summary(outcome: &Outcome) -> String {
     }
     let _ = write!(text, ")");
     if outcome.in_place_objects > 0 && !all_in_place {
-        let _ = write!(text, ", {} of them changed in place", count(outcome.in_place_objects));
+        let _ = write!(
+            text,
+            ", {} of them changed in place",
+            count(outcome.in_place_objects)
+        );
     }
     if outcome.delete_markers > 0 {
-        let _ = write!(text, ", {} delete markers written", count(outcome.delete_markers));
+        let _ = write!(
+            text,
+            ", {} delete markers written",
+            count(outcome.delete_markers)
+        );
     }
-    let _ = write!(text, ", {} left as they are", count(outcome.skipped_objects));
+    let _ = write!(
+        text,
+        ", {} left as they are",
+        count(outcome.skipped_objects)
+    );
     for (number, what) in [
-        (outcome.restoring_objects, "being restored (run the job again when they are readable)"),
+        (
+            outcome.restoring_objects,
+            "being restored (run the job again when they are readable)",
+        ),
         (outcome.archived_objects, "archived and left out"),
         (outcome.failed_objects, "failed"),
         (outcome.stopped_objects, "not done"),
         (outcome.excluded_objects, "excluded"),
-        (outcome.ignored, "ignored (excluded directories, links, special files)"),
+        (
+            outcome.ignored,
+            "ignored (excluded directories, links, special files)",
+        ),
         (outcome.objects_with_losses, "with something not kept"),
     ] {
         if number > 0 {
@@ -72,24 +95,40 @@ pub fn summary(outcome: &Outcome) -> String {
         );
     }
     if !outcome.proofs.is_empty() {
-        let proofs: Vec<_> =
-            outcome.proofs.iter().map(|(proof, number)| format!("{proof} {}", count(*number))).collect();
+        let proofs: Vec<_> = outcome
+            .proofs
+            .iter()
+            .map(|(proof, number)| format!("{proof} {}", count(*number)))
+            .collect();
         let _ = writeln!(text, "proven by: {}", proofs.join(", "));
     }
     if outcome.done_objects > 0 && !outcome.reasons.is_empty() {
-        let reasons: Vec<_> =
-            outcome.reasons.iter().map(|(reason, number)| format!("{} {reason}", count(*number))).collect();
+        let reasons: Vec<_> = outcome
+            .reasons
+            .iter()
+            .map(|(reason, number)| format!("{} {reason}", count(*number)))
+            .collect();
         let _ = writeln!(text, "copied because: {}", reasons.join(", "));
     }
     for line in comparison(&outcome.unchanged) {
         let _ = writeln!(text, "{line}");
     }
     for (loss, objects) in outcome.losses.iter() {
-        let line = format!("{} {} on {} objects: {}", loss.attribute, loss.lost, count(objects), loss.reason);
+        let line = format!(
+            "{} {} on {} objects: {}",
+            loss.attribute,
+            loss.lost,
+            count(objects),
+            loss.reason
+        );
         let _ = writeln!(text, "{}", printable(&line));
     }
     if outcome.losses.others() > 0 {
-        let _ = writeln!(text, "{} other losses are in the report", count(outcome.losses.others()));
+        let _ = writeln!(
+            text,
+            "{} other losses are in the report",
+            count(outcome.losses.others())
+        );
     }
     for empty in &outcome.empty {
         let _ = writeln!(text, "{}", printable(&empty.to_string()));
@@ -105,7 +144,11 @@ pub fn summary(outcome: &Outcome) -> String {
     let _ = writeln!(
         text,
         "requests{}: {} ({} throttled, {} sent again)",
-        if sessions.is_empty() { "" } else { " of this session" },
+        if sessions.is_empty() {
+            ""
+        } else {
+            " of this session"
+        },
         count(requests.requests),
         count(requests.throttled),
         count(requests.retried)
@@ -117,7 +160,10 @@ pub fn summary(outcome: &Outcome) -> String {
 fn of_earlier_sessions(earlier: &Earlier) -> String {
     let seen = match earlier.seen {
         0 => "not looked at again since".to_owned(),
-        seen => format!("{} of them looked at again when this session began", count(seen)),
+        seen => format!(
+            "{} of them looked at again when this session began",
+            count(seen)
+        ),
     };
     let objects = count(earlier.objects);
     format!(
@@ -140,20 +186,34 @@ fn failures(text: &mut String, outcome: &Outcome) {
         );
         let _ = writeln!(text, "{}", printable(&line));
     }
-    let more = causes.len().saturating_sub(SHOWN_CAUSES) as u64 + u64::from(outcome.causes.others() > 0);
+    let more =
+        causes.len().saturating_sub(SHOWN_CAUSES) as u64 + u64::from(outcome.causes.others() > 0);
     if more > 0 {
-        let objects: u64 = causes.iter().skip(SHOWN_CAUSES).map(|cause| cause.objects).sum();
+        let objects: u64 = causes
+            .iter()
+            .skip(SHOWN_CAUSES)
+            .map(|cause| cause.objects)
+            .sum();
         let objects = objects + outcome.causes.others();
-        let _ = writeln!(text, "and {} more kinds of failures ({} objects)", count(more), count(objects));
+        let _ = writeln!(
+            text,
+            "and {} more kinds of failures ({} objects)",
+            count(more),
+            count(objects)
+        );
     }
 }
 
-/// Tells how objects were compared that are left as they are, and what of them was not compared, line by line.
+/// Tells how objects were compared that are left as they are, and what of them was not compared,
+/// line by line.
 #[must_use]
 pub fn comparison(unchanged: &Unchanged) -> Vec<String> {
     let mut lines = Vec::new();
-    let by: Vec<_> =
-        unchanged.by.iter().map(|(basis, number)| format!("{} by {basis}", count(*number))).collect();
+    let by: Vec<_> = unchanged
+        .by
+        .iter()
+        .map(|(basis, number)| format!("{} by {basis}", count(*number)))
+        .collect();
     if !by.is_empty() {
         lines.push(format!("unchanged: {}", by.join(", ")));
     }

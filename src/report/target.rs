@@ -1,8 +1,9 @@
 //! The files that a user names for output, and what may stand there already.
 //!
-//! A report replaces an earlier report, and a plan an earlier plan. Any other file that is not empty is refused: the user
-//! has most likely mistyped the path. Devices, pipes, and the standard output hold nothing that could be replaced; they
-//! take what is written, and cannot be read again, cut, or synced.
+//! A report replaces an earlier report, and a plan an earlier plan. Any other file that is not
+//! empty is refused: the user has most likely mistyped the path. Devices, pipes, and the standard
+//! output hold nothing that could be replaced; they take what is written, and cannot be read again,
+//! cut, or synced.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _};
@@ -110,18 +111,21 @@ pub struct Target {
 }
 
 impl Target {
-    /// Checks what stands at a path where a run with this header is to write its report. Changes nothing.
+    /// Checks what stands at a path where a run with this header is to write its report. Changes
+    /// nothing.
     ///
     /// # Errors
     /// [`TargetError::Foreign`] and [`TargetError::Real`].
     pub fn check_report(path: &Path, origin: &Origin) -> Result<(), TargetError> {
         // Only a regular file is opened: a pipe would wait for its reader.
         match fs::metadata(path) {
-            Ok(metadata) if metadata.is_file() && own_stream(&metadata).is_none() => match File::open(path) {
-                Ok(mut file) => may_replace_report(path, origin, &mut file),
-                // Whoever opens it to write says why that fails.
-                Err(_) => Ok(()),
-            },
+            Ok(metadata) if metadata.is_file() && own_stream(&metadata).is_none() => {
+                match File::open(path) {
+                    Ok(mut file) => may_replace_report(path, origin, &mut file),
+                    // Whoever opens it to write says why that fails.
+                    Err(_) => Ok(()),
+                }
+            }
             _ => Ok(()),
         }
     }
@@ -131,8 +135,14 @@ impl Target {
     /// # Errors
     /// [`TargetError`].
     pub fn open_report(path: &Path, origin: &Origin) -> Result<Self, TargetError> {
-        let failed = |error| TargetError::Create { kind: Kind::Report, path: path.to_owned(), error };
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let failed = |error| TargetError::Create {
+            kind: Kind::Report,
+            path: path.to_owned(),
+            error,
+        };
+        let parent = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
         parent.map_or(Ok(()), fs::create_dir_all).map_err(failed)?;
         let mut target = Self::open(path).map_err(failed)?;
         if !target.is_stream {
@@ -142,62 +152,102 @@ impl Target {
         Ok(target)
     }
 
-    /// Opens the file of a plan and empties it. A plan of the sandbox replaces no plan of real buckets.
+    /// Opens the file of a plan and empties it. A plan of the sandbox replaces no plan of real
+    /// buckets.
     ///
     /// # Errors
     /// [`TargetError`].
     pub fn begin_plan(path: &Path, sandbox: bool) -> Result<File, TargetError> {
         let kind = Kind::Plan;
-        let failed = |error| TargetError::Create { kind, path: path.to_owned(), error };
-        let Self { mut file, is_stream } = Self::open(path).map_err(failed)?;
+        let failed = |error| TargetError::Create {
+            kind,
+            path: path.to_owned(),
+            error,
+        };
+        let Self {
+            mut file,
+            is_stream,
+        } = Self::open(path).map_err(failed)?;
         if is_stream {
             return Ok(file);
         }
         let mut line = Vec::new();
-        BufReader::new(&mut file).take(LINE).read_until(b'\n', &mut line).map_err(failed)?;
+        BufReader::new(&mut file)
+            .take(LINE)
+            .read_until(b'\n', &mut line)
+            .map_err(failed)?;
         match serde_json::from_slice::<PlanLine>(&line) {
             _ if line.is_empty() => {}
             Ok(old) if sandbox && !old.sandbox => {
-                return Err(TargetError::Real { kind, path: path.to_owned() });
+                return Err(TargetError::Real {
+                    kind,
+                    path: path.to_owned(),
+                });
             }
             Ok(_) => {}
             Err(_) => {
                 let reason = "its first line is not a step of a plan";
-                return Err(TargetError::Foreign { kind, path: path.to_owned(), reason });
+                return Err(TargetError::Foreign {
+                    kind,
+                    path: path.to_owned(),
+                    reason,
+                });
             }
         }
-        file.set_len(0).and_then(|()| file.rewind()).map_err(failed)?;
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .map_err(failed)?;
         Ok(file)
     }
 
     fn open(path: &Path) -> io::Result<Self> {
         if let Ok(metadata) = fs::metadata(path) {
             if let Some(file) = own_stream(&metadata) {
-                return Ok(Self { file, is_stream: true });
+                return Ok(Self {
+                    file,
+                    is_stream: true,
+                });
             }
             if !metadata.is_file() {
                 let file = OpenOptions::new().write(true).open(path)?;
-                return Ok(Self { file, is_stream: true });
+                return Ok(Self {
+                    file,
+                    is_stream: true,
+                });
             }
         }
         let mut options = OpenOptions::new();
-        // Whatever happens to the file meanwhile, each write goes to its end: a report that is cut gets no hole.
-        let file = options.read(true).append(true).create(true).mode(MODE).open(path)?;
+        // Whatever happens to the file meanwhile, each write goes to its end: a report that is cut
+        // gets no hole.
+        let file = options
+            .read(true)
+            .append(true)
+            .create(true)
+            .mode(MODE)
+            .open(path)?;
         let is_stream = !file.metadata()?.is_file();
         Ok(Self { file, is_stream })
     }
 }
 
-/// Returns the standard output or standard error if this is the file behind it. A second descriptor would write over what
-/// the process prints.
+/// Returns the standard output or standard error if this is the file behind it. A second descriptor
+/// would write over what the process prints.
 fn own_stream(metadata: &Metadata) -> Option<File> {
-    let standard = [io::stdout().as_fd().try_clone_to_owned(), io::stderr().as_fd().try_clone_to_owned()];
-    standard.into_iter().flatten().map(File::from).find(|file| is_same(file, metadata))
+    let standard = [
+        io::stdout().as_fd().try_clone_to_owned(),
+        io::stderr().as_fd().try_clone_to_owned(),
+    ];
+    standard
+        .into_iter()
+        .flatten()
+        .map(File::from)
+        .find(|file| is_same(file, metadata))
 }
 
 /// Returns true if both are one file.
 fn is_same(file: &File, metadata: &Metadata) -> bool {
-    file.metadata().is_ok_and(|own| (own.dev(), own.ino()) == (metadata.dev(), metadata.ino()))
+    file.metadata()
+        .is_ok_and(|own| (own.dev(), own.ino()) == (metadata.dev(), metadata.ino()))
 }
 
 /// Returns true if an open file is still the one at this path.
@@ -208,18 +258,27 @@ pub(super) fn is_at(file: &File, path: &Path) -> bool {
 /// Checks what a report would replace.
 fn may_replace_report(path: &Path, origin: &Origin, file: &mut File) -> Result<(), TargetError> {
     let kind = Kind::Report;
-    let failed = |error| TargetError::Create { kind, path: path.to_owned(), error };
+    let failed = |error| TargetError::Create {
+        kind,
+        path: path.to_owned(),
+        error,
+    };
     if file.metadata().map_err(failed)?.len() == 0 {
         return Ok(());
     }
     match first_line(file).map_err(failed)? {
-        (_, Some(old)) if origin.sandbox && !old.is_of_sandbox() => {
-            Err(TargetError::Real { kind, path: path.to_owned() })
-        }
+        (_, Some(old)) if origin.sandbox && !old.is_of_sandbox() => Err(TargetError::Real {
+            kind,
+            path: path.to_owned(),
+        }),
         (_, Some(_)) => Ok(()),
         (_, None) => {
             let reason = "its first line is not the header of a report";
-            Err(TargetError::Foreign { kind, path: path.to_owned(), reason })
+            Err(TargetError::Foreign {
+                kind,
+                path: path.to_owned(),
+                reason,
+            })
         }
     }
 }
@@ -266,13 +325,24 @@ mod tests {
                 fs::write(&path, text).unwrap();
                 let checked = Target::check_report(&path, &origin(is_sandbox));
                 let opened = Target::open_report(&path, &origin(is_sandbox));
-                assert_eq!((checked.is_ok(), opened.is_ok()), (may, may), "{is_sandbox} {text}");
+                assert_eq!(
+                    (checked.is_ok(), opened.is_ok()),
+                    (may, may),
+                    "{is_sandbox} {text}"
+                );
                 assert_eq!(fs::read_to_string(&path).unwrap(), text);
             }
             for (is_sandbox, may) in [(false, by_plan), (true, by_sandbox_plan)] {
                 fs::write(&path, text).unwrap();
-                assert_eq!(Target::begin_plan(&path, is_sandbox).is_ok(), may, "{is_sandbox} {text}");
-                assert_eq!(fs::read_to_string(&path).unwrap(), if may { "" } else { text });
+                assert_eq!(
+                    Target::begin_plan(&path, is_sandbox).is_ok(),
+                    may,
+                    "{is_sandbox} {text}"
+                );
+                assert_eq!(
+                    fs::read_to_string(&path).unwrap(),
+                    if may { "" } else { text }
+                );
             }
         }
     }

@@ -6,7 +6,12 @@ use super::*;
 use crate::execute::Outcome;
 
 fn origin() -> Origin {
-    Origin { report: 2, command: vec!["copy".into()], directory: "/".into(), ..Origin::default() }
+    Origin {
+        report: 2,
+        command: vec!["copy".into()],
+        directory: "/".into(),
+        ..Origin::default()
+    }
 }
 
 #[test]
@@ -39,8 +44,17 @@ fn a_journal_goes_on_with_a_report_where_it_is_known_to_be_right() {
     assert!(third.rewind(1000).unwrap() < 1000);
     third.add("4");
     third.sync().unwrap();
-    assert_eq!(lines(), [GAP.trim_end(), "4"], "the report says itself that it is not whole");
-    let first = fs::read_to_string(&path).unwrap().lines().next().unwrap().to_owned();
+    assert_eq!(
+        lines(),
+        [GAP.trim_end(), "4"],
+        "the report says itself that it is not whole"
+    );
+    let first = fs::read_to_string(&path)
+        .unwrap()
+        .lines()
+        .next()
+        .unwrap()
+        .to_owned();
     assert_eq!(serde_json::from_str::<Origin>(&first).unwrap(), origin());
 }
 
@@ -53,8 +67,16 @@ fn a_resumed_run_keeps_the_first_header_and_cuts_off_the_footer() {
     let length = first.sync().unwrap();
     let end = Footer::of(&Outcome::default(), 4);
     first.end(&path).unwrap().finish(&end).unwrap();
-    let longer = Origin { host: "another machine".into(), ..origin() };
-    let header = fs::read_to_string(&path).unwrap().lines().next().unwrap().to_owned();
+    let longer = Origin {
+        host: "another machine".into(),
+        ..origin()
+    };
+    let header = fs::read_to_string(&path)
+        .unwrap()
+        .lines()
+        .next()
+        .unwrap()
+        .to_owned();
     for length in [length, 0, length] {
         let mut second = ReportWriter::reopen(&path, &longer).unwrap();
         second.rewind(length).unwrap();
@@ -70,14 +92,29 @@ fn a_resumed_run_keeps_the_first_header_and_cuts_off_the_footer() {
     let mut third = ReportWriter::reopen(&path, &longer).unwrap();
     third.rewind(10_000).unwrap();
     third.sync().unwrap();
-    assert_eq!(fs::read_to_string(&path).unwrap(), format!("{header}\n1\n{GAP}"));
+    assert_eq!(
+        fs::read_to_string(&path).unwrap(),
+        format!("{header}\n1\n{GAP}")
+    );
     // The report of another run is not gone on with.
-    let other = Origin { run: "other".into(), ..origin() };
-    let run = Origin { run: "run".into(), ..origin() };
+    let other = Origin {
+        run: "other".into(),
+        ..origin()
+    };
+    let run = Origin {
+        run: "run".into(),
+        ..origin()
+    };
     ReportWriter::create(&path, &other).unwrap().add("1");
-    ReportWriter::reopen(&path, &run).unwrap().rewind(10_000).unwrap();
+    ReportWriter::reopen(&path, &run)
+        .unwrap()
+        .rewind(10_000)
+        .unwrap();
     let text = fs::read_to_string(&path).unwrap();
-    assert!(text.contains(r#""run":"run""#) && text.ends_with(GAP) && text.lines().count() == 2, "{text}");
+    assert!(
+        text.contains(r#""run":"run""#) && text.ends_with(GAP) && text.lines().count() == 2,
+        "{text}"
+    );
 }
 
 #[test]
@@ -88,13 +125,22 @@ fn a_full_disk_is_told_at_the_next_sync_and_passes_with_a_rewind() {
     let header = writer.first;
     assert_eq!(writer.sync().unwrap(), 0, "it has no receipts");
     // The file behind the writer is exchanged for one that is full, and back.
-    let real = std::mem::replace(&mut writer.file, BufWriter::new(File::create("/dev/full").unwrap()));
+    let real = std::mem::replace(
+        &mut writer.file,
+        BufWriter::new(File::create("/dev/full").unwrap()),
+    );
     for number in 0..100_000 {
         writer.add(&number.to_string());
     }
-    assert_eq!(writer.sync().unwrap_err().kind(), io::ErrorKind::StorageFull);
+    assert_eq!(
+        writer.sync().unwrap_err().kind(),
+        io::ErrorKind::StorageFull
+    );
     let (_, _unwritten) = std::mem::replace(&mut writer.file, real).into_parts();
-    assert!(writer.sync().is_err(), "receipts are missing until it is rewound");
+    assert!(
+        writer.sync().is_err(),
+        "receipts are missing until it is rewound"
+    );
     writer.rewind(0).unwrap();
     writer.add("0");
     assert_eq!(writer.sync().unwrap(), header + 2);
@@ -109,7 +155,10 @@ fn a_report_begun_anew_says_that_it_lacks_receipts_whatever_the_length_of_its_he
         writer.add(receipt);
         writer.sync().unwrap()
     };
-    let longer = Origin { host: "h".repeat(100), ..origin() };
+    let longer = Origin {
+        host: "h".repeat(100),
+        ..origin()
+    };
     let written = length(&mut ReportWriter::create(&path, &origin()).unwrap(), "1");
     let header = serde_json::to_string(&longer).unwrap().len() as u64 + 1;
     assert!(written < header);
@@ -120,16 +169,23 @@ fn a_report_begun_anew_says_that_it_lacks_receipts_whatever_the_length_of_its_he
         writer.add("2");
         let synced = writer.sync().unwrap();
         let text = fs::read_to_string(&path).unwrap();
-        assert!(text.ends_with(&format!("}}\n{GAP}2\n")) && text.lines().count() == 3, "{text}");
+        assert!(
+            text.ends_with(&format!("}}\n{GAP}2\n")) && text.lines().count() == 3,
+            "{text}"
+        );
         // What this session has written is not lost with the next rewind.
         assert_eq!(writer.rewind(synced).unwrap(), synced);
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
     }
     // A session that was killed before it could write the mark.
     drop(ReportWriter::create(&path, &longer).unwrap());
-    ReportWriter::reopen(&path, &origin()).unwrap().rewind(written).unwrap();
+    ReportWriter::reopen(&path, &origin())
+        .unwrap()
+        .rewind(written)
+        .unwrap();
     assert!(fs::read_to_string(&path).unwrap().ends_with(GAP));
-    // Nothing is missing if there were no receipts, or if the journal finds that they belong to another run.
+    // Nothing is missing if there were no receipts, or if the journal finds that they belong to
+    // another run.
     for known in [0, header] {
         drop(ReportWriter::create(&path, &longer).unwrap());
         let mut writer = ReportWriter::reopen(&path, &origin()).unwrap();
@@ -147,7 +203,13 @@ fn a_report_begun_anew_says_that_it_lacks_receipts_whatever_the_length_of_its_he
 fn a_stream_that_lacks_receipts_of_an_earlier_session_begins_with_a_gap() {
     let dir = tempfile::tempdir().unwrap();
     let pipe = dir.path().join("pipe");
-    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
     let written = |rewinds: &[u64]| {
         let reader = std::thread::spawn({
             let pipe = pipe.clone();
@@ -170,7 +232,11 @@ fn a_stream_that_lacks_receipts_of_an_earlier_session_begins_with_a_gap() {
     };
     assert_eq!(written(&[0]), "1\n2\n");
     assert_eq!(written(&[10_000]), format!("{GAP}1\n2\n"));
-    assert_eq!(written(&[10]), format!("{GAP}1\n2\n"), "shorter than the header of this session");
+    assert_eq!(
+        written(&[10]),
+        format!("{GAP}1\n2\n"),
+        "shorter than the header of this session"
+    );
     // The receipts before belong to an earlier run.
     assert_eq!(written(&[10_000, 0]), "1\n2\n");
 }

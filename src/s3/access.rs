@@ -1,7 +1,8 @@
 //! The headers that a bucket wants on *every* request: whose it must be, and who pays.
 //!
-//! They are added below the verbs, to whatever request passes, so that a verb of tomorrow has them too. A copy concerns
-//! two buckets: its request goes to the destination's and names the source's in a header, by which it is known here.
+//! They are added below the verbs, to whatever request passes, so that a verb of tomorrow has them
+//! too. A copy concerns two buckets: its request goes to the destination's and names the source's
+//! in a header, by which it is known here.
 
 use aws_sdk_s3::config::interceptors::{
     BeforeDeserializationInterceptorContextMut, BeforeTransmitInterceptorContextMut,
@@ -82,13 +83,21 @@ mod tests {
 
     #[test]
     fn a_copy_names_both_owners_and_one_payer() {
-        let access =
-            |owner: &str, requester_pays| Access { expected_owner: Some(owner.to_owned()), requester_pays };
-        let headers = AccessHeaders { own: access("2", false), source: access("1", true) };
+        let access = |owner: &str, requester_pays| Access {
+            expected_owner: Some(owner.to_owned()),
+            requester_pays,
+        };
+        let headers = AccessHeaders {
+            own: access("2", false),
+            source: access("1", true),
+        };
         let own = ("x-amz-expected-bucket-owner", "2".to_owned());
         assert_eq!(headers.of(false), std::slice::from_ref(&own));
         let source = ("x-amz-source-expected-bucket-owner", "1".to_owned());
-        assert_eq!(headers.of(true), [own, source, ("x-amz-request-payer", "requester".to_owned())]);
+        assert_eq!(
+            headers.of(true),
+            [own, source, ("x-amz-request-payer", "requester".to_owned())]
+        );
         assert_eq!(AccessHeaders::default().of(true), []);
     }
 }

@@ -54,22 +54,26 @@ impl Bound {
     }
 
     const fn list(bytes: u64, tags: u64) -> Self {
-        Self { bytes, tags: Some(tags) }
+        Self {
+            bytes,
+            tags: Some(tags),
+        }
     }
 
     /// Returns the bound of a successful answer. `GetObject` is bounded by the range asked for.
     pub(super) const fn of(operation: Operation) -> Self {
         match operation {
             // 1,000 entries, each with a key of 1,024 bytes that XML may write as six.
-            Operation::ListObjects | Operation::ListObjectVersions | Operation::ListMultipartUploads => {
-                Self::list(8 * MIB, 100_000)
-            }
+            Operation::ListObjects
+            | Operation::ListObjectVersions
+            | Operation::ListMultipartUploads => Self::list(8 * MIB, 100_000),
             Operation::ListParts | Operation::ListObjectAnnotations => Self::list(2 * MIB, 50_000),
             // 100 grants.
             Operation::GetObjectAcl => Self::list(256 * KIB, 10_000),
             Operation::GetObjectAnnotation => Self::bytes(MIB),
             Operation::GetObject => Self::bytes(SMALL_OBJECT),
-            // Ten tags, a retention, a result of a copy behind the spaces that S3 sends while it works.
+            // Ten tags, a retention, a result of a copy behind the spaces that S3 sends while it
+            // works.
             _ => Self::bytes(64 * KIB),
         }
     }
@@ -110,13 +114,25 @@ impl Asked {
     pub(super) fn of(request: &HttpRequest) -> Self {
         let headers = request.headers();
         let range = headers.get("range");
-        Self::by(request.method(), request.uri(), range, headers.contains_key("x-amz-copy-source"))
+        Self::by(
+            request.method(),
+            request.uri(),
+            range,
+            headers.contains_key("x-amz-copy-source"),
+        )
     }
 
     fn by(method: &str, uri: &str, range: Option<&str>, is_copy: bool) -> Self {
         let query = uri.split_once('?').map_or("", |(_, query)| query);
-        let has = |name: &str| query.split('&').any(|pair| pair.split('=').next() == Some(name));
-        let id = query.split('&').find_map(|pair| pair.strip_prefix("x-id=")).unwrap_or_default();
+        let has = |name: &str| {
+            query
+                .split('&')
+                .any(|pair| pair.split('=').next() == Some(name))
+        };
+        let id = query
+            .split('&')
+            .find_map(|pair| pair.strip_prefix("x-id="))
+            .unwrap_or_default();
         Self::Document(match method {
             "HEAD" => return Self::Nothing,
             "GET" if has("list-type") => Operation::ListObjects,
@@ -163,7 +179,10 @@ impl Asked {
 /// Returns the length of `bytes=first-last`.
 fn length(range: &str) -> Option<u64> {
     let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
-    last.parse::<u64>().ok()?.checked_sub(first.parse().ok()?)?.checked_add(1)
+    last.parse::<u64>()
+        .ok()?
+        .checked_sub(first.parse().ok()?)?
+        .checked_add(1)
 }
 
 /// Limits what is read of an answer.
@@ -171,12 +190,17 @@ fn length(range: &str) -> Option<u64> {
 /// # Errors
 /// [`TooLong`] if its header is too long already.
 pub(super) fn limit(mut response: HttpResponse, asked: Asked) -> Result<HttpResponse, TooLong> {
-    let header = response.headers().iter_bytes().map(|(name, value)| name.len() + value.len());
+    let header = response
+        .headers()
+        .iter_bytes()
+        .map(|(name, value)| name.len() + value.len());
     if header.sum::<usize>() as u64 > HEADERS {
         return Err(TooLong::Headers(HEADERS));
     }
     let is_success = response.status().is_success();
-    let Some(bound) = asked.bound(is_success) else { return Ok(response) };
+    let Some(bound) = asked.bound(is_success) else {
+        return Ok(response);
+    };
     let is_range = is_success && matches!(asked, Asked::Range(_));
     let body = std::mem::replace(response.body_mut(), SdkBody::taken());
     *response.body_mut() = if body.is_end_stream() {
@@ -185,7 +209,16 @@ pub(super) fn limit(mut response: HttpResponse, asked: Asked) -> Result<HttpResp
         let announced = body.size_hint().lower();
         let progress = Progress::current().filter(|_| is_range);
         let place = Place::None;
-        let limited = Limited { body, bound, is_range, announced, bytes: 0, tags: 0, place, progress };
+        let limited = Limited {
+            body,
+            bound,
+            is_range,
+            announced,
+            bytes: 0,
+            tags: 0,
+            place,
+            progress,
+        };
         SdkBody::from_body_1_x(limited)
     };
     Ok(response)
@@ -195,7 +228,9 @@ pub(super) fn limit(mut response: HttpResponse, asked: Asked) -> Result<HttpResp
 enum Place {
     None,
     Awaited(Pin<Box<dyn Future<Output = Option<SemaphorePermit<'static>>> + Send + Sync>>),
-    Taken { _permit: Option<SemaphorePermit<'static>> },
+    Taken {
+        _permit: Option<SemaphorePermit<'static>>,
+    },
 }
 
 /// A body that fails where it passes its bound.
@@ -216,7 +251,11 @@ impl Limited {
     fn check(&self) -> Result<(), TooLong> {
         let Bound { bytes, tags } = self.bound;
         if self.bytes.max(self.announced) > bytes {
-            return Err(if self.is_range { TooLong::Range(bytes) } else { TooLong::Body(bytes) });
+            return Err(if self.is_range {
+                TooLong::Range(bytes)
+            } else {
+                TooLong::Body(bytes)
+            });
         }
         match tags {
             Some(tags) if self.tags > tags => Err(TooLong::Document(tags)),
@@ -230,7 +269,9 @@ impl Limited {
             self.place = match &mut self.place {
                 Place::None if self.is_range || self.bytes <= SMALL => return Poll::Ready(()),
                 Place::None => Place::Awaited(Box::pin(async { PLACES.acquire().await.ok() })),
-                Place::Awaited(place) => Place::Taken { _permit: ready!(place.as_mut().poll(cx)) },
+                Place::Awaited(place) => Place::Taken {
+                    _permit: ready!(place.as_mut().poll(cx)),
+                },
                 Place::Taken { .. } => return Poll::Ready(()),
             };
         }
@@ -290,29 +331,72 @@ mod tests {
     #[rstest]
     #[case("GET", "http://h/b/?list-type=2&prefix=a", Operation::ListObjects)]
     #[case("GET", "http://h/b/?uploads", Operation::ListMultipartUploads)]
-    #[case("GET", "http://b.h/?versions&key-marker=uploads", Operation::ListObjectVersions)]
+    #[case(
+        "GET",
+        "http://b.h/?versions&key-marker=uploads",
+        Operation::ListObjectVersions
+    )]
     #[case("GET", "http://h/b/k?x-id=ListParts&uploadId=u", Operation::ListParts)]
-    #[case("GET", "http://h/b/k?tagging&versionId=acl", Operation::GetObjectTagging)]
+    #[case(
+        "GET",
+        "http://h/b/k?tagging&versionId=acl",
+        Operation::GetObjectTagging
+    )]
     #[case("GET", "http://h/b/uploads?x-id=GetObject", Operation::GetObject)]
     #[case("POST", "http://h/b/k?uploads", Operation::CreateMultipartUpload)]
-    #[case("POST", "http://h/b/k?x-id=x&uploadId=u", Operation::CompleteMultipartUpload)]
-    #[case("POST", "http://h/b/k?restore&versionId=uploads", Operation::RestoreObject)]
+    #[case(
+        "POST",
+        "http://h/b/k?x-id=x&uploadId=u",
+        Operation::CompleteMultipartUpload
+    )]
+    #[case(
+        "POST",
+        "http://h/b/k?restore&versionId=uploads",
+        Operation::RestoreObject
+    )]
     #[case("PUT", "http://h/b/k?tagging&versionId=v", Operation::PutObjectTagging)]
-    #[case("DELETE", "http://h/b/k?x-id=AbortMultipartUpload&uploadId=u", Operation::AbortMultipartUpload)]
-    #[case("PUT", "http://h/b/k?annotation&annotationName=tagging", Operation::PutObjectAnnotation)]
+    #[case(
+        "DELETE",
+        "http://h/b/k?x-id=AbortMultipartUpload&uploadId=u",
+        Operation::AbortMultipartUpload
+    )]
+    #[case(
+        "PUT",
+        "http://h/b/k?annotation&annotationName=tagging",
+        Operation::PutObjectAnnotation
+    )]
     #[case("DELETE", "http://b.h/k?versionId=uploadId", Operation::DeleteObject)]
-    fn requests_are_recognized(#[case] method: &str, #[case] uri: &str, #[case] operation: Operation) {
-        assert_eq!(Asked::by(method, uri, None, false), Asked::Document(operation));
+    fn requests_are_recognized(
+        #[case] method: &str,
+        #[case] uri: &str,
+        #[case] operation: Operation,
+    ) {
+        assert_eq!(
+            Asked::by(method, uri, None, false),
+            Asked::Document(operation)
+        );
     }
 
     #[test]
     fn a_range_bounds_its_answer_and_a_copy_is_no_upload() {
         let uri = "http://h/b/k?x-id=GetObject";
-        assert_eq!(Asked::by("GET", uri, Some("bytes=5-9"), false), Asked::Range(5));
-        assert_eq!(Asked::by("HEAD", "http://h/b/k", None, false), Asked::Nothing);
+        assert_eq!(
+            Asked::by("GET", uri, Some("bytes=5-9"), false),
+            Asked::Range(5)
+        );
+        assert_eq!(
+            Asked::by("HEAD", "http://h/b/k", None, false),
+            Asked::Nothing
+        );
         let part = "http://h/b/k?x-id=UploadPartCopy&partNumber=1&uploadId=u";
-        assert_eq!(Asked::by("PUT", part, None, true), Asked::Document(Operation::UploadPartCopy));
-        assert_eq!(Asked::by("POST", "https://sts.amazonaws.com/", None, false), Asked::Other);
+        assert_eq!(
+            Asked::by("PUT", part, None, true),
+            Asked::Document(Operation::UploadPartCopy)
+        );
+        assert_eq!(
+            Asked::by("POST", "https://sts.amazonaws.com/", None, false),
+            Asked::Other
+        );
         for range in ["bytes=5-", "bytes=9-5", "bytes=-5", "lines=1-2"] {
             assert_eq!(length(range), None, "{range}");
         }
@@ -320,21 +404,30 @@ mod tests {
 
     /// A row of the table in the documentation, without its first cell.
     fn row(bound: Bound) -> String {
-        let tags = bound.tags.map(|tags| format!("{tags} ")).unwrap_or_default();
+        let tags = bound
+            .tags
+            .map(|tags| format!("{tags} "))
+            .unwrap_or_default();
         format!("| {} | {tags}|", ByteSize(bound.bytes))
     }
 
     #[test]
     fn the_documented_bounds_are_those_of_the_code() {
         let document =
-            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/semantics.md")).unwrap();
-        let rows: Vec<&str> = document.lines().filter(|line| line.starts_with('|')).collect();
+            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/semantics.md"))
+                .unwrap();
+        let rows: Vec<&str> = document
+            .lines()
+            .filter(|line| line.starts_with('|'))
+            .collect();
         let documented = |name: &str| {
             let mut named = rows.iter().filter(|row| {
                 let names = row.split('|').nth(1).unwrap_or_default();
                 names.split(", ").any(|cell| cell.trim() == name)
             });
-            named.next().map(|row| format!("|{}", row.splitn(3, '|').nth(2).unwrap()))
+            named
+                .next()
+                .map(|row| format!("|{}", row.splitn(3, '|').nth(2).unwrap()))
         };
         let small = Bound::of(Operation::CopyObject);
         for operation in Operation::ALL {
@@ -351,7 +444,10 @@ mod tests {
         }
         let others = [
             ("any other operation", small),
-            ("a refusal (status other than 2xx) of any operation", REFUSAL),
+            (
+                "a refusal (status other than 2xx) of any operation",
+                REFUSAL,
+            ),
             ("services other than S3 (STS", OTHER),
             ("names and values together", Bound::bytes(HEADERS)),
         ];
@@ -362,8 +458,16 @@ mod tests {
 
     fn limited(bound: Bound, body: &'static [u8], announced: u64) -> ByteStream {
         let (body, place) = (SdkBody::from(body), Place::None);
-        let limited =
-            Limited { body, bound, is_range: false, announced, bytes: 0, tags: 0, place, progress: None };
+        let limited = Limited {
+            body,
+            bound,
+            is_range: false,
+            announced,
+            bytes: 0,
+            tags: 0,
+            place,
+            progress: None,
+        };
         ByteStream::new(SdkBody::from_body_1_x(limited))
     }
 

@@ -1,13 +1,14 @@
 //! What an endpoint can do, as a value.
 //!
-//! Look-alikes differ in ways that an error in the middle of a run tells too late: some ignore source conditions,
-//! some want equal parts, some have no `UploadPartCopy` at all. What is relied on is decided before the first write: by
-//! the profile of the manifest's `provider` (AWS when no `url` is given, one that trusts in nothing otherwise), by the
-//! `capabilities` that the manifest states, and by the kind of the bucket. [`crate::probe`] measures an endpoint, so that
-//! a manifest can state what is true.
+//! Look-alikes differ in ways that an error in the middle of a run tells too late: some ignore
+//! source conditions, some want equal parts, some have no `UploadPartCopy` at all. What is relied
+//! on is decided before the first write: by the profile of the manifest's `provider` (AWS when no
+//! `url` is given, one that trusts in nothing otherwise), by the `capabilities` that the manifest
+//! states, and by the kind of the bucket. [`crate::probe`] measures an endpoint, so that a manifest
+//! can state what is true.
 //!
-//! A profile claims only what the server's own documentation, its source or a measurement says. In doubt it claims less:
-//! that costs a request or a weaker proof, the opposite costs data.
+//! A profile claims only what the server's own documentation, its source or a measurement says. In
+//! doubt it claims less: that costs a request or a weaker proof, the opposite costs data.
 
 use std::fmt;
 
@@ -41,11 +42,16 @@ impl PartLimits {
         largest: u64::MAX,
     };
 
-    /// The largest object that a multipart upload can make: 53,687,091,200,000 bytes (48.8 TiB) on S3.
+    /// The largest object that a multipart upload can make: 53,687,091,200,000 bytes (48.8 TiB) on
+    /// S3.
     #[must_use]
     pub const fn max_object(&self) -> u64 {
         let parts = self.max_part.saturating_mul(self.max_parts as u64);
-        if parts < self.largest { parts } else { self.largest }
+        if parts < self.largest {
+            parts
+        } else {
+            self.largest
+        }
     }
 }
 
@@ -62,11 +68,22 @@ pub struct OnWrites {
 
 impl OnWrites {
     /// Each of them.
-    pub const ALL: Self = Self { copy: true, put: true, complete: true };
+    pub const ALL: Self = Self {
+        copy: true,
+        put: true,
+        complete: true,
+    };
     /// None of them.
-    pub const NONE: Self = Self { copy: false, put: false, complete: false };
+    pub const NONE: Self = Self {
+        copy: false,
+        put: false,
+        complete: false,
+    };
     /// All that bring bytes along, but not copies.
-    pub const UPLOADS: Self = Self { copy: false, ..Self::ALL };
+    pub const UPLOADS: Self = Self {
+        copy: false,
+        ..Self::ALL
+    };
 
     fn of(writes: &[ConditionalWrite]) -> Self {
         Self {
@@ -96,17 +113,28 @@ impl OnWrites {
 impl fmt::Display for OnWrites {
     /// As a manifest writes it: `[copy, put, complete]`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = [(self.copy, "copy"), (self.put, "put"), (self.complete, "complete")];
-        let names: Vec<_> = names.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
+        let names = [
+            (self.copy, "copy"),
+            (self.put, "put"),
+            (self.complete, "complete"),
+        ];
+        let names: Vec<_> = names
+            .into_iter()
+            .filter_map(|(on, name)| on.then_some(name))
+            .collect();
         f.pad(&format!("[{}]", names.join(", ")))
     }
 }
 
 /// What an endpoint can do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "each is one independent fact about a server")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one independent fact about a server"
+)]
 pub struct Capabilities {
-    /// Requests in flight that a run begins with, before it has learned how many the endpoint answers well.
+    /// Requests in flight that a run begins with, before it has learned how many the endpoint
+    /// answers well.
     pub first_width: u32,
     /// `UploadPartCopy` exists.
     pub part_copy: bool,
@@ -114,10 +142,11 @@ pub struct Capabilities {
     pub max_copy: u64,
     /// Limits on parts.
     pub parts: PartLimits,
-    /// `CopyObject` honours `x-amz-copy-source-if-match`. Where it does not (or is not known to), the source is looked
-    /// at again after the copy.
+    /// `CopyObject` honours `x-amz-copy-source-if-match`. Where it does not (or is not known to),
+    /// the source is looked at again after the copy.
     pub copy_conditions: bool,
-    /// `UploadPartCopy` honours it. Where it does not, the source is looked at again before the copy is published.
+    /// `UploadPartCopy` honours it. Where it does not, the source is looked at again before the
+    /// copy is published.
     pub part_conditions: bool,
     /// Which writes honour `If-None-Match: *`.
     pub if_none_match: OnWrites,
@@ -125,38 +154,42 @@ pub struct Capabilities {
     pub if_match: OnWrites,
     /// `ETag`s are the MD5 of the bytes, or of the parts' MD5s: equal `ETag`s prove equal bytes.
     pub content_etags: bool,
-    /// `x-amz-checksum-*` may be sent with writes. Checksums that a server returns by itself count everywhere.
+    /// `x-amz-checksum-*` may be sent with writes. Checksums that a server returns by itself count
+    /// everywhere.
     pub checksums: bool,
     /// `x-amz-mp-object-size` may be sent with Complete. Servers that do not know it ignore it.
     pub object_size: bool,
-    /// Lists come in the order of the keys' bytes. Where they do not (or are not known to), that a key is absent is
-    /// seen by HEAD and not by its place in a list.
+    /// Lists come in the order of the keys' bytes. Where they do not (or are not known to), that a
+    /// key is absent is seen by HEAD and not by its place in a list.
     pub ordered_lists: bool,
     /// `encoding-type=url` is honoured in lists of objects.
     pub encoded_lists: bool,
     /// And in those of open uploads.
     pub encoded_uploads: bool,
-    /// `If-Match` is honoured on `DeleteObject`: only then an object without versions may be taken back.
+    /// `If-Match` is honoured on `DeleteObject`: only then an object without versions may be taken
+    /// back.
     pub conditional_deletes: bool,
     /// The endpoint knows object tags.
     pub tags: bool,
-    /// `CopyObject` (with `x-amz-tagging-directive`) and `CreateMultipartUpload` (with `x-amz-tagging`) give tags to
-    /// what they make. Where only `tags` is true, they can be put on the finished object.
+    /// `CopyObject` (with `x-amz-tagging-directive`) and `CreateMultipartUpload` (with
+    /// `x-amz-tagging`) give tags to what they make. Where only `tags` is true, they can be put on
+    /// the finished object.
     pub tag_headers: bool,
-    /// The tags of an object that has none are an empty set. Elsewhere they may be an empty answer, which on S3 is one
-    /// that broke.
+    /// The tags of an object that has none are an empty set. Elsewhere they may be an empty answer,
+    /// which on S3 is one that broke.
     pub tag_sets: bool,
-    /// `UploadPartCopy` finds its source under any name. Ceph 16 decodes the name twice: a key with a `%` in it is
-    /// another key then, or none. Such objects are copied in one request.
+    /// `UploadPartCopy` finds its source under any name. Ceph 16 decodes the name twice: a key with
+    /// a `%` in it is another key then, or none. Such objects are copied in one request.
     pub odd_part_sources: bool,
-    /// A directory bucket (S3 Express One Zone): prefixes end in a slash, and a copy must say that it carries
-    /// neither tags nor annotations.
+    /// A directory bucket (S3 Express One Zone): prefixes end in a slash, and a copy must say that
+    /// it carries neither tags nor annotations.
     pub directory: bool,
-    /// `GLACIER` and `DEEP_ARCHIVE` are S3's archives, and lists tell the state of a restore when they are asked for it
-    /// (`OptionalObjectAttributes=RestoreStatus`). Elsewhere a class of that name may be anything: HEAD and the copy tell.
+    /// `GLACIER` and `DEEP_ARCHIVE` are S3's archives, and lists tell the state of a restore when
+    /// they are asked for it (`OptionalObjectAttributes=RestoreStatus`). Elsewhere a class of that
+    /// name may be anything: HEAD and the copy tell.
     pub archive_lists: bool,
-    /// The endpoint knows the requests about Object Lock. Elsewhere what HEAD shows of a lock is all that is known:
-    /// servers that do not know them may answer with the object itself.
+    /// The endpoint knows the requests about Object Lock. Elsewhere what HEAD shows of a lock is
+    /// all that is known: servers that do not know them may answer with the object itself.
     pub locks: bool,
     /// The endpoint knows annotations, and the header that tells `CopyObject` what to do with them.
     pub annotations: bool,
@@ -165,10 +198,12 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// Amazon S3 itself; also the sandbox. `CopyObject` knows conditions on the destination since October 2025.
+    /// Amazon S3 itself; also the sandbox. `CopyObject` knows conditions on the destination since
+    /// October 2025.
     ///
-    /// It copies each part at the same speed however many there are, so that a run that begins narrow only takes longer:
-    /// the rates of the lanes are its limit. All 800 parts of a 50 GiB object are over before anything could be learned.
+    /// It copies each part at the same speed however many there are, so that a run that begins
+    /// narrow only takes longer: the rates of the lanes are its limit. All 800 parts of a 50 GiB
+    /// object are over before anything could be learned.
     pub const AWS: Self = Self {
         first_width: 2048,
         part_copy: true,
@@ -196,13 +231,14 @@ impl Capabilities {
         trust: Trust::Answers,
     };
 
-    /// A directory bucket of Amazon S3, whatever its endpoint can do elsewhere: its `ETag`s are random, its lists
-    /// have no order.
+    /// A directory bucket of Amazon S3, whatever its endpoint can do elsewhere: its `ETag`s are
+    /// random, its lists have no order.
     pub const DIRECTORY: Self = Self::AWS.of_directory_bucket();
 
     /// A server that we know nothing about: nothing is proven by what it may ignore.
     ///
-    /// Nor is it buried in copies: an appliance that moves 500 MB/s has a minute of work in 512 parts of 64 MiB.
+    /// Nor is it buried in copies: an appliance that moves 500 MB/s has a minute of work in 512
+    /// parts of 64 MiB.
     pub const CAUTIOUS: Self = Self {
         first_width: 512,
         copy_conditions: false,
@@ -222,19 +258,23 @@ impl Capabilities {
         ..Self::AWS
     };
 
-    /// The profile of a provider, at its own endpoint. One place for all of them; the reason stands with each claim
-    /// that is not S3's.
+    /// The profile of a provider, at its own endpoint. One place for all of them; the reason stands
+    /// with each claim that is not S3's.
     #[must_use]
     pub const fn profile(provider: Provider) -> Self {
         /// Lists in order, and nothing else taken on trust.
-        const PLAIN: Capabilities = Capabilities { ordered_lists: true, ..Capabilities::CAUTIOUS };
+        const PLAIN: Capabilities = Capabilities {
+            ordered_lists: true,
+            ..Capabilities::CAUTIOUS
+        };
         match provider {
             Provider::Aws => Self::AWS,
             Provider::Auto | Provider::Other => Self::CAUTIOUS,
             Provider::Minio => Self {
                 copy_conditions: true,
                 part_conditions: true,
-                // Its handlers of PutObject and Complete check both conditions, that of CopyObject neither.
+                // Its handlers of PutObject and Complete check both conditions, that of CopyObject
+                // neither.
                 if_none_match: OnWrites::UPLOADS,
                 if_match: OnWrites::UPLOADS,
                 content_etags: true,
@@ -245,24 +285,31 @@ impl Capabilities {
             },
             // Measured with 16.2, as Debian has it.
             Provider::Ceph => Self {
-                // Source conditions are accepted and ignored by both copies. Of the writes only PutObject looks at its
-                // key, and takes an If-Match in quotes for another ETag.
-                if_none_match: OnWrites { put: true, ..OnWrites::NONE },
+                // Source conditions are accepted and ignored by both copies. Of the writes only
+                // PutObject looks at its key, and takes an If-Match in quotes for another ETag.
+                if_none_match: OnWrites {
+                    put: true,
+                    ..OnWrites::NONE
+                },
                 content_etags: true,
-                // Tags are dropped by a CopyObject that replaces metadata and by CreateMultipartUpload.
+                // Tags are dropped by a CopyObject that replaces metadata and by
+                // CreateMultipartUpload.
                 tag_headers: false,
                 locks: true,
                 ..PLAIN
             },
-            // Measured with 4.48. Releases differ, so that what an older one ignores is not relied on.
+            // Measured with 4.48. Releases differ, so that what an older one ignores is not relied
+            // on.
             Provider::Seaweedfs => Self {
-                // The ETag of a copied part is made of the ETags of the stored chunks that it touches, so that
-                // different ranges have equal ones (content_etags). Lists go directory by directory ("a/b" before
-                // "a b"; ordered_lists), and those of uploads claim to be encoded when they are not.
+                // The ETag of a copied part is made of the ETags of the stored chunks that it
+                // touches, so that different ranges have equal ones (content_etags). Lists go
+                // directory by directory ("a/b" before "a b"; ordered_lists), and those of uploads
+                // claim to be encoded when they are not.
                 odd_part_sources: true,
                 ..Self::CAUTIOUS
             },
-            // A copy is a reference to the source's blocks and keeps even its "-N" ETag. Tagging is 501.
+            // A copy is a reference to the source's blocks and keeps even its "-N" ETag. Tagging is
+            // 501.
             Provider::Garage => Self {
                 copy_conditions: true,
                 part_conditions: true,
@@ -290,7 +337,12 @@ impl Capabilities {
                 ..PLAIN
             },
             // x-amz-tagging is an error there, not a header to ignore.
-            Provider::B2 => Self { content_etags: true, tags: false, tag_headers: false, ..PLAIN },
+            Provider::B2 => Self {
+                content_etags: true,
+                tags: false,
+                tag_headers: false,
+                ..PLAIN
+            },
             Provider::Wasabi => Self {
                 copy_conditions: true,
                 part_conditions: true,
@@ -299,10 +351,15 @@ impl Capabilities {
                 ..PLAIN
             },
             // These two have no UploadPartCopy and copy objects of any size in one request.
-            Provider::Gcs => {
-                Self { part_copy: false, max_copy: u64::MAX, tags: false, tag_headers: false, ..PLAIN }
-            }
-            // Storj orders by encrypted keys. Its gateway documents If-None-Match for all three writes.
+            Provider::Gcs => Self {
+                part_copy: false,
+                max_copy: u64::MAX,
+                tags: false,
+                tag_headers: false,
+                ..PLAIN
+            },
+            // Storj orders by encrypted keys. Its gateway documents If-None-Match for all three
+            // writes.
             Provider::Storj => Self {
                 part_copy: false,
                 max_copy: u64::MAX,
@@ -312,17 +369,32 @@ impl Capabilities {
                 ..Self::CAUTIOUS
             },
             Provider::Scaleway => Self {
-                parts: PartLimits { max_parts: 1_000, ..PartLimits::S3 },
+                parts: PartLimits {
+                    max_parts: 1_000,
+                    ..PartLimits::S3
+                },
                 content_etags: true,
                 ..PLAIN
             },
-            // Ceph of an unknown age behind a front of its own, whose encoding of lists can not be relied on.
-            Provider::Digitalocean => Self { encoded_lists: false, tag_headers: false, ..PLAIN },
+            // Ceph of an unknown age behind a front of its own, whose encoding of lists can not be
+            // relied on.
+            Provider::Digitalocean => Self {
+                encoded_lists: false,
+                tag_headers: false,
+                ..PLAIN
+            },
             // Multipart ETags are of its own making; one CopyObject takes 1 GB.
-            Provider::Alibaba => Self { max_copy: 1_000_000_000, ..PLAIN },
+            Provider::Alibaba => Self {
+                max_copy: 1_000_000_000,
+                ..PLAIN
+            },
             Provider::Ibm => Self {
                 // In decimal units, as its documentation counts.
-                parts: PartLimits { max_part: 5_000_000_000, largest: 10_000_000_000_000, ..PartLimits::S3 },
+                parts: PartLimits {
+                    max_part: 5_000_000_000,
+                    largest: 10_000_000_000_000,
+                    ..PartLimits::S3
+                },
                 max_copy: 5_000_000_000,
                 ..PLAIN
             },
@@ -335,7 +407,10 @@ impl Capabilities {
     #[must_use]
     pub fn of(endpoint: &ResolvedEndpoint) -> Self {
         let trust = endpoint.stated.trust;
-        Self { trust, ..Self::profile(endpoint.provider).with(&endpoint.stated.capabilities) }
+        Self {
+            trust,
+            ..Self::profile(endpoint.provider).with(&endpoint.stated.capabilities)
+        }
     }
 
     /// True where an answer that proves what a request did is enough.
@@ -344,13 +419,15 @@ impl Capabilities {
         matches!(self.trust, Trust::Answers)
     }
 
-    /// True for Amazon S3, which refuses what it cannot do. Other servers may ignore it and answer with success.
+    /// True for Amazon S3, which refuses what it cannot do. Other servers may ignore it and answer
+    /// with success.
     #[must_use]
     pub const fn refuses_what_it_lacks(&self) -> bool {
         self.believes_answers() && (self.archive_lists || self.directory)
     }
 
-    /// True where `CopyObject` makes sure that it copies the version that it names, and is believed.
+    /// True where `CopyObject` makes sure that it copies the version that it names, and is
+    /// believed.
     #[must_use]
     pub const fn pins_copies(&self) -> bool {
         self.copy_conditions && self.believes_answers()
@@ -362,8 +439,8 @@ impl Capabilities {
         self.part_conditions && self.believes_answers()
     }
 
-    /// The same in one bucket. Directory buckets are told by their names, and only on AWS: elsewhere the name means
-    /// nothing.
+    /// The same in one bucket. Directory buckets are told by their names, and only on AWS:
+    /// elsewhere the name means nothing.
     #[must_use]
     pub fn in_bucket(&self, bucket: &BucketName, is_aws: bool) -> Self {
         if !is_aws || !bucket.is_directory_bucket() {
@@ -435,17 +512,31 @@ mod tests {
     #[test]
     fn the_largest_object_is_ten_thousand_full_parts() {
         assert_eq!(PartLimits::S3.max_object(), 53_687_091_200_000);
-        assert_eq!(Capabilities::profile(Provider::Ibm).parts.max_object(), 10_000_000_000_000);
-        assert_eq!(Capabilities::profile(Provider::Scaleway).parts.max_object(), 5_000 * GIB);
+        assert_eq!(
+            Capabilities::profile(Provider::Ibm).parts.max_object(),
+            10_000_000_000_000
+        );
+        assert_eq!(
+            Capabilities::profile(Provider::Scaleway).parts.max_object(),
+            5_000 * GIB
+        );
     }
 
     #[test]
     fn an_unknown_server_is_trusted_with_nothing_that_it_may_ignore() {
-        let endpoint = Endpoint { url: Some("https://s3.example.net".to_owned()), ..Endpoint::default() };
+        let endpoint = Endpoint {
+            url: Some("https://s3.example.net".to_owned()),
+            ..Endpoint::default()
+        };
         let capabilities = Capabilities::of(&endpoint.resolve(&Environment::default()));
-        assert!(!capabilities.copy_conditions && !capabilities.content_etags && !capabilities.checksums);
+        assert!(
+            !capabilities.copy_conditions && !capabilities.content_etags && !capabilities.checksums
+        );
         assert!(!capabilities.part_conditions && !capabilities.ordered_lists);
-        assert_eq!((capabilities.if_none_match, capabilities.if_match), (OnWrites::NONE, OnWrites::NONE));
+        assert_eq!(
+            (capabilities.if_none_match, capabilities.if_match),
+            (OnWrites::NONE, OnWrites::NONE)
+        );
         let amazon = Endpoint::default().resolve(&Environment::default());
         assert_eq!(Capabilities::of(&amazon), Capabilities::AWS);
     }
@@ -461,13 +552,23 @@ mod tests {
             ..Overrides::default()
         };
         let url = Some("https://s3.example.net".to_owned());
-        let endpoint = Endpoint { url, capabilities: stated, ..Endpoint::default() };
+        let endpoint = Endpoint {
+            url,
+            capabilities: stated,
+            ..Endpoint::default()
+        };
         let found = Capabilities::of(&endpoint.resolve(&Environment::default()));
         let expected = Capabilities {
             copy_conditions: true,
-            if_none_match: OnWrites { complete: true, ..OnWrites::NONE },
+            if_none_match: OnWrites {
+                complete: true,
+                ..OnWrites::NONE
+            },
             max_copy: GIB,
-            parts: PartLimits { max_parts: 1_000, ..PartLimits::S3 },
+            parts: PartLimits {
+                max_parts: 1_000,
+                ..PartLimits::S3
+            },
             tags: false,
             ..Capabilities::CAUTIOUS
         };
@@ -477,17 +578,37 @@ mod tests {
     #[test]
     fn a_directory_bucket_is_told_by_its_name_and_only_on_aws() {
         let name: BucketName = "logs--use1-az4--x-s3".parse().unwrap();
-        assert_eq!(Capabilities::AWS.in_bucket(&name, true), Capabilities::DIRECTORY);
-        assert_eq!(Capabilities::AWS.in_bucket(&"logs".parse().unwrap(), true), Capabilities::AWS);
-        assert_eq!(Capabilities::CAUTIOUS.in_bucket(&name, false), Capabilities::CAUTIOUS);
+        assert_eq!(
+            Capabilities::AWS.in_bucket(&name, true),
+            Capabilities::DIRECTORY
+        );
+        assert_eq!(
+            Capabilities::AWS.in_bucket(&"logs".parse().unwrap(), true),
+            Capabilities::AWS
+        );
+        assert_eq!(
+            Capabilities::CAUTIOUS.in_bucket(&name, false),
+            Capabilities::CAUTIOUS
+        );
     }
 
     #[test]
     fn no_profile_claims_more_than_s3_but_for_the_size_of_a_copy() {
         for provider in Provider::ALL {
-            let Capabilities { parts, if_none_match, if_match, .. } = Capabilities::profile(provider);
-            assert!(parts.max_part <= PartLimits::S3.max_part && parts.max_parts <= 10_000, "{provider:?}");
-            assert!(OnWrites::ALL.covers(if_none_match) && OnWrites::ALL.covers(if_match), "{provider:?}");
+            let Capabilities {
+                parts,
+                if_none_match,
+                if_match,
+                ..
+            } = Capabilities::profile(provider);
+            assert!(
+                parts.max_part <= PartLimits::S3.max_part && parts.max_parts <= 10_000,
+                "{provider:?}"
+            );
+            assert!(
+                OnWrites::ALL.covers(if_none_match) && OnWrites::ALL.covers(if_match),
+                "{provider:?}"
+            );
         }
     }
 }

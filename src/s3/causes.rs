@@ -1,7 +1,7 @@
 //! Walks the causes of an error of the SDK.
 //!
-//! The SDK wraps what happened in several layers, some of them private. The layers are searched for a known type where
-//! there is one; only the innermost text is shown to users.
+//! The SDK wraps what happened in several layers, some of them private. The layers are searched for
+//! a known type where there is one; only the innermost text is shown to users.
 
 use std::error::Error;
 use std::io;
@@ -13,11 +13,16 @@ use std::iter::successors;
 pub(super) fn causes<'a>(
     error: &'a (dyn Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    successors(Some(error), |error: &&'a (dyn Error + 'static)| below(*error))
+    successors(Some(error), |error: &&'a (dyn Error + 'static)| {
+        below(*error)
+    })
 }
 
 fn below<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
-    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+    match error
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::get_ref)
+    {
         Some(carried) => Some(carried),
         None => error.source(),
     }
@@ -30,18 +35,27 @@ pub(super) fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> 
 
 /// Returns the innermost cause in one line, without the number of the system's error.
 pub(super) fn plain(error: &(dyn Error + 'static)) -> String {
-    let text = causes(error).last().map(ToString::to_string).unwrap_or_default();
+    let text = causes(error)
+        .last()
+        .map(ToString::to_string)
+        .unwrap_or_default();
     one_line(&text)
 }
 
 /// Returns the first line of a text as the end of a sentence.
 pub(super) fn one_line(text: &str) -> String {
     let line = text.trim().lines().next().unwrap_or_default();
-    let line = line.split(" (os error ").next().unwrap_or_default().trim_end_matches(['.', ' ']);
+    let line = line
+        .split(" (os error ")
+        .next()
+        .unwrap_or_default()
+        .trim_end_matches(['.', ' ']);
     let mut letters = line.chars();
     match (letters.next(), letters.next()) {
         // `Connection refused`, but neither `STS` nor `I`.
-        (Some(first), Some(second)) if first.is_ascii_uppercase() && second.is_ascii_lowercase() => {
+        (Some(first), Some(second))
+            if first.is_ascii_uppercase() && second.is_ascii_lowercase() =>
+        {
             format!("{}{}", first.to_ascii_lowercase(), &line[1..])
         }
         _ => line.to_owned(),

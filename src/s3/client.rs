@@ -1,8 +1,9 @@
 //! A connection to one endpoint in one region.
 //!
-//! All clients of a process share one HTTP pool (`s3::pool`). The SDK's own retries are off, because each attempt must pass the
-//! pacer and be counted; its stall guard is off too, because a long part copy is silent for longer than the guard's
-//! five seconds; time limits grow with the bytes instead ([`crate::bucket`]).
+//! All clients of a process share one HTTP pool (`s3::pool`). The SDK's own retries are off,
+//! because each attempt must pass the pacer and be counted; its stall guard is off too, because a
+//! long part copy is silent for longer than the guard's five seconds; time limits grow with the
+//! bytes instead ([`crate::bucket`]).
 
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
@@ -28,11 +29,14 @@ use super::providers::{Foundation, Provider as CredentialProvider};
 use super::roots::AnyRoot;
 use super::{Capabilities, CustomerKey, Trial};
 use super::{Failure, FailureKind, Operation};
-use crate::endpoint::{CredentialSource, Endpoint, Network, Origin, Provider, ResolvedEndpoint, public_url};
+use crate::endpoint::{
+    CredentialSource, Endpoint, Network, Origin, Provider, ResolvedEndpoint, public_url,
+};
 use crate::location::BucketName;
 use crate::manifest::job::Access;
 
-/// Fixed credentials, for the embedded sandbox and tests. Everyone else's come from the environment.
+/// Fixed credentials, for the embedded sandbox and tests. Everyone else's come from the
+/// environment.
 #[derive(Clone)]
 pub struct StaticCredentials {
     /// Access key id.
@@ -44,7 +48,9 @@ pub struct StaticCredentials {
 impl std::fmt::Debug for StaticCredentials {
     /// Without the secret: what is printed ends up in logs.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("StaticCredentials").field("access_key", &self.access_key).finish_non_exhaustive()
+        f.debug_struct("StaticCredentials")
+            .field("access_key", &self.access_key)
+            .finish_non_exhaustive()
     }
 }
 
@@ -61,7 +67,11 @@ pub struct Connect {
 
 impl From<ResolvedEndpoint> for Connect {
     fn from(endpoint: ResolvedEndpoint) -> Self {
-        Self { endpoint, region: None, credentials: None }
+        Self {
+            endpoint,
+            region: None,
+            credentials: None,
+        }
     }
 }
 
@@ -112,31 +122,53 @@ impl Client {
     ///
     /// # Errors
     /// [`FailureKind::Configuration`] if no connection can be made with the endpoint's settings.
-    #[expect(clippy::unused_async, reason = "what prepares a connection may have to wait one day")]
+    #[expect(
+        clippy::unused_async,
+        reason = "what prepares a connection may have to wait one day"
+    )]
     pub async fn connect(connect: Connect) -> Result<Self, Failure> {
         Self::of(connect, None)
     }
 
-    /// Prepares a client for another region of the endpoint. Both share their credentials and their clock.
+    /// Prepares a client for another region of the endpoint. Both share their credentials and their
+    /// clock.
     ///
     /// # Errors
     /// As [`Client::connect`].
     pub fn in_region(&self, region: Option<String>) -> Result<Self, Failure> {
-        let connect = Connect { endpoint: self.shared.endpoint.clone(), region, credentials: None };
+        let connect = Connect {
+            endpoint: self.shared.endpoint.clone(),
+            region,
+            credentials: None,
+        };
         Self::of(connect, Some(self.shared.identities.clone()))
     }
 
     fn of(connect: Connect, identities: Option<Identities>) -> Result<Self, Failure> {
-        let Connect { endpoint, region, credentials } = connect;
+        let Connect {
+            endpoint,
+            region,
+            credentials,
+        } = connect;
         let refuse = |message: String| {
-            Failure::new(FailureKind::Configuration, Operation::HeadBucket, endpoint.describe(), message)
+            Failure::new(
+                FailureKind::Configuration,
+                Operation::HeadBucket,
+                endpoint.describe(),
+                message,
+            )
         };
         if let Some(mistake) = endpoint.mistakes.first() {
             return Err(refuse(format!("{}; {}", mistake.message, mistake.remedy)));
         }
-        let client_of = |network: &Network| http_client(network).map_err(|error| refuse(error.to_string()));
+        let client_of =
+            |network: &Network| http_client(network).map_err(|error| refuse(error.to_string()));
         let http_client = client_of(&endpoint.network)?;
-        let direct_client = client_of(&Network { http: None, https: None, ..endpoint.network.clone() })?;
+        let direct_client = client_of(&Network {
+            http: None,
+            https: None,
+            ..endpoint.network.clone()
+        })?;
         let region = region.unwrap_or_else(|| endpoint.region.value.clone());
         let foundation = Foundation {
             endpoint: endpoint.clone(),
@@ -157,13 +189,18 @@ impl Client {
             .credentials_provider(identities.clone())
             .identity_cache(identities.clone())
             .time_source(identities.clock().clone())
-            // The clock is corrected for both ways to the wire, and not by every answer of any proxy.
+            // The clock is corrected for both ways to the wire, and not by every answer of any
+            // proxy.
             .disable_clock_skew_correction(true)
             .interceptor(Witness(identities.clock().clone()))
             .interceptor(AnyRoot)
             .retry_config(RetryConfig::disabled())
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-            .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build())
+            .timeout_config(
+                TimeoutConfig::builder()
+                    .connect_timeout(CONNECT_TIMEOUT)
+                    .build(),
+            )
             .use_fips(endpoint.use_fips && endpoint.url.is_none())
             .use_dual_stack(endpoint.use_dual_stack && endpoint.url.is_none())
             .use_arn_region(true);
@@ -171,7 +208,8 @@ impl Client {
             config = config.endpoint_url(url);
         }
         if !endpoint.is_aws() {
-            // The sessions of directory buckets are AWS's own; elsewhere a bucket may just be called so.
+            // The sessions of directory buckets are AWS's own; elsewhere a bucket may just be
+            // called so.
             config = config.disable_s3_express_session_auth(true);
         }
         if let Some(path_style) = endpoint.path_style {
@@ -208,7 +246,10 @@ impl Client {
     /// The same client for objects that this customer key (SSE-C) encrypts, or none.
     #[must_use]
     pub fn with_customer_key(&self, customer_key: Option<CustomerKey>) -> Self {
-        Self { customer_key, ..self.clone() }
+        Self {
+            customer_key,
+            ..self.clone()
+        }
     }
 
     /// The customer key that goes with its requests.
@@ -217,29 +258,54 @@ impl Client {
         self.customer_key.as_ref()
     }
 
-    /// The same connection for the requests to one bucket, which all carry what its `access` demands.
+    /// The same connection for the requests to one bucket, which all carry what its `access`
+    /// demands.
     #[must_use]
     pub fn to_bucket(&self, bucket: &BucketName, access: Access) -> Self {
         let capabilities = self.capabilities.in_bucket(bucket, self.shared.is_aws);
-        let headers = AccessHeaders { own: access, source: self.headers.source.clone() };
-        Self { capabilities: Arc::new(capabilities), ..self.with(headers, Some(bucket.clone())) }
+        let headers = AccessHeaders {
+            own: access,
+            source: self.headers.source.clone(),
+        };
+        Self {
+            capabilities: Arc::new(capabilities),
+            ..self.with(headers, Some(bucket.clone()))
+        }
     }
 
     /// The same connection for copies out of a bucket with this `access`.
     #[must_use]
     pub fn reading_from(&self, source: Access) -> Self {
-        self.with(AccessHeaders { own: self.headers.own.clone(), source }, self.bucket.clone())
+        self.with(
+            AccessHeaders {
+                own: self.headers.own.clone(),
+                source,
+            },
+            self.bucket.clone(),
+        )
     }
 
     /// The same connection as if the endpoint could do this: for finding out whether it can.
     #[must_use]
     pub fn assuming(&self, capabilities: Capabilities) -> Self {
-        Self { capabilities: Arc::new(capabilities), ..self.clone() }
+        Self {
+            capabilities: Arc::new(capabilities),
+            ..self.clone()
+        }
     }
 
     fn with(&self, headers: AccessHeaders, bucket: Option<BucketName>) -> Self {
-        let Self { shared, capabilities, customer_key, .. } = self.clone();
-        let mut config = shared.plain.config().to_builder().interceptor(headers.clone());
+        let Self {
+            shared,
+            capabilities,
+            customer_key,
+            ..
+        } = self.clone();
+        let mut config = shared
+            .plain
+            .config()
+            .to_builder()
+            .interceptor(headers.clone());
         let way = Arc::default();
         if let Some(bucket) = &bucket {
             config = config.interceptor(Learn {
@@ -250,16 +316,30 @@ impl Client {
             });
         }
         let sdk = aws_sdk_s3::Client::from_conf(config.build());
-        Self { sdk, customer_key, shared, headers, capabilities, bucket, way, signs_bodies: false }
+        Self {
+            sdk,
+            customer_key,
+            shared,
+            headers,
+            capabilities,
+            bucket,
+            way,
+            signs_bodies: false,
+        }
     }
 
     /// True once the bucket was found to want signatures of all bodies.
     #[must_use]
     pub fn signs_bodies(&self) -> bool {
-        self.signs_bodies || self.way.get().is_some_and(|way| way.bodies.must_be_signed())
+        self.signs_bodies
+            || self
+                .way
+                .get()
+                .is_some_and(|way| way.bodies.must_be_signed())
     }
 
-    /// Leave to send a body that was denied once more by [`Client::signing_bodies`]; `None` where that would be in vain.
+    /// Leave to send a body that was denied once more by [`Client::signing_bodies`]; `None` where
+    /// that would be in vain.
     pub async fn trial(&self) -> Option<Trial<'_>> {
         self.way.get()?.bodies.trial().await
     }
@@ -267,19 +347,30 @@ impl Client {
     /// The same connection with signatures of all bodies.
     #[must_use]
     pub fn signing_bodies(&self) -> Self {
-        Self { signs_bodies: true, ..self.clone() }
+        Self {
+            signs_bodies: true,
+            ..self.clone()
+        }
     }
 
     /// The SDK's client, for a request that sends this header too.
     pub(super) fn sdk_with(&self, header: Header) -> Cow<'_, aws_sdk_s3::Client> {
-        let Some((name, value)) = header else { return Cow::Borrowed(&self.sdk) };
-        let config = self.sdk.config().to_builder().interceptor(Extra { name, value });
+        let Some((name, value)) = header else {
+            return Cow::Borrowed(&self.sdk);
+        };
+        let config = self
+            .sdk
+            .config()
+            .to_builder()
+            .interceptor(Extra { name, value });
         Cow::Owned(aws_sdk_s3::Client::from_conf(config.build()))
     }
 
     /// The short way to `bucket`, once it is known.
     pub(super) fn way(&self, bucket: &BucketName) -> Option<&Way> {
-        self.way.get().filter(|_| self.bucket.as_ref() == Some(bucket))
+        self.way
+            .get()
+            .filter(|_| self.bucket.as_ref() == Some(bucket))
     }
 
     /// What the endpoint can do, and the bucket where one was named.
@@ -303,15 +394,23 @@ impl Client {
     /// The endpoint's URL, when it is not AWS's own.
     #[must_use]
     pub fn url(&self) -> Option<&str> {
-        self.shared.endpoint.url().filter(|_| !self.shared.endpoint.is_aws())
+        self.shared
+            .endpoint
+            .url()
+            .filter(|_| !self.shared.endpoint.is_aws())
     }
 
-    /// Returns the flags with which a command reaches the same server with the same credentials, as far as there are flags.
-    /// The environment applies to that command too, except for the server, which the flags always name.
+    /// Returns the flags with which a command reaches the same server with the same credentials, as
+    /// far as there are flags. The environment applies to that command too, except for the server,
+    /// which the flags always name.
     #[must_use]
     pub fn flags(&self) -> Vec<String> {
         let stated = self.shared.endpoint.stated.clone();
-        Endpoint { url: self.url().map(str::to_owned).or(stated.url), ..stated }.flags()
+        Endpoint {
+            url: self.url().map(str::to_owned).or(stated.url),
+            ..stated
+        }
+        .flags()
     }
 
     /// Returns the proxy that requests to this endpoint go through, and where it was named.
@@ -321,7 +420,8 @@ impl Client {
         Some(format!("{} ({})", proxy.value, proxy.origin))
     }
 
-    /// Returns the file whose certificate authorities are trusted instead of this machine's, and where it was named.
+    /// Returns the file whose certificate authorities are trusted instead of this machine's, and
+    /// where it was named.
     #[must_use]
     pub fn ca_bundle(&self) -> Option<String> {
         let bundle = self.shared.endpoint.network.needed_ca_bundle()?;
@@ -333,7 +433,10 @@ impl Client {
 
     /// The URL of the endpoint.
     fn place(&self) -> String {
-        self.shared.endpoint.url().map_or_else(|| public_url(&self.shared.region), str::to_owned)
+        self.shared
+            .endpoint
+            .url()
+            .map_or_else(|| public_url(&self.shared.region), str::to_owned)
     }
 
     /// Returns who this client is and where: identity, Region, and URL. Asks the Security Token
@@ -342,7 +445,10 @@ impl Client {
     pub async fn who_and_where(&self) -> String {
         let endpoint = &self.shared.endpoint;
         let place = format!("{}, {}", self.shared.region, self.place());
-        let proxy = self.proxy().map(|proxy| format!(", proxy {proxy}")).unwrap_or_default();
+        let proxy = self
+            .proxy()
+            .map(|proxy| format!(", proxy {proxy}"))
+            .unwrap_or_default();
         format!("{}: {}, {place}{proxy}", endpoint.name, self.who().await)
     }
 
@@ -354,16 +460,28 @@ impl Client {
 
     async fn who(&self) -> String {
         let endpoint = &self.shared.endpoint;
-        let Some(provider) = self.shared.sts.credentials_provider() else { return "nobody".to_owned() };
-        let credentials = match tokio::time::timeout(PROVIDER_PATIENCE, provider.provide_credentials()).await
-        {
-            Ok(Ok(credentials)) => credentials,
-            Ok(Err(error)) => return format!("no credentials ({})", super::causes::plain(&error)),
-            Err(_) => return "no credentials (their provider did not answer)".to_owned(),
+        let Some(provider) = self.shared.sts.credentials_provider() else {
+            return "nobody".to_owned();
         };
+        let credentials =
+            match tokio::time::timeout(PROVIDER_PATIENCE, provider.provide_credentials()).await {
+                Ok(Ok(credentials)) => credentials,
+                Ok(Err(error)) => {
+                    return format!("no credentials ({})", super::causes::plain(&error));
+                }
+                Err(_) => return "no credentials (their provider did not answer)".to_owned(),
+            };
         let key = credentials.access_key_id();
-        let last = key.char_indices().rev().nth(3).map_or(key, |(at, _)| &key[at..]);
-        let source = self.shared.identities.source().map_or_else(|| "fixed".to_owned(), ToString::to_string);
+        let last = key
+            .char_indices()
+            .rev()
+            .nth(3)
+            .map_or(key, |(at, _)| &key[at..]);
+        let source = self
+            .shared
+            .identities
+            .source()
+            .map_or_else(|| "fixed".to_owned(), ToString::to_string);
         let origin = match &endpoint.assume_role {
             Some(role) => format!("{}, assumed with {source}", role.arn),
             None => source,
@@ -371,7 +489,9 @@ impl Client {
         if !endpoint.is_aws() {
             return format!("access key …{last} ({origin})");
         }
-        let asked = aws_sdk_sts::Client::new(&self.shared.sts).get_caller_identity().send();
+        let asked = aws_sdk_sts::Client::new(&self.shared.sts)
+            .get_caller_identity()
+            .send();
         match tokio::time::timeout(IDENTITY_PATIENCE, asked).await {
             Ok(Ok(answer)) if answer.arn().is_some() => {
                 format!("{} ({origin})", answer.arn().unwrap_or_default())
@@ -389,7 +509,8 @@ impl Client {
     /// Waits until there are credentials to sign with that the server has not refused.
     ///
     /// # Errors
-    /// There will be none, or there were none for `patience`, or for as long as is `left` of another patience.
+    /// There will be none, or there were none for `patience`, or for as long as is `left` of
+    /// another patience.
     pub async fn ready(&self, patience: Duration, left: Option<Duration>) -> Result<(), NotReady> {
         self.shared.identities.ready(patience, left).await
     }
@@ -419,8 +540,8 @@ impl Client {
         self.shared.identities.is_proven_since(credentials, sent)
     }
 
-    /// Corrects the clock by a refusal. Returns true if the request was signed with a wrong time. `is_told` says that the
-    /// server named the time as the reason.
+    /// Corrects the clock by a refusal. Returns true if the request was signed with a wrong time.
+    /// `is_told` says that the server named the time as the reason.
     pub(crate) fn corrects_clock(&self, signed: &Signed, is_told: bool) -> bool {
         self.shared.identities.clock().learn(signed, is_told)
     }
@@ -430,7 +551,8 @@ impl Client {
         self.shared.inquiry.lock().await
     }
 
-    /// Returns the provider of credentials that requests wait for, and the reason, if any request waits.
+    /// Returns the provider of credentials that requests wait for, and the reason, if any request
+    /// waits.
     #[must_use]
     pub fn awaited_credentials(&self) -> Option<String> {
         self.shared.identities.awaited()
@@ -442,7 +564,8 @@ impl Client {
         &self.shared.region
     }
 
-    /// True when the manifest names the region, so that another one is a mistake to report and not to repair.
+    /// True when the manifest names the region, so that another one is a mistake to report and not
+    /// to repair.
     #[must_use]
     pub fn region_was_given(&self) -> bool {
         self.shared.endpoint.region_is_stated()

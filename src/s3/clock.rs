@@ -1,10 +1,12 @@
 //! The time that requests to an endpoint are signed with.
 //!
-//! A server refuses a signature whose time is more than 15 minutes from its own (`RequestTimeTooSkewed`; a HEAD is
-//! answered with a bare 403). The machine's clock may be wrong from the start, and it may be set while a run is under way.
-//! So the time is counted on from the start by the monotonic clock, which no one sets, and each refusal shows in its
-//! `Date` header by how much this clock is off ([`Signed`]). The correction holds for all later requests to the endpoint,
-//! on both ways to the wire, and may change again: a machine that was suspended has lost some time.
+//! A server refuses a signature whose time is more than 15 minutes from its own
+//! (`RequestTimeTooSkewed`; a HEAD is answered with a bare 403). The machine's clock may be wrong
+//! from the start, and it may be set while a run is under way. So the time is counted on from the
+//! start by the monotonic clock, which no one sets, and each refusal shows in its `Date` header by
+//! how much this clock is off ([`Signed`]). The correction holds for all later requests to the
+//! endpoint, on both ways to the wire, and may change again: a machine that was suspended has lost
+//! some time.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,7 +24,8 @@ use aws_smithy_types::DateTime;
 use aws_smithy_types::config_bag::{Storable, StoreReplace};
 use aws_smithy_types::date_time::Format;
 
-/// A clock that is off by less than this is not corrected because of a refusal that has other causes too.
+/// A clock that is off by less than this is not corrected because of a refusal that has other
+/// causes too.
 const SUSPICIOUS: Duration = Duration::from_mins(4);
 /// The `Date` of an answer has whole seconds, and the answer takes some time.
 const INEXACT: Duration = Duration::from_secs(30);
@@ -65,16 +68,19 @@ impl Clock {
         self.0.offset.load(Ordering::Acquire)
     }
 
-    /// Returns true if this time is over by a clock that a server has confirmed. One that nobody has confirmed may be off
-    /// by years.
+    /// Returns true if this time is over by a clock that a server has confirmed. One that nobody
+    /// has confirmed may be off by years.
     pub(super) fn is_past(&self, time: SystemTime) -> bool {
         self.0.is_confirmed.load(Ordering::Acquire) && time <= self.now()
     }
 
-    /// Corrects the clock by a refusal. Returns true if the request was signed with a wrong time, so that it may go
-    /// through when it is sent again. `is_told` says that the server named the time as the reason.
+    /// Corrects the clock by a refusal. Returns true if the request was signed with a wrong time,
+    /// so that it may go through when it is sent again. `is_told` says that the server named the
+    /// time as the reason.
     pub(super) fn learn(&self, signed: &Signed, is_told: bool) -> bool {
-        let Some(seen) = signed.seen else { return false };
+        let Some(seen) = signed.seen else {
+            return false;
+        };
         let least = if is_told { INEXACT } else { SUSPICIOUS };
         if !is_apart(seen, signed.offset, least) {
             return false;
@@ -106,7 +112,8 @@ impl Clock {
         }
     }
 
-    /// Takes note of an answer whose body has not been read yet, and of what its request was signed with.
+    /// Takes note of an answer whose body has not been read yet, and of what its request was signed
+    /// with.
     pub(super) fn witness(&self, response: &mut HttpResponse, generation: u64, offset: i64) {
         let is_refusal = response.status().is_client_error();
         if !is_refusal && self.0.is_confirmed.load(Ordering::Acquire) {
@@ -119,7 +126,11 @@ impl Clock {
             self.0.is_confirmed.store(true, Ordering::Release);
         }
         if is_refusal {
-            response.add_extension(Signed { generation, offset, seen });
+            response.add_extension(Signed {
+                generation,
+                offset,
+                seen,
+            });
         }
     }
 }
@@ -132,14 +143,20 @@ impl TimeSource for Clock {
     fn now(&self) -> SystemTime {
         let (time, offset) = (self.uncorrected(), self.offset());
         let gap = Duration::from_millis(offset.unsigned_abs());
-        let corrected = if offset < 0 { time.checked_sub(gap) } else { time.checked_add(gap) };
+        let corrected = if offset < 0 {
+            time.checked_sub(gap)
+        } else {
+            time.checked_add(gap)
+        };
         corrected.unwrap_or(time)
     }
 }
 
 impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Clock").field("offset", &self.offset()).finish()
+        f.debug_struct("Clock")
+            .field("offset", &self.offset())
+            .finish()
     }
 }
 
@@ -150,7 +167,8 @@ pub(crate) struct Signed {
     pub(crate) generation: u64,
     /// Milliseconds that were added to this machine's time.
     offset: i64,
-    /// Milliseconds by which the server was ahead of this machine when it answered, if it told its time.
+    /// Milliseconds by which the server was ahead of this machine when it answered, if it told its
+    /// time.
     seen: Option<i64>,
 }
 
@@ -180,7 +198,10 @@ impl Intercept for Witness {
         _: &RuntimeComponents,
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        let signing = Signing { offset: self.0.offset(), ..Signing::default() };
+        let signing = Signing {
+            offset: self.0.offset(),
+            ..Signing::default()
+        };
         config.interceptor_state().store_put(signing);
         Ok(())
     }
@@ -193,7 +214,8 @@ impl Intercept for Witness {
     ) -> Result<(), BoxError> {
         if let Some(signing) = config.load::<Signing>() {
             let generation = signing.generation.load(Ordering::Acquire);
-            self.0.witness(context.response_mut(), generation, signing.offset);
+            self.0
+                .witness(context.response_mut(), generation, signing.offset);
         }
         Ok(())
     }
@@ -222,34 +244,53 @@ mod tests {
     }
 
     fn gap(one: SystemTime, other: SystemTime) -> Duration {
-        one.duration_since(other).unwrap_or_else(|error| error.duration())
+        one.duration_since(other)
+            .unwrap_or_else(|error| error.duration())
     }
 
     #[test]
     fn the_offset_is_learned_from_each_refusal_again() {
         let now = SystemTime::now();
         let clock = Clock::beginning(now - HOUR);
-        assert!(!clock.is_past(now - HOUR * 2), "nobody has confirmed this clock");
+        assert!(
+            !clock.is_past(now - HOUR * 2),
+            "nobody has confirmed this clock"
+        );
         for server in [now, now + HOUR, now - HOUR * 3] {
             let signed = refused(&clock, server);
             assert!(clock.learn(&signed, true));
             assert!(gap(clock.now(), server) < INEXACT, "{clock:?}");
-            assert!(clock.learn(&signed, true), "others were signed with the wrong time too");
+            assert!(
+                clock.learn(&signed, true),
+                "others were signed with the wrong time too"
+            );
         }
         refused(&clock, now - HOUR * 3);
-        assert!(clock.is_past(now - HOUR * 4) && !clock.is_past(now), "this clock is confirmed");
+        assert!(
+            clock.is_past(now - HOUR * 4) && !clock.is_past(now),
+            "this clock is confirmed"
+        );
     }
 
     #[test]
     fn a_refusal_for_another_reason_changes_nothing() {
         let now = SystemTime::now();
         let clock = Clock::beginning(now);
-        assert!(!clock.learn(&refused(&clock, now), true), "the clocks agree");
-        assert!(!clock.learn(&refused(&clock, now + Duration::from_mins(2)), false), "S3 bears that");
+        assert!(
+            !clock.learn(&refused(&clock, now), true),
+            "the clocks agree"
+        );
+        assert!(
+            !clock.learn(&refused(&clock, now + Duration::from_mins(2)), false),
+            "S3 bears that"
+        );
         let mut cached = refusal(now + HOUR);
         cached.headers_mut().insert("age", "3600");
         clock.witness(&mut cached, 1, 0);
-        assert!(!clock.learn(cached.extension().unwrap(), true), "a cache kept the answer");
+        assert!(
+            !clock.learn(cached.extension().unwrap(), true),
+            "a cache kept the answer"
+        );
         assert_eq!(clock.offset(), 0);
     }
 }

@@ -9,8 +9,8 @@ use jiff::Timestamp;
 
 use super::ids::{Name, required_size};
 use super::{
-    ArchiveState, Checksum, ChecksumAlgorithm, ChecksumKind, ContentHeaders, Encryption, Head, Lock,
-    PartDone, Retention, Tag, WriteCondition,
+    ArchiveState, Checksum, ChecksumAlgorithm, ChecksumKind, ContentHeaders, Encryption, Head,
+    Lock, PartDone, Retention, Tag, WriteCondition,
 };
 
 /// All fields of an answer in which a checksum may stand.
@@ -27,13 +27,15 @@ macro_rules! any_checksums {
 }
 pub(super) use any_checksums;
 
-/// Reads what HEAD says, or returns what an answer lacks that every object has. `knows_classes` says that the classes
-/// of archives are S3's; elsewhere a class of that name may be anything.
+/// Reads what HEAD says, or returns what an answer lacks that every object has. `knows_classes`
+/// says that the classes of archives are S3's; elsewhere a class of that name may be anything.
 pub(super) fn head(output: HeadObjectOutput, knows_classes: bool) -> Result<Head, String> {
     let checksum = checksum(any_checksums!(output), output.checksum_type.as_ref());
     let storage_class = output.storage_class.map(|class| class.as_str().to_owned());
-    let is_being_restored =
-        output.restore.as_deref().is_some_and(|restore| restore.contains("ongoing-request=\"true\""));
+    let is_being_restored = output
+        .restore
+        .as_deref()
+        .is_some_and(|restore| restore.contains("ongoing-request=\"true\""));
     let archived = output.archive_status.is_some()
         || is_being_restored
         || (knows_classes && is_archive(storage_class.as_deref()));
@@ -51,7 +53,9 @@ pub(super) fn head(output: HeadObjectOutput, knows_classes: bool) -> Result<Head
         storage_class,
         headers: ContentHeaders {
             content_type: output.content_type,
-            content_encoding: output.content_encoding.filter(|encoding| !encoding.is_empty()),
+            content_encoding: output
+                .content_encoding
+                .filter(|encoding| !encoding.is_empty()),
             content_language: output.content_language,
             content_disposition: output.content_disposition,
             cache_control: output.cache_control,
@@ -59,7 +63,10 @@ pub(super) fn head(output: HeadObjectOutput, knows_classes: bool) -> Result<Head
             website_redirect: output.website_redirect_location,
         },
         metadata: output.metadata.unwrap_or_default().into_iter().collect(),
-        missing_metadata: output.missing_meta.and_then(|count| count.try_into().ok()).unwrap_or(0),
+        missing_metadata: output
+            .missing_meta
+            .and_then(|count| count.try_into().ok())
+            .unwrap_or(0),
         encryption: encryption(
             output.server_side_encryption.as_ref(),
             output.ssekms_key_id,
@@ -68,17 +75,23 @@ pub(super) fn head(output: HeadObjectOutput, knows_classes: bool) -> Result<Head
         customer_key: output.sse_customer_algorithm.is_some(),
         lock: Lock {
             retention: retention(
-                output.object_lock_mode.as_ref().map(sdk::ObjectLockMode::as_str),
+                output
+                    .object_lock_mode
+                    .as_ref()
+                    .map(sdk::ObjectLockMode::as_str),
                 output.object_lock_retain_until_date,
             ),
             legal_hold: output
                 .object_lock_legal_hold_status
                 .map(|status| status == sdk::ObjectLockLegalHoldStatus::On),
         },
-        event_hold: output.object_lock_event_hold.is_some_and(|hold| hold.as_str() != "OFF"),
+        event_hold: output
+            .object_lock_event_hold
+            .is_some_and(|hold| hold.as_str() != "OFF"),
         tag_count: output.tag_count.and_then(|count| count.try_into().ok()),
         checksum,
-        kms: output.sse_customer_algorithm.is_some() || is_kms(output.server_side_encryption.as_ref()),
+        kms: output.sse_customer_algorithm.is_some()
+            || is_kms(output.server_side_encryption.as_ref()),
         archive,
         archive_tier: output.archive_status.map(|tier| tier.as_str().to_owned()),
     })
@@ -89,8 +102,9 @@ pub(super) fn is_archive(storage_class: Option<&str>) -> bool {
     matches!(storage_class, Some("GLACIER" | "DEEP_ARCHIVE"))
 }
 
-/// What a list says about an object in this class, when it was asked for `RestoreStatus`: absent until a restore is
-/// asked for, then in progress, then with the date until which the object can be read.
+/// What a list says about an object in this class, when it was asked for `RestoreStatus`: absent
+/// until a restore is asked for, then in progress, then with the date until which the object can be
+/// read.
 pub(super) fn listed_archive(
     storage_class: Option<&str>,
     status: Option<&sdk::RestoreStatus>,
@@ -111,25 +125,47 @@ pub(super) fn encryption(
 ) -> Option<Encryption> {
     match name? {
         sdk::ServerSideEncryption::Aes256 => Some(Encryption::S3),
-        sdk::ServerSideEncryption::AwsKms => Some(Encryption::Kms { key, bucket_key, dsse: false }),
+        sdk::ServerSideEncryption::AwsKms => Some(Encryption::Kms {
+            key,
+            bucket_key,
+            dsse: false,
+        }),
         // Two layers know no bucket keys.
-        sdk::ServerSideEncryption::AwsKmsDsse => Some(Encryption::Kms { key, bucket_key: None, dsse: true }),
+        sdk::ServerSideEncryption::AwsKmsDsse => Some(Encryption::Kms {
+            key,
+            bucket_key: None,
+            dsse: true,
+        }),
         _ => None,
     }
 }
 
 /// A retention, when both of its fields are there.
 pub(super) fn retention(mode: Option<&str>, until: Option<DateTime>) -> Option<Retention> {
-    Some(Retention { mode: mode?.to_owned(), until: timestamp(until?)? })
+    Some(Retention {
+        mode: mode?.to_owned(),
+        until: timestamp(until?)?,
+    })
 }
 
-/// Returns the strongest checksum that is there. CRC64NVME comes first: those of parts combine into that of the whole.
-pub(super) fn checksum(values: [Option<String>; 5], kind: Option<&sdk::ChecksumType>) -> Option<Checksum> {
+/// Returns the strongest checksum that is there. CRC64NVME comes first: those of parts combine into
+/// that of the whole.
+pub(super) fn checksum(
+    values: [Option<String>; 5],
+    kind: Option<&sdk::ChecksumType>,
+) -> Option<Checksum> {
     use ChecksumAlgorithm::{Crc32, Crc32c, Crc64Nvme, Sha1, Sha256};
     let [crc64, crc32, crc32c, sha1, sha256] = values;
-    let by_strength = [(Crc64Nvme, crc64), (Sha256, sha256), (Sha1, sha1), (Crc32c, crc32c), (Crc32, crc32)];
-    let (algorithm, value) =
-        by_strength.into_iter().find_map(|(algorithm, value)| Some((algorithm, value?)))?;
+    let by_strength = [
+        (Crc64Nvme, crc64),
+        (Sha256, sha256),
+        (Sha1, sha1),
+        (Crc32c, crc32c),
+        (Crc32, crc32),
+    ];
+    let (algorithm, value) = by_strength
+        .into_iter()
+        .find_map(|(algorithm, value)| Some((algorithm, value?)))?;
     // Composite values carry "-N" in HEAD; old answers carry no type but the suffix.
     let (value, suffix) = match value.split_once('-') {
         Some((value, _)) => (value.to_owned(), true),
@@ -140,12 +176,20 @@ pub(super) fn checksum(values: [Option<String>; 5], kind: Option<&sdk::ChecksumT
         _ if suffix => ChecksumKind::Composite,
         _ => ChecksumKind::FullObject,
     };
-    Some(Checksum { algorithm, kind, value })
+    Some(Checksum {
+        algorithm,
+        kind,
+        value,
+    })
 }
 
-pub(super) fn completed_part(part: &PartDone, algorithm: Option<ChecksumAlgorithm>) -> sdk::CompletedPart {
-    let builder =
-        sdk::CompletedPart::builder().part_number(part_number(part.number)).e_tag(quoted(&part.etag));
+pub(super) fn completed_part(
+    part: &PartDone,
+    algorithm: Option<ChecksumAlgorithm>,
+) -> sdk::CompletedPart {
+    let builder = sdk::CompletedPart::builder()
+        .part_number(part_number(part.number))
+        .e_tag(quoted(&part.etag));
     let value = part.checksum.clone();
     match algorithm {
         None => builder,
@@ -167,13 +211,17 @@ pub(super) fn tagging_header(tags: &[Tag]) -> String {
         .join("&")
 }
 
-/// Undoes `encoding-type=url`, where `+` stands for a space; the raw text when the bytes are not UTF-8.
+/// Undoes `encoding-type=url`, where `+` stands for a space; the raw text when the bytes are not
+/// UTF-8.
 pub(super) fn decode(key: String, encoded: bool) -> Result<String, String> {
     if !encoded || !key.contains(['%', '+']) {
         return Ok(key);
     }
     let spaced = key.replace('+', " ");
-    percent_decode_str(&spaced).decode_utf8().map(std::borrow::Cow::into_owned).map_err(|_| key)
+    percent_decode_str(&spaced)
+        .decode_utf8()
+        .map(std::borrow::Cow::into_owned)
+        .map_err(|_| key)
 }
 
 /// The value of `If-None-Match`.
@@ -194,7 +242,10 @@ pub(super) fn quoted(etag: &str) -> String {
 }
 
 pub(super) fn unquote(etag: String) -> String {
-    match etag.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+    match etag
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'))
+    {
         Some(inner) => inner.to_owned(),
         None => etag,
     }
@@ -220,7 +271,8 @@ impl From<ChecksumAlgorithm> for sdk::ChecksumAlgorithm {
     }
 }
 
-/// What an upload declared. An algorithm that this crate does not know is none: the server will say what it lacks.
+/// What an upload declared. An algorithm that this crate does not know is none: the server will say
+/// what it lacks.
 pub(super) fn declared(
     algorithm: Option<&sdk::ChecksumAlgorithm>,
     kind: Option<&sdk::ChecksumType>,
@@ -236,7 +288,8 @@ pub(super) fn declared(
     let kind = match kind {
         Some(sdk::ChecksumType::FullObject) => ChecksumKind::FullObject,
         Some(sdk::ChecksumType::Composite) => ChecksumKind::Composite,
-        // S3's own default where no type was named; servers from before the types know only this one.
+        // S3's own default where no type was named; servers from before the types know only this
+        // one.
         _ if algorithm == ChecksumAlgorithm::Crc64Nvme => ChecksumKind::FullObject,
         _ => ChecksumKind::Composite,
     };
@@ -244,7 +297,10 @@ pub(super) fn declared(
 }
 
 pub(super) const fn is_kms(encryption: Option<&sdk::ServerSideEncryption>) -> bool {
-    matches!(encryption, Some(sdk::ServerSideEncryption::AwsKms | sdk::ServerSideEncryption::AwsKmsDsse))
+    matches!(
+        encryption,
+        Some(sdk::ServerSideEncryption::AwsKms | sdk::ServerSideEncryption::AwsKmsDsse)
+    )
 }
 
 impl From<ChecksumKind> for sdk::ChecksumType {
@@ -262,23 +318,45 @@ mod tests {
 
     #[test]
     fn url_encoded_keys_are_decoded_once() {
-        for (raw, key) in [("a+b", "a b"), ("a%2Bb", "a+b"), ("%C3%BC%01", "ü\u{1}"), ("a%2520b", "a%20b")] {
+        for (raw, key) in [
+            ("a+b", "a b"),
+            ("a%2Bb", "a+b"),
+            ("%C3%BC%01", "ü\u{1}"),
+            ("a%2520b", "a%20b"),
+        ] {
             assert_eq!(decode(raw.to_owned(), true), Ok(key.to_owned()));
-            assert_eq!(decode(raw.to_owned(), false), Ok(raw.to_owned()), "not encoded, not decoded");
+            assert_eq!(
+                decode(raw.to_owned(), false),
+                Ok(raw.to_owned()),
+                "not encoded, not decoded"
+            );
         }
         assert_eq!(decode("%FF".to_owned(), true), Err("%FF".to_owned()));
     }
 
     #[test]
     fn tags_are_encoded_into_one_header() {
-        let tag = |key: &str, value: &str| Tag { key: key.to_owned(), value: value.to_owned() };
-        assert_eq!(tagging_header(&[tag("a b", "1&2"), tag("ü", "")]), "a%20b=1%262&%C3%BC=");
+        let tag = |key: &str, value: &str| Tag {
+            key: key.to_owned(),
+            value: value.to_owned(),
+        };
+        assert_eq!(
+            tagging_header(&[tag("a b", "1&2"), tag("ü", "")]),
+            "a%20b=1%262&%C3%BC="
+        );
     }
 
     #[test]
     fn the_strongest_checksum_is_taken() {
-        let mut values = ["crc64", "crc32", "crc32c", "sha1", "sha256"].map(|value| Some(value.to_owned()));
-        for (at, strongest) in [(0, "crc64"), (4, "sha256"), (3, "sha1"), (2, "crc32c"), (1, "crc32")] {
+        let mut values =
+            ["crc64", "crc32", "crc32c", "sha1", "sha256"].map(|value| Some(value.to_owned()));
+        for (at, strongest) in [
+            (0, "crc64"),
+            (4, "sha256"),
+            (3, "sha1"),
+            (2, "crc32c"),
+            (1, "crc32"),
+        ] {
             assert_eq!(checksum(values.clone(), None).unwrap().value, strongest);
             values[at] = None;
         }
@@ -288,8 +366,14 @@ mod tests {
     fn composite_checksums_are_told_by_type_or_suffix() {
         let value = |text: &str| [None, None, None, None, Some(text.to_owned())];
         let seen = checksum(value("abc=-3"), None).unwrap();
-        assert_eq!((seen.kind, seen.value.as_str()), (ChecksumKind::Composite, "abc="));
-        assert_eq!(checksum(value("abc="), None).unwrap().kind, ChecksumKind::FullObject);
+        assert_eq!(
+            (seen.kind, seen.value.as_str()),
+            (ChecksumKind::Composite, "abc=")
+        );
+        assert_eq!(
+            checksum(value("abc="), None).unwrap().kind,
+            ChecksumKind::FullObject
+        );
         assert_eq!(checksum([const { None }; 5], None), None);
     }
 }

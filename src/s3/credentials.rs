@@ -1,9 +1,10 @@
 //! Says why there are no credentials to sign with, and whether waiting would help.
 //!
-//! A provider that is configured and does not answer is told apart from one that was never configured and from one that
-//! refuses: a container endpoint of a fresh node comes up within seconds, while a missing profile never does. The SDK's
-//! error types decide; its texts only where it has no types. The message names the provider and what it was given (a
-//! profile, a file, a variable, a URL), which the SDK's errors leave out.
+//! A provider that is configured and does not answer is told apart from one that was never
+//! configured and from one that refuses: a container endpoint of a fresh node comes up within
+//! seconds, while a missing profile never does. The SDK's error types decide; its texts only where
+//! it has no types. The message names the provider and what it was given (a profile, a file, a
+//! variable, a URL), which the SDK's errors leave out.
 
 use std::error::Error;
 use std::fmt;
@@ -56,7 +57,11 @@ pub(super) struct Origin {
 impl From<&ResolvedEndpoint> for Origin {
     fn from(endpoint: &ResolvedEndpoint) -> Self {
         let role = endpoint.assume_role.as_ref().map(|role| role.arn.clone());
-        Self { endpoint: endpoint.name.clone(), profile: endpoint.stated.profile.clone(), role }
+        Self {
+            endpoint: endpoint.name.clone(),
+            profile: endpoint.stated.profile.clone(),
+            role,
+        }
     }
 }
 
@@ -73,7 +78,10 @@ enum Provider {
     Role(String),
     Profile(String),
     WebIdentity(String),
-    Container { url: String, token_file: Option<String> },
+    Container {
+        url: String,
+        token_file: Option<String>,
+    },
     Instance,
 }
 
@@ -109,9 +117,12 @@ impl Machine<'_> {
         Some(Provider::Container { url, token_file })
     }
 
-    /// Returns the provider that the SDK asks when the environment has no keys and no profile takes part.
+    /// Returns the provider that the SDK asks when the environment has no keys and no profile takes
+    /// part.
     fn behind_the_profile(&self) -> Provider {
-        self.web_identity().or_else(|| self.container()).unwrap_or(Provider::Instance)
+        self.web_identity()
+            .or_else(|| self.container())
+            .unwrap_or(Provider::Instance)
     }
 
     /// Names what is asked for credentials, while no answer has come.
@@ -140,7 +151,10 @@ impl fmt::Display for Provider {
             Self::Role(arn) => write!(f, "role {arn} (`assume_role`)"),
             Self::Profile(profile) => f.write_str(profile),
             Self::WebIdentity(file) => {
-                write!(f, "web identity with the token in {file} (AWS_WEB_IDENTITY_TOKEN_FILE)")
+                write!(
+                    f,
+                    "web identity with the token in {file} (AWS_WEB_IDENTITY_TOKEN_FILE)"
+                )
             }
             Self::Container { url, .. } => write!(f, "container credentials at {url}"),
             Self::Instance => f.write_str("EC2 instance metadata (IMDS)"),
@@ -148,8 +162,8 @@ impl fmt::Display for Provider {
     }
 }
 
-/// Explains why a provider gave no credentials, and what to do where waiting does not help. `worked_before` says that it
-/// did earlier in this process.
+/// Explains why a provider gave no credentials, and what to do where waiting does not help.
+/// `worked_before` says that it did earlier in this process.
 pub(super) fn explain(
     error: &(dyn Error + 'static),
     origin: &Origin,
@@ -159,8 +173,9 @@ pub(super) fn explain(
     let mut told = sort(error, origin, machine, worked_before);
     if !told.may_pass {
         let field = format!("endpoints.{}", origin.endpoint);
-        let remedy =
-            format!("; check AWS_PROFILE, AWS_ACCESS_KEY_ID, and `{field}.profile` or `{field}.assume_role`");
+        let remedy = format!(
+            "; check AWS_PROFILE, AWS_ACCESS_KEY_ID, and `{field}.profile` or `{field}.assume_role`"
+        );
         told.message.push_str(&remedy);
     }
     told
@@ -173,13 +188,26 @@ fn sort(
     worked_before: bool,
 ) -> NoIdentity {
     if let Some(unsignable) = find::<Unsignable>(error) {
-        return NoIdentity { may_pass: false, message: unsignable.to_string() };
+        return NoIdentity {
+            may_pass: false,
+            message: unsignable.to_string(),
+        };
     }
-    let errors: Vec<&CredentialsError> = causes(error).filter_map(<dyn Error>::downcast_ref).collect();
+    let errors: Vec<&CredentialsError> = causes(error)
+        .filter_map(<dyn Error>::downcast_ref)
+        .collect();
     let Some(last) = errors.last() else {
-        // The identity cache's own time limit has no public type, and nothing else fails without one.
-        let message = format!("{} does not answer: {}", machine.asked(origin), plain(error));
-        return NoIdentity { may_pass: true, message };
+        // The identity cache's own time limit has no public type, and nothing else fails without
+        // one.
+        let message = format!(
+            "{} does not answer: {}",
+            machine.asked(origin),
+            plain(error)
+        );
+        return NoIdentity {
+            may_pass: true,
+            message,
+        };
     };
     // An assumed role wraps what its base provider says.
     let by_role = origin.role.is_some() && errors.len() > 1;
@@ -189,7 +217,9 @@ fn sort(
         return not_loaded(last, layers > 1, origin, machine, worked_before);
     }
     let provider = match last {
-        _ if origin.role.is_some() && !by_role => Provider::Role(origin.role.clone().unwrap_or_default()),
+        _ if origin.role.is_some() && !by_role => {
+            Provider::Role(origin.role.clone().unwrap_or_default())
+        }
         // Only profiles wrap other providers, and only they assume roles by themselves.
         _ if layers > 1 || origin.profile.is_some() || is_about_profiles(last) => {
             Provider::Profile(machine.profile(origin))
@@ -197,7 +227,10 @@ fn sort(
         _ => machine.behind_the_profile(),
     };
     let (may_pass, reason) = reason(last, &provider);
-    NoIdentity { may_pass: may_pass || worked_before, message: format!("{provider}: {reason}") }
+    NoIdentity {
+        may_pass: may_pass || worked_before,
+        message: format!("{provider}: {reason}"),
+    }
 }
 
 /// Explains that nothing was found, by a `wrapped` provider that a profile names, or anywhere.
@@ -223,7 +256,10 @@ fn not_loaded(
     } else if origin.profile.is_some() {
         format!("{profile} holds no credentials")
     } else {
-        let half = match (machine.var("AWS_ACCESS_KEY_ID"), machine.var("AWS_SECRET_ACCESS_KEY")) {
+        let half = match (
+            machine.var("AWS_ACCESS_KEY_ID"),
+            machine.var("AWS_SECRET_ACCESS_KEY"),
+        ) {
             (Some(_), None) => " (AWS_ACCESS_KEY_ID is set without AWS_SECRET_ACCESS_KEY)",
             (None, Some(_)) => " (AWS_SECRET_ACCESS_KEY is set without AWS_ACCESS_KEY_ID)",
             _ => "",
@@ -243,7 +279,8 @@ fn not_loaded(
     NoIdentity { may_pass, message }
 }
 
-/// Returns what the SDK says about a profile that does not exist, or whose `source_profile` does not.
+/// Returns what the SDK says about a profile that does not exist, or whose `source_profile` does
+/// not.
 fn missing_profile(error: &CredentialsError) -> Option<String> {
     let told = plain(error);
     ["was not defined", "could not find source profile"]
@@ -254,13 +291,18 @@ fn missing_profile(error: &CredentialsError) -> Option<String> {
 
 /// Returns the texts of all causes.
 fn whole(error: &(dyn Error + 'static)) -> String {
-    causes(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    causes(error)
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
 }
 
 /// Profiles that cannot be read, and logins with SSO or `aws login`, which only profiles have.
 fn is_about_profiles(error: &CredentialsError) -> bool {
     let text = whole(error);
-    ["ProfileFile", "profile", "SSO", "login"].iter().any(|word| text.contains(word))
+    ["ProfileFile", "profile", "SSO", "login"]
+        .iter()
+        .any(|word| text.contains(word))
 }
 
 /// Returns whether a failure of a provider may pass, and the reason in words.
@@ -268,7 +310,8 @@ fn reason(error: &CredentialsError, provider: &Provider) -> (bool, String) {
     if let Some((_, _, message)) = find::<rustls::Error>(error).and_then(tls::permanent) {
         return (false, message);
     }
-    if let Some(refused) = find::<SdkError<AssumeRoleError, HttpResponse>>(error).and_then(sts_says) {
+    if let Some(refused) = find::<SdkError<AssumeRoleError, HttpResponse>>(error).and_then(sts_says)
+    {
         return refused;
     }
     if let Some(refused) =
@@ -277,16 +320,25 @@ fn reason(error: &CredentialsError, provider: &Provider) -> (bool, String) {
         return refused;
     }
     // A token file is read by the provider itself, which wraps the system's error at once.
-    if let Some(file) = error.source().and_then(|source| source.downcast_ref::<io::Error>()) {
+    if let Some(file) = error
+        .source()
+        .and_then(|source| source.downcast_ref::<io::Error>())
+    {
         let name = match provider {
             Provider::WebIdentity(file) => format!("{file}: "),
-            Provider::Container { token_file: Some(file), .. } => {
+            Provider::Container {
+                token_file: Some(file),
+                ..
+            } => {
                 format!("{file} (AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE): ")
             }
             _ => "the file of its `web_identity_token_file`: ".to_owned(),
         };
         // The kubelet may write it a moment later.
-        return (file.kind() == io::ErrorKind::NotFound, format!("{name}{}", one_line(&file.to_string())));
+        return (
+            file.kind() == io::ErrorKind::NotFound,
+            format!("{name}{}", one_line(&file.to_string())),
+        );
     }
     let text = whole(error);
     let may_pass = match error {
@@ -325,21 +377,45 @@ fn words(error: &CredentialsError, text: &str) -> String {
 
 /// Returns what STS answered, if it did.
 fn sts_says<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> Option<(bool, String)> {
-    let SdkError::ServiceError(answer) = error else { return None };
+    let SdkError::ServiceError(answer) = error else {
+        return None;
+    };
     let status = answer.raw().status().as_u16();
-    let code = answer.err().code().map_or_else(|| format!("HTTP {status}"), str::to_owned);
+    let code = answer
+        .err()
+        .code()
+        .map_or_else(|| format!("HTTP {status}"), str::to_owned);
     let message = answer.err().message().unwrap_or("no message");
-    let is_busy =
-        status >= 500 || status == 429 || code.contains("Throttl") || code == "IDPCommunicationError";
-    Some((is_busy, format!("STS answers {code}: {}", one_line(message))))
+    let is_busy = status >= 500
+        || status == 429
+        || code.contains("Throttl")
+        || code == "IDPCommunicationError";
+    Some((
+        is_busy,
+        format!("STS answers {code}: {}", one_line(message)),
+    ))
 }
 
 /// Does a provider of which only texts are known ask to come back later?
 fn is_busy(text: &str) -> bool {
-    let statuses = ["StatusCode(5", "StatusCode(404)", "StatusCode(408)", "StatusCode(429)"];
-    let words =
-        ["timed out", "timeout", "TooManyRequests", "Throttl", "ServiceUnavailable", "InternalServer"];
-    statuses.iter().chain(&words).any(|word| text.contains(word))
+    let statuses = [
+        "StatusCode(5",
+        "StatusCode(404)",
+        "StatusCode(408)",
+        "StatusCode(429)",
+    ];
+    let words = [
+        "timed out",
+        "timeout",
+        "TooManyRequests",
+        "Throttl",
+        "ServiceUnavailable",
+        "InternalServer",
+    ];
+    statuses
+        .iter()
+        .chain(&words)
+        .any(|word| text.contains(word))
 }
 
 #[cfg(test)]
@@ -347,32 +423,65 @@ mod tests {
     use super::*;
 
     fn told(error: &CredentialsError, env: &[(&str, &str)], is_instance: bool) -> NoIdentity {
-        let env =
-            |name: &str| env.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
-        explain(error, &Origin::default(), &Machine { env: &env, is_instance }, false)
+        let env = |name: &str| {
+            env.iter()
+                .find(|(known, _)| *known == name)
+                .map(|(_, value)| (*value).to_owned())
+        };
+        explain(
+            error,
+            &Origin::default(),
+            &Machine {
+                env: &env,
+                is_instance,
+            },
+            false,
+        )
     }
 
     #[test]
     fn a_token_file_that_is_not_there_yet_is_waited_for_and_named() {
         let error = CredentialsError::provider_error(io::Error::from_raw_os_error(2));
-        let env = [("AWS_WEB_IDENTITY_TOKEN_FILE", "/run/token"), ("AWS_ROLE_ARN", "arn:x")];
+        let env = [
+            ("AWS_WEB_IDENTITY_TOKEN_FILE", "/run/token"),
+            ("AWS_ROLE_ARN", "arn:x"),
+        ];
         let NoIdentity { may_pass, message } = told(&error, &env, false);
-        assert!(may_pass && message.contains("/run/token: no such file"), "{message}");
+        assert!(
+            may_pass && message.contains("/run/token: no such file"),
+            "{message}"
+        );
         let denied = CredentialsError::provider_error(io::Error::from_raw_os_error(13));
-        assert!(!told(&denied, &env, false).may_pass, "rights do not change by themselves");
+        assert!(
+            !told(&denied, &env, false).may_pass,
+            "rights do not change by themselves"
+        );
     }
 
     #[test]
     fn what_an_endpoint_answers_decides() {
         let env = [("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1:1/c")];
         for (text, may_pass) in [
-            ("Non-success status from HTTP credential provider: StatusCode(503)", true),
-            ("Non-success status from HTTP credential provider: StatusCode(404)", true),
-            ("Non-success status from HTTP credential provider: StatusCode(403)", false),
+            (
+                "Non-success status from HTTP credential provider: StatusCode(503)",
+                true,
+            ),
+            (
+                "Non-success status from HTTP credential provider: StatusCode(404)",
+                true,
+            ),
+            (
+                "Non-success status from HTTP credential provider: StatusCode(403)",
+                false,
+            ),
         ] {
             let told = told(&CredentialsError::provider_error(text), &env, false);
             assert_eq!(told.may_pass, may_pass, "{told}");
-            assert!(told.message.starts_with("container credentials at http://127.0.0.1:1/c"), "{told}");
+            assert!(
+                told.message
+                    .starts_with("container credentials at http://127.0.0.1:1/c"),
+                "{told}"
+            );
         }
     }
 
@@ -388,18 +497,30 @@ mod tests {
     #[test]
     fn credentials_that_were_there_may_come_back() {
         let error = CredentialsError::not_loaded("nothing");
-        let machine = Machine { env: &|_| None, is_instance: false };
+        let machine = Machine {
+            env: &|_| None,
+            is_instance: false,
+        };
         assert!(explain(&error, &Origin::default(), &machine, true).may_pass);
         assert!(!explain(&error, &Origin::default(), &machine, false).may_pass);
     }
 
     #[test]
     fn profiles_are_named() {
-        let origin = Origin { profile: Some("prod".to_owned()), ..Origin::default() };
-        let machine = Machine { env: &|_| None, is_instance: false };
+        let origin = Origin {
+            profile: Some("prod".to_owned()),
+            ..Origin::default()
+        };
+        let machine = Machine {
+            env: &|_| None,
+            is_instance: false,
+        };
         let inner = CredentialsError::provider_error("Error retrieving credentials: exited with 1");
         let error = CredentialsError::provider_error(inner);
         let told = explain(&error, &origin, &machine, false);
-        assert!(!told.may_pass && told.message.starts_with("profile `prod`: error retrieving"), "{told}");
+        assert!(
+            !told.may_pass && told.message.starts_with("profile `prod`: error retrieving"),
+            "{told}"
+        );
     }
 }

@@ -1,7 +1,8 @@
 //! Customer keys (SSE-C): 256 bits that S3 encrypts with and does not keep.
 //!
-//! The key goes with every request that reads or writes the object's bytes or describes it. It is never printed: a
-//! `Debug` of a request, a client or an error shows that there is a key and nothing of it.
+//! The key goes with every request that reads or writes the object's bytes or describes it. It is
+//! never printed: a `Debug` of a request, a client or an error shows that there is a key and
+//! nothing of it.
 
 use std::fmt;
 
@@ -24,7 +25,8 @@ pub struct CustomerKey([u8; LENGTH]);
 pub struct NoCustomerKey;
 
 impl CustomerKey {
-    /// Reads a key: exactly 32 bytes, or the base64 of 32 bytes with perhaps a line break behind it.
+    /// Reads a key: exactly 32 bytes, or the base64 of 32 bytes with perhaps a line break behind
+    /// it.
     ///
     /// # Errors
     /// [`NoCustomerKey`] for anything else.
@@ -32,7 +34,9 @@ impl CustomerKey {
         if let Ok(key) = bytes.try_into() {
             return Ok(Self(key));
         }
-        let decoded = STANDARD.decode(bytes.trim_ascii()).map_err(|_| NoCustomerKey)?;
+        let decoded = STANDARD
+            .decode(bytes.trim_ascii())
+            .map_err(|_| NoCustomerKey)?;
         decoded.try_into().map(Self).map_err(|_| NoCustomerKey)
     }
 
@@ -67,13 +71,20 @@ mod tests {
         }
         assert_eq!(key.encoded(), text);
         for wrong in ["", "short", "c2hvcnQ=", &text[1..]] {
-            assert_eq!(CustomerKey::read(wrong.as_bytes()), Err(NoCustomerKey), "{wrong}");
+            assert_eq!(
+                CustomerKey::read(wrong.as_bytes()),
+                Err(NoCustomerKey),
+                "{wrong}"
+            );
         }
     }
 
     #[test]
     fn a_key_is_never_shown() {
         let key = CustomerKey::read(b"01234567890123456789012345678901").unwrap();
-        assert_eq!(format!("{key:?} {NoCustomerKey}").matches("0123").count(), 0);
+        assert_eq!(
+            format!("{key:?} {NoCustomerKey}").matches("0123").count(),
+            0
+        );
     }
 }

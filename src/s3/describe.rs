@@ -1,4 +1,5 @@
-//! Requests about one attribute of an object: those that HEAD does not tell, or that no header can carry.
+//! Requests about one attribute of an object: those that HEAD does not tell, or that no header can
+//! carry.
 
 use aws_sdk_s3::error::ProvideErrorMetadata as _;
 use aws_sdk_s3::primitives::ByteStream;
@@ -11,8 +12,8 @@ use super::ids::{Name, required_size};
 use super::question::{too_long, unanswered};
 use super::verbs::{failure, fault, is_empty_success, place};
 use super::{
-    AnnotationEntry, Checksum, Client, Failure, FailureKind, Grant, Operation, Page, Permission, Retention,
-    Tag,
+    AnnotationEntry, Checksum, Client, Failure, FailureKind, Grant, Operation, Page, Permission,
+    Retention, Tag,
 };
 use crate::location::{BucketName, ObjectKey};
 
@@ -24,7 +25,11 @@ impl Client {
         key: &ObjectKey,
         version: Option<&str>,
     ) -> Result<Vec<Tag>, Failure> {
-        let request = self.sdk.get_object_tagging().bucket(bucket.as_str()).key(key.as_str());
+        let request = self
+            .sdk
+            .get_object_tagging()
+            .bucket(bucket.as_str())
+            .key(key.as_str());
         let request = request.set_version_id(version.map(str::to_owned));
         let answer = request.send().await;
         let takes_nothing = !self.capabilities().tag_sets && self.capabilities().believes_answers();
@@ -32,12 +37,23 @@ impl Client {
             Ok(output) => output,
             Err(error) if takes_nothing && is_empty_success(&error) => return Ok(Vec::new()),
             // Some servers have no other words for an object without tags.
-            Err(error) if error.code().is_some_and(|code| code.starts_with("NoSuchTagSet")) => {
+            Err(error)
+                if error
+                    .code()
+                    .is_some_and(|code| code.starts_with("NoSuchTagSet")) =>
+            {
                 return Ok(Vec::new());
             }
             Err(error) => return Err(unanswered(Operation::GetObjectTagging, bucket, key, &error)),
         };
-        Ok(output.tag_set.into_iter().map(|tag| Tag { key: tag.key, value: tag.value }).collect())
+        Ok(output
+            .tag_set
+            .into_iter()
+            .map(|tag| Tag {
+                key: tag.key,
+                value: tag.value,
+            })
+            .collect())
     }
 
     /// Gives one version of an object exactly these tags.
@@ -50,13 +66,26 @@ impl Client {
     ) -> Result<(), Failure> {
         let invalid = |error: aws_sdk_s3::error::BuildError| {
             let place = place(bucket, Some(key));
-            Failure::new(FailureKind::Invalid, Operation::PutObjectTagging, place, error.to_string())
+            Failure::new(
+                FailureKind::Invalid,
+                Operation::PutObjectTagging,
+                place,
+                error.to_string(),
+            )
         };
         let tag = |tag: &Tag| sdk::Tag::builder().key(&tag.key).value(&tag.value).build();
         let tags: Result<Vec<_>, _> = tags.iter().map(tag).collect();
-        let tagging = sdk::Tagging::builder().set_tag_set(Some(tags.map_err(invalid)?)).build();
-        let request = self.sdk.put_object_tagging().bucket(bucket.as_str()).key(key.as_str());
-        let request = request.set_version_id(version.map(str::to_owned)).tagging(tagging.map_err(invalid)?);
+        let tagging = sdk::Tagging::builder()
+            .set_tag_set(Some(tags.map_err(invalid)?))
+            .build();
+        let request = self
+            .sdk
+            .put_object_tagging()
+            .bucket(bucket.as_str())
+            .key(key.as_str());
+        let request = request
+            .set_version_id(version.map(str::to_owned))
+            .tagging(tagging.map_err(invalid)?);
         let answer = request.send().await;
         answer.map_err(|error| failure(Operation::PutObjectTagging, bucket, Some(key), &error))?;
         Ok(())
@@ -69,15 +98,33 @@ impl Client {
         key: &ObjectKey,
         version: Option<&str>,
     ) -> Result<Vec<Grant>, Failure> {
-        let request = self.sdk.get_object_acl().bucket(bucket.as_str()).key(key.as_str());
+        let request = self
+            .sdk
+            .get_object_acl()
+            .bucket(bucket.as_str())
+            .key(key.as_str());
         let request = request.set_version_id(version.map(str::to_owned));
         let answer = request.send().await;
-        let output = answer.map_err(|error| unanswered(Operation::GetObjectAcl, bucket, key, &error))?;
-        let owner = output.owner.and_then(|owner| owner.id).map(|id| format!("id=\"{id}\""));
-        let grants: Option<Vec<Grant>> = output.grants.unwrap_or_default().into_iter().map(grant).collect();
+        let output =
+            answer.map_err(|error| unanswered(Operation::GetObjectAcl, bucket, key, &error))?;
+        let owner = output
+            .owner
+            .and_then(|owner| owner.id)
+            .map(|id| format!("id=\"{id}\""));
+        let grants: Option<Vec<Grant>> = output
+            .grants
+            .unwrap_or_default()
+            .into_iter()
+            .map(grant)
+            .collect();
         let mut grants = grants.ok_or_else(|| {
             let message = "the ACL holds a grant to nobody that a header can name";
-            Failure::new(FailureKind::Invalid, Operation::GetObjectAcl, place(bucket, Some(key)), message)
+            Failure::new(
+                FailureKind::Invalid,
+                Operation::GetObjectAcl,
+                place(bucket, Some(key)),
+                message,
+            )
         })?;
         let of_owner = |grant: &Grant| {
             grant.permission == Permission::FullControl && Some(&grant.grantee) == owner.as_ref()
@@ -98,13 +145,21 @@ impl Client {
         key: &ObjectKey,
         version: Option<&str>,
     ) -> Result<Option<Retention>, Failure> {
-        let request = self.sdk.get_object_retention().bucket(bucket.as_str()).key(key.as_str());
+        let request = self
+            .sdk
+            .get_object_retention()
+            .bucket(bucket.as_str())
+            .key(key.as_str());
         let request = request.set_version_id(version.map(str::to_owned));
         let answer = request.send().await;
-        match answer.map_err(|error| unanswered(Operation::GetObjectRetention, bucket, key, &error)) {
+        match answer.map_err(|error| unanswered(Operation::GetObjectRetention, bucket, key, &error))
+        {
             Ok(output) => Ok(output.retention.and_then(|found| {
                 retention(
-                    found.mode.as_ref().map(sdk::ObjectLockRetentionMode::as_str),
+                    found
+                        .mode
+                        .as_ref()
+                        .map(sdk::ObjectLockRetentionMode::as_str),
                     found.retain_until_date,
                 )
             })),
@@ -122,10 +177,15 @@ impl Client {
         key: &ObjectKey,
         version: Option<&str>,
     ) -> Result<Option<bool>, Failure> {
-        let request = self.sdk.get_object_legal_hold().bucket(bucket.as_str()).key(key.as_str());
+        let request = self
+            .sdk
+            .get_object_legal_hold()
+            .bucket(bucket.as_str())
+            .key(key.as_str());
         let request = request.set_version_id(version.map(str::to_owned));
         let answer = request.send().await;
-        match answer.map_err(|error| unanswered(Operation::GetObjectLegalHold, bucket, key, &error)) {
+        match answer.map_err(|error| unanswered(Operation::GetObjectLegalHold, bucket, key, &error))
+        {
             Ok(output) => {
                 let status = output.legal_hold.and_then(|hold| hold.status);
                 Ok(status.map(|status| status == sdk::ObjectLockLegalHoldStatus::On))
@@ -143,20 +203,40 @@ impl Client {
         token: Option<&str>,
     ) -> Result<Page<AnnotationEntry>, Failure> {
         let operation = Operation::ListObjectAnnotations;
-        let request = self.sdk.list_object_annotations().bucket(bucket.as_str()).key(key.as_str());
+        let request = self
+            .sdk
+            .list_object_annotations()
+            .bucket(bucket.as_str())
+            .key(key.as_str());
         let request = request.set_version_id(version.map(str::to_owned));
-        let answer = request.set_continuation_token(token.map(str::to_owned)).send().await;
+        let answer = request
+            .set_continuation_token(token.map(str::to_owned))
+            .send()
+            .await;
         let output = answer.map_err(|error| unanswered(operation, bucket, key, &error))?;
         let faulty = |message| fault(operation, bucket, Some(key), message);
-        let next = Name::Token.optional(output.next_continuation_token).map_err(faulty)?;
-        let items = output.annotations.unwrap_or_default().into_iter().map(|entry| {
-            let size = required_size(Some(entry.size), "size of an annotation")?;
-            Ok(AnnotationEntry { name: entry.annotation_name, size })
-        });
-        Ok(Page { items: items.collect::<Result<_, _>>().map_err(faulty)?, next })
+        let next = Name::Token
+            .optional(output.next_continuation_token)
+            .map_err(faulty)?;
+        let items = output
+            .annotations
+            .unwrap_or_default()
+            .into_iter()
+            .map(|entry| {
+                let size = required_size(Some(entry.size), "size of an annotation")?;
+                Ok(AnnotationEntry {
+                    name: entry.annotation_name,
+                    size,
+                })
+            });
+        Ok(Page {
+            items: items.collect::<Result<_, _>>().map_err(faulty)?,
+            next,
+        })
     }
 
-    /// The text of one annotation, at most 1 MiB. It has no checksum, so that its listed size must tell whether it is whole.
+    /// The text of one annotation, at most 1 MiB. It has no checksum, so that its listed size must
+    /// tell whether it is whole.
     pub async fn get_annotation(
         &self,
         bucket: &BucketName,
@@ -165,8 +245,14 @@ impl Client {
         entry: &AnnotationEntry,
     ) -> Result<bytes::Bytes, Failure> {
         let (operation, name) = (Operation::GetObjectAnnotation, &entry.name);
-        let request = self.sdk.get_object_annotation().bucket(bucket.as_str()).key(key.as_str());
-        let request = request.set_version_id(version.map(str::to_owned)).annotation_name(name);
+        let request = self
+            .sdk
+            .get_object_annotation()
+            .bucket(bucket.as_str())
+            .key(key.as_str());
+        let request = request
+            .set_version_id(version.map(str::to_owned))
+            .annotation_name(name);
         let answer = request.send().await;
         let output = answer.map_err(|error| unanswered(operation, bucket, key, &error))?;
         match output.annotation_payload.collect().await {
@@ -177,12 +263,24 @@ impl Client {
                 }
                 let (arrived, size) = (text.len(), entry.size);
                 let message = format!("annotation {name}: {arrived} bytes arrived of {size}");
-                Err(Failure::new(FailureKind::Unreadable, operation, place(bucket, Some(key)), message))
+                Err(Failure::new(
+                    FailureKind::Unreadable,
+                    operation,
+                    place(bucket, Some(key)),
+                    message,
+                ))
             }
-            Err(error) if find::<TooLong>(&error).is_some() => Err(too_long(operation, bucket, key)),
+            Err(error) if find::<TooLong>(&error).is_some() => {
+                Err(too_long(operation, bucket, key))
+            }
             Err(error) => {
                 let message = format!("annotation {name}: {error}");
-                Err(Failure::new(FailureKind::Unreadable, operation, place(bucket, Some(key)), message))
+                Err(Failure::new(
+                    FailureKind::Unreadable,
+                    operation,
+                    place(bucket, Some(key)),
+                    message,
+                ))
             }
         }
     }
@@ -210,7 +308,8 @@ impl Client {
             .annotation_payload(ByteStream::from(text))
             .set_checksum_crc64_nvme(checksum.map(|checksum| checksum.value.clone()));
         let answer = request.send().await;
-        answer.map_err(|error| failure(Operation::PutObjectAnnotation, bucket, Some(key), &error))?;
+        answer
+            .map_err(|error| failure(Operation::PutObjectAnnotation, bucket, Some(key), &error))?;
         Ok(())
     }
 }
@@ -230,7 +329,10 @@ fn grant(grant: sdk::Grant) -> Option<Grant> {
         (None, Some(uri)) => format!("uri=\"{uri}\""),
         (None, None) => return None,
     };
-    Some(Grant { permission, grantee })
+    Some(Grant {
+        permission,
+        grantee,
+    })
 }
 
 /// An object that has no lock is no failure, and a bucket that can have none is told apart.
@@ -239,7 +341,13 @@ fn unlocked<T>(failure: Failure) -> Result<Option<T>, Failure> {
     match details.code.as_str() {
         "NoSuchObjectLockConfiguration" => Ok(None),
         "ObjectLockConfigurationNotFoundError" => Err(failure.as_kind(FailureKind::Unsupported)),
-        "InvalidRequest" if details.message.to_ascii_lowercase().replace(' ', "").contains("objectlock") => {
+        "InvalidRequest"
+            if details
+                .message
+                .to_ascii_lowercase()
+                .replace(' ', "")
+                .contains("objectlock") =>
+        {
             Err(failure.as_kind(FailureKind::Unsupported))
         }
         _ => Err(failure),

@@ -1,13 +1,15 @@
 //! The short way to the wire for the requests that are sent by the million.
 //!
-//! For every request the SDK resolves the endpoint again, merges layers of configuration, walks some twenty interceptors
-//! and asks a retry strategy that is off: more than half of all that a small copy costs this process. For 20,000 objects
-//! of 1 KiB, each a HEAD and a `CopyObject`, it took 625 µs of processor time an object that way and takes 270 this way; of
-//! what is left, the kernel and HTTP have 40 %, memory 30 %, the SDK's writing and reading 10 %, signatures 1.3 %. A
-//! GiB sent up took 2.96 s and takes 0.96. None of it changes from one request to a bucket to the next. So the SDK sends
-//! the first one, and what it decided is kept as a [`Way`]: the endpoint, the region that is signed for, where credentials
-//! come from, the connection pool. The requests in [`Sent`] then go that way: the SDK's own serialization, one signature,
-//! the SDK's own connector, the SDK's own reading of the answer. Whatever is special (directory buckets with their sessions,
+//! For every request the SDK resolves the endpoint again, merges layers of configuration, walks
+//! some twenty interceptors and asks a retry strategy that is off: more than half of all that a
+//! small copy costs this process. For 20,000 objects of 1 KiB, each a HEAD and a `CopyObject`, it
+//! took 625 µs of processor time an object that way and takes 270 this way; of what is left, the
+//! kernel and HTTP have 40 %, memory 30 %, the SDK's writing and reading 10 %, signatures 1.3 %. A
+//! GiB sent up took 2.96 s and takes 0.96. None of it changes from one request to a bucket to the
+//! next. So the SDK sends the first one, and what it decided is kept as a [`Way`]: the endpoint,
+//! the region that is signed for, where credentials come from, the connection pool. The requests in
+//! [`Sent`] then go that way: the SDK's own serialization, one signature, the SDK's own connector,
+//! the SDK's own reading of the answer. Whatever is special (directory buckets with their sessions,
 //! signatures for several regions, requests without any) is not learned and stays with the SDK.
 
 use std::convert::Infallible;
@@ -20,7 +22,9 @@ use aws_sdk_s3::config::interceptors::{
     BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextMut,
     BeforeTransmitInterceptorContextRef,
 };
-use aws_sdk_s3::config::{ConfigBag, Credentials, FrozenLayer, Intercept, RuntimeComponents, RuntimePlugin};
+use aws_sdk_s3::config::{
+    ConfigBag, Credentials, FrozenLayer, Intercept, RuntimeComponents, RuntimePlugin,
+};
 use aws_sdk_s3::error::{BoxError, SdkError};
 use aws_sdk_s3::operation as sdk;
 use aws_sdk_s3::primitives::{ByteStream, SdkBody};
@@ -33,7 +37,8 @@ use aws_smithy_runtime_api::client::identity::Identity;
 use aws_smithy_runtime_api::client::interceptors::context::{Input, OutputOrError};
 use aws_smithy_runtime_api::client::orchestrator::Metadata;
 use aws_smithy_runtime_api::client::ser_de::{
-    DeserializeResponse as _, SerializeRequest as _, SharedRequestSerializer, SharedResponseDeserializer,
+    DeserializeResponse as _, SerializeRequest as _, SharedRequestSerializer,
+    SharedResponseDeserializer,
 };
 use aws_smithy_runtime_api::http::Headers;
 use aws_smithy_types::config_bag::{Storable, StoreReplace};
@@ -108,8 +113,13 @@ impl Codec {
         let layer = operation.config()?;
         Some(Self {
             serializer: layer.load::<SharedRequestSerializer>()?.clone(),
-            root: layer.load::<Metadata>().and_then(|operation| Root::of(operation.name())),
-            layer: layer.load::<SharedResponseDeserializer>().is_some().then_some(layer)?,
+            root: layer
+                .load::<Metadata>()
+                .and_then(|operation| Root::of(operation.name())),
+            layer: layer
+                .load::<SharedResponseDeserializer>()
+                .is_some()
+                .then_some(layer)?,
         })
     }
 }
@@ -145,21 +155,29 @@ impl Way {
         }
         // Credential=KEY/20150830/us-east-1/s3/aws4_request
         let authorization = request.headers().get("authorization")?;
-        let scope = authorization.strip_prefix("AWS4-HMAC-SHA256 Credential=")?.split(',').next()?;
+        let scope = authorization
+            .strip_prefix("AWS4-HMAC-SHA256 Credential=")?
+            .split(',')
+            .next()?;
         let mut scope = scope.rsplit('/');
-        let (Some("aws4_request"), Some("s3"), Some(region)) = (scope.next(), scope.next(), scope.next())
+        let (Some("aws4_request"), Some("s3"), Some(region)) =
+            (scope.next(), scope.next(), scope.next())
         else {
             return None;
         };
         if request.headers().contains_key("x-amz-s3session-token") {
             return None;
         }
-        let settings = HttpConnectorSettings::builder().connect_timeout(CONNECT_TIMEOUT).build();
+        let settings = HttpConnectorSettings::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .build();
         Some(Self {
             endpoint: endpoint.url().to_owned(),
             signer: Signer::new(endpoint.url(), region.to_owned(), "s3".to_owned()),
             is_private: !is_plaintext(endpoint.url()),
-            connector: components.http_client()?.http_connector(&settings, components),
+            connector: components
+                .http_client()?
+                .http_connector(&settings, components),
             identities: learn.identities.clone(),
             access: learn.access.clone(),
             codecs: Codecs::new()?,
@@ -175,7 +193,9 @@ impl Way {
         signs_body: bool,
     ) -> Result<S::Output, SdkError<S::Error, HttpResponse>> {
         let input = Input::erase(input.map_err(SdkError::construction_failure)?);
-        let exchanged = self.exchange(S::codec(&self.codecs), input, header, signs_body).await;
+        let exchanged = self
+            .exchange(S::codec(&self.codecs), input, header, signs_body)
+            .await;
         let (parsed, response) =
             exchanged.map_err(|error| error.map_service_error(|never| match never {}))?;
         let error = match parsed {
@@ -201,12 +221,22 @@ impl Way {
         header: Header,
         signs_body: bool,
     ) -> Result<(OutputOrError, HttpResponse), SdkError<Infallible, HttpResponse>> {
-        let held = self.identities.resolve().await.map_err(SdkError::construction_failure)?;
+        let held = self
+            .identities
+            .resolve()
+            .await
+            .map_err(SdkError::construction_failure)?;
         let offset = self.identities.clock().offset();
         let request = self.request(codec, input, header, signs_body, &held.identity);
         let request = request.map_err(SdkError::construction_failure)?;
-        let mut response = self.connector.call(request).await.map_err(SdkError::dispatch_failure)?;
-        self.identities.clock().witness(&mut response, held.generation, offset);
+        let mut response = self
+            .connector
+            .call(request)
+            .await
+            .map_err(SdkError::dispatch_failure)?;
+        self.identities
+            .clock()
+            .witness(&mut response, held.generation, offset);
         let body = std::mem::replace(response.body_mut(), SdkBody::taken());
         match ByteStream::new(body).collect().await {
             Ok(bytes) => *response.body_mut() = SdkBody::from(bytes.into_bytes()),
@@ -215,7 +245,8 @@ impl Way {
         if let Err(error) = octets::make_readable(&mut response) {
             return Err(SdkError::response_error(error, response));
         }
-        // The SDK gives the text of `Expires` out under a name of its own, and would fail on a text that is no date.
+        // The SDK gives the text of `Expires` out under a name of its own, and would fail on a text
+        // that is no date.
         let headers = response.headers_mut();
         if let Some(expires) = headers.remove("expires")
             && let Err(error) = headers.try_insert("expiresstring", expires)
@@ -229,8 +260,15 @@ impl Way {
             *response.body_mut() = document;
         }
         let parsed = match codec.layer.load::<SharedResponseDeserializer>() {
-            Some(codec) => codec.deserialize_nonstreaming_with_config(&response, &ConfigBag::base()),
-            None => return Err(SdkError::response_error("nothing reads this answer", response)),
+            Some(codec) => {
+                codec.deserialize_nonstreaming_with_config(&response, &ConfigBag::base())
+            }
+            None => {
+                return Err(SdkError::response_error(
+                    "nothing reads this answer",
+                    response,
+                ));
+            }
         };
         Ok((parsed, response))
     }
@@ -244,7 +282,9 @@ impl Way {
         signs_body: bool,
         identity: &Identity,
     ) -> Result<HttpRequest, BoxError> {
-        let mut request = codec.serializer.serialize_input(input, &mut ConfigBag::base())?;
+        let mut request = codec
+            .serializer
+            .serialize_input(input, &mut ConfigBag::base())?;
         request.uri_mut().set_endpoint(&self.endpoint)?;
         let headers = request.headers_mut();
         headers.try_insert("user-agent", USER_AGENT)?;
@@ -254,29 +294,43 @@ impl Way {
         self.access.add_to(headers)?;
         let payload = match request.body().bytes() {
             Some([]) => EMPTY.to_owned(),
-            Some(bytes) if signs_body || !self.is_unsigned(request.headers()) => payload_hash(bytes),
+            Some(bytes) if signs_body || !self.is_unsigned(request.headers()) => {
+                payload_hash(bytes)
+            }
             _ => {
                 self.bodies.sent_unsigned();
                 UNSIGNED.to_owned()
             }
         };
-        let credentials = identity.data::<Credentials>().ok_or("the credentials are none to sign with")?;
+        let credentials = identity
+            .data::<Credentials>()
+            .ok_or("the credentials are none to sign with")?;
         let mut request = octets::restore(request)?;
-        self.signer.sign(&mut request, credentials, self.identities.clock().now(), &payload)?;
+        self.signer.sign(
+            &mut request,
+            credentials,
+            self.identities.clock().now(),
+            &payload,
+        )?;
         Ok(request)
     }
 
-    /// A body needs no signature of its own where nobody can change it on the way and a checksum shows if something did.
+    /// A body needs no signature of its own where nobody can change it on the way and a checksum
+    /// shows if something did.
     fn is_unsigned(&self, headers: &Headers) -> bool {
         self.is_private
             && !self.bodies.must_be_signed()
-            && headers.iter().any(|(name, _)| name.starts_with("x-amz-checksum-"))
+            && headers
+                .iter()
+                .any(|(name, _)| name.starts_with("x-amz-checksum-"))
     }
 }
 
 impl fmt::Debug for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Way").field("endpoint", &self.endpoint).finish_non_exhaustive()
+        f.debug_struct("Way")
+            .field("endpoint", &self.endpoint)
+            .finish_non_exhaustive()
     }
 }
 
@@ -307,7 +361,10 @@ impl Intercept for Extra {
         _: &RuntimeComponents,
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        context.request_mut().headers_mut().try_insert(self.name, self.value.clone())?;
+        context
+            .request_mut()
+            .headers_mut()
+            .try_insert(self.name, self.value.clone())?;
         Ok(())
     }
 }

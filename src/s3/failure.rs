@@ -1,8 +1,9 @@
 //! Every way in which a request can fail, sorted once.
 //!
-//! Errors are sorted by S3's error *code* first and by status only where there is none: errors come inside `200 OK`
-//! answers, and HEAD errors carry no body at all. What to do about a failure ([`FailureKind::is_retryable`],
-//! [`FailureKind::remedy`]) hangs on its kind alone, so no caller ever looks at codes.
+//! Errors are sorted by S3's error *code* first and by status only where there is none: errors come
+//! inside `200 OK` answers, and HEAD errors carry no body at all. What to do about a failure
+//! ([`FailureKind::is_retryable`], [`FailureKind::remedy`]) hangs on its kind alone, so no caller
+//! ever looks at codes.
 
 mod sort;
 pub(super) mod tls;
@@ -28,12 +29,13 @@ pub enum FailureKind {
     AnswerTooLong,
     /// No answer to this kind of request for as long as the run's patience lasts.
     Silent,
-    /// The answer can be read and contradicts the protocol: a list that does not advance, a length that is missing, an
-    /// id beyond the limits of S3. The same request gets the same answer.
+    /// The answer can be read and contradicts the protocol: a list that does not advance, a length
+    /// that is missing, an id beyond the limits of S3. The same request gets the same answer.
     ServerFault,
     /// No connection: DNS, refused, reset.
     Unreachable,
-    /// Nobody that this machine trusts signed the server's certificate, or nobody in the bundle that was named.
+    /// Nobody that this machine trusts signed the server's certificate, or nobody in the bundle
+    /// that was named.
     Certificate(Option<String>),
     /// TLS cannot be set up with the server, now or later.
     Tls,
@@ -65,8 +67,8 @@ pub enum FailureKind {
     Archived,
     /// The server does not know the request or one of its headers (501, 405).
     Unsupported,
-    /// The server answers a question about an object with something else, such as the object itself: it does not know
-    /// the question.
+    /// The server answers a question about an object with something else, such as the object
+    /// itself: it does not know the question.
     NotUnderstood,
     /// The server refuses the request as wrong.
     Invalid,
@@ -78,7 +80,8 @@ pub enum FailureKind {
     NotEqual,
     /// A bucket does not keep the versions that the job is about.
     NoVersions,
-    /// The destination's versions of a key are not the source's, so that nothing can be appended to them.
+    /// The destination's versions of a key are not the source's, so that nothing can be appended to
+    /// them.
     Diverged,
     /// The job demands a stronger proof than both sides can give.
     Unprovable,
@@ -128,10 +131,14 @@ impl FailureKind {
     /// True when the server or the network is at fault, so that other requests will fail alike.
     #[must_use]
     pub const fn speaks_of_an_outage(&self) -> bool {
-        matches!(self, Self::Transient | Self::TimedOut | Self::Unreadable | Self::Unreachable)
+        matches!(
+            self,
+            Self::Transient | Self::TimedOut | Self::Unreadable | Self::Unreachable
+        )
     }
 
-    /// True when waiting was in vain this time, but nothing has to be mended: the same run may succeed later.
+    /// True when waiting was in vain this time, but nothing has to be mended: the same run may
+    /// succeed later.
     #[must_use]
     pub const fn may_pass_later(&self) -> bool {
         matches!(
@@ -159,8 +166,9 @@ impl FailureKind {
         )
     }
 
-    /// True when identity, permission, or the place of the bucket stands in the way, which waiting does not change: what
-    /// concerns all requests and does not pass, and what concerns all requests about one bucket.
+    /// True when identity, permission, or the place of the bucket stands in the way, which waiting
+    /// does not change: what concerns all requests and does not pass, and what concerns all
+    /// requests about one bucket.
     const fn refuses_access(&self) -> bool {
         let concerns_the_bucket = matches!(
             self,
@@ -283,7 +291,8 @@ impl FailureKind {
     }
 }
 
-/// A request that failed: what, where, and S3's own words. Small, because it is the `Err` of nearly everything.
+/// A request that failed: what, where, and S3's own words. Small, because it is the `Err` of nearly
+/// everything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure(Box<Details>);
 
@@ -345,7 +354,12 @@ impl Failure {
     /// True when the server calls the credentials expired: new ones may do.
     #[must_use]
     pub fn is_about_expiry(&self) -> bool {
-        let expired = ["ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken"];
+        let expired = [
+            "ExpiredToken",
+            "ExpiredTokenException",
+            "TokenRefreshRequired",
+            "InvalidToken",
+        ];
         self.0.kind == FailureKind::Credentials && expired.contains(&self.0.code.as_str())
     }
 
@@ -365,47 +379,57 @@ impl Failure {
         failure
     }
 
-    /// True when the server refuses the credentials, so that no other request fares better with them.
+    /// True when the server refuses the credentials, so that no other request fares better with
+    /// them.
     #[must_use]
     pub fn is_about_credentials(&self) -> bool {
         self.is_about_expiry() || self.0.code == "InvalidAccessKeyId"
     }
 
-    /// True for a refusal that may be about the credentials or the time that the request was signed with.
+    /// True for a refusal that may be about the credentials or the time that the request was signed
+    /// with.
     #[must_use]
     pub fn may_be_about_signature(&self) -> bool {
-        matches!(self.0.kind, FailureKind::Credentials | FailureKind::ClockSkew | FailureKind::Denied)
-            || self.hides_reason()
+        matches!(
+            self.0.kind,
+            FailureKind::Credentials | FailureKind::ClockSkew | FailureKind::Denied
+        ) || self.hides_reason()
     }
 
     /// True for a refusal that may be about one object or about all requests, and does not say so.
     #[must_use]
     pub fn hides_reason(&self) -> bool {
         let is_bare = matches!(self.0.code.as_str(), "HTTP 400" | "HTTP 403");
-        (is_bare && self.0.operation == Operation::HeadObject) || self.0.code == "SignatureDoesNotMatch"
+        (is_bare && self.0.operation == Operation::HeadObject)
+            || self.0.code == "SignatureDoesNotMatch"
     }
 
-    /// True when nothing has to be mended and the same command may be run again: waiting was in vain, or was interrupted.
+    /// True when nothing has to be mended and the same command may be run again: waiting was in
+    /// vain, or was interrupted.
     #[must_use]
     pub fn is_passing(&self) -> bool {
         self.0.kind.may_pass_later() || self.0.kind == FailureKind::Stopped
     }
 
-    /// True for what no other object of the job can escape either: the run ends instead of failing each of them alike.
+    /// True for what no other object of the job can escape either: the run ends instead of failing
+    /// each of them alike.
     ///
-    /// A signature that does not match is not among them: odd keys and proxies cause it for single objects.
+    /// A signature that does not match is not among them: odd keys and proxies cause it for single
+    /// objects.
     #[must_use]
     pub fn ends_run(&self) -> bool {
         self.is_about_credentials() || self.0.kind.concerns_all()
     }
 
-    /// Returns true for an answer about identity, permission, or the place of the bucket, which waiting does not change.
+    /// Returns true for an answer about identity, permission, or the place of the bucket, which
+    /// waiting does not change.
     #[must_use]
     pub fn refuses_access(&self) -> bool {
         self.0.kind.refuses_access()
     }
 
-    /// Returns true if the write, or an earlier attempt of it, may have happened although no good answer came back.
+    /// Returns true if the write, or an earlier attempt of it, may have happened although no good
+    /// answer came back.
     #[must_use]
     pub fn may_have_taken_effect(&self) -> bool {
         self.0.kind.outcome_unknown() || self.0.attempts > 1
@@ -425,7 +449,8 @@ impl Failure {
         self
     }
 
-    /// The same failure seen as another kind, for callers that know what a code means in their place.
+    /// The same failure seen as another kind, for callers that know what a code means in their
+    /// place.
     #[must_use]
     pub fn as_kind(mut self, kind: FailureKind) -> Self {
         self.0.kind = kind;
@@ -435,9 +460,22 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Details { kind, operation, place, code, message, request_id, attempts, .. } = &*self.0;
+        let Details {
+            kind,
+            operation,
+            place,
+            code,
+            message,
+            request_id,
+            attempts,
+            ..
+        } = &*self.0;
         let (place, code, message) = (printable(place), printable(code), printable(message));
-        write!(f, "{operation} {place}: {code}: {}", message.trim_end_matches('.'))?;
+        write!(
+            f,
+            "{operation} {place}: {code}: {}",
+            message.trim_end_matches('.')
+        )?;
         if *attempts > 1 {
             write!(f, " (after {attempts} attempts)")?;
         }
@@ -459,12 +497,19 @@ mod tests {
 
     #[test]
     fn the_message_holds_place_code_request_and_remedy() {
-        let mut failure =
-            Failure::new(FailureKind::Denied, Operation::CopyObject, "b/k", "Access Denied.").after(2);
+        let mut failure = Failure::new(
+            FailureKind::Denied,
+            Operation::CopyObject,
+            "b/k",
+            "Access Denied.",
+        )
+        .after(2);
         failure.0.request_id = Some("R1".to_owned());
         let text = failure.to_string();
         assert!(
-            text.starts_with("CopyObject b/k: denied: Access Denied (after 2 attempts) [request R1]; grant"),
+            text.starts_with(
+                "CopyObject b/k: denied: Access Denied (after 2 attempts) [request R1]; grant"
+            ),
             "{text}"
         );
     }

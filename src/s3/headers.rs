@@ -5,11 +5,12 @@ use aws_sdk_s3::types as sdk;
 
 use super::{Grant, Lock, Permission};
 
-/// The attributes as headers, for each of the three requests that create an object. One text for all of them, so
-/// that none can forget an attribute that another one sends.
+/// The attributes as headers, for each of the three requests that create an object. One text for
+/// all of them, so that none can forget an attribute that another one sends.
 macro_rules! with_attributes {
     ($request:expr, $attributes:expr) => {{
-        // The checksum and the annotations are said in ways of their own by the requests that know them.
+        // The checksum and the annotations are said in ways of their own by the requests that know
+        // them.
         let crate::s3::Attributes {
             headers,
             metadata,
@@ -31,14 +32,30 @@ macro_rules! with_attributes {
             .set_website_redirect_location(headers.website_redirect.clone())
             .set_metadata((!metadata.is_empty()).then(|| metadata.clone().into_iter().collect()))
             .set_storage_class(storage_class.as_deref().map(sdk::StorageClass::from))
-            .set_object_lock_mode(lock.retention.as_ref().map(|retention| retention.mode.as_str().into()))
+            .set_object_lock_mode(
+                lock.retention
+                    .as_ref()
+                    .map(|retention| retention.mode.as_str().into()),
+            )
             .set_object_lock_retain_until_date(crate::s3::headers::retained_until(lock))
             .set_object_lock_legal_hold_status(crate::s3::headers::legal_hold(lock))
             .set_acl(acl.map(|acl| acl.name().into()))
-            .set_grant_full_control(crate::s3::headers::granted(grants, crate::s3::Permission::FullControl))
-            .set_grant_read(crate::s3::headers::granted(grants, crate::s3::Permission::Read))
-            .set_grant_read_acp(crate::s3::headers::granted(grants, crate::s3::Permission::ReadAcp))
-            .set_grant_write_acp(crate::s3::headers::granted(grants, crate::s3::Permission::WriteAcp));
+            .set_grant_full_control(crate::s3::headers::granted(
+                grants,
+                crate::s3::Permission::FullControl,
+            ))
+            .set_grant_read(crate::s3::headers::granted(
+                grants,
+                crate::s3::Permission::Read,
+            ))
+            .set_grant_read_acp(crate::s3::headers::granted(
+                grants,
+                crate::s3::Permission::ReadAcp,
+            ))
+            .set_grant_write_acp(crate::s3::headers::granted(
+                grants,
+                crate::s3::Permission::WriteAcp,
+            ));
         if let crate::s3::Tags::Exactly(tags) = tags
             && !tags.is_empty()
         {
@@ -48,7 +65,11 @@ macro_rules! with_attributes {
             Some(crate::s3::Encryption::S3) => {
                 request = request.server_side_encryption(sdk::ServerSideEncryption::Aes256)
             }
-            Some(crate::s3::Encryption::Kms { key, bucket_key, dsse }) => {
+            Some(crate::s3::Encryption::Kms {
+                key,
+                bucket_key,
+                dsse,
+            }) => {
                 request = request
                     .server_side_encryption(match dsse {
                         true => sdk::ServerSideEncryption::AwsKmsDsse,
@@ -100,7 +121,9 @@ pub(super) fn granted(grants: &[Grant], permission: Permission) -> Option<String
 }
 
 pub(super) fn retained_until(lock: &Lock) -> Option<DateTime> {
-    lock.retention.as_ref().map(|retention| DateTime::from_millis(retention.until.as_millisecond()))
+    lock.retention
+        .as_ref()
+        .map(|retention| DateTime::from_millis(retention.until.as_millisecond()))
 }
 
 pub(super) fn legal_hold(lock: &Lock) -> Option<sdk::ObjectLockLegalHoldStatus> {

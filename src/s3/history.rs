@@ -1,10 +1,11 @@
-//! Requests about what a bucket was and what it holds in archives: versions, delete markers, restores.
+//! Requests about what a bucket was and what it holds in archives: versions, delete markers,
+//! restores.
 //!
-//! `ListObjectVersions` needs two repairs. The SDK has no paginator for it, and it sorts versions and delete markers
-//! into two lists. Which of two entries of a key is the newer one can then not be seen when both were written in one
-//! second, which is as fine as S3's times are; but the answer itself has them in order. So the order of the elements
-//! is read from the answer's text and the lists are put together by it; where a server writes the two kinds apart, by
-//! time.
+//! `ListObjectVersions` needs two repairs. The SDK has no paginator for it, and it sorts versions
+//! and delete markers into two lists. Which of two entries of a key is the newer one can then not
+//! be seen when both were written in one second, which is as fine as S3's times are; but the answer
+//! itself has them in order. So the order of the elements is read from the answer's text and the
+//! lists are put together by it; where a server writes the two kinds apart, by time.
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -113,8 +114,14 @@ impl Client {
 
     /// Whether the bucket keeps versions.
     pub async fn get_versioning(&self, bucket: &BucketName) -> Result<Versioning, Failure> {
-        let answer = self.sdk.get_bucket_versioning().bucket(bucket.as_str()).send().await;
-        let output = answer.map_err(|error| failure(Operation::GetBucketVersioning, bucket, None, &error))?;
+        let answer = self
+            .sdk
+            .get_bucket_versioning()
+            .bucket(bucket.as_str())
+            .send()
+            .await;
+        let output = answer
+            .map_err(|error| failure(Operation::GetBucketVersioning, bucket, None, &error))?;
         Ok(match output.status {
             Some(sdk::BucketVersioningStatus::Enabled) => Versioning::Enabled,
             Some(_) => Versioning::Suspended,
@@ -122,8 +129,8 @@ impl Client {
         })
     }
 
-    /// One page of versions and delete markers: keys in the order of their bytes, newest first within a key. A key's
-    /// versions may go on on the next page.
+    /// One page of versions and delete markers: keys in the order of their bytes, newest first
+    /// within a key. A key's versions may go on on the next page.
     pub async fn list_versions(
         &self,
         bucket: &BucketName,
@@ -153,62 +160,95 @@ impl Client {
         let faulty = |message| fault(OPERATION, bucket, None, message);
         let told = Told::of(output.prefix(), output.common_prefixes());
         let contradiction = told.contradiction(prefix, output.versions().len());
-        if let Some(message) = contradiction.or_else(|| self.of_another(bucket, output.name.as_deref())) {
+        if let Some(message) =
+            contradiction.or_else(|| self.of_another(bucket, output.name.as_deref()))
+        {
             return Err(faulty(message));
         }
         let readable = |key: Option<String>| {
             let key = key.ok_or("the list holds a version without a key")?;
-            decode(key, encoded).map_err(|key| format!("the list holds a key that is not UTF-8: {key}"))
+            decode(key, encoded)
+                .map_err(|key| format!("the list holds a key that is not UTF-8: {key}"))
         };
         // Of objects from before versioning, some servers name no version.
-        let version_id = |id| Name::Version.optional(id).map(|id| id.unwrap_or_else(|| "null".to_owned()));
-        let versions = output.versions.unwrap_or_default().into_iter().map(|version| {
-            let storage_class = version.storage_class.map(|class| class.as_str().to_owned());
-            let key = readable(version.key)?;
-            let size = required_size(version.size, &format!("size of a version of `{key}`"))?;
-            Ok(ListedVersion {
-                key,
-                size,
-                id: version_id(version.version_id)?,
-                is_marker: false,
-                is_latest: version.is_latest.unwrap_or(false),
-                etag: Name::Etag.optional(version.e_tag.map(unquote))?,
-                modified: version.last_modified.and_then(timestamp),
-                archive: self.listed_archive(storage_class.as_deref(), version.restore_status.as_ref()),
-                storage_class,
-            })
-        });
-        let markers = output.delete_markers.unwrap_or_default().into_iter().map(|marker| {
-            Ok(ListedVersion {
-                key: readable(marker.key)?,
-                id: version_id(marker.version_id)?,
-                is_marker: true,
-                is_latest: marker.is_latest.unwrap_or(false),
-                size: 0,
-                etag: None,
-                modified: marker.last_modified.and_then(timestamp),
-                storage_class: None,
-                archive: ArchiveState::Readable,
-            })
-        });
-        let versions = versions.collect::<Result<Vec<_>, String>>().map_err(faulty)?;
-        let markers = markers.collect::<Result<Vec<_>, String>>().map_err(faulty)?;
+        let version_id = |id| {
+            Name::Version
+                .optional(id)
+                .map(|id| id.unwrap_or_else(|| "null".to_owned()))
+        };
+        let versions = output
+            .versions
+            .unwrap_or_default()
+            .into_iter()
+            .map(|version| {
+                let storage_class = version.storage_class.map(|class| class.as_str().to_owned());
+                let key = readable(version.key)?;
+                let size = required_size(version.size, &format!("size of a version of `{key}`"))?;
+                Ok(ListedVersion {
+                    key,
+                    size,
+                    id: version_id(version.version_id)?,
+                    is_marker: false,
+                    is_latest: version.is_latest.unwrap_or(false),
+                    etag: Name::Etag.optional(version.e_tag.map(unquote))?,
+                    modified: version.last_modified.and_then(timestamp),
+                    archive: self
+                        .listed_archive(storage_class.as_deref(), version.restore_status.as_ref()),
+                    storage_class,
+                })
+            });
+        let markers = output
+            .delete_markers
+            .unwrap_or_default()
+            .into_iter()
+            .map(|marker| {
+                Ok(ListedVersion {
+                    key: readable(marker.key)?,
+                    id: version_id(marker.version_id)?,
+                    is_marker: true,
+                    is_latest: marker.is_latest.unwrap_or(false),
+                    size: 0,
+                    etag: None,
+                    modified: marker.last_modified.and_then(timestamp),
+                    storage_class: None,
+                    archive: ArchiveState::Readable,
+                })
+            });
+        let versions = versions
+            .collect::<Result<Vec<_>, String>>()
+            .map_err(faulty)?;
+        let markers = markers
+            .collect::<Result<Vec<_>, String>>()
+            .map_err(faulty)?;
         let items = newest_first(in_order(versions, markers, &seen.order())).map_err(faulty)?;
-        let last =
-            items.last().map(|last| VersionMarker { key: last.key.clone(), id: Some(last.id.clone()) });
-        let key = Name::Token.optional(output.next_key_marker).map_err(faulty)?;
-        let id = Name::Version.optional(output.next_version_id_marker).map_err(faulty)?;
+        let last = items.last().map(|last| VersionMarker {
+            key: last.key.clone(),
+            id: Some(last.id.clone()),
+        });
+        let key = Name::Token
+            .optional(output.next_key_marker)
+            .map_err(faulty)?;
+        let id = Name::Version
+            .optional(output.next_version_id_marker)
+            .map_err(faulty)?;
         let marker = match key {
-            Some(key) => Some(VersionMarker { key: readable(Some(key)).map_err(faulty)?, id }),
+            Some(key) => Some(VersionMarker {
+                key: readable(Some(key)).map_err(faulty)?,
+                id,
+            }),
             None => None,
         };
         let next = follows_unless_last(output.is_truncated, marker, last, after).map_err(faulty)?;
         Ok(Page { items, next })
     }
 
-    /// Puts a delete marker on top of the key's versions, which stay; returns its version id. No version is named, so
-    /// that nothing can be destroyed.
-    pub async fn put_delete_marker(&self, bucket: &BucketName, key: &ObjectKey) -> Result<String, Failure> {
+    /// Puts a delete marker on top of the key's versions, which stay; returns its version id. No
+    /// version is named, so that nothing can be destroyed.
+    pub async fn put_delete_marker(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+    ) -> Result<String, Failure> {
         let output = self
             .sdk
             .delete_object()
@@ -218,21 +258,25 @@ impl Client {
             .await
             .map_err(|error| failure(Operation::DeleteObject, bucket, Some(key), &error))?;
         let version = Name::Version.optional(output.version_id);
-        let version =
-            version.map_err(|message| fault(Operation::DeleteObject, bucket, Some(key), message))?;
+        let version = version
+            .map_err(|message| fault(Operation::DeleteObject, bucket, Some(key), message))?;
         match version {
             Some(id) if output.delete_marker == Some(true) && id != "null" => Ok(id),
             _ => {
-                let message =
-                    "the answer names no new delete marker: the bucket's versioning was changed in mid-run";
+                let message = "the answer names no new delete marker: the bucket's versioning was changed in mid-run";
                 let place = place(bucket, Some(key));
-                Err(Failure::new(FailureKind::NoVersions, Operation::DeleteObject, place, message))
+                Err(Failure::new(
+                    FailureKind::NoVersions,
+                    Operation::DeleteObject,
+                    place,
+                    message,
+                ))
             }
         }
     }
 
-    /// Asks for the bytes of an archived version to be made readable. `days` are not given for `INTELLIGENT_TIERING`, where
-    /// the object moves up for good.
+    /// Asks for the bytes of an archived version to be made readable. `days` are not given for
+    /// `INTELLIGENT_TIERING`, where the object moves up for good.
     pub async fn restore_object(
         &self,
         bucket: &BucketName,
@@ -247,9 +291,17 @@ impl Client {
             RestoreTier::Expedited => sdk::Tier::Expedited,
         };
         let place = || place(bucket, Some(key));
-        let parameters = sdk::GlacierJobParameters::builder().tier(tier).build().map_err(|error| {
-            Failure::new(FailureKind::Bug, Operation::RestoreObject, place(), error.to_string())
-        })?;
+        let parameters = sdk::GlacierJobParameters::builder()
+            .tier(tier)
+            .build()
+            .map_err(|error| {
+                Failure::new(
+                    FailureKind::Bug,
+                    Operation::RestoreObject,
+                    place(),
+                    error.to_string(),
+                )
+            })?;
         let days = days.then(|| i32::try_from(restore.days).unwrap_or(i32::MAX));
         let seen = Seen::default();
         let answer = self
@@ -259,7 +311,10 @@ impl Client {
             .key(key.as_str())
             .set_version_id(version.map(str::to_owned))
             .restore_request(
-                sdk::RestoreRequest::builder().set_days(days).glacier_job_parameters(parameters).build(),
+                sdk::RestoreRequest::builder()
+                    .set_days(days)
+                    .glacier_job_parameters(parameters)
+                    .build(),
             )
             .customize()
             .interceptor(seen.clone())
@@ -318,10 +373,15 @@ impl Intercept for Seen {
     }
 }
 
-/// The kinds of a document's entries, in order. What a key holds of `<` is escaped, so no name looks like a tag.
+/// The kinds of a document's entries, in order. What a key holds of `<` is escaped, so no name
+/// looks like a tag.
 fn order_of(document: &[u8]) -> Vec<bool> {
     let mut order = Vec::new();
-    for (at, _) in document.iter().enumerate().filter(|(_, byte)| **byte == b'<') {
+    for (at, _) in document
+        .iter()
+        .enumerate()
+        .filter(|(_, byte)| **byte == b'<')
+    {
         let tag = &document[at..];
         if tag.starts_with(b"<Version>") {
             order.push(false);
@@ -333,7 +393,11 @@ fn order_of(document: &[u8]) -> Vec<bool> {
 }
 
 /// One list of both, by the order of the document where that is the order of a history.
-fn in_order(versions: Vec<ListedVersion>, markers: Vec<ListedVersion>, order: &[bool]) -> Vec<ListedVersion> {
+fn in_order(
+    versions: Vec<ListedVersion>,
+    markers: Vec<ListedVersion>,
+    order: &[bool],
+) -> Vec<ListedVersion> {
     let there = |kind: bool| order.iter().filter(|is_marker| **is_marker == kind).count();
     let (mut versions, mut markers) = (VecDeque::from(versions), VecDeque::from(markers));
     if there(false) != versions.len() || there(true) != markers.len() {
@@ -342,42 +406,70 @@ fn in_order(versions: Vec<ListedVersion>, markers: Vec<ListedVersion>, order: &[
     let (kept_versions, kept_markers) = (versions.clone(), markers.clone());
     let merged: Vec<_> = order
         .iter()
-        .filter_map(|is_marker| if *is_marker { markers.pop_front() } else { versions.pop_front() })
+        .filter_map(|is_marker| {
+            if *is_marker {
+                markers.pop_front()
+            } else {
+                versions.pop_front()
+            }
+        })
         .collect();
     let is_history = merged.windows(2).all(|pair| {
         let [one, next] = pair else { return true };
-        one.key < next.key || (one.key == next.key && one.modified >= next.modified && !next.is_latest)
+        one.key < next.key
+            || (one.key == next.key && one.modified >= next.modified && !next.is_latest)
     });
-    if is_history { merged } else { by_time(kept_versions, kept_markers) }
+    if is_history {
+        merged
+    } else {
+        by_time(kept_versions, kept_markers)
+    }
 }
 
-/// Merges by key, newest first. The latest one of its key is the newest, whatever its time: an upload is dated at its
-/// beginning. Of two entries of one second it is the marker, because an object is deleted after it was written.
+/// Merges by key, newest first. The latest one of its key is the newest, whatever its time: an
+/// upload is dated at its beginning. Of two entries of one second it is the marker, because an
+/// object is deleted after it was written.
 fn by_time(
     mut versions: VecDeque<ListedVersion>,
     mut markers: VecDeque<ListedVersion>,
 ) -> Vec<ListedVersion> {
     let mut merged = Vec::with_capacity(versions.len() + markers.len());
     while let (Some(version), Some(marker)) = (versions.front(), markers.front()) {
-        let rank =
-            |entry: &ListedVersion| (Reverse(entry.is_latest), Reverse(entry.modified), !entry.is_marker);
-        let marker_first =
-            marker.key.cmp(&version.key).then_with(|| rank(marker).cmp(&rank(version))).is_lt();
-        merged.extend(if marker_first { markers.pop_front() } else { versions.pop_front() });
+        let rank = |entry: &ListedVersion| {
+            (
+                Reverse(entry.is_latest),
+                Reverse(entry.modified),
+                !entry.is_marker,
+            )
+        };
+        let marker_first = marker
+            .key
+            .cmp(&version.key)
+            .then_with(|| rank(marker).cmp(&rank(version)))
+            .is_lt();
+        merged.extend(if marker_first {
+            markers.pop_front()
+        } else {
+            versions.pop_front()
+        });
     }
     merged.extend(versions);
     merged.extend(markers);
     merged
 }
 
-/// Turns the versions of each key that are listed oldest first. Their times say nothing against a list that begins with the
-/// latest, because uploads are dated at their beginning.
+/// Turns the versions of each key that are listed oldest first. Their times say nothing against a
+/// list that begins with the latest, because uploads are dated at their beginning.
 ///
 /// # Errors
 /// The latest version of a key stands among the others, so that their order is unknown.
 fn newest_first(mut list: Vec<ListedVersion>) -> Result<Vec<ListedVersion>, String> {
     for history in list.chunk_by_mut(|one, next| one.key == next.key) {
-        let ascends = || history.windows(2).all(|pair| pair[0].modified <= pair[1].modified);
+        let ascends = || {
+            history
+                .windows(2)
+                .all(|pair| pair[0].modified <= pair[1].modified)
+        };
         match history.iter().position(|entry| entry.is_latest) {
             None | Some(0) => {}
             Some(at) if at + 1 == history.len() && ascends() => history.reverse(),
@@ -443,13 +535,24 @@ mod tests {
             entry("b", 3, false, false),
         ];
         let [a1, a2, a3, b1, b2] = oldest_first.clone();
-        assert_eq!(newest_first(oldest_first.into()).unwrap(), [a3, a2, a1, b1, b2]);
+        assert_eq!(
+            newest_first(oldest_first.into()).unwrap(),
+            [a3, a2, a1, b1, b2]
+        );
         // An upload is dated at its beginning.
         let early = [entry("a", 1, false, true), entry("a", 2, false, false)];
         assert_eq!(newest_first(early.clone().into()).unwrap(), early);
         for bad in [
-            [entry("a", 1, false, false), entry("a", 2, false, true), entry("a", 3, false, false)],
-            [entry("a", 2, false, false), entry("a", 1, false, false), entry("a", 1, false, true)],
+            [
+                entry("a", 1, false, false),
+                entry("a", 2, false, true),
+                entry("a", 3, false, false),
+            ],
+            [
+                entry("a", 2, false, false),
+                entry("a", 1, false, false),
+                entry("a", 1, false, true),
+            ],
         ] {
             let why = newest_first(bad.into()).unwrap_err();
             assert!(why.contains("of `a` its latest, behind others"), "{why}");
@@ -466,10 +569,18 @@ mod tests {
 
     #[test]
     fn a_document_that_writes_the_kinds_apart_is_merged_by_time() {
-        let history = [entry("a", 9, true, true), entry("a", 8, false, false), entry("b", 10, false, true)];
+        let history = [
+            entry("a", 9, true, true),
+            entry("a", 8, false, false),
+            entry("b", 10, false, true),
+        ];
         let (versions, markers) = split(&history);
         for order in [&[false, false, true][..], &[true, false, false], &[]] {
-            assert_eq!(in_order(versions.clone(), markers.clone(), order), history, "{order:?}");
+            assert_eq!(
+                in_order(versions.clone(), markers.clone(), order),
+                history,
+                "{order:?}"
+            );
         }
         let same_second = [entry("a", 9, true, false), entry("a", 9, false, false)];
         let (versions, markers) = split(&same_second);

@@ -1,9 +1,11 @@
-//! The credentials of an endpoint: one owner for as long as the process lasts, whatever signs with them.
+//! The credentials of an endpoint: one owner for as long as the process lasts, whatever signs with
+//! them.
 //!
-//! The owner holds the current set and counts sets as generations, so that a refused request can be told apart by the set
-//! that signed it. It renews a set ahead of its end, beside the requests, which use the current set; [`Renewal`]
-//! decides when. A request waits here before it is sent, and not inside of the SDK, where the time would count as the
-//! server's. Each renewal builds a new provider, because the SDK's providers read profiles and files once.
+//! The owner holds the current set and counts sets as generations, so that a refused request can be
+//! told apart by the set that signed it. It renews a set ahead of its end, beside the requests,
+//! which use the current set; [`Renewal`] decides when. A request waits here before it is sent, and
+//! not inside of the SDK, where the time would count as the server's. Each renewal builds a new
+//! provider, because the SDK's providers read profiles and files once.
 //!
 //! All failures to get credentials pass here, so here they are put into words ([`credentials`]).
 
@@ -66,8 +68,8 @@ pub(super) struct Held {
 /// The reason why a request is not sent.
 #[derive(Clone, Debug)]
 pub enum NotReady {
-    /// The provider gives no credentials: they were waited for in vain if the first field is true, and never will be
-    /// given otherwise. The second field names the provider and the reason.
+    /// The provider gives no credentials: they were waited for in vain if the first field is true,
+    /// and never will be given otherwise. The second field names the provider and the reason.
     Nothing(bool, String),
     /// The server refuses them, and there will be no others.
     Refused(Box<Failure>),
@@ -95,7 +97,11 @@ impl Identities {
 
     /// Returns the set that requests are signed with now, counted from 1, or 0 before there is one.
     pub(super) fn generation(&self) -> u64 {
-        self.0.held.load().as_ref().map_or(0, |held| held.generation)
+        self.0
+            .held
+            .load()
+            .as_ref()
+            .map_or(0, |held| held.generation)
     }
 
     /// The source that gave the credentials, once one has.
@@ -128,21 +134,32 @@ impl Identities {
     }
 
     fn renewal(&self) -> MutexGuard<'_, Renewal> {
-        self.0.renewal.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .renewal
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the set that is held, unless it has expired.
     fn usable(&self) -> Option<Arc<Held>> {
         let held = self.0.held.load_full()?;
-        let is_over = held.identity.expiration().is_some_and(|end| self.0.clock.is_past(end));
+        let is_over = held
+            .identity
+            .expiration()
+            .is_some_and(|end| self.0.clock.is_past(end));
         (!is_over).then_some(held)
     }
 
     /// Waits until a request may be sent with the set that is held.
     ///
     /// # Errors
-    /// There will be no credentials, or there were none for `patience`, or for as long as is `left` of another patience.
-    pub(super) async fn ready(&self, patience: Duration, left: Option<Duration>) -> Result<(), NotReady> {
+    /// There will be no credentials, or there were none for `patience`, or for as long as is `left`
+    /// of another patience.
+    pub(super) async fn ready(
+        &self,
+        patience: Duration,
+        left: Option<Duration>,
+    ) -> Result<(), NotReady> {
         let (began, mut waiting) = (Instant::now(), None);
         loop {
             // Registered before the look, so that the end of a renewal in between is not missed.
@@ -151,7 +168,9 @@ impl Identities {
             let wait = match self.step() {
                 Step::Go { .. } => return Ok(()),
                 Step::Wait { at_most, .. } => at_most,
-                Step::None(NoIdentity { message, .. }) => return Err(NotReady::Nothing(false, message)),
+                Step::None(NoIdentity { message, .. }) => {
+                    return Err(NotReady::Nothing(false, message));
+                }
                 Step::Refused(failure) => return Err(NotReady::Refused(failure)),
             };
             waiting.get_or_insert_with(|| Waiting::new(&self.0.waiting));
@@ -162,7 +181,10 @@ impl Identities {
             };
             if left.is_zero() {
                 let within = format!("no answer within {} s", waited.as_secs());
-                return Err(NotReady::Nothing(true, self.reason().replace("no answer yet", &within)));
+                return Err(NotReady::Nothing(
+                    true,
+                    self.reason().replace("no answer yet", &within),
+                ));
             }
             if waited >= SILENT {
                 self.tell();
@@ -179,11 +201,17 @@ impl Identities {
     fn step(&self) -> Step {
         let usable = self.usable();
         let now = Instant::now();
-        let is_due = usable.as_ref().and_then(|held| held.renew_at).is_some_and(|at| at <= now);
+        let is_due = usable
+            .as_ref()
+            .and_then(|held| held.renew_at)
+            .is_some_and(|at| at <= now);
         if usable.is_some() && !is_due && self.0.is_calm.load(Ordering::Acquire) {
             return Step::Go { renew: false };
         }
-        let set = usable.map(|held| Set { has_end: held.identity.expiration().is_some(), is_due });
+        let set = usable.map(|held| Set {
+            has_end: held.identity.expiration().is_some(),
+            is_due,
+        });
         let step = self.renewal().step(now, set);
         if let Step::Go { renew: true } | Step::Wait { renew: true, .. } = step {
             let owner = self.clone();
@@ -192,7 +220,8 @@ impl Identities {
         step
     }
 
-    /// Says once what all requests wait for. At the start of a command, its first contact with the servers says so.
+    /// Says once what all requests wait for. At the start of a command, its first contact with the
+    /// servers says so.
     fn tell(&self) {
         let mut renewal = self.renewal();
         if renewal.has_worked() && renewal.tell() {
@@ -207,29 +236,48 @@ impl Identities {
             Ok(Ok(credentials)) => Ok(credentials),
             Ok(Err(error)) => {
                 let has_worked = self.renewal().has_worked();
-                let explain =
-                    |machine: &Machine<'_>| credentials::explain(&error, &self.0.origin, machine, has_worked);
+                let explain = |machine: &Machine<'_>| {
+                    credentials::explain(&error, &self.0.origin, machine, has_worked)
+                };
                 Err(with_machine(explain))
             }
             Err(_) => {
-                let message = format!("{}: no answer within {} s", self.provider(), ANSWER.as_secs());
-                Err(NoIdentity { may_pass: true, message })
+                let message = format!(
+                    "{}: no answer within {} s",
+                    self.provider(),
+                    ANSWER.as_secs()
+                );
+                Err(NoIdentity {
+                    may_pass: true,
+                    message,
+                })
             }
         };
         let brought = answer.map_or_else(Brought::Nothing, |credentials| self.hold(credentials));
         tracing::debug!(?brought, "asked for credentials");
         let is_usable = self.usable().is_some();
         let mut renewal = self.renewal();
-        let error = if let Brought::Nothing(error) = &brought { Some(error.message.clone()) } else { None };
+        let error = if let Brought::Nothing(error) = &brought {
+            Some(error.message.clone())
+        } else {
+            None
+        };
         let told = renewal.ended(Instant::now(), brought, fastrand::f64());
-        self.0.is_calm.store(!renewal.is_refused(), Ordering::Release);
+        self.0
+            .is_calm
+            .store(!renewal.is_refused(), Ordering::Release);
         let warns = error.is_some() && is_usable && !renewal.is_refused() && renewal.warn();
         drop(renewal);
         if let Some(error) = error.filter(|_| warns) {
-            tracing::warn!("the credentials cannot be renewed, the old ones are used for now: {error}");
+            tracing::warn!(
+                "the credentials cannot be renewed, the old ones are used for now: {error}"
+            );
         }
         if let Some(waited) = told {
-            tracing::warn!("there are credentials again after {}", display_duration(waited));
+            tracing::warn!(
+                "there are credentials again after {}",
+                display_duration(waited)
+            );
         }
         self.0.changed.notify_waiters();
     }
@@ -239,11 +287,16 @@ impl Identities {
         let end = credentials.expiry();
         if end.is_some_and(|end| self.0.clock.is_past(end)) {
             let message = format!("{}: the set that it gives has expired", self.provider());
-            return Brought::Nothing(NoIdentity { may_pass: true, message });
+            return Brought::Nothing(NoIdentity {
+                may_pass: true,
+                message,
+            });
         }
         let last = self.0.held.load_full();
-        let is_same =
-            last.as_ref().and_then(|last| last.identity.data::<Credentials>()).is_some_and(|last| {
+        let is_same = last
+            .as_ref()
+            .and_then(|last| last.identity.data::<Credentials>())
+            .is_some_and(|last| {
                 last.access_key_id() == credentials.access_key_id()
                     && last.secret_access_key() == credentials.secret_access_key()
                     && last.session_token() == credentials.session_token()
@@ -254,7 +307,11 @@ impl Identities {
         });
         // The same set may last longer than it was said to.
         let generation = last.map_or(0, |last| last.generation) + u64::from(!is_same);
-        self.0.held.store(Some(Arc::new(Held { identity: credentials.into(), generation, renew_at })));
+        self.0.held.store(Some(Arc::new(Held {
+            identity: credentials.into(),
+            generation,
+            renew_at,
+        })));
         if is_same { Brought::Same } else { Brought::New }
     }
 
@@ -272,7 +329,10 @@ impl Identities {
                 Step::Wait { at_most, renew } => {
                     let is_paused = !renew && self.renewal().error.is_some();
                     if is_paused {
-                        return Err(NoIdentity { may_pass: true, message: self.reason() });
+                        return Err(NoIdentity {
+                            may_pass: true,
+                            message: self.reason(),
+                        });
                     }
                     tokio::select! {
                         () = changed => {}
@@ -287,7 +347,8 @@ impl Identities {
         }
     }
 
-    /// Takes note that the server refused a set. It is used no more, unless another one has taken its place.
+    /// Takes note that the server refused a set. It is used no more, unless another one has taken
+    /// its place.
     pub(super) fn refused(&self, generation: u64, failure: &Failure) {
         let mut renewal = self.renewal();
         if self.generation() == generation {
@@ -312,17 +373,23 @@ impl Identities {
             return;
         }
         let told = renewal.accepted(Instant::now(), sent);
-        self.0.is_calm.store(!renewal.is_refused(), Ordering::Release);
+        self.0
+            .is_calm
+            .store(!renewal.is_refused(), Ordering::Release);
         drop(renewal);
         if let Some(waited) = told {
-            tracing::warn!("the server takes the credentials again after {}", display_duration(waited));
+            tracing::warn!(
+                "the server takes the credentials again after {}",
+                display_duration(waited)
+            );
         }
         self.0.changed.notify_waiters();
     }
 
     /// Returns true if the server has taken this set in a request that was sent later than this.
     pub(super) fn is_proven_since(&self, generation: u64, sent: Instant) -> bool {
-        self.proven().is_some_and(|proven| proven > (generation, sent))
+        self.proven()
+            .is_some_and(|proven| proven > (generation, sent))
     }
 
     fn proven(&self) -> MutexGuard<'_, Option<(u64, Instant)>> {
@@ -336,7 +403,10 @@ fn with_machine<T>(ask: impl FnOnce(&Machine<'_>) -> T) -> T {
     let vendor = std::fs::read_to_string("/sys/class/dmi/id/sys_vendor").unwrap_or_default();
     // In a pod, metadata may be shut off on purpose; whoever needs it there names it.
     let is_instance = vendor.trim() == "Amazon EC2" && env("KUBERNETES_SERVICE_HOST").is_none();
-    ask(&Machine { env: &env, is_instance })
+    ask(&Machine {
+        env: &env,
+        is_instance,
+    })
 }
 
 /// Counts a request as waiting for credentials until it is dropped.
@@ -357,13 +427,15 @@ impl Drop for Waiting<'_> {
 
 impl fmt::Debug for Identities {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identities").field("generation", &self.generation()).finish_non_exhaustive()
+        f.debug_struct("Identities")
+            .field("generation", &self.generation())
+            .finish_non_exhaustive()
     }
 }
 
 impl ResolveCachedIdentity for Identities {
-    /// All requests of a client are signed with the same credentials. The sessions of directory buckets have a cache of
-    /// their own, which asks here for what they are made with.
+    /// All requests of a client are signed with the same credentials. The sessions of directory
+    /// buckets have a cache of their own, which asks here for what they are made with.
     fn resolve_cached_identity<'a>(
         &'a self,
         _: SharedIdentityResolver,
@@ -386,7 +458,10 @@ impl ProvideCredentials for Identities {
         Self: 'a,
     {
         future::ProvideCredentials::new(async {
-            let held = self.resolve().await.map_err(CredentialsError::provider_error)?;
+            let held = self
+                .resolve()
+                .await
+                .map_err(CredentialsError::provider_error)?;
             let credentials = held.identity.data::<Credentials>().cloned();
             credentials.ok_or_else(|| CredentialsError::unhandled("these are no credentials"))
         })

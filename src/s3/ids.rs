@@ -1,8 +1,9 @@
 //! Limits of what a server names: `ETag`s, version ids, upload ids, keys, and tokens of lists.
 //!
-//! Names go back to the server in URLs and headers. One that is far beyond the limits of S3, or that holds
-//! control characters, comes from no S3 server, and the SDK panics on a URL or header that it makes of
-//! it. So each name is checked once, where it is read, and the message says which limit it breaks.
+//! Names go back to the server in URLs and headers. One that is far beyond the limits of S3, or
+//! that holds control characters, comes from no S3 server, and the SDK panics on a URL or header
+//! that it makes of it. So each name is checked once, where it is read, and the message says which
+//! limit it breaks.
 
 use crate::location::MAX_KEY_BYTES;
 
@@ -43,40 +44,55 @@ impl Name {
         let (what, limit) = (self.what(), self.limit());
         if text.len() > limit {
             let length = text.len();
-            return Err(format!("the server sent {what} of {length} bytes; s3haul accepts at most {limit}"));
+            return Err(format!(
+                "the server sent {what} of {length} bytes; s3haul accepts at most {limit}"
+            ));
         }
         // An ETag goes into headers as it is; all others are percent-encoded.
         let bad = |char: char| char.is_control() || (self == Self::Etag && !char.is_ascii());
         if text.chars().any(bad) {
-            return Err(format!("the server sent {what} with characters that no header can hold"));
+            return Err(format!(
+                "the server sent {what} with characters that no header can hold"
+            ));
         }
         Ok(text)
     }
 
     /// Returns the name if there is one and it is not empty.
     pub(super) fn optional(self, text: Option<String>) -> Result<Option<String>, String> {
-        text.filter(|text| !text.is_empty()).map(|text| self.check(text)).transpose()
+        text.filter(|text| !text.is_empty())
+            .map(|text| self.check(text))
+            .transpose()
     }
 
     /// Returns the name, which must be there.
     pub(super) fn required(self, text: Option<String>) -> Result<String, String> {
-        let missing = || format!("the answer has no {}", self.what().trim_start_matches(['a', 'n', ' ']));
+        let missing = || {
+            format!(
+                "the answer has no {}",
+                self.what().trim_start_matches(['a', 'n', ' '])
+            )
+        };
         self.optional(text)?.ok_or_else(missing)
     }
 }
 
 /// Returns the version that a write made. `null` names no version: S3 sends it for buckets whose
-/// versioning is suspended, other servers for buckets without versioning, and those refuse it in a request.
+/// versioning is suspended, other servers for buckets without versioning, and those refuse it in a
+/// request.
 pub(super) fn written_version(version: Option<String>) -> Result<Option<String>, String> {
-    Ok(Name::Version.optional(version)?.filter(|version| version != "null"))
+    Ok(Name::Version
+        .optional(version)?
+        .filter(|version| version != "null"))
 }
 
-/// Returns how an answer contradicts the version that its request named. Servers that keep none ignore the name.
+/// Returns how an answer contradicts the version that its request named. Servers that keep none
+/// ignore the name.
 pub(super) fn other_version(asked: Option<&str>, answered: Option<&str>) -> Result<(), String> {
     match asked.zip(answered.filter(|answered| !answered.is_empty())) {
-        Some((asked, answered)) if asked != answered => {
-            Err(format!("the answer is about the version `{answered}`, and `{asked}` was asked for"))
-        }
+        Some((asked, answered)) if asked != answered => Err(format!(
+            "the answer is about the version `{answered}`, and `{asked}` was asked for"
+        )),
         _ => Ok(()),
     }
 }
@@ -87,13 +103,16 @@ where
     u64: TryFrom<N>,
 {
     let size = size.ok_or_else(|| format!("the answer has no {what}"))?;
-    size.try_into().map_err(|_| format!("the answer has a negative {what}"))
+    size.try_into()
+        .map_err(|_| format!("the answer has a negative {what}"))
 }
 
 /// Returns the number of a part, which is 1 to 10,000 on S3 and at most 100,000 elsewhere.
 pub(super) fn part_number(number: Option<i32>) -> Result<u32, String> {
     let number = number.ok_or("the answer lists a part without a number")?;
-    let known = u32::try_from(number).ok().filter(|number| (1..=100_000).contains(number));
+    let known = u32::try_from(number)
+        .ok()
+        .filter(|number| (1..=100_000).contains(number));
     known.ok_or_else(|| format!("the answer lists a part with the number {number}"))
 }
 
@@ -123,9 +142,18 @@ mod tests {
             assert!(name.required(None).is_err() && name.required(Some(String::new())).is_err());
         }
         assert!(Name::Etag.check("é".to_owned()).is_err());
-        assert!(Name::Version.check("é".to_owned()).is_ok(), "it is percent-encoded");
-        assert_eq!(Name::Etag.required(None), Err("the answer has no ETag".to_owned()));
-        assert_eq!(Name::Upload.required(None), Err("the answer has no upload id".to_owned()));
+        assert!(
+            Name::Version.check("é".to_owned()).is_ok(),
+            "it is percent-encoded"
+        );
+        assert_eq!(
+            Name::Etag.required(None),
+            Err("the answer has no ETag".to_owned())
+        );
+        assert_eq!(
+            Name::Upload.required(None),
+            Err("the answer has no upload id".to_owned())
+        );
     }
 
     #[test]
@@ -133,7 +161,10 @@ mod tests {
         for none in [None, Some(String::new()), Some("null".to_owned())] {
             assert_eq!(written_version(none), Ok(None));
         }
-        assert_eq!(written_version(Some("v1".to_owned())), Ok(Some("v1".to_owned())));
+        assert_eq!(
+            written_version(Some("v1".to_owned())),
+            Ok(Some("v1".to_owned()))
+        );
     }
 
     #[test]

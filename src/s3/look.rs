@@ -12,10 +12,16 @@ pub struct Made {
 }
 
 impl Written {
-    /// Returns why the object that was found cannot be the one that this write made. `ETag`s that do not follow from the bytes
-    /// are compared only where no answer is believed: servers may be careless with them.
+    /// Returns why the object that was found cannot be the one that this write made. `ETag`s that
+    /// do not follow from the bytes are compared only where no answer is believed: servers may be
+    /// careless with them.
     #[must_use]
-    pub fn contradicted_by(&self, found: &Head, made: Made, capabilities: &Capabilities) -> Option<String> {
+    pub fn contradicted_by(
+        &self,
+        found: &Head,
+        made: Made,
+        capabilities: &Capabilities,
+    ) -> Option<String> {
         let Made { size, parts } = made;
         if found.size != size {
             return Some(format!("{} bytes arrived of {size}", found.size));
@@ -24,7 +30,9 @@ impl Written {
         if let Some((asked, shown)) = named(&self.version).zip(named(&found.version))
             && asked != shown
         {
-            return Some(format!("the server shows version {shown} where {asked} was asked for"));
+            return Some(format!(
+                "the server shows version {shown} where {asked} was asked for"
+            ));
         }
         let otherwise = |what: &str, shown: &str, answered: &str| {
             Some(format!(
@@ -42,8 +50,14 @@ impl Written {
         if etags_tell && !found.etag.is_empty() && found.etag != self.etag {
             return otherwise("ETag", &found.etag, &self.etag);
         }
-        let count = found.etag.rsplit_once('-').and_then(|(_, count)| count.parse::<u32>().ok());
-        let count = count.filter(|count| capabilities.content_etags && parts > 0 && *count != parts)?;
-        Some(format!("its ETag says {count} parts, {parts} were published"))
+        let count = found
+            .etag
+            .rsplit_once('-')
+            .and_then(|(_, count)| count.parse::<u32>().ok());
+        let count =
+            count.filter(|count| capabilities.content_etags && parts > 0 && *count != parts)?;
+        Some(format!(
+            "its ETag says {count} parts, {parts} were published"
+        ))
     }
 }

@@ -1,8 +1,9 @@
 //! Header values that are not UTF-8, which S3's look-alikes keep and give out as they are.
 //!
-//! This crate and the SDK hold values as text. A value that is no UTF-8 is held as a text in which a private character
-//! (U+F780 to U+F7FF) stands for each byte from 0x80 on, and such a text is sent as the bytes that it stands for. A UTF-8
-//! value in which one of these characters occurs by itself is held the same way, so that no two values share a text.
+//! This crate and the SDK hold values as text. A value that is no UTF-8 is held as a text in which
+//! a private character (U+F780 to U+F7FF) stands for each byte from 0x80 on, and such a text is
+//! sent as the bytes that it stands for. A UTF-8 value in which one of these characters occurs by
+//! itself is held the same way, so that no two values share a text.
 
 use aws_sdk_s3::config::http::{HttpRequest, HttpResponse};
 use aws_sdk_s3::error::BoxError;
@@ -59,19 +60,27 @@ pub(super) fn make_readable(response: &mut HttpResponse) -> Result<(), BoxError>
 
 /// Replaces the texts in a request that stand for other bytes.
 pub(super) fn restore(request: HttpRequest) -> Result<HttpRequest, BoxError> {
-    if !request.headers().iter().any(|(_, text)| value_of(text).is_some()) {
+    if !request
+        .headers()
+        .iter()
+        .any(|(_, text)| value_of(text).is_some())
+    {
         return Ok(request);
     }
     let mut request = request.try_into_http1x()?;
     for header in request.headers_mut().values_mut() {
-        if let Some(value) = std::str::from_utf8(header.as_bytes()).ok().and_then(value_of) {
+        if let Some(value) = std::str::from_utf8(header.as_bytes())
+            .ok()
+            .and_then(value_of)
+        {
             *header = value.try_into()?;
         }
     }
     Ok(HttpRequest::try_from(request)?)
 }
 
-/// Returns true for attributes of which one is no UTF-8. The SDK would leave such a header out of its signature.
+/// Returns true for attributes of which one is no UTF-8. The SDK would leave such a header out of
+/// its signature.
 pub(super) fn are_in(attributes: &Attributes) -> bool {
     let headers = &attributes.headers;
     let texts = [
@@ -83,7 +92,10 @@ pub(super) fn are_in(attributes: &Attributes) -> bool {
         &headers.expires,
         &headers.website_redirect,
     ];
-    let mut texts = texts.into_iter().flatten().chain(attributes.metadata.values());
+    let mut texts = texts
+        .into_iter()
+        .flatten()
+        .chain(attributes.metadata.values());
     texts.any(|text| value_of(text).is_some())
 }
 
@@ -96,7 +108,11 @@ mod tests {
     #[test]
     fn utf_8_is_its_own_text() {
         for text in ["plain", "größe", "😹", ""] {
-            assert_eq!((text_of(text.as_bytes()), value_of(text)), (None, None), "{text}");
+            assert_eq!(
+                (text_of(text.as_bytes()), value_of(text)),
+                (None, None),
+                "{text}"
+            );
         }
         assert_eq!(text_of(b"caf\xe9").as_deref(), Some("caf\u{f7e9}"));
     }

@@ -1,9 +1,9 @@
 //! Compares what a page of a list says about itself with what it holds and with what was asked for.
 //!
-//! A page that contradicts itself would be read as a shorter list, and keys would be missing without a word: a gateway
-//! that groups keys by a delimiter that nobody named, a count of five beside one key, an error behind the first keys, the
-//! answer to another request. Nothing is required here: servers leave most of these elements out. Only what a page does
-//! say counts.
+//! A page that contradicts itself would be read as a shorter list, and keys would be missing
+//! without a word: a gateway that groups keys by a delimiter that nobody named, a count of five
+//! beside one key, an error behind the first keys, the answer to another request. Nothing is
+//! required here: servers leave most of these elements out. Only what a page does say counts.
 
 use aws_sdk_s3::types::CommonPrefix;
 use percent_encoding::percent_decode_str;
@@ -28,12 +28,15 @@ impl Told {
         Self {
             prefix: prefix.map(str::to_owned),
             count: None,
-            group: groups.iter().find_map(|group| group.prefix()).map(str::to_owned),
+            group: groups
+                .iter()
+                .find_map(|group| group.prefix())
+                .map(str::to_owned),
         }
     }
 
-    /// Returns how a page that holds so many entries contradicts the request for the keys below a prefix. No request of
-    /// this crate names a delimiter.
+    /// Returns how a page that holds so many entries contradicts the request for the keys below a
+    /// prefix. No request of this crate names a delimiter.
     pub(super) fn contradiction(&self, prefix: &str, entries: usize) -> Option<String> {
         if let Some(group) = &self.group {
             return Some(format!(
@@ -42,19 +45,27 @@ impl Told {
         }
         let entries = u64::try_from(entries).unwrap_or(u64::MAX);
         if let Some(count) = self.count.filter(|count| *count > entries) {
-            return Some(format!("the page holds {entries} keys, and its KeyCount says {count}"));
+            return Some(format!(
+                "the page holds {entries} keys, and its KeyCount says {count}"
+            ));
         }
-        let shown = self.prefix.as_deref().filter(|shown| !shown.trim().is_empty())?;
+        let shown = self
+            .prefix
+            .as_deref()
+            .filter(|shown| !shown.trim().is_empty())?;
         (!is_spelling(shown, prefix)).then(|| {
             format!("the list is one of the keys below `{shown}`, and those below `{prefix}` were asked for")
         })
     }
 }
 
-/// Returns true if a server may write `text` as `shown`. Not all that encode say so, or encode alike.
+/// Returns true if a server may write `text` as `shown`. Not all that encode say so, or encode
+/// alike.
 fn is_spelling(shown: &str, text: &str) -> bool {
     shown == text
-        || percent_decode_str(shown).decode_utf8().is_ok_and(|plain| plain == text)
+        || percent_decode_str(shown)
+            .decode_utf8()
+            .is_ok_and(|plain| plain == text)
         || decode(shown.to_owned(), true).is_ok_and(|plain| plain == text)
 }
 
@@ -64,7 +75,9 @@ pub(super) fn holds_error(document: &str) -> bool {
         return false;
     }
     let mut reader = Reader::new(document);
-    let Ok(Some(Tag::Open(root))) = reader.child() else { return false };
+    let Ok(Some(Tag::Open(root))) = reader.child() else {
+        return false;
+    };
     while let Ok(Some(tag)) = reader.child() {
         match tag {
             Tag::Open("Error") => return root != "Error",
@@ -80,7 +93,10 @@ mod tests {
     use super::*;
 
     fn shown(prefix: &str) -> Told {
-        Told { prefix: Some(prefix.to_owned()), ..Told::default() }
+        Told {
+            prefix: Some(prefix.to_owned()),
+            ..Told::default()
+        }
     }
 
     #[test]
@@ -94,18 +110,28 @@ mod tests {
             ("a+b%20c", "a+b c"),
             ("a+b", "a+b"),
         ] {
-            assert_eq!(shown(prefix).contradiction(asked, 0), None, "{prefix} {asked}");
+            assert_eq!(
+                shown(prefix).contradiction(asked, 0),
+                None,
+                "{prefix} {asked}"
+            );
         }
         for (prefix, asked) in [("b/", "a/"), ("a", "a/"), ("a/", ""), ("%FF", "a")] {
             let why = shown(prefix).contradiction(asked, 0).unwrap();
-            assert!(why.contains(&format!("`{prefix}`, and those below `{asked}`")), "{why}");
+            assert!(
+                why.contains(&format!("`{prefix}`, and those below `{asked}`")),
+                "{why}"
+            );
         }
         assert_eq!(Told::default().contradiction("a/", 3), None);
     }
 
     #[test]
     fn a_count_beyond_the_entries_is_a_contradiction_and_a_smaller_one_is_not() {
-        let counted = |count| Told { count: Some(count), ..Told::default() };
+        let counted = |count| Told {
+            count: Some(count),
+            ..Told::default()
+        };
         assert_eq!(
             counted(5).contradiction("", 1).unwrap(),
             "the page holds 1 keys, and its KeyCount says 5"

@@ -1,13 +1,14 @@
 //! Follows a list from page to page, and trusts no page.
 //!
-//! Every list of this crate (objects, versions, uploads, parts, annotations) is read through a [`Paging`]. It
-//! holds a server to what a list is: each page brings entries that no page before had, keys begin with the
-//! requested prefix, and where order is promised they ascend. A server that breaks this would otherwise end a
-//! run too early, let it run for ever, or make it copy objects twice.
+//! Every list of this crate (objects, versions, uploads, parts, annotations) is read through a
+//! [`Paging`]. It holds a server to what a list is: each page brings entries that no page before
+//! had, keys begin with the requested prefix, and where order is promised they ascend. A server
+//! that breaks this would otherwise end a run too early, let it run for ever, or make it copy
+//! objects twice.
 //!
-//! Memory: a list in order needs its last key. A list without order remembers the first and the last entry
-//! of each page and all entries of the page before. Lists of uploads, parts, and annotations
-//! are short and are remembered whole.
+//! Memory: a list in order needs its last key. A list without order remembers the first and the
+//! last entry of each page and all entries of the page before. Lists of uploads, parts, and
+//! annotations are short and are remembered whole.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
@@ -15,11 +16,13 @@ use std::hash::{BuildHasher, Hash, RandomState};
 
 use super::ids::unusable_key;
 use super::{
-    AnnotationEntry, Failure, FailureKind, ListedObject, ListedVersion, OpenUpload, Operation, Page, PartDone,
+    AnnotationEntry, Failure, FailureKind, ListedObject, ListedVersion, OpenUpload, Operation,
+    Page, PartDone,
 };
 use crate::location::BucketName;
 
-/// Empty pages in a row that still are no endless list. Servers send some where they have deleted keys.
+/// Empty pages in a row that still are no endless list. Servers send some where they have deleted
+/// keys.
 pub const MOST_EMPTY_PAGES: u32 = 100;
 /// How often a page is asked for that turns out to be the one before.
 pub const PAGE_TRIES: u32 = 3;
@@ -99,13 +102,21 @@ impl Order {
     /// The order of a list of objects.
     #[must_use]
     pub const fn of_objects(ordered_lists: bool) -> Self {
-        if ordered_lists { Self::Ascending } else { Self::Unknown }
+        if ordered_lists {
+            Self::Ascending
+        } else {
+            Self::Unknown
+        }
     }
 
     /// The order of a list of versions.
     #[must_use]
     pub const fn of_versions(ordered_lists: bool) -> Self {
-        if ordered_lists { Self::Grouped } else { Self::Unknown }
+        if ordered_lists {
+            Self::Grouped
+        } else {
+            Self::Unknown
+        }
     }
 }
 
@@ -155,7 +166,12 @@ struct Refused {
 
 impl Refused {
     fn count(all: &mut BTreeMap<&'static str, Self>, what: &'static str, key: &str) {
-        all.entry(what).or_insert_with(|| Self { count: 0, example: shortened(key) }).count += 1;
+        all.entry(what)
+            .or_insert_with(|| Self {
+                count: 0,
+                example: shortened(key),
+            })
+            .count += 1;
     }
 }
 
@@ -198,14 +214,18 @@ impl Paging {
     /// Checks a page and takes out of it what must not be in the list or was in it before.
     ///
     /// # Errors
-    /// [`FailureKind::ServerFault`] if the list does not advance; [`FailureKind::Invalid`] if it is not in the order that
-    /// the endpoint's capabilities promise.
+    /// [`FailureKind::ServerFault`] if the list does not advance; [`FailureKind::Invalid`] if it is
+    /// not in the order that the endpoint's capabilities promise.
     pub fn check<T: Entry, M: Hash>(&mut self, page: &mut Page<T, M>) -> Result<Turn, Failure> {
         self.refuse(&mut page.items);
         let token = page.next.as_ref().map(|next| self.hashers.0.hash_one(next));
         let leads_back = token.is_some() && token == std::mem::replace(&mut self.token, token);
         let (Some(first), Some(last)) = (page.items.first(), page.items.last()) else {
-            return if leads_back { self.repeated_page() } else { self.empty_page(token.is_some()) };
+            return if leads_back {
+                self.repeated_page()
+            } else {
+                self.empty_page(token.is_some())
+            };
         };
         let ends = (self.print(first), self.print(last));
         if self.is_repeated(&page.items, ends) {
@@ -231,28 +251,37 @@ impl Paging {
         Ok(Turn::Next)
     }
 
-    /// Returns a failure for each kind of entries that were taken out because a list must not hold them.
+    /// Returns a failure for each kind of entries that were taken out because a list must not hold
+    /// them.
     pub fn take_refused(&mut self) -> Vec<Failure> {
         let refused = std::mem::take(&mut self.refused);
-        let failures = refused.into_iter().map(|(what, Refused { count, example })| {
-            self.fault(format!(
-                "the list holds {what} ({count}, for example `{example}`); s3haul left them out"
-            ))
-        });
+        let failures = refused
+            .into_iter()
+            .map(|(what, Refused { count, example })| {
+                self.fault(format!(
+                    "the list holds {what} ({count}, for example `{example}`); s3haul left them out"
+                ))
+            });
         failures.collect()
     }
 
     /// Takes out keys that cannot be meant.
     fn refuse<T: Entry>(&mut self, items: &mut Vec<T>) {
-        let names_keys = !matches!(self.operation, Operation::ListParts | Operation::ListObjectAnnotations);
+        let names_keys = !matches!(
+            self.operation,
+            Operation::ListParts | Operation::ListObjectAnnotations
+        );
         if !names_keys {
             return;
         }
         let (prefix, refused) = (self.prefix.as_str(), &mut self.refused);
         items.retain(|item| {
             let key = item.key();
-            let is_foreign = || (!key.starts_with(prefix)).then_some("keys outside the requested prefix");
-            let Some(what) = unusable_key(&key).or_else(is_foreign) else { return true };
+            let is_foreign =
+                || (!key.starts_with(prefix)).then_some("keys outside the requested prefix");
+            let Some(what) = unusable_key(&key).or_else(is_foreign) else {
+                return true;
+            };
             Refused::count(refused, what, &key);
             false
         });
@@ -271,8 +300,9 @@ impl Paging {
     fn repeated_page(&mut self) -> Result<Turn, Failure> {
         self.again += 1;
         if self.again >= PAGE_TRIES {
-            return Err(self
-                .fault(format!("the server returned the same page of the list again, {PAGE_TRIES} times")));
+            return Err(self.fault(format!(
+                "the server returned the same page of the list again, {PAGE_TRIES} times"
+            )));
         }
         Ok(Turn::Again)
     }
@@ -281,11 +311,14 @@ impl Paging {
         match self.order {
             Order::Ascending | Order::Grouped => self.first_and_last == Some(ends),
             Order::Unknown => self.seen.contains(&ends.0) && self.seen.contains(&ends.1),
-            Order::Short => items.iter().all(|item| self.seen.contains(&self.print(item))),
+            Order::Short => items
+                .iter()
+                .all(|item| self.seen.contains(&self.print(item))),
         }
     }
 
-    /// Checks that each key comes behind the one before it; of one key, that each entry is another one.
+    /// Checks that each key comes behind the one before it; of one key, that each entry is another
+    /// one.
     fn check_order<T: Entry>(&mut self, items: &[T]) -> Result<(), Failure> {
         let mut last = self.last.as_deref().map(Cow::Borrowed);
         for item in items {
@@ -298,8 +331,9 @@ impl Paging {
                 }
                 Some(std::cmp::Ordering::Equal) if self.order == Order::Grouped => {
                     if item.is_latest() && !self.led {
-                        let message =
-                            format!("the server lists the latest version of `{key}` behind older ones");
+                        let message = format!(
+                            "the server lists the latest version of `{key}` behind older ones"
+                        );
                         return Err(self.fault(message));
                     }
                 }
@@ -320,11 +354,17 @@ impl Paging {
         Ok(())
     }
 
-    /// Of a list without order, takes out what was on the page before, or at the end of any page. The same key twice on one
-    /// page may be two keys that the server writes alike, and is counted.
+    /// Of a list without order, takes out what was on the page before, or at the end of any page.
+    /// The same key twice on one page may be two keys that the server writes alike, and is counted.
     fn drop_repeated<T: Entry>(&mut self, items: &mut Vec<T>, ends: (Print, Print)) {
         let mut here = HashSet::with_capacity(items.len());
-        let Self { seen, before, hashers, refused, .. } = self;
+        let Self {
+            seen,
+            before,
+            hashers,
+            refused,
+            ..
+        } = self;
         items.retain(|item| {
             let print = print_of(hashers, item);
             if !here.insert(print) {
@@ -346,7 +386,12 @@ impl Paging {
             "the server lists `{key}` behind `{before}`, out of the order of their bytes; write `ordered_lists: false` into the \
              endpoint's capabilities"
         );
-        Failure::new(FailureKind::Invalid, self.operation, self.bucket.clone(), message)
+        Failure::new(
+            FailureKind::Invalid,
+            self.operation,
+            self.bucket.clone(),
+            message,
+        )
     }
 
     fn fault(&self, message: String) -> Failure {
@@ -368,8 +413,9 @@ fn shortened(key: &str) -> String {
     }
 }
 
-/// Returns where the next page begins, or `None` at the end of the list. A token means that there is more, whatever
-/// `IsTruncated` says. Where the protocol lets a list go on behind its `last` entry, that stands in for a token.
+/// Returns where the next page begins, or `None` at the end of the list. A token means that there
+/// is more, whatever `IsTruncated` says. Where the protocol lets a list go on behind its `last`
+/// entry, that stands in for a token.
 ///
 /// # Errors
 /// The list goes on, and nothing says where.
@@ -387,8 +433,9 @@ pub(super) fn follows<M>(
     }
 }
 
-/// The same for lists with markers. There S3 names the last entry on every page, the last page included,
-/// and other servers repeat the marker they were `asked` for. Neither says anything against `IsTruncated: false`.
+/// The same for lists with markers. There S3 names the last entry on every page, the last page
+/// included, and other servers repeat the marker they were `asked` for. Neither says anything
+/// against `IsTruncated: false`.
 ///
 /// # Errors
 /// Those of [`follows`].

@@ -3,9 +3,10 @@
 //!
 //! The SDK's own client would do, if it knew proxies and private certificate authorities: it takes
 //! neither from the environment. So each set of settings gets two pools, one for `http://` and one
-//! for `https://`. What TLS needs, above all the machine's list of some 150 trusted certificates, is
-//! read with the first request that goes over TLS. An endpoint on plain HTTP never pays for it: the
-//! list is half of the processor time at start-up (15 ms until the first request with it, 8 without).
+//! for `https://`. What TLS needs, above all the machine's list of some 150 trusted certificates,
+//! is read with the first request that goes over TLS. An endpoint on plain HTTP never pays for it:
+//! the list is half of the processor time at start-up (15 ms until the first request with it, 8
+//! without).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -34,7 +35,8 @@ use crate::endpoint::{Network, NoProxy, ProxyUrl, Setting};
 
 /// For TCP and TLS together.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// S3 closes idle connections after about 20 s; a request sent into a closing connection fails for nothing.
+/// S3 closes idle connections after about 20 s; a request sent into a closing connection fails for
+/// nothing.
 const POOL_IDLE: Duration = Duration::from_secs(15);
 
 /// Network settings that no connection can be made with.
@@ -42,7 +44,11 @@ const POOL_IDLE: Duration = Duration::from_secs(15);
 pub(super) enum NetworkError {
     /// The file of certificates cannot be read.
     #[error("the CA bundle {path} ({origin}) cannot be read: {error}", path = path.display())]
-    Unreadable { path: PathBuf, origin: String, error: std::io::Error },
+    Unreadable {
+        path: PathBuf,
+        origin: String,
+        error: std::io::Error,
+    },
     /// The file holds no certificate.
     #[error("the CA bundle {path} ({origin}) holds no certificate in PEM format", path = path.display())]
     Empty { path: PathBuf, origin: String },
@@ -63,7 +69,8 @@ struct Settings {
 /// # Errors
 /// [`NetworkError`] if the certificates cannot be read.
 pub(super) fn http_client(network: &Network) -> Result<SharedHttpClient, NetworkError> {
-    let url = |setting: &Option<Setting<ProxyUrl>>| setting.as_ref().map(|setting| setting.value.clone());
+    let url =
+        |setting: &Option<Setting<ProxyUrl>>| setting.as_ref().map(|setting| setting.value.clone());
     let settings = Settings {
         http: url(&network.http),
         https: url(&network.https),
@@ -75,27 +82,51 @@ pub(super) fn http_client(network: &Network) -> Result<SharedHttpClient, Network
 
 fn client_of(settings: Settings) -> SharedHttpClient {
     static CLIENTS: OnceLock<Mutex<HashMap<Settings, SharedHttpClient>>> = OnceLock::new();
-    let mut clients = CLIENTS.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+    let mut clients = CLIENTS
+        .get_or_init(Mutex::default)
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
     let client = clients.entry(settings.clone()).or_insert_with(|| {
         let (plain, secure, direct) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
-        SharedHttpClient::new(SharedPools(Arc::new(Pools { settings, plain, secure, direct })))
+        SharedHttpClient::new(SharedPools(Arc::new(Pools {
+            settings,
+            plain,
+            secure,
+            direct,
+        })))
     });
     client.clone()
 }
 
-/// Reads the certificates of a bundle that TLS can use, each in PEM format. The SDK panics on others.
+/// Reads the certificates of a bundle that TLS can use, each in PEM format. The SDK panics on
+/// others.
 fn certificates(bundle: &Setting<PathBuf>) -> Result<Vec<Vec<u8>>, NetworkError> {
     let (path, origin) = (bundle.value.clone(), bundle.origin.to_string());
     let bytes = match std::fs::read(&path) {
         Ok(bytes) => bytes,
-        Err(error) => return Err(NetworkError::Unreadable { path, origin, error }),
+        Err(error) => {
+            return Err(NetworkError::Unreadable {
+                path,
+                origin,
+                error,
+            });
+        }
     };
     let usable = |certificate: CertificateDer<'static>| {
-        RootCertStore::empty().add(certificate.clone()).is_ok().then_some(certificate)
+        RootCertStore::empty()
+            .add(certificate.clone())
+            .is_ok()
+            .then_some(certificate)
     };
-    let found = CertificateDer::pem_slice_iter(&bytes).filter_map(Result::ok).filter_map(usable);
+    let found = CertificateDer::pem_slice_iter(&bytes)
+        .filter_map(Result::ok)
+        .filter_map(usable);
     let found: Vec<_> = found.map(|certificate| pem(&certificate)).collect();
-    if found.is_empty() { Err(NetworkError::Empty { path, origin }) } else { Ok(found) }
+    if found.is_empty() {
+        Err(NetworkError::Empty { path, origin })
+    } else {
+        Ok(found)
+    }
 }
 
 fn pem(certificate: &CertificateDer<'_>) -> Vec<u8> {
@@ -116,7 +147,9 @@ fn pool(proxy: Option<&ProxyUrl>, trusted: TrustStore) -> SharedHttpClient {
             builder.set_sleep_impl(components.sleep_impl());
         }
         builder.set_proxy_config(proxy.clone());
-        let builder = builder.tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc));
+        let builder = builder.tls_provider(tls::Provider::Rustls(
+            tls::rustls_provider::CryptoMode::AwsLc,
+        ));
         match context.clone() {
             Some(context) => builder.tls_context(context).build(),
             // A trust store that cannot be built leaves the machine's own certificates.
@@ -139,33 +172,58 @@ impl Pools {
     fn direct(&self) -> &SharedHttpClient {
         self.direct.get_or_init(|| {
             let Settings { trusted, .. } = self.settings.clone();
-            client_of(Settings { http: None, https: None, no_proxy: NoProxy::default(), trusted })
+            client_of(Settings {
+                http: None,
+                https: None,
+                no_proxy: NoProxy::default(),
+                trusted,
+            })
         })
     }
 
     /// True if a request to this URL would go through a proxy, but for `NO_PROXY`.
     fn is_exempt(&self, url: &str) -> bool {
-        let Settings { http, https, no_proxy, .. } = &self.settings;
-        let proxy = if url.starts_with("http://") { http } else { https };
+        let Settings {
+            http,
+            https,
+            no_proxy,
+            ..
+        } = &self.settings;
+        let proxy = if url.starts_with("http://") {
+            http
+        } else {
+            https
+        };
         proxy.is_some() && no_proxy.covers_url(url)
     }
 
     fn plain(&self) -> &SharedHttpClient {
         self.plain.get_or_init(|| {
             let Settings { http, .. } = &self.settings;
-            let proxy_has_tls = http.as_ref().is_some_and(|url| url.as_str().starts_with("https://"));
-            let trusted = if proxy_has_tls { self.trusted() } else { TrustStore::empty() };
+            let proxy_has_tls = http
+                .as_ref()
+                .is_some_and(|url| url.as_str().starts_with("https://"));
+            let trusted = if proxy_has_tls {
+                self.trusted()
+            } else {
+                TrustStore::empty()
+            };
             pool(http.as_ref(), trusted)
         })
     }
 
     fn secure(&self) -> &SharedHttpClient {
-        self.secure.get_or_init(|| pool(self.settings.https.as_ref(), self.trusted()))
+        self.secure
+            .get_or_init(|| pool(self.settings.https.as_ref(), self.trusted()))
     }
 
     fn trusted(&self) -> TrustStore {
-        let Some(certificates) = &self.settings.trusted else { return TrustStore::default() };
-        certificates.iter().fold(TrustStore::empty(), |store, pem| store.with_pem_certificate(pem.clone()))
+        let Some(certificates) = &self.settings.trusted else {
+            return TrustStore::default();
+        };
+        certificates.iter().fold(TrustStore::empty(), |store, pem| {
+            store.with_pem_certificate(pem.clone())
+        })
     }
 }
 
@@ -207,7 +265,8 @@ struct Connector {
 
 impl HttpConnector for Connector {
     fn call(&self, mut request: HttpRequest) -> HttpConnectorFuture {
-        let connect = |client: &SharedHttpClient| client.http_connector(&self.settings, &self.components);
+        let connect =
+            |client: &SharedHttpClient| client.http_connector(&self.settings, &self.components);
         let connector = if self.pools.0.is_exempt(request.uri()) {
             self.direct.get_or_init(|| connect(self.pools.0.direct()))
         } else if request.uri().starts_with("http://") {

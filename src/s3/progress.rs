@@ -66,8 +66,11 @@ pub fn within<F: Future>(
     total: Duration,
     attempt: F,
 ) -> impl Future<Output = Result<F::Output, Duration>> {
-    let progress =
-        Arc::new(Progress { began: Instant::now(), last: AtomicU64::new(0), bytes: AtomicU64::new(0) });
+    let progress = Arc::new(Progress {
+        began: Instant::now(),
+        last: AtomicU64::new(0),
+        bytes: AtomicU64::new(0),
+    });
     // In a box, because it would be in the future of an object twice.
     let mut attempt = Box::pin(PROGRESS.scope(Arc::clone(&progress), attempt));
     async move {
@@ -87,11 +90,18 @@ pub fn within<F: Future>(
 
 /// Lets the body of a request note its progress, if it is a long one.
 pub(super) fn watch(request: &mut HttpRequest) {
-    let Some(progress) = Progress::current() else { return };
+    let Some(progress) = Progress::current() else {
+        return;
+    };
     let length = request.body().bytes().map_or(0, <[u8]>::len);
     if length > PIECE {
         let whole = std::mem::replace(request.body_mut(), SdkBody::taken());
-        let pieces = Pieces { whole, piece: Bytes::new(), left: length as u64, progress };
+        let pieces = Pieces {
+            whole,
+            piece: Bytes::new(),
+            left: length as u64,
+            progress,
+        };
         *request.body_mut() = SdkBody::from_body_1_x(pieces);
     }
 }
@@ -117,7 +127,10 @@ impl Body for Pieces {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
         if this.piece.is_empty() {
-            match ready!(Pin::new(&mut this.whole).poll_frame(cx)).transpose()?.map(Frame::into_data) {
+            match ready!(Pin::new(&mut this.whole).poll_frame(cx))
+                .transpose()?
+                .map(Frame::into_data)
+            {
                 Some(Ok(bytes)) => this.piece = bytes,
                 _ => return Poll::Ready(None),
             }
@@ -163,7 +176,11 @@ mod tests {
             let began = Instant::now();
             let ended = within(SECOND * 3, SECOND * 20, moving(bytes, seconds)).await;
             assert!(ended.is_err());
-            assert_eq!(began.elapsed().as_secs(), ended_after, "{bytes} bytes in each of {seconds} s");
+            assert_eq!(
+                began.elapsed().as_secs(),
+                ended_after,
+                "{bytes} bytes in each of {seconds} s"
+            );
         }
         assert_eq!(within(SECOND, SECOND, async { 5 }).await, Ok(5));
     }

@@ -1,8 +1,9 @@
-//! Credentials of an endpoint: the SDK's own providers, in the order that the endpoint was resolved to.
+//! Credentials of an endpoint: the SDK's own providers, in the order that the endpoint was resolved
+//! to.
 //!
-//! The SDK's default chain reads the environment by itself, so it would find an exported key although
-//! a profile was named, and would take an empty variable for a set one. Here the chain holds what
-//! [`ResolvedEndpoint::credentials`] lists and nothing else.
+//! The SDK's default chain reads the environment by itself, so it would find an exported key
+//! although a profile was named, and would take an empty variable for a set one. Here the chain
+//! holds what [`ResolvedEndpoint::credentials`] lists and nothing else.
 
 use std::error::Error;
 use std::fmt;
@@ -31,17 +32,26 @@ pub(super) enum Provider {
     /// This set.
     Fixed(Credentials),
     /// The providers of the machine.
-    Ambient { foundation: Box<Foundation>, used: Used },
+    Ambient {
+        foundation: Box<Foundation>,
+        used: Used,
+    },
 }
 
 impl Provider {
     /// Returns the provider of the endpoint's credentials, or of `fixed` ones; nothing is sent yet.
     pub(super) fn new(foundation: &Foundation, fixed: Option<StaticCredentials>) -> Self {
         match fixed {
-            Some(StaticCredentials { access_key, secret_key }) => {
-                Self::Fixed(Credentials::new(access_key, secret_key, None, None, "s3haul"))
-            }
-            None => Self::Ambient { foundation: Box::new(foundation.clone()), used: Used::default() },
+            Some(StaticCredentials {
+                access_key,
+                secret_key,
+            }) => Self::Fixed(Credentials::new(
+                access_key, secret_key, None, None, "s3haul",
+            )),
+            None => Self::Ambient {
+                foundation: Box::new(foundation.clone()),
+                used: Used::default(),
+            },
         }
     }
 
@@ -121,13 +131,30 @@ impl Foundation {
         let direct = config.clone().with_http_client(self.direct_client.clone());
         let environment = Environment::load();
         let link = |source: &CredentialSource| {
-            let is_local = matches!(source, CredentialSource::Container | CredentialSource::InstanceMetadata);
-            (source.clone(), provider(source, if is_local { &direct } else { &config }, &environment))
+            let is_local = matches!(
+                source,
+                CredentialSource::Container | CredentialSource::InstanceMetadata
+            );
+            (
+                source.clone(),
+                provider(
+                    source,
+                    if is_local { &direct } else { &config },
+                    &environment,
+                ),
+            )
         };
-        Chain { links: self.endpoint.credentials.iter().map(link).collect(), used }
+        Chain {
+            links: self.endpoint.credentials.iter().map(link).collect(),
+            used,
+        }
     }
 
-    async fn assume(&self, role: &AssumeRole, base: SharedCredentialsProvider) -> SharedCredentialsProvider {
+    async fn assume(
+        &self,
+        role: &AssumeRole,
+        base: SharedCredentialsProvider,
+    ) -> SharedCredentialsProvider {
         let mut provider = AssumeRoleProvider::builder(&role.arn)
             .session_name(role.session_name.as_deref().unwrap_or("s3haul"))
             .configure(&self.sts_config(base.clone()));
@@ -177,17 +204,20 @@ fn provider(
             let identity = StaticConfiguration {
                 web_identity_token_file: text("AWS_WEB_IDENTITY_TOKEN_FILE").into(),
                 role_arn: text("AWS_ROLE_ARN"),
-                session_name: environment.variable("AWS_ROLE_SESSION_NAME").unwrap_or("s3haul").to_owned(),
+                session_name: environment
+                    .variable("AWS_ROLE_SESSION_NAME")
+                    .unwrap_or("s3haul")
+                    .to_owned(),
             };
             let provider = WebIdentityTokenCredentialsProvider::builder().configure(config);
             SharedCredentialsProvider::new(provider.static_configuration(identity).build())
         }
-        CredentialSource::Container => {
-            SharedCredentialsProvider::new(EcsCredentialsProvider::builder().configure(config).build())
-        }
-        CredentialSource::InstanceMetadata => {
-            SharedCredentialsProvider::new(ImdsCredentialsProvider::builder().configure(config).build())
-        }
+        CredentialSource::Container => SharedCredentialsProvider::new(
+            EcsCredentialsProvider::builder().configure(config).build(),
+        ),
+        CredentialSource::InstanceMetadata => SharedCredentialsProvider::new(
+            ImdsCredentialsProvider::builder().configure(config).build(),
+        ),
     }
 }
 
@@ -210,7 +240,10 @@ impl Chain {
             match provider.provide_credentials().await {
                 Ok(credentials) => {
                     if let Some(field) = unsignable(&credentials) {
-                        let error = Unsignable { field, source: source.clone() };
+                        let error = Unsignable {
+                            field,
+                            source: source.clone(),
+                        };
                         return Err(CredentialsError::invalid_configuration(error));
                     }
                     // Only the first answer is recorded; a renewal may come from another source.
@@ -231,7 +264,8 @@ impl Chain {
     }
 }
 
-/// Credentials that no request can be signed with. The SDK panics on some of them. The value is not shown.
+/// Credentials that no request can be signed with. The SDK panics on some of them. The value is not
+/// shown.
 #[derive(Debug)]
 pub(super) struct Unsignable {
     field: &'static str,
@@ -241,7 +275,10 @@ pub(super) struct Unsignable {
 impl fmt::Display for Unsignable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { field, source } = self;
-        write!(f, "{source}: the {field} holds characters that no header can hold, such as a line break")
+        write!(
+            f,
+            "{source}: the {field} holds characters that no header can hold, such as a line break"
+        )
     }
 }
 

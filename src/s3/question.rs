@@ -1,7 +1,9 @@
-//! Questions about one attribute of an object, and the answers of servers that do not know the question.
+//! Questions about one attribute of an object, and the answers of servers that do not know the
+//! question.
 //!
-//! A server that ignores `?tagging` answers with the object itself, of which no more is read than a good answer has
-//! (`s3::bounds`). What cannot be read and is not just cut short or empty is no accident either, so that nobody asks again.
+//! A server that ignores `?tagging` answers with the object itself, of which no more is read than a
+//! good answer has (`s3::bounds`). What cannot be read and is not just cut short or empty is no
+//! accident either, so that nobody asks again.
 
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::{RequestId, RequestIdExt};
@@ -27,11 +29,15 @@ where
     if *sorted.kind() == FailureKind::AnswerTooLong {
         return too_long(operation, bucket, key);
     }
-    let Some(answer) = error.raw_response().filter(|answer| answer.status().is_success()) else {
+    let Some(answer) = error
+        .raw_response()
+        .filter(|answer| answer.status().is_success())
+    else {
         return sorted;
     };
     // An error document in an answer that claims success says what it is about.
-    let is_refusal = matches!(error, SdkError::ServiceError(refused) if refused.err().code().is_some());
+    let is_refusal =
+        matches!(error, SdkError::ServiceError(refused) if refused.err().code().is_some());
     if is_refusal {
         return sorted;
     }
@@ -43,20 +49,38 @@ where
 
 /// Returns the failure of a question that the server answers with more than any good answer has.
 pub(super) fn too_long(operation: Operation, bucket: &BucketName, key: &ObjectKey) -> Failure {
-    no_answer(operation, bucket, key, "more than any good answer has, such as the object itself")
+    no_answer(
+        operation,
+        bucket,
+        key,
+        "more than any good answer has, such as the object itself",
+    )
 }
 
 /// Returns the failure of a question that the server answers with something else.
 fn no_answer(operation: Operation, bucket: &BucketName, key: &ObjectKey, instead: &str) -> Failure {
     let message = format!("the server does not know the question: it answers with {instead}");
-    Failure::new(FailureKind::NotUnderstood, operation, place(bucket, Some(key)), message)
+    Failure::new(
+        FailureKind::NotUnderstood,
+        operation,
+        place(bucket, Some(key)),
+        message,
+    )
 }
 
-/// Returns what an unreadable answer is instead of a good one; `None` for one that may be better the next time.
+/// Returns what an unreadable answer is instead of a good one; `None` for one that may be better
+/// the next time.
 fn instead(answer: &HttpResponse) -> Option<String> {
-    let body = answer.body().bytes().map(<[u8]>::trim_ascii).filter(|body| !body.is_empty())?;
+    let body = answer
+        .body()
+        .bytes()
+        .map(<[u8]>::trim_ascii)
+        .filter(|body| !body.is_empty())?;
     let header = |name: &str| answer.headers().get(name);
-    if header("etag").is_some() || header("accept-ranges").is_some() || header("last-modified").is_some() {
+    if header("etag").is_some()
+        || header("accept-ranges").is_some()
+        || header("last-modified").is_some()
+    {
         return Some("the object itself".to_owned());
     }
     match header("content-type").map(|kind| kind.split(';').next().unwrap_or_default().trim()) {

@@ -1,7 +1,7 @@
 //! Reading what is there, for proof, and taking back one version.
 //!
-//! A copy never needs these requests. They serve those who want bytes compared, part boundaries replayed, or a copy that
-//! is not equal removed.
+//! A copy never needs these requests. They serve those who want bytes compared, part boundaries
+//! replayed, or a copy that is not equal removed.
 
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
@@ -37,7 +37,12 @@ impl Body {
                     Some(_) => FailureKind::AnswerTooLong,
                     None => FailureKind::Transient,
                 };
-                Err(Failure::new(kind, Operation::GetObject, &*self.place, plain(&error)))
+                Err(Failure::new(
+                    kind,
+                    Operation::GetObject,
+                    &*self.place,
+                    plain(&error),
+                ))
             }
         }
     }
@@ -67,7 +72,10 @@ impl Client {
         same_version(pin, output.e_tag, Operation::GetObject)?;
         other_version(pin.version.as_deref(), output.version_id.as_deref()).map_err(faulty)?;
         same_range((first, last), size, output.content_range.as_deref()).map_err(faulty)?;
-        Ok(Body { stream: output.body, place: place(&pin.bucket, Some(&pin.key)) })
+        Ok(Body {
+            stream: output.body,
+            place: place(&pin.bucket, Some(&pin.key)),
+        })
     }
 
     /// Looks at part `number` of one version of a multipart object.
@@ -84,17 +92,24 @@ impl Client {
             .send()
             .await
             .map_err(|error| failure(Operation::HeadObject, &pin.bucket, Some(&pin.key), &error))?;
-        other_version(pin.version.as_deref(), output.version_id())
-            .map_err(|message| fault(Operation::HeadObject, &pin.bucket, Some(&pin.key), message))?;
+        other_version(pin.version.as_deref(), output.version_id()).map_err(|message| {
+            fault(Operation::HeadObject, &pin.bucket, Some(&pin.key), message)
+        })?;
         same_version(pin, output.e_tag, Operation::HeadObject)?;
-        let size = required_size(output.content_length, "Content-Length")
-            .map_err(|message| fault(Operation::HeadObject, &pin.bucket, Some(&pin.key), message))?;
-        Ok(PartHead { size, count: output.parts_count.and_then(|count| count.try_into().ok()) })
+        let size = required_size(output.content_length, "Content-Length").map_err(|message| {
+            fault(Operation::HeadObject, &pin.bucket, Some(&pin.key), message)
+        })?;
+        Ok(PartHead {
+            size,
+            count: output.parts_count.and_then(|count| count.try_into().ok()),
+        })
     }
 
-    /// Removes one version of an object for good; without a version, the object, `only` if it still has that `ETag`.
+    /// Removes one version of an object for good; without a version, the object, `only` if it still
+    /// has that `ETag`.
     ///
-    /// No object of a job is removed but a bad copy that this very run wrote; else only what a probe or a journal made.
+    /// No object of a job is removed but a bad copy that this very run wrote; else only what a
+    /// probe or a journal made.
     pub async fn delete_object(
         &self,
         bucket: &BucketName,
@@ -115,27 +130,41 @@ impl Client {
     }
 }
 
-/// Refuses the bytes of another range than `first..=last`, or of an object of another size. An answer that names no range
-/// begins with the first byte.
+/// Refuses the bytes of another range than `first..=last`, or of an object of another size. An
+/// answer that names no range begins with the first byte.
 fn same_range((first, last): (u64, u64), size: u64, answered: Option<&str>) -> Result<(), String> {
     let Some(answered) = answered else {
         let unknown = "the answer does not say which bytes it holds";
-        return if first == 0 { Ok(()) } else { Err(unknown.to_owned()) };
+        return if first == 0 {
+            Ok(())
+        } else {
+            Err(unknown.to_owned())
+        };
     };
     let range = answered.trim().strip_prefix("bytes").map(str::trim_start);
-    let (range, total) = range.and_then(|range| range.split_once('/')).unwrap_or_default();
+    let (range, total) = range
+        .and_then(|range| range.split_once('/'))
+        .unwrap_or_default();
     if range.trim() != format!("{first}-{last}") {
-        return Err(format!("the answer holds the bytes `{answered}`, and {first}-{last} were asked for"));
+        return Err(format!(
+            "the answer holds the bytes `{answered}`, and {first}-{last} were asked for"
+        ));
     }
     match total.trim() {
         "*" => Ok(()),
         total if total == size.to_string() => Ok(()),
-        _ => Err(format!("the answer is about the bytes `{answered}` of an object of {size} bytes")),
+        _ => Err(format!(
+            "the answer is about the bytes `{answered}` of an object of {size} bytes"
+        )),
     }
 }
 
 /// Servers that ignore `If-Match` answer with whatever is there; its `ETag` tells.
-fn same_version(pin: &SourcePin, etag: Option<String>, operation: Operation) -> Result<(), Failure> {
+fn same_version(
+    pin: &SourcePin,
+    etag: Option<String>,
+    operation: Operation,
+) -> Result<(), Failure> {
     let etag = Name::Etag.required(etag.map(unquote));
     let etag = etag.map_err(|message| fault(operation, &pin.bucket, Some(&pin.key), message))?;
     if etag == pin.etag {
@@ -143,7 +172,12 @@ fn same_version(pin: &SourcePin, etag: Option<String>, operation: Operation) -> 
     }
     let message = format!("the object changed: its ETag is {etag}, not {}", pin.etag);
     let place = place(&pin.bucket, Some(&pin.key));
-    Err(Failure::new(FailureKind::PreconditionFailed, operation, place, message))
+    Err(Failure::new(
+        FailureKind::PreconditionFailed,
+        operation,
+        place,
+        message,
+    ))
 }
 
 #[cfg(test)]
@@ -169,7 +203,10 @@ mod tests {
             Some("bytes 100-199"),
             Some("items 100-199/300"),
         ] {
-            assert!(same_range((100, 199), 300, answered).is_err(), "{answered:?}");
+            assert!(
+                same_range((100, 199), 300, answered).is_err(),
+                "{answered:?}"
+            );
         }
     }
 }

@@ -1,9 +1,11 @@
-//! Decides when to ask a provider for credentials, and what requests do meanwhile. Pure: the time is an argument.
+//! Decides when to ask a provider for credentials, and what requests do meanwhile. Pure: the time
+//! is an argument.
 //!
-//! One renewal is under way at a time. One that brings nothing new is followed by a pause that grows, whatever it failed
-//! with: a provider that is sick, or that lags and repeats an old set, is not helped by more questions. A set that is held
-//! is used until it expires. A set that the server refuses is not used any more, except by one request after each renewal
-//! that brought no other: its answer tells whether the refusal has passed.
+//! One renewal is under way at a time. One that brings nothing new is followed by a pause that
+//! grows, whatever it failed with: a provider that is sick, or that lags and repeats an old set, is
+//! not helped by more questions. A set that is held is used until it expires. A set that the server
+//! refuses is not used any more, except by one request after each renewal that brought no other:
+//! its answer tells whether the refusal has passed.
 
 use std::time::Duration;
 
@@ -38,7 +40,8 @@ pub(super) struct Set {
 pub(super) enum Step {
     /// The request is sent. If this is true, a renewal starts beside it.
     Go { renew: bool },
-    /// The request waits for this long, or until something changes. If `renew` is true, a renewal starts.
+    /// The request waits for this long, or until something changes. If `renew` is true, a renewal
+    /// starts.
     Wait { at_most: Duration, renew: bool },
     /// The provider will not give any credentials.
     None(NoIdentity),
@@ -110,9 +113,15 @@ impl Renewal {
     pub(super) fn step(&mut self, now: Instant, set: Option<Set>) -> Step {
         if let Some(set) = set {
             let is_accepted = self.is_accepted();
-            let lags = set.has_end && self.refusal.as_ref().is_some_and(|it| it.failure.is_about_expiry());
+            let lags = set.has_end
+                && self
+                    .refusal
+                    .as_ref()
+                    .is_some_and(|it| it.failure.is_about_expiry());
             let Some(refusal) = &mut self.refusal else {
-                return Step::Go { renew: set.is_due && self.begin(now) };
+                return Step::Go {
+                    renew: set.is_due && self.begin(now),
+                };
             };
             if std::mem::take(&mut refusal.permit) {
                 return Step::Go { renew: false };
@@ -124,7 +133,10 @@ impl Renewal {
         } else if let Some(error) = self.error.as_ref().filter(|error| !error.may_pass) {
             return Step::None(error.clone());
         }
-        self.trouble.get_or_insert(Trouble { since: now, is_told: false });
+        self.trouble.get_or_insert(Trouble {
+            since: now,
+            is_told: false,
+        });
         let renew = self.begin(now);
         let at_most = match self.not_before {
             Some(not_before) if !self.is_under_way => not_before.saturating_duration_since(now),
@@ -140,15 +152,31 @@ impl Renewal {
         may
     }
 
-    /// Takes note of the end of a renewal. Returns how long requests waited for it if that is to be told.
-    pub(super) fn ended(&mut self, now: Instant, brought: Brought, chance: f64) -> Option<Duration> {
+    /// Takes note of the end of a renewal. Returns how long requests waited for it if that is to be
+    /// told.
+    pub(super) fn ended(
+        &mut self,
+        now: Instant,
+        brought: Brought,
+        chance: f64,
+    ) -> Option<Duration> {
         self.is_under_way = false;
         let is_new = matches!(brought, Brought::New);
         let has_set = !matches!(brought, Brought::Nothing(_));
         self.is_on_trial = is_new && (self.refusal.is_some() || self.is_on_trial);
-        self.fruitless = if is_new && !self.is_on_trial { 0 } else { self.fruitless.saturating_add(1) };
-        let longest = if self.has_worked() { LONGEST.0 } else { LONGEST.1 };
-        let full = FIRST.saturating_mul(1 << self.fruitless.saturating_sub(1).min(10)).min(longest);
+        self.fruitless = if is_new && !self.is_on_trial {
+            0
+        } else {
+            self.fruitless.saturating_add(1)
+        };
+        let longest = if self.has_worked() {
+            LONGEST.0
+        } else {
+            LONGEST.1
+        };
+        let full = FIRST
+            .saturating_mul(1 << self.fruitless.saturating_sub(1).min(10))
+            .min(longest);
         self.not_before = Some(now + full.mul_f64(f64::midpoint(1.0, chance.clamp(0.0, 1.0))));
         match brought {
             Brought::New => {
@@ -168,24 +196,39 @@ impl Renewal {
         }
         self.progress = self.progress.max(Progress::Given);
         self.error = None;
-        if self.refusal.is_some() { None } else { self.over(now) }
+        if self.refusal.is_some() {
+            None
+        } else {
+            self.over(now)
+        }
     }
 
     fn over(&mut self, now: Instant) -> Option<Duration> {
         let trouble = self.trouble.take()?;
-        trouble.is_told.then(|| now.saturating_duration_since(trouble.since))
+        trouble
+            .is_told
+            .then(|| now.saturating_duration_since(trouble.since))
     }
 
     /// Takes note that the server refused the set that is held.
     pub(super) fn refused(&mut self, at: Instant, generation: u64, failure: &Failure) {
-        if self.refusal.as_ref().is_none_or(|refusal| refusal.generation != generation) {
+        if self
+            .refusal
+            .as_ref()
+            .is_none_or(|refusal| refusal.generation != generation)
+        {
             let failure = failure.clone();
-            self.refusal = Some(Refusal { generation, failure, at, permit: false });
+            self.refusal = Some(Refusal {
+                generation,
+                failure,
+                at,
+                permit: false,
+            });
         }
     }
 
-    /// Takes note that the server took the set that is held in a request that was `sent` then. Returns how long requests
-    /// waited for that if it is to be told.
+    /// Takes note that the server took the set that is held in a request that was `sent` then.
+    /// Returns how long requests waited for that if it is to be told.
     pub(super) fn accepted(&mut self, now: Instant, sent: Instant) -> Option<Duration> {
         self.progress = Progress::Taken;
         if std::mem::take(&mut self.is_on_trial) {
@@ -213,12 +256,16 @@ impl Renewal {
 
     /// Returns how long requests have been waiting.
     pub(super) fn waiting_for(&self, now: Instant) -> Duration {
-        self.trouble.as_ref().map_or(Duration::ZERO, |trouble| now.saturating_duration_since(trouble.since))
+        self.trouble.as_ref().map_or(Duration::ZERO, |trouble| {
+            now.saturating_duration_since(trouble.since)
+        })
     }
 
     /// Returns true the first time that it is called while requests wait.
     pub(super) fn tell(&mut self) -> bool {
-        self.trouble.as_mut().is_some_and(|trouble| !std::mem::replace(&mut trouble.is_told, true))
+        self.trouble
+            .as_mut()
+            .is_some_and(|trouble| !std::mem::replace(&mut trouble.is_told, true))
     }
 
     /// Returns true the first time that it is called for a set.
@@ -232,7 +279,10 @@ impl Renewal {
             (_, Some(error)) => error.message.clone(),
             (Some(refusal), None) => {
                 let details = refusal.failure.details();
-                format!("{provider}: the server refuses the set that it gives ({})", details.code)
+                format!(
+                    "{provider}: the server refuses the set that it gives ({})",
+                    details.code
+                )
             }
             (None, None) => format!("{provider}: no answer yet"),
         }
@@ -244,14 +294,25 @@ mod tests {
     use super::*;
     use crate::s3::{FailureKind, Operation};
 
-    const HELD: Set = Set { has_end: true, is_due: false };
+    const HELD: Set = Set {
+        has_end: true,
+        is_due: false,
+    };
 
     fn nothing(may_pass: bool) -> Brought {
-        Brought::Nothing(NoIdentity { may_pass, message: "HTTP 500".to_owned() })
+        Brought::Nothing(NoIdentity {
+            may_pass,
+            message: "HTTP 500".to_owned(),
+        })
     }
 
     fn refusal() -> Failure {
-        Failure::new(FailureKind::Credentials, Operation::CopyObject, "b/k", "InvalidAccessKeyId")
+        Failure::new(
+            FailureKind::Credentials,
+            Operation::CopyObject,
+            "b/k",
+            "InvalidAccessKeyId",
+        )
     }
 
     /// The renewals that a crowd of requests causes in an hour of a sick provider.
@@ -276,7 +337,10 @@ mod tests {
 
     #[test]
     fn a_sick_provider_is_asked_twice_a_minute_at_most() {
-        let due = Some(Set { is_due: true, ..HELD });
+        let due = Some(Set {
+            is_due: true,
+            ..HELD
+        });
         for (set, brought, refused) in [
             (None, nothing(true), false),
             (due, nothing(true), false),
@@ -285,7 +349,10 @@ mod tests {
             (Some(HELD), Brought::New, true),
         ] {
             let count = renewals(set, &brought, refused);
-            assert!((100..260).contains(&count), "{count} renewals: {set:?} {brought:?}");
+            assert!(
+                (100..260).contains(&count),
+                "{count} renewals: {set:?} {brought:?}"
+            );
         }
     }
 
@@ -294,12 +361,24 @@ mod tests {
         let (now, mut renewal) = (Instant::now(), Renewal::default());
         renewal.accepted(now, now);
         renewal.refused(now, 1, &refusal());
-        assert!(matches!(renewal.step(now, Some(HELD)), Step::Wait { renew: true, .. }));
-        assert!(matches!(renewal.step(now, Some(HELD)), Step::Wait { renew: false, .. }), "one at a time");
+        assert!(matches!(
+            renewal.step(now, Some(HELD)),
+            Step::Wait { renew: true, .. }
+        ));
+        assert!(
+            matches!(
+                renewal.step(now, Some(HELD)),
+                Step::Wait { renew: false, .. }
+            ),
+            "one at a time"
+        );
         renewal.ended(now, Brought::Same, 1.0);
         assert_eq!(renewal.step(now, Some(HELD)), Step::Go { renew: false });
         renewal.accepted(now, now);
-        assert!(matches!(renewal.step(now, Some(HELD)), Step::Wait { .. }), "the others wait for its answer");
+        assert!(
+            matches!(renewal.step(now, Some(HELD)), Step::Wait { .. }),
+            "the others wait for its answer"
+        );
         renewal.accepted(now, now + FIRST);
         assert_eq!(renewal.step(now, Some(HELD)), Step::Go { renew: false });
     }
@@ -308,9 +387,15 @@ mod tests {
     fn what_cannot_pass_is_not_waited_for() {
         let (now, mut renewal) = (Instant::now(), Renewal::default());
         renewal.refused(now, 1, &refusal());
-        assert!(matches!(renewal.step(now, Some(HELD)), Step::Refused(_)), "no server has taken this key");
+        assert!(
+            matches!(renewal.step(now, Some(HELD)), Step::Refused(_)),
+            "no server has taken this key"
+        );
         let mut renewal = Renewal::default();
-        assert!(matches!(renewal.step(now, None), Step::Wait { renew: true, .. }));
+        assert!(matches!(
+            renewal.step(now, None),
+            Step::Wait { renew: true, .. }
+        ));
         renewal.ended(now, nothing(false), 1.0);
         assert!(matches!(renewal.step(now, None), Step::None(_)));
     }

@@ -1,14 +1,17 @@
 //! Reads answers by their elements, whatever their root is called.
 //!
-//! The SDK refuses a document whose root has another name than in the model of S3; boto3 and most other
-//! clients never look at it. Servers that were written against those call it `ListPartsResponse`, or wrap the
-//! document into such an element. So a root is renamed to what the SDK expects if the document holds an
-//! element that only an answer to this operation has. A document that holds none (a page of HTML, an object
-//! in the place of its tags) stays as it is and is refused.
+//! The SDK refuses a document whose root has another name than in the model of S3; boto3 and most
+//! other clients never look at it. Servers that were written against those call it
+//! `ListPartsResponse`, or wrap the document into such an element. So a root is renamed to what the
+//! SDK expects if the document holds an element that only an answer to this operation has. A
+//! document that holds none (a page of HTML, an object in the place of its tags) stays as it is and
+//! is refused.
 
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextMut;
-use aws_sdk_s3::config::{ConfigBag, FrozenLayer, Intercept, RuntimeComponents, RuntimePlugin as _};
+use aws_sdk_s3::config::{
+    ConfigBag, FrozenLayer, Intercept, RuntimeComponents, RuntimePlugin as _,
+};
 use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::operation as sdk;
 use aws_sdk_s3::primitives::SdkBody;
@@ -38,8 +41,8 @@ struct Mark {
     values: &'static [&'static str],
 }
 
-/// The root of a list of objects: what a server answers to a question about a bucket that it does not know. Such a list
-/// would be taken for an empty list of uploads or versions.
+/// The root of a list of objects: what a server answers to a question about a bucket that it does
+/// not know. Such a list would be taken for an empty list of uploads or versions.
 const OBJECTS: &str = "ListBucketResult";
 /// An element that all lists have.
 const OF_ALL_LISTS: &str = "IsTruncated";
@@ -78,17 +81,27 @@ impl Root {
         ROOTS.iter().find(|root| root.operation == operation)
     }
 
-    /// Returns the body of an answer with the root renamed, or `None` if it can be read as it is, or not at all.
+    /// Returns the body of an answer with the root renamed, or `None` if it can be read as it is,
+    /// or not at all.
     pub(super) fn renamed_in(&self, response: &HttpResponse) -> Option<SdkBody> {
         let is_success = response.status().is_success();
         let document = response.body().bytes().filter(|_| is_success)?;
-        self.renamed(std::str::from_utf8(document).ok()?).ok().flatten().map(SdkBody::from)
+        self.renamed(std::str::from_utf8(document).ok()?)
+            .ok()
+            .flatten()
+            .map(SdkBody::from)
     }
 
-    /// Returns true for an answer whose document ends before its root does. The SDK takes what it holds for all of it.
+    /// Returns true for an answer whose document ends before its root does. The SDK takes what it
+    /// holds for all of it.
     pub(super) fn is_cut_off(response: &HttpResponse) -> bool {
-        let document = response.body().bytes().filter(|_| response.status().is_success());
-        document.and_then(|document| std::str::from_utf8(document).ok()).is_some_and(ends_early)
+        let document = response
+            .body()
+            .bytes()
+            .filter(|_| response.status().is_success());
+        document
+            .and_then(|document| std::str::from_utf8(document).ok())
+            .is_some_and(ends_early)
     }
 
     fn renamed(&self, document: &str) -> Result<Option<String>, Unreadable> {
@@ -109,7 +122,11 @@ impl Root {
             if let Tag::Open(name) = tag {
                 let begin = document.len() - reader.left();
                 reader.skip()?;
-                is_known |= self.is_marked(root, name, inner(document, begin, &reader).unwrap_or_default());
+                is_known |= self.is_marked(
+                    root,
+                    name,
+                    inner(document, begin, &reader).unwrap_or_default(),
+                );
                 // The document itself, in a wrapper.
                 if name == self.name {
                     return Ok(inner(document, begin, &reader).map(|inner| self.wrap(inner)));
@@ -117,10 +134,13 @@ impl Root {
             }
         }
         let is_known = is_known || (is_empty && self.is_alias(root));
-        Ok(inner(document, begin, &reader).filter(|_| is_known).map(|inner| self.wrap(inner)))
+        Ok(inner(document, begin, &reader)
+            .filter(|_| is_known)
+            .map(|inner| self.wrap(inner)))
     }
 
-    /// Returns true if an element with this text, directly below a root of this name, shows that the document is the answer.
+    /// Returns true if an element with this text, directly below a root of this name, shows that
+    /// the document is the answer.
     fn is_marked(&self, root: &str, element: &str, text: &str) -> bool {
         let mark = self.marks.iter().find(|mark| mark.element == element);
         mark.is_some_and(|mark| {
@@ -141,8 +161,13 @@ impl Root {
 
 /// True if the last tag of a document does not close its first.
 fn ends_early(document: &str) -> bool {
-    let Ok(Some(Tag::Open(root))) = Reader::new(document).child() else { return false };
-    let last = document.trim_end().strip_suffix('>').and_then(|document| document.rsplit_once("</"));
+    let Ok(Some(Tag::Open(root))) = Reader::new(document).child() else {
+        return false;
+    };
+    let last = document
+        .trim_end()
+        .strip_suffix('>')
+        .and_then(|document| document.rsplit_once("</"));
     let last = last.map(|(_, name)| name.trim_end().rsplit(':').next().unwrap_or_default());
     last != Some(root)
 }
@@ -168,12 +193,16 @@ impl Intercept for AnyRoot {
         _: &RuntimeComponents,
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        let root = config.load::<Metadata>().and_then(|operation| Root::of(operation.name()));
+        let root = config
+            .load::<Metadata>()
+            .and_then(|operation| Root::of(operation.name()));
         if let Some(root) = root
             && let Some(layer) = (root.layer)()
         {
             let renaming = Renaming { root, layer };
-            config.interceptor_state().store_put(SharedResponseDeserializer::new(renaming));
+            config
+                .interceptor_state()
+                .store_put(SharedResponseDeserializer::new(renaming));
         }
         Ok(())
     }
@@ -198,16 +227,26 @@ impl DeserializeResponse for Renaming {
         if Root::is_cut_off(response) {
             return Err(OrchestratorError::response(Unreadable.into()));
         }
-        let document = response.body().bytes().filter(|_| response.status().is_success());
-        if document.and_then(|document| std::str::from_utf8(document).ok()).is_some_and(holds_error) {
-            return Err(OrchestratorError::response("the document ends in an error".into()));
+        let document = response
+            .body()
+            .bytes()
+            .filter(|_| response.status().is_success());
+        if document
+            .and_then(|document| std::str::from_utf8(document).ok())
+            .is_some_and(holds_error)
+        {
+            return Err(OrchestratorError::response(
+                "the document ends in an error".into(),
+            ));
         }
         let Some(document) = self.root.renamed_in(response) else {
             return inner.deserialize_nonstreaming_with_config(response, config);
         };
         let mut renamed = HttpResponse::new(response.status(), document);
         for (name, value) in response.headers() {
-            renamed.headers_mut().append(name.to_owned(), value.to_owned());
+            renamed
+                .headers_mut()
+                .append(name.to_owned(), value.to_owned());
         }
         inner.deserialize_nonstreaming_with_config(&renamed, config)
     }
@@ -218,17 +257,25 @@ mod tests {
     use super::*;
 
     fn renamed(operation: &str, document: &str) -> Option<String> {
-        Root::of(operation).unwrap().renamed(document).ok().flatten()
+        Root::of(operation)
+            .unwrap()
+            .renamed(document)
+            .ok()
+            .flatten()
     }
 
     #[test]
     fn a_root_of_another_name_is_renamed() {
-        let parts = "<Part><PartNumber>1</PartNumber><ETag>&quot;a&quot;</ETag></Part> <IsTruncated/>";
+        let parts =
+            "<Part><PartNumber>1</PartNumber><ETag>&quot;a&quot;</ETag></Part> <IsTruncated/>";
         for begin in ["", "<?xml version=\"1.0\"?>\n"] {
-            let other = format!("{begin}<s:ListPartsResponse xmlns:s=\"x\">{parts}</s:ListPartsResponse>\n");
+            let other = format!(
+                "{begin}<s:ListPartsResponse xmlns:s=\"x\">{parts}</s:ListPartsResponse>\n"
+            );
             let expected = format!("<ListPartsResult>{parts}</ListPartsResult>");
             assert_eq!(renamed("ListParts", &other), Some(expected.clone()));
-            let wrapped = format!("{begin}<R><A/><ListPartsResult x=\"y\">{parts}</ListPartsResult><B/></R>");
+            let wrapped =
+                format!("{begin}<R><A/><ListPartsResult x=\"y\">{parts}</ListPartsResult><B/></R>");
             assert_eq!(renamed("ListParts", &wrapped), Some(expected));
         }
         assert_eq!(
@@ -243,28 +290,56 @@ mod tests {
         );
         for (operation, name, inner) in [
             ("GetObjectLegalHold", "LegalHold", "<Status> OFF </Status>"),
-            ("GetBucketVersioning", "VersioningConfiguration", "<MfaDelete/><Status>Suspended</Status>"),
-            ("GetObjectRetention", "Retention", "<Mode>X</Mode><RetainUntilDate>2032</RetainUntilDate>"),
-            ("ListObjectVersions", "ListVersionsResult", "<IsTruncated>false</IsTruncated>"),
+            (
+                "GetBucketVersioning",
+                "VersioningConfiguration",
+                "<MfaDelete/><Status>Suspended</Status>",
+            ),
+            (
+                "GetObjectRetention",
+                "Retention",
+                "<Mode>X</Mode><RetainUntilDate>2032</RetainUntilDate>",
+            ),
+            (
+                "ListObjectVersions",
+                "ListVersionsResult",
+                "<IsTruncated>false</IsTruncated>",
+            ),
         ] {
             let expected = format!("<{name}>{inner}</{name}>");
-            assert_eq!(renamed(operation, &format!("<Response>{inner}</Response>")), Some(expected));
+            assert_eq!(
+                renamed(operation, &format!("<Response>{inner}</Response>")),
+                Some(expected)
+            );
         }
-        for never in
-            ["<GetBucketVersioningResponse/>", "<GetBucketVersioningResponse></GetBucketVersioningResponse>"]
-        {
+        for never in [
+            "<GetBucketVersioningResponse/>",
+            "<GetBucketVersioningResponse></GetBucketVersioningResponse>",
+        ] {
             let expected = "<VersioningConfiguration></VersioningConfiguration>";
-            assert_eq!(renamed("GetBucketVersioning", never).as_deref(), Some(expected));
+            assert_eq!(
+                renamed("GetBucketVersioning", never).as_deref(),
+                Some(expected)
+            );
         }
     }
 
     #[test]
     fn a_document_without_its_end_is_cut_off() {
-        let whole = "<?xml version=\"1.0\"?>\n<s:L xmlns:s=\"x\"><Upload><Key>a</Key></Upload><A/></s:L>\n";
+        let whole =
+            "<?xml version=\"1.0\"?>\n<s:L xmlns:s=\"x\"><Upload><Key>a</Key></Upload><A/></s:L>\n";
         for end in whole.find("<s:L xmlns:s=\"x\">").unwrap() + 17..whole.len() - 1 {
             assert!(ends_early(&whole[..end]), "{}", &whole[..end]);
         }
-        for other in [whole, "<A/>", "", "  ", "text", "<?xml version=\"1.0\"?>", "<A></A >"] {
+        for other in [
+            whole,
+            "<A/>",
+            "",
+            "  ",
+            "text",
+            "<?xml version=\"1.0\"?>",
+            "<A></A >",
+        ] {
             assert!(!ends_early(other), "{other}");
         }
     }
@@ -286,15 +361,25 @@ mod tests {
                 "<order><Status>open</Status><Mode>express</Mode></order>",
                 "<order><Status/><Mode/></order>",
                 "<order><Status><ON/></Status></order>",
-                // A list of objects in the place of one of uploads or versions is no empty list of those.
+                // A list of objects in the place of one of uploads or versions is no empty list of
+                // those.
                 "<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>k</Key></Contents></ListBucketResult>",
             ] {
-                assert_eq!(renamed(root.operation, document), None, "{} {document}", root.operation);
+                assert_eq!(
+                    renamed(root.operation, document),
+                    None,
+                    "{} {document}",
+                    root.operation
+                );
             }
             // The name of the root alone says nothing, except of a bucket without versions.
             let alias = format!("<{}Response></{}Response>", root.operation, root.operation);
             let is_known = root.operation == "GetBucketVersioning";
-            assert_eq!(renamed(root.operation, &alias).is_some(), is_known, "{alias}");
+            assert_eq!(
+                renamed(root.operation, &alias).is_some(),
+                is_known,
+                "{alias}"
+            );
         }
         assert!(Root::of("HeadObject").is_none());
     }

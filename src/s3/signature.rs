@@ -1,9 +1,10 @@
 //! Signature Version 4 of one request, as S3 wants it.
 //!
-//! The SDK derives the signing key from the secret for every request, five HMACs, and builds its canonical request out of
-//! maps; at thousands of requests a second that is a tenth of all the work. Here the key is derived once a day and
-//! secret, and the canonical request is one string. What is signed is the same: the tests compare with the SDK's own
-//! signatures, and every server that the conformance suite runs against checks them.
+//! The SDK derives the signing key from the secret for every request, five HMACs, and builds its
+//! canonical request out of maps; at thousands of requests a second that is a tenth of all the
+//! work. Here the key is derived once a day and secret, and the canonical request is one string.
+//! What is signed is the same: the tests compare with the SDK's own signatures, and every server
+//! that the conformance suite runs against checks them.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -23,8 +24,13 @@ pub(super) const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934c
 pub(super) const UNSIGNED: &str = "UNSIGNED-PAYLOAD";
 
 /// Headers that proxies change or that are not there yet.
-const NOT_SIGNED: [&str; 5] =
-    ["authorization", "user-agent", "x-amzn-trace-id", "transfer-encoding", "content-length"];
+const NOT_SIGNED: [&str; 5] = [
+    "authorization",
+    "user-agent",
+    "x-amzn-trace-id",
+    "transfer-encoding",
+    "content-length",
+];
 
 /// Signs requests to one service in one region.
 pub(super) struct Signer {
@@ -48,11 +54,16 @@ impl Signer {
         let host = rest.split(['/', '?']).next().unwrap_or_default();
         let default_port = if scheme == "https" { ":443" } else { ":80" };
         let host = host.strip_suffix(default_port).unwrap_or(host).to_owned();
-        Self { host, region, service, key: ArcSwapOption::empty() }
+        Self {
+            host,
+            region,
+            service,
+            key: ArcSwapOption::empty(),
+        }
     }
 
-    /// Adds the headers that make `request`, whose URI is absolute, a signed one. `payload` is the hexadecimal SHA-256 of
-    /// its body or [`UNSIGNED`].
+    /// Adds the headers that make `request`, whose URI is absolute, a signed one. `payload` is the
+    /// hexadecimal SHA-256 of its body or [`UNSIGNED`].
     ///
     /// # Errors
     /// Credentials that can not stand in a header.
@@ -81,15 +92,20 @@ impl Signer {
         let authorization = format!(
             "AWS4-HMAC-SHA256 Credential={key_id}/{scope}, SignedHeaders={names}, Signature={signature}"
         );
-        request.headers_mut().try_insert("authorization", authorization)?;
+        request
+            .headers_mut()
+            .try_insert("authorization", authorization)?;
         Ok(())
     }
 
     /// The canonical request, and the names of the headers in it.
     fn canonical(&self, request: &HttpRequest, payload: &str) -> (Vec<u8>, String) {
         // Values need not be text.
-        let mut headers: Vec<(&str, &[u8])> =
-            request.headers().iter_bytes().filter(|(name, _)| !NOT_SIGNED.contains(name)).collect();
+        let mut headers: Vec<(&str, &[u8])> = request
+            .headers()
+            .iter_bytes()
+            .filter(|(name, _)| !NOT_SIGNED.contains(name))
+            .collect();
         headers.push(("host", self.host.as_bytes()));
         // Values of the same name stay in their order.
         headers.sort_by_key(|(name, _)| *name);
@@ -118,7 +134,9 @@ impl Signer {
                 last = name;
             }
             // Blanks count once within a value, and not at all around it.
-            let words = value.split(|byte| *byte == b' ').filter(|word| !word.is_empty());
+            let words = value
+                .split(|byte| *byte == b' ')
+                .filter(|word| !word.is_empty());
             for (number, word) in words.enumerate() {
                 if number > 0 {
                     text.push(b' ');
@@ -134,7 +152,11 @@ impl Signer {
     }
 
     fn key(&self, day: &str, secret: &str) -> Arc<SigningKey> {
-        if let Some(key) = self.key.load_full().filter(|key| key.day == day && key.secret == secret) {
+        if let Some(key) = self
+            .key
+            .load_full()
+            .filter(|key| key.day == day && key.secret == secret)
+        {
             return key;
         }
         let first = format!("AWS4{secret}");
@@ -144,7 +166,11 @@ impl Signer {
             mac.update(step.as_bytes());
             mac.finalize().into_bytes().to_vec()
         });
-        let key = Arc::new(SigningKey { day: day.to_owned(), secret: secret.to_owned(), mac: keyed(&key) });
+        let key = Arc::new(SigningKey {
+            day: day.to_owned(),
+            secret: secret.to_owned(),
+            mac: keyed(&key),
+        });
         self.key.store(Some(Arc::clone(&key)));
         key
     }
@@ -179,8 +205,12 @@ fn path_and_query(uri: &str) -> (&str, &str) {
 
 /// `20150830T123600Z`.
 fn amz_date(time: SystemTime) -> String {
-    let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let time = i64::try_from(seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
+    let seconds = time
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    let time = i64::try_from(seconds)
+        .ok()
+        .and_then(|seconds| Timestamp::from_second(seconds).ok());
     let time = time.unwrap_or_default().to_zoned(TimeZone::UTC);
     format!(
         "{:04}{:02}{:02}T{:02}{:02}{:02}Z",
@@ -235,7 +265,8 @@ mod tests {
             .into();
         let headers = request.headers().iter();
         let body = SignableBody::UnsignedPayload;
-        let signable = SignableRequest::new(request.method(), request.uri(), headers, body).unwrap();
+        let signable =
+            SignableRequest::new(request.method(), request.uri(), headers, body).unwrap();
         sign(signable, &params).unwrap().into_parts().1
     }
 
@@ -244,7 +275,10 @@ mod tests {
         request.set_method("PUT").unwrap();
         request.set_uri(uri).unwrap();
         for (name, value) in headers {
-            request.headers_mut().try_append(*name, value.clone()).unwrap();
+            request
+                .headers_mut()
+                .try_append(*name, value.clone())
+                .unwrap();
         }
         request
     }
@@ -286,12 +320,16 @@ mod tests {
             let mut request = request("https://h/k", &[]);
             let credentials = Credentials::new("AKID", secret, None, None, "test");
             let time = UNIX_EPOCH + Duration::from_hours(24 * day);
-            signer.sign(&mut request, &credentials, time, EMPTY).unwrap();
+            signer
+                .sign(&mut request, &credentials, time, EMPTY)
+                .unwrap();
             request.headers().get("authorization").unwrap().to_owned()
         };
         let first = authorized("one", 1);
         assert!(
-            authorized("two", 1) != first && authorized("one", 2) != first && authorized("one", 1) == first
+            authorized("two", 1) != first
+                && authorized("one", 2) != first
+                && authorized("one", 1) == first
         );
         assert_eq!(payload_hash(b""), EMPTY);
     }

@@ -1,11 +1,14 @@
-//! The requests themselves, one method each: our types in, one attempt, our types or a [`Failure`] out.
+//! The requests themselves, one method each: our types in, one attempt, our types or a [`Failure`]
+//! out.
 //!
-//! A `200 OK` is not yet a success: an answer without an `ETag` (an empty body, for instance) is a failure here, so
-//! that no caller can take it for a copy.
+//! A `200 OK` is not yet a success: an answer without an `ETag` (an empty body, for instance) is a
+//! failure here, so that no caller can take it for a copy.
 
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::copy_object::{CopyObject, CopyObjectInput};
-use aws_sdk_s3::operation::create_multipart_upload::{CreateMultipartUpload, CreateMultipartUploadInput};
+use aws_sdk_s3::operation::create_multipart_upload::{
+    CreateMultipartUpload, CreateMultipartUploadInput,
+};
 use aws_sdk_s3::operation::head_object::{HeadObject, HeadObjectInput};
 use aws_sdk_s3::operation::put_object::{PutObject, PutObjectInput};
 use aws_sdk_s3::operation::upload_part::{UploadPart, UploadPartInput};
@@ -16,8 +19,8 @@ use aws_sdk_s3::types as sdk;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
 use super::convert::{
-    any_checksums, checksum, completed_part, declared, decode, encryption, head, if_match, if_none_match,
-    is_kms, part_number, quoted, timestamp, unquote,
+    any_checksums, checksum, completed_part, declared, decode, encryption, head, if_match,
+    if_none_match, is_kms, part_number, quoted, timestamp, unquote,
 };
 use super::direct::Header;
 use super::headers::{with_attributes, with_customer_key, with_source_key};
@@ -26,18 +29,21 @@ use super::octets;
 use super::page::Told;
 use super::paging::follows_unless_last;
 use super::{
-    Attributes, Begun, BucketHead, Capabilities, Checksum, ChecksumAlgorithm, Client, CompleteSpec, Failure,
-    FailureKind, Head, OpenUpload, Operation, Page, PartDone, PartsPage, SourcePin, Tags, UploadMarker,
-    WriteCondition, Written,
+    Attributes, Begun, BucketHead, Capabilities, Checksum, ChecksumAlgorithm, Client, CompleteSpec,
+    Failure, FailureKind, Head, OpenUpload, Operation, Page, PartDone, PartsPage, SourcePin, Tags,
+    UploadMarker, WriteCondition, Written,
 };
 use crate::location::{BucketName, ObjectKey, copy_source};
 
-/// The checksum that a request declares for its bytes or for the whole object, in the field of its algorithm.
+/// The checksum that a request declares for its bytes or for the whole object, in the field of its
+/// algorithm.
 macro_rules! with_checksum {
     ($request:expr, $checksum:expr) => {
         match $checksum {
             None => $request,
-            Some(Checksum { algorithm, value, .. }) => match algorithm {
+            Some(Checksum {
+                algorithm, value, ..
+            }) => match algorithm {
                 ChecksumAlgorithm::Crc64Nvme => $request.checksum_crc64_nvme(value),
                 ChecksumAlgorithm::Crc32 => $request.checksum_crc32(value),
                 ChecksumAlgorithm::Crc32c => $request.checksum_crc32_c(value),
@@ -73,13 +79,16 @@ macro_rules! encryption_of {
     };
 }
 
-/// Sends a request: by the short way to the bucket where it is known, else through the whole of the SDK. The header goes
-/// in as it is.
+/// Sends a request: by the short way to the bucket where it is known, else through the whole of the
+/// SDK. The header goes in as it is.
 macro_rules! send {
     ($client:expr, $bucket:expr, $operation:ty, $request:expr, $header:expr) => {{
         let (request, header): (_, Header) = ($request, $header);
         match $client.way($bucket) {
-            Some(way) => way.send::<$operation>(request.build(), header, $client.signs_bodies).await,
+            Some(way) => {
+                way.send::<$operation>(request.build(), header, $client.signs_bodies)
+                    .await
+            }
             // In a box: these futures are large, and most requests need none.
             None => Box::pin(request.send_with(&$client.sdk_with(header))).await,
         }
@@ -88,19 +97,28 @@ macro_rules! send {
 
 /// `Expires` is sent as it is, because S3 keeps texts there that are no dates.
 fn expires(attributes: &Attributes) -> Header {
-    attributes.headers.expires.clone().map(|text| ("expires", text))
+    attributes
+        .headers
+        .expires
+        .clone()
+        .map(|text| ("expires", text))
 }
 
 impl Client {
     /// Returns what the server tells about the bucket.
     pub async fn head_bucket(&self, bucket: &BucketName) -> Result<BucketHead, Failure> {
         let answer = self.sdk.head_bucket().bucket(bucket.as_str()).send().await;
-        let output = answer.map_err(|error| failure(Operation::HeadBucket, bucket, None, &error))?;
+        let output =
+            answer.map_err(|error| failure(Operation::HeadBucket, bucket, None, &error))?;
         let speaks_s3 = output.bucket_region.is_some() || output.request_id().is_some();
-        Ok(BucketHead { region: output.bucket_region, speaks_s3 })
+        Ok(BucketHead {
+            region: output.bucket_region,
+            speaks_s3,
+        })
     }
 
-    /// Everything that HEAD tells. The checksum is asked for everywhere: a server that has none ignores the question.
+    /// Everything that HEAD tells. The checksum is asked for everywhere: a server that has none
+    /// ignores the question.
     pub async fn head_object(
         &self,
         bucket: &BucketName,
@@ -129,10 +147,15 @@ impl Client {
         attributes: &Attributes,
         condition: &WriteCondition,
     ) -> Result<Written, Failure> {
-        let Capabilities { tag_headers, directory, annotations: knows_annotations, .. } =
-            *self.capabilities();
+        let Capabilities {
+            tag_headers,
+            directory,
+            annotations: knows_annotations,
+            ..
+        } = *self.capabilities();
         let tagging = match attributes.tags {
-            // S3 answers 501 to a copy that would bring tags or annotations into a directory bucket.
+            // S3 answers 501 to a copy that would bring tags or annotations into a directory
+            // bucket.
             _ if directory => Some(sdk::TaggingDirective::Replace),
             Tags::AsSource => None, // COPY is the default, and look-alikes without tags refuse the header
             Tags::Exactly(_) if !tag_headers => None,
@@ -146,7 +169,11 @@ impl Client {
         let request = CopyObjectInput::builder()
             .bucket(bucket.as_str())
             .key(key.as_str())
-            .copy_source(copy_source(&source.bucket, &source.key, source.version.as_deref()))
+            .copy_source(copy_source(
+                &source.bucket,
+                &source.key,
+                source.version.as_deref(),
+            ))
             .copy_source_if_match(quoted(&source.etag))
             .metadata_directive(sdk::MetadataDirective::Replace)
             .set_tagging_directive(tagging)
@@ -157,7 +184,8 @@ impl Client {
         let request = with_source_key!(request, &source.customer_key);
         let request = with_customer_key!(request, &self.customer_key);
         let request = with_attributes!(request, attributes);
-        self.can_sign(Operation::CopyObject, bucket, key, attributes).await?;
+        self.can_sign(Operation::CopyObject, bucket, key, attributes)
+            .await?;
         let output = send!(self, bucket, CopyObject, request, expires(attributes))
             .map_err(|error| failure(Operation::CopyObject, bucket, Some(key), &error))?;
         other_version(source.version.as_deref(), output.copy_source_version_id())
@@ -168,10 +196,17 @@ impl Client {
         let etag = required_etag(etag, Operation::CopyObject, bucket, key)?;
         let version = written(output.version_id, Operation::CopyObject, bucket, key)?;
         let checksum = result.and_then(|result| checksum_of!(result));
-        Ok(Written { etag, version, checksum, encryption, was_found: false })
+        Ok(Written {
+            etag,
+            version,
+            checksum,
+            encryption,
+            was_found: false,
+        })
     }
 
-    /// Makes sure that values that are no UTF-8 can be signed, which only the short way can; the SDK's signature leaves them out.
+    /// Makes sure that values that are no UTF-8 can be signed, which only the short way can; the
+    /// SDK's signature leaves them out.
     async fn can_sign(
         &self,
         operation: Operation,
@@ -187,8 +222,14 @@ impl Client {
         if self.way(bucket).is_some() {
             return Ok(());
         }
-        let message = "a header or metadata value that is not UTF-8 cannot be signed for this bucket";
-        Err(Failure::new(FailureKind::NotSent, operation, format!("{bucket}/{key}"), message))
+        let message =
+            "a header or metadata value that is not UTF-8 cannot be signed for this bucket";
+        Err(Failure::new(
+            FailureKind::NotSent,
+            operation,
+            format!("{bucket}/{key}"),
+            message,
+        ))
     }
 
     /// Writes a small object from memory.
@@ -210,7 +251,8 @@ impl Client {
         request = with_checksum!(request, checksum_value);
         let request = with_customer_key!(request, &self.customer_key);
         let request = with_attributes!(request, attributes);
-        self.can_sign(Operation::PutObject, bucket, key, attributes).await?;
+        self.can_sign(Operation::PutObject, bucket, key, attributes)
+            .await?;
         let output = send!(self, bucket, PutObject, request, expires(attributes))
             .map_err(|error| failure(Operation::PutObject, bucket, Some(key), &error))?;
         let encryption = encryption_of!(output);
@@ -237,20 +279,28 @@ impl Client {
             .set_checksum_type(attributes.checksum.map(|(_, kind)| kind.into()));
         let request = with_customer_key!(request, &self.customer_key);
         let request = with_attributes!(request, attributes);
-        self.can_sign(Operation::CreateMultipartUpload, bucket, key, attributes).await?;
+        self.can_sign(Operation::CreateMultipartUpload, bucket, key, attributes)
+            .await?;
         let header = expires(attributes);
         let output = match self.way(bucket) {
             Some(way) if octets::are_in(attributes) => {
-                Box::pin(way.send::<CreateMultipartUpload>(request.build(), header, self.signs_bodies)).await
+                Box::pin(way.send::<CreateMultipartUpload>(
+                    request.build(),
+                    header,
+                    self.signs_bodies,
+                ))
+                .await
             }
             _ => Box::pin(request.send_with(&self.sdk_with(header))).await,
         };
-        let output =
-            output.map_err(|error| failure(Operation::CreateMultipartUpload, bucket, Some(key), &error))?;
-        let kms = output.sse_customer_algorithm.is_some() || is_kms(output.server_side_encryption.as_ref());
-        let id = Name::Upload
-            .required(output.upload_id)
-            .map_err(|message| fault(Operation::CreateMultipartUpload, bucket, Some(key), message))?;
+        let output = output.map_err(|error| {
+            failure(Operation::CreateMultipartUpload, bucket, Some(key), &error)
+        })?;
+        let kms = output.sse_customer_algorithm.is_some()
+            || is_kms(output.server_side_encryption.as_ref());
+        let id = Name::Upload.required(output.upload_id).map_err(|message| {
+            fault(Operation::CreateMultipartUpload, bucket, Some(key), message)
+        })?;
         Ok(Begun { id, kms })
     }
 
@@ -269,7 +319,11 @@ impl Client {
             .key(key.as_str())
             .upload_id(upload_id)
             .part_number(part_number(number))
-            .copy_source(copy_source(&source.bucket, &source.key, source.version.as_deref()))
+            .copy_source(copy_source(
+                &source.bucket,
+                &source.key,
+                source.version.as_deref(),
+            ))
             .copy_source_if_match(quoted(&source.etag))
             .set_copy_source_range(range.map(|(first, last)| format!("bytes={first}-{last}")));
         let request = with_source_key!(request, &source.customer_key);
@@ -322,7 +376,10 @@ impl Client {
         spec: &CompleteSpec,
     ) -> Result<Written, Failure> {
         let algorithm = spec.checksum.map(|(algorithm, _)| algorithm);
-        let parts = parts.iter().map(|part| completed_part(part, algorithm)).collect();
+        let parts = parts
+            .iter()
+            .map(|part| completed_part(part, algorithm))
+            .collect();
         let mut request = self
             .sdk
             .complete_multipart_upload()
@@ -330,24 +387,47 @@ impl Client {
             .key(key.as_str())
             .upload_id(upload_id)
             .set_mpu_object_size(
-                self.capabilities().object_size.then(|| i64::try_from(spec.size).unwrap_or(i64::MAX)),
+                self.capabilities()
+                    .object_size
+                    .then(|| i64::try_from(spec.size).unwrap_or(i64::MAX)),
             )
             .set_if_none_match(if_none_match(&spec.condition))
             .set_if_match(if_match(&spec.condition))
             .set_checksum_type(spec.checksum.map(|(_, kind)| kind.into()))
-            .multipart_upload(sdk::CompletedMultipartUpload::builder().set_parts(Some(parts)).build());
+            .multipart_upload(
+                sdk::CompletedMultipartUpload::builder()
+                    .set_parts(Some(parts))
+                    .build(),
+            );
         request = with_checksum!(request, &spec.full_checksum);
         let output = with_customer_key!(request, &self.customer_key)
             .send()
             .await
-            .map_err(|error| failure(Operation::CompleteMultipartUpload, bucket, Some(key), &error))?;
+            .map_err(|error| {
+                failure(
+                    Operation::CompleteMultipartUpload,
+                    bucket,
+                    Some(key),
+                    &error,
+                )
+            })?;
         let encryption = encryption_of!(output);
         Ok(Written {
             was_found: false,
             encryption,
             checksum: checksum_of!(output),
-            etag: required_etag(output.e_tag, Operation::CompleteMultipartUpload, bucket, key)?,
-            version: written(output.version_id, Operation::CompleteMultipartUpload, bucket, key)?,
+            etag: required_etag(
+                output.e_tag,
+                Operation::CompleteMultipartUpload,
+                bucket,
+                key,
+            )?,
+            version: written(
+                output.version_id,
+                Operation::CompleteMultipartUpload,
+                bucket,
+                key,
+            )?,
         })
     }
 
@@ -358,10 +438,15 @@ impl Client {
         key: &ObjectKey,
         upload_id: &str,
     ) -> Result<(), Failure> {
-        let request =
-            self.sdk.abort_multipart_upload().bucket(bucket.as_str()).key(key.as_str()).upload_id(upload_id);
+        let request = self
+            .sdk
+            .abort_multipart_upload()
+            .bucket(bucket.as_str())
+            .key(key.as_str())
+            .upload_id(upload_id);
         let answer = request.send().await;
-        answer.map_err(|error| failure(Operation::AbortMultipartUpload, bucket, Some(key), &error))?;
+        answer
+            .map_err(|error| failure(Operation::AbortMultipartUpload, bucket, Some(key), &error))?;
         Ok(())
     }
 
@@ -385,10 +470,18 @@ impl Client {
             .await
             .map_err(|error| failure(Operation::ListParts, bucket, Some(key), &error))?;
         let faulty = |message| fault(Operation::ListParts, bucket, Some(key), message);
-        if let Some(other) = output.upload_id().filter(|id| !id.is_empty() && *id != upload_id) {
-            return Err(faulty(format!("the list is one of the parts of another upload, `{other}`")));
+        if let Some(other) = output
+            .upload_id()
+            .filter(|id| !id.is_empty() && *id != upload_id)
+        {
+            return Err(faulty(format!(
+                "the list is one of the parts of another upload, `{other}`"
+            )));
         }
-        let checksum = declared(output.checksum_algorithm.as_ref(), output.checksum_type.as_ref());
+        let checksum = declared(
+            output.checksum_algorithm.as_ref(),
+            output.checksum_type.as_ref(),
+        );
         let parts = output.parts.unwrap_or_default().into_iter().map(|part| {
             Ok(PartDone {
                 number: ids::part_number(part.part_number)?,
@@ -401,11 +494,21 @@ impl Client {
         let last = items.last().map(|part| part.number.to_string());
         // Part 0 is where a list begins.
         let asked = after.map(str::to_owned);
-        let marker = Name::Token.optional(output.next_part_number_marker.filter(|marker| marker != "0"));
+        let marker = Name::Token.optional(
+            output
+                .next_part_number_marker
+                .filter(|marker| marker != "0"),
+        );
         let next = marker
-            .and_then(|marker| follows_unless_last(output.is_truncated, marker, last, asked.as_ref()))
+            .and_then(|marker| {
+                follows_unless_last(output.is_truncated, marker, last, asked.as_ref())
+            })
             .map_err(faulty)?;
-        Ok(PartsPage { items, next, checksum })
+        Ok(PartsPage {
+            items,
+            next,
+            checksum,
+        })
     }
 
     /// One page of the bucket's open uploads, by key and then by age.
@@ -434,22 +537,33 @@ impl Client {
         }
         let encoded = output.encoding_type == Some(sdk::EncodingType::Url);
         let readable = |key: String| decode(key, encoded).unwrap_or_else(|raw| raw);
-        let items = output.uploads.unwrap_or_default().into_iter().map(|upload| {
-            Ok(OpenUpload {
-                key: readable(upload.key.ok_or("the list holds an upload without a key")?),
-                upload_id: Name::Upload.required(upload.upload_id)?,
-                initiated: upload.initiated.and_then(timestamp),
-                storage_class: upload.storage_class.map(|class| class.as_str().to_owned()),
-            })
-        });
+        let items = output
+            .uploads
+            .unwrap_or_default()
+            .into_iter()
+            .map(|upload| {
+                Ok(OpenUpload {
+                    key: readable(upload.key.ok_or("the list holds an upload without a key")?),
+                    upload_id: Name::Upload.required(upload.upload_id)?,
+                    initiated: upload.initiated.and_then(timestamp),
+                    storage_class: upload.storage_class.map(|class| class.as_str().to_owned()),
+                })
+            });
         let items = items.collect::<Result<Vec<_>, String>>().map_err(faulty)?;
         let last = items.last().map(|upload| UploadMarker {
             key: upload.key.clone(),
             upload_id: Some(upload.upload_id.clone()),
         });
-        let key = Name::Token.optional(output.next_key_marker).map_err(faulty)?;
-        let upload_id = Name::Upload.optional(output.next_upload_id_marker).map_err(faulty)?;
-        let marker = key.map(|key| UploadMarker { key: readable(key), upload_id });
+        let key = Name::Token
+            .optional(output.next_key_marker)
+            .map_err(faulty)?;
+        let upload_id = Name::Upload
+            .optional(output.next_upload_id_marker)
+            .map_err(faulty)?;
+        let marker = key.map(|key| UploadMarker {
+            key: readable(key),
+            upload_id,
+        });
         let next = follows_unless_last(output.is_truncated, marker, last, after).map_err(faulty)?;
         Ok(Page { items, next })
     }
@@ -488,7 +602,12 @@ pub(super) fn fault(
     key: Option<&ObjectKey>,
     message: String,
 ) -> Failure {
-    Failure::new(FailureKind::ServerFault, operation, place(bucket, key), message)
+    Failure::new(
+        FailureKind::ServerFault,
+        operation,
+        place(bucket, key),
+        message,
+    )
 }
 
 /// Returns the version that a write made.
@@ -501,8 +620,8 @@ fn written(
     written_version(version).map_err(|message| fault(operation, bucket, Some(key), message))
 }
 
-/// Returns the `ETag` that shows that a write took effect. A 200 without one may be an answer of something in between, and
-/// is worth another try.
+/// Returns the `ETag` that shows that a write took effect. A 200 without one may be an answer of
+/// something in between, and is worth another try.
 fn required_etag(
     etag: Option<String>,
     operation: Operation,
@@ -513,6 +632,11 @@ fn required_etag(
     let etag = etag.map_err(|message| fault(operation, bucket, Some(key), message))?;
     etag.ok_or_else(|| {
         let message = "the answer holds no ETag, so nothing shows that it worked";
-        Failure::new(FailureKind::Unreadable, operation, place(bucket, Some(key)), message)
+        Failure::new(
+            FailureKind::Unreadable,
+            operation,
+            place(bucket, Some(key)),
+            message,
+        )
     })
 }

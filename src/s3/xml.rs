@@ -1,9 +1,10 @@
-//! Reading XML as S3 writes it: elements and text, nothing that a document about data does not need.
+//! Reading XML as S3 writes it: elements and text, nothing that a document about data does not
+//! need.
 //!
-//! The SDK's own reader makes of a list of a thousand keys ten thousand texts that nobody asked for. This one walks the
-//! document once and borrows from it. It knows elements, character references, comments and
-//! declarations; whatever else it meets (a `DOCTYPE`, an element that does not end) makes the document unreadable, which
-//! is what an answer that was cut off is, too.
+//! The SDK's own reader makes of a list of a thousand keys ten thousand texts that nobody asked
+//! for. This one walks the document once and borrows from it. It knows elements, character
+//! references, comments and declarations; whatever else it meets (a `DOCTYPE`, an element that does
+//! not end) makes the document unreadable, which is what an answer that was cut off is, too.
 
 use std::borrow::Cow;
 
@@ -41,8 +42,10 @@ impl<'a> Reader<'a> {
     pub(super) fn next(&mut self) -> Result<(&'a str, Tag<'a>), Unreadable> {
         loop {
             let (text, rest) = self.rest.split_once('<').ok_or(Unreadable)?;
-            if let Some(end) =
-                rest.strip_prefix('?').map(|_| "?>").or(rest.strip_prefix("!--").map(|_| "-->"))
+            if let Some(end) = rest
+                .strip_prefix('?')
+                .map(|_| "?>")
+                .or(rest.strip_prefix("!--").map(|_| "-->"))
             {
                 (_, self.rest) = rest.split_once(end).ok_or(Unreadable)?;
                 continue;
@@ -69,7 +72,9 @@ impl<'a> Reader<'a> {
 
     /// The text of the element that was opened last, which has no others in it.
     pub(super) fn text(&mut self) -> Result<Cow<'a, str>, Unreadable> {
-        let (text, Tag::Close(_)) = self.next()? else { return Err(Unreadable) };
+        let (text, Tag::Close(_)) = self.next()? else {
+            return Err(Unreadable);
+        };
         unescape(text)
     }
 
@@ -88,13 +93,17 @@ impl<'a> Reader<'a> {
 }
 
 fn name(tag: &str) -> &str {
-    let name = tag.find(|char: char| char.is_ascii_whitespace()).map_or(tag, |end| &tag[..end]);
+    let name = tag
+        .find(|char: char| char.is_ascii_whitespace())
+        .map_or(tag, |end| &tag[..end]);
     name.rsplit_once(':').map_or(name, |(_, name)| name)
 }
 
 /// Puts characters in the place of their references.
 fn unescape(text: &str) -> Result<Cow<'_, str>, Unreadable> {
-    let Some((begin, mut rest)) = text.split_once('&') else { return Ok(text.into()) };
+    let Some((begin, mut rest)) = text.split_once('&') else {
+        return Ok(text.into());
+    };
     let mut whole = String::with_capacity(text.len());
     whole.push_str(begin);
     loop {

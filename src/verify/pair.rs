@@ -36,7 +36,10 @@ pub(super) struct Pair {
 }
 
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "one per comparison under way, and nearly all are objects")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one per comparison under way, and nearly all are objects"
+)]
 enum Origin {
     Object(Place),
     File(PathBuf),
@@ -46,13 +49,16 @@ enum Origin {
 
 impl Pair {
     pub(super) fn of_step(sides: &Sides, step: &Step) -> Self {
-        let place = |bucket: &Bucket, key: &crate::location::ObjectKey, version: Option<String>| Place {
-            bucket: bucket.clone(),
-            key: key.clone(),
-            version,
-        };
+        let place =
+            |bucket: &Bucket, key: &crate::location::ObjectKey, version: Option<String>| Place {
+                bucket: bucket.clone(),
+                key: key.clone(),
+                version,
+            };
         let origin = match (&sides.source, &sides.transfer.from) {
-            (Some(source), _) => Origin::Object(place(source, &step.entry.key, step.entry.version.clone())),
+            (Some(source), _) => {
+                Origin::Object(place(source, &step.entry.key, step.entry.version.clone()))
+            }
             (None, Source::Files { path, .. }) => Origin::File(path_of(path, &step.entry)),
             (None, _) => Origin::Gone,
         };
@@ -65,7 +71,12 @@ impl Pair {
     }
 
     pub(super) fn of_places(source: Place, destination: Place) -> Self {
-        Self { origin: Origin::Object(source), destination, size: None, etag: None }
+        Self {
+            origin: Origin::Object(source),
+            destination,
+            size: None,
+            etag: None,
+        }
     }
 
     /// What it comes to. `found` is what the destination's listing says.
@@ -83,7 +94,12 @@ impl Pair {
             Origin::File(path) => path.display().to_string(),
             Origin::Gone => "-".to_owned(),
         };
-        Finding { source: Some(source), destination: self.destination.uri(), size, verdict }
+        Finding {
+            source: Some(source),
+            destination: self.destination.uri(),
+            size,
+            verdict,
+        }
     }
 
     /// What the two lists tell by themselves.
@@ -96,24 +112,37 @@ impl Pair {
         if let Some(size) = self.size.filter(|size| *size != entry.size) {
             return Some(sizes_differ(size, entry.size));
         }
-        let Origin::Object(source) = &self.origin else { return None };
+        let Origin::Object(source) = &self.origin else {
+            return None;
+        };
         let follow = source.bucket.capabilities().content_etags
             && self.destination.bucket.capabilities().content_etags;
         let believed = source.bucket.capabilities().believes_answers()
             && self.destination.bucket.capabilities().believes_answers();
-        let equal = follow && believed && self.etag.is_some() && self.etag == entry.etag && deep != Deep::All;
+        let equal = follow
+            && believed
+            && self.etag.is_some()
+            && self.etag == entry.etag
+            && deep != Deep::All;
         equal.then_some(Verdict::Equal { proof: Proof::Etag })
     }
 
     /// Refuses a HEAD of the destination that contradicts its list.
     async fn as_listed_there(&self, found: &Found, there: &Head) -> Result<(), Failure> {
-        let Found::Entry(entry) = found else { return Ok(()) };
+        let Found::Entry(entry) = found else {
+            return Ok(());
+        };
         size_as_listed(&self.destination, entry.size, entry.etag.as_deref(), there)?;
         etag_as_listed(&self.destination, entry.etag.as_deref(), there).await
     }
 
     /// Compares by HEAD, and by reading. `found` is what the destination's list shows.
-    async fn by_looking(&self, found: &Found, deep: Deep, size: &mut u64) -> Result<Verdict, Failure> {
+    async fn by_looking(
+        &self,
+        found: &Found,
+        deep: Deep,
+        size: &mut u64,
+    ) -> Result<Verdict, Failure> {
         let there = async {
             match head(&self.destination).await {
                 Ok(head) => Ok(Some(head)),
@@ -129,7 +158,9 @@ impl Pair {
                 if let Some(size) = self.size {
                     size_as_listed(source, size, self.etag.as_deref(), &here)?;
                 }
-                let Some(there) = there else { return Ok(Verdict::Missing) };
+                let Some(there) = there else {
+                    return Ok(Verdict::Missing);
+                };
                 etag_as_listed(source, self.etag.as_deref(), &here).await?;
                 self.as_listed_there(found, &there).await?;
                 self.objects(source, &here, &there, deep).await
@@ -141,9 +172,9 @@ impl Pair {
                     self.file(path, &there, deep).await
                 }
             },
-            Origin::Gone => {
-                Ok(Verdict::Unprovable { why: "standard input can not be read again".to_owned() })
-            }
+            Origin::Gone => Ok(Verdict::Unprovable {
+                why: "standard input can not be read again".to_owned(),
+            }),
         }
     }
 
@@ -163,14 +194,19 @@ impl Pair {
             (Some(verdict), Deep::No | Deep::Unproven)
             | (Some(verdict @ Verdict::Different { .. }), Deep::All) => return Ok(verdict),
             (None, Deep::No) => {
-                let why = format!("the source has {}, the destination {}", has(here), has(there));
+                let why = format!(
+                    "the source has {}, the destination {}",
+                    has(here),
+                    has(there)
+                );
                 return Ok(Verdict::Unprovable { why });
             }
             _ => {}
         }
         let usable = |head: &Head| {
             let sum = head.checksum.as_ref()?;
-            (sum.kind == ChecksumKind::FullObject && sum.algorithm.combines()).then_some(sum.algorithm)
+            (sum.kind == ChecksumKind::FullObject && sum.algorithm.combines())
+                .then_some(sum.algorithm)
         };
         let algorithm = usable(there).or_else(|| usable(here)).unwrap_or(USUAL);
         let sum = |place: &Place, head: &Head| {
@@ -190,7 +226,9 @@ impl Pair {
         let content = self.destination.bucket.capabilities().content_etags && !there.kms;
         let md5 = content && looks_like_md5(&there.etag);
         if stored.is_none() && !md5 && deep == Deep::No {
-            return Ok(Verdict::Unprovable { why: format!("the destination has {}", has(there)) });
+            return Ok(Verdict::Unprovable {
+                why: format!("the destination has {}", has(there)),
+            });
         }
         let algorithm = stored.as_ref().map_or(USUAL, |sum| sum.algorithm);
         let local = sum_file(path, algorithm).await?;
@@ -198,12 +236,16 @@ impl Pair {
             return Ok(sizes_differ(local.bytes, there.size));
         }
         match stored {
-            Some(stored) if deep != Deep::All => return Ok(judged(&local.sum, &stored).of_answers(&stored)),
+            Some(stored) if deep != Deep::All => {
+                return Ok(judged(&local.sum, &stored).of_answers(&stored));
+            }
             None if md5 && deep != Deep::All => {
                 return Ok(if local.etag == there.etag {
                     Verdict::Equal { proof: Proof::Etag }
                 } else {
-                    Verdict::Different { why: format!("MD5 is {}, the file's {}", there.etag, local.etag) }
+                    Verdict::Different {
+                        why: format!("MD5 is {}, the file's {}", there.etag, local.etag),
+                    }
                 });
             }
             _ => {}
@@ -218,7 +260,9 @@ impl Verdict {
     /// The same, resting on a checksum that the server has stored.
     fn of_answers(self, stored: &Checksum) -> Self {
         match self {
-            Self::Equal { .. } => Self::Equal { proof: Proof::by(stored) },
+            Self::Equal { .. } => Self::Equal {
+                proof: Proof::by(stored),
+            },
             other => other,
         }
     }
@@ -227,33 +271,57 @@ impl Verdict {
 async fn head(place: &Place) -> Result<Head, Failure> {
     let slots = place.bucket.pacer().slots();
     let _place = slots.request(Want::Small).await;
-    place.bucket.head(&place.key, place.version.as_deref()).await
+    place
+        .bucket
+        .head(&place.key, place.version.as_deref())
+        .await
 }
 
-/// Refuses a HEAD that shows another `ETag` than the list did, unless the object was replaced since and the list shows it too:
-/// such an answer is about another object.
+/// Refuses a HEAD that shows another `ETag` than the list did, unless the object was replaced since
+/// and the list shows it too: such an answer is about another object.
 async fn etag_as_listed(place: &Place, listed: Option<&str>, head: &Head) -> Result<(), Failure> {
     let capabilities = place.bucket.capabilities();
     let tells = capabilities.content_etags || !capabilities.believes_answers();
-    let Some(listed) = listed.filter(|listed| tells && *listed != head.etag) else { return Ok(()) };
+    let Some(listed) = listed.filter(|listed| tells && *listed != head.etag) else {
+        return Ok(());
+    };
     let now = place.bucket.first(place.key.as_str(), None).await?;
-    let is_replaced =
-        now.is_some_and(|now| now.key == place.key.as_str() && now.etag.as_ref() == Some(&head.etag));
+    let is_replaced = now
+        .is_some_and(|now| now.key == place.key.as_str() && now.etag.as_ref() == Some(&head.etag));
     if is_replaced {
         return Ok(());
     }
-    let message = format!("its ETag is {} by HEAD, and {listed} in the list", head.etag);
+    let message = format!(
+        "its ETag is {} by HEAD, and {listed} in the list",
+        head.etag
+    );
     let place = place.bucket.place(&place.key);
-    Err(Failure::new(FailureKind::SourceChanged, Operation::HeadObject, place, message))
+    Err(Failure::new(
+        FailureKind::SourceChanged,
+        Operation::HeadObject,
+        place,
+        message,
+    ))
 }
 
-/// Refuses a HEAD that shows another size of the same bytes than the list: it may be cut off, or empty.
-fn size_as_listed(place: &Place, size: u64, etag: Option<&str>, head: &Head) -> Result<(), Failure> {
+/// Refuses a HEAD that shows another size of the same bytes than the list: it may be cut off, or
+/// empty.
+fn size_as_listed(
+    place: &Place,
+    size: u64,
+    etag: Option<&str>,
+    head: &Head,
+) -> Result<(), Failure> {
     match sizes_contradict(size, etag, head) {
         None => Ok(()),
         Some(message) => {
             let place = place.bucket.place(&place.key);
-            Err(Failure::new(FailureKind::ServerFault, Operation::HeadObject, place, message))
+            Err(Failure::new(
+                FailureKind::ServerFault,
+                Operation::HeadObject,
+                place,
+                message,
+            ))
         }
     }
 }
@@ -264,12 +332,19 @@ fn pin(place: &Place, head: &Head) -> SourcePin {
         key: place.key.clone(),
         version: place.version.clone().or_else(|| head.version.clone()),
         etag: head.etag.clone(),
-        customer_key: place.bucket.client().customer_key().filter(|_| head.customer_key).cloned(),
+        customer_key: place
+            .bucket
+            .client()
+            .customer_key()
+            .filter(|_| head.customer_key)
+            .cloned(),
     }
 }
 
 fn sizes_differ(here: u64, there: u64) -> Verdict {
-    Verdict::Different { why: format!("{there} bytes instead of {here}") }
+    Verdict::Different {
+        why: format!("{there} bytes instead of {here}"),
+    }
 }
 
 /// What two sums of all bytes say, at least one of which was computed by reading.
@@ -277,7 +352,10 @@ fn judged(here: &Checksum, there: &Checksum) -> Verdict {
     if here.value == there.value {
         return Verdict::Equal { proof: Proof::Read };
     }
-    let why = format!("{} is {}, the source's {}", there.algorithm, there.value, here.value);
+    let why = format!(
+        "{} is {}, the source's {}",
+        there.algorithm, there.value, here.value
+    );
     Verdict::Different { why }
 }
 
@@ -288,9 +366,11 @@ fn by_heads(source: &Place, here: &Head, destination: &Place, there: &Head) -> O
     match by_checksum(&expected, there.checksum.as_ref()) {
         Some(Evidence::Proven(proof)) => {
             let against = there_etag.as_deref();
-            let against =
-                against.and_then(|etag| against_weak_sum(&expected, &Evidence::Proven(proof), etag));
-            return Some(against.map_or(Verdict::Equal { proof }, |why| Verdict::Different { why }));
+            let against = against
+                .and_then(|etag| against_weak_sum(&expected, &Evidence::Proven(proof), etag));
+            return Some(
+                against.map_or(Verdict::Equal { proof }, |why| Verdict::Different { why }),
+            );
         }
         Some(Evidence::Contradicted(why)) => return Some(Verdict::Different { why }),
         Some(Evidence::Unknown) | None => {}
@@ -303,18 +383,25 @@ fn by_heads(source: &Place, here: &Head, destination: &Place, there: &Head) -> O
     if here_etag == there_etag {
         return Some(Verdict::Equal { proof: Proof::Etag });
     }
-    (looks_like_md5(&here_etag) && looks_like_md5(&there_etag))
-        .then(|| Verdict::Different { why: format!("the ETag is {there_etag}, the source's {here_etag}") })
+    (looks_like_md5(&here_etag) && looks_like_md5(&there_etag)).then(|| Verdict::Different {
+        why: format!("the ETag is {there_etag}, the source's {here_etag}"),
+    })
 }
 
 /// What an object has that could be compared, in words.
 fn has(head: &Head) -> String {
     let sum = match &head.checksum {
-        Some(sum) if sum.kind == ChecksumKind::Composite => format!("a composite {}", sum.algorithm),
+        Some(sum) if sum.kind == ChecksumKind::Composite => {
+            format!("a composite {}", sum.algorithm)
+        }
         Some(sum) => sum.algorithm.to_string(),
         None => "no checksum".to_owned(),
     };
-    let etag = if head.kms { "a key's own ETag".to_owned() } else { format!("ETag {}", head.etag) };
+    let etag = if head.kms {
+        "a key's own ETag".to_owned()
+    } else {
+        format!("ETag {}", head.etag)
+    };
     format!("{sum} and {etag}")
 }
 
@@ -330,7 +417,9 @@ async fn sum_file(path: &Path, algorithm: ChecksumAlgorithm) -> Result<Local, Fa
     let path = path.to_owned();
     let work = move || -> io::Result<Option<Local>> {
         let mut file = File::open(&path)?;
-        let Some(mut sum) = Running::new(algorithm) else { return Ok(None) };
+        let Some(mut sum) = Running::new(algorithm) else {
+            return Ok(None);
+        };
         let mut md5 = crate::checksum::RunningMd5::default();
         let mut buffer = vec![0; BUFFER];
         loop {
@@ -342,12 +431,19 @@ async fn sum_file(path: &Path, algorithm: ChecksumAlgorithm) -> Result<Local, Fa
                 }
             }
         }
-        Ok(Some(Local { bytes: sum.bytes(), sum: sum.finish(), etag: md5.finish() }))
+        Ok(Some(Local {
+            bytes: sum.bytes(),
+            sum: sum.finish(),
+            etag: md5.finish(),
+        }))
     };
     let failed = |kind, message| Failure::new(kind, Operation::ReadFile, place.clone(), message);
     match tokio::task::spawn_blocking(work).await {
         Ok(Ok(Some(local))) => Ok(local),
-        Ok(Ok(None)) => Err(failed(FailureKind::Bug, format!("{algorithm} does not combine"))),
+        Ok(Ok(None)) => Err(failed(
+            FailureKind::Bug,
+            format!("{algorithm} does not combine"),
+        )),
         Ok(Err(error)) => Err(failed(FailureKind::Local, error.to_string())),
         Err(error) => Err(failed(FailureKind::Bug, error.to_string())),
     }

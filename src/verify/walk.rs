@@ -1,7 +1,9 @@
-//! Walking both listings side by side: which pairs there are, what one side lacks, what the other has besides.
+//! Walking both listings side by side: which pairs there are, what one side lacks, what the other
+//! has besides.
 //!
-//! Both come in the order of their keys' bytes. Where a key map or a server does not keep that order, the destination is
-//! asked for each key instead, and nothing can be said about what it has besides.
+//! Both come in the order of their keys' bytes. Where a key map or a server does not keep that
+//! order, the destination is asked for each key instead, and nothing can be said about what it has
+//! besides.
 
 use super::{Finding, Verdict};
 use crate::listing::{Entry, Found as Listed, Listing, bucket};
@@ -26,7 +28,8 @@ pub(super) enum Found {
 pub(super) enum Task {
     /// Compare an object with its counterpart.
     Compare(Box<Step>, Found),
-    /// Only the destination has this, unless the source has this key after all and the selection leaves it out.
+    /// Only the destination has this, unless the source has this key after all and the selection
+    /// leaves it out.
     Surplus(Box<Entry>, Option<ObjectKey>),
     /// Nothing: the result is known.
     Known(Finding),
@@ -86,13 +89,23 @@ impl Walk {
             listing: bucket::objects(sides.destination.clone(), sides.destination_reach(), None),
             current: None,
         });
-        // The plan of a job that copies everything is the list of all that takes part, with its keys.
+        // The plan of a job that copies everything is the list of all that takes part, with its
+        // keys.
         let mut all = transfer.as_ref().clone();
         all.when = When::Always;
         // What can not be read can be compared.
         all.archived = Archived::Fail;
-        let all = Sides { transfer: all.into(), ..sides.clone() };
-        Self { steps: all.plan(), sides: sides.clone(), waiting: None, there, source_is_whole: true }
+        let all = Sides {
+            transfer: all.into(),
+            ..sides.clone()
+        };
+        Self {
+            steps: all.plan(),
+            sides: sides.clone(),
+            waiting: None,
+            there,
+            source_is_whole: true,
+        }
     }
 
     pub(super) fn looks_for_extra(&self) -> bool {
@@ -128,12 +141,19 @@ impl Walk {
     fn unplanned(&mut self, place: String, failure: &Failure) -> Finding {
         self.source_is_whole = false;
         let destination = self.sides.transfer.to.location.to_string();
-        Finding { source: Some(place), destination, size: 0, verdict: Verdict::failed(failure) }
+        Finding {
+            source: Some(place),
+            destination,
+            size: 0,
+            verdict: Verdict::failed(failure),
+        }
     }
 
     /// Brings the destination's listing up to the step's key.
     async fn meet(&mut self, step: Box<Step>) -> Task {
-        let Some(front) = &mut self.there else { return Task::Compare(step, Found::Unknown) };
+        let Some(front) = &mut self.there else {
+            return Task::Compare(step, Found::Unknown);
+        };
         let order = match front.peek().await {
             Some(Listed::Entry(entry)) => entry.key.as_str().cmp(step.key.as_str()),
             Some(Listed::Failed(..)) => return self.destination_ends(step),
@@ -184,10 +204,14 @@ impl Walk {
 
     fn surplus(&self, entry: Entry) -> Task {
         let transfer = &self.sides.transfer;
-        let relative = transfer.keys.relative_of(&transfer.to.location.key, entry.key.as_str());
-        let selected =
-            relative.filter(|relative| !relative.is_empty() && !transfer.select.rules_out(relative));
-        let Some(relative) = selected else { return Task::Foreign };
+        let relative = transfer
+            .keys
+            .relative_of(&transfer.to.location.key, entry.key.as_str());
+        let selected = relative
+            .filter(|relative| !relative.is_empty() && !transfer.select.rules_out(relative));
+        let Some(relative) = selected else {
+            return Task::Foreign;
+        };
         // With no rules but the names, every object of the source was in its listing.
         let by_name = Selection {
             include: transfer.select.include.clone(),
@@ -207,21 +231,40 @@ impl Walk {
 /// Reports that the destination could not be listed, or not all of it.
 fn unlisted(place: &str, failure: &Failure) -> Task {
     let verdict = Verdict::failed(failure);
-    let finding = Finding { source: None, destination: place.to_owned(), size: 0, verdict };
+    let finding = Finding {
+        source: None,
+        destination: place.to_owned(),
+        size: 0,
+        verdict,
+    };
     Task::Unlisted(finding, failure.clone())
 }
 
-/// What only the destination has; `None` when the source has `source` after all, and the selection leaves it out.
-pub(super) async fn surplus(sides: &Sides, entry: &Entry, source: Option<ObjectKey>) -> Option<Finding> {
+/// What only the destination has; `None` when the source has `source` after all, and the selection
+/// leaves it out.
+pub(super) async fn surplus(
+    sides: &Sides,
+    entry: &Entry,
+    source: Option<ObjectKey>,
+) -> Option<Finding> {
     let mut verdict = Verdict::Extra;
     if let (Some(key), Some(bucket)) = (source, &sides.source) {
         match bucket.head(&key, None).await {
             Ok(_) => return None,
             // Without the right to list, S3 answers 403 for keys that do not exist.
-            Err(failure) if matches!(failure.kind(), FailureKind::NotFound | FailureKind::Denied) => {}
+            Err(failure)
+                if matches!(failure.kind(), FailureKind::NotFound | FailureKind::Denied) => {}
             Err(failure) => verdict = Verdict::failed(&failure),
         }
     }
-    let place = S3Uri { bucket: sides.destination.name().clone(), key: entry.key.clone() };
-    Some(Finding { source: None, destination: place.to_string(), size: entry.size, verdict })
+    let place = S3Uri {
+        bucket: sides.destination.name().clone(),
+        key: entry.key.clone(),
+    };
+    Some(Finding {
+        source: None,
+        destination: place.to_string(),
+        size: entry.size,
+        verdict,
+    })
 }

@@ -3,7 +3,9 @@
 use s3haul::location::ObjectKey;
 use s3haul::manifest::job::{Access, Transfer};
 use s3haul::s3::{Attributes, FailureKind, SourcePin, WriteCondition};
-use s3haul::sandbox::{BucketOptions, Content, Effect, Fault, OWNER, ObjectSpec, Operation, SandboxOptions};
+use s3haul::sandbox::{
+    BucketOptions, Content, Effect, Fault, OWNER, ObjectSpec, Operation, SandboxOptions,
+};
 use s3haul::size::MIB;
 
 use crate::cli::{at, run};
@@ -14,33 +16,64 @@ const STRANGER: &str = "999999999999";
 fn put(world: &World) {
     for (key, size) in [("small", 10), ("large", 300 * MIB)] {
         let spec = ObjectSpec::default().tag("a", "b");
-        world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, size), &spec);
+        world
+            .sandbox
+            .store()
+            .put_object(SOURCE, key, Content::pattern(1, size), &spec);
     }
 }
 
 fn owned_by(owner: &str) -> Access {
-    Access { expected_owner: Some(owner.to_owned()), requester_pays: false }
+    Access {
+        expected_owner: Some(owner.to_owned()),
+        requester_pays: false,
+    }
 }
 
 fn paying() -> Access {
-    Access { expected_owner: None, requester_pays: true }
+    Access {
+        expected_owner: None,
+        requester_pays: true,
+    }
 }
 
-/// The sandbox refuses every request to such a bucket that does not carry the header, so that a verb without it fails.
+/// The sandbox refuses every request to such a bucket that does not carry the header, so that a
+/// verb without it fails.
 #[tokio::test]
 async fn a_requester_pays_for_all_requests_to_both_buckets() {
-    let options = BucketOptions { requester_pays: true, ..BucketOptions::default() };
+    let options = BucketOptions {
+        requester_pays: true,
+        ..BucketOptions::default()
+    };
     let world = World::with(SandboxOptions::default(), options).await;
     put(&world);
-    let transfer = Transfer { source_access: paying(), destination_access: paying(), ..copy_all() };
+    let transfer = Transfer {
+        source_access: paying(),
+        destination_access: paying(),
+        ..copy_all()
+    };
     // An answer that is lost brings in the requests of looking: ListParts, HEAD of the destination.
     let lost = Effect::EmptyBody;
-    world.sandbox.faults().add(Fault::on(Operation::CompleteMultipartUpload).nth(1).then(lost));
+    world.sandbox.faults().add(
+        Fault::on(Operation::CompleteMultipartUpload)
+            .nth(1)
+            .then(lost),
+    );
     let run = world.run(transfer).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (2, 0), "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (2, 0),
+        "{:?}",
+        run.receipts
+    );
     assert!(world.calls(Operation::ListParts) > 0 && world.calls(Operation::GetObjectTagging) > 0);
-    let denied: Vec<_> =
-        world.sandbox.calls().list().into_iter().filter(|call| call.status == Some(403)).collect();
+    let denied: Vec<_> = world
+        .sandbox
+        .calls()
+        .list()
+        .into_iter()
+        .filter(|call| call.status == Some(403))
+        .collect();
     assert!(denied.is_empty(), "{denied:?}");
     world.assert_equal("large", "large");
 }
@@ -48,10 +81,18 @@ async fn a_requester_pays_for_all_requests_to_both_buckets() {
 #[tokio::test]
 async fn a_copy_pays_for_its_source_alone() {
     let world = World::new().await;
-    let options = BucketOptions { requester_pays: true, ..BucketOptions::default() };
+    let options = BucketOptions {
+        requester_pays: true,
+        ..BucketOptions::default()
+    };
     world.sandbox.store().create_bucket("paid", options);
     for (key, size) in [("small", 10), ("large", 300 * MIB)] {
-        world.sandbox.store().put_object("paid", key, Content::pattern(1, size), &ObjectSpec::default());
+        world.sandbox.store().put_object(
+            "paid",
+            key,
+            Content::pattern(1, size),
+            &ObjectSpec::default(),
+        );
     }
     let mut transfer = copy_all();
     transfer.from = s3haul::manifest::job::Source::Prefix {
@@ -60,8 +101,18 @@ async fn a_copy_pays_for_its_source_alone() {
     };
     let unpaid = world.run(transfer.clone()).await;
     assert_eq!(unpaid.outcome.done_objects, 0, "{:?}", unpaid.receipts);
-    let run = world.run(Transfer { source_access: paying(), ..transfer }).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (2, 0), "{:?}", run.receipts);
+    let run = world
+        .run(Transfer {
+            source_access: paying(),
+            ..transfer
+        })
+        .await;
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (2, 0),
+        "{:?}",
+        run.receipts
+    );
 }
 
 #[tokio::test]
@@ -69,9 +120,18 @@ async fn the_expected_owners_let_everything_through() {
     let world = World::new().await;
     put(&world);
     let owner = owned_by(OWNER);
-    let transfer = Transfer { source_access: owner.clone(), destination_access: owner, ..copy_all() };
+    let transfer = Transfer {
+        source_access: owner.clone(),
+        destination_access: owner,
+        ..copy_all()
+    };
     let run = world.run(transfer).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (2, 0), "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (2, 0),
+        "{:?}",
+        run.receipts
+    );
 }
 
 #[tokio::test]
@@ -84,9 +144,14 @@ async fn a_bucket_of_somebody_else_refuses_the_run_in_one_sentence() {
             destination_access: owned_by(destination),
             ..copy_all()
         };
-        let Err(failure) = world.try_run_job(&world.job(transfer)).await else { panic!("it ran") };
+        let Err(failure) = world.try_run_job(&world.job(transfer)).await else {
+            panic!("it ran")
+        };
         let message = &failure.details().message;
-        assert!(message.contains("does not belong to the account 999999999999"), "{message}");
+        assert!(
+            message.contains("does not belong to the account 999999999999"),
+            "{message}"
+        );
         assert_eq!(world.sandbox.store().keys(DESTINATION), [""; 0]);
     }
 }
@@ -110,7 +175,9 @@ async fn copies_name_the_owner_of_their_source() {
     let attributes = Attributes::default();
     for (owner, allowed) in [(OWNER, true), (STRANGER, false)] {
         let bucket = bucket.reading_from(owned_by(owner));
-        let copied = bucket.copy_object(&pin, 10, &key, &attributes, WriteCondition::None).await;
+        let copied = bucket
+            .copy_object(&pin, 10, &key, &attributes, WriteCondition::None)
+            .await;
         let upload = bucket.create_upload(&key, &attributes).await.unwrap().value;
         let part = bucket.copy_part(&pin, None, 10, &key, &upload.id, 1).await;
         for failure in [copied.err(), part.err()] {
@@ -122,21 +189,58 @@ async fn copies_name_the_owner_of_their_source() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_line_can_name_owners_and_payer() {
-    let options = BucketOptions { requester_pays: true, ..BucketOptions::default() };
+    let options = BucketOptions {
+        requester_pays: true,
+        ..BucketOptions::default()
+    };
     let world = World::new().await;
     world.sandbox.store().create_bucket("paid", options);
-    world.sandbox.store().put_object("paid", "k", Content::pattern(1, 10), &ObjectSpec::default());
-    let copy = ["copy", "s3://paid/k", "s3://destination/k", "--provider", "aws"];
+    world
+        .sandbox
+        .store()
+        .put_object("paid", "k", Content::pattern(1, 10), &ObjectSpec::default());
+    let copy = [
+        "copy",
+        "s3://paid/k",
+        "s3://destination/k",
+        "--provider",
+        "aws",
+    ];
     let with = |more: &[&'static str]| [&copy[..], more].concat();
     for (flags, exit, words) in [
-        (&["--requester-pays", "--source-owner", OWNER, "--destination-owner", OWNER][..], 0, ""),
-        (&["--requester-pays", "--source-owner", STRANGER], 3, "does not belong to the account"),
-        (&["--requester-pays", "--destination-owner", STRANGER], 3, "does not belong to the account"),
-        (&["--requester-pays", "--source-owner", "me"], 2, "`me` is not an AWS account"),
+        (
+            &[
+                "--requester-pays",
+                "--source-owner",
+                OWNER,
+                "--destination-owner",
+                OWNER,
+            ][..],
+            0,
+            "",
+        ),
+        (
+            &["--requester-pays", "--source-owner", STRANGER],
+            3,
+            "does not belong to the account",
+        ),
+        (
+            &["--requester-pays", "--destination-owner", STRANGER],
+            3,
+            "does not belong to the account",
+        ),
+        (
+            &["--requester-pays", "--source-owner", "me"],
+            2,
+            "`me` is not an AWS account",
+        ),
         (&["--when", "always"], 3, "Forbidden"),
     ] {
         let (found, stdout, stderr) = run(at(&world), &with(flags)).await;
         assert_eq!(found, exit, "{flags:?}: {stdout}{stderr}");
-        assert!(format!("{stdout}{stderr}").contains(words), "{flags:?}: {stdout}{stderr}");
+        assert!(
+            format!("{stdout}{stderr}").contains(words),
+            "{flags:?}: {stdout}{stderr}"
+        );
     }
 }

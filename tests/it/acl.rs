@@ -1,13 +1,18 @@
-//! Canned ACLs: every request that creates an object carries the one that the job names, and no other.
+//! Canned ACLs: every request that creates an object carries the one that the job names, and no
+//! other.
 
 use std::fs;
 
 use s3haul::execute::receipt::Ending;
-use s3haul::manifest::job::{CannedAcl, PartSize, Policy, Source, Symlinks, Transfer, Versions, check};
+use s3haul::manifest::job::{
+    CannedAcl, PartSize, Policy, Source, Symlinks, Transfer, Versions, check,
+};
 use s3haul::multipart::MultipartUpload;
 use s3haul::probe::{self, Needs};
 use s3haul::s3::{Attributes, ChecksumAlgorithm, ChecksumKind, FailureKind, SourcePin};
-use s3haul::sandbox::{BucketOptions, Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions};
+use s3haul::sandbox::{
+    BucketOptions, Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions,
+};
 use s3haul::size::{ByteSize, MIB};
 use tokio_util::sync::CancellationToken;
 
@@ -18,12 +23,20 @@ const OWNER: &str = "bucket-owner-full-control";
 
 /// A world whose buckets deny every write of an object without `bucket-owner-full-control`.
 async fn demanding() -> World {
-    let buckets = BucketOptions { demanded_acl: Some(OWNER), ..BucketOptions::default() };
+    let buckets = BucketOptions {
+        demanded_acl: Some(OWNER),
+        ..BucketOptions::default()
+    };
     World::with(SandboxOptions::default(), buckets).await
 }
 
 fn put(world: &World, key: &str, size: u64) {
-    world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, size), &ObjectSpec::default());
+    world.sandbox.store().put_object(
+        SOURCE,
+        key,
+        Content::pattern(1, size),
+        &ObjectSpec::default(),
+    );
 }
 
 fn with(acl: CannedAcl, mut transfer: Transfer) -> Transfer {
@@ -32,7 +45,14 @@ fn with(acl: CannedAcl, mut transfer: Transfer) -> Transfer {
 }
 
 fn acl_of(world: &World, key: &str) -> Option<String> {
-    world.sandbox.store().object(DESTINATION, key).unwrap().attributes.canned_acl.clone()
+    world
+        .sandbox
+        .store()
+        .object(DESTINATION, key)
+        .unwrap()
+        .attributes
+        .canned_acl
+        .clone()
 }
 
 fn message(run: &Run) -> &str {
@@ -47,12 +67,19 @@ async fn a_bucket_that_demands_an_acl_gets_it_by_every_route() {
     let world = demanding().await;
     put(&world, "small", 10);
     put(&world, "large", 300 * MIB);
-    let run = world.run(with(CannedAcl::BucketOwnerFullControl, copy_all())).await;
+    let run = world
+        .run(with(CannedAcl::BucketOwnerFullControl, copy_all()))
+        .await;
     assert_eq!(run.outcome.done_objects, 2, "{:?}", run.receipts);
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("file"), b"bytes").unwrap();
     fs::write(directory.path().join("parts"), vec![7; 17 * 1024 * 1024]).unwrap();
-    let run = world.run(with(CannedAcl::BucketOwnerFullControl, upload_all(directory.path()))).await;
+    let run = world
+        .run(with(
+            CannedAcl::BucketOwnerFullControl,
+            upload_all(directory.path()),
+        ))
+        .await;
     assert_eq!(run.outcome.done_objects, 2, "{:?}", run.receipts);
     for (key, operation) in [
         ("small", Operation::CopyObject),
@@ -72,15 +99,22 @@ async fn without_it_the_message_says_what_to_set() {
         put(&world, "k", size);
         let run = world.run(copy_all()).await;
         assert_eq!(run.error(), "denied");
-        assert!(message(&run).contains("`to.acl: bucket-owner-full-control`"), "{}", message(&run));
+        assert!(
+            message(&run).contains("`to.acl: bucket-owner-full-control`"),
+            "{}",
+            message(&run)
+        );
         assert!(world.sandbox.store().keys(DESTINATION).is_empty());
     }
 }
 
 #[tokio::test]
 async fn each_canned_acl_is_sent_by_its_name() {
-    let buckets =
-        BucketOptions { acls: true, owner: Some("444455556666".into()), ..BucketOptions::default() };
+    let buckets = BucketOptions {
+        acls: true,
+        owner: Some("444455556666".into()),
+        ..BucketOptions::default()
+    };
     let world = World::with(SandboxOptions::default(), buckets).await;
     put(&world, "k", 10);
     for (acl, name, grants) in [
@@ -97,12 +131,23 @@ async fn each_canned_acl_is_sent_by_its_name() {
         let run = world.run(transfer).await;
         assert_eq!(run.outcome.done_objects, 1, "{name}: {:?}", run.receipts);
         assert_eq!(acl_of(&world, "k").as_deref(), Some(name));
-        let attributes = world.sandbox.store().object(DESTINATION, "k").unwrap().attributes;
-        assert_eq!(attributes.grants.len(), grants, "{name}: {:?}", attributes.grants);
+        let attributes = world
+            .sandbox
+            .store()
+            .object(DESTINATION, "k")
+            .unwrap()
+            .attributes;
+        assert_eq!(
+            attributes.grants.len(),
+            grants,
+            "{name}: {:?}",
+            attributes.grants
+        );
     }
 }
 
-/// New buckets have ACLs disabled: they accept `bucket-owner-full-control` and refuse every other ACL.
+/// New buckets have ACLs disabled: they accept `bucket-owner-full-control` and refuse every other
+/// ACL.
 #[tokio::test]
 async fn a_bucket_without_acls_takes_only_the_one_that_changes_nothing() {
     for size in [10, 300 * MIB] {
@@ -111,8 +156,13 @@ async fn a_bucket_without_acls_takes_only_the_one_that_changes_nothing() {
         let run = world.run(with(CannedAcl::PublicRead, copy_all())).await;
         assert_eq!(run.outcome.failed_objects, 1);
         let text = message(&run);
-        assert!(text.contains("ACLs disabled") && text.contains(OWNER), "{text}");
-        let run = world.run(with(CannedAcl::BucketOwnerFullControl, copy_all())).await;
+        assert!(
+            text.contains("ACLs disabled") && text.contains(OWNER),
+            "{text}"
+        );
+        let run = world
+            .run(with(CannedAcl::BucketOwnerFullControl, copy_all()))
+            .await;
         assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
     }
 }
@@ -123,34 +173,57 @@ async fn a_missing_permission_is_named_by_every_route() {
     fs::write(directory.path().join("k"), b"bytes").unwrap();
     for transfer in [copy_all(), upload_all(directory.path())] {
         let world = World::new().await;
-        world.sandbox.store().deny(DESTINATION, Operation::PutObjectAcl, "");
+        world
+            .sandbox
+            .store()
+            .deny(DESTINATION, Operation::PutObjectAcl, "");
         put(&world, "k", 10);
-        let run = world.run(with(CannedAcl::BucketOwnerFullControl, transfer)).await;
+        let run = world
+            .run(with(CannedAcl::BucketOwnerFullControl, transfer))
+            .await;
         assert_eq!(run.error(), "denied");
-        assert!(message(&run).contains("s3:PutObjectAcl"), "{}", message(&run));
+        assert!(
+            message(&run).contains("s3:PutObjectAcl"),
+            "{}",
+            message(&run)
+        );
     }
 }
 
-/// A write whose answer is lost is sent again, and a history is written version by version: all with the ACL.
+/// A write whose answer is lost is sent again, and a history is written version by version: all
+/// with the ACL.
 #[tokio::test]
 async fn repeated_writes_and_histories_have_it_too() {
     let world = demanding().await;
     put(&world, "k", 10);
     put(&world, "large", 300 * MIB);
-    world.sandbox.faults().add(Fault::on(Operation::CopyObject).nth(1).then(Effect::Error(503, "SlowDown")));
+    world.sandbox.faults().add(
+        Fault::on(Operation::CopyObject)
+            .nth(1)
+            .then(Effect::Error(503, "SlowDown")),
+    );
     world.sandbox.faults().add(
         Fault::on(Operation::CreateMultipartUpload)
             .nth(1)
             .then(Effect::ErrorAfterEffect(500, "InternalError")),
     );
-    let run = world.run(with(CannedAcl::BucketOwnerFullControl, copy_all())).await;
+    let run = world
+        .run(with(CannedAcl::BucketOwnerFullControl, copy_all()))
+        .await;
     assert_eq!(run.outcome.done_objects, 2, "{:?}", run.receipts);
     assert_eq!(
-        (acl_of(&world, "k").as_deref(), acl_of(&world, "large").as_deref()),
+        (
+            acl_of(&world, "k").as_deref(),
+            acl_of(&world, "large").as_deref()
+        ),
         (Some(OWNER), Some(OWNER))
     );
 
-    let versioned = BucketOptions { versioning: true, demanded_acl: Some(OWNER), ..BucketOptions::default() };
+    let versioned = BucketOptions {
+        versioning: true,
+        demanded_acl: Some(OWNER),
+        ..BucketOptions::default()
+    };
     let world = World::with(SandboxOptions::default(), versioned).await;
     put(&world, "k", 10);
     put(&world, "k", 11);
@@ -161,15 +234,21 @@ async fn repeated_writes_and_histories_have_it_too() {
     assert_eq!(acl_of(&world, "k").as_deref(), Some(OWNER));
 }
 
-/// An open upload that no journal knows may have been created with any ACL, so `--adopt` leaves it alone.
+/// An open upload that no journal knows may have been created with any ACL, so `--adopt` leaves it
+/// alone.
 #[tokio::test]
 async fn an_upload_of_unknown_acl_is_not_adopted() {
     let world = World::new().await;
     put(&world, "k", 16 * MIB);
     let bucket = world.bucket(DESTINATION).await;
     let declared = Some((ChecksumAlgorithm::Crc64Nvme, ChecksumKind::FullObject));
-    let attributes = Attributes { checksum: declared, ..Attributes::default() };
-    let upload = MultipartUpload::initiate(&bucket, &"k".parse().unwrap(), &attributes).await.unwrap();
+    let attributes = Attributes {
+        checksum: declared,
+        ..Attributes::default()
+    };
+    let upload = MultipartUpload::initiate(&bucket, &"k".parse().unwrap(), &attributes)
+        .await
+        .unwrap();
     let pin = SourcePin {
         bucket: SOURCE.parse().unwrap(),
         key: "k".parse().unwrap(),
@@ -177,7 +256,10 @@ async fn an_upload_of_unknown_acl_is_not_adopted() {
         etag: world.sandbox.store().object(SOURCE, "k").unwrap().etag,
         customer_key: None,
     };
-    upload.copy_part(1, &pin, Some(0..=8 * MIB - 1), 8 * MIB).await.unwrap();
+    upload
+        .copy_part(1, &pin, Some(0..=8 * MIB - 1), 8 * MIB)
+        .await
+        .unwrap();
     let mut transfer = with(CannedAcl::BucketOwnerFullControl, copy_all());
     transfer.parts.size = PartSize::Exactly(ByteSize(8 * MIB));
     transfer.parts.threshold = ByteSize(8 * MIB);
@@ -185,7 +267,14 @@ async fn an_upload_of_unknown_acl_is_not_adopted() {
     job.claims = true;
     let run = world.try_run_job(&job).await.unwrap();
     assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
-    assert!(run.receipts[0].notes.iter().any(|note| note.contains("ACL")), "{:?}", run.receipts[0].notes);
+    assert!(
+        run.receipts[0]
+            .notes
+            .iter()
+            .any(|note| note.contains("ACL")),
+        "{:?}",
+        run.receipts[0].notes
+    );
     assert_eq!(acl_of(&world, "k").as_deref(), Some(OWNER));
 }
 
@@ -196,13 +285,23 @@ async fn the_command_line_has_it_and_refuses_what_contradicts_it() {
     let copy = ["copy", "s3://source/", "s3://destination/", "--acl"];
     let with = |more: &[&'static str]| [&copy, more].concat();
     let (exit, _, stderr) = run_command(at(&world), &with(&[OWNER])).await;
-    assert_eq!((exit, acl_of(&world, "k").as_deref()), (0, Some(OWNER)), "{stderr}");
+    assert_eq!(
+        (exit, acl_of(&world, "k").as_deref()),
+        (0, Some(OWNER)),
+        "{stderr}"
+    );
     let (exit, _, stderr) = run_command(at(&world), &with(&["bucket-owner"])).await;
-    assert!(exit == 2 && stderr.contains("bucket-owner-full-control"), "{exit} {stderr}");
+    assert!(
+        exit == 2 && stderr.contains("bucket-owner-full-control"),
+        "{exit} {stderr}"
+    );
     let (exit, _, stderr) = run_command(at(&world), &with(&[OWNER, "--preserve", "acl=try"])).await;
     assert!(exit == 2 && stderr.contains("not both"), "{exit} {stderr}");
     let (exit, _, stderr) = run_command(at(&world), &with(&[OWNER, "--provider", "minio"])).await;
-    assert!(exit == 2 && stderr.contains("no ACLs of single objects"), "{exit} {stderr}");
+    assert!(
+        exit == 2 && stderr.contains("no ACLs of single objects"),
+        "{exit} {stderr}"
+    );
 }
 
 /// The scratch objects of a probe are writes like all others.
@@ -212,11 +311,24 @@ async fn a_probe_of_a_demanding_bucket_has_it() {
     let bucket = world.bucket(DESTINATION).await;
     let probe = |acl| {
         let bucket = bucket.clone();
-        let needs = Needs { acl, ..Needs::default() };
-        async move { probe::probe(&bucket, &probe::scratch_prefix(), &needs, &CancellationToken::new()).await }
+        let needs = Needs {
+            acl,
+            ..Needs::default()
+        };
+        async move {
+            probe::probe(
+                &bucket,
+                &probe::scratch_prefix(),
+                &needs,
+                &CancellationToken::new(),
+            )
+            .await
+        }
     };
     assert_eq!(*probe(None).await.unwrap_err().kind(), FailureKind::Denied);
-    let found = probe(Some(CannedAcl::BucketOwnerFullControl)).await.unwrap();
+    let found = probe(Some(CannedAcl::BucketOwnerFullControl))
+        .await
+        .unwrap();
     assert!(found.is_good() && found.left.is_empty(), "{found:?}");
 }
 
@@ -228,14 +340,26 @@ fn a_manifest_names_it_and_a_contradiction_is_refused() {
         );
         s3haul::manifest::parse(&text, "job.yaml", &s3haul::endpoint::Environment::default())
     };
-    assert_eq!(job("").unwrap().transfers[0].to.acl, Some(CannedAcl::PublicRead));
-    assert_eq!(job(", preserve: {acl: replace}").unwrap().transfers[0].preserve.acl, Policy::Replace);
+    assert_eq!(
+        job("").unwrap().transfers[0].to.acl,
+        Some(CannedAcl::PublicRead)
+    );
+    assert_eq!(
+        job(", preserve: {acl: replace}").unwrap().transfers[0]
+            .preserve
+            .acl,
+        Policy::Replace
+    );
     for policy in ["{acl: try}", "{acl: require}", "everything"] {
-        let problems = job(&format!(", preserve: {policy}")).unwrap_err().to_string();
+        let problems = job(&format!(", preserve: {policy}"))
+            .unwrap_err()
+            .to_string();
         assert!(problems.contains("not both"), "{policy}: {problems}");
     }
     let mut files = job("").unwrap();
-    files.transfers[0].from =
-        Source::Files { path: s3haul::location::LocalPath("x".into()), symlinks: Symlinks::default() };
+    files.transfers[0].from = Source::Files {
+        path: s3haul::location::LocalPath("x".into()),
+        symlinks: Symlinks::default(),
+    };
     assert_eq!(check(&files), []);
 }

@@ -1,5 +1,5 @@
-//! Going on with uploads that an earlier session left open: what is there is not copied again, what is not exactly as it was
-//! is begun anew, and nothing is left over.
+//! Going on with uploads that an earlier session left open: what is there is not copied again, what
+//! is not exactly as it was is begun anew, and nothing is left over.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,9 @@ use s3haul::journal::Intent;
 use s3haul::manifest::job::{Job, PartSize, Transfer, When};
 use s3haul::multipart::MultipartUpload;
 use s3haul::s3::SourcePin;
-use s3haul::sandbox::{Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, UploadInfo};
+use s3haul::sandbox::{
+    Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, UploadInfo,
+};
 use s3haul::size::{ByteSize, MIB};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -38,8 +40,15 @@ fn copy_large() -> Transfer {
 
 async fn slow_world() -> World {
     let ms = Duration::from_millis;
-    let latency = LatencyModel { copy: ms(10), put: ms(10), ..LatencyModel::default() };
-    let model = Model { latency, ..Model::default() };
+    let latency = LatencyModel {
+        copy: ms(10),
+        put: ms(10),
+        ..LatencyModel::default()
+    };
+    let model = Model {
+        latency,
+        ..Model::default()
+    };
     let mut world = World::modelled(model).await;
     world.ceiling = 8;
     world
@@ -47,7 +56,10 @@ async fn slow_world() -> World {
 
 fn put(world: &World, seed: u64) {
     let content = Content::pattern(seed, PART * PARTS - 7);
-    world.sandbox.store().put_object(SOURCE, "large", content, &ObjectSpec::default());
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "large", content, &ObjectSpec::default());
 }
 
 impl Stopped {
@@ -57,8 +69,16 @@ impl Stopped {
         let job = world.job(copy_large());
         let journal = TempDir::new().unwrap();
         let run = stopped_at(&mut world, Operation::UploadPartCopy, &job, journal.path()).await;
-        assert!(matches!(run.receipts[0].ending, Ending::Stopped), "{:?}", run.receipts);
-        Self { world, job, journal }
+        assert!(
+            matches!(run.receipts[0].ending, Ending::Stopped),
+            "{:?}",
+            run.receipts
+        );
+        Self {
+            world,
+            job,
+            journal,
+        }
     }
 
     /// Killed when the object was published and nobody had heard of it.
@@ -69,13 +89,19 @@ impl Stopped {
         // So that what stands there already is no reason to leave it.
         transfer.when = When::Always;
         let (job, journal) = (world.job(transfer), TempDir::new().unwrap());
-        let unheard = Fault::on(Operation::CompleteMultipartUpload).nth(1).then(Effect::StallAfter(None));
+        let unheard = Fault::on(Operation::CompleteMultipartUpload)
+            .nth(1)
+            .then(Effect::StallAfter(None));
         world.sandbox.faults().add(unheard);
         killed_when(&world, &job, journal.path(), |world| {
             world.sandbox.store().object(DESTINATION, "large").is_some()
         })
         .await;
-        Self { world, job, journal }
+        Self {
+            world,
+            job,
+            journal,
+        }
     }
 
     fn open(&self) -> UploadInfo {
@@ -86,13 +112,19 @@ impl Stopped {
 
     async fn resume(&self) -> Run {
         self.world.sandbox.calls().clear();
-        self.world.session(self.journal.path(), &self.job, Intent::Resume).await
+        self.world
+            .session(self.journal.path(), &self.job, Intent::Resume)
+            .await
     }
 
     /// What a session that copied so many parts has come to, in so many uploads of its own.
     fn assert_done(&self, run: &Run, part_copies: u64, begun: u64) {
         let world = &self.world;
-        assert!(matches!(run.receipts[0].ending, Ending::Done { .. }), "{:?}", run.receipts);
+        assert!(
+            matches!(run.receipts[0].ending, Ending::Done { .. }),
+            "{:?}",
+            run.receipts
+        );
         assert_eq!(run.proof(), "crc64nvme");
         world.assert_equal("large", "large");
         world.assert_no_upload_is_left();
@@ -104,7 +136,11 @@ impl Stopped {
 /// A session that is stopped in an orderly way when the tenth part is sent.
 async fn stopped_at(world: &mut World, part: Operation, job: &Job, journal: &Path) -> Run {
     let stop = world.stop.clone();
-    world.sandbox.faults().add(Fault::on(part).nth(10).then(Effect::hook(move |_| stop.cancel())));
+    world.sandbox.faults().add(
+        Fault::on(part)
+            .nth(10)
+            .then(Effect::hook(move |_| stop.cancel())),
+    );
     let run = world.session(journal, job, Intent::Resume).await;
     assert!(run.outcome.stopped, "{:?}", run.outcome);
     world.stop = CancellationToken::new();
@@ -139,9 +175,16 @@ async fn parts_that_are_there_are_not_copied_again() {
 async fn it_goes_on_as_often_as_it_is_stopped() {
     let mut stopped = Stopped::new().await;
     let mut held = stopped.open().parts.len();
-    // Each session copies ten parts and what else is in flight then: three of them leave some for the last.
+    // Each session copies ten parts and what else is in flight then: three of them leave some for
+    // the last.
     for _ in 0..2 {
-        stopped_at(&mut stopped.world, Operation::UploadPartCopy, &stopped.job, stopped.journal.path()).await;
+        stopped_at(
+            &mut stopped.world,
+            Operation::UploadPartCopy,
+            &stopped.job,
+            stopped.journal.path(),
+        )
+        .await;
         let now = stopped.open().parts.len();
         assert!(now > held, "{now} {held}");
         held = now;
@@ -156,7 +199,10 @@ async fn the_recorded_part_size_holds_whatever_would_be_chosen_now() {
     let held = stopped.open().parts.len() as u64;
     stopped.job.transfers[0].parts.size = PartSize::Exactly(ByteSize(2 * PART));
     stopped.world.sandbox.calls().clear();
-    let run = stopped.world.session(stopped.journal.path(), &stopped.job, Intent::ResumeAnyway).await;
+    let run = stopped
+        .world
+        .session(stopped.journal.path(), &stopped.job, Intent::ResumeAnyway)
+        .await;
     stopped.assert_done(&run, PARTS - held, 0);
 }
 
@@ -172,14 +218,32 @@ async fn another_source_is_begun_anew() {
 #[tokio::test]
 async fn other_attributes_are_begun_anew() {
     let mut stopped = Stopped::new().await;
-    stopped.job.transfers[0].set.metadata.insert("team".into(), "blue".into());
+    stopped.job.transfers[0]
+        .set
+        .metadata
+        .insert("team".into(), "blue".into());
     stopped.world.sandbox.calls().clear();
-    let run = stopped.world.session(stopped.journal.path(), &stopped.job, Intent::ResumeAnyway).await;
-    assert!(matches!(run.receipts[0].ending, Ending::Done { .. }), "{:?}", run.receipts);
+    let run = stopped
+        .world
+        .session(stopped.journal.path(), &stopped.job, Intent::ResumeAnyway)
+        .await;
+    assert!(
+        matches!(run.receipts[0].ending, Ending::Done { .. }),
+        "{:?}",
+        run.receipts
+    );
     stopped.world.assert_no_upload_is_left();
     assert_eq!(stopped.world.calls(Operation::UploadPartCopy), PARTS);
-    let copy = stopped.world.sandbox.store().object(DESTINATION, "large").unwrap();
-    assert_eq!(copy.attributes.metadata.get("team").map(String::as_str), Some("blue"));
+    let copy = stopped
+        .world
+        .sandbox
+        .store()
+        .object(DESTINATION, "large")
+        .unwrap();
+    assert_eq!(
+        copy.attributes.metadata.get("team").map(String::as_str),
+        Some("blue")
+    );
 }
 
 #[tokio::test]
@@ -187,7 +251,10 @@ async fn an_upload_that_somebody_aborted_is_begun_anew() {
     let stopped = Stopped::new().await;
     let upload = stopped.open();
     let bucket = stopped.world.bucket(DESTINATION).await;
-    MultipartUpload::open(&bucket, &"large".parse().unwrap(), upload.upload_id).cancel().await.unwrap();
+    MultipartUpload::open(&bucket, &"large".parse().unwrap(), upload.upload_id)
+        .cancel()
+        .await
+        .unwrap();
     let run = stopped.resume().await;
     stopped.assert_done(&run, PARTS, 1);
 }
@@ -202,13 +269,26 @@ async fn parts_that_somebody_replaced_are_copied_again() {
         bucket: SOURCE.parse().unwrap(),
         key: "large".parse().unwrap(),
         version: None,
-        etag: stopped.world.sandbox.store().object(SOURCE, "large").unwrap().etag,
+        etag: stopped
+            .world
+            .sandbox
+            .store()
+            .object(SOURCE, "large")
+            .unwrap()
+            .etag,
         customer_key: None,
     };
     let copy = async |number: u32, from: u64, bytes: u64| {
-        upload.copy_part(number, &pin, Some(from..=from + bytes - 1), bytes).await.unwrap()
+        upload
+            .copy_part(number, &pin, Some(from..=from + bytes - 1), bytes)
+            .await
+            .unwrap()
     };
-    let held: Vec<_> = open.parts.iter().map(|(number, ..)| u32::try_from(*number).unwrap()).collect();
+    let held: Vec<_> = open
+        .parts
+        .iter()
+        .map(|(number, ..)| u32::try_from(*number).unwrap())
+        .collect();
     // Other bytes of the right size, another size, and a part that the object does not have.
     copy(held[0], 20 * PART, PART).await;
     copy(held[1], 0, PART / 2).await;
@@ -225,10 +305,22 @@ async fn what_needs_no_copy_any_more_leaves_no_upload() {
     let mut stopped = Stopped::new().await;
     stopped.job.transfers[0].when = When::Missing;
     let content = Content::pattern(9, 10);
-    stopped.world.sandbox.store().put_object(DESTINATION, "large", content, &ObjectSpec::default());
+    stopped
+        .world
+        .sandbox
+        .store()
+        .put_object(DESTINATION, "large", content, &ObjectSpec::default());
     stopped.world.sandbox.calls().clear();
-    let run = stopped.world.session(stopped.journal.path(), &stopped.job, Intent::ResumeAnyway).await;
-    assert_eq!((run.outcome.failed_objects, run.outcome.done_objects), (0, 0), "{:?}", run.outcome);
+    let run = stopped
+        .world
+        .session(stopped.journal.path(), &stopped.job, Intent::ResumeAnyway)
+        .await;
+    assert_eq!(
+        (run.outcome.failed_objects, run.outcome.done_objects),
+        (0, 0),
+        "{:?}",
+        run.outcome
+    );
     stopped.world.assert_no_upload_is_left();
     assert_eq!(stopped.world.calls(Operation::UploadPartCopy), 0);
 }
@@ -238,7 +330,10 @@ async fn a_fresh_run_cancels_what_the_last_one_left() {
     let stopped = Stopped::new().await;
     stopped.world.sandbox.store().delete_object(SOURCE, "large");
     stopped.world.sandbox.calls().clear();
-    let run = stopped.world.session(stopped.journal.path(), &stopped.job, Intent::Fresh).await;
+    let run = stopped
+        .world
+        .session(stopped.journal.path(), &stopped.job, Intent::Fresh)
+        .await;
     assert_eq!(run.outcome.failed_objects, 0, "{:?}", run.outcome);
     stopped.world.assert_no_upload_is_left();
 }
@@ -249,10 +344,16 @@ async fn what_could_not_be_cancelled_stays_on_record() {
     let store = stopped.world.sandbox.store();
     store.delete_object(SOURCE, "large");
     store.deny(DESTINATION, Operation::AbortMultipartUpload, "");
-    stopped.world.session(stopped.journal.path(), &stopped.job, Intent::Fresh).await;
+    stopped
+        .world
+        .session(stopped.journal.path(), &stopped.job, Intent::Fresh)
+        .await;
     stopped.open();
     store.allow_all();
-    let run = stopped.world.session(stopped.journal.path(), &stopped.job, Intent::Resume).await;
+    let run = stopped
+        .world
+        .session(stopped.journal.path(), &stopped.job, Intent::Resume)
+        .await;
     assert_eq!(run.outcome.failed_objects, 0, "{:?}", run.outcome);
     stopped.world.assert_no_upload_is_left();
 }
@@ -269,7 +370,11 @@ async fn an_object_that_was_published_unseen_is_recognised() {
 async fn another_object_in_its_place_is_not_taken_for_it() {
     let stopped = Stopped::unseen().await;
     let other = Content::pattern(2, PART * PARTS - 7);
-    stopped.world.sandbox.store().put_object(DESTINATION, "large", other, &ObjectSpec::default());
+    stopped
+        .world
+        .sandbox
+        .store()
+        .put_object(DESTINATION, "large", other, &ObjectSpec::default());
     let run = stopped.resume().await;
     stopped.assert_done(&run, PARTS, 1);
 }
@@ -281,20 +386,31 @@ async fn an_upload_whose_id_nobody_saw_is_found_and_cancelled() {
     // Somebody else's: it has a part.
     let bucket = world.bucket(DESTINATION).await;
     let key = "large".parse().unwrap();
-    let others = MultipartUpload::initiate(&bucket, &key, &s3haul::s3::Attributes::default()).await.unwrap();
+    let others = MultipartUpload::initiate(&bucket, &key, &s3haul::s3::Attributes::default())
+        .await
+        .unwrap();
     others.upload_part(1, &b"theirs"[..]).await.unwrap();
     let (job, journal) = (world.job(copy_large()), TempDir::new().unwrap());
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::CreateMultipartUpload).nth(1).then(Effect::StallAfter(None)));
+    world.sandbox.faults().add(
+        Fault::on(Operation::CreateMultipartUpload)
+            .nth(1)
+            .then(Effect::StallAfter(None)),
+    );
     killed_when(&world, &job, journal.path(), |world| {
         world.sandbox.store().open_uploads(DESTINATION).len() == 2
     })
     .await;
-    let stopped = Stopped { world, job, journal };
+    let stopped = Stopped {
+        world,
+        job,
+        journal,
+    };
     let run = stopped.resume().await;
-    assert_eq!(stopped.open().upload_id, others.id(), "that of somebody else stays");
+    assert_eq!(
+        stopped.open().upload_id,
+        others.id(),
+        "that of somebody else stays"
+    );
     others.cancel().await.unwrap();
     stopped.assert_done(&run, PARTS, 1);
 }
@@ -312,19 +428,35 @@ async fn only_the_parts_of_a_file_that_are_missing_or_changed_are_sent() {
     transfer.parts.size = PartSize::Exactly(ByteSize(FILE_PART));
     let (job, journal) = (world.job(transfer), TempDir::new().unwrap());
     stopped_at(&mut world, Operation::UploadPart, &job, journal.path()).await;
-    let stopped = Stopped { world, job, journal };
+    let stopped = Stopped {
+        world,
+        job,
+        journal,
+    };
     let held = stopped.open().parts.len() as u64;
     assert!((9..12).contains(&held), "{held}");
     // Other bytes under the same size and time, which only reading it tells.
     bytes[0] = 8;
     fs::write(&path, &bytes).unwrap();
-    fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+    fs::File::options()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .set_modified(modified)
+        .unwrap();
     let run = stopped.resume().await;
-    let Ending::Done { proof, .. } = &run.receipts[0].ending else { panic!("{:?}", run.receipts) };
+    let Ending::Done { proof, .. } = &run.receipts[0].ending else {
+        panic!("{:?}", run.receipts)
+    };
     assert_eq!(*proof, Proof::Crc64nvme);
     stopped.world.assert_no_upload_is_left();
     assert_eq!(stopped.world.calls(Operation::UploadPart), 12 - held + 1);
     assert_eq!(stopped.world.calls(Operation::CreateMultipartUpload), 0);
-    let sent = stopped.world.sandbox.store().object(DESTINATION, "large").unwrap();
+    let sent = stopped
+        .world
+        .sandbox
+        .store()
+        .object(DESTINATION, "large")
+        .unwrap();
     assert_eq!(sent.content, Content::bytes(bytes));
 }

@@ -16,7 +16,12 @@ const KEYS: [&str; 2] = ["large", "small"];
 async fn world() -> World {
     let world = World::new().await;
     for (key, size) in [("large", 40 * MIB), ("small", 100)] {
-        world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, size), &ObjectSpec::default());
+        world.sandbox.store().put_object(
+            SOURCE,
+            key,
+            Content::pattern(1, size),
+            &ObjectSpec::default(),
+        );
     }
     world
 }
@@ -29,14 +34,20 @@ fn in_parts() -> Transfer {
 }
 
 async fn run(world: &World, liar: &Liar, provider: Provider) -> Run {
-    world.try_run_job(&liar.job(world, in_parts(), provider)).await.unwrap()
+    world
+        .try_run_job(&liar.job(world, in_parts(), provider))
+        .await
+        .unwrap()
 }
 
 fn errors(run: &Run) -> Vec<(&str, &str)> {
-    let errors = run.receipts.iter().filter_map(|receipt| match &receipt.ending {
-        Ending::Failed { error } => Some((error.kind, &*error.message)),
-        _ => None,
-    });
+    let errors = run
+        .receipts
+        .iter()
+        .filter_map(|receipt| match &receipt.ending {
+            Ending::Failed { error } => Some((error.kind, &*error.message)),
+            _ => None,
+        });
     errors.collect()
 }
 
@@ -52,28 +63,46 @@ const ROOTS: [(&str, &str); 6] = [
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn documents_are_read_by_their_elements(#[values(Provider::Aws, Provider::Auto)] provider: Provider) {
+async fn documents_are_read_by_their_elements(
+    #[values(Provider::Aws, Provider::Auto)] provider: Provider,
+) {
     let world = world().await;
     let rename = |_: &Asked, answer: Answer| {
         let tag = |begin: &str, name: &str| format!("<{begin}{name}");
         ROOTS.iter().fold(answer, |answer, (root, other)| {
-            answer.replacing(&tag("", root), &tag("", other)).replacing(&tag("/", root), &tag("/", other))
+            answer
+                .replacing(&tag("", root), &tag("", other))
+                .replacing(&tag("/", root), &tag("/", other))
         })
     };
     let liar = Liar::before(&world, rename).await;
     let run = run(&world, &liar, provider).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (2, 0), "{:?}", errors(&run));
-    let creates = liar.count(|asked| asked.method == "POST" && asked.parameter("uploads").is_some());
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (2, 0),
+        "{:?}",
+        errors(&run)
+    );
+    let creates =
+        liar.count(|asked| asked.method == "POST" && asked.parameter("uploads").is_some());
     assert_eq!(creates, 1, "nothing was sent again");
     world.assert_no_upload_is_left();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn histories_are_read_by_their_elements() {
-    let versioned = BucketOptions { versioning: true, ..BucketOptions::default() };
+    let versioned = BucketOptions {
+        versioning: true,
+        ..BucketOptions::default()
+    };
     let world = World::with(SandboxOptions::default(), versioned).await;
     for size in [1, 2] {
-        world.sandbox.store().put_object(SOURCE, "k", Content::pattern(1, size), &ObjectSpec::default());
+        world.sandbox.store().put_object(
+            SOURCE,
+            "k",
+            Content::pattern(1, size),
+            &ObjectSpec::default(),
+        );
     }
     let rename = |_: &Asked, answer: Answer| {
         answer
@@ -81,9 +110,20 @@ async fn histories_are_read_by_their_elements() {
             .replacing("ListVersionsResult", "ListObjectVersionsResponse")
     };
     let liar = Liar::before(&world, rename).await;
-    let transfer = Transfer { versions: Versions::All, ..copy_all() };
-    let run = world.try_run_job(&liar.job(&world, transfer, Provider::Aws)).await.unwrap();
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (2, 0), "{:?}", errors(&run));
+    let transfer = Transfer {
+        versions: Versions::All,
+        ..copy_all()
+    };
+    let run = world
+        .try_run_job(&liar.job(&world, transfer, Provider::Aws))
+        .await
+        .unwrap();
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (2, 0),
+        "{:?}",
+        errors(&run)
+    );
 }
 
 /// Some servers send the version `null` for buckets without versions, and refuse it in requests.
@@ -94,19 +134,42 @@ async fn null_is_no_version_of_a_bucket_without_versions(
 ) {
     let world = world().await;
     let lie = |asked: &Asked, answer: Answer| match asked.parameter("versionId") {
-        Some(_) => Answer { head: vec!["HTTP/1.1 400 Bad Request".to_owned()], body: Vec::new() },
-        None if ["HEAD", "PUT", "POST"].contains(&&*asked.method) => answer.with("x-amz-version-id: null"),
+        Some(_) => Answer {
+            head: vec!["HTTP/1.1 400 Bad Request".to_owned()],
+            body: Vec::new(),
+        },
+        None if ["HEAD", "PUT", "POST"].contains(&&*asked.method) => {
+            answer.with("x-amz-version-id: null")
+        }
         None => answer,
     };
     let liar = Liar::before(&world, lie).await;
     let run = run(&world, &liar, provider).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (2, 0), "{:?}", errors(&run));
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (2, 0),
+        "{:?}",
+        errors(&run)
+    );
     for receipt in &run.receipts {
-        let Ending::Done { destination_version, .. } = &receipt.ending else { panic!("{receipt:?}") };
+        let Ending::Done {
+            destination_version,
+            ..
+        } = &receipt.ending
+        else {
+            panic!("{receipt:?}")
+        };
         assert_eq!(*destination_version, None);
     }
-    assert_eq!(liar.count(|asked| asked.parameter("versionId").is_some()), 0);
-    assert_eq!(liar.count(|asked| asked.parameter("versioning").is_some()), 2, "asked once per bucket");
+    assert_eq!(
+        liar.count(|asked| asked.parameter("versionId").is_some()),
+        0
+    );
+    assert_eq!(
+        liar.count(|asked| asked.parameter("versioning").is_some()),
+        2,
+        "asked once per bucket"
+    );
 }
 
 /// There are objects from before the versions in a bucket that has some: `null` names them.
@@ -114,16 +177,25 @@ async fn null_is_no_version_of_a_bucket_without_versions(
 async fn null_is_a_version_of_a_bucket_with_versions() {
     let world = world().await;
     let lie = |asked: &Asked, answer: Answer| match asked.parameter("versioning") {
-        Some(_) => {
-            Answer::document("<VersioningConfiguration><Status>Suspended</Status></VersioningConfiguration>")
-        }
+        Some(_) => Answer::document(
+            "<VersioningConfiguration><Status>Suspended</Status></VersioningConfiguration>",
+        ),
         None if asked.method == "HEAD" => answer.with("x-amz-version-id: null"),
         None => answer,
     };
     let liar = Liar::before(&world, lie).await;
     let run = run(&world, &liar, Provider::Aws).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (2, 0), "{:?}", errors(&run));
-    assert!(run.receipts.iter().all(|receipt| receipt.source_version.as_deref() == Some("null")));
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (2, 0),
+        "{:?}",
+        errors(&run)
+    );
+    assert!(
+        run.receipts
+            .iter()
+            .all(|receipt| receipt.source_version.as_deref() == Some("null"))
+    );
 }
 
 #[rstest]
@@ -138,12 +210,25 @@ async fn what_head_must_say_is_not_made_up(
     let world = world().await;
     let lie = move |asked: &Asked, answer: Answer| {
         let is_object = asked.method == "HEAD" && KEYS.iter().any(|key| asked.path.ends_with(key));
-        if is_object { answer.without(header) } else { answer }
+        if is_object {
+            answer.without(header)
+        } else {
+            answer
+        }
     };
     let liar = Liar::before(&world, lie).await;
     let run = run(&world, &liar, provider).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (0, 2), "{:?}", errors(&run));
-    assert_eq!(liar.count(|asked| asked.path == "/source/small"), 1, "nothing was sent again");
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (0, 2),
+        "{:?}",
+        errors(&run)
+    );
+    assert_eq!(
+        liar.count(|asked| asked.path == "/source/small"),
+        1,
+        "nothing was sent again"
+    );
     for (kind, message) in errors(&run) {
         assert_eq!(kind, "server-fault", "{message}");
         assert!(message.contains(says), "{message}");
@@ -174,8 +259,15 @@ async fn ids_beyond_the_limits_of_s3_are_errors(
     };
     let liar = Liar::before(&world, lie).await;
     let run = run(&world, &liar, Provider::Aws).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (1, 1), "{:?}", errors(&run));
-    let [(kind, message)] = errors(&run)[..] else { panic!("{:?}", errors(&run)) };
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (1, 1),
+        "{:?}",
+        errors(&run)
+    );
+    let [(kind, message)] = errors(&run)[..] else {
+        panic!("{:?}", errors(&run))
+    };
     assert_eq!(kind, "server-fault", "{message}");
     assert!(message.contains(says), "{message}");
 }
@@ -184,12 +276,19 @@ async fn ids_beyond_the_limits_of_s3_are_errors(
 #[case::version("x-amz-version-id", "a version id of 5000 bytes")]
 #[case::etag("etag", "an ETag of 5000 bytes")]
 #[tokio::test(flavor = "multi_thread")]
-async fn headers_beyond_the_limits_of_s3_are_errors(#[case] header: &'static str, #[case] says: &str) {
+async fn headers_beyond_the_limits_of_s3_are_errors(
+    #[case] header: &'static str,
+    #[case] says: &str,
+) {
     let world = world().await;
     let lie = move |asked: &Asked, answer: Answer| {
         let is_of_object = asked.method == "HEAD" && asked.path.ends_with('l');
         let long = format!("{header}: {}", "x".repeat(5000));
-        if is_of_object || asked.path.ends_with("large") { answer.with(&long) } else { answer }
+        if is_of_object || asked.path.ends_with("large") {
+            answer.with(&long)
+        } else {
+            answer
+        }
     };
     let liar = Liar::before(&world, lie).await;
     let run = run(&world, &liar, Provider::Aws).await;

@@ -18,8 +18,13 @@ const RESTORED: &str = "ongoing-request=\"false\", expiry-date=\"Fri, 01 Jan 210
 fn put(world: &World, key: &str, class: &str, size: u64) {
     // An object is in an archive long before it is copied.
     let yesterday = SystemTime::now() - Duration::from_hours(24);
-    let spec = ObjectSpec::default().storage_class(class).last_modified(yesterday);
-    world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, size), &spec);
+    let spec = ObjectSpec::default()
+        .storage_class(class)
+        .last_modified(yesterday);
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, key, Content::pattern(1, size), &spec);
 }
 
 /// One object of each kind that a bucket with archives has.
@@ -32,27 +37,44 @@ async fn world() -> World {
 }
 
 fn archived(archived: Archived) -> Transfer {
-    Transfer { archived, ..copy_all() }
+    Transfer {
+        archived,
+        ..copy_all()
+    }
 }
 
 fn receipt<'r>(run: &'r Run, key: &str) -> &'r Receipt {
-    run.receipts.iter().find(|receipt| receipt.destination == format!("s3://destination/{key}")).unwrap()
+    run.receipts
+        .iter()
+        .find(|receipt| receipt.destination == format!("s3://destination/{key}"))
+        .unwrap()
 }
 
-/// Pitfall: reading an archived object is refused one request at a time. The listing tells it, so none is sent.
+/// Pitfall: reading an archived object is refused one request at a time. The listing tells it, so
+/// none is sent.
 #[tokio::test]
 async fn what_the_listing_tells_costs_no_request() {
     let world = world().await;
     let run = world.run(copy_all()).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (1, 2));
-    let Ending::Failed { error } = &receipt(&run, "deep").ending else { panic!("{:?}", run.receipts) };
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (1, 2)
+    );
+    let Ending::Failed { error } = &receipt(&run, "deep").ending else {
+        panic!("{:?}", run.receipts)
+    };
     assert_eq!(error.kind, "archived");
-    assert!(error.message.contains("DEEP_ARCHIVE and not restored"), "{error:?}");
+    assert!(
+        error.message.contains("DEEP_ARCHIVE and not restored"),
+        "{error:?}"
+    );
     assert!(error.remedy.contains("archived: restore"), "{error:?}");
     assert_eq!(receipt(&run, "deep").size, 300 * MIB);
-    for (operation, calls) in
-        [(Operation::HeadObject, 1), (Operation::CopyObject, 1), (Operation::CreateMultipartUpload, 0)]
-    {
+    for (operation, calls) in [
+        (Operation::HeadObject, 1),
+        (Operation::CopyObject, 1),
+        (Operation::CreateMultipartUpload, 0),
+    ] {
         assert_eq!(world.calls(operation), calls, "{operation:?}");
     }
 }
@@ -62,9 +84,24 @@ async fn what_is_left_out_is_counted_and_no_failure() {
     let world = world().await;
     let run = world.run(archived(Archived::Skip)).await;
     let outcome = &run.outcome;
-    assert_eq!((outcome.done_objects, outcome.archived_objects, outcome.failed_objects), (1, 2, 0));
-    assert_eq!(outcome.skipped_objects, 0, "the destination has none of them");
-    assert_eq!(receipt(&run, "cold").ending, Ending::Skipped { reason: Skip::Archived });
+    assert_eq!(
+        (
+            outcome.done_objects,
+            outcome.archived_objects,
+            outcome.failed_objects
+        ),
+        (1, 2, 0)
+    );
+    assert_eq!(
+        outcome.skipped_objects, 0,
+        "the destination has none of them"
+    );
+    assert_eq!(
+        receipt(&run, "cold").ending,
+        Ending::Skipped {
+            reason: Skip::Archived
+        }
+    );
     assert_eq!(world.calls(Operation::RestoreObject), 0);
 }
 
@@ -73,21 +110,34 @@ async fn what_is_left_out_is_told_apart_by_a_later_session_too() {
     let mut world = world().await;
     let mut spec = ObjectSpec::default().storage_class("INTELLIGENT_TIERING");
     spec.attributes.archive_status = Some("DEEP_ARCHIVE_ACCESS".into());
-    world.sandbox.store().put_object(SOURCE, "a-tiered", Content::pattern(1, 10), &spec);
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "a-tiered", Content::pattern(1, 10), &spec);
     put(&world, "z-large", "STANDARD", 300 * MIB);
     let mut transfer = archived(Archived::Skip);
     transfer.parts.threshold = ByteSize(8 * MIB);
     let (job, journal) = (world.job(transfer), tempfile::tempdir().unwrap());
     let stop = world.stop.clone();
-    let fault = Fault::on(Operation::UploadPartCopy).nth(1).then(Effect::hook(move |_| stop.cancel()));
+    let fault = Fault::on(Operation::UploadPartCopy)
+        .nth(1)
+        .then(Effect::hook(move |_| stop.cancel()));
     world.sandbox.faults().add(fault);
     let run = world.session(journal.path(), &job, Intent::Resume).await;
     assert!(run.outcome.stopped, "{:?}", run.outcome);
     world.stop = CancellationToken::new();
     let run = world.session(journal.path(), &job, Intent::Resume).await;
     let outcome = &run.outcome;
-    assert_eq!((outcome.sessions, outcome.done_objects), (2, 2), "{outcome:?}");
-    assert_eq!((outcome.archived_objects, outcome.skipped_objects), (3, 0), "{outcome:?}");
+    assert_eq!(
+        (outcome.sessions, outcome.done_objects),
+        (2, 2),
+        "{outcome:?}"
+    );
+    assert_eq!(
+        (outcome.archived_objects, outcome.skipped_objects),
+        (3, 0),
+        "{outcome:?}"
+    );
     assert_eq!(outcome.skipped_bytes, 0);
 }
 
@@ -95,40 +145,87 @@ async fn what_is_left_out_is_told_apart_by_a_later_session_too() {
 async fn a_restore_is_asked_for_once_and_a_later_run_copies() {
     let world = world().await;
     let transfer = Transfer {
-        restore: Restore { tier: RestoreTier::Expedited, days: 3 },
+        restore: Restore {
+            tier: RestoreTier::Expedited,
+            days: 3,
+        },
         ..archived(Archived::Restore)
     };
     let run = world.run(transfer.clone()).await;
     let outcome = &run.outcome;
-    assert_eq!((outcome.done_objects, outcome.restoring_objects, outcome.failed_objects), (1, 2, 0));
+    assert_eq!(
+        (
+            outcome.done_objects,
+            outcome.restoring_objects,
+            outcome.failed_objects
+        ),
+        (1, 2, 0)
+    );
     assert_eq!(outcome.restoring_bytes, 300 * MIB + 10);
     let requested = |run: &Run, key: &str| match &receipt(run, key).ending {
         Ending::Restoring { requested } => *requested,
         other => panic!("{key}: {other:?}"),
     };
     assert_eq!(requested(&run, "cold"), Some(RestoreTier::Expedited));
-    assert_eq!(requested(&run, "deep"), Some(RestoreTier::Standard), "DEEP_ARCHIVE has no expedited tier");
+    assert_eq!(
+        requested(&run, "deep"),
+        Some(RestoreTier::Standard),
+        "DEEP_ARCHIVE has no expedited tier"
+    );
     assert_eq!(receipt(&run, "deep").route, Some("restore"));
-    assert_eq!((world.calls(Operation::RestoreObject), world.calls(Operation::HeadObject)), (2, 1));
+    assert_eq!(
+        (
+            world.calls(Operation::RestoreObject),
+            world.calls(Operation::HeadObject)
+        ),
+        (2, 1)
+    );
 
     let run = world.run(transfer.clone()).await;
-    assert_eq!((run.outcome.skipped_objects, run.outcome.restoring_objects), (1, 2));
-    assert_eq!((requested(&run, "cold"), requested(&run, "deep")), (None, None));
-    assert_eq!(world.calls(Operation::RestoreObject), 2, "the listing tells that they are under way");
+    assert_eq!(
+        (run.outcome.skipped_objects, run.outcome.restoring_objects),
+        (1, 2)
+    );
+    assert_eq!(
+        (requested(&run, "cold"), requested(&run, "deep")),
+        (None, None)
+    );
+    assert_eq!(
+        world.calls(Operation::RestoreObject),
+        2,
+        "the listing tells that they are under way"
+    );
 
     world.sandbox.store().finish_restores(SOURCE);
     let run = world.run(transfer.clone()).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.restoring_objects), (2, 0), "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.restoring_objects),
+        (2, 0),
+        "{:?}",
+        run.receipts
+    );
     // The class is kept: it says where the copy belongs, not where its source was read from.
     world.assert_equal("cold", "cold");
     world.assert_equal("deep", "deep");
-    assert_eq!(world.sandbox.store().object(DESTINATION, "deep").unwrap().attributes.class(), "DEEP_ARCHIVE");
+    assert_eq!(
+        world
+            .sandbox
+            .store()
+            .object(DESTINATION, "deep")
+            .unwrap()
+            .attributes
+            .class(),
+        "DEEP_ARCHIVE"
+    );
     assert_eq!(world.calls(Operation::RestoreObject), 2);
 
     world.sandbox.calls().clear();
     let run = world.run(transfer).await;
     assert_eq!(run.outcome.skipped_objects, 3);
-    assert_eq!(world.calls(Operation::RestoreObject) + world.calls(Operation::HeadObject), 0);
+    assert_eq!(
+        world.calls(Operation::RestoreObject) + world.calls(Operation::HeadObject),
+        0
+    );
 }
 
 #[tokio::test]
@@ -136,31 +233,50 @@ async fn only_head_tells_the_archive_tiers_of_intelligent_tiering() {
     let world = World::new().await;
     let mut spec = ObjectSpec::default().storage_class("INTELLIGENT_TIERING");
     spec.attributes.archive_status = Some("DEEP_ARCHIVE_ACCESS".into());
-    world.sandbox.store().put_object(SOURCE, "tiered", Content::pattern(1, 10), &spec);
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "tiered", Content::pattern(1, 10), &spec);
     put(&world, "readable", "INTELLIGENT_TIERING", 10);
     let run = world.run(copy_all()).await;
-    let Ending::Failed { error } = &receipt(&run, "tiered").ending else { panic!("{:?}", run.receipts) };
+    let Ending::Failed { error } = &receipt(&run, "tiered").ending else {
+        panic!("{:?}", run.receipts)
+    };
     assert!(error.message.contains("DEEP_ARCHIVE_ACCESS"), "{error:?}");
     let run = world.run(archived(Archived::Skip)).await;
-    assert_eq!((run.outcome.archived_objects, run.outcome.skipped_objects), (1, 1));
+    assert_eq!(
+        (run.outcome.archived_objects, run.outcome.skipped_objects),
+        (1, 1)
+    );
     // The sandbox refuses, as S3 does, days for this class and the expedited tier for this archive.
     let mut transfer = archived(Archived::Restore);
     transfer.restore.tier = RestoreTier::Expedited;
     let run = world.run(transfer.clone()).await;
-    let expected = Ending::Restoring { requested: Some(RestoreTier::Standard) };
-    assert_eq!(receipt(&run, "tiered").ending, expected, "{:?}", run.receipts);
+    let expected = Ending::Restoring {
+        requested: Some(RestoreTier::Standard),
+    };
+    assert_eq!(
+        receipt(&run, "tiered").ending,
+        expected,
+        "{:?}",
+        run.receipts
+    );
     world.sandbox.store().finish_restores(SOURCE);
     assert_eq!(world.run(transfer).await.outcome.done_objects, 1);
     world.assert_equal("tiered", "tiered");
 }
 
-/// Between the listing and the request, somebody else may have asked, or the object may have become readable.
+/// Between the listing and the request, somebody else may have asked, or the object may have become
+/// readable.
 #[tokio::test]
 async fn a_restore_that_is_not_needed_is_no_failure() {
     let world = World::new().await;
     put(&world, "cold", "GLACIER", 10);
     let in_progress = Effect::Error(409, "RestoreAlreadyInProgress");
-    world.sandbox.faults().add(Fault::on(Operation::RestoreObject).nth(1).then(in_progress));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::RestoreObject).nth(1).then(in_progress));
     let run = world.run(archived(Archived::Restore)).await;
     assert_eq!(run.outcome.restoring_objects, 1, "{:?}", run.receipts);
 
@@ -169,7 +285,10 @@ async fn a_restore_that_is_not_needed_is_no_failure() {
         spec.attributes.restore = Some(RESTORED.into());
         store.put_object(SOURCE, "cold", Content::pattern(1, 10), &spec);
     });
-    world.sandbox.faults().add(Fault::on(Operation::RestoreObject).nth(1).then(restored));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::RestoreObject).nth(1).then(restored));
     let run = world.run(archived(Archived::Restore)).await;
     assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
     assert_eq!(run.receipts[0].route, Some("copy"));
@@ -181,9 +300,20 @@ async fn throttled_restores_are_asked_for_again() {
     let world = World::new().await;
     put(&world, "cold", "GLACIER", 10);
     let throttled = Effect::Error(503, "ThrottlingException");
-    world.sandbox.faults().add(Fault::on(Operation::RestoreObject).nth(1).then(throttled));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::RestoreObject).nth(1).then(throttled));
     let run = world.run(archived(Archived::Restore)).await;
-    assert_eq!((run.outcome.restoring_objects, run.outcome.requests.throttled), (1, 1), "{:?}", run.receipts);
+    assert_eq!(
+        (
+            run.outcome.restoring_objects,
+            run.outcome.requests.throttled
+        ),
+        (1, 1),
+        "{:?}",
+        run.receipts
+    );
     assert_eq!(world.calls(Operation::RestoreObject), 2);
 }
 
@@ -200,10 +330,18 @@ async fn a_copy_that_is_refused_for_its_archive_is_dealt_with_alike(
     for (policy, expected) in [(Archived::Fail, (1, 0)), (Archived::Skip, (0, 1))] {
         let world = World::new().await;
         put(&world, "k", "GLACIER_IR", size);
-        world.sandbox.faults().add(Fault::on(operation).then(Effect::Error(403, code)));
+        world
+            .sandbox
+            .faults()
+            .add(Fault::on(operation).then(Effect::Error(403, code)));
         let run = world.run(archived(policy)).await;
         let outcome = &run.outcome;
-        assert_eq!((outcome.failed_objects, outcome.archived_objects), expected, "{:?}", run.receipts);
+        assert_eq!(
+            (outcome.failed_objects, outcome.archived_objects),
+            expected,
+            "{:?}",
+            run.receipts
+        );
         world.assert_no_upload_is_left();
     }
 }
@@ -214,6 +352,11 @@ async fn other_servers_are_asked_by_head() {
     let mut world = world().await;
     world.provider = Provider::Other;
     let run = world.run(archived(Archived::Restore)).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.restoring_objects), (1, 2), "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.restoring_objects),
+        (1, 2),
+        "{:?}",
+        run.receipts
+    );
     assert!(world.calls(Operation::HeadObject) >= 3);
 }

@@ -1,11 +1,13 @@
-//! Servers that do not do what they are asked: they ignore questions about attributes, attributes of requests, ranges, and
-//! parts, and answer with success.
+//! Servers that do not do what they are asked: they ignore questions about attributes, attributes
+//! of requests, ranges, and parts, and answer with success.
 
 use std::time::{Duration, UNIX_EPOCH};
 
 use rstest::rstest;
 use s3haul::execute::receipt::Ending;
-use s3haul::manifest::job::{Attribute, Encryption, OnMismatch, PartSize, Policy, Provider, Transfer};
+use s3haul::manifest::job::{
+    Attribute, Encryption, OnMismatch, PartSize, Policy, Provider, Transfer,
+};
 use s3haul::report::summary;
 use s3haul::sandbox::{
     BucketOptions, CallEntry, Content, Effect, Fault, Lock, ObjectSpec, Operation, SandboxOptions,
@@ -32,19 +34,30 @@ async fn unknown() -> World {
 }
 
 fn put(world: &World, key: &str, size: u64, spec: &ObjectSpec) {
-    world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, size), spec);
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, key, Content::pattern(1, size), spec);
 }
 
 fn ignore(world: &World, operation: Operation, names: &'static [&'static str]) {
-    world.sandbox.faults().add(Fault::on(operation).then(Effect::Ignore(names)));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(operation).then(Effect::Ignore(names)));
 }
 
 fn losses(run: &Run) -> Vec<String> {
-    run.receipts.iter().flat_map(|receipt| receipt.losses.iter().map(ToString::to_string)).collect()
+    run.receipts
+        .iter()
+        .flat_map(|receipt| receipt.losses.iter().map(ToString::to_string))
+        .collect()
 }
 
 fn message(run: &Run) -> String {
-    let Ending::Failed { error } = &run.receipts[0].ending else { panic!("{:?}", run.receipts) };
+    let Ending::Failed { error } = &run.receipts[0].ending else {
+        panic!("{:?}", run.receipts)
+    };
     format!("{}: {}", error.kind, error.message)
 }
 
@@ -55,11 +68,27 @@ fn odd_answers() -> Vec<(&'static str, Effect, &'static str)> {
     let other = "<?xml version=\"1.0\"?><Other><Thing/></Other>";
     vec![
         ("the object", Effect::Ignore(&["tagging"]), NOT_KNOWN),
-        ("HTML", Effect::Answer(200, "text/html", "<html><body>Welcome</body></html>"), NOT_KNOWN),
-        ("HTML without an end", Effect::Answer(200, "text/html", "<html><p>Welcome"), NOT_KNOWN),
-        ("another document", Effect::Answer(200, "application/xml", other), NOT_KNOWN),
+        (
+            "HTML",
+            Effect::Answer(200, "text/html", "<html><body>Welcome</body></html>"),
+            NOT_KNOWN,
+        ),
+        (
+            "HTML without an end",
+            Effect::Answer(200, "text/html", "<html><p>Welcome"),
+            NOT_KNOWN,
+        ),
+        (
+            "another document",
+            Effect::Answer(200, "application/xml", other),
+            NOT_KNOWN,
+        ),
         ("nothing", Effect::EmptyBody, NOT_KNOWN),
-        ("a bare 404", Effect::Answer(404, "text/plain", ""), NOT_KNOWN),
+        (
+            "a bare 404",
+            Effect::Answer(404, "text/plain", ""),
+            NOT_KNOWN,
+        ),
         ("no such key", Effect::Error(404, "NoSuchKey"), NOT_KNOWN),
         (
             "bad request",
@@ -86,15 +115,28 @@ async fn a_question_that_a_server_does_not_know_is_asked_once_and_told_for_each_
         for key in ["a", "b", "c"] {
             put(&world, key, LARGE, &ObjectSpec::default().tag("a", "b"));
         }
-        world.sandbox.faults().add(Fault::on(Operation::GetObjectTagging).then(effect));
+        world
+            .sandbox
+            .faults()
+            .add(Fault::on(Operation::GetObjectTagging).then(effect));
         let mut job = world.job(cut(copy_all()));
         job.limits.in_flight = Some(1);
         let run = world.try_run_job(&job).await.unwrap();
-        assert_eq!((run.outcome.done_objects, losses(&run)), (3, vec![loss.to_owned(); 3]), "{name}");
+        assert_eq!(
+            (run.outcome.done_objects, losses(&run)),
+            (3, vec![loss.to_owned(); 3]),
+            "{name}"
+        );
         // An empty answer may be an accident.
         let asked = if name == "nothing" { 2..=5 } else { 1..=1 };
-        assert!(asked.contains(&world.calls(Operation::GetObjectTagging)), "{name}");
-        assert!(summary(&run.outcome).contains("tags not readable on 3 objects"), "{name}");
+        assert!(
+            asked.contains(&world.calls(Operation::GetObjectTagging)),
+            "{name}"
+        );
+        assert!(
+            summary(&run.outcome).contains("tags not readable on 3 objects"),
+            "{name}"
+        );
     }
 }
 
@@ -103,13 +145,23 @@ async fn a_required_attribute_that_cannot_be_asked_for_fails_at_once() {
     for (name, effect, _) in odd_answers() {
         let world = World::new().await;
         put(&world, "a", LARGE, &ObjectSpec::default().tag("a", "b"));
-        world.sandbox.faults().add(Fault::on(Operation::GetObjectTagging).then(effect));
+        world
+            .sandbox
+            .faults()
+            .add(Fault::on(Operation::GetObjectTagging).then(effect));
         let mut transfer = cut(copy_all());
         transfer.preserve.tags = Policy::Require;
         let run = world.run(transfer).await;
-        assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (0, 1), "{name}");
+        assert_eq!(
+            (run.outcome.done_objects, run.outcome.failed_objects),
+            (0, 1),
+            "{name}"
+        );
         let asked = if name == "nothing" { 2..=5 } else { 1..=1 };
-        assert!(asked.contains(&world.calls(Operation::GetObjectTagging)), "{name}");
+        assert!(
+            asked.contains(&world.calls(Operation::GetObjectTagging)),
+            "{name}"
+        );
         assert_eq!(world.calls(Operation::CreateMultipartUpload), 0, "{name}");
     }
 }
@@ -129,13 +181,25 @@ async fn one_bad_answer_among_good_ones_is_about_one_object() {
     for key in ["a", "b", "c", "d"] {
         put(&world, key, LARGE, &ObjectSpec::default().tag("a", "b"));
     }
-    let odd = Fault::on(Operation::GetObjectTagging).key("b").then(Effect::Error(400, "InvalidArgument"));
+    let odd = Fault::on(Operation::GetObjectTagging)
+        .key("b")
+        .then(Effect::Error(400, "InvalidArgument"));
     world.sandbox.faults().add(odd);
     let mut job = world.job(cut(copy_all()));
     job.limits.in_flight = Some(1);
     let run = world.try_run_job(&job).await.unwrap();
     assert_eq!((run.outcome.done_objects, losses(&run).len()), (4, 1));
-    assert_eq!(world.sandbox.store().object(DESTINATION, "d").unwrap().attributes.tags.len(), 1);
+    assert_eq!(
+        world
+            .sandbox
+            .store()
+            .object(DESTINATION, "d")
+            .unwrap()
+            .attributes
+            .tags
+            .len(),
+        1
+    );
 }
 
 /// An object that is deleted between two requests is not a server that knows no tags.
@@ -144,7 +208,10 @@ async fn an_object_that_is_gone_is_no_loss() {
     let world = World::new().await;
     put(&world, "a", LARGE, &ObjectSpec::default().tag("a", "b"));
     let gone = Effect::hook(|store| store.delete_object(SOURCE, "a"));
-    world.sandbox.faults().add(Fault::on(Operation::GetObjectTagging).then(gone));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::GetObjectTagging).then(gone));
     let run = world.run(cut(copy_all())).await;
     assert_eq!(run.error(), "not-found");
 }
@@ -161,7 +228,11 @@ async fn every_attribute_fails_softly(
     #[case] names: &'static [&'static str],
 ) {
     for policy in [Policy::Try, Policy::Require] {
-        let options = BucketOptions { versioning: true, object_lock: true, ..BucketOptions::default() };
+        let options = BucketOptions {
+            versioning: true,
+            object_lock: true,
+            ..BucketOptions::default()
+        };
         let world = World::with(SandboxOptions::default(), options).await;
         for key in ["a", "b"] {
             put(&world, key, LARGE, &ObjectSpec::default());
@@ -177,8 +248,17 @@ async fn every_attribute_fails_softly(
             assert_eq!(losses(&run), vec![loss; 2], "{:?}", run.receipts);
             assert_eq!((run.outcome.done_objects, world.calls(operation)), (2, 1));
         } else {
-            assert_eq!((run.outcome.failed_objects, world.calls(operation)), (2, 2), "{:?}", run.receipts);
-            assert!(message(&run).starts_with("not-understood: "), "{}", message(&run));
+            assert_eq!(
+                (run.outcome.failed_objects, world.calls(operation)),
+                (2, 2),
+                "{:?}",
+                run.receipts
+            );
+            assert!(
+                message(&run).starts_with("not-understood: "),
+                "{}",
+                message(&run)
+            );
         }
     }
 }
@@ -213,7 +293,10 @@ fn ignored() -> Vec<(Attribute, &'static [&'static str], &'static str)> {
         ),
         (
             Attribute::Lock,
-            &["x-amz-object-lock-mode", "x-amz-object-lock-retain-until-date"],
+            &[
+                "x-amz-object-lock-mode",
+                "x-amz-object-lock-retain-until-date",
+            ],
             "lock not set: destination ignored it: it shows none of it in the answer to GetObjectRetention",
         ),
         (
@@ -227,8 +310,14 @@ fn ignored() -> Vec<(Attribute, &'static [&'static str], &'static str)> {
 /// An object with everything that a server may ignore.
 fn rich() -> ObjectSpec {
     let until = UNIX_EPOCH + Duration::from_secs(4_000_000_000);
-    let lock = Lock { retention: Some(("GOVERNANCE".to_owned(), until)), legal_hold: Some(true) };
-    let spec = ObjectSpec::default().metadata("team", "blue").tag("a", "b").storage_class("GLACIER_IR");
+    let lock = Lock {
+        retention: Some(("GOVERNANCE".to_owned(), until)),
+        legal_hold: Some(true),
+    };
+    let spec = ObjectSpec::default()
+        .metadata("team", "blue")
+        .tag("a", "b")
+        .storage_class("GLACIER_IR");
     let mut spec = spec.lock(lock);
     spec.attributes.cache_control = Some("no-store".to_owned());
     spec.attributes.expires = Some("Thu, 01 Jan 2032 00:00:00 GMT".to_owned());
@@ -238,8 +327,16 @@ fn rich() -> ObjectSpec {
 #[tokio::test]
 async fn what_a_server_ignores_is_a_loss_or_a_failure_for_every_size() {
     for (attribute, names, loss) in ignored() {
-        for (policy, size) in [(Policy::Try, 10), (Policy::Try, LARGE), (Policy::Require, LARGE)] {
-            let options = BucketOptions { versioning: true, object_lock: true, ..BucketOptions::default() };
+        for (policy, size) in [
+            (Policy::Try, 10),
+            (Policy::Try, LARGE),
+            (Policy::Require, LARGE),
+        ] {
+            let options = BucketOptions {
+                versioning: true,
+                object_lock: true,
+                ..BucketOptions::default()
+            };
             let mut world = World::with(SandboxOptions::default(), options).await;
             world.provider = Provider::Other;
             put(&world, "a", size, &rich());
@@ -247,7 +344,8 @@ async fn what_a_server_ignores_is_a_loss_or_a_failure_for_every_size() {
                 ignore(&world, operation, names);
             }
             let mut transfer = cut(copy_all());
-            // A copy in one request carries the tags of the source by itself, unless there are others.
+            // A copy in one request carries the tags of the source by itself, unless there are
+            // others.
             if attribute == Attribute::Tags {
                 transfer.set.tags.insert("c".to_owned(), "d".to_owned());
             }
@@ -258,7 +356,10 @@ async fn what_a_server_ignores_is_a_loss_or_a_failure_for_every_size() {
                 assert!(matches!(run.receipts[0].ending, Ending::Done { .. }));
             } else {
                 let message = message(&run);
-                assert!(message.starts_with("not-kept: destination ignored the"), "{message}");
+                assert!(
+                    message.starts_with("not-kept: destination ignored the"),
+                    "{message}"
+                );
             }
             world.assert_no_upload_is_left();
         }
@@ -268,16 +369,25 @@ async fn what_a_server_ignores_is_a_loss_or_a_failure_for_every_size() {
 #[tokio::test]
 async fn what_a_server_keeps_is_no_loss() {
     for size in [10, LARGE] {
-        let options = BucketOptions { versioning: true, object_lock: true, ..BucketOptions::default() };
+        let options = BucketOptions {
+            versioning: true,
+            object_lock: true,
+            ..BucketOptions::default()
+        };
         let mut world = World::with(SandboxOptions::default(), options).await;
         world.provider = Provider::Other;
         put(&world, "a", size, &rich());
         let run = world.run(cut(copy_all())).await;
-        assert_eq!((run.outcome.done_objects, losses(&run)), (1, vec![]), "{size}");
+        assert_eq!(
+            (run.outcome.done_objects, losses(&run)),
+            (1, vec![]),
+            "{size}"
+        );
     }
 }
 
-/// A server that nobody knows is looked at until it has shown that it keeps what it is asked to keep.
+/// A server that nobody knows is looked at until it has shown that it keeps what it is asked to
+/// keep.
 #[tokio::test]
 async fn a_server_that_keeps_what_it_is_asked_to_is_looked_at_once() {
     let world = unknown().await;
@@ -293,7 +403,11 @@ async fn a_server_that_keeps_what_it_is_asked_to_is_looked_at_once() {
     let heads = world.sandbox.calls().of(Operation::HeadObject);
     // The plan looks for each key where lists have no order, and finds none.
     let is_look = |call: &&CallEntry| call.bucket == DESTINATION && call.status == Some(200);
-    let looked: Vec<_> = heads.iter().filter(is_look).map(|call| call.key.as_str()).collect();
+    let looked: Vec<_> = heads
+        .iter()
+        .filter(is_look)
+        .map(|call| call.key.as_str())
+        .collect();
     assert_eq!(looked, ["a", "d"], "the class is new");
 }
 
@@ -307,16 +421,28 @@ async fn a_server_that_ignores_tags_is_asked_once() {
     ignore(&world, Operation::CreateMultipartUpload, &["x-amz-tagging"]);
     let run = world.run(cut(copy_all())).await;
     assert_eq!((run.outcome.done_objects, losses(&run).len()), (3, 3));
-    assert_eq!(world.calls(Operation::GetObjectTagging), 3 + 1, "each source, and the destination once");
+    assert_eq!(
+        world.calls(Operation::GetObjectTagging),
+        3 + 1,
+        "each source, and the destination once"
+    );
     assert!(summary(&run.outcome).contains("tags not set on 3 objects"));
 }
 
 #[tokio::test]
 async fn a_bad_copy_is_removed_where_the_job_says_so() {
-    let options = BucketOptions { versioning: true, ..BucketOptions::default() };
+    let options = BucketOptions {
+        versioning: true,
+        ..BucketOptions::default()
+    };
     let mut world = World::with(SandboxOptions::default(), options).await;
     world.provider = Provider::Other;
-    put(&world, "a", 10, &ObjectSpec::default().metadata("team", "blue"));
+    put(
+        &world,
+        "a",
+        10,
+        &ObjectSpec::default().metadata("team", "blue"),
+    );
     ignore(&world, Operation::CopyObject, &["x-amz-meta-team"]);
     let mut transfer = copy_all();
     transfer.proof.on_mismatch = OnMismatch::Remove;
@@ -343,22 +469,40 @@ async fn attributes_of_uploads_that_are_ignored_are_losses() {
             ignore(&world, operation, names);
         }
         let mut transfer = cut(upload_all(directory.path()));
-        transfer.set.metadata.insert("team".to_owned(), "blue".to_owned());
+        transfer
+            .set
+            .metadata
+            .insert("team".to_owned(), "blue".to_owned());
         transfer.set.tags.insert("a".to_owned(), "b".to_owned());
         let key = Some("arn:aws:kms:us-east-1:1:key/7".to_owned());
-        transfer.to.encryption = Some(Encryption::Kms { key, bucket_key: None, dsse: false });
+        transfer.to.encryption = Some(Encryption::Kms {
+            key,
+            bucket_key: None,
+            dsse: false,
+        });
         let run = world.run(transfer).await;
         assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
         let told = losses(&run);
-        let attributes: Vec<_> = told.iter().map(|loss| loss.split(' ').next().unwrap()).collect();
-        assert_eq!(attributes, ["metadata", "headers", "encryption", "tags"], "{told:?}");
+        let attributes: Vec<_> = told
+            .iter()
+            .map(|loss| loss.split(' ').next().unwrap())
+            .collect();
+        assert_eq!(
+            attributes,
+            ["metadata", "headers", "encryption", "tags"],
+            "{told:?}"
+        );
     }
 }
 
 /// The profile claims that `ETag`s follow from bytes: the answers of all parts look right.
 #[rstest]
 #[case::ignored_range(Operation::UploadPartCopy, Effect::Ignore(&["x-amz-copy-source-range"]), "bytes arrived of")]
-#[case::dropped_part(Operation::CompleteMultipartUpload, Effect::DropPart, "bytes arrived of")]
+#[case::dropped_part(
+    Operation::CompleteMultipartUpload,
+    Effect::DropPart,
+    "bytes arrived of"
+)]
 #[tokio::test]
 async fn an_object_of_parts_is_looked_at_once(
     #[case] operation: Operation,
@@ -368,8 +512,16 @@ async fn an_object_of_parts_is_looked_at_once(
 ) {
     let mut world = World::new().await;
     world.provider = provider;
-    put(&world, "a", LARGE, &ObjectSpec::default().without_checksum());
-    world.sandbox.faults().add(Fault::on(operation).then(effect));
+    put(
+        &world,
+        "a",
+        LARGE,
+        &ObjectSpec::default().without_checksum(),
+    );
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(operation).then(effect));
     if operation == Operation::UploadPartCopy {
         ignore(
             &world,
@@ -378,10 +530,18 @@ async fn an_object_of_parts_is_looked_at_once(
         );
     }
     let run = world.run(cut(copy_all())).await;
-    assert_eq!(run.outcome.failed_objects, 1, "{provider:?} {:?}", run.receipts);
+    assert_eq!(
+        run.outcome.failed_objects, 1,
+        "{provider:?} {:?}",
+        run.receipts
+    );
     let message = message(&run);
-    // The sandbox answers Complete with a checksum of what it published, which is seen before the object is.
-    assert!(message.contains(what) || message.contains("but its parts make"), "{message}");
+    // The sandbox answers Complete with a checksum of what it published, which is seen before the
+    // object is.
+    assert!(
+        message.contains(what) || message.contains("but its parts make"),
+        "{message}"
+    );
 }
 
 #[tokio::test]
@@ -391,12 +551,17 @@ async fn one_head_beside_the_parts() {
         world.provider = provider;
         put(&world, "a", LARGE, &ObjectSpec::default());
         let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join("b"), vec![7; usize::try_from(LARGE).unwrap()]).unwrap();
+        std::fs::write(
+            directory.path().join("b"),
+            vec![7; usize::try_from(LARGE).unwrap()],
+        )
+        .unwrap();
         for (transfer, looks) in [(copy_all(), 1), (upload_all(directory.path()), 2)] {
             let run = world.run(cut(transfer)).await;
             assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
             let heads = world.sandbox.calls().of(Operation::HeadObject);
-            let is_look = |call: &&CallEntry| call.bucket == DESTINATION && call.status == Some(200);
+            let is_look =
+                |call: &&CallEntry| call.bucket == DESTINATION && call.status == Some(200);
             assert_eq!(heads.iter().filter(is_look).count(), looks, "{provider:?}");
         }
     }
@@ -407,9 +572,17 @@ async fn one_head_beside_the_parts() {
 async fn a_look_that_is_denied_leaves_what_the_answers_prove() {
     let world = World::new().await;
     put(&world, "a", LARGE, &ObjectSpec::default());
-    world.sandbox.store().deny(DESTINATION, Operation::HeadObject, "");
+    world
+        .sandbox
+        .store()
+        .deny(DESTINATION, Operation::HeadObject, "");
     let run = world.run(cut(copy_all())).await;
-    assert_eq!((run.outcome.done_objects, run.proof().as_str()), (1, "crc64nvme"), "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.done_objects, run.proof().as_str()),
+        (1, "crc64nvme"),
+        "{:?}",
+        run.receipts
+    );
     let note = "not looked at after it was published: s3:GetObject missing on destination";
     assert_eq!(run.receipts[0].notes, [note]);
 }
@@ -426,8 +599,24 @@ async fn tags_that_replace_the_object_are_found_out() {
     let mut job = world.job(copy_all());
     job.limits.in_flight = Some(1);
     let run = world.try_run_job(&job).await.unwrap();
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (1, 1), "{:?}", run.receipts);
-    assert!(message(&run).contains("took the tags for the content"), "{}", message(&run));
-    assert_eq!(world.calls(Operation::PutObjectTagging), 1, "the others are left alone");
-    assert_eq!(world.sandbox.store().object(DESTINATION, "b").unwrap().size, 10);
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (1, 1),
+        "{:?}",
+        run.receipts
+    );
+    assert!(
+        message(&run).contains("took the tags for the content"),
+        "{}",
+        message(&run)
+    );
+    assert_eq!(
+        world.calls(Operation::PutObjectTagging),
+        1,
+        "the others are left alone"
+    );
+    assert_eq!(
+        world.sandbox.store().object(DESTINATION, "b").unwrap().size,
+        10
+    );
 }

@@ -1,5 +1,5 @@
-//! What becomes of an attribute that can't be kept, by its policy: the object's end before anything is published, or a
-//! loss on the record; on both routes the same.
+//! What becomes of an attribute that can't be kept, by its policy: the object's end before anything
+//! is published, or a loss on the record; on both routes the same.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -7,7 +7,8 @@ use s3haul::execute::receipt::Ending;
 use s3haul::manifest::job::{Attribute, CustomerKeys, Encryption, KeySource, Policy, Transfer};
 use s3haul::report::summary;
 use s3haul::sandbox::{
-    BucketOptions, Content, Effect, Encryption as Stored, Fault, Lock, ObjectSpec, Operation, SandboxOptions,
+    BucketOptions, Content, Effect, Encryption as Stored, Fault, Lock, ObjectSpec, Operation,
+    SandboxOptions,
 };
 use s3haul::size::MIB;
 
@@ -18,7 +19,10 @@ const BOTH: [(&str, u64); 2] = [("small", 10), ("large", 300 * MIB)];
 
 fn put_both(world: &World, spec: &ObjectSpec) {
     for (key, size) in BOTH {
-        world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, size), spec);
+        world
+            .sandbox
+            .store()
+            .put_object(SOURCE, key, Content::pattern(1, size), spec);
     }
 }
 
@@ -30,26 +34,45 @@ fn with(attribute: Attribute, policy: Policy) -> Transfer {
 
 /// Both objects are there, and each receipt has this one loss.
 fn assert_lost(world: &World, run: &Run, loss: &str) {
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (2, 0), "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (2, 0),
+        "{:?}",
+        run.receipts
+    );
     for receipt in &run.receipts {
         let losses: Vec<_> = receipt.losses.iter().map(ToString::to_string).collect();
         assert_eq!(losses, [loss], "{}", receipt.destination);
     }
-    let counted: Vec<_> =
-        run.outcome.losses.iter().map(|(loss, objects)| (loss.to_string(), objects)).collect();
+    let counted: Vec<_> = run
+        .outcome
+        .losses
+        .iter()
+        .map(|(loss, objects)| (loss.to_string(), objects))
+        .collect();
     assert_eq!(counted, [(loss.to_owned(), 2)]);
     world.assert_no_upload_is_left();
 }
 
 /// Both failed, and nothing of them was published.
 fn assert_failed(world: &World, run: &Run, kind: &str) {
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (0, 2), "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (0, 2),
+        "{:?}",
+        run.receipts
+    );
     for receipt in &run.receipts {
-        let Ending::Failed { error } = &receipt.ending else { panic!("{receipt:?}") };
+        let Ending::Failed { error } = &receipt.ending else {
+            panic!("{receipt:?}")
+        };
         assert_eq!(error.kind, kind, "{error:?}");
     }
     for (key, _) in BOTH {
-        assert!(world.sandbox.store().versions(DESTINATION, key).is_empty(), "{key} was published");
+        assert!(
+            world.sandbox.store().versions(DESTINATION, key).is_empty(),
+            "{key} was published"
+        );
     }
     world.assert_no_upload_is_left();
 }
@@ -58,17 +81,31 @@ fn assert_failed(world: &World, run: &Run, kind: &str) {
 async fn tags_that_may_not_be_read() {
     for (policy, denied) in [(Policy::Try, None), (Policy::Require, Some("denied"))] {
         let world = World::new().await;
-        put_both(&world, &ObjectSpec::default().tag("a", "b").metadata("m", "n"));
-        world.sandbox.store().deny(SOURCE, Operation::GetObjectTagging, "");
+        put_both(
+            &world,
+            &ObjectSpec::default().tag("a", "b").metadata("m", "n"),
+        );
+        world
+            .sandbox
+            .store()
+            .deny(SOURCE, Operation::GetObjectTagging, "");
         let run = world.run(with(Attribute::Tags, policy)).await;
         if let Some(kind) = denied {
             assert_failed(&world, &run, kind);
             continue;
         }
-        assert_lost(&world, &run, "tags not readable: s3:GetObjectTagging missing on source");
+        assert_lost(
+            &world,
+            &run,
+            "tags not readable: s3:GetObjectTagging missing on source",
+        );
         for (key, _) in BOTH {
             let copy = world.sandbox.store().object(DESTINATION, key).unwrap();
-            assert_eq!((copy.attributes.tags.len(), copy.attributes.metadata.len()), (0, 1), "{key}");
+            assert_eq!(
+                (copy.attributes.tags.len(), copy.attributes.metadata.len()),
+                (0, 1),
+                "{key}"
+            );
         }
     }
 }
@@ -78,16 +115,31 @@ async fn a_denial_is_found_out_once() {
     let world = World::new().await;
     for index in 0..50 {
         let spec = ObjectSpec::default().tag("a", "b");
-        world.sandbox.store().put_object(SOURCE, &format!("k{index:02}"), Content::pattern(index, 10), &spec);
+        world.sandbox.store().put_object(
+            SOURCE,
+            &format!("k{index:02}"),
+            Content::pattern(index, 10),
+            &spec,
+        );
     }
-    world.sandbox.store().deny(SOURCE, Operation::GetObjectTagging, "");
+    world
+        .sandbox
+        .store()
+        .deny(SOURCE, Operation::GetObjectTagging, "");
     let mut job = world.job(copy_all());
     // One after another, so that the second one knows what the first one has seen.
     job.limits.in_flight = Some(1);
     let run = world.try_run_job(&job).await.unwrap();
-    assert_eq!((run.outcome.done_objects, run.outcome.objects_with_losses), (50, 50));
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.objects_with_losses),
+        (50, 50)
+    );
     assert_eq!(world.calls(Operation::GetObjectTagging), 1);
-    assert_eq!(world.calls(Operation::CopyObject), 51, "one of them to find out");
+    assert_eq!(
+        world.calls(Operation::CopyObject),
+        51,
+        "one of them to find out"
+    );
     let text = summary(&run.outcome);
     let line = "tags not readable on 50 objects: s3:GetObjectTagging missing on source\n";
     assert!(text.contains(line), "{text}");
@@ -98,11 +150,18 @@ async fn tags_that_may_not_be_set() {
     for (policy, denied) in [(Policy::Try, None), (Policy::Require, Some("denied"))] {
         let world = World::new().await;
         put_both(&world, &ObjectSpec::default().tag("a", "b"));
-        world.sandbox.store().deny(DESTINATION, Operation::PutObjectTagging, "");
+        world
+            .sandbox
+            .store()
+            .deny(DESTINATION, Operation::PutObjectTagging, "");
         let run = world.run(with(Attribute::Tags, policy)).await;
         match denied {
             Some(kind) => assert_failed(&world, &run, kind),
-            None => assert_lost(&world, &run, "tags not set: s3:PutObjectTagging missing on destination"),
+            None => assert_lost(
+                &world,
+                &run,
+                "tags not set: s3:PutObjectTagging missing on destination",
+            ),
         }
     }
 }
@@ -110,11 +169,17 @@ async fn tags_that_may_not_be_set() {
 /// They follow the object, so a denial is seen when it is there already.
 #[tokio::test]
 async fn long_tags_that_may_not_be_set() {
-    let long = (0..10).fold(ObjectSpec::default(), |spec, i| spec.tag(format!("k{i}"), "ü".repeat(256)));
+    let long = (0..10).fold(ObjectSpec::default(), |spec, i| {
+        spec.tag(format!("k{i}"), "ü".repeat(256))
+    });
     for policy in [Policy::Try, Policy::Require] {
         let world = World::new().await;
-        world.sandbox.store().put_object(SOURCE, "large", Content::pattern(1, 300 * MIB), &long);
-        let denied = Fault::on(Operation::PutObjectTagging).then(Effect::Error(403, "AccessDenied"));
+        world
+            .sandbox
+            .store()
+            .put_object(SOURCE, "large", Content::pattern(1, 300 * MIB), &long);
+        let denied =
+            Fault::on(Operation::PutObjectTagging).then(Effect::Error(403, "AccessDenied"));
         world.sandbox.faults().add(denied);
         let run = world.run(with(Attribute::Tags, policy)).await;
         assert!(world.sandbox.store().object(DESTINATION, "large").is_some());
@@ -122,11 +187,19 @@ async fn long_tags_that_may_not_be_set() {
             Ending::Done { .. } => {
                 let losses = &run.receipts[0].losses;
                 assert_eq!(policy, Policy::Try);
-                assert_eq!(losses[0].to_string(), "tags not set: s3:PutObjectTagging missing on destination");
+                assert_eq!(
+                    losses[0].to_string(),
+                    "tags not set: s3:PutObjectTagging missing on destination"
+                );
             }
             Ending::Failed { error } => {
                 assert_eq!(policy, Policy::Require);
-                assert!(error.message.ends_with("(the object is there, without its tags)"), "{error:?}");
+                assert!(
+                    error
+                        .message
+                        .ends_with("(the object is there, without its tags)"),
+                    "{error:?}"
+                );
             }
             other => panic!("{other:?}"),
         }
@@ -138,7 +211,10 @@ async fn long_tags_that_may_not_be_set() {
 async fn tags_that_the_job_sets_are_no_loss() {
     let world = World::new().await;
     put_both(&world, &ObjectSpec::default());
-    world.sandbox.store().deny(DESTINATION, Operation::PutObjectTagging, "");
+    world
+        .sandbox
+        .store()
+        .deny(DESTINATION, Operation::PutObjectTagging, "");
     let mut transfer = copy_all();
     transfer.set.tags.insert("run".to_owned(), "1".to_owned());
     let run = world.run(transfer).await;
@@ -149,18 +225,30 @@ async fn tags_that_the_job_sets_are_no_loss() {
 async fn a_denied_write_is_told_as_what_it_is() {
     let world = World::new().await;
     put_both(&world, &ObjectSpec::default().tag("a", "b"));
-    world.sandbox.store().deny(DESTINATION, Operation::CopyObject, "");
-    world.sandbox.store().deny(DESTINATION, Operation::CreateMultipartUpload, "");
+    world
+        .sandbox
+        .store()
+        .deny(DESTINATION, Operation::CopyObject, "");
+    world
+        .sandbox
+        .store()
+        .deny(DESTINATION, Operation::CreateMultipartUpload, "");
     let run = world.run(copy_all()).await;
     assert_failed(&world, &run, "denied");
-    assert!(run.outcome.losses.iter().next().is_none(), "nothing was there to lose");
+    assert!(
+        run.outcome.losses.iter().next().is_none(),
+        "nothing was there to lose"
+    );
 }
 
 #[tokio::test]
 async fn a_class_of_another_kind_of_bucket() {
     for (policy, kind) in [(Policy::Try, None), (Policy::Require, Some("not-kept"))] {
         let world = World::new().await;
-        put_both(&world, &ObjectSpec::default().storage_class("EXPRESS_ONEZONE"));
+        put_both(
+            &world,
+            &ObjectSpec::default().storage_class("EXPRESS_ONEZONE"),
+        );
         let run = world.run(with(Attribute::StorageClass, policy)).await;
         if let Some(kind) = kind {
             assert_failed(&world, &run, kind);
@@ -174,11 +262,25 @@ async fn a_class_of_another_kind_of_bucket() {
 #[tokio::test]
 async fn weaker_encryption_is_told_and_stronger_is_not() {
     let kms = |key: &str| Stored::kms(format!("arn:aws:kms:{key}"));
-    let dsse = Stored::Kms { key_id: "arn:aws:kms:d".to_owned(), bucket_key: false, dual_layer: true };
+    let dsse = Stored::Kms {
+        key_id: "arn:aws:kms:d".to_owned(),
+        bucket_key: false,
+        dual_layer: true,
+    };
     for (source, default, is_lost, loss) in [
-        (kms("a"), Stored::Aes256, false, Some("aws:kms became AES256")),
+        (
+            kms("a"),
+            Stored::Aes256,
+            false,
+            Some("aws:kms became AES256"),
+        ),
         // The answers of the small one's copy and of the large one's Complete are.
-        (kms("a"), Stored::Aes256, true, Some("aws:kms became AES256")),
+        (
+            kms("a"),
+            Stored::Aes256,
+            true,
+            Some("aws:kms became AES256"),
+        ),
         (dsse, kms("b"), false, Some("aws:kms:dsse became aws:kms")),
         (kms("a"), kms("b"), false, None),
         (Stored::Aes256, kms("b"), false, None),
@@ -186,9 +288,15 @@ async fn weaker_encryption_is_told_and_stronger_is_not() {
         let world = World::new().await;
         for operation in [Operation::CopyObject, Operation::CompleteMultipartUpload] {
             let lost = Effect::ErrorAfterEffect(500, "InternalError");
-            world.sandbox.faults().add(Fault::on(operation).first(u64::from(is_lost)).then(lost));
+            world
+                .sandbox
+                .faults()
+                .add(Fault::on(operation).first(u64::from(is_lost)).then(lost));
         }
-        let options = BucketOptions { encryption: default, ..BucketOptions::default() };
+        let options = BucketOptions {
+            encryption: default,
+            ..BucketOptions::default()
+        };
         world.sandbox.store().create_bucket("target", options);
         put_both(&world, &ObjectSpec::default().encryption(source));
         let mut transfer = copy_all();
@@ -196,9 +304,16 @@ async fn weaker_encryption_is_told_and_stronger_is_not() {
         let run = world.run(transfer.clone()).await;
         match loss {
             Some(loss) => {
-                assert_lost(&world, &run, &format!("encryption weaker: {loss}, the default of target"));
+                assert_lost(
+                    &world,
+                    &run,
+                    &format!("encryption weaker: {loss}, the default of target"),
+                );
             }
-            None => assert_eq!((run.outcome.done_objects, run.outcome.objects_with_losses), (2, 0)),
+            None => assert_eq!(
+                (run.outcome.done_objects, run.outcome.objects_with_losses),
+                (2, 0)
+            ),
         }
         // What the job says is no loss.
         transfer.to.encryption = Some(Encryption::S3);
@@ -222,13 +337,22 @@ async fn a_lock_that_the_destination_can_not_have() {
 /// A source bucket `locked` with both objects under retention and hold.
 async fn locked_source() -> World {
     let world = World::new().await;
-    let options = BucketOptions { object_lock: true, ..BucketOptions::default() };
+    let options = BucketOptions {
+        object_lock: true,
+        ..BucketOptions::default()
+    };
     world.sandbox.store().create_bucket("locked", options);
     let until = UNIX_EPOCH + Duration::from_secs(4_000_000_000);
-    let lock = Lock { retention: Some(("GOVERNANCE".to_owned(), until)), legal_hold: Some(true) };
+    let lock = Lock {
+        retention: Some(("GOVERNANCE".to_owned(), until)),
+        legal_hold: Some(true),
+    };
     for (key, size) in BOTH {
         let spec = ObjectSpec::default().lock(lock.clone());
-        world.sandbox.store().put_object("locked", key, Content::pattern(1, size), &spec);
+        world
+            .sandbox
+            .store()
+            .put_object("locked", key, Content::pattern(1, size), &spec);
     }
     world
 }
@@ -246,28 +370,53 @@ fn from_locked(policy: Policy) -> Transfer {
 async fn a_lock_that_may_not_be_seen() {
     for (policy, kind) in [(Policy::Try, None), (Policy::Require, Some("denied"))] {
         let world = locked_source().await;
-        world.sandbox.store().deny("locked", Operation::GetObjectRetention, "");
-        world.sandbox.store().deny("locked", Operation::GetObjectLegalHold, "");
+        world
+            .sandbox
+            .store()
+            .deny("locked", Operation::GetObjectRetention, "");
+        world
+            .sandbox
+            .store()
+            .deny("locked", Operation::GetObjectLegalHold, "");
         let run = world.run(from_locked(policy)).await;
         if let Some(kind) = kind {
             assert_failed(&world, &run, kind);
             continue;
         }
         assert_eq!(run.outcome.done_objects, 2, "{:?}", run.receipts);
-        let counted: Vec<_> = run.outcome.losses.iter().map(|(loss, n)| (loss.to_string(), n)).collect();
+        let counted: Vec<_> = run
+            .outcome
+            .losses
+            .iter()
+            .map(|(loss, n)| (loss.to_string(), n))
+            .collect();
         let expected = [
-            ("lock not readable: s3:GetObjectLegalHold missing on locked".to_owned(), 2),
-            ("lock not readable: s3:GetObjectRetention missing on locked".to_owned(), 2),
+            (
+                "lock not readable: s3:GetObjectLegalHold missing on locked".to_owned(),
+                2,
+            ),
+            (
+                "lock not readable: s3:GetObjectRetention missing on locked".to_owned(),
+                2,
+            ),
         ];
         assert_eq!(counted, expected);
-        assert_eq!(world.calls(Operation::GetObjectRetention), 1, "asked once per bucket");
+        assert_eq!(
+            world.calls(Operation::GetObjectRetention),
+            1,
+            "asked once per bucket"
+        );
     }
 }
 
-/// A versioned bucket without Object Lock is asked once whether it has locks; one without versions has none.
+/// A versioned bucket without Object Lock is asked once whether it has locks; one without versions
+/// has none.
 #[tokio::test]
 async fn that_there_is_no_lock_is_asked_once() {
-    let buckets = BucketOptions { versioning: true, ..BucketOptions::default() };
+    let buckets = BucketOptions {
+        versioning: true,
+        ..BucketOptions::default()
+    };
     for policy in [Policy::Try, Policy::Require] {
         let world = World::with(SandboxOptions::default(), buckets.clone()).await;
         for index in 0..20 {
@@ -282,7 +431,11 @@ async fn that_there_is_no_lock_is_asked_once() {
         let mut job = world.job(with(Attribute::Lock, policy));
         job.limits.in_flight = Some(1);
         let run = world.try_run_job(&job).await.unwrap();
-        assert_eq!((run.outcome.done_objects, run.outcome.objects_with_losses), (20, 0), "{policy:?}");
+        assert_eq!(
+            (run.outcome.done_objects, run.outcome.objects_with_losses),
+            (20, 0),
+            "{policy:?}"
+        );
         assert_eq!(world.calls(Operation::GetObjectRetention), 1, "{policy:?}");
         assert_eq!(world.calls(Operation::GetObjectLegalHold), 1, "{policy:?}");
     }
@@ -291,12 +444,21 @@ async fn that_there_is_no_lock_is_asked_once() {
 /// A world whose source has ACLs, and both objects are readable by everybody.
 async fn public_source() -> World {
     let world = World::new().await;
-    world.sandbox.store().create_bucket("public", BucketOptions { acls: true, ..BucketOptions::default() });
+    world.sandbox.store().create_bucket(
+        "public",
+        BucketOptions {
+            acls: true,
+            ..BucketOptions::default()
+        },
+    );
     let spec = ObjectSpec::default()
         .grant("FULL_CONTROL", s3haul::sandbox::OWNER)
         .grant("READ", "http://acs.amazonaws.com/groups/global/AllUsers");
     for (key, size) in BOTH {
-        world.sandbox.store().put_object("public", key, Content::pattern(1, size), &spec);
+        world
+            .sandbox
+            .store()
+            .put_object("public", key, Content::pattern(1, size), &spec);
     }
     world
 }
@@ -317,22 +479,52 @@ async fn acls_where_they_are_disabled_and_where_they_may_not_be_read() {
         "acl not set: ACLs are disabled on destination",
     );
     let world = public_source().await;
-    assert_failed(&world, &world.run(transfer(Policy::Require)).await, "invalid");
+    assert_failed(
+        &world,
+        &world.run(transfer(Policy::Require)).await,
+        "invalid",
+    );
 
     let world = public_source().await;
-    world.sandbox.store().deny("public", Operation::GetObjectAcl, "");
+    world
+        .sandbox
+        .store()
+        .deny("public", Operation::GetObjectAcl, "");
     let run = world.run(transfer(Policy::Try)).await;
-    assert_lost(&world, &run, "acl not readable: s3:GetObjectAcl missing on public");
+    assert_lost(
+        &world,
+        &run,
+        "acl not readable: s3:GetObjectAcl missing on public",
+    );
     let world = public_source().await;
-    world.sandbox.store().deny("public", Operation::GetObjectAcl, "");
-    assert_failed(&world, &world.run(transfer(Policy::Require)).await, "denied");
+    world
+        .sandbox
+        .store()
+        .deny("public", Operation::GetObjectAcl, "");
+    assert_failed(
+        &world,
+        &world.run(transfer(Policy::Require)).await,
+        "denied",
+    );
 
     // By default nobody asks, and the copy is private on both routes.
     let world = public_source().await;
     let run = world.run(transfer(Policy::Skip)).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.objects_with_losses), (2, 0));
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.objects_with_losses),
+        (2, 0)
+    );
     assert_eq!(world.calls(Operation::GetObjectAcl), 0);
-    assert!(world.sandbox.store().object(DESTINATION, "small").unwrap().attributes.grants.is_empty());
+    assert!(
+        world
+            .sandbox
+            .store()
+            .object(DESTINATION, "small")
+            .unwrap()
+            .attributes
+            .grants
+            .is_empty()
+    );
 }
 
 #[tokio::test]
@@ -340,9 +532,17 @@ async fn annotations_are_left_behind_on_both_routes_unless_the_job_says_so() {
     let annotated = ObjectSpec::default().annotation("summary", "text");
     let world = World::new().await;
     put_both(&world, &annotated);
-    world.sandbox.store().deny(SOURCE, Operation::GetObjectAnnotation, "");
+    world
+        .sandbox
+        .store()
+        .deny(SOURCE, Operation::GetObjectAnnotation, "");
     let run = world.run(copy_all()).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.objects_with_losses), (2, 0), "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.objects_with_losses),
+        (2, 0),
+        "{:?}",
+        run.receipts
+    );
     for (key, _) in BOTH {
         let copy = world.sandbox.store().object(DESTINATION, key).unwrap();
         assert!(copy.attributes.annotations.is_empty(), "{key}");
@@ -350,13 +550,30 @@ async fn annotations_are_left_behind_on_both_routes_unless_the_job_says_so() {
 
     let world = World::new().await;
     put_both(&world, &annotated);
-    world.sandbox.store().deny(SOURCE, Operation::GetObjectAnnotation, "");
+    world
+        .sandbox
+        .store()
+        .deny(SOURCE, Operation::GetObjectAnnotation, "");
     let run = world.run(with(Attribute::Annotations, Policy::Try)).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.objects_with_losses), (2, 2), "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.objects_with_losses),
+        (2, 2),
+        "{:?}",
+        run.receipts
+    );
     let world = World::new().await;
     put_both(&world, &annotated);
-    world.sandbox.store().deny(SOURCE, Operation::GetObjectAnnotation, "");
-    assert_failed(&world, &world.run(with(Attribute::Annotations, Policy::Require)).await, "denied");
+    world
+        .sandbox
+        .store()
+        .deny(SOURCE, Operation::GetObjectAnnotation, "");
+    assert_failed(
+        &world,
+        &world
+            .run(with(Attribute::Annotations, Policy::Require))
+            .await,
+        "denied",
+    );
 }
 
 /// An annotation goes to the object that was just written, or to none.
@@ -364,12 +581,26 @@ async fn annotations_are_left_behind_on_both_routes_unless_the_job_says_so() {
 async fn annotations_do_not_go_to_somebody_elses_object() {
     let world = World::new().await;
     let annotated = ObjectSpec::default().annotation("summary", "text");
-    world.sandbox.store().put_object(SOURCE, "large", Content::pattern(1, 300 * MIB), &annotated);
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "large", Content::pattern(1, 300 * MIB), &annotated);
     let overwrite = Effect::hook(|store| {
-        store.put_object(DESTINATION, "large", Content::pattern(9, 5), &ObjectSpec::default());
+        store.put_object(
+            DESTINATION,
+            "large",
+            Content::pattern(9, 5),
+            &ObjectSpec::default(),
+        );
     });
-    world.sandbox.faults().add(Fault::on(Operation::PutObjectAnnotation).nth(1).then(overwrite));
-    let run = world.run(with(Attribute::Annotations, Policy::Require)).await;
+    world.sandbox.faults().add(
+        Fault::on(Operation::PutObjectAnnotation)
+            .nth(1)
+            .then(overwrite),
+    );
+    let run = world
+        .run(with(Attribute::Annotations, Policy::Require))
+        .await;
     assert_eq!(run.error(), "precondition-failed");
     let there = world.sandbox.store().object(DESTINATION, "large").unwrap();
     assert!(there.attributes.annotations.is_empty());
@@ -393,10 +624,26 @@ async fn a_customer_key_for_some_of_the_objects() {
     assert_eq!(world.run(into_source).await.outcome.done_objects, 1);
     put_both(&world, &ObjectSpec::default());
     let mut transfer = copy_all();
-    transfer.customer_keys = CustomerKeys { source: Some(key), destination: None };
+    transfer.customer_keys = CustomerKeys {
+        source: Some(key),
+        destination: None,
+    };
     let run = world.run(transfer.clone()).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (3, 0), "{:?}", run.receipts);
-    assert_eq!(world.sandbox.store().object(DESTINATION, "encrypted/key").unwrap().size, 32);
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (3, 0),
+        "{:?}",
+        run.receipts
+    );
+    assert_eq!(
+        world
+            .sandbox
+            .store()
+            .object(DESTINATION, "encrypted/key")
+            .unwrap()
+            .size,
+        32
+    );
 
     // Without the key, or with another one, the encrypted object alone fails, and says why.
     transfer.when = s3haul::manifest::job::When::Always;
@@ -406,7 +653,10 @@ async fn a_customer_key_for_some_of_the_objects() {
         assert_eq!((run.outcome.done_objects, run.error()), (2, "invalid"));
         let told = format!("{:?}", run.receipts);
         assert!(told.contains("needs that `customer_key`"), "{told}");
-        assert!(!told.contains("kkkk") && !told.contains("a2tra2"), "a key is on record: {told}");
+        assert!(
+            !told.contains("kkkk") && !told.contains("a2tra2"),
+            "a key is on record: {told}"
+        );
     }
 }
 
@@ -420,12 +670,23 @@ async fn a_customer_key_that_is_none_stops_the_run_before_it_begins() {
     for (key, why) in [
         (KeySource::File(dir.path().join("short")), "32 bytes"),
         (KeySource::File(dir.path().join("none")), "No such file"),
-        (KeySource::Env(missing), "S3HAUL_TEST_NO_SUCH_KEY: local-file: the variable is not set"),
+        (
+            KeySource::Env(missing),
+            "S3HAUL_TEST_NO_SUCH_KEY: local-file: the variable is not set",
+        ),
     ] {
         let mut transfer = copy_all();
         transfer.customer_keys.destination = Some(key);
-        let failure = world.try_run_job(&world.job(transfer)).await.err().unwrap().to_string();
-        assert!(failure.contains(why) && !failure.contains("c2hv"), "{failure}");
+        let failure = world
+            .try_run_job(&world.job(transfer))
+            .await
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(
+            failure.contains(why) && !failure.contains("c2hv"),
+            "{failure}"
+        );
         assert_eq!(world.calls(Operation::CopyObject), 0);
     }
 }
@@ -446,12 +707,30 @@ async fn what_is_set_is_merged_over_what_is_kept_on_both_routes() {
     transfer.set.tags = [("run".to_owned(), "1".to_owned())].into();
     transfer.set.cache_control = Some("no-store".to_owned());
     let run = world.run(transfer).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.objects_with_losses), (2, 0), "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.objects_with_losses),
+        (2, 0),
+        "{:?}",
+        run.receipts
+    );
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     for (key, _) in BOTH {
-        let copy = world.sandbox.store().object(DESTINATION, key).unwrap().attributes;
-        assert_eq!(copy.metadata, [pair("owner", "us"), pair("kept", "yes")].into(), "{key}");
-        assert_eq!(copy.tags, [pair("a", "b"), pair("run", "1")].into(), "{key}");
+        let copy = world
+            .sandbox
+            .store()
+            .object(DESTINATION, key)
+            .unwrap()
+            .attributes;
+        assert_eq!(
+            copy.metadata,
+            [pair("owner", "us"), pair("kept", "yes")].into(),
+            "{key}"
+        );
+        assert_eq!(
+            copy.tags,
+            [pair("a", "b"), pair("run", "1")].into(),
+            "{key}"
+        );
         assert_eq!(copy.cache_control.as_deref(), Some("no-store"), "{key}");
         assert_eq!(copy.content_type.as_deref(), Some("text/csv"), "{key}");
     }

@@ -1,9 +1,10 @@
 //! A run that ends after each single event of its journal, and what the next one makes of that.
 //!
-//! A kill loop hits moments by chance. Here the journal itself gives out exactly behind event 1, 2, 3 … of a run that has
-//! all kinds of objects: small and large ones, copies and uploads, and some that fail. A session has a runtime of its own,
-//! which is dropped like a process that dies: nothing gets the chance to clean up. What stands at the destination then is
-//! what a dead process leaves, and the journal is as old as it can be.
+//! A kill loop hits moments by chance. Here the journal itself gives out exactly behind event 1, 2,
+//! 3 … of a run that has all kinds of objects: small and large ones, copies and uploads, and some
+//! that fail. A session has a runtime of its own, which is dropped like a process that dies:
+//! nothing gets the chance to clean up. What stands at the destination then is what a dead process
+//! leaves, and the journal is as old as it can be.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -59,12 +60,17 @@ enum End {
 enum Death {
     /// At that very moment.
     AtOnce,
-    /// When nothing more can happen without the journal: all that need not wait for it was done and is on no record.
+    /// When nothing more can happen without the journal: all that need not wait for it was done and
+    /// is on no record.
     AsLateAsPossible,
 }
 
 fn cut(transfer: Transfer, name: &str, to: &str) -> Transfer {
-    let mut transfer = Transfer { name: name.to_owned(), to: destination(to), ..transfer };
+    let mut transfer = Transfer {
+        name: name.to_owned(),
+        to: destination(to),
+        ..transfer
+    };
     transfer.parts.size = PartSize::Exactly(ByteSize(PART));
     transfer.parts.threshold = ByteSize(PART);
     transfer
@@ -72,15 +78,30 @@ fn cut(transfer: Transfer, name: &str, to: &str) -> Transfer {
 
 impl Stage {
     fn new() -> Self {
-        let server = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let server = Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
         let mut world = server.block_on(World::new());
         world.ceiling = IN_FLIGHT;
         let store = world.sandbox.store();
         // Older than any copy, so that what was copied unseen is known to be the same.
         let written = SystemTime::now() - Duration::from_hours(1);
-        for (key, size) in [("a", 100), ("b", COPIED_PARTS * PART - 7), ("c", 3 * PART), ("d", 50)] {
-            let spec = ObjectSpec { last_modified: Some(written), ..ObjectSpec::default() };
-            let spec = spec.content_type("text/x-end").metadata("key", key).tag("t", key);
+        for (key, size) in [
+            ("a", 100),
+            ("b", COPIED_PARTS * PART - 7),
+            ("c", 3 * PART),
+            ("d", 50),
+        ] {
+            let spec = ObjectSpec {
+                last_modified: Some(written),
+                ..ObjectSpec::default()
+            };
+            let spec = spec
+                .content_type("text/x-end")
+                .metadata("key", key)
+                .tag("t", key);
             store.put_object(SOURCE, key, Content::pattern(size, size), &spec);
         }
         store.deny(DESTINATION, Operation::UploadPartCopy, "copied/c");
@@ -92,11 +113,22 @@ impl Stage {
         let size = usize::try_from((SENT_PARTS - 1) * PART + 100).unwrap();
         for (name, bytes) in [("large", vec![5; size]), ("small", vec![6; 100])] {
             fs::write(files.join(name), bytes).unwrap();
-            fs::File::options().write(true).open(files.join(name)).unwrap().set_modified(written).unwrap();
+            fs::File::options()
+                .write(true)
+                .open(files.join(name))
+                .unwrap()
+                .set_modified(written)
+                .unwrap();
         }
         let mut job = world.job(cut(copy_all(), "copies", "s3://destination/copied/"));
-        job.transfers.push(cut(upload_all(&files), "files", "s3://destination/sent/"));
-        Self { _server: server, world, job, directory }
+        job.transfers
+            .push(cut(upload_all(&files), "files", "s3://destination/sent/"));
+        Self {
+            _server: server,
+            world,
+            job,
+            directory,
+        }
     }
 
     fn report(&self) -> PathBuf {
@@ -107,7 +139,10 @@ impl Stage {
         self.directory.path().join("journal")
     }
 
-    async fn open(&self, first: Option<(u64, WriteFault)>) -> Result<(Journal, Arc<RunState>), JournalError> {
+    async fn open(
+        &self,
+        first: Option<(u64, WriteFault)>,
+    ) -> Result<(Journal, Arc<RunState>), JournalError> {
         let opened = Opened::open(Location::Directory(self.journal())).await?;
         let fingerprint = Fingerprint::of(&self.job);
         let decision = decide(opened.state(), &fingerprint, Intent::Resume)?;
@@ -120,18 +155,35 @@ impl Stage {
             }
             None => opened,
         };
-        let origin = Origin { report: 2, directory: self.directory.path().to_owned(), ..Origin::default() };
+        let origin = Origin {
+            report: 2,
+            directory: self.directory.path().to_owned(),
+            ..Origin::default()
+        };
         let journal = match decision {
             Decision::Resume => {
                 let report = ReportWriter::reopen(&self.report(), &origin).unwrap();
-                opened.resume(Some(Box::new(report) as Box<dyn Ledger>)).await?
+                opened
+                    .resume(Some(Box::new(report) as Box<dyn Ledger>))
+                    .await?
             }
             Decision::Begin => {
                 let report = ReportWriter::create(&self.report(), &origin).unwrap();
-                let transfers = self.job.transfers.iter().map(|transfer| transfer.name.clone()).collect();
+                let transfers = self
+                    .job
+                    .transfers
+                    .iter()
+                    .map(|transfer| transfer.name.clone())
+                    .collect();
                 let (run, job, tool) = ("run".to_owned(), self.job.name.clone(), "test".to_owned());
-                let info =
-                    RunInfo { run, job, transfers, fingerprint, tool, counted_from: self.job.counted_from() };
+                let info = RunInfo {
+                    run,
+                    job,
+                    transfers,
+                    fingerprint,
+                    tool,
+                    counted_from: self.job.counted_from(),
+                };
                 opened.begin(info, Some(Box::new(report))).await?
             }
         };
@@ -145,10 +197,21 @@ impl Stage {
         };
         let (stop, halt) = (CancellationToken::new(), CancellationToken::new());
         let mut connections = self.world.connections(&self.job, &halt, &self.job.limits);
-        let run =
-            execute::run(&self.job, &mut connections, Arc::new(Silent), &journal, &resumed, &stop, &halt);
+        let run = execute::run(
+            &self.job,
+            &mut connections,
+            Arc::new(Silent),
+            &journal,
+            &resumed,
+            &stop,
+            &halt,
+        );
         let outcome = Box::pin(run).await.unwrap();
-        let last = if outcome.is_complete() { Event::RunEnded } else { Event::RunStopped };
+        let last = if outcome.is_complete() {
+            Event::RunEnded
+        } else {
+            Event::RunStopped
+        };
         match journal.close(last).await {
             Ok(closed) => {
                 closed.report.unwrap();
@@ -158,7 +221,8 @@ impl Stage {
         }
     }
 
-    /// A session on a runtime of its own. With `records` and a death, its journal takes so many records and no more.
+    /// A session on a runtime of its own. With `records` and a death, its journal takes so many
+    /// records and no more.
     fn session(&self, dying: Option<(u64, Death)>) -> End {
         let session = Builder::new_current_thread().enable_all().build().unwrap();
         let died = CancellationToken::new();
@@ -201,38 +265,80 @@ impl Stage {
 
     /// How many records the journal has.
     fn records(&self) -> u64 {
-        let opened = async { Opened::open(Location::Directory(self.journal())).await.unwrap().next_record() };
-        Builder::new_current_thread().enable_all().build().unwrap().block_on(opened)
+        let opened = async {
+            Opened::open(Location::Directory(self.journal()))
+                .await
+                .unwrap()
+                .next_record()
+        };
+        Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(opened)
     }
 
-    /// What must be true in the end, however it came about. `twice` is how many parts may have been sent again.
+    /// What must be true in the end, however it came about. `twice` is how many parts may have been
+    /// sent again.
     fn assert_done(&self, after: &str, state: &RunState, whole: &Totals, twice: u64) {
         let (world, store) = (&self.world, self.world.sandbox.store());
-        assert_eq!(store.keys(DESTINATION), ["copied/a", "copied/b", "sent/large", "sent/small"], "{after}");
+        assert_eq!(
+            store.keys(DESTINATION),
+            ["copied/a", "copied/b", "sent/large", "sent/small"],
+            "{after}"
+        );
         for key in ["a", "b"] {
             world.assert_equal(key, &format!("copied/{key}"));
         }
         for name in ["large", "small"] {
             let bytes = fs::read(self.directory.path().join("files").join(name)).unwrap();
             let sent = store.object(DESTINATION, &format!("sent/{name}")).unwrap();
-            assert!(sent.content == Content::bytes(bytes), "{after}: other bytes in {name}");
+            assert!(
+                sent.content == Content::bytes(bytes),
+                "{after}: other bytes in {name}"
+            );
         }
         world.assert_no_upload_is_left();
-        assert_eq!((state.phase, state.uploads.len()), (Phase::Ended, 0), "{after}: {state:?}");
-        // An object that was copied unseen is found at the destination, and then it is no copy of this run.
+        assert_eq!(
+            (state.phase, state.uploads.len()),
+            (Phase::Ended, 0),
+            "{after}: {state:?}"
+        );
+        // An object that was copied unseen is found at the destination, and then it is no copy of
+        // this run.
         let over = |totals: &Totals| {
-            let Totals { done_objects, done_bytes, skipped_objects, skipped_bytes, failures, .. } = totals;
-            (done_objects + skipped_objects, done_bytes + skipped_bytes, failures.clone())
+            let Totals {
+                done_objects,
+                done_bytes,
+                skipped_objects,
+                skipped_bytes,
+                failures,
+                ..
+            } = totals;
+            (
+                done_objects + skipped_objects,
+                done_bytes + skipped_bytes,
+                failures.clone(),
+            )
         };
         assert_eq!(over(&state.totals), over(whole), "{after}");
         let stored = |operation, key: &str| {
             let calls = world.sandbox.calls().of(operation);
-            calls.iter().filter(|call| call.key.ends_with(key) && call.status == Some(200)).count() as u64
+            calls
+                .iter()
+                .filter(|call| call.key.ends_with(key) && call.status == Some(200))
+                .count() as u64
         };
         let copied = stored(Operation::UploadPartCopy, "/b");
-        assert!(copied <= COPIED_PARTS + twice, "{after}: {copied} of {COPIED_PARTS} parts copied");
+        assert!(
+            copied <= COPIED_PARTS + twice,
+            "{after}: {copied} of {COPIED_PARTS} parts copied"
+        );
         let sent = stored(Operation::UploadPart, "/large");
-        assert!(sent <= SENT_PARTS + twice, "{after}: {sent} of {SENT_PARTS} parts sent");
+        assert!(
+            sent <= SENT_PARTS + twice,
+            "{after}: {sent} of {SENT_PARTS} parts sent"
+        );
         assert_reported(after, &self.report());
     }
 }
@@ -242,11 +348,20 @@ fn assert_reported(after: &str, report: &Path) {
     let receipts = receipts_in(report).into_iter().map(|line| {
         let text = |field: &str| line[field].as_str().unwrap().to_owned();
         let status = text("status").replace("skipped", "done");
-        (text("destination").trim_start_matches("s3://destination/").to_owned(), status)
+        (
+            text("destination")
+                .trim_start_matches("s3://destination/")
+                .to_owned(),
+            status,
+        )
     });
     let receipts: Vec<_> = receipts.collect();
     let unique: BTreeMap<_, _> = receipts.iter().cloned().collect();
-    assert_eq!(receipts.len(), unique.len(), "{after}: an object is twice in the report");
+    assert_eq!(
+        receipts.len(),
+        unique.len(),
+        "{after}: an object is twice in the report"
+    );
     let wanted = [
         ("copied/a", "done"),
         ("copied/b", "done"),
@@ -255,8 +370,10 @@ fn assert_reported(after: &str, report: &Path) {
         ("sent/large", "done"),
         ("sent/small", "done"),
     ];
-    let wanted: BTreeMap<_, _> =
-        wanted.iter().map(|(key, status)| ((*key).to_owned(), (*status).to_owned())).collect();
+    let wanted: BTreeMap<_, _> = wanted
+        .iter()
+        .map(|(key, status)| ((*key).to_owned(), (*status).to_owned()))
+        .collect();
     assert_eq!(unique, wanted, "{after}");
 }
 
@@ -270,7 +387,11 @@ impl execute::monitor::Monitor for Silent {
 fn undisturbed() -> (Totals, u64) {
     let run = Stage::new();
     let (outcome, state) = run.finish();
-    assert_eq!((outcome.done_objects, outcome.failed_objects), (4, 2), "{outcome:?}");
+    assert_eq!(
+        (outcome.done_objects, outcome.failed_objects),
+        (4, 2),
+        "{outcome:?}"
+    );
     run.assert_done("undisturbed", &state, &state.totals, 0);
     let records = run.records();
     assert!(records > 30, "{records}");
@@ -285,7 +406,12 @@ fn a_run_that_dies_behind_any_event_goes_on_from_there() {
         let end = run.session(Some((record, Death::AtOnce)));
         assert!(matches!(end, End::Dead), "record {record} of {records}");
         let (_, state) = run.finish();
-        run.assert_done(&format!("record {record}"), &state, &whole, IN_FLIGHT.into());
+        run.assert_done(
+            &format!("record {record}"),
+            &state,
+            &whole,
+            IN_FLIGHT.into(),
+        );
     }
 }
 
@@ -305,7 +431,8 @@ fn a_run_that_did_all_it_could_behind_its_last_event_goes_on_from_there() {
 #[test]
 fn a_run_that_dies_again_and_again_comes_to_its_end() {
     let (whole, _) = undisturbed();
-    let seed = std::env::var("KILL_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
+    let seed =
+        std::env::var("KILL_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
     eprintln!("KILL_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     for round in 0..8 {
@@ -314,7 +441,11 @@ fn a_run_that_dies_again_and_again_comes_to_its_end() {
         let state = loop {
             // A session's first record says no more than that it goes on.
             let records = random.u64(2..8);
-            let death = if random.bool() { Death::AtOnce } else { Death::AsLateAsPossible };
+            let death = if random.bool() {
+                Death::AtOnce
+            } else {
+                Death::AsLateAsPossible
+            };
             match run.session(Some((records, death))) {
                 End::Dead => deaths += 1,
                 End::Whole(whole) => break whole.1,
@@ -337,18 +468,36 @@ fn a_full_disk_ends_a_run_behind_any_event_and_loses_nothing() {
             End::Broken(outcome, error) => (outcome, error),
             End::Whole(_) | End::Dead => panic!("record {record} of {records}"),
         };
-        assert!(matches!(error, JournalError::Full { .. }) && error.is_passing(), "{error}");
+        assert!(
+            matches!(error, JournalError::Full { .. }) && error.is_passing(),
+            "{error}"
+        );
         if let Some(outcome) = outcome {
             let all = outcome.done_objects + outcome.failed_objects == OBJECTS;
-            assert!(outcome.stopped || all, "record {record} of {records}: {outcome:?}");
+            assert!(
+                outcome.stopped || all,
+                "record {record} of {records}: {outcome:?}"
+            );
         }
         let calls = run.world.sandbox.calls().list();
-        let aborted = calls.iter().filter(|call| call.operation == Operation::AbortMultipartUpload);
+        let aborted = calls
+            .iter()
+            .filter(|call| call.operation == Operation::AbortMultipartUpload);
         for abort in aborted.filter(|abort| !abort.key.ends_with("/c")) {
-            let stored = |call: &&CallEntry| call.upload_id == abort.upload_id && call.part_number.is_some();
-            assert_eq!(calls.iter().find(stored), None, "record {record}: a part that could be kept");
+            let stored =
+                |call: &&CallEntry| call.upload_id == abort.upload_id && call.part_number.is_some();
+            assert_eq!(
+                calls.iter().find(stored),
+                None,
+                "record {record}: a part that could be kept"
+            );
         }
         let (_, state) = run.finish();
-        run.assert_done(&format!("record {record}"), &state, &whole, IN_FLIGHT.into());
+        run.assert_done(
+            &format!("record {record}"),
+            &state,
+            &whole,
+            IN_FLIGHT.into(),
+        );
     }
 }

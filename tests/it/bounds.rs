@@ -1,5 +1,6 @@
-//! Answers without end in bytes or time: a server that answers one kind of request wrongly and hands everything else to
-//! the sandbox. Every command must end by itself, with a true exit code, within bounds of memory.
+//! Answers without end in bytes or time: a server that answers one kind of request wrongly and
+//! hands everything else to the sandbox. Every command must end by itself, with a true exit code,
+//! within bounds of memory.
 
 use std::net::SocketAddr;
 use std::process::{Child, Stdio};
@@ -51,8 +52,18 @@ struct Front {
 }
 
 impl Front {
-    async fn new(world: &World, method: &'static str, words: &'static [&'static str], play: Play) -> Self {
-        let to: SocketAddr = world.sandbox.url().trim_start_matches("http://").parse().unwrap();
+    async fn new(
+        world: &World,
+        method: &'static str,
+        words: &'static [&'static str],
+        play: Play,
+    ) -> Self {
+        let to: SocketAddr = world
+            .sandbox
+            .url()
+            .trim_start_matches("http://")
+            .parse()
+            .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (at, played) = (listener.local_addr().unwrap(), Arc::new(AtomicU32::new(0)));
         let count = Arc::clone(&played);
@@ -83,7 +94,9 @@ async fn serve(
     play: Play,
     count: &AtomicU32,
 ) {
-    let Some((head, body)) = read_head(&mut stream).await else { return };
+    let Some((head, body)) = read_head(&mut stream).await else {
+        return;
+    };
     if !is_played(&head) {
         // One request to a connection, so that each can be looked at.
         let mut onward = TcpStream::connect(to).await.unwrap();
@@ -95,8 +108,11 @@ async fn serve(
     }
     count.fetch_add(1, Ordering::SeqCst);
     // The answer is about the object that was asked for.
-    let etag =
-        head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("if-match: ").map(str::to_owned));
+    let etag = head.lines().find_map(|line| {
+        line.to_ascii_lowercase()
+            .strip_prefix("if-match: ")
+            .map(str::to_owned)
+    });
     let (head, piece, pause) = match play {
         Play::Endless(head, piece) => (head, piece, Duration::ZERO),
         Play::Half(head) => (head, String::new(), Duration::from_hours(1)),
@@ -122,10 +138,17 @@ struct Ended {
 
 async fn run(world: &World, front: &Front, arguments: &[&str]) -> Ended {
     let mut program = process_at(world);
-    program.env("AWS_ENDPOINT_URL_S3", format!("http://{}", front.at)).env("S3HAUL_JOURNAL", "none");
-    program.args(arguments).stdout(Stdio::null()).stderr(Stdio::piped());
+    program
+        .env("AWS_ENDPOINT_URL_S3", format!("http://{}", front.at))
+        .env("S3HAUL_JOURNAL", "none");
+    program
+        .args(arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
     let child = program.spawn().unwrap();
-    tokio::task::spawn_blocking(move || ended(child)).await.unwrap()
+    tokio::task::spawn_blocking(move || ended(child))
+        .await
+        .unwrap()
 }
 
 fn ended(mut child: Child) -> Ended {
@@ -138,32 +161,66 @@ fn ended(mut child: Child) -> Ended {
     });
     let exit = loop {
         let peak = std::fs::read_to_string(&status).unwrap_or_default();
-        let peak = peak.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0 kB");
+        let peak = peak
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))
+            .unwrap_or("0 kB");
         memory = memory.max(peak.trim().trim_end_matches(" kB").parse().unwrap());
         if let Some(status) = child.try_wait().unwrap() {
             break status.code().unwrap();
         }
         std::thread::sleep(Duration::from_millis(5));
     };
-    Ended { exit, stderr: reader.join().unwrap(), memory }
+    Ended {
+        exit,
+        stderr: reader.join().unwrap(),
+        memory,
+    }
 }
 
 const COPY: &[&str] = &["copy", "s3://source/small/", "s3://destination/"];
-const IN_PARTS: &[&str] = &["copy", "--part-size", "5MiB", "s3://source/large", "s3://destination/large"];
-const READ: &[&str] =
-    &["copy", "--verify", "require-checksum", "--prove", "read", "s3://source/small/", "s3://destination/"];
+const IN_PARTS: &[&str] = &[
+    "copy",
+    "--part-size",
+    "5MiB",
+    "s3://source/large",
+    "s3://destination/large",
+];
+const READ: &[&str] = &[
+    "copy",
+    "--verify",
+    "require-checksum",
+    "--prove",
+    "read",
+    "s3://source/small/",
+    "s3://destination/",
+];
 const VERSIONS: &[&str] = &["copy", "--versions", "all", "s3://old/", "s3://new/"];
 const PARTS: &[&str] = &["uploads", "parts", "s3://destination/k", "UPLOAD"];
 
 async fn world() -> World {
     let world = World::new().await;
-    let (store, spec) = (world.sandbox.store(), ObjectSpec::default().without_checksum());
+    let (store, spec) = (
+        world.sandbox.store(),
+        ObjectSpec::default().without_checksum(),
+    );
     for bucket in ["old", "new"] {
-        store.create_bucket(bucket, BucketOptions { versioning: true, ..BucketOptions::default() });
+        store.create_bucket(
+            bucket,
+            BucketOptions {
+                versioning: true,
+                ..BucketOptions::default()
+            },
+        );
     }
     store.put_object("old", "k", Content::pattern(1, 10), &spec);
     for number in 0..8 {
-        store.put_object(SOURCE, &format!("small/{number}"), Content::pattern(1, 6 * MIB), &spec);
+        store.put_object(
+            SOURCE,
+            &format!("small/{number}"),
+            Content::pattern(1, 6 * MIB),
+            &spec,
+        );
     }
     store.put_object(SOURCE, "large", Content::pattern(1, 300 * MIB), &spec);
     world
@@ -197,7 +254,12 @@ async fn an_answer_without_end_is_cut_off(
     let front = Front::new(&world, method, words, play).await;
     let ended = run(&world, &front, arguments).await;
     // Once for each of the eight objects, or for each of the parts and ranges.
-    assert!((1..=64).contains(&front.played()), "{} requests: {}", front.played(), ended.stderr);
+    assert!(
+        (1..=64).contains(&front.played()),
+        "{} requests: {}",
+        front.played(),
+        ended.stderr
+    );
     assert!(ended.memory < MEMORY_KIB, "{} KiB", ended.memory);
     assert!([1, 3].contains(&ended.exit), "{ended:?}");
     assert!(
@@ -210,8 +272,8 @@ async fn an_answer_without_end_is_cut_off(
 const UPLOAD: &[&str] = &["copy", "Cargo.toml", "s3://destination/k"];
 const LARGE_FILE: &[&str] = &["copy", "LARGE", "s3://destination/k"];
 
-/// Nothing but silence, also after a part of the answer. Whatever the request: the run ends by itself with exit code 4, names
-/// the request, and leaves nothing in doubt for long.
+/// Nothing but silence, also after a part of the answer. Whatever the request: the run ends by
+/// itself with exit code 4, names the request, and leaves nothing in doubt for long.
 #[rstest]
 #[case::list("GET", &["list-type"], "ListObjectsV2", COPY)]
 #[case::head("HEAD", &["/small/"], "HeadObject", COPY)]
@@ -229,16 +291,26 @@ async fn a_silent_server_ends_the_run(
     #[case] words: &'static [&'static str],
     #[case] operation: &str,
     #[case] arguments: &[&str],
-    #[values("", "HTTP/1.1 200 OK\r\nETag: IF-MATCH\r\nContent-Length: 999\r\n\r\n<?xml")] half: &str,
+    #[values(
+        "",
+        "HTTP/1.1 200 OK\r\nETag: IF-MATCH\r\nContent-Length: 999\r\n\r\n<?xml"
+    )]
+    half: &str,
 ) {
     let world = world().await;
     // The answer to a HEAD request has no body that could be missing.
-    let half = if method == "HEAD" { half.split("\r\n\r\n").next().unwrap() } else { half };
+    let half = if method == "HEAD" {
+        half.split("\r\n\r\n").next().unwrap()
+    } else {
+        half
+    };
     let front = Front::new(&world, method, words, Play::Half(half.to_owned())).await;
     let mut large = tempfile::NamedTempFile::new().unwrap();
     std::io::Write::write_all(&mut large, &vec![1; 40 << 20]).unwrap();
     let large = large.path().to_str().unwrap();
-    let arguments = arguments.iter().map(|word| if *word == "LARGE" { large } else { word });
+    let arguments = arguments
+        .iter()
+        .map(|word| if *word == "LARGE" { large } else { word });
     let arguments: Vec<_> = arguments.chain(["--patience", "2s"]).collect();
     let ended = run(&world, &front, &arguments).await;
     assert_eq!(ended.exit, 4, "{ended:?}");

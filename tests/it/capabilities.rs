@@ -1,7 +1,8 @@
-//! Servers that are not quite S3, and buckets that are not quite buckets: what they lack is known before it is needed.
+//! Servers that are not quite S3, and buckets that are not quite buckets: what they lack is known
+//! before it is needed.
 //!
-//! The sandbox can lack things too; each test sets it up as the server that it names, so that what the profile is for
-//! can be seen: the same copy with S3's own profile goes wrong.
+//! The sandbox can lack things too; each test sets it up as the server that it names, so that what
+//! the profile is for can be seen: the same copy with S3's own profile goes wrong.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -20,11 +21,17 @@ fn on(quirk: &AtomicBool) {
 
 fn put(world: &World, bucket: &str, key: &str, size: u64) {
     let spec = ObjectSpec::default().metadata("owner", "me");
-    world.sandbox.store().put_object(bucket, key, Content::pattern(1, size), &spec);
+    world
+        .sandbox
+        .store()
+        .put_object(bucket, key, Content::pattern(1, size), &spec);
 }
 
 async fn world(provider: Provider) -> World {
-    World { provider, ..World::new().await }
+    World {
+        provider,
+        ..World::new().await
+    }
 }
 
 fn error(run: &Run) -> String {
@@ -37,18 +44,30 @@ async fn without_part_copies_a_large_object_is_copied_at_once_or_refused_with_th
     on(&world.sandbox.store().quirks().no_part_copy);
     put(&world, SOURCE, "k", 4 * GIB);
     let run = world.run(copy_all()).await;
-    assert_eq!((run.receipts[0].route, run.outcome.done_objects), (Some("copy"), 1), "{:?}", run.receipts);
+    assert_eq!(
+        (run.receipts[0].route, run.outcome.done_objects),
+        (Some("copy"), 1),
+        "{:?}",
+        run.receipts
+    );
     // A server that has neither part copies nor copies of any size.
     put(&world, SOURCE, "k", 6 * GIB);
     let mut job = world.job(copy_all());
-    let stated = Overrides { part_copy: Some(false), ..Overrides::default() };
+    let stated = Overrides {
+        part_copy: Some(false),
+        ..Overrides::default()
+    };
     restate(&mut job, |endpoint| {
         endpoint.provider = Provider::Other;
         endpoint.capabilities = stated;
     });
     let run = world.try_run_job(&job).await.unwrap();
     assert!(error(&run).contains("s3haul copy - DST"), "{}", error(&run));
-    assert_eq!(world.calls(Operation::CreateMultipartUpload), 0, "it was refused before it was begun");
+    assert_eq!(
+        world.calls(Operation::CreateMultipartUpload),
+        0,
+        "it was refused before it was begun"
+    );
 }
 
 #[tokio::test]
@@ -63,7 +82,12 @@ async fn tags_are_not_spoken_of_where_there_are_none() {
         let run = world.run(transfer).await;
         let large = run.receipts.iter().filter(|receipt| receipt.size == LARGE);
         assert!(large.clone().count() == 1);
-        assert_eq!(run.outcome.done_objects.min(2) == 2, done == 2, "{provider:?}: {:?}", run.receipts);
+        assert_eq!(
+            run.outcome.done_objects.min(2) == 2,
+            done == 2,
+            "{provider:?}: {:?}",
+            run.receipts
+        );
     }
 }
 
@@ -71,20 +95,33 @@ async fn tags_are_not_spoken_of_where_there_are_none() {
 async fn parts_of_one_size_satisfy_a_server_that_demands_them() {
     let world = world(Provider::R2).await;
     let quirks = world.sandbox.store().quirks();
-    for quirk in [&quirks.equal_parts, &quirks.no_tags, &quirks.copies_overwrite] {
+    for quirk in [
+        &quirks.equal_parts,
+        &quirks.no_tags,
+        &quirks.copies_overwrite,
+    ] {
         on(quirk);
     }
     put(&world, SOURCE, "k", 5 * GIB + 7);
     let run = world.run(copy_all()).await;
     assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
-    let sizes: Vec<_> = world.sandbox.store().object(DESTINATION, "k").unwrap().parts;
+    let sizes: Vec<_> = world
+        .sandbox
+        .store()
+        .object(DESTINATION, "k")
+        .unwrap()
+        .parts;
     assert!(sizes.len() > 2 && sizes.windows(2).all(|pair| pair[0].size >= pair[1].size));
 }
 
 /// R2 honours source conditions on CopyObject and not on UploadPartCopy.
 #[tokio::test]
 async fn a_source_that_changes_under_unconditional_parts_is_seen_before_it_is_published() {
-    for (provider, looks) in [(Provider::R2, true), (Provider::Ceph, true), (Provider::Minio, false)] {
+    for (provider, looks) in [
+        (Provider::R2, true),
+        (Provider::Ceph, true),
+        (Provider::Minio, false),
+    ] {
         let world = world(provider).await;
         put(&world, SOURCE, "k", LARGE);
         let run = world.run(copy_all()).await;
@@ -97,9 +134,17 @@ async fn a_source_that_changes_under_unconditional_parts_is_seen_before_it_is_pu
     on(&world.sandbox.store().quirks().ignore_source_conditions);
     put(&world, SOURCE, "k", LARGE);
     let overwrite = Effect::hook(|store| {
-        store.put_object(SOURCE, "k", Content::pattern(6, LARGE), &ObjectSpec::default());
+        store.put_object(
+            SOURCE,
+            "k",
+            Content::pattern(6, LARGE),
+            &ObjectSpec::default(),
+        );
     });
-    world.sandbox.faults().add(Fault::on(Operation::UploadPartCopy).nth(3).then(overwrite));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::UploadPartCopy).nth(3).then(overwrite));
     let run = world.run(copy_all()).await;
     assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
     let copy = world.sandbox.store().object(DESTINATION, "k").unwrap();
@@ -120,20 +165,53 @@ async fn ceph_16_is_copied_on_as_it_is() {
         on(quirk);
     }
     let spec = ObjectSpec::default().tag("a", "b");
-    for (key, size) in [("small", 10), ("large", LARGE), ("large 100%", LARGE), ("large?versionId=1", LARGE)]
-    {
-        world.sandbox.store().put_object(SOURCE, key, Content::pattern(2, size), &spec);
+    for (key, size) in [
+        ("small", 10),
+        ("large", LARGE),
+        ("large 100%", LARGE),
+        ("large?versionId=1", LARGE),
+    ] {
+        world
+            .sandbox
+            .store()
+            .put_object(SOURCE, key, Content::pattern(2, size), &spec);
     }
-    // Its Complete is answered without an ETag, and the upload that is gone then is a key that there is not.
+    // Its Complete is answered without an ETag, and the upload that is gone then is a key that
+    // there is not.
     let faults = world.sandbox.faults();
-    faults.add(Fault::on(Operation::CompleteMultipartUpload).nth(1).then(Effect::EmptyBody));
-    faults.add(Fault::on(Operation::ListParts).nth(1).then(Effect::Error(404, "NoSuchKey")));
+    faults.add(
+        Fault::on(Operation::CompleteMultipartUpload)
+            .nth(1)
+            .then(Effect::EmptyBody),
+    );
+    faults.add(
+        Fault::on(Operation::ListParts)
+            .nth(1)
+            .then(Effect::Error(404, "NoSuchKey")),
+    );
     let run = world.run(copy_all()).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (4, 0), "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (4, 0),
+        "{:?}",
+        run.receipts
+    );
     for receipt in &run.receipts {
-        let route = if receipt.source.ends_with("/large") { "multipart-copy" } else { "copy" };
-        assert_eq!(receipt.route, Some(route), "{}: a name that it would decode twice", receipt.source);
-        assert!(receipt.losses.is_empty(), "tags are put on the finished object: {receipt:?}");
+        let route = if receipt.source.ends_with("/large") {
+            "multipart-copy"
+        } else {
+            "copy"
+        };
+        assert_eq!(
+            receipt.route,
+            Some(route),
+            "{}: a name that it would decode twice",
+            receipt.source
+        );
+        assert!(
+            receipt.losses.is_empty(),
+            "tags are put on the finished object: {receipt:?}"
+        );
     }
     assert!(world.calls(Operation::UploadPartCopy) <= 8);
 }
@@ -143,59 +221,124 @@ async fn what_the_manifest_states_is_relied_on() {
     let world = world(Provider::Other).await;
     put(&world, SOURCE, "k", 10);
     let mut job = world.job(copy_all());
-    let stated = Overrides { copy_conditions: Some(true), ..Overrides::default() };
+    let stated = Overrides {
+        copy_conditions: Some(true),
+        ..Overrides::default()
+    };
     restate(&mut job, |endpoint| endpoint.capabilities = stated);
-    for (job, looks) in [(&job, 1), (&world.job(Transfer { when: When::Always, ..copy_all() }), 2)] {
+    for (job, looks) in [
+        (&job, 1),
+        (
+            &world.job(Transfer {
+                when: When::Always,
+                ..copy_all()
+            }),
+            2,
+        ),
+    ] {
         world.sandbox.calls().clear();
         world.try_run_job(job).await.unwrap();
         let heads = world.sandbox.calls().of(Operation::HeadObject);
-        assert_eq!(heads.iter().filter(|call| call.bucket == SOURCE).count(), looks);
+        assert_eq!(
+            heads.iter().filter(|call| call.bucket == SOURCE).count(),
+            looks
+        );
     }
 }
 
 const EXPRESS: &str = "express--use1-az4--x-s3";
 
 fn from(bucket: &str) -> Source {
-    Source::Prefix { endpoint: DEFAULT_ENDPOINT.to_owned(), location: uri(&format!("s3://{bucket}/")) }
+    Source::Prefix {
+        endpoint: DEFAULT_ENDPOINT.to_owned(),
+        location: uri(&format!("s3://{bucket}/")),
+    }
 }
 
-/// Lists of a directory bucket have no order, its `ETag`s follow from nothing, and tags are refused.
+/// Lists of a directory bucket have no order, its `ETag`s follow from nothing, and tags are
+/// refused.
 #[tokio::test]
 async fn a_directory_bucket_is_copied_into_and_compared_without_an_order() {
     let world = World::new().await;
-    world.sandbox.store().create_bucket(EXPRESS, s3haul::sandbox::BucketOptions::default());
+    world
+        .sandbox
+        .store()
+        .create_bucket(EXPRESS, s3haul::sandbox::BucketOptions::default());
     for index in 0..40 {
         let spec = ObjectSpec::default().metadata("n", "1").tag("a", "b");
         let yesterday = std::time::SystemTime::now() - std::time::Duration::from_hours(24);
         let spec = spec.last_modified(yesterday);
         let size = if index == 7 { LARGE } else { 10 + index };
-        world.sandbox.store().put_object(SOURCE, &format!("d/k{index:02}"), Content::pattern(1, size), &spec);
+        world.sandbox.store().put_object(
+            SOURCE,
+            &format!("d/k{index:02}"),
+            Content::pattern(1, size),
+            &spec,
+        );
     }
-    let transfer = Transfer { to: destination(&format!("s3://{EXPRESS}/")), ..copy_all() };
+    let transfer = Transfer {
+        to: destination(&format!("s3://{EXPRESS}/")),
+        ..copy_all()
+    };
     let run = world.run(transfer.clone()).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (40, 0), "{:?}", run.receipts);
-    assert_eq!(run.outcome.proofs.get("etag"), None, "its ETags prove nothing");
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (40, 0),
+        "{:?}",
+        run.receipts
+    );
+    assert_eq!(
+        run.outcome.proofs.get("etag"),
+        None,
+        "its ETags prove nothing"
+    );
     let copy = world.sandbox.store().object(EXPRESS, "d/k07").unwrap();
-    assert_eq!((copy.content, copy.attributes.tags.len()), (Content::pattern(1, LARGE), 0));
+    assert_eq!(
+        (copy.content, copy.attributes.tags.len()),
+        (Content::pattern(1, LARGE), 0)
+    );
     let again = world.run(transfer).await;
-    assert_eq!((again.outcome.done_objects, again.outcome.skipped_objects), (0, 40), "{:?}", again.receipts);
+    assert_eq!(
+        (again.outcome.done_objects, again.outcome.skipped_objects),
+        (0, 40),
+        "{:?}",
+        again.receipts
+    );
     // And out of it again, where it is nobody's to ask for tags.
     world.sandbox.calls().clear();
-    let run = world.run(Transfer { from: from(EXPRESS), ..copy_all() }).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (40, 0), "{:?}", run.receipts);
+    let run = world
+        .run(Transfer {
+            from: from(EXPRESS),
+            ..copy_all()
+        })
+        .await;
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (40, 0),
+        "{:?}",
+        run.receipts
+    );
     assert_eq!(world.calls(Operation::GetObjectTagging), 0);
 }
 
 #[tokio::test]
 async fn a_prefix_of_a_directory_bucket_ends_in_a_slash_or_is_refused_in_these_words() {
     let world = World::new().await;
-    world.sandbox.store().create_bucket(EXPRESS, s3haul::sandbox::BucketOptions::default());
+    world
+        .sandbox
+        .store()
+        .create_bucket(EXPRESS, s3haul::sandbox::BucketOptions::default());
     let bucket = world.bucket(EXPRESS).await;
     for failure in [
         bucket.list("logs", None, None).await.unwrap_err(),
         bucket.list_uploads("logs", None).await.unwrap_err(),
     ] {
-        assert!(failure.to_string().contains("write `logs/` instead of `logs`"), "{failure}");
+        assert!(
+            failure
+                .to_string()
+                .contains("write `logs/` instead of `logs`"),
+            "{failure}"
+        );
     }
     assert!(bucket.list("logs/", None, None).await.is_ok());
 }

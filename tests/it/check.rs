@@ -10,7 +10,10 @@ use crate::cli::{COPY_ALL, at, run};
 use crate::world::{DESTINATION, SOURCE, World};
 
 fn put(world: &World, key: &str) {
-    world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, 9), &ObjectSpec::default());
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, key, Content::pattern(1, 9), &ObjectSpec::default());
 }
 
 /// A world with an object, as buckets look from the outside that may be listed and read.
@@ -24,29 +27,45 @@ async fn check(world: &World, manifest: &str, more: &[&str]) -> (i32, String, St
     let dir = TempDir::new().unwrap();
     let job = dir.path().join("job.yaml");
     fs::write(&job, manifest).unwrap();
-    run(at(world), &[&["check", job.to_str().unwrap()], more].concat()).await
+    run(
+        at(world),
+        &[&["check", job.to_str().unwrap()], more].concat(),
+    )
+    .await
 }
 
 fn manifest(transfers: &[&str]) -> String {
-    let head =
-        "version: 1\nendpoints: {default: {provider: aws, url: \"${AWS_ENDPOINT_URL_S3}\"}}\ntransfers:\n";
-    let lines: Vec<_> = transfers.iter().map(|transfer| format!("  - {transfer}\n")).collect();
+    let head = "version: 1\nendpoints: {default: {provider: aws, url: \"${AWS_ENDPOINT_URL_S3}\"}}\ntransfers:\n";
+    let lines: Vec<_> = transfers
+        .iter()
+        .map(|transfer| format!("  - {transfer}\n"))
+        .collect();
     let lines = lines.concat();
     format!("{head}{lines}")
 }
 
 fn deny(world: &World, operation: Operation) {
-    world.sandbox.faults().add(Fault::on(operation).then(Effect::Error(403, "AccessDenied")));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(operation).then(Effect::Error(403, "AccessDenied")));
 }
 
 /// Denies lists of one prefix, which the buckets of a test tell apart.
 fn deny_list(world: &World, prefix: &str) {
     let fault = Fault::on(Operation::ListObjectsV2).key(prefix);
-    world.sandbox.faults().add(fault.then(Effect::Error(403, "AccessDenied")));
+    world
+        .sandbox
+        .faults()
+        .add(fault.then(Effect::Error(403, "AccessDenied")));
 }
 
 fn assert_nothing_written(world: &World) {
-    for operation in [Operation::PutObject, Operation::CopyObject, Operation::CreateMultipartUpload] {
+    for operation in [
+        Operation::PutObject,
+        Operation::CopyObject,
+        Operation::CreateMultipartUpload,
+    ] {
         assert_eq!(world.calls(operation), 0, "{operation:?}");
     }
 }
@@ -60,13 +79,29 @@ async fn a_destination_that_may_be_listed_is_ok_and_writing_is_not_checked() {
     let lines: Vec<_> = stdout.lines().collect();
     let key = SandboxOptions::default().access_key;
     let last = &key[key.len() - 4..];
-    assert!(lines[0].starts_with(&format!("default: access key …{last} (")), "{stdout}");
-    assert!(lines[0].contains("AWS_ACCESS_KEY_ID") && lines[0].contains(world.sandbox.url()), "{stdout}");
-    assert!(lines[1].starts_with("ok  transfer-1: s3://source/ -> s3://destination/"), "{stdout}");
-    assert_eq!(lines[2..], ["    not checked: writing to s3://destination/; --probe tries it"]);
+    assert!(
+        lines[0].starts_with(&format!("default: access key …{last} (")),
+        "{stdout}"
+    );
+    assert!(
+        lines[0].contains("AWS_ACCESS_KEY_ID") && lines[0].contains(world.sandbox.url()),
+        "{stdout}"
+    );
+    assert!(
+        lines[1].starts_with("ok  transfer-1: s3://source/ -> s3://destination/"),
+        "{stdout}"
+    );
+    assert_eq!(
+        lines[2..],
+        ["    not checked: writing to s3://destination/; --probe tries it"]
+    );
     // One HEAD and one list per bucket, one HEAD of an object.
-    let counts =
-        [Operation::HeadBucket, Operation::ListObjectsV2, Operation::HeadObject].map(|op| world.calls(op));
+    let counts = [
+        Operation::HeadBucket,
+        Operation::ListObjectsV2,
+        Operation::HeadObject,
+    ]
+    .map(|op| world.calls(op));
     assert_eq!((counts, world.sandbox.calls().total()), ([2, 2, 1], 5));
     assert_nothing_written(&world);
 }
@@ -79,13 +114,20 @@ async fn a_destination_that_may_not_be_listed_fails() {
     let (exit, stdout, _) = check(&world, &job, &[]).await;
     assert_eq!(exit, 3, "{stdout}");
     assert!(stdout.contains("\nFAIL  transfer-1: "), "{stdout}");
-    assert!(stdout.contains("    may not list s3://destination/one/"), "{stdout}");
+    assert!(
+        stdout.contains("    may not list s3://destination/one/"),
+        "{stdout}"
+    );
     assert!(stdout.contains(": AccessDenied"), "{stdout}");
     assert_eq!(world.calls(Operation::ListObjectsV2), 2);
     // What is not compared needs no list.
-    let job = manifest(&["{from: {s3: s3://source/}, to: {s3: s3://destination/one/}, when: always}"]);
+    let job =
+        manifest(&["{from: {s3: s3://source/}, to: {s3: s3://destination/one/}, when: always}"]);
     let (exit, stdout, _) = check(&world, &job, &[]).await;
-    assert!(exit == 0 && stdout.contains("\nok  transfer-1: "), "{stdout}");
+    assert!(
+        exit == 0 && stdout.contains("\nok  transfer-1: "),
+        "{stdout}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -94,14 +136,30 @@ async fn a_source_that_may_be_listed_and_not_read_fails() {
     deny(&world, Operation::HeadObject);
     let (exit, stdout, _) = check(&world, COPY_ALL, &["--json"]).await;
     assert_eq!(exit, 3, "{stdout}");
-    let lines: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines: Vec<Value> = stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     assert_eq!(lines[0]["endpoint"], "default");
-    assert!(lines[0]["identity"].as_str().unwrap().starts_with("default: access key …"), "{stdout}");
-    assert_eq!((&lines[1]["transfer"], &lines[1]["status"]), (&"transfer-1".into(), &"failed".into()));
+    assert!(
+        lines[0]["identity"]
+            .as_str()
+            .unwrap()
+            .starts_with("default: access key …"),
+        "{stdout}"
+    );
+    assert_eq!(
+        (&lines[1]["transfer"], &lines[1]["status"]),
+        (&"transfer-1".into(), &"failed".into())
+    );
     let finding = &lines[1]["findings"][0];
     assert_eq!(finding["status"], "failed");
-    let said = "may not read s3://source/k with the credentials of `default`, which sign the copies: ";
-    assert!(finding["text"].as_str().unwrap().starts_with(said), "{finding}");
+    let said =
+        "may not read s3://source/k with the credentials of `default`, which sign the copies: ";
+    assert!(
+        finding["text"].as_str().unwrap().starts_with(said),
+        "{finding}"
+    );
     assert_eq!(lines[1]["findings"][1]["status"], "not-checked");
     assert_nothing_written(&world);
 }
@@ -113,7 +171,10 @@ async fn a_source_that_may_not_be_listed_fails() {
     let job = manifest(&["{from: {s3: s3://source/data/}, to: {s3: s3://destination/}}"]);
     let (exit, stdout, _) = check(&world, &job, &[]).await;
     assert_eq!(exit, 3, "{stdout}");
-    assert!(stdout.contains("    may not list s3://source/data/: AccessDenied"), "{stdout}");
+    assert!(
+        stdout.contains("    may not list s3://source/data/: AccessDenied"),
+        "{stdout}"
+    );
     assert_eq!(world.calls(Operation::HeadObject), 0);
 }
 
@@ -132,7 +193,10 @@ transfers:
 ";
     let (exit, stdout, stderr) = check(&world, job, &[]).await;
     assert_eq!(exit, 3, "{stdout}{stderr}");
-    assert!(stdout.contains("with the credentials of `two`, which sign the copies"), "{stdout}");
+    assert!(
+        stdout.contains("with the credentials of `two`, which sign the copies"),
+        "{stdout}"
+    );
     for endpoint in ["one", "two"] {
         let count = stdout.matches(&format!("{endpoint}: access key …")).count();
         assert_eq!(count, 1, "{stdout}");
@@ -142,12 +206,24 @@ transfers:
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_source_is_a_warning_or_a_failure() {
     let world = world().await;
-    for (empty, exit, word) in [("", 0, "warning"), (", empty: fail", 1, "FAIL"), (", empty: ok", 0, "ok")] {
-        let transfer = format!("{{from: {{s3: s3://source/smal/}}, to: {{s3: s3://destination/}}{empty}}}");
+    for (empty, exit, word) in [
+        ("", 0, "warning"),
+        (", empty: fail", 1, "FAIL"),
+        (", empty: ok", 0, "ok"),
+    ] {
+        let transfer =
+            format!("{{from: {{s3: s3://source/smal/}}, to: {{s3: s3://destination/}}{empty}}}");
         let (found, stdout, stderr) = check(&world, &manifest(&[&transfer]), &[]).await;
         assert_eq!(found, exit, "{stdout}{stderr}");
-        assert!(stdout.contains(&format!("\n{word}  transfer-1: ")), "{stdout}");
-        assert_eq!(stdout.contains("    nothing below s3://source/smal/\n"), word != "ok", "{stdout}");
+        assert!(
+            stdout.contains(&format!("\n{word}  transfer-1: ")),
+            "{stdout}"
+        );
+        assert_eq!(
+            stdout.contains("    nothing below s3://source/smal/\n"),
+            word != "ok",
+            "{stdout}"
+        );
     }
     assert_eq!(world.calls(Operation::HeadObject), 0);
 }
@@ -161,28 +237,42 @@ async fn what_an_earlier_transfer_writes_may_be_empty() {
     ]);
     let (exit, stdout, stderr) = check(&world, &job, &[]).await;
     assert_eq!(exit, 0, "{stdout}{stderr}");
-    let said = "    not checked: the objects below s3://destination/a/, which `first` writes first\n";
-    assert!(stdout.contains("\nok  second: ") && stdout.contains(said), "{stdout}");
+    let said =
+        "    not checked: the objects below s3://destination/a/, which `first` writes first\n";
+    assert!(
+        stdout.contains("\nok  second: ") && stdout.contains(said),
+        "{stdout}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn patterns_are_judged_as_far_as_one_key_goes() {
     let world = world().await;
     for (select, said) in [
-        ("include: ['x*']", Some("no key below s3://source/ matches `x*`")),
+        (
+            "include: ['x*']",
+            Some("no key below s3://source/ matches `x*`"),
+        ),
         ("include: ['k*']", None),
         (
             "include: ['*.csv']",
             Some("not checked: whether the filters match an object below s3://source/; `k`"),
         ),
-        ("larger_than: 1GiB", Some("not checked: whether the filters match an object")),
+        (
+            "larger_than: 1GiB",
+            Some("not checked: whether the filters match an object"),
+        ),
     ] {
-        let transfer = format!("{{from: {{s3: s3://source/, {select}}}, to: {{s3: s3://destination/}}}}");
+        let transfer =
+            format!("{{from: {{s3: s3://source/, {select}}}, to: {{s3: s3://destination/}}}}");
         let (exit, stdout, stderr) = check(&world, &manifest(&[&transfer]), &[]).await;
         assert_eq!(exit, 0, "{select}: {stdout}{stderr}");
         match said {
             Some(said) => assert!(stdout.contains(said), "{select}: {stdout}"),
-            None => assert!(!stdout.contains("filters") && stdout.contains("\nok  "), "{stdout}"),
+            None => assert!(
+                !stdout.contains("filters") && stdout.contains("\nok  "),
+                "{stdout}"
+            ),
         }
     }
 }
@@ -194,7 +284,10 @@ async fn a_folder_alone_is_nothing() {
     put(&world, "data/");
     let job = manifest(&["{from: {s3: s3://source/data/}, to: {s3: s3://destination/}}"]);
     let (_, stdout, _) = check(&world, &job, &[]).await;
-    assert!(stdout.contains("    nothing below s3://source/data/\n"), "{stdout}");
+    assert!(
+        stdout.contains("    nothing below s3://source/data/\n"),
+        "{stdout}"
+    );
     put(&world, "data/k");
     let (_, stdout, _) = check(&world, &job, &[]).await;
     assert!(stdout.contains("\nok  "), "{stdout}");
@@ -213,9 +306,18 @@ async fn a_verbose_run_logs_the_identity_once_per_endpoint() {
 }
 
 /// A job in a directory of its own, in which it keeps its journal unless it names another place.
-async fn check_in(dir: &TempDir, world: &World, command: &str, journal: &str) -> (i32, String, String) {
+async fn check_in(
+    dir: &TempDir,
+    world: &World,
+    command: &str,
+    journal: &str,
+) -> (i32, String, String) {
     let transfer = manifest(&["{from: {s3: s3://source/}, to: {s3: s3://destination/}}"]);
-    fs::write(dir.path().join("job.yaml"), format!("name: lake\n{transfer}{journal}")).unwrap();
+    fs::write(
+        dir.path().join("job.yaml"),
+        format!("name: lake\n{transfer}{journal}"),
+    )
+    .unwrap();
     let mut program = at(world);
     program.current_dir(dir.path()).env_remove("S3HAUL_JOURNAL");
     run(program, &[command, "job.yaml"]).await
@@ -225,13 +327,15 @@ async fn check_in(dir: &TempDir, world: &World, command: &str, journal: &str) ->
 async fn the_journal_is_looked_at_and_not_written() {
     let (world, dir) = (world().await, TempDir::new().unwrap());
     let (exit, stdout, stderr) = check_in(&dir, &world, "check", "").await;
-    assert!(exit == 0 && stdout.contains("\nok  journal: .s3haul/lake\n"), "{exit} {stdout}{stderr}");
+    assert!(
+        exit == 0 && stdout.contains("\nok  journal: .s3haul/lake\n"),
+        "{exit} {stdout}{stderr}"
+    );
     assert!(!dir.path().join(".s3haul").exists(), "it only looks");
     let prefix = "journal: s3://destination/journal/\n";
     let (exit, stdout, stderr) = check_in(&dir, &world, "check", prefix).await;
     assert_eq!(exit, 0, "{stdout}{stderr}");
-    let said =
-        "\nok  journal: s3://destination/journal/\n    not checked: writing to s3://destination/journal/\n";
+    let said = "\nok  journal: s3://destination/journal/\n    not checked: writing to s3://destination/journal/\n";
     assert!(stdout.contains(said), "{stdout}");
     assert_nothing_written(&world);
     let (exit, stdout, _) = check_in(&dir, &world, "check", "journal: none\n").await;
@@ -250,13 +354,22 @@ async fn a_journal_that_cannot_be_used_fails_in_check_as_in_run() {
     ] {
         let (exit, stdout, stderr) = check_in(&dir, &world, "check", journal).await;
         assert_eq!(exit, 3, "{journal}: {stdout}{stderr}");
-        assert!(format!("{stdout}{stderr}").contains(said), "{journal}: {stdout}{stderr}");
+        assert!(
+            format!("{stdout}{stderr}").contains(said),
+            "{journal}: {stdout}{stderr}"
+        );
         let (exit, _, stderr) = check_in(&dir, &world, "run", journal).await;
         assert_eq!(exit, 3, "{journal}: {stderr}");
     }
     // Nobody named the usual place, so a run does without.
     fs::write(dir.path().join(".s3haul"), "no directory").unwrap();
     let (exit, stdout, stderr) = check_in(&dir, &world, "check", "").await;
-    assert!(exit == 0 && stdout.contains("\nwarning  journal: .s3haul/lake\n"), "{stdout}{stderr}");
-    assert!(stdout.contains("    the run keeps no journal: .s3haul is not a directory\n"), "{stdout}");
+    assert!(
+        exit == 0 && stdout.contains("\nwarning  journal: .s3haul/lake\n"),
+        "{stdout}{stderr}"
+    );
+    assert!(
+        stdout.contains("    the run keeps no journal: .s3haul is not a directory\n"),
+        "{stdout}"
+    );
 }

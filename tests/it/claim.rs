@@ -1,5 +1,6 @@
-//! `--adopt`: going on with uploads whose journal is lost. What can be proven is not copied again, what is somebody else's is
-//! left alone, and the object is what it would have been without all that.
+//! `--adopt`: going on with uploads whose journal is lost. What can be proven is not copied again,
+//! what is somebody else's is left alone, and the object is what it would have been without all
+//! that.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +12,9 @@ use s3haul::journal::Intent;
 use s3haul::manifest::job::{Job, PartSize, Prove, Transfer, When};
 use s3haul::multipart::MultipartUpload;
 use s3haul::s3::{Attributes, ChecksumAlgorithm, ChecksumKind, SourcePin};
-use s3haul::sandbox::{Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, UploadInfo};
+use s3haul::sandbox::{
+    Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, UploadInfo,
+};
 use s3haul::size::{ByteSize, MIB};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -28,8 +31,15 @@ const FILE_PART: u64 = 5 * MIB;
 
 async fn world() -> World {
     let ms = Duration::from_millis;
-    let latency = LatencyModel { copy: ms(10), put: ms(10), ..LatencyModel::default() };
-    let model = Model { latency, ..Model::default() };
+    let latency = LatencyModel {
+        copy: ms(10),
+        put: ms(10),
+        ..LatencyModel::default()
+    };
+    let model = Model {
+        latency,
+        ..Model::default()
+    };
     let mut world = World::modelled(model).await;
     world.ceiling = u32::try_from(AT_ONCE).unwrap();
     world
@@ -40,9 +50,14 @@ fn content(seed: u64) -> Content {
 }
 
 fn put(world: &World, seed: u64) {
-    let spec =
-        ObjectSpec::default().content_type("text/x-large").metadata("team", "blue").tag("tier", "gold");
-    world.sandbox.store().put_object(SOURCE, "large", content(seed), &spec);
+    let spec = ObjectSpec::default()
+        .content_type("text/x-large")
+        .metadata("team", "blue")
+        .tag("tier", "gold");
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "large", content(seed), &spec);
 }
 
 fn in_parts(mut transfer: Transfer, part: u64) -> Transfer {
@@ -69,7 +84,10 @@ fn open(world: &World) -> Vec<UploadInfo> {
 /// A run without a journal that is dropped once so many parts are there.
 async fn killed(world: &World, job: &Job, parts: usize) {
     let killed = async {
-        while open(world).first().is_none_or(|upload| upload.parts.len() < parts) {
+        while open(world)
+            .first()
+            .is_none_or(|upload| upload.parts.len() < parts)
+        {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
@@ -91,19 +109,34 @@ async fn run(world: &World, job: &Job) -> Run {
 }
 
 fn assert_done(world: &World, run: &Run) {
-    assert!(matches!(run.receipts[0].ending, Ending::Done { .. }), "{:?}", run.receipts);
+    assert!(
+        matches!(run.receipts[0].ending, Ending::Done { .. }),
+        "{:?}",
+        run.receipts
+    );
     assert_eq!(run.proof(), "crc64nvme");
     world.assert_equal("large", "large");
 }
 
 fn assert_noted(receipt: &Receipt, what: &str) {
-    assert!(receipt.notes.iter().any(|note| note.contains(what)), "{what}: {:?}", receipt.notes);
+    assert!(
+        receipt.notes.iter().any(|note| note.contains(what)),
+        "{what}: {:?}",
+        receipt.notes
+    );
 }
 
 /// An upload to `large` that was begun by hand, with these parts of the source.
-async fn begin(world: &World, attributes: &Attributes, part: u64, numbers: &[u32]) -> MultipartUpload {
+async fn begin(
+    world: &World,
+    attributes: &Attributes,
+    part: u64,
+    numbers: &[u32],
+) -> MultipartUpload {
     let bucket = world.bucket(DESTINATION).await;
-    let upload = MultipartUpload::initiate(&bucket, &"large".parse().unwrap(), attributes).await.unwrap();
+    let upload = MultipartUpload::initiate(&bucket, &"large".parse().unwrap(), attributes)
+        .await
+        .unwrap();
     let pin = SourcePin {
         bucket: SOURCE.parse().unwrap(),
         key: "large".parse().unwrap(),
@@ -113,14 +146,20 @@ async fn begin(world: &World, attributes: &Attributes, part: u64, numbers: &[u32
     };
     for number in numbers {
         let from = u64::from(number - 1) * part;
-        upload.copy_part(*number, &pin, Some(from..=from + part - 1), part).await.unwrap();
+        upload
+            .copy_part(*number, &pin, Some(from..=from + part - 1), part)
+            .await
+            .unwrap();
     }
     upload
 }
 
 fn declared() -> Attributes {
     let checksum = Some((ChecksumAlgorithm::Crc64Nvme, ChecksumKind::FullObject));
-    Attributes { checksum, ..Attributes::default() }
+    Attributes {
+        checksum,
+        ..Attributes::default()
+    }
 }
 
 /// Begun exactly as the job would.
@@ -173,24 +212,47 @@ async fn a_run_whose_journal_is_lost_goes_on_and_so_does_the_one_after_it() {
     put(&world, 1);
     let job = claiming_copy(&world);
     let (lost, kept) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    stopped_at(&mut world, Operation::UploadPartCopy, &job, Some(lost.path())).await;
+    stopped_at(
+        &mut world,
+        Operation::UploadPartCopy,
+        &job,
+        Some(lost.path()),
+    )
+    .await;
     let begun = open(&world).remove(0);
-    stopped_at(&mut world, Operation::UploadPartCopy, &job, Some(kept.path())).await;
+    stopped_at(
+        &mut world,
+        Operation::UploadPartCopy,
+        &job,
+        Some(kept.path()),
+    )
+    .await;
     let held = open(&world)[0].parts.len();
-    assert!(open(&world).len() == 1 && held > begun.parts.len(), "{held}");
+    assert!(
+        open(&world).len() == 1 && held > begun.parts.len(),
+        "{held}"
+    );
     world.sandbox.calls().clear();
     let run = world.session(kept.path(), &job, Intent::Resume).await;
     assert_done(&world, &run);
     world.assert_no_upload_is_left();
     assert_eq!(world.calls(Operation::UploadPartCopy), PARTS - held as u64);
     assert_eq!(world.calls(Operation::CreateMultipartUpload), 0);
-    assert_eq!(world.calls(Operation::ListMultipartUploads), 0, "the journal knows it by now");
+    assert_eq!(
+        world.calls(Operation::ListMultipartUploads),
+        0,
+        "the journal knows it by now"
+    );
 }
 
 /// A session that is stopped in an orderly way when the tenth part is sent.
 async fn stopped_at(world: &mut World, part: Operation, job: &Job, journal: Option<&Path>) {
     let stop = world.stop.clone();
-    world.sandbox.faults().add(Fault::on(part).nth(10).then(Effect::hook(move |_| stop.cancel())));
+    world.sandbox.faults().add(
+        Fault::on(part)
+            .nth(10)
+            .then(Effect::hook(move |_| stop.cancel())),
+    );
     let run = match journal {
         Some(journal) => world.session(journal, job, Intent::Resume).await,
         None => world.try_run_job(job).await.unwrap(),
@@ -221,8 +283,14 @@ async fn an_upload_that_is_cut_otherwise_is_somebody_elses() {
     assert_done(&world, &run);
     assert_eq!(world.calls(Operation::UploadPartCopy), PARTS);
     let left = open(&world);
-    assert_eq!((left.len(), left[0].upload_id.as_str(), left[0].parts.len()), (1, theirs.id(), 2));
-    assert_noted(&run.receipts[0], "1 open uploads at this key are left alone");
+    assert_eq!(
+        (left.len(), left[0].upload_id.as_str(), left[0].parts.len()),
+        (1, theirs.id(), 2)
+    );
+    assert_noted(
+        &run.receipts[0],
+        "1 open uploads at this key are left alone",
+    );
 }
 
 #[tokio::test]
@@ -251,13 +319,21 @@ async fn of_several_that_with_the_most_parts_is_taken_and_the_others_are_told() 
     let empty = begin(&world, &as_the_job_would(), PART, &[]).await;
     let longer = "large-and-more".parse().unwrap();
     let bucket = world.bucket(DESTINATION).await;
-    let other_key = MultipartUpload::initiate(&bucket, &longer, &as_the_job_would()).await.unwrap();
+    let other_key = MultipartUpload::initiate(&bucket, &longer, &as_the_job_would())
+        .await
+        .unwrap();
     let run = run(&world, &claiming_copy(&world)).await;
     assert_done(&world, &run);
     assert_eq!(world.calls(Operation::UploadPartCopy), PARTS - 4);
     assert_noted(&run.receipts[0], most.id());
-    assert_noted(&run.receipts[0], "2 open uploads at this key are left alone");
-    let mut left: Vec<_> = open(&world).into_iter().map(|upload| upload.upload_id).collect();
+    assert_noted(
+        &run.receipts[0],
+        "2 open uploads at this key are left alone",
+    );
+    let mut left: Vec<_> = open(&world)
+        .into_iter()
+        .map(|upload| upload.upload_id)
+        .collect();
     let mut others = [few.id(), empty.id(), other_key.id()];
     left.sort();
     others.sort_unstable();
@@ -270,9 +346,14 @@ async fn parts_of_a_source_that_was_replaced_are_not_published() {
     put(&world, 1);
     // The same second, so that no time tells.
     let stale = begin(&world, &as_the_job_would(), PART, &[1, 2, 3]).await;
-    let spec =
-        ObjectSpec { last_modified: Some(SystemTime::now() - Duration::from_secs(5)), ..spec_of(&world) };
-    world.sandbox.store().put_object(SOURCE, "large", content(2), &spec);
+    let spec = ObjectSpec {
+        last_modified: Some(SystemTime::now() - Duration::from_secs(5)),
+        ..spec_of(&world)
+    };
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "large", content(2), &spec);
     let first = run(&world, &claiming_copy(&world)).await;
     assert_done(&world, &first);
     assert_noted(&first.receipts[0], "holds something else; it is left open");
@@ -282,8 +363,16 @@ async fn parts_of_a_source_that_was_replaced_are_not_published() {
 }
 
 fn spec_of(world: &World) -> ObjectSpec {
-    let attributes = world.sandbox.store().object(SOURCE, "large").unwrap().attributes;
-    ObjectSpec { attributes: (*attributes).clone(), ..ObjectSpec::default() }
+    let attributes = world
+        .sandbox
+        .store()
+        .object(SOURCE, "large")
+        .unwrap()
+        .attributes;
+    ObjectSpec {
+        attributes: (*attributes).clone(),
+        ..ObjectSpec::default()
+    }
 }
 
 #[tokio::test]
@@ -291,13 +380,24 @@ async fn an_upload_older_than_its_source_is_not_looked_into() {
     let world = world().await;
     put(&world, 1);
     let stale = begin(&world, &as_the_job_would(), PART, &[1, 2, 3]).await;
-    let spec =
-        ObjectSpec { last_modified: Some(SystemTime::now() + Duration::from_secs(5)), ..spec_of(&world) };
-    world.sandbox.store().put_object(SOURCE, "large", content(2), &spec);
+    let spec = ObjectSpec {
+        last_modified: Some(SystemTime::now() + Duration::from_secs(5)),
+        ..spec_of(&world)
+    };
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "large", content(2), &spec);
     let run = run(&world, &claiming_copy(&world)).await;
     assert_done(&world, &run);
     assert_eq!(world.calls(Operation::UploadPartCopy), PARTS);
-    assert_eq!((open(&world)[0].upload_id.as_str(), open(&world)[0].parts.len()), (stale.id(), 3));
+    assert_eq!(
+        (
+            open(&world)[0].upload_id.as_str(),
+            open(&world)[0].parts.len()
+        ),
+        (stale.id(), 3)
+    );
     assert_eq!(world.calls(Operation::ListParts), 0);
 }
 
@@ -317,17 +417,33 @@ async fn what_a_killed_session_did_not_come_to_look_at_the_next_one_does(
     for when in [When::Changed, When::Missing] {
         let world = world().await;
         put(&world, 1);
-        // The copy is newer than its source by a second, which is what a list tells of equal objects.
+        // The copy is newer than its source by a second, which is what a list tells of equal
+        // objects.
         let hour = SystemTime::now() - Duration::from_hours(1);
-        let old = ObjectSpec { last_modified: Some(hour), ..spec_of(&world) };
-        world.sandbox.store().put_object(SOURCE, "large", content(1), &old);
+        let old = ObjectSpec {
+            last_modified: Some(hour),
+            ..spec_of(&world)
+        };
+        world
+            .sandbox
+            .store()
+            .put_object(SOURCE, "large", content(1), &old);
         let mut attributes = as_the_job_would();
         attributes.metadata.insert("team".into(), team.into());
         begin(&world, &attributes, PART, &[1, 2, 3]).await;
-        let job = claiming(&world, Transfer { when, ..in_parts(copy_all(), PART) });
+        let job = claiming(
+            &world,
+            Transfer {
+                when,
+                ..in_parts(copy_all(), PART)
+            },
+        );
         let journal = TempDir::new().unwrap();
         world.sandbox.calls().clear();
-        world.sandbox.faults().add(Fault::on(stalled).nth(nth).then(Effect::StallAfter(None)));
+        world
+            .sandbox
+            .faults()
+            .add(Fault::on(stalled).nth(nth).then(Effect::StallAfter(None)));
         let killed = async {
             let published = || world.sandbox.store().object(DESTINATION, "large").is_some();
             while world.calls(stalled) < nth || !published() {
@@ -342,7 +458,12 @@ async fn what_a_killed_session_did_not_come_to_look_at_the_next_one_does(
         let run = world.session(journal.path(), &job, Intent::Resume).await;
         assert_done(&world, &run);
         world.assert_no_upload_is_left();
-        assert_eq!(world.calls(Operation::UploadPartCopy), copied, "{when:?}: {:?}", run.receipts);
+        assert_eq!(
+            world.calls(Operation::UploadPartCopy),
+            copied,
+            "{when:?}: {:?}",
+            run.receipts
+        );
         if copied > 0 {
             assert_noted(&run.receipts[0], "other metadata");
         }
@@ -358,7 +479,10 @@ async fn an_object_that_comes_out_with_other_attributes_is_copied_anew() {
         attributes.metadata.insert("team".into(), "red".into());
         attributes
     };
-    let other_tags = Attributes { tags: s3haul::s3::Tags::Exactly(Vec::new()), ..as_the_job_would() };
+    let other_tags = Attributes {
+        tags: s3haul::s3::Tags::Exactly(Vec::new()),
+        ..as_the_job_would()
+    };
     for (attributes, what) in [(other_team, "other metadata"), (other_tags, "other tags")] {
         world.sandbox.store().delete_object(DESTINATION, "large");
         begin(&world, &attributes, PART, &[1, 2, 3]).await;
@@ -370,19 +494,31 @@ async fn an_object_that_comes_out_with_other_attributes_is_copied_anew() {
     }
     // Another class shows before anything is done.
     world.sandbox.store().delete_object(DESTINATION, "large");
-    let class = Attributes { storage_class: Some("STANDARD_IA".into()), ..as_the_job_would() };
+    let class = Attributes {
+        storage_class: Some("STANDARD_IA".into()),
+        ..as_the_job_would()
+    };
     begin(&world, &class, PART, &[1]).await;
     let run = run(&world, &claiming_copy(&world)).await;
     assert_done(&world, &run);
-    assert_eq!((world.calls(Operation::UploadPartCopy), open(&world).len()), (PARTS, 1));
+    assert_eq!(
+        (world.calls(Operation::UploadPartCopy), open(&world).len()),
+        (PARTS, 1)
+    );
 }
 
 #[tokio::test]
 async fn what_can_not_be_proven_is_copied_anew_and_told() {
     let world = world().await;
-    let spec = ObjectSpec { without_checksum: true, ..ObjectSpec::default() };
+    let spec = ObjectSpec {
+        without_checksum: true,
+        ..ObjectSpec::default()
+    };
     let few = 3;
-    world.sandbox.store().put_object(SOURCE, "large", Content::pattern(1, few * PART), &spec);
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "large", Content::pattern(1, few * PART), &spec);
     let first = begin(&world, &declared(), PART, &[1, 2]).await;
     let run_of = async |prove| {
         let mut transfer = in_parts(copy_all(), PART);
@@ -390,9 +526,19 @@ async fn what_can_not_be_proven_is_copied_anew_and_told() {
         run(&world, &claiming(&world, transfer)).await
     };
     let by_answers = run_of(Prove::Answers).await;
-    assert!(matches!(by_answers.receipts[0].ending, Ending::Done { .. }), "{:?}", by_answers.receipts);
-    assert_noted(&by_answers.receipts[0], "is not gone on with: the source has no checksum");
-    assert_eq!((world.calls(Operation::UploadPartCopy), open(&world).len()), (few, 1));
+    assert!(
+        matches!(by_answers.receipts[0].ending, Ending::Done { .. }),
+        "{:?}",
+        by_answers.receipts
+    );
+    assert_noted(
+        &by_answers.receipts[0],
+        "is not gone on with: the source has no checksum",
+    );
+    assert_eq!(
+        (world.calls(Operation::UploadPartCopy), open(&world).len()),
+        (few, 1)
+    );
     world.sandbox.store().delete_object(DESTINATION, "large");
     // S3 completes nothing under a condition that was begun before the key was written or deleted.
     first.cancel().await.unwrap();
@@ -400,7 +546,12 @@ async fn what_can_not_be_proven_is_copied_anew_and_told() {
     let by_reading = run_of(Prove::Read).await;
     assert_eq!(by_reading.proof(), "read", "{:?}", by_reading.receipts);
     world.assert_no_upload_is_left();
-    assert_eq!(world.calls(Operation::UploadPartCopy), few - 2, "{:?}", by_reading.receipts);
+    assert_eq!(
+        world.calls(Operation::UploadPartCopy),
+        few - 2,
+        "{:?}",
+        by_reading.receipts
+    );
 }
 
 #[tokio::test]
@@ -431,23 +582,51 @@ async fn a_file_that_comes_out_with_other_attributes_is_sent_anew() {
     let mut world = world().await;
     world.ceiling = 2;
     let files = TempDir::new().unwrap();
-    fs::write(files.path().join("large"), vec![7; usize::try_from(3 * FILE_PART).unwrap()]).unwrap();
+    fs::write(
+        files.path().join("large"),
+        vec![7; usize::try_from(3 * FILE_PART).unwrap()],
+    )
+    .unwrap();
     let bucket = world.bucket(DESTINATION).await;
-    let upload =
-        MultipartUpload::initiate(&bucket, &"large".parse().unwrap(), &as_the_job_would()).await.unwrap();
-    upload.upload_part(2, &vec![7; usize::try_from(FILE_PART).unwrap()][..]).await.unwrap();
-    let run = run(&world, &claiming(&world, in_parts(upload_all(files.path()), FILE_PART))).await;
-    assert!(matches!(run.receipts[0].ending, Ending::Done { .. }), "{:?}", run.receipts);
+    let upload = MultipartUpload::initiate(&bucket, &"large".parse().unwrap(), &as_the_job_would())
+        .await
+        .unwrap();
+    upload
+        .upload_part(2, &vec![7; usize::try_from(FILE_PART).unwrap()][..])
+        .await
+        .unwrap();
+    let run = run(
+        &world,
+        &claiming(&world, in_parts(upload_all(files.path()), FILE_PART)),
+    )
+    .await;
+    assert!(
+        matches!(run.receipts[0].ending, Ending::Done { .. }),
+        "{:?}",
+        run.receipts
+    );
     assert_eq!(world.calls(Operation::UploadPart), 2 + 3);
     let sent = world.sandbox.store().object(DESTINATION, "large").unwrap();
-    assert!(sent.attributes.metadata.is_empty() && sent.attributes.tags.is_empty(), "{:?}", sent.attributes);
+    assert!(
+        sent.attributes.metadata.is_empty() && sent.attributes.tags.is_empty(),
+        "{:?}",
+        sent.attributes
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_takes_up_what_is_open_if_it_is_asked_to() {
     let world = world().await;
     put(&world, 1);
-    let copy = ["copy", "s3://source/", "s3://destination/", "--provider", "aws", "--journal", "none"];
+    let copy = [
+        "copy",
+        "s3://source/",
+        "s3://destination/",
+        "--provider",
+        "aws",
+        "--journal",
+        "none",
+    ];
     let copy = [&copy[..], &["--part-size", "8MiB", "--threshold", "8MiB"]].concat();
     for (says, takes) in [("1", true), ("0", false)] {
         world.sandbox.store().delete_object(DESTINATION, "large");
@@ -459,6 +638,10 @@ async fn the_command_takes_up_what_is_open_if_it_is_asked_to() {
         assert_eq!(exit, 0, "{stderr}");
         world.assert_equal("large", "large");
         let (copies, left) = if takes { (PARTS - 3, 0) } else { (PARTS, 1) };
-        assert_eq!((world.calls(Operation::UploadPartCopy), open(&world).len()), (copies, left), "{says}");
+        assert_eq!(
+            (world.calls(Operation::UploadPartCopy), open(&world).len()),
+            (copies, left),
+            "{says}"
+        );
     }
 }

@@ -8,14 +8,16 @@ use std::time::Duration;
 use assert_cmd::Command;
 use rstest::rstest;
 use s3haul::sandbox::{
-    BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, SandboxOptions, When,
+    BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation,
+    SandboxOptions, When,
 };
 use s3haul::size::{GIB, MIB};
 use serde_json::Value;
 
 use crate::world::{DESTINATION, SOURCE, World};
 
-/// A job that copies everything in `source` to `destination`, where the environment says that the server is.
+/// A job that copies everything in `source` to `destination`, where the environment says that the
+/// server is.
 pub(crate) const COPY_ALL: &str = "\
 version: 1
 endpoints: {default: {provider: aws, url: \"${AWS_ENDPOINT_URL_S3}\"}}
@@ -25,7 +27,9 @@ transfers:
 
 /// The program without anything of this machine's settings, keeping a journal as its users have it.
 pub(crate) fn process() -> process::Command {
-    in_clean_environment(process::Command::new(assert_cmd::cargo::cargo_bin!("s3haul")))
+    in_clean_environment(process::Command::new(assert_cmd::cargo::cargo_bin!(
+        "s3haul"
+    )))
 }
 
 /// Takes this machine's settings from a command that runs the program.
@@ -71,14 +75,28 @@ pub(crate) fn at(world: &World) -> Command {
 /// Runs it without blocking the sandbox, which is in this process.
 pub(crate) async fn run(mut command: Command, arguments: &[&str]) -> (i32, String, String) {
     command.args(arguments);
-    let Output { status, stdout, stderr } =
-        tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = tokio::task::spawn_blocking(move || command.output().unwrap())
+        .await
+        .unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    (status.code().expect("it was killed: a hang"), text(stdout), text(stderr))
+    (
+        status.code().expect("it was killed: a hang"),
+        text(stdout),
+        text(stderr),
+    )
 }
 
 fn put(world: &World, key: &str, size: u64) {
-    world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, size), &ObjectSpec::default());
+    world.sandbox.store().put_object(
+        SOURCE,
+        key,
+        Content::pattern(1, size),
+        &ObjectSpec::default(),
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,32 +104,82 @@ async fn a_one_off_copy_says_what_it_did() {
     let world = World::new().await;
     put(&world, "a/one", 10);
     put(&world, "a/two", 300 * MIB);
-    let (exit, stdout, stderr) = run(at(&world), &["copy", "s3://source/a/", "s3://destination/b/"]).await;
+    let (exit, stdout, stderr) = run(
+        at(&world),
+        &["copy", "s3://source/a/", "s3://destination/b/"],
+    )
+    .await;
     assert_eq!(exit, 0, "{stderr}");
-    assert!(stdout.contains("2 objects copied and proven (300.00MiB in 5 parts)"), "{stdout}");
+    assert!(
+        stdout.contains("2 objects copied and proven (300.00MiB in 5 parts)"),
+        "{stdout}"
+    );
     assert!(stdout.contains("proven by: crc64nvme 2"), "{stdout}");
     assert_eq!(world.sandbox.store().keys(DESTINATION), ["b/one", "b/two"]);
-    let (exit, stdout, _) =
-        run(at(&world), &["copy", "s3://source/a/*", "s3://destination/c", "--exclude", "one"]).await;
-    assert_eq!((exit, world.sandbox.store().keys(DESTINATION).len()), (0, 3), "{stdout}");
+    let (exit, stdout, _) = run(
+        at(&world),
+        &[
+            "copy",
+            "s3://source/a/*",
+            "s3://destination/c",
+            "--exclude",
+            "one",
+        ],
+    )
+    .await;
+    assert_eq!(
+        (exit, world.sandbox.store().keys(DESTINATION).len()),
+        (0, 3),
+        "{stdout}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn json_is_one_document_per_line_and_nothing_else() {
     let world = World::new().await;
     put(&world, "k", 10);
-    let (exit, stdout, _) = run(at(&world), &["copy", "s3://source/", "s3://destination/", "--json"]).await;
-    let lines: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let (exit, stdout, _) = run(
+        at(&world),
+        &["copy", "s3://source/", "s3://destination/", "--json"],
+    )
+    .await;
+    let lines: Vec<Value> = stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     assert_eq!((exit, lines.len()), (0, 2));
-    assert_eq!((&lines[0]["status"], &lines[0]["proof"]), (&"done".into(), &"crc64nvme".into()));
+    assert_eq!(
+        (&lines[0]["status"], &lines[0]["proof"]),
+        (&"done".into(), &"crc64nvme".into())
+    );
     assert_eq!(lines[1]["summary"]["done_objects"], 1);
-    let (_, stdout, _) =
-        run(at(&world), &["copy", "s3://source/", "s3://destination/x/", "--dry-run", "--json"]).await;
-    let lines: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!((&lines[0]["route"], &lines[0]["reason"]), (&"copy".into(), &"missing".into()));
+    let (_, stdout, _) = run(
+        at(&world),
+        &[
+            "copy",
+            "s3://source/",
+            "s3://destination/x/",
+            "--dry-run",
+            "--json",
+        ],
+    )
+    .await;
+    let lines: Vec<Value> = stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(
+        (&lines[0]["route"], &lines[0]["reason"]),
+        (&"copy".into(), &"missing".into())
+    );
     assert_eq!(lines.last().unwrap()["totals"]["requests"]["CopyObject"], 1);
     assert!(
-        !world.sandbox.store().keys(DESTINATION).iter().any(|key| key.starts_with("x/")),
+        !world
+            .sandbox
+            .store()
+            .keys(DESTINATION)
+            .iter()
+            .any(|key| key.starts_with("x/")),
         "a dry run wrote"
     );
 }
@@ -126,12 +194,22 @@ async fn a_plan_says_what_it_can_not_know() {
          - {{name: back, from: {{s3: s3://source/}}, to: {{s3: s3://other/again/}}}}\n"
     );
     fs::write(job.path(), relay).unwrap();
-    world.sandbox.store().create_bucket("other", BucketOptions::default());
+    world
+        .sandbox
+        .store()
+        .create_bucket("other", BucketOptions::default());
     let path = job.path().to_str().unwrap();
     let (exit, stdout, stderr) = run(at(&world), &["plan", path]).await;
     assert_eq!(exit, 0, "{stderr}");
-    let told: Vec<_> = stdout.lines().filter(|line| line.contains("besides")).collect();
-    assert_eq!(told, ["  besides   what transfer-1 will have written into its source by then"], "{stdout}");
+    let told: Vec<_> = stdout
+        .lines()
+        .filter(|line| line.contains("besides"))
+        .collect();
+    assert_eq!(
+        told,
+        ["  besides   what transfer-1 will have written into its source by then"],
+        "{stdout}"
+    );
     let (_, stdout, _) = run(at(&world), &["plan", path, "--json"]).await;
     let besides: Vec<Value> = stdout
         .lines()
@@ -155,13 +233,21 @@ async fn a_plan_tells_the_requests_that_the_run_then_sends() {
     assert!(stdout.contains("2 objects, 1.00GiB, 16 parts"), "{stdout}");
     let planned = "requests  23 (HeadObject 3, GetObjectTagging 1, CopyObject 1, CreateMultipartUpload 1, UploadPartCopy 16, CompleteMultipartUpload 1)";
     assert!(stdout.contains(planned), "{stdout}");
-    for write in [Operation::CopyObject, Operation::CreateMultipartUpload, Operation::PutObject] {
+    for write in [
+        Operation::CopyObject,
+        Operation::CreateMultipartUpload,
+        Operation::PutObject,
+    ] {
         assert_eq!(world.calls(write), 0, "a plan wrote");
     }
     world.sandbox.calls().clear();
     let (exit, ..) = run(at(&world), &["run", path]).await;
     assert_eq!(
-        (exit, world.calls(Operation::UploadPartCopy), world.calls(Operation::HeadObject)),
+        (
+            exit,
+            world.calls(Operation::UploadPartCopy),
+            world.calls(Operation::HeadObject)
+        ),
         (0, 16, 3)
     );
 }
@@ -171,13 +257,25 @@ async fn failures_exit_1_and_are_told_with_code_and_remedy() {
     let world = World::new().await;
     put(&world, "good", 10);
     put(&world, "bad", 10);
-    world.sandbox.store().deny(DESTINATION, Operation::CopyObject, "bad");
+    world
+        .sandbox
+        .store()
+        .deny(DESTINATION, Operation::CopyObject, "bad");
     let dir = tempfile::tempdir().unwrap();
     let report = dir.path().join("report.jsonl");
-    let arguments = ["copy", "s3://source/", "s3://destination/", "--report", report.to_str().unwrap()];
+    let arguments = [
+        "copy",
+        "s3://source/",
+        "s3://destination/",
+        "--report",
+        report.to_str().unwrap(),
+    ];
     let (exit, stdout, stderr) = run(at(&world), &arguments).await;
     assert_eq!(exit, 1);
-    assert!(stdout.contains("1 objects copied") && stdout.contains("1 failed"), "{stdout}");
+    assert!(
+        stdout.contains("1 objects copied") && stdout.contains("1 failed"),
+        "{stdout}"
+    );
     assert!(
         stderr.contains("s3://source/bad: CopyObject: AccessDenied")
             && stderr.contains("grant the permission"),
@@ -194,12 +292,30 @@ async fn failures_exit_1_and_are_told_with_code_and_remedy() {
 }
 
 #[rstest]
-#[case::wrong_secret(3, "AWS_SECRET_ACCESS_KEY", "wrong", "SignatureDoesNotMatch", "AWS_PROFILE")]
+#[case::wrong_secret(
+    3,
+    "AWS_SECRET_ACCESS_KEY",
+    "wrong",
+    "SignatureDoesNotMatch",
+    "AWS_PROFILE"
+)]
 #[case::unknown_key(3, "AWS_ACCESS_KEY_ID", "wrong", "InvalidAccessKeyId", "AWS_PROFILE")]
 #[case::half_of_the_keys(3, "AWS_ACCESS_KEY_ID", "", "configuration", "set both, or neither")]
 #[case::no_credentials(3, "AWS_", "", "no credentials", "AWS_PROFILE")]
-#[case::unreachable(4, "AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9", "no connection", "--endpoint-url")]
-#[case::no_such_host(4, "AWS_ENDPOINT_URL_S3", "https://no-such-host.invalid", "no connection", "DNS")]
+#[case::unreachable(
+    4,
+    "AWS_ENDPOINT_URL_S3",
+    "http://127.0.0.1:9",
+    "no connection",
+    "--endpoint-url"
+)]
+#[case::no_such_host(
+    4,
+    "AWS_ENDPOINT_URL_S3",
+    "https://no-such-host.invalid",
+    "no connection",
+    "DNS"
+)]
 #[tokio::test(flavor = "multi_thread")]
 async fn what_would_fail_every_object_is_refused_once(
     #[case] code: i32,
@@ -212,11 +328,19 @@ async fn what_would_fail_every_object_is_refused_once(
     put(&world, "k", 10);
     let mut command = at(&world);
     match (name, value) {
-        ("AWS_", "") => command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY"),
+        ("AWS_", "") => command
+            .env_remove("AWS_ACCESS_KEY_ID")
+            .env_remove("AWS_SECRET_ACCESS_KEY"),
         (name, "") => command.env_remove(name),
         (name, value) => command.env(name, value),
     };
-    let arguments = ["copy", "s3://source/", "s3://destination/", "--patience", "1s"];
+    let arguments = [
+        "copy",
+        "s3://source/",
+        "s3://destination/",
+        "--patience",
+        "1s",
+    ];
     let (exit, stdout, stderr) = run(command, &arguments).await;
     assert_eq!((exit, stdout.as_str()), (code, ""), "{stderr}");
     assert_eq!(stderr.lines().count(), 1, "one sentence: {stderr}");
@@ -227,11 +351,20 @@ async fn what_would_fail_every_object_is_refused_once(
 async fn a_bucket_that_can_not_be_used_is_refused_before_the_first_write() {
     let world = World::new().await;
     put(&world, "k", 10);
-    let abroad = BucketOptions { region: Some("eu-west-1".to_owned()), ..BucketOptions::default() };
+    let abroad = BucketOptions {
+        region: Some("eu-west-1".to_owned()),
+        ..BucketOptions::default()
+    };
     world.sandbox.store().create_bucket("abroad", abroad);
     for (arguments, said) in [
-        (vec!["s3://source/", "s3://nowhere/"], "nowhere: HTTP 404: the bucket does not exist"),
-        (vec!["s3://source/", "s3://abroad/", "--region", "us-east-1"], "set --region eu-west-1"),
+        (
+            vec!["s3://source/", "s3://nowhere/"],
+            "nowhere: HTTP 404: the bucket does not exist",
+        ),
+        (
+            vec!["s3://source/", "s3://abroad/", "--region", "us-east-1"],
+            "set --region eu-west-1",
+        ),
     ] {
         let (exit, _, stderr) = run(at(&world), &[&["copy"], arguments.as_slice()].concat()).await;
         assert_eq!(exit, 3, "{stderr}");
@@ -245,7 +378,9 @@ async fn a_bucket_that_can_not_be_used_is_refused_before_the_first_write() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_is_off_is_told_as_such() {
     let world = World::new().await;
-    let skew = Fault::on_any().when(When::Always).then(Effect::Error(403, "RequestTimeTooSkewed"));
+    let skew = Fault::on_any()
+        .when(When::Always)
+        .then(Effect::Error(403, "RequestTimeTooSkewed"));
     world.sandbox.faults().add(skew);
     let (exit, _, stderr) = run(at(&world), &["copy", "s3://source/", "s3://destination/"]).await;
     assert!(
@@ -260,10 +395,16 @@ async fn a_report_that_can_not_be_written_is_told_and_the_copies_are_there() {
     put(&world, "k", 10);
     let copy = ["copy", "s3://source/", "s3://destination/", "--report"];
     let (exit, _, stderr) = run(at(&world), &[&copy[..], &["/dev/full"]].concat()).await;
-    assert!(exit == 1 && stderr.contains("lacks receipts: No space left"), "{exit} {stderr}");
+    assert!(
+        exit == 1 && stderr.contains("lacks receipts: No space left"),
+        "{exit} {stderr}"
+    );
     assert_eq!(world.sandbox.store().keys(DESTINATION), ["k"]);
     let (exit, _, stderr) = run(at(&world), &[&copy[..], &["/proc/nope/report"]].concat()).await;
-    assert!(exit == 3 && stderr.contains("choose another path"), "{exit} {stderr}");
+    assert!(
+        exit == 3 && stderr.contains("choose another path"),
+        "{exit} {stderr}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -272,13 +413,24 @@ async fn files_that_can_not_be_sent_are_named() {
     let world = World::new().await;
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("fine"), "x").unwrap();
-    fs::write(dir.path().join(Path::new(std::ffi::OsStr::from_bytes(b"bad\xff"))), "x").unwrap();
-    let (exit, _, stderr) =
-        run(at(&world), &["copy", dir.path().to_str().unwrap(), "s3://destination/"]).await;
+    fs::write(
+        dir.path()
+            .join(Path::new(std::ffi::OsStr::from_bytes(b"bad\xff"))),
+        "x",
+    )
+    .unwrap();
+    let (exit, _, stderr) = run(
+        at(&world),
+        &["copy", dir.path().to_str().unwrap(), "s3://destination/"],
+    )
+    .await;
     assert!(exit == 1 && stderr.contains("not UTF-8"), "{exit} {stderr}");
     assert_eq!(world.sandbox.store().keys(DESTINATION), ["fine"]);
     let (exit, _, stderr) = run(at(&world), &["copy", "./no-such-file", "s3://destination/"]).await;
-    assert!(exit == 3 && stderr.contains("no file or directory ./no-such-file"), "{exit} {stderr}");
+    assert!(
+        exit == 3 && stderr.contains("no file or directory ./no-such-file"),
+        "{exit} {stderr}"
+    );
 }
 
 #[rstest]
@@ -293,17 +445,35 @@ async fn standard_input_is_sent_to_its_end(#[case] size: usize, #[case] proof: &
     command.write_stdin(bytes.clone());
     let (exit, stdout, stderr) = run(command, &["copy", "-", "s3://destination/dump"]).await;
     assert_eq!(exit, 0, "{stderr}");
-    assert!(stdout.contains(&format!("proven by: {proof} 1")), "{stdout}");
-    assert!(world.sandbox.store().object(DESTINATION, "dump").unwrap().content.to_bytes() == bytes);
+    assert!(
+        stdout.contains(&format!("proven by: {proof} 1")),
+        "{stdout}"
+    );
+    assert!(
+        world
+            .sandbox
+            .store()
+            .object(DESTINATION, "dump")
+            .unwrap()
+            .content
+            .to_bytes()
+            == bytes
+    );
     let (exit, _, stderr) = run(at(&world), &["copy", "-", "s3://destination/"]).await;
-    assert!(exit == 2 && stderr.contains("needs the whole key"), "{stderr}");
+    assert!(
+        exit == 2 && stderr.contains("needs the whole key"),
+        "{stderr}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_ends_with_a_signal_is_not_published() {
     let world = World::new().await;
     let before = Content::bytes(b"the last good backup".to_vec());
-    world.sandbox.store().put_object(DESTINATION, "dump", before.clone(), &ObjectSpec::default());
+    world
+        .sandbox
+        .store()
+        .put_object(DESTINATION, "dump", before.clone(), &ObjectSpec::default());
     let mut child = process_at(&world)
         .args(["copy", "-", "s3://destination/dump", "--quiet"])
         .env("S3HAUL_JOURNAL", "none")
@@ -319,10 +489,23 @@ async fn a_stream_that_ends_with_a_signal_is_not_published() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     // The producer dies first, as it does when a terminal sends the signal to both.
     drop(pipe);
-    process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
-    let exit = tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();
+    process::Command::new("kill")
+        .args(["-TERM", &child.id().to_string()])
+        .status()
+        .unwrap();
+    let exit = tokio::task::spawn_blocking(move || child.wait().unwrap())
+        .await
+        .unwrap();
     assert_eq!(exit.code(), Some(4));
-    assert_eq!(world.sandbox.store().object(DESTINATION, "dump").unwrap().content, before);
+    assert_eq!(
+        world
+            .sandbox
+            .store()
+            .object(DESTINATION, "dump")
+            .unwrap()
+            .content,
+        before
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -331,16 +514,29 @@ async fn a_pipe_in_the_place_of_a_file_is_refused_and_not_taken_for_empty() {
     let dir = tempfile::tempdir().unwrap();
     let pipe = dir.path().join("pipe");
     process::Command::new("mkfifo").arg(&pipe).status().unwrap();
-    let (exit, _, stderr) = run(at(&world), &["copy", pipe.to_str().unwrap(), "s3://destination/k"]).await;
-    assert!(exit == 1 && stderr.contains("no regular file"), "{exit} {stderr}");
+    let (exit, _, stderr) = run(
+        at(&world),
+        &["copy", pipe.to_str().unwrap(), "s3://destination/k"],
+    )
+    .await;
+    assert!(
+        exit == 1 && stderr.contains("no regular file"),
+        "{exit} {stderr}"
+    );
     assert!(world.sandbox.store().keys(DESTINATION).is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn flags_say_what_new_objects_get() {
     let world = World::new().await;
-    let spec = ObjectSpec::default().content_type("text/csv").metadata("a", "old").tag("t", "old");
-    world.sandbox.store().put_object(SOURCE, "k", Content::pattern(1, 10), &spec);
+    let spec = ObjectSpec::default()
+        .content_type("text/csv")
+        .metadata("a", "old")
+        .tag("t", "old");
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "k", Content::pattern(1, 10), &spec);
     let set = [
         "--metadata",
         "A=b=c",
@@ -355,12 +551,23 @@ async fn flags_say_what_new_objects_get() {
         "--sse-kms-key-id",
         "arn:aws:kms:k",
     ];
-    let (exit, _, stderr) =
-        run(at(&world), &[&["copy", "s3://source/k", "s3://destination/"][..], &set].concat()).await;
+    let (exit, _, stderr) = run(
+        at(&world),
+        &[&["copy", "s3://source/k", "s3://destination/"][..], &set].concat(),
+    )
+    .await;
     assert_eq!(exit, 0, "{stderr}");
-    let found = world.sandbox.store().object(DESTINATION, "k").unwrap().attributes;
+    let found = world
+        .sandbox
+        .store()
+        .object(DESTINATION, "k")
+        .unwrap()
+        .attributes;
     assert_eq!(found.metadata["a"], "b=c");
-    assert_eq!((found.tags.len(), found.tags["stage"].as_str()), (2, "replica"));
+    assert_eq!(
+        (found.tags.len(), found.tags["stage"].as_str()),
+        (2, "replica")
+    );
     assert_eq!(found.content_type.as_deref(), Some("text/plain"));
     assert_eq!(found.cache_control.as_deref(), Some("no-store"));
     assert_eq!(found.encryption.name(), "aws:kms");
@@ -380,26 +587,86 @@ async fn flags_say_what_new_objects_get() {
     let (exit, stdout, stderr) = run(command, &arguments).await;
     assert_eq!(exit, 0, "{stderr}");
     assert!(!format!("{stdout}{stderr}").contains("MDEy"));
-    let found = world.sandbox.store().object(DESTINATION, "bare").unwrap().attributes;
-    assert_eq!((found.encryption.name(), found.metadata.len(), found.tags.len()), ("SSE-C", 0, 0));
+    let found = world
+        .sandbox
+        .store()
+        .object(DESTINATION, "bare")
+        .unwrap()
+        .attributes;
+    assert_eq!(
+        (
+            found.encryption.name(),
+            found.metadata.len(),
+            found.tags.len()
+        ),
+        ("SSE-C", 0, 0)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn mistakes_on_the_command_line_exit_2_with_the_remedy() {
     for (arguments, said) in [
         (vec!["copy", "s3://a-b/x/", "s3://a-b/x/y/"], "exclude"),
-        (vec!["copy", "s3://a-b/x/", "./dir"], "the destination must be in S3"),
-        (vec!["copy", "s3://a-b/x/", "s3://c-d/", "--part-size", "64M"], "64MiB"),
-        (vec!["copy", "s3://a-b/x/", "s3://c-d/", "--part-size", "1MiB"], "5MiB"),
-        (vec!["copy", "s3://a-b/x/", "s3://c-d/", "--provider", "amazon"], "seaweedfs"),
-        (vec!["copy", "s3://a-b/x/", "s3://c-d/", "--preserve", "tags=keep"], "=require, =try"),
-        (vec!["copy", "s3://a-b/x/", "s3://c-d/", "--tag", "a"], "name=value"),
-        (vec!["copy", "s3://a-b/x/", "s3://c-d/", "--preserve", "tags=replace"], "add --tag"),
-        (vec!["copy", "s3://a-b/x/", "s3://c-d/", "--sse-kms-key-id", "k"], "add --sse aws:kms"),
-        (vec!["copy", "s3://a-b/x/", "s3://c-d/", "--customer-key", "c2VjcmV0"], "env:NAME or file:PATH"),
+        (
+            vec!["copy", "s3://a-b/x/", "./dir"],
+            "the destination must be in S3",
+        ),
+        (
+            vec!["copy", "s3://a-b/x/", "s3://c-d/", "--part-size", "64M"],
+            "64MiB",
+        ),
+        (
+            vec!["copy", "s3://a-b/x/", "s3://c-d/", "--part-size", "1MiB"],
+            "5MiB",
+        ),
+        (
+            vec!["copy", "s3://a-b/x/", "s3://c-d/", "--provider", "amazon"],
+            "seaweedfs",
+        ),
+        (
+            vec![
+                "copy",
+                "s3://a-b/x/",
+                "s3://c-d/",
+                "--preserve",
+                "tags=keep",
+            ],
+            "=require, =try",
+        ),
+        (
+            vec!["copy", "s3://a-b/x/", "s3://c-d/", "--tag", "a"],
+            "name=value",
+        ),
+        (
+            vec![
+                "copy",
+                "s3://a-b/x/",
+                "s3://c-d/",
+                "--preserve",
+                "tags=replace",
+            ],
+            "add --tag",
+        ),
+        (
+            vec!["copy", "s3://a-b/x/", "s3://c-d/", "--sse-kms-key-id", "k"],
+            "add --sse aws:kms",
+        ),
+        (
+            vec![
+                "copy",
+                "s3://a-b/x/",
+                "s3://c-d/",
+                "--customer-key",
+                "c2VjcmV0",
+            ],
+            "env:NAME or file:PATH",
+        ),
         (vec!["run", "/no/such/job.yaml"], "No such file"),
         (vec!["uploads", "abort", "s3://a-b/x"], "UPLOAD_ID"),
-        (vec!["copy", "s3://a-b/x/", "s3://c-d/", "--version-id", "v"], "exactly one source"),
+        (
+            vec!["copy", "s3://a-b/x/", "s3://c-d/", "--version-id", "v"],
+            "exactly one source",
+        ),
     ] {
         let (exit, stdout, stderr) = run(command(), &arguments).await;
         assert_eq!((exit, stdout.as_str()), (2, ""), "{arguments:?}: {stderr}");
@@ -409,12 +676,25 @@ async fn mistakes_on_the_command_line_exit_2_with_the_remedy() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_term_signal_ends_in_time_with_exit_4_and_no_half_object() {
-    let latency = LatencyModel { copy: Duration::from_millis(500), ..LatencyModel::default() };
-    let model = Model { latency, ..Model::default() };
+    let latency = LatencyModel {
+        copy: Duration::from_millis(500),
+        ..LatencyModel::default()
+    };
+    let model = Model {
+        latency,
+        ..Model::default()
+    };
     let world = World::modelled(model).await;
     put(&world, "large", 100 * GIB);
     let mut child = process_at(&world)
-        .args(["copy", "s3://source/large", "s3://destination/", "--in-flight", "16", "--quiet"])
+        .args([
+            "copy",
+            "s3://source/large",
+            "s3://destination/",
+            "--in-flight",
+            "16",
+            "--quiet",
+        ])
         .env("S3HAUL_JOURNAL", "none")
         .stdout(process::Stdio::null())
         .spawn()
@@ -422,10 +702,15 @@ async fn a_term_signal_ends_in_time_with_exit_4_and_no_half_object() {
     while world.calls(Operation::UploadPartCopy) < 20 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    process::Command::new("kill")
+        .args(["-TERM", &child.id().to_string()])
+        .status()
+        .unwrap();
     let exit = tokio::task::spawn_blocking(move || child.wait().unwrap());
-    let exit =
-        tokio::time::timeout(Duration::from_secs(30), exit).await.expect("it did not end in time").unwrap();
+    let exit = tokio::time::timeout(Duration::from_secs(30), exit)
+        .await
+        .expect("it did not end in time")
+        .unwrap();
     assert_eq!(exit.code(), Some(4));
     world.assert_no_upload_is_left();
     assert!(world.sandbox.store().object(DESTINATION, "large").is_none());
@@ -439,42 +724,122 @@ async fn open_uploads_can_be_listed_completed_and_aborted() {
     let mut ids = Vec::new();
     for name in ["dir/a", "dir/b", "other"] {
         let key = name.parse().unwrap();
-        let upload = s3haul::multipart::MultipartUpload::initiate(&bucket, &key, &attributes).await.unwrap();
+        let upload = s3haul::multipart::MultipartUpload::initiate(&bucket, &key, &attributes)
+            .await
+            .unwrap();
         upload.upload_part(1, name.as_bytes()).await.unwrap();
         ids.push(upload.id().to_owned());
     }
-    let (_, stdout, stderr) =
-        run(at(&world), &["uploads", "list", "s3://destination/dir/", "--provider", "aws"]).await;
+    let (_, stdout, stderr) = run(
+        at(&world),
+        &[
+            "uploads",
+            "list",
+            "s3://destination/dir/",
+            "--provider",
+            "aws",
+        ],
+    )
+    .await;
     assert!(
-        stdout.contains(&ids[0]) && stdout.contains("s3://destination/dir/b") && !stdout.contains("other"),
+        stdout.contains(&ids[0])
+            && stdout.contains("s3://destination/dir/b")
+            && !stdout.contains("other"),
         "{stdout}"
     );
-    assert!(stderr.contains("2 open uploads, 10B"), "the bytes that nobody sees: {stderr}");
-    let (_, stdout, _) = run(at(&world), &["uploads", "parts", "s3://destination/dir/a", &ids[0]]).await;
+    assert!(
+        stderr.contains("2 open uploads, 10B"),
+        "the bytes that nobody sees: {stderr}"
+    );
+    let (_, stdout, _) = run(
+        at(&world),
+        &["uploads", "parts", "s3://destination/dir/a", &ids[0]],
+    )
+    .await;
     assert!(stdout.contains("5B"), "{stdout}");
-    let (exit, stdout, _) =
-        run(at(&world), &["uploads", "complete", "s3://destination/dir/a", &ids[0]]).await;
+    let (exit, stdout, _) = run(
+        at(&world),
+        &["uploads", "complete", "s3://destination/dir/a", &ids[0]],
+    )
+    .await;
     assert!(exit == 0 && stdout.contains("completed"), "{stdout}");
-    assert_eq!(world.sandbox.store().object(DESTINATION, "dir/a").unwrap().content.to_bytes(), "dir/a");
-    let older = ["uploads", "abort", "s3://destination/", "--older-than", "1d"];
+    assert_eq!(
+        world
+            .sandbox
+            .store()
+            .object(DESTINATION, "dir/a")
+            .unwrap()
+            .content
+            .to_bytes(),
+        "dir/a"
+    );
+    let older = [
+        "uploads",
+        "abort",
+        "s3://destination/",
+        "--older-than",
+        "1d",
+    ];
     run(at(&world), &older).await;
-    assert_eq!(world.sandbox.store().open_uploads(DESTINATION).len(), 2, "none is a day old");
-    let (_, stdout, stderr) =
-        run(at(&world), &["uploads", "abort", "s3://destination/", "--older-than", "0s", "--dry-run"]).await;
+    assert_eq!(
+        world.sandbox.store().open_uploads(DESTINATION).len(),
+        2,
+        "none is a day old"
+    );
+    let (_, stdout, stderr) = run(
+        at(&world),
+        &[
+            "uploads",
+            "abort",
+            "s3://destination/",
+            "--older-than",
+            "0s",
+            "--dry-run",
+        ],
+    )
+    .await;
     assert!(stderr.contains("2 uploads to abort, 10B"), "{stderr}");
-    assert_eq!((stdout.lines().count(), world.sandbox.store().open_uploads(DESTINATION).len()), (2, 2));
-    let (exit, _, stderr) =
-        run(at(&world), &["uploads", "abort", "s3://destination/other", "mistyped"]).await;
-    assert!(exit == 3 && stderr.contains("NoSuchUpload"), "{exit} {stderr}");
-    let (exit, ..) = run(at(&world), &["uploads", "abort", "s3://destination/other", &ids[2]]).await;
-    assert_eq!((exit, world.sandbox.store().open_uploads(DESTINATION).len()), (0, 1));
+    assert_eq!(
+        (
+            stdout.lines().count(),
+            world.sandbox.store().open_uploads(DESTINATION).len()
+        ),
+        (2, 2)
+    );
+    let (exit, _, stderr) = run(
+        at(&world),
+        &["uploads", "abort", "s3://destination/other", "mistyped"],
+    )
+    .await;
+    assert!(
+        exit == 3 && stderr.contains("NoSuchUpload"),
+        "{exit} {stderr}"
+    );
+    let (exit, ..) = run(
+        at(&world),
+        &["uploads", "abort", "s3://destination/other", &ids[2]],
+    )
+    .await;
+    assert_eq!(
+        (exit, world.sandbox.store().open_uploads(DESTINATION).len()),
+        (0, 1)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_command_has_help_and_the_schema_is_json() {
-    for name in
-        ["copy", "run", "plan", "check", "verify", "uploads", "sandbox", "schema", "completions", "man"]
-    {
+    for name in [
+        "copy",
+        "run",
+        "plan",
+        "check",
+        "verify",
+        "uploads",
+        "sandbox",
+        "schema",
+        "completions",
+        "man",
+    ] {
         let (exit, stdout, _) = run(command(), &[name, "--help"]).await;
         assert!(exit == 0 && stdout.contains("Usage:"), "{name}");
     }

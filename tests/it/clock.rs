@@ -1,7 +1,7 @@
 //! A clock that is wrong from the start, or becomes wrong in the middle of a run.
 //!
-//! The server before the sandbox has a clock of its own and refuses signatures that are more than 5 minutes off. The
-//! sandbox behind it bears 15.
+//! The server before the sandbox has a clock of its own and refuses signatures that are more than 5
+//! minutes off. The sandbox behind it bears 15.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,8 +29,8 @@ fn signed_at(asked: &Asked) -> Option<Timestamp> {
 }
 
 impl Server {
-    /// `ahead` gives the seconds by which its clock is ahead when it has taken so many requests. `tells` says that its
-    /// answers have a date.
+    /// `ahead` gives the seconds by which its clock is ahead when it has taken so many requests.
+    /// `tells` says that its answers have a date.
     async fn before(
         world: &World,
         tells: bool,
@@ -41,8 +41,13 @@ impl Server {
         let lie = move |asked: &Asked| {
             let offset = ahead(taken.load(Ordering::SeqCst));
             let now = Timestamp::now() + SignedDuration::from_secs(offset);
-            let date = format!("date: {}", now.to_zoned(TimeZone::UTC).strftime("%a, %d %b %Y %H:%M:%S GMT"));
-            let off = signed_at(asked).map(|signed| (now - signed).total(jiff::Unit::Second).unwrap().abs());
+            let date = format!(
+                "date: {}",
+                now.to_zoned(TimeZone::UTC)
+                    .strftime("%a, %d %b %Y %H:%M:%S GMT")
+            );
+            let off = signed_at(asked)
+                .map(|signed| (now - signed).total(jiff::Unit::Second).unwrap().abs());
             if off.is_some_and(|off| off <= 300.0) {
                 taken.fetch_add(1, Ordering::SeqCst);
                 return Lie::Changed(Box::new(move |answer| answer.with(&date)));
@@ -51,17 +56,30 @@ impl Server {
             let refusal = Answer::error(403, "RequestTimeTooSkewed");
             Lie::Given(if tells { refusal.with(&date) } else { refusal })
         };
-        Self { liar: Liar::lying(world, lie).await, refusals }
+        Self {
+            liar: Liar::lying(world, lie).await,
+            refusals,
+        }
     }
 
     async fn copy(&self) -> (i32, String) {
-        let SandboxOptions { access_key, secret_key, .. } = SandboxOptions::default();
+        let SandboxOptions {
+            access_key,
+            secret_key,
+            ..
+        } = SandboxOptions::default();
         let mut program = command();
         program
             .env("AWS_ACCESS_KEY_ID", access_key)
             .env("AWS_SECRET_ACCESS_KEY", secret_key)
             .env("AWS_ENDPOINT_URL_S3", &self.liar.url);
-        let copy = ["copy", "s3://source/", "s3://destination/", "--in-flight", "8"];
+        let copy = [
+            "copy",
+            "s3://source/",
+            "s3://destination/",
+            "--in-flight",
+            "8",
+        ];
         let (exit, _, stderr) = run(program, &copy).await;
         (exit, stderr)
     }
@@ -72,7 +90,12 @@ async fn world() -> World {
     let store = world.sandbox.store();
     for index in 0..OBJECTS {
         let content = Content::pattern(index as u64, 10);
-        store.put_object(SOURCE, &format!("k{index:02}"), content, &ObjectSpec::default());
+        store.put_object(
+            SOURCE,
+            &format!("k{index:02}"),
+            content,
+            &ObjectSpec::default(),
+        );
     }
     world
 }
@@ -91,7 +114,10 @@ async fn the_servers_time_is_learned_from_its_refusals(#[case] ahead: fn(usize) 
     assert_eq!(world.sandbox.store().keys(DESTINATION).len(), OBJECTS);
     assert!(stderr.contains("this machine's clock is"), "{stderr}");
     let refusals = server.refusals.load(Ordering::SeqCst);
-    assert!((1..=40).contains(&refusals), "{refusals} refusals with 8 requests in flight");
+    assert!(
+        (1..=40).contains(&refusals),
+        "{refusals} refusals with 8 requests in flight"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -100,5 +126,8 @@ async fn a_clock_that_cannot_be_corrected_ends_with_the_remedy() {
     let server = Server::before(&world, false, |_| 10 * MINUTE).await;
     let (exit, stderr) = server.copy().await;
     assert_eq!(exit, 3, "{stderr}");
-    assert!(stderr.contains("RequestTimeTooSkewed") && stderr.contains("NTP"), "{stderr}");
+    assert!(
+        stderr.contains("RequestTimeTooSkewed") && stderr.contains("NTP"),
+        "{stderr}"
+    );
 }

@@ -1,5 +1,5 @@
-//! What somebody else writes to a key between the comparison and our write stays; whether the server sees to it, and by
-//! which of the writes.
+//! What somebody else writes to a key between the comparison and our write stays; whether the
+//! server sees to it, and by which of the writes.
 
 use std::sync::atomic::Ordering;
 
@@ -21,7 +21,10 @@ fn theirs() -> Content {
 }
 
 fn at(world: &World, bucket: &str, content: Content) {
-    world.sandbox.store().put_object(bucket, "k", content, &ObjectSpec::default());
+    world
+        .sandbox
+        .store()
+        .put_object(bucket, "k", content, &ObjectSpec::default());
 }
 
 fn copy(when: When) -> Transfer {
@@ -29,15 +32,24 @@ fn copy(when: When) -> Transfer {
 }
 
 fn now_at_destination(world: &World) -> Content {
-    world.sandbox.store().object(DESTINATION, "k").unwrap().content
+    world
+        .sandbox
+        .store()
+        .object(DESTINATION, "k")
+        .unwrap()
+        .content
 }
 
-/// Somebody writes to the destination when the copy has begun: the look at the source is its first request.
+/// Somebody writes to the destination when the copy has begun: the look at the source is its first
+/// request.
 fn they_write(world: &World) {
     let write = Effect::hook(|store| {
         store.put_object(DESTINATION, "k", theirs(), &ObjectSpec::default());
     });
-    world.sandbox.faults().add(Fault::on(Operation::HeadObject).key("k").nth(1).then(write));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::HeadObject).key("k").nth(1).then(write));
 }
 
 #[track_caller]
@@ -59,7 +71,10 @@ async fn what_appears_after_the_comparison_stays(
     they_write(&world);
     let run = world.run(copy(when)).await;
     assert_skipped(&run.receipts[0], reason);
-    assert_eq!((run.outcome.failed_objects, run.outcome.skipped_objects), (0, 1));
+    assert_eq!(
+        (run.outcome.failed_objects, run.outcome.skipped_objects),
+        (0, 1)
+    );
     assert_eq!(now_at_destination(&world), theirs());
     world.assert_no_upload_is_left();
 }
@@ -89,13 +104,21 @@ async fn an_object_that_is_deleted_instead_of_replaced_is_written_as_an_absent_o
     at(&world, DESTINATION, Content::pattern(2, 7));
     at(&world, SOURCE, Content::pattern(1, size));
     let delete = Effect::hook(|store| store.delete_object(DESTINATION, "k"));
-    let write = if size == SMALL { Operation::CopyObject } else { Operation::CompleteMultipartUpload };
-    world.sandbox.faults().add(Fault::on(write).nth(1).then(delete));
+    let write = if size == SMALL {
+        Operation::CopyObject
+    } else {
+        Operation::CompleteMultipartUpload
+    };
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(write).nth(1).then(delete));
     let run = world.run(copy(When::Changed)).await;
     assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
     world.assert_equal("k", "k");
     world.assert_no_upload_is_left();
-    // S3 takes no Complete for an absent key from an upload that has seen it deleted: 409, and all parts again.
+    // S3 takes no Complete for an absent key from an upload that has seen it deleted: 409, and all
+    // parts again.
     let creates = world.calls(Operation::CreateMultipartUpload);
     assert_eq!(creates, if size == SMALL { 0 } else { 2 });
 }
@@ -110,8 +133,14 @@ async fn a_409_costs_a_new_upload_and_not_more_than_a_few() {
         world.sandbox.faults().add(on_complete.then(conflict));
         let run = world.run(copy(When::Changed)).await;
         assert_eq!(run.outcome.done_objects == 1, done, "{:?}", run.receipts);
-        assert_eq!(world.calls(Operation::CreateMultipartUpload), if done { 2 } else { 4 });
-        assert_eq!(world.sandbox.store().object(DESTINATION, "k").is_some(), done);
+        assert_eq!(
+            world.calls(Operation::CreateMultipartUpload),
+            if done { 2 } else { 4 }
+        );
+        assert_eq!(
+            world.sandbox.store().object(DESTINATION, "k").is_some(),
+            done
+        );
         world.assert_no_upload_is_left();
     }
 }
@@ -131,9 +160,15 @@ async fn our_own_write_whose_answer_was_lost_is_not_taken_for_anothers(
         at(&world, DESTINATION, Content::pattern(2, 7));
     }
     at(&world, SOURCE, Content::pattern(1, SMALL));
-    world.sandbox.faults().add(Fault::on(Operation::CopyObject).nth(1).then(lost));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::CopyObject).nth(1).then(lost));
     let run = world.run(copy(When::Changed)).await;
-    assert_eq!((run.proof().as_str(), world.calls(Operation::CopyObject)), ("crc64nvme", 2));
+    assert_eq!(
+        (run.proof().as_str(), world.calls(Operation::CopyObject)),
+        ("crc64nvme", 2)
+    );
     world.assert_equal("k", "k");
 }
 
@@ -141,7 +176,12 @@ async fn our_own_write_whose_answer_was_lost_is_not_taken_for_anothers(
 async fn minio() -> World {
     let mut world = World::new().await;
     world.provider = Provider::Minio;
-    world.sandbox.store().quirks().copies_overwrite.store(true, Ordering::Relaxed);
+    world
+        .sandbox
+        .store()
+        .quirks()
+        .copies_overwrite
+        .store(true, Ordering::Relaxed);
     world
 }
 
@@ -153,10 +193,18 @@ async fn one_part_closes_the_race_where_only_a_complete_can_be_refused() {
         store.put_object(DESTINATION, "k", theirs(), &ObjectSpec::default());
     });
     // Later than any look could see it.
-    world.sandbox.faults().add(Fault::on(Operation::CompleteMultipartUpload).nth(1).then(appears));
+    world.sandbox.faults().add(
+        Fault::on(Operation::CompleteMultipartUpload)
+            .nth(1)
+            .then(appears),
+    );
     let run = world.run(copy(When::Missing)).await;
     assert_skipped(&run.receipts[0], Skip::Present);
-    assert_eq!(world.calls(Operation::CopyObject), 0, "it would have overwritten");
+    assert_eq!(
+        world.calls(Operation::CopyObject),
+        0,
+        "it would have overwritten"
+    );
     assert_eq!(now_at_destination(&world), theirs());
     world.assert_no_upload_is_left();
 }
@@ -173,7 +221,8 @@ async fn an_empty_object_has_no_part_and_is_looked_for_before_it_is_copied() {
         assert_eq!(run.outcome.done_objects == 0, taken, "{:?}", run.receipts);
         assert_eq!(world.calls(Operation::CopyObject), u64::from(!taken));
         assert_eq!(world.calls(Operation::CreateMultipartUpload), 0);
-        // Of the source and of the destination, and once more to see if a copy keeps what it is asked to.
+        // Of the source and of the destination, and once more to see if a copy keeps what it is
+        // asked to.
         assert_eq!(world.calls(Operation::HeadObject), 2 + u64::from(!taken));
     }
 }
@@ -202,11 +251,18 @@ async fn files_overwrite_nothing_either(#[case] size: u64, #[case] write: Operat
             at(&world, DESTINATION, Content::pattern(2, 7));
         }
         let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join("k"), vec![1; usize::try_from(size).unwrap()]).unwrap();
+        std::fs::write(
+            directory.path().join("k"),
+            vec![1; usize::try_from(size).unwrap()],
+        )
+        .unwrap();
         let appears = Effect::hook(|store| {
             store.put_object(DESTINATION, "k", theirs(), &ObjectSpec::default());
         });
-        world.sandbox.faults().add(Fault::on(write).nth(1).then(appears));
+        world
+            .sandbox
+            .faults()
+            .add(Fault::on(write).nth(1).then(appears));
         let run = world.run(upload_all(directory.path())).await;
         assert_skipped(&run.receipts[0], Skip::ChangedMeanwhile);
         assert_eq!(now_at_destination(&world), theirs());
@@ -218,14 +274,24 @@ async fn files_overwrite_nothing_either(#[case] size: u64, #[case] write: Operat
 #[case::put(SMALL, Operation::PutObject)]
 #[case::parts(20 * MIB, Operation::CompleteMultipartUpload)]
 #[tokio::test]
-async fn a_file_replaces_what_is_deleted_or_raced_meanwhile(#[case] size: u64, #[case] write: Operation) {
+async fn a_file_replaces_what_is_deleted_or_raced_meanwhile(
+    #[case] size: u64,
+    #[case] write: Operation,
+) {
     let delete = Effect::hook(|store| store.delete_object(DESTINATION, "k"));
     for effect in [delete, Effect::Error(409, "ConditionalRequestConflict")] {
         let world = World::new().await;
         at(&world, DESTINATION, Content::pattern(2, 7));
         let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join("k"), vec![1; usize::try_from(size).unwrap()]).unwrap();
-        world.sandbox.faults().add(Fault::on(write).nth(1).then(effect));
+        std::fs::write(
+            directory.path().join("k"),
+            vec![1; usize::try_from(size).unwrap()],
+        )
+        .unwrap();
+        world
+            .sandbox
+            .faults()
+            .add(Fault::on(write).nth(1).then(effect));
         let run = world.run(upload_all(directory.path())).await;
         assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
         assert_eq!(now_at_destination(&world).len(), size);
@@ -237,7 +303,10 @@ async fn a_file_replaces_what_is_deleted_or_raced_meanwhile(#[case] size: u64, #
 async fn a_refusal_says_what_a_bucket_that_demands_conditions_wants() {
     let world = World::new().await;
     at(&world, SOURCE, Content::pattern(1, SMALL));
-    world.sandbox.store().deny(DESTINATION, Operation::CopyObject, "");
+    world
+        .sandbox
+        .store()
+        .deny(DESTINATION, Operation::CopyObject, "");
     let message = |run: &crate::world::Run| match &run.receipts[0].ending {
         Ending::Failed { error } => error.message.clone(),
         other => panic!("{other:?}"),
@@ -246,5 +315,8 @@ async fn a_refusal_says_what_a_bucket_that_demands_conditions_wants() {
     assert!(always.contains("demands conditional writes"), "{always}");
     at(&world, DESTINATION, Content::pattern(2, 7));
     let changed = message(&world.run(copy(When::Changed)).await);
-    assert!(changed.contains("s3:GetObject on the destination"), "{changed}");
+    assert!(
+        changed.contains("s3:GetObject on the destination"),
+        "{changed}"
+    );
 }

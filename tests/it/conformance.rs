@@ -1,7 +1,7 @@
 //! The same promises, kept on any server that speaks S3.
 //!
-//! Without further ado the suite runs against the sandbox in this process. With these variables it runs against the
-//! server that they name, and nothing is left out there either:
+//! Without further ado the suite runs against the sandbox in this process. With these variables it
+//! runs against the server that they name, and nothing is left out there either:
 //!
 //! | variable | what it says | example |
 //! |---|---|---|
@@ -11,10 +11,15 @@
 //! | `S3HAUL_TEST_ACCESS_KEY`, `S3HAUL_TEST_SECRET_KEY` | credentials that may create and delete buckets | |
 //! | `S3HAUL_TEST_REGION` | the region, if not `us-east-1` | `garage` |
 //!
-//! Each test has two fresh buckets of its own and removes them from a real server when it ends. What arrives is read
-//! back and compared byte by byte, by the plain SDK and not through the code under test.
+//! Each test has two fresh buckets of its own and removes them from a real server when it ends.
+//! What arrives is read back and compared byte by byte, by the plain SDK and not through the code
+//! under test.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test's helper fails its test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test's helper fails its test"
+)]
 
 mod attributes;
 mod copies;
@@ -44,7 +49,8 @@ use s3haul::execute::{self, Outcome};
 use s3haul::journal;
 use s3haul::location::{ObjectKey, S3Uri};
 use s3haul::manifest::job::{
-    DEFAULT_ENDPOINT, Destination, Endpoint, Job, Limits, PartSize, Parts, Provider, Source, Transfer,
+    DEFAULT_ENDPOINT, Destination, Endpoint, Job, Limits, PartSize, Parts, Provider, Source,
+    Transfer,
 };
 use s3haul::pace::{Pacer, RetryPolicy};
 use s3haul::s3::Capabilities;
@@ -90,7 +96,9 @@ impl Monitor for Receipts {
 /// Runs a test with a server, and leaves nothing behind on a real one, also when the test fails.
 async fn on_server(test: impl AsyncFnOnce(&Server)) {
     let server = Box::pin(Server::new()).await;
-    let outcome = AssertUnwindSafe(Box::pin(test(&server))).catch_unwind().await;
+    let outcome = AssertUnwindSafe(Box::pin(test(&server)))
+        .catch_unwind()
+        .await;
     if server.sandbox.is_none() {
         server.remove(&server.source).await;
         server.remove(&server.destination).await;
@@ -101,23 +109,48 @@ async fn on_server(test: impl AsyncFnOnce(&Server)) {
 impl Server {
     async fn new() -> Self {
         let given = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let needed = |name: &str| given(name).unwrap_or_else(|| panic!("S3HAUL_TEST_URL needs {name}"));
-        let (url, provider, access_key, secret_key, sandbox) = if let Some(url) = given("S3HAUL_TEST_URL") {
+        let needed =
+            |name: &str| given(name).unwrap_or_else(|| panic!("S3HAUL_TEST_URL needs {name}"));
+        let (url, provider, access_key, secret_key, sandbox) = if let Some(url) =
+            given("S3HAUL_TEST_URL")
+        {
             let provider = serde_json::Value::String(needed("S3HAUL_TEST_PROVIDER"));
-            let provider: Provider = serde_json::from_value(provider).expect("S3HAUL_TEST_PROVIDER");
-            (url, provider, needed("S3HAUL_TEST_ACCESS_KEY"), needed("S3HAUL_TEST_SECRET_KEY"), None)
+            let provider: Provider =
+                serde_json::from_value(provider).expect("S3HAUL_TEST_PROVIDER");
+            (
+                url,
+                provider,
+                needed("S3HAUL_TEST_ACCESS_KEY"),
+                needed("S3HAUL_TEST_SECRET_KEY"),
+                None,
+            )
         } else {
-            let options = SandboxOptions { record_calls: false, ..SandboxOptions::default() };
+            let options = SandboxOptions {
+                record_calls: false,
+                ..SandboxOptions::default()
+            };
             let (access_key, secret_key) = (options.access_key.clone(), options.secret_key.clone());
             let sandbox = Sandbox::start(options).await.unwrap();
-            (sandbox.url().to_owned(), Provider::Aws, access_key, secret_key, Some(sandbox))
+            (
+                sandbox.url().to_owned(),
+                Provider::Aws,
+                access_key,
+                secret_key,
+                Some(sandbox),
+            )
         };
         let region = given("S3HAUL_TEST_REGION").unwrap_or_else(|| "us-east-1".to_owned());
         let config = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .endpoint_url(&url)
             .region(Region::new(region.clone()))
-            .credentials_provider(Credentials::new(&access_key, &secret_key, None, None, "conformance"))
+            .credentials_provider(Credentials::new(
+                &access_key,
+                &secret_key,
+                None,
+                None,
+                "conformance",
+            ))
             .force_path_style(true)
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
@@ -128,26 +161,41 @@ impl Server {
             region: Some(region),
             path_style: Some(true),
             provider,
-            capabilities: given("S3HAUL_TEST_CAPABILITIES").map_or_else(Overrides::default, |stated| {
-                let stated: Overrides<String> =
-                    serde_json::from_str(&stated).expect("S3HAUL_TEST_CAPABILITIES");
-                stated.sized(|name, size| {
-                    size.map(|size| size.parse().unwrap_or_else(|error| panic!("{name}: {error}")))
-                })
-            }),
+            capabilities: given("S3HAUL_TEST_CAPABILITIES").map_or_else(
+                Overrides::default,
+                |stated| {
+                    let stated: Overrides<String> =
+                        serde_json::from_str(&stated).expect("S3HAUL_TEST_CAPABILITIES");
+                    stated.sized(|name, size| {
+                        size.map(|size| {
+                            size.parse()
+                                .unwrap_or_else(|error| panic!("{name}: {error}"))
+                        })
+                    })
+                },
+            ),
             ..Endpoint::default()
         };
         let run = format!("{:08x}", fastrand::u32(..));
         let server = Self {
             endpoint,
-            credentials: StaticCredentials { access_key, secret_key },
+            credentials: StaticCredentials {
+                access_key,
+                secret_key,
+            },
             sdk: aws_sdk_s3::Client::from_conf(config),
             source: format!("s3haul-{run}-source"),
             destination: format!("s3haul-{run}-destination"),
             sandbox,
         };
         for bucket in [&server.source, &server.destination] {
-            server.sdk.create_bucket().bucket(bucket).send().await.unwrap();
+            server
+                .sdk
+                .create_bucket()
+                .bucket(bucket)
+                .send()
+                .await
+                .unwrap();
         }
         server
     }
@@ -166,14 +214,26 @@ impl Server {
 
     /// What the product relies on here.
     fn capabilities(&self) -> Capabilities {
-        Capabilities::of(&self.endpoint.clone().resolve(&s3haul::endpoint::Environment::default()))
+        Capabilities::of(
+            &self
+                .endpoint
+                .clone()
+                .resolve(&s3haul::endpoint::Environment::default()),
+        )
     }
 
     /// Deletes a bucket with all that is in it.
     async fn remove(&self, bucket: &str) {
         for upload in self.uploads(bucket).await {
             let (key, id) = (upload.key().unwrap(), upload.upload_id().unwrap());
-            self.sdk.abort_multipart_upload().bucket(bucket).key(key).upload_id(id).send().await.unwrap();
+            self.sdk
+                .abort_multipart_upload()
+                .bucket(bucket)
+                .key(key)
+                .upload_id(id)
+                .send()
+                .await
+                .unwrap();
         }
         stream::iter(self.keys(bucket).await)
             .map(|key| self.sdk.delete_object().bucket(bucket).key(key).send())
@@ -191,37 +251,66 @@ impl Server {
         }
     }
 
-    /// Returns those of the keys that the server holds together. A file system has no `a` beside `a/b`.
+    /// Returns those of the keys that the server holds together. A file system has no `a` beside
+    /// `a/b`.
     async fn storable<'k>(&self, keys: &[&'k str]) -> Vec<&'k str> {
-        let put =
-            |key: &str| self.sdk.put_object().bucket(&self.source).key(key).body(b"x".to_vec().into()).send();
-        let delete = |key: &str| self.sdk.delete_object().bucket(&self.source).key(key).send();
+        let put = |key: &str| {
+            self.sdk
+                .put_object()
+                .bucket(&self.source)
+                .key(key)
+                .body(b"x".to_vec().into())
+                .send()
+        };
+        let delete = |key: &str| {
+            self.sdk
+                .delete_object()
+                .bucket(&self.source)
+                .key(key)
+                .send()
+        };
         put("a").await.unwrap();
         let is_file_system = put("a/b").await.is_err();
         for key in ["a/b", "a"] {
             let _ = delete(key).await;
         }
-        let is_directory = |key: &str| keys.iter().any(|other| other.starts_with(&format!("{key}/")));
-        keys.iter().copied().filter(|key| !(is_file_system && is_directory(key))).collect()
+        let is_directory = |key: &str| {
+            keys.iter()
+                .any(|other| other.starts_with(&format!("{key}/")))
+        };
+        keys.iter()
+            .copied()
+            .filter(|key| !(is_file_system && is_directory(key)))
+            .collect()
     }
 
-    /// Returns how many objects of the source a run copies because the destination does not show that it has them: where `ETag`s
-    /// say nothing, a copy must be younger than its source. Some servers give it the time of its source.
+    /// Returns how many objects of the source a run copies because the destination does not show
+    /// that it has them: where `ETag`s say nothing, a copy must be younger than its source. Some
+    /// servers give it the time of its source.
     async fn unrecognized(&self) -> u64 {
         let times = async |bucket: &str| {
-            let mut pages = self.sdk.list_objects_v2().bucket(bucket).into_paginator().send();
+            let mut pages = self
+                .sdk
+                .list_objects_v2()
+                .bucket(bucket)
+                .into_paginator()
+                .send();
             let mut times = BTreeMap::new();
             while let Some(page) = pages.next().await {
                 let page = page.unwrap();
                 let objects = page.contents().iter();
                 times.extend(objects.map(|object| {
-                    (object.key().unwrap().to_owned(), object.last_modified().unwrap().secs())
+                    (
+                        object.key().unwrap().to_owned(),
+                        object.last_modified().unwrap().secs(),
+                    )
                 }));
             }
             times
         };
         let (sources, copies) = (times(&self.source).await, times(&self.destination).await);
-        let is_younger = |(key, time): &(&String, &i64)| copies.get(*key).is_some_and(|copy| copy > *time);
+        let is_younger =
+            |(key, time): &(&String, &i64)| copies.get(*key).is_some_and(|copy| copy > *time);
         sources.iter().filter(|source| !is_younger(source)).count() as u64
     }
 
@@ -239,10 +328,20 @@ impl Server {
 
     /// All keys of a bucket, sorted.
     async fn keys(&self, bucket: &str) -> Vec<String> {
-        let mut pages = self.sdk.list_objects_v2().bucket(bucket).into_paginator().send();
+        let mut pages = self
+            .sdk
+            .list_objects_v2()
+            .bucket(bucket)
+            .into_paginator()
+            .send();
         let mut keys = Vec::new();
         while let Some(page) = pages.next().await {
-            keys.extend(page.unwrap().contents().iter().map(|object| object.key().unwrap().to_owned()));
+            keys.extend(
+                page.unwrap()
+                    .contents()
+                    .iter()
+                    .map(|object| object.key().unwrap().to_owned()),
+            );
         }
         keys.sort();
         keys
@@ -250,7 +349,10 @@ impl Server {
 
     /// Asserts that the destination holds exactly the bytes that the source holds.
     async fn assert_equal(&self, from: &str, to: &str) {
-        let (source, copy) = tokio::join!(self.get(&self.source, from), self.get(&self.destination, to));
+        let (source, copy) = tokio::join!(
+            self.get(&self.source, from),
+            self.get(&self.destination, to)
+        );
         assert_bytes(to, &copy, &source);
     }
 
@@ -261,7 +363,13 @@ impl Server {
 
     /// The open uploads of a bucket. rclone has a 404 for none.
     async fn uploads(&self, bucket: &str) -> Vec<MultipartUpload> {
-        match self.sdk.list_multipart_uploads().bucket(bucket).send().await {
+        match self
+            .sdk
+            .list_multipart_uploads()
+            .bucket(bucket)
+            .send()
+            .await
+        {
             Ok(list) => list.uploads.unwrap_or_default(),
             Err(error) if error.code() == Some("NoSuchUpload") => Vec::new(),
             Err(error) => panic!("{error:?}"),
@@ -277,11 +385,14 @@ impl Server {
     async fn bucket(&self, name: &str) -> Bucket {
         let job = Job::single(self.copy_all(), [self.endpoint.clone()]);
         let mut connections = self.connections(&job, &CancellationToken::new());
-        connections.bucket(DEFAULT_ENDPOINT, &name.parse().unwrap()).await.unwrap()
+        connections
+            .bucket(DEFAULT_ENDPOINT, &name.parse().unwrap())
+            .await
+            .unwrap()
     }
 
-    /// Runs one transfer to its end, and asserts that nothing failed and that no proof rests on what the server's
-    /// profile calls unreliable.
+    /// Runs one transfer to its end, and asserts that nothing failed and that no proof rests on
+    /// what the server's profile calls unreliable.
     async fn run(&self, transfer: Transfer) -> Run {
         let is_copy = transfer.from.s3().is_some();
         let job = Job::single(transfer, [self.endpoint.clone()]);
@@ -291,7 +402,15 @@ impl Server {
         let monitor: Arc<dyn Monitor> = Arc::clone(&receipts) as _;
         let stop = CancellationToken::new();
         let (journal, new) = (journal::off(None), Arc::default());
-        let run = execute::run(&job, &mut connections, monitor, &journal, &new, &stop, &halt);
+        let run = execute::run(
+            &job,
+            &mut connections,
+            monitor,
+            &journal,
+            &new,
+            &stop,
+            &halt,
+        );
         let outcome = Box::pin(run).await.unwrap();
         let receipts = receipts.0.lock().unwrap().clone();
         let run = Run { outcome, receipts };
@@ -304,10 +423,14 @@ impl Server {
         run
     }
 
-    /// Whether the profile backs this proof. Bytes that went through our hands are another matter: an `ETag` that is
-    /// their MD5 is no accident, whatever the server's `ETag`s are in general.
+    /// Whether the profile backs this proof. Bytes that went through our hands are another matter:
+    /// an `ETag` that is their MD5 is no accident, whatever the server's `ETag`s are in general.
     fn may_rest_on(&self, proof: Proof, is_copy: bool) -> bool {
-        let Capabilities { content_etags, checksums, .. } = self.capabilities();
+        let Capabilities {
+            content_etags,
+            checksums,
+            ..
+        } = self.capabilities();
         match proof {
             Proof::Etag | Proof::PartEtags => content_etags || !is_copy,
             // A source may be without a checksum whatever the server can do.
@@ -318,7 +441,10 @@ impl Server {
     }
 
     fn location(bucket: &str, key: &str) -> S3Uri {
-        S3Uri { bucket: bucket.parse().unwrap(), key: ObjectKey::new(key).unwrap() }
+        S3Uri {
+            bucket: bucket.parse().unwrap(),
+            key: ObjectKey::new(key).unwrap(),
+        }
     }
 
     /// From `from` to the destination's root, in parts of [`PART`] from [`PART`] on.
@@ -330,15 +456,24 @@ impl Server {
             encryption: None,
             acl: None,
         };
-        let parts =
-            Parts { size: PartSize::Exactly(ByteSize(PART)), threshold: ByteSize(PART), ..Parts::default() };
-        Transfer { parts, ..Transfer::new("conformance", from, to) }
+        let parts = Parts {
+            size: PartSize::Exactly(ByteSize(PART)),
+            threshold: ByteSize(PART),
+            ..Parts::default()
+        };
+        Transfer {
+            parts,
+            ..Transfer::new("conformance", from, to)
+        }
     }
 
     /// Everything in the source bucket.
     fn copy_all(&self) -> Transfer {
         let location = Self::location(&self.source, "");
-        self.transfer(Source::Prefix { endpoint: DEFAULT_ENDPOINT.to_owned(), location })
+        self.transfer(Source::Prefix {
+            endpoint: DEFAULT_ENDPOINT.to_owned(),
+            location,
+        })
     }
 }
 
@@ -349,7 +484,10 @@ impl Run {
             let to: S3Uri = receipt.destination.parse().unwrap();
             to.key.as_str() == key
         };
-        self.receipts.iter().find(is_it).unwrap_or_else(|| panic!("no receipt for {key}"))
+        self.receipts
+            .iter()
+            .find(is_it)
+            .unwrap_or_else(|| panic!("no receipt for {key}"))
     }
 }
 
@@ -364,7 +502,10 @@ fn bytes(seed: u64, size: u64) -> Vec<u8> {
 #[track_caller]
 fn assert_bytes(name: &str, found: &[u8], expected: &[u8]) {
     assert_eq!(found.len(), expected.len(), "{name}: bytes");
-    let differs = found.iter().zip(expected).position(|(found, expected)| found != expected);
+    let differs = found
+        .iter()
+        .zip(expected)
+        .position(|(found, expected)| found != expected);
     assert_eq!(differs, None, "{name}: first byte that differs");
 }
 

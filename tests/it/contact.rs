@@ -1,5 +1,5 @@
-//! The first seconds of a command: what may pass is waited for and ends with exit code 4, what cannot pass ends at once
-//! with 3.
+//! The first seconds of a command: what may pass is waited for and ends with exit code 4, what
+//! cannot pass ends at once with 3.
 
 use std::net::SocketAddr;
 use std::process::{Child, Command, Output, Stdio};
@@ -25,18 +25,30 @@ const COPY: [&str; 3] = ["copy", "s3://source/", "s3://destination/"];
 
 async fn world() -> World {
     let world = World::new().await;
-    world.sandbox.store().put_object(SOURCE, "k", Content::pattern(1, 10), &ObjectSpec::default());
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "k", Content::pattern(1, 10), &ObjectSpec::default());
     world
 }
 
 /// An address of this machine at which nobody listens yet.
 async fn nobody() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+    TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap()
 }
 
 /// Serves at an address from now on what the sandbox serves.
 async fn forward(at: SocketAddr, world: &World) {
-    let to: SocketAddr = world.sandbox.url().trim_start_matches("http://").parse().unwrap();
+    let to: SocketAddr = world
+        .sandbox
+        .url()
+        .trim_start_matches("http://")
+        .parse()
+        .unwrap();
     let listener = TcpListener::bind(at).await.unwrap();
     tokio::spawn(async move {
         while let Ok((mut from, _)) = listener.accept().await {
@@ -90,34 +102,54 @@ impl Odd {
 }
 
 fn answer(status: &str, body: &str) -> String {
-    format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 async fn ended(child: Child) -> (i32, String) {
     let Output { status, stderr, .. } =
-        tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
-    (status.code().expect("it ends by itself"), String::from_utf8(stderr).unwrap())
+        tokio::task::spawn_blocking(move || child.wait_with_output().unwrap())
+            .await
+            .unwrap();
+    (
+        status.code().expect("it ends by itself"),
+        String::from_utf8(stderr).unwrap(),
+    )
 }
 
 fn start(mut program: Command) -> Child {
-    program.env("S3HAUL_JOURNAL", "none").stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    program
+        .env("S3HAUL_JOURNAL", "none")
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_comes_up_late_is_waited_for() {
     let (world, address) = (world().await, nobody().await);
     let mut program = process_at(&world);
-    program.env("AWS_ENDPOINT_URL_S3", format!("http://{address}")).args(COPY);
+    program
+        .env("AWS_ENDPOINT_URL_S3", format!("http://{address}"))
+        .args(COPY);
     let child = start(program);
     sleep(Duration::from_secs(3)).await;
     forward(address, &world).await;
     let (exit, stderr) = ended(child).await;
     assert_eq!(exit, 0, "{stderr}");
     assert!(
-        stderr.contains(&format!("waiting for http://{address}: connection refused; gives up in 14m")),
+        stderr.contains(&format!(
+            "waiting for http://{address}: connection refused; gives up in 14m"
+        )),
         "{stderr}"
     );
-    assert!(stderr.contains(&format!("http://{address} answers after")), "{stderr}");
+    assert!(
+        stderr.contains(&format!("http://{address} answers after")),
+        "{stderr}"
+    );
     assert_eq!(world.sandbox.store().keys(DESTINATION), ["k"]);
 }
 
@@ -128,7 +160,10 @@ async fn credentials_that_come_late_are_waited_for() {
     program
         .env_remove("AWS_ACCESS_KEY_ID")
         .env_remove("AWS_SECRET_ACCESS_KEY")
-        .env("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("http://{address}/creds"))
+        .env(
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+            format!("http://{address}/creds"),
+        )
         .args(COPY);
     let child = start(program);
     sleep(Duration::from_secs(4)).await;
@@ -136,7 +171,9 @@ async fn credentials_that_come_late_are_waited_for() {
     let (exit, stderr) = ended(child).await;
     assert_eq!(exit, 0, "{stderr}");
     assert!(
-        stderr.contains(&format!("waiting for container credentials at http://{address}/creds")),
+        stderr.contains(&format!(
+            "waiting for container credentials at http://{address}/creds"
+        )),
         "{stderr}"
     );
     assert!(issuer.asked() >= 1);
@@ -145,7 +182,10 @@ async fn credentials_that_come_late_are_waited_for() {
 /// A program with an S3 that answers all requests in the same way, and little patience.
 fn impatient(url: &str, word: &str) -> Program {
     let mut program = command();
-    program.env("AWS_ACCESS_KEY_ID", "a").env("AWS_SECRET_ACCESS_KEY", "b").env("AWS_ENDPOINT_URL_S3", url);
+    program
+        .env("AWS_ACCESS_KEY_ID", "a")
+        .env("AWS_SECRET_ACCESS_KEY", "b")
+        .env("AWS_ENDPOINT_URL_S3", url);
     program.arg(word);
     program
 }
@@ -162,7 +202,12 @@ limits: {patience: 1s}
 #[tokio::test(flavor = "multi_thread")]
 async fn every_command_waits_as_long_as_patience_says(
     #[values("run", "plan", "check", "verify")] word: &str,
-    #[values(Some("503 Service Unavailable"), Some("500 Internal Server Error"), None)] status: Option<&str>,
+    #[values(
+        Some("503 Service Unavailable"),
+        Some("500 Internal Server Error"),
+        None
+    )]
+    status: Option<&str>,
 ) {
     let answers = status.map(|status| answer(status, ""));
     let odd = Odd::at("127.0.0.1:0".parse().unwrap(), answers).await;
@@ -187,29 +232,43 @@ async fn a_provider_of_credentials_that_stays_away_is_named(
     #[case] named: &str,
 ) {
     let mut program = command();
-    program.env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9").envs(env.iter().copied());
+    program
+        .env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+        .envs(env.iter().copied());
     let arguments = [COPY.as_slice(), &["--patience", "3s"]].concat();
     let (exit, _, stderr) = run(program, &arguments).await;
     assert_eq!(exit, 4, "{stderr}");
-    assert!(stderr.contains("credentials not available") && stderr.contains(named), "{stderr}");
+    assert!(
+        stderr.contains("credentials not available") && stderr.contains(named),
+        "{stderr}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_of_credentials_that_hangs_is_named() {
     let (name, url) = Issuer::start(Reply::Hang).await.container();
     let mut program = command();
-    program.env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9").env(name, &url);
+    program
+        .env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+        .env(name, &url);
     let arguments = [COPY.as_slice(), &["--patience", "1s"]].concat();
     let (exit, _, stderr) = run(program, &arguments).await;
     assert_eq!(exit, 4, "{stderr}");
-    assert!(stderr.contains(&url) && stderr.contains("no answer"), "{stderr}");
+    assert!(
+        stderr.contains(&url) && stderr.contains("no answer"),
+        "{stderr}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_credential_process_that_hangs_does_not_outlast_patience() {
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("config");
-    std::fs::write(&config, "[profile slow]\ncredential_process = /bin/sleep 30\n").unwrap();
+    std::fs::write(
+        &config,
+        "[profile slow]\ncredential_process = /bin/sleep 30\n",
+    )
+    .unwrap();
     let mut program = command();
     program
         .env("AWS_CONFIG_FILE", &config)
@@ -218,17 +277,25 @@ async fn a_credential_process_that_hangs_does_not_outlast_patience() {
     let arguments = [COPY.as_slice(), &["--patience", "1s"]].concat();
     let (exit, _, stderr) = run(program, &arguments).await;
     assert_eq!(exit, 4, "{stderr}");
-    assert!(stderr.contains("`slow`") && !stderr.contains("attempts)"), "one attempt: {stderr}");
+    assert!(
+        stderr.contains("`slow`") && !stderr.contains("attempts)"),
+        "one attempt: {stderr}"
+    );
 }
 
 #[rstest]
 #[case::none(&[], "none found in the environment")]
 #[case::half(&[("AWS_ACCESS_KEY_ID", "a")], "AWS_ACCESS_KEY_ID is set, but AWS_SECRET_ACCESS_KEY is not")]
 #[tokio::test(flavor = "multi_thread")]
-async fn without_any_credentials_a_command_ends_at_once(#[case] env: &[(&str, &str)], #[case] told: &str) {
+async fn without_any_credentials_a_command_ends_at_once(
+    #[case] env: &[(&str, &str)],
+    #[case] told: &str,
+) {
     let odd = Odd::at("127.0.0.1:0".parse().unwrap(), None).await;
     let mut program = command();
-    program.env("AWS_ENDPOINT_URL_S3", odd.url()).envs(env.iter().copied());
+    program
+        .env("AWS_ENDPOINT_URL_S3", odd.url())
+        .envs(env.iter().copied());
     let (exit, _, stderr) = run(program, &COPY).await;
     assert_eq!((exit, odd.requests()), (3, 0), "{stderr}");
     assert!(stderr.contains(told), "{stderr}");
@@ -239,7 +306,9 @@ async fn without_any_credentials_a_command_ends_at_once(#[case] env: &[(&str, &s
 async fn a_provider_that_refuses_ends_a_command_at_once() {
     let issuer = Issuer::start(Reply::Status(403, "{}")).await;
     let mut program = command();
-    program.env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9").envs([issuer.container()]);
+    program
+        .env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+        .envs([issuer.container()]);
     let (exit, _, stderr) = run(program, &COPY).await;
     assert_eq!((exit, issuer.asked()), (3, 1), "{stderr}");
     assert!(stderr.contains("HTTP 403"), "{stderr}");
@@ -257,10 +326,15 @@ async fn who_has_no_credentials_hears_where_a_profile_is_named() {
             vec!["run", job.to_str().unwrap()],
             "AWS_PROFILE, AWS_ACCESS_KEY_ID, and `endpoints.default.profile`",
         ),
-        (COPY.to_vec(), "AWS_PROFILE, AWS_ACCESS_KEY_ID, and --profile"),
+        (
+            COPY.to_vec(),
+            "AWS_PROFILE, AWS_ACCESS_KEY_ID, and --profile",
+        ),
     ] {
         let mut program = command();
-        program.env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9").env("S3HAUL_JOURNAL", "none");
+        program
+            .env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+            .env("S3HAUL_JOURNAL", "none");
         let (exit, _, stderr) = run(program, &words).await;
         assert_eq!(exit, 3, "{stderr}");
         assert!(stderr.contains(said), "{stderr}");
@@ -273,15 +347,23 @@ async fn who_has_no_credentials_hears_where_a_profile_is_named() {
 #[case::not_found("404 Not Found")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_web_page_is_no_s3_server(#[case] status: &str) {
-    let page = answer(status, "<!DOCTYPE html><html><body>Please log in<br></body></html>");
+    let page = answer(
+        status,
+        "<!DOCTYPE html><html><body>Please log in<br></body></html>",
+    );
     let odd = Odd::at("127.0.0.1:0".parse().unwrap(), Some(page)).await;
     let dir = tempfile::tempdir().unwrap();
     let job = dir.path().join("job.yaml");
     let transfers = "transfers: [{from: {s3: s3://source/}, to: {s3: s3://destination/}}]\n";
     std::fs::write(&job, format!("version: 1\n{transfers}")).unwrap();
     let job = job.to_str().unwrap();
-    for words in [COPY.to_vec(), vec!["run", job], vec!["check", job], vec!["plan", job], vec!["verify", job]]
-    {
+    for words in [
+        COPY.to_vec(),
+        vec!["run", job],
+        vec!["check", job],
+        vec!["plan", job],
+        vec!["verify", job],
+    ] {
         let mut program = command();
         program
             .env("AWS_ENDPOINT_URL_S3", odd.url())
@@ -291,7 +373,10 @@ async fn a_web_page_is_no_s3_server(#[case] status: &str) {
         let (exit, _, stderr) = run(program, &words).await;
         assert_eq!(exit, 3, "{words:?}: {stderr}");
         let said = format!("{} is not an S3 server", odd.url());
-        assert!(stderr.contains(&said) && stderr.contains("url"), "{words:?}: {stderr}");
+        assert!(
+            stderr.contains(&said) && stderr.contains("url"),
+            "{words:?}: {stderr}"
+        );
     }
 }
 
@@ -312,28 +397,42 @@ async fn a_local_source_that_is_missing_is_found_before_the_first_write() {
             program.current_dir(dir.path());
             let (exit, _, stderr) = run(program, &[command, "job.yaml"]).await;
             assert_eq!(exit, 3, "{command}: {stderr}");
-            assert!(stderr.contains("files: ") && stderr.contains(missing), "{command}: {stderr}");
+            assert!(
+                stderr.contains("files: ") && stderr.contains(missing),
+                "{command}: {stderr}"
+            );
             told.push(stderr);
         }
         told.dedup();
         assert_eq!(told.len(), 1, "all say the same: {told:?}");
     }
-    assert!(world.sandbox.store().keys(DESTINATION).is_empty(), "nothing was written");
+    assert!(
+        world.sandbox.store().keys(DESTINATION).is_empty(),
+        "nothing was written"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_key_is_not_tried_again() {
-    for (name, code) in
-        [("AWS_ACCESS_KEY_ID", "InvalidAccessKeyId"), ("AWS_SECRET_ACCESS_KEY", "SignatureDoesNotMatch")]
-    {
+    for (name, code) in [
+        ("AWS_ACCESS_KEY_ID", "InvalidAccessKeyId"),
+        ("AWS_SECRET_ACCESS_KEY", "SignatureDoesNotMatch"),
+    ] {
         let world = world().await;
         let mut program = at(&world);
         program.env(name, "wrong");
         let (exit, _, stderr) = run(program, &COPY).await;
         assert_eq!(exit, 3, "{stderr}");
-        assert!(stderr.contains(code) && !stderr.contains("Error {"), "{stderr}");
+        assert!(
+            stderr.contains(code) && !stderr.contains("Error {"),
+            "{stderr}"
+        );
         // HEAD says no more than 403; the list says why.
-        assert!(world.sandbox.calls().total() <= 2, "{} requests", world.sandbox.calls().total());
+        assert!(
+            world.sandbox.calls().total() <= 2,
+            "{} requests",
+            world.sandbox.calls().total()
+        );
     }
 }
 
@@ -369,8 +468,15 @@ async fn a_certificate_that_nobody_trusts_costs_one_connection() {
     // Some machines name their own bundle.
     program.env_remove("SSL_CERT_FILE");
     let (exit, _, stderr) = run(program, &COPY[1..]).await;
-    assert_eq!((exit, connections.load(Ordering::SeqCst)), (3, 1), "{stderr}");
-    assert!(stderr.contains("AWS_CA_BUNDLE, SSL_CERT_FILE or --ca-bundle"), "{stderr}");
+    assert_eq!(
+        (exit, connections.load(Ordering::SeqCst)),
+        (3, 1),
+        "{stderr}"
+    );
+    assert!(
+        stderr.contains("AWS_CA_BUNDLE, SSL_CERT_FILE or --ca-bundle"),
+        "{stderr}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -387,7 +493,11 @@ async fn a_server_without_tls_is_told_from_one_that_is_away() {
 #[case("TERM", "copy", &COPY[1..])]
 #[case("INT", "uploads", &["list", "s3://source/"])]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_signal_ends_the_wait(#[case] signal: &str, #[case] word: &str, #[case] arguments: &[&str]) {
+async fn a_signal_ends_the_wait(
+    #[case] signal: &str,
+    #[case] word: &str,
+    #[case] arguments: &[&str],
+) {
     let address = nobody().await;
     let mut program = process();
     program
@@ -398,12 +508,22 @@ async fn a_signal_ends_the_wait(#[case] signal: &str, #[case] word: &str, #[case
         .args(arguments);
     let child = start(program);
     sleep(Duration::from_millis(2500)).await;
-    Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap();
+    Command::new("kill")
+        .args([&format!("-{signal}"), &child.id().to_string()])
+        .status()
+        .unwrap();
     let began = Instant::now();
     let (exit, stderr) = ended(child).await;
     assert_eq!(exit, 4, "{stderr}");
-    assert!(stderr.contains("waiting for") && stderr.contains("error: interrupted;"), "{stderr}");
-    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    assert!(
+        stderr.contains("waiting for") && stderr.contains("error: interrupted;"),
+        "{stderr}"
+    );
+    assert!(
+        began.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        began.elapsed()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -412,14 +532,20 @@ async fn an_answer_that_makes_no_sense_is_asked_for_a_few_times_only() {
     let odd = Odd::at("127.0.0.1:0".parse().unwrap(), Some(html)).await;
     let (exit, _, stderr) = run(impatient(&odd.url(), "uploads"), &["list", "s3://source/"]).await;
     assert_eq!(exit, 3, "{stderr}");
-    assert!(stderr.contains("is not an S3 server") && stderr.contains("--endpoint-url"), "{stderr}");
+    assert!(
+        stderr.contains("is not an S3 server") && stderr.contains("--endpoint-url"),
+        "{stderr}"
+    );
     assert!(odd.requests() <= 8, "{} requests", odd.requests());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_multi_region_access_point_is_refused_as_a_source_in_true_words() {
     let mut program = command();
-    program.env("AWS_ACCESS_KEY_ID", "a").env("AWS_SECRET_ACCESS_KEY", "b").env("AWS_REGION", "us-east-1");
+    program
+        .env("AWS_ACCESS_KEY_ID", "a")
+        .env("AWS_SECRET_ACCESS_KEY", "b")
+        .env("AWS_REGION", "us-east-1");
     let source = "s3://arn:aws:s3::111122223333:accesspoint/mfzwi23gnjvgw.mrap/x/";
     let (exit, _, stderr) = run(program, &["copy", source, "s3://destination/"]).await;
     assert_eq!(exit, 3, "{stderr}");
@@ -430,10 +556,16 @@ async fn a_multi_region_access_point_is_refused_as_a_source_in_true_words() {
 #[case::throttled(503, "SlowDown")]
 #[case::broken(500, "InternalError")]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_answers_badly_at_first_is_waited_for(#[case] status: u16, #[case] code: &'static str) {
+async fn a_server_that_answers_badly_at_first_is_waited_for(
+    #[case] status: u16,
+    #[case] code: &'static str,
+) {
     let world = world().await;
     // More often than a request is tried that has no patience.
-    world.sandbox.faults().add(Fault::on_any().first(6).then(Effect::Error(status, code)));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on_any().first(6).then(Effect::Error(status, code)));
     let (exit, _, stderr) = run(at(&world), &COPY).await;
     assert_eq!(exit, 0, "{stderr}");
     assert_eq!(world.sandbox.store().keys(DESTINATION), ["k"]);
@@ -468,7 +600,10 @@ source_profile = nobody
     let arguments = [COPY.as_slice(), &["--profile", profile]].concat();
     let (exit, _, stderr) = run(program, &arguments).await;
     assert_eq!(exit, 3, "{stderr}");
-    assert!(stderr.contains(told) && stderr.contains(profile), "{stderr}");
+    assert!(
+        stderr.contains(told) && stderr.contains(profile),
+        "{stderr}"
+    );
 }
 
 /// Every command, with little patience, at a world whose buckets answer and whose lists do not.
@@ -483,12 +618,22 @@ async fn a_list_that_fails_for_now_ends_a_command_within_its_patience(
     #[values("run", "dry-run", "plan", "check", "verify")] word: &str,
 ) {
     let world = world().await;
-    world.sandbox.faults().add(Fault::on(Operation::ListObjectsV2).then(effect));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::ListObjectsV2).then(effect));
     let began = Instant::now();
     let (exit, stderr) = with_job(&world, word).await;
     assert_eq!(exit, 4, "{stderr}");
-    assert!(began.elapsed() < Duration::from_secs(45), "{:?}: {stderr}", began.elapsed());
-    assert!(world.sandbox.store().keys(DESTINATION).is_empty(), "nothing was written");
+    assert!(
+        began.elapsed() < Duration::from_secs(45),
+        "{:?}: {stderr}",
+        began.elapsed()
+    );
+    assert!(
+        world.sandbox.store().keys(DESTINATION).is_empty(),
+        "nothing was written"
+    );
 }
 
 /// Runs a command with a job from the source to the destination.
@@ -497,12 +642,17 @@ async fn with_job(world: &World, command: &str) -> (i32, String) {
     let job = directory.path().join("job.yaml");
     std::fs::write(&job, JOB).unwrap();
     let job = job.to_str().unwrap();
-    let arguments = if command == "dry-run" { vec!["run", job, "--dry-run"] } else { vec![command, job] };
+    let arguments = if command == "dry-run" {
+        vec!["run", job, "--dry-run"]
+    } else {
+        vec![command, job]
+    };
     let (exit, _, stderr) = run(at(world), &arguments).await;
     (exit, stderr)
 }
 
-/// HEAD may be answered before the server looks at the key, as a redirect is, so that a list is the first to be refused.
+/// HEAD may be answered before the server looks at the key, as a redirect is, so that a list is the
+/// first to be refused.
 #[rstest]
 #[case(403, "InvalidAccessKeyId")]
 #[case(403, "SignatureDoesNotMatch")]
@@ -517,7 +667,10 @@ async fn a_list_that_is_refused_ends_a_command_like_a_refused_bucket(
     #[values("run", "dry-run", "plan", "check", "verify")] word: &str,
 ) {
     let world = world().await;
-    world.sandbox.faults().add(Fault::on(Operation::ListObjectsV2).then(Effect::Error(status, code)));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::ListObjectsV2).then(Effect::Error(status, code)));
     let (exit, stderr) = with_job(&world, word).await;
     assert_eq!(exit, 3, "{stderr}");
 }
@@ -527,7 +680,11 @@ async fn a_list_that_is_refused_ends_a_command_like_a_refused_bucket(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_list_beside_a_copy_is_a_failure(#[case] effect: Effect) {
     let world = world().await;
-    world.sandbox.faults().add(Fault::on(Operation::ListObjectsV2).key("denied/").then(effect));
+    world.sandbox.faults().add(
+        Fault::on(Operation::ListObjectsV2)
+            .key("denied/")
+            .then(effect),
+    );
     let directory = tempfile::tempdir().unwrap();
     let job = directory.path().join("job.yaml");
     let transfers = "transfers:\n  - {name: one, from: {s3: s3://source/denied/}, to: {s3: s3://destination/a/}}\n  - {name: \

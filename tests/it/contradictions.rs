@@ -1,4 +1,5 @@
-//! Answers that contradict themselves, the request, or each other: each would pass for a success if nobody compared them.
+//! Answers that contradict themselves, the request, or each other: each would pass for a success if
+//! nobody compared them.
 
 use std::time::{Duration, SystemTime};
 
@@ -24,21 +25,34 @@ use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, uri};
 const KEYS: [&str; 3] = ["a", "b", "c"];
 
 fn put(world: &World, bucket: &str, key: &str, seed: u64, size: u64, spec: &ObjectSpec) {
-    world.sandbox.store().put_object(bucket, key, Content::pattern(seed, size), spec);
+    world
+        .sandbox
+        .store()
+        .put_object(bucket, key, Content::pattern(seed, size), spec);
 }
 
 /// Three objects of 100 bytes with a tag.
 async fn world() -> World {
     let world = World::new().await;
     for key in KEYS {
-        put(&world, SOURCE, key, 1, 100, &ObjectSpec::default().tag("t", "1"));
+        put(
+            &world,
+            SOURCE,
+            key,
+            1,
+            100,
+            &ObjectSpec::default().tag("t", "1"),
+        );
     }
     world
 }
 
 /// A key with three versions in a bucket that keeps them, an hour apart.
 async fn with_versions() -> World {
-    let versioned = BucketOptions { versioning: true, ..BucketOptions::default() };
+    let versioned = BucketOptions {
+        versioning: true,
+        ..BucketOptions::default()
+    };
     let world = World::with(SandboxOptions::default(), versioned).await;
     for (number, name) in (1..).zip(KEYS) {
         let time = SystemTime::now() - Duration::from_hours(9 - number);
@@ -48,28 +62,40 @@ async fn with_versions() -> World {
             "k",
             number,
             100,
-            &ObjectSpec::default().last_modified(time).metadata("name", name),
+            &ObjectSpec::default()
+                .last_modified(time)
+                .metadata("name", name),
         );
     }
     world
 }
 
 async fn run(world: &World, liar: &Liar, transfer: Transfer, provider: Provider) -> Run {
-    world.try_run_job(&liar.job(world, transfer, provider)).await.unwrap()
+    world
+        .try_run_job(&liar.job(world, transfer, provider))
+        .await
+        .unwrap()
 }
 
 /// A bucket as the server shows it.
 async fn bucket(world: &World, liar: &Liar, name: &str) -> Bucket {
     let job = liar.job(world, copy_all(), Provider::Aws);
-    let mut connections = world.connections(&job, &CancellationToken::default(), &Limits::default());
-    connections.bucket(DEFAULT_ENDPOINT, &name.parse().unwrap()).await.unwrap()
+    let mut connections =
+        world.connections(&job, &CancellationToken::default(), &Limits::default());
+    connections
+        .bucket(DEFAULT_ENDPOINT, &name.parse().unwrap())
+        .await
+        .unwrap()
 }
 
 fn messages(run: &Run) -> Vec<String> {
-    let failed = run.receipts.iter().filter_map(|receipt| match &receipt.ending {
-        Ending::Failed { error } => Some(format!("{}: {}", error.kind, error.message)),
-        _ => None,
-    });
+    let failed = run
+        .receipts
+        .iter()
+        .filter_map(|receipt| match &receipt.ending {
+            Ending::Failed { error } => Some(format!("{}: {}", error.kind, error.message)),
+            _ => None,
+        });
     failed.collect()
 }
 
@@ -100,17 +126,31 @@ fn with_status(mut answer: Answer, status: &str) -> Answer {
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_is_read_whatever_success_its_status_tells(
-    #[values("201 Created", "202 Accepted", "203 Non-Authoritative Information", "206 Partial Content")]
+    #[values(
+        "201 Created",
+        "202 Accepted",
+        "203 Non-Authoritative Information",
+        "206 Partial Content"
+    )]
     status: &'static str,
     #[values(Provider::Aws, Provider::Auto)] provider: Provider,
 ) {
     let world = world().await;
     let lie = move |asked: &Asked, answer: Answer| {
-        if asked.method == "GET" { with_status(answer, status) } else { answer }
+        if asked.method == "GET" {
+            with_status(answer, status)
+        } else {
+            answer
+        }
     };
     let liar = Liar::before(&world, lie).await;
     let run = run(&world, &liar, copy_all(), provider).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (3, 0), "{:?}", messages(&run));
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (3, 0),
+        "{:?}",
+        messages(&run)
+    );
     for key in KEYS {
         let object = world.sandbox.store().object(DESTINATION, key).unwrap();
         assert_eq!(object.attributes.tags.len(), 1);
@@ -121,15 +161,37 @@ async fn a_list_is_read_whatever_success_its_status_tells(
 async fn versions_uploads_and_parts_are_read_whatever_success_their_status_tells() {
     let world = with_versions().await;
     let lie = |asked: &Asked, answer: Answer| {
-        if asked.method == "GET" { with_status(answer, "203 X") } else { answer }
+        if asked.method == "GET" {
+            with_status(answer, "203 X")
+        } else {
+            answer
+        }
     };
     let liar = Liar::before(&world, lie).await;
-    let all = Transfer { versions: Versions::All, ..copy_all() };
+    let all = Transfer {
+        versions: Versions::All,
+        ..copy_all()
+    };
     let run = run(&world, &liar, all, Provider::Aws).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (3, 0), "{:?}", messages(&run));
-    let (bucket, key) = (bucket(&world, &liar, DESTINATION).await, ObjectKey::new("u").unwrap());
-    let upload = bucket.create_upload(&key, &Attributes::default()).await.unwrap().value;
-    bucket.upload_part(&key, &upload.id, 1, bytes::Bytes::from_static(b"x"), None).await.unwrap();
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (3, 0),
+        "{:?}",
+        messages(&run)
+    );
+    let (bucket, key) = (
+        bucket(&world, &liar, DESTINATION).await,
+        ObjectKey::new("u").unwrap(),
+    );
+    let upload = bucket
+        .create_upload(&key, &Attributes::default())
+        .await
+        .unwrap()
+        .value;
+    bucket
+        .upload_part(&key, &upload.id, 1, bytes::Bytes::from_static(b"x"), None)
+        .await
+        .unwrap();
     let listed: Vec<_> = uploads(&bucket, "").try_collect().await.unwrap();
     let opened = MultipartUpload::open(&bucket, &key, upload.id);
     let parts: Vec<_> = opened.parts().try_collect().await.unwrap();
@@ -146,11 +208,18 @@ async fn a_success_without_a_document_is_no_empty_list(
         if !asked.lists(SOURCE) {
             return answer;
         }
-        Answer { head: vec!["HTTP/1.1 204 No Content".to_owned()], body: Vec::new() }
+        Answer {
+            head: vec!["HTTP/1.1 204 No Content".to_owned()],
+            body: Vec::new(),
+        }
     };
     let liar = Liar::before(&world, lie).await;
     let run = run(&world, &liar, copy_all(), provider).await;
-    assert!(failure(&run).starts_with("unreadable-answer"), "{}", failure(&run));
+    assert!(
+        failure(&run).starts_with("unreadable-answer"),
+        "{}",
+        failure(&run)
+    );
 }
 
 /// One key, and what else is in the page.
@@ -168,7 +237,10 @@ fn page(rest: &str) -> String {
     "<KeyCount>5</KeyCount><IsTruncated>false</IsTruncated>",
     "the page holds 1 keys, and its KeyCount says 5"
 )]
-#[case::late("<Error><Code>AccessDenied</Code><Message>disk</Message></Error>", "denied: disk")]
+#[case::late(
+    "<Error><Code>AccessDenied</Code><Message>disk</Message></Error>",
+    "denied: disk"
+)]
 #[case::end("<IsTruncated/>", "unreadable-answer")]
 #[case::hollow("<Contents/>", "an object without a key")]
 #[case::prefix("<Prefix>other/</Prefix>", "one of the keys below `other/`")]
@@ -180,7 +252,11 @@ async fn a_page_that_contradicts_itself_is_no_list(
 ) {
     let world = world().await;
     let lie = move |asked: &Asked, answer: Answer| {
-        if asked.lists(SOURCE) { Answer::document(page(rest)) } else { answer }
+        if asked.lists(SOURCE) {
+            Answer::document(page(rest))
+        } else {
+            answer
+        }
     };
     let liar = Liar::before(&world, lie).await;
     let run = run(&world, &liar, copy_all(), provider).await;
@@ -196,36 +272,60 @@ async fn a_page_that_contradicts_itself_is_no_list(
     "</ListMultipartUploadsResult>",
     "<CommonPrefixes><Prefix>d/</Prefix></CommonPrefixes></ListMultipartUploadsResult>"
 )]
-#[case::prefix("</ListMultipartUploadsResult>", "<Prefix>x</Prefix></ListMultipartUploadsResult>")]
+#[case::prefix(
+    "</ListMultipartUploadsResult>",
+    "<Prefix>x</Prefix></ListMultipartUploadsResult>"
+)]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_of_uploads_that_contradicts_itself_is_no_list(
     #[case] end: &'static str,
     #[case] other: &'static str,
 ) {
     let world = World::new().await;
-    let lie =
-        move |_: &Asked, answer: Answer| answer.replacing("<Prefix></Prefix>", "").replacing(end, other);
+    let lie = move |_: &Asked, answer: Answer| {
+        answer
+            .replacing("<Prefix></Prefix>", "")
+            .replacing(end, other)
+    };
     let liar = Liar::before(&world, lie).await;
     let bucket = bucket(&world, &liar, DESTINATION).await;
     let listed: Result<Vec<_>, _> = uploads(&bucket, "").try_collect().await;
     let kind = listed.unwrap_err().kind().name();
-    assert!(["server-fault", "unreadable-answer"].contains(&kind), "{kind}");
+    assert!(
+        ["server-fault", "unreadable-answer"].contains(&kind),
+        "{kind}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_parts_of_another_upload_are_no_list() {
     let world = World::new().await;
     let lie = |asked: &Asked, answer: Answer| {
-        let id = asked.parameter("uploadId").filter(|_| asked.method == "GET").map(str::to_owned);
+        let id = asked
+            .parameter("uploadId")
+            .filter(|_| asked.method == "GET")
+            .map(str::to_owned);
         id.map_or(answer.clone(), |id| answer.replacing(&id, "another"))
     };
     let liar = Liar::before(&world, lie).await;
-    let (bucket, key) = (bucket(&world, &liar, DESTINATION).await, ObjectKey::new("u").unwrap());
-    let upload = bucket.create_upload(&key, &Attributes::default()).await.unwrap().value;
+    let (bucket, key) = (
+        bucket(&world, &liar, DESTINATION).await,
+        ObjectKey::new("u").unwrap(),
+    );
+    let upload = bucket
+        .create_upload(&key, &Attributes::default())
+        .await
+        .unwrap()
+        .value;
     let opened = MultipartUpload::open(&bucket, &key, upload.id);
     let parts: Result<Vec<_>, _> = opened.parts().try_collect().await;
     let failure = parts.unwrap_err();
-    assert!(failure.to_string().contains("parts of another upload, `another`"), "{failure}");
+    assert!(
+        failure
+            .to_string()
+            .contains("parts of another upload, `another`"),
+        "{failure}"
+    );
 }
 
 /// An encoder that leaves `+` as it is, and writes a space like that too.
@@ -236,23 +336,36 @@ async fn two_keys_that_are_written_alike_are_told() {
         put(&world, SOURCE, key, 1, 100, &ObjectSpec::default());
     }
     let lie = |asked: &Asked, answer: Answer| {
-        if asked.lists(SOURCE) { answer.replacing("%2B", "+").replacing("%20", "+") } else { answer }
+        if asked.lists(SOURCE) {
+            answer.replacing("%2B", "+").replacing("%20", "+")
+        } else {
+            answer
+        }
     };
     let liar = Liar::before(&world, lie).await;
     let mut job = liar.job(&world, copy_all(), Provider::Auto);
-    crate::world::restate(&mut job, |endpoint| endpoint.capabilities.ordered_lists = Some(false));
+    crate::world::restate(&mut job, |endpoint| {
+        endpoint.capabilities.ordered_lists = Some(false)
+    });
     let run = world.try_run_job(&job).await.unwrap();
     assert_eq!(run.outcome.done_objects, 1);
     let messages = messages(&run);
     assert!(
-        messages.concat().contains("the same key twice on one page (1, for example `a b`)"),
+        messages
+            .concat()
+            .contains("the same key twice on one page (1, for example `a b`)"),
         "{messages:?}"
     );
 }
 
 /// The names of the versions at the destination, oldest first.
 fn copied(world: &World) -> String {
-    let versions = world.sandbox.store().versions(DESTINATION, "k").into_iter().rev();
+    let versions = world
+        .sandbox
+        .store()
+        .versions(DESTINATION, "k")
+        .into_iter()
+        .rev();
     versions
         .map(|version| match version {
             VersionInfo::DeleteMarker(_) => "M".to_owned(),
@@ -264,11 +377,18 @@ fn copied(world: &World) -> String {
 /// Puts the versions of a page into another order.
 fn reordered(answer: Answer, order: fn(&mut Vec<&str>)) -> Answer {
     let body = String::from_utf8_lossy(&answer.body).into_owned();
-    let (Some(begin), Some(end)) = (body.find("<Version>"), body.rfind("</Version>")) else { return answer };
+    let (Some(begin), Some(end)) = (body.find("<Version>"), body.rfind("</Version>")) else {
+        return answer;
+    };
     let end = end + "</Version>".len();
     let mut versions: Vec<_> = body[begin..end].split_inclusive("</Version>").collect();
     order(&mut versions);
-    Answer::document(format!("{}{}{}", &body[..begin], versions.concat(), &body[end..]))
+    Answer::document(format!(
+        "{}{}{}",
+        &body[..begin],
+        versions.concat(),
+        &body[end..]
+    ))
 }
 
 #[rstest]
@@ -278,30 +398,57 @@ async fn versions_that_are_listed_oldest_first_are_copied_in_their_order(
 ) {
     let world = with_versions().await;
     let lie = |asked: &Asked, answer: Answer| {
-        if lists_versions(asked) { reordered(answer, |versions| versions.reverse()) } else { answer }
+        if lists_versions(asked) {
+            reordered(answer, |versions| versions.reverse())
+        } else {
+            answer
+        }
     };
     let liar = Liar::before(&world, lie).await;
     let past = Timestamp::now() - Duration::from_mins(1);
-    let then = Transfer { versions: Versions::AsOf(past), ..copy_all() };
+    let then = Transfer {
+        versions: Versions::AsOf(past),
+        ..copy_all()
+    };
     let run_then = run(&world, &liar, then, provider).await;
-    assert_eq!((run_then.outcome.done_objects, copied(&world)), (1, "c".to_owned()));
+    assert_eq!(
+        (run_then.outcome.done_objects, copied(&world)),
+        (1, "c".to_owned())
+    );
     let world_again = with_versions().await;
     let liar = Liar::before(&world_again, lie).await;
-    let all = Transfer { versions: Versions::All, ..copy_all() };
+    let all = Transfer {
+        versions: Versions::All,
+        ..copy_all()
+    };
     let run = run(&world_again, &liar, all, provider).await;
-    assert_eq!((run.outcome.done_objects, copied(&world_again)), (3, "abc".to_owned()));
+    assert_eq!(
+        (run.outcome.done_objects, copied(&world_again)),
+        (3, "abc".to_owned())
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn versions_in_no_order_are_no_list() {
     let world = with_versions().await;
     let lie = |asked: &Asked, answer: Answer| {
-        if lists_versions(asked) { reordered(answer, |versions| versions.swap(0, 1)) } else { answer }
+        if lists_versions(asked) {
+            reordered(answer, |versions| versions.swap(0, 1))
+        } else {
+            answer
+        }
     };
     let liar = Liar::before(&world, lie).await;
-    let all = Transfer { versions: Versions::All, ..copy_all() };
+    let all = Transfer {
+        versions: Versions::All,
+        ..copy_all()
+    };
     let run = run(&world, &liar, all, Provider::Aws).await;
-    assert!(failure(&run).contains("of `k` its latest, behind others"), "{}", failure(&run));
+    assert!(
+        failure(&run).contains("of `k` its latest, behind others"),
+        "{}",
+        failure(&run)
+    );
 }
 
 /// The answer without any time of modification.
@@ -311,7 +458,11 @@ fn undated(answer: Answer) -> Answer {
         let end = body[begin..].find("</LastModified>").unwrap();
         body.replace_range(begin..begin + end + "</LastModified>".len(), "");
     }
-    if answer.body.is_empty() { answer } else { Answer::document(body) }
+    if answer.body.is_empty() {
+        answer
+    } else {
+        Answer::document(body)
+    }
 }
 
 #[rstest]
@@ -323,20 +474,43 @@ async fn an_object_without_a_time_fails_where_a_time_selects(
     #[case] before: Option<u64>,
     #[values(false, true)] is_history: bool,
 ) {
-    let world = if is_history { with_versions().await } else { world().await };
+    let world = if is_history {
+        with_versions().await
+    } else {
+        world().await
+    };
     let lie = |asked: &Asked, answer: Answer| {
-        if asked.lists(SOURCE) || lists_versions(asked) { undated(answer) } else { answer }
+        if asked.lists(SOURCE) || lists_versions(asked) {
+            undated(answer)
+        } else {
+            answer
+        }
     };
     let liar = Liar::before(&world, lie).await;
     let time = |hours: u64| Timestamp::now() - Duration::from_hours(hours);
     let mut transfer = copy_all();
-    (transfer.select.modified_after, transfer.select.modified_before) = (after.map(time), before.map(time));
-    transfer.versions = if is_history { Versions::All } else { Versions::Current };
+    (
+        transfer.select.modified_after,
+        transfer.select.modified_before,
+    ) = (after.map(time), before.map(time));
+    transfer.versions = if is_history {
+        Versions::All
+    } else {
+        Versions::Current
+    };
     let dated = run(&world, &liar, transfer, Provider::Aws).await;
     let failed = if is_history { 1 } else { 3 };
-    assert_eq!((dated.outcome.done_objects, dated.outcome.failed_objects), (0, failed));
+    assert_eq!(
+        (dated.outcome.done_objects, dated.outcome.failed_objects),
+        (0, failed)
+    );
     let messages = messages(&dated);
-    assert!(messages.iter().all(|message| message.contains("which `modified_after`")), "{messages:?}");
+    assert!(
+        messages
+            .iter()
+            .all(|message| message.contains("which `modified_after`")),
+        "{messages:?}"
+    );
     // Nobody else needs it.
     let all = run(&world, &liar, copy_all(), Provider::Aws).await;
     assert_eq!(all.outcome.failed_objects, 0, "{:?}", all.receipts);
@@ -345,17 +519,34 @@ async fn an_object_without_a_time_fails_where_a_time_selects(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_without_a_time_fails_where_the_past_is_asked_for() {
     let world = with_versions().await;
-    let lie = |asked: &Asked, answer: Answer| if lists_versions(asked) { undated(answer) } else { answer };
+    let lie = |asked: &Asked, answer: Answer| {
+        if lists_versions(asked) {
+            undated(answer)
+        } else {
+            answer
+        }
+    };
     let liar = Liar::before(&world, lie).await;
-    let then = Transfer { versions: Versions::AsOf(Timestamp::now()), ..copy_all() };
+    let then = Transfer {
+        versions: Versions::AsOf(Timestamp::now()),
+        ..copy_all()
+    };
     let run = run(&world, &liar, then, Provider::Aws).await;
-    assert!(failure(&run).contains("no time of a version"), "{}", failure(&run));
+    assert!(
+        failure(&run).contains("no time of a version"),
+        "{}",
+        failure(&run)
+    );
 }
 
 /// The oldest version, by its id.
 fn first_version(world: &World) -> Transfer {
-    let Some(VersionInfo::Object(oldest)) =
-        world.sandbox.store().versions(SOURCE, "k").into_iter().next_back()
+    let Some(VersionInfo::Object(oldest)) = world
+        .sandbox
+        .store()
+        .versions(SOURCE, "k")
+        .into_iter()
+        .next_back()
     else {
         panic!("no version");
     };
@@ -386,16 +577,28 @@ async fn an_answer_about_another_version_is_refused(
     }
     let lie = move |asked: &Asked, answer: Answer| {
         let is_about_it = asked.method == method && (method == "PUT" || asked.has("versionId"));
-        if is_about_it { answer.with(&format!("{header}: other")) } else { answer }
+        if is_about_it {
+            answer.with(&format!("{header}: other"))
+        } else {
+            answer
+        }
     };
     let liar = Liar::before(&world, lie).await;
-    let mut transfer = if in_parts { copy_all() } else { first_version(&world) };
+    let mut transfer = if in_parts {
+        copy_all()
+    } else {
+        first_version(&world)
+    };
     transfer.parts.threshold = ByteSize(if in_parts { 6 * MIB } else { 16 * MIB });
     if in_parts {
         transfer.versions = Versions::AsOf(Timestamp::now() + Duration::from_hours(1));
     }
     let run = run(&world, &liar, transfer, provider).await;
-    assert!(failure(&run).contains("the version `other`"), "{}", failure(&run));
+    assert!(
+        failure(&run).contains("the version `other`"),
+        "{}",
+        failure(&run)
+    );
 }
 
 #[rstest]
@@ -411,7 +614,11 @@ async fn a_bucket_without_versions_has_not_the_one_that_is_asked_for(
     };
     let liar = Liar::before(&world, lie).await;
     let run = run(&world, &liar, first_version(&world), provider).await;
-    assert!(failure(&run).contains("the bucket has none"), "{}", failure(&run));
+    assert!(
+        failure(&run).contains("the bucket has none"),
+        "{}",
+        failure(&run)
+    );
 }
 
 #[rstest]
@@ -424,19 +631,35 @@ async fn head_and_list_agree_on_the_size_before_anything_is_written(
     put(&world, SOURCE, "a", 1, 100, &ObjectSpec::default());
     put(&world, DESTINATION, "a", 2, 10, &ObjectSpec::default());
     let lie = move |asked: &Asked, answer: Answer| {
-        if heads(asked, SOURCE) { answer.with(&format!("content-length: {size}")) } else { answer }
+        if heads(asked, SOURCE) {
+            answer.with(&format!("content-length: {size}"))
+        } else {
+            answer
+        }
     };
     let liar = Liar::before(&world, lie).await;
     let run = run(&world, &liar, copy_all(), provider).await;
     let says = format!("HEAD shows {size} bytes, the list shows 100");
     assert!(failure(&run).contains(&says), "{}", failure(&run));
-    assert_eq!(world.sandbox.store().object(DESTINATION, "a").unwrap().content.len(), 10);
+    assert_eq!(
+        world
+            .sandbox
+            .store()
+            .object(DESTINATION, "a")
+            .unwrap()
+            .content
+            .len(),
+        10
+    );
 }
 
 async fn verified(world: &World, liar: &Liar) -> Vec<Finding> {
     let source = Some(bucket(world, liar, SOURCE).await);
-    let sides =
-        Sides { transfer: copy_all().into(), source, destination: bucket(world, liar, DESTINATION).await };
+    let sides = Sides {
+        transfer: copy_all().into(),
+        source,
+        destination: bucket(world, liar, DESTINATION).await,
+    };
     let mut findings = Vec::new();
     verify::transfer(&sides, Deep::All, |finding| findings.push(finding.clone())).await;
     findings
@@ -445,8 +668,22 @@ async fn verified(world: &World, liar: &Liar) -> Vec<Finding> {
 #[tokio::test(flavor = "multi_thread")]
 async fn objects_whose_heads_are_empty_are_not_equal() {
     let world = World::new().await;
-    put(&world, SOURCE, "a", 1, 100, &ObjectSpec::default().without_checksum());
-    put(&world, DESTINATION, "a", 2, 100, &ObjectSpec::default().without_checksum());
+    put(
+        &world,
+        SOURCE,
+        "a",
+        1,
+        100,
+        &ObjectSpec::default().without_checksum(),
+    );
+    put(
+        &world,
+        DESTINATION,
+        "a",
+        2,
+        100,
+        &ObjectSpec::default().without_checksum(),
+    );
     let lie = |asked: &Asked, answer: Answer| {
         if heads(asked, SOURCE) || heads(asked, DESTINATION) {
             answer.with("content-length: 0")
@@ -456,10 +693,26 @@ async fn objects_whose_heads_are_empty_are_not_equal() {
     };
     let liar = Liar::before(&world, lie).await;
     let findings = verified(&world, &liar).await;
-    assert!(matches!(&findings[..], [Finding { verdict: Verdict::Failed { .. }, .. }]), "{findings:?}");
-    let transfer = Transfer { compare: Compare::Checksum, ..copy_all() };
+    assert!(
+        matches!(
+            &findings[..],
+            [Finding {
+                verdict: Verdict::Failed { .. },
+                ..
+            }]
+        ),
+        "{findings:?}"
+    );
+    let transfer = Transfer {
+        compare: Compare::Checksum,
+        ..copy_all()
+    };
     let run = run(&world, &liar, transfer, Provider::Aws).await;
-    assert!(failure(&run).contains("HEAD shows 0 bytes, the list shows 100"), "{}", failure(&run));
+    assert!(
+        failure(&run).contains("HEAD shows 0 bytes, the list shows 100"),
+        "{}",
+        failure(&run)
+    );
 }
 
 #[rstest]
@@ -471,15 +724,41 @@ async fn objects_whose_heads_are_empty_are_not_equal() {
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_of_another_range_are_not_read(#[case] range: &'static str, #[case] is_right: bool) {
     let world = World::new().await;
-    put(&world, SOURCE, "a", 1, 100, &ObjectSpec::default().without_checksum());
-    put(&world, DESTINATION, "a", 1, 100, &ObjectSpec::default().without_checksum());
+    put(
+        &world,
+        SOURCE,
+        "a",
+        1,
+        100,
+        &ObjectSpec::default().without_checksum(),
+    );
+    put(
+        &world,
+        DESTINATION,
+        "a",
+        1,
+        100,
+        &ObjectSpec::default().without_checksum(),
+    );
     let lie = move |asked: &Asked, answer: Answer| {
-        let reads = asked.method == "GET" && asked.path.ends_with("/a") && asked.query.contains("GetObject");
-        if reads { answer.with(&format!("content-range: {range}")) } else { answer }
+        let reads = asked.method == "GET"
+            && asked.path.ends_with("/a")
+            && asked.query.contains("GetObject");
+        if reads {
+            answer.with(&format!("content-range: {range}"))
+        } else {
+            answer
+        }
     };
     let liar = Liar::before(&world, lie).await;
     let findings = verified(&world, &liar).await;
-    let is_equal = matches!(&findings[..], [Finding { verdict: Verdict::Equal { .. }, .. }]);
+    let is_equal = matches!(
+        &findings[..],
+        [Finding {
+            verdict: Verdict::Equal { .. },
+            ..
+        }]
+    );
     assert_eq!(is_equal, is_right, "{findings:?}");
     let reads = liar.count(|asked| asked.method == "GET" && asked.path.ends_with("/a"));
     assert!(reads > 0, "nothing was read");
@@ -500,5 +779,9 @@ async fn a_header_that_cannot_be_read_is_named(#[case] header: &'static str, #[c
     };
     let liar = Liar::before(&world, lie).await;
     let run = run(&world, &liar, copy_all(), Provider::Aws).await;
-    assert!(failure(&run).contains(&format!("the answer's header {says}")), "{}", failure(&run));
+    assert!(
+        failure(&run).contains(&format!("the answer's header {says}")),
+        "{}",
+        failure(&run)
+    );
 }

@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use s3haul::manifest::job::{DEFAULT_ENDPOINT, PartSize, Parts, Provider, Source, When};
 use s3haul::sandbox::{
-    Algorithm, BucketOptions, ChecksumKind, Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions,
+    Algorithm, BucketOptions, ChecksumKind, Content, Effect, Fault, ObjectSpec, Operation,
+    SandboxOptions,
 };
 use s3haul::size::{ByteSize, GIB, MIB, TIB};
 
@@ -24,10 +25,20 @@ async fn every_size_arrives_equal_with_the_same_attributes() {
     let world = World::new().await;
     let sizes = [0, 1, 5 * MIB, 256 * MIB, 256 * MIB + 1, 6 * GIB];
     for (index, size) in sizes.into_iter().enumerate() {
-        world.sandbox.store().put_object(SOURCE, &format!("o{index}"), Content::pattern(7, size), &rich());
+        world.sandbox.store().put_object(
+            SOURCE,
+            &format!("o{index}"),
+            Content::pattern(7, size),
+            &rich(),
+        );
     }
     let run = world.run(copy_all()).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (6, 0), "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (6, 0),
+        "{:?}",
+        run.receipts
+    );
     assert_eq!(run.outcome.done_bytes, sizes.iter().sum::<u64>());
     for index in 0..sizes.len() {
         world.assert_equal(&format!("o{index}"), &format!("o{index}"));
@@ -39,8 +50,14 @@ async fn every_size_arrives_equal_with_the_same_attributes() {
 #[tokio::test]
 async fn a_copy_costs_the_requests_that_it_must() {
     let world = World::new().await;
-    world.sandbox.store().put_object(SOURCE, "small", Content::pattern(1, 1000), &rich());
-    world.sandbox.store().put_object(SOURCE, "large", Content::pattern(2, GIB), &rich());
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "small", Content::pattern(1, 1000), &rich());
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "large", Content::pattern(2, GIB), &rich());
     let mut transfer = copy_all();
     transfer.when = When::Always;
     let run = world.run(transfer).await;
@@ -65,19 +82,34 @@ async fn a_copy_costs_the_requests_that_it_must() {
 async fn the_largest_object_is_ten_thousand_parts_equal_by_segments() {
     let world = World::new().await;
     let size = 53_687_091_200_000;
-    world.sandbox.store().put_object(SOURCE, "largest", Content::pattern(3, size), &rich());
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "largest", Content::pattern(3, size), &rich());
     let run = world.run(copy_all()).await;
     assert_eq!(run.proof(), "crc64nvme");
     assert_eq!(run.receipts[0].parts, 10_000);
     world.assert_equal("largest", "largest");
-    assert_eq!(world.sandbox.store().object(DESTINATION, "largest").unwrap().parts.len(), 10_000);
+    assert_eq!(
+        world
+            .sandbox
+            .store()
+            .object(DESTINATION, "largest")
+            .unwrap()
+            .parts
+            .len(),
+        10_000
+    );
 }
 
 #[tokio::test]
 async fn a_source_without_a_checksum_is_proven_by_its_parts() {
     let world = World::new().await;
     let spec = ObjectSpec::default().without_checksum();
-    world.sandbox.store().put_object(SOURCE, "old", Content::pattern(3, 300 * MIB), &spec);
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "old", Content::pattern(3, 300 * MIB), &spec);
     let run = world.run(copy_all()).await;
     assert_eq!(run.proof(), "part-etags");
     world.assert_equal("old", "old");
@@ -86,7 +118,12 @@ async fn a_source_without_a_checksum_is_proven_by_its_parts() {
 #[tokio::test]
 async fn parts_are_as_the_job_says() {
     let world = World::new().await;
-    world.sandbox.store().put_object(SOURCE, "o", Content::pattern(3, 100 * MIB + 1), &ObjectSpec::default());
+    world.sandbox.store().put_object(
+        SOURCE,
+        "o",
+        Content::pattern(3, 100 * MIB + 1),
+        &ObjectSpec::default(),
+    );
     let mut transfer = copy_all();
     transfer.parts = Parts {
         size: PartSize::Exactly(ByteSize(25 * MIB)),
@@ -94,8 +131,16 @@ async fn parts_are_as_the_job_says() {
         ..Parts::default()
     };
     let run = world.run(transfer).await;
-    assert_eq!((run.receipts[0].parts, run.receipts[0].route), (5, Some("multipart-copy")));
-    let parts = world.sandbox.store().object(DESTINATION, "o").unwrap().parts;
+    assert_eq!(
+        (run.receipts[0].parts, run.receipts[0].route),
+        (5, Some("multipart-copy"))
+    );
+    let parts = world
+        .sandbox
+        .store()
+        .object(DESTINATION, "o")
+        .unwrap()
+        .parts;
     assert_eq!(
         parts.iter().map(|part| part.size).collect::<Vec<_>>(),
         [25 * MIB, 25 * MIB, 25 * MIB, 25 * MIB, 1]
@@ -116,7 +161,12 @@ async fn odd_keys_arrive_under_their_names() {
         &"k".repeat(1024),
     ];
     for key in keys {
-        world.sandbox.store().put_object(SOURCE, key, Content::bytes(key.as_bytes().to_vec()), &rich());
+        world.sandbox.store().put_object(
+            SOURCE,
+            key,
+            Content::bytes(key.as_bytes().to_vec()),
+            &rich(),
+        );
     }
     let run = world.run(copy_all()).await;
     assert_eq!(run.outcome.failed_objects, 0, "{:?}", run.receipts);
@@ -131,16 +181,37 @@ async fn when_decides_what_is_copied_again() {
     for (key, size) in [("same", 10), ("other", 20), ("large", 300 * MIB)] {
         let yesterday = SystemTime::now() - Duration::from_hours(24);
         let spec = ObjectSpec::default().last_modified(yesterday);
-        world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, size), &spec);
+        world
+            .sandbox
+            .store()
+            .put_object(SOURCE, key, Content::pattern(1, size), &spec);
     }
     assert_eq!(world.run(copy_all()).await.outcome.done_objects, 3);
-    world.sandbox.store().put_object(SOURCE, "other", Content::pattern(9, 20), &ObjectSpec::default());
-    world.sandbox.store().put_object(SOURCE, "new", Content::pattern(9, 5), &ObjectSpec::default());
-    for (when, done, skipped) in [(When::Missing, 1, 3), (When::Changed, 1, 3), (When::Always, 4, 0)] {
+    world.sandbox.store().put_object(
+        SOURCE,
+        "other",
+        Content::pattern(9, 20),
+        &ObjectSpec::default(),
+    );
+    world.sandbox.store().put_object(
+        SOURCE,
+        "new",
+        Content::pattern(9, 5),
+        &ObjectSpec::default(),
+    );
+    for (when, done, skipped) in [
+        (When::Missing, 1, 3),
+        (When::Changed, 1, 3),
+        (When::Always, 4, 0),
+    ] {
         let mut transfer = copy_all();
         transfer.when = when;
         let outcome = world.run(transfer).await.outcome;
-        assert_eq!((outcome.done_objects, outcome.skipped_objects), (done, skipped), "{when:?}");
+        assert_eq!(
+            (outcome.done_objects, outcome.skipped_objects),
+            (done, skipped),
+            "{when:?}"
+        );
     }
     world.assert_equal("other", "other");
 }
@@ -148,7 +219,12 @@ async fn when_decides_what_is_copied_again() {
 #[tokio::test]
 async fn a_single_object_goes_into_a_prefix_or_to_a_name() {
     let world = World::new().await;
-    world.sandbox.store().put_object(SOURCE, "dir/one", Content::pattern(1, 10), &ObjectSpec::default());
+    world.sandbox.store().put_object(
+        SOURCE,
+        "dir/one",
+        Content::pattern(1, 10),
+        &ObjectSpec::default(),
+    );
     for (to, key) in [
         ("s3://destination/into/", "into/one"),
         ("s3://destination/name", "name"),
@@ -156,7 +232,11 @@ async fn a_single_object_goes_into_a_prefix_or_to_a_name() {
     ] {
         let mut transfer = copy_all();
         let endpoint = DEFAULT_ENDPOINT.to_owned();
-        transfer.from = Source::Object { endpoint, location: uri("s3://source/dir/one"), version: None };
+        transfer.from = Source::Object {
+            endpoint,
+            location: uri("s3://source/dir/one"),
+            version: None,
+        };
         transfer.to = destination(to);
         assert_eq!(world.run(transfer).await.outcome.done_objects, 1);
         world.assert_equal("dir/one", key);
@@ -165,22 +245,40 @@ async fn a_single_object_goes_into_a_prefix_or_to_a_name() {
 
 #[tokio::test]
 async fn versions_are_pinned_and_on_record() {
-    let options = BucketOptions { versioning: true, ..BucketOptions::default() };
+    let options = BucketOptions {
+        versioning: true,
+        ..BucketOptions::default()
+    };
     let world = World::with(SandboxOptions::default(), options).await;
-    let first = world.sandbox.store().put_object(SOURCE, "v", Content::pattern(1, 300 * MIB), &rich());
-    world.sandbox.store().put_object(SOURCE, "v", Content::pattern(2, 300 * MIB), &rich());
+    let first =
+        world
+            .sandbox
+            .store()
+            .put_object(SOURCE, "v", Content::pattern(1, 300 * MIB), &rich());
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "v", Content::pattern(2, 300 * MIB), &rich());
     let run = world.run(copy_all()).await;
     assert_ne!(run.receipts[0].source_version, first.version_id);
     world.assert_equal("v", "v");
     let mut transfer = copy_all();
     let endpoint = DEFAULT_ENDPOINT.to_owned();
-    transfer.from =
-        Source::Object { endpoint, location: uri("s3://source/v"), version: first.version_id.clone() };
+    transfer.from = Source::Object {
+        endpoint,
+        location: uri("s3://source/v"),
+        version: first.version_id.clone(),
+    };
     transfer.to = destination("s3://destination/old/");
     let run = world.run(transfer).await;
     assert_eq!(run.receipts[0].source_version, first.version_id);
     assert_eq!(
-        world.sandbox.store().object(DESTINATION, "old/v").unwrap().content,
+        world
+            .sandbox
+            .store()
+            .object(DESTINATION, "old/v")
+            .unwrap()
+            .content,
         Content::pattern(1, 300 * MIB)
     );
 }
@@ -194,20 +292,46 @@ async fn an_archived_object_fails_alone_and_says_what_to_do() {
         Content::pattern(1, 10),
         &rich().storage_class("GLACIER"),
     );
-    world.sandbox.store().put_object(SOURCE, "warm", Content::pattern(1, 10), &rich());
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "warm", Content::pattern(1, 10), &rich());
     let run = world.run(copy_all()).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects, run.error()), (1, 1, "archived"));
+    assert_eq!(
+        (
+            run.outcome.done_objects,
+            run.outcome.failed_objects,
+            run.error()
+        ),
+        (1, 1, "archived")
+    );
 }
 
 #[tokio::test]
 async fn an_unknown_server_gets_a_second_look_at_the_source_and_weak_proofs_are_called_weak() {
     let mut world = World::new().await;
     world.provider = Provider::Other;
-    world.sandbox.store().put_object(SOURCE, "small", Content::pattern(1, 10), &rich());
-    world.sandbox.store().put_object(SOURCE, "large", Content::pattern(1, TIB), &rich());
-    world.sandbox.store().quirks().no_checksums.store(true, Ordering::Relaxed);
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "small", Content::pattern(1, 10), &rich());
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "large", Content::pattern(1, TIB), &rich());
+    world
+        .sandbox
+        .store()
+        .quirks()
+        .no_checksums
+        .store(true, Ordering::Relaxed);
     let run = world.run(copy_all()).await;
-    assert_eq!(run.outcome.proofs, [("size".to_owned(), 2)].into(), "{:?}", run.receipts);
+    assert_eq!(
+        run.outcome.proofs,
+        [("size".to_owned(), 2)].into(),
+        "{:?}",
+        run.receipts
+    );
     world.assert_equal("large", "large");
     world.assert_equal("small", "small");
 }
@@ -216,11 +340,18 @@ async fn an_unknown_server_gets_a_second_look_at_the_source_and_weak_proofs_are_
 async fn a_large_source_with_a_sha256_of_its_own_arrives() {
     let world = World::new().await;
     let spec = ObjectSpec::default().checksum(Algorithm::Sha256, ChecksumKind::FullObject);
-    world.sandbox.store().put_object(SOURCE, "sha", Content::pattern(3, 300 * MIB), &spec);
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "sha", Content::pattern(3, 300 * MIB), &spec);
     let run = world.run(copy_all()).await;
     assert_eq!(run.outcome.failed_objects, 0, "{:?}", run.receipts);
     world.assert_equal("sha", "sha");
-    assert_eq!(run.proof(), "part-etags", "SHA-256 of parts is no SHA-256 of the whole");
+    assert_eq!(
+        run.proof(),
+        "part-etags",
+        "SHA-256 of parts is no SHA-256 of the whole"
+    );
 }
 
 #[tokio::test]
@@ -228,17 +359,40 @@ async fn missing_is_looked_at_again_where_the_server_can_not_see_to_it() {
     for size in [10, 300 * MIB] {
         let mut world = World::new().await;
         world.provider = Provider::Other;
-        world.sandbox.store().put_object(SOURCE, "k", Content::pattern(1, size), &ObjectSpec::default());
+        world.sandbox.store().put_object(
+            SOURCE,
+            "k",
+            Content::pattern(1, size),
+            &ObjectSpec::default(),
+        );
         let appears = Effect::hook(|store| {
-            store.put_object(DESTINATION, "k", Content::pattern(9, 5), &ObjectSpec::default());
+            store.put_object(
+                DESTINATION,
+                "k",
+                Content::pattern(9, 5),
+                &ObjectSpec::default(),
+            );
         });
         // The planner's look at the destination, then the look at the source.
-        world.sandbox.faults().add(Fault::on(Operation::HeadObject).key("k").nth(2).then(appears));
+        world.sandbox.faults().add(
+            Fault::on(Operation::HeadObject)
+                .key("k")
+                .nth(2)
+                .then(appears),
+        );
         let mut transfer = copy_all();
         transfer.when = When::Missing;
         let run = world.run(transfer).await;
         assert_eq!(run.outcome.skipped_objects, 1, "{:?}", run.receipts);
-        assert_eq!(world.sandbox.store().object(DESTINATION, "k").unwrap().content, Content::pattern(9, 5));
+        assert_eq!(
+            world
+                .sandbox
+                .store()
+                .object(DESTINATION, "k")
+                .unwrap()
+                .content,
+            Content::pattern(9, 5)
+        );
         world.assert_no_upload_is_left();
     }
 }

@@ -1,7 +1,7 @@
 //! Credentials over a long run: what changes underneath costs no object.
 //!
-//! A container endpoint issues what a test says, and a server before the sandbox takes some session tokens and refuses
-//! others.
+//! A container endpoint issues what a test says, and a server before the sandbox takes some session
+//! tokens and refuses others.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,14 +21,25 @@ use crate::liar::{Asked, Liar, Lie};
 use crate::world::{DESTINATION, SOURCE, World};
 
 const OBJECTS: usize = 120;
-const COPY: [&str; 5] = ["copy", "s3://source/", "s3://destination/", "--in-flight", "16"];
+const COPY: [&str; 5] = [
+    "copy",
+    "s3://source/",
+    "s3://destination/",
+    "--in-flight",
+    "16",
+];
 
 async fn world() -> World {
     let world = World::new().await;
     let store = world.sandbox.store();
     for index in 0..OBJECTS {
         let content = Content::pattern(index as u64, 10);
-        store.put_object(SOURCE, &format!("k{index:03}"), content, &ObjectSpec::default());
+        store.put_object(
+            SOURCE,
+            &format!("k{index:03}"),
+            content,
+            &ObjectSpec::default(),
+        );
     }
     world
 }
@@ -97,22 +108,32 @@ impl Gate {
             known.taken.lock().unwrap().push(token.to_owned());
             Lie::Truth
         };
-        Self { liar: Liar::lying(world, lie).await, log }
+        Self {
+            liar: Liar::lying(world, lie).await,
+            log,
+        }
     }
 
     fn command(&self, issuer: &Issuer) -> Command {
         let mut command = command();
-        command.envs([issuer.container()]).env("AWS_ENDPOINT_URL_S3", &self.liar.url);
+        command
+            .envs([issuer.container()])
+            .env("AWS_ENDPOINT_URL_S3", &self.liar.url);
         command
     }
 }
 
 fn assert_all_copied(world: &World, exit: i32, stderr: &str) {
     assert_eq!(exit, 0, "{stderr}");
-    assert_eq!(world.sandbox.store().keys(DESTINATION).len(), OBJECTS, "{stderr}");
+    assert_eq!(
+        world.sandbox.store().keys(DESTINATION).len(),
+        OBJECTS,
+        "{stderr}"
+    );
 }
 
-/// HEADs are refused with a bare status; all that were signed with the old set are sent again with the new one.
+/// HEADs are refused with a bare status; all that were signed with the old set are sent again with
+/// the new one.
 #[rstest]
 #[case::expired(400, "ExpiredToken")]
 #[case::invalid(400, "InvalidToken")]
@@ -134,10 +155,14 @@ async fn a_token_that_is_revoked_costs_no_object(#[case] status: u16, #[case] co
     assert_all_copied(&world, exit, &stderr);
     assert_eq!(issuer.asked(), 2, "{stderr}");
     let refusals = gate.log.refusals();
-    assert!((1..=40).contains(&refusals), "{refusals} refusals with 16 requests in flight");
+    assert!(
+        (1..=40).contains(&refusals),
+        "{refusals} refusals with 16 requests in flight"
+    );
 }
 
-/// A role whose session is revoked gets nothing but `AccessDenied`, as for an object that it may not read.
+/// A role whose session is revoked gets nothing but `AccessDenied`, as for an object that it may
+/// not read.
 #[tokio::test(flavor = "multi_thread")]
 async fn access_denied_to_an_older_set_is_judged_with_the_newer_one() {
     let world = world().await;
@@ -164,11 +189,17 @@ async fn access_denied_to_an_older_set_is_judged_with_the_newer_one() {
             });
             return Lie::error(403, "AccessDenied");
         }
-        if was_denied.load(Ordering::SeqCst) { Lie::error(400, "ExpiredToken") } else { Lie::Truth }
+        if was_denied.load(Ordering::SeqCst) {
+            Lie::error(400, "ExpiredToken")
+        } else {
+            Lie::Truth
+        }
     })
     .await;
     let mut program = command();
-    program.envs([issuer.container()]).env("AWS_ENDPOINT_URL_S3", &liar.url);
+    program
+        .envs([issuer.container()])
+        .env("AWS_ENDPOINT_URL_S3", &liar.url);
     let (exit, _, stderr) = run(program, &COPY).await;
     assert_all_copied(&world, exit, &stderr);
     assert!(denied.load(Ordering::SeqCst));
@@ -196,18 +227,25 @@ async fn a_set_is_used_to_its_end_while_it_cannot_be_renewed(#[case] at_renewal:
         gives.reply(set("two", 3600));
         before
     });
-    let (exit, _, stderr) =
-        run(gate.command(&issuer), &[&COPY[..], &["--requests-per-second", "30"]].concat()).await;
+    let (exit, _, stderr) = run(
+        gate.command(&issuer),
+        &[&COPY[..], &["--requests-per-second", "30"]].concat(),
+    )
+    .await;
     assert_all_copied(&world, exit, &stderr);
     let before = taken.await.unwrap();
     let tokens = gate.log.taken.lock().unwrap().clone();
     let one = tokens.iter().filter(|token| *token == "one").count();
-    assert!(one > before + 5, "{one} requests with the old set, {before} before its renewal");
+    assert!(
+        one > before + 5,
+        "{one} requests with the old set, {before} before its renewal"
+    );
     assert_eq!(gate.log.refusals(), 0);
     assert!(issuer.asked() <= 12, "{} questions", issuer.asked());
 }
 
-/// While there is no set that the server takes, all requests wait, and the provider is asked now and then.
+/// While there is no set that the server takes, all requests wait, and the provider is asked now
+/// and then.
 #[rstest]
 #[case::fails(Reply::Status(500, ""))]
 #[case::repeats_the_set(set("one", 3600))]
@@ -236,8 +274,18 @@ async fn a_provider_that_has_no_new_set_is_waited_for(#[case] meanwhile: Reply) 
     });
     let (exit, _, stderr) = run(gate.command(&issuer), &COPY).await;
     assert_all_copied(&world, exit, &stderr);
-    assert_eq!(stderr.matches("waiting for credentials: container credentials").count(), 1, "{stderr}");
-    assert!(issuer.asked() < 40, "{} questions: {stderr}", issuer.asked());
+    assert_eq!(
+        stderr
+            .matches("waiting for credentials: container credentials")
+            .count(),
+        1,
+        "{stderr}"
+    );
+    assert!(
+        issuer.asked() < 40,
+        "{} questions: {stderr}",
+        issuer.asked()
+    );
     let refusals = gate.log.refusals();
     assert!((1..=60).contains(&refusals), "{refusals} refusals");
 }
@@ -257,14 +305,22 @@ async fn a_run_without_valid_credentials_ends_after_its_patience_and_has_failed_
     let directory = tempfile::tempdir().unwrap();
     let program = || {
         let mut program = gate.command(&issuer);
-        program.env_remove("S3HAUL_JOURNAL").current_dir(directory.path());
+        program
+            .env_remove("S3HAUL_JOURNAL")
+            .current_dir(directory.path());
         program
     };
     let (exit, stdout, stderr) = run(program(), &[&COPY[..], &["--patience", "4s"]].concat()).await;
     assert_eq!(exit, 4, "{stdout} {stderr}");
     let said = format!("container credentials at {}", issuer.url());
-    assert!(stderr.contains("giving up") && stderr.contains(&said), "{stderr}");
-    assert!(stderr.contains("as `patience` says)") && !stderr.contains("failed:"), "{stderr}");
+    assert!(
+        stderr.contains("giving up") && stderr.contains(&said),
+        "{stderr}"
+    );
+    assert!(
+        stderr.contains("as `patience` says)") && !stderr.contains("failed:"),
+        "{stderr}"
+    );
     issuer.reply(set("two", 3600));
     let (exit, _, stderr) = run(program(), &COPY).await;
     assert_all_copied(&world, exit, &stderr);
@@ -283,7 +339,11 @@ async fn keys_that_change_in_the_shared_credentials_file_are_read_again(
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("credentials");
     let write = |file: &Path, token: &str| {
-        let SandboxOptions { access_key, secret_key, .. } = SandboxOptions::default();
+        let SandboxOptions {
+            access_key,
+            secret_key,
+            ..
+        } = SandboxOptions::default();
         let text = format!(
             "[lake]\naws_access_key_id = {access_key}\naws_secret_access_key = {secret_key}\naws_session_token = \
              {token}\n"
@@ -300,13 +360,16 @@ async fn keys_that_change_in_the_shared_credentials_file_are_read_again(
     })
     .await;
     let mut program = command();
-    program.env("AWS_SHARED_CREDENTIALS_FILE", &file).env("AWS_ENDPOINT_URL_S3", &gate.liar.url);
+    program
+        .env("AWS_SHARED_CREDENTIALS_FILE", &file)
+        .env("AWS_ENDPOINT_URL_S3", &gate.liar.url);
     let (exit, _, stderr) = run(program, &[&COPY[..], &["--profile", "lake"]].concat()).await;
     assert_all_copied(&world, exit, &stderr);
     assert!(gate.log.refusals() > 0);
 }
 
-/// Keys in the environment cannot change: the run ends at once, and what it had under way is not on record as failed.
+/// Keys in the environment cannot change: the run ends at once, and what it had under way is not on
+/// record as failed.
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_of_the_environment_that_are_refused_end_the_run() {
     let world = world().await;
@@ -318,7 +381,11 @@ async fn keys_of_the_environment_that_are_refused_end_the_run() {
     .await;
     let directory = tempfile::tempdir().unwrap();
     let program = |token: &str| {
-        let SandboxOptions { access_key, secret_key, .. } = SandboxOptions::default();
+        let SandboxOptions {
+            access_key,
+            secret_key,
+            ..
+        } = SandboxOptions::default();
         let mut program = command();
         program
             .env("AWS_ACCESS_KEY_ID", access_key)
@@ -330,7 +397,10 @@ async fn keys_of_the_environment_that_are_refused_end_the_run() {
         program
     };
     let (exit, _, stderr) = run(program("one"), &COPY).await;
-    assert!(exit == 1 && stderr.contains("giving up: ExpiredToken"), "{exit} {stderr}");
+    assert!(
+        exit == 1 && stderr.contains("giving up: ExpiredToken"),
+        "{exit} {stderr}"
+    );
     let (exit, _, stderr) = run(program("two"), &COPY).await;
     assert_all_copied(&world, exit, &stderr);
 }
@@ -348,13 +418,27 @@ async fn a_provider_that_hangs_at_the_start_is_named(#[case] word: &str) {
     let text = "version: 1\nlimits: {patience: 8s}\ntransfers: [{from: {s3: s3://source/}, to: {s3: s3://destination/}}]\n";
     fs::write(&job, text).unwrap();
     let mut program = command();
-    program.envs([issuer.container()]).env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9");
+    program
+        .envs([issuer.container()])
+        .env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9");
     let words = match word {
-        "copy" => vec!["copy", "s3://source/", "s3://destination/", "--patience", "8s"],
+        "copy" => vec![
+            "copy",
+            "s3://source/",
+            "s3://destination/",
+            "--patience",
+            "8s",
+        ],
         word => vec![word, job.to_str().unwrap()],
     };
     let (exit, _, stderr) = run(program, &words).await;
     assert_eq!(exit, 4, "{stderr}");
-    assert!(stderr.contains(&format!("container credentials at {}", issuer.url())), "{stderr}");
-    assert!(!stderr.contains("request id") && !stderr.contains("connection lost"), "{stderr}");
+    assert!(
+        stderr.contains(&format!("container credentials at {}", issuer.url())),
+        "{stderr}"
+    );
+    assert!(
+        !stderr.contains("request id") && !stderr.contains("connection lost"),
+        "{stderr}"
+    );
 }

@@ -1,6 +1,11 @@
-//! What `deploy/` says about the product, held against the product: nothing there is run here, all of it is read.
+//! What `deploy/` says about the product, held against the product: nothing there is run here, all
+//! of it is read.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test's helper fails its test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test's helper fails its test"
+)]
 
 mod iam;
 mod image;
@@ -22,7 +27,8 @@ fn read(path: impl AsRef<Path>) -> String {
 
 fn yaml(path: impl AsRef<Path>) -> Value {
     let text = read(&path);
-    serde_yaml::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.as_ref().display()))
+    serde_yaml::from_str(&text)
+        .unwrap_or_else(|error| panic!("{}: {error}", path.as_ref().display()))
 }
 
 /// The files of a directory with this extension, relative to the repository.

@@ -1,4 +1,5 @@
-//! `--sandbox`: the job runs on an S3 in its own process and reaches nothing else, whatever the job and the environment name.
+//! `--sandbox`: the job runs on an S3 in its own process and reaches nothing else, whatever the job
+//! and the environment name.
 
 use std::fs;
 use std::net::TcpListener;
@@ -24,7 +25,8 @@ fn trap() -> (String, Arc<AtomicUsize>) {
     (url, connections)
 }
 
-/// A job whose endpoints are another server, by its URL, by a profile, by a role, and by the environment.
+/// A job whose endpoints are another server, by its URL, by a profile, by a role, and by the
+/// environment.
 const NAMED: &str = "\
 version: 1
 endpoints:
@@ -53,7 +55,11 @@ async fn nothing_else_is_reached(#[case] words: &[&str]) {
     fs::create_dir(path("files")).unwrap();
     fs::write(path("files/a"), "bytes").unwrap();
     let journal = "journal: s3://destination/journal/\n";
-    fs::write(path("job.yaml"), format!("{}{journal}", NAMED.replace("URL", world.sandbox.url()))).unwrap();
+    fs::write(
+        path("job.yaml"),
+        format!("{}{journal}", NAMED.replace("URL", world.sandbox.url())),
+    )
+    .unwrap();
     let asked = path("asked");
     let config = format!(
         "[default]\ncredential_process = touch {asked}\n[profile dr]\nendpoint_url = {0}\ncredential_process = touch {asked}\n",
@@ -67,7 +73,10 @@ async fn nothing_else_is_reached(#[case] words: &[&str]) {
         .env("AWS_CONFIG_FILE", path("config"))
         .env("AWS_ENDPOINT_URL_S3", world.sandbox.url())
         .env("AWS_ENDPOINT_URL_STS", &url)
-        .env("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("{url}/credentials"))
+        .env(
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+            format!("{url}/credentials"),
+        )
         .env("AWS_EC2_METADATA_DISABLED", "false")
         .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", &url);
     for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
@@ -83,8 +92,15 @@ async fn nothing_else_is_reached(#[case] words: &[&str]) {
         0,
         "requests to the server that the job names: {stdout}{stderr}"
     );
-    assert_eq!(connections.load(Ordering::Relaxed), 0, "connections: {stdout}{stderr}");
-    assert!(!fs::exists(asked).unwrap(), "a provider of credentials was asked");
+    assert_eq!(
+        connections.load(Ordering::Relaxed),
+        0,
+        "connections: {stdout}{stderr}"
+    );
+    assert!(
+        !fs::exists(asked).unwrap(),
+        "a provider of credentials was asked"
+    );
     assert!(!fs::exists(path(".s3haul")).unwrap(), "a journal was kept");
     if words == ["run"] {
         assert!(stdout.contains("3 objects copied"), "{stdout}");

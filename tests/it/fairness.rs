@@ -1,10 +1,13 @@
-//! What one prefix or bucket does not accept costs the others nothing: refused with 503, or answered late.
+//! What one prefix or bucket does not accept costs the others nothing: refused with 503, or
+//! answered late.
 
 use std::time::Duration;
 
 use rstest::rstest;
 use s3haul::manifest::job::{DEFAULT_ENDPOINT, Job, Limits, PartSize, Source, Transfer};
-use s3haul::sandbox::{BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation};
+use s3haul::sandbox::{
+    BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation,
+};
 use s3haul::size::{ByteSize, MIB};
 use tokio::time::{sleep, timeout};
 
@@ -17,8 +20,15 @@ const GENEROUS: Duration = Duration::from_secs(90);
 const PREFIXES: [(&str, u32); 3] = [("aaa/", 1500), ("bbb/", 400), ("ccc/", 400)];
 
 async fn world() -> World {
-    let latency = LatencyModel { copy: Duration::from_millis(10), ..LatencyModel::default() };
-    let mut world = World::modelled(Model { latency, ..Model::default() }).await;
+    let latency = LatencyModel {
+        copy: Duration::from_millis(10),
+        ..LatencyModel::default()
+    };
+    let mut world = World::modelled(Model {
+        latency,
+        ..Model::default()
+    })
+    .await;
     world.ceiling = 64;
     // Nothing is given up meanwhile.
     (world.retry.patience, world.retry.silence) = (GENEROUS * 4, GENEROUS * 4);
@@ -26,16 +36,33 @@ async fn world() -> World {
 }
 
 fn put(world: &World, key: &str, size: u64) {
-    world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, size), &ObjectSpec::default());
+    world.sandbox.store().put_object(
+        SOURCE,
+        key,
+        Content::pattern(1, size),
+        &ObjectSpec::default(),
+    );
 }
 
 fn copied(world: &World, bucket: &str, prefix: &str) -> usize {
-    world.sandbox.store().keys(bucket).iter().filter(|key| key.starts_with(prefix)).count()
+    world
+        .sandbox
+        .store()
+        .keys(bucket)
+        .iter()
+        .filter(|key| key.starts_with(prefix))
+        .count()
 }
 
-/// Runs the job until the others are complete, while nothing that `fault` strikes goes through. Then, if `ends`, the fault
-/// ends, and all must be done.
-async fn others_complete(world: &World, job: &Job, fault: Fault, ends: bool, is_complete: impl Fn() -> bool) {
+/// Runs the job until the others are complete, while nothing that `fault` strikes goes through.
+/// Then, if `ends`, the fault ends, and all must be done.
+async fn others_complete(
+    world: &World,
+    job: &Job,
+    fault: Fault,
+    ends: bool,
+    is_complete: impl Fn() -> bool,
+) {
     world.sandbox.faults().add(fault);
     let others = async {
         while !is_complete() {
@@ -49,8 +76,19 @@ async fn others_complete(world: &World, job: &Job, fault: Fault, ends: bool, is_
     }
     if ends {
         world.sandbox.faults().clear();
-        let outcome = timeout(GENEROUS, run).await.expect("it does not end").unwrap().outcome;
-        assert_eq!((outcome.failed_objects, outcome.stopped_objects, outcome.gave_up), (0, 0, None));
+        let outcome = timeout(GENEROUS, run)
+            .await
+            .expect("it does not end")
+            .unwrap()
+            .outcome;
+        assert_eq!(
+            (
+                outcome.failed_objects,
+                outcome.stopped_objects,
+                outcome.gave_up
+            ),
+            (0, 0, None)
+        );
     }
 }
 
@@ -66,14 +104,20 @@ async fn a_prefix_in_which_all_is_refused_does_not_hold_up_the_others(#[case] li
     }
     let mut job = world.job(copy_all());
     job.limits = limits;
-    let is_complete =
-        || PREFIXES[1..].iter().all(|(prefix, all)| copied(&world, DESTINATION, prefix) == *all as usize);
+    let is_complete = || {
+        PREFIXES[1..]
+            .iter()
+            .all(|(prefix, all)| copied(&world, DESTINATION, prefix) == *all as usize)
+    };
     let refused = Fault::on(Operation::CopyObject).key("aaa/");
     others_complete(&world, &job, refused, true, is_complete).await;
     assert_eq!(world.sandbox.store().keys(DESTINATION).len(), 2300);
     // Few requests were spent on what was refused.
     let refused = world.sandbox.calls().of(Operation::CopyObject);
-    let refused = refused.iter().filter(|call| call.key.starts_with("aaa/")).count();
+    let refused = refused
+        .iter()
+        .filter(|call| call.key.starts_with("aaa/"))
+        .count();
     assert!(refused < 1500 + 1500, "{refused} requests for 1500 objects");
 }
 
@@ -83,20 +127,31 @@ async fn a_slow_prefix_does_not_hold_up_the_others() {
     for (prefix, objects) in PREFIXES {
         (0..objects).for_each(|index| put(&world, &format!("{prefix}{index:05}"), 9));
     }
-    let is_complete =
-        || PREFIXES[1..].iter().all(|(prefix, all)| copied(&world, DESTINATION, prefix) == *all as usize);
+    let is_complete = || {
+        PREFIXES[1..]
+            .iter()
+            .all(|(prefix, all)| copied(&world, DESTINATION, prefix) == *all as usize)
+    };
     let slow = Effect::StallBefore(Some(Duration::from_secs(2)));
     let slow = Fault::on(Operation::CopyObject).key("aaa/").then(slow);
     others_complete(&world, &world.job(copy_all()), slow, false, is_complete).await;
-    // Before others were known it had all places. With every third of them it would have copied 400 more.
+    // Before others were known it had all places. With every third of them it would have copied 400
+    // more.
     let slow = copied(&world, DESTINATION, "aaa/");
     assert!(slow < 300, "{slow} slow objects were copied meanwhile");
 }
 
 fn transfer(prefix: &str, bucket: &str) -> Transfer {
     let location = uri(&format!("s3://{SOURCE}/{prefix}"));
-    let from = Source::Prefix { endpoint: DEFAULT_ENDPOINT.to_owned(), location };
-    Transfer::new(prefix.trim_end_matches('/'), from, destination(&format!("s3://{bucket}/{prefix}")))
+    let from = Source::Prefix {
+        endpoint: DEFAULT_ENDPOINT.to_owned(),
+        location,
+    };
+    Transfer::new(
+        prefix.trim_end_matches('/'),
+        from,
+        destination(&format!("s3://{bucket}/{prefix}")),
+    )
 }
 
 #[rstest]
@@ -108,14 +163,18 @@ async fn a_bucket_that_accepts_nothing_does_not_hold_up_other_transfers(
     #[case] ends: bool,
 ) {
     let world = world().await;
-    world.sandbox.store().create_bucket("elsewhere", BucketOptions::default());
+    world
+        .sandbox
+        .store()
+        .create_bucket("elsewhere", BucketOptions::default());
     // More than are planned ahead.
     (0..6000).for_each(|index| put(&world, &format!("aaa/{index:05}"), 9));
     for prefix in ["bbb/", "ccc/"] {
         (0..200).for_each(|index| put(&world, &format!("{prefix}{index:05}"), 9));
     }
     let mut job = world.job(transfer("aaa/", "elsewhere"));
-    job.transfers.extend([transfer("bbb/", DESTINATION), transfer("ccc/", DESTINATION)]);
+    job.transfers
+        .extend([transfer("bbb/", DESTINATION), transfer("ccc/", DESTINATION)]);
     let is_complete = || copied(&world, DESTINATION, "") == 400;
     let fault = Fault::on(Operation::CopyObject).key("aaa/").then(effect);
     others_complete(&world, &job, fault, ends, is_complete).await;
@@ -131,8 +190,14 @@ async fn large_objects_below_a_refused_prefix_do_not_hold_up_the_others() {
     transfer.parts.size = PartSize::Exactly(ByteSize(5 * MIB));
     transfer.parts.threshold = ByteSize(5 * MIB);
     let mut job = world.job(transfer);
-    job.limits = Limits { in_flight: Some(16), ..Limits::default() };
+    job.limits = Limits {
+        in_flight: Some(16),
+        ..Limits::default()
+    };
     let refused = Fault::on(Operation::UploadPartCopy).key("aaa/");
-    others_complete(&world, &job, refused, true, || copied(&world, DESTINATION, "bbb/") == 10).await;
+    others_complete(&world, &job, refused, true, || {
+        copied(&world, DESTINATION, "bbb/") == 10
+    })
+    .await;
     world.assert_no_upload_is_left();
 }

@@ -1,7 +1,7 @@
 //! Every kind of fault on every operation: the run ends right, or it says that it did not.
 //!
-//! "Right" is checked in the sandbox's store, not in what the program says: the destination is equal or absent, and no
-//! upload is left open.
+//! "Right" is checked in the sandbox's store, not in what the program says: the destination is
+//! equal or absent, and no upload is left open.
 
 mod grid;
 
@@ -21,7 +21,10 @@ async fn world() -> World {
     let world = World::new().await;
     for (key, size) in [("small", SMALL), ("large", LARGE)] {
         let spec = ObjectSpec::default().metadata("owner", "me").tag("a", "b");
-        world.sandbox.store().put_object(SOURCE, key, Content::pattern(5, size), &spec);
+        world
+            .sandbox
+            .store()
+            .put_object(SOURCE, key, Content::pattern(5, size), &spec);
     }
     world
 }
@@ -29,13 +32,20 @@ async fn world() -> World {
 /// What is there is whole, what is not there is on record as failed, and nothing is left over.
 fn assert_right(world: &World, run: &Run) {
     for key in ["small", "large"] {
-        let receipt = run.receipts.iter().find(|receipt| receipt.destination.ends_with(key)).unwrap();
+        let receipt = run
+            .receipts
+            .iter()
+            .find(|receipt| receipt.destination.ends_with(key))
+            .unwrap();
         match &receipt.ending {
             Ending::Done { .. } => world.assert_equal(key, key),
             Ending::Failed { .. } => {
                 let there = world.sandbox.store().object(DESTINATION, key);
                 let source = world.sandbox.store().object(SOURCE, key).unwrap();
-                assert!(there.is_none_or(|there| there.content == source.content), "{key} is torn");
+                assert!(
+                    there.is_none_or(|there| there.content == source.content),
+                    "{key} is torn"
+                );
             }
             other => panic!("{key}: {other:?}"),
         }
@@ -78,19 +88,32 @@ async fn a_passing_fault_costs_a_retry_and_nothing_else(
     let bodiless = operation == Operation::HeadObject;
     let needs_a_body = matches!(
         effect,
-        Effect::ErrorIn200 { .. } | Effect::Blanks { .. } | Effect::TruncateBody | Effect::EmptyBody
+        Effect::ErrorIn200 { .. }
+            | Effect::Blanks { .. }
+            | Effect::TruncateBody
+            | Effect::EmptyBody
     );
     if bodiless && needs_a_body {
         return;
     }
     let world = world().await;
-    world.sandbox.faults().add(Fault::on(operation).nth(1).then(effect.clone()));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(operation).nth(1).then(effect.clone()));
     let run = world.run(copy_all()).await;
     assert_eq!(world.sandbox.faults().fired(), 1);
-    assert_eq!(run.outcome.failed_objects, 0, "{operation:?} {effect:?}: {:?}", run.receipts);
+    assert_eq!(
+        run.outcome.failed_objects, 0,
+        "{operation:?} {effect:?}: {:?}",
+        run.receipts
+    );
     assert_right(&world, &run);
     if operation == Operation::UploadPartCopy {
-        assert!(world.calls(Operation::UploadPartCopy) <= 6, "one part was sent again, not all");
+        assert!(
+            world.calls(Operation::UploadPartCopy) <= 6,
+            "one part was sent again, not all"
+        );
     }
 }
 
@@ -106,7 +129,10 @@ async fn silence_is_waited_out_no_longer_than_the_bytes_allow(#[case] operation:
     world.retry.complete = Duration::from_millis(400);
     world.retry.slowest = 1 << 40;
     for effect in [Effect::StallBefore(None), Effect::StallAfter(None)] {
-        world.sandbox.faults().add(Fault::on(operation).nth(1).then(effect));
+        world
+            .sandbox
+            .faults()
+            .add(Fault::on(operation).nth(1).then(effect));
     }
     let run = world.run(copy_all()).await;
     assert_eq!(run.outcome.failed_objects, 0, "{:?}", run.receipts);
@@ -134,20 +160,31 @@ async fn a_fault_that_stays_fails_the_objects_that_it_meets_and_leaves_nothing_b
 ) {
     let mut world = world().await;
     world.retry.attempts = 3;
-    world.sandbox.faults().add(Fault::on(operation).when(When::Always).then(effect.clone()));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(operation).when(When::Always).then(effect.clone()));
     let run = world.run(copy_all()).await;
     // A Complete that took effect is found by looking, whatever was answered.
-    let found =
-        operation == Operation::CompleteMultipartUpload && matches!(effect, Effect::ErrorAfterEffect(..));
-    assert_eq!(run.outcome.failed_objects == 0, found, "{operation:?} {effect:?}: {:?}", run.receipts);
+    let found = operation == Operation::CompleteMultipartUpload
+        && matches!(effect, Effect::ErrorAfterEffect(..));
+    assert_eq!(
+        run.outcome.failed_objects == 0,
+        found,
+        "{operation:?} {effect:?}: {:?}",
+        run.receipts
+    );
     let uploads = world.sandbox.store().open_uploads(DESTINATION);
     // Uploads whose id never arrived can not be aborted by it.
-    let strays =
-        operation == Operation::CreateMultipartUpload && matches!(effect, Effect::ErrorAfterEffect(..));
+    let strays = operation == Operation::CreateMultipartUpload
+        && matches!(effect, Effect::ErrorAfterEffect(..));
     assert!(strays || uploads.is_empty(), "{uploads:?}");
     for key in ["small", "large"] {
         if let Some(there) = world.sandbox.store().object(DESTINATION, key) {
-            assert_eq!(there.content, world.sandbox.store().object(SOURCE, key).unwrap().content);
+            assert_eq!(
+                there.content,
+                world.sandbox.store().object(SOURCE, key).unwrap().content
+            );
         }
     }
 }
@@ -163,28 +200,51 @@ async fn one_bad_object_does_not_stop_the_others() {
             &ObjectSpec::default(),
         );
     }
-    world.sandbox.store().deny(SOURCE, Operation::HeadObject, "o7");
+    world
+        .sandbox
+        .store()
+        .deny(SOURCE, Operation::HeadObject, "o7");
     let run = world.run(copy_all()).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects, run.error()), (49, 1, "denied"));
+    assert_eq!(
+        (
+            run.outcome.done_objects,
+            run.outcome.failed_objects,
+            run.error()
+        ),
+        (49, 1, "denied")
+    );
 }
 
 #[tokio::test]
 async fn throttling_slows_down_and_fails_nothing() {
     let world = world().await;
-    for operation in [Operation::UploadPartCopy, Operation::CopyObject, Operation::HeadObject] {
-        world.sandbox.faults().add(Fault::on(operation).first(4).then(Effect::SlowDown));
+    for operation in [
+        Operation::UploadPartCopy,
+        Operation::CopyObject,
+        Operation::HeadObject,
+    ] {
+        world
+            .sandbox
+            .faults()
+            .add(Fault::on(operation).first(4).then(Effect::SlowDown));
     }
     let run = world.run(copy_all()).await;
     assert_eq!(run.outcome.failed_objects, 0, "{:?}", run.receipts);
-    assert!(run.outcome.requests.throttled >= 10, "{:?}", run.outcome.requests);
+    assert!(
+        run.outcome.requests.throttled >= 10,
+        "{:?}",
+        run.outcome.requests
+    );
     assert_right(&world, &run);
 }
 
 #[tokio::test]
 async fn a_source_overwritten_in_mid_copy_is_copied_whole_in_its_new_version() {
-    for operation in
-        [Operation::UploadPartCopy, Operation::CompleteMultipartUpload, Operation::CreateMultipartUpload]
-    {
+    for operation in [
+        Operation::UploadPartCopy,
+        Operation::CompleteMultipartUpload,
+        Operation::CreateMultipartUpload,
+    ] {
         let world = world().await;
         let overwrite = Effect::hook(|store| {
             store.put_object(
@@ -194,7 +254,10 @@ async fn a_source_overwritten_in_mid_copy_is_copied_whole_in_its_new_version() {
                 &ObjectSpec::default().metadata("v", "2"),
             );
         });
-        world.sandbox.faults().add(Fault::on(operation).key("large").nth(1).then(overwrite));
+        world
+            .sandbox
+            .faults()
+            .add(Fault::on(operation).key("large").nth(1).then(overwrite));
         let run = world.run(copy_all()).await;
         assert_eq!(run.outcome.failed_objects, 0, "{:?}", run.receipts);
         let copy = world.sandbox.store().object(DESTINATION, "large").unwrap();
@@ -217,11 +280,24 @@ async fn a_source_overwritten_in_mid_copy_is_copied_whole_in_its_new_version() {
 async fn a_server_that_ignores_conditions_is_caught_by_a_second_look() {
     let mut world = world().await;
     world.provider = s3haul::manifest::job::Provider::Other;
-    world.sandbox.store().quirks().ignore_source_conditions.store(true, std::sync::atomic::Ordering::Relaxed);
+    world
+        .sandbox
+        .store()
+        .quirks()
+        .ignore_source_conditions
+        .store(true, std::sync::atomic::Ordering::Relaxed);
     let overwrite = Effect::hook(|store| {
-        store.put_object(SOURCE, "large", Content::pattern(6, LARGE), &ObjectSpec::default());
+        store.put_object(
+            SOURCE,
+            "large",
+            Content::pattern(6, LARGE),
+            &ObjectSpec::default(),
+        );
     });
-    world.sandbox.faults().add(Fault::on(Operation::UploadPartCopy).nth(3).then(overwrite));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::UploadPartCopy).nth(3).then(overwrite));
     let run = world.run(copy_all()).await;
     assert_eq!(run.outcome.failed_objects, 0, "{:?}", run.receipts);
     let copy = world.sandbox.store().object(DESTINATION, "large").unwrap();
@@ -235,9 +311,18 @@ async fn a_source_that_never_rests_fails_with_that_reason() {
     let seed = std::sync::atomic::AtomicU64::new(100);
     let overwrite = Effect::hook(move |store| {
         let seed = seed.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        store.put_object(SOURCE, "large", Content::pattern(seed, LARGE), &ObjectSpec::default());
+        store.put_object(
+            SOURCE,
+            "large",
+            Content::pattern(seed, LARGE),
+            &ObjectSpec::default(),
+        );
     });
-    world.sandbox.faults().add(Fault::on(Operation::UploadPartCopy).when(When::Always).then(overwrite));
+    world.sandbox.faults().add(
+        Fault::on(Operation::UploadPartCopy)
+            .when(When::Always)
+            .then(overwrite),
+    );
     let run = world.run(copy_all()).await;
     assert_eq!(run.error(), "source-changed");
     assert!(world.sandbox.store().object(DESTINATION, "large").is_none());
@@ -255,13 +340,22 @@ async fn what_was_there_before_stays_when_the_copy_fails() {
         Content::pattern(9, 77),
         &ObjectSpec::default(),
     );
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::UploadPartCopy).nth(4).then(Effect::Error(403, "AccessDenied")));
+    world.sandbox.faults().add(
+        Fault::on(Operation::UploadPartCopy)
+            .nth(4)
+            .then(Effect::Error(403, "AccessDenied")),
+    );
     let run = world.run(copy_all()).await;
     assert_eq!(run.error(), "denied");
-    assert_eq!(world.sandbox.store().object(DESTINATION, "large").unwrap().content, before.content);
+    assert_eq!(
+        world
+            .sandbox
+            .store()
+            .object(DESTINATION, "large")
+            .unwrap()
+            .content,
+        before.content
+    );
     world.assert_no_upload_is_left();
 }
 
@@ -288,7 +382,10 @@ async fn uploads_survive_the_same_faults(
     let large: Vec<u8> = (0..20 * MIB).map(|byte| (byte % 251) as u8).collect();
     std::fs::write(dir.path().join("large"), &large).unwrap();
     std::fs::write(dir.path().join("small"), b"small").unwrap();
-    world.sandbox.faults().add(Fault::on(operation).nth(1).then(effect));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(operation).nth(1).then(effect));
     let run = world.run(upload_all(dir.path())).await;
     assert_eq!(run.outcome.failed_objects, 0, "{:?}", run.receipts);
     let stored = world.sandbox.store().object(DESTINATION, "large").unwrap();

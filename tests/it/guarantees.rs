@@ -1,4 +1,5 @@
-//! One test for each promise of docs/guarantees.md, by number. The modules beside this one test the mechanisms; here is the promise.
+//! One test for each promise of docs/guarantees.md, by number. The modules beside this one test the
+//! mechanisms; here is the promise.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,7 +12,12 @@ use s3haul::size::{GIB, MIB};
 use crate::world::{DESTINATION, SOURCE, World, copy_all};
 
 fn put(world: &World, key: &str, seed: u64, size: u64) {
-    world.sandbox.store().put_object(SOURCE, key, Content::pattern(seed, size), &ObjectSpec::default());
+    world.sandbox.store().put_object(
+        SOURCE,
+        key,
+        Content::pattern(seed, size),
+        &ObjectSpec::default(),
+    );
 }
 
 /// 1. A destination object is absent, as before, or a complete copy of one version of the source.
@@ -22,14 +28,33 @@ async fn g1_never_a_mix() {
         put(&world, "k", 100, GIB);
         if !honest {
             world.provider = s3haul::manifest::job::Provider::Other;
-            world.sandbox.store().quirks().ignore_source_conditions.store(true, Ordering::Relaxed);
+            world
+                .sandbox
+                .store()
+                .quirks()
+                .ignore_source_conditions
+                .store(true, Ordering::Relaxed);
         }
         let change = Effect::hook(move |store| {
-            store.put_object(SOURCE, "k", Content::pattern(200 + seed, GIB), &ObjectSpec::default());
+            store.put_object(
+                SOURCE,
+                "k",
+                Content::pattern(200 + seed, GIB),
+                &ObjectSpec::default(),
+            );
         });
-        world.sandbox.faults().add(Fault::on(Operation::UploadPartCopy).nth(seed * 3).then(change));
+        world.sandbox.faults().add(
+            Fault::on(Operation::UploadPartCopy)
+                .nth(seed * 3)
+                .then(change),
+        );
         world.run(copy_all()).await;
-        let there = world.sandbox.store().object(DESTINATION, "k").unwrap().content;
+        let there = world
+            .sandbox
+            .store()
+            .object(DESTINATION, "k")
+            .unwrap()
+            .content;
         assert!(
             there == Content::pattern(100, GIB) || there == Content::pattern(200 + seed, GIB),
             "seed {seed}: a mix"
@@ -46,10 +71,17 @@ async fn g2_the_same_for_every_size() {
         .metadata("note", "a b=c")
         .tag("kind", "größe")
         .storage_class("ONEZONE_IA");
-    for (key, size) in
-        [("empty", 0), ("byte", 1), ("single", 200 * MIB), ("parts", 300 * MIB), ("huge", 20 * GIB)]
-    {
-        world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, size), &spec);
+    for (key, size) in [
+        ("empty", 0),
+        ("byte", 1),
+        ("single", 200 * MIB),
+        ("parts", 300 * MIB),
+        ("huge", 20 * GIB),
+    ] {
+        world
+            .sandbox
+            .store()
+            .put_object(SOURCE, key, Content::pattern(1, size), &spec);
     }
     let run = world.run(copy_all()).await;
     assert!(run.receipts.iter().all(|receipt| receipt.losses.is_empty()));
@@ -68,7 +100,10 @@ async fn g2_losses_are_reported() {
         Content::pattern(1, 300 * MIB),
         &ObjectSpec::default().tag("a", "b"),
     );
-    world.sandbox.store().deny(SOURCE, Operation::GetObjectTagging, "");
+    world
+        .sandbox
+        .store()
+        .deny(SOURCE, Operation::GetObjectTagging, "");
     let run = world.run(copy_all()).await;
     assert_eq!(run.outcome.objects_with_losses, 1);
     assert_eq!(
@@ -77,30 +112,57 @@ async fn g2_losses_are_reported() {
     );
 }
 
-/// 3. Success is proven: a server that claims to honour conditions, does not, and stores other bytes is found out by the
-/// checksums, and the copy is made again.
+/// 3. Success is proven: a server that claims to honour conditions, does not, and stores other
+///    bytes is found out by the checksums, and the copy is made again.
 #[tokio::test]
 async fn g3_proven_not_assumed() {
-    for (key, size, write) in
-        [("small", 10, Operation::CopyObject), ("large", 300 * MIB, Operation::CreateMultipartUpload)]
-    {
+    for (key, size, write) in [
+        ("small", 10, Operation::CopyObject),
+        ("large", 300 * MIB, Operation::CreateMultipartUpload),
+    ] {
         let world = World::new().await;
         put(&world, key, 1, size);
-        world.sandbox.store().quirks().ignore_source_conditions.store(true, Ordering::Relaxed);
+        world
+            .sandbox
+            .store()
+            .quirks()
+            .ignore_source_conditions
+            .store(true, Ordering::Relaxed);
         let swap = Effect::hook(move |store| {
-            store.put_object(SOURCE, key, Content::pattern(2, size), &ObjectSpec::default());
+            store.put_object(
+                SOURCE,
+                key,
+                Content::pattern(2, size),
+                &ObjectSpec::default(),
+            );
         });
-        let copy = if size == 10 { Operation::CopyObject } else { Operation::UploadPartCopy };
-        world.sandbox.faults().add(Fault::on(copy).nth(1).then(swap));
+        let copy = if size == 10 {
+            Operation::CopyObject
+        } else {
+            Operation::UploadPartCopy
+        };
+        world
+            .sandbox
+            .faults()
+            .add(Fault::on(copy).nth(1).then(swap));
         let run = world.run(copy_all()).await;
         assert_eq!(run.proof(), "crc64nvme");
-        assert_eq!(world.calls(write), 2, "{key}: the first copy was of other bytes than its HEAD promised");
+        assert_eq!(
+            world.calls(write),
+            2,
+            "{key}: the first copy was of other bytes than its HEAD promised"
+        );
         assert!(
             world.calls(Operation::CompleteMultipartUpload) < 2,
             "{key}: what parts make is known before"
         );
         assert_eq!(
-            world.sandbox.store().object(DESTINATION, key).unwrap().content,
+            world
+                .sandbox
+                .store()
+                .object(DESTINATION, key)
+                .unwrap()
+                .content,
             Content::pattern(2, size)
         );
         world.assert_no_upload_is_left();
@@ -112,15 +174,30 @@ async fn g3_proven_not_assumed() {
 async fn g5_failures_are_alone_and_visible() {
     let world = World::new().await;
     for index in 0..20 {
-        put(&world, &format!("k{index:02}"), 1, if index % 5 == 0 { 300 * MIB } else { 10 });
+        put(
+            &world,
+            &format!("k{index:02}"),
+            1,
+            if index % 5 == 0 { 300 * MIB } else { 10 },
+        );
     }
-    world.sandbox.store().deny(DESTINATION, Operation::CreateMultipartUpload, "k05");
-    world.sandbox.store().deny(DESTINATION, Operation::CopyObject, "k07");
+    world
+        .sandbox
+        .store()
+        .deny(DESTINATION, Operation::CreateMultipartUpload, "k05");
+    world
+        .sandbox
+        .store()
+        .deny(DESTINATION, Operation::CopyObject, "k07");
     let run = world.run(copy_all()).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (18, 2));
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (18, 2)
+    );
 }
 
-/// 6. Open objects and parts are bounded: a plan never runs ahead of the copies by more than its window.
+/// 6. Open objects and parts are bounded: a plan never runs ahead of the copies by more than its
+///    window.
 #[tokio::test]
 async fn g6_the_plan_does_not_run_ahead() {
     let world = World::new().await;
@@ -137,14 +214,19 @@ async fn g6_the_plan_does_not_run_ahead() {
         tokio::time::sleep(Duration::from_secs(2)).await;
         stop.cancel();
     });
-    let run = tokio::time::timeout(Duration::from_secs(30), world.run(copy_all())).await.unwrap();
+    let run = tokio::time::timeout(Duration::from_secs(30), world.run(copy_all()))
+        .await
+        .unwrap();
     assert!(
         run.outcome.stopped_objects < 8_000,
         "{} of 40,000 were held in memory",
         run.outcome.stopped_objects
     );
     let pages = world.calls(Operation::ListObjectsV2);
-    assert!(pages < 36, "{pages} pages were listed although nothing was copied");
+    assert!(
+        pages < 36,
+        "{pages} pages were listed although nothing was copied"
+    );
 }
 
 /// 7. Throttling slows down and fails nothing; a limit that the user set is never exceeded.
@@ -155,40 +237,80 @@ async fn g7_throttled_but_done() {
         put(&world, &format!("k{index}"), 1, 10);
     }
     put(&world, "large", 1, 2 * GIB);
-    for (seed, operation) in
-        [Operation::CopyObject, Operation::UploadPartCopy, Operation::HeadObject].into_iter().enumerate()
+    for (seed, operation) in [
+        Operation::CopyObject,
+        Operation::UploadPartCopy,
+        Operation::HeadObject,
+    ]
+    .into_iter()
+    .enumerate()
     {
-        let often =
-            Fault::on(operation).when(Which::Chance(0.3, seed as u64)).then(Effect::error_in_200("SlowDown"));
-        world.sandbox.faults().add(if operation == Operation::HeadObject {
-            often.then(Effect::SlowDown)
-        } else {
-            often
-        });
+        let often = Fault::on(operation)
+            .when(Which::Chance(0.3, seed as u64))
+            .then(Effect::error_in_200("SlowDown"));
+        world
+            .sandbox
+            .faults()
+            .add(if operation == Operation::HeadObject {
+                often.then(Effect::SlowDown)
+            } else {
+                often
+            });
     }
     let mut job = world.job(copy_all());
-    job.limits = Limits { in_flight: Some(10), ..Limits::default() };
+    job.limits = Limits {
+        in_flight: Some(10),
+        ..Limits::default()
+    };
     let run = world.try_run_job(&job).await.unwrap();
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (41, 0), "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (41, 0),
+        "{:?}",
+        run.receipts
+    );
     assert!(run.outcome.requests.throttled > 5);
     assert!(world.sandbox.calls().max_in_flight() <= 12);
 }
 
-/// 8. Nothing is overwritten that the manifest did not say may be, not even what appears while we copy.
+/// 8. Nothing is overwritten that the manifest did not say may be, not even what appears while we
+///    copy.
 #[tokio::test]
 async fn g8_missing_means_missing_at_the_moment_of_writing() {
     for size in [10, 300 * MIB] {
         let world = World::new().await;
         put(&world, "k", 1, size);
         let appears = Effect::hook(|store| {
-            store.put_object(DESTINATION, "k", Content::pattern(9, 5), &ObjectSpec::default());
+            store.put_object(
+                DESTINATION,
+                "k",
+                Content::pattern(9, 5),
+                &ObjectSpec::default(),
+            );
         });
-        world.sandbox.faults().add(Fault::on(Operation::HeadObject).key("k").nth(1).then(appears));
+        world.sandbox.faults().add(
+            Fault::on(Operation::HeadObject)
+                .key("k")
+                .nth(1)
+                .then(appears),
+        );
         let mut transfer = copy_all();
         transfer.when = When::Missing;
         let run = world.run(transfer).await;
-        assert!(matches!(run.receipts[0].ending, Ending::Skipped { .. }), "{:?}", run.receipts);
-        assert_eq!(world.sandbox.store().object(DESTINATION, "k").unwrap().content, Content::pattern(9, 5));
+        assert!(
+            matches!(run.receipts[0].ending, Ending::Skipped { .. }),
+            "{:?}",
+            run.receipts
+        );
+        assert_eq!(
+            world
+                .sandbox
+                .store()
+                .object(DESTINATION, "k")
+                .unwrap()
+                .content,
+            Content::pattern(9, 5)
+        );
         world.assert_no_upload_is_left();
     }
 }

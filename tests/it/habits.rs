@@ -40,7 +40,10 @@ async fn a_word_of_another_tool_is_answered(
     command.env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9");
     let (exit, stdout, stderr) = run(command, words).await;
     assert_eq!((exit, stdout.as_str()), (2, ""), "{stderr}");
-    assert!(stderr.starts_with("error: ") && stderr.contains(said) && !stderr.contains(not_said), "{stderr}");
+    assert!(
+        stderr.starts_with("error: ") && stderr.contains(said) && !stderr.contains(not_said),
+        "{stderr}"
+    );
     // The environment does not make a flag look as if it were required.
     assert!(!stderr.contains("--endpoint-url <URL> <SRC>"), "{stderr}");
 }
@@ -55,7 +58,12 @@ async fn version_works_as_a_word() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_is_read_from_standard_input() {
     let world = World::new().await;
-    world.sandbox.store().put_object(SOURCE, "k", s3haul::sandbox::Content::pattern(1, 9), &<_>::default());
+    world.sandbox.store().put_object(
+        SOURCE,
+        "k",
+        s3haul::sandbox::Content::pattern(1, 9),
+        &<_>::default(),
+    );
     for word in ["check", "plan", "run", "verify"] {
         let mut command = at(&world);
         command.write_stdin(COPY_ALL);
@@ -66,7 +74,10 @@ async fn a_job_is_read_from_standard_input() {
     let mut command = at(&world);
     command.write_stdin("version: 1\ntransfer: []\n");
     let (exit, _, stderr) = run(command, &["check", "-"]).await;
-    assert!(exit == 2 && stderr.contains("standard-input:2:1"), "{stderr}");
+    assert!(
+        exit == 2 && stderr.contains("standard-input:2:1"),
+        "{stderr}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -77,18 +88,29 @@ async fn empty_variables_count_as_unset_and_wrong_ones_are_told() {
     let copy = ["copy", "f", "s3://destination/f"];
     let mut empty = at(&world);
     empty.current_dir(dir.path());
-    for name in ["S3HAUL_JOURNAL", "S3HAUL_ADOPT", "S3HAUL_LOG", "S3HAUL_LOG_FORMAT"] {
+    for name in [
+        "S3HAUL_JOURNAL",
+        "S3HAUL_ADOPT",
+        "S3HAUL_LOG",
+        "S3HAUL_LOG_FORMAT",
+    ] {
         empty.env(name, "");
     }
     let (exit, _, stderr) = run(empty, &copy).await;
     assert_eq!(exit, 0, "{stderr}");
     assert!(dir.path().join(".s3haul").is_dir(), "the usual place");
-    for (name, value) in [("S3HAUL_LOG", "loud"), ("S3HAUL_LOG", "s3haul=loud"), ("S3HAUL_LOG_FORMAT", "xml")]
-    {
+    for (name, value) in [
+        ("S3HAUL_LOG", "loud"),
+        ("S3HAUL_LOG", "s3haul=loud"),
+        ("S3HAUL_LOG_FORMAT", "xml"),
+    ] {
         let mut wrong = at(&world);
         wrong.env(name, value);
         let (exit, _, stderr) = run(wrong, &copy).await;
-        assert!(exit == 2 && stderr.contains("loud") | stderr.contains("xml"), "{name}={value}: {stderr}");
+        assert!(
+            exit == 2 && stderr.contains("loud") | stderr.contains("xml"),
+            "{name}={value}: {stderr}"
+        );
     }
 }
 
@@ -101,7 +123,11 @@ async fn a_file_gets_no_colours() {
     fs::write(&wrong, "version: 2\n").unwrap();
     let wrong = wrong.to_str().unwrap();
     let log = |flags: &'static [&'static str]| {
-        [&["copy", "s3://source/", "s3://destination/", "-vvv"], flags].concat()
+        [
+            &["copy", "s3://source/", "s3://destination/", "-vvv"],
+            flags,
+        ]
+        .concat()
     };
     for (words, colored) in [
         (log(&[]), false),
@@ -131,15 +157,25 @@ async fn the_command_line_is_answered_in_its_own_words(
     let mut command = command();
     command.current_dir(env!("CARGO_MANIFEST_DIR"));
     let (exit, _, stderr) = run(command, words).await;
-    assert!(exit == 2 && stderr.contains(said) && !stderr.contains(not_said), "{stderr}");
+    assert!(
+        exit == 2 && stderr.contains(said) && !stderr.contains(not_said),
+        "{stderr}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_is_not_open_is_told_as_such() {
     let world = World::new().await;
     for action in ["abort", "parts", "complete"] {
-        let (exit, _, stderr) = run(at(&world), &["uploads", action, "s3://destination/k", "nope"]).await;
-        assert!(exit == 3 && stderr.contains("has no open upload nope (NoSuchUpload)"), "{action}: {stderr}");
+        let (exit, _, stderr) = run(
+            at(&world),
+            &["uploads", action, "s3://destination/k", "nope"],
+        )
+        .await;
+        assert!(
+            exit == 3 && stderr.contains("has no open upload nope (NoSuchUpload)"),
+            "{action}: {stderr}"
+        );
         assert!(!stderr.contains("run the job again"), "{stderr}");
     }
 }
@@ -154,22 +190,40 @@ async fn every_command_has_a_manual_page() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     pages.sort();
-    for page in ["s3haul.1", "s3haul-copy.1", "s3haul-uploads-abort.1", "s3haul-man.1"] {
+    for page in [
+        "s3haul.1",
+        "s3haul-copy.1",
+        "s3haul-uploads-abort.1",
+        "s3haul-man.1",
+    ] {
         assert!(pages.iter().any(|name| name == page), "{page}: {pages:?}");
     }
     for page in &pages {
         let text = fs::read_to_string(dir.path().join(page)).unwrap();
         for section in ["ENVIRONMENT", "FILES", "EXIT STATUS", "SEE ALSO"] {
-            assert!(text.contains(&format!(".SH \"{section}\"")), "{page} lacks {section}");
+            assert!(
+                text.contains(&format!(".SH \"{section}\"")),
+                "{page} lacks {section}"
+            );
         }
         // A page refers to pages that there are.
-        for other in text.split("\\fB").filter_map(|rest| rest.split_once("\\fR(1)")).map(|(name, _)| name) {
+        for other in text
+            .split("\\fB")
+            .filter_map(|rest| rest.split_once("\\fR(1)"))
+            .map(|(name, _)| name)
+        {
             let name = format!("{}.1", other.replace("\\-", "-"));
             assert!(pages.contains(&name), "{page} refers to {name}");
         }
     }
     let (exit, stdout, _) = run(command(), &["man", "uploads", "abort"]).await;
-    assert!(exit == 0 && stdout.contains("s3haul\\-uploads\\-abort"), "{stdout}");
+    assert!(
+        exit == 0 && stdout.contains("s3haul\\-uploads\\-abort"),
+        "{stdout}"
+    );
     let (exit, _, stderr) = run(command(), &["man", "nope"]).await;
-    assert!(exit == 2 && stderr.contains("no command `nope`"), "{stderr}");
+    assert!(
+        exit == 2 && stderr.contains("no command `nope`"),
+        "{stderr}"
+    );
 }

@@ -10,8 +10,21 @@ use crate::world::{DESTINATION, SOURCE, World};
 
 async fn world() -> World {
     let world = World::new().await;
-    for key in ["a.tmp", "a.csv", "d/b.tmp", "d/b.csv", "d/e/c.tmp", "d/tmp", "d/"] {
-        world.sandbox.store().put_object(SOURCE, key, Content::bytes(&b"x"[..]), &ObjectSpec::default());
+    for key in [
+        "a.tmp",
+        "a.csv",
+        "d/b.tmp",
+        "d/b.csv",
+        "d/e/c.tmp",
+        "d/tmp",
+        "d/",
+    ] {
+        world.sandbox.store().put_object(
+            SOURCE,
+            key,
+            Content::bytes(&b"x"[..]),
+            &ObjectSpec::default(),
+        );
     }
     world
 }
@@ -30,16 +43,26 @@ async fn a_pattern_without_a_slash_gets_a_hint_about_keys_with_one() {
             &["--exclude", "*.tmp"],
             "`*.tmp` excludes at the top level only; 2 keys below it were not left out: write `**/*.tmp`",
         ),
-        (&["--include", "?.{csv,gz}"], "at least 1 key below it were not matched: write `**/?.{csv,gz}`"),
+        (
+            &["--include", "?.{csv,gz}"],
+            "at least 1 key below it were not matched: write `**/?.{csv,gz}`",
+        ),
     ] {
         for command in [&["copy"][..], &["copy", "--dry-run"]] {
             let (exit, stdout, stderr) = run(at(&world), &[command, &PLACES, flags].concat()).await;
             assert_eq!(exit, 0, "{stderr}");
             assert!(stdout.contains(hint), "{command:?} {flags:?}: {stdout}");
         }
-        let (_, stdout, _) = run(at(&world), &[&["copy", "--json"], &PLACES[..], flags].concat()).await;
+        let (_, stdout, _) = run(
+            at(&world),
+            &[&["copy", "--json"], &PLACES[..], flags].concat(),
+        )
+        .await;
         let last: Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
-        assert!(last["summary"]["hints"][0].as_str().unwrap().contains(hint), "{stdout}");
+        assert!(
+            last["summary"]["hints"][0].as_str().unwrap().contains(hint),
+            "{stdout}"
+        );
     }
     for flags in [
         &["--include", "**/*.tmp"][..],
@@ -62,11 +85,19 @@ async fn directories_that_were_not_read_are_hinted_at() {
         fs::create_dir_all(dir.path().join(name).parent().unwrap()).unwrap();
         fs::write(dir.path().join(name), name).unwrap();
     }
-    let copy = ["copy", dir.path().to_str().unwrap(), "s3://destination/", "--include", "*.csv"];
+    let copy = [
+        "copy",
+        dir.path().to_str().unwrap(),
+        "s3://destination/",
+        "--include",
+        "*.csv",
+    ];
     let (exit, stdout, _) = run(at(&world), &copy).await;
-    assert_eq!((exit, world.sandbox.store().keys(DESTINATION)), (0, vec!["a.csv".to_owned()]));
-    let hint =
-        "`*.csv` matches at the top level only; 2 directories below it were not read: write `**/*.csv`";
+    assert_eq!(
+        (exit, world.sandbox.store().keys(DESTINATION)),
+        (0, vec!["a.csv".to_owned()])
+    );
+    let hint = "`*.csv` matches at the top level only; 2 directories below it were not read: write `**/*.csv`";
     assert!(stdout.contains(hint), "{stdout}");
 }
 
@@ -79,7 +110,8 @@ async fn the_idiom_of_aws_is_explained_and_not_taken_for_nothing() {
         ["--exclude", "**/*", "--include", "*.tmp"],
     ] {
         for command in ["copy", "verify"] {
-            let (exit, _, stderr) = run(at(&world), &[&[command], &PLACES[..], &flags].concat()).await;
+            let (exit, _, stderr) =
+                run(at(&world), &[&[command], &PLACES[..], &flags].concat()).await;
             assert_eq!(exit, 2, "{command} {flags:?}: {stderr}");
             assert!(
                 stderr.contains("exclude wins over include") && stderr.contains("`**/*.tmp`"),
@@ -90,7 +122,11 @@ async fn the_idiom_of_aws_is_explained_and_not_taken_for_nothing() {
     // Only what is at the top level is left out, and that can be meant.
     let flags = ["copy", "--exclude", "*", "--include", "**/*.tmp"];
     let (exit, stdout, _) = run(at(&world), &[&flags[..], &PLACES].concat()).await;
-    assert_eq!((exit, world.sandbox.store().keys(DESTINATION).len()), (0, 2), "{stdout}");
+    assert_eq!(
+        (exit, world.sandbox.store().keys(DESTINATION).len()),
+        (0, 2),
+        "{stdout}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -98,9 +134,12 @@ async fn help_states_the_rules_of_patterns() {
     let world = World::new().await;
     for command in ["copy", "verify"] {
         let (_, stdout, _) = run(at(&world), &[command, "--help"]).await;
-        for rule in
-            ["any characters but a slash", "2026/a.csv", "--exclude wins over --include", "'**/*.txt'"]
-        {
+        for rule in [
+            "any characters but a slash",
+            "2026/a.csv",
+            "--exclude wins over --include",
+            "'**/*.txt'",
+        ] {
             assert!(stdout.contains(rule), "{command}: {rule}");
         }
     }

@@ -1,4 +1,5 @@
-//! What a run says of itself is true: failures by cause, runs in which everything fails, selections without a match.
+//! What a run says of itself is true: failures by cause, runs in which everything fails, selections
+//! without a match.
 
 use std::time::Duration;
 
@@ -12,7 +13,12 @@ use crate::cli::{at, run};
 use crate::world::{DESTINATION, SOURCE, World, copy_all};
 
 fn put(world: &World, key: &str) {
-    world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, 100), &ObjectSpec::default());
+    world.sandbox.store().put_object(
+        SOURCE,
+        key,
+        Content::pattern(1, 100),
+        &ObjectSpec::default(),
+    );
 }
 
 fn put_many(world: &World, number: usize) {
@@ -33,16 +39,33 @@ async fn a_run_in_which_everything_fails_alike_stops_early() {
     let directory = tempfile::tempdir().unwrap();
     let job = world.job(copy_all());
     let first = world.session(directory.path(), &job, Intent::Resume).await;
-    let gave_up = first.outcome.gave_up.clone().expect("it went on to the end");
-    assert!(gave_up.reason.contains("AccessDenied") && gave_up.reason.contains("max_failures: none"));
+    let gave_up = first
+        .outcome
+        .gave_up
+        .clone()
+        .expect("it went on to the end");
+    assert!(
+        gave_up.reason.contains("AccessDenied") && gave_up.reason.contains("max_failures: none")
+    );
     assert!(!gave_up.may_pass_later);
-    assert!((300..700).contains(&first.outcome.failed_objects), "{:?}", first.outcome);
-    assert!(world.calls(Operation::CopyObject) < 700, "{}", world.calls(Operation::CopyObject));
+    assert!(
+        (300..700).contains(&first.outcome.failed_objects),
+        "{:?}",
+        first.outcome
+    );
+    assert!(
+        world.calls(Operation::CopyObject) < 700,
+        "{}",
+        world.calls(Operation::CopyObject)
+    );
     // The next session tries those objects again.
     world.sandbox.faults().clear();
     world.stop = CancellationToken::new();
     let second = world.session(directory.path(), &job, Intent::Resume).await;
-    assert_eq!((second.outcome.done_objects, second.outcome.failed_objects), (5000, 0));
+    assert_eq!(
+        (second.outcome.done_objects, second.outcome.failed_objects),
+        (5000, 0)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -53,11 +76,19 @@ async fn a_run_with_scattered_failures_goes_on_to_its_end() {
         put(&world, &format!("k/{number:05}-good"));
     }
     // The successes are slow, so that all refusals of what is open arrive before the first of them.
-    let slow = Fault::on(Operation::CopyObject).key("-good").then(Effect::Delay(Duration::from_millis(300)));
+    let slow = Fault::on(Operation::CopyObject)
+        .key("-good")
+        .then(Effect::Delay(Duration::from_millis(300)));
     world.sandbox.faults().add(slow);
-    world.sandbox.faults().add(denied(Operation::CopyObject).key("-bad"));
+    world
+        .sandbox
+        .faults()
+        .add(denied(Operation::CopyObject).key("-bad"));
     let run = world.try_run_job(&world.job(copy_all())).await.unwrap();
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (1000, 1000));
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (1000, 1000)
+    );
     assert_eq!(run.outcome.gave_up, None);
 }
 
@@ -67,33 +98,74 @@ async fn an_endless_series_of_failures_can_be_asked_for() {
     put_many(&world, 1000);
     world.sandbox.faults().add(denied(Operation::CopyObject));
     let mut job = world.job(copy_all());
-    job.limits = Limits { max_failures: Some(FailureLimit::Unlimited), ..Limits::default() };
+    job.limits = Limits {
+        max_failures: Some(FailureLimit::Unlimited),
+        ..Limits::default()
+    };
     let run = world.try_run_job(&job).await.unwrap();
-    assert_eq!((run.outcome.failed_objects, run.outcome.gave_up), (1000, None));
+    assert_eq!(
+        (run.outcome.failed_objects, run.outcome.gave_up),
+        (1000, None)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_summary_counts_failures_by_cause() {
     let world = World::new().await;
     put_many(&world, 30);
-    world.sandbox.faults().add(denied(Operation::CopyObject).key("k/0000"));
     world
         .sandbox
         .faults()
-        .add(Fault::on(Operation::CopyObject).key("k/0001").then(Effect::Error(400, "InvalidStorageClass")));
-    world.sandbox.faults().add(denied(Operation::CopyObject).key("k/0002"));
-    let copy = ["copy", "s3://source/", "s3://destination/", "--provider", "aws", "--max-failures", "none"];
+        .add(denied(Operation::CopyObject).key("k/0000"));
+    world.sandbox.faults().add(
+        Fault::on(Operation::CopyObject)
+            .key("k/0001")
+            .then(Effect::Error(400, "InvalidStorageClass")),
+    );
+    world
+        .sandbox
+        .faults()
+        .add(denied(Operation::CopyObject).key("k/0002"));
+    let copy = [
+        "copy",
+        "s3://source/",
+        "s3://destination/",
+        "--provider",
+        "aws",
+        "--max-failures",
+        "none",
+    ];
     let (exit, stdout, stderr) = run(at(&world), &copy).await;
     assert_eq!(exit, 1, "{stderr}");
-    let line = |words: &str| stdout.lines().find(|line| line.contains(words)).unwrap_or_default().to_owned();
-    assert!(line("AccessDenied").starts_with("20 x CopyObject AccessDenied: "), "{stdout}");
-    assert!(line("AccessDenied").contains(", for example s3://source/k/000"), "{stdout}");
-    assert!(line("InvalidStorageClass").starts_with("10 x CopyObject"), "{stdout}");
-    assert!(stderr.contains("the summary counts them by cause") && !stderr.contains("the report has"));
+    let line = |words: &str| {
+        stdout
+            .lines()
+            .find(|line| line.contains(words))
+            .unwrap_or_default()
+            .to_owned()
+    };
+    assert!(
+        line("AccessDenied").starts_with("20 x CopyObject AccessDenied: "),
+        "{stdout}"
+    );
+    assert!(
+        line("AccessDenied").contains(", for example s3://source/k/000"),
+        "{stdout}"
+    );
+    assert!(
+        line("InvalidStorageClass").starts_with("10 x CopyObject"),
+        "{stdout}"
+    );
+    assert!(
+        stderr.contains("the summary counts them by cause") && !stderr.contains("the report has")
+    );
     let (_, stdout, _) = run(at(&world), &[&copy[..], &["--json"]].concat()).await;
     let last: Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
     let failures = &last["summary"]["failures"];
-    assert_eq!((&failures[0]["objects"], &failures[0]["code"]), (&20.into(), &"AccessDenied".into()));
+    assert_eq!(
+        (&failures[0]["objects"], &failures[0]["code"]),
+        (&20.into(), &"AccessDenied".into())
+    );
     assert_eq!(failures[1]["objects"], 10);
 }
 
@@ -102,11 +174,25 @@ async fn a_selection_without_a_match_is_reported() {
     let world = World::new().await;
     put(&world, "data/one");
     let copy = |source: &'static str, more: &[&'static str]| {
-        [&["copy", source, "s3://destination/", "--provider", "aws"], more].concat()
+        [
+            &["copy", source, "s3://destination/", "--provider", "aws"],
+            more,
+        ]
+        .concat()
     };
     for (source, more, exit, words) in [
-        ("s3://source/dta/", &[][..], 0, "warning: copy: nothing below s3://source/dta/"),
-        ("s3://source/dta/", &["--empty", "fail"], 1, "error: copy: nothing below s3://source/dta/"),
+        (
+            "s3://source/dta/",
+            &[][..],
+            0,
+            "warning: copy: nothing below s3://source/dta/",
+        ),
+        (
+            "s3://source/dta/",
+            &["--empty", "fail"],
+            1,
+            "error: copy: nothing below s3://source/dta/",
+        ),
         (
             "s3://source/data/x*",
             &["--empty", "fail"],
@@ -119,7 +205,12 @@ async fn a_selection_without_a_match_is_reported() {
             0,
             "matches the filters (1 key that was listed does not match)",
         ),
-        ("s3://source/dta/", &["--dry-run"], 0, "warning: copy: nothing below s3://source/dta/"),
+        (
+            "s3://source/dta/",
+            &["--dry-run"],
+            0,
+            "warning: copy: nothing below s3://source/dta/",
+        ),
         (
             "s3://source/dta/",
             &["--dry-run", "--empty", "fail"],
@@ -129,18 +220,35 @@ async fn a_selection_without_a_match_is_reported() {
     ] {
         let (found, stdout, stderr) = run(at(&world), &copy(source, more)).await;
         assert_eq!(found, exit, "{source} {more:?}: {stdout}{stderr}");
-        assert!(stdout.contains(words), "{source} {more:?}: {stdout}{stderr}");
+        assert!(
+            stdout.contains(words),
+            "{source} {more:?}: {stdout}{stderr}"
+        );
     }
     let (exit, stdout, _) = run(at(&world), &copy("s3://source/dta/", &["--empty", "ok"])).await;
     assert!(exit == 0 && !stdout.contains("nothing below"), "{stdout}");
     let (_, stdout, _) = run(at(&world), &copy("s3://source/dta/", &["--json"])).await;
     let last: Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
-    assert_eq!(last["summary"]["empty"][0]["reason"], "nothing below s3://source/dta/");
+    assert_eq!(
+        last["summary"]["empty"][0]["reason"],
+        "nothing below s3://source/dta/"
+    );
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().to_str().unwrap();
-    let (exit, stdout, _) = run(at(&world), &["copy", path, "s3://destination/", "--empty", "fail"]).await;
-    assert!(exit == 1 && stdout.contains(&format!("nothing in {path}")), "{stdout}");
-    let (exit, _, stderr) = run(at(&world), &copy("s3://source/data/one", &["--empty", "fail"])).await;
+    let (exit, stdout, _) = run(
+        at(&world),
+        &["copy", path, "s3://destination/", "--empty", "fail"],
+    )
+    .await;
+    assert!(
+        exit == 1 && stdout.contains(&format!("nothing in {path}")),
+        "{stdout}"
+    );
+    let (exit, _, stderr) = run(
+        at(&world),
+        &copy("s3://source/data/one", &["--empty", "fail"]),
+    )
+    .await;
     assert!(exit == 2 && stderr.contains("--empty"), "{stderr}");
 }
 
@@ -148,10 +256,24 @@ async fn a_selection_without_a_match_is_reported() {
 async fn a_strict_comparison_fails_where_it_cannot_look() {
     let world = World::new().await;
     put(&world, "k");
-    let (exit, ..) =
-        run(at(&world), &["copy", "s3://source/", "s3://destination/", "--provider", "aws"]).await;
+    let (exit, ..) = run(
+        at(&world),
+        &[
+            "copy",
+            "s3://source/",
+            "s3://destination/",
+            "--provider",
+            "aws",
+        ],
+    )
+    .await;
     assert_eq!(exit, 0);
-    world.sandbox.store().put_object(DESTINATION, "extra", Content::pattern(1, 5), &ObjectSpec::default());
+    world.sandbox.store().put_object(
+        DESTINATION,
+        "extra",
+        Content::pattern(1, 5),
+        &ObjectSpec::default(),
+    );
     let verify = ["verify", "s3://source/", "s3://destination/", "--strict"];
     let (exit, _, stderr) = run(at(&world), &verify).await;
     assert_eq!(exit, 1, "{stderr}");
@@ -164,16 +286,30 @@ async fn a_strict_comparison_fails_where_it_cannot_look() {
     world.sandbox.store().delete_object(DESTINATION, "extra");
     let (exit, ..) = run(at(&world), &[&verify[..], &["--provider", "aws"]].concat()).await;
     assert_eq!(exit, 0);
-    let nothing = ["verify", "s3://source/x/", "s3://destination/x/", "--strict", "--provider", "aws"];
+    let nothing = [
+        "verify",
+        "s3://source/x/",
+        "s3://destination/x/",
+        "--strict",
+        "--provider",
+        "aws",
+    ];
     let (exit, _, stderr) = run(at(&world), &nothing).await;
-    assert!(exit == 1 && stderr.contains("nothing was compared"), "{stderr}");
+    assert!(
+        exit == 1 && stderr.contains("nothing was compared"),
+        "{stderr}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn verify_says_that_nothing_was_compared() {
     let world = World::new().await;
     put(&world, "k/1");
-    let (exit, _, stderr) = run(at(&world), &["verify", "s3://source/mistyped/", "s3://destination/"]).await;
+    let (exit, _, stderr) = run(
+        at(&world),
+        &["verify", "s3://source/mistyped/", "s3://destination/"],
+    )
+    .await;
     assert_eq!(exit, 0, "{stderr}");
     assert!(stderr.contains("warning: nothing was compared"), "{stderr}");
     let job = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();

@@ -1,9 +1,11 @@
-//! A hostile server: each operation that the program sends, answered in each wrong way, under each kind of profile.
+//! A hostile server: each operation that the program sends, answered in each wrong way, under each
+//! kind of profile.
 //!
-//! The cases are the product of [`Scenario`], [`Way`] and [`Profile`]; nobody lists them. All have one assertion: the run
-//! ends soon, whatever it calls done is what the source holds (or the loss is told), its exit code says whether it did its
-//! job, whatever is left open is named, and a failure names the request. Each profile trusts a server with something, which
-//! stands in [`trusted`]. A test fails when an entry there is of no use any more.
+//! The cases are the product of [`Scenario`], [`Way`] and [`Profile`]; nobody lists them. All have
+//! one assertion: the run ends soon, whatever it calls done is what the source holds (or the loss
+//! is told), its exit code says whether it did its job, whatever is left open is named, and a
+//! failure names the request. Each profile trusts a server with something, which stands in
+//! [`trusted`]. A test fails when an entry there is of no use any more.
 
 mod commands;
 mod large;
@@ -43,7 +45,13 @@ enum Profile {
 }
 
 impl Profile {
-    const ALL: [Self; 5] = [Self::Aws, Self::Auto, Self::Tencent, Self::AwsNothing, Self::AutoNothing];
+    const ALL: [Self; 5] = [
+        Self::Aws,
+        Self::Auto,
+        Self::Tencent,
+        Self::AwsNothing,
+        Self::AutoNothing,
+    ];
 
     fn provider(self) -> Provider {
         match self {
@@ -55,7 +63,10 @@ impl Profile {
 
     /// True for requests by which the profile differs from the others. The first two are about all.
     fn is_about(self, operation: Operation) -> bool {
-        let lists = matches!(operation, Operation::ListObjectsV2 | Operation::ListObjectVersions);
+        let lists = matches!(
+            operation,
+            Operation::ListObjectsV2 | Operation::ListObjectVersions
+        );
         let looks = operation == Operation::HeadObject;
         let publishes = matches!(
             operation,
@@ -92,23 +103,37 @@ struct Case {
 
 /// All cases, from what each scenario asks for when it is answered well.
 fn cases() -> Vec<Case> {
-    let bases: Vec<(Scenario, Profile)> =
-        Scenario::ALL.iter().flat_map(|scenario| Profile::ALL.map(|profile| (*scenario, profile))).collect();
+    let bases: Vec<(Scenario, Profile)> = Scenario::ALL
+        .iter()
+        .flat_map(|scenario| Profile::ALL.map(|profile| (*scenario, profile)))
+        .collect();
     let asked = in_parallel(&bases, |(scenario, profile)| {
         let (verdict, asked) = scenario.run(*profile, None);
-        assert_eq!(verdict, Ok(()), "{scenario:?} under {profile:?}, answered well");
+        assert_eq!(
+            verdict,
+            Ok(()),
+            "{scenario:?} under {profile:?}, answered well"
+        );
         asked.into_iter().collect::<BTreeSet<_>>()
     });
     let mut seen = BTreeSet::new();
     let mut cases = Vec::new();
     for ((scenario, profile), asked) in bases.into_iter().zip(asked) {
-        let is_about =
-            |operation: &Operation| scenario.is_about(*operation, profile) && profile.is_about(*operation);
+        let is_about = |operation: &Operation| {
+            scenario.is_about(*operation, profile) && profile.is_about(*operation)
+        };
         for operation in asked.into_iter().filter(is_about) {
             // A run that comes later adds what no earlier one asks for.
             let is_new = seen.insert((scenario.command(), profile, operation));
-            let ways = Way::ALL.into_iter().filter(|way| is_new && !way.is_large() && way.applies(operation));
-            cases.extend(ways.map(|way| Case { scenario, profile, operation, way }));
+            let ways = Way::ALL
+                .into_iter()
+                .filter(|way| is_new && !way.is_large() && way.applies(operation));
+            cases.extend(ways.map(|way| Case {
+                scenario,
+                profile,
+                operation,
+                way,
+            }));
         }
     }
     cases
@@ -116,12 +141,17 @@ fn cases() -> Vec<Case> {
 
 /// Does something with each of them on some threads, and returns the results in their order.
 fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let (next, results) = (Mutex::new(items.iter().enumerate()), Mutex::new(BTreeMap::new()));
+    let (next, results) = (
+        Mutex::new(items.iter().enumerate()),
+        Mutex::new(BTreeMap::new()),
+    );
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
                 loop {
-                    let Some((number, item)) = next.lock().unwrap().next() else { return };
+                    let Some((number, item)) = next.lock().unwrap().next() else {
+                        return;
+                    };
                     let result = work(item);
                     results.lock().unwrap().insert(number, result);
                 }
@@ -139,17 +169,26 @@ fn a_server_that_answers_wrongly_makes_no_false_success() {
     let is_meant = |operation: Operation| only.as_ref().is_none_or(|only| operation.name() == only);
     cases.retain(|case| is_meant(case.operation));
     let verdicts = in_parallel(&cases, |case| {
-        let run = || case.scenario.run(case.profile, Some((case.operation, case.way))).0;
+        let run = || {
+            case.scenario
+                .run(case.profile, Some((case.operation, case.way)))
+                .0
+        };
         catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err("it panicked".to_owned()))
     });
     let mut failed: BTreeMap<(Operation, Way, Profile), Vec<String>> = BTreeMap::new();
     for (case, verdict) in cases.iter().zip(verdicts) {
         if let Err(why) = verdict {
             let told = format!("{:?}: {why}", case.scenario);
-            failed.entry((case.operation, case.way, case.profile)).or_default().push(told);
+            failed
+                .entry((case.operation, case.way, case.profile))
+                .or_default()
+                .push(told);
         }
     }
-    let trusted: BTreeSet<_> = trusted::all().filter(|(operation, ..)| is_meant(*operation)).collect();
+    let trusted: BTreeSet<_> = trusted::all()
+        .filter(|(operation, ..)| is_meant(*operation))
+        .collect();
     let mut told = String::new();
     for (case, whys) in failed.iter().filter(|(case, _)| !trusted.contains(case)) {
         let _ = writeln!(told, "{case:?}: {}", whys.join(" | "));

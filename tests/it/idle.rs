@@ -32,7 +32,14 @@ async fn what_would_be_ignored_is_refused() {
         &["--layout", "source"],
         &["--part-goal", "fastest"],
         &["--archived", "skip"],
-        &["--archived", "restore", "--restore-tier", "bulk", "--restore-days", "1"],
+        &[
+            "--archived",
+            "restore",
+            "--restore-tier",
+            "bulk",
+            "--restore-days",
+            "1",
+        ],
         &["--versions", "all"],
         &["--as-of", "2026-01-01T00:00:00Z"],
         &["--source-customer-key", "env:KEY"],
@@ -50,22 +57,54 @@ async fn what_would_be_ignored_is_refused() {
         }
     }
     for source in ["-", "s3://a-b/x/", "s3://a-b/x"] {
-        cases.push((vec!["copy", source, key], &["--symlinks", "skip"], "no directory"));
+        cases.push((
+            vec!["copy", source, key],
+            &["--symlinks", "skip"],
+            "no directory",
+        ));
     }
     for source in ["-", &file] {
         cases.push((vec!["copy", source, key], &["--recursive"], "is "));
     }
     cases.extend::<[(_, &[&str], _); 11]>([
         (vec!["copy", "s3://a-b/x/*", bucket], &["--recursive"], "**"),
-        (vec!["copy", &folder, prefix, bucket], &["--layout", "source"], "by itself"),
-        (vec!["copy", &file, key], &["--version-id", "v"], "exactly one source"),
-        (vec!["copy", "-", key], &["--journal", "./here"], "no journal is kept"),
-        (vec!["copy", "-", key], &["--resume-anyway"], "no journal is kept"),
+        (
+            vec!["copy", &folder, prefix, bucket],
+            &["--layout", "source"],
+            "by itself",
+        ),
+        (
+            vec!["copy", &file, key],
+            &["--version-id", "v"],
+            "exactly one source",
+        ),
+        (
+            vec!["copy", "-", key],
+            &["--journal", "./here"],
+            "no journal is kept",
+        ),
+        (
+            vec!["copy", "-", key],
+            &["--resume-anyway"],
+            "no journal is kept",
+        ),
         (vec!["copy", "-", key], &["--adopt"], "no journal is kept"),
-        (vec!["verify", &folder, bucket], &["--requester-pays"], "not in S3"),
-        (vec!["verify", &folder, bucket], &["--source-customer-key", "env:KEY"], "not in S3"),
+        (
+            vec!["verify", &folder, bucket],
+            &["--requester-pays"],
+            "not in S3",
+        ),
+        (
+            vec!["verify", &folder, bucket],
+            &["--source-customer-key", "env:KEY"],
+            "not in S3",
+        ),
         (vec!["verify", &file, key], &["--recursive"], "is a file"),
-        (vec!["verify", "s3://a-b/x/*", bucket], &["--recursive"], "**"),
+        (
+            vec!["verify", "s3://a-b/x/*", bucket],
+            &["--recursive"],
+            "**",
+        ),
         (vec!["verify", "-", key], &[], "standard input"),
     ]);
     for (command_line, flags, said) in cases {
@@ -89,7 +128,9 @@ async fn what_the_environment_says_is_no_mistake() {
     let (exit, _, stderr) = run(at(&world), &["verify", job.to_str().unwrap()]).await;
     assert_eq!(exit, 0, "{stderr}");
     let mut command = at(&world);
-    command.env("S3HAUL_JOURNAL", directory.path().join("journal")).env("S3HAUL_ADOPT", "1");
+    command
+        .env("S3HAUL_JOURNAL", directory.path().join("journal"))
+        .env("S3HAUL_ADOPT", "1");
     command.write_stdin("bytes");
     let (exit, _, stderr) = run(command, &["copy", "-", "s3://destination/dump", "--fresh"]).await;
     assert_eq!(exit, 0, "{stderr}");

@@ -1,5 +1,6 @@
-//! Changes in place: `from` equal to `to`, where the job names something to change. What it names is changed, everything
-//! else is kept, nobody's overwrite is lost, and what needs no change is left alone.
+//! Changes in place: `from` equal to `to`, where the job names something to change. What it names
+//! is changed, everything else is kept, nobody's overwrite is lost, and what needs no change is
+//! left alone.
 
 mod guarded;
 mod kept;
@@ -16,7 +17,10 @@ use crate::world::{DEFAULT, Run, SOURCE, World, destination, uri};
 
 /// Everything in `source`, onto itself.
 fn onto_itself(change: impl FnOnce(&mut Transfer)) -> Transfer {
-    let from = Source::Prefix { endpoint: DEFAULT.to_owned(), location: uri("s3://source/") };
+    let from = Source::Prefix {
+        endpoint: DEFAULT.to_owned(),
+        location: uri("s3://source/"),
+    };
     let mut transfer = Transfer::new("change", from, destination("s3://source/"));
     change(&mut transfer);
     transfer
@@ -27,12 +31,18 @@ fn to_class(class: &str) -> Transfer {
 }
 
 async fn versioned() -> World {
-    let buckets = BucketOptions { versioning: true, ..BucketOptions::default() };
+    let buckets = BucketOptions {
+        versioning: true,
+        ..BucketOptions::default()
+    };
     World::with(SandboxOptions::default(), buckets).await
 }
 
 fn put(world: &World, key: &str, size: u64, spec: &ObjectSpec) {
-    world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, size), spec);
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, key, Content::pattern(1, size), spec);
 }
 
 fn object(world: &World, key: &str) -> ObjectInfo {
@@ -41,49 +51,116 @@ fn object(world: &World, key: &str) -> ObjectInfo {
 
 fn receipt<'r>(run: &'r Run, key: &str) -> &'r Receipt {
     let is_its = |receipt: &&Receipt| receipt.source == format!("s3://source/{key}");
-    run.receipts.iter().find(is_its).unwrap_or_else(|| panic!("{key} has no receipt"))
+    run.receipts
+        .iter()
+        .find(is_its)
+        .unwrap_or_else(|| panic!("{key} has no receipt"))
 }
 
 fn is_left(run: &Run, key: &str) -> bool {
-    receipt(run, key).ending == Ending::Skipped { reason: Skip::AsSet }
+    receipt(run, key).ending
+        == Ending::Skipped {
+            reason: Skip::AsSet,
+        }
 }
 
 #[tokio::test]
 async fn a_storage_class_is_changed_and_then_left() {
     let world = World::new().await;
-    put(&world, "a/small", 10, &ObjectSpec::default().metadata("m", "n").tag("t", "u"));
-    put(&world, "b", 300 << 20, &ObjectSpec::default().storage_class("STANDARD_IA"));
-    put(&world, "c", 10, &ObjectSpec::default().storage_class("GLACIER_IR"));
+    put(
+        &world,
+        "a/small",
+        10,
+        &ObjectSpec::default().metadata("m", "n").tag("t", "u"),
+    );
+    put(
+        &world,
+        "b",
+        300 << 20,
+        &ObjectSpec::default().storage_class("STANDARD_IA"),
+    );
+    put(
+        &world,
+        "c",
+        10,
+        &ObjectSpec::default().storage_class("GLACIER_IR"),
+    );
     let run = world.run(to_class("GLACIER_IR")).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.in_place_objects), (2, 2), "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.in_place_objects),
+        (2, 2),
+        "{:?}",
+        run.receipts
+    );
     assert!(is_left(&run, "c") && receipt(&run, "b").in_place);
-    assert_eq!(world.calls(Operation::CopyObject), 2, "one request up to 5 GiB, however large parts are");
+    assert_eq!(
+        world.calls(Operation::CopyObject),
+        2,
+        "one request up to 5 GiB, however large parts are"
+    );
     for key in ["a/small", "b", "c"] {
-        assert_eq!(object(&world, key).attributes.class(), "GLACIER_IR", "{key}");
+        assert_eq!(
+            object(&world, key).attributes.class(),
+            "GLACIER_IR",
+            "{key}"
+        );
     }
     let kept = object(&world, "a/small").attributes;
-    assert_eq!((kept.metadata["m"].as_str(), kept.tags["t"].as_str()), ("n", "u"));
-    let (heads, lists) = (world.calls(Operation::HeadObject), world.calls(Operation::ListObjectsV2));
+    assert_eq!(
+        (kept.metadata["m"].as_str(), kept.tags["t"].as_str()),
+        ("n", "u")
+    );
+    let (heads, lists) = (
+        world.calls(Operation::HeadObject),
+        world.calls(Operation::ListObjectsV2),
+    );
     let run = world.run(to_class("GLACIER_IR")).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.skipped_objects), (0, 3), "{:?}", run.receipts);
-    assert_eq!(world.calls(Operation::HeadObject), heads, "the list shows the class");
-    assert_eq!(world.calls(Operation::ListObjectsV2), lists + 1, "the bucket is listed once");
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.skipped_objects),
+        (0, 3),
+        "{:?}",
+        run.receipts
+    );
+    assert_eq!(
+        world.calls(Operation::HeadObject),
+        heads,
+        "the list shows the class"
+    );
+    assert_eq!(
+        world.calls(Operation::ListObjectsV2),
+        lists + 1,
+        "the bucket is listed once"
+    );
 }
 
 #[tokio::test]
 async fn above_5_gib_it_is_changed_in_parts() {
     let world = World::new().await;
-    let spec = ObjectSpec::default().metadata("m", "n").tag("t", "u").content_type("text/x");
+    let spec = ObjectSpec::default()
+        .metadata("m", "n")
+        .tag("t", "u")
+        .content_type("text/x");
     put(&world, "huge", 6 * GIB, &spec);
     let before = object(&world, "huge");
     let run = world.run(to_class("STANDARD_IA")).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.in_place_objects), (1, 1), "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.in_place_objects),
+        (1, 1),
+        "{:?}",
+        run.receipts
+    );
     assert!(world.calls(Operation::UploadPartCopy) > 1 && world.calls(Operation::CopyObject) == 0);
     let after = object(&world, "huge");
-    assert_eq!((after.content, after.attributes.class()), (before.content, "STANDARD_IA"));
+    assert_eq!(
+        (after.content, after.attributes.class()),
+        (before.content, "STANDARD_IA")
+    );
     assert_eq!(after.attributes.metadata, before.attributes.metadata);
     assert_eq!(after.attributes.tags, before.attributes.tags);
-    assert_eq!(after.attributes.content_type, before.attributes.content_type);
+    assert_eq!(
+        after.attributes.content_type,
+        before.attributes.content_type
+    );
     assert!(world.sandbox.store().open_uploads(SOURCE).is_empty());
 }
 
@@ -98,17 +175,32 @@ async fn the_command_line_plans_and_counts_it() {
         run_command(at(&world), &arguments.leak()[..])
     };
     let (exit, stdout, stderr) = copy("s3://source/k", "s3://source/k", &["--dry-run"]).await;
-    assert!(exit == 0 && stdout.contains("to change in place: 1 object"), "{exit} {stdout} {stderr}");
-    assert!(stdout.contains("the old version of each changed object stays and costs money"), "{stdout}");
+    assert!(
+        exit == 0 && stdout.contains("to change in place: 1 object"),
+        "{exit} {stdout} {stderr}"
+    );
+    assert!(
+        stdout.contains("the old version of each changed object stays and costs money"),
+        "{stdout}"
+    );
     assert!(stdout.contains("GetObjectAcl 1"), "{stdout}");
     assert_eq!(object(&world, "k").attributes.class(), "STANDARD");
     let (exit, stdout, stderr) = copy("s3://source/k", "s3://source/k", &[]).await;
-    assert!(exit == 0 && stdout.contains("1 objects changed in place"), "{exit} {stdout} {stderr}");
-    assert!(stdout.contains("1 old versions stay in the bucket and cost money"), "{stdout}");
+    assert!(
+        exit == 0 && stdout.contains("1 objects changed in place"),
+        "{exit} {stdout} {stderr}"
+    );
+    assert!(
+        stdout.contains("1 old versions stay in the bucket and cost money"),
+        "{stdout}"
+    );
     assert_eq!(world.sandbox.store().versions(SOURCE, "k").len(), 2);
     // A prefix onto itself, where one of two is done already.
     let (exit, stdout, stderr) = copy("s3://source/", "s3://source/", &[]).await;
-    assert!(exit == 0 && stdout.contains("1 objects changed in place"), "{exit} {stdout} {stderr}");
+    assert!(
+        exit == 0 && stdout.contains("1 objects changed in place"),
+        "{exit} {stdout} {stderr}"
+    );
     assert_eq!(world.sandbox.store().versions(SOURCE, "k").len(), 2);
     assert_eq!(world.sandbox.store().versions(SOURCE, "l").len(), 2);
     let directory = tempfile::tempdir().unwrap();
@@ -118,7 +210,13 @@ async fn the_command_line_plans_and_counts_it() {
     std::fs::write(&manifest, text).unwrap();
     let manifest = manifest.to_str().unwrap();
     let (exit, stdout, stderr) = run_command(at(&world), &["check", manifest]).await;
-    assert!(exit == 0 && stdout.contains("the bucket keeps versions"), "{exit} {stdout} {stderr}");
+    assert!(
+        exit == 0 && stdout.contains("the bucket keeps versions"),
+        "{exit} {stdout} {stderr}"
+    );
     let (exit, stdout, stderr) = run_command(at(&world), &["run", manifest]).await;
-    assert!(exit == 0 && stdout.contains("2 objects changed in place"), "{exit} {stdout} {stderr}");
+    assert!(
+        exit == 0 && stdout.contains("2 objects changed in place"),
+        "{exit} {stdout} {stderr}"
+    );
 }

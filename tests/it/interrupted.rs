@@ -1,5 +1,5 @@
-//! A signal at any moment of any command: it ends with exit code 4 within the drain time, and one sentence says what was
-//! saved and what was not.
+//! A signal at any moment of any command: it ends with exit code 4 within the drain time, and one
+//! sentence says what was saved and what was not.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
@@ -33,8 +33,10 @@ async fn site(world: &World) -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("job.yaml"), JOB).unwrap();
     put(world, SOURCE, "k", 10);
-    let id =
-        world.sandbox.faults().add(Fault::on(Operation::CopyObject).then(Effect::Error(403, "AccessDenied")));
+    let id = world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::CopyObject).then(Effect::Error(403, "AccessDenied")));
     let mut program = at(world);
     program.current_dir(directory.path());
     let (exit, _, stderr) = run(program, &["run", "job.yaml", "--report", "report.jsonl"]).await;
@@ -45,7 +47,12 @@ async fn site(world: &World) -> TempDir {
 }
 
 fn put(world: &World, bucket: &str, key: &str, size: u64) {
-    world.sandbox.store().put_object(bucket, key, Content::pattern(1, size), &ObjectSpec::default());
+    world.sandbox.store().put_object(
+        bucket,
+        key,
+        Content::pattern(1, size),
+        &ObjectSpec::default(),
+    );
 }
 
 fn words(command: &str) -> &'static [&'static str] {
@@ -59,14 +66,24 @@ fn words(command: &str) -> &'static [&'static str] {
         "verify" => &["verify", "job.yaml"],
         "retry" => &["retry", "report.jsonl"],
         "uploads" => &["uploads", "list", "s3://destination/"],
-        "abort" => &["uploads", "abort", "s3://destination/", "--older-than", "1h"],
+        "abort" => &[
+            "uploads",
+            "abort",
+            "s3://destination/",
+            "--older-than",
+            "1h",
+        ],
         "status" => &["status", "s3://destination/journal/"],
         other => panic!("{other}"),
     }
 }
 
 fn start(mut program: Command, directory: &Path, words: &[&str]) -> Child {
-    program.args(words).current_dir(directory).stdout(Stdio::null()).stderr(Stdio::piped());
+    program
+        .args(words)
+        .current_dir(directory)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
     program.spawn().unwrap()
 }
 
@@ -81,18 +98,34 @@ struct Ended {
 async fn terminate(child: Child) -> Ended {
     let began = Instant::now();
     send("TERM", &child);
-    let output = spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
+    let output = spawn_blocking(move || child.wait_with_output().unwrap())
+        .await
+        .unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
-    Ended { exit: output.status.code(), stderr, took: began.elapsed() }
+    Ended {
+        exit: output.status.code(),
+        stderr,
+        took: began.elapsed(),
+    }
 }
 
 impl Ended {
     /// Asserts that it ended as a signal ends a command, with this in its sentence.
     fn assert_says(&self, what: &str) {
         assert_eq!(self.exit, Some(4), "{}", self.stderr);
-        let errors: Vec<_> = self.stderr.lines().filter(|line| line.starts_with("error: ")).collect();
-        let [error] = errors.as_slice() else { panic!("one sentence: {}", self.stderr) };
-        assert!(error.starts_with("error: interrupted; ") && error.contains(what), "{}", self.stderr);
+        let errors: Vec<_> = self
+            .stderr
+            .lines()
+            .filter(|line| line.starts_with("error: "))
+            .collect();
+        let [error] = errors.as_slice() else {
+            panic!("one sentence: {}", self.stderr)
+        };
+        assert!(
+            error.starts_with("error: interrupted; ") && error.contains(what),
+            "{}",
+            self.stderr
+        );
     }
 
     fn assert_at_once(&self) {
@@ -126,7 +159,9 @@ async fn while_credentials_are_waited_for(#[case] command: &str, #[case] told: &
     let directory = site(&world).await;
     let issuer = Issuer::start(Reply::Hang).await;
     let mut program = process();
-    program.env("AWS_ENDPOINT_URL_S3", world.sandbox.url()).envs([issuer.container()]);
+    program
+        .env("AWS_ENDPOINT_URL_S3", world.sandbox.url())
+        .envs([issuer.container()]);
     let child = start(program, directory.path(), words(command));
     issuer.wait_for_requests(1).await;
     let ended = terminate(child).await;
@@ -138,13 +173,18 @@ async fn while_credentials_are_waited_for(#[case] command: &str, #[case] told: &
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn while_a_list_hangs(
-    #[values("copy", "run", "dry-run", "plan", "check", "verify", "uploads", "abort", "status")]
+    #[values(
+        "copy", "run", "dry-run", "plan", "check", "verify", "uploads", "abort", "status"
+    )]
     command: &str,
 ) {
     let world = World::new().await;
     let directory = site(&world).await;
     for list in [Operation::ListObjectsV2, Operation::ListMultipartUploads] {
-        world.sandbox.faults().add(Fault::on(list).then(Effect::StallBefore(None)));
+        world
+            .sandbox
+            .faults()
+            .add(Fault::on(list).then(Effect::StallBefore(None)));
     }
     let child = start(process_at(&world), directory.path(), words(command));
     let before = world.sandbox.faults().fired();
@@ -161,10 +201,18 @@ async fn while_the_manifest_is_read(#[values("run", "plan", "check", "verify")] 
     let world = World::new().await;
     let directory = tempfile::tempdir().unwrap();
     let fifo = directory.path().join("job.yaml");
-    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    assert!(
+        Command::new("mkfifo")
+            .arg(&fifo)
+            .status()
+            .unwrap()
+            .success()
+    );
     let child = start(process_at(&world), directory.path(), words(command));
     // Opening it waits for who reads.
-    let writer = spawn_blocking(move || std::fs::File::create(fifo).unwrap()).await.unwrap();
+    let writer = spawn_blocking(move || std::fs::File::create(fifo).unwrap())
+        .await
+        .unwrap();
     let ended = terminate(child).await;
     ended.assert_says("nothing was written");
     ended.assert_at_once();
@@ -186,7 +234,10 @@ async fn while_requests_only_wait_for_their_next_attempt(
     let world = World::new().await;
     put(&world, SOURCE, "k", size);
     let directory = tempfile::tempdir().unwrap();
-    let id = world.sandbox.faults().add(Fault::on(operation).then(effect));
+    let id = world
+        .sandbox
+        .faults()
+        .add(Fault::on(operation).then(effect));
     let mut program = process_at(&world);
     if !journal {
         program.env("S3HAUL_JOURNAL", "none");
@@ -195,7 +246,11 @@ async fn while_requests_only_wait_for_their_next_attempt(
     // By now the pauses are long.
     until(|| world.sandbox.faults().counts(id).unwrap().struck >= 6).await;
     let ended = terminate(child).await;
-    ended.assert_says(if journal { "in the journal" } else { "no journal" });
+    ended.assert_says(if journal {
+        "in the journal"
+    } else {
+        "no journal"
+    });
     ended.assert_at_once();
     world.sandbox.faults().clear();
     if !journal {
@@ -203,13 +258,19 @@ async fn while_requests_only_wait_for_their_next_attempt(
     }
     let mut again = process_at(&world);
     again.args(words("copy")).current_dir(directory.path());
-    let output = spawn_blocking(move || again.output().unwrap()).await.unwrap();
+    let output = spawn_blocking(move || again.output().unwrap())
+        .await
+        .unwrap();
     assert!(output.status.success(), "{output:?}");
     assert_eq!(world.sandbox.store().keys(DESTINATION), ["k"]);
     world.assert_no_upload_is_left();
     // An upload without a part is begun anew.
     if journal && operation == Operation::CompleteMultipartUpload {
-        assert_eq!(world.calls(Operation::CreateMultipartUpload), 1, "the upload was resumed");
+        assert_eq!(
+            world.calls(Operation::CreateMultipartUpload),
+            1,
+            "the upload was resumed"
+        );
     }
 }
 
@@ -227,7 +288,11 @@ async fn while_the_server_is_away(#[values(true, false)] journal: bool) {
     if !journal {
         program.env("S3HAUL_JOURNAL", "none");
     }
-    let child = start(program, directory.path(), &[words("copy"), &["--in-flight", "4"]].concat());
+    let child = start(
+        program,
+        directory.path(),
+        &[words("copy"), &["--in-flight", "4"]].concat(),
+    );
     until(|| world.calls(Operation::CopyObject) >= 10).await;
     let gone = faults.add(Fault::on_any().then(Effect::ResetBefore));
     until(|| faults.counts(gone).unwrap().struck >= 12).await;
@@ -242,7 +307,10 @@ async fn hanging_complete(drain: &str) -> (World, TempDir, Child) {
     put(&world, SOURCE, "k", 300 * MIB);
     let directory = tempfile::tempdir().unwrap();
     let complete = Fault::on(Operation::CompleteMultipartUpload);
-    world.sandbox.faults().add(complete.then(Effect::StallBefore(None)));
+    world
+        .sandbox
+        .faults()
+        .add(complete.then(Effect::StallBefore(None)));
     let mut program = process_at(&world);
     program.env("S3HAUL_DRAIN", drain);
     let child = start(program, directory.path(), words("copy"));
@@ -256,13 +324,25 @@ async fn while_an_upload_is_completed_and_nobody_answers() {
     let ended = terminate(child).await;
     ended.assert_says("the parts of open uploads are in the journal");
     ended.assert_at_once();
-    assert!(ended.stderr.contains("stopping: requests under way may end (up to 2s)"), "{}", ended.stderr);
+    assert!(
+        ended
+            .stderr
+            .contains("stopping: requests under way may end (up to 2s)"),
+        "{}",
+        ended.stderr
+    );
     world.sandbox.faults().clear();
     let mut again = process_at(&world);
     again.args(words("copy")).current_dir(directory.path());
-    let output = spawn_blocking(move || again.output().unwrap()).await.unwrap();
+    let output = spawn_blocking(move || again.output().unwrap())
+        .await
+        .unwrap();
     assert!(output.status.success(), "{output:?}");
-    assert_eq!(world.calls(Operation::CreateMultipartUpload), 1, "the upload was resumed");
+    assert_eq!(
+        world.calls(Operation::CreateMultipartUpload),
+        1,
+        "the upload was resumed"
+    );
     world.assert_equal("k", "k");
 }
 
@@ -291,23 +371,42 @@ async fn while_a_journal_in_s3_is_not_written() {
     let directory = tempfile::tempdir().unwrap();
     let faults = world.sandbox.faults();
     let listing = faults.add(
-        Fault::on(Operation::ListObjectsV2).bucket(SOURCE).then(Effect::Delay(Duration::from_millis(300))),
+        Fault::on(Operation::ListObjectsV2)
+            .bucket(SOURCE)
+            .then(Effect::Delay(Duration::from_millis(300))),
     );
     let journal = ["--journal", "s3://destination/journal/", "--drain", "2s"];
-    let copy = ["copy", "s3://source/", "s3://destination/copies/", "--provider", "aws"];
-    let child = start(process_at(&world), directory.path(), &[&copy[..], &journal].concat());
+    let copy = [
+        "copy",
+        "s3://source/",
+        "s3://destination/copies/",
+        "--provider",
+        "aws",
+    ];
+    let child = start(
+        process_at(&world),
+        directory.path(),
+        &[&copy[..], &journal].concat(),
+    );
     // The run has begun: its journal was opened before.
     until(|| faults.counts(listing).unwrap().struck > 0).await;
-    let hanging =
-        faults.add(Fault::on(Operation::PutObject).prefix("journal/").then(Effect::StallBefore(None)));
+    let hanging = faults.add(
+        Fault::on(Operation::PutObject)
+            .prefix("journal/")
+            .then(Effect::StallBefore(None)),
+    );
     until(|| faults.counts(hanging).unwrap().struck > 0).await;
     let ended = terminate(child).await;
     ended.assert_says("not everything ended within 2s");
     ended.assert_at_once();
     faults.clear();
     let mut again = process_at(&world);
-    again.args([&copy[..], &journal].concat()).current_dir(directory.path());
-    let output = spawn_blocking(move || again.output().unwrap()).await.unwrap();
+    again
+        .args([&copy[..], &journal].concat())
+        .current_dir(directory.path());
+    let output = spawn_blocking(move || again.output().unwrap())
+        .await
+        .unwrap();
     assert!(output.status.success(), "{output:?}");
     world.assert_equal("k", "copies/k");
     let uploads = world.sandbox.store().open_uploads(DESTINATION);
@@ -319,5 +418,8 @@ async fn a_drain_time_that_is_too_short_is_refused() {
     let world = World::new().await;
     let (exit, _, stderr) = run(at(&world), &[words("copy"), &["--drain", "10ms"]].concat()).await;
     assert_eq!(exit, 2, "{stderr}");
-    assert!(stderr.contains("--drain") && stderr.contains("a second at least"), "{stderr}");
+    assert!(
+        stderr.contains("--drain") && stderr.contains("a second at least"),
+        "{stderr}"
+    );
 }

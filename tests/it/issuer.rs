@@ -1,5 +1,5 @@
-//! An endpoint that issues credentials: that of a container, the instance metadata service, and the Security Token
-//! Service at one address. A test says what it replies, at any time.
+//! An endpoint that issues credentials: that of a container, the instance metadata service, and the
+//! Security Token Service at one address. A test says what it replies, at any time.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -17,7 +17,8 @@ use crate::world::{SOURCE, World};
 /// What is replied to a request for credentials.
 #[derive(Clone, Debug)]
 pub(crate) enum Reply {
-    /// The key of the sandbox for this long, with a session token that counts: `t1`, `t2`, and so on.
+    /// The key of the sandbox for this long, with a session token that counts: `t1`, `t2`, and so
+    /// on.
     Fresh(Duration),
     /// These credentials for this long.
     Issue(Session, Duration),
@@ -40,8 +41,16 @@ pub(crate) struct Session {
 impl Session {
     /// The key of the sandbox with this session token.
     pub(crate) fn of_sandbox(token: &str) -> Self {
-        let SandboxOptions { access_key, secret_key, .. } = SandboxOptions::default();
-        Self { access_key, secret_key, token: token.to_owned() }
+        let SandboxOptions {
+            access_key,
+            secret_key,
+            ..
+        } = SandboxOptions::default();
+        Self {
+            access_key,
+            secret_key,
+            token: token.to_owned(),
+        }
     }
 }
 
@@ -74,7 +83,12 @@ impl Issuer {
     pub(crate) async fn at(address: SocketAddr, usual: Reply) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let at = listener.local_addr().unwrap();
-        let state = State { usual, next: VecDeque::new(), tokens: 0, requests: Vec::new() };
+        let state = State {
+            usual,
+            next: VecDeque::new(),
+            tokens: 0,
+            requests: Vec::new(),
+        };
         let state = Arc::new(Mutex::new(state));
         let shared = Arc::clone(&state);
         tokio::spawn(async move {
@@ -91,12 +105,18 @@ impl Issuer {
 
     /// The variable that makes it the endpoint of a container.
     pub(crate) fn container(&self) -> (&'static str, String) {
-        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("{}/credentials", self.url()))
+        (
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+            format!("{}/credentials", self.url()),
+        )
     }
 
     /// The variables that make it the instance metadata service.
     pub(crate) fn instance(&self) -> [(&'static str, String); 2] {
-        [("AWS_EC2_METADATA_DISABLED", "false".to_owned()), ("AWS_EC2_METADATA_SERVICE_ENDPOINT", self.url())]
+        [
+            ("AWS_EC2_METADATA_DISABLED", "false".to_owned()),
+            ("AWS_EC2_METADATA_SERVICE_ENDPOINT", self.url()),
+        ]
     }
 
     /// The variable that makes it the Security Token Service.
@@ -143,11 +163,17 @@ enum Answer {
 
 /// Answers one request.
 async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>) {
-    let Some(request) = read(&mut stream).await else { return };
+    let Some(request) = read(&mut stream).await else {
+        return;
+    };
     let roles = ["security-credentials/", "security-credentials-extended/"];
     let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
     let answer = if request.starts_with("PUT /latest/api/token") {
-        http(200, "x-aws-ec2-metadata-token-ttl-seconds: 21600\r\n", "metadata-token")
+        http(
+            200,
+            "x-aws-ec2-metadata-token-ttl-seconds: 21600\r\n",
+            "metadata-token",
+        )
     } else if roles.iter().any(|end| path.ends_with(end)) {
         http(200, "", "role")
     } else if request.contains("Action=GetCallerIdentity") {
@@ -166,7 +192,10 @@ async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>) {
 /// Returns the answer to a request for credentials.
 fn issue(state: &Mutex<State>, request: String) -> Answer {
     let mut state = state.lock().unwrap();
-    let reply = state.next.pop_front().unwrap_or_else(|| state.usual.clone());
+    let reply = state
+        .next
+        .pop_front()
+        .unwrap_or_else(|| state.usual.clone());
     let is_sts = request.starts_with("POST ");
     let is_instance = request.starts_with("GET /latest/");
     let action = if request.contains("Action=AssumeRoleWithWebIdentity") {
@@ -185,7 +214,11 @@ fn issue(state: &Mutex<State>, request: String) -> Answer {
             (Session::of_sandbox(&format!("t{}", state.tokens)), lasts)
         }
     };
-    let Session { access_key, secret_key, token } = session;
+    let Session {
+        access_key,
+        secret_key,
+        token,
+    } = session;
     let expiration = format!("{:.0}", jiff::Timestamp::now() + lasts);
     let body = if is_sts {
         format!(
@@ -222,7 +255,9 @@ fn caller() -> String {
 
 fn http(status: u16, headers: &str, body: &str) -> String {
     let length = body.len();
-    format!("HTTP/1.1 {status} Said\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}")
+    format!(
+        "HTTP/1.1 {status} Said\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    )
 }
 
 /// Reads a request to its end; `None` where it has none.
@@ -233,10 +268,13 @@ async fn read(stream: &mut TcpStream) -> Option<String> {
             return None;
         }
         let text = String::from_utf8_lossy(&bytes).into_owned();
-        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let Some((head, body)) = text.split_once("\r\n\r\n") else {
+            continue;
+        };
         let length = head.lines().find_map(|line| {
             let (name, value) = line.split_once(':')?;
-            name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().unwrap())
+            name.eq_ignore_ascii_case("content-length")
+                .then(|| value.trim().parse::<usize>().unwrap())
         });
         if body.len() >= length.unwrap_or(0) {
             return Some(text);
@@ -252,7 +290,10 @@ async fn read(stream: &mut TcpStream) -> Option<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn credentials_are_issued(#[case] way: &str, #[case] asked: &str) {
     let world = World::new().await;
-    world.sandbox.store().put_object(SOURCE, "k", Content::pattern(1, 10), &ObjectSpec::default());
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "k", Content::pattern(1, 10), &ObjectSpec::default());
     world.sandbox.accept_key("rotated", "another-secret");
     let issuer = Issuer::start(Reply::Fresh(Duration::from_hours(1))).await;
     let directory = tempfile::tempdir().unwrap();
@@ -273,28 +314,56 @@ async fn credentials_are_issued(#[case] way: &str, #[case] asked: &str) {
         let (exit, _, stderr) = run(program, &["copy", "s3://source/", destination]).await;
         assert_eq!(exit, 0, "{stderr}");
         let calls = world.sandbox.calls().of(Operation::CopyObject);
-        let signed = calls[0].headers["authorization"].split_once("Credential=").unwrap().1;
+        let signed = calls[0].headers["authorization"]
+            .split_once("Credential=")
+            .unwrap()
+            .1;
         let key = signed.split('/').next().unwrap().to_owned();
         (key, calls[0].headers["x-amz-security-token"].clone())
     };
-    assert_eq!(copy("s3://destination/a/").await, ("sandbox".to_owned(), "t1".to_owned()));
+    assert_eq!(
+        copy("s3://destination/a/").await,
+        ("sandbox".to_owned(), "t1".to_owned())
+    );
     // A connection that breaks is asked for again.
     issuer.reply_once(Reply::Close);
-    assert_eq!(copy("s3://destination/b/").await, ("sandbox".to_owned(), "t2".to_owned()));
-    let (access_key, secret_key, token) = ("rotated".into(), "another-secret".into(), "named".into());
-    issuer.reply(Reply::Issue(Session { access_key, secret_key, token }, Duration::from_hours(1)));
-    assert_eq!(copy("s3://destination/c/").await, ("rotated".to_owned(), "named".to_owned()));
+    assert_eq!(
+        copy("s3://destination/b/").await,
+        ("sandbox".to_owned(), "t2".to_owned())
+    );
+    let (access_key, secret_key, token) =
+        ("rotated".into(), "another-secret".into(), "named".into());
+    issuer.reply(Reply::Issue(
+        Session {
+            access_key,
+            secret_key,
+            token,
+        },
+        Duration::from_hours(1),
+    ));
+    assert_eq!(
+        copy("s3://destination/c/").await,
+        ("rotated".to_owned(), "named".to_owned())
+    );
     let requests = issuer.requests();
-    assert!(requests.iter().all(|request| request.contains(asked)), "{requests:?}");
+    assert!(
+        requests.iter().all(|request| request.contains(asked)),
+        "{requests:?}"
+    );
 }
 
-/// A command that hangs while it waits for credentials is at rest for a test that waits for its request.
+/// A command that hangs while it waits for credentials is at rest for a test that waits for its
+/// request.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_issuer_that_hangs_is_asked() {
     let issuer = Issuer::start(Reply::Hang).await;
     let mut program = process();
-    program.env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9").envs([issuer.container()]);
-    program.args(["copy", "s3://source/", "s3://destination/"]).stderr(std::process::Stdio::null());
+    program
+        .env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+        .envs([issuer.container()]);
+    program
+        .args(["copy", "s3://source/", "s3://destination/"])
+        .stderr(std::process::Stdio::null());
     let mut child = program.spawn().unwrap();
     issuer.wait_for_requests(1).await;
     child.kill().unwrap();

@@ -1,4 +1,5 @@
-//! The journal in S3: who may write it, and what lost answers do to it; and how much room any journal takes.
+//! The journal in S3: who may write it, and what lost answers do to it; and how much room any
+//! journal takes.
 
 use s3haul::bucket::Bucket;
 use s3haul::journal::event::{Ended, Event, PlannedObject, ReceiptLine, RunInfo, UploadPlace};
@@ -34,7 +35,9 @@ async fn begin(world: &World) -> Journal {
 
 /// A run whose journal is in a directory.
 pub(crate) async fn begin_in(directory: &std::path::Path) -> Journal {
-    let opened = Opened::open(Location::Directory(directory.to_owned())).await.unwrap();
+    let opened = Opened::open(Location::Directory(directory.to_owned()))
+        .await
+        .unwrap();
     opened.begin(run(), None).await.unwrap()
 }
 
@@ -44,12 +47,27 @@ async fn resume(world: &World) -> Journal {
     opened.resume(None).await.unwrap()
 }
 
-const RANGE: Event = Event::RangeBegan { range: 0, transfer: 0, ordered: true };
+const RANGE: Event = Event::RangeBegan {
+    range: 0,
+    transfer: 0,
+    ordered: true,
+};
 
 pub(crate) fn planned(object: u64) -> Event {
     let key = format!("k{object:06}").parse().unwrap();
-    let entry = PlannedObject { key, size: 1, etag: None, version: None, modified: None, class: None };
-    Event::ObjectPlanned { range: 0, object, entry }
+    let entry = PlannedObject {
+        key,
+        size: 1,
+        etag: None,
+        version: None,
+        modified: None,
+        class: None,
+    };
+    Event::ObjectPlanned {
+        range: 0,
+        object,
+        entry,
+    }
 }
 
 fn ended(object: u64) -> Event {
@@ -61,17 +79,31 @@ fn ended(object: u64) -> Event {
         losses: Vec::new(),
         in_place: None,
     };
-    Event::ObjectEnded { range: 0, object: Some(object), ended, receipt: None }
+    Event::ObjectEnded {
+        range: 0,
+        object: Some(object),
+        ended,
+        receipt: None,
+    }
 }
 
 fn keys(world: &World) -> Vec<String> {
     let keys = world.sandbox.store().keys(DESTINATION).into_iter();
-    keys.map(|key| key.strip_prefix(PREFIX).expect("nothing is written beside the prefix").to_owned())
-        .collect()
+    keys.map(|key| {
+        key.strip_prefix(PREFIX)
+            .expect("nothing is written beside the prefix")
+            .to_owned()
+    })
+    .collect()
 }
 
 async fn pending(world: &World) -> usize {
-    look(location(world).await).await.unwrap().unwrap().state.pending_objects()
+    look(location(world).await)
+        .await
+        .unwrap()
+        .unwrap()
+        .state
+        .pending_objects()
 }
 
 #[tokio::test]
@@ -86,12 +118,21 @@ async fn a_session_goes_on_where_the_one_before_was_killed() {
     first.commit(ended(3)).await.unwrap();
     drop(first);
     let glance = look(location(&world).await).await.unwrap().unwrap();
-    assert_eq!((glance.life, glance.state.pending_objects()), (Life::Running, 4));
+    assert_eq!(
+        (glance.life, glance.state.pending_objects()),
+        (Life::Running, 4)
+    );
     let second = resume(&world).await;
     second.commit(ended(0)).await.unwrap();
     let closed = second.close(Event::RunStopped).await.unwrap();
-    assert_eq!((closed.state.pending_objects(), closed.state.resumed), (3, 1));
-    assert_eq!(look(location(&world).await).await.unwrap().unwrap().life, Life::Stopped);
+    assert_eq!(
+        (closed.state.pending_objects(), closed.state.resumed),
+        (3, 1)
+    );
+    assert_eq!(
+        look(location(&world).await).await.unwrap().unwrap().life,
+        Life::Stopped
+    );
 }
 
 #[tokio::test]
@@ -102,9 +143,16 @@ async fn of_two_writers_exactly_one_survives() {
     let newer = resume(&world).await;
     let before = keys(&world);
     let shut_out = older.commit(planned(1)).await.unwrap_err();
-    let JournalError::Fenced { by, .. } = &shut_out else { panic!("{shut_out}") };
+    let JournalError::Fenced { by, .. } = &shut_out else {
+        panic!("{shut_out}")
+    };
     assert_eq!(by.pid, std::process::id());
-    assert!(shut_out.to_string().contains("this run ends, the other one goes on"), "{shut_out}");
+    assert!(
+        shut_out
+            .to_string()
+            .contains("this run ends, the other one goes on"),
+        "{shut_out}"
+    );
     older.broken().cancelled().await;
     assert!(older.append(planned(2)).await.is_err());
     assert_eq!(keys(&world), before, "the older one wrote nothing any more");
@@ -115,7 +163,10 @@ async fn of_two_writers_exactly_one_survives() {
 #[tokio::test]
 async fn two_that_begin_at_the_same_moment_do_not_mix() {
     let world = World::new().await;
-    let (a, b) = tokio::join!(Opened::open(location(&world).await), Opened::open(location(&world).await));
+    let (a, b) = tokio::join!(
+        Opened::open(location(&world).await),
+        Opened::open(location(&world).await)
+    );
     let (a, b) = (a.unwrap(), b.unwrap());
     let (a, b) = tokio::join!(a.begin(run(), None), b.begin(run(), None));
     assert!(a.is_ok() != b.is_ok(), "{a:?} {b:?}");
@@ -135,7 +186,10 @@ async fn one_who_slept_through_the_clean_up_is_still_shut_out() {
         newer.commit(planned(object)).await.unwrap();
     }
     let names = keys(&world);
-    assert!(names.iter().any(|name| name.starts_with("snapshot-")), "{names:?}");
+    assert!(
+        names.iter().any(|name| name.starts_with("snapshot-")),
+        "{names:?}"
+    );
     assert!(names.len() < 20, "old segments are removed: {names:?}");
     let woken = sleeper.commit(planned(1000)).await.unwrap_err();
     assert!(matches!(woken, JournalError::Fenced { .. }), "{woken}");
@@ -156,7 +210,11 @@ async fn a_lost_answer_is_not_taken_for_another_writer() {
     ] {
         let world = World::new().await;
         for nth in [1, 3, 6] {
-            world.sandbox.faults().add(Fault::on(Operation::PutObject).nth(nth).then(effect.clone()));
+            world.sandbox.faults().add(
+                Fault::on(Operation::PutObject)
+                    .nth(nth)
+                    .then(effect.clone()),
+            );
         }
         let journal = begin(&world).await;
         journal.commit(RANGE).await.unwrap();
@@ -184,12 +242,17 @@ async fn a_writer_that_goes_on_meanwhile_is_read_before_it_is_taken_over() {
     let faults = world.sandbox.faults();
     faults.add(Fault::on(Operation::ListObjectsV2).nth(1).then(hook));
     faults.add(
-        Fault::on(Operation::PutObject).nth(2).then(Effect::Delay(std::time::Duration::from_millis(300))),
+        Fault::on(Operation::PutObject)
+            .nth(2)
+            .then(Effect::Delay(std::time::Duration::from_millis(300))),
     );
     let newer = resume(&world).await;
     newer.commit(planned(3)).await.unwrap();
     let seen = pending(&world).await;
-    assert!(seen == 3 || (seen == 2 && older.commit(planned(4)).await.is_err()), "{seen} pending");
+    assert!(
+        seen == 3 || (seen == 2 && older.commit(planned(4)).await.is_err()),
+        "{seen} pending"
+    );
 }
 
 #[tokio::test]
@@ -198,11 +261,29 @@ async fn damage_is_refused_and_a_fresh_run_gets_out_of_it() {
     let first = begin(&world).await;
     first.commit(RANGE).await.unwrap();
     let (bucket, key) = (DESTINATION.parse().unwrap(), "k".parse().unwrap());
-    let place = UploadPlace { endpoint: "default".into(), bucket, key };
-    first.commit(Event::UploadIntended { upload: 7, object: 6, place, server: None }).await.unwrap();
+    let place = UploadPlace {
+        endpoint: "default".into(),
+        bucket,
+        key,
+    };
+    first
+        .commit(Event::UploadIntended {
+            upload: 7,
+            object: 6,
+            place,
+            server: None,
+        })
+        .await
+        .unwrap();
     first.commit(planned(8)).await.unwrap();
     let names = keys(&world);
-    let name = format!("{PREFIX}{}", names.iter().rfind(|name| name.starts_with("segment-")).unwrap());
+    let name = format!(
+        "{PREFIX}{}",
+        names
+            .iter()
+            .rfind(|name| name.starts_with("segment-"))
+            .unwrap()
+    );
     world.sandbox.store().put_object(
         DESTINATION,
         &name,
@@ -213,11 +294,21 @@ async fn damage_is_refused_and_a_fresh_run_gets_out_of_it() {
     assert!(matches!(refused, JournalError::Corrupt { .. }), "{refused}");
     assert!(refused.to_string().contains(&name), "{refused}");
     let (opened, salvage, aside) = Opened::begin_anew(location(&world).await).await.unwrap();
-    assert_eq!((salvage.open_uploads(), salvage.bad_lines, aside), (1, 1, None));
-    assert_eq!(opened.state().pending_objects(), 0, "only uploads are taken over");
+    assert_eq!(
+        (salvage.open_uploads(), salvage.bad_lines, aside),
+        (1, 1, None)
+    );
+    assert_eq!(
+        opened.state().pending_objects(),
+        0,
+        "only uploads are taken over"
+    );
     // Whoever wrote the old one is shut out, as by any other session.
     let shut_out = first.commit(planned(9)).await.unwrap_err();
-    assert!(matches!(shut_out, JournalError::Fenced { .. }), "{shut_out}");
+    assert!(
+        matches!(shut_out, JournalError::Fenced { .. }),
+        "{shut_out}"
+    );
     let second = opened.begin(run(), None).await.unwrap();
     second.commit(RANGE).await.unwrap();
     assert!(second.next_id() > 7, "a number never comes back");
@@ -232,8 +323,16 @@ async fn an_endpoint_without_conditional_writes_is_refused_with_the_reason() {
     let mut world = World::new().await;
     world.provider = Provider::Other;
     let refused = Opened::open(location(&world).await).await.unwrap_err();
-    assert!(matches!(refused, JournalError::Unconditional { .. }), "{refused}");
-    assert!(refused.to_string().contains("s3://destination/ops/lake/: a journal in S3 needs"), "{refused}");
+    assert!(
+        matches!(refused, JournalError::Unconditional { .. }),
+        "{refused}"
+    );
+    assert!(
+        refused
+            .to_string()
+            .contains("s3://destination/ops/lake/: a journal in S3 needs"),
+        "{refused}"
+    );
     assert_eq!(world.calls(Operation::PutObject), 0);
 }
 
@@ -252,7 +351,10 @@ async fn a_run_that_is_over_makes_room_for_the_next() {
         journal.close(Event::RunEnded).await.unwrap();
     }
     let glance = look(location(&world).await).await.unwrap().unwrap();
-    assert_eq!((glance.life, glance.state.totals.done_objects), (Life::Ended, 1));
+    assert_eq!(
+        (glance.life, glance.state.totals.done_objects),
+        (Life::Ended, 1)
+    );
 }
 
 #[tokio::test]
@@ -263,7 +365,10 @@ async fn an_outage_longer_than_patience_ends_the_run_and_not_the_journal() {
     world.retry.attempts = 2;
     let bucket: Bucket = world.bucket(DESTINATION).await;
     drop(bucket);
-    world.sandbox.store().deny(DESTINATION, Operation::PutObject, PREFIX);
+    world
+        .sandbox
+        .store()
+        .deny(DESTINATION, Operation::PutObject, PREFIX);
     let failed = journal.commit(planned(1)).await.unwrap_err();
     assert!(matches!(failed, JournalError::Store { .. }), "{failed}");
     world.sandbox.store().allow_all();
@@ -276,17 +381,22 @@ async fn an_outage_longer_than_patience_ends_the_run_and_not_the_journal() {
 fn bytes_in(directory: &std::path::Path) -> u64 {
     let files = std::fs::read_dir(directory).unwrap();
     // One that is just being removed counts no more.
-    files.filter_map(|file| file.ok()?.metadata().ok()).map(|metadata| metadata.len()).sum()
+    files
+        .filter_map(|file| file.ok()?.metadata().ok())
+        .map(|metadata| metadata.len())
+        .sum()
 }
 
-/// With snapshots in the place of what is over, a journal is as large as what is under way, and not as what was done: what
-/// holds for these objects holds for ten million.
+/// With snapshots in the place of what is over, a journal is as large as what is under way, and not
+/// as what was done: what holds for these objects holds for ten million.
 #[tokio::test]
 async fn a_journal_does_not_grow_with_the_objects() {
     const WINDOW: u64 = 4096;
     const OBJECTS: u64 = 20 * WINDOW;
     let directory = tempfile::tempdir().unwrap();
-    let opened = Opened::open(Location::Directory(directory.path().to_owned())).await.unwrap();
+    let opened = Opened::open(Location::Directory(directory.path().to_owned()))
+        .await
+        .unwrap();
     let journal = opened.begin(run(), None).await.unwrap();
     journal.append(RANGE).await.unwrap();
     let (mut peaks, mut written) = ([0; 2], 0);
@@ -296,11 +406,25 @@ async fn a_journal_does_not_grow_with_the_objects() {
         journal.append(planned).await.unwrap();
         if object >= WINDOW {
             let receipt = Some(ReceiptLine::of(&"r".repeat(400)).unwrap());
-            let Event::ObjectEnded { range, object, ended, .. } = ended(object - WINDOW) else {
+            let Event::ObjectEnded {
+                range,
+                object,
+                ended,
+                ..
+            } = ended(object - WINDOW)
+            else {
                 unreachable!()
             };
             written += 400;
-            journal.append(Event::ObjectEnded { range, object, ended, receipt }).await.unwrap();
+            journal
+                .append(Event::ObjectEnded {
+                    range,
+                    object,
+                    ended,
+                    receipt,
+                })
+                .await
+                .unwrap();
         }
         if object % 1024 == 0 {
             let half = usize::from(object > OBJECTS / 2);
@@ -309,14 +433,22 @@ async fn a_journal_does_not_grow_with_the_objects() {
     }
     let closed = journal.close(Event::RunStopped).await.unwrap();
     assert_eq!(
-        (closed.state.pending_objects() as u64, closed.state.totals.done_objects),
+        (
+            closed.state.pending_objects() as u64,
+            closed.state.totals.done_objects
+        ),
         (WINDOW, OBJECTS - WINDOW)
     );
     let [first, second] = peaks;
-    assert!(written > 2 * second, "{written} bytes of events are too few for {peaks:?}");
+    assert!(
+        written > 2 * second,
+        "{written} bytes of events are too few for {peaks:?}"
+    );
     assert!(second <= first + first / 4, "it grows: {peaks:?}");
     assert!(second < 20 * MIB, "{peaks:?}");
     // What a session reads before its first request.
-    let again = Opened::open(Location::Directory(directory.path().to_owned())).await.unwrap();
+    let again = Opened::open(Location::Directory(directory.path().to_owned()))
+        .await
+        .unwrap();
     assert_eq!(again.state().pending_objects() as u64, WINDOW);
 }

@@ -1,8 +1,8 @@
-//! The command killed without a word, again and again, in the middle of its work: what it comes to in the end is what one
-//! undisturbed run would have come to, and next to nothing is done twice.
+//! The command killed without a word, again and again, in the middle of its work: what it comes to
+//! in the end is what one undisturbed run would have come to, and next to nothing is done twice.
 //!
-//! `KILL_SEED` and `KILLS` set the seed, which is printed, and the number of kills. The same on a server that is no sandbox
-//! is `conformance::killed`.
+//! `KILL_SEED` and `KILLS` set the seed, which is printed, and the number of kills. The same on a
+//! server that is no sandbox is `conformance::killed`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +14,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use s3haul::manifest::job::Transfer;
 use s3haul::sandbox::{
-    BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, SandboxOptions,
+    BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation,
+    SandboxOptions,
 };
 use s3haul::size::MIB;
 use serde_json::Value;
@@ -25,7 +26,8 @@ use crate::world::{DESTINATION, SOURCE, World, destination, upload_all};
 
 /// How often the command is killed in all.
 const KILLS: u64 = 60;
-/// How often where the journal is in S3, which has a session wait for its journal, or where bytes are sent from here.
+/// How often where the journal is in S3, which has a session wait for its journal, or where bytes
+/// are sent from here.
 const FEWER_KILLS: u64 = 12;
 const IN_FLIGHT: u64 = 8;
 const PART: u64 = 5 * MIB;
@@ -76,10 +78,16 @@ impl Errand {
         ];
         let own: &[Moment] = match self {
             Self::Copy => COPY,
-            Self::JournalInS3 => &[COPY, &[(Operation::PutObject, 12), (Operation::GetObject, 4)]].concat(),
-            Self::Upload => {
-                &[(Operation::UploadPart, 5), (Operation::UploadPart, 5), (Operation::PutObject, 11)]
-            }
+            Self::JournalInS3 => &[
+                COPY,
+                &[(Operation::PutObject, 12), (Operation::GetObject, 4)],
+            ]
+            .concat(),
+            Self::Upload => &[
+                (Operation::UploadPart, 5),
+                (Operation::UploadPart, 5),
+                (Operation::PutObject, 11),
+            ],
         };
         [&any, own].concat()
     }
@@ -100,7 +108,8 @@ const COPY: &[Moment] = &[
     (Operation::HeadObject, 40),
 ];
 
-/// One large and small objects with everything that a copy keeps, and a directory for the journal and the report.
+/// One large and small objects with everything that a copy keeps, and a directory for the journal
+/// and the report.
 struct Round {
     errand: Errand,
     world: World,
@@ -120,26 +129,44 @@ impl Round {
             list: ms(2),
             ..LatencyModel::default()
         };
-        let model = Model { latency, ..Model::default() };
-        let options = SandboxOptions { model, ..SandboxOptions::default() };
+        let model = Model {
+            latency,
+            ..Model::default()
+        };
+        let options = SandboxOptions {
+            model,
+            ..SandboxOptions::default()
+        };
         let world = World::with(options, BucketOptions::default()).await;
-        let round = Self { errand, world, directory: TempDir::new().unwrap(), kills: 0 };
+        let round = Self {
+            errand,
+            world,
+            directory: TempDir::new().unwrap(),
+            kills: 0,
+        };
         round.arrange().await;
         round
     }
 
     async fn arrange(&self) {
-        // Older than any copy: when the command is killed after the end of its run, the next run is to find nothing to do.
+        // Older than any copy: when the command is killed after the end of its run, the next run is
+        // to find nothing to do.
         let written = SystemTime::now() - Duration::from_hours(1);
         let large = (1..).zip(self.errand.parts());
         let large = large.map(|(seed, parts)| (format!("large{seed}"), seed, parts * PART - seed));
-        let small = (0..self.errand.small()).map(|seed| (format!("small{seed:02}.txt"), seed, 100 + seed));
+        let small =
+            (0..self.errand.small()).map(|seed| (format!("small{seed:02}.txt"), seed, 100 + seed));
         let store = self.world.sandbox.store();
         if self.errand != Errand::Upload {
             store.create_bucket(OPS, BucketOptions::default());
             for (key, seed, size) in large.chain(small) {
-                let spec = ObjectSpec { last_modified: Some(written), ..ObjectSpec::default() };
-                let spec = spec.content_type("text/x-kill").metadata("seed", seed.to_string());
+                let spec = ObjectSpec {
+                    last_modified: Some(written),
+                    ..ObjectSpec::default()
+                };
+                let spec = spec
+                    .content_type("text/x-kill")
+                    .metadata("seed", seed.to_string());
                 store.put_object(SOURCE, &key, Content::pattern(seed, size), &spec);
             }
             return;
@@ -150,10 +177,18 @@ impl Round {
             fastrand::Rng::with_seed(seed).fill(&mut bytes);
             let path = self.files().join(name);
             fs::write(&path, bytes).unwrap();
-            fs::File::options().write(true).open(&path).unwrap().set_modified(written).unwrap();
+            fs::File::options()
+                .write(true)
+                .open(&path)
+                .unwrap()
+                .set_modified(written)
+                .unwrap();
         }
         store.create_bucket(REFERENCE, BucketOptions::default());
-        let whole = Transfer { to: destination(&format!("s3://{REFERENCE}/")), ..upload_all(&self.files()) };
+        let whole = Transfer {
+            to: destination(&format!("s3://{REFERENCE}/")),
+            ..upload_all(&self.files())
+        };
         let run = self.world.run(whole).await;
         assert_eq!(run.outcome.failed_objects, 0, "{:?}", run.receipts);
         self.world.sandbox.calls().clear();
@@ -166,11 +201,29 @@ impl Round {
     fn spawn(&self) -> Child {
         process_at(&self.world)
             .current_dir(self.directory.path())
-            .args(["copy", if self.errand == Errand::Upload { "files" } else { "s3://source/" }])
+            .args([
+                "copy",
+                if self.errand == Errand::Upload {
+                    "files"
+                } else {
+                    "s3://source/"
+                },
+            ])
             .args(["s3://destination/", "--report", "report.jsonl"])
-            .args(["--provider", "aws", "--part-size", "5MiB", "--threshold", "5MiB"])
+            .args([
+                "--provider",
+                "aws",
+                "--part-size",
+                "5MiB",
+                "--threshold",
+                "5MiB",
+            ])
             .args(["--in-flight", &IN_FLIGHT.to_string()])
-            .args(if self.errand == Errand::JournalInS3 { &["--journal", "s3://ops/kill/"][..] } else { &[] })
+            .args(if self.errand == Errand::JournalInS3 {
+                &["--journal", "s3://ops/kill/"][..]
+            } else {
+                &[]
+            })
             .stdout(Stdio::null())
             .stderr(fs::File::create(self.errors()).unwrap())
             .spawn()
@@ -204,17 +257,23 @@ impl Round {
         waited.await.unwrap()
     }
 
-    /// A session that is killed in the middle of something. True when it came to its end all the same.
+    /// A session that is killed in the middle of something. True when it came to its end all the
+    /// same.
     async fn killed(&mut self, random: &mut fastrand::Rng) -> bool {
         let moments = self.errand.moments();
         let (operation, most) = moments[random.usize(..moments.len())];
-        let (nth, delay) = (random.u64(1..=most), Duration::from_micros(random.u64(..20_000)));
+        let (nth, delay) = (
+            random.u64(1..=most),
+            Duration::from_micros(random.u64(..20_000)),
+        );
         let dying = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&dying);
         let faults = self.world.sandbox.faults();
         faults.clear();
         faults.add(
-            Fault::on(operation).nth(nth).then(Effect::hook(move |_| flag.store(true, Ordering::Release))),
+            Fault::on(operation)
+                .nth(nth)
+                .then(Effect::hook(move |_| flag.store(true, Ordering::Release))),
         );
         let Some(status) = self.session(dying, delay).await else {
             self.kills += 1;
@@ -226,7 +285,12 @@ impl Round {
 
     fn assert_success(&self, status: ExitStatus) {
         let said = || fs::read_to_string(self.errors()).unwrap_or_default();
-        assert!(status.success(), "after {} kills: {status}: {}", self.kills, said());
+        assert!(
+            status.success(),
+            "after {} kills: {status}: {}",
+            self.kills,
+            said()
+        );
     }
 
     /// What must be true once a session has come to its end.
@@ -236,7 +300,9 @@ impl Round {
         let keys = if self.errand == Errand::Upload {
             for key in store.keys(REFERENCE) {
                 let whole = store.object(REFERENCE, &key).unwrap();
-                let sent = store.object(DESTINATION, &key).unwrap_or_else(|| panic!("{key} is not there"));
+                let sent = store
+                    .object(DESTINATION, &key)
+                    .unwrap_or_else(|| panic!("{key} is not there"));
                 assert!(sent.content == whole.content, "other bytes in {key}");
                 assert_eq!(sent.attributes, whole.attributes, "{key}");
             }
@@ -252,12 +318,18 @@ impl Round {
         let (part, whole) = self.errand.moves();
         let sent = |operation| {
             let calls = world.sandbox.calls().of(operation);
-            calls.iter().filter(|call| call.bucket == DESTINATION).count() as u64
+            calls
+                .iter()
+                .filter(|call| call.bucket == DESTINATION)
+                .count() as u64
         };
         let parts: u64 = self.errand.parts().iter().sum();
         for (operation, needed) in [(part, parts), (whole, self.errand.small())] {
             let (sent, most) = (sent(operation), needed + kills * IN_FLIGHT);
-            assert!((needed..=most).contains(&sent), "{sent} {operation:?} of {needed} after {kills} kills");
+            assert!(
+                (needed..=most).contains(&sent),
+                "{sent} {operation:?} of {needed} after {kills} kills"
+            );
         }
         assert_reported(&self.directory.path().join("report.jsonl"), &keys);
     }
@@ -273,14 +345,18 @@ fn assert_reported(report: &Path, keys: &[String]) {
             *lines.entry(destination.to_owned()).or_default() += 1;
         }
     }
-    let wanted = keys.iter().map(|key| (format!("s3://{DESTINATION}/{key}"), 1)).collect();
+    let wanted = keys
+        .iter()
+        .map(|key| (format!("s3://{DESTINATION}/{key}"), 1))
+        .collect();
 
     assert_eq!(lines, wanted);
 }
 
 #[expect(clippy::print_stderr, reason = "the seed of a failure")]
 async fn killed(errand: Errand, kills: u64) {
-    let seed = std::env::var("KILL_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
+    let seed =
+        std::env::var("KILL_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
     let wanted = std::env::var("KILLS").map_or(kills, |kills| kills.parse().unwrap());
     eprintln!("KILL_SEED={seed} KILLS={wanted}");
     let mut random = fastrand::Rng::with_seed(seed);

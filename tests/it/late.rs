@@ -1,4 +1,5 @@
-//! A session that ends before all is said and done about an object: what was left out or still to be set is not forgotten.
+//! A session that ends before all is said and done about an object: what was left out or still to
+//! be set is not forgotten.
 
 use std::time::Duration;
 
@@ -19,8 +20,14 @@ const PARTS: u64 = 40;
 const NO_TAGS: &str = "tags not set: s3:PutObjectTagging missing on destination";
 
 async fn world() -> World {
-    let latency = LatencyModel { copy: Duration::from_millis(10), ..LatencyModel::default() };
-    let model = Model { latency, ..Model::default() };
+    let latency = LatencyModel {
+        copy: Duration::from_millis(10),
+        ..LatencyModel::default()
+    };
+    let model = Model {
+        latency,
+        ..Model::default()
+    };
     let mut world = World::modelled(model).await;
     world.ceiling = 8;
     world
@@ -34,13 +41,18 @@ fn transfer() -> Transfer {
 }
 
 fn put(world: &World, key: &str, spec: &ObjectSpec) {
-    world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, PART * PARTS), spec);
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, key, Content::pattern(1, PART * PARTS), spec);
 }
 
 /// A session that is stopped at the tenth part.
 async fn stopped(world: &mut World, job: &Job, journal: &TempDir) {
     let stop = world.stop.clone();
-    let fault = Fault::on(Operation::UploadPartCopy).nth(10).then(Effect::hook(move |_| stop.cancel()));
+    let fault = Fault::on(Operation::UploadPartCopy)
+        .nth(10)
+        .then(Effect::hook(move |_| stop.cancel()));
     world.sandbox.faults().add(fault);
     let run = world.session(journal.path(), job, Intent::Resume).await;
     assert!(run.outcome.stopped, "{:?}", run.outcome);
@@ -49,34 +61,56 @@ async fn stopped(world: &mut World, job: &Job, journal: &TempDir) {
 }
 
 fn losses(run: &Run) -> Vec<String> {
-    run.receipts[0].losses.iter().map(ToString::to_string).collect()
+    run.receipts[0]
+        .losses
+        .iter()
+        .map(ToString::to_string)
+        .collect()
 }
 
 #[tokio::test]
 async fn an_upload_without_an_attribute_that_was_refused_is_gone_on_with() {
     let mut world = world().await;
     put(&world, "large", &ObjectSpec::default().tag("a", "b"));
-    world.sandbox.store().deny(DESTINATION, Operation::PutObjectTagging, "");
+    world
+        .sandbox
+        .store()
+        .deny(DESTINATION, Operation::PutObjectTagging, "");
     let (job, journal) = (world.job(transfer()), TempDir::new().unwrap());
     stopped(&mut world, &job, &journal).await;
-    let held = world.sandbox.store().open_uploads(DESTINATION)[0].parts.len() as u64;
+    let held = world.sandbox.store().open_uploads(DESTINATION)[0]
+        .parts
+        .len() as u64;
     let run = world.session(journal.path(), &job, Intent::Resume).await;
-    assert!(matches!(run.receipts[0].ending, Ending::Done { .. }), "{:?}", run.receipts);
+    assert!(
+        matches!(run.receipts[0].ending, Ending::Done { .. }),
+        "{:?}",
+        run.receipts
+    );
     assert_eq!(world.calls(Operation::CreateMultipartUpload), 0);
     assert_eq!(world.calls(Operation::UploadPartCopy), PARTS - held);
-    assert_eq!(losses(&run), [NO_TAGS], "told although this session was refused nothing");
+    assert_eq!(
+        losses(&run),
+        [NO_TAGS],
+        "told although this session was refused nothing"
+    );
 }
 
 #[tokio::test]
 async fn an_upload_without_an_attribute_that_is_required_by_now_is_begun_anew() {
     let mut world = world().await;
     put(&world, "large", &ObjectSpec::default().tag("a", "b"));
-    world.sandbox.store().deny(DESTINATION, Operation::PutObjectTagging, "");
+    world
+        .sandbox
+        .store()
+        .deny(DESTINATION, Operation::PutObjectTagging, "");
     let (mut job, journal) = (world.job(transfer()), TempDir::new().unwrap());
     stopped(&mut world, &job, &journal).await;
     world.sandbox.store().allow_all();
     job.transfers[0].preserve.tags = Policy::Require;
-    let run = world.session(journal.path(), &job, Intent::ResumeAnyway).await;
+    let run = world
+        .session(journal.path(), &job, Intent::ResumeAnyway)
+        .await;
     assert_eq!(losses(&run), [""; 0]);
     assert_eq!(world.calls(Operation::UploadPartCopy), PARTS);
     world.assert_equal("large", "large");
@@ -89,8 +123,12 @@ async fn what_a_session_learns_about_a_bucket_does_not_hide_what_an_older_upload
     put(&world, "large", &ObjectSpec::default().tag("a", "b"));
     let (job, journal) = (world.job(transfer()), TempDir::new().unwrap());
     stopped(&mut world, &job, &journal).await;
-    // From now on nobody may set tags; the upload has them already. The other object is asked for first.
-    world.sandbox.store().deny(DESTINATION, Operation::PutObjectTagging, "");
+    // From now on nobody may set tags; the upload has them already. The other object is asked for
+    // first.
+    world
+        .sandbox
+        .store()
+        .deny(DESTINATION, Operation::PutObjectTagging, "");
     let run = world.session(journal.path(), &job, Intent::Resume).await;
     assert_eq!(losses(&run), [""; 0], "{:?}", run.receipts);
     assert_eq!(world.calls(Operation::CreateMultipartUpload), 0);
@@ -99,7 +137,9 @@ async fn what_a_session_learns_about_a_bucket_does_not_hide_what_an_older_upload
 
 /// Tags that are too long for headers.
 fn long_tags() -> ObjectSpec {
-    (0..10).fold(ObjectSpec::default(), |spec, i| spec.tag(format!("k{i}"), "ü".repeat(256)))
+    (0..10).fold(ObjectSpec::default(), |spec, i| {
+        spec.tag(format!("k{i}"), "ü".repeat(256))
+    })
 }
 
 fn with_late_tags(when: When) -> Transfer {
@@ -111,7 +151,9 @@ fn with_late_tags(when: When) -> Transfer {
 
 /// A session that is killed between the bytes of an object and its tags.
 async fn killed_before_the_tags(world: &World, job: &Job, journal: &TempDir, key: &str) {
-    let stall = Fault::on(Operation::PutObjectTagging).nth(1).then(Effect::StallBefore(None));
+    let stall = Fault::on(Operation::PutObjectTagging)
+        .nth(1)
+        .then(Effect::StallBefore(None));
     world.sandbox.faults().add(stall);
     let killed = async {
         while world.calls(Operation::PutObjectTagging) == 0 {
@@ -138,20 +180,35 @@ async fn tags_that_are_set_late_are_set_by_the_next_session(
     #[case] when: When,
 ) {
     let world = world().await;
-    world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, size), &long_tags());
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, key, Content::pattern(1, size), &long_tags());
     // S3's times have whole seconds, and a copy of the same second counts as older.
     tokio::time::sleep(Duration::from_millis(1100)).await;
     let (job, journal) = (world.job(with_late_tags(when)), TempDir::new().unwrap());
     killed_before_the_tags(&world, &job, &journal, key).await;
     let run = world.session(journal.path(), &job, Intent::Resume).await;
-    assert!(matches!(run.receipts[0].ending, Ending::Done { .. }), "{:?}", run.receipts);
+    assert!(
+        matches!(run.receipts[0].ending, Ending::Done { .. }),
+        "{:?}",
+        run.receipts
+    );
     let copy = world.sandbox.store().object(DESTINATION, key).unwrap();
     assert_eq!(copy.attributes.tags.len(), 10, "{key}");
-    assert_eq!(copy.attributes.tags.get("k0").map(String::as_str), Some("v"), "{key}");
+    assert_eq!(
+        copy.attributes.tags.get("k0").map(String::as_str),
+        Some("v"),
+        "{key}"
+    );
     // What has its tags is not done again.
     world.sandbox.calls().clear();
     let again = world.session(journal.path(), &job, Intent::Resume).await;
-    assert_eq!((again.outcome.done_objects, again.outcome.skipped_objects), (0, 1), "{key}");
+    assert_eq!(
+        (again.outcome.done_objects, again.outcome.skipped_objects),
+        (0, 1),
+        "{key}"
+    );
 }
 
 #[rstest]
@@ -164,16 +221,37 @@ async fn what_may_be_somebody_elses_stays_where_only_the_missing_is_copied(
 ) {
     let world = world().await;
     let put = |bucket: &str, seed: u64, spec: &ObjectSpec| {
-        world.sandbox.store().put_object(bucket, "large", Content::pattern(seed, PART * PARTS), spec);
+        world.sandbox.store().put_object(
+            bucket,
+            "large",
+            Content::pattern(seed, PART * PARTS),
+            spec,
+        );
     };
     put(SOURCE, 1, &long_tags());
-    let (job, journal) = (world.job(with_late_tags(When::Missing)), TempDir::new().unwrap());
+    let (job, journal) = (
+        world.job(with_late_tags(When::Missing)),
+        TempDir::new().unwrap(),
+    );
     killed_before_the_tags(&world, &job, &journal, "large").await;
     put(DESTINATION, seed, &spec.part_sizes([PART / 2 * 3]));
     let theirs = world.sandbox.store().object(DESTINATION, "large").unwrap();
     world.sandbox.calls().clear();
     let run = world.session(journal.path(), &job, Intent::Resume).await;
-    assert_eq!(run.receipts[0].ending, Ending::Skipped { reason: Skip::Present });
-    assert_eq!(world.sandbox.store().object(DESTINATION, "large").unwrap().etag, theirs.etag);
+    assert_eq!(
+        run.receipts[0].ending,
+        Ending::Skipped {
+            reason: Skip::Present
+        }
+    );
+    assert_eq!(
+        world
+            .sandbox
+            .store()
+            .object(DESTINATION, "large")
+            .unwrap()
+            .etag,
+        theirs.etag
+    );
     assert_eq!(world.calls(Operation::CreateMultipartUpload), 0);
 }

@@ -1,5 +1,5 @@
-//! What one session leaves to the next: nothing that a stop cut off is a failure, nothing is told twice, and uploads are
-//! found again whatever became of the numbers of their objects.
+//! What one session leaves to the next: nothing that a stop cut off is a failure, nothing is told
+//! twice, and uploads are found again whatever became of the numbers of their objects.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,7 +12,8 @@ use s3haul::manifest::job::{
     DEFAULT_ENDPOINT, FailureLimit, Job, Limits, PartSize, Source, Symlinks, Transfer, Versions,
 };
 use s3haul::sandbox::{
-    BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, SandboxOptions,
+    BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation,
+    SandboxOptions,
 };
 use s3haul::size::{ByteSize, MIB};
 use tokio_util::sync::CancellationToken;
@@ -23,7 +24,10 @@ const PARTS: u64 = 40;
 
 fn put(world: &World, key: &str, size: u64) {
     let content = Content::pattern(1, size);
-    world.sandbox.store().put_object(SOURCE, key, content, &ObjectSpec::default());
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, key, content, &ObjectSpec::default());
 }
 
 /// Objects on three pages.
@@ -34,13 +38,28 @@ fn put_many(world: &World) {
 }
 
 fn denied_list(nth: u64) -> Fault {
-    Fault::on(Operation::ListObjectsV2).nth(nth).then(Effect::Error(403, "AccessDenied"))
+    Fault::on(Operation::ListObjectsV2)
+        .nth(nth)
+        .then(Effect::Error(403, "AccessDenied"))
 }
 
 async fn world(buckets: BucketOptions) -> World {
-    let latency = LatencyModel { copy: Duration::from_millis(10), ..LatencyModel::default() };
-    let model = Model { latency, ..Model::default() };
-    let mut world = World::with(SandboxOptions { model, ..SandboxOptions::default() }, buckets).await;
+    let latency = LatencyModel {
+        copy: Duration::from_millis(10),
+        ..LatencyModel::default()
+    };
+    let model = Model {
+        latency,
+        ..Model::default()
+    };
+    let mut world = World::with(
+        SandboxOptions {
+            model,
+            ..SandboxOptions::default()
+        },
+        buckets,
+    )
+    .await;
     world.ceiling = 8;
     world
 }
@@ -49,7 +68,11 @@ async fn world(buckets: BucketOptions) -> World {
 fn stop_at(world: &mut World, operation: Operation, n: u64) {
     world.stop = CancellationToken::new();
     let stop = world.stop.clone();
-    world.sandbox.faults().add(Fault::on(operation).nth(n).then(Effect::hook(move |_| stop.cancel())));
+    world.sandbox.faults().add(
+        Fault::on(operation)
+            .nth(n)
+            .then(Effect::hook(move |_| stop.cancel())),
+    );
 }
 
 fn go_on(world: &mut World) {
@@ -58,7 +81,11 @@ fn go_on(world: &mut World) {
 }
 
 async fn state(place: &Path) -> RunState {
-    look(Location::Directory(place.to_owned())).await.unwrap().unwrap().state
+    look(Location::Directory(place.to_owned()))
+        .await
+        .unwrap()
+        .unwrap()
+        .state
 }
 
 fn in_parts(transfer: Transfer) -> Transfer {
@@ -69,13 +96,16 @@ fn in_parts(transfer: Transfer) -> Transfer {
 }
 
 fn without_order(job: &mut Job) {
-    restate(job, |endpoint| endpoint.capabilities.ordered_lists = Some(false));
+    restate(job, |endpoint| {
+        endpoint.capabilities.ordered_lists = Some(false)
+    });
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_waits_to_be_sent_again_when_a_run_stops_is_no_failure() {
     let mut world = World::new().await;
-    (world.retry.patience, world.retry.persistence) = (Duration::from_hours(1), Duration::from_hours(1));
+    (world.retry.patience, world.retry.persistence) =
+        (Duration::from_hours(1), Duration::from_hours(1));
     put(&world, "large", PARTS * 5 * MIB);
     put(&world, "small", 9);
     let directory = tempfile::tempdir().unwrap();
@@ -85,12 +115,26 @@ async fn what_waits_to_be_sent_again_when_a_run_stops_is_no_failure() {
         world.sandbox.faults().add(Fault::on(operation));
     }
     let run = world.session(directory.path(), &job, Intent::Resume).await;
-    assert_eq!((run.outcome.failed_objects, run.outcome.stopped_objects), (0, 2), "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.failed_objects, run.outcome.stopped_objects),
+        (0, 2),
+        "{:?}",
+        run.receipts
+    );
     go_on(&mut world);
     world.sandbox.calls().clear();
     let run = world.session(directory.path(), &job, Intent::Resume).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (2, 0), "{:?}", run.receipts);
-    assert_eq!(world.calls(Operation::UploadPartCopy), 0, "all parts were there");
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (2, 0),
+        "{:?}",
+        run.receipts
+    );
+    assert_eq!(
+        world.calls(Operation::UploadPartCopy),
+        0,
+        "all parts were there"
+    );
     world.assert_no_upload_is_left();
 }
 
@@ -101,14 +145,26 @@ async fn a_list_that_ends_a_run_is_no_failure_of_the_one_that_goes_on() {
     put_many(&world);
     let directory = tempfile::tempdir().unwrap();
     let mut job = world.job(copy_all());
-    job.limits = Limits { max_failures: Some("0".parse::<FailureLimit>().unwrap()), ..Limits::default() };
+    job.limits = Limits {
+        max_failures: Some("0".parse::<FailureLimit>().unwrap()),
+        ..Limits::default()
+    };
     // Each side has been asked for its first page.
     world.sandbox.faults().add(denied_list(4));
     let run = world.session(directory.path(), &job, Intent::Resume).await;
-    assert!(run.outcome.gave_up.is_some() && run.outcome.failed_objects == 1, "{:?}", run.outcome);
+    assert!(
+        run.outcome.gave_up.is_some() && run.outcome.failed_objects == 1,
+        "{:?}",
+        run.outcome
+    );
     go_on(&mut world);
     let run = world.session(directory.path(), &job, Intent::Resume).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (2500, 0), "{:?}", run.outcome);
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (2500, 0),
+        "{:?}",
+        run.outcome
+    );
     assert_eq!(state(directory.path()).await.totals.failed_objects, 0);
 }
 
@@ -122,14 +178,30 @@ async fn a_list_that_fails_is_on_record_when_the_transfer_ends_and_not_before() 
     stop_at(&mut world, Operation::CopyObject, 500);
     world.sandbox.faults().add(denied_list(4));
     let run = world.session(directory.path(), &job, Intent::Resume).await;
-    assert!(run.outcome.stopped && run.outcome.failed_objects == 1, "{:?}", run.outcome);
-    assert_eq!(state(directory.path()).await.totals.failed_objects, 0, "the next session may list it");
+    assert!(
+        run.outcome.stopped && run.outcome.failed_objects == 1,
+        "{:?}",
+        run.outcome
+    );
+    assert_eq!(
+        state(directory.path()).await.totals.failed_objects,
+        0,
+        "the next session may list it"
+    );
     go_on(&mut world);
     world.sandbox.faults().add(denied_list(1));
     let run = world.session(directory.path(), &job, Intent::Resume).await;
-    assert_eq!((run.outcome.stopped, run.outcome.failed_objects), (false, 1), "{:?}", run.outcome);
+    assert_eq!(
+        (run.outcome.stopped, run.outcome.failed_objects),
+        (false, 1),
+        "{:?}",
+        run.outcome
+    );
     let state = state(directory.path()).await;
-    assert_eq!((state.totals.failed_objects, state.ended_transfers.len()), (1, 1));
+    assert_eq!(
+        (state.totals.failed_objects, state.ended_transfers.len()),
+        (1, 1)
+    );
 }
 
 #[tokio::test]
@@ -146,11 +218,24 @@ async fn a_key_that_fails_before_it_is_copied_is_told_once() {
     let job = world.job(transfer);
     stop_at(&mut world, Operation::CopyObject, 100);
     let run = world.session(directory.path(), &job, Intent::Resume).await;
-    assert!(run.outcome.stopped && run.outcome.failed_objects == 1, "{:?}", run.outcome);
+    assert!(
+        run.outcome.stopped && run.outcome.failed_objects == 1,
+        "{:?}",
+        run.outcome
+    );
     go_on(&mut world);
     let run = world.session(directory.path(), &job, Intent::Resume).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (200, 1), "{:?}", run.outcome);
-    let again = run.receipts.iter().filter(|receipt| matches!(receipt.ending, Ending::Failed { .. })).count();
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (200, 1),
+        "{:?}",
+        run.outcome
+    );
+    let again = run
+        .receipts
+        .iter()
+        .filter(|receipt| matches!(receipt.ending, Ending::Failed { .. }))
+        .count();
     assert_eq!(again, 0, "{:?}", run.receipts);
 }
 
@@ -158,13 +243,22 @@ async fn a_key_that_fails_before_it_is_copied_is_told_once() {
 #[case::a_list_without_order(Versions::Current)]
 #[case::histories(Versions::All)]
 #[tokio::test]
-async fn finished_parts_are_found_again_where_all_keys_are_listed_again(#[case] versions: Versions) {
+async fn finished_parts_are_found_again_where_all_keys_are_listed_again(
+    #[case] versions: Versions,
+) {
     let versioning = versions == Versions::All;
-    let mut world = world(BucketOptions { versioning, ..BucketOptions::default() }).await;
+    let mut world = world(BucketOptions {
+        versioning,
+        ..BucketOptions::default()
+    })
+    .await;
     put(&world, "dir/large", PARTS * 5 * MIB);
     let mut objects = 1;
     let directory = tempfile::tempdir().unwrap();
-    let mut job = world.job(in_parts(Transfer { versions, ..copy_all() }));
+    let mut job = world.job(in_parts(Transfer {
+        versions,
+        ..copy_all()
+    }));
     stop_at(&mut world, Operation::UploadPartCopy, PARTS / 4);
     if !versioning {
         without_order(&mut job);
@@ -173,12 +267,21 @@ async fn finished_parts_are_found_again_where_all_keys_are_listed_again(#[case] 
             put(&world, &format!("e/{index:04}"), 1);
             objects += 1;
         }
-        let page = |call: u64| Fault::on(Operation::ListObjectsV2).nth(call).then(Effect::StallBefore(None));
+        let page = |call: u64| {
+            Fault::on(Operation::ListObjectsV2)
+                .nth(call)
+                .then(Effect::StallBefore(None))
+        };
         world.sandbox.faults().add(page(3));
     }
     let run = world.session(directory.path(), &job, Intent::Resume).await;
     assert!(run.outcome.stopped, "{:?}", run.outcome);
-    let planned = state(directory.path()).await.ranges.values().filter(|range| range.planned).count();
+    let planned = state(directory.path())
+        .await
+        .ranges
+        .values()
+        .filter(|range| range.planned)
+        .count();
     assert_eq!(planned, 0, "all keys are listed again");
     go_on(&mut world);
     stop_at(&mut world, Operation::UploadPartCopy, PARTS / 4);
@@ -186,9 +289,18 @@ async fn finished_parts_are_found_again_where_all_keys_are_listed_again(#[case] 
     assert!(run.outcome.stopped, "{:?}", run.outcome);
     go_on(&mut world);
     let run = world.session(directory.path(), &job, Intent::Resume).await;
-    assert_eq!((run.outcome.stopped, run.outcome.failed_objects), (false, 0), "{:?}", run.outcome);
+    assert_eq!(
+        (run.outcome.stopped, run.outcome.failed_objects),
+        (false, 0),
+        "{:?}",
+        run.outcome
+    );
     assert_eq!(world.sandbox.store().keys(DESTINATION).len(), objects);
-    assert_eq!(world.calls(Operation::UploadPartCopy), PARTS, "no part was copied twice");
+    assert_eq!(
+        world.calls(Operation::UploadPartCopy),
+        PARTS,
+        "no part was copied twice"
+    );
     assert_eq!(world.calls(Operation::CreateMultipartUpload), 1);
     world.assert_no_upload_is_left();
     assert!(state(directory.path()).await.uploads.is_empty());
@@ -204,7 +316,11 @@ async fn a_list_that_was_believed_to_be_in_order_is_read_again_when_it_is_not() 
     let mut job = world.job(copy_all());
     stop_at(&mut world, Operation::CopyObject, 50);
     // So that no session knows all keys.
-    let last_page = || Fault::on(Operation::ListObjectsV2).nth(3).then(Effect::StallBefore(None));
+    let last_page = || {
+        Fault::on(Operation::ListObjectsV2)
+            .nth(3)
+            .then(Effect::StallBefore(None))
+    };
     world.sandbox.faults().add(last_page());
     world.session(directory.path(), &job, Intent::Resume).await;
     go_on(&mut world);
@@ -216,10 +332,15 @@ async fn a_list_that_was_believed_to_be_in_order_is_read_again_when_it_is_not() 
     world.session(directory.path(), &job, Intent::Resume).await;
     go_on(&mut world);
     put(&world, "001", 1);
-    restate(&mut job, |endpoint| endpoint.capabilities.ordered_lists = None);
+    restate(&mut job, |endpoint| {
+        endpoint.capabilities.ordered_lists = None
+    });
     let run = world.session(directory.path(), &job, Intent::Resume).await;
     assert_eq!(run.outcome.failed_objects, 0, "{:?}", run.outcome);
-    assert_eq!(world.sandbox.store().keys(DESTINATION), world.sandbox.store().keys(SOURCE));
+    assert_eq!(
+        world.sandbox.store().keys(DESTINATION),
+        world.sandbox.store().keys(SOURCE)
+    );
 }
 
 #[tokio::test]
@@ -233,29 +354,53 @@ async fn an_upload_at_another_server_is_not_forgotten() {
     here.session(directory.path(), &job, Intent::Resume).await;
     go_on(&mut here);
     let url = job.endpoints[DEFAULT_ENDPOINT].stated.url.clone();
-    restate(&mut job, |endpoint| endpoint.url = Some(elsewhere.sandbox.url().to_owned()));
-    elsewhere.session(directory.path(), &job, Intent::Fresh).await;
-    assert_eq!(state(directory.path()).await.uploads.len(), 1, "nobody has cancelled it");
+    restate(&mut job, |endpoint| {
+        endpoint.url = Some(elsewhere.sandbox.url().to_owned())
+    });
+    elsewhere
+        .session(directory.path(), &job, Intent::Fresh)
+        .await;
+    assert_eq!(
+        state(directory.path()).await.uploads.len(),
+        1,
+        "nobody has cancelled it"
+    );
     restate(&mut job, |endpoint| endpoint.url = url);
     here.session(directory.path(), &job, Intent::Fresh).await;
     here.assert_no_upload_is_left();
     assert!(state(directory.path()).await.uploads.is_empty());
 }
 
-/// A copy that is not equal looks as if it were: it is as large, and newer. No comparison may take it for good.
+/// A copy that is not equal looks as if it were: it is as large, and newer. No comparison may take
+/// it for good.
 #[tokio::test]
 async fn a_bad_copy_that_ends_a_run_stays_a_failure() {
     let mut world = world(BucketOptions::default()).await;
     put(&world, "a", 100);
     let directory = tempfile::tempdir().unwrap();
     let mut job = world.job(copy_all());
-    job.limits = Limits { max_failures: Some("0".parse::<FailureLimit>().unwrap()), ..Limits::default() };
-    world.sandbox.faults().add(Fault::on(Operation::CopyObject).then(Effect::Corrupt));
+    job.limits = Limits {
+        max_failures: Some("0".parse::<FailureLimit>().unwrap()),
+        ..Limits::default()
+    };
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::CopyObject).then(Effect::Corrupt));
     let run = world.session(directory.path(), &job, Intent::Resume).await;
-    assert!(run.outcome.gave_up.is_some() && run.outcome.failed_objects == 1, "{:?}", run.outcome);
+    assert!(
+        run.outcome.gave_up.is_some() && run.outcome.failed_objects == 1,
+        "{:?}",
+        run.outcome
+    );
     go_on(&mut world);
     let run = world.session(directory.path(), &job, Intent::Resume).await;
-    assert_eq!((run.outcome.skipped_objects, run.outcome.failed_objects), (0, 1), "{:?}", run.outcome);
+    assert_eq!(
+        (run.outcome.skipped_objects, run.outcome.failed_objects),
+        (0, 1),
+        "{:?}",
+        run.outcome
+    );
 }
 
 #[tokio::test]
@@ -274,9 +419,17 @@ async fn what_can_not_be_read_of_a_directory_is_told_once() {
     let job = world.job(transfer);
     stop_at(&mut world, Operation::PutObject, 20);
     let run = world.session(directory.path(), &job, Intent::Resume).await;
-    assert!(run.outcome.stopped && run.outcome.failed_objects == 1, "{:?}", run.outcome);
+    assert!(
+        run.outcome.stopped && run.outcome.failed_objects == 1,
+        "{:?}",
+        run.outcome
+    );
     let state = state(directory.path()).await;
-    assert!(!state.ranges[&0].planned && state.ranges[&0].passed.is_some(), "{:?}", state.ranges);
+    assert!(
+        !state.ranges[&0].planned && state.ranges[&0].passed.is_some(),
+        "{:?}",
+        state.ranges
+    );
     go_on(&mut world);
     stop_at(&mut world, Operation::PutObject, 20);
     let run = world.session(directory.path(), &job, Intent::Resume).await;

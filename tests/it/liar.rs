@@ -23,8 +23,16 @@ impl Asked {
     fn of(head: &str) -> Self {
         let mut words = head.split_whitespace();
         let method = words.next().unwrap().to_owned();
-        let (path, query) = words.next().map(|uri| uri.split_once('?').unwrap_or((uri, ""))).unwrap();
-        Self { method, path: path.to_owned(), query: query.to_owned(), head: head.to_owned() }
+        let (path, query) = words
+            .next()
+            .map(|uri| uri.split_once('?').unwrap_or((uri, "")))
+            .unwrap();
+        Self {
+            method,
+            path: path.to_owned(),
+            query: query.to_owned(),
+            head: head.to_owned(),
+        }
     }
 
     /// Returns the value of a header.
@@ -34,10 +42,12 @@ impl Asked {
 
     /// Returns the value of a parameter of the query.
     pub(crate) fn parameter(&self, name: &str) -> Option<&str> {
-        self.query.split('&').find_map(|pair| match pair.split_once('=') {
-            Some((found, value)) => (found == name).then_some(value),
-            None => (pair == name).then_some(""),
-        })
+        self.query
+            .split('&')
+            .find_map(|pair| match pair.split_once('=') {
+                Some((found, value)) => (found == name).then_some(value),
+                None => (pair == name).then_some(""),
+            })
     }
 
     /// True if the query has this parameter.
@@ -63,7 +73,9 @@ impl Asked {
 
     /// True for a list of objects of this bucket.
     pub(crate) fn lists(&self, bucket: &str) -> bool {
-        self.method == "GET" && self.path.trim_matches('/') == bucket && self.parameter("list-type").is_some()
+        self.method == "GET"
+            && self.path.trim_matches('/') == bucket
+            && self.parameter("list-type").is_some()
     }
 }
 
@@ -78,12 +90,19 @@ pub(crate) struct Answer {
 impl Answer {
     /// This status and body.
     fn of(status: u16, body: String) -> Self {
-        Self { head: vec![format!("HTTP/1.1 {status} X")], body: Vec::new() }.with_body(body.into_bytes())
+        Self {
+            head: vec![format!("HTTP/1.1 {status} X")],
+            body: Vec::new(),
+        }
+        .with_body(body.into_bytes())
     }
 
     /// An error document.
     pub(crate) fn error(status: u16, code: &str) -> Self {
-        Self::of(status, format!("<Error><Code>{code}</Code><Message>no</Message></Error>"))
+        Self::of(
+            status,
+            format!("<Error><Code>{code}</Code><Message>no</Message></Error>"),
+        )
     }
 
     /// A document with the status 200.
@@ -91,7 +110,11 @@ impl Answer {
         let body = body.into().into_bytes();
         let length = format!("content-length: {}", body.len());
         Self {
-            head: vec!["HTTP/1.1 200 OK".to_owned(), "content-type: application/xml".to_owned(), length],
+            head: vec![
+                "HTTP/1.1 200 OK".to_owned(),
+                "content-type: application/xml".to_owned(),
+                length,
+            ],
             body,
         }
     }
@@ -107,7 +130,9 @@ impl Answer {
     /// The same answer without a header.
     pub(crate) fn without(mut self, name: &str) -> Self {
         self.head.retain(|line| {
-            !line.to_ascii_lowercase().starts_with(&format!("{}:", name.to_ascii_lowercase()))
+            !line
+                .to_ascii_lowercase()
+                .starts_with(&format!("{}:", name.to_ascii_lowercase()))
         });
         self
     }
@@ -116,7 +141,11 @@ impl Answer {
     pub(crate) fn replacing(self, from: &str, to: &str) -> Self {
         let body = String::from_utf8_lossy(&self.body).replace(from, to);
         // The length in an answer without a body is that of the object.
-        if body.is_empty() { self } else { self.with_body(body.into_bytes()) }
+        if body.is_empty() {
+            self
+        } else {
+            self.with_body(body.into_bytes())
+        }
     }
 
     fn with_body(self, body: Vec<u8>) -> Self {
@@ -125,7 +154,10 @@ impl Answer {
     }
 
     fn bytes(&self) -> Vec<u8> {
-        let head = self.head.iter().filter(|line| !line.to_ascii_lowercase().starts_with("connection:"));
+        let head = self
+            .head
+            .iter()
+            .filter(|line| !line.to_ascii_lowercase().starts_with("connection:"));
         let mut bytes = Vec::new();
         for line in head {
             bytes.extend_from_slice(line.as_bytes());
@@ -193,7 +225,10 @@ impl Liar {
     }
 
     /// Starts a server that decides before the sandbox receives a request.
-    pub(crate) async fn lying(world: &World, lie: impl Fn(&Asked) -> Lie + Send + Sync + 'static) -> Self {
+    pub(crate) async fn lying(
+        world: &World,
+        lie: impl Fn(&Asked) -> Lie + Send + Sync + 'static,
+    ) -> Self {
         let to = world.sandbox.url().trim_start_matches("http://").to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -201,7 +236,12 @@ impl Liar {
         let (lie, log) = (Arc::new(lie), Arc::clone(&asked));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, to.clone(), Arc::clone(&lie), Arc::clone(&log)));
+                tokio::spawn(serve(
+                    stream,
+                    to.clone(),
+                    Arc::clone(&lie),
+                    Arc::clone(&log),
+                ));
             }
         });
         Self { url, asked }
@@ -214,7 +254,10 @@ impl Liar {
 
     /// Returns how many requests were of this kind.
     pub(crate) fn count(&self, is_counted: impl Fn(&Asked) -> bool) -> usize {
-        self.asked().iter().filter(|asked| is_counted(asked)).count()
+        self.asked()
+            .iter()
+            .filter(|asked| is_counted(asked))
+            .count()
     }
 
     /// A job that goes through it.
@@ -254,29 +297,49 @@ async fn serve(
 async fn request(client: &mut TcpStream) -> Option<(String, Vec<u8>)> {
     let (head, mut body) = read_head(client).await?;
     if head.to_lowercase().contains("expect: 100-continue") {
-        client.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.ok()?;
+        client
+            .write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
+            .await
+            .ok()?;
     }
-    let length = header(&head, "content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+    let length = header(&head, "content-length")
+        .and_then(|length| length.parse().ok())
+        .unwrap_or(0);
     while body.len() < length {
         (client.read_buf(&mut body).await.ok()? > 0).then_some(())?;
     }
     Some((head, body))
 }
 
-/// Sends a request to the sandbox on a connection of its own, and returns the answer, whose body is in one piece.
+/// Sends a request to the sandbox on a connection of its own, and returns the answer, whose body is
+/// in one piece.
 async fn forward(to: &str, request: &str, body: &[u8]) -> Option<Answer> {
     let mut server = TcpStream::connect(to).await.ok()?;
-    let kept: Vec<_> =
-        request.trim_end().lines().filter(|line| !is_of(line, &["connection", "expect"])).collect();
-    server.write_all(format!("{}\r\nconnection: close\r\n\r\n", kept.join("\r\n")).as_bytes()).await.ok()?;
+    let kept: Vec<_> = request
+        .trim_end()
+        .lines()
+        .filter(|line| !is_of(line, &["connection", "expect"]))
+        .collect();
+    server
+        .write_all(format!("{}\r\nconnection: close\r\n\r\n", kept.join("\r\n")).as_bytes())
+        .await
+        .ok()?;
     server.write_all(body).await.ok()?;
     let (head, mut body) = read_head(&mut server).await?;
     server.read_to_end(&mut body).await.ok()?;
-    let lines = head.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect();
+    let lines = head
+        .lines()
+        .filter(|line| !line.is_empty())
+        .map(str::to_owned)
+        .collect();
     if header(&head, "transfer-encoding").is_none() || request.starts_with("HEAD ") {
         return Some(Answer { head: lines, body });
     }
-    let answer = Answer { head: lines, body: Vec::new() }.without("transfer-encoding");
+    let answer = Answer {
+        head: lines,
+        body: Vec::new(),
+    }
+    .without("transfer-encoding");
     Some(answer.with_body(dechunked(&body)?))
 }
 
@@ -310,7 +373,8 @@ pub(crate) fn dechunked(mut bytes: &[u8]) -> Option<Vec<u8>> {
     let mut body = Vec::new();
     loop {
         let at = bytes.windows(2).position(|end| end == b"\r\n")?;
-        let size = usize::from_str_radix(std::str::from_utf8(&bytes[..at]).ok()?.trim(), 16).ok()?;
+        let size =
+            usize::from_str_radix(std::str::from_utf8(&bytes[..at]).ok()?.trim(), 16).ok()?;
         if size == 0 {
             return Some(body);
         }

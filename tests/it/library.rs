@@ -17,7 +17,10 @@ fn key(text: &str) -> ObjectKey {
 
 /// Puts a source there, and pins it.
 fn source(world: &World, content: Content) -> SourcePin {
-    let put = world.sandbox.store().put_object(SOURCE, "s", content, &ObjectSpec::default());
+    let put = world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "s", content, &ObjectSpec::default());
     SourcePin {
         bucket: SOURCE.parse().unwrap(),
         key: key("s"),
@@ -28,7 +31,10 @@ fn source(world: &World, content: Content) -> SourcePin {
 }
 
 fn sized(size: u64) -> CompleteSpec {
-    CompleteSpec { size, ..CompleteSpec::default() }
+    CompleteSpec {
+        size,
+        ..CompleteSpec::default()
+    }
 }
 
 #[tokio::test]
@@ -40,16 +46,31 @@ async fn parts_from_readers_and_objects_make_one_object_in_any_order() {
         checksum: Some((ChecksumAlgorithm::Crc64Nvme, ChecksumKind::FullObject)),
         ..Attributes::default()
     };
-    let upload = MultipartUpload::initiate(&bucket, &key("größe/ключ 1+2"), &attributes).await.unwrap();
+    let upload = MultipartUpload::initiate(&bucket, &key("größe/ключ 1+2"), &attributes)
+        .await
+        .unwrap();
     let last = upload.upload_part(3, &b"end"[..]).await.unwrap();
-    let first = upload.copy_part(1, &pin, Some(0..=6 * MIB - 1), 6 * MIB).await.unwrap();
+    let first = upload
+        .copy_part(1, &pin, Some(0..=6 * MIB - 1), 6 * MIB)
+        .await
+        .unwrap();
     let wrong = upload.upload_part(2, &b"to be replaced"[..]).await.unwrap();
-    let second = upload.copy_part(2, &pin, Some(8 * MIB..=14 * MIB - 1), 6 * MIB).await.unwrap();
+    let second = upload
+        .copy_part(2, &pin, Some(8 * MIB..=14 * MIB - 1), 6 * MIB)
+        .await
+        .unwrap();
     assert_ne!(wrong.etag, second.etag);
     let listed: Vec<_> = upload.parts().try_collect().await.unwrap();
     assert_eq!(listed, [first.clone(), second.clone(), last.clone()]);
-    let written = upload.complete(&[last, first, second], &sized(12 * MIB + 3)).await.unwrap();
-    let stored = world.sandbox.store().object(DESTINATION, "größe/ключ 1+2").unwrap();
+    let written = upload
+        .complete(&[last, first, second], &sized(12 * MIB + 3))
+        .await
+        .unwrap();
+    let stored = world
+        .sandbox
+        .store()
+        .object(DESTINATION, "größe/ключ 1+2")
+        .unwrap();
     let pattern = Content::pattern(1, 20 * MIB);
     let expected = Content::concat([
         &pattern.slice(0..6 * MIB),
@@ -64,10 +85,22 @@ async fn one_part_without_a_range_is_a_whole_object() {
     let world = World::new().await;
     let bucket = world.bucket(DESTINATION).await;
     let pin = source(&world, Content::pattern(1, 3));
-    let upload = MultipartUpload::initiate(&bucket, &key("k"), &Attributes::default()).await.unwrap();
+    let upload = MultipartUpload::initiate(&bucket, &key("k"), &Attributes::default())
+        .await
+        .unwrap();
     let part = upload.copy_part(1, &pin, None, 3).await.unwrap();
-    assert!(upload.complete(&[part], &sized(3)).await.unwrap().etag.ends_with("-1"));
-    assert_eq!(world.sandbox.store().object(DESTINATION, "k").unwrap().size, 3);
+    assert!(
+        upload
+            .complete(&[part], &sized(3))
+            .await
+            .unwrap()
+            .etag
+            .ends_with("-1")
+    );
+    assert_eq!(
+        world.sandbox.store().object(DESTINATION, "k").unwrap().size,
+        3
+    );
 }
 
 #[tokio::test]
@@ -76,15 +109,35 @@ async fn ten_thousand_parts_are_listed_over_all_pages() {
     let bucket = world.bucket(DESTINATION).await;
     let size = 5 * MIB;
     let pin = source(&world, Content::pattern(1, size));
-    let upload = MultipartUpload::initiate(&bucket, &key("k"), &Attributes::default()).await.unwrap();
+    let upload = MultipartUpload::initiate(&bucket, &key("k"), &Attributes::default())
+        .await
+        .unwrap();
     let copies = (1..=10_000).map(|number| Ok(upload.copy_part(number, &pin, None, size)));
-    let parts: Vec<_> = futures::stream::iter(copies).try_buffer_unordered(64).try_collect().await.unwrap();
-    let listed: Vec<_> = upload.parts().map_ok(|part| part.number).try_collect().await.unwrap();
+    let parts: Vec<_> = futures::stream::iter(copies)
+        .try_buffer_unordered(64)
+        .try_collect()
+        .await
+        .unwrap();
+    let listed: Vec<_> = upload
+        .parts()
+        .map_ok(|part| part.number)
+        .try_collect()
+        .await
+        .unwrap();
     assert_eq!(listed, (1..=10_000).collect::<Vec<_>>());
     assert_eq!(world.calls(Operation::ListParts), 10);
-    upload.complete(&parts, &sized(10_000 * size)).await.unwrap();
-    assert_eq!(world.sandbox.store().object(DESTINATION, "k").unwrap().size, 10_000 * size);
-    let beyond = upload.copy_part(10_001, &pin, None, size).await.unwrap_err();
+    upload
+        .complete(&parts, &sized(10_000 * size))
+        .await
+        .unwrap();
+    assert_eq!(
+        world.sandbox.store().object(DESTINATION, "k").unwrap().size,
+        10_000 * size
+    );
+    let beyond = upload
+        .copy_part(10_001, &pin, None, size)
+        .await
+        .unwrap_err();
     assert!(!beyond.kind().is_retryable(), "{beyond}");
 }
 
@@ -94,17 +147,28 @@ async fn open_uploads_are_listed_and_cancelled() {
     let bucket = world.bucket(DESTINATION).await;
     let mut uploads = Vec::new();
     for name in ["a/1", "a/2", "b/ü +"] {
-        uploads.push(MultipartUpload::initiate(&bucket, &key(name), &Attributes::default()).await.unwrap());
+        uploads.push(
+            MultipartUpload::initiate(&bucket, &key(name), &Attributes::default())
+                .await
+                .unwrap(),
+        );
     }
     let list = async |prefix| -> Vec<String> {
-        multipart::uploads(&bucket, prefix).map_ok(|upload| upload.key).try_collect().await.unwrap()
+        multipart::uploads(&bucket, prefix)
+            .map_ok(|upload| upload.key)
+            .try_collect()
+            .await
+            .unwrap()
     };
     assert_eq!(list("").await, ["a/1", "a/2", "b/ü +"]);
     assert_eq!(list("a/").await, ["a/1", "a/2"]);
     for upload in &uploads {
         upload.upload_part(1, &b"x"[..]).await.unwrap();
         upload.cancel().await.unwrap();
-        upload.cancel().await.expect("cancelling twice is no failure");
+        upload
+            .cancel()
+            .await
+            .expect("cancelling twice is no failure");
     }
     assert_eq!(list("").await, [""; 0]);
     let gone = uploads[0].upload_part(1, &b"x"[..]).await.unwrap_err();
@@ -121,9 +185,14 @@ async fn cancelling_is_repeated_while_parts_turn_up() {
         .late_parts_survive_aborts
         .store(true, std::sync::atomic::Ordering::Relaxed);
     let bucket = world.bucket(DESTINATION).await;
-    let upload = MultipartUpload::initiate(&bucket, &key("k"), &Attributes::default()).await.unwrap();
+    let upload = MultipartUpload::initiate(&bucket, &key("k"), &Attributes::default())
+        .await
+        .unwrap();
     let stall = Effect::StallBefore(Some(std::time::Duration::from_millis(300)));
-    world.sandbox.faults().add(Fault::on(Operation::UploadPart).nth(1).then(stall));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::UploadPart).nth(1).then(stall));
     let late = tokio::spawn({
         let upload = upload.clone();
         async move { upload.upload_part(1, &b"late"[..]).await }
@@ -146,7 +215,9 @@ async fn an_upload_that_someone_aborted_is_not_taken_for_published() {
         Content::bytes(b"abc".to_vec()),
         &ObjectSpec::default(),
     );
-    let upload = MultipartUpload::initiate(&bucket, &key("k"), &Attributes::default()).await.unwrap();
+    let upload = MultipartUpload::initiate(&bucket, &key("k"), &Attributes::default())
+        .await
+        .unwrap();
     let part = upload.upload_part(1, &b"xyz"[..]).await.unwrap();
     upload.cancel().await.unwrap();
     let failure = upload.complete(&[part], &sized(3)).await.unwrap_err();
@@ -157,30 +228,49 @@ async fn an_upload_that_someone_aborted_is_not_taken_for_published() {
 async fn a_wrong_size_is_refused_before_it_is_published() {
     let world = World::new().await;
     let bucket = world.bucket(DESTINATION).await;
-    let upload = MultipartUpload::initiate(&bucket, &key("k"), &Attributes::default()).await.unwrap();
+    let upload = MultipartUpload::initiate(&bucket, &key("k"), &Attributes::default())
+        .await
+        .unwrap();
     let part = upload.upload_part(1, &b"xyz"[..]).await.unwrap();
     upload.complete(&[part], &sized(4)).await.unwrap_err();
     assert!(world.sandbox.store().object(DESTINATION, "k").is_none());
 }
 
-/// Two requests for one part of an encrypted upload leave it with the name that the later one gave it.
+/// Two requests for one part of an encrypted upload leave it with the name that the later one gave
+/// it.
 #[tokio::test]
 async fn a_part_that_was_sent_twice_is_named_as_the_server_does() {
     let world = World::new().await;
     let bucket = world.bucket(DESTINATION).await;
     let pin = source(&world, Content::pattern(1, 12 * MIB));
-    let encryption =
-        Some(Encryption::Kms { key: Some("arn:aws:kms:k".to_owned()), bucket_key: None, dsse: false });
-    let attributes = Attributes { encryption, ..Attributes::default() };
-    let upload = MultipartUpload::initiate(&bucket, &key("k"), &attributes).await.unwrap();
+    let encryption = Some(Encryption::Kms {
+        key: Some("arn:aws:kms:k".to_owned()),
+        bucket_key: None,
+        dsse: false,
+    });
+    let attributes = Attributes {
+        encryption,
+        ..Attributes::default()
+    };
+    let upload = MultipartUpload::initiate(&bucket, &key("k"), &attributes)
+        .await
+        .unwrap();
     let half = |number: u64| Some(6 * MIB * (number - 1)..=6 * MIB * number - 1);
     let seen = upload.copy_part(1, &pin, half(1), 6 * MIB).await.unwrap();
     let later = upload.copy_part(1, &pin, half(1), 6 * MIB).await.unwrap();
     assert_ne!(seen.etag, later.etag, "no ETag of these follows from bytes");
     let second = upload.copy_part(2, &pin, half(2), 6 * MIB).await.unwrap();
-    upload.complete(&[seen, second], &sized(12 * MIB)).await.unwrap();
+    upload
+        .complete(&[seen, second], &sized(12 * MIB))
+        .await
+        .unwrap();
     assert_eq!(
-        world.sandbox.store().object(DESTINATION, "k").unwrap().content,
+        world
+            .sandbox
+            .store()
+            .object(DESTINATION, "k")
+            .unwrap()
+            .content,
         Content::pattern(1, 12 * MIB)
     );
 }
@@ -189,11 +279,23 @@ async fn a_part_that_was_sent_twice_is_named_as_the_server_does() {
 async fn a_stray_is_found_in_a_directory_bucket() {
     let world = World::new().await;
     let name = "express--usw2-az1--x-s3";
-    world.sandbox.store().create_bucket(name, BucketOptions::default());
+    world
+        .sandbox
+        .store()
+        .create_bucket(name, BucketOptions::default());
     let bucket = world.bucket(name).await;
-    let lost = Fault::on(Operation::CreateMultipartUpload).nth(1).then(Effect::ResetAfter);
+    let lost = Fault::on(Operation::CreateMultipartUpload)
+        .nth(1)
+        .then(Effect::ResetAfter);
     world.sandbox.faults().add(lost);
-    let upload = MultipartUpload::initiate(&bucket, &key("dir/k"), &Attributes::default()).await.unwrap();
+    let upload = MultipartUpload::initiate(&bucket, &key("dir/k"), &Attributes::default())
+        .await
+        .unwrap();
     let open = world.sandbox.store().open_uploads(name);
-    assert_eq!(open.iter().map(|open| open.upload_id.as_str()).collect::<Vec<_>>(), [upload.id()]);
+    assert_eq!(
+        open.iter()
+            .map(|open| open.upload_id.as_str())
+            .collect::<Vec<_>>(),
+        [upload.id()]
+    );
 }

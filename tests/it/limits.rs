@@ -11,15 +11,26 @@ use tokio::time::timeout;
 use crate::world::{SOURCE, World, copy_all};
 
 async fn slow_world(copy: u64) -> World {
-    let latency = LatencyModel { copy: Duration::from_millis(copy), ..LatencyModel::default() };
-    let model = Model { latency, ..Model::default() };
+    let latency = LatencyModel {
+        copy: Duration::from_millis(copy),
+        ..LatencyModel::default()
+    };
+    let model = Model {
+        latency,
+        ..Model::default()
+    };
     World::modelled(model).await
 }
 
 #[tokio::test]
 async fn in_flight_stays_below_its_limit_and_uses_it() {
     let world = slow_world(30).await;
-    world.sandbox.store().put_object(SOURCE, "large", Content::pattern(1, 20 * GIB), &ObjectSpec::default());
+    world.sandbox.store().put_object(
+        SOURCE,
+        "large",
+        Content::pattern(1, 20 * GIB),
+        &ObjectSpec::default(),
+    );
     for index in 0..100 {
         world.sandbox.store().put_object(
             SOURCE,
@@ -29,7 +40,10 @@ async fn in_flight_stays_below_its_limit_and_uses_it() {
         );
     }
     let mut job = world.job(copy_all());
-    job.limits = Limits { in_flight: Some(7), ..Limits::default() };
+    job.limits = Limits {
+        in_flight: Some(7),
+        ..Limits::default()
+    };
     let run = world.try_run_job(&job).await.unwrap();
     assert_eq!(run.outcome.done_objects, 101);
     // The two listings of the plan are not part of the copies' budget.
@@ -45,18 +59,36 @@ async fn in_flight_stays_below_its_limit_and_uses_it() {
 #[case::about_keys_that_were_chosen(true)]
 #[tokio::test]
 async fn questions_of_a_plan_are_in_flight_like_copies(#[case] are_chosen: bool) {
-    let latency = LatencyModel { head: Duration::from_millis(20), ..LatencyModel::default() };
-    let mut world = World::modelled(Model { latency, ..Model::default() }).await;
+    let latency = LatencyModel {
+        head: Duration::from_millis(20),
+        ..LatencyModel::default()
+    };
+    let mut world = World::modelled(Model {
+        latency,
+        ..Model::default()
+    })
+    .await;
     world.provider = Provider::Other;
     let keys = || (0..200).map(|index| format!("s{index:03}"));
     for key in keys() {
-        world.sandbox.store().put_object(SOURCE, &key, Content::pattern(1, 9), &ObjectSpec::default());
+        world.sandbox.store().put_object(
+            SOURCE,
+            &key,
+            Content::pattern(1, 9),
+            &ObjectSpec::default(),
+        );
     }
     let mut job = world.job(copy_all());
     job.transfers[0].chosen = are_chosen.then(|| keys().map(|key| Chosen { key }).collect());
-    job.limits = Limits { in_flight: Some(5), ..Limits::default() };
+    job.limits = Limits {
+        in_flight: Some(5),
+        ..Limits::default()
+    };
     let run = world.try_run_job(&job).await.unwrap();
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (200, 0));
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (200, 0)
+    );
     let most = world.sandbox.calls().max_in_flight();
     assert!((4..=7).contains(&most), "{most} with two listings");
 }
@@ -73,21 +105,32 @@ async fn a_request_rate_is_kept_over_every_second() {
         );
     }
     let mut job = world.job(copy_all());
-    job.limits = Limits { requests_per_second: Some(50), ..Limits::default() };
+    job.limits = Limits {
+        requests_per_second: Some(50),
+        ..Limits::default()
+    };
     world.try_run_job(&job).await.unwrap();
-    let mut arrivals: Vec<Duration> = world.sandbox.calls().list().iter().map(|call| call.arrived).collect();
+    let mut arrivals: Vec<Duration> = world
+        .sandbox
+        .calls()
+        .list()
+        .iter()
+        .map(|call| call.arrived)
+        .collect();
     arrivals.sort_unstable();
     assert!(arrivals.len() >= 120, "{}", arrivals.len());
     for (index, start) in arrivals.iter().enumerate() {
-        let within =
-            arrivals[index..].iter().take_while(|time| **time < *start + Duration::from_secs(1)).count();
+        let within = arrivals[index..]
+            .iter()
+            .take_while(|time| **time < *start + Duration::from_secs(1))
+            .count();
         // One at the start of the second, one burst, and what a busy machine delivers late.
         assert!(within <= 60, "{within} requests within a second");
     }
 }
 
-/// Behind an unknown server each key is asked for. When no more steps are taken, because all copies are slow, questions go on
-/// standing in line for the rate, and must not hold it up for the copies.
+/// Behind an unknown server each key is asked for. When no more steps are taken, because all copies
+/// are slow, questions go on standing in line for the rate, and must not hold it up for the copies.
 #[rstest]
 #[case::about_keys_of_a_list(false)]
 #[case::about_keys_that_were_chosen(true)]
@@ -99,29 +142,61 @@ async fn questions_of_a_plan_that_waits_hold_nobody_up(#[case] are_chosen: bool)
     let mut chosen = Vec::new();
     for index in 0..5000 {
         let key = format!("s{index:04}");
-        world.sandbox.store().put_object(SOURCE, &key, Content::pattern(1, 9), &ObjectSpec::default());
+        world.sandbox.store().put_object(
+            SOURCE,
+            &key,
+            Content::pattern(1, 9),
+            &ObjectSpec::default(),
+        );
         chosen.push(Chosen { key });
     }
-    // So many copies are under way at first; they end when all that can be planned meanwhile is planned.
-    let slow =
-        Fault::on(Operation::CopyObject).first(320).then(Effect::StallBefore(Some(Duration::from_secs(5))));
+    // So many copies are under way at first; they end when all that can be planned meanwhile is
+    // planned.
+    let slow = Fault::on(Operation::CopyObject)
+        .first(320)
+        .then(Effect::StallBefore(Some(Duration::from_secs(5))));
     world.sandbox.faults().add(slow);
     let mut job = world.job(copy_all());
-    job.transfers[0].when = if are_chosen { When::Always } else { When::Missing };
+    job.transfers[0].when = if are_chosen {
+        When::Always
+    } else {
+        When::Missing
+    };
     job.transfers[0].chosen = are_chosen.then_some(chosen);
-    job.limits = Limits { requests_per_second: Some(2500), ..Limits::default() };
-    let run = timeout(Duration::from_mins(3), world.try_run_job(&job)).await.expect("it hangs").unwrap();
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (5000, 0));
+    job.limits = Limits {
+        requests_per_second: Some(2500),
+        ..Limits::default()
+    };
+    let run = timeout(Duration::from_mins(3), world.try_run_job(&job))
+        .await
+        .expect("it hangs")
+        .unwrap();
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (5000, 0)
+    );
 }
 
 #[tokio::test]
 async fn a_byte_rate_is_kept() {
     let world = World::new().await;
-    world.sandbox.store().put_object(SOURCE, "large", Content::pattern(1, 600 * MIB), &ObjectSpec::default());
+    world.sandbox.store().put_object(
+        SOURCE,
+        "large",
+        Content::pattern(1, 600 * MIB),
+        &ObjectSpec::default(),
+    );
     let mut job = world.job(copy_all());
-    job.limits = Limits { bytes_per_second: Some(ByteRate(300 * MIB)), ..Limits::default() };
+    job.limits = Limits {
+        bytes_per_second: Some(ByteRate(300 * MIB)),
+        ..Limits::default()
+    };
     let run = world.try_run_job(&job).await.unwrap();
-    assert!(run.outcome.seconds >= 1.7, "600 MiB at 300 MiB/s took {} s", run.outcome.seconds);
+    assert!(
+        run.outcome.seconds >= 1.7,
+        "600 MiB at 300 MiB/s took {} s",
+        run.outcome.seconds
+    );
 }
 
 /// A limit is counted in pieces that are larger than these objects, which share them.
@@ -130,13 +205,25 @@ async fn a_byte_rate_is_used_by_small_objects() {
     let world = World::new().await;
     for index in 0..200 {
         let key = format!("s{index:03}");
-        world.sandbox.store().put_object(SOURCE, &key, Content::pattern(1, 1 << 10), &ObjectSpec::default());
+        world.sandbox.store().put_object(
+            SOURCE,
+            &key,
+            Content::pattern(1, 1 << 10),
+            &ObjectSpec::default(),
+        );
     }
     let mut job = world.job(copy_all());
-    job.limits = Limits { bytes_per_second: Some(ByteRate(MIB)), ..Limits::default() };
+    job.limits = Limits {
+        bytes_per_second: Some(ByteRate(MIB)),
+        ..Limits::default()
+    };
     let run = world.try_run_job(&job).await.unwrap();
     assert_eq!(run.outcome.done_objects, 200);
-    assert!(run.outcome.seconds < 25.0, "200 KiB at 1 MiB/s took {} s", run.outcome.seconds);
+    assert!(
+        run.outcome.seconds < 25.0,
+        "200 KiB at 1 MiB/s took {} s",
+        run.outcome.seconds
+    );
 }
 
 #[tokio::test]
@@ -154,5 +241,8 @@ async fn two_parts_of_one_object_are_under_way_together_with_the_next_object() {
     let parts = world.sandbox.calls().of(Operation::UploadPartCopy);
     assert_eq!(parts.len(), 64);
     let most = parts.iter().map(|call| call.in_flight).max().unwrap();
-    assert!(most > 32, "parts of all objects share one budget, but only {most} were under way together");
+    assert!(
+        most > 32,
+        "parts of all objects share one budget, but only {most} were under way together"
+    );
 }

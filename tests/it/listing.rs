@@ -1,4 +1,5 @@
-//! Lists: how many requests they take, that ranges find what one list finds, and what a session leaves to the next.
+//! Lists: how many requests they take, that ranges find what one list finds, and what a session
+//! leaves to the next.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,7 +16,12 @@ use crate::world::{DESTINATION, SOURCE, World, copy_all, destination, uri};
 const LIST: Operation = Operation::ListObjectsV2;
 
 fn put(store: &Store, bucket: &str, key: &str) {
-    store.put_object(bucket, key, Content::bytes(&b"x"[..]), &ObjectSpec::default());
+    store.put_object(
+        bucket,
+        key,
+        Content::bytes(&b"x"[..]),
+        &ObjectSpec::default(),
+    );
 }
 
 /// Keys that are spread evenly.
@@ -25,7 +31,13 @@ fn hashed(count: u32) -> impl Iterator<Item = String> {
 
 /// How many pages of a bucket were asked for.
 fn pages(world: &World, bucket: &str) -> usize {
-    world.sandbox.calls().of(LIST).iter().filter(|call| call.bucket == bucket).count()
+    world
+        .sandbox
+        .calls()
+        .of(LIST)
+        .iter()
+        .filter(|call| call.bucket == bucket)
+        .count()
 }
 
 /// Destination keys by how they ended; each but once.
@@ -37,8 +49,17 @@ fn endings(receipts: &[Receipt]) -> (BTreeSet<String>, BTreeSet<String>) {
             Ending::Skipped { .. } => false,
             ref other => panic!("{}: {other:?}", receipt.destination),
         };
-        let key = receipt.destination.strip_prefix("s3://destination/").unwrap().to_owned();
-        assert_eq!(ended.insert(key, is_copied), None, "{} was dealt with twice", receipt.destination);
+        let key = receipt
+            .destination
+            .strip_prefix("s3://destination/")
+            .unwrap()
+            .to_owned();
+        assert_eq!(
+            ended.insert(key, is_copied),
+            None,
+            "{} was dealt with twice",
+            receipt.destination
+        );
     }
     let (copied, left): (Vec<_>, Vec<_>) = ended.into_iter().partition(|(_, is_copied)| *is_copied);
     let keys = |keys: Vec<(String, bool)>| keys.into_iter().map(|(key, _)| key).collect();
@@ -47,8 +68,14 @@ fn endings(receipts: &[Receipt]) -> (BTreeSet<String>, BTreeSet<String>) {
 
 /// A world where a list takes its time, so that many can be under way.
 async fn slow_lists() -> World {
-    let latency = LatencyModel { list: Duration::from_millis(20), ..LatencyModel::default() };
-    let model = Model { latency, ..Model::default() };
+    let latency = LatencyModel {
+        list: Duration::from_millis(20),
+        ..LatencyModel::default()
+    };
+    let model = Model {
+        latency,
+        ..Model::default()
+    };
     World::modelled(model).await
 }
 
@@ -65,7 +92,10 @@ async fn short_lists_cost_one_request_a_page() {
         assert_eq!(pages(&world, SOURCE), expected, "{count} keys");
         let there = pages(&world, DESTINATION);
         // With nothing to look for, the other side need not even be asked.
-        assert!(there == expected || (count == 0 && there == 0), "{count} keys: {there}");
+        assert!(
+            there == expected || (count == 0 && there == 0),
+            "{count} keys: {there}"
+        );
     }
 }
 
@@ -83,22 +113,44 @@ async fn a_long_list_is_listed_in_ranges_on_both_sides() {
     // What stands beside the prefix is nobody's business.
     put(world.sandbox.store(), SOURCE, "o");
     put(world.sandbox.store(), SOURCE, "q");
-    let from = Source::Prefix { endpoint: "default".to_owned(), location: uri("s3://source/p/") };
+    let from = Source::Prefix {
+        endpoint: "default".to_owned(),
+        location: uri("s3://source/p/"),
+    };
     let transfer = Transfer::new("all", from, destination("s3://destination/p/"));
     let run = world.run(transfer.clone()).await;
-    let missing: BTreeSet<_> = hashed(COUNT).step_by(100).map(|key| format!("p/{key}")).collect();
+    let missing: BTreeSet<_> = hashed(COUNT)
+        .step_by(100)
+        .map(|key| format!("p/{key}"))
+        .collect();
     let (copied, left) = endings(&run.receipts);
     assert_eq!((copied, left.len()), (missing, COUNT as usize * 99 / 100));
-    assert_eq!(world.sandbox.store().keys(DESTINATION).len(), COUNT as usize);
-    let most = world.sandbox.calls().of(LIST).iter().map(|call| call.in_flight).max().unwrap();
-    assert!(most >= 8, "no more than {most} lists were under way at once");
+    assert_eq!(
+        world.sandbox.store().keys(DESTINATION).len(),
+        COUNT as usize
+    );
+    let most = world
+        .sandbox
+        .calls()
+        .of(LIST)
+        .iter()
+        .map(|call| call.in_flight)
+        .max()
+        .unwrap();
+    assert!(
+        most >= 8,
+        "no more than {most} lists were under way at once"
+    );
     for bucket in [SOURCE, DESTINATION] {
         let pages = pages(&world, bucket);
         assert!((30..=75).contains(&pages), "{bucket}: {pages} pages");
     }
 
     // With few requests allowed at once, there are few lists.
-    let world = World { ceiling: 8, ..world };
+    let world = World {
+        ceiling: 8,
+        ..world
+    };
     world.sandbox.calls().clear();
     let run = world.run(transfer).await;
     assert_eq!(run.outcome.skipped_objects, u64::from(COUNT));
@@ -117,28 +169,52 @@ async fn what_others_write_and_delete_meanwhile_hides_nothing() {
     let turn = std::sync::atomic::AtomicU32::new(0);
     let meddle = Effect::hook(move |store| {
         let turn = turn.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        for key in hashed(COUNT).skip(turn as usize * 97 % COUNT as usize).step_by(501) {
+        for key in hashed(COUNT)
+            .skip(turn as usize * 97 % COUNT as usize)
+            .step_by(501)
+        {
             store.delete_object(SOURCE, &format!("{key}-fickle"));
             put(store, SOURCE, &format!("{key}-new-fickle"));
         }
     });
     world.sandbox.faults().add(Fault::on(LIST).then(meddle));
     let exclude = vec!["*-fickle".parse().unwrap()];
-    let select = Selection { exclude, ..Selection::default() };
-    let run = world.run(Transfer { select, ..copy_all() }).await;
+    let select = Selection {
+        exclude,
+        ..Selection::default()
+    };
+    let run = world
+        .run(Transfer {
+            select,
+            ..copy_all()
+        })
+        .await;
     assert_eq!(run.outcome.failed_objects, 0, "{:?}", run.outcome);
     let (copied, left) = endings(&run.receipts);
     assert_eq!((copied.len(), left), (0, hashed(COUNT).collect()));
-    let most = world.sandbox.calls().of(LIST).iter().map(|call| call.in_flight).max().unwrap();
+    let most = world
+        .sandbox
+        .calls()
+        .of(LIST)
+        .iter()
+        .map(|call| call.in_flight)
+        .max()
+        .unwrap();
     assert!(most > 2, "nothing was cut");
 }
 
 /// All keys as they are planned.
 async fn planned(sides: &Sides, in_order: bool) -> Vec<String> {
-    let mut steps = if in_order { sides.plan() } else { sides.plan_in_any_order() };
+    let mut steps = if in_order {
+        sides.plan()
+    } else {
+        sides.plan_in_any_order()
+    };
     let mut keys = Vec::new();
     while let Some(planned) = steps.recv().await {
-        let Planned::Step(step) = planned else { panic!("{planned:?}") };
+        let Planned::Step(step) = planned else {
+            panic!("{planned:?}")
+        };
         keys.push(step.entry.key.to_string());
     }
     keys
@@ -147,8 +223,14 @@ async fn planned(sides: &Sides, in_order: bool) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_of_all_kinds_are_found_over_the_wire() {
     // So that a list takes longer than to read it on a busy machine and to decide that it is cut.
-    let latency = LatencyModel { list: Duration::from_millis(300), ..LatencyModel::default() };
-    let model = Model { latency, ..Model::default() };
+    let latency = LatencyModel {
+        list: Duration::from_millis(300),
+        ..LatencyModel::default()
+    };
+    let model = Model {
+        latency,
+        ..Model::default()
+    };
     let world = World::modelled(model).await;
     let mut keys = BTreeSet::new();
     for index in 0..700_u32 {
@@ -160,7 +242,11 @@ async fn keys_of_all_kinds_are_found_over_the_wire() {
             format!("{}{index:04}", "x".repeat(1020)),
             format!("{}{hash:08x}", "é".repeat(500)),
             format!("\u{1F600}/\u{FFFD}{index}"),
-            format!("logs/2026/{:02}/{:02}/{hash:08x}.gz", index / 60 + 1, index % 28 + 1),
+            format!(
+                "logs/2026/{:02}/{:02}/{hash:08x}.gz",
+                index / 60 + 1,
+                index % 28 + 1
+            ),
             format!("{hash:08x}//{index}/"),
         ]);
     }
@@ -168,15 +254,26 @@ async fn keys_of_all_kinds_are_found_over_the_wire() {
         put(world.sandbox.store(), SOURCE, key);
     }
     let (source, destination) = (world.bucket(SOURCE).await, world.bucket(DESTINATION).await);
-    let transfer = Arc::new(Transfer { when: When::Missing, ..copy_all() });
-    let sides = Sides { transfer, source: Some(source), destination };
+    let transfer = Arc::new(Transfer {
+        when: When::Missing,
+        ..copy_all()
+    });
+    let sides = Sides {
+        transfer,
+        source: Some(source),
+        destination,
+    };
     let all: Vec<_> = keys.into_iter().collect();
     assert_eq!(planned(&sides, true).await, all);
     assert_eq!(pages(&world, SOURCE), 5, "in order, there is one list");
     let mut in_any_order = planned(&sides, false).await;
     in_any_order.sort();
     assert_eq!(in_any_order, all);
-    assert!(pages(&world, SOURCE) > 5 + 5, "{} pages: nothing was cut", pages(&world, SOURCE));
+    assert!(
+        pages(&world, SOURCE) > 5 + 5,
+        "{} pages: nothing was cut",
+        pages(&world, SOURCE)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -199,12 +296,24 @@ async fn a_session_goes_on_with_the_ranges_that_the_one_before_left() {
         world.sandbox.faults().clear();
         if session < 3 {
             let stop = world.stop.clone();
-            world.sandbox.faults().add(Fault::on(LIST).nth(16).then(Effect::hook(move |_| stop.cancel())));
+            world.sandbox.faults().add(
+                Fault::on(LIST)
+                    .nth(16)
+                    .then(Effect::hook(move |_| stop.cancel())),
+            );
         }
         let run = world.session(&place, &job, Intent::Resume).await;
         assert_eq!(run.outcome.stopped, session < 3, "session {session}");
-        receipts.extend(run.receipts.into_iter().filter(|receipt| receipt.ending != Ending::Stopped));
-        let state = look(Location::Directory(place.clone())).await.unwrap().unwrap().state;
+        receipts.extend(
+            run.receipts
+                .into_iter()
+                .filter(|receipt| receipt.ending != Ending::Stopped),
+        );
+        let state = look(Location::Directory(place.clone()))
+            .await
+            .unwrap()
+            .unwrap()
+            .state;
         let left = state.ranges.values().filter(|range| !range.planned).count();
         assert!(left <= MOST_RANGES, "session {session} left {left} ranges");
         most_ranges = most_ranges.max(left);
@@ -212,8 +321,15 @@ async fn a_session_goes_on_with_the_ranges_that_the_one_before_left() {
     assert!(most_ranges > 1, "no session left several ranges");
     let (copied, left) = endings(&receipts);
     assert_eq!(copied.len() + left.len(), COUNT as usize);
-    assert!(copied.len() >= COUNT as usize / 50 - 16, "{} copied", copied.len());
-    assert_eq!(world.sandbox.store().keys(DESTINATION), world.sandbox.store().keys(SOURCE));
+    assert!(
+        copied.len() >= COUNT as usize / 50 - 16,
+        "{} copied",
+        copied.len()
+    );
+    assert_eq!(
+        world.sandbox.store().keys(DESTINATION),
+        world.sandbox.store().keys(SOURCE)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -227,12 +343,20 @@ async fn a_list_that_fails_in_one_range_is_one_failure_and_the_others_go_on() {
     let directory = tempfile::tempdir().unwrap();
     let job = world.job(copy_all());
     let place = directory.path().join("journal");
-    world.sandbox.faults().add(Fault::on(LIST).nth(12).then(Effect::Error(400, "InvalidRequest")));
+    world.sandbox.faults().add(
+        Fault::on(LIST)
+            .nth(12)
+            .then(Effect::Error(400, "InvalidRequest")),
+    );
     let run = world.session(&place, &job, Intent::Resume).await;
     assert_eq!(run.outcome.failed_objects, 1, "the list");
     let listed = run.outcome.skipped_objects;
     assert!(listed > 0 && listed < u64::from(COUNT), "{listed}");
-    let state = look(Location::Directory(place)).await.unwrap().unwrap().state;
+    let state = look(Location::Directory(place))
+        .await
+        .unwrap()
+        .unwrap()
+        .state;
     assert_eq!(state.totals.skipped_objects, listed);
 }
 
@@ -243,12 +367,22 @@ async fn a_list_out_of_order_is_never_cut() {
         put(world.sandbox.store(), SOURCE, &key);
     }
     let unordered = |bucket: s3haul::bucket::Bucket| {
-        let capabilities = s3haul::s3::Capabilities { ordered_lists: false, ..*bucket.capabilities() };
+        let capabilities = s3haul::s3::Capabilities {
+            ordered_lists: false,
+            ..*bucket.capabilities()
+        };
         bucket.assuming(capabilities)
     };
     let (source, destination) = (world.bucket(SOURCE).await, world.bucket(DESTINATION).await);
-    let transfer = Arc::new(Transfer { when: When::Always, ..copy_all() });
-    let sides = Sides { transfer, source: Some(unordered(source)), destination };
+    let transfer = Arc::new(Transfer {
+        when: When::Always,
+        ..copy_all()
+    });
+    let sides = Sides {
+        transfer,
+        source: Some(unordered(source)),
+        destination,
+    };
     world.sandbox.calls().clear();
     let planned = planned(&sides, false).await;
     assert_eq!(planned.len(), 5000);

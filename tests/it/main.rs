@@ -1,9 +1,14 @@
-//! Everything that is tested through the real wire: the real SDK against the sandbox in this process.
+//! Everything that is tested through the real wire: the real SDK against the sandbox in this
+//! process.
 //!
-//! One binary, because each links the SDK. [`world`] arranges buckets and runs jobs; the other modules are named after
-//! what they test.
+//! One binary, because each links the SDK. [`world`] arranges buckets and runs jobs; the other
+//! modules are named after what they test.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests may panic")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests may panic"
+)]
 
 mod access;
 mod acl;

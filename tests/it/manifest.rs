@@ -1,6 +1,10 @@
 //! Manifests: what they become, and what is said about those that are wrong.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test's helper fails its test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test's helper fails its test"
+)]
 
 mod attributes;
 mod examples;
@@ -45,9 +49,16 @@ fn environment() -> Environment {
         "EMPTY",
         "TRICK",
     ];
-    let variables: Vec<_> = names.iter().map(|name| (*name, env(name).unwrap())).collect();
+    let variables: Vec<_> = names
+        .iter()
+        .map(|name| (*name, env(name).unwrap()))
+        .collect();
     let profiles = "[profile onprem]\n[profile 012]\n[profile p]\n";
-    Environment::of(variables.iter().map(|(name, value)| (*name, &**value)), profiles, "")
+    Environment::of(
+        variables.iter().map(|(name, value)| (*name, &**value)),
+        profiles,
+        "",
+    )
 }
 
 fn parse(text: &str) -> Result<Job, Problems> {
@@ -60,16 +71,21 @@ fn job(text: &str) -> Job {
 
 /// A manifest with one plain transfer, and `fields` behind it at the top level.
 fn with(fields: &str) -> String {
-    format!("version: 1\ntransfers:\n  - {{from: {{s3: s3://src/}}, to: {{s3: s3://dst/}}}}\n{fields}")
+    format!(
+        "version: 1\ntransfers:\n  - {{from: {{s3: s3://src/}}, to: {{s3: s3://dst/}}}}\n{fields}"
+    )
 }
 
 /// A manifest whose one transfer consists of `fields`, indented by four.
 fn transfer(fields: &str) -> String {
-    format!("version: 1\ntransfers:\n  - name: t\n    {}\n", fields.trim().replace('\n', "\n    "))
+    format!(
+        "version: 1\ntransfers:\n  - name: t\n    {}\n",
+        fields.trim().replace('\n', "\n    ")
+    )
 }
 
-/// Asserts that exactly the problems in `expected` (path, part of the message, part of the remedy) are found, in
-/// this order and at the marks.
+/// Asserts that exactly the problems in `expected` (path, part of the message, part of the remedy)
+/// are found, in this order and at the marks.
 #[track_caller]
 fn refused(marked: &str, expected: &[(&str, &str, &str)]) {
     let mut places = Vec::new();
@@ -85,12 +101,24 @@ fn refused(marked: &str, expected: &[(&str, &str, &str)]) {
         }
     }
     let problems = parse(&text).expect_err("should be refused");
-    let found: Vec<_> = problems.as_slice().iter().map(|problem| (problem.line, problem.column)).collect();
+    let found: Vec<_> = problems
+        .as_slice()
+        .iter()
+        .map(|problem| (problem.line, problem.column))
+        .collect();
     assert_eq!(found, places, "places in\n{problems}");
     for (problem, (path, message, remedy)) in problems.as_slice().iter().zip(expected) {
         assert_eq!(problem.path, *path, "path in\n{problems}");
-        assert!(problem.message.contains(message), "no `{message}` in `{}`", problem.message);
-        assert!(problem.remedy.contains(remedy), "no `{remedy}` in `{}`", problem.remedy);
+        assert!(
+            problem.message.contains(message),
+            "no `{message}` in `{}`",
+            problem.message
+        );
+        assert!(
+            problem.remedy.contains(remedy),
+            "no `{remedy}` in `{}`",
+            problem.remedy
+        );
     }
     assert_eq!(problems.as_slice().len(), expected.len(), "{problems}");
 }

@@ -1,7 +1,7 @@
 //! What is kept: every attribute, every size, every route, with the same outcome.
 //!
-//! [`rows`] is what there is to keep. From it the objects of the test are arranged, and the table in docs/attributes.md is
-//! written; so the page says what was tried, and nothing else.
+//! [`rows`] is what there is to keep. From it the objects of the test are arranged, and the table
+//! in docs/attributes.md is written; so the page says what was tried, and nothing else.
 
 mod readme;
 mod rows;
@@ -25,7 +25,11 @@ const SIZES: [u64; 4] = [0, 1, 8 * MIB, 6 * GIB];
 const THRESHOLDS: [(u64, &str); 2] = [(256 * MIB, "copy"), (5 * MIB, "multipart-copy")];
 
 async fn world() -> World {
-    let buckets = BucketOptions { object_lock: true, acls: true, ..BucketOptions::default() };
+    let buckets = BucketOptions {
+        object_lock: true,
+        acls: true,
+        ..BucketOptions::default()
+    };
     World::with(SandboxOptions::default(), buckets).await
 }
 
@@ -39,7 +43,11 @@ fn with_threshold(mut transfer: Transfer, threshold: u64) -> Transfer {
 }
 
 fn object(world: &World, bucket: &str, key: &str) -> ObjectInfo {
-    world.sandbox.store().object(bucket, key).unwrap_or_else(|| panic!("{bucket}/{key} is not there"))
+    world
+        .sandbox
+        .store()
+        .object(bucket, key)
+        .unwrap_or_else(|| panic!("{bucket}/{key} is not there"))
 }
 
 /// The route of each receipt is the one that its size calls for.
@@ -61,12 +69,19 @@ async fn every_attribute_of_every_size_by_every_route() {
     for (threshold, route) in THRESHOLDS {
         let world = world().await;
         let mut keys = Vec::new();
-        let cases = rows::all().into_iter().map(|row| (row.attribute.name(), (row.cases)()));
+        let cases = rows::all()
+            .into_iter()
+            .map(|row| (row.attribute.name(), (row.cases)()));
         for (attribute, cases) in cases.chain([("checksum", rows::checksums())]) {
             for (case, spec) in cases {
                 for size in SIZES {
                     let key = format!("{attribute}/{case}/{size}");
-                    world.sandbox.store().put_object(SOURCE, &key, Content::pattern(7, size), &spec);
+                    world.sandbox.store().put_object(
+                        SOURCE,
+                        &key,
+                        Content::pattern(7, size),
+                        &spec,
+                    );
                     keys.push(key);
                 }
             }
@@ -77,10 +92,14 @@ async fn every_attribute_of_every_size_by_every_route() {
         assert_eq!(run.receipts.len(), keys.len());
         assert_routes(&run.receipts, route);
         for key in keys {
-            let (source, copy) = (object(&world, SOURCE, &key), object(&world, DESTINATION, &key));
+            let (source, copy) = (
+                object(&world, SOURCE, &key),
+                object(&world, DESTINATION, &key),
+            );
             assert_eq!(copy.attributes, source.attributes, "{key} by {route}");
             assert_eq!(copy.content, source.content, "{key} by {route}");
-            let algorithm = |info: &ObjectInfo| info.checksum.as_ref().map(|sum| (sum.algorithm, sum.kind));
+            let algorithm =
+                |info: &ObjectInfo| info.checksum.as_ref().map(|sum| (sum.algorithm, sum.kind));
             assert_eq!(algorithm(&copy), algorithm(&source), "{key} by {route}");
         }
         world.assert_no_upload_is_left();
@@ -96,7 +115,10 @@ fn keys(dir: &tempfile::TempDir) -> CustomerKeys {
     };
     CustomerKeys {
         source: key("source", "0123456789abcdef0123456789abcdef"),
-        destination: key("destination", "ZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTA=\n"),
+        destination: key(
+            "destination",
+            "ZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTA=\n",
+        ),
     }
 }
 
@@ -111,12 +133,26 @@ async fn customer_keys_on_either_side_and_on_both() {
     for (threshold, route) in THRESHOLDS {
         for (source, destination) in [(true, false), (false, true), (true, true)] {
             let world = world().await;
-            let customer = |md5: &str| Stored::Customer { key_md5: md5.to_owned() };
-            let spec = ObjectSpec::default().content_type("text/csv").tag("a", "b").metadata("m", "n");
-            let encrypted = if source { spec.clone().encryption(customer(SOURCE_KEY)) } else { spec.clone() };
+            let customer = |md5: &str| Stored::Customer {
+                key_md5: md5.to_owned(),
+            };
+            let spec = ObjectSpec::default()
+                .content_type("text/csv")
+                .tag("a", "b")
+                .metadata("m", "n");
+            let encrypted = if source {
+                spec.clone().encryption(customer(SOURCE_KEY))
+            } else {
+                spec.clone()
+            };
             for size in SIZES {
                 let store = world.sandbox.store();
-                store.put_object(SOURCE, &format!("k{size}"), Content::pattern(7, size), &encrypted);
+                store.put_object(
+                    SOURCE,
+                    &format!("k{size}"),
+                    Content::pattern(7, size),
+                    &encrypted,
+                );
             }
             let mut transfer = with_threshold(copy_all(), threshold);
             transfer.customer_keys = CustomerKeys {
@@ -124,19 +160,42 @@ async fn customer_keys_on_either_side_and_on_both() {
                 destination: both.destination.clone().filter(|_| destination),
             };
             let run = world.run(transfer).await;
-            assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (4, 0), "{:?}", run.receipts);
-            assert!(run.receipts.iter().any(|receipt| receipt.route == Some(route)));
+            assert_eq!(
+                (run.outcome.done_objects, run.outcome.failed_objects),
+                (4, 0),
+                "{:?}",
+                run.receipts
+            );
+            assert!(
+                run.receipts
+                    .iter()
+                    .any(|receipt| receipt.route == Some(route))
+            );
             for size in SIZES {
                 let copy = object(&world, DESTINATION, &format!("k{size}"));
-                let expected = if destination { customer(DESTINATION_KEY) } else { Stored::Aes256 };
+                let expected = if destination {
+                    customer(DESTINATION_KEY)
+                } else {
+                    Stored::Aes256
+                };
                 assert_eq!(copy.attributes.encryption, expected, "{size} by {route}");
                 assert_eq!(copy.content, Content::pattern(7, size));
                 assert_eq!(copy.attributes.tags, spec.attributes.tags);
                 assert_eq!(copy.attributes.metadata, spec.attributes.metadata);
             }
-            let weaker = run.receipts.iter().filter(|receipt| !receipt.losses.is_empty()).count();
-            assert_eq!(weaker, if source && !destination { 4 } else { 0 }, "{:?}", run.receipts[0].losses);
-            // The proof is as strong as without keys: S3 sums the bytes, not what it encrypts them to.
+            let weaker = run
+                .receipts
+                .iter()
+                .filter(|receipt| !receipt.losses.is_empty())
+                .count();
+            assert_eq!(
+                weaker,
+                if source && !destination { 4 } else { 0 },
+                "{:?}",
+                run.receipts[0].losses
+            );
+            // The proof is as strong as without keys: S3 sums the bytes, not what it encrypts them
+            // to.
             assert_eq!(run.outcome.proofs, [("crc64nvme".to_owned(), 4)].into());
         }
     }
@@ -145,12 +204,27 @@ async fn customer_keys_on_either_side_and_on_both() {
 #[tokio::test]
 async fn uploads_get_what_the_job_sets_in_one_piece_and_in_parts() {
     let dir = tempfile::tempdir().unwrap();
-    for (name, size) in [("empty", 0), ("byte", 1), ("one-piece", 4 * MIB), ("in-parts", 17 * MIB)] {
-        std::fs::write(dir.path().join(name), vec![7; usize::try_from(size).unwrap()]).unwrap();
+    for (name, size) in [
+        ("empty", 0),
+        ("byte", 1),
+        ("one-piece", 4 * MIB),
+        ("in-parts", 17 * MIB),
+    ] {
+        std::fs::write(
+            dir.path().join(name),
+            vec![7; usize::try_from(size).unwrap()],
+        )
+        .unwrap();
     }
     let key_dir = tempfile::tempdir().unwrap();
-    let long: Vec<_> = (0..10).map(|i| (format!("größe-{i}"), "ü".repeat(200))).collect();
-    let kms = |dsse| Encryption::Kms { key: Some("arn:aws:kms:x".to_owned()), bucket_key: None, dsse };
+    let long: Vec<_> = (0..10)
+        .map(|i| (format!("größe-{i}"), "ü".repeat(200)))
+        .collect();
+    let kms = |dsse| Encryption::Kms {
+        key: Some("arn:aws:kms:x".to_owned()),
+        bucket_key: None,
+        dsse,
+    };
     let overrides = SetValues {
         metadata: [("team".to_owned(), "lake".to_owned())].into(),
         tags: [("stage".to_owned(), "roh".to_owned())].into(),
@@ -160,7 +234,10 @@ async fn uploads_get_what_the_job_sets_in_one_piece_and_in_parts() {
         content_disposition: Some("attachment".to_owned()),
         cache_control: Some("no-store".to_owned()),
     };
-    let many_tags = SetValues { tags: long.into_iter().collect(), ..overrides.clone() };
+    let many_tags = SetValues {
+        tags: long.into_iter().collect(),
+        ..overrides.clone()
+    };
     for (set, encryption, customer) in [
         (overrides.clone(), None, false),
         (many_tags, Some(Encryption::S3), false),
@@ -178,13 +255,27 @@ async fn uploads_get_what_the_job_sets_in_one_piece_and_in_parts() {
             transfer.customer_keys.destination = keys(&key_dir).destination;
         }
         let run = world.run(transfer).await;
-        assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (4, 0), "{:?}", run.receipts);
-        let routes = |route| run.receipts.iter().filter(|receipt| receipt.route == Some(route)).count();
+        assert_eq!(
+            (run.outcome.done_objects, run.outcome.failed_objects),
+            (4, 0),
+            "{:?}",
+            run.receipts
+        );
+        let routes = |route| {
+            run.receipts
+                .iter()
+                .filter(|receipt| receipt.route == Some(route))
+                .count()
+        };
         assert_eq!((routes("put"), routes("multipart-upload")), (3, 1));
         for name in ["empty", "byte", "one-piece", "in-parts"] {
             let info = object(&world, DESTINATION, name);
             let found = &info.attributes;
-            assert_eq!((&found.metadata, &found.tags), (&set.metadata, &set.tags), "{name}");
+            assert_eq!(
+                (&found.metadata, &found.tags),
+                (&set.metadata, &set.tags),
+                "{name}"
+            );
             assert_eq!(
                 [
                     &found.content_type,
@@ -214,23 +305,36 @@ async fn uploads_get_what_the_job_sets_in_one_piece_and_in_parts() {
     }
 }
 
-/// Small objects cost HEAD and `CopyObject`, large ones HEAD, tags, Create, their parts and Complete. HEAD is needed for
-/// the metadata, the headers, the lock, the encryption and the checksum, none of which a listing has; the tags of a
-/// large object stand nowhere else, and those of a small one are carried along unseen.
+/// Small objects cost HEAD and `CopyObject`, large ones HEAD, tags, Create, their parts and
+/// Complete. HEAD is needed for the metadata, the headers, the lock, the encryption and the
+/// checksum, none of which a listing has; the tags of a large object stand nowhere else, and those
+/// of a small one are carried along unseen.
 #[tokio::test]
 async fn a_thousand_objects_cost_what_they_must() {
     let world = World::new().await;
-    let rich = ObjectSpec::default().content_type("text/csv").metadata("owner", "us").tag("a", "b");
+    let rich = ObjectSpec::default()
+        .content_type("text/csv")
+        .metadata("owner", "us")
+        .tag("a", "b");
     for index in 0..990 {
         let key = format!("small/{index:03}");
-        world.sandbox.store().put_object(SOURCE, &key, Content::pattern(index, 100), &rich);
+        world
+            .sandbox
+            .store()
+            .put_object(SOURCE, &key, Content::pattern(index, 100), &rich);
     }
     for index in 0..10 {
         let key = format!("large/{index}");
-        world.sandbox.store().put_object(SOURCE, &key, Content::pattern(index, 300 * MIB), &rich);
+        world
+            .sandbox
+            .store()
+            .put_object(SOURCE, &key, Content::pattern(index, 300 * MIB), &rich);
     }
     let run = world.run(copy_all()).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.losses.iter().count()), (1000, 0));
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.losses.iter().count()),
+        (1000, 0)
+    );
     let parts = run.outcome.parts;
     let expected = [
         (Operation::HeadBucket, 2),
@@ -258,27 +362,50 @@ async fn each_more_request_has_its_reason() {
     let world = World::new().await;
     for index in 0..10 {
         let spec = ObjectSpec::default().tag("a", "b");
-        world.sandbox.store().put_object(SOURCE, &format!("k{index}"), Content::pattern(index, 10), &spec);
+        world.sandbox.store().put_object(
+            SOURCE,
+            &format!("k{index}"),
+            Content::pattern(index, 10),
+            &spec,
+        );
     }
     let mut merging = copy_all();
     merging.set.tags.insert("run".to_owned(), "1".to_owned());
     world.run(merging).await;
-    assert_eq!((world.calls(Operation::HeadObject), world.calls(Operation::GetObjectTagging)), (10, 10));
+    assert_eq!(
+        (
+            world.calls(Operation::HeadObject),
+            world.calls(Operation::GetObjectTagging)
+        ),
+        (10, 10)
+    );
     let info = object(&world, DESTINATION, "k0");
-    let tags = [("a".to_owned(), "b".to_owned()), ("run".to_owned(), "1".to_owned())];
+    let tags = [
+        ("a".to_owned(), "b".to_owned()),
+        ("run".to_owned(), "1".to_owned()),
+    ];
     assert_eq!(info.attributes.tags, tags.into());
 }
 
-/// The content alone needs no HEAD where the `ETag` is an MD5: the listing has size and `ETag`, and they are the proof.
-/// An upload in parts (its `ETag` proves nothing about a copy in one piece), a key of KMS (another `ETag` for the same
-/// bytes, told by the answer) and an object of several parts (its checksum) need it.
+/// The content alone needs no HEAD where the `ETag` is an MD5: the listing has size and `ETag`, and
+/// they are the proof. An upload in parts (its `ETag` proves nothing about a copy in one piece), a
+/// key of KMS (another `ETag` for the same bytes, told by the answer) and an object of several
+/// parts (its checksum) need it.
 #[tokio::test]
 async fn content_alone_is_copied_without_a_look_at_each_object() {
     let world = World::new().await;
-    let rich = ObjectSpec::default().content_type("text/csv").metadata("owner", "us").tag("a", "b");
+    let rich = ObjectSpec::default()
+        .content_type("text/csv")
+        .metadata("owner", "us")
+        .tag("a", "b");
     let store = world.sandbox.store();
     for index in 0..100 {
-        store.put_object(SOURCE, &format!("small/{index}"), Content::pattern(index, 10), &rich);
+        store.put_object(
+            SOURCE,
+            &format!("small/{index}"),
+            Content::pattern(index, 10),
+            &rich,
+        );
     }
     let in_parts = rich.clone().part_sizes([5 * MIB]);
     store.put_object(SOURCE, "in-parts", Content::pattern(1, 6 * MIB), &in_parts);
@@ -288,37 +415,63 @@ async fn content_alone_is_copied_without_a_look_at_each_object() {
     let mut transfer = copy_all();
     transfer.preserve = Preset::ContentOnly.into();
     let run = world.run(transfer).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.losses.iter().count()), (103, 0), "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.losses.iter().count()),
+        (103, 0),
+        "{:?}",
+        run.receipts
+    );
     assert_eq!(world.calls(Operation::HeadObject), 3 + 1);
     assert_eq!(world.calls(Operation::CopyObject), 102);
     assert_eq!(world.calls(Operation::GetObjectTagging), 0);
-    assert_eq!(run.outcome.proofs, [("crc64nvme".to_owned(), 3), ("etag".to_owned(), 100)].into());
+    assert_eq!(
+        run.outcome.proofs,
+        [("crc64nvme".to_owned(), 3), ("etag".to_owned(), 100)].into()
+    );
     for key in ["small/0", "in-parts", "kms", "large"] {
-        let (source, copy) = (object(&world, SOURCE, key), object(&world, DESTINATION, key));
+        let (source, copy) = (
+            object(&world, SOURCE, key),
+            object(&world, DESTINATION, key),
+        );
         assert_eq!(copy.content, source.content, "{key}");
         let bare = &copy.attributes;
         assert_eq!(
-            (bare.content_type.as_deref(), bare.metadata.len(), bare.tags.len()),
+            (
+                bare.content_type.as_deref(),
+                bare.metadata.len(),
+                bare.tags.len()
+            ),
             (None, 0, 0),
             "{key}"
         );
     }
 }
 
-/// The listing's `ETag` pins the source: what took its place meanwhile is copied as itself, after a look.
+/// The listing's `ETag` pins the source: what took its place meanwhile is copied as itself, after a
+/// look.
 #[tokio::test]
 async fn content_alone_is_of_one_version_too() {
     let world = World::new().await;
-    world.sandbox.store().put_object(SOURCE, "k", Content::pattern(1, 10), &ObjectSpec::default());
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "k", Content::pattern(1, 10), &ObjectSpec::default());
     let swap = s3haul::sandbox::Effect::hook(|store| {
         store.put_object(SOURCE, "k", Content::pattern(2, 20), &ObjectSpec::default());
     });
-    let fault = s3haul::sandbox::Fault::on(Operation::CopyObject).nth(1).then(swap);
+    let fault = s3haul::sandbox::Fault::on(Operation::CopyObject)
+        .nth(1)
+        .then(swap);
     world.sandbox.faults().add(fault);
     let mut transfer = copy_all();
     transfer.preserve = Preset::ContentOnly.into();
-    let run = tokio::time::timeout(Duration::from_secs(30), world.run(transfer)).await.unwrap();
+    let run = tokio::time::timeout(Duration::from_secs(30), world.run(transfer))
+        .await
+        .unwrap();
     assert_eq!((run.outcome.done_objects, run.receipts[0].size), (1, 20));
-    assert_eq!(object(&world, DESTINATION, "k").content, Content::pattern(2, 20));
+    assert_eq!(
+        object(&world, DESTINATION, "k").content,
+        Content::pattern(2, 20)
+    );
     assert_eq!(world.calls(Operation::HeadObject), 1);
 }

@@ -11,7 +11,9 @@ use crate::world::{DESTINATION, SOURCE, World};
 /// Nothing answers there, so that a request would end otherwise than with exit 2.
 fn offline() -> assert_cmd::Command {
     let mut command = command();
-    command.env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9").current_dir("/");
+    command
+        .env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+        .current_dir("/");
     command
 }
 
@@ -22,7 +24,10 @@ fn offline() -> assert_cmd::Command {
 #[case("s3://arn:aws-cn:s3:::lake/events/", "s3://lake/events/")]
 #[case("https://lake.s3.eu-west-1.amazonaws.com/events/", "s3://lake/events/")]
 #[case("https://s3.amazonaws.com/lake/events/", "s3://lake/events/")]
-#[case("http://127.0.0.1:9/lake/events/", "s3://lake/events/ with --endpoint-url http://127.0.0.1:9")]
+#[case(
+    "http://127.0.0.1:9/lake/events/",
+    "s3://lake/events/ with --endpoint-url http://127.0.0.1:9"
+)]
 #[case("gs://lake/events/", "--provider gcs")]
 #[case("lake/events/", "s3://lake/events/")]
 #[tokio::test]
@@ -41,12 +46,21 @@ async fn another_notation_is_answered_before_any_request(#[case] typed: &str, #[
     let dir = tempfile::tempdir().unwrap();
     let job = dir.path().join("job.yaml");
     for (side, line) in [
-        ("from", format!("transfers:\n  - {{from: {{s3: '{typed}'}}, to: {{s3: s3://copies/}}}}\n")),
-        ("to", format!("transfers:\n  - {{from: {{s3: s3://copies/}}, to: {{s3: '{typed}'}}}}\n")),
+        (
+            "from",
+            format!("transfers:\n  - {{from: {{s3: '{typed}'}}, to: {{s3: s3://copies/}}}}\n"),
+        ),
+        (
+            "to",
+            format!("transfers:\n  - {{from: {{s3: s3://copies/}}, to: {{s3: '{typed}'}}}}\n"),
+        ),
     ] {
         fs::write(&job, format!("version: 1\n{line}")).unwrap();
         let (exit, _, stderr) = run(offline(), &["run", job.to_str().unwrap()]).await;
-        assert!(exit == 2 && stderr.contains(said) && stderr.contains("job.yaml:3:"), "{side}: {stderr}");
+        assert!(
+            exit == 2 && stderr.contains(said) && stderr.contains("job.yaml:3:"),
+            "{side}: {stderr}"
+        );
     }
 }
 
@@ -63,14 +77,23 @@ async fn journals_and_reports_go_where_they_can_go(#[case] field: &str, #[case] 
     let transfers = "transfers: [{from: {s3: s3://lake/}, to: {s3: s3://copies/}}]";
     fs::write(&job, format!("version: 1\n{transfers}\n{field}\n")).unwrap();
     let (exit, _, stderr) = run(offline(), &["run", job.to_str().unwrap()]).await;
-    assert!(exit == 2 && stderr.contains(said) && stderr.contains("job.yaml:3:"), "{stderr}");
+    assert!(
+        exit == 2 && stderr.contains(said) && stderr.contains("job.yaml:3:"),
+        "{stderr}"
+    );
     fs::write(&job, format!("version: 1\n{transfers}\n")).unwrap();
     let job = job.to_str().unwrap();
     for words in [
         &["run", job, "--report", "s3://ops/r.jsonl"][..],
         &["run", job, "--journal", "S3://ops/j/"],
         &["plan", job, "--out", "s3://ops/steps.jsonl"],
-        &["copy", "s3://lake/", "s3://copies/", "--report", "s3://ops/r.jsonl"],
+        &[
+            "copy",
+            "s3://lake/",
+            "s3://copies/",
+            "--report",
+            "s3://ops/r.jsonl",
+        ],
         &["run", "s3://ops/job.yaml"],
         &["verify", "s3://ops/"],
     ] {
@@ -79,7 +102,10 @@ async fn journals_and_reports_go_where_they_can_go(#[case] field: &str, #[case] 
     }
     let without = job.strip_suffix(".yaml").unwrap();
     let (exit, _, stderr) = run(offline(), &["check", without]).await;
-    assert!(exit == 2 && stderr.contains("did you mean") && stderr.contains(job), "{stderr}");
+    assert!(
+        exit == 2 && stderr.contains("did you mean") && stderr.contains(job),
+        "{stderr}"
+    );
 }
 
 /// What a prefix without its slash gets, from every command that takes one.
@@ -88,9 +114,19 @@ async fn a_prefix_without_its_slash_is_told_before_the_first_write() {
     let world = World::new().await;
     for index in 0..3 {
         let key = format!("events/{index}");
-        world.sandbox.store().put_object(SOURCE, &key, Content::pattern(1, 9), &ObjectSpec::default());
+        world.sandbox.store().put_object(
+            SOURCE,
+            &key,
+            Content::pattern(1, 9),
+            &ObjectSpec::default(),
+        );
     }
-    world.sandbox.store().put_object(SOURCE, "other", Content::pattern(1, 9), &ObjectSpec::default());
+    world.sandbox.store().put_object(
+        SOURCE,
+        "other",
+        Content::pattern(1, 9),
+        &ObjectSpec::default(),
+    );
     let dir = tempfile::tempdir().unwrap();
     let job = dir.path().join("job.yaml");
     let manifest = "version: 1\nendpoints: {default: {provider: aws, url: \"${AWS_ENDPOINT_URL_S3}\"}}\ntransfers:\n  \
@@ -100,7 +136,12 @@ async fn a_prefix_without_its_slash_is_told_before_the_first_write() {
     let job = job.to_str().unwrap();
     for words in [
         &["copy", "s3://source/events", "s3://destination/"][..],
-        &["copy", "s3://source/events", "s3://destination/", "--dry-run"],
+        &[
+            "copy",
+            "s3://source/events",
+            "s3://destination/",
+            "--dry-run",
+        ],
         &["verify", "s3://source/events", "s3://destination/events"],
         &["run", job],
         &["plan", job],
@@ -111,15 +152,39 @@ async fn a_prefix_without_its_slash_is_told_before_the_first_write() {
         assert_eq!(exit, 3, "{words:?}: {stderr}");
         let said = "there is no object s3://source/events; 3 objects are below it: write s3://source/events/";
         assert!(stderr.contains(said), "{words:?}: {stderr}");
-        assert_eq!(stderr.contains("typo: "), words.contains(&job), "{words:?}: {stderr}");
+        assert_eq!(
+            stderr.contains("typo: "),
+            words.contains(&job),
+            "{words:?}: {stderr}"
+        );
     }
-    assert!(world.sandbox.store().keys(DESTINATION).is_empty(), "something was written");
-    let (exit, _, stderr) = run(at(&world), &["copy", "s3://source/evnts", "s3://destination/"]).await;
-    assert!(exit == 3 && stderr.contains("none below s3://source/evnts/"), "{stderr}");
+    assert!(
+        world.sandbox.store().keys(DESTINATION).is_empty(),
+        "something was written"
+    );
+    let (exit, _, stderr) = run(
+        at(&world),
+        &["copy", "s3://source/evnts", "s3://destination/"],
+    )
+    .await;
+    assert!(
+        exit == 3 && stderr.contains("none below s3://source/evnts/"),
+        "{stderr}"
+    );
     // Rights to objects without any to their bucket: S3 answers 403 for what is not there.
-    world.sandbox.store().deny(SOURCE, Operation::HeadObject, "");
-    world.sandbox.store().deny(SOURCE, Operation::ListObjectsV2, "");
-    let (exit, _, stderr) = run(at(&world), &["copy", "s3://source/events", "s3://destination/"]).await;
+    world
+        .sandbox
+        .store()
+        .deny(SOURCE, Operation::HeadObject, "");
+    world
+        .sandbox
+        .store()
+        .deny(SOURCE, Operation::ListObjectsV2, "");
+    let (exit, _, stderr) = run(
+        at(&world),
+        &["copy", "s3://source/events", "s3://destination/"],
+    )
+    .await;
     assert!(exit == 3 && stderr.contains("s3:ListBucket"), "{stderr}");
 }
 
@@ -127,8 +192,14 @@ async fn a_prefix_without_its_slash_is_told_before_the_first_write() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_object_that_the_job_writes_first_need_not_be_there() {
     let world = World::new().await;
-    world.sandbox.store().put_object(SOURCE, "a", Content::pattern(1, 9), &ObjectSpec::default());
-    world.sandbox.store().create_bucket("third", s3haul::sandbox::BucketOptions::default());
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "a", Content::pattern(1, 9), &ObjectSpec::default());
+    world
+        .sandbox
+        .store()
+        .create_bucket("third", s3haul::sandbox::BucketOptions::default());
     let dir = tempfile::tempdir().unwrap();
     let job = dir.path().join("job.yaml");
     let manifest = "version: 1\nendpoints: {default: {provider: aws, url: \"${AWS_ENDPOINT_URL_S3}\"}}\ntransfers:\n  \
@@ -136,7 +207,11 @@ async fn an_object_that_the_job_writes_first_need_not_be_there() {
                     - {from: {s3: s3://destination/a}, to: {s3: s3://third/a}}\n";
     fs::write(&job, manifest).unwrap();
     let (exit, _, stderr) = run(at(&world), &["run", job.to_str().unwrap()]).await;
-    assert_eq!((exit, world.sandbox.store().keys("third").len()), (0, 1), "{stderr}");
+    assert_eq!(
+        (exit, world.sandbox.store().keys("third").len()),
+        (0, 1),
+        "{stderr}"
+    );
 }
 
 /// Servers other than Amazon S3 have classes of their own, so only `provider: aws` is sure.
@@ -147,9 +222,20 @@ async fn an_object_that_the_job_writes_first_need_not_be_there() {
 #[case("COLDEST", "S3 has STANDARD")]
 #[tokio::test]
 async fn a_storage_class_that_amazon_s3_does_not_have(#[case] typed: &str, #[case] said: &str) {
-    let flag = ["copy", "s3://lake/", "s3://copies/", "--provider", "aws", "--storage-class", typed];
+    let flag = [
+        "copy",
+        "s3://lake/",
+        "s3://copies/",
+        "--provider",
+        "aws",
+        "--storage-class",
+        typed,
+    ];
     let (exit, _, stderr) = run(offline(), &flag).await;
-    assert!(exit == 2 && stderr.contains(said) && stderr.contains(typed), "{exit}: {stderr}");
+    assert!(
+        exit == 2 && stderr.contains(said) && stderr.contains(typed),
+        "{exit}: {stderr}"
+    );
     let dir = tempfile::tempdir().unwrap();
     let job = dir.path().join("job.yaml");
     let manifest = |provider: &str, class: &str| {
@@ -160,9 +246,15 @@ async fn a_storage_class_that_amazon_s3_does_not_have(#[case] typed: &str, #[cas
     };
     fs::write(&job, manifest("aws", typed)).unwrap();
     let (exit, _, stderr) = run(offline(), &["run", job.to_str().unwrap()]).await;
-    assert!(exit == 2 && stderr.contains(said) && stderr.contains("job.yaml:4:"), "{exit}: {stderr}");
+    assert!(
+        exit == 2 && stderr.contains(said) && stderr.contains("job.yaml:4:"),
+        "{exit}: {stderr}"
+    );
     let own = typed.to_ascii_uppercase();
     fs::write(&job, manifest("ceph", &own)).unwrap();
     let (exit, _, stderr) = run(offline(), &["plan", job.to_str().unwrap()]).await;
-    assert!(exit == 3 && stderr.contains("no credentials"), "the manifest is right: {exit} {stderr}");
+    assert!(
+        exit == 3 && stderr.contains("no credentials"),
+        "the manifest is right: {exit} {stderr}"
+    );
 }

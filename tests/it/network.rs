@@ -1,4 +1,5 @@
-//! The user's own environment: profiles, keys, Regions, proxies, and private certificate authorities.
+//! The user's own environment: profiles, keys, Regions, proxies, and private certificate
+//! authorities.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -38,9 +39,21 @@ pub(crate) struct Ended {
 impl Site {
     pub(crate) async fn new(config: &str, credentials: &str) -> Self {
         let world = World::new().await;
-        world.sandbox.store().put_object(SOURCE, "k", Content::pattern(1, 10), &ObjectSpec::default());
-        let site = Self { world, directory: tempfile::tempdir().unwrap() };
-        fs::write(site.file("config"), config.replace("SANDBOX", site.world.sandbox.url())).unwrap();
+        world.sandbox.store().put_object(
+            SOURCE,
+            "k",
+            Content::pattern(1, 10),
+            &ObjectSpec::default(),
+        );
+        let site = Self {
+            world,
+            directory: tempfile::tempdir().unwrap(),
+        };
+        fs::write(
+            site.file("config"),
+            config.replace("SANDBOX", site.world.sandbox.url()),
+        )
+        .unwrap();
         fs::write(site.file("credentials"), credentials).unwrap();
         site
     }
@@ -50,7 +63,12 @@ impl Site {
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
-        self.world.sandbox.url().trim_start_matches("http://").parse().unwrap()
+        self.world
+            .sandbox
+            .url()
+            .trim_start_matches("http://")
+            .parse()
+            .unwrap()
     }
 
     pub(crate) async fn run(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Ended {
@@ -60,35 +78,59 @@ impl Site {
             .args(arguments)
             .env("AWS_CONFIG_FILE", self.file("config"))
             .env("AWS_SHARED_CREDENTIALS_FILE", self.file("credentials"));
-        for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE"] {
+        for name in [
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "ALL_PROXY",
+            "NO_PROXY",
+            "SSL_CERT_FILE",
+        ] {
             command.env_remove(name).env_remove(name.to_lowercase());
         }
         command.envs(variables.iter().copied());
-        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap())
+            .await
+            .unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         let exit = output.status.code().unwrap();
-        Ended { exit, stdout: text(output.stdout), stderr: text(output.stderr) }
+        Ended {
+            exit,
+            stdout: text(output.stdout),
+            stderr: text(output.stderr),
+        }
     }
 
     pub(crate) fn copied(&self) -> bool {
-        self.world.sandbox.store().object(DESTINATION, "k").is_some()
+        self.world
+            .sandbox
+            .store()
+            .object(DESTINATION, "k")
+            .is_some()
     }
 }
 
 /// Variables with the keys of the sandbox.
 pub(crate) fn right_keys() -> [(&'static str, &'static str); 2] {
-    [("AWS_ACCESS_KEY_ID", "sandbox"), ("AWS_SECRET_ACCESS_KEY", "sandbox-secret")]
+    [
+        ("AWS_ACCESS_KEY_ID", "sandbox"),
+        ("AWS_SECRET_ACCESS_KEY", "sandbox-secret"),
+    ]
 }
 
-const WRONG_KEYS: [(&str, &str); 2] =
-    [("AWS_ACCESS_KEY_ID", "AKIAWRONG"), ("AWS_SECRET_ACCESS_KEY", "wrong")];
+const WRONG_KEYS: [(&str, &str); 2] = [
+    ("AWS_ACCESS_KEY_ID", "AKIAWRONG"),
+    ("AWS_SECRET_ACCESS_KEY", "wrong"),
+];
 const RIGHT: &str = "aws_access_key_id = sandbox\naws_secret_access_key = sandbox-secret\n";
 const WRONG: &str = "aws_access_key_id = AKIAOTHER\naws_secret_access_key = wrong\n";
 
 #[test]
 fn the_keys_of_these_tests_are_those_of_the_sandbox() {
     let options = SandboxOptions::default();
-    assert_eq!((&*options.access_key, &*options.secret_key), ("sandbox", "sandbox-secret"));
+    assert_eq!(
+        (&*options.access_key, &*options.secret_key),
+        ("sandbox", "sandbox-secret")
+    );
 }
 
 #[rstest]
@@ -101,7 +143,10 @@ async fn a_named_profile_beats_exported_keys_url_and_region(#[case] arguments: &
     let job = "version: 1\nendpoints: {lab: {profile: lab}}\ntransfers:\n  - {from: {s3: s3://source/, endpoint: lab}, \
                to: {s3: s3://destination/, endpoint: lab}}\n";
     fs::write(site.file("job.yaml"), job).unwrap();
-    let elsewhere = [("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9"), ("AWS_REGION", "eu-west-1")];
+    let elsewhere = [
+        ("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9"),
+        ("AWS_REGION", "eu-west-1"),
+    ];
     let variables = [WRONG_KEYS.as_slice(), &elsewhere].concat();
     let ended = site.run(arguments, &variables).await;
     assert_eq!(ended.exit, 0, "{}", ended.stderr);
@@ -110,17 +155,32 @@ async fn a_named_profile_beats_exported_keys_url_and_region(#[case] arguments: &
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_profile_with_other_keys_is_refused_although_the_environment_has_the_right_ones() {
-    let site = Site::new("[profile other]\nendpoint_url = SANDBOX\n", &format!("[other]\n{WRONG}")).await;
-    let ended = site.run(&[&COPY[..], &["--profile", "other"]].concat(), &right_keys()).await;
+    let site = Site::new(
+        "[profile other]\nendpoint_url = SANDBOX\n",
+        &format!("[other]\n{WRONG}"),
+    )
+    .await;
+    let ended = site
+        .run(
+            &[&COPY[..], &["--profile", "other"]].concat(),
+            &right_keys(),
+        )
+        .await;
     assert_eq!(ended.exit, 3, "{}", ended.stderr);
-    assert!(ended.stderr.contains("InvalidAccessKeyId"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("InvalidAccessKeyId"),
+        "{}",
+        ended.stderr
+    );
     assert!(!site.copied());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_profile_that_does_not_exist_is_named_with_the_files_searched() {
     let site = Site::new("[profile lab]\n", "").await;
-    let ended = site.run(&[&COPY[..], &["--profile", "nope"]].concat(), &right_keys()).await;
+    let ended = site
+        .run(&[&COPY[..], &["--profile", "nope"]].concat(), &right_keys())
+        .await;
     assert_eq!(ended.exit, 2, "{}", ended.stderr);
     let config = site.file("config").display().to_string();
     for word in ["`nope`", &config, "credentials", "lab"] {
@@ -128,20 +188,31 @@ async fn a_profile_that_does_not_exist_is_named_with_the_files_searched() {
     }
     let ended = site.run(&COPY, &[("AWS_PROFILE", "nope")]).await;
     assert_eq!(ended.exit, 2, "{}", ended.stderr);
-    assert!(ended.stderr.contains("AWS_PROFILE") && ended.stderr.contains("`nope`"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("AWS_PROFILE") && ended.stderr.contains("`nope`"),
+        "{}",
+        ended.stderr
+    );
     let job = "version: 1\nendpoints: {a: {profile: nope}}\ntransfers:\n  - {from: {s3: s3://source/, endpoint: a}, to: \
                {s3: s3://destination/, endpoint: a}}\n";
     fs::write(site.file("job.yaml"), job).unwrap();
     let ended = site.run(&["check", "job.yaml"], &right_keys()).await;
     assert_eq!(ended.exit, 2, "{}", ended.stderr);
-    assert!(ended.stderr.contains("job.yaml:2"), "drawn at its line: {}", ended.stderr);
+    assert!(
+        ended.stderr.contains("job.yaml:2"),
+        "drawn at its line: {}",
+        ended.stderr
+    );
 }
 
 /// The dangerous one: the copy went to the destination's server, for the bucket of that name there.
 #[tokio::test(flavor = "multi_thread")]
 async fn endpoints_that_differ_by_profile_only_are_two_servers() {
     let other = World::new().await;
-    other.sandbox.store().put_object(SOURCE, "k", Content::pattern(2, 10), &ObjectSpec::default());
+    other
+        .sandbox
+        .store()
+        .put_object(SOURCE, "k", Content::pattern(2, 10), &ObjectSpec::default());
     let config = format!(
         "[profile here]\nendpoint_url = SANDBOX\n{RIGHT}[profile there]\nendpoint_url = {}\n{RIGHT}",
         other.sandbox.url()
@@ -173,7 +244,9 @@ async fn every_login_of_a_profile_is_in_this_build() {
          [profile login]\nendpoint_url = SANDBOX\nlogin_session = arn:aws:iam::111122223333:user/x\nregion = us-east-1\n"
     );
     let site = Site::new(&config, "").await;
-    let ended = site.run(&[&COPY[..], &["--profile", "process"]].concat(), &[]).await;
+    let ended = site
+        .run(&[&COPY[..], &["--profile", "process"]].concat(), &[])
+        .await;
     assert_eq!(ended.exit, 0, "{}", ended.stderr);
     let home = site.directory.path().display().to_string();
     for profile in ["sso", "login"] {
@@ -213,16 +286,26 @@ async fn an_empty_variable_counts_as_unset() {
 #[case::access_key("AWS_ACCESS_KEY_ID", "access key id")]
 #[case::session_token("AWS_SESSION_TOKEN", "session token")]
 #[tokio::test(flavor = "multi_thread")]
-async fn credentials_that_no_header_can_hold_are_refused(#[case] variable: &str, #[case] field: &str) {
+async fn credentials_that_no_header_can_hold_are_refused(
+    #[case] variable: &str,
+    #[case] field: &str,
+) {
     let site = Site::new("[default]\nendpoint_url = SANDBOX\n", "").await;
     let odd = (variable, "very\nsecret");
     let ended = site.run(&COPY, &[&right_keys()[..], &[odd]].concat()).await;
     assert_eq!(ended.exit, 3, "{}", ended.stderr);
-    assert!(ended.stderr.contains(&format!("the {field} holds characters")), "{}", ended.stderr);
+    assert!(
+        ended
+            .stderr
+            .contains(&format!("the {field} holds characters")),
+        "{}",
+        ended.stderr
+    );
     assert!(!ended.stderr.contains("secret"), "{}", ended.stderr);
 }
 
-/// A forward proxy: CONNECT for TLS, absolute URLs otherwise. Whatever host is named, it connects to `onward`.
+/// A forward proxy: CONNECT for TLS, absolute URLs otherwise. Whatever host is named, it connects
+/// to `onward`.
 struct Proxy {
     at: SocketAddr,
     connects: Arc<AtomicU32>,
@@ -277,12 +360,15 @@ impl Proxy {
     }
 
     fn seen(&self) -> (bool, bool) {
-        (self.connects.load(Ordering::SeqCst) > 0, self.plain.load(Ordering::SeqCst) > 0)
+        (
+            self.connects.load(Ordering::SeqCst) > 0,
+            self.plain.load(Ordering::SeqCst) > 0,
+        )
     }
 }
 
-/// Serves over TLS what `onward` serves, for the name `s3.corp.example` and for `localhost`. Returns its
-/// address and its certificate in PEM format.
+/// Serves over TLS what `onward` serves, for the name `s3.corp.example` and for `localhost`.
+/// Returns its address and its certificate in PEM format.
 pub(crate) async fn tls(onward: SocketAddr) -> (SocketAddr, String) {
     let names = ["s3.corp.example", "localhost"].map(str::to_owned);
     let made = rcgen::generate_simple_self_signed(names).unwrap();
@@ -298,7 +384,9 @@ pub(crate) async fn tls(onward: SocketAddr) -> (SocketAddr, String) {
         while let Ok((stream, _)) = listener.accept().await {
             let acceptor = acceptor.clone();
             tokio::spawn(async move {
-                let Ok(mut client) = acceptor.accept(stream).await else { return };
+                let Ok(mut client) = acceptor.accept(stream).await else {
+                    return;
+                };
                 let mut server = TcpStream::connect(onward).await.unwrap();
                 let _ = copy_bidirectional(&mut client, &mut server).await;
             });
@@ -316,10 +404,20 @@ async fn a_plain_endpoint_is_reached_through_the_proxy(#[case] variable: &str) {
     let site = Site::new("", "").await;
     let proxy = Proxy::to(site.address()).await;
     // Only the proxy knows this host.
-    let endpoint = [("AWS_ENDPOINT_URL_S3", "http://s3.corp.example"), (variable, &proxy.url())];
+    let endpoint = [
+        ("AWS_ENDPOINT_URL_S3", "http://s3.corp.example"),
+        (variable, &proxy.url()),
+    ];
     let copy = [&COPY[..], &["--allow-http"]].concat();
-    let ended = site.run(&copy, &[right_keys().as_slice(), &endpoint].concat()).await;
-    assert_eq!((ended.exit, proxy.seen()), (0, (false, true)), "{}", ended.stderr);
+    let ended = site
+        .run(&copy, &[right_keys().as_slice(), &endpoint].concat())
+        .await;
+    assert_eq!(
+        (ended.exit, proxy.seen()),
+        (0, (false, true)),
+        "{}",
+        ended.stderr
+    );
     assert!(site.copied());
 }
 
@@ -328,18 +426,34 @@ async fn a_plain_endpoint_is_reached_through_the_proxy(#[case] variable: &str) {
 #[case::cert_file("SSL_CERT_FILE", "https_proxy")]
 #[case::all("AWS_CA_BUNDLE", "ALL_PROXY")]
 #[tokio::test(flavor = "multi_thread")]
-async fn an_endpoint_with_a_private_ca_is_reached_by_connect(#[case] ca: &str, #[case] variable: &str) {
+async fn an_endpoint_with_a_private_ca_is_reached_by_connect(
+    #[case] ca: &str,
+    #[case] variable: &str,
+) {
     let site = Site::new("", "").await;
     let (at, pem) = tls(site.address()).await;
     let bundle = site.file("ca.pem").display().to_string();
     fs::write(&bundle, pem).unwrap();
     let proxy = Proxy::to(at).await;
     let proxy_url = proxy.url().replace("http://", "http://user:pass@");
-    let endpoint =
-        [("AWS_ENDPOINT_URL_S3", "https://s3.corp.example"), (variable, &*proxy_url), (ca, &*bundle)];
-    let ended = site.run(&COPY, &[right_keys().as_slice(), &endpoint].concat()).await;
-    assert_eq!((ended.exit, proxy.seen()), (0, (true, false)), "{}", ended.stderr);
-    assert_eq!(proxy.authorized.load(Ordering::SeqCst), proxy.connects.load(Ordering::SeqCst));
+    let endpoint = [
+        ("AWS_ENDPOINT_URL_S3", "https://s3.corp.example"),
+        (variable, &*proxy_url),
+        (ca, &*bundle),
+    ];
+    let ended = site
+        .run(&COPY, &[right_keys().as_slice(), &endpoint].concat())
+        .await;
+    assert_eq!(
+        (ended.exit, proxy.seen()),
+        (0, (true, false)),
+        "{}",
+        ended.stderr
+    );
+    assert_eq!(
+        proxy.authorized.load(Ordering::SeqCst),
+        proxy.connects.load(Ordering::SeqCst)
+    );
     assert!(!ended.stderr.contains("pass"), "{}", ended.stderr);
 }
 
@@ -351,14 +465,40 @@ async fn no_proxy_and_none_connect_directly() {
     fs::write(&bundle, pem).unwrap();
     let proxy = Proxy::to(at).await;
     let (url, through) = (format!("https://localhost:{}", at.port()), proxy.url());
-    let variables = [("AWS_ENDPOINT_URL_S3", &*url), ("HTTPS_PROXY", &through), ("AWS_CA_BUNDLE", &bundle)];
+    let variables = [
+        ("AWS_ENDPOINT_URL_S3", &*url),
+        ("HTTPS_PROXY", &through),
+        ("AWS_CA_BUNDLE", &bundle),
+    ];
     let variables = [right_keys().as_slice(), &variables].concat();
-    let ended = site.run(&COPY, &[variables.as_slice(), &[("NO_PROXY", "localhost")]].concat()).await;
-    assert_eq!((ended.exit, proxy.seen()), (0, (false, false)), "{}", ended.stderr);
-    let ended = site.run(&[&COPY[..], &["--proxy", "none"]].concat(), &variables).await;
-    assert_eq!((ended.exit, proxy.seen()), (0, (false, false)), "{}", ended.stderr);
+    let ended = site
+        .run(
+            &COPY,
+            &[variables.as_slice(), &[("NO_PROXY", "localhost")]].concat(),
+        )
+        .await;
+    assert_eq!(
+        (ended.exit, proxy.seen()),
+        (0, (false, false)),
+        "{}",
+        ended.stderr
+    );
+    let ended = site
+        .run(&[&COPY[..], &["--proxy", "none"]].concat(), &variables)
+        .await;
+    assert_eq!(
+        (ended.exit, proxy.seen()),
+        (0, (false, false)),
+        "{}",
+        ended.stderr
+    );
     let ended = site.run(&COPY, &variables).await;
-    assert_eq!((ended.exit, proxy.seen()), (0, (true, false)), "{}", ended.stderr);
+    assert_eq!(
+        (ended.exit, proxy.seen()),
+        (0, (true, false)),
+        "{}",
+        ended.stderr
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -368,7 +508,10 @@ async fn a_port_in_no_proxy_exempts_that_port_only() {
     let other = site.address().port() ^ 1;
     for (list, through) in [
         (format!("127.0.0.1:{other}"), true),
-        (format!("127.0.0.1:{other},127.0.0.1:{}", site.address().port()), false),
+        (
+            format!("127.0.0.1:{other},127.0.0.1:{}", site.address().port()),
+            false,
+        ),
     ] {
         let variables = [
             ("AWS_ENDPOINT_URL_S3", site.world.sandbox.url()),
@@ -377,10 +520,22 @@ async fn a_port_in_no_proxy_exempts_that_port_only() {
         ];
         let before = proxy.plain.load(Ordering::SeqCst);
         let copy = [&COPY[..], &["--when", "always", "-v"]].concat();
-        let ended = site.run(&copy, &[right_keys().as_slice(), &variables].concat()).await;
+        let ended = site
+            .run(&copy, &[right_keys().as_slice(), &variables].concat())
+            .await;
         let asked = proxy.plain.load(Ordering::SeqCst) > before;
-        assert_eq!((ended.exit, asked), (0, through), "{list}: {}", ended.stderr);
-        assert_eq!(ended.stderr.contains("proxy http://"), through, "{list}: {}", ended.stderr);
+        assert_eq!(
+            (ended.exit, asked),
+            (0, through),
+            "{list}: {}",
+            ended.stderr
+        );
+        assert_eq!(
+            ended.stderr.contains("proxy http://"),
+            through,
+            "{list}: {}",
+            ended.stderr
+        );
     }
 }
 
@@ -392,10 +547,14 @@ async fn settings_that_a_plain_endpoint_never_uses_are_not_refused() {
         ("HTTPS_PROXY", "socks5://127.0.0.1:9"),
         ("AWS_CA_BUNDLE", "/nonexistent.pem"),
     ];
-    let ended = site.run(&COPY, &[right_keys().as_slice(), &unused].concat()).await;
+    let ended = site
+        .run(&COPY, &[right_keys().as_slice(), &unused].concat())
+        .await;
     assert_eq!(ended.exit, 0, "{}", ended.stderr);
     let stated = [&COPY[..], &["--ca-bundle", "/nonexistent.pem"]].concat();
-    let ended = site.run(&stated, &[right_keys().as_slice(), &unused].concat()).await;
+    let ended = site
+        .run(&stated, &[right_keys().as_slice(), &unused].concat())
+        .await;
     assert_eq!(ended.exit, 3, "stated by a flag: {}", ended.stderr);
 }
 
@@ -409,7 +568,9 @@ async fn a_report_names_the_source_of_the_credentials_that_were_used() {
         ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1:9/"),
     ];
     let copy = [&COPY[..], &["--report", "report.jsonl"]].concat();
-    let ended = site.run(&copy, &[right_keys().as_slice(), &others].concat()).await;
+    let ended = site
+        .run(&copy, &[right_keys().as_slice(), &others].concat())
+        .await;
     assert_eq!(ended.exit, 0, "{}", ended.stderr);
     let report = fs::read_to_string(site.file("report.jsonl")).unwrap();
     let header: serde_json::Value = serde_json::from_str(report.lines().next().unwrap()).unwrap();
@@ -419,14 +580,40 @@ async fn a_report_names_the_source_of_the_credentials_that_were_used() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fips_and_a_url_are_refused_together() {
-    let site = Site::new("[profile strict]\nuse_fips_endpoint = true\nendpoint_url = SANDBOX\n", "").await;
-    let fips = [("AWS_ENDPOINT_URL_S3", site.world.sandbox.url()), ("AWS_USE_FIPS_ENDPOINT", "true")];
-    let ended = site.run(&COPY, &[right_keys().as_slice(), &fips].concat()).await;
+    let site = Site::new(
+        "[profile strict]\nuse_fips_endpoint = true\nendpoint_url = SANDBOX\n",
+        "",
+    )
+    .await;
+    let fips = [
+        ("AWS_ENDPOINT_URL_S3", site.world.sandbox.url()),
+        ("AWS_USE_FIPS_ENDPOINT", "true"),
+    ];
+    let ended = site
+        .run(&COPY, &[right_keys().as_slice(), &fips].concat())
+        .await;
     assert_eq!(ended.exit, 3, "{}", ended.stderr);
-    assert!(ended.stderr.contains("AWS_USE_FIPS_ENDPOINT asks for a FIPS endpoint"), "{}", ended.stderr);
-    let ended = site.run(&COPY, &[right_keys().as_slice(), &[("AWS_PROFILE", "strict")]].concat()).await;
+    assert!(
+        ended
+            .stderr
+            .contains("AWS_USE_FIPS_ENDPOINT asks for a FIPS endpoint"),
+        "{}",
+        ended.stderr
+    );
+    let ended = site
+        .run(
+            &COPY,
+            &[right_keys().as_slice(), &[("AWS_PROFILE", "strict")]].concat(),
+        )
+        .await;
     assert_eq!(ended.exit, 3, "{}", ended.stderr);
-    assert!(ended.stderr.contains("profile strict asks for a FIPS endpoint"), "{}", ended.stderr);
+    assert!(
+        ended
+            .stderr
+            .contains("profile strict asks for a FIPS endpoint"),
+        "{}",
+        ended.stderr
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -442,42 +629,80 @@ async fn the_manifest_names_a_proxy_and_a_ca_for_one_endpoint() {
     );
     fs::write(site.file("job.yaml"), job).unwrap();
     // The endpoint's own settings beat the environment.
-    let wrong = [("HTTPS_PROXY", "http://127.0.0.1:9"), ("AWS_CA_BUNDLE", "/nonexistent.pem")];
-    let ended = site.run(&["run", "job.yaml"], &[right_keys().as_slice(), &wrong].concat()).await;
-    assert_eq!((ended.exit, proxy.seen()), (0, (true, false)), "{}", ended.stderr);
-    assert!(site.copied() && ended.stdout.contains("done"), "{}", ended.stdout);
+    let wrong = [
+        ("HTTPS_PROXY", "http://127.0.0.1:9"),
+        ("AWS_CA_BUNDLE", "/nonexistent.pem"),
+    ];
+    let ended = site
+        .run(
+            &["run", "job.yaml"],
+            &[right_keys().as_slice(), &wrong].concat(),
+        )
+        .await;
+    assert_eq!(
+        (ended.exit, proxy.seen()),
+        (0, (true, false)),
+        "{}",
+        ended.stderr
+    );
+    assert!(
+        site.copied() && ended.stdout.contains("done"),
+        "{}",
+        ended.stdout
+    );
 }
 
 #[rstest]
 #[case::missing("/nonexistent.pem", "cannot be read")]
 #[case::empty("config", "holds no certificate")]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ca_bundle_without_certificates_is_refused_and_named(#[case] bundle: &str, #[case] why: &str) {
+async fn a_ca_bundle_without_certificates_is_refused_and_named(
+    #[case] bundle: &str,
+    #[case] why: &str,
+) {
     let site = Site::new("[default]\n", "").await;
-    let bundle = [("AWS_CA_BUNDLE", bundle), ("AWS_ENDPOINT_URL_S3", "https://127.0.0.1:9")];
-    let ended = site.run(&COPY, &[right_keys().as_slice(), &bundle].concat()).await;
+    let bundle = [
+        ("AWS_CA_BUNDLE", bundle),
+        ("AWS_ENDPOINT_URL_S3", "https://127.0.0.1:9"),
+    ];
+    let ended = site
+        .run(&COPY, &[right_keys().as_slice(), &bundle].concat())
+        .await;
     assert_eq!(ended.exit, 3, "{}", ended.stderr);
-    assert!(ended.stderr.contains(why) && ended.stderr.contains("AWS_CA_BUNDLE"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains(why) && ended.stderr.contains("AWS_CA_BUNDLE"),
+        "{}",
+        ended.stderr
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_that_does_not_answer_is_named() {
     let site = Site::new("", "").await;
-    let variables =
-        [("AWS_ENDPOINT_URL_S3", "http://s3.corp.example"), ("HTTP_PROXY", "http://u:hunter2@127.0.0.1:9")];
+    let variables = [
+        ("AWS_ENDPOINT_URL_S3", "http://s3.corp.example"),
+        ("HTTP_PROXY", "http://u:hunter2@127.0.0.1:9"),
+    ];
     let arguments = [&COPY[..], &["--patience", "4s", "--allow-http"]].concat();
-    let ended = site.run(&arguments, &[right_keys().as_slice(), &variables].concat()).await;
+    let ended = site
+        .run(&arguments, &[right_keys().as_slice(), &variables].concat())
+        .await;
     assert_eq!(ended.exit, 4, "{}", ended.stderr);
     let last = ended.stderr.lines().last().unwrap();
     assert!(
-        last.starts_with("error: ") && last.contains("through the proxy http://127.0.0.1:9 (HTTP_PROXY)"),
+        last.starts_with("error: ")
+            && last.contains("through the proxy http://127.0.0.1:9 (HTTP_PROXY)"),
         "{last}"
     );
     assert!(!ended.stderr.contains("hunter2"), "{}", ended.stderr);
     let arguments = [&COPY[..], &["--proxy", "ftp://u:hunter2@h"]].concat();
     let ended = site.run(&arguments, &right_keys()).await;
     assert_eq!(ended.exit, 2, "{}", ended.stderr);
-    assert!(ended.stderr.contains("--proxy") && !ended.stderr.contains("hunter2"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("--proxy") && !ended.stderr.contains("hunter2"),
+        "{}",
+        ended.stderr
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -486,11 +711,19 @@ async fn a_variable_that_is_not_utf8_is_not_an_unset_one() {
     let site = Site::new("", "").await;
     let mut command = process();
     let url = [site.world.sandbox.url().as_bytes(), b"\xff"].concat();
-    command.args(COPY).envs(right_keys()).env("AWS_ENDPOINT_URL_S3", std::ffi::OsString::from_vec(url));
-    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    command
+        .args(COPY)
+        .envs(right_keys())
+        .env("AWS_ENDPOINT_URL_S3", std::ffi::OsString::from_vec(url));
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap())
+        .await
+        .unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(3), "{stderr}");
-    assert!(stderr.contains("AWS_ENDPOINT_URL_S3 is not UTF-8"), "{stderr}");
+    assert!(
+        stderr.contains("AWS_ENDPOINT_URL_S3 is not UTF-8"),
+        "{stderr}"
+    );
 }
 
 /// A proxy must not see the token that container credentials are asked for with.
@@ -501,12 +734,28 @@ async fn container_credentials_are_never_asked_for_through_a_proxy() {
     let proxy = Proxy::to(site.address()).await;
     let issuer = Issuer::start(Reply::Fresh(Duration::from_hours(1))).await;
     let (name, url) = issuer.container();
-    let variables =
-        [("AWS_ENDPOINT_URL_S3", "http://s3.corp.example"), ("HTTP_PROXY", &*proxy.url()), (name, &*url)]
-            .map(|(name, value)| (name, value.to_owned()));
-    let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, &**value)).collect();
-    let ended = site.run(&[&COPY[..], &["--patience", "5s", "--allow-http"]].concat(), &variables).await;
-    assert_eq!((ended.exit, proxy.seen()), (0, (false, true)), "{}", ended.stderr);
+    let variables = [
+        ("AWS_ENDPOINT_URL_S3", "http://s3.corp.example"),
+        ("HTTP_PROXY", &*proxy.url()),
+        (name, &*url),
+    ]
+    .map(|(name, value)| (name, value.to_owned()));
+    let variables: Vec<_> = variables
+        .iter()
+        .map(|(name, value)| (*name, &**value))
+        .collect();
+    let ended = site
+        .run(
+            &[&COPY[..], &["--patience", "5s", "--allow-http"]].concat(),
+            &variables,
+        )
+        .await;
+    assert_eq!(
+        (ended.exit, proxy.seen()),
+        (0, (false, true)),
+        "{}",
+        ended.stderr
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -520,10 +769,16 @@ async fn a_role_is_assumed_with_the_credentials_of_the_profile() {
     let job = "version: 1\nendpoints: {a: {profile: base, assume_role: {arn: \"arn:aws:iam::111122223333:role/x\"}}}\n\
                transfers:\n  - {from: {s3: s3://source/, endpoint: a}, to: {s3: s3://destination/, endpoint: a}}\n";
     fs::write(site.file("job.yaml"), job).unwrap();
-    let ended = site.run(&["run", "job.yaml"], &[(issuer.sts().0, &issuer.sts().1)]).await;
+    let ended = site
+        .run(&["run", "job.yaml"], &[(issuer.sts().0, &issuer.sts().1)])
+        .await;
     assert_eq!(ended.exit, 0, "{}", ended.stderr);
     assert!(site.copied());
-    assert!(issuer.requests()[0].contains("Action=AssumeRole&"), "{:?}", issuer.requests());
+    assert!(
+        issuer.requests()[0].contains("Action=AssumeRole&"),
+        "{:?}",
+        issuer.requests()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -535,15 +790,25 @@ async fn a_star_in_no_proxy_turns_proxies_off_for_addresses_too() {
         ("HTTP_PROXY", &proxy.url()),
         ("NO_PROXY", "x, *"),
     ];
-    let ended = site.run(&COPY, &[right_keys().as_slice(), &variables].concat()).await;
-    assert_eq!((ended.exit, proxy.seen()), (0, (false, false)), "{}", ended.stderr);
+    let ended = site
+        .run(&COPY, &[right_keys().as_slice(), &variables].concat())
+        .await;
+    assert_eq!(
+        (ended.exit, proxy.seen()),
+        (0, (false, false)),
+        "{}",
+        ended.stderr
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_that_wants_a_password_is_not_asked_again() {
     let site = Site::new("", "").await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (proxy, asked) = (format!("http://{}", listener.local_addr().unwrap()), Arc::new(AtomicU32::new(0)));
+    let (proxy, asked) = (
+        format!("http://{}", listener.local_addr().unwrap()),
+        Arc::new(AtomicU32::new(0)),
+    );
     let count = Arc::clone(&asked);
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
@@ -554,8 +819,22 @@ async fn a_proxy_that_wants_a_password_is_not_asked_again() {
             let _ = stream.write_all(answer.as_bytes()).await;
         }
     });
-    let variables = [("AWS_ENDPOINT_URL_S3", "https://s3.corp.example"), ("HTTPS_PROXY", &*proxy)];
-    let ended = site.run(&COPY, &[right_keys().as_slice(), &variables].concat()).await;
-    assert_eq!((ended.exit, asked.load(Ordering::SeqCst)), (3, 1), "{}", ended.stderr);
-    assert!(ended.stderr.contains("user and a password"), "{}", ended.stderr);
+    let variables = [
+        ("AWS_ENDPOINT_URL_S3", "https://s3.corp.example"),
+        ("HTTPS_PROXY", &*proxy),
+    ];
+    let ended = site
+        .run(&COPY, &[right_keys().as_slice(), &variables].concat())
+        .await;
+    assert_eq!(
+        (ended.exit, asked.load(Ordering::SeqCst)),
+        (3, 1),
+        "{}",
+        ended.stderr
+    );
+    assert!(
+        ended.stderr.contains("user and a password"),
+        "{}",
+        ended.stderr
+    );
 }

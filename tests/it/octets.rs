@@ -1,4 +1,5 @@
-//! Metadata and headers that are not UTF-8: look-alikes keep them, and a copy has the same bytes on every route.
+//! Metadata and headers that are not UTF-8: look-alikes keep them, and a copy has the same bytes on
+//! every route.
 //!
 //! The sandbox holds text only, so a small server of its own stands in for such a look-alike here.
 
@@ -13,8 +14,10 @@ use crate::cli::{command, run};
 
 const ETAG: &str = "\"0123456789abcdef0123456789abcdef\"";
 /// `café` and `ü`, in Latin-1.
-const ATTRIBUTES: [&[u8]; 2] =
-    [b"x-amz-meta-name: caf\xe9", b"content-disposition: attachment; filename=\"\xfc.txt\""];
+const ATTRIBUTES: [&[u8]; 2] = [
+    b"x-amz-meta-name: caf\xe9",
+    b"content-disposition: attachment; filename=\"\xfc.txt\"",
+];
 
 /// Objects by path, as the header lines that they were written with.
 type Objects = Arc<Mutex<HashMap<String, Vec<Vec<u8>>>>>;
@@ -31,9 +34,16 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let source = ATTRIBUTES.iter().map(|line| line.to_vec()).collect();
-        let objects = Arc::new(Mutex::new(HashMap::from([("/source/k".to_owned(), source)])));
+        let objects = Arc::new(Mutex::new(HashMap::from([(
+            "/source/k".to_owned(),
+            source,
+        )])));
         let log = Arc::new(Mutex::new(Vec::new()));
-        let server = Self { url, objects: Arc::clone(&objects), log: Arc::clone(&log) };
+        let server = Self {
+            url,
+            objects: Arc::clone(&objects),
+            log: Arc::clone(&log),
+        };
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 tokio::spawn(serve(stream, Arc::clone(&objects), Arc::clone(&log), size));
@@ -59,10 +69,17 @@ async fn serve(mut stream: TcpStream, objects: Objects, log: Arc<Mutex<Vec<Strin
         }
     };
     let body_at = end + 4;
-    let lines: Vec<Vec<u8>> =
-        head[..end].split(|byte| *byte == b'\n').map(|line| line.trim_ascii().to_vec()).collect();
-    let text: Vec<_> = lines.iter().map(|line| String::from_utf8_lossy(line).into_owned()).collect();
-    let length = text.iter().find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
+    let lines: Vec<Vec<u8>> = head[..end]
+        .split(|byte| *byte == b'\n')
+        .map(|line| line.trim_ascii().to_vec())
+        .collect();
+    let text: Vec<_> = lines
+        .iter()
+        .map(|line| String::from_utf8_lossy(line).into_owned())
+        .collect();
+    let length = text
+        .iter()
+        .find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
     let mut left = length.unwrap_or(0).saturating_sub(head.len() - body_at);
     while left > 0 {
         let mut more = Vec::new();
@@ -84,11 +101,18 @@ fn answer(
     let (method, target) = (words.next().unwrap(), words.next().unwrap());
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let path = path.trim_end_matches('/');
-    let kept = |line: &Vec<u8>| line.starts_with(b"x-amz-meta-") || line.starts_with(b"content-disposition");
+    let kept = |line: &Vec<u8>| {
+        line.starts_with(b"x-amz-meta-") || line.starts_with(b"content-disposition")
+    };
     let attributes: Vec<Vec<u8>> = lines.into_iter().filter(kept).collect();
     let mut objects = objects.lock().unwrap();
-    let authorization = text.iter().find(|line| line.starts_with("authorization")).cloned();
-    let shown = authorization.filter(|_| !attributes.is_empty()).unwrap_or_default();
+    let authorization = text
+        .iter()
+        .find(|line| line.starts_with("authorization"))
+        .cloned();
+    let shown = authorization
+        .filter(|_| !attributes.is_empty())
+        .unwrap_or_default();
     log.lock().unwrap().push(format!("{} {shown}", text[0]));
     let xml = |body: &str| reply("200 OK", body.as_bytes());
     let is_object = path.matches('/').count() > 1;
@@ -108,21 +132,32 @@ fn answer(
             } else {
                 String::new()
             };
-            xml(&format!("<ListBucketResult><IsTruncated>false</IsTruncated>{key}</ListBucketResult>"))
+            xml(&format!(
+                "<ListBucketResult><IsTruncated>false</IsTruncated>{key}</ListBucketResult>"
+            ))
         }
         "POST" if query.contains("uploads") => {
             objects.insert(path.to_owned(), attributes);
-            xml("<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>")
+            xml(
+                "<InitiateMultipartUploadResult><UploadId>u</UploadId></InitiateMultipartUploadResult>",
+            )
         }
-        "PUT" if of_parts => xml(&format!("<CopyPartResult><ETag>{ETAG}</ETag></CopyPartResult>")),
+        "PUT" if of_parts => xml(&format!(
+            "<CopyPartResult><ETag>{ETAG}</ETag></CopyPartResult>"
+        )),
         "PUT" => {
             objects.insert(path.to_owned(), attributes);
-            xml(&format!("<CopyObjectResult><ETag>{ETAG}</ETag></CopyObjectResult>"))
+            xml(&format!(
+                "<CopyObjectResult><ETag>{ETAG}</ETag></CopyObjectResult>"
+            ))
         }
         "POST" => xml(&format!(
             "<CompleteMultipartUploadResult><ETag>{ETAG}</ETag></CompleteMultipartUploadResult>"
         )),
-        _ => reply("501 Not Implemented", b"<Error><Code>NotImplemented</Code></Error>"),
+        _ => reply(
+            "501 Not Implemented",
+            b"<Error><Code>NotImplemented</Code></Error>",
+        ),
     }
 }
 
@@ -142,7 +177,8 @@ fn describe(attributes: &[Vec<u8>], size: u64) -> Vec<u8> {
 
 fn reply(status: &str, body: &[u8]) -> Vec<u8> {
     let length = body.len();
-    let head = format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+    let head =
+        format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
     [head.as_bytes(), body].concat()
 }
 
@@ -150,7 +186,10 @@ fn reply(status: &str, body: &[u8]) -> Vec<u8> {
 #[case::in_one_request(1 << 20, "PUT /destination/k?x-id=CopyObject")]
 #[case::in_parts(6 << 20, "POST /destination/k?uploads")]
 #[tokio::test(flavor = "multi_thread")]
-async fn values_that_are_not_utf_8_are_copied_byte_for_byte(#[case] size: u64, #[case] route: &str) {
+async fn values_that_are_not_utf_8_are_copied_byte_for_byte(
+    #[case] size: u64,
+    #[case] route: &str,
+) {
     let server = Server::start(size).await;
     let program = || {
         let mut program = command();
@@ -160,13 +199,22 @@ async fn values_that_are_not_utf_8_are_copied_byte_for_byte(#[case] size: u64, #
             .env("AWS_SECRET_ACCESS_KEY", "b");
         program
     };
-    let parts = ["--part-size", "5MiB", "--threshold", "5MiB", "--patience", "5s"];
+    let parts = [
+        "--part-size",
+        "5MiB",
+        "--threshold",
+        "5MiB",
+        "--patience",
+        "5s",
+    ];
     let arguments = [&["copy", "s3://source/", "s3://destination/"][..], &parts].concat();
     let (exit, stdout, stderr) = run(program(), &arguments).await;
     let log = server.log();
     assert_eq!(exit, 0, "{stdout}{stderr}\n{log}");
-    let written =
-        log.lines().find(|line| line.starts_with(route)).unwrap_or_else(|| panic!("{route}:\n{log}"));
+    let written = log
+        .lines()
+        .find(|line| line.starts_with(route))
+        .unwrap_or_else(|| panic!("{route}:\n{log}"));
     assert!(
         written.contains("content-disposition") && written.contains("x-amz-meta-name"),
         "signed: {written}"
@@ -176,7 +224,11 @@ async fn values_that_are_not_utf_8_are_copied_byte_for_byte(#[case] size: u64, #
     let mut expected = ATTRIBUTES.map(<[u8]>::to_vec);
     expected.sort();
     assert_eq!(copied, expected);
-    assert!(log.lines().count() < 30, "nothing is tried again and again:\n{log}");
-    let (exit, stdout, stderr) = run(program(), &["verify", "s3://source/", "s3://destination/"]).await;
+    assert!(
+        log.lines().count() < 30,
+        "nothing is tried again and again:\n{log}"
+    );
+    let (exit, stdout, stderr) =
+        run(program(), &["verify", "s3://source/", "s3://destination/"]).await;
     assert_eq!(exit, 0, "{stdout}{stderr}");
 }

@@ -17,7 +17,9 @@ async fn run_in(world: &World, directory: &Path, words: &[&str]) -> (i32, String
 }
 
 fn journals(directory: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(directory.join(".s3haul")).unwrap().map(|entry| entry.unwrap().path());
+    let entries = fs::read_dir(directory.join(".s3haul"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
     let mut journals: Vec<_> = entries.filter(|path| path.is_dir()).collect();
     journals.sort();
     journals
@@ -26,7 +28,10 @@ fn journals(directory: &Path) -> Vec<PathBuf> {
 /// Makes a journal look as if it had been left alone for eight days.
 fn age(journal: &Path) {
     let then = SystemTime::now() - Duration::from_hours(8 * 24);
-    let entries: Vec<_> = fs::read_dir(journal).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let entries: Vec<_> = fs::read_dir(journal)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     for path in entries.iter().chain([&journal.to_owned()]) {
         File::open(path).unwrap().set_modified(then).unwrap();
     }
@@ -35,11 +40,17 @@ fn age(journal: &Path) {
 #[tokio::test(flavor = "multi_thread")]
 async fn journals_of_copies_that_ended_a_week_ago_are_removed() {
     let world = World::new().await;
-    world.sandbox.store().put_object(SOURCE, "k", Content::pattern(1, 10), &ObjectSpec::default());
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "k", Content::pattern(1, 10), &ObjectSpec::default());
     let dir = tempfile::tempdir().unwrap();
     let copy = async |to: &str| run_in(&world, dir.path(), &["copy", "s3://source/", to]).await;
     assert_eq!(copy("s3://destination/old/").await.0, 0);
-    assert_eq!(fs::read_to_string(dir.path().join(".s3haul/.gitignore")).unwrap(), "*\n");
+    assert_eq!(
+        fs::read_to_string(dir.path().join(".s3haul/.gitignore")).unwrap(),
+        "*\n"
+    );
     let (_, stdout, _) = run_in(&world, dir.path(), &["status"]).await;
     let at = world.sandbox.url();
     let said = format!("\n  s3://source/ at {at} -> s3://destination/old/ at {at}\n");
@@ -51,18 +62,30 @@ async fn journals_of_copies_that_ended_a_week_ago_are_removed() {
     let job = "version: 1\nname: copy-lake\ntransfers: [{from: {s3: s3://source/}, to: {s3: s3://destination/job/}}]\n";
     fs::write(dir.path().join("job.yaml"), job).unwrap();
     assert_eq!(run_in(&world, dir.path(), &["run", "job.yaml"]).await.0, 0);
-    world.sandbox.faults().add(Fault::on(Operation::CopyObject).then(Effect::StallBefore(None)));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::CopyObject).then(Effect::StallBefore(None)));
     let copied = world.calls(Operation::CopyObject);
     let mut program = process_at(&world);
-    program.current_dir(dir.path()).args(["copy", "s3://source/", "s3://destination/killed/"]);
-    let mut killed = program.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    program
+        .current_dir(dir.path())
+        .args(["copy", "s3://source/", "s3://destination/killed/"]);
+    let mut killed = program
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     while world.calls(Operation::CopyObject) == copied {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     killed.kill().unwrap();
     killed.wait().unwrap();
     world.sandbox.faults().clear();
-    let kept: Vec<_> = journals(dir.path()).into_iter().filter(|journal| !old.contains(journal)).collect();
+    let kept: Vec<_> = journals(dir.path())
+        .into_iter()
+        .filter(|journal| !old.contains(journal))
+        .collect();
     assert_eq!(kept.len(), 2);
     for journal in journals(dir.path()) {
         age(&journal);
@@ -70,7 +93,10 @@ async fn journals_of_copies_that_ended_a_week_ago_are_removed() {
 
     assert_eq!(copy("s3://destination/new/").await.0, 0);
     let left = journals(dir.path());
-    assert!(!left.contains(&old[0]) && kept.iter().all(|journal| left.contains(journal)), "{left:?}");
+    assert!(
+        !left.contains(&old[0]) && kept.iter().all(|journal| left.contains(journal)),
+        "{left:?}"
+    );
     assert_eq!(left.len(), 3, "{left:?}");
     // What is young stays, however often one copies.
     assert_eq!(copy("s3://destination/newer/").await.0, 0);

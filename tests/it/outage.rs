@@ -21,7 +21,8 @@ use crate::cli::command;
 use crate::issuer::{Issuer, Reply};
 use crate::world::{SOURCE, World, copy_all, restate};
 
-/// A line to the sandbox that can be cut: then connections are refused, and those that are open break.
+/// A line to the sandbox that can be cut: then connections are refused, and those that are open
+/// break.
 struct Line {
     at: SocketAddr,
     to: SocketAddr,
@@ -30,10 +31,19 @@ struct Line {
 
 impl Line {
     async fn to(world: &World) -> Self {
-        let to = world.sandbox.url().trim_start_matches("http://").parse().unwrap();
+        let to = world
+            .sandbox
+            .url()
+            .trim_start_matches("http://")
+            .parse()
+            .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = listener.local_addr().unwrap();
-        let mut line = Self { at, to, serving: None };
+        let mut line = Self {
+            at,
+            to,
+            serving: None,
+        };
         line.serve(listener);
         line
     }
@@ -64,7 +74,9 @@ impl Line {
 
     fn job(&self, world: &World) -> Job {
         let mut job = world.job(copy_all());
-        restate(&mut job, |endpoint| endpoint.url = Some(format!("http://{}", self.at)));
+        restate(&mut job, |endpoint| {
+            endpoint.url = Some(format!("http://{}", self.at))
+        });
         job
     }
 }
@@ -73,10 +85,18 @@ async fn world_with(objects: u32) -> World {
     let world = World::new().await;
     for number in 0..objects {
         let key = format!("{number:05}");
-        world.sandbox.store().put_object(SOURCE, &key, Content::pattern(1, 100), &ObjectSpec::default());
+        world.sandbox.store().put_object(
+            SOURCE,
+            &key,
+            Content::pattern(1, 100),
+            &ObjectSpec::default(),
+        );
     }
     let large = Content::pattern(1, 400 * MIB);
-    world.sandbox.store().put_object(SOURCE, "large", large, &ObjectSpec::default());
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "large", large, &ObjectSpec::default());
     world
 }
 
@@ -100,7 +120,10 @@ async fn a_server_that_goes_away_and_comes_back_costs_no_object() {
     };
     let (run, ()) = tokio::join!(world.try_run_job(&job), half_way);
     let run = run.unwrap();
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (601, 0));
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (601, 0)
+    );
     assert_eq!(run.outcome.gave_up, None);
     world.assert_equal("large", "large");
     world.assert_no_upload_is_left();
@@ -125,7 +148,10 @@ async fn a_server_that_stays_away_ends_the_run_and_not_each_object() {
     let (run, ()) = tokio::join!(world.try_run_job(&job), cut);
     let outcome = run.unwrap().outcome;
     let gave_up = outcome.gave_up.expect("nobody came back");
-    assert!(gave_up.may_pass_later && gave_up.reason.contains("has not answered for"), "{gave_up:?}");
+    assert!(
+        gave_up.may_pass_later && gave_up.reason.contains("has not answered for"),
+        "{gave_up:?}"
+    );
     let all = outcome.done_objects + outcome.failed_objects + outcome.stopped_objects;
     assert_eq!(all, 601, "each object is accounted for");
 }
@@ -158,10 +184,14 @@ async fn while_a_server_fails_one_request_at_a_time_asks_for_it() {
     let (run, (probes, at_once)) = tokio::join!(world.try_run_job(&job), outage);
     let outcome = run.unwrap().outcome;
     assert_eq!((outcome.done_objects, outcome.failed_objects), (601, 0));
-    assert!(probes > 0 && at_once == 1, "{probes} requests during the outage, {at_once} at once");
+    assert!(
+        probes > 0 && at_once == 1,
+        "{probes} requests during the outage, {at_once} at once"
+    );
 }
 
-/// Runs with so many requests in flight through an outage in its middle. What it came to, and what was asked meanwhile.
+/// Runs with so many requests in flight through an outage in its middle. What it came to, and what
+/// was asked meanwhile.
 async fn through_an_outage(at_once: u32, lasts: Duration) -> (Outcome, u64) {
     let mut world = world_with(200).await;
     (world.retry, world.ceiling) = (RetryPolicy::default(), at_once);
@@ -187,17 +217,41 @@ async fn through_an_outage(at_once: u32, lasts: Duration) -> (Outcome, u64) {
 #[tokio::test(start_paused = true)]
 async fn an_outage_of_a_minute_is_waited_out_with_few_questions() {
     let (outcome, asked) = through_an_outage(64, Duration::from_mins(1)).await;
-    assert_eq!((outcome.done_objects, outcome.failed_objects, &outcome.gave_up), (201, 0, &None));
+    assert_eq!(
+        (
+            outcome.done_objects,
+            outcome.failed_objects,
+            &outcome.gave_up
+        ),
+        (201, 0, &None)
+    );
     // What was under way, what it takes to be sure, and probes whose pauses grow to 15 s.
-    assert!((5..=64 + 64 + 14).contains(&asked), "{asked} requests during the outage");
-    assert!((60.0..120.0).contains(&outcome.seconds), "{} s", outcome.seconds);
+    assert!(
+        (5..=64 + 64 + 14).contains(&asked),
+        "{asked} requests during the outage"
+    );
+    assert!(
+        (60.0..120.0).contains(&outcome.seconds),
+        "{} s",
+        outcome.seconds
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_outage_that_few_requests_meet_is_waited_out_all_the_same() {
     let (outcome, asked) = through_an_outage(4, Duration::from_mins(5)).await;
-    assert_eq!((outcome.done_objects, outcome.failed_objects, &outcome.gave_up), (201, 0, &None));
-    assert!((5..=150).contains(&asked), "{asked} requests during the outage");
+    assert_eq!(
+        (
+            outcome.done_objects,
+            outcome.failed_objects,
+            &outcome.gave_up
+        ),
+        (201, 0, &None)
+    );
+    assert!(
+        (5..=150).contains(&asked),
+        "{asked} requests during the outage"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -207,7 +261,10 @@ async fn a_bucket_waits_out_a_minute_too() {
     let bucket = world.bucket(SOURCE).await;
     let key = "00000".parse().unwrap();
     world.sandbox.calls().clear();
-    world.sandbox.faults().add(Fault::on_any().then(Effect::ResetBefore));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on_any().then(Effect::ResetBefore));
     let over = async {
         sleep(Duration::from_mins(1)).await;
         world.sandbox.faults().clear();
@@ -222,14 +279,27 @@ async fn a_bucket_waits_out_a_minute_too() {
 async fn a_name_that_nobody_knows_is_told_with_its_reason() {
     let world = World::new().await;
     let mut job = world.job(copy_all());
-    restate(&mut job, |endpoint| endpoint.url = Some("https://nosuch.invalid".to_owned()));
+    restate(&mut job, |endpoint| {
+        endpoint.url = Some("https://nosuch.invalid".to_owned())
+    });
     let began = Instant::now();
-    let failure = world.try_run_job(&job).await.err().expect("nobody answers there");
+    let failure = world
+        .try_run_job(&job)
+        .await
+        .err()
+        .expect("nobody answers there");
     assert_eq!(*failure.kind(), FailureKind::Unreachable, "{failure}");
     assert!(failure.kind().may_pass_later() && failure.ends_run());
     let text = failure.to_string();
-    assert!(text.contains("lookup") && text.contains("check the endpoint's `url`, DNS"), "{text}");
-    assert!(began.elapsed() < Duration::from_mins(1), "{:?}", began.elapsed());
+    assert!(
+        text.contains("lookup") && text.contains("check the endpoint's `url`, DNS"),
+        "{text}"
+    );
+    assert!(
+        began.elapsed() < Duration::from_mins(1),
+        "{:?}",
+        began.elapsed()
+    );
 }
 
 #[tokio::test]
@@ -247,7 +317,10 @@ async fn expired_credentials_are_renewed_once_and_then_end_the_run() {
     let gave_up = outcome.gave_up.clone().expect("all requests are refused");
     assert!(!gave_up.may_pass_later, "{gave_up:?}");
     assert_eq!(outcome.done_objects, 0);
-    assert!(outcome.failed_objects < 400, "most are not even tried: {outcome:?}");
+    assert!(
+        outcome.failed_objects < 400,
+        "most are not even tried: {outcome:?}"
+    );
 }
 
 /// S3 answers HEAD with a bare 400 then.
@@ -255,11 +328,21 @@ async fn expired_credentials_are_renewed_once_and_then_end_the_run() {
 async fn credentials_that_expire_at_a_head_are_told_from_an_object_that_can_not_be_read() {
     let expired = |operation| Fault::on(operation).then(Effect::Error(400, "ExpiredToken"));
     let world = world_with(50).await;
-    world.sandbox.faults().add(expired(Operation::HeadObject).nth(1));
+    world
+        .sandbox
+        .faults()
+        .add(expired(Operation::HeadObject).nth(1));
     // The plan has listed both sides by then.
-    world.sandbox.faults().add(expired(Operation::ListObjectsV2).nth(3));
+    world
+        .sandbox
+        .faults()
+        .add(expired(Operation::ListObjectsV2).nth(3));
     let outcome = world.run(copy_all()).await.outcome;
-    assert_eq!((outcome.done_objects, outcome.failed_objects), (51, 0), "{outcome:?}");
+    assert_eq!(
+        (outcome.done_objects, outcome.failed_objects),
+        (51, 0),
+        "{outcome:?}"
+    );
 
     let world = world_with(3000).await;
     world.sandbox.faults().add(expired(Operation::HeadObject));
@@ -269,51 +352,97 @@ async fn credentials_that_expire_at_a_head_are_told_from_an_object_that_can_not_
         while world.calls(Operation::HeadObject) == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        world.sandbox.faults().add(expired(Operation::ListObjectsV2));
+        world
+            .sandbox
+            .faults()
+            .add(expired(Operation::ListObjectsV2));
     });
     let outcome = run.unwrap().outcome;
-    assert!(outcome.gave_up.is_some() && outcome.done_objects == 0, "{outcome:?}");
-    assert!(outcome.failed_objects < 1000, "most are not even tried: {outcome:?}");
+    assert!(
+        outcome.gave_up.is_some() && outcome.done_objects == 0,
+        "{outcome:?}"
+    );
+    assert!(
+        outcome.failed_objects < 1000,
+        "most are not even tried: {outcome:?}"
+    );
 }
 
 #[tokio::test]
 async fn what_a_run_gave_up_for_is_looked_at_again_by_the_next_session() {
     let mut world = world_with(20).await;
     let put = |world: &World, spec: &ObjectSpec| {
-        world.sandbox.store().put_object(SOURCE, "a", Content::pattern(1, 9), spec);
+        world
+            .sandbox
+            .store()
+            .put_object(SOURCE, "a", Content::pattern(1, 9), spec);
     };
     put(&world, &ObjectSpec::default().storage_class("GLACIER"));
     let directory = tempfile::tempdir().unwrap();
     let mut job = world.job(copy_all());
-    job.limits = Limits { max_failures: Some("0".parse::<FailureLimit>().unwrap()), ..Limits::default() };
+    job.limits = Limits {
+        max_failures: Some("0".parse::<FailureLimit>().unwrap()),
+        ..Limits::default()
+    };
     let run = world.session(directory.path(), &job, Intent::Resume).await;
-    assert!(run.outcome.gave_up.is_some() && run.outcome.failed_objects == 1, "{:?}", run.outcome);
+    assert!(
+        run.outcome.gave_up.is_some() && run.outcome.failed_objects == 1,
+        "{:?}",
+        run.outcome
+    );
     world.stop = CancellationToken::new();
     put(&world, &ObjectSpec::default());
     let run = world.session(directory.path(), &job, Intent::Resume).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (22, 0), "{:?}", run.outcome);
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (22, 0),
+        "{:?}",
+        run.outcome
+    );
 }
 
 #[tokio::test]
 async fn a_run_with_too_many_failures_ends() {
-    for (limit, denied, ends) in [("0", 1, true), ("5", 5, false), ("5", 6, true), ("50%", 40, false)] {
+    for (limit, denied, ends) in [
+        ("0", 1, true),
+        ("5", 5, false),
+        ("5", 6, true),
+        ("50%", 40, false),
+    ] {
         let world = world_with(400).await;
-        world
-            .sandbox
-            .faults()
-            .add(Fault::on(Operation::CopyObject).first(denied).then(Effect::Error(403, "AccessDenied")));
+        world.sandbox.faults().add(
+            Fault::on(Operation::CopyObject)
+                .first(denied)
+                .then(Effect::Error(403, "AccessDenied")),
+        );
         let mut job = world.job(copy_all());
         let max_failures = Some(limit.parse::<FailureLimit>().unwrap());
-        job.limits = Limits { max_failures, in_flight: Some(4), ..Limits::default() };
+        job.limits = Limits {
+            max_failures,
+            in_flight: Some(4),
+            ..Limits::default()
+        };
         let run = world.try_run_job(&job).await.unwrap();
-        assert_eq!(run.outcome.gave_up.is_some(), ends, "max_failures {limit}, {denied} denied");
+        assert_eq!(
+            run.outcome.gave_up.is_some(),
+            ends,
+            "max_failures {limit}, {denied} denied"
+        );
         if let Some(gave_up) = &run.outcome.gave_up {
             assert!(gave_up.reason.contains("max_failures"), "{gave_up:?}");
-            assert!(run.outcome.stopped_objects > 300, "it did not end early: {:?}", run.outcome);
+            assert!(
+                run.outcome.stopped_objects > 300,
+                "it did not end early: {:?}",
+                run.outcome
+            );
         } else {
             assert_eq!(run.outcome.failed_objects, denied);
         }
-        let failed = run.receipts.iter().filter(|r| matches!(r.ending, Ending::Failed { .. })).count();
+        let failed = run
+            .receipts
+            .iter()
+            .filter(|r| matches!(r.ending, Ending::Failed { .. }))
+            .count();
         assert_eq!(failed as u64, run.outcome.failed_objects);
     }
 }
@@ -321,14 +450,19 @@ async fn a_run_with_too_many_failures_ends() {
 /// Copies everything with the credentials of a container.
 async fn copy_with(issuer: &Issuer, world: &World) -> std::process::Output {
     let mut command = command();
-    command.envs([issuer.container()]).env("AWS_ENDPOINT_URL_S3", world.sandbox.url()).args([
-        "copy",
-        "s3://source/",
-        "s3://destination/",
-        "--in-flight",
-        "20",
-    ]);
-    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+    command
+        .envs([issuer.container()])
+        .env("AWS_ENDPOINT_URL_S3", world.sandbox.url())
+        .args([
+            "copy",
+            "s3://source/",
+            "s3://destination/",
+            "--in-flight",
+            "20",
+        ]);
+    tokio::task::spawn_blocking(move || command.output().unwrap())
+        .await
+        .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -336,11 +470,17 @@ async fn credentials_that_a_server_calls_expired_are_fetched_again_once() {
     let world = world_with(100).await;
     for number in 0..15 {
         let copy = Fault::on(Operation::CopyObject).key(format!("{number:05}"));
-        world.sandbox.faults().add(copy.nth(1).then(Effect::Error(400, "ExpiredToken")));
+        world
+            .sandbox
+            .faults()
+            .add(copy.nth(1).then(Effect::Error(400, "ExpiredToken")));
     }
     let issuer = Issuer::start(Reply::Fresh(Duration::from_hours(1))).await;
     let output = copy_with(&issuer, &world).await;
     assert!(output.status.success(), "{output:?}");
     let asked = issuer.asked();
-    assert!((2..15).contains(&asked), "15 requests were refused, the service was asked {asked} times");
+    assert!(
+        (2..15).contains(&asked),
+        "15 requests were refused, the service was asked {asked} times"
+    );
 }

@@ -1,4 +1,5 @@
-//! What is learned about a server's limits: per prefix, over the wire, and from one session to the next.
+//! What is learned about a server's limits: per prefix, over the wire, and from one session to the
+//! next.
 
 use std::time::Duration;
 
@@ -17,8 +18,14 @@ use crate::world::{DESTINATION, SOURCE, World, copy_all};
 
 /// A sandbox that takes so many writes a second for each leading prefix.
 async fn limited(writes: u32) -> World {
-    let limits = RateModel { writes_per_second: Some(writes), ..RateModel::default() };
-    let model = Model { limits, ..Model::default() };
+    let limits = RateModel {
+        writes_per_second: Some(writes),
+        ..RateModel::default()
+    };
+    let model = Model {
+        limits,
+        ..Model::default()
+    };
     World::modelled(model).await
 }
 
@@ -29,13 +36,25 @@ fn key(text: &str) -> ObjectKey {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hot_prefix_does_not_slow_a_cold_one() {
     let world = World::new().await;
-    world.sandbox.faults().add(Fault::on(Operation::PutObject).key("hot/").then(Effect::SlowDown));
+    world.sandbox.faults().add(
+        Fault::on(Operation::PutObject)
+            .key("hot/")
+            .then(Effect::SlowDown),
+    );
     let bucket = world.bucket(DESTINATION).await;
     let put = |name: String| {
         let bucket = bucket.clone();
         async move {
             let body = bytes::Bytes::from_static(b"x");
-            bucket.put_object(&key(&name), body, &Attributes::default(), None, WriteCondition::None).await
+            bucket
+                .put_object(
+                    &key(&name),
+                    body,
+                    &Attributes::default(),
+                    None,
+                    WriteCondition::None,
+                )
+                .await
         }
     };
     let (mut hot, mut cold) = (JoinSet::new(), JoinSet::new());
@@ -54,8 +73,13 @@ async fn a_hot_prefix_does_not_slow_a_cold_one() {
     }
     // Nothing slows it any more, whatever becomes of the other.
     let lanes = limited();
-    let [lane] = &lanes[..] else { panic!("one lane is limited, not {lanes:?}") };
-    assert_eq!((&*lane.bucket, &*lane.prefix, lane.class), ("default/destination", "hot/", Class::Write));
+    let [lane] = &lanes[..] else {
+        panic!("one lane is limited, not {lanes:?}")
+    };
+    assert_eq!(
+        (&*lane.bucket, &*lane.prefix, lane.class),
+        ("default/destination", "hot/", Class::Write)
+    );
     while let Some(ended) = cold.join_next().await {
         ended.unwrap().unwrap();
     }
@@ -84,20 +108,47 @@ async fn a_session_begins_with_what_the_last_one_learned() {
         stop.cancel();
     };
     let (run, ()) = tokio::join!(world.session(directory.path(), &job, Intent::Resume), first);
-    assert!(run.outcome.stopped && run.outcome.failed_objects == 0, "{:?}", run.outcome);
-    let opened = Opened::open(Location::Directory(directory.path().to_owned())).await.unwrap();
-    let lanes = opened.state().learned.clone().expect("the journal knows").learned.lanes;
+    assert!(
+        run.outcome.stopped && run.outcome.failed_objects == 0,
+        "{:?}",
+        run.outcome
+    );
+    let opened = Opened::open(Location::Directory(directory.path().to_owned()))
+        .await
+        .unwrap();
+    let lanes = opened
+        .state()
+        .learned
+        .clone()
+        .expect("the journal knows")
+        .learned
+        .lanes;
     drop(opened);
-    let [lane] = &lanes[..] else { panic!("{lanes:?}") };
-    assert_eq!((&*lane.bucket, &*lane.prefix, lane.class), ("default/destination", "", Class::Write));
-    assert!((20..=250).contains(&lane.accepted), "80 a second are accepted, not {}", lane.accepted);
+    let [lane] = &lanes[..] else {
+        panic!("{lanes:?}")
+    };
+    assert_eq!(
+        (&*lane.bucket, &*lane.prefix, lane.class),
+        ("default/destination", "", Class::Write)
+    );
+    assert!(
+        (20..=250).contains(&lane.accepted),
+        "80 a second are accepted, not {}",
+        lane.accepted
+    );
 
     world.stop = CancellationToken::new();
     let before = run.outcome.requests.throttled;
     let run = world.session(directory.path(), &job, Intent::Resume).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (400, 0));
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (400, 0)
+    );
     let after = run.outcome.requests.throttled;
-    assert!(after * 2 < before, "{after} throttled, and {before} in the session that knew nothing");
+    assert!(
+        after * 2 < before,
+        "{after} throttled, and {before} in the session that knew nothing"
+    );
 }
 
 #[tokio::test]
@@ -109,13 +160,19 @@ async fn what_is_recalled_is_used_with_caution() {
         accepted,
     };
     let pacer = Pacer::new(&Limits::default(), 2048, RetryPolicy::default());
-    let learned = Learned { lanes: vec![lane("", 3000), lane("hot/", 100)], width: 2000 };
+    let learned = Learned {
+        lanes: vec![lane("", 3000), lane("hot/", 100)],
+        width: 2000,
+    };
     pacer.recall(&learned);
     let known = pacer.learned();
     assert_eq!(known.lanes, [lane("", 2700), lane("hot/", 90)]);
     assert_eq!(known.width, 2000);
     // A smaller limit of the user's counts for more.
-    let limits = Limits { in_flight: Some(100), ..Limits::default() };
+    let limits = Limits {
+        in_flight: Some(100),
+        ..Limits::default()
+    };
     let pacer = Pacer::new(&limits, 2048, RetryPolicy::default());
     pacer.recall(&learned);
     assert_eq!(pacer.learned().width, 100);

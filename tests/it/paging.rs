@@ -8,7 +8,9 @@ use s3haul::location::ObjectKey;
 use s3haul::manifest::job::{DEFAULT_ENDPOINT, Limits, Transfer, Versions};
 use s3haul::multipart::uploads;
 use s3haul::s3::Attributes;
-use s3haul::sandbox::{BucketOptions, Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions};
+use s3haul::sandbox::{
+    BucketOptions, Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli;
@@ -19,9 +21,17 @@ const KEYS: [&str; 3] = ["a", "b", "c"];
 
 /// Three objects, whose list is read as one range.
 async fn world() -> World {
-    let world = World { ceiling: 8, ..World::new().await };
+    let world = World {
+        ceiling: 8,
+        ..World::new().await
+    };
     for key in KEYS {
-        world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, 100), &ObjectSpec::default());
+        world.sandbox.store().put_object(
+            SOURCE,
+            key,
+            Content::pattern(1, 100),
+            &ObjectSpec::default(),
+        );
     }
     world
 }
@@ -44,35 +54,52 @@ fn token(number: usize) -> String {
 
 /// Which page is asked for.
 fn number(asked: &Asked) -> usize {
-    asked.parameter("continuation-token").map_or(0, |token| token.parse().unwrap())
+    asked
+        .parameter("continuation-token")
+        .map_or(0, |token| token.parse().unwrap())
 }
 
 /// Answers lists of the source with pages of its own; all else is the sandbox's.
 fn lists(
     pages: impl Fn(usize) -> Answer + Send + Sync + 'static,
 ) -> impl Fn(&Asked, Answer) -> Answer + Send + Sync + 'static {
-    move |asked: &Asked, answer: Answer| if asked.lists(SOURCE) { pages(number(asked)) } else { answer }
+    move |asked: &Asked, answer: Answer| {
+        if asked.lists(SOURCE) {
+            pages(number(asked))
+        } else {
+            answer
+        }
+    }
 }
 
 async fn run(world: &World, liar: &Liar, transfer: Transfer, provider: Provider) -> Run {
-    world.try_run_job(&liar.job(world, transfer, provider)).await.unwrap()
+    world
+        .try_run_job(&liar.job(world, transfer, provider))
+        .await
+        .unwrap()
 }
 
 /// The kinds of all failures.
 fn failures(run: &Run) -> Vec<&str> {
-    let kinds = run.receipts.iter().filter_map(|receipt| match &receipt.ending {
-        Ending::Failed { error } => Some(error.kind),
-        _ => None,
-    });
+    let kinds = run
+        .receipts
+        .iter()
+        .filter_map(|receipt| match &receipt.ending {
+            Ending::Failed { error } => Some(error.kind),
+            _ => None,
+        });
     kinds.collect()
 }
 
 /// The message of the one failure.
 fn message(run: &Run) -> String {
-    let mut messages = run.receipts.iter().filter_map(|receipt| match &receipt.ending {
-        Ending::Failed { error } => Some(format!("{}: {}", receipt.destination, error.message)),
-        _ => None,
-    });
+    let mut messages = run
+        .receipts
+        .iter()
+        .filter_map(|receipt| match &receipt.ending {
+            Ending::Failed { error } => Some(format!("{}: {}", receipt.destination, error.message)),
+            _ => None,
+        });
     let first = messages.next().expect("nothing failed");
     assert_eq!(messages.next(), None);
     first
@@ -89,7 +116,12 @@ fn copied(liar: &Liar, key: &str) -> usize {
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_means_more_whatever_else_the_page_says(
-    #[values("", "<IsTruncated>false</IsTruncated>", "<IsTruncated>true</IsTruncated>")] end: &'static str,
+    #[values(
+        "",
+        "<IsTruncated>false</IsTruncated>",
+        "<IsTruncated>true</IsTruncated>"
+    )]
+    end: &'static str,
     #[values(Provider::Aws, Provider::Auto)] provider: Provider,
 ) {
     let world = world().await;
@@ -99,7 +131,10 @@ async fn a_token_means_more_whatever_else_the_page_says(
     };
     let liar = Liar::before(&world, lists(pages)).await;
     let run = run(&world, &liar, copy_all(), provider).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (3, 0));
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (3, 0)
+    );
     assert_eq!(liar.count(listed), 3);
 }
 
@@ -109,11 +144,23 @@ async fn a_list_that_goes_on_without_a_token_fails_at_once(
     #[values(Provider::Aws, Provider::Auto)] provider: Provider,
 ) {
     let world = world().await;
-    let liar = Liar::before(&world, lists(|_| page(&["a"], "<IsTruncated>true</IsTruncated>"))).await;
+    let liar = Liar::before(
+        &world,
+        lists(|_| page(&["a"], "<IsTruncated>true</IsTruncated>")),
+    )
+    .await;
     let run = run(&world, &liar, copy_all(), provider).await;
     assert_eq!((run.error(), run.outcome.done_objects), ("server-fault", 0));
-    assert!(message(&run).contains("sends no token for the next page"), "{}", message(&run));
-    assert_eq!(liar.count(listed), 1, "the same request would get the same answer");
+    assert!(
+        message(&run).contains("sends no token for the next page"),
+        "{}",
+        message(&run)
+    );
+    assert_eq!(
+        liar.count(listed),
+        1,
+        "the same request would get the same answer"
+    );
 }
 
 #[rstest]
@@ -128,41 +175,66 @@ async fn a_list_that_comes_again_ends_and_nothing_is_copied_twice(
 ) {
     let world = world().await;
     let lie = move |number: usize| {
-        let next = if number + 1 < pages.len() { number + 1 } else { back_to };
-        page(&pages[number], &format!("<IsTruncated>true</IsTruncated>{}", token(next)))
+        let next = if number + 1 < pages.len() {
+            number + 1
+        } else {
+            back_to
+        };
+        page(
+            &pages[number],
+            &format!("<IsTruncated>true</IsTruncated>{}", token(next)),
+        )
     };
     let liar = Liar::before(&world, lists(lie)).await;
     let run = run(&world, &liar, copy_all(), provider).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (copies, 1));
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (copies, 1)
+    );
     assert!(KEYS.iter().all(|key| copied(&liar, key) <= 1));
     assert!(liar.count(listed) <= 6, "{}", liar.count(listed));
     let message = message(&run);
-    let says = if provider == Provider::Aws && back_to == 0 { "out of the order" } else { "the same page" };
+    let says = if provider == Provider::Aws && back_to == 0 {
+        "out of the order"
+    } else {
+        "the same page"
+    };
     assert!(message.contains(says), "{message}");
 }
 
 /// A list that is read in several ranges at once begins in the middle, which this server ignores.
 #[tokio::test(flavor = "multi_thread")]
 async fn ranges_of_a_server_that_begins_where_it_likes_fail_and_nothing_is_copied_twice() {
-    let world = World { ceiling: 256, ..world().await };
+    let world = World {
+        ceiling: 256,
+        ..world().await
+    };
     let pages = |number: usize| {
         let more = (number < 2).then(|| token(number + 1));
         page(&[KEYS[number]], &more.unwrap_or_default())
     };
     let liar = Liar::before(&world, lists(pages)).await;
     let run = run(&world, &liar, copy_all(), Provider::Aws).await;
-    assert!(liar.count(|asked| asked.parameter("start-after").is_some()) > 0, "it was read in ranges");
+    assert!(
+        liar.count(|asked| asked.parameter("start-after").is_some()) > 0,
+        "it was read in ranges"
+    );
     assert!(run.outcome.failed_objects > 0);
     assert!(KEYS.iter().all(|key| copied(&liar, key) <= 1));
 }
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn empty_pages_without_end_are_no_list(#[values(Provider::Aws, Provider::Auto)] provider: Provider) {
+async fn empty_pages_without_end_are_no_list(
+    #[values(Provider::Aws, Provider::Auto)] provider: Provider,
+) {
     let world = world().await;
     let lie = |number: usize| {
         let keys = if number == 0 { &KEYS[..1] } else { &[] };
-        page(keys, &format!("<IsTruncated>true</IsTruncated>{}", token(number + 1)))
+        page(
+            keys,
+            &format!("<IsTruncated>true</IsTruncated>{}", token(number + 1)),
+        )
     };
     let liar = Liar::before(&world, lists(lie)).await;
     let run = run(&world, &liar, copy_all(), provider).await;
@@ -176,18 +248,24 @@ async fn odd_pages_of_honest_servers_are_followed(
     #[values(Provider::Aws, Provider::Auto)] provider: Provider,
 ) {
     let world = world().await;
-    // An empty page where keys were deleted, a page that a cache gives out once more, and an empty last one.
+    // An empty page where keys were deleted, a page that a cache gives out once more, and an empty
+    // last one.
     let asked_again = std::sync::atomic::AtomicU32::new(0);
     let lie = move |number: usize| match number {
         0 => page(&["a"], &token(1)),
         1 => page(&[], &format!("<IsTruncated>true</IsTruncated>{}", token(2))),
-        2 if asked_again.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0 => page(&["a"], &token(1)),
+        2 if asked_again.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0 => {
+            page(&["a"], &token(1))
+        }
         2 => page(&["b", "c"], &token(3)),
         _ => page(&[], "<IsTruncated>false</IsTruncated>"),
     };
     let liar = Liar::before(&world, lists(lie)).await;
     let run = run(&world, &liar, copy_all(), provider).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (3, 0));
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (3, 0)
+    );
     assert_eq!(liar.count(listed), 5);
 }
 
@@ -199,7 +277,12 @@ async fn keys_that_nobody_asked_for_are_reported_and_not_copied(
 ) {
     let world = World::new().await;
     for key in ["p/1", "p/2"] {
-        world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, 100), &ObjectSpec::default());
+        world.sandbox.store().put_object(
+            SOURCE,
+            key,
+            Content::pattern(1, 100),
+            &ObjectSpec::default(),
+        );
     }
     let long = format!("p/1{}", "x".repeat(1100));
     let lie = move |asked: &Asked, answer: Answer| match asked.lists(side) {
@@ -210,13 +293,22 @@ async fn keys_that_nobody_asked_for_are_reported_and_not_copied(
     let liar = Liar::before(&world, lie).await;
     let mut command = cli::at(&world);
     command.env("AWS_ENDPOINT_URL_S3", &liar.url);
-    let arguments = ["copy", "s3://source/p/", "s3://destination/p/", "--provider", provider];
+    let arguments = [
+        "copy",
+        "s3://source/p/",
+        "s3://destination/p/",
+        "--provider",
+        provider,
+    ];
     let (exit, stdout, stderr) = cli::run(command, &arguments).await;
     assert_eq!(exit, 1, "{stdout}{stderr}");
     assert_eq!(world.sandbox.store().keys(DESTINATION), ["p/1", "p/2"]);
     let count = if side == SOURCE { 3 } else { 1 };
     let says = format!("keys outside the requested prefix ({count}, for example `o/9`)");
-    assert!(stderr.contains(&says) && stderr.contains("keys of more than 1,024 bytes (1,"), "{stderr}");
+    assert!(
+        stderr.contains(&says) && stderr.contains("keys of more than 1,024 bytes (1,"),
+        "{stderr}"
+    );
     assert!(stderr.contains(&format!("s3://{side}/p/")), "{stderr}");
 }
 
@@ -225,20 +317,38 @@ async fn keys_out_of_a_promised_order_end_the_list() {
     let world = world().await;
     let liar = Liar::before(&world, lists(|_| page(&["a", "c", "b"], ""))).await;
     let run = run(&world, &liar, copy_all(), Provider::Aws).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (0, 1));
-    assert!(message(&run).contains("ordered_lists: false"), "{}", message(&run));
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (0, 1)
+    );
+    assert!(
+        message(&run).contains("ordered_lists: false"),
+        "{}",
+        message(&run)
+    );
 }
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn versions_whose_markers_go_round_end(#[values(Provider::Aws, Provider::Auto)] provider: Provider) {
-    let versioned = BucketOptions { versioning: true, ..BucketOptions::default() };
+async fn versions_whose_markers_go_round_end(
+    #[values(Provider::Aws, Provider::Auto)] provider: Provider,
+) {
+    let versioned = BucketOptions {
+        versioning: true,
+        ..BucketOptions::default()
+    };
     let world = World::with(SandboxOptions::default(), versioned).await;
     for key in KEYS {
-        world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, 100), &ObjectSpec::default());
+        world.sandbox.store().put_object(
+            SOURCE,
+            key,
+            Content::pattern(1, 100),
+            &ObjectSpec::default(),
+        );
     }
     let lie = |asked: &Asked, answer: Answer| {
-        let is_list = asked.path.trim_matches('/') == SOURCE && asked.parameter("versions").is_some();
+        let is_list =
+            asked.path.trim_matches('/') == SOURCE && asked.parameter("versions").is_some();
         if !is_list {
             return answer;
         }
@@ -246,12 +356,16 @@ async fn versions_whose_markers_go_round_end(#[values(Provider::Aws, Provider::A
         answer.replacing("<IsTruncated>false</IsTruncated>", end)
     };
     let liar = Liar::before(&world, lie).await;
-    let transfer = Transfer { versions: Versions::All, ..copy_all() };
+    let transfer = Transfer {
+        versions: Versions::All,
+        ..copy_all()
+    };
     let run = run(&world, &liar, transfer, provider).await;
     assert_eq!(run.outcome.failed_objects, 1, "{:?}", failures(&run));
     assert!(KEYS.iter().all(|key| copied(&liar, key) <= 1));
-    let lists =
-        liar.count(|asked| asked.path.trim_matches('/') == SOURCE && asked.parameter("versions").is_some());
+    let lists = liar.count(|asked| {
+        asked.path.trim_matches('/') == SOURCE && asked.parameter("versions").is_some()
+    });
     assert!(lists <= 5, "{lists}");
 }
 
@@ -260,9 +374,16 @@ async fn uploads_and_parts_that_go_round_end() {
     let world = World::new().await;
     let direct = world.bucket(DESTINATION).await;
     let key = ObjectKey::new("k").unwrap();
-    let upload = direct.create_upload(&key, &Attributes::default()).await.unwrap().value;
+    let upload = direct
+        .create_upload(&key, &Attributes::default())
+        .await
+        .unwrap()
+        .value;
     let body = bytes::Bytes::from_static(b"x");
-    direct.upload_part(&key, &upload.id, 1, body, None).await.unwrap();
+    direct
+        .upload_part(&key, &upload.id, 1, body, None)
+        .await
+        .unwrap();
     let lie = |_: &Asked, answer: Answer| {
         let markers = "<IsTruncated>true</IsTruncated><NextKeyMarker>k</NextKeyMarker>\
                        <NextUploadIdMarker>x</NextUploadIdMarker><NextPartNumberMarker>1</NextPartNumberMarker>";
@@ -270,8 +391,12 @@ async fn uploads_and_parts_that_go_round_end() {
     };
     let liar = Liar::before(&world, lie).await;
     let job = liar.job(&world, copy_all(), Provider::Aws);
-    let mut connections = world.connections(&job, &CancellationToken::default(), &Limits::default());
-    let bucket = connections.bucket(DEFAULT_ENDPOINT, &DESTINATION.parse().unwrap()).await.unwrap();
+    let mut connections =
+        world.connections(&job, &CancellationToken::default(), &Limits::default());
+    let bucket = connections
+        .bucket(DEFAULT_ENDPOINT, &DESTINATION.parse().unwrap())
+        .await
+        .unwrap();
     let listed: Result<Vec<_>, _> = uploads(&bucket, "").try_collect().await;
     assert_eq!(listed.unwrap_err().kind().name(), "server-fault");
     let opened = s3haul::multipart::MultipartUpload::open(&bucket, &key, upload.id);
@@ -283,22 +408,38 @@ async fn uploads_and_parts_that_go_round_end() {
 /// The first key of a bucket, through a server whose lists are these pages.
 async fn first_key(liar: &Liar, world: &World) -> Result<Option<String>, &'static str> {
     let job = liar.job(world, copy_all(), Provider::Aws);
-    let mut connections = world.connections(&job, &CancellationToken::default(), &Limits::default());
-    let bucket = connections.bucket(DEFAULT_ENDPOINT, &SOURCE.parse().unwrap()).await.unwrap();
+    let mut connections =
+        world.connections(&job, &CancellationToken::default(), &Limits::default());
+    let bucket = connections
+        .bucket(DEFAULT_ENDPOINT, &SOURCE.parse().unwrap())
+        .await
+        .unwrap();
     let first = bucket.first("", None).await;
-    first.map(|found| found.map(|object| object.key)).map_err(|failure| failure.kind().name())
+    first
+        .map(|found| found.map(|object| object.key))
+        .map_err(|failure| failure.kind().name())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_page_that_leads_on_does_not_say_that_there_is_no_object() {
     let world = world().await;
     let more = |number: usize| format!("<IsTruncated>true</IsTruncated>{}", token(number + 1));
-    let late = move |number: usize| if number < 3 { page(&[], &more(number)) } else { page(&["a"], "") };
+    let late = move |number: usize| {
+        if number < 3 {
+            page(&[], &more(number))
+        } else {
+            page(&["a"], "")
+        }
+    };
     let liar = Liar::before(&world, lists(late)).await;
     assert_eq!(first_key(&liar, &world).await, Ok(Some("a".to_owned())));
     assert_eq!(liar.count(listed), 4);
     let liar = Liar::before(&world, lists(move |number| page(&[], &more(number)))).await;
-    assert_eq!(first_key(&liar, &world).await, Err("server-fault"), "pages without end");
+    assert_eq!(
+        first_key(&liar, &world).await,
+        Err("server-fault"),
+        "pages without end"
+    );
     assert_eq!(liar.count(listed), 101);
     let liar = Liar::before(&world, lists(|_| page(&[], ""))).await;
     assert_eq!(first_key(&liar, &world).await, Ok(None));
@@ -307,10 +448,22 @@ async fn an_empty_page_that_leads_on_does_not_say_that_there_is_no_object() {
 /// An append whose answer is lost is looked for before it is sent again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_behind_an_empty_page_is_found_and_not_written_twice() {
-    let versioned = BucketOptions { versioning: true, ..BucketOptions::default() };
+    let versioned = BucketOptions {
+        versioning: true,
+        ..BucketOptions::default()
+    };
     let world = World::with(SandboxOptions::default(), versioned).await;
-    world.sandbox.store().put_object(SOURCE, "a", Content::pattern(1, 100), &ObjectSpec::default());
-    world.sandbox.faults().add(Fault::on(Operation::CopyObject).nth(1).then(Effect::EmptyBody));
+    world.sandbox.store().put_object(
+        SOURCE,
+        "a",
+        Content::pattern(1, 100),
+        &ObjectSpec::default(),
+    );
+    world.sandbox.faults().add(
+        Fault::on(Operation::CopyObject)
+            .nth(1)
+            .then(Effect::EmptyBody),
+    );
     let looks = |asked: &Asked| asked.has("versions") && asked.has("max-keys");
     let lie = move |asked: &Asked, answer: Answer| {
         if !looks(asked) || asked.has("key-marker") {
@@ -320,8 +473,16 @@ async fn a_version_behind_an_empty_page_is_found_and_not_written_twice() {
         Answer::document(format!("<ListVersionsResult>{end}</ListVersionsResult>"))
     };
     let liar = Liar::before(&world, lie).await;
-    let transfer = Transfer { versions: Versions::All, ..copy_all() };
+    let transfer = Transfer {
+        versions: Versions::All,
+        ..copy_all()
+    };
     let run = run(&world, &liar, transfer, Provider::Aws).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (1, 0), "{:?}", failures(&run));
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (1, 0),
+        "{:?}",
+        failures(&run)
+    );
     assert_eq!((liar.count(looks), copied(&liar, "a")), (2, 1));
 }

@@ -14,14 +14,22 @@ use crate::world::{DESTINATION, SOURCE, World, copy_all};
 const PARTS: u64 = 40;
 
 fn put(world: &World, key: &str, size: u64) {
-    world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, size), &ObjectSpec::default());
+    world.sandbox.store().put_object(
+        SOURCE,
+        key,
+        Content::pattern(1, size),
+        &ObjectSpec::default(),
+    );
 }
 
 /// A world in which one part copy of an object of [`PARTS`] parts hangs.
 async fn hanging(effect: Effect) -> World {
     let world = World::new().await;
     put(&world, "large", PARTS * 8 * MIB);
-    world.sandbox.faults().add(Fault::on(Operation::UploadPartCopy).nth(20).then(effect));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::UploadPartCopy).nth(20).then(effect));
     world
 }
 
@@ -45,8 +53,15 @@ async fn a_part_whose_request_hangs_is_asked_for_once_more(#[case] effect: Effec
     world.assert_equal("large", "large");
     world.assert_no_upload_is_left();
     assert_eq!(world.calls(Operation::UploadPartCopy), PARTS + 1);
-    assert_eq!((run.outcome.requests.hedged, run.outcome.requests.retried), (1, 0));
-    assert_eq!(u64::from(run.receipts[0].attempts), PARTS + 1, "it is accounted for");
+    assert_eq!(
+        (run.outcome.requests.hedged, run.outcome.requests.retried),
+        (1, 0)
+    );
+    assert_eq!(
+        u64::from(run.receipts[0].attempts),
+        PARTS + 1,
+        "it is accounted for"
+    );
 }
 
 #[tokio::test]
@@ -55,7 +70,10 @@ async fn no_part_is_asked_for_twice_where_the_server_may_take_it_from_another_ve
     world.provider = Provider::Auto;
     let run = copy(&world).await;
     assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
-    assert_eq!((run.outcome.requests.hedged, run.outcome.requests.retried), (0, 1));
+    assert_eq!(
+        (run.outcome.requests.hedged, run.outcome.requests.retried),
+        (0, 1)
+    );
     world.assert_equal("large", "large");
 }
 
@@ -64,13 +82,23 @@ async fn no_part_is_asked_for_twice_where_the_server_may_take_it_from_another_ve
 #[case(PartGoal::Balanced, 192, 64 * MIB)]
 #[case(PartGoal::Fastest, 256, 48 * MIB)]
 #[tokio::test]
-async fn a_goal_decides_how_an_object_is_cut(#[case] goal: PartGoal, #[case] parts: u32, #[case] part: u64) {
+async fn a_goal_decides_how_an_object_is_cut(
+    #[case] goal: PartGoal,
+    #[case] parts: u32,
+    #[case] part: u64,
+) {
     let world = World::new().await;
     put(&world, "large", 12 * GIB);
     let mut transfer = copy_all();
     transfer.parts.goal = goal;
     let run = world.run(transfer).await;
-    assert_eq!((run.receipts[0].parts, world.calls(Operation::UploadPartCopy)), (parts, u64::from(parts)));
+    assert_eq!(
+        (
+            run.receipts[0].parts,
+            world.calls(Operation::UploadPartCopy)
+        ),
+        (parts, u64::from(parts))
+    );
     let stored = world.sandbox.store().object(DESTINATION, "large").unwrap();
     assert_eq!(stored.parts.iter().map(|part| part.size).max(), Some(part));
     world.assert_equal("large", "large");
@@ -78,21 +106,30 @@ async fn a_goal_decides_how_an_object_is_cut(#[case] goal: PartGoal, #[case] par
 
 #[tokio::test]
 async fn as_many_uploads_are_open_as_fill_all_places() {
-    let latency = LatencyModel { copy: Duration::from_millis(100), ..LatencyModel::default() };
-    let model = Model { latency, ..Model::default() };
+    let latency = LatencyModel {
+        copy: Duration::from_millis(100),
+        ..LatencyModel::default()
+    };
+    let model = Model {
+        latency,
+        ..Model::default()
+    };
     let world = World::modelled(model).await;
     for index in 0..120 {
         put(&world, &format!("o{index:03}"), 257 * MIB);
     }
     let most = Arc::new(AtomicUsize::new(0));
     let seen = Arc::clone(&most);
-    world.sandbox.faults().add(Fault::on(Operation::CompleteMultipartUpload).then(Effect::hook(
-        move |store| {
+    world.sandbox.faults().add(
+        Fault::on(Operation::CompleteMultipartUpload).then(Effect::hook(move |store| {
             seen.fetch_max(store.open_uploads(DESTINATION).len(), Ordering::Relaxed);
-        },
-    )));
+        })),
+    );
     let run = world.run(copy_all()).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (120, 0));
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (120, 0)
+    );
     // Five parts each: 48 objects would leave some of the 256 places empty.
     let most = most.load(Ordering::Relaxed);
     assert!(most > 60, "{most} uploads were open at once");
@@ -110,11 +147,16 @@ async fn one_long_copy_begins_before_many_short_ones() {
     let mut job = world.job(transfer);
     job.limits.in_flight = Some(4);
     // All are known before the first is begun, as after a listing that is faster than the copies.
-    let first =
-        Fault::on(Operation::HeadObject).nth(1).then(Effect::StallBefore(Some(Duration::from_millis(300))));
+    let first = Fault::on(Operation::HeadObject)
+        .nth(1)
+        .then(Effect::StallBefore(Some(Duration::from_millis(300))));
     world.sandbox.faults().add(first);
     let run = world.try_run_job(&job).await.unwrap();
     assert_eq!(run.outcome.done_objects, 301);
-    let at = run.receipts.iter().position(|receipt| receipt.size == 5 * GIB).unwrap();
+    let at = run
+        .receipts
+        .iter()
+        .position(|receipt| receipt.size == 5 * GIB)
+        .unwrap();
     assert!(at < 250, "it ended as number {at}");
 }

@@ -1,4 +1,5 @@
-//! Credentials do not leave the machine unencrypted unless that is allowed, and customer keys never do.
+//! Credentials do not leave the machine unencrypted unless that is allowed, and customer keys never
+//! do.
 
 use std::fs;
 use std::process::Command;
@@ -10,7 +11,9 @@ use crate::cli::{command, run};
 /// Runs the program with credentials and these variables. Nothing listens on this network's hosts.
 async fn ended(arguments: &[&str], variables: &[(&str, &str)]) -> (i32, String) {
     let mut command = command();
-    command.env("AWS_ACCESS_KEY_ID", "AKID").env("AWS_SECRET_ACCESS_KEY", "hunter2");
+    command
+        .env("AWS_ACCESS_KEY_ID", "AKID")
+        .env("AWS_SECRET_ACCESS_KEY", "hunter2");
     command.envs(variables.iter().copied());
     let (exit, _, stderr) = run(command, arguments).await;
     (exit, stderr)
@@ -34,8 +37,14 @@ async fn plain_http_must_be_allowed(
     let arguments = [&COPY[..], flags].concat();
     let (exit, stderr) = ended(&arguments, variables).await;
     assert_eq!(exit, code, "{stderr}");
-    assert!(stderr.contains("s3.invalid") && stderr.contains("is plain HTTP"), "{stderr}");
-    assert!(stderr.contains("--allow-http") && stderr.contains(origin), "{stderr}");
+    assert!(
+        stderr.contains("s3.invalid") && stderr.contains("is plain HTTP"),
+        "{stderr}"
+    );
+    assert!(
+        stderr.contains("--allow-http") && stderr.contains(origin),
+        "{stderr}"
+    );
     if !origin.starts_with("STS") {
         // It is sent now, and nobody answers.
         let (exit, stderr) = ended(&[&arguments[..], &["--allow-http"]].concat(), variables).await;
@@ -46,7 +55,10 @@ async fn plain_http_must_be_allowed(
 #[tokio::test(flavor = "multi_thread")]
 async fn customer_keys_are_never_sent_over_plain_http() {
     let directory = tempfile::tempdir().unwrap();
-    let (job, key) = (directory.path().join("job.yaml"), directory.path().join("key"));
+    let (job, key) = (
+        directory.path().join("job.yaml"),
+        directory.path().join("key"),
+    );
     fs::write(&key, [7; 32]).unwrap();
     let write = |endpoint: &str| {
         let key = key.display();
@@ -60,11 +72,17 @@ async fn customer_keys_are_never_sent_over_plain_http() {
     write("url: http://s3.invalid, ");
     let (exit, stderr) = ended(&arguments, &[]).await;
     assert_eq!(exit, 2, "{stderr}");
-    assert!(stderr.contains("customer keys (SSE-C) are never sent unencrypted"), "{stderr}");
+    assert!(
+        stderr.contains("customer keys (SSE-C) are never sent unencrypted"),
+        "{stderr}"
+    );
     write("");
     let (exit, stderr) = ended(&arguments, &[("AWS_ENDPOINT_URL_S3", ELSEWHERE)]).await;
     assert_eq!(exit, 3, "{stderr}");
-    assert!(stderr.contains("customer keys (SSE-C) are never sent unencrypted"), "{stderr}");
+    assert!(
+        stderr.contains("customer keys (SSE-C) are never sent unencrypted"),
+        "{stderr}"
+    );
 }
 
 #[rstest]
@@ -77,10 +95,19 @@ async fn customer_keys_are_never_sent_over_plain_http() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_holds_no_customer_key_is_named(#[case] name: &str, #[case] why: &str) {
     let directory = tempfile::tempdir().unwrap();
-    let (job, path) = (directory.path().join("job.yaml"), directory.path().join(name));
+    let (job, path) = (
+        directory.path().join("job.yaml"),
+        directory.path().join(name),
+    );
     match name {
         "large" => fs::write(&path, [b'A'; 257]).unwrap(),
-        "fifo" => assert!(Command::new("mkfifo").arg(&path).status().unwrap().success()),
+        "fifo" => assert!(
+            Command::new("mkfifo")
+                .arg(&path)
+                .status()
+                .unwrap()
+                .success()
+        ),
         "other" => fs::write(&path, "hunter2").unwrap(),
         _ => {}
     }
@@ -91,6 +118,9 @@ async fn a_file_that_holds_no_customer_key_is_named(#[case] name: &str, #[case] 
     fs::write(&job, text).unwrap();
     let (exit, stderr) = ended(&["run", job.to_str().unwrap()], &[]).await;
     assert_eq!(exit, 3, "{stderr}");
-    assert!(stderr.contains(why) && stderr.contains(path.to_str().unwrap()), "{stderr}");
+    assert!(
+        stderr.contains(why) && stderr.contains(path.to_str().unwrap()),
+        "{stderr}"
+    );
     assert!(!stderr.contains("hunter2"), "{stderr}");
 }

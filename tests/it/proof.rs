@@ -1,4 +1,5 @@
-//! On what a copy's success rests, what it may cost to prove it, and what becomes of a copy that is not equal.
+//! On what a copy's success rests, what it may cost to prove it, and what becomes of a copy that is
+//! not equal.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
@@ -11,15 +12,18 @@ use s3haul::manifest::job::{
 use s3haul::multipart::MultipartUpload;
 use s3haul::s3::{Attributes, ChecksumAlgorithm, ChecksumKind as Kind, CompleteSpec, FailureKind};
 use s3haul::sandbox::{
-    Algorithm, BucketOptions, ChecksumKind, Content, Effect, Encryption, Fault, ObjectSpec, Operation,
-    SandboxOptions, VersionInfo, When as Which,
+    Algorithm, BucketOptions, ChecksumKind, Content, Effect, Encryption, Fault, ObjectSpec,
+    Operation, SandboxOptions, VersionInfo, When as Which,
 };
 use s3haul::size::{ByteSize, MIB};
 
 use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, upload_all};
 
 fn put(world: &World, size: u64, spec: &ObjectSpec) {
-    world.sandbox.store().put_object(SOURCE, "k", Content::pattern(3, size), spec);
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "k", Content::pattern(3, size), spec);
 }
 
 fn unsummed() -> ObjectSpec {
@@ -33,14 +37,27 @@ fn under(proof: ProofPolicy) -> Transfer {
         threshold: ByteSize(8 * MIB),
         ..Parts::default()
     };
-    Transfer { proof, parts, ..copy_all() }
+    Transfer {
+        proof,
+        parts,
+        ..copy_all()
+    }
 }
 
-const REQUIRE: ProofPolicy =
-    ProofPolicy { verify: Verify::RequireChecksum, prove: Prove::Answers, on_mismatch: OnMismatch::Keep };
-const READ: ProofPolicy = ProofPolicy { prove: Prove::Read, ..REQUIRE };
-const REMOVE: ProofPolicy =
-    ProofPolicy { verify: Verify::Best, prove: Prove::Answers, on_mismatch: OnMismatch::Remove };
+const REQUIRE: ProofPolicy = ProofPolicy {
+    verify: Verify::RequireChecksum,
+    prove: Prove::Answers,
+    on_mismatch: OnMismatch::Keep,
+};
+const READ: ProofPolicy = ProofPolicy {
+    prove: Prove::Read,
+    ..REQUIRE
+};
+const REMOVE: ProofPolicy = ProofPolicy {
+    verify: Verify::Best,
+    prove: Prove::Answers,
+    on_mismatch: OnMismatch::Remove,
+};
 
 fn message(run: &Run) -> &str {
     match &run.receipts[0].ending {
@@ -55,15 +72,42 @@ fn message(run: &Run) -> &str {
 #[tokio::test]
 async fn a_part_that_was_stored_wrong_publishes_nothing(#[case] algorithm: Algorithm) {
     let world = World::new().await;
-    put(&world, 20 * MIB, &ObjectSpec::default().checksum(algorithm, ChecksumKind::FullObject));
+    put(
+        &world,
+        20 * MIB,
+        &ObjectSpec::default().checksum(algorithm, ChecksumKind::FullObject),
+    );
     let before = Content::bytes(b"before".to_vec());
-    world.sandbox.store().put_object(DESTINATION, "k", before.clone(), &ObjectSpec::default());
-    world.sandbox.faults().add(Fault::on(Operation::UploadPartCopy).nth(3).then(Effect::Corrupt));
+    world
+        .sandbox
+        .store()
+        .put_object(DESTINATION, "k", before.clone(), &ObjectSpec::default());
+    world.sandbox.faults().add(
+        Fault::on(Operation::UploadPartCopy)
+            .nth(3)
+            .then(Effect::Corrupt),
+    );
     let run = world.run(under(ProofPolicy::default())).await;
     assert_eq!(run.error(), "not-equal");
-    assert!(message(&run).contains("the parts make the crc"), "{}", message(&run));
-    assert_eq!(world.calls(Operation::CompleteMultipartUpload), 0, "it was not left to the server to notice");
-    assert_eq!(world.sandbox.store().object(DESTINATION, "k").unwrap().content, before);
+    assert!(
+        message(&run).contains("the parts make the crc"),
+        "{}",
+        message(&run)
+    );
+    assert_eq!(
+        world.calls(Operation::CompleteMultipartUpload),
+        0,
+        "it was not left to the server to notice"
+    );
+    assert_eq!(
+        world
+            .sandbox
+            .store()
+            .object(DESTINATION, "k")
+            .unwrap()
+            .content,
+        before
+    );
     world.assert_no_upload_is_left();
 }
 
@@ -71,10 +115,17 @@ async fn a_part_that_was_stored_wrong_publishes_nothing(#[case] algorithm: Algor
 async fn a_copy_that_is_not_equal_is_kept_unless_the_job_says_otherwise() {
     let world = World::new().await;
     put(&world, 1000, &ObjectSpec::default());
-    world.sandbox.faults().add(Fault::on(Operation::CopyObject).then(Effect::Corrupt));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::CopyObject).then(Effect::Corrupt));
     let run = world.run(under(ProofPolicy::default())).await;
     assert_eq!(run.error(), "not-equal");
-    assert!(message(&run).contains("the copy was kept"), "{}", message(&run));
+    assert!(
+        message(&run).contains("the copy was kept"),
+        "{}",
+        message(&run)
+    );
     assert_eq!(world.calls(Operation::DeleteObject), 0);
     assert!(world.sandbox.store().object(DESTINATION, "k").is_some());
 }
@@ -84,22 +135,41 @@ async fn a_copy_that_is_not_equal_is_kept_unless_the_job_says_otherwise() {
 #[case::unversioned(false)]
 #[tokio::test]
 async fn what_is_removed_is_exactly_what_was_written(#[case] versioning: bool) {
-    let options = BucketOptions { versioning, ..BucketOptions::default() };
+    let options = BucketOptions {
+        versioning,
+        ..BucketOptions::default()
+    };
     let world = World::with(SandboxOptions::default(), options).await;
     put(&world, 1000, &ObjectSpec::default());
     let before = Content::bytes(b"before".to_vec());
-    world.sandbox.store().put_object(DESTINATION, "k", before.clone(), &ObjectSpec::default());
-    world.sandbox.faults().add(Fault::on(Operation::CopyObject).then(Effect::Corrupt));
+    world
+        .sandbox
+        .store()
+        .put_object(DESTINATION, "k", before.clone(), &ObjectSpec::default());
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::CopyObject).then(Effect::Corrupt));
     let run = world.run(under(REMOVE)).await;
     assert_eq!(run.error(), "not-equal");
     assert!(message(&run).contains("was removed"), "{}", message(&run));
     let there = world.sandbox.store().object(DESTINATION, "k");
     if versioning {
-        assert_eq!(there.unwrap().content, before, "the version before is the current one again");
+        assert_eq!(
+            there.unwrap().content,
+            before,
+            "the version before is the current one again"
+        );
         let versions = world.sandbox.store().versions(DESTINATION, "k");
-        assert!(matches!(versions.as_slice(), [VersionInfo::Object(_)]), "no marker is left: {versions:?}");
+        assert!(
+            matches!(versions.as_slice(), [VersionInfo::Object(_)]),
+            "no marker is left: {versions:?}"
+        );
     } else {
-        assert!(there.is_none(), "the overwritten object is gone for good, the wrong one too");
+        assert!(
+            there.is_none(),
+            "the overwritten object is gone for good, the wrong one too"
+        );
     }
 }
 
@@ -107,16 +177,36 @@ async fn what_is_removed_is_exactly_what_was_written(#[case] versioning: bool) {
 async fn someone_elses_object_is_not_removed_in_place_of_ours() {
     let world = World::new().await;
     put(&world, 1000, &ObjectSpec::default());
-    world.sandbox.faults().add(Fault::on(Operation::CopyObject).then(Effect::Corrupt));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::CopyObject).then(Effect::Corrupt));
     let theirs = Content::bytes(b"theirs".to_vec());
     let overwrite = Effect::hook({
         let theirs = theirs.clone();
-        move |store| drop(store.put_object(DESTINATION, "k", theirs.clone(), &ObjectSpec::default()))
+        move |store| {
+            drop(store.put_object(DESTINATION, "k", theirs.clone(), &ObjectSpec::default()))
+        }
     });
-    world.sandbox.faults().add(Fault::on(Operation::DeleteObject).then(overwrite));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::DeleteObject).then(overwrite));
     let run = world.run(under(REMOVE)).await;
-    assert!(message(&run).contains("could not be removed"), "{}", message(&run));
-    assert_eq!(world.sandbox.store().object(DESTINATION, "k").unwrap().content, theirs);
+    assert!(
+        message(&run).contains("could not be removed"),
+        "{}",
+        message(&run)
+    );
+    assert_eq!(
+        world
+            .sandbox
+            .store()
+            .object(DESTINATION, "k")
+            .unwrap()
+            .content,
+        theirs
+    );
 }
 
 #[tokio::test]
@@ -124,9 +214,16 @@ async fn where_deletes_know_no_condition_the_copy_stays_and_that_is_told() {
     let mut world = World::new().await;
     world.provider = Provider::Minio;
     put(&world, 1000, &ObjectSpec::default());
-    world.sandbox.faults().add(Fault::on(Operation::CopyObject).then(Effect::Corrupt));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::CopyObject).then(Effect::Corrupt));
     let run = world.run(under(REMOVE)).await;
-    assert!(message(&run).contains("on condition of an ETag"), "{}", message(&run));
+    assert!(
+        message(&run).contains("on condition of an ETag"),
+        "{}",
+        message(&run)
+    );
     assert_eq!(world.calls(Operation::DeleteObject), 0);
 }
 
@@ -134,7 +231,9 @@ async fn where_deletes_know_no_condition_the_copy_stays_and_that_is_told() {
 #[case::single(1000)]
 #[case::parts(20 * MIB)]
 #[tokio::test]
-async fn a_job_that_demands_a_checksum_fails_what_can_have_none_before_it_writes(#[case] size: u64) {
+async fn a_job_that_demands_a_checksum_fails_what_can_have_none_before_it_writes(
+    #[case] size: u64,
+) {
     let world = World::new().await;
     put(&world, size, &unsummed());
     let run = world.run(under(REQUIRE)).await;
@@ -148,24 +247,37 @@ async fn a_job_that_demands_a_checksum_fails_what_can_have_none_before_it_writes
 #[tokio::test]
 async fn a_checksum_that_parts_can_not_make_is_kept_by_a_single_copy_when_one_is_demanded() {
     let world = World::new().await;
-    put(&world, 20 * MIB, &ObjectSpec::default().checksum(Algorithm::Sha256, ChecksumKind::FullObject));
+    put(
+        &world,
+        20 * MIB,
+        &ObjectSpec::default().checksum(Algorithm::Sha256, ChecksumKind::FullObject),
+    );
     let run = world.run(under(REQUIRE)).await;
-    assert_eq!((run.proof().as_str(), run.receipts[0].route), ("sha256", Some("copy")));
+    assert_eq!(
+        (run.proof().as_str(), run.receipts[0].route),
+        ("sha256", Some("copy"))
+    );
 }
 
 #[tokio::test]
 async fn a_composite_checksum_is_not_demanded_of_other_boundaries() {
     let world = World::new().await;
-    let spec = ObjectSpec::default().checksum(Algorithm::Crc32, ChecksumKind::Composite).part_sizes([
-        8 * MIB,
-        8 * MIB,
-        MIB,
-    ]);
+    let spec = ObjectSpec::default()
+        .checksum(Algorithm::Crc32, ChecksumKind::Composite)
+        .part_sizes([8 * MIB, 8 * MIB, MIB]);
     put(&world, 17 * MIB, &spec);
     let run = world.run(under(REQUIRE)).await;
-    assert!(message(&run).contains("layout: source"), "{}", message(&run));
+    assert!(
+        message(&run).contains("layout: source"),
+        "{}",
+        message(&run)
+    );
     let run = world.run(under(ProofPolicy::default())).await;
-    assert_eq!(run.proof(), "part-etags", "a composite CRC32 says nothing about one of the whole object");
+    assert_eq!(
+        run.proof(),
+        "part-etags",
+        "a composite CRC32 says nothing about one of the whole object"
+    );
     let copy = world.sandbox.store().object(DESTINATION, "k").unwrap();
     assert_eq!(copy.checksum.unwrap().kind, ChecksumKind::FullObject);
 }
@@ -175,14 +287,20 @@ async fn a_composite_checksum_is_not_demanded_of_other_boundaries() {
 #[case::single(1000, 1)]
 #[case::parts(70 * MIB, 2)]
 #[tokio::test]
-async fn what_no_checksum_proves_is_read_where_the_job_allows_it(#[case] size: u64, #[case] ranges: u64) {
+async fn what_no_checksum_proves_is_read_where_the_job_allows_it(
+    #[case] size: u64,
+    #[case] ranges: u64,
+) {
     let world = World::new().await;
     put(&world, size, &unsummed());
     let run = world.run(under(READ)).await;
     assert_eq!(run.proof(), "read", "{:?}", run.receipts);
     let reads = world.sandbox.calls().of(Operation::GetObject);
     assert_eq!(reads.len() as u64, ranges);
-    assert!(reads.iter().all(|call| call.bucket == SOURCE), "S3 has summed the copy itself");
+    assert!(
+        reads.iter().all(|call| call.bucket == SOURCE),
+        "S3 has summed the copy itself"
+    );
 }
 
 #[tokio::test]
@@ -190,16 +308,26 @@ async fn what_a_checksum_proves_is_not_read() {
     let world = World::new().await;
     put(&world, 20 * MIB, &ObjectSpec::default());
     let run = world.run(under(READ)).await;
-    assert_eq!((run.proof().as_str(), world.calls(Operation::GetObject)), ("crc64nvme", 0));
+    assert_eq!(
+        (run.proof().as_str(), world.calls(Operation::GetObject)),
+        ("crc64nvme", 0)
+    );
 }
 
 #[tokio::test]
 async fn reading_finds_a_wrong_part_before_it_is_published() {
     let world = World::new().await;
     put(&world, 20 * MIB, &unsummed());
-    world.sandbox.faults().add(Fault::on(Operation::UploadPartCopy).nth(2).then(Effect::Corrupt));
+    world.sandbox.faults().add(
+        Fault::on(Operation::UploadPartCopy)
+            .nth(2)
+            .then(Effect::Corrupt),
+    );
     let run = world.run(under(READ)).await;
-    assert_eq!((run.error(), world.calls(Operation::CompleteMultipartUpload)), ("not-equal", 0));
+    assert_eq!(
+        (run.error(), world.calls(Operation::CompleteMultipartUpload)),
+        ("not-equal", 0)
+    );
     assert!(world.sandbox.store().object(DESTINATION, "k").is_none());
     world.assert_no_upload_is_left();
 }
@@ -211,7 +339,12 @@ async fn reading_finds_a_wrong_part_before_it_is_published() {
 async fn both_sides_are_read_where_the_server_sums_nothing(#[case] size: u64) {
     let mut world = World::new().await;
     world.provider = Provider::Other;
-    world.sandbox.store().quirks().no_checksums.store(true, Ordering::Relaxed);
+    world
+        .sandbox
+        .store()
+        .quirks()
+        .no_checksums
+        .store(true, Ordering::Relaxed);
     put(&world, size, &unsummed());
     // One place in flight: reading must not wait for a place that its own object holds.
     let mut job = world.job(under(READ));
@@ -238,9 +371,15 @@ async fn a_read_that_breaks_off_is_read_again(
 ) {
     let world = World::new().await;
     put(&world, 3 * MIB, &unsummed());
-    world.sandbox.faults().add(Fault::on(Operation::GetObject).nth(1).then(effect));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::GetObject).nth(1).then(effect));
     let run = world.run(under(READ)).await;
-    assert_eq!((run.proof().as_str(), world.calls(Operation::GetObject)), ("read", 2));
+    assert_eq!(
+        (run.proof().as_str(), world.calls(Operation::GetObject)),
+        ("read", 2)
+    );
 }
 
 #[tokio::test]
@@ -250,7 +389,10 @@ async fn a_source_that_changes_while_it_is_read_is_planned_again() {
     let overwrite = Effect::hook(|store| {
         store.put_object(SOURCE, "k", Content::pattern(9, 20 * MIB), &unsummed());
     });
-    world.sandbox.faults().add(Fault::on(Operation::GetObject).nth(1).then(overwrite));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::GetObject).nth(1).then(overwrite));
     let run = world.run(under(READ)).await;
     assert_eq!(run.proof(), "read");
     let copy = world.sandbox.store().object(DESTINATION, "k").unwrap();
@@ -262,13 +404,30 @@ async fn uploads_keep_the_same_levels() {
     for (size, proof) in [(1000, "etag"), (20 * MIB, "part-etags")] {
         let mut world = World::new().await;
         world.provider = Provider::Garage;
-        world.sandbox.store().quirks().no_checksums.store(true, Ordering::Relaxed);
+        world
+            .sandbox
+            .store()
+            .quirks()
+            .no_checksums
+            .store(true, Ordering::Relaxed);
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("k"), vec![7; usize::try_from(size).unwrap()]).unwrap();
+        std::fs::write(
+            dir.path().join("k"),
+            vec![7; usize::try_from(size).unwrap()],
+        )
+        .unwrap();
         let parts = under(REQUIRE).parts;
-        let of = |proof| Transfer { proof, parts, when: When::Always, ..upload_all(dir.path()) };
+        let of = |proof| Transfer {
+            proof,
+            parts,
+            when: When::Always,
+            ..upload_all(dir.path())
+        };
         assert_eq!(world.run(of(REQUIRE)).await.error(), "unprovable");
-        assert!(world.sandbox.store().object(DESTINATION, "k").is_none(), "nothing was sent");
+        assert!(
+            world.sandbox.store().object(DESTINATION, "k").is_none(),
+            "nothing was sent"
+        );
         assert_eq!(world.run(of(ProofPolicy::default())).await.proof(), proof);
         assert_eq!(world.calls(Operation::GetObject), 0);
         assert_eq!(world.run(of(READ)).await.proof(), "read");
@@ -281,10 +440,16 @@ async fn an_object_of_parts_is_looked_at_whatever_is_asked_for() {
     // With a KMS key, Complete does not show the checksum that the object has.
     for verify in [Verify::Best, Verify::Size] {
         let world = World::new().await;
-        let kms = BucketOptions { encryption: Encryption::kms("key"), ..BucketOptions::default() };
+        let kms = BucketOptions {
+            encryption: Encryption::kms("key"),
+            ..BucketOptions::default()
+        };
         world.sandbox.store().create_bucket("secret", kms);
         put(&world, 20 * MIB, &ObjectSpec::default());
-        let mut transfer = under(ProofPolicy { verify, ..ProofPolicy::default() });
+        let mut transfer = under(ProofPolicy {
+            verify,
+            ..ProofPolicy::default()
+        });
         transfer.to = crate::world::destination("s3://secret/");
         let run = world.run(transfer).await;
         assert_eq!(
@@ -307,29 +472,55 @@ async fn an_upload_of_someone_else_is_completed_as_it_was_begun(
     let world = World::new().await;
     let bucket = world.bucket(DESTINATION).await;
     let key = "k".parse().unwrap();
-    let attributes = Attributes { checksum: Some((algorithm, kind)), ..Attributes::default() };
-    let begun = MultipartUpload::initiate(&bucket, &key, &attributes).await.unwrap();
+    let attributes = Attributes {
+        checksum: Some((algorithm, kind)),
+        ..Attributes::default()
+    };
+    let begun = MultipartUpload::initiate(&bucket, &key, &attributes)
+        .await
+        .unwrap();
     begun.upload_part(1, &vec![1; 5 << 20][..]).await.unwrap();
     let upload = MultipartUpload::open(&bucket, &key, begun.id());
     assert_eq!(upload.algorithm(), None, "nobody was asked yet");
     let last = upload.upload_part(2, &b"end"[..]).await.unwrap();
     assert_eq!(upload.declared().await.unwrap(), Some((algorithm, kind)));
     assert_eq!(world.calls(Operation::ListParts), 1, "it is asked once");
-    let parts: Vec<_> = futures::TryStreamExt::try_collect(upload.parts()).await.unwrap();
+    let parts: Vec<_> = futures::TryStreamExt::try_collect(upload.parts())
+        .await
+        .unwrap();
     assert_eq!(parts[1], last);
     // Also by someone who kept no more than numbers and ETags.
-    let bare: Vec<_> =
-        parts.into_iter().map(|part| s3haul::s3::PartDone { checksum: None, ..part }).collect();
-    let spec = CompleteSpec { size: (5 << 20) + 3, ..CompleteSpec::default() };
-    let written = MultipartUpload::open(&bucket, &key, begun.id()).complete(&bare, &spec).await.unwrap();
-    assert_eq!(written.checksum.map(|sum| (sum.algorithm, sum.kind)), Some((algorithm, kind)));
+    let bare: Vec<_> = parts
+        .into_iter()
+        .map(|part| s3haul::s3::PartDone {
+            checksum: None,
+            ..part
+        })
+        .collect();
+    let spec = CompleteSpec {
+        size: (5 << 20) + 3,
+        ..CompleteSpec::default()
+    };
+    let written = MultipartUpload::open(&bucket, &key, begun.id())
+        .complete(&bare, &spec)
+        .await
+        .unwrap();
+    assert_eq!(
+        written.checksum.map(|sum| (sum.algorithm, sum.kind)),
+        Some((algorithm, kind))
+    );
     let other = "other".parse().unwrap();
-    let gone = MultipartUpload::open(&bucket, &other, "gone").complete(&bare, &spec).await.unwrap_err();
+    let gone = MultipartUpload::open(&bucket, &other, "gone")
+        .complete(&bare, &spec)
+        .await
+        .unwrap_err();
     assert_eq!(*gone.kind(), FailureKind::NoSuchUpload);
 }
 
 fn in_parts(age: Duration) -> ObjectSpec {
-    ObjectSpec::default().part_sizes([8 * MIB]).last_modified(SystemTime::now() - age)
+    ObjectSpec::default()
+        .part_sizes([8 * MIB])
+        .last_modified(SystemTime::now() - age)
 }
 
 /// A multipart object is dated at the beginning of its upload.
@@ -339,7 +530,10 @@ async fn a_change_that_was_under_way_during_the_last_copy_is_seen() {
     let size = 20 * MIB;
     let key = |world: &World, seed| {
         let content = Content::pattern(seed, size);
-        world.sandbox.store().put_object(SOURCE, "k", content, &in_parts(Duration::from_secs(100)));
+        world
+            .sandbox
+            .store()
+            .put_object(SOURCE, "k", content, &in_parts(Duration::from_secs(100)));
     };
     key(&world, 1);
     assert_eq!(world.run(copy_all()).await.outcome.done_objects, 1);
@@ -347,7 +541,15 @@ async fn a_change_that_was_under_way_during_the_last_copy_is_seen() {
     key(&world, 2);
     let run = world.run(copy_all()).await;
     assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
-    assert_eq!(world.sandbox.store().object(DESTINATION, "k").unwrap().content, Content::pattern(2, size));
+    assert_eq!(
+        world
+            .sandbox
+            .store()
+            .object(DESTINATION, "k")
+            .unwrap()
+            .content,
+        Content::pattern(2, size)
+    );
 }
 
 #[tokio::test]
@@ -360,16 +562,32 @@ async fn a_sync_asks_only_for_what_was_copied_soon_after_it_was_written() {
             _ => ("plain", Duration::from_secs(100)),
         };
         let spec = in_parts(age);
-        let spec = if name == "plain" { ObjectSpec { part_sizes: None, ..spec } } else { spec };
+        let spec = if name == "plain" {
+            ObjectSpec {
+                part_sizes: None,
+                ..spec
+            }
+        } else {
+            spec
+        };
         let key = format!("{name}{index}");
-        world.sandbox.store().put_object(SOURCE, &key, Content::pattern(index, 20 * MIB), &spec);
+        world
+            .sandbox
+            .store()
+            .put_object(SOURCE, &key, Content::pattern(index, 20 * MIB), &spec);
     }
     assert_eq!(world.run(copy_all()).await.outcome.done_objects, 30);
     world.sandbox.calls().clear();
     let run = world.run(copy_all()).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.skipped_objects), (0, 30));
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.skipped_objects),
+        (0, 30)
+    );
     let heads = world.sandbox.calls().of(Operation::HeadObject);
-    assert!(heads.iter().all(|call| call.key.starts_with("fresh")), "{heads:?}");
+    assert!(
+        heads.iter().all(|call| call.key.starts_with("fresh")),
+        "{heads:?}"
+    );
     assert_eq!(heads.len(), 20, "one on each side");
 }
 
@@ -378,17 +596,23 @@ async fn the_proof_that_a_fault_leaves_is_still_one() {
     // The answer of Complete is lost: what is found at the key must be what the parts make.
     let world = World::new().await;
     put(&world, 20 * MIB, &ObjectSpec::default());
-    world.sandbox.faults().add(Fault::on(Operation::CompleteMultipartUpload).nth(1).then(Effect::ResetAfter));
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::UploadPartCopy).when(Which::Nth(1)).then(Effect::SlowDown));
+    world.sandbox.faults().add(
+        Fault::on(Operation::CompleteMultipartUpload)
+            .nth(1)
+            .then(Effect::ResetAfter),
+    );
+    world.sandbox.faults().add(
+        Fault::on(Operation::UploadPartCopy)
+            .when(Which::Nth(1))
+            .then(Effect::SlowDown),
+    );
     let run = world.run(under(REQUIRE)).await;
     assert_eq!(run.proof(), "crc64nvme");
     world.assert_equal("k", "k");
 }
 
-/// A file that arrived is proven as the job demands, also when it is found there because the answer was lost.
+/// A file that arrived is proven as the job demands, also when it is found there because the answer
+/// was lost.
 #[tokio::test]
 async fn a_file_whose_answer_was_lost_is_proven_as_the_job_demands() {
     let mut world = World::new().await;
@@ -396,9 +620,25 @@ async fn a_file_whose_answer_was_lost_is_proven_as_the_job_demands() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("f"), "bytes").unwrap();
     let lost = Effect::ErrorAfterEffect(500, "InternalError");
-    world.sandbox.faults().add(Fault::on(Operation::PutObject).nth(1).then(lost));
-    let proof = ProofPolicy { prove: Prove::Read, ..REQUIRE };
-    let run = world.run(Transfer { proof, ..upload_all(dir.path()) }).await;
-    assert_eq!((run.outcome.done_objects, world.calls(Operation::PutObject)), (1, 2), "{:?}", run.receipts);
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::PutObject).nth(1).then(lost));
+    let proof = ProofPolicy {
+        prove: Prove::Read,
+        ..REQUIRE
+    };
+    let run = world
+        .run(Transfer {
+            proof,
+            ..upload_all(dir.path())
+        })
+        .await;
+    assert_eq!(
+        (run.outcome.done_objects, world.calls(Operation::PutObject)),
+        (1, 2),
+        "{:?}",
+        run.receipts
+    );
     assert_eq!(run.proof(), "read", "an ETag is not enough");
 }

@@ -16,7 +16,13 @@ fn table() -> String {
     );
     let mut row = |name: &str, capabilities: &Capabilities| {
         let Capabilities {
-            copy_conditions, part_conditions, if_none_match, if_match, tags, tag_headers, ..
+            copy_conditions,
+            part_conditions,
+            if_none_match,
+            if_match,
+            tags,
+            tag_headers,
+            ..
         } = *capabilities;
         let pinned = match (copy_conditions, part_conditions, capabilities.part_copy) {
             (true, true, _) | (true, _, false) => "by the server",
@@ -46,9 +52,15 @@ fn table() -> String {
             proof(capabilities),
         );
     };
-    for provider in Provider::ALL.into_iter().filter(|provider| *provider != Provider::Auto) {
+    for provider in Provider::ALL
+        .into_iter()
+        .filter(|provider| *provider != Provider::Auto)
+    {
         let name = serde_json::to_value(provider).unwrap();
-        row(&format!("`{}`", name.as_str().unwrap()), &Capabilities::profile(provider));
+        row(
+            &format!("`{}`", name.as_str().unwrap()),
+            &Capabilities::profile(provider),
+        );
         if provider == Provider::Aws {
             row("`aws`, directory buckets", &Capabilities::DIRECTORY);
         }
@@ -57,13 +69,22 @@ fn table() -> String {
 }
 
 fn parts(capabilities: &Capabilities) -> String {
-    let PartLimits { max_part, max_parts, equal_parts, .. } = capabilities.parts;
+    let PartLimits {
+        max_part,
+        max_parts,
+        equal_parts,
+        ..
+    } = capabilities.parts;
     if !capabilities.part_copy {
         return "no".to_owned();
     }
     let mut text = "yes".to_owned();
     if max_parts < PartLimits::S3.max_parts {
-        let _ = write!(text, ", {} at most", s3haul::size::display_count(u64::from(max_parts)));
+        let _ = write!(
+            text,
+            ", {} at most",
+            s3haul::size::display_count(u64::from(max_parts))
+        );
     }
     if max_part < PartLimits::S3.max_part {
         let _ = write!(text, ", of {} at most", ByteSize(max_part));
@@ -91,7 +112,13 @@ fn trust() -> String {
     );
     let believed = |is: bool| if is { "believed" } else { "no" };
     let mut row = |name: &str, capabilities: &Capabilities| {
-        let Capabilities { if_none_match, if_match, content_etags, ordered_lists, .. } = *capabilities;
+        let Capabilities {
+            if_none_match,
+            if_match,
+            content_etags,
+            ordered_lists,
+            ..
+        } = *capabilities;
         let source = match (capabilities.pins_copies(), capabilities.pins_parts()) {
             (true, true) => "believed",
             (true, false) => "believed of `CopyObject`",
@@ -103,18 +130,34 @@ fn trust() -> String {
             (absent, same) if absent == same => absent,
             (absent, _) => format!("{absent} (`If-None-Match` only)"),
         };
-        let effects = if capabilities.refuses_what_it_lacks() { "by the answer" } else { "after a look" };
+        let effects = if capabilities.refuses_what_it_lacks() {
+            "by the answer"
+        } else {
+            "after a look"
+        };
         let (etags, order) = (believed(content_etags), believed(ordered_lists));
-        let _ = writeln!(table, "| {name} | {source} | {destination} | {etags} | {order} | {effects} |");
+        let _ = writeln!(
+            table,
+            "| {name} | {source} | {destination} | {etags} | {order} | {effects} |"
+        );
     };
-    for provider in Provider::ALL.into_iter().filter(|provider| *provider != Provider::Auto) {
+    for provider in Provider::ALL
+        .into_iter()
+        .filter(|provider| *provider != Provider::Auto)
+    {
         let name = serde_json::to_value(provider).unwrap();
-        row(&format!("`{}`", name.as_str().unwrap()), &Capabilities::profile(provider));
+        row(
+            &format!("`{}`", name.as_str().unwrap()),
+            &Capabilities::profile(provider),
+        );
         if provider == Provider::Aws {
             row("`aws`, directory buckets", &Capabilities::DIRECTORY);
         }
     }
-    let nothing = Capabilities { trust: Trust::Nothing, ..Capabilities::AWS };
+    let nothing = Capabilities {
+        trust: Trust::Nothing,
+        ..Capabilities::AWS
+    };
     assert!(!nothing.pins_copies() && !nothing.refuses_what_it_lacks());
     table.push_str("| any, with `trust: nothing` | no | no | compared by HEAD | as above | no |\n");
     table

@@ -1,43 +1,65 @@
-//! Checks the documentation against the code: tables that are written from it, tests that guarantees name, and links.
+//! Checks the documentation against the code: tables that are written from it, tests that
+//! guarantees name, and links.
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-/// Asserts that a page holds this table between its markers, or writes it there if `UPDATE_README` is set.
+/// Asserts that a page holds this table between its markers, or writes it there if `UPDATE_README`
+/// is set.
 pub(crate) fn assert_page_has(page: &str, name: &str, table: &str) {
-    let begin = format!("<!-- {name}: begin (written by a test: UPDATE_README=1 cargo test --test it) -->\n");
+    let begin = format!(
+        "<!-- {name}: begin (written by a test: UPDATE_README=1 cargo test --test it) -->\n"
+    );
     let end = format!("<!-- {name}: end -->");
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
     let update = std::env::var_os("UPDATE_README").is_some();
-    let mut file = fs::OpenOptions::new().read(true).write(update).open(path).unwrap();
+    let mut file = fs::OpenOptions::new()
+        .read(true)
+        .write(update)
+        .open(path)
+        .unwrap();
     // Several tests may write to one page at once.
     if update {
         file.lock().unwrap();
     }
     let mut text = String::new();
     file.read_to_string(&mut text).unwrap();
-    let (before, rest) = text.split_once(&begin).expect("the marker where the table begins");
-    let (committed, after) = rest.split_once(&end).expect("the marker where the table ends");
+    let (before, rest) = text
+        .split_once(&begin)
+        .expect("the marker where the table begins");
+    let (committed, after) = rest
+        .split_once(&end)
+        .expect("the marker where the table ends");
     if update {
         file.seek(SeekFrom::Start(0)).unwrap();
         file.set_len(0).unwrap();
-        file.write_all(format!("{before}{begin}{table}{end}{after}").as_bytes()).unwrap();
+        file.write_all(format!("{before}{begin}{table}{end}{after}").as_bytes())
+            .unwrap();
     } else {
-        assert_eq!(committed, table, "{page} is old: run the test with UPDATE_README=1");
+        assert_eq!(
+            committed, table,
+            "{page} is old: run the test with UPDATE_README=1"
+        );
     }
 }
 
 /// Cargo refuses older ones.
 #[test]
 fn the_version_of_rust_is_that_of_the_manifest() {
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    assert!(readme.contains(concat!("You need Rust (", env!("CARGO_PKG_RUST_VERSION"), " or newer)")));
+    let readme =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    assert!(readme.contains(concat!(
+        "You need Rust (",
+        env!("CARGO_PKG_RUST_VERSION"),
+        " or newer)"
+    )));
 }
 
 /// Returns the tests that hold each guarantee, by number.
 fn tests_of_guarantees() -> Vec<(u32, Vec<String>)> {
-    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/guarantees.md")).unwrap();
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/guarantees.md"))
+        .unwrap();
     let mut guarantees: Vec<(u32, Vec<String>)> = Vec::new();
     for line in page.lines() {
         if let Some((number, _)) = line.split_once(". ")
@@ -45,7 +67,11 @@ fn tests_of_guarantees() -> Vec<(u32, Vec<String>)> {
         {
             guarantees.push((number, Vec::new()));
         }
-        let named = line.split('`').skip(1).step_by(2).filter(|name| name.contains("::"));
+        let named = line
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .filter(|name| name.contains("::"));
         if let Some((_, tests)) = guarantees.last_mut() {
             tests.extend(named.map(str::to_owned));
         }
@@ -56,18 +82,30 @@ fn tests_of_guarantees() -> Vec<(u32, Vec<String>)> {
 #[test]
 fn each_guarantee_names_tests_that_there_are() {
     let guarantees = tests_of_guarantees();
-    assert_eq!(guarantees.iter().map(|(number, _)| *number).collect::<Vec<_>>(), (1..=8).collect::<Vec<_>>());
+    assert_eq!(
+        guarantees
+            .iter()
+            .map(|(number, _)| *number)
+            .collect::<Vec<_>>(),
+        (1..=8).collect::<Vec<_>>()
+    );
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
     for (number, names) in guarantees {
         assert!(!names.is_empty(), "guarantee {number} names no test");
         for name in names {
             let (path, test) = name.rsplit_once("::").unwrap();
             let file = tests.join(format!("{}.rs", path.replace("::", "/")));
-            let module = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{name}: {error}"));
-            let begins = module.find(&format!("fn {test}(")).unwrap_or_else(|| panic!("{name} is not there"));
+            let module =
+                fs::read_to_string(&file).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let begins = module
+                .find(&format!("fn {test}("))
+                .unwrap_or_else(|| panic!("{name} is not there"));
             // Behind an attribute that makes it a test, and not a helper.
             let item = module[..begins].rsplit("\n\n").next().unwrap();
-            assert!(item.contains("#[test]") || item.contains("#[tokio::test"), "{name} is no test");
+            assert!(
+                item.contains("#[test]") || item.contains("#[tokio::test"),
+                "{name} is no test"
+            );
         }
     }
 }
@@ -78,7 +116,9 @@ fn anchors(text: &str) -> Vec<String> {
     headings
         .map(|line| {
             let title = line.trim_start_matches('#').trim().to_lowercase();
-            let kept = title.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+            let kept = title
+                .chars()
+                .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
             kept.map(|c| if c == ' ' { '-' } else { c }).collect()
         })
         .collect()
@@ -87,22 +127,43 @@ fn anchors(text: &str) -> Vec<String> {
 #[test]
 fn links_between_pages_lead_somewhere() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let docs = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
-    let top = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "deploy/README.md"].map(|page| root.join(page));
+    let docs = fs::read_dir(root.join("docs"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let top = [
+        "README.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "deploy/README.md",
+    ]
+    .map(|page| root.join(page));
     let mut links = 0;
     for page in docs.chain(top) {
         let text = fs::read_to_string(&page).unwrap();
-        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+        for target in text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next())
+        {
             if target.contains("://") {
                 continue;
             }
-            let (file, anchor) =
-                target.split_once('#').map_or((target, None), |(file, anchor)| (file, Some(anchor)));
-            let linked = if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
+            let (file, anchor) = target
+                .split_once('#')
+                .map_or((target, None), |(file, anchor)| (file, Some(anchor)));
+            let linked = if file.is_empty() {
+                page.clone()
+            } else {
+                page.parent().unwrap().join(file)
+            };
             assert!(linked.exists(), "{} links to {target}", page.display());
             if let Some(anchor) = anchor {
                 let there = anchors(&fs::read_to_string(&linked).unwrap());
-                assert!(there.iter().any(|a| a == anchor), "{} links to {target}: {there:?}", page.display());
+                assert!(
+                    there.iter().any(|a| a == anchor),
+                    "{} links to {target}: {there:?}",
+                    page.display()
+                );
             }
             links += 1;
         }

@@ -1,5 +1,5 @@
-//! One record: the journal, the report, and what commands say of both agree, and where one of them is damaged or another
-//! one takes its place, somebody says so.
+//! One record: the journal, the report, and what commands say of both agree, and where one of them
+//! is damaged or another one takes its place, somebody says so.
 
 use std::fs;
 use std::io::Write as _;
@@ -39,11 +39,17 @@ fn put_old(world: &World, key: &str) {
         last_modified: Some(SystemTime::now() - Duration::from_hours(1)),
         ..ObjectSpec::default()
     };
-    world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, 100), &spec);
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, key, Content::pattern(1, 100), &spec);
 }
 
 fn slow(world: &World, copy: Duration) {
-    world.sandbox.faults().add(Fault::on(Operation::CopyObject).then(Effect::Delay(copy)));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::CopyObject).then(Effect::Delay(copy)));
 }
 
 /// Starts the program in a directory and waits for so many more copies.
@@ -61,33 +67,56 @@ async fn started(world: &World, directory: &Path, arguments: &[&str], copies: u6
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), working).await.expect("the run does nothing");
+    tokio::time::timeout(Duration::from_secs(30), working)
+        .await
+        .expect("the run does nothing");
     child
 }
 
 async fn killed(mut child: Child) {
     child.kill().unwrap();
-    tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();
+    tokio::task::spawn_blocking(move || child.wait().unwrap())
+        .await
+        .unwrap();
 }
 
 /// The exit code and what was said, once it has ended.
 async fn ended(child: Child) -> (i32, String) {
-    let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
-    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap())
+        .await
+        .unwrap();
+    (
+        output.status.code().unwrap(),
+        String::from_utf8(output.stderr).unwrap(),
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manifest_from_a_pipe_is_read_once_and_its_hash_is_in_the_report() {
     let world = world(1, Duration::ZERO).await;
     let dir = TempDir::new().unwrap();
-    assert!(std::process::Command::new("mkfifo").arg(dir.path().join("job")).status().unwrap().success());
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(dir.path().join("job"))
+            .status()
+            .unwrap()
+            .success()
+    );
     let pipe = dir.path().join("job");
     let writer = tokio::task::spawn_blocking(move || fs::write(pipe, COPY_ALL).unwrap());
-    let (exit, _, stderr) = run_in(&world, dir.path(), &["run", "job", "--report", "report.jsonl"]).await;
+    let (exit, _, stderr) = run_in(
+        &world,
+        dir.path(),
+        &["run", "job", "--report", "report.jsonl"],
+    )
+    .await;
     assert_eq!(exit, 0, "{stderr}");
     writer.await.unwrap();
     let hash = hex(&Sha256::digest(COPY_ALL));
-    assert_eq!(lines_of(&dir.path().join("report.jsonl"))[0]["manifest_sha256"], hash.as_str());
+    assert_eq!(
+        lines_of(&dir.path().join("report.jsonl"))[0]["manifest_sha256"],
+        hash.as_str()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -101,8 +130,14 @@ async fn a_plan_of_the_sandbox_does_not_replace_a_real_one() {
     assert_eq!(run_in(&world, dir.path(), &real).await.0, 0);
     let plan = fs::read_to_string(dir.path().join("plan.jsonl")).unwrap();
     let (exit, _, stderr) = run_in(&world, dir.path(), &on_sandbox).await;
-    assert!(exit == 3 && stderr.contains("plan.jsonl holds a plan of real buckets"), "{exit} {stderr}");
-    assert_eq!(fs::read_to_string(dir.path().join("plan.jsonl")).unwrap(), plan);
+    assert!(
+        exit == 3 && stderr.contains("plan.jsonl holds a plan of real buckets"),
+        "{exit} {stderr}"
+    );
+    assert_eq!(
+        fs::read_to_string(dir.path().join("plan.jsonl")).unwrap(),
+        plan
+    );
 }
 
 /// A session without a report has no receipts to give to one that has.
@@ -116,22 +151,44 @@ async fn a_report_of_the_second_session_says_what_it_lacks_of_the_first() {
     killed(started(&world, dir.path(), &reported, 8).await).await;
     world.sandbox.faults().clear();
     let (exit, _, stderr) = run_in(&world, dir.path(), &reported).await;
-    assert!(exit == 0 && stderr.contains("going on with the run"), "{exit} {stderr}");
-    for command in [&["retry", "report.jsonl"][..], &["verify", "--report", "report.jsonl"]] {
+    assert!(
+        exit == 0 && stderr.contains("going on with the run"),
+        "{exit} {stderr}"
+    );
+    for command in [
+        &["retry", "report.jsonl"][..],
+        &["verify", "--report", "report.jsonl"],
+    ] {
         let (exit, stdout, stderr) = run_in(&world, dir.path(), command).await;
-        assert!((exit, stdout.as_str()) == (2, ""), "{command:?}: {exit} {stdout}");
-        assert!(stderr.contains("lacks receipts of an earlier session"), "{command:?}: {stderr}");
+        assert!(
+            (exit, stdout.as_str()) == (2, ""),
+            "{command:?}: {exit} {stdout}"
+        );
+        assert!(
+            stderr.contains("lacks receipts of an earlier session"),
+            "{command:?}: {stderr}"
+        );
     }
     // A run that has had a report from the start lacks none.
     let (exit, ..) = run_in(&world, dir.path(), &reported).await;
-    assert_eq!((exit, receipts_in(&dir.path().join("report.jsonl")).len()), (0, 40));
+    assert_eq!(
+        (exit, receipts_in(&dir.path().join("report.jsonl")).len()),
+        (0, 40)
+    );
 }
 
 /// What may happen to the file of a report while its run is at work.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_that_is_cut_or_written_to_in_mid_run_is_whole_again_or_says_that_it_is_not() {
     type Damage = fn(&Path);
-    let copytruncate: Damage = |path| fs::File::options().write(true).open(path).unwrap().set_len(0).unwrap();
+    let copytruncate: Damage = |path| {
+        fs::File::options()
+            .write(true)
+            .open(path)
+            .unwrap()
+            .set_len(0)
+            .unwrap()
+    };
     let cut: Damage = |path| {
         let file = fs::File::options().write(true).open(path).unwrap();
         let length = file.metadata().unwrap().len();
@@ -154,8 +211,18 @@ async fn a_report_that_is_cut_or_written_to_in_mid_run_is_whole_again_or_says_th
         let world = world(60, Duration::from_millis(50)).await;
         let dir = TempDir::new().unwrap();
         let report = dir.path().join("report.jsonl");
-        let command =
-            [&COPY[..], &["--in-flight", "2", "--report", "report.jsonl", "--journal", journal]].concat();
+        let command = [
+            &COPY[..],
+            &[
+                "--in-flight",
+                "2",
+                "--report",
+                "report.jsonl",
+                "--journal",
+                journal,
+            ],
+        ]
+        .concat();
         let child = started(&world, dir.path(), &command, 20).await;
         damage(&report);
         let (ended_with, stderr) = ended(child).await;
@@ -164,11 +231,22 @@ async fn a_report_that_is_cut_or_written_to_in_mid_run_is_whole_again_or_says_th
             assert_eq!(receipts_in(&report).len(), 60, "{what}");
             continue;
         }
-        assert!(stderr.contains("report.jsonl lacks receipts"), "{what} {journal}: {stderr}");
+        assert!(
+            stderr.contains("report.jsonl lacks receipts"),
+            "{what} {journal}: {stderr}"
+        );
         let (exit, stdout, stderr) = run_in(&world, dir.path(), &["retry", "report.jsonl"]).await;
-        assert!((exit, stdout.as_str()) == (2, ""), "{what} {journal}: {exit} {stdout} {stderr}");
+        assert!(
+            (exit, stdout.as_str()) == (2, ""),
+            "{what} {journal}: {exit} {stdout} {stderr}"
+        );
         if what == "other" {
-            assert!(fs::read_to_string(&report).unwrap().starts_with("precious\n"), "it was replaced");
+            assert!(
+                fs::read_to_string(&report)
+                    .unwrap()
+                    .starts_with("precious\n"),
+                "it was replaced"
+            );
         }
     }
 }
@@ -176,28 +254,62 @@ async fn a_report_that_is_cut_or_written_to_in_mid_run_is_whole_again_or_says_th
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_does_not_resume_to_or_from_another_place() {
     let world = world(60, Duration::from_millis(50)).await;
-    world.sandbox.store().create_bucket("other", BucketOptions::default());
+    world
+        .sandbox
+        .store()
+        .create_bucket("other", BucketOptions::default());
     let dir = TempDir::new().unwrap();
     let few = ["--journal", "kept", "--in-flight", "2"];
     killed(started(&world, dir.path(), &[&COPY[..], &few].concat(), 10).await).await;
     world.sandbox.faults().clear();
     for (from, to, changed) in [
-        ("s3://source/", "s3://other/", "`copy.to` was s3://destination/ at "),
-        ("s3://source/", "s3://destination/x/", "and is s3://destination/x/ at "),
-        ("s3://other/", "s3://destination/", "`copy.from` was s3://source/ at "),
+        (
+            "s3://source/",
+            "s3://other/",
+            "`copy.to` was s3://destination/ at ",
+        ),
+        (
+            "s3://source/",
+            "s3://destination/x/",
+            "and is s3://destination/x/ at ",
+        ),
+        (
+            "s3://other/",
+            "s3://destination/",
+            "`copy.from` was s3://source/ at ",
+        ),
     ] {
         for more in [&[][..], &["--resume-anyway"]] {
             let before = world.calls(Operation::CopyObject);
-            let (exit, _, stderr) =
-                run_in(&world, dir.path(), &[&["copy", from, to], &few[..], more].concat()).await;
-            assert!(exit == 3 && stderr.contains("run between other places"), "{exit} {stderr}");
-            assert!(stderr.contains(changed) && stderr.contains("with --fresh"), "{stderr}");
+            let (exit, _, stderr) = run_in(
+                &world,
+                dir.path(),
+                &[&["copy", from, to], &few[..], more].concat(),
+            )
+            .await;
+            assert!(
+                exit == 3 && stderr.contains("run between other places"),
+                "{exit} {stderr}"
+            );
+            assert!(
+                stderr.contains(changed) && stderr.contains("with --fresh"),
+                "{stderr}"
+            );
             assert_eq!(world.calls(Operation::CopyObject), before);
         }
     }
-    let fresh = [&["copy", "s3://source/", "s3://other/"], &few[..], &["--fresh"]].concat();
+    let fresh = [
+        &["copy", "s3://source/", "s3://other/"],
+        &few[..],
+        &["--fresh"],
+    ]
+    .concat();
     let (exit, _, stderr) = run_in(&world, dir.path(), &fresh).await;
-    assert_eq!((exit, world.sandbox.store().keys("other").len()), (0, 60), "{stderr}");
+    assert_eq!(
+        (exit, world.sandbox.store().keys("other").len()),
+        (0, 60),
+        "{stderr}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -210,11 +322,17 @@ async fn a_journal_in_a_source_is_refused_unless_it_is_left_out_there() {
     let journal = ["--journal", "s3://source/ops/j/"];
     let copy = [&COPY[..], &["--provider", "aws"], &journal].concat();
     manifest("");
-    let (run, check) = ([&["run", "job.yaml"][..], &journal].concat(), ["check", "job.yaml"]);
+    let (run, check) = (
+        [&["run", "job.yaml"][..], &journal].concat(),
+        ["check", "job.yaml"],
+    );
     let refused = async |command: &[&str]| {
         let (exit, _, stderr) = run_in(&world, dir.path(), command).await;
         assert_eq!(exit, 2, "{command:?}: {stderr}");
-        assert!(stderr.contains("s3://source/ops/j/ lies in the source of `"), "{command:?}: {stderr}");
+        assert!(
+            stderr.contains("s3://source/ops/j/ lies in the source of `"),
+            "{command:?}: {stderr}"
+        );
         assert_eq!(world.sandbox.calls().total(), 0, "{command:?}");
     };
     refused(&copy).await;
@@ -232,17 +350,29 @@ async fn a_journal_in_a_source_is_refused_unless_it_is_left_out_there() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_ignores_conditions_keeps_no_journal_whatever_its_profile_says() {
     let world = world(2, Duration::ZERO).await;
-    world.sandbox.store().create_bucket("ops", BucketOptions::default());
+    world
+        .sandbox
+        .store()
+        .create_bucket("ops", BucketOptions::default());
     let ignores = Effect::Ignore(&["if-none-match"]);
-    world.sandbox.faults().add(Fault::on(Operation::PutObject).when(When::Always).then(ignores));
+    world.sandbox.faults().add(
+        Fault::on(Operation::PutObject)
+            .when(When::Always)
+            .then(ignores),
+    );
     let dir = TempDir::new().unwrap();
     fs::write(dir.path().join("job.yaml"), COPY_ALL).unwrap();
     let run = ["run", "job.yaml", "--journal"];
-    let (exit, _, stderr) = run_in(&world, dir.path(), &[&run[..], &["s3://ops/j/"]].concat()).await;
-    assert!(exit == 3 && stderr.contains("`default` ignored it in a test"), "{exit} {stderr}");
+    let (exit, _, stderr) =
+        run_in(&world, dir.path(), &[&run[..], &["s3://ops/j/"]].concat()).await;
+    assert!(
+        exit == 3 && stderr.contains("`default` ignored it in a test"),
+        "{exit} {stderr}"
+    );
     assert_eq!(world.calls(Operation::CopyObject), 0);
     world.sandbox.faults().clear();
-    let (exit, _, stderr) = run_in(&world, dir.path(), &[&run[..], &["s3://ops/k/"]].concat()).await;
+    let (exit, _, stderr) =
+        run_in(&world, dir.path(), &[&run[..], &["s3://ops/k/"]].concat()).await;
     assert_eq!(exit, 0, "{stderr}");
 }
 
@@ -261,15 +391,23 @@ async fn a_journal_whose_directory_lock_or_segment_goes_away_ends_the_run() {
             fs::write(place.join(what), "").unwrap();
         }
         let error = journal.commit(planned(2)).await.unwrap_err();
-        assert!(matches!(&error, JournalError::Gone { .. }), "{what}: {error}");
-        assert!(error.is_passing() && error.to_string().contains("run the same command again"), "{error}");
+        assert!(
+            matches!(&error, JournalError::Gone { .. }),
+            "{what}: {error}"
+        );
+        assert!(
+            error.is_passing() && error.to_string().contains("run the same command again"),
+            "{error}"
+        );
         journal.broken().cancelled().await;
     }
     // Another process that takes the journal meanwhile is not disturbed by the one that lost it.
     let dir = TempDir::new().unwrap();
     let journal = begin_in(dir.path()).await;
     fs::remove_file(dir.path().join("lock")).unwrap();
-    let second = Opened::open(Location::Directory(dir.path().to_owned())).await.unwrap();
+    let second = Opened::open(Location::Directory(dir.path().to_owned()))
+        .await
+        .unwrap();
     let second = second.resume(None).await.unwrap();
     assert!(journal.commit(planned(1)).await.is_err());
     second.commit(planned(1)).await.unwrap();
@@ -281,7 +419,8 @@ fn summary(stdout: &str) -> Value {
     serde_json::from_str::<Value>(last).unwrap()["summary"].clone()
 }
 
-/// An unnamed provider's lists may be in any order, so that each session reads them from their beginning.
+/// An unnamed provider's lists may be in any order, so that each session reads them from their
+/// beginning.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_object_counts_once_however_often_it_is_listed() {
     let world = world(80, Duration::ZERO).await;
@@ -289,15 +428,31 @@ async fn each_object_counts_once_however_often_it_is_listed() {
     for index in 0..10 {
         let key = format!("a{index}");
         put_old(&world, &key);
-        world.sandbox.store().put_object(DESTINATION, &key, Content::pattern(1, 100), &ObjectSpec::default());
+        world.sandbox.store().put_object(
+            DESTINATION,
+            &key,
+            Content::pattern(1, 100),
+            &ObjectSpec::default(),
+        );
     }
     for key in ["k0003", "k0005"] {
         let fault = Fault::on(Operation::CopyObject).key(key).when(When::Always);
-        world.sandbox.faults().add(fault.then(Effect::Error(403, "AccessDenied")));
+        world
+            .sandbox
+            .faults()
+            .add(fault.then(Effect::Error(403, "AccessDenied")));
     }
     slow(&world, Duration::from_millis(60));
     let dir = TempDir::new().unwrap();
-    let more = ["--in-flight", "4", "--report", "report.jsonl", "--journal", "kept", "--json"];
+    let more = [
+        "--in-flight",
+        "4",
+        "--report",
+        "report.jsonl",
+        "--journal",
+        "kept",
+        "--json",
+    ];
     let command = [&COPY[..], &more].concat();
     let agreed = async |what: &str, all: bool| {
         let (exit, stdout, stderr) = run_in(&world, dir.path(), &command).await;
@@ -315,22 +470,40 @@ async fn each_object_counts_once_however_often_it_is_listed() {
                 "{what} {name}"
             );
         }
-        (count("done_objects"), count("skipped_objects"), count("failed_objects"))
+        (
+            count("done_objects"),
+            count("skipped_objects"),
+            count("failed_objects"),
+        )
     };
     killed(started(&world, dir.path(), &command, 25).await).await;
     let child = started(&world, dir.path(), &command, 25).await;
-    std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    std::process::Command::new("kill")
+        .args(["-TERM", &child.id().to_string()])
+        .status()
+        .unwrap();
     assert_eq!(ended(child).await.0, 4);
     assert_eq!(agreed("the denied ones fail", false).await, (78, 10, 2));
     // What a later list finds done counts as failed no more.
     world.sandbox.faults().clear();
     fs::remove_dir_all(dir.path().join("kept")).unwrap();
     world.sandbox.store().delete_object(DESTINATION, "k0010");
-    for key in world.sandbox.store().keys(DESTINATION).iter().filter(|key| key.as_str() > "k0040") {
+    for key in world
+        .sandbox
+        .store()
+        .keys(DESTINATION)
+        .iter()
+        .filter(|key| key.as_str() > "k0040")
+    {
         world.sandbox.store().delete_object(DESTINATION, key);
     }
-    let denied = Fault::on(Operation::CopyObject).key("k0003").when(When::Always);
-    world.sandbox.faults().add(denied.then(Effect::Error(403, "AccessDenied")));
+    let denied = Fault::on(Operation::CopyObject)
+        .key("k0003")
+        .when(When::Always);
+    world
+        .sandbox
+        .faults()
+        .add(denied.then(Effect::Error(403, "AccessDenied")));
     slow(&world, Duration::from_millis(60));
     killed(started(&world, dir.path(), &command, 15).await).await;
     world.sandbox.faults().clear();
@@ -347,22 +520,34 @@ async fn what_a_killed_session_copied_unseen_is_proven_by_the_next() {
         for key in ["a", "b", "c"] {
             put_old(&world, key);
         }
-        let silent = Fault::on(Operation::CopyObject).when(When::Always).then(Effect::StallAfter(None));
+        let silent = Fault::on(Operation::CopyObject)
+            .when(When::Always)
+            .then(Effect::StallAfter(None));
         world.sandbox.faults().add(silent);
         let dir = TempDir::new().unwrap();
-        let command = [&COPY[..], &["--report", "report.jsonl", "--journal", "kept"], more].concat();
+        let command = [
+            &COPY[..],
+            &["--report", "report.jsonl", "--journal", "kept"],
+            more,
+        ]
+        .concat();
         let child = started(&world, dir.path(), &command, 3).await;
         let copied = async {
             while world.sandbox.store().keys(DESTINATION).len() < 3 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(30), copied).await.expect("nothing is copied");
+        tokio::time::timeout(Duration::from_secs(30), copied)
+            .await
+            .expect("nothing is copied");
         killed(child).await;
         world.sandbox.faults().clear();
         world.sandbox.calls().clear();
         let (exit, stdout, stderr) = run_in(&world, dir.path(), &command).await;
-        assert!(exit == 0 && stdout.contains("3 objects copied and proven"), "{exit} {stdout} {stderr}");
+        assert!(
+            exit == 0 && stdout.contains("3 objects copied and proven"),
+            "{exit} {stdout} {stderr}"
+        );
         assert_eq!(world.calls(Operation::CopyObject), 0, "{more:?}");
         let receipts = receipts_in(&dir.path().join("report.jsonl"));
         assert_eq!(receipts.len(), 3, "{receipts:?}");
@@ -389,19 +574,36 @@ async fn a_record_that_the_destination_does_not_bear_out_is_refused() {
     }
     let before = world.calls(Operation::CopyObject);
     let (exit, _, stderr) = run_in(&world, dir.path(), &command).await;
-    assert_eq!((exit, world.calls(Operation::CopyObject)), (3, before), "{stderr}");
-    for said in
-        ["16 of 16 copied objects", "s3://destination/k0", "is not there", "--fresh", "--resume-anyway"]
-    {
+    assert_eq!(
+        (exit, world.calls(Operation::CopyObject)),
+        (3, before),
+        "{stderr}"
+    );
+    for said in [
+        "16 of 16 copied objects",
+        "s3://destination/k0",
+        "is not there",
+        "--fresh",
+        "--resume-anyway",
+    ] {
         assert!(stderr.contains(said), "{said}: {stderr}");
     }
     // An object of another size is not the one on record.
     for key in &there {
-        world.sandbox.store().put_object(DESTINATION, key, Content::pattern(1, 7), &ObjectSpec::default());
+        world.sandbox.store().put_object(
+            DESTINATION,
+            key,
+            Content::pattern(1, 7),
+            &ObjectSpec::default(),
+        );
     }
     let (exit, _, stderr) = run_in(&world, dir.path(), &command).await;
-    assert!(exit == 3 && stderr.contains("with 100 bytes, has 7"), "{exit} {stderr}");
-    let (exit, _, stderr) = run_in(&world, dir.path(), &[&command[..], &["--fresh"]].concat()).await;
+    assert!(
+        exit == 3 && stderr.contains("with 100 bytes, has 7"),
+        "{exit} {stderr}"
+    );
+    let (exit, _, stderr) =
+        run_in(&world, dir.path(), &[&command[..], &["--fresh"]].concat()).await;
     assert_eq!(exit, 0, "{stderr}");
     for key in world.sandbox.store().keys(SOURCE) {
         world.assert_equal(&key, &key);
@@ -412,32 +614,72 @@ async fn a_record_that_the_destination_does_not_bear_out_is_refused() {
 async fn the_summary_says_what_was_proven_when_and_what_was_looked_at_again() {
     let world = world(60, Duration::from_millis(50)).await;
     let dir = TempDir::new().unwrap();
-    let command = [&COPY[..], &["--provider", "aws", "--in-flight", "4", "--journal", "kept"]].concat();
+    let command = [
+        &COPY[..],
+        &["--provider", "aws", "--in-flight", "4", "--journal", "kept"],
+    ]
+    .concat();
     killed(started(&world, dir.path(), &command, 30).await).await;
     world.sandbox.faults().clear();
     let (exit, stdout, stderr) = run_in(&world, dir.path(), &command).await;
-    assert!(exit == 0 && stdout.contains("60 objects copied and proven"), "{exit} {stdout} {stderr}");
-    let line = stdout.lines().find(|line| line.contains("by earlier sessions, until 2")).unwrap();
-    assert!(line.ends_with("16 of them looked at again when this session began"), "{line}");
+    assert!(
+        exit == 0 && stdout.contains("60 objects copied and proven"),
+        "{exit} {stdout} {stderr}"
+    );
+    let line = stdout
+        .lines()
+        .find(|line| line.contains("by earlier sessions, until 2"))
+        .unwrap();
+    assert!(
+        line.ends_with("16 of them looked at again when this session began"),
+        "{line}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_bucket_of_a_journal_is_waited_for_no_longer_than_patience() {
     let world = world(40, Duration::from_millis(100)).await;
-    world.sandbox.store().create_bucket("ops", BucketOptions::default());
+    world
+        .sandbox
+        .store()
+        .create_bucket("ops", BucketOptions::default());
     let dir = TempDir::new().unwrap();
-    let more = ["--provider", "aws", "--journal", "s3://ops/j/", "--patience", "2s", "--in-flight", "2"];
+    let more = [
+        "--provider",
+        "aws",
+        "--journal",
+        "s3://ops/j/",
+        "--patience",
+        "2s",
+        "--in-flight",
+        "2",
+    ];
     let command = [&COPY[..], &more].concat();
     let child = started(&world, dir.path(), &command, 3).await;
-    world.sandbox.faults().add(Fault::on(Operation::PutObject).when(When::Always).then(Effect::SlowDown));
+    world.sandbox.faults().add(
+        Fault::on(Operation::PutObject)
+            .when(When::Always)
+            .then(Effect::SlowDown),
+    );
     let began = std::time::Instant::now();
     let (exit, stderr) = ended(child).await;
-    assert!(exit == 4 && stderr.contains("the journal s3://ops/j/"), "{exit} {stderr}");
+    assert!(
+        exit == 4 && stderr.contains("the journal s3://ops/j/"),
+        "{exit} {stderr}"
+    );
     // Without it, this takes the three minutes for which faults of a server are retried.
-    assert!(began.elapsed() < Duration::from_mins(1), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_mins(1),
+        "{:?}",
+        began.elapsed()
+    );
     world.sandbox.faults().clear();
     let (exit, _, stderr) = run_in(&world, dir.path(), &command).await;
-    assert_eq!((exit, world.sandbox.store().keys(DESTINATION).len()), (0, 40), "{stderr}");
+    assert_eq!(
+        (exit, world.sandbox.store().keys(DESTINATION).len()),
+        (0, 40),
+        "{stderr}"
+    );
 }
 
 /// Only `verify` sees an object that somebody replaced by another one of its size.
@@ -448,19 +690,34 @@ async fn verify_names_the_command_that_mends_what_is_different() {
     let provider = ["--provider", "aws"];
     let copy = [&COPY[..], &provider].concat();
     assert_eq!(run_in(&world, dir.path(), &copy).await.0, 0);
-    world.sandbox.store().put_object(DESTINATION, "k0001", Content::pattern(2, 100), &ObjectSpec::default());
+    world.sandbox.store().put_object(
+        DESTINATION,
+        "k0001",
+        Content::pattern(2, 100),
+        &ObjectSpec::default(),
+    );
     world.sandbox.store().delete_object(DESTINATION, "k0002");
-    let verify = [&["verify", "s3://source/", "s3://destination/"], &provider[..]].concat();
+    let verify = [
+        &["verify", "s3://source/", "s3://destination/"],
+        &provider[..],
+    ]
+    .concat();
     let (exit, stdout, stderr) = run_in(&world, dir.path(), &verify).await;
     assert!(
         exit == 1 && stdout.contains("different") && stdout.contains("missing"),
         "{exit} {stdout} {stderr}"
     );
-    let told = stdout.lines().chain(stderr.lines()).find_map(|line| line.split_once("missing: s3haul "));
+    let told = stdout
+        .lines()
+        .chain(stderr.lines())
+        .find_map(|line| line.split_once("missing: s3haul "));
     let command = told.unwrap().1.split(" (with the flags").next().unwrap();
     let command: Vec<_> = command.split(' ').chain(provider).collect();
     let (exit, stdout, stderr) = run_in(&world, dir.path(), &command).await;
-    assert!(exit == 0 && stdout.contains("2 objects copied"), "{command:?}: {exit} {stdout} {stderr}");
+    assert!(
+        exit == 0 && stdout.contains("2 objects copied"),
+        "{command:?}: {exit} {stdout} {stderr}"
+    );
     assert_eq!(run_in(&world, dir.path(), &verify).await.0, 0);
 }
 
@@ -469,12 +726,27 @@ async fn verify_names_the_command_that_mends_what_is_different() {
 async fn a_retry_without_a_journal_copies_what_a_signal_left_undone() {
     let world = world(60, Duration::from_millis(100)).await;
     let dir = TempDir::new().unwrap();
-    let more = ["--provider", "aws", "--journal", "none", "--in-flight", "2", "--report", "report.jsonl"];
+    let more = [
+        "--provider",
+        "aws",
+        "--journal",
+        "none",
+        "--in-flight",
+        "2",
+        "--report",
+        "report.jsonl",
+    ];
     let child = started(&world, dir.path(), &[&COPY[..], &more].concat(), 6).await;
-    std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    std::process::Command::new("kill")
+        .args(["-TERM", &child.id().to_string()])
+        .status()
+        .unwrap();
     assert_eq!(ended(child).await.0, 4);
     let receipts = receipts_in(&dir.path().join("report.jsonl"));
-    let stopped = receipts.iter().filter(|receipt| receipt["status"] == "stopped").count();
+    let stopped = receipts
+        .iter()
+        .filter(|receipt| receipt["status"] == "stopped")
+        .count();
     assert_eq!(
         lines_of(&dir.path().join("report.jsonl")).pop().unwrap()["footer"]["stopped_objects"],
         stopped
@@ -484,7 +756,10 @@ async fn a_retry_without_a_journal_copies_what_a_signal_left_undone() {
     assert_eq!(run_in(&world, dir.path(), &verify).await.0, 1);
     world.sandbox.faults().clear();
     let (exit, stdout, stderr) = run_in(&world, dir.path(), &["retry", "report.jsonl"]).await;
-    assert!(exit == 0 && stdout.contains(&format!("{stopped} objects copied")), "{exit} {stdout} {stderr}");
+    assert!(
+        exit == 0 && stdout.contains(&format!("{stopped} objects copied")),
+        "{exit} {stdout} {stderr}"
+    );
     assert_eq!(world.sandbox.store().keys(DESTINATION).len(), 60);
 }
 
@@ -494,23 +769,57 @@ async fn a_server_that_goes_away_leaves_one_tally() {
     for journal in ["none", "kept"] {
         let world = world(60, Duration::from_millis(50)).await;
         let dir = TempDir::new().unwrap();
-        let more =
-            ["--provider", "aws", "--journal", journal, "--in-flight", "2", "--report", "report.jsonl"];
+        let more = [
+            "--provider",
+            "aws",
+            "--journal",
+            journal,
+            "--in-flight",
+            "2",
+            "--report",
+            "report.jsonl",
+        ];
         let command = [&COPY[..], &more, &["--patience", "2s"]].concat();
         let child = started(&world, dir.path(), &command, 10).await;
         world.sandbox.faults().clear();
-        world.sandbox.faults().add(Fault::on_any().when(When::Always).then(Effect::ResetBefore));
+        world
+            .sandbox
+            .faults()
+            .add(Fault::on_any().when(When::Always).then(Effect::ResetBefore));
         let (exit, stderr) = ended(child).await;
         assert_eq!(exit, 4, "{stderr}");
         let receipts = receipts_in(&dir.path().join("report.jsonl"));
-        let of = |status: &str| receipts.iter().filter(|receipt| receipt["status"] == status).count();
+        let of = |status: &str| {
+            receipts
+                .iter()
+                .filter(|receipt| receipt["status"] == status)
+                .count()
+        };
         let footer = lines_of(&dir.path().join("report.jsonl")).pop().unwrap()["footer"].clone();
-        assert_eq!(footer["failed_objects"], of("failed"), "{journal}: {stderr}");
-        assert_eq!(footer["stopped_objects"], of("stopped"), "{journal}: {stderr}");
-        let told = stderr.lines().filter(|line| line.starts_with("failed: ")).count();
-        assert!(told > 0 && told == of("failed").min(20), "{journal}: {told} {stderr}");
+        assert_eq!(
+            footer["failed_objects"],
+            of("failed"),
+            "{journal}: {stderr}"
+        );
+        assert_eq!(
+            footer["stopped_objects"],
+            of("stopped"),
+            "{journal}: {stderr}"
+        );
+        let told = stderr
+            .lines()
+            .filter(|line| line.starts_with("failed: "))
+            .count();
+        assert!(
+            told > 0 && told == of("failed").min(20),
+            "{journal}: {told} {stderr}"
+        );
         world.sandbox.faults().clear();
         let (exit, _, stderr) = run_in(&world, dir.path(), &command).await;
-        assert_eq!((exit, world.sandbox.store().keys(DESTINATION).len()), (0, 60), "{journal}: {stderr}");
+        assert_eq!(
+            (exit, world.sandbox.store().keys(DESTINATION).len()),
+            (0, 60),
+            "{journal}: {stderr}"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Refusals in mid-run: a 403 is not believed at once, costs no stored parts, and a failed object sends nothing more.
+//! Refusals in mid-run: a 403 is not believed at once, costs no stored parts, and a failed object
+//! sends nothing more.
 
 use std::time::Duration;
 
@@ -19,11 +20,21 @@ const DOUBT: Duration = Duration::from_mins(1);
 
 /// One object of many parts.
 async fn world() -> (World, Job) {
-    let latency = LatencyModel { copy: Duration::from_millis(5), ..LatencyModel::default() };
-    let mut world = World::modelled(Model { latency, ..Model::default() }).await;
+    let latency = LatencyModel {
+        copy: Duration::from_millis(5),
+        ..LatencyModel::default()
+    };
+    let mut world = World::modelled(Model {
+        latency,
+        ..Model::default()
+    })
+    .await;
     world.retry.brief_doubt = DOUBT;
     let content = Content::pattern(1, PARTS * 5 * MIB);
-    world.sandbox.store().put_object(SOURCE, "large", content, &ObjectSpec::default());
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "large", content, &ObjectSpec::default());
     let mut transfer = copy_all();
     transfer.parts.size = PartSize::Exactly(ByteSize(5 * MIB));
     transfer.parts.threshold = ByteSize(5 * MIB);
@@ -42,9 +53,17 @@ fn copied_parts(world: &World) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_refused_part_of_many_is_sent_again() {
     let (world, job) = world().await;
-    world.sandbox.faults().add(denied(Operation::UploadPartCopy).nth(PARTS / 2));
+    world
+        .sandbox
+        .faults()
+        .add(denied(Operation::UploadPartCopy).nth(PARTS / 2));
     let run = world.try_run_job(&job).await.unwrap();
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (1, 0), "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (1, 0),
+        "{:?}",
+        run.receipts
+    );
     assert_eq!(copied_parts(&world), PARTS + 1);
     world.assert_equal("large", "large");
 }
@@ -56,10 +75,18 @@ async fn a_refused_request_for_a_small_object_is_sent_again_where_others_succeed
         world.retry.brief_doubt = DOUBT;
         for index in 0..50 {
             let key = format!("k{index:02}");
-            world.sandbox.store().put_object(SOURCE, &key, Content::pattern(1, 9), &ObjectSpec::default());
+            world.sandbox.store().put_object(
+                SOURCE,
+                &key,
+                Content::pattern(1, 9),
+                &ObjectSpec::default(),
+            );
         }
         let mut job = world.job(copy_all());
-        job.limits = Limits { in_flight: Some(1), ..Limits::default() };
+        job.limits = Limits {
+            in_flight: Some(1),
+            ..Limits::default()
+        };
         world.sandbox.faults().add(denied(operation).nth(25));
         let run = world.try_run_job(&job).await.unwrap();
         let done = (run.outcome.done_objects, run.outcome.failed_objects);
@@ -75,13 +102,27 @@ async fn refusals_that_last_are_believed() {
     world.retry.brief_doubt = Duration::from_millis(500);
     for index in 0..200 {
         let key = format!("k{index:03}{}", if index % 2 == 0 { "-bad" } else { "" });
-        world.sandbox.store().put_object(SOURCE, &key, Content::pattern(1, 9), &ObjectSpec::default());
+        world.sandbox.store().put_object(
+            SOURCE,
+            &key,
+            Content::pattern(1, 9),
+            &ObjectSpec::default(),
+        );
     }
-    world.sandbox.faults().add(denied(Operation::CopyObject).key("-bad"));
+    world
+        .sandbox
+        .faults()
+        .add(denied(Operation::CopyObject).key("-bad"));
     let mut job = world.job(copy_all());
-    job.limits = Limits { in_flight: Some(4), ..Limits::default() };
+    job.limits = Limits {
+        in_flight: Some(4),
+        ..Limits::default()
+    };
     let run = world.try_run_job(&job).await.unwrap();
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (100, 100));
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (100, 100)
+    );
     let sent_again = world.calls(Operation::CopyObject) - 200;
     assert!((5..200).contains(&sent_again), "{sent_again} repetitions");
 }
@@ -90,16 +131,30 @@ async fn refusals_that_last_are_believed() {
 fn refuse_after(world: &mut World, job: &mut Job, parts: u64) -> u64 {
     world.retry.brief_doubt = Duration::ZERO;
     // All parts have a slot, and wait for their turn.
-    job.limits = Limits { requests_per_second: Some(60), ..Limits::default() };
-    world.sandbox.faults().add(denied(Operation::UploadPartCopy).when(When::After(parts)));
+    job.limits = Limits {
+        requests_per_second: Some(60),
+        ..Limits::default()
+    };
+    world
+        .sandbox
+        .faults()
+        .add(denied(Operation::UploadPartCopy).when(When::After(parts)));
     world.sandbox.calls().clear();
     parts
 }
 
 fn assert_denied(world: &World, run: &Run, stored: u64) {
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (0, 1), "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (0, 1),
+        "{:?}",
+        run.receipts
+    );
     let sent = copied_parts(world);
-    assert!(sent < stored + 20, "{sent} parts were sent, though the object had failed");
+    assert!(
+        sent < stored + 20,
+        "{sent} parts were sent, though the object had failed"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -109,22 +164,46 @@ async fn a_failed_object_sends_nothing_more_and_the_next_run_goes_on_with_its_pa
     let stored = refuse_after(&mut world, &mut job, 30);
     let run = world.session(directory.path(), &job, Intent::Resume).await;
     assert_denied(&world, &run, stored);
-    let [upload] = &world.sandbox.store().open_uploads(DESTINATION)[..] else { panic!("no upload is kept") };
+    let [upload] = &world.sandbox.store().open_uploads(DESTINATION)[..] else {
+        panic!("no upload is kept")
+    };
     let notes = run.receipts[0].notes.join("\n");
-    assert!(notes.contains("keeps 30 of its parts (150MiB) for the next run"), "{notes}");
-    let state = look(Location::Directory(directory.path().to_owned())).await.unwrap().unwrap().state;
-    assert_eq!(state.uploads.values().map(|open| open.kept).collect::<Vec<_>>(), [Kept::ForNextRun]);
+    assert!(
+        notes.contains("keeps 30 of its parts (150MiB) for the next run"),
+        "{notes}"
+    );
+    let state = look(Location::Directory(directory.path().to_owned()))
+        .await
+        .unwrap()
+        .unwrap()
+        .state;
+    assert_eq!(
+        state
+            .uploads
+            .values()
+            .map(|open| open.kept)
+            .collect::<Vec<_>>(),
+        [Kept::ForNextRun]
+    );
     // It is refused still: nothing is lost by a run that fails again.
     let run = world.session(directory.path(), &job, Intent::Resume).await;
     assert_denied(&world, &run, stored);
     let open = world.sandbox.store().open_uploads(DESTINATION);
-    assert_eq!(open.iter().map(|open| &open.upload_id).collect::<Vec<_>>(), [&upload.upload_id]);
+    assert_eq!(
+        open.iter().map(|open| &open.upload_id).collect::<Vec<_>>(),
+        [&upload.upload_id]
+    );
 
     world.sandbox.faults().clear();
     world.sandbox.calls().clear();
     job.limits = Limits::default();
     let run = world.session(directory.path(), &job, Intent::Resume).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (1, 0), "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (1, 0),
+        "{:?}",
+        run.receipts
+    );
     assert_eq!(copied_parts(&world), PARTS - stored);
     world.assert_equal("large", "large");
     world.assert_no_upload_is_left();
@@ -156,7 +235,12 @@ async fn many(objects: u32) -> (World, Job) {
     let world = World::new().await;
     for index in 0..objects {
         let key = format!("k{index:05}");
-        world.sandbox.store().put_object(SOURCE, &key, Content::pattern(1, 9), &ObjectSpec::default());
+        world.sandbox.store().put_object(
+            SOURCE,
+            &key,
+            Content::pattern(1, 9),
+            &ObjectSpec::default(),
+        );
     }
     let job = world.job(copy_all());
     (world, job)
@@ -165,32 +249,54 @@ async fn many(objects: u32) -> (World, Job) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_in_which_all_is_refused_from_some_moment_on_ends_and_fails_none() {
     let (mut world, mut job) = many(3000).await;
-    // All copies that are under way when the refusals begin have ended before the first refusal is believed.
-    (job.limits.patience, world.retry.brief_doubt) = (Some(Duration::from_secs(4)), Duration::from_secs(3));
-    world.sandbox.faults().add(denied(Operation::CopyObject).when(When::After(500)));
+    // All copies that are under way when the refusals begin have ended before the first refusal is
+    // believed.
+    (job.limits.patience, world.retry.brief_doubt) =
+        (Some(Duration::from_secs(4)), Duration::from_secs(3));
+    world
+        .sandbox
+        .faults()
+        .add(denied(Operation::CopyObject).when(When::After(500)));
     let directory = tempfile::tempdir().unwrap();
     let first = world.session(directory.path(), &job, Intent::Resume).await;
-    let gave_up = first.outcome.gave_up.clone().expect("it went on to the end");
+    let gave_up = first
+        .outcome
+        .gave_up
+        .clone()
+        .expect("it went on to the end");
     assert!(gave_up.may_pass_later, "{gave_up:?}");
     assert!(
         gave_up.reason.contains("AccessDenied") && gave_up.reason.contains("max_failures: none"),
         "{gave_up:?}"
     );
-    assert_eq!((first.outcome.done_objects, first.outcome.failed_objects), (500, 0));
+    assert_eq!(
+        (first.outcome.done_objects, first.outcome.failed_objects),
+        (500, 0)
+    );
     let receipts = first.receipts.len() as u64;
     assert_eq!(first.outcome.stopped_objects, receipts - 500);
-    let tried = first.receipts.iter().filter(|receipt| receipt.attempts > 0).count();
+    let tried = first
+        .receipts
+        .iter()
+        .filter(|receipt| receipt.attempts > 0)
+        .count();
     assert!(tried < 1500, "{tried} of 3000 objects were tried");
     world.sandbox.faults().clear();
     world.stop = CancellationToken::new();
     let second = world.session(directory.path(), &job, Intent::Resume).await;
-    assert_eq!((second.outcome.done_objects, second.outcome.failed_objects), (3000, 0));
+    assert_eq!(
+        (second.outcome.done_objects, second.outcome.failed_objects),
+        (3000, 0)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_goes_on_when_its_refusals_end_and_loses_no_object() {
     let (world, job) = many(2000).await;
-    world.sandbox.faults().add(denied(Operation::CopyObject).when(When::After(500)));
+    world
+        .sandbox
+        .faults()
+        .add(denied(Operation::CopyObject).when(When::After(500)));
     let mend = async {
         // The pause begins after some hundred objects, each of which was refused again and again.
         while !paused(&world).await {}
@@ -198,7 +304,14 @@ async fn a_run_goes_on_when_its_refusals_end_and_loses_no_object() {
     };
     let (run, ()) = tokio::join!(world.try_run_job(&job), mend);
     let outcome = run.unwrap().outcome;
-    assert_eq!((outcome.done_objects, outcome.failed_objects, outcome.gave_up), (2000, 0, None));
+    assert_eq!(
+        (
+            outcome.done_objects,
+            outcome.failed_objects,
+            outcome.gave_up
+        ),
+        (2000, 0, None)
+    );
 }
 
 /// Returns true once the requests of a refused run come one at a time.
@@ -217,16 +330,36 @@ fn copies(world: &World) -> u64 {
 async fn an_endless_series_of_refusals_can_be_asked_for_in_mid_run() {
     let (world, mut job) = many(1500).await;
     job.limits.max_failures = Some(FailureLimit::Unlimited);
-    world.sandbox.faults().add(denied(Operation::CopyObject).when(When::After(500)));
+    world
+        .sandbox
+        .faults()
+        .add(denied(Operation::CopyObject).when(When::After(500)));
     let outcome = world.try_run_job(&job).await.unwrap().outcome;
-    assert_eq!((outcome.done_objects, outcome.failed_objects, outcome.gave_up), (500, 1000, None));
+    assert_eq!(
+        (
+            outcome.done_objects,
+            outcome.failed_objects,
+            outcome.gave_up
+        ),
+        (500, 1000, None)
+    );
 }
 
 /// A short series at the end of a run is what it looks like.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_few_objects_that_are_refused_last_have_failed() {
     let (world, job) = many(100).await;
-    world.sandbox.faults().add(denied(Operation::CopyObject).key("k0009"));
+    world
+        .sandbox
+        .faults()
+        .add(denied(Operation::CopyObject).key("k0009"));
     let outcome = world.try_run_job(&job).await.unwrap().outcome;
-    assert_eq!((outcome.done_objects, outcome.failed_objects, outcome.gave_up), (90, 10, None));
+    assert_eq!(
+        (
+            outcome.done_objects,
+            outcome.failed_objects,
+            outcome.gave_up
+        ),
+        (90, 10, None)
+    );
 }

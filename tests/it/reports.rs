@@ -1,4 +1,5 @@
-//! A report has a header and a footer, and one that was cut or whose run did not end is never taken for a whole one.
+//! A report has a header and a footer, and one that was cut or whose run did not end is never taken
+//! for a whole one.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,40 +17,60 @@ use crate::world::{DESTINATION, SOURCE, World};
 /// The lines of a report, which must be JSON.
 pub(crate) fn lines_of(report: &Path) -> Vec<Value> {
     let text = fs::read_to_string(report).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }
 
-/// The receipts of a report, between its one header and its footer, which a run that was killed has not written.
+/// The receipts of a report, between its one header and its footer, which a run that was killed has
+/// not written.
 pub(crate) fn receipts_in(report: &Path) -> Vec<Value> {
     let mut lines = lines_of(report);
     assert_eq!(lines.remove(0)["report"], 2);
     lines.pop_if(|line| line["footer"].is_object());
-    assert!(lines.iter().all(|line| line["status"].is_string()), "{lines:?}");
+    assert!(
+        lines.iter().all(|line| line["status"].is_string()),
+        "{lines:?}"
+    );
     lines
 }
 
-/// A report without the checksum in its footer, which only holds for the lines that it was written for.
+/// A report without the checksum in its footer, which only holds for the lines that it was written
+/// for.
 pub(crate) fn without_checksum(report: &str) -> String {
-    let Some(at) = report.find(",\"checksum\":\"") else { return report.to_owned() };
+    let Some(at) = report.find(",\"checksum\":\"") else {
+        return report.to_owned();
+    };
     let end = at + ",\"checksum\":\"0123456789abcdef\"".len();
     format!("{}{}", &report[..at], &report[end..])
 }
 
 pub(crate) fn put(world: &World, keys: &[&str]) {
     for key in keys {
-        world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, 100), &ObjectSpec::default());
+        world.sandbox.store().put_object(
+            SOURCE,
+            key,
+            Content::pattern(1, 100),
+            &ObjectSpec::default(),
+        );
     }
 }
 
 pub(crate) fn deny(world: &World, key: &str) {
-    let fault = Fault::on(Operation::CopyObject).key(key).then(Effect::Error(403, "AccessDenied"));
+    let fault = Fault::on(Operation::CopyObject)
+        .key(key)
+        .then(Effect::Error(403, "AccessDenied"));
     world.sandbox.faults().add(fault);
 }
 
 const ALL: [&str; 4] = ["copy", "s3://source/", "s3://destination/", "--report"];
 
 /// Runs a command in a directory, with a journal as its users have it.
-pub(crate) async fn run_in(world: &World, directory: &Path, arguments: &[&str]) -> (i32, String, String) {
+pub(crate) async fn run_in(
+    world: &World,
+    directory: &Path,
+    arguments: &[&str],
+) -> (i32, String, String) {
     let mut command = at(world);
     command.current_dir(directory).env_remove("S3HAUL_JOURNAL");
     run(command, arguments).await
@@ -63,37 +84,71 @@ async fn a_report_says_when_where_as_whom_and_from_what_it_was_made_and_how_it_e
     let dir = TempDir::new().unwrap();
     let (job, report) = (dir.path().join("job.yaml"), dir.path().join("report.jsonl"));
     fs::write(&job, COPY_ALL).unwrap();
-    let (exit, _, stderr) =
-        run_in(&world, dir.path(), &["run", "job.yaml", "--report", "report.jsonl"]).await;
+    let (exit, _, stderr) = run_in(
+        &world,
+        dir.path(),
+        &["run", "job.yaml", "--report", "report.jsonl"],
+    )
+    .await;
     assert!(exit == 1 && !stderr.contains("replaces"), "{exit} {stderr}");
     let lines = lines_of(&report);
     let (header, footer) = (&lines[0], &lines.last().unwrap()["footer"]);
     assert_eq!(header["version"], env!("CARGO_PKG_VERSION"));
-    assert_eq!(header["command"], serde_json::json!(["run", "job.yaml", "--report", "report.jsonl"]));
+    assert_eq!(
+        header["command"],
+        serde_json::json!(["run", "job.yaml", "--report", "report.jsonl"])
+    );
     assert_eq!(header["job"], "job");
-    assert!(!header["host"].as_str().unwrap().is_empty() && header["run"].as_str().unwrap().len() == 16);
-    let sum = std::process::Command::new("sha256sum").arg(&job).output().unwrap();
+    assert!(
+        !header["host"].as_str().unwrap().is_empty() && header["run"].as_str().unwrap().len() == 16
+    );
+    let sum = std::process::Command::new("sha256sum")
+        .arg(&job)
+        .output()
+        .unwrap();
     let sum = String::from_utf8(sum.stdout).unwrap();
     assert_eq!(header["manifest_sha256"], sum.split(' ').next().unwrap());
     let identity = header["identity"]["default"].as_str().unwrap();
     assert!(
-        identity.starts_with("AWS_ACCESS_KEY_ID, us-east-1") && identity.ends_with(&world.sandbox.url()),
+        identity.starts_with("AWS_ACCESS_KEY_ID, us-east-1")
+            && identity.ends_with(&world.sandbox.url()),
         "{identity}"
     );
     let time = |value: &Value| value.as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
     assert!(time(&header["time"]) <= time(&footer["time"]));
-    assert_eq!((&footer["exit"], &footer["complete"]), (&1.into(), &true.into()));
-    assert_eq!((&footer["done_objects"], &footer["failed_objects"]), (&1.into(), &1.into()));
+    assert_eq!(
+        (&footer["exit"], &footer["complete"]),
+        (&1.into(), &true.into())
+    );
+    assert_eq!(
+        (&footer["done_objects"], &footer["failed_objects"]),
+        (&1.into(), &1.into())
+    );
     assert_eq!(receipts_in(&report).len(), 2);
 
     // Failed objects count, although there is no pair to compare.
-    let (exit, stdout, _) = run(at(&world), &["verify", "--report", report.to_str().unwrap()]).await;
-    assert!(exit == 1 && stdout.contains("1 equal") && stdout.contains("1 failed"), "{exit} {stdout}");
+    let (exit, stdout, _) = run(
+        at(&world),
+        &["verify", "--report", report.to_str().unwrap()],
+    )
+    .await;
+    assert!(
+        exit == 1 && stdout.contains("1 equal") && stdout.contains("1 failed"),
+        "{exit} {stdout}"
+    );
     assert!(stdout.contains("failed      s3://source/b"), "{stdout}");
     // The next run says which report it replaces.
-    let (_, _, stderr) = run_in(&world, dir.path(), &["run", "job.yaml", "--report", "report.jsonl"]).await;
+    let (_, _, stderr) = run_in(
+        &world,
+        dir.path(),
+        &["run", "job.yaml", "--report", "report.jsonl"],
+    )
+    .await;
     let began = &header["time"].as_str().unwrap()[..19];
-    assert!(stderr.contains(&format!("report.jsonl: replaces the report of {began}")), "{stderr}");
+    assert!(
+        stderr.contains(&format!("report.jsonl: replaces the report of {began}")),
+        "{stderr}"
+    );
     assert_ne!(lines_of(&report)[0]["run"], header["run"]);
 }
 
@@ -104,7 +159,11 @@ async fn a_report_that_was_cut_is_refused_wherever_it_was_cut() {
     deny(&world, "b");
     let dir = TempDir::new().unwrap();
     let report = dir.path().join("report.jsonl");
-    let (exit, ..) = run(at(&world), &[&ALL[..], &[report.to_str().unwrap()]].concat()).await;
+    let (exit, ..) = run(
+        at(&world),
+        &[&ALL[..], &[report.to_str().unwrap()]].concat(),
+    )
+    .await;
     assert_eq!(exit, 1);
     let text = fs::read_to_string(&report).unwrap();
     let ends: Vec<_> = text.match_indices('\n').map(|(end, _)| end).collect();
@@ -114,8 +173,14 @@ async fn a_report_that_was_cut_is_refused_wherever_it_was_cut() {
     let refused = async |what: &str, said: &str| {
         for command in [&["retry", cut][..], &["verify", "--report", cut]] {
             let (exit, stdout, stderr) = run(at(&world), command).await;
-            assert!((exit, stdout.as_str()) == (2, ""), "{what}: {command:?}: {exit} {stdout} {stderr}");
-            assert!(stderr.contains(said) && stderr.contains("cut.jsonl"), "{what}: {stderr}");
+            assert!(
+                (exit, stdout.as_str()) == (2, ""),
+                "{what}: {command:?}: {exit} {stdout} {stderr}"
+            );
+            assert!(
+                stderr.contains(said) && stderr.contains("cut.jsonl"),
+                "{what}: {stderr}"
+            );
         }
     };
     for (length, said) in [
@@ -132,7 +197,11 @@ async fn a_report_that_was_cut_is_refused_wherever_it_was_cut() {
         fs::write(cut, &text[..length]).unwrap();
         refused(&length.to_string(), said).await;
         if length > ends[0] {
-            refused(&length.to_string(), "`s3haul copy s3://source/ s3://destination/ ").await;
+            refused(
+                &length.to_string(),
+                "`s3haul copy s3://source/ s3://destination/ ",
+            )
+            .await;
         }
     }
     fs::write(cut, [&text[..ends[1] - 40], &text[ends[1]..]].concat()).unwrap();
@@ -147,30 +216,57 @@ async fn a_retry_of_a_run_that_gave_up_copies_what_was_stopped_too() {
     put(&world, &keys.iter().map(String::as_str).collect::<Vec<_>>());
     // Not the first: the run would give up before it knows the others.
     let invalid = Effect::Error(400, "InvalidStorageClass");
-    world.sandbox.faults().add(Fault::on(Operation::CopyObject).key("k20").then(invalid));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::CopyObject).key("k20").then(invalid));
     let slow = Fault::on(Operation::CopyObject).then(Effect::Delay(Duration::from_millis(300)));
     world.sandbox.faults().add(slow);
     let dir = TempDir::new().unwrap();
     let report = dir.path().join("report.jsonl");
-    let more = [report.to_str().unwrap(), "--journal", "none", "--max-failures", "0", "--in-flight", "4"];
+    let more = [
+        report.to_str().unwrap(),
+        "--journal",
+        "none",
+        "--max-failures",
+        "0",
+        "--in-flight",
+        "4",
+    ];
     let (exit, stdout, _) = run_in(&world, dir.path(), &[&ALL[..], &more].concat()).await;
     assert!(exit == 1 && stdout.contains("gave up"), "{exit} {stdout}");
     let footer = lines_of(&report).pop().unwrap()["footer"].clone();
     assert_eq!(footer["complete"], false, "{footer}");
     let mut undone = receipts_in(&report);
     undone.retain(|receipt| receipt["status"] != "done");
-    assert!(undone.iter().any(|receipt| receipt["status"] == "stopped"), "{undone:?}");
+    assert!(
+        undone.iter().any(|receipt| receipt["status"] == "stopped"),
+        "{undone:?}"
+    );
     let path = report.to_str().unwrap();
     let (exit, stdout, stderr) = run(at(&world), &["verify", "--report", path]).await;
     assert!(exit == 1 && stdout.contains("failed"), "{exit} {stdout}");
-    assert!(stderr.contains("never listed") && stderr.contains("run `s3haul copy s3://source/ "), "{stderr}");
+    assert!(
+        stderr.contains("never listed") && stderr.contains("run `s3haul copy s3://source/ "),
+        "{stderr}"
+    );
     world.sandbox.faults().clear();
     let (exit, _, stderr) = run(at(&world), &["retry", path]).await;
     assert_eq!(exit, 0, "{stderr}");
-    assert!(stderr.contains("never have listed others: run `s3haul copy s3://source/ "), "{stderr}");
+    assert!(
+        stderr.contains("never have listed others: run `s3haul copy s3://source/ "),
+        "{stderr}"
+    );
     for receipt in &undone {
-        let key = receipt["source"].as_str().unwrap().strip_prefix("s3://source/").unwrap();
-        assert!(world.sandbox.store().object(DESTINATION, key).is_some(), "{receipt}");
+        let key = receipt["source"]
+            .as_str()
+            .unwrap()
+            .strip_prefix("s3://source/")
+            .unwrap();
+        assert!(
+            world.sandbox.store().object(DESTINATION, key).is_some(),
+            "{receipt}"
+        );
     }
     // Nothing failed and the run has not ended: that is not "nothing to do".
     let text = fs::read_to_string(&report).unwrap();
@@ -180,7 +276,10 @@ async fn a_retry_of_a_run_that_gave_up_copies_what_was_stopped_too() {
     last["footer"].as_object_mut().unwrap().remove("checksum");
     fs::write(&report, format!("{}\n{last}\n", lines[0])).unwrap();
     let (exit, stdout, stderr) = run(at(&world), &["retry", path]).await;
-    assert!((exit, stdout.as_str()) == (2, "") && stderr.contains("its run is not over"), "{exit} {stderr}");
+    assert!(
+        (exit, stdout.as_str()) == (2, "") && stderr.contains("its run is not over"),
+        "{exit} {stderr}"
+    );
 }
 
 /// A run that copies two objects and waits for the third, until it gets a signal.
@@ -199,9 +298,16 @@ async fn signalled(world: &World, directory: &Path, signal: &str) -> i32 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), working).await.expect("the run does nothing");
-    std::process::Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
-    tokio::task::spawn_blocking(move || child.wait().unwrap().code().unwrap_or(-1)).await.unwrap()
+    tokio::time::timeout(Duration::from_secs(30), working)
+        .await
+        .expect("the run does nothing");
+    std::process::Command::new("kill")
+        .args([signal, &child.id().to_string()])
+        .status()
+        .unwrap();
+    tokio::task::spawn_blocking(move || child.wait().unwrap().code().unwrap_or(-1))
+        .await
+        .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -216,27 +322,53 @@ async fn a_resumed_run_has_one_header_and_one_footer() {
     assert_eq!(signalled(&world, dir.path(), "-TERM").await, 4);
     let first = lines_of(&report);
     let footer = &first.last().unwrap()["footer"];
-    assert_eq!((&footer["exit"], &footer["complete"]), (&4.into(), &false.into()));
+    assert_eq!(
+        (&footer["exit"], &footer["complete"]),
+        (&4.into(), &false.into())
+    );
     assert_eq!(signalled(&world, dir.path(), "-KILL").await, -1);
-    for command in [&["retry", "report.jsonl"][..], &["verify", "--report", "report.jsonl"]] {
+    for command in [
+        &["retry", "report.jsonl"][..],
+        &["verify", "--report", "report.jsonl"],
+    ] {
         let (exit, _, stderr) = run_in(&world, dir.path(), command).await;
-        assert!(exit == 2 && stderr.contains("has no footer"), "{exit} {stderr}");
+        assert!(
+            exit == 2 && stderr.contains("has no footer"),
+            "{exit} {stderr}"
+        );
     }
     world.sandbox.faults().clear();
-    let (exit, _, stderr) =
-        run_in(&world, dir.path(), &[&ALL[..], &["report.jsonl", "--in-flight", "1"]].concat()).await;
-    assert!(exit == 0 && stderr.contains("going on") && !stderr.contains("replaces"), "{exit} {stderr}");
+    let (exit, _, stderr) = run_in(
+        &world,
+        dir.path(),
+        &[&ALL[..], &["report.jsonl", "--in-flight", "1"]].concat(),
+    )
+    .await;
+    assert!(
+        exit == 0 && stderr.contains("going on") && !stderr.contains("replaces"),
+        "{exit} {stderr}"
+    );
     let lines = lines_of(&report);
     assert_eq!(lines[0], first[0], "the first session's header");
     let footer = &lines.last().unwrap()["footer"];
-    assert_eq!((&footer["complete"], &footer["sessions"]), (&true.into(), &3.into()));
+    assert_eq!(
+        (&footer["complete"], &footer["sessions"]),
+        (&true.into(), &3.into())
+    );
     let receipts = receipts_in(&report);
-    let reported: BTreeSet<_> = receipts.iter().map(|receipt| receipt["source"].as_str().unwrap()).collect();
+    let reported: BTreeSet<_> = receipts
+        .iter()
+        .map(|receipt| receipt["source"].as_str().unwrap())
+        .collect();
     assert_eq!(reported.len(), keys.len(), "{receipts:#?}");
-    let (exit, stdout, _) = run_in(&world, dir.path(), &["verify", "--report", "report.jsonl"]).await;
+    let (exit, stdout, _) =
+        run_in(&world, dir.path(), &["verify", "--report", "report.jsonl"]).await;
     assert!(exit == 0 && stdout.contains(" equal ("), "{exit} {stdout}");
     let (exit, stdout, _) = run_in(&world, dir.path(), &["retry", "report.jsonl"]).await;
-    assert!(exit == 0 && stdout.contains("nothing to do"), "{exit} {stdout}");
+    assert!(
+        exit == 0 && stdout.contains("nothing to do"),
+        "{exit} {stdout}"
+    );
 }
 
 /// Runs a copy of `a`, `b`, and `c`, of which `b` fails, and returns the lines of its report.
@@ -245,7 +377,11 @@ async fn report_of_three(world: &World, report: &Path) -> Vec<String> {
     deny(world, "b");
     let (exit, ..) = run(at(world), &[&ALL[..], &[report.to_str().unwrap()]].concat()).await;
     assert_eq!(exit, 1);
-    fs::read_to_string(report).unwrap().lines().map(str::to_owned).collect()
+    fs::read_to_string(report)
+        .unwrap()
+        .lines()
+        .map(str::to_owned)
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -255,8 +391,14 @@ async fn a_report_with_lines_removed_added_or_unknown_is_refused() {
     let path = dir.path().join("report.jsonl");
     let lines = report_of_three(&world, &path).await;
     assert_eq!(lines_of(&path).last().unwrap()["footer"]["lines"], 3);
-    let failed = lines.iter().find(|line| line.contains("\"failed\"")).unwrap();
-    let done: Vec<_> = lines.iter().filter(|line| line.contains("\"done\"")).collect();
+    let failed = lines
+        .iter()
+        .find(|line| line.contains("\"failed\""))
+        .unwrap();
+    let done: Vec<_> = lines
+        .iter()
+        .filter(|line| line.contains("\"done\""))
+        .collect();
     let (head, foot) = (&lines[0], &lines[4]);
     let moved = done[0].replace("s3://source/", "s3://source/moved/");
     let unknown = done[0].replace("\"done\"", "\"finished\"");
@@ -268,22 +410,59 @@ async fn a_report_with_lines_removed_added_or_unknown_is_refused() {
             "has 2 receipts in lines 2 to 3, and its footer in line 4 counts 3",
         ),
         ("all removed", vec![], "has 0 receipts"),
-        ("repeated", vec![done[0], failed, done[1], failed], "line 5 repeats line 3"),
-        ("one for another", vec![done[0], failed, failed], "line 4 repeats line 3"),
-        ("added", vec![done[0], failed, done[1], &moved], "footer in line 6 counts 3: lines were added"),
-        ("changed", vec![done[0], failed, &moved], "not those that the footer in line 5 was written for"),
-        ("another word", vec![&unknown, failed, done[1]], "line 2 is no receipt: unknown variant `finished`"),
-        ("two headers", vec![done[0], head, failed, done[1]], "line 3 is no receipt"),
-        ("empty line", vec![done[0], done[1], &String::new(), failed], "line 4 is no receipt"),
+        (
+            "repeated",
+            vec![done[0], failed, done[1], failed],
+            "line 5 repeats line 3",
+        ),
+        (
+            "one for another",
+            vec![done[0], failed, failed],
+            "line 4 repeats line 3",
+        ),
+        (
+            "added",
+            vec![done[0], failed, done[1], &moved],
+            "footer in line 6 counts 3: lines were added",
+        ),
+        (
+            "changed",
+            vec![done[0], failed, &moved],
+            "not those that the footer in line 5 was written for",
+        ),
+        (
+            "another word",
+            vec![&unknown, failed, done[1]],
+            "line 2 is no receipt: unknown variant `finished`",
+        ),
+        (
+            "two headers",
+            vec![done[0], head, failed, done[1]],
+            "line 3 is no receipt",
+        ),
+        (
+            "empty line",
+            vec![done[0], done[1], &String::new(), failed],
+            "line 4 is no receipt",
+        ),
     ] {
         let text = [&[head], receipts.as_slice(), &[foot]].concat();
-        let text = text.iter().fold(String::new(), |text, line| text + line + "\n");
+        let text = text
+            .iter()
+            .fold(String::new(), |text, line| text + line + "\n");
         fs::write(&path, text).unwrap();
         let path = path.to_str().unwrap();
         for command in [&["retry", path][..], &["verify", "--report", path]] {
             let (exit, stdout, stderr) = run(at(&world), command).await;
-            assert!((exit, stdout.as_str()) == (2, ""), "{what}: {command:?}: {exit} {stdout} {stderr}");
-            for said in [said, "report.jsonl", "Run `s3haul copy s3://source/ s3://destination/ "] {
+            assert!(
+                (exit, stdout.as_str()) == (2, ""),
+                "{what}: {command:?}: {exit} {stdout} {stderr}"
+            );
+            for said in [
+                said,
+                "report.jsonl",
+                "Run `s3haul copy s3://source/ s3://destination/ ",
+            ] {
                 assert!(stderr.contains(said), "{what}: {stderr}");
             }
         }
@@ -291,11 +470,20 @@ async fn a_report_with_lines_removed_added_or_unknown_is_refused() {
     let later = head.replace("\"report\":2", "\"report\":3");
     fs::write(&path, format!("{later}\n{foot}\n")).unwrap();
     let (exit, _, stderr) = run(at(&world), &["retry", path.to_str().unwrap()]).await;
-    assert!(exit == 2 && stderr.contains("has format 3"), "{exit} {stderr}");
+    assert!(
+        exit == 2 && stderr.contains("has format 3"),
+        "{exit} {stderr}"
+    );
     assert_eq!(world.sandbox.calls().total(), 0);
     // Without a count, as older versions wrote it, a report is still read.
-    let old = [head, done[0], failed, done[1], &without_checksum(&foot.replace(",\"lines\":3", ""))]
-        .map(|line| format!("{line}\n"));
+    let old = [
+        head,
+        done[0],
+        failed,
+        done[1],
+        &without_checksum(&foot.replace(",\"lines\":3", "")),
+    ]
+    .map(|line| format!("{line}\n"));
     fs::write(&path, old.concat()).unwrap();
     world.sandbox.faults().clear();
     let (exit, _, stderr) = run(at(&world), &["retry", path.to_str().unwrap()]).await;
@@ -307,7 +495,10 @@ async fn verify_compares_what_the_lines_name_and_nothing_else() {
     let world = World::new().await;
     let dir = TempDir::new().unwrap();
     put(&world, &["a", "b"]);
-    world.sandbox.store().create_bucket("other", BucketOptions::default());
+    world
+        .sandbox
+        .store()
+        .create_bucket("other", BucketOptions::default());
     fs::write(dir.path().join("job.yaml"), COPY_ALL).unwrap();
     let command = ["run", "job.yaml", "--report", "report.jsonl"];
     assert_eq!(run_in(&world, dir.path(), &command).await.0, 0);
@@ -315,22 +506,53 @@ async fn verify_compares_what_the_lines_name_and_nothing_else() {
     // Everything is equal in another bucket, which the run has not written.
     let elsewhere = COPY_ALL.replace("s3://destination/", "s3://other/");
     fs::write(dir.path().join("job.yaml"), elsewhere).unwrap();
-    assert_eq!(run_in(&world, dir.path(), &["run", "job.yaml", "--journal", "none"]).await.0, 0);
-    world.sandbox.store().put_object(DESTINATION, "a", Content::pattern(2, 100), &ObjectSpec::default());
+    assert_eq!(
+        run_in(
+            &world,
+            dir.path(),
+            &["run", "job.yaml", "--journal", "none"]
+        )
+        .await
+        .0,
+        0
+    );
+    world.sandbox.store().put_object(
+        DESTINATION,
+        "a",
+        Content::pattern(2, 100),
+        &ObjectSpec::default(),
+    );
     let (exit, stdout, stderr) = run_in(&world, dir.path(), &verify).await;
-    assert!((exit, stdout.as_str()) == (2, ""), "{exit} {stdout} {stderr}");
-    for said in ["line 2 names s3://destination/", "the bucket other", "Restore the job, or compare"] {
+    assert!(
+        (exit, stdout.as_str()) == (2, ""),
+        "{exit} {stdout} {stderr}"
+    );
+    for said in [
+        "line 2 names s3://destination/",
+        "the bucket other",
+        "Restore the job, or compare",
+    ] {
         assert!(stderr.contains(said), "{stderr}");
     }
     // Another prefix of the job is no matter: the lines name the objects.
-    fs::write(dir.path().join("job.yaml"), COPY_ALL.replace("s3://source/}", "s3://source/none/}")).unwrap();
+    fs::write(
+        dir.path().join("job.yaml"),
+        COPY_ALL.replace("s3://source/}", "s3://source/none/}"),
+    )
+    .unwrap();
     let (exit, stdout, _) = run_in(&world, dir.path(), &verify).await;
-    assert!(exit == 1 && stdout.contains("1 equal") && stdout.contains("1 different"), "{exit} {stdout}");
+    assert!(
+        exit == 1 && stdout.contains("1 equal") && stdout.contains("1 different"),
+        "{exit} {stdout}"
+    );
     // Another Region than that of the run is named.
     let mut other = at(&world);
     other.current_dir(dir.path()).env("AWS_REGION", "eu-west-1");
     let (exit, _, stderr) = run(other, &verify).await;
-    assert!(exit == 1 && stderr.contains("note: endpoint `default` is "), "{exit} {stderr}");
+    assert!(
+        exit == 1 && stderr.contains("note: endpoint `default` is "),
+        "{exit} {stderr}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -341,11 +563,15 @@ async fn what_a_run_that_gave_up_calls_failed_is_in_its_report() {
     let denied = Fault::on(Operation::CopyObject).then(Effect::Error(403, "AccessDenied"));
     world.sandbox.faults().add(denied);
     let dir = TempDir::new().unwrap();
-    for (name, more) in
-        [("breaker", &[][..]), ("limit", &["--max-failures", "30"]), ("first", &["--max-failures", "0"])]
-    {
+    for (name, more) in [
+        ("breaker", &[][..]),
+        ("limit", &["--max-failures", "30"]),
+        ("first", &["--max-failures", "0"]),
+    ] {
         for journal in ["none", name] {
-            let path = dir.path().join(format!("{name}-{}.jsonl", journal == "none"));
+            let path = dir
+                .path()
+                .join(format!("{name}-{}.jsonl", journal == "none"));
             let path = path.to_str().unwrap();
             let command = [&ALL[..], &[path, "--journal", journal], more].concat();
             let (exit, stdout, stderr) = run_in(&world, dir.path(), &command).await;
@@ -353,15 +579,32 @@ async fn what_a_run_that_gave_up_calls_failed_is_in_its_report() {
             let footer = lines_of(Path::new(path)).pop().unwrap()["footer"].clone();
             let receipts = receipts_in(Path::new(path));
             let of = |status: &str| {
-                let mut sources: Vec<_> = receipts.iter().filter(|line| line["status"] == status).collect();
+                let mut sources: Vec<_> = receipts
+                    .iter()
+                    .filter(|line| line["status"] == status)
+                    .collect();
                 sources.dedup_by_key(|line| line["source"].as_str().unwrap().to_owned());
                 sources.len()
             };
-            assert_eq!(footer["failed_objects"], of("failed"), "{command:?} {footer}");
-            assert_eq!(footer["stopped_objects"], of("stopped"), "{command:?} {footer}");
-            assert_eq!((&footer["lines"], &footer["complete"]), (&receipts.len().into(), &false.into()));
+            assert_eq!(
+                footer["failed_objects"],
+                of("failed"),
+                "{command:?} {footer}"
+            );
+            assert_eq!(
+                footer["stopped_objects"],
+                of("stopped"),
+                "{command:?} {footer}"
+            );
+            assert_eq!(
+                (&footer["lines"], &footer["complete"]),
+                (&receipts.len().into(), &false.into())
+            );
             assert!(of("failed") > 0, "{footer}");
-            let told = stderr.lines().filter(|line| line.starts_with("failed: ")).count();
+            let told = stderr
+                .lines()
+                .filter(|line| line.starts_with("failed: "))
+                .count();
             assert!(
                 told == of("failed") || (told == 20 && stderr.contains("the report has them all")),
                 "{stderr}"
@@ -373,8 +616,20 @@ async fn what_a_run_that_gave_up_calls_failed_is_in_its_report() {
     let path = dir.path().join("breaker-false.jsonl");
     let command = [&ALL[..], &[path.to_str().unwrap(), "--journal", "breaker"]].concat();
     let (exit, _, stderr) = run_in(&world, dir.path(), &command).await;
-    assert!(exit == 0 && stderr.contains("going on with the run"), "{exit} {stderr}");
+    assert!(
+        exit == 0 && stderr.contains("going on with the run"),
+        "{exit} {stderr}"
+    );
     let receipts = receipts_in(&path);
-    assert_eq!((receipts.len(), receipts.iter().filter(|line| line["status"] == "done").count()), (400, 400));
+    assert_eq!(
+        (
+            receipts.len(),
+            receipts
+                .iter()
+                .filter(|line| line["status"] == "done")
+                .count()
+        ),
+        (400, 400)
+    );
     assert_eq!(lines_of(&path).pop().unwrap()["footer"]["lines"], 400);
 }

@@ -1,4 +1,5 @@
-//! Going on: runs of the real program that are stopped or killed, and what the next one makes of what they left.
+//! Going on: runs of the real program that are stopped or killed, and what the next one makes of
+//! what they left.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,12 +18,23 @@ use crate::world::{DESTINATION, SOURCE, World};
 
 /// A sandbox whose copies take their time, with so many objects to copy.
 async fn world(objects: u32, copy: Duration) -> World {
-    let latency = LatencyModel { copy, ..LatencyModel::default() };
-    let model = Model { latency, ..Model::default() };
+    let latency = LatencyModel {
+        copy,
+        ..LatencyModel::default()
+    };
+    let model = Model {
+        latency,
+        ..Model::default()
+    };
     let world = World::modelled(model).await;
     for index in 0..objects {
         let content = Content::pattern(u64::from(index), 10);
-        world.sandbox.store().put_object(SOURCE, &format!("k{index:05}"), content, &ObjectSpec::default());
+        world.sandbox.store().put_object(
+            SOURCE,
+            &format!("k{index:05}"),
+            content,
+            &ObjectSpec::default(),
+        );
     }
     world
 }
@@ -52,7 +64,11 @@ fn command(world: &World, directory: &Path) -> assert_cmd::Command {
 }
 
 async fn again(world: &World, directory: &Path, more: &[&str]) -> (i32, String, String) {
-    run(command(world, directory), &[&["run", "job.yaml"], more].concat()).await
+    run(
+        command(world, directory),
+        &[&["run", "job.yaml"], more].concat(),
+    )
+    .await
 }
 
 /// A run in the background.
@@ -73,7 +89,9 @@ async fn copied(world: &World, objects: u64) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), copying).await.expect("the run copies nothing");
+    tokio::time::timeout(Duration::from_secs(30), copying)
+        .await
+        .expect("the run copies nothing");
 }
 
 /// Starts a run and kills it after so many copies.
@@ -81,36 +99,57 @@ async fn kill_after(world: &World, directory: &Path, objects: u64) {
     let mut child = spawn(world, directory, &["run", "job.yaml"]);
     copied(world, objects).await;
     child.kill().unwrap();
-    tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();
+    tokio::task::spawn_blocking(move || child.wait().unwrap())
+        .await
+        .unwrap();
 }
 
 /// How many objects the journal says are done.
 async fn done(directory: &Path) -> u64 {
-    let glance = look(Location::Directory(directory.join(".s3haul/lake"))).await.unwrap().unwrap();
+    let glance = look(Location::Directory(directory.join(".s3haul/lake")))
+        .await
+        .unwrap()
+        .unwrap();
     glance.state.totals.done_objects
 }
 
 /// What a run ended with that is left to itself.
 async fn end(child: Child) -> (i32, String) {
-    let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
-    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap())
+        .await
+        .unwrap();
+    (
+        output.status.code().unwrap(),
+        String::from_utf8(output.stderr).unwrap(),
+    )
 }
 
 /// How often each object stands in the report.
 fn receipts(directory: &Path) -> BTreeMap<String, u32> {
     let mut receipts = BTreeMap::new();
     for receipt in receipts_in(&directory.join("report.jsonl")) {
-        assert!(receipt["status"] == "done" || receipt["status"] == "skipped", "{receipt}");
-        *receipts.entry(receipt["destination"].as_str().unwrap().to_owned()).or_default() += 1;
+        assert!(
+            receipt["status"] == "done" || receipt["status"] == "skipped",
+            "{receipt}"
+        );
+        *receipts
+            .entry(receipt["destination"].as_str().unwrap().to_owned())
+            .or_default() += 1;
     }
     receipts
 }
 
 fn assert_all_is_there(world: &World, directory: &Path, objects: usize) {
-    assert_eq!(world.sandbox.store().keys(DESTINATION), world.sandbox.store().keys(SOURCE));
+    assert_eq!(
+        world.sandbox.store().keys(DESTINATION),
+        world.sandbox.store().keys(SOURCE)
+    );
     let receipts = receipts(directory);
     assert_eq!(receipts.len(), objects);
-    assert!(receipts.values().all(|times| *times == 1), "an object is twice in the report");
+    assert!(
+        receipts.values().all(|times| *times == 1),
+        "an object is twice in the report"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -120,11 +159,17 @@ async fn a_killed_run_goes_on_and_copies_only_what_was_under_way_again() {
     kill_after(&world, directory.path(), 100).await;
     kill_after(&world, directory.path(), 250).await;
     let (exit, stdout, stderr) = again(&world, directory.path(), &[]).await;
-    assert!(exit == 0 && stderr.contains("going on with the run of"), "{exit} {stderr}");
+    assert!(
+        exit == 0 && stderr.contains("going on with the run of"),
+        "{exit} {stderr}"
+    );
     assert!(stdout.contains(" objects copied and proven"), "{stdout}");
     assert_all_is_there(&world, directory.path(), 400);
     let copies = world.calls(Operation::CopyObject);
-    assert!(copies <= 400 + 2 * 8, "{copies}: more than what was in flight at the kills was copied twice");
+    assert!(
+        copies <= 400 + 2 * 8,
+        "{copies}: more than what was in flight at the kills was copied twice"
+    );
     // The run is over: the next one is a new one, with a report of its own.
     let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
     assert!(exit == 0 && !stderr.contains("going on"), "{exit} {stderr}");
@@ -138,20 +183,32 @@ async fn a_stopped_run_goes_on_behind_its_last_planned_key() {
     let directory = manifest(&world.sandbox, "");
     let child = spawn(&world, directory.path(), &["run", "job.yaml"]);
     copied(&world, 50).await;
-    std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    std::process::Command::new("kill")
+        .args(["-TERM", &child.id().to_string()])
+        .status()
+        .unwrap();
     let (exit, stderr) = end(child).await;
     assert_eq!(exit, 4, "{stderr}");
     let before = world.calls(Operation::CopyObject);
     let done = world.sandbox.store().keys(DESTINATION).len();
-    assert!(before < 5000 && done as u64 == before, "{before} {done}: it was stopped too late");
+    assert!(
+        before < 5000 && done as u64 == before,
+        "{before} {done}: it was stopped too late"
+    );
     world.sandbox.calls().clear();
     let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
-    assert!(exit == 0 && stderr.contains(&format!("{done} objects")), "{exit} {stderr}");
+    assert!(
+        exit == 0 && stderr.contains(&format!("{done} objects")),
+        "{exit} {stderr}"
+    );
     assert_all_is_there(&world, directory.path(), 6000);
     assert_eq!(world.calls(Operation::CopyObject), 6000 - before);
     let lists = world.sandbox.calls().of(Operation::ListObjectsV2);
     let pages = lists.iter().filter(|call| call.bucket == SOURCE).count();
-    assert!(pages < 6, "{pages}: the keys that were planned were listed again");
+    assert!(
+        pages < 6,
+        "{pages}: the keys that were planned were listed again"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -166,12 +223,18 @@ async fn a_changed_job_does_not_go_on_by_itself() {
     rewrite(directory.path(), &world.sandbox, "    when: always\n");
     let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
     assert_eq!(exit, 3, "{stderr}");
-    assert!(stderr.contains("`all.when` was changed and is always; begin anew with --fresh"), "{stderr}");
+    assert!(
+        stderr.contains("`all.when` was changed and is always; begin anew with --fresh"),
+        "{stderr}"
+    );
     let (exit, _, stderr) = again(&world, directory.path(), &["--resume-anyway"]).await;
     assert!(exit == 0 && stderr.contains("going on"), "{exit} {stderr}");
     // Requests of the killed run may still have arrived.
     let copies = world.calls(Operation::CopyObject) - before;
-    assert!((200 - done..=200 - done + 8).contains(&copies), "{copies} copies after {done} were done");
+    assert!(
+        (200 - done..=200 - done + 8).contains(&copies),
+        "{copies} copies after {done} were done"
+    );
     assert_all_is_there(&world, directory.path(), 200);
 }
 
@@ -186,7 +249,10 @@ async fn a_run_is_begun_anew_if_that_is_asked_for() {
     assert_all_is_there(&world, directory.path(), 200);
     // A journal that somebody edited is told, and put aside by nobody but its user.
     let journal = directory.path().join(".s3haul/lake");
-    for file in std::fs::read_dir(&journal).unwrap().map(|file| file.unwrap().path()) {
+    for file in std::fs::read_dir(&journal)
+        .unwrap()
+        .map(|file| file.unwrap().path())
+    {
         let is_log = file.extension().is_some_and(|extension| extension == "log");
         if is_log {
             std::fs::write(&file, "what is this\nno journal\n").unwrap();
@@ -195,7 +261,10 @@ async fn a_run_is_begun_anew_if_that_is_asked_for() {
     let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
     assert!(exit == 3 && stderr.contains("--fresh"), "{exit} {stderr}");
     let (exit, _, stderr) = again(&world, directory.path(), &["--fresh"]).await;
-    assert!(exit == 0 && stderr.contains("it was moved to .s3haul/lake.damaged-"), "{exit} {stderr}");
+    assert!(
+        exit == 0 && stderr.contains("it was moved to .s3haul/lake.damaged-"),
+        "{exit} {stderr}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -207,7 +276,10 @@ async fn a_second_run_on_a_journal_ends_with_4_and_says_who_holds_it() {
     copied(&world, 10).await;
     let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
     assert_eq!(exit, 4, "{stderr}");
-    assert!(stderr.contains("is in use by") && stderr.contains(&pid.to_string()), "{stderr}");
+    assert!(
+        stderr.contains("is in use by") && stderr.contains(&pid.to_string()),
+        "{stderr}"
+    );
     let (exit, stderr) = end(first).await;
     assert_eq!(exit, 0, "{stderr}");
     assert_all_is_there(&world, directory.path(), 200);
@@ -217,7 +289,10 @@ async fn a_second_run_on_a_journal_ends_with_4_and_says_who_holds_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_runs_on_a_journal_in_s3_one_survives() {
     let world = world(300, Duration::from_millis(60)).await;
-    world.sandbox.store().create_bucket("ops", BucketOptions::default());
+    world
+        .sandbox
+        .store()
+        .create_bucket("ops", BucketOptions::default());
     let directory = manifest(&world.sandbox, "journal: s3://ops/lake/\n");
     let first = spawn(&world, directory.path(), &["run", "job.yaml"]);
     copied(&world, 30).await;
@@ -228,43 +303,73 @@ async fn of_two_runs_on_a_journal_in_s3_one_survives() {
     assert_eq!((first, second), (4, 0), "{of_first}\n{of_second}");
     assert!(of_first.contains("was taken over by"), "{of_first}");
     assert!(of_second.contains("going on with the run"), "{of_second}");
-    assert_eq!(world.sandbox.store().keys(DESTINATION), world.sandbox.store().keys(SOURCE));
+    assert_eq!(
+        world.sandbox.store().keys(DESTINATION),
+        world.sandbox.store().keys(SOURCE)
+    );
 }
 
 /// A journal in S3 is taken from who is at work only by a run that goes on with it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_is_refused_leaves_the_other_one_its_journal_in_s3() {
     let world = world(300, Duration::from_millis(60)).await;
-    world.sandbox.store().create_bucket("ops", BucketOptions::default());
+    world
+        .sandbox
+        .store()
+        .create_bucket("ops", BucketOptions::default());
     let directory = manifest(&world.sandbox, "journal: s3://ops/lake/\n");
     let first = spawn(&world, directory.path(), &["run", "job.yaml"]);
     copied(&world, 30).await;
-    let elsewhere = manifest(&world.sandbox, "    when: always\njournal: s3://ops/lake/\n");
+    let elsewhere = manifest(
+        &world.sandbox,
+        "    when: always\njournal: s3://ops/lake/\n",
+    );
     let (exit, _, stderr) = again(&world, elsewhere.path(), &[]).await;
-    assert!(exit == 3 && stderr.contains("`all.when` was changed and is always"), "{exit} {stderr}");
-    rewrite(elsewhere.path(), &world.sandbox, "journal: s3://ops/lake/\n");
-    let (exit, _, stderr) = again(&world, elsewhere.path(), &["--report", "/proc/none/report"]).await;
-    assert!(exit == 3 && stderr.contains("can't write the report"), "{exit} {stderr}");
+    assert!(
+        exit == 3 && stderr.contains("`all.when` was changed and is always"),
+        "{exit} {stderr}"
+    );
+    rewrite(
+        elsewhere.path(),
+        &world.sandbox,
+        "journal: s3://ops/lake/\n",
+    );
+    let (exit, _, stderr) =
+        again(&world, elsewhere.path(), &["--report", "/proc/none/report"]).await;
+    assert!(
+        exit == 3 && stderr.contains("can't write the report"),
+        "{exit} {stderr}"
+    );
     let (exit, stderr) = end(first).await;
     assert_eq!(exit, 0, "{stderr}");
     assert_all_is_there(&world, directory.path(), 300);
 }
 
-/// What is refused before a run begins is to be mended; what happens to it later is to be run again.
+/// What is refused before a run begins is to be mended; what happens to it later is to be run
+/// again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_journal_in_s3_that_is_denied_later_interrupts_the_run() {
     let world = world(300, Duration::from_millis(15)).await;
-    world.sandbox.store().create_bucket("ops", BucketOptions::default());
+    world
+        .sandbox
+        .store()
+        .create_bucket("ops", BucketOptions::default());
     let directory = manifest(&world.sandbox, "journal: s3://ops/lake/\n");
     world.sandbox.store().deny("ops", Operation::PutObject, "");
     let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
-    assert!(exit == 3 && stderr.contains("error: the journal s3://ops/lake/"), "{exit} {stderr}");
+    assert!(
+        exit == 3 && stderr.contains("error: the journal s3://ops/lake/"),
+        "{exit} {stderr}"
+    );
     world.sandbox.store().allow_all();
     let first = spawn(&world, directory.path(), &["run", "job.yaml"]);
     copied(&world, 30).await;
     world.sandbox.store().deny("ops", Operation::PutObject, "");
     let (exit, stderr) = end(first).await;
-    assert!(exit == 4 && stderr.contains("error: the journal s3://ops/lake/"), "{exit} {stderr}");
+    assert!(
+        exit == 4 && stderr.contains("error: the journal s3://ops/lake/"),
+        "{exit} {stderr}"
+    );
     world.sandbox.store().allow_all();
     let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
     assert!(exit == 0 && stderr.contains("going on"), "{exit} {stderr}");
@@ -274,11 +379,17 @@ async fn a_journal_in_s3_that_is_denied_later_interrupts_the_run() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_a_run_whose_journal_in_s3_does_not_answer() {
     let world = world(3, Duration::ZERO).await;
-    world.sandbox.store().create_bucket("ops", BucketOptions::default());
+    world
+        .sandbox
+        .store()
+        .create_bucket("ops", BucketOptions::default());
     let directory = manifest(&world.sandbox, "journal: s3://ops/lake/\n");
     // The first one that has an event of the run itself.
     let third = Fault::on(Operation::PutObject).key("segment-0000000003");
-    world.sandbox.faults().add(third.then(Effect::StallBefore(None)));
+    world
+        .sandbox
+        .faults()
+        .add(third.then(Effect::StallBefore(None)));
     let mut child = spawn(&world, directory.path(), &["run", "job.yaml"]);
     copied(&world, 3).await;
     while world.sandbox.faults().fired() == 0 {
@@ -288,9 +399,13 @@ async fn a_second_signal_ends_a_run_whose_journal_in_s3_does_not_answer() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     let waited = tokio::task::spawn_blocking(move || {
         let began = std::time::Instant::now();
-        // Signals that come close together are one. SIGINT would not do: it is ignored where the tests run in the background.
+        // Signals that come close together are one. SIGINT would not do: it is ignored where the
+        // tests run in the background.
         loop {
-            std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+            std::process::Command::new("kill")
+                .args(["-TERM", &child.id().to_string()])
+                .status()
+                .unwrap();
             std::thread::sleep(Duration::from_millis(50));
             match child.try_wait().unwrap() {
                 Some(status) => return status.code(),
@@ -326,26 +441,49 @@ async fn a_journal_that_can_not_be_written_any_more_ends_the_run_and_not_the_wor
     let world = world(400, Duration::from_millis(2)).await;
     let directory = manifest(&world.sandbox, "");
     std::fs::create_dir(directory.path().join("journal")).unwrap();
-    let (exit, stderr) =
-        with_little_room(directory.path(), 32, "--journal journal --report other.jsonl").await;
-    assert!(exit == 4 && stderr.contains("error: the journal"), "{exit} {stderr}");
+    let (exit, stderr) = with_little_room(
+        directory.path(),
+        32,
+        "--journal journal --report other.jsonl",
+    )
+    .await;
+    assert!(
+        exit == 4 && stderr.contains("error: the journal"),
+        "{exit} {stderr}"
+    );
     let (exit, _, stderr) = again(&world, directory.path(), &["--journal", "journal"]).await;
     assert!(exit == 0 && stderr.contains("going on"), "{exit} {stderr}");
-    assert_eq!(world.sandbox.store().keys(DESTINATION), world.sandbox.store().keys(SOURCE));
+    assert_eq!(
+        world.sandbox.store().keys(DESTINATION),
+        world.sandbox.store().keys(SOURCE)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_that_was_full_lacks_nothing_in_the_end() {
     let world = world(400, Duration::from_millis(2)).await;
-    world.sandbox.store().create_bucket("ops", BucketOptions::default());
+    world
+        .sandbox
+        .store()
+        .create_bucket("ops", BucketOptions::default());
     let directory = manifest(&world.sandbox, "journal: s3://ops/lake/\n");
     let (exit, stderr) = with_little_room(directory.path(), 32, "").await;
-    assert!(exit != 0 && stderr.contains("lacks receipts") && stderr.contains("free some space"), "{stderr}");
-    assert_eq!(world.sandbox.store().keys(DESTINATION), world.sandbox.store().keys(SOURCE));
+    assert!(
+        exit != 0 && stderr.contains("lacks receipts") && stderr.contains("free some space"),
+        "{stderr}"
+    );
+    assert_eq!(
+        world.sandbox.store().keys(DESTINATION),
+        world.sandbox.store().keys(SOURCE)
+    );
     let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
     assert!(exit == 0 && stderr.contains("going on"), "{exit} {stderr}");
     assert_all_is_there(&world, directory.path(), 400);
-    assert_eq!(world.calls(Operation::CopyObject), 400, "only the report was to be written again");
+    assert_eq!(
+        world.calls(Operation::CopyObject),
+        400,
+        "only the report was to be written again"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -354,12 +492,21 @@ async fn a_place_that_can_not_be_written_is_refused_only_if_it_was_named() {
     let directory = manifest(&world.sandbox, "");
     std::fs::write(directory.path().join(".s3haul"), "no directory").unwrap();
     let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
-    assert!(exit == 0 && stderr.contains("no journal is kept"), "{exit} {stderr}");
+    assert!(
+        exit == 0 && stderr.contains("no journal is kept"),
+        "{exit} {stderr}"
+    );
     assert_all_is_there(&world, directory.path(), 3);
     let (exit, _, stderr) = again(&world, directory.path(), &["--journal", ".s3haul/x"]).await;
-    assert!(exit == 3 && stderr.contains("the journal .s3haul/x"), "{exit} {stderr}");
+    assert!(
+        exit == 3 && stderr.contains("the journal .s3haul/x"),
+        "{exit} {stderr}"
+    );
     let (exit, _, stderr) = again(&world, directory.path(), &["--journal", "s3://ops/lake"]).await;
-    assert!(exit == 2 && stderr.contains("with a slash at the end"), "{exit} {stderr}");
+    assert!(
+        exit == 2 && stderr.contains("with a slash at the end"),
+        "{exit} {stderr}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -370,10 +517,16 @@ async fn a_full_disk_does_not_make_a_run_forget_what_it_has_done() {
     let report = || std::fs::read(directory.path().join("report.jsonl")).unwrap();
     let (before, copies) = (report(), world.calls(Operation::CopyObject));
     let (exit, stderr) = with_little_room(directory.path(), 0, "").await;
-    assert!(exit == 3 && stderr.contains("error: the journal .s3haul/lake"), "{exit} {stderr}");
+    assert!(
+        exit == 3 && stderr.contains("error: the journal .s3haul/lake"),
+        "{exit} {stderr}"
+    );
     assert!(report() == before, "the report was begun anew");
     // Requests of the killed run may still have arrived.
-    assert!(world.calls(Operation::CopyObject) <= copies + 8, "it went on without its journal");
+    assert!(
+        world.calls(Operation::CopyObject) <= copies + 8,
+        "it went on without its journal"
+    );
     let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
     assert!(exit == 0 && stderr.contains("going on"), "{exit} {stderr}");
     assert_all_is_there(&world, directory.path(), 200);
@@ -389,7 +542,11 @@ async fn an_upload_of_the_working_directory_leaves_its_journal_out() {
     std::fs::create_dir(directory.path().join("deep")).unwrap();
     std::fs::write(directory.path().join("a"), "a").unwrap();
     std::fs::write(directory.path().join("deep/b"), "b").unwrap();
-    let (exit, _, stderr) = run(command(&world, directory.path()), &["copy", ".", "s3://destination/"]).await;
+    let (exit, _, stderr) = run(
+        command(&world, directory.path()),
+        &["copy", ".", "s3://destination/"],
+    )
+    .await;
     assert_eq!(exit, 0, "{stderr}");
     assert!(directory.path().join(".s3haul").is_dir());
     assert_eq!(world.sandbox.store().keys(DESTINATION), ["a", "deep/b"]);
@@ -400,31 +557,52 @@ async fn an_upload_of_the_working_directory_leaves_its_journal_out() {
 async fn status_tells_of_a_run_by_its_job_and_by_its_journal() {
     for (journal, places) in [
         ("", &["", "job.yaml", ".s3haul/lake"][..]),
-        ("journal: s3://destination/j/\n", &["job.yaml", "s3://destination/j/"]),
+        (
+            "journal: s3://destination/j/\n",
+            &["job.yaml", "s3://destination/j/"],
+        ),
     ] {
         let world = world(200, Duration::from_millis(50)).await;
         let directory = manifest(&world.sandbox, journal);
-        let (code, _, error) = run(command(&world, directory.path()), &["status", "job.yaml"]).await;
-        assert_eq!((code, error.contains("has not been run here yet")), (2, true), "{error}");
+        let (code, _, error) =
+            run(command(&world, directory.path()), &["status", "job.yaml"]).await;
+        assert_eq!(
+            (code, error.contains("has not been run here yet")),
+            (2, true),
+            "{error}"
+        );
         let mut child = spawn(&world, directory.path(), &["run", "job.yaml"]);
         copied(&world, 20).await;
         child.kill().unwrap();
         child.wait().unwrap();
         for place in places {
-            let arguments: Vec<_> =
-                ["status", "--json", place].into_iter().filter(|text| !text.is_empty()).collect();
+            let arguments: Vec<_> = ["status", "--json", place]
+                .into_iter()
+                .filter(|text| !text.is_empty())
+                .collect();
             let (code, output, error) = run(command(&world, directory.path()), &arguments).await;
             assert_eq!(code, 0, "{place}: {error}");
             let view: serde_json::Value = serde_json::from_str(&output).unwrap();
-            assert_eq!((&view["job"], &view["transfers"]), (&"lake".into(), &1.into()), "{place}: {view}");
+            assert_eq!(
+                (&view["job"], &view["transfers"]),
+                (&"lake".into(), &1.into()),
+                "{place}: {view}"
+            );
             assert_ne!(view["life"], "ended", "{place}: {view}");
         }
         assert_eq!(again(&world, directory.path(), &[]).await.0, 0);
         let (_, output, _) = run(command(&world, directory.path()), &["status", "job.yaml"]).await;
-        assert!(output.contains("ended") && output.contains("1 of 1 transfers over"), "{output}");
+        assert!(
+            output.contains("ended") && output.contains("1 of 1 transfers over"),
+            "{output}"
+        );
     }
     let world = World::new().await;
     let directory = manifest(&world.sandbox, "journal: none\n");
     let (code, _, error) = run(command(&world, directory.path()), &["status", "job.yaml"]).await;
-    assert_eq!((code, error.contains("keep no journal")), (2, true), "{error}");
+    assert_eq!(
+        (code, error.contains("keep no journal")),
+        (2, true),
+        "{error}"
+    );
 }

@@ -6,7 +6,9 @@ use std::path::Path;
 
 use s3haul::execute::receipt::Ending;
 use s3haul::manifest::job::{Chosen, When};
-use s3haul::sandbox::{BucketOptions, Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions};
+use s3haul::sandbox::{
+    BucketOptions, Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions,
+};
 
 use crate::cli::{at, run};
 use crate::reports::{receipts_in, without_checksum};
@@ -14,31 +16,55 @@ use crate::world::{DESTINATION, SOURCE, World, copy_all, upload_all};
 
 fn put(world: &World, keys: &[&str]) {
     for key in keys {
-        world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, 100), &ObjectSpec::default());
+        world.sandbox.store().put_object(
+            SOURCE,
+            key,
+            Content::pattern(1, 100),
+            &ObjectSpec::default(),
+        );
     }
 }
 
 fn denied(key: &str) -> Fault {
-    Fault::on(Operation::CopyObject).key(key).then(Effect::Error(403, "AccessDenied"))
+    Fault::on(Operation::CopyObject)
+        .key(key)
+        .then(Effect::Error(403, "AccessDenied"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_of_a_run_that_gave_up_says_how_to_go_on_with_it() {
     let world = World::new().await;
     put(&world, &["a", "b"]);
-    world.sandbox.faults().add(Fault::on(Operation::CopyObject).then(Effect::Error(403, "AccessDenied")));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::CopyObject).then(Effect::Error(403, "AccessDenied")));
     let dir = tempfile::tempdir().unwrap();
     let mut first = at(&world);
     first.current_dir(dir.path()).env_remove("S3HAUL_JOURNAL");
-    let copy = ["copy", "s3://source/", "s3://destination/", "--report", "r.jsonl", "--max-failures", "0"];
+    let copy = [
+        "copy",
+        "s3://source/",
+        "s3://destination/",
+        "--report",
+        "r.jsonl",
+        "--max-failures",
+        "0",
+    ];
     let (exit, ..) = run(first, &copy).await;
     assert_eq!(exit, 1);
     let report = dir.path().join("r.jsonl");
     let mut again = at(&world);
     again.env_remove("S3HAUL_JOURNAL");
     let (exit, stdout, stderr) = run(again, &["retry", report.to_str().unwrap()]).await;
-    assert!(exit == 1 && stdout.contains(" failed"), "{exit} {stdout} {stderr}");
-    assert!(stderr.contains("never have listed others: run `s3haul copy s3://source/ "), "{stderr}");
+    assert!(
+        exit == 1 && stdout.contains(" failed"),
+        "{exit} {stdout} {stderr}"
+    );
+    assert!(
+        stderr.contains("never have listed others: run `s3haul copy s3://source/ "),
+        "{stderr}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -51,7 +77,17 @@ async fn retry_runs_what_failed_with_the_command_that_failed() {
     let report = dir.path().join("night.jsonl");
     let report = report.to_str().unwrap();
     let class = ["--storage-class", "STANDARD_IA"];
-    let copy = [&["copy", "s3://source/", "s3://destination/", "--report", report][..], &class].concat();
+    let copy = [
+        &[
+            "copy",
+            "s3://source/",
+            "s3://destination/",
+            "--report",
+            report,
+        ][..],
+        &class,
+    ]
+    .concat();
     let (exit, ..) = run(at(&world), &copy).await;
     assert_eq!(exit, 1);
 
@@ -62,14 +98,25 @@ async fn retry_runs_what_failed_with_the_command_that_failed() {
     world.sandbox.calls().clear();
     let (exit, stdout, stderr) = run(at(&world), &["retry", report]).await;
     assert_eq!(exit, 1, "{stdout} {stderr}");
-    assert!(stdout.contains("1 objects copied") && stdout.contains("1 failed"), "{stdout}");
+    assert!(
+        stdout.contains("1 objects copied") && stdout.contains("1 failed"),
+        "{stdout}"
+    );
     // A refusal is repeated, because the other object was copied.
     let calls = world.sandbox.calls().of(Operation::CopyObject);
     let keys: BTreeSet<_> = calls.iter().map(|call| call.key.as_str()).collect();
     assert_eq!(keys, BTreeSet::from(["b", "c/ü +"]));
-    assert_eq!(world.calls(Operation::ListObjectsV2), 0, "no side is listed");
+    assert_eq!(
+        world.calls(Operation::ListObjectsV2),
+        0,
+        "no side is listed"
+    );
     let copied = world.sandbox.store().object(DESTINATION, "b").unwrap();
-    assert_eq!(copied.attributes.class(), "STANDARD_IA", "the command's flags count");
+    assert_eq!(
+        copied.attributes.class(),
+        "STANDARD_IA",
+        "the command's flags count"
+    );
     assert!(world.sandbox.store().object(DESTINATION, "a").is_none());
 
     world.sandbox.faults().clear();
@@ -79,7 +126,11 @@ async fn retry_runs_what_failed_with_the_command_that_failed() {
     assert!(world.sandbox.store().object(DESTINATION, "c/ü +").is_some());
     let third = dir.path().join("night.retry-2.jsonl");
     let receipts = receipts_in(&third);
-    assert_eq!((receipts.len(), &receipts[0]["status"]), (1, &"done".into()), "{receipts:?}");
+    assert_eq!(
+        (receipts.len(), &receipts[0]["status"]),
+        (1, &"done".into()),
+        "{receipts:?}"
+    );
     let (exit, stdout, _) = run(at(&world), &["retry", third.to_str().unwrap()]).await;
     assert!(exit == 0 && stdout.contains("nothing to do"), "{stdout}");
 }
@@ -102,13 +153,22 @@ async fn retry_reads_the_manifest_again_and_explains_what_it_can_not_use() {
     assert_eq!(exit, 1);
     job("other");
     let (exit, _, stderr) = run(at(&world), &["retry", report]).await;
-    assert!(exit == 2 && stderr.contains("a transfer `nightly`, which the job has no more"), "{stderr}");
+    assert!(
+        exit == 2 && stderr.contains("a transfer `nightly`, which the job has no more"),
+        "{stderr}"
+    );
     let (exit, _, stderr) = run(at(&world), &["retry", manifest]).await;
-    assert!(exit == 2 && stderr.contains("is no report of s3haul"), "{stderr}");
+    assert!(
+        exit == 2 && stderr.contains("is no report of s3haul"),
+        "{stderr}"
+    );
     job("nightly");
     world.sandbox.faults().clear();
     let (exit, stdout, _) = run(at(&world), &["retry", report, "--dry-run"]).await;
-    assert!(exit == 0 && stdout.contains("to copy   1 object"), "{stdout}");
+    assert!(
+        exit == 0 && stdout.contains("to copy   1 object"),
+        "{stdout}"
+    );
     let (exit, ..) = run(at(&world), &["retry", report]).await;
     assert_eq!(exit, 0);
     assert!(world.sandbox.store().object(DESTINATION, "b").is_some());
@@ -129,26 +189,73 @@ async fn a_retry_does_not_write_to_another_place_than_its_report_names() {
         command.env("FROM", from).env("TO", to);
         run(command, arguments).await
     };
-    let (exit, _, stderr) = told("source", "destination/rt", &["run", manifest, "--report", report]).await;
+    let (exit, _, stderr) = told(
+        "source",
+        "destination/rt",
+        &["run", manifest, "--report", report],
+    )
+    .await;
     assert_eq!(exit, 1, "{stderr}");
     // Only the failed line is left, so that no other line can give the change away.
     let text = fs::read_to_string(report).unwrap();
-    let kept = text.lines().filter(|line| !line.contains("\"done\"")).map(|line| format!("{line}\n"));
-    let kept = kept.collect::<String>().replace("\"lines\":2", "\"lines\":1");
+    let kept = text
+        .lines()
+        .filter(|line| !line.contains("\"done\""))
+        .map(|line| format!("{line}\n"));
+    let kept = kept
+        .collect::<String>()
+        .replace("\"lines\":2", "\"lines\":1");
     fs::write(report, without_checksum(&kept)).unwrap();
     world.sandbox.faults().clear();
     world.sandbox.calls().clear();
     let (retry, verify) = (&["retry", report][..], &["verify", "--report", report][..]);
     for (from, to, command, named, now) in [
-        ("source", "other/rt", retry, "s3://destination/rt/b", "names the bucket other"),
-        ("source", "other/rt", verify, "s3://destination/rt/b", "names the bucket other"),
-        ("other", "destination/rt", retry, "s3://source/b", "names the bucket other"),
-        ("other", "destination/rt", verify, "s3://source/b", "names the bucket other"),
-        ("source", "destination/other", retry, "s3://destination/rt/b", "writes to s3://destination/other/"),
+        (
+            "source",
+            "other/rt",
+            retry,
+            "s3://destination/rt/b",
+            "names the bucket other",
+        ),
+        (
+            "source",
+            "other/rt",
+            verify,
+            "s3://destination/rt/b",
+            "names the bucket other",
+        ),
+        (
+            "other",
+            "destination/rt",
+            retry,
+            "s3://source/b",
+            "names the bucket other",
+        ),
+        (
+            "other",
+            "destination/rt",
+            verify,
+            "s3://source/b",
+            "names the bucket other",
+        ),
+        (
+            "source",
+            "destination/other",
+            retry,
+            "s3://destination/rt/b",
+            "writes to s3://destination/other/",
+        ),
     ] {
         let (exit, stdout, stderr) = told(from, to, command).await;
-        assert!((exit, stdout.as_str()) == (2, ""), "{command:?}: {exit} {stdout} {stderr}");
-        for said in [&format!("line 2 names {named}, and transfer `nightly`"), now, "Restore the job, or "] {
+        assert!(
+            (exit, stdout.as_str()) == (2, ""),
+            "{command:?}: {exit} {stdout} {stderr}"
+        );
+        for said in [
+            &format!("line 2 names {named}, and transfer `nightly`"),
+            now,
+            "Restore the job, or ",
+        ] {
             assert!(stderr.contains(said), "{command:?}: {stderr}");
         }
     }
@@ -162,8 +269,11 @@ async fn a_retry_does_not_write_to_another_place_than_its_report_names() {
 
 /// The report that a copy with these arguments leaves, which must fail.
 async fn failing(world: &World, copy: &[&str], report: &Path) -> String {
-    let (exit, stdout, stderr) =
-        run(at(world), &[copy, &["--report", report.to_str().unwrap()]].concat()).await;
+    let (exit, stdout, stderr) = run(
+        at(world),
+        &[copy, &["--report", report.to_str().unwrap()]].concat(),
+    )
+    .await;
     // 3 where nothing at all could be listed.
     assert!(matches!(exit, 1 | 3), "{exit} {stdout} {stderr}");
     fs::read_to_string(report).unwrap()
@@ -171,20 +281,39 @@ async fn failing(world: &World, copy: &[&str], report: &Path) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_could_not_be_listed_is_done_again_as_a_whole() {
-    for (source, to) in [("s3://source/in/", "s3://source/out/"), ("s3://source/", "s3://source/out/")] {
+    for (source, to) in [
+        ("s3://source/in/", "s3://source/out/"),
+        ("s3://source/", "s3://source/out/"),
+    ] {
         let world = World::new().await;
         put(&world, &["in/a", "in/b"]);
         let dir = tempfile::tempdir().unwrap();
         let report = dir.path().join("report.jsonl");
-        let copy = ["copy", source, to, "--exclude", "out/**", "--provider", "aws"];
+        let copy = [
+            "copy",
+            source,
+            to,
+            "--exclude",
+            "out/**",
+            "--provider",
+            "aws",
+        ];
         // Its own listing is not at fault.
-        world.sandbox.store().deny(SOURCE, Operation::ListObjectsV2, "out/");
+        world
+            .sandbox
+            .store()
+            .deny(SOURCE, Operation::ListObjectsV2, "out/");
         let text = failing(&world, &copy, &report).await;
         assert!(text.contains(&format!(r#""source":"{to}""#)), "{text}");
         world.sandbox.store().allow_all();
         let (exit, stdout, stderr) = run(at(&world), &["retry", report.to_str().unwrap()]).await;
         assert_eq!(exit, 0, "{stdout} {stderr}");
-        let copied = world.sandbox.store().keys(SOURCE).into_iter().filter(|key| key.starts_with("out/"));
+        let copied = world
+            .sandbox
+            .store()
+            .keys(SOURCE)
+            .into_iter()
+            .filter(|key| key.starts_with("out/"));
         assert_eq!(copied.count(), 2, "{source}: {stdout}");
     }
 }
@@ -196,40 +325,77 @@ async fn a_directory_that_could_not_be_read_is_no_file_that_failed() {
     let files = dir.path().join("files");
     fs::create_dir_all(files.join("sub")).unwrap();
     fs::write(files.join("sub/one"), "1").unwrap();
-    world.sandbox.faults().add(Fault::on(Operation::PutObject).then(Effect::Error(403, "AccessDenied")));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::PutObject).then(Effect::Error(403, "AccessDenied")));
     let report = dir.path().join("report.jsonl");
-    let text = failing(&world, &["copy", files.to_str().unwrap(), "s3://destination/"], &report).await;
+    let text = failing(
+        &world,
+        &["copy", files.to_str().unwrap(), "s3://destination/"],
+        &report,
+    )
+    .await;
     assert!(text.contains("files/sub/one\""), "{text}");
     // Who may read everything can make no such directory; this is how it is reported.
-    fs::write(&report, without_checksum(&text.replace("files/sub/one\"", "files/sub\""))).unwrap();
+    fs::write(
+        &report,
+        without_checksum(&text.replace("files/sub/one\"", "files/sub\"")),
+    )
+    .unwrap();
     world.sandbox.faults().clear();
     let (exit, stdout, stderr) = run(at(&world), &["retry", report.to_str().unwrap()]).await;
     assert_eq!(exit, 0, "{stdout} {stderr}");
-    assert_eq!(world.sandbox.store().keys(DESTINATION), ["sub/one"], "{stdout}");
+    assert_eq!(
+        world.sandbox.store().keys(DESTINATION),
+        ["sub/one"],
+        "{stdout}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn objects_that_failed_are_copied_for_sure_and_the_unlisted_only_where_they_differ() {
     let world = World::new().await;
     put(&world, &["a"]);
-    let (content, said) = (Content::pattern(1, 100), ObjectSpec::default().metadata("a", "b"));
-    world.sandbox.store().put_object(SOURCE, "b", content.clone(), &said);
+    let (content, said) = (
+        Content::pattern(1, 100),
+        ObjectSpec::default().metadata("a", "b"),
+    );
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "b", content.clone(), &said);
     world.sandbox.faults().add(denied("b"));
     let dir = tempfile::tempdir().unwrap();
     let report = dir.path().join("report.jsonl");
-    let copy = ["copy", "s3://source/", "s3://destination/", "--provider", "aws"];
+    let copy = [
+        "copy",
+        "s3://source/",
+        "s3://destination/",
+        "--provider",
+        "aws",
+    ];
     let objects = failing(&world, &copy, &report).await;
-    world.sandbox.store().deny(SOURCE, Operation::ListObjectsV2, "");
+    world
+        .sandbox
+        .store()
+        .deny(SOURCE, Operation::ListObjectsV2, "");
     let listing = failing(&world, &copy, &report).await;
     world.sandbox.store().allow_all();
     // One run would have come to both: with its second page.
-    let failures = listing.lines().skip(1).map(|line| line.replace(r#""lines":1"#, r#""lines":3"#) + "\n");
+    let failures = listing
+        .lines()
+        .skip(1)
+        .map(|line| line.replace(r#""lines":1"#, r#""lines":3"#) + "\n");
     let (objects, _footer) = objects.trim_end().rsplit_once('\n').unwrap();
     let both = format!("{objects}\n{}", failures.collect::<String>());
     fs::write(&report, without_checksum(&both)).unwrap();
     put(&world, &["c"]);
     // A copy whose bytes are right, and what goes with them is not.
-    world.sandbox.store().put_object(DESTINATION, "b", content, &ObjectSpec::default());
+    world
+        .sandbox
+        .store()
+        .put_object(DESTINATION, "b", content, &ObjectSpec::default());
 
     world.sandbox.calls().clear();
     let (exit, stdout, stderr) = run(at(&world), &["retry", report.to_str().unwrap()]).await;
@@ -241,7 +407,10 @@ async fn objects_that_failed_are_copied_for_sure_and_the_unlisted_only_where_the
     world.sandbox.faults().clear();
     let again = dir.path().join("report.retry-1.jsonl");
     let (exit, stdout, stderr) = run(at(&world), &["retry", again.to_str().unwrap()]).await;
-    assert!(exit == 0 && stdout.contains("1 objects copied"), "{stdout} {stderr}");
+    assert!(
+        exit == 0 && stdout.contains("1 objects copied"),
+        "{stdout} {stderr}"
+    );
     world.assert_equal("b", "b");
 }
 
@@ -254,10 +423,20 @@ async fn chosen_objects_are_those_that_take_part() {
     let chosen = |key: &str| Chosen { key: key.into() };
     transfer.chosen = Some(vec![chosen("c"), chosen("gone"), chosen("a"), chosen("a")]);
     let run = world.run(transfer).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (2, 1));
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (2, 1)
+    );
     assert_eq!(run.error(), "not-found");
-    let failed = run.receipts.iter().find(|receipt| matches!(receipt.ending, Ending::Failed { .. })).unwrap();
-    assert_eq!(failed.source, "s3://source/gone", "as a retry wants to read it");
+    let failed = run
+        .receipts
+        .iter()
+        .find(|receipt| matches!(receipt.ending, Ending::Failed { .. }))
+        .unwrap();
+    assert_eq!(
+        failed.source, "s3://source/gone",
+        "as a retry wants to read it"
+    );
     assert!(world.sandbox.store().object(DESTINATION, "b").is_none());
 
     let dir = tempfile::tempdir().unwrap();
@@ -279,20 +458,38 @@ async fn lossy(world: &World, report: &str) {
     };
     for index in 0..20 {
         let (key, spec) = (format!("k{index:02}"), tagged(&index.to_string()));
-        world.sandbox.store().put_object(SOURCE, &key, Content::pattern(index, 100), &spec);
+        world
+            .sandbox
+            .store()
+            .put_object(SOURCE, &key, Content::pattern(index, 100), &spec);
     }
-    world.sandbox.store().deny(SOURCE, Operation::GetObjectTagging, "");
-    let copy = ["copy", "s3://source/", "s3://destination/", "--report", report];
+    world
+        .sandbox
+        .store()
+        .deny(SOURCE, Operation::GetObjectTagging, "");
+    let copy = [
+        "copy",
+        "s3://source/",
+        "s3://destination/",
+        "--report",
+        report,
+    ];
     let (exit, stdout, stderr) = run(at(world), &copy).await;
     assert_eq!(exit, 0, "{stdout} {stderr}");
     let receipts = receipts_in(Path::new(report));
-    let lost = receipts.iter().filter(|receipt| receipt["losses"][0]["attribute"] == "tags").count();
+    let lost = receipts
+        .iter()
+        .filter(|receipt| receipt["losses"][0]["attribute"] == "tags")
+        .count();
     assert_eq!(lost, 20, "{receipts:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tags_that_were_lost_are_set_without_another_copy() {
-    let versioning = BucketOptions { versioning: true, ..BucketOptions::default() };
+    let versioning = BucketOptions {
+        versioning: true,
+        ..BucketOptions::default()
+    };
     let world = World::with(SandboxOptions::default(), versioning).await;
     let dir = tempfile::tempdir().unwrap();
     let report = dir.path().join("night.jsonl");
@@ -305,12 +502,23 @@ async fn tags_that_were_lost_are_set_without_another_copy() {
 
     world.sandbox.store().allow_all();
     // One was overwritten meanwhile.
-    world.sandbox.store().put_object(DESTINATION, "k00", Content::pattern(99, 5), &ObjectSpec::default());
-    let before: Vec<_> = (0..20).map(|index| versions(&format!("k{index:02}"))).collect();
+    world.sandbox.store().put_object(
+        DESTINATION,
+        "k00",
+        Content::pattern(99, 5),
+        &ObjectSpec::default(),
+    );
+    let before: Vec<_> = (0..20)
+        .map(|index| versions(&format!("k{index:02}")))
+        .collect();
     world.sandbox.calls().clear();
     let (exit, stdout, stderr) = run(at(&world), &["retry", "--losses", report]).await;
     assert_eq!(exit, 0, "{stdout} {stderr}");
-    assert_eq!(world.calls(Operation::CopyObject), 1, "only the one that is not that copy any more");
+    assert_eq!(
+        world.calls(Operation::CopyObject),
+        1,
+        "only the one that is not that copy any more"
+    );
     for (index, before) in before.iter().enumerate() {
         let key = format!("k{index:02}");
         world.assert_equal(&key, &key);

@@ -40,7 +40,9 @@ async fn start_with(options: SandboxOptions) -> (Sandbox, Client) {
     let (access_key, secret_key) = (options.access_key.clone(), options.secret_key.clone());
     let sandbox = Sandbox::start(options).await.unwrap();
     for bucket in ["src", "dst"] {
-        sandbox.store().create_bucket(bucket, BucketOptions::default());
+        sandbox
+            .store()
+            .create_bucket(bucket, BucketOptions::default());
     }
     let client = client(sandbox.url(), &access_key, &secret_key);
     (sandbox, client)
@@ -74,9 +76,10 @@ fn refused<T: std::fmt::Debug, E: ProvideErrorMetadata + std::fmt::Debug>(
     result: Answer<T, E>,
 ) -> (u16, String) {
     match result {
-        Err(SdkError::ServiceError(error)) => {
-            (error.raw().status().as_u16(), error.err().code().unwrap_or_default().to_owned())
-        }
+        Err(SdkError::ServiceError(error)) => (
+            error.raw().status().as_u16(),
+            error.err().code().unwrap_or_default().to_owned(),
+        ),
         other => panic!("expected an error answer, got {other:?}"),
     }
 }
@@ -90,9 +93,15 @@ type Answer<T, E> = Result<T, SdkError<E, HttpResponse>>;
 
 /// The list that Complete takes, of numbers and `ETags`.
 fn listed(parts: &[(i32, &str)]) -> CompletedMultipartUpload {
-    let part =
-        |(number, tag): &(i32, &str)| CompletedPart::builder().part_number(*number).e_tag(*tag).build();
-    CompletedMultipartUpload::builder().set_parts(Some(parts.iter().map(part).collect())).build()
+    let part = |(number, tag): &(i32, &str)| {
+        CompletedPart::builder()
+            .part_number(*number)
+            .e_tag(*tag)
+            .build()
+    };
+    CompletedMultipartUpload::builder()
+        .set_parts(Some(parts.iter().map(part).collect()))
+        .build()
 }
 
 /// Completes an upload of these parts.
@@ -103,6 +112,10 @@ async fn complete(
     upload_id: &str,
     parts: &[(i32, &str)],
 ) -> Answer<CompleteMultipartUploadOutput, CompleteMultipartUploadError> {
-    let call = client.complete_multipart_upload().bucket(bucket).key(key).upload_id(upload_id);
+    let call = client
+        .complete_multipart_upload()
+        .bucket(bucket)
+        .key(key)
+        .upload_id(upload_id);
     call.multipart_upload(listed(parts)).send().await
 }

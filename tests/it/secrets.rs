@@ -1,4 +1,5 @@
-//! No secret is printed, whatever `S3HAUL_LOG` asks for: not raw, not in base64, not in hexadecimal.
+//! No secret is printed, whatever `S3HAUL_LOG` asks for: not raw, not in base64, not in
+//! hexadecimal.
 
 use std::fs;
 
@@ -16,41 +17,77 @@ const PASSWORD: &str = "proxy-password";
 
 /// A secret in every form in which a log may have it.
 fn forms(secret: &str) -> Vec<String> {
-    let hex = secret.bytes().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
-    let list = secret.bytes().map(|byte| byte.to_string()).collect::<Vec<_>>().join(", ");
-    vec![secret.to_owned(), STANDARD.encode(secret), hex.to_uppercase(), hex, list]
+    let hex = secret
+        .bytes()
+        .fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
+    let list = secret
+        .bytes()
+        .map(|byte| byte.to_string())
+        .collect::<Vec<_>>()
+        .join(", ");
+    vec![
+        secret.to_owned(),
+        STANDARD.encode(secret),
+        hex.to_uppercase(),
+        hex,
+        list,
+    ]
 }
 
 #[rstest]
 #[case::everything("trace", "text")]
 #[case::json("trace", "json")]
-#[case::by_name("s3haul=trace,aws_sigv4=trace,aws_smithy_runtime=trace,aws_sdk_s3=trace,hyper=trace", "text")]
+#[case::by_name(
+    "s3haul=trace,aws_sigv4=trace,aws_smithy_runtime=trace,aws_sdk_s3=trace,hyper=trace",
+    "text"
+)]
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_is_logged(#[case] directives: &str, #[case] format: &str) {
     let world = World::new().await;
-    world.sandbox.store().put_object(SOURCE, "k", Content::pattern(1, 10), &ObjectSpec::default());
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "k", Content::pattern(1, 10), &ObjectSpec::default());
     let directory = tempfile::tempdir().unwrap();
-    let (job, report) = (directory.path().join("job.yaml"), directory.path().join("report.jsonl"));
+    let (job, report) = (
+        directory.path().join("job.yaml"),
+        directory.path().join("report.jsonl"),
+    );
     let text = "version: 1\nendpoints: {default: {provider: aws, url: \"${AWS_ENDPOINT_URL_S3}\"}}\ntransfers:\n  \
                 - {from: {s3: s3://source/}, to: {s3: s3://destination/, customer_key: {env: LAKE_KEY}}}\n";
     fs::write(&job, text).unwrap();
     let mut command = at(&world);
     // The sandbox is its own proxy.
-    let proxy = world.sandbox.url().replace("http://", &format!("http://user:{PASSWORD}@"));
+    let proxy = world
+        .sandbox
+        .url()
+        .replace("http://", &format!("http://user:{PASSWORD}@"));
     command
         .env("S3HAUL_LOG", directives)
         .env("LAKE_KEY", STANDARD.encode(KEY))
         .env("AWS_SESSION_TOKEN", TOKEN)
         .env("HTTP_PROXY", proxy);
-    let arguments =
-        ["run", job.to_str().unwrap(), "--report", report.to_str().unwrap(), "--log-format", format];
+    let arguments = [
+        "run",
+        job.to_str().unwrap(),
+        "--report",
+        report.to_str().unwrap(),
+        "--log-format",
+        format,
+    ];
     let (exit, stdout, stderr) = run(command, &arguments).await;
     assert_eq!(exit, 0, "{stderr}");
     assert_eq!(world.sandbox.store().keys(DESTINATION), ["k"]);
     assert!(stderr.contains("DEBUG"), "the log is off: {stderr}");
     let all = stdout + &stderr + &fs::read_to_string(report).unwrap();
     let pair = format!("user:{PASSWORD}");
-    for secret in [KEY, TOKEN, PASSWORD, &pair, &SandboxOptions::default().secret_key] {
+    for secret in [
+        KEY,
+        TOKEN,
+        PASSWORD,
+        &pair,
+        &SandboxOptions::default().secret_key,
+    ] {
         for form in forms(secret) {
             assert!(!all.contains(&form), "{form} in {all}");
         }

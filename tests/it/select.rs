@@ -1,4 +1,5 @@
-//! Selections cost what they match: which list requests are sent for patterns, and that they find the same.
+//! Selections cost what they match: which list requests are sent for patterns, and that they find
+//! the same.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +8,9 @@ use s3haul::journal::Intent;
 use s3haul::manifest::job::{Selection, Source, Transfer, Versions, When};
 use s3haul::manifest::keys::KeyMap;
 use s3haul::planner::{Planned, Sides};
-use s3haul::sandbox::{BucketOptions, Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions};
+use s3haul::sandbox::{
+    BucketOptions, Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions,
+};
 
 use crate::cli::{at, run};
 use crate::world::{DESTINATION, SOURCE, World, copy_all, destination, upload_all, uri};
@@ -15,25 +18,43 @@ use crate::world::{DESTINATION, SOURCE, World, copy_all, destination, upload_all
 const LIST: Operation = Operation::ListObjectsV2;
 
 fn put(world: &World, bucket: &str, key: &str) {
-    world.sandbox.store().put_object(bucket, key, Content::bytes(&b"x"[..]), &ObjectSpec::default());
+    world.sandbox.store().put_object(
+        bucket,
+        key,
+        Content::bytes(&b"x"[..]),
+        &ObjectSpec::default(),
+    );
 }
 
 /// The prefixes of the lists of a bucket, in the order of requests.
 fn lists(world: &World, operation: Operation, bucket: &str) -> Vec<String> {
     let calls = world.sandbox.calls().of(operation);
-    calls.into_iter().filter(|call| call.bucket == bucket).map(|call| call.key).collect()
+    calls
+        .into_iter()
+        .filter(|call| call.bucket == bucket)
+        .map(|call| call.key)
+        .collect()
 }
 
 fn select(include: &[&str], exclude: &[&str]) -> Selection {
     let globs = |globs: &[&str]| globs.iter().map(|glob| glob.parse().unwrap()).collect();
-    Selection { include: globs(include), exclude: globs(exclude), ..Selection::default() }
+    Selection {
+        include: globs(include),
+        exclude: globs(exclude),
+        ..Selection::default()
+    }
 }
 
 /// `below` of the source to `to/` of the destination.
 fn transfer(below: &str, select: Selection) -> Transfer {
-    let from =
-        Source::Prefix { endpoint: "default".to_owned(), location: uri(&format!("s3://source/{below}")) };
-    Transfer { select, ..Transfer::new("all", from, destination("s3://destination/to/")) }
+    let from = Source::Prefix {
+        endpoint: "default".to_owned(),
+        location: uri(&format!("s3://source/{below}")),
+    };
+    Transfer {
+        select,
+        ..Transfer::new("all", from, destination("s3://destination/to/"))
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -42,8 +63,11 @@ async fn a_pattern_on_the_command_line_lists_its_literal_beginning() {
     for index in 0..300_000 {
         put(&world, SOURCE, &format!("logs/{index:08}"));
     }
-    let (exit, stdout, stderr) =
-        run(at(&world), &["copy", "s3://source/logs/0001234*", "s3://destination/to/"]).await;
+    let (exit, stdout, stderr) = run(
+        at(&world),
+        &["copy", "s3://source/logs/0001234*", "s3://destination/to/"],
+    )
+    .await;
     assert_eq!(exit, 0, "{stderr}");
     assert!(stdout.contains("10 objects copied"), "{stdout}");
     assert_eq!(lists(&world, LIST, SOURCE), ["logs/0001234"]);
@@ -51,7 +75,13 @@ async fn a_pattern_on_the_command_line_lists_its_literal_beginning() {
     world.sandbox.calls().clear();
     let (exit, stdout, _) = run(
         at(&world),
-        &["verify", "s3://source/logs/0001234*", "s3://destination/to/", "--provider", "aws"],
+        &[
+            "verify",
+            "s3://source/logs/0001234*",
+            "s3://destination/to/",
+            "--provider",
+            "aws",
+        ],
     )
     .await;
     assert!(exit == 0 && stdout.contains(": 10 equal"), "{stdout}");
@@ -77,20 +107,41 @@ async fn several_includes_list_the_smallest_set_of_prefixes() {
         }
     }
     // One is below another, and alternatives are two.
-    let include = ["2028/x1*", "2026/**/*.parquet", "2026/01/*", "2027/{01,02}/*"];
+    let include = [
+        "2028/x1*",
+        "2026/**/*.parquet",
+        "2026/01/*",
+        "2027/{01,02}/*",
+    ];
     let run = world.run(transfer("p/", select(&include, &[]))).await;
     assert_eq!(run.outcome.failed_objects, 0);
-    assert_eq!(world.sandbox.store().keys(DESTINATION), wanted.into_iter().collect::<Vec<_>>());
+    assert_eq!(
+        world.sandbox.store().keys(DESTINATION),
+        wanted.into_iter().collect::<Vec<_>>()
+    );
     let mut prefixes = lists(&world, LIST, SOURCE);
     prefixes.sort();
-    assert_eq!(prefixes, ["p/2026/", "p/2027/01/", "p/2027/02/", "p/2028/x1"]);
+    assert_eq!(
+        prefixes,
+        ["p/2026/", "p/2027/01/", "p/2027/02/", "p/2028/x1"]
+    );
     let there: BTreeSet<_> = lists(&world, LIST, DESTINATION).into_iter().collect();
-    assert!(there.iter().all(|prefix| prefix.starts_with("to/202")), "{there:?}");
+    assert!(
+        there.iter().all(|prefix| prefix.starts_with("to/202")),
+        "{there:?}"
+    );
 
     world.sandbox.calls().clear();
-    let run = world.run(transfer("p/", select(&["2026/*", "*.csv"], &[]))).await;
+    let run = world
+        .run(transfer("p/", select(&["2026/*", "*.csv"], &[])))
+        .await;
     assert_eq!(run.outcome.failed_objects, 0);
-    assert!(lists(&world, LIST, SOURCE).iter().all(|prefix| prefix == "p/"), "one has no literal beginning");
+    assert!(
+        lists(&world, LIST, SOURCE)
+            .iter()
+            .all(|prefix| prefix == "p/"),
+        "one has no literal beginning"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -109,7 +160,10 @@ async fn the_destinations_list_is_that_of_the_mapped_keys() {
     let mut transfer = transfer("", select(&["raw/001*", "raw/002?"], &["raw/0019"]));
     transfer.keys = keys("n-{key}");
     let run = world.run(transfer.clone()).await;
-    assert_eq!((run.outcome.skipped_objects, run.outcome.done_objects), (19, 0));
+    assert_eq!(
+        (run.outcome.skipped_objects, run.outcome.done_objects),
+        (19, 0)
+    );
     let mut prefixes = lists(&world, LIST, SOURCE);
     prefixes.sort();
     assert_eq!(prefixes, ["raw/001", "raw/002"]);
@@ -131,7 +185,15 @@ async fn a_huge_directory_that_is_excluded_is_passed_over() {
         put(&world, SOURCE, &format!("tmp/{index:06}"));
         put(&world, DESTINATION, &format!("to/tmp/{index:06}"));
     }
-    for key in ["a", "tmp", "tmp.", "tmp0", "tmp/\u{10FFFF}", "x/_spark/1", "z"] {
+    for key in [
+        "a",
+        "tmp",
+        "tmp.",
+        "tmp0",
+        "tmp/\u{10FFFF}",
+        "x/_spark/1",
+        "z",
+    ] {
         put(&world, SOURCE, key);
     }
     let kept = select(&[], &["tmp/**", "**/_spark/**"]);
@@ -165,8 +227,15 @@ async fn an_excluded_directory_in_the_middle_hides_nothing_from_ranges() {
     wanted.sort();
     let (source, destination) = (world.bucket(SOURCE).await, world.bucket(DESTINATION).await);
     let select = select(&[], &["7/**"]);
-    let sides =
-        Sides { transfer: Transfer { select, ..copy_all() }.into(), source: Some(source), destination };
+    let sides = Sides {
+        transfer: Transfer {
+            select,
+            ..copy_all()
+        }
+        .into(),
+        source: Some(source),
+        destination,
+    };
     let mut steps = sides.plan_in_any_order();
     let mut found = Vec::new();
     while let Some(planned) = steps.recv().await {
@@ -185,14 +254,21 @@ async fn a_session_goes_on_with_the_prefixes_that_are_left() {
     let mut world = World::new().await;
     let days: Vec<_> = (1..=20).map(|day| format!("2026-11-{day:02}/*")).collect();
     for index in 0..20_000 {
-        let key = format!("2026-{:02}-{:02}/{index:06}", 10 + index % 2, 1 + index / 2 % 20);
+        let key = format!(
+            "2026-{:02}-{:02}/{index:06}",
+            10 + index % 2,
+            1 + index / 2 % 20
+        );
         put(&world, SOURCE, &key);
         if index / 2 % 50 != 0 {
             put(&world, DESTINATION, &key);
         }
     }
     let days: Vec<_> = days.iter().map(String::as_str).collect();
-    let job = world.job(Transfer { select: select(&days, &[]), ..copy_all() });
+    let job = world.job(Transfer {
+        select: select(&days, &[]),
+        ..copy_all()
+    });
     let directory = tempfile::tempdir().unwrap();
     let mut dealt_with = Vec::new();
     for session in 1..=3 {
@@ -201,27 +277,45 @@ async fn a_session_goes_on_with_the_prefixes_that_are_left() {
         world.sandbox.calls().clear();
         if session < 3 {
             let stop = world.stop.clone();
-            world.sandbox.faults().add(Fault::on(LIST).nth(12).then(Effect::hook(move |_| stop.cancel())));
+            world.sandbox.faults().add(
+                Fault::on(LIST)
+                    .nth(12)
+                    .then(Effect::hook(move |_| stop.cancel())),
+            );
         }
-        let run = world.session(&directory.path().join("journal"), &job, Intent::Resume).await;
+        let run = world
+            .session(&directory.path().join("journal"), &job, Intent::Resume)
+            .await;
         assert_eq!(run.outcome.stopped, session < 3, "session {session}");
-        let over = run.receipts.into_iter().filter(|receipt| receipt.ending != Ending::Stopped);
+        let over = run
+            .receipts
+            .into_iter()
+            .filter(|receipt| receipt.ending != Ending::Stopped);
         dealt_with.extend(over.map(|receipt| receipt.destination));
         let prefixes = lists(&world, LIST, SOURCE);
-        assert!(prefixes.iter().all(|prefix| prefix.starts_with("2026-11-")), "{prefixes:?}");
+        assert!(
+            prefixes.iter().all(|prefix| prefix.starts_with("2026-11-")),
+            "{prefixes:?}"
+        );
     }
     let all = dealt_with.len();
     dealt_with.sort();
     dealt_with.dedup();
     assert_eq!((all, dealt_with.len()), (10_000, 10_000));
     let keys = world.sandbox.store().keys(DESTINATION);
-    assert_eq!(keys.iter().filter(|key| key.starts_with("2026-11")).count(), 10_000);
+    assert_eq!(
+        keys.iter().filter(|key| key.starts_with("2026-11")).count(),
+        10_000
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn histories_and_the_past_are_listed_by_prefix_too() {
     const LIST: Operation = Operation::ListObjectVersions;
-    let buckets = BucketOptions { versioning: true, ..BucketOptions::default() };
+    let buckets = BucketOptions {
+        versioning: true,
+        ..BucketOptions::default()
+    };
     let world = World::with(SandboxOptions::default(), buckets).await;
     for index in 0..3000 {
         put(&world, SOURCE, &format!("p/{index:04}"));
@@ -233,9 +327,18 @@ async fn histories_and_the_past_are_listed_by_prefix_too() {
     let now = jiff::Timestamp::now();
     for (versions, copies) in [(Versions::All, 13), (Versions::AsOf(now), 0)] {
         world.sandbox.calls().clear();
-        let transfer = Transfer { versions, when: When::Changed, ..transfer("p/", select.clone()) };
+        let transfer = Transfer {
+            versions,
+            when: When::Changed,
+            ..transfer("p/", select.clone())
+        };
         let run = world.run(transfer).await;
-        assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (copies, 0), "{:?}", run.outcome);
+        assert_eq!(
+            (run.outcome.done_objects, run.outcome.failed_objects),
+            (copies, 0),
+            "{:?}",
+            run.outcome
+        );
         let mut prefixes = lists(&world, LIST, SOURCE);
         prefixes.dedup();
         assert_eq!(prefixes, ["p/001", "p/2998", "p/2999", "p/tmp"]);
@@ -263,19 +366,30 @@ async fn directories_in_which_nothing_can_match_are_not_read() {
         fs::create_dir_all(dir.path().join(below)).unwrap();
         symlink("nowhere", dir.path().join(below).join("broken")).unwrap();
     }
-    let mut transfer =
-        Transfer { select: select(&["2026/*.csv", "2026/b/*"], &[]), ..upload_all(dir.path()) };
-    let Source::Files { symlinks, .. } = &mut transfer.from else { panic!() };
+    let mut transfer = Transfer {
+        select: select(&["2026/*.csv", "2026/b/*"], &[]),
+        ..upload_all(dir.path())
+    };
+    let Source::Files { symlinks, .. } = &mut transfer.from else {
+        panic!()
+    };
     *symlinks = s3haul::manifest::job::Symlinks::Fail;
     let run = world.run(transfer).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (2, 0), "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (2, 0),
+        "{:?}",
+        run.receipts
+    );
     assert_eq!(lists(&world, LIST, DESTINATION), ["2026/"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_with_wildcards_in_their_names_stay_within_reach() {
     let world = World::new().await;
-    for key in ["d/a*b", "d/a?b", "d/a[1]b", "d/axb", "d/[x]/y", "d/{x}/y", r"d/a\b"] {
+    for key in [
+        "d/a*b", "d/a?b", "d/a[1]b", "d/axb", "d/[x]/y", "d/{x}/y", r"d/a\b",
+    ] {
         put(&world, SOURCE, key);
     }
     for (source, keys) in [
@@ -284,13 +398,17 @@ async fn keys_with_wildcards_in_their_names_stay_within_reach() {
         ("s3://source/d/a[1]b", &["to/a[1]b"]),
         ("s3://source/d/[x]/*", &["to/y"]),
         ("s3://source/d/{x}/*", &["to/y"]),
-        ("s3://source/d/a?b", &["to/a*b", "to/a?b", r"to/a\b", "to/axb"]),
+        (
+            "s3://source/d/a?b",
+            &["to/a*b", "to/a?b", r"to/a\b", "to/axb"],
+        ),
         (r"s3://source/d/a\[1]*", &["to/a[1]b"]),
     ] {
         for key in world.sandbox.store().keys(DESTINATION) {
             world.sandbox.store().delete_object(DESTINATION, &key);
         }
-        let (exit, stdout, stderr) = run(at(&world), &["copy", source, "s3://destination/to/"]).await;
+        let (exit, stdout, stderr) =
+            run(at(&world), &["copy", source, "s3://destination/to/"]).await;
         assert_eq!(exit, 0, "{source}: {stdout}{stderr}");
         assert_eq!(world.sandbox.store().keys(DESTINATION), keys, "{source}");
     }

@@ -1,4 +1,5 @@
-//! A run that takes several sessions is one run: its sums, its report, and what becomes of it when its journal is damaged.
+//! A run that takes several sessions is one run: its sums, its report, and what becomes of it when
+//! its journal is damaged.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -17,16 +18,31 @@ const OBJECTS: u64 = 120;
 
 /// Small objects with tags that nobody may read, and a large one.
 async fn world() -> World {
-    let latency = LatencyModel { copy: Duration::from_millis(15), ..LatencyModel::default() };
-    let model = Model { latency, ..Model::default() };
+    let latency = LatencyModel {
+        copy: Duration::from_millis(15),
+        ..LatencyModel::default()
+    };
+    let model = Model {
+        latency,
+        ..Model::default()
+    };
     let world = World::modelled(model).await;
-    world.sandbox.store().create_bucket("ops", BucketOptions::default());
+    world
+        .sandbox
+        .store()
+        .create_bucket("ops", BucketOptions::default());
     let tagged = ObjectSpec::default().tag("a", "b");
     for index in 0..OBJECTS {
         let content = Content::pattern(index, 10);
-        world.sandbox.store().put_object(SOURCE, &format!("k{index:03}"), content, &tagged);
+        world
+            .sandbox
+            .store()
+            .put_object(SOURCE, &format!("k{index:03}"), content, &tagged);
     }
-    world.sandbox.store().deny(SOURCE, Operation::GetObjectTagging, "");
+    world
+        .sandbox
+        .store()
+        .deny(SOURCE, Operation::GetObjectTagging, "");
     world
 }
 
@@ -46,7 +62,13 @@ const COPY: [&str; 12] = [
 ];
 
 /// A run that is killed after so many requests of a kind.
-async fn killed_after(world: &World, directory: &Path, more: &[&str], operation: Operation, requests: u64) {
+async fn killed_after(
+    world: &World,
+    directory: &Path,
+    more: &[&str],
+    operation: Operation,
+    requests: u64,
+) {
     let mut child = process_at(world)
         .args(COPY)
         .arg("report.jsonl")
@@ -61,9 +83,13 @@ async fn killed_after(world: &World, directory: &Path, more: &[&str], operation:
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), working).await.expect("the run does nothing");
+    tokio::time::timeout(Duration::from_secs(30), working)
+        .await
+        .expect("the run does nothing");
     child.kill().unwrap();
-    tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();
+    tokio::task::spawn_blocking(move || child.wait().unwrap())
+        .await
+        .unwrap();
 }
 
 async fn copy(world: &World, directory: &Path, more: &[&str]) -> (i32, String, String) {
@@ -80,7 +106,10 @@ async fn the_summary_is_about_all_sessions() {
     world.sandbox.calls().clear();
     let (exit, stdout, stderr) = copy(&world, directory.path(), &["--json"]).await;
     assert_eq!(exit, 0, "{stderr}");
-    let lines: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines: Vec<Value> = stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     let summary = &lines.last().unwrap()["summary"];
     assert_eq!(summary["sessions"], 2, "{summary}");
     let counts = ["done_objects", "skipped_objects"].map(|name| summary[name].as_u64().unwrap());
@@ -88,10 +117,16 @@ async fn the_summary_is_about_all_sessions() {
     // Each copied object lost its tags, whichever session copied it.
     assert_eq!(summary["losses"][0]["objects"], counts[0], "{summary}");
     assert_eq!(summary["objects_with_losses"], counts[0], "{summary}");
-    assert_eq!(summary["requests"]["requests"].as_u64().unwrap(), world.sandbox.calls().total());
+    assert_eq!(
+        summary["requests"]["requests"].as_u64().unwrap(),
+        world.sandbox.calls().total()
+    );
     // A new run begins to count anew.
     let (exit, stdout, _) = copy(&world, directory.path(), &[]).await;
-    assert!(exit == 0 && !stdout.contains("sessions") && !stdout.contains("not readable"), "{stdout}");
+    assert!(
+        exit == 0 && !stdout.contains("sessions") && !stdout.contains("not readable"),
+        "{stdout}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -110,30 +145,48 @@ async fn a_report_that_could_not_be_finished_is_by_the_next_session() {
     std::fs::remove_file(directory.path().join("report.jsonl")).unwrap();
     world.sandbox.calls().clear();
     let (exit, stdout, stderr) = copy(&world, directory.path(), &[]).await;
-    assert!(exit == 0 && stdout.contains("over 2 sessions"), "{exit} {stdout} {stderr}");
+    assert!(
+        exit == 0 && stdout.contains("over 2 sessions"),
+        "{exit} {stdout} {stderr}"
+    );
     assert_eq!(world.calls(Operation::CopyObject), 0);
-    assert_eq!(receipts_in(&directory.path().join("report.jsonl")).len() as u64, OBJECTS);
+    assert_eq!(
+        receipts_in(&directory.path().join("report.jsonl")).len() as u64,
+        OBJECTS
+    );
     // Without a journal nobody has what is missing.
     std::fs::remove_file(directory.path().join("report.jsonl")).unwrap();
     std::os::unix::fs::symlink("/dev/full", directory.path().join("report.jsonl")).unwrap();
     let (exit, _, stderr) = copy(&world, directory.path(), &["--journal", "none"]).await;
-    assert!(exit == 1 && stderr.contains("they are lost, because no journal is kept"), "{exit} {stderr}");
+    assert!(
+        exit == 1 && stderr.contains("they are lost, because no journal is kept"),
+        "{exit} {stderr}"
+    );
 }
 
 /// A run that is begun anew on a damaged journal knows of its open uploads what can still be read.
 async fn damaged(world: &World, directory: &Path, journal: &[&str], damage: impl Fn()) -> String {
     let large = Content::pattern(1, 100 * 5 * MIB);
-    world.sandbox.store().put_object(SOURCE, "a-large", large, &ObjectSpec::default());
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "a-large", large, &ObjectSpec::default());
     killed_after(world, directory, journal, Operation::UploadPartCopy, 20).await;
     assert_eq!(world.sandbox.store().open_uploads(DESTINATION).len(), 1);
     damage();
     let (exit, _, stderr) = copy(world, directory, journal).await;
-    assert!(exit == 3 && stderr.contains("begin anew with --fresh"), "{exit} {stderr}");
+    assert!(
+        exit == 3 && stderr.contains("begin anew with --fresh"),
+        "{exit} {stderr}"
+    );
     // The upload's object goes, so that only the journal leads to it.
     world.sandbox.store().delete_object(SOURCE, "a-large");
     let (exit, _, stderr) = copy(world, directory, &[journal, &["--fresh"]].concat()).await;
     assert_eq!(exit, 0, "{stderr}");
-    assert!(stderr.contains("1 open uploads could be read from it and will be cancelled"), "{stderr}");
+    assert!(
+        stderr.contains("1 open uploads could be read from it and will be cancelled"),
+        "{stderr}"
+    );
     world.assert_no_upload_is_left();
     let copied = world.sandbox.store().keys(DESTINATION);
     assert_eq!(copied, world.sandbox.store().keys(SOURCE));
@@ -156,19 +209,25 @@ async fn a_damaged_journal_in_a_directory_still_tells_of_open_uploads() {
     let directory = TempDir::new().unwrap();
     let place = directory.path().join("journal");
     let told = damaged(&world, directory.path(), &["--journal", "journal"], || {
-        let mut segments: Vec<_> =
-            std::fs::read_dir(&place).unwrap().map(|file| file.unwrap().path()).collect();
+        let mut segments: Vec<_> = std::fs::read_dir(&place)
+            .unwrap()
+            .map(|file| file.unwrap().path())
+            .collect();
         segments.retain(|file| file.to_string_lossy().contains("segment-"));
         segments.sort();
         let last = segments.last().unwrap();
         // The object's own line.
         let text = std::fs::read_to_string(last).unwrap();
-        let at = text.lines().position(|line| line.contains("object_planned")).unwrap();
+        let at = text
+            .lines()
+            .position(|line| line.contains("object_planned"))
+            .unwrap();
         std::fs::write(last, spoil(&text, at)).unwrap();
     })
     .await;
     assert!(
-        told.contains("it was moved to journal.damaged-") && told.contains("1 lines of it could not"),
+        told.contains("it was moved to journal.damaged-")
+            && told.contains("1 lines of it could not"),
         "{told}"
     );
 }
@@ -177,12 +236,29 @@ async fn a_damaged_journal_in_a_directory_still_tells_of_open_uploads() {
 async fn a_damaged_journal_in_s3_is_begun_anew_and_still_tells_of_open_uploads() {
     let world = world().await;
     let directory = TempDir::new().unwrap();
-    let told = damaged(&world, directory.path(), &["--journal", "s3://ops/lake/"], || {
-        let store = world.sandbox.store();
-        let spoiled = store.keys("ops").into_iter().find(|key| key.contains("snapshot-")).unwrap();
-        store.put_object("ops", &spoiled, Content::bytes(b"what is this\n".to_vec()), &ObjectSpec::default());
-    })
+    let told = damaged(
+        &world,
+        directory.path(),
+        &["--journal", "s3://ops/lake/"],
+        || {
+            let store = world.sandbox.store();
+            let spoiled = store
+                .keys("ops")
+                .into_iter()
+                .find(|key| key.contains("snapshot-"))
+                .unwrap();
+            store.put_object(
+                "ops",
+                &spoiled,
+                Content::bytes(b"what is this\n".to_vec()),
+                &ObjectSpec::default(),
+            );
+        },
+    )
     .await;
-    assert!(told.contains("the old journal can't be used (s3://ops/lake/snapshot-"), "{told}");
+    assert!(
+        told.contains("the old journal can't be used (s3://ops/lake/snapshot-"),
+        "{told}"
+    );
     assert!(told.contains("1 lines of it could not"), "{told}");
 }

@@ -1,4 +1,5 @@
-//! Signals that were ignored when the program began stay ignored: `nohup`, and jobs in the background of a script.
+//! Signals that were ignored when the program began stay ignored: `nohup`, and jobs in the
+//! background of a script.
 
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -11,20 +12,28 @@ use crate::world::{DESTINATION, SOURCE, World};
 
 /// Sends a signal to a process.
 pub(crate) fn send(signal: &str, child: &Child) {
-    Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap();
+    Command::new("kill")
+        .args([&format!("-{signal}"), &child.id().to_string()])
+        .status()
+        .unwrap();
 }
 
 /// Runs the program below a shell that ignores the signal, as `nohup` does.
 fn ignoring(signal: &str, program: &Command) -> Command {
     let mut shell = Command::new("/bin/sh");
-    shell.args(["-c", &format!("trap '' {signal}; exec \"$0\" \"$@\"")]).arg(program.get_program());
+    shell
+        .args(["-c", &format!("trap '' {signal}; exec \"$0\" \"$@\"")])
+        .arg(program.get_program());
     for (name, value) in program.get_envs() {
         match value {
             Some(value) => shell.env(name, value),
             None => shell.env_remove(name),
         };
     }
-    shell.env("S3HAUL_JOURNAL", "none").stdout(Stdio::null()).stderr(Stdio::null());
+    shell
+        .env("S3HAUL_JOURNAL", "none")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     shell
 }
 
@@ -38,15 +47,30 @@ async fn a_run_outlives_a_signal_that_was_ignored_at_its_start(
     #[values("copy", "verify")] word: &str,
 ) {
     let world = World::new().await;
-    let buckets = if word == "copy" { &[SOURCE][..] } else { &[SOURCE, DESTINATION] };
+    let buckets = if word == "copy" {
+        &[SOURCE][..]
+    } else {
+        &[SOURCE, DESTINATION]
+    };
     for bucket in buckets {
-        world.sandbox.store().put_object(bucket, "k", Content::pattern(1, 10), &ObjectSpec::default());
+        world.sandbox.store().put_object(
+            bucket,
+            "k",
+            Content::pattern(1, 10),
+            &ObjectSpec::default(),
+        );
     }
     // The first list is answered when the signals have been sent.
     let stall = Effect::StallBefore(Some(Duration::from_secs(1)));
-    world.sandbox.faults().add(Fault::on(Operation::ListObjectsV2).nth(1).then(stall));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::ListObjectsV2).nth(1).then(stall));
     let mut command = ignoring(signal, &process_at(&world));
-    let mut child = command.args([word, "s3://source/", "s3://destination/"]).spawn().unwrap();
+    let mut child = command
+        .args([word, "s3://source/", "s3://destination/"])
+        .spawn()
+        .unwrap();
     while world.sandbox.faults().fired() == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -55,7 +79,9 @@ async fn a_run_outlives_a_signal_that_was_ignored_at_its_start(
         send(signal, &child);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let status = tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();
+    let status = tokio::task::spawn_blocking(move || child.wait().unwrap())
+        .await
+        .unwrap();
     assert_eq!(status.code(), Some(0), "{status:?}");
     assert_eq!(world.sandbox.store().keys(DESTINATION), ["k"]);
 }

@@ -1,4 +1,5 @@
-//! Stopping in an orderly way: nothing half, nothing left over, and everything that was not done says so.
+//! Stopping in an orderly way: nothing half, nothing left over, and everything that was not done
+//! says so.
 
 use std::time::Duration;
 
@@ -10,8 +11,14 @@ use crate::world::{DESTINATION, SOURCE, World, copy_all};
 
 #[tokio::test]
 async fn a_stopped_run_leaves_no_half_object_and_no_upload() {
-    let latency = LatencyModel { copy: Duration::from_millis(200), ..LatencyModel::default() };
-    let model = Model { latency, ..Model::default() };
+    let latency = LatencyModel {
+        copy: Duration::from_millis(200),
+        ..LatencyModel::default()
+    };
+    let model = Model {
+        latency,
+        ..Model::default()
+    };
     let mut world = World::modelled(model).await;
     world.ceiling = 8;
     for index in 0..4 {
@@ -31,36 +38,71 @@ async fn a_stopped_run_leaves_no_half_object_and_no_upload() {
         );
     }
     let stop = world.stop.clone();
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::UploadPartCopy).nth(10).then(Effect::hook(move |_| stop.cancel())));
-    let run = tokio::time::timeout(Duration::from_secs(10), world.run(copy_all())).await.expect("it hangs");
-    assert!(run.outcome.stopped && run.outcome.failed_objects == 0, "{:?}", run.outcome);
+    world.sandbox.faults().add(
+        Fault::on(Operation::UploadPartCopy)
+            .nth(10)
+            .then(Effect::hook(move |_| stop.cancel())),
+    );
+    let run = tokio::time::timeout(Duration::from_secs(10), world.run(copy_all()))
+        .await
+        .expect("it hangs");
+    assert!(
+        run.outcome.stopped && run.outcome.failed_objects == 0,
+        "{:?}",
+        run.outcome
+    );
     assert!(run.outcome.stopped_objects >= 4, "{:?}", run.outcome);
     world.assert_no_upload_is_left();
     let copied = world.sandbox.store().keys(DESTINATION);
-    let done = run.receipts.iter().filter(|receipt| matches!(receipt.ending, Ending::Done { .. })).count();
-    assert_eq!(copied.len(), done, "what is there is what is on record as done");
+    let done = run
+        .receipts
+        .iter()
+        .filter(|receipt| matches!(receipt.ending, Ending::Done { .. }))
+        .count();
+    assert_eq!(
+        copied.len(),
+        done,
+        "what is there is what is on record as done"
+    );
     assert!(!copied.iter().any(|key| key.starts_with("large")));
-    assert!(world.calls(Operation::UploadPartCopy) < 40, "no part was begun after the stop");
+    assert!(
+        world.calls(Operation::UploadPartCopy) < 40,
+        "no part was begun after the stop"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn requests_that_never_end_are_given_up_after_the_drain() {
     let world = World::new().await;
-    world.sandbox.store().put_object(SOURCE, "large", Content::pattern(1, 4 * GIB), &ObjectSpec::default());
+    world.sandbox.store().put_object(
+        SOURCE,
+        "large",
+        Content::pattern(1, 4 * GIB),
+        &ObjectSpec::default(),
+    );
     let mut world = world;
     world.retry.silence = Duration::from_hours(1);
     let stop = world.stop.clone();
+    world.sandbox.faults().add(
+        Fault::on(Operation::UploadPartCopy)
+            .nth(3)
+            .then(Effect::hook(move |_| stop.cancel())),
+    );
     world
         .sandbox
         .faults()
-        .add(Fault::on(Operation::UploadPartCopy).nth(3).then(Effect::hook(move |_| stop.cancel())));
-    world.sandbox.faults().add(Fault::on(Operation::UploadPartCopy).then(Effect::StallBefore(None)));
+        .add(Fault::on(Operation::UploadPartCopy).then(Effect::StallBefore(None)));
     let began = tokio::time::Instant::now();
     let run = world.run(copy_all()).await;
     assert!(run.outcome.stopped);
-    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
-    assert!(matches!(run.receipts[0].ending, Ending::Stopped), "{:?}", run.receipts);
+    assert!(
+        began.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        began.elapsed()
+    );
+    assert!(
+        matches!(run.receipts[0].ending, Ending::Stopped),
+        "{:?}",
+        run.receipts
+    );
 }

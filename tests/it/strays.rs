@@ -1,5 +1,6 @@
-//! No upload is left open in silence, whatever the server does not answer: with and without a journal, by runs and by
-//! `uploads abort`. What the server cannot prove is reported once, with an id or a key and a command.
+//! No upload is left open in silence, whatever the server does not answer: with and without a
+//! journal, by runs and by `uploads abort`. What the server cannot prove is reported once, with an
+//! id or a key and a command.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,11 +30,21 @@ fn in_parts() -> Transfer {
 }
 
 async fn world() -> World {
-    let latency = LatencyModel { copy: Duration::from_millis(5), ..LatencyModel::default() };
-    let mut world = World::modelled(Model { latency, ..Model::default() }).await;
+    let latency = LatencyModel {
+        copy: Duration::from_millis(5),
+        ..LatencyModel::default()
+    };
+    let mut world = World::modelled(Model {
+        latency,
+        ..Model::default()
+    })
+    .await;
     (world.ceiling, world.retry.attempts) = (4, 2);
     let content = Content::pattern(1, PARTS * 5 * MIB);
-    world.sandbox.store().put_object(SOURCE, "large", content, &ObjectSpec::default());
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "large", content, &ObjectSpec::default());
     world
 }
 
@@ -54,7 +65,11 @@ async fn session(world: &World, job: &Job, journal: Option<&TempDir>) -> Run {
 }
 
 fn notes(run: &Run) -> Vec<&str> {
-    run.receipts.iter().flat_map(|receipt| &receipt.notes).map(String::as_str).collect()
+    run.receipts
+        .iter()
+        .flat_map(|receipt| &receipt.notes)
+        .map(String::as_str)
+        .collect()
 }
 
 fn open(world: &World) -> usize {
@@ -63,14 +78,26 @@ fn open(world: &World) -> usize {
 
 #[rstest]
 #[tokio::test]
-async fn a_create_that_is_answered_with_nonsense_leaves_nothing(#[values(false, true)] journal: bool) {
+async fn a_create_that_is_answered_with_nonsense_leaves_nothing(
+    #[values(false, true)] journal: bool,
+) {
     let world = world().await;
     let directory = journal.then(|| TempDir::new().unwrap());
-    let job = job(&world, |asked| if asked.creates_upload() { Lie::unreadable() } else { Lie::Truth }).await;
+    let job = job(&world, |asked| {
+        if asked.creates_upload() {
+            Lie::unreadable()
+        } else {
+            Lie::Truth
+        }
+    })
+    .await;
     let run = session(&world, &job, directory.as_ref()).await;
     assert_eq!(run.error(), "unreadable-answer");
     assert!(world.calls(Operation::CreateMultipartUpload) > 1);
-    assert_eq!(world.calls(Operation::AbortMultipartUpload), world.calls(Operation::CreateMultipartUpload));
+    assert_eq!(
+        world.calls(Operation::AbortMultipartUpload),
+        world.calls(Operation::CreateMultipartUpload)
+    );
     assert_eq!((open(&world), notes(&run)), (0, vec![]));
 }
 
@@ -95,44 +122,84 @@ async fn what_cannot_be_searched_for_is_told_once_with_its_key(
     let run = session(&world, &job, directory.as_ref()).await;
     assert_eq!(run.error(), "unreadable-answer");
     let told = notes(&run);
-    assert!(told.len() == 1 && told[0].contains("an upload of unknown id may be left open"), "{told:?}");
+    assert!(
+        told.len() == 1 && told[0].contains("an upload of unknown id may be left open"),
+        "{told:?}"
+    );
     let command = "`s3haul uploads list s3://destination/large --endpoint-url http://127.0.0.1:";
     assert!(told[0].contains(command), "{told:?}");
     mended.store(true, Ordering::Relaxed);
     let run = session(&world, &job, directory.as_ref()).await;
-    assert_eq!((run.outcome.done_objects, notes(&run)), (1, vec![]), "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.done_objects, notes(&run)),
+        (1, vec![]),
+        "{:?}",
+        run.receipts
+    );
 }
 
 #[tokio::test]
 async fn a_twin_that_cannot_be_searched_for_is_told() {
     let world = world().await;
-    world.sandbox.faults().add(Fault::on(Operation::CreateMultipartUpload).nth(1).then(Effect::EmptyBody));
+    world.sandbox.faults().add(
+        Fault::on(Operation::CreateMultipartUpload)
+            .nth(1)
+            .then(Effect::EmptyBody),
+    );
     world
         .sandbox
         .faults()
         .add(Fault::on(Operation::ListMultipartUploads).then(Effect::Error(403, "AccessDenied")));
     let run = world.run(in_parts()).await;
-    assert_eq!((run.outcome.done_objects, open(&world)), (1, 1), "{:?}", run.receipts);
-    assert!(notes(&run).len() == 1 && notes(&run)[0].contains("of unknown id"), "{:?}", notes(&run));
+    assert_eq!(
+        (run.outcome.done_objects, open(&world)),
+        (1, 1),
+        "{:?}",
+        run.receipts
+    );
+    assert!(
+        notes(&run).len() == 1 && notes(&run)[0].contains("of unknown id"),
+        "{:?}",
+        notes(&run)
+    );
 }
 
 #[tokio::test]
 async fn a_twin_of_an_attempt_with_other_attributes_is_aborted() {
     let world = world().await;
     let spec = ObjectSpec::default().tag("a", "b");
-    world.sandbox.store().put_object(SOURCE, "large", Content::pattern(1, PARTS * 5 * MIB), &spec);
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "large", Content::pattern(1, PARTS * 5 * MIB), &spec);
     let faults = world.sandbox.faults();
-    faults.add(Fault::on(Operation::CreateMultipartUpload).nth(1).then(Effect::EmptyBody));
-    faults.add(Fault::on(Operation::CreateMultipartUpload).nth(2).then(Effect::Error(403, "AccessDenied")));
+    faults.add(
+        Fault::on(Operation::CreateMultipartUpload)
+            .nth(1)
+            .then(Effect::EmptyBody),
+    );
+    faults.add(
+        Fault::on(Operation::CreateMultipartUpload)
+            .nth(2)
+            .then(Effect::Error(403, "AccessDenied")),
+    );
     let run = world.run(in_parts()).await;
-    assert_eq!((run.outcome.done_objects, open(&world)), (1, 0), "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.done_objects, open(&world)),
+        (1, 0),
+        "{:?}",
+        run.receipts
+    );
 }
 
 /// Runs a session that is stopped when the server has created an upload, whose answer never comes.
 async fn stopped_in_create(world: &mut World) -> Run {
     world.stop = CancellationToken::new();
     let create = Fault::on(Operation::CreateMultipartUpload).nth(1);
-    world.sandbox.faults().add(create.then(Effect::StallAfter(None)));
+    world
+        .sandbox
+        .faults()
+        .add(create.then(Effect::StallAfter(None)));
     world.retry.silence = Duration::from_hours(1);
     let job = world.job(in_parts());
     let stopped = async {
@@ -147,7 +214,8 @@ async fn stopped_in_create(world: &mut World) -> Run {
     run
 }
 
-/// A run without a journal that is stopped while the answer to Create is awaited leaves nothing either.
+/// A run without a journal that is stopped while the answer to Create is awaited leaves nothing
+/// either.
 #[tokio::test(start_paused = true)]
 async fn a_stop_in_the_middle_of_create_leaves_nothing() {
     let mut world = world().await;
@@ -157,14 +225,16 @@ async fn a_stop_in_the_middle_of_create_leaves_nothing() {
     assert_eq!(world.calls(Operation::AbortMultipartUpload), 1);
 }
 
-/// The next run with `--adopt` goes on with it, if there is one. Where it cannot see what an upload holds, it says so and copies
-/// the object anew.
+/// The next run with `--adopt` goes on with it, if there is one. Where it cannot see what an upload
+/// holds, it says so and copies the object anew.
 #[tokio::test]
 async fn an_upload_that_is_left_for_adoption_is_told_and_so_is_one_that_cannot_be_judged() {
     let mut world = world().await;
     world.stop = CancellationToken::new();
     let stop = world.stop.clone();
-    let tenth = Fault::on(Operation::UploadPartCopy).nth(10).then(Effect::hook(move |_| stop.cancel()));
+    let tenth = Fault::on(Operation::UploadPartCopy)
+        .nth(10)
+        .then(Effect::hook(move |_| stop.cancel()));
     world.sandbox.faults().add(tenth);
     let mut job = job(&world, |asked| match asked {
         _ if asked.lists_parts() => Lie::error(501, "NotImplemented"),
@@ -173,20 +243,43 @@ async fn an_upload_that_is_left_for_adoption_is_told_and_so_is_one_that_cannot_b
     .await;
     job.claims = true;
     let run = world.try_run_job(&job).await.unwrap();
-    assert!(run.outcome.stopped && open(&world) == 1, "{:?}", run.outcome);
-    let id = world.sandbox.store().open_uploads(DESTINATION)[0].upload_id.clone();
+    assert!(
+        run.outcome.stopped && open(&world) == 1,
+        "{:?}",
+        run.outcome
+    );
+    let id = world.sandbox.store().open_uploads(DESTINATION)[0]
+        .upload_id
+        .clone();
     let told = notes(&run);
-    assert!(told.len() == 1 && told[0].starts_with(&format!("the upload {id} is left open")), "{told:?}");
+    assert!(
+        told.len() == 1 && told[0].starts_with(&format!("the upload {id} is left open")),
+        "{told:?}"
+    );
     let command = "`s3haul uploads abort s3://destination/large --endpoint-url http://127.0.0.1:";
-    assert!(told[0].contains("--adopt") && told[0].contains(command), "{told:?}");
+    assert!(
+        told[0].contains("--adopt") && told[0].contains(command),
+        "{told:?}"
+    );
     world.stop = CancellationToken::new();
     let run = world.try_run_job(&job).await.unwrap();
-    assert_eq!((run.outcome.done_objects, open(&world)), (1, 1), "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.done_objects, open(&world)),
+        (1, 1),
+        "{:?}",
+        run.receipts
+    );
     let told = notes(&run);
     let says = |words: &str| told.iter().filter(|note| note.contains(words)).count();
-    assert_eq!(says(&format!("what the open upload {id} holds cannot be seen")), 1, "{told:?}");
     assert_eq!(
-        says("1 open uploads at this key are left alone; `s3haul uploads list s3://destination/large --"),
+        says(&format!("what the open upload {id} holds cannot be seen")),
+        1,
+        "{told:?}"
+    );
+    assert_eq!(
+        says(
+            "1 open uploads at this key are left alone; `s3haul uploads list s3://destination/large --"
+        ),
         1
     );
 }
@@ -195,7 +288,9 @@ async fn an_upload_that_is_left_for_adoption_is_told_and_so_is_one_that_cannot_b
 async fn interrupted(world: &mut World, job: &Job, directory: &TempDir) {
     world.stop = CancellationToken::new();
     let stop = world.stop.clone();
-    let tenth = Fault::on(Operation::UploadPartCopy).nth(10).then(Effect::hook(move |_| stop.cancel()));
+    let tenth = Fault::on(Operation::UploadPartCopy)
+        .nth(10)
+        .then(Effect::hook(move |_| stop.cancel()));
     world.sandbox.faults().add(tenth);
     let run = world.session(directory.path(), job, Intent::Resume).await;
     assert!(run.outcome.stopped && open(world) == 1, "{:?}", run.outcome);
@@ -221,14 +316,29 @@ async fn without_a_list_of_parts_an_object_is_begun_anew_and_the_abort_proven_by
     .await;
     interrupted(&mut world, &job, &directory).await;
     let run = world.session(directory.path(), &job, Intent::Resume).await;
-    assert_eq!((run.outcome.done_objects, open(&world)), (1, 0), "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.done_objects, open(&world)),
+        (1, 0),
+        "{:?}",
+        run.receipts
+    );
     assert_eq!(notes(&run), Vec::<&str>::new());
-    assert_eq!(world.calls(Operation::UploadPartCopy), PARTS, "nobody knows what was there");
+    assert_eq!(
+        world.calls(Operation::UploadPartCopy),
+        PARTS,
+        "nobody knows what was there"
+    );
     assert_eq!(world.calls(Operation::ListMultipartUploads), 1);
     // And then it is over.
     world.sandbox.calls().clear();
     let run = world.session(directory.path(), &job, Intent::Resume).await;
-    assert_eq!((run.outcome.failed_objects, world.calls(Operation::AbortMultipartUpload)), (0, 0));
+    assert_eq!(
+        (
+            run.outcome.failed_objects,
+            world.calls(Operation::AbortMultipartUpload)
+        ),
+        (0, 0)
+    );
 }
 
 #[tokio::test]
@@ -241,16 +351,33 @@ async fn an_abort_that_no_list_proves_is_told_once_with_its_id() {
     })
     .await;
     interrupted(&mut world, &job, &directory).await;
-    let id = world.sandbox.store().open_uploads(DESTINATION)[0].upload_id.clone();
+    let id = world.sandbox.store().open_uploads(DESTINATION)[0]
+        .upload_id
+        .clone();
     let run = world.session(directory.path(), &job, Intent::Resume).await;
-    assert_eq!((run.outcome.done_objects, open(&world)), (1, 0), "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.done_objects, open(&world)),
+        (1, 0),
+        "{:?}",
+        run.receipts
+    );
     let told = notes(&run);
-    assert!(told.len() == 1 && told[0].contains(&format!("the upload {id} may be left open")), "{told:?}");
-    assert!(told[0].contains("abort it with `s3haul uploads abort s3://destination/large --endpoint-url"));
+    assert!(
+        told.len() == 1 && told[0].contains(&format!("the upload {id} may be left open")),
+        "{told:?}"
+    );
+    assert!(
+        told[0]
+            .contains("abort it with `s3haul uploads abort s3://destination/large --endpoint-url")
+    );
     world.sandbox.calls().clear();
     let run = world.session(directory.path(), &job, Intent::Resume).await;
     assert_eq!((run.outcome.failed_objects, notes(&run)), (0, vec![]));
-    assert_eq!(world.calls(Operation::AbortMultipartUpload), 0, "it is on record no more");
+    assert_eq!(
+        world.calls(Operation::AbortMultipartUpload),
+        0,
+        "it is on record no more"
+    );
 }
 
 #[tokio::test]
@@ -265,14 +392,33 @@ async fn an_abort_without_effect_is_not_believed() {
     .await;
     interrupted(&mut world, &job, &directory).await;
     let run = world.session(directory.path(), &job, Intent::Resume).await;
-    assert_eq!((run.outcome.done_objects, open(&world)), (1, 1), "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.done_objects, open(&world)),
+        (1, 1),
+        "{:?}",
+        run.receipts
+    );
     let told = notes(&run);
-    assert!(told.len() == 1 && told[0].contains("still lists the upload"), "{told:?}");
-    assert!(told[0].contains("abort it with `s3haul uploads abort s3://destination/large --"), "{told:?}");
+    assert!(
+        told.len() == 1 && told[0].contains("still lists the upload"),
+        "{told:?}"
+    );
+    assert!(
+        told[0].contains("abort it with `s3haul uploads abort s3://destination/large --"),
+        "{told:?}"
+    );
     world.sandbox.calls().clear();
     let run = world.session(directory.path(), &job, Intent::Resume).await;
-    assert_eq!((run.outcome.failed_objects, notes(&run)), (0, vec![]), "it was told");
-    assert_eq!(world.calls(Operation::ListMultipartUploads), 0, "it is on record no more");
+    assert_eq!(
+        (run.outcome.failed_objects, notes(&run)),
+        (0, vec![]),
+        "it was told"
+    );
+    assert_eq!(
+        world.calls(Operation::ListMultipartUploads),
+        0,
+        "it is on record no more"
+    );
 }
 
 /// A server that dates uploads by no clock: nobody can tell which one a lost Create made.
@@ -280,10 +426,19 @@ async fn an_abort_without_effect_is_not_believed() {
 async fn an_upload_of_unknown_id_and_false_date_is_told_and_left() {
     let world = world().await;
     let directory = TempDir::new().unwrap();
-    let dated = |asked: &Asked| if asked.lists_uploads() { Lie::rewrite(long_ago) } else { Lie::Truth };
+    let dated = |asked: &Asked| {
+        if asked.lists_uploads() {
+            Lie::rewrite(long_ago)
+        } else {
+            Lie::Truth
+        }
+    };
     let job = job(&world, dated).await;
     let create = Fault::on(Operation::CreateMultipartUpload).nth(1);
-    world.sandbox.faults().add(create.then(Effect::StallAfter(None)));
+    world
+        .sandbox
+        .faults()
+        .add(create.then(Effect::StallAfter(None)));
     let created = async {
         while open(&world) == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -294,30 +449,60 @@ async fn an_upload_of_unknown_id_and_false_date_is_told_and_left() {
         () = created => {}
     }
     world.sandbox.faults().clear();
-    let id = world.sandbox.store().open_uploads(DESTINATION)[0].upload_id.clone();
+    let id = world.sandbox.store().open_uploads(DESTINATION)[0]
+        .upload_id
+        .clone();
     let run = world.session(directory.path(), &job, Intent::Resume).await;
-    assert_eq!((run.outcome.done_objects, open(&world)), (1, 1), "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.done_objects, open(&world)),
+        (1, 1),
+        "{:?}",
+        run.receipts
+    );
     let told = notes(&run);
-    let says =
-        format!("the upload {id} may be left open: its time does not show whether this run created it");
+    let says = format!(
+        "the upload {id} may be left open: its time does not show whether this run created it"
+    );
     assert!(told.len() == 1 && told[0].starts_with(&says), "{told:?}");
     world.sandbox.calls().clear();
     let run = world.session(directory.path(), &job, Intent::Resume).await;
     assert_eq!((run.outcome.failed_objects, notes(&run)), (0, vec![]));
-    assert_eq!(world.calls(Operation::ListMultipartUploads), 0, "it is on record no more");
+    assert_eq!(
+        world.calls(Operation::ListMultipartUploads),
+        0,
+        "it is on record no more"
+    );
 }
 
 /// The same for what an attempt left whose answer was lost.
 #[tokio::test]
 async fn a_twin_of_false_date_is_told_and_left() {
     let world = world().await;
-    let dated = |asked: &Asked| if asked.lists_uploads() { Lie::rewrite(long_ago) } else { Lie::Truth };
+    let dated = |asked: &Asked| {
+        if asked.lists_uploads() {
+            Lie::rewrite(long_ago)
+        } else {
+            Lie::Truth
+        }
+    };
     let job = job(&world, dated).await;
-    world.sandbox.faults().add(Fault::on(Operation::CreateMultipartUpload).nth(1).then(Effect::EmptyBody));
+    world.sandbox.faults().add(
+        Fault::on(Operation::CreateMultipartUpload)
+            .nth(1)
+            .then(Effect::EmptyBody),
+    );
     let run = session(&world, &job, None).await;
-    assert_eq!((run.outcome.done_objects, open(&world)), (1, 1), "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.done_objects, open(&world)),
+        (1, 1),
+        "{:?}",
+        run.receipts
+    );
     let told = notes(&run);
-    assert!(told.len() == 1 && told[0].contains("its time does not show"), "{told:?}");
+    assert!(
+        told.len() == 1 && told[0].contains("its time does not show"),
+        "{told:?}"
+    );
 }
 
 fn long_ago(list: &str) -> String {
@@ -332,7 +517,11 @@ fn long_ago(list: &str) -> String {
 async fn begin(world: &World, key: &str) -> String {
     let bucket = world.bucket(DESTINATION).await;
     let (key, attributes) = (key.parse().unwrap(), Attributes::default());
-    MultipartUpload::initiate(&bucket, &key, &attributes).await.unwrap().id().to_owned()
+    MultipartUpload::initiate(&bucket, &key, &attributes)
+        .await
+        .unwrap()
+        .id()
+        .to_owned()
 }
 
 /// Runs `uploads abort` against a server that answers so.
@@ -342,7 +531,12 @@ async fn abort(
     lie: impl Fn(&Asked) -> Lie + Send + Sync + 'static,
 ) -> (i32, String, String) {
     let url = Liar::lying(world, lie).await.url;
-    let all = [&["uploads", "abort"][..], arguments, &["--provider", "aws", "--endpoint-url", &url]].concat();
+    let all = [
+        &["uploads", "abort"][..],
+        arguments,
+        &["--provider", "aws", "--endpoint-url", &url],
+    ]
+    .concat();
     run(at(world), &all).await
 }
 
@@ -358,9 +552,16 @@ async fn an_upload_is_aborted_under_the_key_that_the_server_did_not_encode() {
         _ if asked.lists_uploads() && asked.has("encoding-type") => Lie::rewrite(decode_keys),
         _ => Lie::Truth,
     };
-    let (exit, stdout, stderr) =
-        abort(&world, &["s3://destination/odd", "--older-than", "0s"], unencoded).await;
-    assert!(exit == 0 && stdout.starts_with("aborted"), "{exit} {stdout} {stderr}");
+    let (exit, stdout, stderr) = abort(
+        &world,
+        &["s3://destination/odd", "--older-than", "0s"],
+        unencoded,
+    )
+    .await;
+    assert!(
+        exit == 0 && stdout.starts_with("aborted"),
+        "{exit} {stdout} {stderr}"
+    );
     assert_eq!(open(&world), 0);
     // A run cannot tell what it began under such a key, and says so.
     let mut world = world;
@@ -371,34 +572,72 @@ async fn an_upload_is_aborted_under_the_key_that_the_server_did_not_encode() {
         restate(&mut job, |endpoint| endpoint.url = Some(url));
         let limits = s3haul::manifest::job::Limits::default();
         let mut connections = world.connections(&job, &CancellationToken::new(), &limits);
-        connections.bucket(crate::world::DEFAULT, &DESTINATION.parse().unwrap()).await.unwrap()
+        connections
+            .bucket(crate::world::DEFAULT, &DESTINATION.parse().unwrap())
+            .await
+            .unwrap()
     };
-    world.sandbox.faults().add(Fault::on(Operation::CreateMultipartUpload).nth(1).then(Effect::EmptyBody));
+    world.sandbox.faults().add(
+        Fault::on(Operation::CreateMultipartUpload)
+            .nth(1)
+            .then(Effect::EmptyBody),
+    );
     let bucket = bucket.for_probes();
     let key = "odd%20name".parse().unwrap();
-    let upload = MultipartUpload::initiate(&bucket, &key, &Attributes::default()).await.unwrap();
-    assert_eq!((open(&world), upload.strays().len()), (2, 1), "its twin is told");
+    let upload = MultipartUpload::initiate(&bucket, &key, &Attributes::default())
+        .await
+        .unwrap();
+    assert_eq!(
+        (open(&world), upload.strays().len()),
+        (2, 1),
+        "its twin is told"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_is_listed_and_not_found_is_not_aborted() {
     let world = World::new().await;
     let id = begin(&world, "k").await;
-    let (exit, stdout, stderr) = abort(&world, &["s3://destination/", "--older-than", "0s"], |asked| {
-        if asked.aborts() { Lie::error(404, "NoSuchUpload") } else { Lie::Truth }
-    })
+    let (exit, stdout, stderr) = abort(
+        &world,
+        &["s3://destination/", "--older-than", "0s"],
+        |asked| {
+            if asked.aborts() {
+                Lie::error(404, "NoSuchUpload")
+            } else {
+                Lie::Truth
+            }
+        },
+    )
     .await;
-    assert!(exit == 1 && !stdout.contains("aborted"), "{exit} {stdout} {stderr}");
+    assert!(
+        exit == 1 && !stdout.contains("aborted"),
+        "{exit} {stdout} {stderr}"
+    );
     // Its parts can be listed, so the abort is repeated in vain or the list of uploads tells.
-    assert!(stderr.contains(&id) && stderr.contains("failed: s3://destination/k"), "{stderr}");
+    assert!(
+        stderr.contains(&id) && stderr.contains("failed: s3://destination/k"),
+        "{stderr}"
+    );
     assert_eq!(open(&world), 1);
-    let (exit, stdout, stderr) = abort(&world, &["s3://destination/", "--older-than", "0s"], |asked| {
-        let is_about_it = asked.aborts() || asked.lists_parts();
-        if is_about_it { Lie::error(404, "NoSuchUpload") } else { Lie::Truth }
-    })
+    let (exit, stdout, stderr) = abort(
+        &world,
+        &["s3://destination/", "--older-than", "0s"],
+        |asked| {
+            let is_about_it = asked.aborts() || asked.lists_parts();
+            if is_about_it {
+                Lie::error(404, "NoSuchUpload")
+            } else {
+                Lie::Truth
+            }
+        },
+    )
     .await;
     assert!(exit == 1 && stdout.is_empty(), "{exit} {stdout} {stderr}");
-    assert!(stderr.contains("not aborted (NoSuchUpload): the server lists it under this key"), "{stderr}");
+    assert!(
+        stderr.contains("not aborted (NoSuchUpload): the server lists it under this key"),
+        "{stderr}"
+    );
     assert!(stderr.contains("0 uploads aborted"), "{stderr}");
 }
 
@@ -411,9 +650,15 @@ async fn one_upload_is_aborted_where_parts_cannot_be_listed() {
         _ => Lie::Truth,
     };
     let (exit, _, stderr) = abort(&world, &["s3://destination/k", "mistyped"], no_parts).await;
-    assert!(exit != 0 && stderr.contains("has no open upload mistyped"), "{exit} {stderr}");
+    assert!(
+        exit != 0 && stderr.contains("has no open upload mistyped"),
+        "{exit} {stderr}"
+    );
     let (exit, stdout, stderr) = abort(&world, &["s3://destination/k", &id], no_parts).await;
-    assert!(exit == 0 && stdout.contains("aborted s3://destination/k"), "{exit} {stdout} {stderr}");
+    assert!(
+        exit == 0 && stdout.contains("aborted s3://destination/k"),
+        "{exit} {stdout} {stderr}"
+    );
     assert_eq!(open(&world), 0);
     let id = begin(&world, "k").await;
     let (exit, stdout, stderr) = abort(&world, &["s3://destination/k", &id], |asked| match asked {
@@ -422,5 +667,8 @@ async fn one_upload_is_aborted_where_parts_cannot_be_listed() {
     })
     .await;
     assert!(exit == 1 && stdout.is_empty(), "{exit} {stdout}");
-    assert!(stderr.contains(&id) && stderr.contains("does not show whether the upload is gone"), "{stderr}");
+    assert!(
+        stderr.contains(&id) && stderr.contains("does not show whether the upload is gone"),
+        "{stderr}"
+    );
 }

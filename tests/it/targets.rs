@@ -1,4 +1,5 @@
-//! The files that a run writes: what they may replace, who may read them, and devices and pipes in their place.
+//! The files that a run writes: what they may replace, who may read them, and devices and pipes in
+//! their place.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -20,10 +21,21 @@ async fn a_run_does_not_upload_its_own_report_and_journal() {
     fs::write(dir.path().join("reports/other.jsonl"), "1").unwrap();
     fs::write(dir.path().join("data"), "1").unwrap();
     for journal in ["none", "kept"] {
-        let copy = ["copy", ".", "s3://destination/", "--report", "reports/r.jsonl", "--journal", journal];
+        let copy = [
+            "copy",
+            ".",
+            "s3://destination/",
+            "--report",
+            "reports/r.jsonl",
+            "--journal",
+            journal,
+        ];
         let (exit, _, stderr) = run_in(&world, dir.path(), &copy).await;
         assert_eq!(exit, 0, "{stderr}");
-        assert_eq!(world.sandbox.store().keys(DESTINATION), ["data", "reports/other.jsonl"]);
+        assert_eq!(
+            world.sandbox.store().keys(DESTINATION),
+            ["data", "reports/other.jsonl"]
+        );
     }
 }
 
@@ -34,8 +46,17 @@ async fn a_file_that_is_no_report_is_never_replaced_by_one() {
     deny(&world, "a");
     let dir = TempDir::new().unwrap();
     fs::write(dir.path().join("job.yaml"), COPY_ALL).unwrap();
-    fs::write(dir.path().join("named.yaml"), format!("{COPY_ALL}report: {{json: data.csv}}\n")).unwrap();
-    let (exit, ..) = run_in(&world, dir.path(), &["run", "job.yaml", "--report", "r.jsonl"]).await;
+    fs::write(
+        dir.path().join("named.yaml"),
+        format!("{COPY_ALL}report: {{json: data.csv}}\n"),
+    )
+    .unwrap();
+    let (exit, ..) = run_in(
+        &world,
+        dir.path(),
+        &["run", "job.yaml", "--report", "r.jsonl"],
+    )
+    .await;
     assert_eq!(exit, 1);
     fs::write(dir.path().join("data.csv"), "one,two\n1,2\n").unwrap();
     fs::create_dir(dir.path().join("kept")).unwrap();
@@ -46,7 +67,16 @@ async fn a_file_that_is_no_report_is_never_replaced_by_one() {
     for command in [
         &[&copy[..], &["--report", "data.csv"]].concat()[..],
         &[&copy[..], &["--report", "data.csv", "--journal", "none"]].concat(),
-        &[&copy[..], &["--report", "data.csv", "--journal", "s3://destination/journal/"]].concat(),
+        &[
+            &copy[..],
+            &[
+                "--report",
+                "data.csv",
+                "--journal",
+                "s3://destination/journal/",
+            ],
+        ]
+        .concat(),
         &["run", "job.yaml", "--report", "data.csv"],
         &["run", "job.yaml", "--report", "data.csv", "--fresh"],
         &["run", "job.yaml", "--report", "data.csv", "--sandbox"],
@@ -56,34 +86,93 @@ async fn a_file_that_is_no_report_is_never_replaced_by_one() {
     ] {
         let (exit, _, stderr) = run_in(&world, dir.path(), command).await;
         assert_eq!(exit, 3, "{command:?}: {stderr}");
-        let remedy = if command[0] == "plan" { "path in --out" } else { "path in `report.json` (--report)" };
-        for said in ["data.csv holds something else", "its first line is not", remedy, "or remove the file"] {
+        let remedy = if command[0] == "plan" {
+            "path in --out"
+        } else {
+            "path in `report.json` (--report)"
+        };
+        for said in [
+            "data.csv holds something else",
+            "its first line is not",
+            remedy,
+            "or remove the file",
+        ] {
             assert!(stderr.contains(said), "{command:?}: {stderr}");
         }
-        assert_eq!(fs::read_to_string(dir.path().join("data.csv")).unwrap(), "one,two\n1,2\n", "{command:?}");
+        assert_eq!(
+            fs::read_to_string(dir.path().join("data.csv")).unwrap(),
+            "one,two\n1,2\n",
+            "{command:?}"
+        );
     }
     // A report is none of the other kind either, and a retry does not replace what it retries.
     let report = fs::read_to_string(dir.path().join("r.jsonl")).unwrap();
-    let (exit, _, stderr) = run_in(&world, dir.path(), &["plan", "job.yaml", "--out", "r.jsonl"]).await;
-    assert!(exit == 3 && stderr.contains("r.jsonl holds something else than a plan"), "{exit} {stderr}");
-    let (exit, _, stderr) = run_in(&world, dir.path(), &["retry", "r.jsonl", "--report", "./r.jsonl"]).await;
-    assert!(exit == 2 && stderr.contains("whose other receipts would be lost"), "{exit} {stderr}");
-    assert_eq!(fs::read_to_string(dir.path().join("r.jsonl")).unwrap(), report);
+    let (exit, _, stderr) = run_in(
+        &world,
+        dir.path(),
+        &["plan", "job.yaml", "--out", "r.jsonl"],
+    )
+    .await;
+    assert!(
+        exit == 3 && stderr.contains("r.jsonl holds something else than a plan"),
+        "{exit} {stderr}"
+    );
+    let (exit, _, stderr) = run_in(
+        &world,
+        dir.path(),
+        &["retry", "r.jsonl", "--report", "./r.jsonl"],
+    )
+    .await;
+    assert!(
+        exit == 2 && stderr.contains("whose other receipts would be lost"),
+        "{exit} {stderr}"
+    );
+    assert_eq!(
+        fs::read_to_string(dir.path().join("r.jsonl")).unwrap(),
+        report
+    );
     // Nor does a journal take over a file that is called like one of its own.
-    let (exit, _, stderr) = run_in(&world, dir.path(), &["run", "job.yaml", "--journal", "kept"]).await;
-    assert!(exit == 3 && stderr.contains("is not the lock of a journal"), "{exit} {stderr}");
-    assert_eq!(fs::read_to_string(dir.path().join("kept/lock")).unwrap(), "my own\n");
+    let (exit, _, stderr) = run_in(
+        &world,
+        dir.path(),
+        &["run", "job.yaml", "--journal", "kept"],
+    )
+    .await;
+    assert!(
+        exit == 3 && stderr.contains("is not the lock of a journal"),
+        "{exit} {stderr}"
+    );
+    assert_eq!(
+        fs::read_to_string(dir.path().join("kept/lock")).unwrap(),
+        "my own\n"
+    );
     fs::remove_file(dir.path().join("kept/lock")).unwrap();
     assert_eq!(world.calls(Operation::CopyObject), 0);
-    let (exit, ..) = run_in(&world, dir.path(), &["run", "job.yaml", "--journal", "kept"]).await;
+    let (exit, ..) = run_in(
+        &world,
+        dir.path(),
+        &["run", "job.yaml", "--journal", "kept"],
+    )
+    .await;
     assert_eq!(
-        (exit, fs::read_to_string(dir.path().join("kept/notes.log.half")).unwrap()),
+        (
+            exit,
+            fs::read_to_string(dir.path().join("kept/notes.log.half")).unwrap()
+        ),
         (1, "my own\n".into())
     );
     // A plan replaces a plan.
     for _ in 0..2 {
-        let (exit, ..) = run_in(&world, dir.path(), &["plan", "job.yaml", "--out", "plan.jsonl"]).await;
-        assert_eq!((exit, lines_of(&dir.path().join("plan.jsonl")).len()), (0, 1));
+        let (exit, ..) = run_in(
+            &world,
+            dir.path(),
+            &["plan", "job.yaml", "--out", "plan.jsonl"],
+        )
+        .await;
+        assert_eq!(
+            (exit, lines_of(&dir.path().join("plan.jsonl")).len()),
+            (0, 1)
+        );
     }
 }
 
@@ -96,21 +185,44 @@ async fn a_run_on_a_sandbox_does_not_replace_the_report_of_a_real_one() {
     let on_sandbox = ["run", "job.yaml", "--sandbox", "--report", "tried.jsonl"];
     let (exit, _, stderr) = run_in(&world, dir.path(), &on_sandbox).await;
     assert_eq!(exit, 0, "{stderr}");
-    assert_eq!(lines_of(&dir.path().join("tried.jsonl"))[0]["sandbox"], true);
-    for command in [&["retry", "tried.jsonl"][..], &["verify", "--report", "tried.jsonl"]] {
+    assert_eq!(
+        lines_of(&dir.path().join("tried.jsonl"))[0]["sandbox"],
+        true
+    );
+    for command in [
+        &["retry", "tried.jsonl"][..],
+        &["verify", "--report", "tried.jsonl"],
+    ] {
         let (exit, stdout, stderr) = run_in(&world, dir.path(), command).await;
-        assert!((exit, stdout.as_str()) == (2, ""), "{command:?}: {exit} {stdout}");
-        assert!(stderr.contains("tried.jsonl comes from a run with --sandbox"), "{stderr}");
+        assert!(
+            (exit, stdout.as_str()) == (2, ""),
+            "{command:?}: {exit} {stdout}"
+        );
+        assert!(
+            stderr.contains("tried.jsonl comes from a run with --sandbox"),
+            "{stderr}"
+        );
     }
-    // Another sandbox, and then a real run, may take its place; no sandbox takes that of a real run.
+    // Another sandbox, and then a real run, may take its place; no sandbox takes that of a real
+    // run.
     assert_eq!(run_in(&world, dir.path(), &on_sandbox).await.0, 0);
     let real = ["run", "job.yaml", "--report", "tried.jsonl"];
     assert_eq!(run_in(&world, dir.path(), &real).await.0, 0);
     let report = fs::read_to_string(dir.path().join("tried.jsonl")).unwrap();
     let (exit, _, stderr) = run_in(&world, dir.path(), &on_sandbox).await;
-    assert!(exit == 3 && stderr.contains("holds a report of real buckets"), "{exit} {stderr}");
-    assert_eq!(fs::read_to_string(dir.path().join("tried.jsonl")).unwrap(), report);
-    assert!(lines_of(&dir.path().join("tried.jsonl"))[0].get("sandbox").is_none());
+    assert!(
+        exit == 3 && stderr.contains("holds a report of real buckets"),
+        "{exit} {stderr}"
+    );
+    assert_eq!(
+        fs::read_to_string(dir.path().join("tried.jsonl")).unwrap(),
+        report
+    );
+    assert!(
+        lines_of(&dir.path().join("tried.jsonl"))[0]
+            .get("sandbox")
+            .is_none()
+    );
 }
 
 /// The permissions of a file or directory.
@@ -129,19 +241,49 @@ async fn journals_reports_and_plans_are_for_their_owner_only() {
     fs::write(at("old.jsonl"), "").unwrap();
     fs::set_permissions(at("old.jsonl"), fs::Permissions::from_mode(0o644)).unwrap();
     let run = ["run", "job.yaml", "--report"];
-    assert_eq!(run_in(&world, dir.path(), &[&run[..], &["new.jsonl"]].concat()).await.0, 1);
-    assert_eq!(run_in(&world, dir.path(), &[&run[..], &["old.jsonl"]].concat()).await.0, 1);
-    assert_eq!(run_in(&world, dir.path(), &["plan", "job.yaml", "--out", "plan.jsonl"]).await.0, 0);
-    let modes =
-        ["new.jsonl", "old.jsonl", "plan.jsonl", ".s3haul", ".s3haul/job"].map(|name| mode(&at(name)));
+    assert_eq!(
+        run_in(&world, dir.path(), &[&run[..], &["new.jsonl"]].concat())
+            .await
+            .0,
+        1
+    );
+    assert_eq!(
+        run_in(&world, dir.path(), &[&run[..], &["old.jsonl"]].concat())
+            .await
+            .0,
+        1
+    );
+    assert_eq!(
+        run_in(
+            &world,
+            dir.path(),
+            &["plan", "job.yaml", "--out", "plan.jsonl"]
+        )
+        .await
+        .0,
+        0
+    );
+    let modes = [
+        "new.jsonl",
+        "old.jsonl",
+        "plan.jsonl",
+        ".s3haul",
+        ".s3haul/job",
+    ]
+    .map(|name| mode(&at(name)));
     assert_eq!(modes, [0o600, 0o644, 0o600, 0o700, 0o700]);
-    let files = || fs::read_dir(at(".s3haul/job")).unwrap().map(|entry| entry.unwrap().path());
+    let files = || {
+        fs::read_dir(at(".s3haul/job"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+    };
     assert!(
         files().count() >= 3 && files().all(|file| mode(&file) == 0o600),
         "{:?}",
         files().collect::<Vec<_>>()
     );
-    // An older version left them open to all. The directory is the user's, and so is a file that is none of a journal.
+    // An older version left them open to all. The directory is the user's, and so is a file that is
+    // none of a journal.
     fs::write(at(".s3haul/job/notes"), "").unwrap();
     for open in files() {
         fs::set_permissions(open, fs::Permissions::from_mode(0o644)).unwrap();
@@ -149,7 +291,16 @@ async fn journals_reports_and_plans_are_for_their_owner_only() {
     fs::set_permissions(at(".s3haul/job"), fs::Permissions::from_mode(0o755)).unwrap();
     assert_eq!(run_in(&world, dir.path(), &run[..2]).await.0, 1);
     for file in files() {
-        assert_eq!(mode(&file), if file.ends_with("notes") { 0o644 } else { 0o600 }, "{}", file.display());
+        assert_eq!(
+            mode(&file),
+            if file.ends_with("notes") {
+                0o644
+            } else {
+                0o600
+            },
+            "{}",
+            file.display()
+        );
     }
     assert_eq!(mode(&at(".s3haul/job")), 0o755);
 }
@@ -163,44 +314,84 @@ async fn a_report_may_go_to_a_device_or_a_pipe_also_with_a_journal() {
     fs::write(dir.path().join("job.yaml"), COPY_ALL).unwrap();
     let run = ["run", "job.yaml", "--report"];
     for session in 0..2 {
-        let (exit, stdout, stderr) = run_in(&world, dir.path(), &[&run[..], &["/dev/null"]].concat()).await;
-        assert!(exit == 1 && stdout.contains("1 failed"), "{session}: {exit} {stdout} {stderr}");
+        let (exit, stdout, stderr) =
+            run_in(&world, dir.path(), &[&run[..], &["/dev/null"]].concat()).await;
+        assert!(
+            exit == 1 && stdout.contains("1 failed"),
+            "{session}: {exit} {stdout} {stderr}"
+        );
     }
     // A run that was stopped goes on with it.
-    let copy = ["copy", "s3://source/", "s3://destination/c/", "--report", "/dev/null"];
+    let copy = [
+        "copy",
+        "s3://source/",
+        "s3://destination/c/",
+        "--report",
+        "/dev/null",
+    ];
     let stop = [&copy[..], &["--max-failures", "0"]].concat();
     let (exit, stdout, _) = run_in(&world, dir.path(), &stop).await;
     assert!(exit == 1 && stdout.contains("gave up"), "{exit} {stdout}");
     let (exit, _, stderr) = run_in(&world, dir.path(), &copy).await;
-    assert!(exit == 1 && stderr.contains("going on with the run"), "{exit} {stderr}");
+    assert!(
+        exit == 1 && stderr.contains("going on with the run"),
+        "{exit} {stderr}"
+    );
     let lines = |text: &str| {
         let json = text.lines().filter(|line| line.starts_with('{'));
-        json.map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<serde_json::Value>>()
+        json.map(|line| serde_json::from_str(line).unwrap())
+            .collect::<Vec<serde_json::Value>>()
     };
     let is_whole = |lines: &[serde_json::Value]| {
         let (first, last) = (&lines[0], lines.last().unwrap());
-        assert!(first["report"] == 2 && last["footer"]["lines"] == 2 && lines.len() == 4, "{lines:#?}");
+        assert!(
+            first["report"] == 2 && last["footer"]["lines"] == 2 && lines.len() == 4,
+            "{lines:#?}"
+        );
     };
     // Standard output, as a pipe and as a file, which nothing writes over.
-    let (exit, stdout, _) = run_in(&world, dir.path(), &[&run[..], &["/dev/stdout"]].concat()).await;
-    assert!(exit == 1 && stdout.contains("finished with failures"), "{exit} {stdout}");
+    let (exit, stdout, _) =
+        run_in(&world, dir.path(), &[&run[..], &["/dev/stdout"]].concat()).await;
+    assert!(
+        exit == 1 && stdout.contains("finished with failures"),
+        "{exit} {stdout}"
+    );
     is_whole(&lines(&stdout));
     let out = dir.path().join("out.txt");
     fs::write(&out, "from before\n").unwrap();
     let file = fs::OpenOptions::new().append(true).open(&out).unwrap();
     let mut child = process_at(&world);
-    child.args([&run[..], &["/dev/stdout"]].concat()).current_dir(dir.path());
+    child
+        .args([&run[..], &["/dev/stdout"]].concat())
+        .current_dir(dir.path());
     let mut child = child.stdout(file).stderr(Stdio::null()).spawn().unwrap();
-    let code = tokio::task::spawn_blocking(move || child.wait().unwrap().code()).await.unwrap();
+    let code = tokio::task::spawn_blocking(move || child.wait().unwrap().code())
+        .await
+        .unwrap();
     let text = fs::read_to_string(&out).unwrap();
-    assert!(code == Some(1) && text.starts_with("from before\n") && text.contains("finished with"), "{text}");
+    assert!(
+        code == Some(1) && text.starts_with("from before\n") && text.contains("finished with"),
+        "{text}"
+    );
     is_whole(&lines(&text));
     // A named pipe.
     let pipe = dir.path().join("pipe");
-    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    let reader = Command::new("cat").arg(&pipe).stdout(Stdio::piped()).spawn().unwrap();
+    assert!(
+        Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let reader = Command::new("cat")
+        .arg(&pipe)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let (exit, _, stderr) = run_in(&world, dir.path(), &[&run[..], &["pipe"]].concat()).await;
     assert_eq!(exit, 1, "{stderr}");
-    let read = tokio::task::spawn_blocking(move || reader.wait_with_output().unwrap()).await.unwrap();
+    let read = tokio::task::spawn_blocking(move || reader.wait_with_output().unwrap())
+        .await
+        .unwrap();
     is_whole(&lines(&String::from_utf8(read.stdout).unwrap()));
 }

@@ -1,5 +1,5 @@
-//! Ceph's `tenant:bucket`: read, written, and reported like every other bucket where the server has tenants, and refused
-//! with the reason where it has none.
+//! Ceph's `tenant:bucket`: read, written, and reported like every other bucket where the server has
+//! tenants, and refused with the reason where it has none.
 
 use std::fs;
 
@@ -15,29 +15,53 @@ async fn ceph() -> World {
     let mut world = World::new().await;
     world.provider = Provider::Ceph;
     for bucket in ["acme:lake", "globex:lake"] {
-        world.sandbox.store().create_bucket(bucket, BucketOptions::default());
+        world
+            .sandbox
+            .store()
+            .create_bucket(bucket, BucketOptions::default());
     }
-    let spec = ObjectSpec::default().metadata("team", "blue").tag("tier", "gold");
+    let spec = ObjectSpec::default()
+        .metadata("team", "blue")
+        .tag("tier", "gold");
     for (key, size) in [("a:b c", 10), ("large", 300 * MIB)] {
-        world.sandbox.store().put_object("acme:lake", key, Content::pattern(1, size), &spec);
+        world
+            .sandbox
+            .store()
+            .put_object("acme:lake", key, Content::pattern(1, size), &spec);
     }
     world
 }
 
 fn between_tenants() -> Transfer {
-    let from = Source::Prefix { endpoint: "default".into(), location: uri("s3://acme:lake/") };
-    Transfer { from, to: destination("s3://globex:lake/x/"), ..copy_all() }
+    let from = Source::Prefix {
+        endpoint: "default".into(),
+        location: uri("s3://acme:lake/"),
+    };
+    Transfer {
+        from,
+        to: destination("s3://globex:lake/x/"),
+        ..copy_all()
+    }
 }
 
 #[tokio::test]
 async fn a_bucket_of_a_tenant_is_copied_by_both_routes() {
     let world = ceph().await;
     let run = world.run(between_tenants()).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (2, 0), "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (2, 0),
+        "{:?}",
+        run.receipts
+    );
     assert!(world.calls(Operation::CopyObject) > 0 && world.calls(Operation::UploadPartCopy) > 0);
     for key in ["a:b c", "large"] {
         let source = world.sandbox.store().object("acme:lake", key).unwrap();
-        let copy = world.sandbox.store().object("globex:lake", &format!("x/{key}")).unwrap();
+        let copy = world
+            .sandbox
+            .store()
+            .object("globex:lake", &format!("x/{key}"))
+            .unwrap();
         assert_eq!(copy.content, source.content);
         assert_eq!(
             (&copy.attributes.metadata, &copy.attributes.tags),
@@ -45,14 +69,31 @@ async fn a_bucket_of_a_tenant_is_copied_by_both_routes() {
         );
     }
     assert_eq!(
-        run.receipts.iter().filter(|receipt| receipt.source.starts_with("s3://acme:lake/")).count(),
+        run.receipts
+            .iter()
+            .filter(|receipt| receipt.source.starts_with("s3://acme:lake/"))
+            .count(),
         2
     );
-    let missing = Transfer { when: When::Missing, ..between_tenants() };
+    let missing = Transfer {
+        when: When::Missing,
+        ..between_tenants()
+    };
     let again = world.run(missing).await;
-    assert_eq!((again.outcome.done_objects, again.outcome.skipped_objects), (0, 2), "{:?}", again.receipts);
+    assert_eq!(
+        (again.outcome.done_objects, again.outcome.skipped_objects),
+        (0, 2),
+        "{:?}",
+        again.receipts
+    );
     // The same key of two tenants is not the same object.
-    assert!(world.sandbox.store().object("acme:lake", "x/large").is_none());
+    assert!(
+        world
+            .sandbox
+            .store()
+            .object("acme:lake", "x/large")
+            .is_none()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,7 +104,11 @@ async fn the_command_line_copies_verifies_and_reports_it() {
     let (from, to) = ("s3://acme:lake/", "s3://globex:lake/");
     let ceph = ["--provider", "ceph", "--endpoint-url", world.sandbox.url()];
     let with = |arguments: &[&'static str]| -> Vec<String> {
-        arguments.iter().chain(&ceph).map(|text| (*text).to_owned()).collect()
+        arguments
+            .iter()
+            .chain(&ceph)
+            .map(|text| (*text).to_owned())
+            .collect()
     };
     let world = &world;
     let run = |arguments: Vec<String>| async move {
@@ -73,8 +118,15 @@ async fn the_command_line_copies_verifies_and_reports_it() {
     let mut copy = with(&["copy", from, to]);
     copy.extend(["--report".to_owned(), report.display().to_string()]);
     let (exit, stdout, stderr) = run(copy).await;
-    assert!(exit == 0 && stdout.contains("2 objects copied"), "{exit} {stdout} {stderr}");
-    assert!(fs::read_to_string(&report).unwrap().contains("s3://globex:lake/large"));
+    assert!(
+        exit == 0 && stdout.contains("2 objects copied"),
+        "{exit} {stdout} {stderr}"
+    );
+    assert!(
+        fs::read_to_string(&report)
+            .unwrap()
+            .contains("s3://globex:lake/large")
+    );
     let (exit, stdout, stderr) = run(with(&["verify", from, to])).await;
     assert_eq!(exit, 0, "{stdout} {stderr}");
     let (exit, _, stderr) = run(with(&["uploads", "list", to])).await;
@@ -99,11 +151,27 @@ async fn a_server_without_tenants_refuses_it_with_the_reason() {
             "provider ceph",
         ),
         (
-            vec!["copy", "s3://source/", "s3://acme:lake/", "--endpoint-url", url, "--provider", "minio"],
+            vec![
+                "copy",
+                "s3://source/",
+                "s3://acme:lake/",
+                "--endpoint-url",
+                url,
+                "--provider",
+                "minio",
+            ],
             "provider ceph",
         ),
         (
-            vec!["uploads", "list", "s3://acme:lake/", "--endpoint-url", url, "--provider", "minio"],
+            vec![
+                "uploads",
+                "list",
+                "s3://acme:lake/",
+                "--endpoint-url",
+                url,
+                "--provider",
+                "minio",
+            ],
             "provider ceph",
         ),
     ] {
@@ -112,12 +180,19 @@ async fn a_server_without_tenants_refuses_it_with_the_reason() {
             exit != 0 && stderr.contains("the tenant `acme`, and only Ceph has tenants"),
             "{exit} {stderr}"
         );
-        assert!(stderr.replace("provider: ", "provider ").contains(remedy), "{stderr}");
+        assert!(
+            stderr.replace("provider: ", "provider ").contains(remedy),
+            "{stderr}"
+        );
     }
     let text = "version: 1\ntransfers: [{from: {s3: s3://acme:lake/}, to: {s3: s3://dst/}}]\n";
-    let problems = s3haul::manifest::parse(text, "job.yaml", &s3haul::endpoint::Environment::default())
-        .unwrap_err()
-        .to_string();
-    assert!(problems.contains("only Ceph has tenants") && problems.contains("without a colon"), "{problems}");
+    let problems =
+        s3haul::manifest::parse(text, "job.yaml", &s3haul::endpoint::Environment::default())
+            .unwrap_err()
+            .to_string();
+    assert!(
+        problems.contains("only Ceph has tenants") && problems.contains("without a colon"),
+        "{problems}"
+    );
     assert_eq!(world.calls(Operation::CopyObject), 0);
 }

@@ -8,7 +8,9 @@ use jiff::Timestamp;
 use s3haul::journal::fingerprint::Fingerprint;
 use s3haul::journal::{Intent, Location, look};
 use s3haul::manifest::job::{Transfer, Versions};
-use s3haul::sandbox::{BucketOptions, Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions};
+use s3haul::sandbox::{
+    BucketOptions, Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions,
+};
 
 use crate::cli::{at, process_at, run};
 use crate::world::{DESTINATION, SOURCE, World, copy_all};
@@ -17,8 +19,14 @@ const HOUR: Duration = Duration::from_hours(1);
 
 /// An object that was last modified so long ago.
 fn put(world: &World, key: &str, size: u64, age: Duration) {
-    let spec = ObjectSpec { last_modified: Some(SystemTime::now() - age), ..ObjectSpec::default() };
-    world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, size), &spec);
+    let spec = ObjectSpec {
+        last_modified: Some(SystemTime::now() - age),
+        ..ObjectSpec::default()
+    };
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, key, Content::pattern(1, size), &spec);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -28,8 +36,13 @@ async fn the_manifests_filters_are_flags() {
         put(&world, key, size, 24 * HOUR * days + HOUR);
     }
     let class = ObjectSpec::default().storage_class("STANDARD_IA");
-    world.sandbox.store().put_object(SOURCE, "ia", Content::pattern(1, 10), &class);
-    let date = (Timestamp::now() - jiff::SignedDuration::from_hours(48)).strftime("%Y-%m-%d").to_string();
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "ia", Content::pattern(1, 10), &class);
+    let date = (Timestamp::now() - jiff::SignedDuration::from_hours(48))
+        .strftime("%Y-%m-%d")
+        .to_string();
     for (flags, keys) in [
         (&["--larger-than", "10B"][..], &["c", "d"][..]),
         (&["--min-size", "10B"], &["b", "c", "d", "ia"]),
@@ -47,29 +60,57 @@ async fn the_manifests_filters_are_flags() {
             world.sandbox.store().delete_object(DESTINATION, &key);
         }
         let places = ["s3://source/", "s3://destination/"];
-        let (exit, stdout, stderr) = run(at(&world), &[&["copy"], &places[..], flags].concat()).await;
+        let (exit, stdout, stderr) =
+            run(at(&world), &[&["copy"], &places[..], flags].concat()).await;
         assert_eq!(exit, 0, "{flags:?}: {stdout}{stderr}");
         assert_eq!(world.sandbox.store().keys(DESTINATION), keys, "{flags:?}");
         let (exit, stdout, _) = run(at(&world), &[&["verify"], &places[..], flags].concat()).await;
         assert_eq!(exit, 0, "{flags:?}: {stdout}");
-        assert!(stdout.contains(&format!(": {} equal", keys.len())), "{flags:?}: {stdout}");
+        assert!(
+            stdout.contains(&format!(": {} equal", keys.len())),
+            "{flags:?}: {stdout}"
+        );
     }
     for (flags, why) in [
-        (&["--min-size", "1B", "--larger-than", "1B"][..], "cannot be used with"),
-        (&["--larger-than", "5GB"], "write 5GiB (5,368,709,120 bytes) or 5000000000B"),
+        (
+            &["--min-size", "1B", "--larger-than", "1B"][..],
+            "cannot be used with",
+        ),
+        (
+            &["--larger-than", "5GB"],
+            "write 5GiB (5,368,709,120 bytes) or 5000000000B",
+        ),
         (&["--modified-after", "yesterday"], "an age such as 24h"),
         (&["--storage-classes", "standard"], "not a storage class"),
     ] {
-        let (exit, _, stderr) =
-            run(at(&world), &[&["copy", "s3://source/", "s3://destination/"], flags].concat()).await;
+        let (exit, _, stderr) = run(
+            at(&world),
+            &[&["copy", "s3://source/", "s3://destination/"], flags].concat(),
+        )
+        .await;
         assert!(exit == 2 && stderr.contains(why), "{flags:?}: {stderr}");
     }
     // One object is not chosen among many.
-    let one = ["copy", "s3://source/a", "s3://destination/a", "--larger-than", "1B"];
+    let one = [
+        "copy",
+        "s3://source/a",
+        "s3://destination/a",
+        "--larger-than",
+        "1B",
+    ];
     assert_eq!(run(at(&world), &one).await.0, 2);
-    let pattern = ["copy", "s3://source/*", "s3://destination/", "--include", "a"];
+    let pattern = [
+        "copy",
+        "s3://source/*",
+        "s3://destination/",
+        "--include",
+        "a",
+    ];
     let (exit, _, stderr) = run(at(&world), &pattern).await;
-    assert!(exit == 2 && stderr.contains("would add to what it matches"), "{stderr}");
+    assert!(
+        exit == 2 && stderr.contains("would add to what it matches"),
+        "{stderr}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -99,20 +140,31 @@ async fn plan_and_check_show_the_times_that_they_select_by() {
     put(&world, "new", 1, HOUR);
     let dir = tempfile::tempdir().unwrap();
     let job = dir.path().join("job.yaml");
-    fs::write(&job, manifest("modified_after: 24h, modified_before: 2199-01-01")).unwrap();
-    let day = (Timestamp::now() - jiff::SignedDuration::from_hours(24)).strftime("%Y-%m-%dT").to_string();
+    fs::write(
+        &job,
+        manifest("modified_after: 24h, modified_before: 2199-01-01"),
+    )
+    .unwrap();
+    let day = (Timestamp::now() - jiff::SignedDuration::from_hours(24))
+        .strftime("%Y-%m-%dT")
+        .to_string();
     for command in ["plan", "check"] {
         let (exit, stdout, stderr) = run(at(&world), &[command, job.to_str().unwrap()]).await;
         assert_eq!(exit, 0, "{stderr}");
-        let line =
-            stdout.lines().find(|line| line.contains("or later")).unwrap_or_else(|| panic!("{stdout}"));
+        let line = stdout
+            .lines()
+            .find(|line| line.contains("or later"))
+            .unwrap_or_else(|| panic!("{stdout}"));
         assert!(
             line.contains("modified at 20") && line.contains("(24h before the start of the run)"),
             "{line}"
         );
         // The test may run at midnight.
         assert!(line.contains(&day[..8]), "{line}");
-        assert!(stdout.contains("modified before 2199-01-01T00:00:00Z"), "{stdout}");
+        assert!(
+            stdout.contains("modified before 2199-01-01T00:00:00Z"),
+            "{stdout}"
+        );
     }
     let (_, stdout, _) = run(at(&world), &["plan", job.to_str().unwrap()]).await;
     assert!(stdout.contains("to copy   1 object"), "{stdout}");
@@ -120,7 +172,10 @@ async fn plan_and_check_show_the_times_that_they_select_by() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_resumes_counts_ages_from_its_start() {
-    let mut world = World { ceiling: 2, ..World::new().await };
+    let mut world = World {
+        ceiling: 2,
+        ..World::new().await
+    };
     for index in 0..40 {
         put(&world, &format!("{index:02}"), 1, HOUR);
     }
@@ -135,24 +190,48 @@ async fn a_run_that_resumes_counts_ages_from_its_start() {
     };
     let now = Timestamp::now();
     let (today, next_week) = (job(&now.to_string()), job("2199-01-01T00:00:00Z"));
-    assert_eq!(Fingerprint::of(&today), Fingerprint::of(&next_week), "it is the same job on every day");
+    assert_eq!(
+        Fingerprint::of(&today),
+        Fingerprint::of(&next_week),
+        "it is the same job on every day"
+    );
     assert_ne!(today, next_week);
     let stop = world.stop.clone();
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(Operation::CopyObject).nth(5).then(Effect::hook(move |_| stop.cancel())));
+    world.sandbox.faults().add(
+        Fault::on(Operation::CopyObject)
+            .nth(5)
+            .then(Effect::hook(move |_| stop.cancel())),
+    );
     let first = world.session(&place, &today, Intent::Resume).await;
-    assert!(first.outcome.stopped && first.outcome.done_objects < 40, "{:?}", first.outcome);
+    assert!(
+        first.outcome.stopped && first.outcome.done_objects < 40,
+        "{:?}",
+        first.outcome
+    );
     world.sandbox.faults().clear();
     world.stop = tokio_util::sync::CancellationToken::new();
     let second = world.session(&place, &next_week, Intent::Resume).await;
-    assert_eq!((second.outcome.done_objects, second.outcome.failed_objects), (40, 0), "{:?}", second.outcome);
-    let state = look(Location::Directory(place.clone())).await.unwrap().unwrap().state;
+    assert_eq!(
+        (second.outcome.done_objects, second.outcome.failed_objects),
+        (40, 0),
+        "{:?}",
+        second.outcome
+    );
+    let state = look(Location::Directory(place.clone()))
+        .await
+        .unwrap()
+        .unwrap()
+        .state;
     assert_eq!(state.run.unwrap().counted_from, Some(now));
     // The next run counts from its own start.
     let third = world.session(&place, &next_week, Intent::Resume).await;
-    assert_eq!((third.outcome.skipped_objects, third.outcome.excluded_objects), (0, 40));
+    assert_eq!(
+        (
+            third.outcome.skipped_objects,
+            third.outcome.excluded_objects
+        ),
+        (0, 40)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -168,19 +247,39 @@ async fn a_job_that_nobody_counted_counts_from_its_run() {
         "it admits nothing before it is counted"
     );
     let run = world.run(transfer).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.excluded_objects), (1, 1));
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.excluded_objects),
+        (1, 1)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_past_may_be_an_age_or_a_date() {
-    let buckets = BucketOptions { versioning: true, ..BucketOptions::default() };
+    let buckets = BucketOptions {
+        versioning: true,
+        ..BucketOptions::default()
+    };
     let world = World::with(SandboxOptions::default(), buckets).await;
     put(&world, "k", 1, 48 * HOUR);
     put(&world, "k", 2, HOUR);
-    let size = || world.sandbox.store().object(DESTINATION, "k").map(|object| object.content.len());
-    let tomorrow = (Timestamp::now() + jiff::SignedDuration::from_hours(48)).strftime("%Y-%m-%d").to_string();
+    let size = || {
+        world
+            .sandbox
+            .store()
+            .object(DESTINATION, "k")
+            .map(|object| object.content.len())
+    };
+    let tomorrow = (Timestamp::now() + jiff::SignedDuration::from_hours(48))
+        .strftime("%Y-%m-%d")
+        .to_string();
     for (as_of, expected) in [("24h", 1), (tomorrow.as_str(), 2)] {
-        let places = ["copy", "s3://source/", "s3://destination/", "--when", "always"];
+        let places = [
+            "copy",
+            "s3://source/",
+            "s3://destination/",
+            "--when",
+            "always",
+        ];
         let (exit, _, stderr) = run(at(&world), &[&places[..], &["--as-of", as_of]].concat()).await;
         assert_eq!((exit, size()), (0, Some(expected)), "{as_of}: {stderr}");
     }
@@ -193,20 +292,42 @@ async fn the_past_may_be_an_age_or_a_date() {
 async fn a_retry_takes_what_the_run_chose_whatever_its_age_is_by_now() {
     let world = World::new().await;
     put(&world, "k", 1, HOUR);
-    world.sandbox.faults().add(Fault::on(Operation::CopyObject).then(Effect::Error(403, "AccessDenied")));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::CopyObject).then(Effect::Error(403, "AccessDenied")));
     let dir = tempfile::tempdir().unwrap();
     let in_directory = || {
         let mut command = process_at(&world);
-        command.env("S3HAUL_JOURNAL", "none").current_dir(dir.path());
+        command
+            .env("S3HAUL_JOURNAL", "none")
+            .current_dir(dir.path());
         Command::from_std(command)
     };
-    let copy = ["copy", "s3://source/", "s3://destination/", "--report", "r.jsonl", "--max-age"];
+    let copy = [
+        "copy",
+        "s3://source/",
+        "s3://destination/",
+        "--report",
+        "r.jsonl",
+        "--max-age",
+    ];
     let (exit, _, stderr) = run(in_directory(), &[&copy[..], &["2h"]].concat()).await;
     assert_eq!(exit, 1, "{stderr}");
     world.sandbox.faults().clear();
     // As if hours had passed.
-    let report = fs::read_to_string(dir.path().join("r.jsonl")).unwrap().replace("\"2h\"", "\"1s\"");
-    fs::write(dir.path().join("r.jsonl"), crate::reports::without_checksum(&report)).unwrap();
+    let report = fs::read_to_string(dir.path().join("r.jsonl"))
+        .unwrap()
+        .replace("\"2h\"", "\"1s\"");
+    fs::write(
+        dir.path().join("r.jsonl"),
+        crate::reports::without_checksum(&report),
+    )
+    .unwrap();
     let (exit, stdout, stderr) = run(in_directory(), &["retry", "r.jsonl"]).await;
-    assert_eq!((exit, world.sandbox.store().keys(DESTINATION).len()), (0, 1), "{stdout}{stderr}");
+    assert_eq!(
+        (exit, world.sandbox.store().keys(DESTINATION).len()),
+        (0, 1),
+        "{stdout}{stderr}"
+    );
 }

@@ -1,4 +1,5 @@
-//! Errors that name what is at fault: the bundle, the file, the page of a portal, the variable, or standard input.
+//! Errors that name what is at fault: the bundle, the file, the page of a portal, the variable, or
+//! standard input.
 
 use std::process::{Command, Stdio};
 
@@ -22,7 +23,10 @@ async fn a_bundle_without_the_issuer_is_named(#[case] by_flag: bool, #[case] ori
     let (_, other) = tls(site.address()).await;
     let bundle = site.file("other.pem");
     std::fs::write(&bundle, other).unwrap();
-    let (bundle, url) = (bundle.to_str().unwrap(), format!("https://localhost:{}", at.port()));
+    let (bundle, url) = (
+        bundle.to_str().unwrap(),
+        format!("https://localhost:{}", at.port()),
+    );
     let mut variables = right_keys().to_vec();
     variables.push(("AWS_ENDPOINT_URL_S3", &url));
     let mut words = COPY.to_vec();
@@ -33,10 +37,15 @@ async fn a_bundle_without_the_issuer_is_named(#[case] by_flag: bool, #[case] ori
     }
     let ended = site.run(&words, &variables).await;
     assert_eq!(ended.exit, 3, "{}", ended.stderr);
-    let told =
-        format!("the CA bundle {bundle}{origin} does not contain the issuer of the server's certificate");
+    let told = format!(
+        "the CA bundle {bundle}{origin} does not contain the issuer of the server's certificate"
+    );
     assert!(ended.stderr.contains(&told), "{}", ended.stderr);
-    assert!(!ended.stderr.contains("SSL_CERT_FILE"), "no other bundle is needed: {}", ended.stderr);
+    assert!(
+        !ended.stderr.contains("SSL_CERT_FILE"),
+        "no other bundle is needed: {}",
+        ended.stderr
+    );
 }
 
 #[rstest]
@@ -51,7 +60,13 @@ async fn a_shared_file_that_is_broken_is_named(
     let site = Site::new(config, credentials).await;
     let ended = site.run(&COPY, &right_keys()).await;
     assert_eq!(ended.exit, 3, "{}", ended.stderr);
-    assert!(ended.stderr.contains(&format!("{}: ", site.file(file).display())), "{}", ended.stderr);
+    assert!(
+        ended
+            .stderr
+            .contains(&format!("{}: ", site.file(file).display())),
+        "{}",
+        ended.stderr
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,8 +90,9 @@ async fn a_redirect_to_a_login_page_is_no_s3() {
             .env("AWS_SECRET_ACCESS_KEY", "b");
         let (exit, _, stderr) = run(program, words).await;
         assert_eq!(exit, 3, "{stderr}");
-        let told =
-            format!("{url} is not an S3 server: it answers with a redirect (HTTP 302), as the login page");
+        let told = format!(
+            "{url} is not an S3 server: it answers with a redirect (HTTP 302), as the login page"
+        );
         assert!(stderr.contains(&told), "{stderr}");
     }
 }
@@ -88,7 +104,12 @@ async fn a_url_of_sts_without_a_scheme_is_found_before_anything_is_sent() {
                transfers:\n  - {from: {s3: s3://source/, endpoint: a}, to: {s3: s3://destination/, endpoint: a}}\n";
     std::fs::write(site.file("job.yaml"), job).unwrap();
     let sts = [("AWS_ENDPOINT_URL_STS", "sts.corp.example:8443")];
-    let ended = site.run(&["run", "job.yaml"], &[right_keys().as_slice(), &sts].concat()).await;
+    let ended = site
+        .run(
+            &["run", "job.yaml"],
+            &[right_keys().as_slice(), &sts].concat(),
+        )
+        .await;
     assert_eq!(ended.exit, 3, "{}", ended.stderr);
     let told = "AWS_ENDPOINT_URL_STS: `sts.corp.example:8443` is not a URL of STS; write https://sts.corp.example:8443";
     assert!(ended.stderr.contains(told), "{}", ended.stderr);
@@ -96,7 +117,11 @@ async fn a_url_of_sts_without_a_scheme_is_found_before_anything_is_sent() {
 }
 
 #[rstest]
-#[case::a_path("./missing", 3, "there is no file or directory ./missing; check the path")]
+#[case::a_path(
+    "./missing",
+    3,
+    "there is no file or directory ./missing; check the path"
+)]
 #[case::perhaps_s3("source/k", 2, "s3://source/k")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_local_source_that_is_missing_is_told_from_a_mistyped_one(
@@ -115,23 +140,41 @@ async fn a_local_source_that_is_missing_is_told_from_a_mistyped_one(
 #[case::closed("<&-", 3)]
 #[case::empty("</dev/null", 0)]
 #[tokio::test(flavor = "multi_thread")]
-async fn standard_input_that_is_closed_is_no_empty_object(#[case] redirection: &str, #[case] expected: i32) {
+async fn standard_input_that_is_closed_is_no_empty_object(
+    #[case] redirection: &str,
+    #[case] expected: i32,
+) {
     let world = World::new().await;
     let program = process_at(&world);
     let mut shell = Command::new("/bin/sh");
-    shell.args(["-c", &format!("exec \"$0\" copy - s3://destination/k {redirection}")]);
-    shell.arg(program.get_program()).stdout(Stdio::null()).stderr(Stdio::piped());
+    shell.args([
+        "-c",
+        &format!("exec \"$0\" copy - s3://destination/k {redirection}"),
+    ]);
+    shell
+        .arg(program.get_program())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
     for (name, value) in program.get_envs() {
         match value {
             Some(value) => shell.env(name, value),
             None => shell.env_remove(name),
         };
     }
-    let output = tokio::task::spawn_blocking(move || shell.output().unwrap()).await.unwrap();
+    let output = tokio::task::spawn_blocking(move || shell.output().unwrap())
+        .await
+        .unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(expected), "{stderr}");
-    assert_eq!(world.sandbox.store().object(DESTINATION, "k").is_some(), expected == 0);
-    assert_eq!(stderr.contains("standard input is closed"), expected != 0, "{stderr}");
+    assert_eq!(
+        world.sandbox.store().object(DESTINATION, "k").is_some(),
+        expected == 0
+    );
+    assert_eq!(
+        stderr.contains("standard input is closed"),
+        expected != 0,
+        "{stderr}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -140,7 +183,9 @@ async fn status_without_a_journal_is_a_short_list() {
     let directory = tempfile::tempdir().unwrap();
     let program = || {
         let mut program = at(&world);
-        program.current_dir(directory.path()).env_remove("S3HAUL_JOURNAL");
+        program
+            .current_dir(directory.path())
+            .env_remove("S3HAUL_JOURNAL");
         program
     };
     for name in ["one", "two"] {
@@ -153,11 +198,19 @@ async fn status_without_a_journal_is_a_short_list() {
         let (exit, stdout, stderr) = run(program(), &["status"]).await;
         assert_eq!(exit, 0, "{stderr}");
         if name == "one" {
-            assert!(stdout.starts_with("one (.s3haul/one): ended\n"), "one is shown as a whole: {stdout}");
+            assert!(
+                stdout.starts_with("one (.s3haul/one): ended\n"),
+                "one is shown as a whole: {stdout}"
+            );
         } else {
             let lines: Vec<_> = stdout.lines().collect();
-            let [one, two, more] = lines.as_slice() else { panic!("{stdout}") };
-            assert!(one.starts_with(".s3haul/one: ended, 0 objects done (0B), 0 failed, 0 pending"), "{one}");
+            let [one, two, more] = lines.as_slice() else {
+                panic!("{stdout}")
+            };
+            assert!(
+                one.starts_with(".s3haul/one: ended, 0 objects done (0B), 0 failed, 0 pending"),
+                "{one}"
+            );
             assert!(two.starts_with(".s3haul/two: ended"), "{two}");
             assert!(more.contains("s3haul status JOURNAL"), "{more}");
         }

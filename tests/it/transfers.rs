@@ -1,38 +1,58 @@
-//! Several transfers of one job: they share the places, and wait for each other only where they must.
+//! Several transfers of one job: they share the places, and wait for each other only where they
+//! must.
 
 use std::time::Duration;
 
 use s3haul::journal::{Intent, Location, look};
 use s3haul::manifest::job::{DEFAULT_ENDPOINT, Job, Source, Transfer};
-use s3haul::sandbox::{Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, RateModel};
+use s3haul::sandbox::{
+    Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, RateModel,
+};
 use s3haul::size::MIB;
 use tokio::time::{sleep, timeout};
 
 use crate::world::{DESTINATION, SOURCE, World, copy_all, destination, uri};
 
 fn prefix(name: &str, from: &str, to: &str) -> Transfer {
-    let from = Source::Prefix { endpoint: DEFAULT_ENDPOINT.to_owned(), location: uri(from) };
+    let from = Source::Prefix {
+        endpoint: DEFAULT_ENDPOINT.to_owned(),
+        location: uri(from),
+    };
     Transfer::new(name, from, destination(to))
 }
 
 fn object(name: &str, from: &str, to: &str) -> Transfer {
-    let from = Source::Object { endpoint: DEFAULT_ENDPOINT.to_owned(), location: uri(from), version: None };
+    let from = Source::Object {
+        endpoint: DEFAULT_ENDPOINT.to_owned(),
+        location: uri(from),
+        version: None,
+    };
     Transfer::new(name, from, destination(to))
 }
 
 fn job(world: &World, transfers: Vec<Transfer>) -> Job {
-    Job { transfers, ..world.job(copy_all()) }
+    Job {
+        transfers,
+        ..world.job(copy_all())
+    }
 }
 
 fn put(world: &World, key: &str, size: u64) {
-    world.sandbox.store().put_object(SOURCE, key, Content::pattern(7, size), &ObjectSpec::default());
+    world.sandbox.store().put_object(
+        SOURCE,
+        key,
+        Content::pattern(7, size),
+        &ObjectSpec::default(),
+    );
 }
 
 /// Two transfers of one object each, the first of which is not answered the first time.
 fn the_first_hangs(world: &World) -> Job {
     put(world, "a/slow", 9);
     put(world, "b/1", 9);
-    let hung = Fault::on(Operation::CopyObject).key("slow").then(Effect::StallBefore(None));
+    let hung = Fault::on(Operation::CopyObject)
+        .key("slow")
+        .then(Effect::StallBefore(None));
     world.sandbox.faults().add(hung.first(1));
     let transfers = vec![
         prefix("a", "s3://source/a/", "s3://destination/a/"),
@@ -51,20 +71,35 @@ fn written(world: &World, operation: Operation) -> Vec<String> {
 
 #[tokio::test]
 async fn single_objects_are_copied_side_by_side() {
-    let latency = LatencyModel { copy: Duration::from_millis(50), ..LatencyModel::default() };
-    let model = Model { latency, ..Model::default() };
+    let latency = LatencyModel {
+        copy: Duration::from_millis(50),
+        ..LatencyModel::default()
+    };
+    let model = Model {
+        latency,
+        ..Model::default()
+    };
     let world = World::modelled(model).await;
     let mut transfers = Vec::new();
     for index in 0..40 {
         put(&world, &format!("{index}"), 64 * MIB);
-        let (from, to) = (format!("s3://source/{index}"), format!("s3://destination/{index}"));
+        let (from, to) = (
+            format!("s3://source/{index}"),
+            format!("s3://destination/{index}"),
+        );
         transfers.push(object(&format!("t{index}"), &from, &to));
     }
     let run = world.try_run_job(&job(&world, transfers)).await.unwrap();
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (40, 0));
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (40, 0)
+    );
     let copies = world.sandbox.calls().of(Operation::CopyObject);
     let most = copies.iter().map(|call| call.in_flight).max();
-    assert!(most > Some(20), "{most:?} of 40 copies were under way at once");
+    assert!(
+        most > Some(20),
+        "{most:?} of 40 copies were under way at once"
+    );
 }
 
 #[tokio::test]
@@ -72,7 +107,11 @@ async fn a_listing_begins_when_all_before_it_is_found_and_not_when_it_is_done() 
     let world = World::new().await;
     let run = world.try_run_job(&the_first_hangs(&world)).await.unwrap();
     assert_eq!(run.outcome.done_objects, 2);
-    let ended: Vec<_> = run.receipts.iter().map(|receipt| receipt.transfer.as_str()).collect();
+    let ended: Vec<_> = run
+        .receipts
+        .iter()
+        .map(|receipt| receipt.transfer.as_str())
+        .collect();
     assert_eq!(ended, ["b", "a"]);
 }
 
@@ -82,7 +121,8 @@ async fn what_reads_what_another_one_writes_waits_for_its_end() {
     for index in 0..50 {
         put(&world, &format!("x/{index}"), 9);
     }
-    let slow = Fault::on(Operation::CopyObject).then(Effect::StallBefore(Some(Duration::from_millis(300))));
+    let slow = Fault::on(Operation::CopyObject)
+        .then(Effect::StallBefore(Some(Duration::from_millis(300))));
     world.sandbox.faults().add(slow.first(3));
     let transfers = vec![
         prefix("in", "s3://source/x/", "s3://destination/in/"),
@@ -90,11 +130,25 @@ async fn what_reads_what_another_one_writes_waits_for_its_end() {
         object("one", "s3://destination/on/7", "s3://destination/one"),
     ];
     let run = world.try_run_job(&job(&world, transfers)).await.unwrap();
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (101, 0));
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (101, 0)
+    );
     let copies = written(&world, Operation::CopyObject);
-    let place = |key: &str| copies.iter().position(|copy| copy.starts_with(key)).unwrap();
-    let last = copies.iter().rposition(|copy| copy.starts_with("in/")).unwrap();
-    assert!(last < place("on/") && copies.last().unwrap() == "one", "{copies:?}");
+    let place = |key: &str| {
+        copies
+            .iter()
+            .position(|copy| copy.starts_with(key))
+            .unwrap()
+    };
+    let last = copies
+        .iter()
+        .rposition(|copy| copy.starts_with("in/"))
+        .unwrap();
+    assert!(
+        last < place("on/") && copies.last().unwrap() == "one",
+        "{copies:?}"
+    );
 }
 
 #[tokio::test]
@@ -104,15 +158,26 @@ async fn after_is_waited_for() {
         put(&world, &format!("data/{index}"), 9);
     }
     put(&world, "latest.json", 9);
-    let slow = Fault::on(Operation::CopyObject).then(Effect::StallBefore(Some(Duration::from_millis(300))));
+    let slow = Fault::on(Operation::CopyObject)
+        .then(Effect::StallBefore(Some(Duration::from_millis(300))));
     world.sandbox.faults().add(slow.first(1));
-    let mut pointer = object("pointer", "s3://source/latest.json", "s3://destination/latest.json");
+    let mut pointer = object(
+        "pointer",
+        "s3://source/latest.json",
+        "s3://destination/latest.json",
+    );
     pointer.after = vec!["data".to_owned()];
-    let transfers = vec![prefix("data", "s3://source/data/", "s3://destination/data/"), pointer];
+    let transfers = vec![
+        prefix("data", "s3://source/data/", "s3://destination/data/"),
+        pointer,
+    ];
     let run = world.try_run_job(&job(&world, transfers)).await.unwrap();
     assert_eq!(run.outcome.done_objects, 21);
     assert_eq!(run.receipts.last().unwrap().transfer, "pointer");
-    assert_eq!(written(&world, Operation::CopyObject).last().unwrap(), "latest.json");
+    assert_eq!(
+        written(&world, Operation::CopyObject).last().unwrap(),
+        "latest.json"
+    );
 }
 
 #[tokio::test]
@@ -133,18 +198,34 @@ async fn a_later_transfer_that_ended_first_is_not_repeated() {
     }
     world.sandbox.calls().clear();
     let run = world.session(directory.path(), &job, Intent::Resume).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (2, 0));
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (2, 0)
+    );
     assert_eq!(written(&world, Operation::CopyObject), ["a/slow"]);
-    let about_b = world.sandbox.calls().list().into_iter().filter(|call| call.key.starts_with("b/"));
+    let about_b = world
+        .sandbox
+        .calls()
+        .list()
+        .into_iter()
+        .filter(|call| call.key.starts_with("b/"));
     assert_eq!(about_b.count(), 0, "it was over");
 }
 
-/// A prefix that is throttled alone fills neither the places in flight nor the window of what is planned.
+/// A prefix that is throttled alone fills neither the places in flight nor the window of what is
+/// planned.
 #[tokio::test(flavor = "multi_thread")]
 async fn objects_of_a_hot_prefix_hold_up_no_others() {
     let only = Some("a-hot/".to_owned());
-    let limits = RateModel { writes_per_second: Some(60), only, ..RateModel::default() };
-    let model = Model { limits, ..Model::default() };
+    let limits = RateModel {
+        writes_per_second: Some(60),
+        only,
+        ..RateModel::default()
+    };
+    let model = Model {
+        limits,
+        ..Model::default()
+    };
     let mut world = World::modelled(model).await;
     (world.ceiling, world.retry.patience) = (64, Duration::from_mins(10));
     for index in 0..6000 {
@@ -166,7 +247,9 @@ async fn objects_of_a_hot_prefix_hold_up_no_others() {
         }
     };
     let run = async { tokio::join!(world.try_run_job(&job), cold) };
-    let (run, hot) = timeout(Duration::from_mins(3), run).await.expect("the others wait");
+    let (run, hot) = timeout(Duration::from_mins(3), run)
+        .await
+        .expect("the others wait");
     assert!(hot < 2000, "{hot} of the hot ones came first");
     assert_eq!(run.unwrap().outcome.failed_objects, 0);
 }

@@ -1,5 +1,5 @@
-//! Whatever goes wrong, an exit code of 0 is true: runs are killed, refused, and cut off, their reports and journals are
-//! edited, and nobody says that all is done while an object is missing.
+//! Whatever goes wrong, an exit code of 0 is true: runs are killed, refused, and cut off, their
+//! reports and journals are edited, and nobody says that all is done while an object is missing.
 //!
 //! `TRUTH_SEED` and `TRUTH_CASES` set the seed, which is printed, and the number of cases.
 
@@ -46,7 +46,10 @@ impl Case {
     async fn new(seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let world = World::new().await;
-        world.sandbox.store().create_bucket("ops", BucketOptions::default());
+        world
+            .sandbox
+            .store()
+            .create_bucket("ops", BucketOptions::default());
         for index in 0..OBJECTS {
             let size = if index == 7 { 12 << 20 } else { 100 + index };
             let content = Content::pattern(index, size);
@@ -58,9 +61,25 @@ impl Case {
             );
         }
         let journal = ["none", "kept", "kept", "s3://ops/j/"][random.usize(..4)];
-        let mut copy =
-            vec!["copy", "s3://source/", "s3://destination/", "--report", "r.jsonl", "--patience", "2s"];
-        copy.extend(["--in-flight", "4", "--part-size", "5MiB", "--threshold", "5MiB", "--journal", journal]);
+        let mut copy = vec![
+            "copy",
+            "s3://source/",
+            "s3://destination/",
+            "--report",
+            "r.jsonl",
+            "--patience",
+            "2s",
+        ];
+        copy.extend([
+            "--in-flight",
+            "4",
+            "--part-size",
+            "5MiB",
+            "--threshold",
+            "5MiB",
+            "--journal",
+            journal,
+        ]);
         if journal.starts_with("s3:") || random.bool() {
             copy.extend(["--provider", "aws"]);
         }
@@ -69,7 +88,13 @@ impl Case {
         }
         let copy = copy.into_iter().map(str::to_owned).collect();
         let directory = TempDir::new().unwrap();
-        Self { world, directory, random, copy, story: vec![format!("seed {seed}, journal {journal}")] }
+        Self {
+            world,
+            directory,
+            random,
+            copy,
+            story: vec![format!("seed {seed}, journal {journal}")],
+        }
     }
 
     /// Runs a command and perhaps ends it with a signal when `dying` is set.
@@ -93,10 +118,14 @@ impl Case {
                 if let Some(status) = child.try_wait().unwrap() {
                     return status.code();
                 }
-                if let Some(signal) = signal.filter(|_| !signalled && dying.load(Ordering::Acquire)) {
+                if let Some(signal) = signal.filter(|_| !signalled && dying.load(Ordering::Acquire))
+                {
                     signalled = true;
                     let id = child.id().to_string();
-                    std::process::Command::new("kill").args([signal, &id]).status().unwrap();
+                    std::process::Command::new("kill")
+                        .args([signal, &id])
+                        .status()
+                        .unwrap();
                 }
                 assert!(began.elapsed() < PATIENCE, "it hangs");
                 std::thread::sleep(Duration::from_millis(1));
@@ -104,7 +133,10 @@ impl Case {
         });
         let exit = exit.await.unwrap();
         let stderr = fs::read_to_string(self.directory.path().join("stderr")).unwrap();
-        self.story.push(format!("{command:?} {signal:?} -> {exit:?}: {}", stderr.trim_end()));
+        self.story.push(format!(
+            "{command:?} {signal:?} -> {exit:?}: {}",
+            stderr.trim_end()
+        ));
         let ended = Ended { exit, stderr };
         self.judge(command, &ended);
         ended
@@ -123,8 +155,14 @@ impl Case {
     fn judge(&self, command: &[String], ended: &Ended) {
         if ended.exit == Some(0) && !self.is_complete() {
             let is_retry = command[0] == "retry";
-            let said = ended.stderr.contains("It may never have listed others: run `s3haul copy ");
-            assert!(is_retry && said, "{command:?} exits with 0:\n{}", self.story.join("\n"));
+            let said = ended
+                .stderr
+                .contains("It may never have listed others: run `s3haul copy ");
+            assert!(
+                is_retry && said,
+                "{command:?} exits with 0:\n{}",
+                self.story.join("\n")
+            );
         }
         assert_ne!(ended.exit, Some(70), "{}", self.story.join("\n"));
     }
@@ -159,18 +197,32 @@ impl Case {
                 _ => Effect::Error(403, "AccessDenied"),
             };
             let (chance, seed) = (f64::from(random.u8(1..4)) / 10.0, random.u64(..));
-            faults.add(Fault::on(operation).when(When::Chance(chance, seed)).then(effect));
+            faults.add(
+                Fault::on(operation)
+                    .when(When::Chance(chance, seed))
+                    .then(effect),
+            );
         }
         let slow = Effect::Delay(Duration::from_millis(random.u64(..20)));
-        faults.add(Fault::on(Operation::CopyObject).when(When::Always).then(slow));
+        faults.add(
+            Fault::on(Operation::CopyObject)
+                .when(When::Always)
+                .then(slow),
+        );
         dying
     }
 
     /// Damages a file of the report or the journal, or puts an old one back.
     fn edit(&mut self) {
-        let mut files: Vec<PathBuf> =
-            vec![self.path("r.jsonl"), self.path("r.jsonl"), self.path("r.retry-1.jsonl")];
-        let logs = fs::read_dir(self.path("kept")).into_iter().flatten().map(|file| file.unwrap().path());
+        let mut files: Vec<PathBuf> = vec![
+            self.path("r.jsonl"),
+            self.path("r.jsonl"),
+            self.path("r.retry-1.jsonl"),
+        ];
+        let logs = fs::read_dir(self.path("kept"))
+            .into_iter()
+            .flatten()
+            .map(|file| file.unwrap().path());
         files.extend(logs);
         files.retain(|file| file.is_file());
         if files.is_empty() {
@@ -179,7 +231,8 @@ impl Case {
         let file = files.swap_remove(self.random.usize(..files.len()));
         let old = self.path("old");
         let what = edit(&mut self.random, &file, &old);
-        self.story.push(format!("{what}: {}", file.file_name().unwrap().display()));
+        self.story
+            .push(format!("{what}: {}", file.file_name().unwrap().display()));
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -206,7 +259,12 @@ impl Case {
             if self.random.bool() {
                 self.edit();
             }
-            self.run(&Self::words(&["verify", "--report", "r.jsonl"]), None, Arc::default()).await;
+            self.run(
+                &Self::words(&["verify", "--report", "r.jsonl"]),
+                None,
+                Arc::default(),
+            )
+            .await;
             if self.random.bool() {
                 let retry = Self::words(&["retry", "r.jsonl", "--report", "r.retry-1.jsonl"]);
                 self.run(&retry, None, Arc::default()).await;
@@ -226,11 +284,18 @@ impl Case {
         }
         assert_eq!(ended.exit, Some(0), "{}", self.story.join("\n"));
         assert!(self.is_complete(), "{}", self.story.join("\n"));
-        for command in [&["retry", "r.jsonl"][..], &["verify", "--report", "r.jsonl"]] {
+        for command in [
+            &["retry", "r.jsonl"][..],
+            &["verify", "--report", "r.jsonl"],
+        ] {
             let ended = self.run(&Self::words(command), None, Arc::default()).await;
             // A report that lacks receipts is refused, although all is done.
             let is_refused = ended.exit == Some(2) && ended.stderr.contains("lacks receipts");
-            assert!(ended.exit == Some(0) || is_refused, "{}", self.story.join("\n"));
+            assert!(
+                ended.exit == Some(0) || is_refused,
+                "{}",
+                self.story.join("\n")
+            );
         }
     }
 }
@@ -239,7 +304,11 @@ impl Case {
 fn edit(random: &mut fastrand::Rng, file: &Path, old: &Path) -> &'static str {
     let bytes = fs::read(file).unwrap();
     let mut lines: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
-    let at = if lines.is_empty() { 0 } else { random.usize(..lines.len()) };
+    let at = if lines.is_empty() {
+        0
+    } else {
+        random.usize(..lines.len())
+    };
     let kept = old.join(file.file_name().unwrap());
     let is_log = file.extension().is_some_and(|extension| extension == "log");
     let (what, edited) = match random.u8(..8) {
@@ -275,8 +344,13 @@ fn edit(random: &mut fastrand::Rng, file: &Path, old: &Path) -> &'static str {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_says_that_all_is_done_while_something_is_missing() {
-    let number = |name: &str, usual: u64| std::env::var(name).map_or(usual, |number| number.parse().unwrap());
-    let (seed, cases) = (number("TRUTH_SEED", fastrand::u64(..1 << 32)), number("TRUTH_CASES", CASES));
+    let number = |name: &str, usual: u64| {
+        std::env::var(name).map_or(usual, |number| number.parse().unwrap())
+    };
+    let (seed, cases) = (
+        number("TRUTH_SEED", fastrand::u64(..1 << 32)),
+        number("TRUTH_CASES", CASES),
+    );
     eprintln!("TRUTH_SEED={seed} TRUTH_CASES={cases}");
     for case in seed..seed + cases {
         Case::new(case).await.play().await;

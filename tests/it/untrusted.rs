@@ -39,7 +39,9 @@ impl Liar {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let answer = Arc::clone(&answer);
                 tokio::spawn(async move {
-                    let Some((head, _)) = read_head(&mut stream).await else { return };
+                    let Some((head, _)) = read_head(&mut stream).await else {
+                        return;
+                    };
                     let text = answer(&head);
                     let _ = stream.write_all(text.as_bytes()).await;
                 });
@@ -61,29 +63,61 @@ impl Liar {
 
 fn answer(status: &str, headers: &str, body: &str) -> String {
     let length = body.len();
-    format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}")
+    format!(
+        "HTTP/1.1 {status}\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    )
 }
 
 /// Asserts that a terminal would show the text as it is, and that no line was forged.
 fn assert_harmless(text: &str, context: &str) {
     let wild = text.chars().find(|c| *c != '\n' && !is_printable(*c));
     assert_eq!(wild, None, "{context}: {text}");
-    assert!(!text.lines().any(|line| line.starts_with(FORGED)), "{context}: {text}");
+    assert!(
+        !text.lines().any(|line| line.starts_with(FORGED)),
+        "{context}: {text}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_are_escaped_wherever_they_are_shown() {
     let world = World::new().await;
     for key in keys() {
-        world.sandbox.store().put_object(SOURCE, &key, Content::pattern(1, 10), &ObjectSpec::default());
+        world.sandbox.store().put_object(
+            SOURCE,
+            &key,
+            Content::pattern(1, 10),
+            &ObjectSpec::default(),
+        );
     }
-    world.sandbox.faults().add(Fault::on(Operation::CopyObject).then(Effect::Error(403, "AccessDenied")));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::CopyObject).then(Effect::Error(403, "AccessDenied")));
     let directory = tempfile::tempdir().unwrap();
     let report = directory.path().join("report.jsonl");
     let report = report.to_str().unwrap();
-    let copy = ["copy", "s3://source/", "s3://destination/", "--provider", "aws"];
-    let verify = ["verify", "s3://source/", "s3://destination/", "--provider", "aws"];
-    let plan = ["copy", "s3://source/", "s3://destination/", "--provider", "aws", "--dry-run"];
+    let copy = [
+        "copy",
+        "s3://source/",
+        "s3://destination/",
+        "--provider",
+        "aws",
+    ];
+    let verify = [
+        "verify",
+        "s3://source/",
+        "s3://destination/",
+        "--provider",
+        "aws",
+    ];
+    let plan = [
+        "copy",
+        "s3://source/",
+        "s3://destination/",
+        "--provider",
+        "aws",
+        "--dry-run",
+    ];
     let mut seen = String::new();
     for (arguments, exit) in [
         ([&copy[..], &["--report", report]].concat(), 1),
@@ -96,20 +130,33 @@ async fn keys_are_escaped_wherever_they_are_shown() {
         (vec!["retry", report], 1),
     ] {
         let mut command = at(&world);
-        command.env("S3HAUL_LOG", "trace").env("XDG_STATE_HOME", directory.path());
+        command
+            .env("S3HAUL_LOG", "trace")
+            .env("XDG_STATE_HOME", directory.path());
         let (code, stdout, stderr) = run(command, &arguments).await;
         let context = arguments.join(" ");
         assert_eq!(code, exit, "{context}: {stderr}");
         assert_harmless(&stdout, &context);
         assert_harmless(&stderr, &context);
-        for line in stdout.lines().chain(stderr.lines()).filter(|line| line.starts_with('{')) {
-            assert!(serde_json::from_str::<Value>(line).is_ok(), "{context}: {line}");
+        for line in stdout
+            .lines()
+            .chain(stderr.lines())
+            .filter(|line| line.starts_with('{'))
+        {
+            assert!(
+                serde_json::from_str::<Value>(line).is_ok(),
+                "{context}: {line}"
+            );
         }
         seen += &(stdout + &stderr);
     }
-    for shown in
-        ["ü日本", r"a\n2026-01-01T00:00:00Z ERROR forged", r"b\u{1b}[2J", r"c\u{202e}gpj", r"\u009b31m"]
-    {
+    for shown in [
+        "ü日本",
+        r"a\n2026-01-01T00:00:00Z ERROR forged",
+        r"b\u{1b}[2J",
+        r"c\u{202e}gpj",
+        r"\u009b31m",
+    ] {
         assert!(seen.contains(shown), "{shown}: {seen}");
     }
 }
@@ -127,7 +174,11 @@ async fn open_uploads_are_listed_with_their_keys_escaped() {
     );
     let server = Liar::new(move |request| {
         let is_list = request.contains("uploads");
-        answer("200 OK", "x-amz-request-id: 1\r\n", if is_list { &list } else { "" })
+        answer(
+            "200 OK",
+            "x-amz-request-id: 1\r\n",
+            if is_list { &list } else { "" },
+        )
     })
     .await;
     for more in [&[][..], &["--json"]] {
@@ -135,22 +186,31 @@ async fn open_uploads_are_listed_with_their_keys_escaped() {
         let (code, stdout, stderr) = server.run(&arguments, "trace").await;
         assert_harmless(&stdout, "uploads");
         assert_harmless(&stderr, "uploads");
-        assert_eq!((code, stdout.lines().count()), (0, keys().len()), "{stdout}{stderr}");
+        assert_eq!(
+            (code, stdout.lines().count()),
+            (0, keys().len()),
+            "{stdout}{stderr}"
+        );
     }
 }
 
 fn percent(text: &str) -> String {
-    text.bytes().fold(String::new(), |text, byte| format!("{text}%{byte:02X}"))
+    text.bytes()
+        .fold(String::new(), |text, byte| format!("{text}%{byte:02X}"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_server_says_is_escaped_and_cut() {
-    let message = format!("no\u{9b}31m\u{9b}1m\u{202e}\n{FORGED} {}", "long ".repeat(5_000));
+    let message = format!(
+        "no\u{9b}31m\u{9b}1m\u{202e}\n{FORGED} {}",
+        "long ".repeat(5_000)
+    );
     let error = format!(
         "<Error><Code>Access\u{9b}Denied{}</Code><Message>{message}</Message><RequestId>R\u{9d}1</RequestId></Error>",
         "d".repeat(10_000)
     );
-    let server = Liar::new(move |_| answer("403 Forbidden", "x-amz-request-id: R\u{9b}2\r\n", &error)).await;
+    let server =
+        Liar::new(move |_| answer("403 Forbidden", "x-amz-request-id: R\u{9b}2\r\n", &error)).await;
     for arguments in [
         &["copy", "s3://from/", "s3://dest/"][..],
         &["uploads", "list", "s3://dest/"],
@@ -164,7 +224,10 @@ async fn what_a_server_says_is_escaped_and_cut() {
         assert_harmless(&stderr, &context);
         let errors = stderr.lines().filter(|line| line.starts_with("error: "));
         for line in errors {
-            assert!(line.len() < 2000 && line.contains("(cut after "), "{context}: {line}");
+            assert!(
+                line.len() < 2000 && line.contains("(cut after "),
+                "{context}: {line}"
+            );
         }
     }
 }
@@ -178,15 +241,35 @@ async fn a_journal_is_shown_with_its_keys_escaped() {
     for key in keys().iter().map(String::as_str).chain([odd]) {
         store.put_object(SOURCE, key, Content::pattern(1, 10), &ObjectSpec::default());
     }
-    store.put_object(SOURCE, large, Content::pattern(1, 12 << 20), &ObjectSpec::default());
-    for operation in [Operation::CopyObject, Operation::UploadPartCopy, Operation::AbortMultipartUpload] {
-        world.sandbox.faults().add(Fault::on(operation).then(Effect::Error(403, "AccessDenied")));
+    store.put_object(
+        SOURCE,
+        large,
+        Content::pattern(1, 12 << 20),
+        &ObjectSpec::default(),
+    );
+    for operation in [
+        Operation::CopyObject,
+        Operation::UploadPartCopy,
+        Operation::AbortMultipartUpload,
+    ] {
+        world
+            .sandbox
+            .faults()
+            .add(Fault::on(operation).then(Effect::Error(403, "AccessDenied")));
     }
     let directory = tempfile::tempdir().unwrap();
     let journal = directory.path().join("journal");
     let mut copy = at(&world);
     copy.env("S3HAUL_JOURNAL", &journal);
-    let arguments = ["copy", "s3://source/", "s3://destination/", "--provider", "aws", "--part-size", "5MiB"];
+    let arguments = [
+        "copy",
+        "s3://source/",
+        "s3://destination/",
+        "--provider",
+        "aws",
+        "--part-size",
+        "5MiB",
+    ];
     let (exit, _, stderr) = run(copy, &[&arguments[..], &["--threshold", "5MiB"]].concat()).await;
     assert_eq!(exit, 1, "{stderr}");
     assert_harmless(&stderr, "copy");
@@ -199,16 +282,26 @@ async fn a_journal_is_shown_with_its_keys_escaped() {
         assert_harmless(&stderr, "status");
         seen += &stdout;
     }
-    for shown in [r"e\0f", r"b\u{1b}[2J", r"c\u{202e}gpj", r"large\u{1b}[2J\n", r"large\u001b[2J\n\u202e"] {
+    for shown in [
+        r"e\0f",
+        r"b\u{1b}[2J",
+        r"c\u{202e}gpj",
+        r"large\u{1b}[2J\n",
+        r"large\u001b[2J\n\u202e",
+    ] {
         assert!(seen.contains(shown), "{shown}: {seen}");
     }
 }
 
-/// What a manifest says is somebody's text too: it may come with a repository that was cloned a minute ago.
+/// What a manifest says is somebody's text too: it may come with a repository that was cloned a
+/// minute ago.
 #[tokio::test(flavor = "multi_thread")]
 async fn names_in_a_manifest_are_escaped() {
     let world = World::new().await;
-    world.sandbox.store().put_object(SOURCE, "k", Content::pattern(1, 10), &ObjectSpec::default());
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "k", Content::pattern(1, 10), &ObjectSpec::default());
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("job.yaml");
     let path = path.to_str().unwrap();
@@ -227,10 +320,22 @@ async fn names_in_a_manifest_are_escaped() {
         ("endpoint", manifest("", &odd, "", "source", "")),
         ("transfer", manifest("", "", &odd, "source", "")),
         ("bucket", manifest("", "", "", &format!("bucket{odd}"), "")),
-        ("no bucket", manifest("", "", "", &format!("missing{odd}/x"), "")),
-        ("field", manifest("", "", "", "source", &format!(", \"{odd}\": 1"))),
-        ("value", manifest("", "", "", "source", &format!(", when: \"{odd}\""))),
-        ("raw", manifest("", "", "", "source", "").replace("job", "job\u{202e}\u{200b}")),
+        (
+            "no bucket",
+            manifest("", "", "", &format!("missing{odd}/x"), ""),
+        ),
+        (
+            "field",
+            manifest("", "", "", "source", &format!(", \"{odd}\": 1")),
+        ),
+        (
+            "value",
+            manifest("", "", "", "source", &format!(", when: \"{odd}\"")),
+        ),
+        (
+            "raw",
+            manifest("", "", "", "source", "").replace("job", "job\u{202e}\u{200b}"),
+        ),
     ] {
         std::fs::write(path, text).unwrap();
         for arguments in [

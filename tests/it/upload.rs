@@ -29,8 +29,15 @@ async fn files_of_every_size_arrive_and_are_proven_by_their_own_sum() {
         run.receipts
     );
     for size in sizes {
-        let stored = world.sandbox.store().object(DESTINATION, &format!("f{size}.html")).unwrap();
-        assert!(stored.content.to_bytes() == pattern(size), "{size}: other bytes arrived");
+        let stored = world
+            .sandbox
+            .store()
+            .object(DESTINATION, &format!("f{size}.html"))
+            .unwrap();
+        assert!(
+            stored.content.to_bytes() == pattern(size),
+            "{size}: other bytes arrived"
+        );
         assert_eq!(stored.attributes.content_type.as_deref(), Some("text/html"));
     }
     assert_eq!(world.calls(Operation::PutObject), 4);
@@ -47,11 +54,22 @@ async fn a_second_run_sends_nothing() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, name).unwrap();
         let yesterday = std::time::SystemTime::now() - std::time::Duration::from_hours(24);
-        fs::File::options().write(true).open(&path).unwrap().set_modified(yesterday).unwrap();
+        fs::File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_modified(yesterday)
+            .unwrap();
     }
-    assert_eq!(world.run(upload_all(dir.path())).await.outcome.done_objects, 3);
+    assert_eq!(
+        world.run(upload_all(dir.path())).await.outcome.done_objects,
+        3
+    );
     let run = world.run(upload_all(dir.path())).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.skipped_objects), (0, 3));
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.skipped_objects),
+        (0, 3)
+    );
     assert_eq!(world.calls(Operation::PutObject), 3);
 }
 
@@ -60,15 +78,25 @@ async fn an_unreadable_file_fails_alone_and_by_name() {
     let world = World::new().await;
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("fine"), "x").unwrap();
-    // What root may not read either: a directory in the place of the file that was listed, made while it is sent.
+    // What root may not read either: a directory in the place of the file that was listed, made
+    // while it is sent.
     fs::write(dir.path().join("gone"), "x").unwrap();
     let path = dir.path().join("gone");
-    world.sandbox.faults().add(Fault::on(Operation::ListObjectsV2).nth(2).then(Effect::hook(move |_| {
-        fs::remove_file(&path).unwrap();
-        fs::create_dir(&path).unwrap();
-    })));
+    world.sandbox.faults().add(
+        Fault::on(Operation::ListObjectsV2)
+            .nth(2)
+            .then(Effect::hook(move |_| {
+                fs::remove_file(&path).unwrap();
+                fs::create_dir(&path).unwrap();
+            })),
+    );
     let run = world.run(upload_all(dir.path())).await;
-    assert_eq!(run.outcome.done_objects + run.outcome.failed_objects, 2, "{:?}", run.receipts);
+    assert_eq!(
+        run.outcome.done_objects + run.outcome.failed_objects,
+        2,
+        "{:?}",
+        run.receipts
+    );
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let run = world.run(upload_all(&dir.path().join("nowhere"))).await;
     assert_eq!(run.error(), "local-file");
@@ -81,13 +109,23 @@ async fn a_file_that_changes_while_it_is_read_is_sent_again() {
     let path = dir.path().join("log");
     fs::write(&path, pattern(40 * MIB)).unwrap();
     let grown = path.clone();
-    world.sandbox.faults().add(Fault::on(Operation::UploadPart).nth(1).then(Effect::hook(move |_| {
-        fs::write(&grown, vec![7; 41 << 20]).unwrap();
-    })));
+    world
+        .sandbox
+        .faults()
+        .add(
+            Fault::on(Operation::UploadPart)
+                .nth(1)
+                .then(Effect::hook(move |_| {
+                    fs::write(&grown, vec![7; 41 << 20]).unwrap();
+                })),
+        );
     let run = world.run(upload_all(dir.path())).await;
     assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
     let stored = world.sandbox.store().object(DESTINATION, "log").unwrap();
-    assert!(stored.content.to_bytes().iter().all(|byte| *byte == 7) && stored.size == 41 * MIB, "torn");
+    assert!(
+        stored.content.to_bytes().iter().all(|byte| *byte == 7) && stored.size == 41 * MIB,
+        "torn"
+    );
     world.assert_no_upload_is_left();
 }
 
@@ -95,7 +133,12 @@ async fn a_file_that_changes_while_it_is_read_is_sent_again() {
 async fn a_server_without_checksums_is_held_to_the_md5_of_what_was_sent() {
     let mut world = World::new().await;
     world.provider = Provider::Other;
-    world.sandbox.store().quirks().no_checksums.store(true, std::sync::atomic::Ordering::Relaxed);
+    world
+        .sandbox
+        .store()
+        .quirks()
+        .no_checksums
+        .store(true, std::sync::atomic::Ordering::Relaxed);
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("small"), "x").unwrap();
     fs::write(dir.path().join("large"), pattern(20 * MIB)).unwrap();
@@ -103,11 +146,20 @@ async fn a_server_without_checksums_is_held_to_the_md5_of_what_was_sent() {
     let proofs = [("etag".to_owned(), 1), ("part-etags".to_owned(), 1)].into();
     assert_eq!(run.outcome.proofs, proofs, "{:?}", run.receipts);
 
-    world.sandbox.store().quirks().opaque_etags.store(true, std::sync::atomic::Ordering::Relaxed);
+    world
+        .sandbox
+        .store()
+        .quirks()
+        .opaque_etags
+        .store(true, std::sync::atomic::Ordering::Relaxed);
     let mut transfer = upload_all(dir.path());
     transfer.when = When::Always;
     let run = world.run(transfer).await;
-    assert_eq!(run.outcome.proofs, [("size".to_owned(), 2)].into(), "ETags that say nothing prove nothing");
+    assert_eq!(
+        run.outcome.proofs,
+        [("size".to_owned(), 2)].into(),
+        "ETags that say nothing prove nothing"
+    );
 }
 
 #[tokio::test]
@@ -122,7 +174,10 @@ async fn parts_are_as_the_job_says() {
         ..Parts::default()
     };
     let run = world.run(transfer).await;
-    assert_eq!((run.receipts[0].parts, run.receipts[0].route), (3, Some("multipart-upload")));
+    assert_eq!(
+        (run.receipts[0].parts, run.receipts[0].route),
+        (3, Some("multipart-upload"))
+    );
 }
 
 #[tokio::test]

@@ -15,7 +15,10 @@ use crate::cli::{COPY_ALL, at, run};
 use crate::world::{DESTINATION, SOURCE, World, copy_all, destination, upload_all, uri};
 
 fn put(world: &World, bucket: &str, key: &str, seed: u64, size: u64, spec: &ObjectSpec) {
-    world.sandbox.store().put_object(bucket, key, Content::pattern(seed, size), spec);
+    world
+        .sandbox
+        .store()
+        .put_object(bucket, key, Content::pattern(seed, size), spec);
 }
 
 /// The same bytes on both sides.
@@ -29,7 +32,11 @@ async fn verified(world: &World, transfer: Transfer, deep: Deep) -> (Counts, Vec
         Source::Files { .. } => None,
         _ => Some(world.bucket(SOURCE).await),
     };
-    let sides = Sides { transfer: transfer.into(), source, destination: world.bucket(DESTINATION).await };
+    let sides = Sides {
+        transfer: transfer.into(),
+        source,
+        destination: world.bucket(DESTINATION).await,
+    };
     world.sandbox.calls().clear();
     let mut findings = Vec::new();
     let counts = verify::transfer(&sides, deep, |finding| findings.push(finding.clone())).await;
@@ -51,7 +58,10 @@ fn names(findings: &[Finding]) -> Vec<(&str, &str)> {
 
 /// One of each kind.
 fn arrange(world: &World) {
-    let (plain, parts) = (ObjectSpec::default(), ObjectSpec::default().part_sizes([5 * MIB]));
+    let (plain, parts) = (
+        ObjectSpec::default(),
+        ObjectSpec::default().part_sizes([5 * MIB]),
+    );
     let bare = |spec: &ObjectSpec| spec.clone().without_checksum();
     both(world, "b-by-etag", 10, &plain, &plain);
     both(world, "c-by-checksum", 9 * MIB, &parts, &plain);
@@ -81,13 +91,20 @@ async fn each_pair_is_settled_with_no_more_requests_than_it_takes() {
             ("h-extra", "extra"),
         ]
     );
-    assert_eq!(counts.proofs, [("crc64nvme".to_owned(), 1), ("etag".to_owned(), 1)].into());
+    assert_eq!(
+        counts.proofs,
+        [("crc64nvme".to_owned(), 1), ("etag".to_owned(), 1)].into()
+    );
     assert_eq!(world.calls(Operation::ListObjectsV2), 2);
     let asked = world.sandbox.calls().of(Operation::HeadObject);
     let mut keys: Vec<_> = asked.iter().map(|call| call.key.as_str()).collect();
     keys.sort_unstable();
     keys.dedup();
-    assert_eq!(keys, ["c-by-checksum", "d-by-nothing", "e-other-bytes"], "the lists settle the others");
+    assert_eq!(
+        keys,
+        ["c-by-checksum", "d-by-nothing", "e-other-bytes"],
+        "the lists settle the others"
+    );
     assert_eq!(asked.len(), 6);
     assert_eq!(world.sandbox.calls().total(), 8, "and nothing is read");
 }
@@ -100,7 +117,11 @@ async fn reading_settles_what_nothing_else_does(#[case] deep: Deep, #[case] read
     let world = World::new().await;
     arrange(&world);
     let (counts, findings) = verified(&world, copy_all(), deep).await;
-    assert_eq!((counts.unprovable, counts.equal, counts.different), (0, 3, 2), "{findings:?}");
+    assert_eq!(
+        (counts.unprovable, counts.equal, counts.different),
+        (0, 3, 2),
+        "{findings:?}"
+    );
     // Unequal checksums are the last word, also where everything else is read.
     let expected = if deep == Deep::All { reads - 2 } else { reads };
     assert_eq!(world.calls(Operation::GetObject), expected);
@@ -109,14 +130,24 @@ async fn reading_settles_what_nothing_else_does(#[case] deep: Deep, #[case] read
 #[tokio::test]
 async fn reading_finds_bytes_that_are_not_what_the_server_says() {
     let world = World::new().await;
-    let bare = ObjectSpec::default().without_checksum().encryption(Encryption::kms("key"));
+    let bare = ObjectSpec::default()
+        .without_checksum()
+        .encryption(Encryption::kms("key"));
     put(&world, SOURCE, "k", 1, 130 * MIB, &bare);
     put(&world, DESTINATION, "k", 2, 130 * MIB, &bare);
     let (counts, _) = verified(&world, copy_all(), Deep::No).await;
-    assert_eq!((counts.unprovable, counts.different), (1, 0), "a key's ETags say nothing");
+    assert_eq!(
+        (counts.unprovable, counts.different),
+        (1, 0),
+        "a key's ETags say nothing"
+    );
     let (counts, _) = verified(&world, copy_all(), Deep::Unproven).await;
     assert_eq!((counts.unprovable, counts.different), (0, 1));
-    assert_eq!(world.calls(Operation::GetObject), 6, "three ranges on each side");
+    assert_eq!(
+        world.calls(Operation::GetObject),
+        6,
+        "three ranges on each side"
+    );
 }
 
 #[tokio::test]
@@ -124,21 +155,51 @@ async fn the_selection_and_the_key_map_are_those_of_the_job() {
     let world = World::new().await;
     let plain = ObjectSpec::default();
     for key in ["raw/a.csv", "raw/b.csv", "raw/b.tmp", "raw/large.csv"] {
-        put(&world, SOURCE, key, 1, if key.contains("large") { 1000 } else { 10 }, &plain);
+        put(
+            &world,
+            SOURCE,
+            key,
+            1,
+            if key.contains("large") { 1000 } else { 10 },
+            &plain,
+        );
     }
-    for key in ["to/new/a.csv", "to/new/b.csv", "to/new/c.csv", "to/new/c.tmp", "to/new/large.csv", "to/else"]
-    {
-        put(&world, DESTINATION, key, 1, if key.contains("large") { 1000 } else { 10 }, &plain);
+    for key in [
+        "to/new/a.csv",
+        "to/new/b.csv",
+        "to/new/c.csv",
+        "to/new/c.tmp",
+        "to/new/large.csv",
+        "to/else",
+    ] {
+        put(
+            &world,
+            DESTINATION,
+            key,
+            1,
+            if key.contains("large") { 1000 } else { 10 },
+            &plain,
+        );
     }
     let mut transfer = copy_all();
     transfer.to = destination("s3://destination/to/");
-    transfer.keys =
-        KeyMap { strip_prefix: Some("raw/".into()), add_prefix: Some("new/".into()), rename: None };
+    transfer.keys = KeyMap {
+        strip_prefix: Some("raw/".into()),
+        add_prefix: Some("new/".into()),
+        rename: None,
+    };
     transfer.select.include = vec!["**/*.csv".parse().unwrap()];
     transfer.select.smaller_than = Some(ByteSize(100));
     let (counts, findings) = verified(&world, transfer.clone(), Deep::No).await;
-    assert_eq!(names(&findings), [("c.csv", "extra")], "large.csv is left out, not extra");
-    assert_eq!((counts.equal, counts.excluded, counts.looked_for_extra), (2, 2, true));
+    assert_eq!(
+        names(&findings),
+        [("c.csv", "extra")],
+        "large.csv is left out, not extra"
+    );
+    assert_eq!(
+        (counts.equal, counts.excluded, counts.looked_for_extra),
+        (2, 2, true)
+    );
     // A template gives keys in another order: each is asked for, and what is extra is not known.
     transfer.keys.rename = Some("{dir}{name}.bak".parse().unwrap());
     put(&world, DESTINATION, "to/new/a.csv.bak", 1, 10, &plain);
@@ -151,10 +212,26 @@ async fn the_selection_and_the_key_map_are_those_of_the_job() {
 async fn a_server_without_order_or_content_etags_is_asked_for_each_key() {
     let mut world = World::new().await;
     world.provider = Provider::Other;
-    both(&world, "a/b", 10, &ObjectSpec::default(), &ObjectSpec::default());
-    both(&world, "a", 0, &ObjectSpec::default(), &ObjectSpec::default());
+    both(
+        &world,
+        "a/b",
+        10,
+        &ObjectSpec::default(),
+        &ObjectSpec::default(),
+    );
+    both(
+        &world,
+        "a",
+        0,
+        &ObjectSpec::default(),
+        &ObjectSpec::default(),
+    );
     let (counts, findings) = verified(&world, copy_all(), Deep::No).await;
-    assert_eq!((counts.equal, counts.looked_for_extra), (2, false), "{findings:?}");
+    assert_eq!(
+        (counts.equal, counts.looked_for_extra),
+        (2, false),
+        "{findings:?}"
+    );
     assert_eq!(world.calls(Operation::HeadObject), 4);
 }
 
@@ -170,9 +247,15 @@ async fn files_are_compared_with_what_was_uploaded() {
     world.sandbox.store().delete_object(DESTINATION, "missing");
     let bare = ObjectSpec::default().without_checksum();
     let content = Content::bytes(b"same".to_vec());
-    world.sandbox.store().put_object(DESTINATION, "same", content, &bare);
+    world
+        .sandbox
+        .store()
+        .put_object(DESTINATION, "same", content, &bare);
     let (counts, findings) = verified(&world, upload_all(dir.path()), Deep::No).await;
-    assert_eq!(names(&findings), [("changed", "different"), ("missing", "missing")]);
+    assert_eq!(
+        names(&findings),
+        [("changed", "different"), ("missing", "missing")]
+    );
     assert_eq!(counts.proofs, [("etag".to_owned(), 1)].into());
 }
 
@@ -183,7 +266,10 @@ async fn what_can_not_be_looked_at_fails_alone() {
     for key in ["a", "b", "c"] {
         both(&world, key, 9 * MIB, &parts, &ObjectSpec::default());
     }
-    world.sandbox.store().deny(SOURCE, Operation::HeadObject, "b");
+    world
+        .sandbox
+        .store()
+        .deny(SOURCE, Operation::HeadObject, "b");
     let fault = Fault::on(Operation::HeadObject).key("c").first(2);
     world.sandbox.faults().add(fault);
     let (counts, findings) = verified(&world, copy_all(), Deep::No).await;
@@ -196,7 +282,11 @@ async fn one_object_is_a_pair_too() {
     put(&world, SOURCE, "dir/one", 1, 10, &ObjectSpec::default());
     let mut transfer = copy_all();
     let endpoint = DEFAULT_ENDPOINT.to_owned();
-    transfer.from = Source::Object { endpoint, location: uri("s3://source/dir/one"), version: None };
+    transfer.from = Source::Object {
+        endpoint,
+        location: uri("s3://source/dir/one"),
+        version: None,
+    };
     transfer.to = destination("s3://destination/other");
     let (_, findings) = verified(&world, transfer.clone(), Deep::No).await;
     assert_eq!(names(&findings), [("other", "missing")]);
@@ -210,42 +300,94 @@ async fn a_thousand_pages_are_walked_in_step() {
     let world = World::new().await;
     for index in 0..2500 {
         let key = format!("{index:05}");
-        both(&world, &key, 1, &ObjectSpec::default(), &ObjectSpec::default());
+        both(
+            &world,
+            &key,
+            1,
+            &ObjectSpec::default(),
+            &ObjectSpec::default(),
+        );
         if index % 50 == 0 {
-            world.sandbox.store().delete_object(if index % 100 == 0 { SOURCE } else { DESTINATION }, &key);
+            world.sandbox.store().delete_object(
+                if index % 100 == 0 {
+                    SOURCE
+                } else {
+                    DESTINATION
+                },
+                &key,
+            );
         }
     }
     let (counts, _) = verified(&world, copy_all(), Deep::No).await;
     assert_eq!((counts.equal, counts.missing, counts.extra), (2450, 25, 25));
-    assert_eq!(world.sandbox.calls().total(), 6, "pages of lists and nothing else");
+    assert_eq!(
+        world.sandbox.calls().total(),
+        6,
+        "pages of lists and nothing else"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_prints_what_is_not_equal_and_exits_by_it() {
     let world = World::new().await;
-    both(&world, "same", 10, &ObjectSpec::default(), &ObjectSpec::default());
-    let sides = ["verify", "s3://source/", "s3://destination/", "--provider", "aws"];
+    both(
+        &world,
+        "same",
+        10,
+        &ObjectSpec::default(),
+        &ObjectSpec::default(),
+    );
+    let sides = [
+        "verify",
+        "s3://source/",
+        "s3://destination/",
+        "--provider",
+        "aws",
+    ];
     let (exit, stdout, stderr) = run(at(&world), &sides).await;
     assert_eq!(exit, 0, "{stderr}");
-    assert!(stdout.contains("1 equal (etag 1)") && stdout.lines().count() == 1, "{stdout}");
+    assert!(
+        stdout.contains("1 equal (etag 1)") && stdout.lines().count() == 1,
+        "{stdout}"
+    );
     put(&world, DESTINATION, "extra", 1, 10, &ObjectSpec::default());
     let (exit, stdout, _) = run(at(&world), &sides).await;
-    assert!(exit == 0 && stdout.contains("extra       s3://destination/extra"), "{exit} {stdout}");
+    assert!(
+        exit == 0 && stdout.contains("extra       s3://destination/extra"),
+        "{exit} {stdout}"
+    );
     let (exit, ..) = run(at(&world), &[&sides[..], &["--strict"]].concat()).await;
     assert_eq!(exit, 1, "strictly, the destination has too much");
     put(&world, SOURCE, "other", 1, 10, &ObjectSpec::default());
     put(&world, DESTINATION, "other", 2, 10, &ObjectSpec::default());
     let (exit, stdout, _) = run(at(&world), &[&sides[..], &["--json"]].concat()).await;
-    let lines: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let other = lines.iter().find(|line| line["status"] == "different").unwrap();
-    assert_eq!((exit, &other["source"]), (1, &"s3://source/other".into()), "{stdout}");
-    assert!(other["why"].as_str().unwrap().contains("crc64nvme"), "{other}");
+    let lines: Vec<Value> = stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let other = lines
+        .iter()
+        .find(|line| line["status"] == "different")
+        .unwrap();
+    assert_eq!(
+        (exit, &other["source"]),
+        (1, &"s3://source/other".into()),
+        "{stdout}"
+    );
+    assert!(
+        other["why"].as_str().unwrap().contains("crc64nvme"),
+        "{other}"
+    );
     let summary = &lines.last().unwrap()["summary"];
     assert_eq!(
         (&summary["equal"], &summary["different"], &summary["extra"]),
         (&1.into(), &1.into(), &1.into())
     );
-    for write in [Operation::CopyObject, Operation::PutObject, Operation::DeleteObject] {
+    for write in [
+        Operation::CopyObject,
+        Operation::PutObject,
+        Operation::DeleteObject,
+    ] {
         assert_eq!(world.calls(write), 0, "{write:?}");
     }
 }
@@ -264,26 +406,48 @@ async fn jobs_and_reports_are_verified_too() {
     let (exit, ..) = run(at(&world), &["run", &job, "--report", &report]).await;
     assert_eq!(exit, 0);
     for what in [vec![job.as_str()], vec!["--report", report.as_str()]] {
-        let (exit, stdout, stderr) = run(at(&world), &[&["verify"], what.as_slice()].concat()).await;
-        assert!(exit == 0 && stdout.contains("2 equal"), "{exit} {stdout} {stderr}");
+        let (exit, stdout, stderr) =
+            run(at(&world), &[&["verify"], what.as_slice()].concat()).await;
+        assert!(
+            exit == 0 && stdout.contains("2 equal"),
+            "{exit} {stdout} {stderr}"
+        );
     }
     put(&world, DESTINATION, "b", 2, 10, &ObjectSpec::default());
     let (exit, stdout, _) = run(at(&world), &["verify", "--report", &report]).await;
-    assert!(exit == 1 && stdout.contains("different   s3://source/b -> s3://destination/b"), "{stdout}");
-    let origin = fs::read_to_string(&report).unwrap().lines().next().unwrap().to_owned();
+    assert!(
+        exit == 1 && stdout.contains("different   s3://source/b -> s3://destination/b"),
+        "{stdout}"
+    );
+    let origin = fs::read_to_string(&report)
+        .unwrap()
+        .lines()
+        .next()
+        .unwrap()
+        .to_owned();
     let (torn, other) = (file("torn.jsonl"), file("other.jsonl"));
     fs::write(&torn, format!("{origin}\nno receipt\n")).unwrap();
     fs::write(&other, "{}\n").unwrap();
     for (arguments, said) in [
         (vec!["--report", torn.as_str()], "line 2 is no receipt"),
-        (vec!["--report", other.as_str()], "does not say which command wrote it"),
-        (vec!["--report", report.as_str(), "--provider", "minio"], "and where"),
+        (
+            vec!["--report", other.as_str()],
+            "does not say which command wrote it",
+        ),
+        (
+            vec!["--report", report.as_str(), "--provider", "minio"],
+            "and where",
+        ),
         (vec![], "give a job"),
         (vec![job.as_str(), "--include", "*"], "says itself"),
         (vec!["s3://source/", "./dir"], "must be in S3"),
     ] {
-        let (exit, _, stderr) = run(at(&world), &[&["verify"], arguments.as_slice()].concat()).await;
-        assert!(exit == 2 && stderr.contains(said), "{arguments:?}: {exit} {stderr}");
+        let (exit, _, stderr) =
+            run(at(&world), &[&["verify"], arguments.as_slice()].concat()).await;
+        assert!(
+            exit == 2 && stderr.contains(said),
+            "{arguments:?}: {exit} {stderr}"
+        );
     }
 }
 
@@ -301,16 +465,36 @@ async fn two_places_are_compared_with_the_customer_keys_of_either() {
         run(command, arguments).await
     };
     let sides = ["s3://source/", "s3://destination/"];
-    let (exit, _, stderr) =
-        told(&["copy", sides[0], sides[1], "--provider", "aws", "--customer-key", variable]).await;
+    let (exit, _, stderr) = told(&[
+        "copy",
+        sides[0],
+        sides[1],
+        "--provider",
+        "aws",
+        "--customer-key",
+        variable,
+    ])
+    .await;
     assert_eq!(exit, 0, "{stderr}");
     let (exit, stdout, _) = told(&["verify", sides[0], sides[1], "--provider", "aws"]).await;
     assert!(exit == 1 && stdout.contains("1 failed"), "{exit} {stdout}");
     for (from, to, flag) in [(0, 1, "--customer-key"), (1, 0, "--source-customer-key")] {
         for (key, deep) in [(variable, "--deep"), (&file, "--deep=all")] {
-            let arguments = ["verify", sides[from], sides[to], "--provider", "aws", flag, key, deep];
+            let arguments = [
+                "verify",
+                sides[from],
+                sides[to],
+                "--provider",
+                "aws",
+                flag,
+                key,
+                deep,
+            ];
             let (exit, stdout, stderr) = told(&arguments).await;
-            assert!(exit == 0 && stdout.contains("1 equal"), "{arguments:?}: {exit} {stdout} {stderr}");
+            assert!(
+                exit == 0 && stdout.contains("1 equal"),
+                "{arguments:?}: {exit} {stdout} {stderr}"
+            );
         }
     }
 }
@@ -318,20 +502,55 @@ async fn two_places_are_compared_with_the_customer_keys_of_either() {
 #[tokio::test(flavor = "multi_thread")]
 async fn deep_is_a_choice_of_two() {
     let world = World::new().await;
-    let parts = ObjectSpec::default().part_sizes([5 * MIB]).without_checksum();
+    let parts = ObjectSpec::default()
+        .part_sizes([5 * MIB])
+        .without_checksum();
     both(&world, "k", 9 * MIB, &parts, &ObjectSpec::default());
-    both(&world, "plain", 10, &ObjectSpec::default(), &ObjectSpec::default());
-    let sides = ["verify", "s3://source/", "s3://destination/", "--provider", "aws", "--strict"];
-    for (deep, exit, reads) in [(None, 1, 0), (Some("--deep"), 0, 2), (Some("--deep=all"), 0, 4)] {
+    both(
+        &world,
+        "plain",
+        10,
+        &ObjectSpec::default(),
+        &ObjectSpec::default(),
+    );
+    let sides = [
+        "verify",
+        "s3://source/",
+        "s3://destination/",
+        "--provider",
+        "aws",
+        "--strict",
+    ];
+    for (deep, exit, reads) in [
+        (None, 1, 0),
+        (Some("--deep"), 0, 2),
+        (Some("--deep=all"), 0, 4),
+    ] {
         world.sandbox.calls().clear();
         let arguments: Vec<_> = sides.iter().copied().chain(deep).collect();
         let (code, stdout, _) = run(at(&world), &arguments).await;
-        assert_eq!((code, world.calls(Operation::GetObject)), (exit, reads), "{deep:?} {stdout}");
+        assert_eq!(
+            (code, world.calls(Operation::GetObject)),
+            (exit, reads),
+            "{deep:?} {stdout}"
+        );
     }
-    let proofs = ["copy", "s3://source/k", "s3://destination/copy", "--verify", "require-checksum"];
+    let proofs = [
+        "copy",
+        "s3://source/k",
+        "s3://destination/copy",
+        "--verify",
+        "require-checksum",
+    ];
     let (exit, _, stderr) = run(at(&world), &[&proofs[..], &["--provider", "aws"]].concat()).await;
-    assert!(exit == 1 && stderr.contains("--prove read"), "{exit} {stderr}");
+    assert!(
+        exit == 1 && stderr.contains("--prove read"),
+        "{exit} {stderr}"
+    );
     let read = ["--prove", "read", "--layout", "source", "--provider", "aws"];
     let (exit, stdout, stderr) = run(at(&world), &[&proofs[..], &read].concat()).await;
-    assert!(exit == 0 && stdout.contains("proven by: read 1"), "{exit} {stdout} {stderr}");
+    assert!(
+        exit == 0 && stdout.contains("proven by: read 1"),
+        "{exit} {stdout} {stderr}"
+    );
 }

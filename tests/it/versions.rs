@@ -1,4 +1,5 @@
-//! Histories and points in time: what of a key's versions arrives, in which order, and by which requests.
+//! Histories and points in time: what of a key's versions arrives, in which order, and by which
+//! requests.
 
 mod all;
 mod as_of;
@@ -15,7 +16,10 @@ use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, uri};
 
 /// Both buckets keep versions.
 async fn world() -> World {
-    let options = BucketOptions { versioning: true, ..BucketOptions::default() };
+    let options = BucketOptions {
+        versioning: true,
+        ..BucketOptions::default()
+    };
     World::with(SandboxOptions::default(), options).await
 }
 
@@ -24,15 +28,26 @@ fn at(hours: u64) -> SystemTime {
     SystemTime::now() - Duration::from_hours(24) + Duration::from_hours(hours)
 }
 
-/// Writes versions, oldest first and an hour apart: `M` is a delete marker, any other letter an object with that content.
+/// Writes versions, oldest first and an hour apart: `M` is a delete marker, any other letter an
+/// object with that content.
 fn write(world: &World, bucket: &str, key: &str, contents: &str) {
     let so_far = world.sandbox.store().versions(bucket, key).len() as u64;
     for (hours, content) in (so_far..).zip(contents.chars()) {
         match content {
-            'M' => world.sandbox.store().delete_object_at(bucket, key, at(hours)),
+            'M' => world
+                .sandbox
+                .store()
+                .delete_object_at(bucket, key, at(hours)),
             content => {
-                let spec = ObjectSpec::default().last_modified(at(hours)).metadata("name", content);
-                world.sandbox.store().put_object(bucket, key, Content::bytes(content.to_string()), &spec);
+                let spec = ObjectSpec::default()
+                    .last_modified(at(hours))
+                    .metadata("name", content);
+                world.sandbox.store().put_object(
+                    bucket,
+                    key,
+                    Content::bytes(content.to_string()),
+                    &spec,
+                );
             }
         }
     }
@@ -40,7 +55,12 @@ fn write(world: &World, bucket: &str, key: &str, contents: &str) {
 
 /// What [`write`] would have written to make this history.
 fn history(world: &World, bucket: &str, key: &str) -> String {
-    let versions = world.sandbox.store().versions(bucket, key).into_iter().rev();
+    let versions = world
+        .sandbox
+        .store()
+        .versions(bucket, key)
+        .into_iter()
+        .rev();
     versions
         .map(|version| match version {
             VersionInfo::DeleteMarker(_) => "M".to_owned(),
@@ -54,12 +74,19 @@ fn there(world: &World, key: &str) -> String {
 }
 
 fn all_versions() -> Transfer {
-    Transfer { versions: Versions::All, ..copy_all() }
+    Transfer {
+        versions: Versions::All,
+        ..copy_all()
+    }
 }
 
 fn one(key: &str, version: Option<&str>) -> Source {
     let location = uri(&format!("s3://source/{key}"));
-    Source::Object { endpoint: DEFAULT_ENDPOINT.to_owned(), location, version: version.map(str::to_owned) }
+    Source::Object {
+        endpoint: DEFAULT_ENDPOINT.to_owned(),
+        location,
+        version: version.map(str::to_owned),
+    }
 }
 
 fn writes(world: &World) -> u64 {
@@ -69,25 +96,39 @@ fn writes(world: &World) -> u64 {
         Operation::CreateMultipartUpload,
         Operation::PutObject,
     ];
-    writes.into_iter().map(|operation| world.calls(operation)).sum()
+    writes
+        .into_iter()
+        .map(|operation| world.calls(operation))
+        .sum()
 }
 
 /// How a key's versions ended, in the order of their receipts.
 fn endings<'r>(run: &'r Run, key: &str) -> Vec<&'r Receipt> {
     let destination = format!("s3://destination/{key}");
-    run.receipts.iter().filter(|receipt| receipt.destination == destination).collect()
+    run.receipts
+        .iter()
+        .filter(|receipt| receipt.destination == destination)
+        .collect()
 }
 
 fn kinds(run: &Run) -> Vec<&'static str> {
-    let failed = run.receipts.iter().filter_map(|receipt| match &receipt.ending {
-        Ending::Failed { error } => Some(error.kind),
-        _ => None,
-    });
+    let failed = run
+        .receipts
+        .iter()
+        .filter_map(|receipt| match &receipt.ending {
+            Ending::Failed { error } => Some(error.kind),
+            _ => None,
+        });
     failed.collect()
 }
 
 fn ids(world: &World, bucket: &str, key: &str) -> Vec<String> {
-    let versions = world.sandbox.store().versions(bucket, key).into_iter().rev();
+    let versions = world
+        .sandbox
+        .store()
+        .versions(bucket, key)
+        .into_iter()
+        .rev();
     versions
         .map(|version| match version {
             VersionInfo::Object(object) => object.version_id,

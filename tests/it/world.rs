@@ -60,7 +60,14 @@ impl World {
 
     /// One that behaves like this.
     pub(crate) async fn modelled(model: Model) -> Self {
-        Self::with(SandboxOptions { model, ..SandboxOptions::default() }, BucketOptions::default()).await
+        Self::with(
+            SandboxOptions {
+                model,
+                ..SandboxOptions::default()
+            },
+            BucketOptions::default(),
+        )
+        .await
     }
 
     pub(crate) async fn with(options: SandboxOptions, buckets: BucketOptions) -> Self {
@@ -78,7 +85,13 @@ impl World {
             brief_doubt: Duration::from_millis(300),
             ..RetryPolicy::default()
         };
-        Self { sandbox, provider: Provider::Aws, retry, ceiling: 256, stop: CancellationToken::new() }
+        Self {
+            sandbox,
+            provider: Provider::Aws,
+            retry,
+            ceiling: 256,
+            stop: CancellationToken::new(),
+        }
     }
 
     pub(crate) fn endpoint(&self) -> Endpoint {
@@ -94,7 +107,10 @@ impl World {
 
     pub(crate) fn credentials() -> StaticCredentials {
         let options = SandboxOptions::default();
-        StaticCredentials { access_key: options.access_key, secret_key: options.secret_key }
+        StaticCredentials {
+            access_key: options.access_key,
+            secret_key: options.secret_key,
+        }
     }
 
     /// A job whose only endpoint is the sandbox, whatever the environment of the tests says.
@@ -102,7 +118,12 @@ impl World {
         Job::single(transfer, [self.endpoint().resolve(&Environment::default())])
     }
 
-    pub(crate) fn connections(&self, job: &Job, halt: &CancellationToken, limits: &Limits) -> Connections {
+    pub(crate) fn connections(
+        &self,
+        job: &Job,
+        halt: &CancellationToken,
+        limits: &Limits,
+    ) -> Connections {
         let pacer = Arc::new(Pacer::new(limits, self.ceiling, self.retry));
         Connections::new(job, Some(Self::credentials()), pacer, halt.clone())
     }
@@ -111,7 +132,10 @@ impl World {
     pub(crate) async fn bucket(&self, name: &str) -> Bucket {
         let job = self.job(copy_all());
         let mut connections = self.connections(&job, &CancellationToken::new(), &Limits::default());
-        connections.bucket(DEFAULT_ENDPOINT, &name.parse().unwrap()).await.unwrap()
+        connections
+            .bucket(DEFAULT_ENDPOINT, &name.parse().unwrap())
+            .await
+            .unwrap()
     }
 
     pub(crate) async fn try_run_job(&self, job: &Job) -> Result<Run, Failure> {
@@ -120,12 +144,22 @@ impl World {
         let receipts = Arc::new(Receipts::default());
         let monitor: Arc<dyn Monitor> = Arc::clone(&receipts) as _;
         let (journal, new) = (journal::off(None), Arc::default());
-        let outcome = execute::run(job, &mut connections, monitor, &journal, &new, &self.stop, &halt).await?;
+        let outcome = execute::run(
+            job,
+            &mut connections,
+            monitor,
+            &journal,
+            &new,
+            &self.stop,
+            &halt,
+        )
+        .await?;
         let receipts = receipts.0.lock().unwrap().clone();
         Ok(Run { outcome, receipts })
     }
 
-    /// A session of a run whose journal is in `directory`: it goes on with what is there, or begins a run.
+    /// A session of a run whose journal is in `directory`: it goes on with what is there, or begins
+    /// a run.
     pub(crate) async fn session(&self, directory: &Path, job: &Job, intent: Intent) -> Run {
         self.try_session(directory, job, intent).await.unwrap()
     }
@@ -154,7 +188,11 @@ impl World {
             Decision::Resume => opened.resume(None).await.unwrap(),
             Decision::Begin => {
                 let (run, tool) = ("run".to_owned(), "test".to_owned());
-                let transfers = job.transfers.iter().map(|transfer| transfer.name.clone()).collect();
+                let transfers = job
+                    .transfers
+                    .iter()
+                    .map(|transfer| transfer.name.clone())
+                    .collect();
                 let info = RunInfo {
                     run,
                     job: job.name.clone(),
@@ -170,10 +208,21 @@ impl World {
         let mut connections = self.connections(job, &halt, &job.limits);
         let receipts = Arc::new(Receipts::default());
         let monitor: Arc<dyn Monitor> = Arc::clone(&receipts) as _;
-        let outcome =
-            execute::run(job, &mut connections, monitor, &journal, &resumed, &self.stop, &halt).await?;
-        let last =
-            if outcome.stopped { journal::event::Event::RunStopped } else { journal::event::Event::RunEnded };
+        let outcome = execute::run(
+            job,
+            &mut connections,
+            monitor,
+            &journal,
+            &resumed,
+            &self.stop,
+            &halt,
+        )
+        .await?;
+        let last = if outcome.stopped {
+            journal::event::Event::RunStopped
+        } else {
+            journal::event::Event::RunEnded
+        };
         journal.close(last).await.unwrap();
         let receipts = receipts.0.lock().unwrap().clone();
         Ok(Run { outcome, receipts })
@@ -190,15 +239,26 @@ impl World {
     /// Asserts that both keys hold the same bytes and everything else that a copy keeps.
     pub(crate) fn assert_equal(&self, from: &str, to: &str) {
         let source = self.sandbox.store().object(SOURCE, from).unwrap();
-        let copy =
-            self.sandbox.store().object(DESTINATION, to).unwrap_or_else(|| panic!("{to} is not there"));
+        let copy = self
+            .sandbox
+            .store()
+            .object(DESTINATION, to)
+            .unwrap_or_else(|| panic!("{to} is not there"));
         assert_eq!(copy.content, source.content, "{to}");
         assert_eq!(copy.attributes.class(), source.attributes.class(), "{to}");
         assert_eq!(copy.attributes.metadata, source.attributes.metadata, "{to}");
         assert_eq!(copy.attributes.tags, source.attributes.tags, "{to}");
         // S3 gives this type to objects that are written without one.
-        let content_type = source.attributes.content_type.as_deref().unwrap_or("binary/octet-stream");
-        assert_eq!(copy.attributes.content_type.as_deref(), Some(content_type), "{to}");
+        let content_type = source
+            .attributes
+            .content_type
+            .as_deref()
+            .unwrap_or("binary/octet-stream");
+        assert_eq!(
+            copy.attributes.content_type.as_deref(),
+            Some(content_type),
+            "{to}"
+        );
     }
 
     pub(crate) fn assert_no_upload_is_left(&self) {
@@ -210,10 +270,13 @@ impl World {
 impl Run {
     /// The error code of the one object that failed.
     pub(crate) fn error(&self) -> &str {
-        let mut errors = self.receipts.iter().filter_map(|receipt| match &receipt.ending {
-            Ending::Failed { error } => Some(error.kind),
-            _ => None,
-        });
+        let mut errors = self
+            .receipts
+            .iter()
+            .filter_map(|receipt| match &receipt.ending {
+                Ending::Failed { error } => Some(error.kind),
+                _ => None,
+            });
         let first = errors.next().expect("nothing failed");
         assert_eq!(errors.next(), None, "more than one object failed");
         first
@@ -241,17 +304,29 @@ pub(crate) fn uri(text: &str) -> S3Uri {
 
 pub(crate) fn destination(text: &str) -> Destination {
     let endpoint = DEFAULT_ENDPOINT.to_owned();
-    Destination { endpoint, location: uri(text), storage_class: None, encryption: None, acl: None }
+    Destination {
+        endpoint,
+        location: uri(text),
+        storage_class: None,
+        encryption: None,
+        acl: None,
+    }
 }
 
 /// Everything in `source` to the root of `destination`.
 pub(crate) fn copy_all() -> Transfer {
-    let from = Source::Prefix { endpoint: DEFAULT_ENDPOINT.to_owned(), location: uri("s3://source/") };
+    let from = Source::Prefix {
+        endpoint: DEFAULT_ENDPOINT.to_owned(),
+        location: uri("s3://source/"),
+    };
     Transfer::new("all", from, destination("s3://destination/"))
 }
 
 /// A directory to the root of `destination`.
 pub(crate) fn upload_all(path: &Path) -> Transfer {
-    let from = Source::Files { path: LocalPath(path.to_owned()), symlinks: Symlinks::Skip };
+    let from = Source::Files {
+        path: LocalPath(path.to_owned()),
+        symlinks: Symlinks::Skip,
+    };
     Transfer::new("files", from, destination("s3://destination/"))
 }

@@ -18,7 +18,9 @@ pub(super) async fn check(
     output: Output,
 ) -> Result<Findings, CliError> {
     let mut findings = Findings::default();
-    let Some(location) = journal::location(job, connections).await? else { return Ok(findings) };
+    let Some(location) = journal::location(job, connections).await? else {
+        return Ok(findings);
+    };
     let place = match &location {
         Location::Directory(path) => path.display().to_string(),
         Location::Bucket(bucket, prefix) => format!("s3://{}/{prefix}", bucket.name()),
@@ -31,18 +33,26 @@ pub(super) async fn check(
             if let Err(error) = decide(&glance.state, &Fingerprint::of(job), Intent::Resume) {
                 findings.forbidden(error.to_string());
             } else if glance.state.is_unfinished() {
-                findings.add(Status::Ok, "holds an unfinished run, which the next run resumes");
+                findings.add(
+                    Status::Ok,
+                    "holds an unfinished run, which the next run resumes",
+                );
             }
         }
         Ok(None) => {}
-        Err(JournalError::Store { failure, .. }) if failure.is_passing() => return Err(failure.into()),
+        Err(JournalError::Store { failure, .. }) if failure.is_passing() => {
+            return Err(failure.into());
+        }
         Err(error) => findings.forbidden(error.to_string()),
     }
     match &location {
         Location::Directory(path) => match obstacle(path) {
             // Nobody named it, so the run does without.
             Some(obstacle) if job.journal == JournalPlace::Usual => {
-                findings.add(Status::Warning, format!("the run keeps no journal: {obstacle}"));
+                findings.add(
+                    Status::Warning,
+                    format!("the run keeps no journal: {obstacle}"),
+                );
             }
             Some(obstacle) => findings.forbidden(obstacle),
             None => {}
@@ -51,22 +61,34 @@ pub(super) async fn check(
             let (place, endpoint) = (place.clone(), bucket.client().endpoint().to_owned());
             findings.forbidden(JournalError::Unconditional { place, endpoint }.to_string());
         }
-        Location::Bucket(..) => findings.add(Status::NotChecked, format!("not checked: writing to {place}")),
+        Location::Bucket(..) => findings.add(
+            Status::NotChecked,
+            format!("not checked: writing to {place}"),
+        ),
     }
     tell(&place, &findings, output)?;
     Ok(findings)
 }
 
-/// Returns what keeps a directory from being made or written to, as far as that shows without trying.
+/// Returns what keeps a directory from being made or written to, as far as that shows without
+/// trying.
 fn obstacle(path: &Path) -> Option<String> {
-    let mut parents =
-        path.ancestors().map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path });
+    let mut parents = path.ancestors().map(|path| {
+        if path.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            path
+        }
+    });
     let (there, metadata) = parents.find_map(|path| Some((path, fs::metadata(path).ok()?)))?;
     let there = there.display();
     if !metadata.is_dir() {
         return Some(format!("{there} is not a directory"));
     }
-    metadata.permissions().readonly().then(|| format!("{there} cannot be written to"))
+    metadata
+        .permissions()
+        .readonly()
+        .then(|| format!("{there} cannot be written to"))
 }
 
 fn tell(place: &str, findings: &Findings, output: Output) -> Result<(), CliError> {

@@ -60,17 +60,34 @@ pub(super) struct Findings(pub(super) Vec<Finding>);
 
 impl Findings {
     pub(super) fn add(&mut self, status: Status, text: impl Into<String>) {
-        self.0.push(Finding { status, text: text.into(), is_access: false });
+        self.0.push(Finding {
+            status,
+            text: text.into(),
+            is_access: false,
+        });
     }
 
     pub(super) fn forbidden(&mut self, text: String) {
-        self.0.push(Finding { status: Status::Failed, text, is_access: true });
+        self.0.push(Finding {
+            status: Status::Failed,
+            text,
+            is_access: true,
+        });
     }
 
     /// Returns the status of the transfer.
     pub(super) fn status(&self) -> Status {
-        let worst = self.0.iter().map(|finding| finding.status).max().unwrap_or_default();
-        if worst == Status::NotChecked { Status::Ok } else { worst }
+        let worst = self
+            .0
+            .iter()
+            .map(|finding| finding.status)
+            .max()
+            .unwrap_or_default();
+        if worst == Status::NotChecked {
+            Status::Ok
+        } else {
+            worst
+        }
     }
 
     /// Returns true if the run would be refused access.
@@ -88,25 +105,35 @@ pub(super) async fn look(
     probes: bool,
 ) -> Result<Findings, CliError> {
     let transfer = &*sides.transfer;
-    let writer = job.transfers[..number].iter().find(|earlier| may_read(job, transfer, earlier));
+    let writer = job.transfers[..number]
+        .iter()
+        .find(|earlier| may_read(job, transfer, earlier));
     let mut findings = Findings::default();
     let first = match (&transfer.from, &sides.source) {
         (Source::Files { path, .. }, _) => {
             look_at_files(path, transfer, &mut findings);
             None
         }
-        (Source::Object { location, version, .. }, Some(_)) => {
-            Some((location.key.clone(), version.as_deref()))
-                .filter(|_| transfer.versions == Versions::Current)
-        }
-        (Source::Prefix { location, .. }, Some(source)) if transfer.versions == Versions::Current => {
+        (
+            Source::Object {
+                location, version, ..
+            },
+            Some(_),
+        ) => Some((location.key.clone(), version.as_deref()))
+            .filter(|_| transfer.versions == Versions::Current),
+        (Source::Prefix { location, .. }, Some(source))
+            if transfer.versions == Versions::Current =>
+        {
             let key = list_source(location, source, transfer, writer, &mut findings).await?;
             key.map(|key| (key, None))
         }
         _ => None,
     };
     if transfer.versions != Versions::Current {
-        findings.add(Status::NotChecked, "not checked: listing and reading the versions of the source");
+        findings.add(
+            Status::NotChecked,
+            "not checked: listing and reading the versions of the source",
+        );
     }
     if let (Some((key, version)), Some(source)) = (first, &sides.source) {
         let signer = connections.as_copies_read(transfer, source).await?;
@@ -117,7 +144,10 @@ pub(super) async fn look(
     }
     let place = &transfer.to.location;
     if !probes {
-        findings.add(Status::NotChecked, format!("not checked: writing to {place}; --probe tries it"));
+        findings.add(
+            Status::NotChecked,
+            format!("not checked: writing to {place}; --probe tries it"),
+        );
     }
     Ok(findings)
 }
@@ -134,7 +164,11 @@ async fn list_source(
         return Ok(None);
     }
     let reach = Reach::of_source(&transfer.select, &location.key);
-    let reach = if source.capabilities().directory { reach.in_whole_directories() } else { reach };
+    let reach = if source.capabilities().directory {
+        reach.in_whole_directories()
+    } else {
+        reach
+    };
     let prefixes = reach.prefixes();
     for prefix in prefixes.iter().take(MOST_PREFIXES) {
         let found = match first_of(source, prefix, &location.key).await {
@@ -152,7 +186,10 @@ async fn list_source(
         return Ok(Some(key));
     }
     if let Some(writer) = writer {
-        let text = format!("not checked: the objects below {location}, which `{}` writes first", writer.name);
+        let text = format!(
+            "not checked: the objects below {location}, which `{}` writes first",
+            writer.name
+        );
         findings.add(Status::NotChecked, text);
     } else if prefixes.len() > MOST_PREFIXES {
         let text = format!(
@@ -162,20 +199,28 @@ async fn list_source(
         );
         findings.add(Status::NotChecked, text);
     } else if let Some(empty) = EmptySelection::of(transfer, 0) {
-        let status = if empty.fails { Status::Failed } else { Status::Warning };
+        let status = if empty.fails {
+            Status::Failed
+        } else {
+            Status::Warning
+        };
         findings.add(status, empty.reason);
     }
     Ok(None)
 }
 
-/// Returns the first key below a prefix, other than that of the source itself, which no transfer copies.
+/// Returns the first key below a prefix, other than that of the source itself, which no transfer
+/// copies.
 async fn first_of(
     source: &Bucket,
     prefix: &ObjectKey,
     root: &ObjectKey,
 ) -> Result<Option<ObjectKey>, Failure> {
     let mut found = source.first(prefix.as_str(), None).await?;
-    if found.as_ref().is_some_and(|object| object.key == root.as_str()) {
+    if found
+        .as_ref()
+        .is_some_and(|object| object.key == root.as_str())
+    {
         found = source.first(prefix.as_str(), Some(root.as_str())).await?;
     }
     Ok(found.and_then(|object| ObjectKey::new(&object.key).ok()))
@@ -183,9 +228,18 @@ async fn first_of(
 
 /// Returns a sentence about filters that one key does not settle.
 fn unjudged(location: &S3Uri, key: &ObjectKey, select: &Selection) -> Option<String> {
-    let Selection { include, exclude, .. } = select;
-    let patterns = Selection { include: include.clone(), exclude: exclude.clone(), ..Selection::default() };
-    let relative = key.as_str().strip_prefix(location.key.as_str()).unwrap_or(key.as_str());
+    let Selection {
+        include, exclude, ..
+    } = select;
+    let patterns = Selection {
+        include: include.clone(),
+        exclude: exclude.clone(),
+        ..Selection::default()
+    };
+    let relative = key
+        .as_str()
+        .strip_prefix(location.key.as_str())
+        .unwrap_or(key.as_str());
     if patterns == *select && !select.rules_out(relative) {
         return None;
     }
@@ -204,7 +258,9 @@ async fn head_source(
     findings: &mut Findings,
 ) -> Result<(), CliError> {
     let place = format!("s3://{}/{key}", signer.name());
-    let Err(failure) = signer.head(key, version).await else { return Ok(()) };
+    let Err(failure) = signer.head(key, version).await else {
+        return Ok(());
+    };
     match failure.kind() {
         // The run waits for it, or reports it.
         FailureKind::NotFound => {}
@@ -219,7 +275,10 @@ async fn head_source(
             words(&failure)
         )),
         _ if failure.is_passing() || failure.ends_run() => return Err(failure.into()),
-        _ => findings.add(Status::Warning, format!("could not read {place}: {}", words(&failure))),
+        _ => findings.add(
+            Status::Warning,
+            format!("could not read {place}: {}", words(&failure)),
+        ),
     }
     Ok(())
 }
@@ -237,11 +296,18 @@ fn lists_destination(sides: &Sides) -> bool {
 }
 
 async fn list_destination(sides: &Sides, findings: &mut Findings) -> Result<(), CliError> {
-    let Sides { transfer, destination, .. } = sides;
+    let Sides {
+        transfer,
+        destination,
+        ..
+    } = sides;
     let location = &transfer.to.location;
     match destination.first(location.key.as_str(), None).await {
         Err(failure) if *failure.kind() == FailureKind::Denied => {
-            let text = format!("may not list {location}, which the run compares with: {}", words(&failure));
+            let text = format!(
+                "may not list {location}, which the run compares with: {}",
+                words(&failure)
+            );
             findings.forbidden(text);
             Ok(())
         }
@@ -261,7 +327,11 @@ fn look_at_files(path: &LocalPath, transfer: &Transfer, findings: &mut Findings)
     match is_empty {
         Ok(true) => {
             if let Some(empty) = EmptySelection::of(transfer, 0) {
-                let status = if empty.fails { Status::Failed } else { Status::Warning };
+                let status = if empty.fails {
+                    Status::Failed
+                } else {
+                    Status::Warning
+                };
                 findings.add(status, empty.reason);
             }
         }
@@ -281,5 +351,9 @@ fn look_at_files(path: &LocalPath, transfer: &Transfer, findings: &mut Findings)
 fn words(failure: &Failure) -> String {
     let details = failure.details();
     let message = details.message.trim_end_matches('.');
-    if message.is_empty() { details.code.clone() } else { format!("{}: {message}", details.code) }
+    if message.is_empty() {
+        details.code.clone()
+    } else {
+        format!("{}: {message}", details.code)
+    }
 }

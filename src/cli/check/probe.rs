@@ -1,6 +1,7 @@
 //! Probes the destinations of a job, and prints what was found.
 //!
-//! A signal stops a probe in an orderly way: what it made is removed first, and what could not be is told.
+//! A signal stops a probe in an orderly way: what it made is removed first, and what could not be
+//! is told.
 
 use std::collections::BTreeMap;
 
@@ -40,7 +41,9 @@ pub(super) async fn probe_all(
         let prefix = prefix.map_or_else(probe::scratch_prefix, str::to_owned);
         let needs = Needs::of(transfers);
         let found = match Box::pin(probe::probe(&bucket, &prefix, &needs, stop)).await {
-            Err(_) if stop.is_cancelled() => return Err(interrupted("the probe left nothing behind")),
+            Err(_) if stop.is_cancelled() => {
+                return Err(interrupted("the probe left nothing behind"));
+            }
             found => found?,
         };
         if output.json {
@@ -69,8 +72,11 @@ fn document(bucket: &Bucket, probe: &Probe) -> Value {
         probe if probe.is_good() => "ok",
         _ => "failed",
     };
-    let not_stored: Vec<_> =
-        probe.not_stored.iter().map(|key| json!({"key": key.key, "reason": key.reason})).collect();
+    let not_stored: Vec<_> = probe
+        .not_stored
+        .iter()
+        .map(|key| json!({"key": key.key, "reason": key.reason}))
+        .collect();
     json!({
         "probe": {
             "endpoint": bucket.client().endpoint(),
@@ -88,8 +94,15 @@ fn document(bucket: &Bucket, probe: &Probe) -> Value {
 }
 
 /// Adds the fields that all findings have.
-fn judged(mut fields: Value, verdict: Verdict, fails: bool, words: (String, Option<String>)) -> Value {
-    let Value::Object(map) = &mut fields else { return fields };
+fn judged(
+    mut fields: Value,
+    verdict: Verdict,
+    fails: bool,
+    words: (String, Option<String>),
+) -> Value {
+    let Value::Object(map) = &mut fields else {
+        return fields;
+    };
     map.insert("verdict".to_owned(), json!(verdict));
     map.insert("fails".to_owned(), json!(fails));
     let (reason, consequence) = words;
@@ -117,12 +130,22 @@ fn of_capability(finding: &Finding) -> Value {
     });
     let writes: Map<_, _> = finding
         .writes()
-        .map(|(write, told)| (json!(write).as_str().unwrap_or_default().to_owned(), json!(told.how)))
+        .map(|(write, told)| {
+            (
+                json!(write).as_str().unwrap_or_default().to_owned(),
+                json!(told.how),
+            )
+        })
         .collect();
     if !writes.is_empty() {
         fields["writes"] = Value::Object(writes);
     }
-    judged(fields, finding.verdict(), finding.fails(), (finding.reason(), finding.consequence()))
+    judged(
+        fields,
+        finding.verdict(),
+        finding.fails(),
+        (finding.reason(), finding.consequence()),
+    )
 }
 
 fn of_attribute(finding: &AttributeFinding) -> Value {
@@ -130,14 +153,21 @@ fn of_attribute(finding: &AttributeFinding) -> Value {
         "attribute": finding.attribute, "policy": finding.policy, "named": finding.is_named,
         "put": finding.put.how, "copy": finding.copy.how, "multipart": finding.multipart.how,
     });
-    judged(fields, finding.verdict(), finding.fails(), (finding.reason(), finding.consequence()))
+    judged(
+        fields,
+        finding.verdict(),
+        finding.fails(),
+        (finding.reason(), finding.consequence()),
+    )
 }
 
 /// The same for people.
 fn text(bucket: &Bucket, probe: &Probe) -> String {
     let endpoint = bucket.client().endpoint();
-    let mut lines =
-        vec![format!("probe of s3://{}/{}", bucket.name(), probe.prefix), format!("(endpoint `{endpoint}`)")];
+    let mut lines = vec![
+        format!("probe of s3://{}/{}", bucket.name(), probe.prefix),
+        format!("(endpoint `{endpoint}`)"),
+    ];
     if !probe.stopped {
         lines.extend(tables(probe));
         lines.extend(remarks(probe));
@@ -147,25 +177,44 @@ fn text(bucket: &Bucket, probe: &Probe) -> String {
         lines.push(String::new());
         lines.extend(wrapped(
             "",
-            &format!("to rely on what was found, state it under `endpoints.{endpoint}` of the manifest:"),
+            &format!(
+                "to rely on what was found, state it under `endpoints.{endpoint}` of the manifest:"
+            ),
         ));
         lines.push("  capabilities:".to_owned());
-        lines.extend(statements.iter().map(|statement| format!("    {statement}")));
+        lines.extend(
+            statements
+                .iter()
+                .map(|statement| format!("    {statement}")),
+        );
     }
     for left in &probe.left {
         lines.extend(left_behind(left));
     }
-    lines.iter().map(|line| printable(line.trim_end())).collect::<Vec<_>>().join("\n")
+    lines
+        .iter()
+        .map(|line| printable(line.trim_end()))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn tables(probe: &Probe) -> Vec<String> {
-    let row = |name: &str, one: &str, two: &str, mark: &str| format!("  {name:<25}{one:<11}{two:<29}{mark}");
+    let row = |name: &str, one: &str, two: &str, mark: &str| {
+        format!("  {name:<25}{one:<11}{two:<29}{mark}")
+    };
     let mut lines = vec![String::new(), row("request", "found", "", "")];
     for finding in &probe.requests {
         let mark = if finding.fails() { "FAIL" } else { "" };
-        lines.push(row(&finding.operation.to_string(), finding.word(), "", mark));
+        lines.push(row(
+            &finding.operation.to_string(),
+            finding.word(),
+            "",
+            mark,
+        ));
     }
-    let row = |name: &str, one: &str, two: &str, mark: &str| format!("  {name:<18}{one:<23}{two:<23}{mark}");
+    let row = |name: &str, one: &str, two: &str, mark: &str| {
+        format!("  {name:<18}{one:<23}{two:<23}{mark}")
+    };
     lines.extend([String::new(), row("capability", "relied on", "found", "")]);
     for finding in &probe.findings {
         let said = finding.said().to_string();
@@ -178,13 +227,26 @@ fn tables(probe: &Probe) -> Vec<String> {
     let row = |name: &str, policy: &str, [put, copy, multipart]: [&str; 3], mark: &str| {
         format!("  {name:<18}{policy:<11}{put:<12}{copy:<12}{multipart:<12}{mark}")
     };
-    lines.extend([String::new(), row("attribute", "policy", ["put", "copy", "multipart"], "")]);
+    lines.extend([
+        String::new(),
+        row("attribute", "policy", ["put", "copy", "multipart"], ""),
+    ]);
     for finding in &probe.attributes {
-        let told =
-            finding.routes().map(|(_, told)| if told.how == How::Moot { "-" } else { told.how.word() });
+        let told = finding.routes().map(|(_, told)| {
+            if told.how == How::Moot {
+                "-"
+            } else {
+                told.how.word()
+            }
+        });
         let policy = json!(finding.policy);
         let mark = mark(finding.verdict(), finding.fails());
-        lines.push(row(finding.attribute.name(), policy.as_str().unwrap_or_default(), told, mark));
+        lines.push(row(
+            finding.attribute.name(),
+            policy.as_str().unwrap_or_default(),
+            told,
+            mark,
+        ));
     }
     lines
 }
@@ -193,16 +255,40 @@ fn tables(probe: &Probe) -> Vec<String> {
 fn shown(finding: &Finding) -> String {
     match &finding.claim {
         Claim::Flag { told, .. } if told.how == How::Moot => "-".to_owned(),
-        Claim::Flag { .. } => finding.found().map_or_else(|| "?".to_owned(), |found| found.to_string()),
-        Claim::Writes { copy, put, complete, .. } => {
+        Claim::Flag { .. } => finding
+            .found()
+            .map_or_else(|| "?".to_owned(), |found| found.to_string()),
+        Claim::Writes {
+            copy,
+            put,
+            complete,
+            ..
+        } => {
             let all = [copy, put, complete];
-            let (kept, unknown) =
-                (all.map(|told| told.how == How::Kept), all.map(|told| told.how == How::Unknown));
-            if !kept.contains(&true) && all.iter().all(|told| matches!(told.how, How::Unknown | How::Moot)) {
+            let (kept, unknown) = (
+                all.map(|told| told.how == How::Kept),
+                all.map(|told| told.how == How::Unknown),
+            );
+            if !kept.contains(&true)
+                && all
+                    .iter()
+                    .all(|told| matches!(told.how, How::Unknown | How::Moot))
+            {
                 return if unknown.contains(&true) { "?" } else { "-" }.to_owned();
             }
-            let of = |[copy, put, complete]: [bool; 3]| OnWrites { copy, put, complete }.to_string();
-            if unknown.contains(&true) { format!("{} ?", of(kept)) } else { of(kept) }
+            let of = |[copy, put, complete]: [bool; 3]| {
+                OnWrites {
+                    copy,
+                    put,
+                    complete,
+                }
+                .to_string()
+            };
+            if unknown.contains(&true) {
+                format!("{} ?", of(kept))
+            } else {
+                of(kept)
+            }
         }
     }
 }
@@ -220,28 +306,53 @@ const fn mark(verdict: Verdict, fails: bool) -> &'static str {
     }
 }
 
-/// Returns the findings that differ from what the job relies on, with reason and consequence, failures first.
+/// Returns the findings that differ from what the job relies on, with reason and consequence,
+/// failures first.
 fn remarks(probe: &Probe) -> Vec<String> {
     let requests = probe.requests.iter().map(|finding| {
         let words = (finding.reason().to_owned(), finding.consequence());
-        (finding.fails(), finding.verdict(), finding.operation.to_string(), words)
+        (
+            finding.fails(),
+            finding.verdict(),
+            finding.operation.to_string(),
+            words,
+        )
     });
     let capabilities = probe.findings.iter().map(|finding| {
         let words = (finding.reason(), finding.consequence());
-        (finding.fails(), finding.verdict(), finding.name.to_owned(), words)
+        (
+            finding.fails(),
+            finding.verdict(),
+            finding.name.to_owned(),
+            words,
+        )
     });
     let attributes = probe.attributes.iter().map(|finding| {
         let words = (finding.reason(), finding.consequence());
-        (finding.fails(), finding.verdict(), finding.attribute.name().to_owned(), words)
+        (
+            finding.fails(),
+            finding.verdict(),
+            finding.attribute.name().to_owned(),
+            words,
+        )
     });
     let mut all: Vec<_> = requests.chain(capabilities).chain(attributes).collect();
     all.sort_by_key(|(fails, ..)| !fails);
     let mut lines = vec![String::new()];
     for (fails, verdict, name, (reason, consequence)) in all {
-        let Some(consequence) = consequence.filter(|_| verdict != Verdict::CanDoMore) else { continue };
+        let Some(consequence) = consequence.filter(|_| verdict != Verdict::CanDoMore) else {
+            continue;
+        };
         let start = if fails { "FAIL " } else { "" };
-        let reason = if reason.is_empty() { String::new() } else { format!("{reason}. ") };
-        lines.extend(wrapped(&format!("{start}{name}: "), &format!("{reason}{}", sentence(&consequence))));
+        let reason = if reason.is_empty() {
+            String::new()
+        } else {
+            format!("{reason}. ")
+        };
+        lines.extend(wrapped(
+            &format!("{start}{name}: "),
+            &format!("{reason}{}", sentence(&consequence)),
+        ));
     }
     for key in &probe.not_stored {
         let told = format!("{} ({}); objects with such keys fail", key.key, key.reason);
@@ -257,14 +368,32 @@ fn remarks(probe: &Probe) -> Vec<String> {
 fn sentence(text: &str) -> String {
     let mut chars = text.chars();
     let first = chars.next().map(|first| first.to_ascii_uppercase());
-    if text.starts_with("s3haul") { text.to_owned() } else { first.into_iter().chain(chars).collect() }
+    if text.starts_with("s3haul") {
+        text.to_owned()
+    } else {
+        first.into_iter().chain(chars).collect()
+    }
 }
 
 fn left_behind(left: &Left) -> Vec<String> {
-    let Left { what, key, id, is_certain, reason, command } = left;
-    let start = if *is_certain { "left behind: " } else { "may be left behind: " };
+    let Left {
+        what,
+        key,
+        id,
+        is_certain,
+        reason,
+        command,
+    } = left;
+    let start = if *is_certain {
+        "left behind: "
+    } else {
+        "may be left behind: "
+    };
     let id = id.as_ref().map(|id| format!(" {id}")).unwrap_or_default();
-    let mut lines = wrapped(start, &format!("{what}{id} of {key}: {reason}; remove it with"));
+    let mut lines = wrapped(
+        start,
+        &format!("{what}{id} of {key}: {reason}; remove it with"),
+    );
     // In one piece, to be copied.
     lines.push(format!("    {command}"));
     lines
@@ -293,8 +422,14 @@ mod tests {
     #[test]
     fn lines_are_no_wider_than_a_terminal() {
         let lines = wrapped("FAIL name: ", &"word and other words ".repeat(20));
-        assert!(lines.len() > 3 && lines.iter().all(|line| line.chars().count() <= WIDTH), "{lines:?}");
-        assert!(lines[0].starts_with("FAIL name: word") && lines[1].starts_with("    "), "{lines:?}");
+        assert!(
+            lines.len() > 3 && lines.iter().all(|line| line.chars().count() <= WIDTH),
+            "{lines:?}"
+        );
+        assert!(
+            lines[0].starts_with("FAIL name: word") && lines[1].starts_with("    "),
+            "{lines:?}"
+        );
         assert_eq!(wrapped("", "one two"), ["one two"]);
         assert_eq!(wrapped("", &"x".repeat(100)).len(), 1);
     }

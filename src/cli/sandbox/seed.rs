@@ -1,11 +1,11 @@
 //! What a sandbox begins with, as the flags say it: objects, and copies of them.
 
 use crate::location::S3Uri;
-use crate::sandbox::{Content, ObjectSpec, Sandbox};
 use crate::size::ByteSize;
+use s3haul_sandbox::{Content, ObjectSpec, Sandbox};
 
-/// Different sizes that a range of sizes comes in. Few enough that the checksums of all are at hand: a sandbox that
-/// hashes each object which it makes would be measured instead of its clients.
+/// Different sizes that a range of sizes comes in. Few enough that the checksums of all are at
+/// hand: a sandbox that hashes each object which it makes would be measured instead of its clients.
 const SIZES: u64 = 256;
 
 /// Objects to begin with: one, or `count` below a prefix, of `smallest` to `largest` bytes.
@@ -26,17 +26,25 @@ pub(super) struct Copied {
 
 /// `s3://data/big.bin=1TiB`, `s3://data/s/=20000x64KiB` or `s3://data/s/=20000x64KiB-1MiB`.
 pub(super) fn seed(text: &str) -> Result<Seed, String> {
-    let (uri, size) =
-        text.rsplit_once('=').ok_or("write s3://bucket/key=SIZE, for instance s3://data/big.bin=1TiB")?;
+    let (uri, size) = text
+        .rsplit_once('=')
+        .ok_or("write s3://bucket/key=SIZE, for instance s3://data/big.bin=1TiB")?;
     let location: S3Uri = uri.parse().map_err(|error| format!("{error}"))?;
     let (count, sizes) = match size.split_once('x') {
-        Some((count, size)) => {
-            (Some(count.parse().map_err(|_| format!("`{count}` is not a number of objects"))?), size)
-        }
+        Some((count, size)) => (
+            Some(
+                count
+                    .parse()
+                    .map_err(|_| format!("`{count}` is not a number of objects"))?,
+            ),
+            size,
+        ),
         None => (None, size),
     };
     if location.key.is_prefix() != count.is_some() {
-        return Err(format!("{location}: an object takes a SIZE, a prefix a COUNTxSIZE such as 20000x64KiB"));
+        return Err(format!(
+            "{location}: an object takes a SIZE, a prefix a COUNTxSIZE such as 20000x64KiB"
+        ));
     }
     let bytes = |text: &str| text.parse::<ByteSize>().map_err(|error| format!("{error}"));
     let (smallest, largest) = match sizes.split_once('-') {
@@ -47,7 +55,12 @@ pub(super) fn seed(text: &str) -> Result<Seed, String> {
     if smallest > largest {
         return Err(format!("{sizes}: the smaller size stands first"));
     }
-    Ok(Seed { location, count, smallest, largest })
+    Ok(Seed {
+        location,
+        count,
+        smallest,
+        largest,
+    })
 }
 
 /// `s3://data/s/=s3://copies/s/`.
@@ -56,32 +69,43 @@ pub(super) fn copied(text: &str) -> Result<Copied, String> {
         .split_once('=')
         .ok_or("write s3://bucket/prefix/=s3://other/prefix/, the source of the copies first")?;
     let [from, to] = [from, to].map(|uri| uri.parse::<S3Uri>().map_err(|error| format!("{error}")));
-    Ok(Copied { from: from?, to: to? })
+    Ok(Copied {
+        from: from?,
+        to: to?,
+    })
 }
 
 impl Seed {
-    /// Keys as uploads of sensors or users have them: spread evenly, so that listings have no pattern to exploit.
+    /// Keys as uploads of sensors or users have them: spread evenly, so that listings have no
+    /// pattern to exploit.
     pub(super) fn plant(&self, sandbox: &Sandbox, number: u64) {
         let bucket = self.location.bucket.as_str();
         let put = |key: &str, size: u64| {
             let content = Content::pattern(number + 1, size);
-            sandbox.store().put_object(bucket, key, content, &ObjectSpec::default());
+            sandbox
+                .store()
+                .put_object(bucket, key, content, &ObjectSpec::default());
         };
         match self.count {
             None => put(self.location.key.as_str(), self.largest.0),
             Some(count) => {
-                let mut keys: Vec<_> =
-                    (0..count).map(|index| (index.wrapping_mul(0x9E37_79B1), index)).collect();
+                let mut keys: Vec<_> = (0..count)
+                    .map(|index| (index.wrapping_mul(0x9E37_79B1), index))
+                    .collect();
                 // In order it takes half the time to put ten millions in place.
                 keys.sort_unstable();
                 for (spread, index) in keys {
-                    put(&format!("{}{spread:08x}", self.location.key), self.size(index));
+                    put(
+                        &format!("{}{spread:08x}", self.location.key),
+                        self.size(index),
+                    );
                 }
             }
         }
     }
 
-    /// The size of the object at this place: all of the [`SIZES`] alike often, and mixed, in any run of objects.
+    /// The size of the object at this place: all of the [`SIZES`] alike often, and mixed, in any
+    /// run of objects.
     fn size(&self, index: u32) -> u64 {
         let step = u64::from(index).wrapping_mul(167) % SIZES;
         let range = u128::from(self.largest.0 - self.smallest.0);
@@ -94,7 +118,9 @@ impl Copied {
     /// How many there are.
     pub(super) fn plant(&self, sandbox: &Sandbox) -> usize {
         let from = (self.from.bucket.as_str(), self.from.key.as_str());
-        sandbox.store().copy_prefix(from, (self.to.bucket.as_str(), self.to.key.as_str()))
+        sandbox
+            .store()
+            .copy_prefix(from, (self.to.bucket.as_str(), self.to.key.as_str()))
     }
 }
 
@@ -107,23 +133,48 @@ mod tests {
     fn sizes_are_spread_over_their_range() {
         let few = seed("s3://data/s/=20000x64KiB-1MiB").unwrap();
         let sizes: Vec<_> = (0..256).map(|index| few.size(index)).collect();
-        assert_eq!((sizes.iter().min(), sizes.iter().max()), (Some(&(64 * KIB)), Some(&MIB)));
+        assert_eq!(
+            (sizes.iter().min(), sizes.iter().max()),
+            (Some(&(64 * KIB)), Some(&MIB))
+        );
         let mean = sizes.iter().sum::<u64>() / 256;
         assert!(mean.abs_diff(u64::midpoint(64 * KIB, MIB)) <= 1, "{mean}");
         assert_eq!(few.size(256), few.size(0));
         let first = sizes[..16].iter().sum::<u64>() / 16;
-        assert!(first.abs_diff(mean) < mean / 4, "mixed from the beginning: {first} beside {mean}");
+        assert!(
+            first.abs_diff(mean) < mean / 4,
+            "mixed from the beginning: {first} beside {mean}"
+        );
         assert_eq!(seed("s3://data/s/=3x64KiB").unwrap().size(2), 64 * KIB);
     }
 
     #[test]
     fn what_is_not_understood_is_told() {
-        assert!(seed("s3://data/s/=1MiB").unwrap_err().contains("COUNTxSIZE"));
-        assert!(seed("s3://data/k=2x1MiB").unwrap_err().contains("COUNTxSIZE"));
-        assert!(seed("s3://data/k=1MiB-2MiB").unwrap_err().contains("one SIZE"));
-        assert!(seed("s3://data/s/=2x2MiB-1MiB").unwrap_err().contains("stands first"));
+        assert!(
+            seed("s3://data/s/=1MiB")
+                .unwrap_err()
+                .contains("COUNTxSIZE")
+        );
+        assert!(
+            seed("s3://data/k=2x1MiB")
+                .unwrap_err()
+                .contains("COUNTxSIZE")
+        );
+        assert!(
+            seed("s3://data/k=1MiB-2MiB")
+                .unwrap_err()
+                .contains("one SIZE")
+        );
+        assert!(
+            seed("s3://data/s/=2x2MiB-1MiB")
+                .unwrap_err()
+                .contains("stands first")
+        );
         assert!(seed("s3://data/s/=2x64K").unwrap_err().contains("64"));
         assert!(copied("s3://data/s/").unwrap_err().contains("source"));
-        assert_eq!(copied("s3://data/s/=s3://copies/").unwrap().to, "s3://copies/".parse().unwrap());
+        assert_eq!(
+            copied("s3://data/s/=s3://copies/").unwrap().to,
+            "s3://copies/".parse().unwrap()
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! `uploads abort`: ends open uploads, and says "aborted" only of those that the server has no more.
+//! `uploads abort`: ends open uploads, and says "aborted" only of those that the server has no
+//! more.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +20,9 @@ pub(super) async fn one(bucket: &Bucket, location: &S3Uri, id: &str) -> Result<E
         Err(failure) if *failure.kind() == FailureKind::NoSuchUpload => {
             return Err(not_open(failure, location, id));
         }
-        Err(failure) if failure.kind().may_pass_later() || failure.ends_run() => return Err(failure.into()),
+        Err(failure) if failure.kind().may_pass_later() || failure.ends_run() => {
+            return Err(failure.into());
+        }
         // The server cannot list parts, or answers so for every id; its list of uploads may tell.
         Ok(_) | Err(_) => upload.is_listed().await.unwrap_or(true),
     };
@@ -31,7 +34,10 @@ pub(super) async fn one(bucket: &Bucket, location: &S3Uri, id: &str) -> Result<E
         Aborted::Gone => say_line(&format!("aborted {location}")),
         Aborted::NotThere => Err(absent(location, id, "NoSuchUpload")),
         Aborted::Unverified(failure) => {
-            note(&format!("failed: {location} {id}: {}", unverified(&failure)));
+            note(&format!(
+                "failed: {location} {id}: {}",
+                unverified(&failure)
+            ));
             Ok(Exit::Failures)
         }
         Aborted::StillListed(failure) => {
@@ -55,7 +61,8 @@ pub(super) async fn all(
     choice: &Choice,
     dry_run: bool,
 ) -> Result<Exit, CliError> {
-    // All are known before the first is aborted: markers of a list do not survive what they point to.
+    // All are known before the first is aborted: markers of a list do not survive what they point
+    // to.
     let uploads: Vec<Found> = found(bucket, location, choice).try_collect().await?;
     if !dry_run {
         signals::leaves(
@@ -74,7 +81,12 @@ pub(super) async fn all(
         }
     });
     let mut ended = std::pin::pin!(ended.buffered(ASKED_AT_ONCE));
-    let mut results = Results { bucket, dry_run, wasted: Wasted::default(), exit: Exit::Done };
+    let mut results = Results {
+        bucket,
+        dry_run,
+        wasted: Wasted::default(),
+        exit: Exit::Done,
+    };
     let mut missing = Vec::new();
     while let Some((found, outcome)) = ended.next().await {
         match outcome {
@@ -89,7 +101,9 @@ pub(super) async fn all(
             results.take(&found, outcome)?;
         }
     }
-    results.wasted.say("upload", if dry_run { " to abort" } else { " aborted" });
+    results
+        .wasted
+        .say("upload", if dry_run { " to abort" } else { " aborted" });
     Ok(results.exit)
 }
 
@@ -99,12 +113,22 @@ async fn abort(bucket: &Bucket, key: &str, id: &str) -> Result<Aborted, String> 
     upload.abort().await.map_err(|failure| failure.to_string())
 }
 
-/// Returns the keys of the open uploads by id, without asking for an encoding, which some servers claim and do not do.
-async fn listed_as_they_are(bucket: &Bucket, location: &S3Uri) -> Result<BTreeMap<String, String>, Failure> {
-    let plain = Capabilities { encoded_uploads: false, ..bucket.capabilities().clone() };
+/// Returns the keys of the open uploads by id, without asking for an encoding, which some servers
+/// claim and do not do.
+async fn listed_as_they_are(
+    bucket: &Bucket,
+    location: &S3Uri,
+) -> Result<BTreeMap<String, String>, Failure> {
+    let plain = Capabilities {
+        encoded_uploads: false,
+        ..bucket.capabilities().clone()
+    };
     let plain = bucket.assuming(plain);
     let listed = multipart::uploads(&plain, location.key.as_str());
-    listed.map_ok(|open| (open.upload_id, open.key)).try_collect().await
+    listed
+        .map_ok(|open| (open.upload_id, open.key))
+        .try_collect()
+        .await
 }
 
 /// Sees to an upload that was listed a moment ago and that the server did not find.
@@ -113,7 +137,9 @@ async fn not_there(
     upload: &OpenUpload,
     listed: Result<&BTreeMap<String, String>, &Failure>,
 ) -> Result<Aborted, String> {
-    let OpenUpload { key, upload_id: id, .. } = upload;
+    let OpenUpload {
+        key, upload_id: id, ..
+    } = upload;
     let why = match listed.map(|listed| listed.get(id)) {
         Ok(Some(other)) if other != key => match abort(bucket, other, id).await? {
             Aborted::NotThere => format!("the server lists it as `{other}` and does not find it there either"),
@@ -143,7 +169,11 @@ impl Results<'_> {
         let why = match outcome {
             Ok(Aborted::Gone | Aborted::NotThere) => {
                 self.wasted.add(found, self.bucket);
-                let word = if self.dry_run { "would abort" } else { "aborted" };
+                let word = if self.dry_run {
+                    "would abort"
+                } else {
+                    "aborted"
+                };
                 say_line(&format!("{word} {}", found.line(self.bucket)))?;
                 return Ok(());
             }

@@ -46,7 +46,11 @@ fn stated(profile: Option<&str>) -> Endpoint {
 }
 
 fn named(profile: Option<&str>) -> Endpoint {
-    Endpoint { profile: profile.map(str::to_owned), allow_http: true, ..Endpoint::default() }
+    Endpoint {
+        profile: profile.map(str::to_owned),
+        allow_http: true,
+        ..Endpoint::default()
+    }
 }
 
 /// Region, URL, CA bundle, addressing, in words.
@@ -54,7 +58,10 @@ fn settings(endpoint: Endpoint, variables: &[(&str, &str)], config: &str) -> [St
     let resolved = endpoint.resolve(&Environment::of(variables.iter().copied(), config, ""));
     assert_eq!(resolved.mistakes, [], "{resolved:?}");
     let shown = |value: &str, origin: &Origin| format!("{value} ({origin})");
-    let url = resolved.url.as_ref().map(|url| shown(&url.value, &url.origin));
+    let url = resolved
+        .url
+        .as_ref()
+        .map(|url| shown(&url.value, &url.origin));
     let ca = resolved.network.ca_bundle.as_ref();
     let ca = ca.map(|ca| shown(&ca.value.display().to_string(), &ca.origin));
     [
@@ -105,7 +112,12 @@ fn each_setting_comes_from_the_first_layer_that_has_it() {
                 "Some(true)",
             ],
         ),
-        (named(Some("bare")), &[], CONFIG, ["us-east-1 (by default)", "", "", "None"]),
+        (
+            named(Some("bare")),
+            &[],
+            CONFIG,
+            ["us-east-1 (by default)", "", "", "None"],
+        ),
         (
             named(None),
             all,
@@ -139,7 +151,12 @@ fn each_setting_comes_from_the_first_layer_that_has_it() {
                 "Some(true)",
             ],
         ),
-        (named(None), &[], "", ["us-east-1 (by default)", "", "", "None"]),
+        (
+            named(None),
+            &[],
+            "",
+            ["us-east-1 (by default)", "", "", "None"],
+        ),
         (
             named(None),
             all,
@@ -171,25 +188,42 @@ fn each_setting_comes_from_the_first_layer_that_has_it() {
                 ("AWS_ENDPOINT_URL", "http://x.example"),
             ],
             "",
-            ["us-east-1 (by default)", "http://s3.example (AWS_ENDPOINT_URL_S3)", "", "Some(true)"],
+            [
+                "us-east-1 (by default)",
+                "http://s3.example (AWS_ENDPOINT_URL_S3)",
+                "",
+                "Some(true)",
+            ],
         ),
         (
             named(None),
-            &[("AWS_ENDPOINT_URL", "http://x.example"), ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true")],
+            &[
+                ("AWS_ENDPOINT_URL", "http://x.example"),
+                ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true"),
+            ],
             "",
             ["us-east-1 (by default)", "", "", "None"],
         ),
     ] {
-        assert_eq!(settings(endpoint.clone(), variables, config), expected, "{endpoint:?} {variables:?}");
+        assert_eq!(
+            settings(endpoint.clone(), variables, config),
+            expected,
+            "{endpoint:?} {variables:?}"
+        );
     }
 }
 
 #[test]
 fn a_named_profile_takes_the_keys_of_the_environment_out_of_the_chain() {
-    use CredentialSource::{Container, Environment as Variables, InstanceMetadata, Profile, WebIdentity};
+    use CredentialSource::{
+        Container, Environment as Variables, InstanceMetadata, Profile, WebIdentity,
+    };
     let of = |profile: Option<&str>, variables: &[(&'static str, &'static str)]| {
-        let environment =
-            Environment::of(variables.iter().copied(), CONFIG, "[default]\naws_access_key_id = D\n");
+        let environment = Environment::of(
+            variables.iter().copied(),
+            CONFIG,
+            "[default]\naws_access_key_id = D\n",
+        );
         named(profile).resolve(&environment).credentials
     };
     let keys = ("AWS_ACCESS_KEY_ID", "K");
@@ -202,16 +236,34 @@ fn a_named_profile_takes_the_keys_of_the_environment_out_of_the_chain() {
         of(Some("bare"), &[("AWS_CONTAINER_CREDENTIALS_FULL_URI", "u")]),
         [Container, InstanceMetadata]
     );
-    assert_eq!(of(None, &[keys, secret, off]), [Variables, profile("default")]);
-    assert_eq!(of(None, &[("AWS_PROFILE", "keys"), keys, secret, off]), [Variables, profile("keys")]);
+    assert_eq!(
+        of(None, &[keys, secret, off]),
+        [Variables, profile("default")]
+    );
+    assert_eq!(
+        of(None, &[("AWS_PROFILE", "keys"), keys, secret, off]),
+        [Variables, profile("keys")]
+    );
     let token = ("AWS_WEB_IDENTITY_TOKEN_FILE", "/token");
     assert_eq!(
-        of(None, &[("AWS_PROFILE", "bare"), token, ("AWS_ROLE_ARN", "arn")]),
+        of(
+            None,
+            &[("AWS_PROFILE", "bare"), token, ("AWS_ROLE_ARN", "arn")]
+        ),
         [WebIdentity, InstanceMetadata]
     );
-    assert_eq!(of(None, &[("AWS_PROFILE", "bare"), token, ("AWS_ROLE_ARN", ""), off]), []);
     assert_eq!(
-        of(None, &[("AWS_PROFILE", "keys"), token, ("AWS_ROLE_ARN", "arn"), off]),
+        of(
+            None,
+            &[("AWS_PROFILE", "bare"), token, ("AWS_ROLE_ARN", ""), off]
+        ),
+        []
+    );
+    assert_eq!(
+        of(
+            None,
+            &[("AWS_PROFILE", "keys"), token, ("AWS_ROLE_ARN", "arn"), off]
+        ),
         [WebIdentity, profile("keys")]
     );
 }
@@ -220,30 +272,58 @@ fn a_named_profile_takes_the_keys_of_the_environment_out_of_the_chain() {
 fn what_cannot_be_used_is_named() {
     let of = |endpoint: Endpoint, variables: &[(&'static str, &'static str)]| {
         let resolved = endpoint.resolve(&Environment::of(variables.iter().copied(), CONFIG, ""));
-        resolved.mistakes.into_iter().map(|mistake| mistake.message).collect::<Vec<_>>()
+        resolved
+            .mistakes
+            .into_iter()
+            .map(|mistake| mistake.message)
+            .collect::<Vec<_>>()
     };
     let absent = "there is no profile `nope` in the shared AWS configuration";
     assert_eq!(of(named(Some("nope")), &[]), [absent]);
-    assert_eq!(of(named(None), &[("AWS_PROFILE", "nope")]), [format!("AWS_PROFILE is set, but {absent}")]);
-    assert_eq!(of(named(Some("bare")), &[("AWS_PROFILE", "nope")]), [""; 0], "a named profile comes first");
+    assert_eq!(
+        of(named(None), &[("AWS_PROFILE", "nope")]),
+        [format!("AWS_PROFILE is set, but {absent}")]
+    );
+    assert_eq!(
+        of(named(Some("bare")), &[("AWS_PROFILE", "nope")]),
+        [""; 0],
+        "a named profile comes first"
+    );
     assert_eq!(of(named(Some("wrong")), &[]).len(), 2);
     assert_eq!(
         of(named(None), &[("AWS_ACCESS_KEY_ID", "K")]),
         ["AWS_ACCESS_KEY_ID is set, but AWS_SECRET_ACCESS_KEY is not"]
     );
-    assert_eq!(of(named(None), &[("HTTP_PROXY", "socks5://u:p@h:1")]), ["SOCKS proxies are not supported"]);
+    assert_eq!(
+        of(named(None), &[("HTTP_PROXY", "socks5://u:p@h:1")]),
+        ["SOCKS proxies are not supported"]
+    );
     assert_eq!(
         of(named(Some("bare")), &[("AWS_REGION", "us east")]),
         ["`us east` is not a Region (AWS_REGION)"]
     );
     let config = "[profile lab]\nservices = gone\n";
     let lab = named(Some("lab")).resolve(&Environment::of([], config, ""));
-    assert!(lab.mistakes[0].message.contains("[services gone]"), "{:?}", lab.mistakes);
-    let fips = Endpoint { url: Some("https://s3.eu-west-1.amazonaws.com".to_owned()), ..named(Some("bare")) };
+    assert!(
+        lab.mistakes[0].message.contains("[services gone]"),
+        "{:?}",
+        lab.mistakes
+    );
+    let fips = Endpoint {
+        url: Some("https://s3.eu-west-1.amazonaws.com".to_owned()),
+        ..named(Some("bare"))
+    };
     assert_eq!(of(fips, &[("AWS_USE_FIPS_ENDPOINT", "true")]).len(), 1);
-    let own = |url: &str| Endpoint { url: Some(url.to_owned()), ..named(Some("bare")) };
+    let own = |url: &str| Endpoint {
+        url: Some(url.to_owned()),
+        ..named(Some("bare"))
+    };
     let fips = [("AWS_USE_FIPS_ENDPOINT", "true")];
-    for url in ["https://rgw.corp", "https://fips.corp", "http://127.0.0.1:9000"] {
+    for url in [
+        "https://rgw.corp",
+        "https://fips.corp",
+        "http://127.0.0.1:9000",
+    ] {
         let said = of(own(url), &fips);
         assert!(
             said.len() == 1 && said[0].contains("AWS_USE_FIPS_ENDPOINT") && said[0].contains(url),
@@ -262,33 +342,55 @@ fn a_syntax_error_in_the_files_is_not_an_empty_file() {
 #[test]
 fn proxies_come_from_the_variables_of_both_cases() {
     let of = |variables: &[(&'static str, &'static str)]| {
-        let network =
-            named(Some("bare")).resolve(&Environment::of(variables.iter().copied(), CONFIG, "")).network;
+        let network = named(Some("bare"))
+            .resolve(&Environment::of(variables.iter().copied(), CONFIG, ""))
+            .network;
         let show = |proxy: Option<Setting<ProxyUrl>>| {
             proxy.map_or_else(String::new, |proxy| proxy.value.to_string())
         };
         (show(network.http), show(network.https), network.no_proxy)
     };
-    let (http, https, no) = of(&[("https_proxy", "http://low:1"), ("HTTPS_PROXY", "http://up:1")]);
+    let (http, https, no) = of(&[
+        ("https_proxy", "http://low:1"),
+        ("HTTPS_PROXY", "http://up:1"),
+    ]);
     assert_eq!((&*http, &*https), ("", "http://low:1"));
     assert!(no.covers("169.254.169.254", 80));
-    let (http, https, no) = of(&[("ALL_PROXY", "p:1"), ("HTTP_PROXY", "q:2"), ("NO_PROXY", "*.corp, h:80")]);
+    let (http, https, no) = of(&[
+        ("ALL_PROXY", "p:1"),
+        ("HTTP_PROXY", "q:2"),
+        ("NO_PROXY", "*.corp, h:80"),
+    ]);
     assert_eq!((&*http, &*https), ("http://q:2", "http://p:1"));
     assert!(no.covers("x.corp", 443) && no.covers("h", 80) && !no.covers("h", 81));
     let (http, _, _) = of(&[("HTTP_PROXY", "q:2"), ("REQUEST_METHOD", "GET")]);
     assert_eq!(http, "");
     assert_eq!(of(&[("HTTPS_PROXY", ""), ("https_proxy", "")]).1, "");
-    assert!(of(&[("HTTP_PROXY", "p:1"), ("NO_PROXY", "a, *")]).2.covers("127.0.0.1", 80));
-    let unused = [("ALL_PROXY", "socks5://h:1"), ("HTTP_PROXY", "p:1"), ("HTTPS_PROXY", "p:1")];
+    assert!(
+        of(&[("HTTP_PROXY", "p:1"), ("NO_PROXY", "a, *")])
+            .2
+            .covers("127.0.0.1", 80)
+    );
+    let unused = [
+        ("ALL_PROXY", "socks5://h:1"),
+        ("HTTP_PROXY", "p:1"),
+        ("HTTPS_PROXY", "p:1"),
+    ];
     assert_eq!(of(&unused).1, "http://p:1");
 }
 
 #[test]
 fn settings_of_the_environment_that_nothing_uses_are_no_mistakes() {
     let of = |url: Option<&str>, variables: &[(&'static str, &'static str)]| {
-        let endpoint = Endpoint { url: url.map(str::to_owned), ..named(None) };
+        let endpoint = Endpoint {
+            url: url.map(str::to_owned),
+            ..named(None)
+        };
         let resolved = endpoint.resolve(&Environment::of(variables.iter().copied(), "", ""));
-        (resolved.mistakes.len(), resolved.network.needed_ca_bundle().is_some())
+        (
+            resolved.mistakes.len(),
+            resolved.network.needed_ca_bundle().is_some(),
+        )
     };
     let (plain, secure) = (Some("http://rgw.corp:9000"), Some("https://rgw.corp"));
     let socks = ("HTTPS_PROXY", "socks5://h:1");
@@ -301,19 +403,39 @@ fn settings_of_the_environment_that_nothing_uses_are_no_mistakes() {
     assert_eq!(of(secure, &[socks, ("NO_PROXY", "rgw.corp:9000")]).0, 1);
     assert_eq!(of(None, &[socks]).0, 1);
     assert_eq!(of(None, &[socks, ("NO_PROXY", "amazonaws.com")]).0, 0);
-    assert!(of(plain, &[bundle, ("HTTP_PROXY", "https://p:1")]).1, "TLS to the proxy");
-    let role = [("AWS_WEB_IDENTITY_TOKEN_FILE", "t"), ("AWS_ROLE_ARN", "arn:aws:iam::111122223333:role/x")];
-    assert_eq!(of(plain, &[&role[..], &[socks, bundle]].concat()), (1, true), "the Security Token Service");
+    assert!(
+        of(plain, &[bundle, ("HTTP_PROXY", "https://p:1")]).1,
+        "TLS to the proxy"
+    );
+    let role = [
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", "t"),
+        ("AWS_ROLE_ARN", "arn:aws:iam::111122223333:role/x"),
+    ];
+    assert_eq!(
+        of(plain, &[&role[..], &[socks, bundle]].concat()),
+        (1, true),
+        "the Security Token Service"
+    );
 }
 
 #[test]
 fn endpoints_that_differ_by_profile_only_are_two_servers() {
     let environment = Environment::of([], CONFIG, "");
-    let (prod, default) = (named(Some("prod")).resolve(&environment), named(None).resolve(&environment));
+    let (prod, default) = (
+        named(Some("prod")).resolve(&environment),
+        named(None).resolve(&environment),
+    );
     assert!(!prod.is_same_server(&default));
-    let other = Endpoint { name: "other".to_owned(), ..named(Some("prod")) }.resolve(&environment);
+    let other = Endpoint {
+        name: "other".to_owned(),
+        ..named(Some("prod"))
+    }
+    .resolve(&environment);
     assert!(prod.is_same_server(&other));
-    assert_eq!(prod.describe(), "`default` (http://prod.example, profile prod)");
+    assert_eq!(
+        prod.describe(),
+        "`default` (http://prod.example, profile prod)"
+    );
 }
 
 #[test]
@@ -321,30 +443,86 @@ fn plain_http_to_other_machines_must_be_allowed() {
     let refused = |endpoint: Endpoint, variables: &[(&'static str, &'static str)]| {
         let resolved = endpoint.resolve(&Environment::of(variables.iter().copied(), CONFIG, ""));
         let shown = |mistake: Mistake| format!("{:?} {}", mistake.field, mistake.message);
-        resolved.mistakes.into_iter().map(shown).collect::<Vec<_>>().join("\n")
+        resolved
+            .mistakes
+            .into_iter()
+            .map(shown)
+            .collect::<Vec<_>>()
+            .join("\n")
     };
-    let at = |url: &str| Endpoint { url: Some(url.to_owned()), allow_http: false, ..named(Some("bare")) };
-    let strict = |profile: &str| Endpoint { allow_http: false, ..named(Some(profile)) };
-    for url in ["https://rgw.example", "http://127.0.0.1:9000", "http://[::1]", "http://localhost:1"] {
+    let at = |url: &str| Endpoint {
+        url: Some(url.to_owned()),
+        allow_http: false,
+        ..named(Some("bare"))
+    };
+    let strict = |profile: &str| Endpoint {
+        allow_http: false,
+        ..named(Some(profile))
+    };
+    for url in [
+        "https://rgw.example",
+        "http://127.0.0.1:9000",
+        "http://[::1]",
+        "http://localhost:1",
+    ] {
         assert_eq!(refused(at(url), &[]), "", "{url}");
     }
     let text = refused(at("http://rgw.example"), &[]);
-    assert!(text.starts_with("Some(\"url\") http://rgw.example is plain HTTP"), "{text}");
-    assert_eq!(refused(Endpoint { allow_http: true, ..at("http://rgw.example") }, &[]), "");
+    assert!(
+        text.starts_with("Some(\"url\") http://rgw.example is plain HTTP"),
+        "{text}"
+    );
+    assert_eq!(
+        refused(
+            Endpoint {
+                allow_http: true,
+                ..at("http://rgw.example")
+            },
+            &[]
+        ),
+        ""
+    );
     let text = refused(strict("prod"), &[]);
-    assert!(text.starts_with("Some(\"profile\") http://prod.example (profile prod)"), "{text}");
-    let text = refused(strict("bare"), &[("AWS_ENDPOINT_URL", "http://env.example")]);
-    assert!(text.starts_with("None http://env.example (AWS_ENDPOINT_URL)"), "{text}");
+    assert!(
+        text.starts_with("Some(\"profile\") http://prod.example (profile prod)"),
+        "{text}"
+    );
+    let text = refused(
+        strict("bare"),
+        &[("AWS_ENDPOINT_URL", "http://env.example")],
+    );
+    assert!(
+        text.starts_with("None http://env.example (AWS_ENDPOINT_URL)"),
+        "{text}"
+    );
     assert_eq!(text.lines().count(), 1, "{text}");
     // STS matters where it is asked.
     let sts = [("AWS_ENDPOINT_URL_STS", "http://sts.example")];
     assert_eq!(refused(at("http://127.0.0.1:1"), &sts), "");
     let text = refused(strict("bare"), &sts);
-    assert!(text.starts_with("None STS at http://sts.example (AWS_ENDPOINT_URL_STS)"), "{text}");
+    assert!(
+        text.starts_with("None STS at http://sts.example (AWS_ENDPOINT_URL_STS)"),
+        "{text}"
+    );
     // A proxy elsewhere sees what goes to a server of this machine.
     let through = [("HTTP_PROXY", "http://u:p@proxy.example:3128")];
     let text = refused(at("http://127.0.0.1:1"), &through);
-    assert!(text.contains("through the proxy http://proxy.example:3128") && !text.contains("u:p"), "{text}");
-    assert_eq!(refused(at("http://127.0.0.1:1"), &[through[0], ("NO_PROXY", "127.0.0.1")]), "");
-    assert_eq!(refused(at("http://127.0.0.1:1"), &[("HTTP_PROXY", "http://localhost:3128")]), "");
+    assert!(
+        text.contains("through the proxy http://proxy.example:3128") && !text.contains("u:p"),
+        "{text}"
+    );
+    assert_eq!(
+        refused(
+            at("http://127.0.0.1:1"),
+            &[through[0], ("NO_PROXY", "127.0.0.1")]
+        ),
+        ""
+    );
+    assert_eq!(
+        refused(
+            at("http://127.0.0.1:1"),
+            &[("HTTP_PROXY", "http://localhost:3128")]
+        ),
+        ""
+    );
 }

@@ -14,7 +14,12 @@ fn lines(next: u64, events: &[Event]) -> Vec<u8> {
 }
 
 fn events() -> [Event; 4] {
-    [Event::RunBegan(info()), range(), planned(1, "a"), planned(2, "b")]
+    [
+        Event::RunBegan(info()),
+        range(),
+        planned(1, "a"),
+        planned(2, "b"),
+    ]
 }
 
 fn open(path: &Path) -> (Directory, Replay) {
@@ -22,7 +27,9 @@ fn open(path: &Path) -> (Directory, Replay) {
 }
 
 fn files(path: &Path) -> Vec<String> {
-    let names = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let names = fs::read_dir(path)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let mut names: Vec<_> = names.collect();
     names.sort();
     names
@@ -58,9 +65,16 @@ async fn a_second_process_is_told_who_has_it() {
     let dir = tempfile::tempdir().unwrap();
     let (first, _) = open(dir.path());
     let refused = Directory::open(dir.path(), writer("other")).unwrap_err();
-    let JournalError::Held { by, .. } = &refused else { panic!("{refused}") };
+    let JournalError::Held { by, .. } = &refused else {
+        panic!("{refused}")
+    };
     assert_eq!(by, &writer("w"));
-    assert!(refused.to_string().contains("in use by process 7 on test since 1970-01-01"), "{refused}");
+    assert!(
+        refused
+            .to_string()
+            .contains("in use by process 7 on test since 1970-01-01"),
+        "{refused}"
+    );
     drop(first);
     open(dir.path());
 }
@@ -93,8 +107,13 @@ async fn damage_before_the_end_is_refused_and_left_as_it_is() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 0x10;
     fs::write(&file, &bytes).unwrap();
-    let refused = Directory::open(dir.path(), writer("w")).unwrap_err().to_string();
-    assert!(refused.contains("segment-0000000001.log, line") && refused.contains("--fresh"), "{refused}");
+    let refused = Directory::open(dir.path(), writer("w"))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        refused.contains("segment-0000000001.log, line") && refused.contains("--fresh"),
+        "{refused}"
+    );
     assert_eq!(fs::read(&file).unwrap(), bytes);
 }
 
@@ -104,8 +123,13 @@ async fn a_missing_segment_is_named() {
     written(dir.path()).await;
     drop(open(dir.path()));
     fs::remove_file(dir.path().join(segment_name(1))).unwrap();
-    let refused = Directory::open(dir.path(), writer("w")).unwrap_err().to_string();
-    assert!(refused.contains("segment-0000000001.log") && refused.contains("not there"), "{refused}");
+    let refused = Directory::open(dir.path(), writer("w"))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        refused.contains("segment-0000000001.log") && refused.contains("not there"),
+        "{refused}"
+    );
 }
 
 #[tokio::test]
@@ -121,7 +145,10 @@ async fn a_snapshot_takes_the_place_of_what_was_before_at_every_moment_of_a_cras
     let mut after = state.clone();
     after.apply(at(4), &ended(1));
     directory.snapshot(5, 77, &after).await.unwrap();
-    assert_eq!(files(dir.path()), ["lock", "segment-0000000003.log", "snapshot-0000000003.log"]);
+    assert_eq!(
+        files(dir.path()),
+        ["lock", "segment-0000000003.log", "snapshot-0000000003.log"]
+    );
     directory.write(5, lines(5, &[ended(2)])).await.unwrap();
     let mut tail = Vec::new();
     directory.tail(&mut |event| tail.push(event)).await.unwrap();
@@ -134,7 +161,12 @@ async fn a_snapshot_takes_the_place_of_what_was_before_at_every_moment_of_a_cras
     let (_, replay) = open(dir.path());
     assert_eq!((&replay.state, replay.report), (&after, 77));
     let names = files(dir.path());
-    assert!(!names.iter().any(|name| name.ends_with(HALF) || name == "segment-0000000001.log"), "{names:?}");
+    assert!(
+        !names
+            .iter()
+            .any(|name| name.ends_with(HALF) || name == "segment-0000000001.log"),
+        "{names:?}"
+    );
 }
 
 #[tokio::test]
@@ -161,7 +193,9 @@ async fn a_look_changes_nothing_and_sees_whether_a_run_is_alive() {
     let dir = tempfile::tempdir().unwrap();
     let glance = || look(Location::Directory(dir.path().join("journal")));
     assert!(glance().await.unwrap().is_none());
-    let opened = Opened::open(Location::Directory(dir.path().join("journal"))).await.unwrap();
+    let opened = Opened::open(Location::Directory(dir.path().join("journal")))
+        .await
+        .unwrap();
     let journal = opened.begin(info(), None).await.unwrap();
     journal.commit(range()).await.unwrap();
     let before = files(&dir.path().join("journal"));
@@ -178,8 +212,13 @@ async fn a_look_changes_nothing_and_sees_whether_a_run_is_alive() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(glance().await.unwrap().unwrap().life, Life::Dead);
-    for (last, life) in [(Event::RunStopped, Life::Stopped), (Event::RunEnded, Life::Ended)] {
-        let opened = Opened::open(Location::Directory(dir.path().join("journal"))).await.unwrap();
+    for (last, life) in [
+        (Event::RunStopped, Life::Stopped),
+        (Event::RunEnded, Life::Ended),
+    ] {
+        let opened = Opened::open(Location::Directory(dir.path().join("journal")))
+            .await
+            .unwrap();
         let journal = opened.resume(None).await.unwrap();
         journal.close(last).await.unwrap();
         for _ in 0..500 {
@@ -194,8 +233,16 @@ async fn a_look_changes_nothing_and_sees_whether_a_run_is_alive() {
 
 #[test]
 fn a_full_disk_is_told_from_other_faults() {
-    let error = File::create("/dev/full").and_then(|mut file| file.write_all(b"x")).unwrap_err();
-    assert!(matches!(JournalError::io("dir", &error), JournalError::Full { .. }));
+    let error = File::create("/dev/full")
+        .and_then(|mut file| file.write_all(b"x"))
+        .unwrap_err();
+    assert!(matches!(
+        JournalError::io("dir", &error),
+        JournalError::Full { .. }
+    ));
     let error = File::open("/nowhere").unwrap_err();
-    assert!(matches!(JournalError::io("dir", &error), JournalError::Io { .. }));
+    assert!(matches!(
+        JournalError::io("dir", &error),
+        JournalError::Io { .. }
+    ));
 }

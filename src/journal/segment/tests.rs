@@ -12,18 +12,30 @@ fn segment(number: u64, next: u64, events: &[Event]) -> Vec<u8> {
 }
 
 fn refused(number: u64, bytes: &[u8]) -> String {
-    Replay::default().segment("dir/segment", number, bytes, true).unwrap_err().to_string()
+    Replay::default()
+        .segment("dir/segment", number, bytes, true)
+        .unwrap_err()
+        .to_string()
 }
 
 #[test]
 fn a_journal_is_lines_that_people_can_read() {
-    let event = Event::PartStored { upload: 12, number: 345, size: 6, etag: "e".into() };
+    let event = Event::PartStored {
+        upload: 12,
+        number: 345,
+        size: 6,
+        etag: "e".into(),
+    };
     let mut line = Vec::new();
     push_record(&mut line, 4711, at(1_763_819_111_004), &event);
     let text = String::from_utf8(line).unwrap();
     let json = r#"{"n":4711,"at":1763819111004,"event":{"part_stored":{"upload":12,"number":345,"size":6,"etag":"e"}}}"#;
     assert_eq!(text, format!("{:08x} {json}\n", crc32c(json.as_bytes())));
-    assert_eq!(crc32c(b"123456789"), 0xe306_9283, "the check value of CRC-32C");
+    assert_eq!(
+        crc32c(b"123456789"),
+        0xe306_9283,
+        "the check value of CRC-32C"
+    );
 }
 
 #[test]
@@ -32,7 +44,10 @@ fn damage_in_the_middle_is_refused_with_what_to_do() {
     let at = bytes.len() / 2;
     bytes[at] ^= 1;
     let message = refused(1, &bytes);
-    assert!(message.starts_with("dir/segment, line 2: the line is damaged; put back a copy"), "{message}");
+    assert!(
+        message.starts_with("dir/segment, line 2: the line is damaged; put back a copy"),
+        "{message}"
+    );
     assert!(message.contains("--fresh"), "{message}");
 }
 
@@ -43,7 +58,10 @@ fn a_line_or_segment_that_is_missing_is_noticed() {
     let lines: Vec<&[u8]> = whole.split_inclusive(|byte| *byte == b'\n').collect();
     let without = [lines[0], lines[1], lines[3]].concat();
     assert!(refused(1, &without).contains("is record 2, but 1 is due"));
-    assert!(refused(1, &segment(2, 0, &events)).contains("is segment 2 from record 0 on, but segment 1"));
+    assert!(
+        refused(1, &segment(2, 0, &events))
+            .contains("is segment 2 from record 0 on, but segment 1")
+    );
     assert!(refused(1, &segment(1, 7, &events)).contains("from record 0 on is due"));
 }
 
@@ -52,17 +70,43 @@ fn a_later_format_is_refused_by_the_name_of_its_version() {
     let mut header = Header::new(1, 0, &writer("w"), at(0));
     (header.journal, header.tool) = (FORMAT + 1, "9.1.0".to_owned());
     let message = refused(1, &header.line());
-    assert!(message.contains("written by s3haul 9.1.0, this is"), "{message}");
+    assert!(
+        message.contains("written by s3haul 9.1.0, this is"),
+        "{message}"
+    );
 }
 
 #[test]
 fn a_damaged_snapshot_is_refused() {
     let header = Header::new(3, 5, &writer("w"), at(0));
-    let good = snapshot(&header, 7, &[Fence { segment: 1, at: at(1) }], &RunState::default());
+    let good = snapshot(
+        &header,
+        7,
+        &[Fence {
+            segment: 1,
+            at: at(1),
+        }],
+        &RunState::default(),
+    );
     let read = Replay::snapshot("p", &good).unwrap();
-    assert_eq!((read.snapshot, read.base, read.next, read.report, read.fences.len()), (3, 5, 5, 7, 1));
+    assert_eq!(
+        (
+            read.snapshot,
+            read.base,
+            read.next,
+            read.report,
+            read.fences.len()
+        ),
+        (3, 5, 5, 7, 1)
+    );
     for cut in [0, 10, good.len() / 2, good.len() - 1] {
-        assert!(matches!(Replay::snapshot("p", &good[..cut]), Err(JournalError::Corrupt { .. })), "{cut}");
+        assert!(
+            matches!(
+                Replay::snapshot("p", &good[..cut]),
+                Err(JournalError::Corrupt { .. })
+            ),
+            "{cut}"
+        );
     }
 }
 
@@ -70,7 +114,14 @@ fn a_damaged_snapshot_is_refused() {
 fn sessions_are_told_apart_by_their_writers() {
     let mut replay = Replay::default();
     for (number, id) in [(1, "a"), (2, "a"), (3, "b"), (4, "b")] {
-        replay.segment("s", number, &Header::new(number, 0, &writer(id), at(0)).line(), false).unwrap();
+        replay
+            .segment(
+                "s",
+                number,
+                &Header::new(number, 0, &writer(id), at(0)).line(),
+                false,
+            )
+            .unwrap();
     }
     let taken_over: Vec<_> = replay.fences.iter().map(|fence| fence.segment).collect();
     assert_eq!(taken_over, [1, 3]);
@@ -81,7 +132,13 @@ fn names_sort_as_they_count_and_nothing_else_is_one() {
     for name in [Name::Segment(7), Name::Snapshot(12_345_678_901)] {
         assert_eq!(Name::parse(&name.to_string()), Some(name));
     }
-    for other in ["lock", "segment-x.log", "segment-1.tmp", "snapshot-.log", "1.log"] {
+    for other in [
+        "lock",
+        "segment-x.log",
+        "segment-1.tmp",
+        "snapshot-.log",
+        "1.log",
+    ] {
         assert_eq!(Name::parse(other), None, "{other}");
     }
 }

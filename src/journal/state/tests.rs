@@ -15,11 +15,18 @@ fn state(events: impl IntoIterator<Item = Event>) -> RunState {
 }
 
 fn intended(upload: u64) -> Event {
-    let (bucket, key) = ("bucket".parse().unwrap(), format!("dir/object-{upload}").parse().unwrap());
+    let (bucket, key) = (
+        "bucket".parse().unwrap(),
+        format!("dir/object-{upload}").parse().unwrap(),
+    );
     Event::UploadIntended {
         upload,
         object: upload,
-        place: UploadPlace { endpoint: "default".into(), bucket, key },
+        place: UploadPlace {
+            endpoint: "default".into(),
+            bucket,
+            key,
+        },
         server: None,
     }
 }
@@ -28,7 +35,12 @@ fn begun(upload: u64, parts: usize) -> Event {
     Event::UploadBegan {
         upload,
         id: "x".repeat(130),
-        source: SourceVersion { size: 1, version: None, etag: Some("e".into()), modified: None },
+        source: SourceVersion {
+            size: 1,
+            version: None,
+            etag: Some("e".into()),
+            modified: None,
+        },
         parts: std::iter::repeat_n(64 << 20, parts).collect(),
         attributes: "0123456789abcdef".into(),
         kms: false,
@@ -39,7 +51,14 @@ fn begun(upload: u64, parts: usize) -> Event {
 
 #[test]
 fn a_new_run_forgets_all_but_the_uploads_that_are_still_open() {
-    let first = [Event::RunBegan(info()), range(), planned(1, "a"), intended(2), ended(1), Event::RunEnded];
+    let first = [
+        Event::RunBegan(info()),
+        range(),
+        planned(1, "a"),
+        intended(2),
+        ended(1),
+        Event::RunEnded,
+    ];
     let state = state(first.into_iter().chain([Event::RunBegan(info())]));
     assert_eq!(state.uploads.keys().collect::<Vec<_>>(), [&2]);
     assert_eq!((state.totals, state.ranges.len()), (Totals::default(), 0));
@@ -58,7 +77,12 @@ fn sums_are_over_all_sessions() {
             losses: vec![loss.clone()],
             in_place: None,
         };
-        Event::ObjectEnded { range: 0, object: Some(object), ended, receipt: None }
+        Event::ObjectEnded {
+            range: 0,
+            object: Some(object),
+            ended,
+            receipt: None,
+        }
     };
     let mut state = state([Event::RunBegan(info()), range(), planned(1, "a"), lossy(1)]);
     let began = state.began.unwrap().as_millisecond();
@@ -75,7 +99,10 @@ fn sums_are_over_all_sessions() {
     let read: RunState = serde_json::from_str(&serde_json::to_string(&state).unwrap()).unwrap();
     assert_eq!(read, state);
     state.apply(after(4000), &Event::RunBegan(info()));
-    assert_eq!((state.session_ms(), state.totals.losses.iter().count()), (0, 0));
+    assert_eq!(
+        (state.session_ms(), state.totals.losses.iter().count()),
+        (0, 0)
+    );
 }
 
 #[test]
@@ -88,22 +115,52 @@ fn what_is_left_out_is_no_object_that_the_destination_has() {
         r#"{"keys_passed":{"range":0,"archived_objects":4}}"#,
     ];
     let totals = state(lines.map(|line| serde_json::from_str(line).unwrap())).totals;
-    assert_eq!((totals.skipped_objects, totals.skipped_bytes, totals.archived_objects), (3, 8, 5));
+    assert_eq!(
+        (
+            totals.skipped_objects,
+            totals.skipped_bytes,
+            totals.archived_objects
+        ),
+        (3, 8, 5)
+    );
 }
 
 #[test]
 fn a_list_without_order_is_read_again_unless_it_was_read_to_its_end() {
-    let begin = || [Event::RunBegan(info()), Event::RangeBegan { range: 0, transfer: 0, ordered: false }];
-    let cut = state(begin().into_iter().chain([planned(1, "b"), planned(2, "a"), Event::RunResumed]));
+    let begin = || {
+        [
+            Event::RunBegan(info()),
+            Event::RangeBegan {
+                range: 0,
+                transfer: 0,
+                ordered: false,
+            },
+        ]
+    };
+    let cut =
+        state(
+            begin()
+                .into_iter()
+                .chain([planned(1, "b"), planned(2, "a"), Event::RunResumed]),
+        );
     assert_eq!((cut.pending_objects(), &cut.ranges[&0].passed), (0, &None));
-    let whole = [planned(1, "b"), planned(2, "a"), Event::RangePlanned { range: 0 }, Event::RunResumed];
+    let whole = [
+        planned(1, "b"),
+        planned(2, "a"),
+        Event::RangePlanned { range: 0 },
+        Event::RunResumed,
+    ];
     let whole = state(begin().into_iter().chain(whole));
     assert_eq!((whole.pending_objects(), whole.resumed), (2, 1));
 }
 
 #[test]
 fn what_a_list_finds_again_counts_once() {
-    let list = || Event::RangeBegan { range: 0, transfer: 0, ordered: false };
+    let list = || Event::RangeBegan {
+        range: 0,
+        transfer: 0,
+        ordered: false,
+    };
     let failed = |object, kind: &str| {
         let failed = FailedObject {
             source: format!("s3://lake/{object}"),
@@ -113,33 +170,80 @@ fn what_a_list_finds_again_counts_once() {
             kind: kind.into(),
             message: "no".into(),
         };
-        Event::ObjectEnded { range: 0, object: Some(object), ended: Ended::Failed(failed), receipt: None }
+        Event::ObjectEnded {
+            range: 0,
+            object: Some(object),
+            ended: Ended::Failed(failed),
+            receipt: None,
+        }
     };
     let skipped = |objects, known| {
-        Event::KeysPassed(Passed { skipped_objects: objects, known_objects: known, ..Passed::default() })
+        Event::KeysPassed(Passed {
+            skipped_objects: objects,
+            known_objects: known,
+            ..Passed::default()
+        })
     };
     let keys = ["a", "b", "c"];
     let plan = || (1..).zip(keys).map(|(object, key)| planned(object, key));
-    let first = [ended(1), failed(2, "denied"), failed(3, "not-equal"), skipped(4, 0)];
-    let begin = [Event::RunBegan(info()), list()].into_iter().chain(plan()).chain(first);
+    let first = [
+        ended(1),
+        failed(2, "denied"),
+        failed(3, "not-equal"),
+        skipped(4, 0),
+    ];
+    let begin = [Event::RunBegan(info()), list()]
+        .into_iter()
+        .chain(plan())
+        .chain(first);
     let mut state = state(begin);
     let counts = |state: &RunState| {
-        let Totals { done_objects, skipped_objects, failed_objects, planned_objects, .. } = state.totals;
-        (done_objects, skipped_objects, failed_objects, planned_objects)
+        let Totals {
+            done_objects,
+            skipped_objects,
+            failed_objects,
+            planned_objects,
+            ..
+        } = state.totals;
+        (
+            done_objects,
+            skipped_objects,
+            failed_objects,
+            planned_objects,
+        )
     };
     assert_eq!(counts(&state), (1, 4, 2, 3));
     let mut again = state.clone();
     state.apply(at(9), &list());
-    // The copy, and the bad copy that looks like a good one. The one that was denied is tried again.
-    assert_eq!((counts(&state), state.tallies[&0].settled), ((1, 0, 1, 2), 2));
-    assert_eq!((again.relist(0), again.totals.clone()), (2, state.totals.clone()));
-    assert_eq!(state.totals.causes.by_frequency().iter().map(|cause| cause.objects).sum::<u64>(), 1);
+    // The copy, and the bad copy that looks like a good one. The one that was denied is tried
+    // again.
+    assert_eq!(
+        (counts(&state), state.tallies[&0].settled),
+        ((1, 0, 1, 2), 2)
+    );
+    assert_eq!(
+        (again.relist(0), again.totals.clone()),
+        (2, state.totals.clone())
+    );
+    assert_eq!(
+        state
+            .totals
+            .causes
+            .by_frequency()
+            .iter()
+            .map(|cause| cause.objects)
+            .sum::<u64>(),
+        1
+    );
     for event in [planned(4, "b"), ended(4), skipped(4, 2)] {
         state.apply(at(10), &event);
     }
     assert_eq!(counts(&state), (2, 4, 1, 3));
     state.apply(at(11), &list());
-    assert_eq!((counts(&state), state.tallies[&0].settled), ((2, 0, 1, 3), 3));
+    assert_eq!(
+        (counts(&state), state.tallies[&0].settled),
+        ((2, 0, 1, 3), 3)
+    );
     let read: RunState = serde_json::from_str(&serde_json::to_string(&state).unwrap()).unwrap();
     assert_eq!(read, state);
     state.apply(at(12), &Event::TransferEnded { transfer: 0 });
@@ -148,12 +252,40 @@ fn what_a_list_finds_again_counts_once() {
 
 #[test]
 fn a_range_that_begins_anew_leaves_nothing_of_what_was_known() {
-    let other = Event::RangeBegan { range: 1, transfer: 1, ordered: true };
-    let known = [Event::RunBegan(info()), range(), other, passed(0, "b"), cut(0, "m", 7), planned(1, "c")];
+    let other = Event::RangeBegan {
+        range: 1,
+        transfer: 1,
+        ordered: true,
+    };
+    let known = [
+        Event::RunBegan(info()),
+        range(),
+        other,
+        passed(0, "b"),
+        cut(0, "m", 7),
+        planned(1, "c"),
+    ];
     let mut anew = state(known);
-    anew.apply(at(9), &Event::RangeBegan { range: 0, transfer: 0, ordered: false });
-    assert_eq!(anew.ranges.keys().collect::<Vec<_>>(), [&0, &1], "another transfer keeps its own");
-    assert_eq!(anew.ranges[&0], RangeState { ordered: false, ..RangeState::default() });
+    anew.apply(
+        at(9),
+        &Event::RangeBegan {
+            range: 0,
+            transfer: 0,
+            ordered: false,
+        },
+    );
+    assert_eq!(
+        anew.ranges.keys().collect::<Vec<_>>(),
+        [&0, &1],
+        "another transfer keeps its own"
+    );
+    assert_eq!(
+        anew.ranges[&0],
+        RangeState {
+            ordered: false,
+            ..RangeState::default()
+        }
+    );
 }
 
 #[test]
@@ -161,9 +293,17 @@ fn events_about_what_is_not_known_change_nothing() {
     let known = state([Event::RunBegan(info()), range()]);
     let mut after = known.clone();
     for event in [
-        Event::PartStored { upload: 9, number: 1, size: 1, etag: "e".into() },
+        Event::PartStored {
+            upload: 9,
+            number: 1,
+            size: 1,
+            etag: "e".into(),
+        },
         begun(9, 1),
-        Event::CompleteIntended { upload: 9, etag: None },
+        Event::CompleteIntended {
+            upload: 9,
+            etag: None,
+        },
         Event::UploadEnded { upload: 9 },
         Event::RangePlanned { range: 9 },
         cut(9, "m", 10),
@@ -174,11 +314,19 @@ fn events_about_what_is_not_known_change_nothing() {
 }
 
 fn passed(range: u32, to: &str) -> Event {
-    Event::KeysPassed(Passed { range, to: to.parse().ok(), ..Passed::default() })
+    Event::KeysPassed(Passed {
+        range,
+        to: to.parse().ok(),
+        ..Passed::default()
+    })
 }
 
 fn cut(range: u32, at: &str, new: u32) -> Event {
-    Event::RangeCut { range, at: at.parse().unwrap(), new }
+    Event::RangeCut {
+        range,
+        at: at.parse().unwrap(),
+        new,
+    }
 }
 
 #[test]
@@ -193,20 +341,37 @@ fn a_cut_leaves_the_two_halves_of_what_was_left() {
         passed(8, "g"),
     ]);
     let left = |state: &RunState| -> Vec<_> {
-        let text = |key: &Option<ObjectKey>| key.as_ref().map(ToString::to_string).unwrap_or_default();
+        let text =
+            |key: &Option<ObjectKey>| key.as_ref().map(ToString::to_string).unwrap_or_default();
         let unplanned = state.ranges.iter().filter(|(_, range)| !range.planned);
-        unplanned.map(|(number, range)| (*number, text(&range.passed), text(&range.until))).collect()
+        unplanned
+            .map(|(number, range)| (*number, text(&range.passed), text(&range.until)))
+            .collect()
     };
     let range = |number, passed: &str, until: &str| (number, passed.to_owned(), until.to_owned());
     assert_eq!(
         left(&cuts),
-        [range(0, "b", "f"), range(7, "m", "t"), range(8, "g", "m"), range(9, "t", "")],
+        [
+            range(0, "b", "f"),
+            range(7, "m", "t"),
+            range(8, "g", "m"),
+            range(9, "t", "")
+        ],
         "together they are all keys behind `b` but for those up to `g` behind `f`"
     );
-    assert!(cuts.ranges.values().all(|range| range.ordered && range.transfer == 0));
-    // What is over is forgotten, but for what is pending, and for the last: it says that all keys are known.
+    assert!(
+        cuts.ranges
+            .values()
+            .all(|range| range.ordered && range.transfer == 0)
+    );
+    // What is over is forgotten, but for what is pending, and for the last: it says that all keys
+    // are known.
     let in_range = |object, number| match planned(object, "u") {
-        Event::ObjectPlanned { object, entry, .. } => Event::ObjectPlanned { range: number, object, entry },
+        Event::ObjectPlanned { object, entry, .. } => Event::ObjectPlanned {
+            range: number,
+            object,
+            entry,
+        },
         other => other,
     };
     let now = cuts.last.unwrap();
@@ -216,9 +381,17 @@ fn a_cut_leaves_the_two_halves_of_what_was_left() {
     }
     assert_eq!(cuts.ranges.keys().copied().collect::<Vec<_>>(), [9]);
     let ended = match ended(1) {
-        Event::ObjectEnded { object, ended, receipt, .. } => {
-            Event::ObjectEnded { range: 9, object, ended, receipt }
-        }
+        Event::ObjectEnded {
+            object,
+            ended,
+            receipt,
+            ..
+        } => Event::ObjectEnded {
+            range: 9,
+            object,
+            ended,
+            receipt,
+        },
         other => other,
     };
     cuts.apply(now, &ended);
@@ -229,7 +402,10 @@ fn a_cut_leaves_the_two_halves_of_what_was_left() {
 fn a_state_from_before_ranges_were_cut_is_read() {
     let old = r#"{"transfer":0,"ordered":true,"passed":"b","planned":false,"pending":{}}"#;
     let range: RangeState = serde_json::from_str(old).unwrap();
-    assert_eq!((range.passed.map(|key| key.to_string()), range.until), (Some("b".to_owned()), None));
+    assert_eq!(
+        (range.passed.map(|key| key.to_string()), range.until),
+        (Some("b".to_owned()), None)
+    );
     assert_eq!(
         serde_json::to_string(&RangeState {
             passed: "b".parse().ok(),
@@ -243,8 +419,12 @@ fn a_state_from_before_ranges_were_cut_is_read() {
 
 #[test]
 fn a_transfer_that_is_over_takes_no_room() {
-    let state =
-        state([Event::RunBegan(info()), range(), planned(1, "a"), Event::TransferEnded { transfer: 0 }]);
+    let state = state([
+        Event::RunBegan(info()),
+        range(),
+        planned(1, "a"),
+        Event::TransferEnded { transfer: 0 },
+    ]);
     assert!(state.ranges.is_empty() && state.ended_transfers.contains(&0));
 }
 
@@ -255,7 +435,13 @@ fn the_state_does_not_grow_with_the_number_of_objects() {
     let length = |state: &RunState| serde_json::to_string(state).unwrap().len();
     let mut lengths = Vec::new();
     for object in 0..60_000 {
-        state.apply(at(object), &planned(object, &format!("year=2026/month=11/part-{object:012}.parquet")));
+        state.apply(
+            at(object),
+            &planned(
+                object,
+                &format!("year=2026/month=11/part-{object:012}.parquet"),
+            ),
+        );
         // The first object is large and never ends; the others end behind it.
         if object > WINDOW {
             state.apply(at(object), &ended(object - WINDOW));
@@ -265,21 +451,35 @@ fn the_state_does_not_grow_with_the_number_of_objects() {
         }
     }
     assert_eq!(state.pending_objects() as u64, WINDOW + 1);
-    assert!(lengths[2] < lengths[0] + 100 && lengths[2] < 1 << 20, "{lengths:?}");
+    assert!(
+        lengths[2] < lengths[0] + 100 && lengths[2] < 1 << 20,
+        "{lengths:?}"
+    );
 }
 
 #[test]
 fn the_largest_state_is_a_few_mib() {
     let mut state = state([Event::RunBegan(info()), range()]);
     for object in 0..7_000 {
-        state.apply(at(object), &planned(object, &format!("{}{object:08}", "k".repeat(100))));
+        state.apply(
+            at(object),
+            &planned(object, &format!("{}{object:08}", "k".repeat(100))),
+        );
     }
     for upload in 7_000..7_048 {
         state.apply(at(upload), &intended(upload));
         state.apply(at(upload), &begun(upload, 10_000));
         for number in 1..=10_000 {
             let etag = format!("{:032x}", upload * 10_000 + u64::from(number));
-            state.apply(at(upload), &Event::PartStored { upload, number, size: 64 << 20, etag });
+            state.apply(
+                at(upload),
+                &Event::PartStored {
+                    upload,
+                    number,
+                    size: 64 << 20,
+                    etag,
+                },
+            );
         }
     }
     let bytes = serde_json::to_vec(&state).unwrap();

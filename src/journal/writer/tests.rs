@@ -31,7 +31,10 @@ impl Disk {
         let mut bytes = Header::new(1, self.base, &writer("w"), at(0)).line();
         bytes.extend_from_slice(&self.lines);
         let mut events = Vec::new();
-        read_segment("disk", 1, &bytes, false, self.base, |_, event| events.push(event)).unwrap();
+        read_segment("disk", 1, &bytes, false, self.base, |_, event| {
+            events.push(event)
+        })
+        .unwrap();
         events
     }
 }
@@ -49,7 +52,9 @@ impl Store for Memory {
         sleep(Duration::from_millis(5)).await;
         let mut disk = self.0.lock().unwrap();
         if disk.room.is_some_and(|room| room < lines.len()) {
-            return Err(JournalError::Full { place: "disk".into() });
+            return Err(JournalError::Full {
+                place: "disk".into(),
+            });
         }
         disk.lines.extend_from_slice(&lines);
         disk.writes += 1;
@@ -65,10 +70,16 @@ impl Store for Memory {
 
     fn wants_snapshot(&self) -> bool {
         let disk = self.0.lock().unwrap();
-        disk.snapshot_after.is_some_and(|length| disk.lines.len() >= length)
+        disk.snapshot_after
+            .is_some_and(|length| disk.lines.len() >= length)
     }
 
-    async fn snapshot(&mut self, next: u64, report: u64, _state: &RunState) -> Result<(), JournalError> {
+    async fn snapshot(
+        &mut self,
+        next: u64,
+        report: u64,
+        _state: &RunState,
+    ) -> Result<(), JournalError> {
         let mut disk = self.0.lock().unwrap();
         disk.snapshots.push((next, report));
         (disk.base, disk.durable) = (next, 0);
@@ -132,13 +143,24 @@ impl Ledger for Report {
 
 impl Report {
     fn lines(&self) -> Vec<String> {
-        self.0.lock().unwrap().text.lines().map(str::to_owned).collect()
+        self.0
+            .lock()
+            .unwrap()
+            .text
+            .lines()
+            .map(str::to_owned)
+            .collect()
     }
 }
 
 fn begin(store: &Memory, ledger: Option<Report>) -> Journal {
     let ledger = ledger.map(|ledger| Box::new(ledger) as Box<dyn Ledger>);
-    let start = Start { state: RunState::default(), next: 0, report: 0, ledger };
+    let start = Start {
+        state: RunState::default(),
+        next: 0,
+        report: 0,
+        ledger,
+    };
     let (task, journal) = WriterTask::new(store.clone(), start);
     tokio::spawn(task.run());
     journal
@@ -171,12 +193,20 @@ async fn what_nobody_waits_for_is_written_at_once_and_durable_soon() {
     sleep(Duration::from_millis(100)).await;
     {
         let disk = store.0.lock().unwrap();
-        assert_eq!((disk.events().len(), disk.syncs), (1, 0), "a killed process loses nothing");
+        assert_eq!(
+            (disk.events().len(), disk.syncs),
+            (1, 0),
+            "a killed process loses nothing"
+        );
     }
     sleep(Duration::from_secs(2)).await;
     assert_eq!(store.0.lock().unwrap().syncs, 1);
     sleep(Duration::from_mins(1)).await;
-    assert_eq!(store.0.lock().unwrap().syncs, 1, "nothing new, nothing to sync");
+    assert_eq!(
+        store.0.lock().unwrap().syncs,
+        1,
+        "nothing new, nothing to sync"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -186,11 +216,24 @@ async fn a_full_disk_ends_the_run_before_its_next_effect() {
     journal.commit(range()).await.unwrap();
     store.0.lock().unwrap().room = Some(0);
     let refused = journal.commit(planned(1, "a")).await.unwrap_err();
-    assert_eq!(refused, JournalError::Full { place: "disk".into() });
-    assert!(refused.to_string().contains("free some and run the same command again"), "{refused}");
+    assert_eq!(
+        refused,
+        JournalError::Full {
+            place: "disk".into()
+        }
+    );
+    assert!(
+        refused
+            .to_string()
+            .contains("free some and run the same command again"),
+        "{refused}"
+    );
     journal.broken().cancelled().await;
     assert_eq!(journal.append(planned(2, "b")).await, Err(refused.clone()));
-    assert_eq!(journal.clone().close(Event::RunStopped).await.unwrap_err(), refused);
+    assert_eq!(
+        journal.clone().close(Event::RunStopped).await.unwrap_err(),
+        refused
+    );
     assert_eq!(store.0.lock().unwrap().events().len(), 1);
 }
 
@@ -201,14 +244,29 @@ async fn receipts_are_in_the_report_before_a_snapshot_forgets_them() {
     let journal = begin(&store, Some(report.clone()));
     journal.commit(range()).await.unwrap();
     for object in 0..50 {
-        journal.append(planned(object, &format!("{object:03}"))).await.unwrap();
+        journal
+            .append(planned(object, &format!("{object:03}")))
+            .await
+            .unwrap();
         journal.commit(ended(object)).await.unwrap();
     }
     let receipts = vec![ReceiptLine::of(&"s").unwrap(); 3];
-    journal.append(Event::KeysPassed(Passed { receipts, ..Passed::default() })).await.unwrap();
+    journal
+        .append(Event::KeysPassed(Passed {
+            receipts,
+            ..Passed::default()
+        }))
+        .await
+        .unwrap();
     let closed = journal.close(Event::RunEnded).await.unwrap();
-    assert_eq!((closed.report, closed.state.totals.done_objects), (Ok(()), 50));
-    let expected: Vec<_> = (0..50).map(receipt).chain((0..3).map(|_| "\"s\"".to_owned())).collect();
+    assert_eq!(
+        (closed.report, closed.state.totals.done_objects),
+        (Ok(()), 50)
+    );
+    let expected: Vec<_> = (0..50)
+        .map(receipt)
+        .chain((0..3).map(|_| "\"s\"".to_owned()))
+        .collect();
     assert_eq!(report.lines(), expected);
     let disk = store.0.lock().unwrap();
     assert!(disk.snapshots.len() > 5);
@@ -228,7 +286,10 @@ async fn a_full_report_holds_up_snapshots_and_loses_nothing() {
     journal.commit(range()).await.unwrap();
     let tell = async |objects: std::ops::Range<u64>| {
         for object in objects {
-            journal.append(planned(object, &format!("{object:03}"))).await.unwrap();
+            journal
+                .append(planned(object, &format!("{object:03}")))
+                .await
+                .unwrap();
             journal.commit(ended(object)).await.unwrap();
         }
     };
@@ -238,8 +299,16 @@ async fn a_full_report_holds_up_snapshots_and_loses_nothing() {
     report.0.lock().unwrap().full = true;
     let snapshots = store.0.lock().unwrap().snapshots.len();
     tell(20..60).await;
-    assert_eq!(store.0.lock().unwrap().snapshots.len(), snapshots, "no receipt is forgotten");
-    assert_eq!(store.0.lock().unwrap().tails, 1, "the journal is not read again for each batch");
+    assert_eq!(
+        store.0.lock().unwrap().snapshots.len(),
+        snapshots,
+        "no receipt is forgotten"
+    );
+    assert_eq!(
+        store.0.lock().unwrap().tails,
+        1,
+        "the journal is not read again for each batch"
+    );
     sleep(REPORT_AGAIN.0).await;
     tell(60..80).await;
     assert_eq!(store.0.lock().unwrap().tails, 2);
@@ -247,7 +316,10 @@ async fn a_full_report_holds_up_snapshots_and_loses_nothing() {
     sleep(REPORT_AGAIN.0).await;
     tell(80..82).await;
     sleep(Duration::from_millis(100)).await;
-    assert!(store.0.lock().unwrap().snapshots.len() > snapshots, "the report has caught up");
+    assert!(
+        store.0.lock().unwrap().snapshots.len() > snapshots,
+        "the report has caught up"
+    );
     assert_eq!(report.lines(), (0..82).map(receipt).collect::<Vec<_>>());
 }
 
@@ -263,7 +335,12 @@ async fn a_run_whose_report_lacks_receipts_is_not_over() {
     // Run again with room on the disk: the report is made whole from the journal.
     report.0.lock().unwrap().full = false;
     let (state, next) = (closed.state, 3);
-    let start = Start { state, next, report: 0, ledger: Some(Box::new(report.clone())) };
+    let start = Start {
+        state,
+        next,
+        report: 0,
+        ledger: Some(Box::new(report.clone())),
+    };
     let (mut task, journal) = WriterTask::new(store.clone(), start);
     task.recover().await.unwrap();
     assert_eq!(report.lines(), [receipt(1)]);
@@ -291,12 +368,23 @@ async fn after_a_crash_the_report_has_each_receipt_once() {
     // What the report got after the snapshot may be there, in part or not at all.
     let whole = report.0.lock().unwrap().text.clone();
     let length_then = usize::try_from(length).unwrap();
-    assert!(length_then + 5 < whole.len(), "receipts came after the snapshot");
+    assert!(
+        length_then + 5 < whole.len(),
+        "receipts came after the snapshot"
+    );
     for cut in [length_then, length_then + 5, whole.len()] {
         let text = whole[..cut].to_owned();
-        let other = Report(Arc::new(Mutex::new(Paper { text, ..Paper::default() })));
+        let other = Report(Arc::new(Mutex::new(Paper {
+            text,
+            ..Paper::default()
+        })));
         let ledger: Option<Box<dyn Ledger>> = Some(Box::new(other.clone()));
-        let start = Start { state: RunState::default(), next, report: length, ledger };
+        let start = Start {
+            state: RunState::default(),
+            next,
+            report: length,
+            ledger,
+        };
         let (mut task, _journal) = WriterTask::new(store.clone(), start);
         task.recover().await.unwrap();
         assert_eq!(other.lines(), (0..12).map(receipt).collect::<Vec<_>>());
@@ -319,7 +407,12 @@ async fn a_report_that_fails_after_a_recovery_has_each_receipt_once() {
             report.0.lock().unwrap().text.clear();
         }
         let ledger: Option<Box<dyn Ledger>> = Some(Box::new(report.clone()));
-        let start = Start { state: RunState::default(), next, report: length, ledger };
+        let start = Start {
+            state: RunState::default(),
+            next,
+            report: length,
+            ledger,
+        };
         let (mut task, journal) = WriterTask::new(store.clone(), start);
         task.recover().await.unwrap();
         tokio::spawn(task.run());
@@ -329,7 +422,11 @@ async fn a_report_that_fails_after_a_recovery_has_each_receipt_once() {
         report.0.lock().unwrap().full = false;
         assert_eq!(journal.close(Event::RunEnded).await.unwrap().report, Ok(()));
         let first = if lost { first } else { 0 };
-        assert_eq!(report.lines(), (first..13).map(receipt).collect::<Vec<_>>(), "lost: {lost}");
+        assert_eq!(
+            report.lines(),
+            (first..13).map(receipt).collect::<Vec<_>>(),
+            "lost: {lost}"
+        );
     }
 }
 
@@ -343,7 +440,12 @@ async fn a_report_begins_with_its_run_and_may_have_been_lost() {
     // A pod's disk is gone with its pod: of 1,000 bytes none is left.
     report.0.lock().unwrap().text.clear();
     let ledger: Option<Box<dyn Ledger>> = Some(Box::new(report.clone()));
-    let start = Start { state: RunState::default(), next: 3, report: 1000, ledger };
+    let start = Start {
+        state: RunState::default(),
+        next: 3,
+        report: 1000,
+        ledger,
+    };
     let (mut task, _journal) = WriterTask::new(store, start);
     task.recover().await.unwrap();
     assert_eq!(report.lines(), [receipt(2)]);
@@ -359,6 +461,10 @@ async fn a_journal_that_is_off_still_fills_the_report() {
     report.0.lock().unwrap().full = true;
     journal.commit(ended(2)).await.unwrap();
     let closed = journal.close(Event::RunEnded).await.unwrap();
-    assert!(closed.report.is_err(), "nothing can be replayed: {:?}", closed.report);
+    assert!(
+        closed.report.is_err(),
+        "nothing can be replayed: {:?}",
+        closed.report
+    );
     assert_eq!(report.lines(), [receipt(1)]);
 }

@@ -1,14 +1,16 @@
 //! Keys as numbers: where a key lies between two others, and which text lies in the middle of them.
 //!
-//! A key is read as a fraction whose digits are its characters, in the order of their code points, which is the order of
-//! S3's lists. The digits are those characters that were seen in keys and no others: hexadecimal names then have
-//! sixteen of them, and the middle between `0…` and the end is `8…` and not something between `9` and `a`.
+//! A key is read as a fraction whose digits are its characters, in the order of their code points,
+//! which is the order of S3's lists. The digits are those characters that were seen in keys and no
+//! others: hexadecimal names then have sixteen of them, and the middle between `0…` and the end is
+//! `8…` and not something between `9` and `a`.
 
 use std::collections::BTreeSet;
 
 /// Characters of a key that a number is made of. More would not fit the precision.
 const DIGITS: usize = 8;
-/// Characters that are kept apart. Keys in Chinese have thousands; what is beyond lies between its neighbours.
+/// Characters that are kept apart. Keys in Chinese have thousands; what is beyond lies between its
+/// neighbours.
 const MOST: usize = 4096;
 
 /// The characters that keys are made of.
@@ -34,13 +36,15 @@ impl Alphabet {
             }
         }
         if grown {
-            let ascii = (0..128_u8).filter(|byte| (self.ascii >> byte) & 1 == 1).map(char::from);
+            let ascii = (0..128_u8)
+                .filter(|byte| (self.ascii >> byte) & 1 == 1)
+                .map(char::from);
             self.sorted = ascii.chain(self.others.iter().copied()).collect();
         }
     }
 
-    /// One more than there are characters, because a key that ends comes before all that go on, and one for characters
-    /// behind the last.
+    /// One more than there are characters, because a key that ends comes before all that go on, and
+    /// one for characters behind the last.
     #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
     fn base(&self) -> f64 {
         self.sorted.len() as f64 + 2.0
@@ -58,7 +62,11 @@ impl Alphabet {
     }
 
     /// A short text whose value is about this one.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a digit is at least 0")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a digit is at least 0"
+    )]
     pub(super) fn text(&self, value: f64, precision: f64) -> String {
         let (mut rest, mut unit, mut text) = (value, 1.0, String::new());
         while text.chars().count() < DIGITS && (text.is_empty() || unit > precision) {
@@ -66,8 +74,13 @@ impl Alphabet {
             unit /= self.base();
             let digit = rest.floor();
             rest -= digit;
-            let Some(index) = (digit as usize).checked_sub(1) else { break };
-            match self.sorted.get(index.min(self.sorted.len().saturating_sub(1))) {
+            let Some(index) = (digit as usize).checked_sub(1) else {
+                break;
+            };
+            match self
+                .sorted
+                .get(index.min(self.sorted.len().saturating_sub(1)))
+            {
                 Some(char) => text.push(*char),
                 None => break,
             }
@@ -78,11 +91,19 @@ impl Alphabet {
 
 /// The bytes that two texts begin with alike, up to whole characters.
 pub(super) fn common(one: &str, other: &str) -> usize {
-    let same = one.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count();
-    (0..=same).rev().find(|at| one.is_char_boundary(*at)).unwrap_or(0)
+    let same = one
+        .bytes()
+        .zip(other.bytes())
+        .take_while(|(a, b)| a == b)
+        .count();
+    (0..=same)
+        .rev()
+        .find(|at| one.is_char_boundary(*at))
+        .unwrap_or(0)
 }
 
-/// The next character that can be sent without trouble: no control character, no surrogate, and none that XML forbids.
+/// The next character that can be sent without trouble: no control character, no surrogate, and
+/// none that XML forbids.
 pub(super) fn next_char(char: char) -> Option<char> {
     let next = match u32::from(char) {
         0..0x20 => 0x20,
@@ -113,17 +134,32 @@ mod tests {
         let alphabet = of(&["0123456789", "abcdef"]);
         let middle = alphabet.text(f64::midpoint(alphabet.value("0000"), 1.0), 0.1);
         assert!(["7", "8"].contains(&middle.as_str()), "{middle}");
-        let middle = alphabet.text(f64::midpoint(alphabet.value("80"), alphabet.value("90")), 0.01);
-        assert!(middle.starts_with('8') && ("86".."89").contains(&middle.as_str()), "{middle}");
+        let middle = alphabet.text(
+            f64::midpoint(alphabet.value("80"), alphabet.value("90")),
+            0.01,
+        );
+        assert!(
+            middle.starts_with('8') && ("86".."89").contains(&middle.as_str()),
+            "{middle}"
+        );
     }
 
     #[test]
     fn what_texts_have_in_common_ends_at_a_character() {
         assert_eq!(common("é", "è"), 0, "both begin with the same byte");
-        assert_eq!((common("aé", "aè"), common("ab", "abc"), common("", "x")), (1, 2, 0));
+        assert_eq!(
+            (common("aé", "aè"), common("ab", "abc"), common("", "x")),
+            (1, 2, 0)
+        );
         assert_eq!(next_char('9'), Some(':'));
-        assert_eq!((next_char('~'), next_char('\u{d7ff}')), (Some('\u{a0}'), Some('\u{e000}')));
-        assert_eq!((next_char('\u{1}'), next_char(char::MAX)), (Some(' '), None));
+        assert_eq!(
+            (next_char('~'), next_char('\u{d7ff}')),
+            (Some('\u{a0}'), Some('\u{e000}'))
+        );
+        assert_eq!(
+            (next_char('\u{1}'), next_char(char::MAX)),
+            (Some(' '), None)
+        );
     }
 
     proptest! {

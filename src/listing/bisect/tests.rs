@@ -18,7 +18,10 @@ struct Model {
 
 impl Model {
     fn of(keys: impl IntoIterator<Item = String>, size: usize) -> Self {
-        Self { keys: keys.into_iter().collect(), size }
+        Self {
+            keys: keys.into_iter().collect(),
+            size,
+        }
     }
 
     fn page(&self, prefix: &str, after: Option<&str>) -> (Vec<String>, bool) {
@@ -51,7 +54,13 @@ impl Listers {
 
     fn of(reach: Reach, most: usize) -> Self {
         let whole = KeyRange::default();
-        let ranges = Ranges::new(reach.clone(), std::slice::from_ref(&whole), most, 1, u32::MAX);
+        let ranges = Ranges::new(
+            reach.clone(),
+            std::slice::from_ref(&whole),
+            most,
+            1,
+            u32::MAX,
+        );
         Self {
             ranges,
             reach,
@@ -67,16 +76,26 @@ impl Listers {
         self.requests += 1;
         let (range, keys) = &mut self.open[at];
         let after = range.after.as_ref().map(ObjectKey::as_str);
-        let prefix = *self.at.entry(range.range).or_insert_with(|| self.reach.first_behind(after));
+        let prefix = *self
+            .at
+            .entry(range.range)
+            .or_insert_with(|| self.reach.first_behind(after));
         let all = self.reach.prefixes();
-        let (page, more) = server.page(all.get(prefix).map_or("\u{10FFFF}", ObjectKey::as_str), after);
+        let (page, more) = server.page(
+            all.get(prefix).map_or("\u{10FFFF}", ObjectKey::as_str),
+            after,
+        );
         let names: Vec<_> = page.iter().map(String::as_str).collect();
-        let behind = Behind { more, prefix: prefix + usize::from(!more) };
+        let behind = Behind {
+            more,
+            prefix: prefix + usize::from(!more),
+        };
         let until = self.ranges.page(range.range, &names, behind);
         let inside = |key: &String| until.as_ref().is_none_or(|until| **key <= *until.as_str());
         keys.extend(page.iter().filter(|key| inside(key)).cloned());
-        let next =
-            all.get(behind.prefix).filter(|next| more || until.as_ref().is_none_or(|until| *next <= until));
+        let next = all
+            .get(behind.prefix)
+            .filter(|next| more || until.as_ref().is_none_or(|until| *next <= until));
         if next.is_some() && page.iter().all(inside) {
             self.at.insert(range.range, behind.prefix);
             if let Some(last) = page.last() {
@@ -91,8 +110,11 @@ impl Listers {
 
     fn cut(&mut self) {
         while let Some(Cut { range, new }) = self.ranges.cut() {
-            let (cut, _) =
-                self.open.iter_mut().find(|(open, _)| open.range == range).expect("an open range is cut");
+            let (cut, _) = self
+                .open
+                .iter_mut()
+                .find(|(open, _)| open.range == range)
+                .expect("an open range is cut");
             assert!(new.after > cut.after, "a cut lies behind what was read");
             self.open.push((new, Vec::new()));
         }
@@ -112,7 +134,11 @@ impl Listers {
     }
 
     fn listed(&self) -> Vec<String> {
-        let mut all: Vec<_> = self.done.iter().flat_map(|(_, keys)| keys.clone()).collect();
+        let mut all: Vec<_> = self
+            .done
+            .iter()
+            .flat_map(|(_, keys)| keys.clone())
+            .collect();
         for (range, keys) in &self.done {
             assert!(keys.is_sorted(), "range {} is in order", range.range);
         }
@@ -145,7 +171,10 @@ fn buckets() -> Vec<(&'static str, Vec<String>)> {
         ("hashes", all(&|i| format!("{:016x}", hash(i)))),
         ("base 62", all(&|i| base62(hash(i)))),
         ("a counter", all(&|i| format!("{i:012}"))),
-        ("a counter without zeros", all(&|i| format!("photo-{i}.jpg"))),
+        (
+            "a counter without zeros",
+            all(&|i| format!("photo-{i}.jpg")),
+        ),
         (
             "dates",
             all(&|i| {
@@ -164,25 +193,40 @@ fn buckets() -> Vec<(&'static str, Vec<String>)> {
             "a deep tree",
             all(&|i| {
                 let hash = hash(i % 700);
-                format!("warehouse/db/table/{}/{}/{}/part-{i:05}", hash % 9, hash / 9 % 10, hash / 90 % 8)
+                format!(
+                    "warehouse/db/table/{}/{}/{}/part-{i:05}",
+                    hash % 9,
+                    hash / 9 % 10,
+                    hash / 90 % 8
+                )
             }),
         ),
         (
             "one hot directory",
             all(&|i| match i {
                 0..500 => format!("{:08x}/readme", hash(i) as u32),
-                _ => format!("data/events/region=eu-west-1/{:010}", hash(i) % 10_000_000_000),
+                _ => format!(
+                    "data/events/region=eu-west-1/{:010}",
+                    hash(i) % 10_000_000_000
+                ),
             }),
         ),
         (
             "Japanese and more",
             all(&|i| {
-                let char = |at: u64| char::from_u32(0x4e00 + (hash(i + at * KEYS) % 5000) as u32).unwrap();
+                let char =
+                    |at: u64| char::from_u32(0x4e00 + (hash(i + at * KEYS) % 5000) as u32).unwrap();
                 format!("写真/{}{}/ünï-{i}", char(1), char(2))
             }),
         ),
-        ("long keys", all(&|i| format!("{}{:024}", "x".repeat(1000), i * 7919))),
-        ("long keys of many bytes", all(&|i| format!("{}/{:016x}", "長い".repeat(160), hash(i)))),
+        (
+            "long keys",
+            all(&|i| format!("{}{:024}", "x".repeat(1000), i * 7919)),
+        ),
+        (
+            "long keys of many bytes",
+            all(&|i| format!("{}/{:016x}", "長い".repeat(160), hash(i))),
+        ),
     ]
 }
 
@@ -194,10 +238,17 @@ fn all_kinds_of_keys_are_cut_well() {
         let server = Model::of(keys, PAGE);
         let mut listers = Listers::new(MOST);
         let rounds = listers.rounds(&server);
-        assert_eq!(listers.listed(), server.keys.iter().cloned().collect::<Vec<_>>(), "{name}");
+        assert_eq!(
+            listers.listed(),
+            server.keys.iter().cloned().collect::<Vec<_>>(),
+            "{name}"
+        );
         let pages = server.keys.len().div_ceil(PAGE);
         let best = pages.div_ceil(MOST);
-        assert!(rounds <= 2 * best + 12, "{name}: {rounds} rounds for {pages} pages");
+        assert!(
+            rounds <= 2 * best + 12,
+            "{name}: {rounds} rounds for {pages} pages"
+        );
         assert!(
             listers.requests <= 2 * pages + 40,
             "{name}: {} requests for {pages} pages",
@@ -212,7 +263,11 @@ fn a_few_pages_are_not_cut() {
         let server = Model::of((0..count).map(|i| format!("{:08x}", hash(i) as u32)), 1000);
         let mut listers = Listers::new(32);
         listers.rounds(&server);
-        assert_eq!(listers.requests as u64, count.div_ceil(1000).max(1), "{count} keys");
+        assert_eq!(
+            listers.requests as u64,
+            count.div_ceil(1000).max(1),
+            "{count} keys"
+        );
     }
 }
 
@@ -241,30 +296,62 @@ fn a_session_goes_on_with_several_ranges() {
     let server = Model::of((0..KEYS).map(|i| format!("{:016x}", hash(i))), 100);
     let key = |text: &str| ObjectKey::new(text).ok();
     let left = [
-        KeyRange { range: 3, after: key("2"), until: key("4") },
-        KeyRange { range: 7, after: key("a"), until: None },
+        KeyRange {
+            range: 3,
+            after: key("2"),
+            until: key("4"),
+        },
+        KeyRange {
+            range: 7,
+            after: key("a"),
+            until: None,
+        },
     ];
     let reach = Reach::below(&ObjectKey::empty());
     let ranges = Ranges::new(reach.clone(), &left, 8, 9, 12);
-    let open = left.iter().map(|range| (range.clone(), Vec::new())).collect();
-    let mut listers = Listers { ranges, reach, at: BTreeMap::new(), open, done: Vec::new(), requests: 0 };
+    let open = left
+        .iter()
+        .map(|range| (range.clone(), Vec::new()))
+        .collect();
+    let mut listers = Listers {
+        ranges,
+        reach,
+        at: BTreeMap::new(),
+        open,
+        done: Vec::new(),
+        requests: 0,
+    };
     listers.rounds(&server);
-    let wanted = server.keys.iter().filter(|key| ("2".."4").contains(&key.as_str()) || key.as_str() > "a");
+    let wanted = server
+        .keys
+        .iter()
+        .filter(|key| ("2".."4").contains(&key.as_str()) || key.as_str() > "a");
     assert_eq!(listers.listed(), wanted.cloned().collect::<Vec<_>>());
     let numbers: BTreeSet<_> = listers.done.iter().map(|(range, _)| range.range).collect();
-    assert_eq!(numbers, [3, 7, 9, 10, 11, 12].into(), "no more numbers than there are");
+    assert_eq!(
+        numbers,
+        [3, 7, 9, 10, 11, 12].into(),
+        "no more numbers than there are"
+    );
 }
 
 /// The keys that include patterns reach.
 fn reach(include: &[String]) -> Reach {
     let include = include.iter().map(|glob| glob.parse().unwrap()).collect();
-    Reach::of_source(&Selection { include, ..Selection::default() }, &ObjectKey::empty())
+    Reach::of_source(
+        &Selection {
+            include,
+            ..Selection::default()
+        },
+        &ObjectKey::empty(),
+    )
 }
 
 #[test]
 fn a_range_is_cut_between_prefixes_before_anything_is_known() {
     let days: Vec<_> = (1..=20).map(|day| format!("2026-11-{day:02}/*")).collect();
-    let keys = (0..40 * 300).map(|i| format!("2026-{:02}-{:02}/{i:06}", 10 + i % 2, 1 + i / 2 % 20));
+    let keys =
+        (0..40 * 300).map(|i| format!("2026-{:02}-{:02}/{i:06}", 10 + i % 2, 1 + i / 2 % 20));
     let server = Model::of(keys, 100);
     let mut listers = Listers::of(reach(&days), 8);
     assert!(listers.ranges.wants_cut());
@@ -273,9 +360,16 @@ fn a_range_is_cut_between_prefixes_before_anything_is_known() {
     let rounds = listers.rounds(&server);
     assert_eq!(listers.listed().len(), 20 * 300);
     assert!(rounds <= 20 * 3 / 8 + 6, "{rounds} rounds");
-    assert!(listers.requests <= 20 * 3 + 12, "{} requests", listers.requests);
+    assert!(
+        listers.requests <= 20 * 3 + 12,
+        "{} requests",
+        listers.requests
+    );
     let whole = Listers::new(8);
-    assert!(!whole.ranges.wants_cut(), "one prefix is not cut at a guess before a page was read");
+    assert!(
+        !whole.ranges.wants_cut(),
+        "one prefix is not cut at a guess before a page was read"
+    );
 }
 
 proptest! {

@@ -1,4 +1,5 @@
-//! What to write instead of a text that cannot be read: a message and a remedy for each kind of error.
+//! What to write instead of a text that cannot be read: a message and a remedy for each kind of
+//! error.
 
 use super::super::job::FailureLimitError;
 use super::super::keys::{GlobError, TemplateError};
@@ -18,22 +19,28 @@ impl Explain for SizeError {
                 format!("`{text}` is not a size"),
                 "write a number and a unit, for instance 64MiB".to_owned(),
             ),
-            Self::Unit { text, suggestion } => {
-                (format!("`{text}` has no binary unit"), format!("write {suggestion}"))
-            }
-            Self::OutOfRange(_) => {
-                (self.to_string(), "write a smaller size, or one in whole bytes".to_owned())
-            }
-            Self::Duration(text) => {
-                (format!("`{text}` is not a duration"), "write for instance 30s, 15m or 2h".to_owned())
-            }
+            Self::Unit { text, suggestion } => (
+                format!("`{text}` has no binary unit"),
+                format!("write {suggestion}"),
+            ),
+            Self::OutOfRange(_) => (
+                self.to_string(),
+                "write a smaller size, or one in whole bytes".to_owned(),
+            ),
+            Self::Duration(text) => (
+                format!("`{text}` is not a duration"),
+                "write for instance 30s, 15m or 2h".to_owned(),
+            ),
         }
     }
 }
 
 impl Explain for FailureLimitError {
     fn explain(&self) -> (String, String) {
-        let message = format!("`{}` is neither a number of objects nor a percentage", self.0);
+        let message = format!(
+            "`{}` is neither a number of objects nor a percentage",
+            self.0
+        );
         (message, "write for instance 100 or 5%".to_owned())
     }
 }
@@ -41,12 +48,14 @@ impl Explain for FailureLimitError {
 impl Explain for LocationError {
     fn explain(&self) -> (String, String) {
         match self {
-            Self::NotS3(text) => {
-                (format!("`{text}` is not an S3 location"), self.remedy().unwrap_or_default())
-            }
-            Self::Bucket { name, reason } => {
-                (format!("`{name}` is not a bucket name: {reason}"), "write s3://bucket/key".to_owned())
-            }
+            Self::NotS3(text) => (
+                format!("`{text}` is not an S3 location"),
+                self.remedy().unwrap_or_default(),
+            ),
+            Self::Bucket { name, reason } => (
+                format!("`{name}` is not a bucket name: {reason}"),
+                "write s3://bucket/key".to_owned(),
+            ),
             Self::KeyTooLong(_) => (self.to_string(), "write a shorter key".to_owned()),
         }
     }
@@ -54,7 +63,10 @@ impl Explain for LocationError {
 
 impl Explain for MomentError {
     fn explain(&self) -> (String, String) {
-        (format!("`{}` is not a point in time", self.text), self.remedy.to_owned())
+        (
+            format!("`{}` is not a point in time", self.text),
+            self.remedy.to_owned(),
+        )
     }
 }
 
@@ -63,15 +75,25 @@ impl Explain for GlobError {
         let remedy = match self {
             Self::Empty => "write `**` for all keys, or remove it".to_owned(),
             Self::Anchored(text) => {
-                let relative = text.trim_start_matches("s3://").trim_start_matches(['.', '/']);
+                let relative = text
+                    .trim_start_matches("s3://")
+                    .trim_start_matches(['.', '/']);
                 format!("write it from there, for instance `{relative}`")
             }
             Self::Directory(text) => {
                 let dir = text.trim_end_matches(['*', '/']);
-                let below = if dir.is_empty() { "**".to_owned() } else { format!("{dir}/**") };
-                format!("write `{below}` for everything below it, or `**/*/` for all marker objects")
+                let below = if dir.is_empty() {
+                    "**".to_owned()
+                } else {
+                    format!("{dir}/**")
+                };
+                format!(
+                    "write `{below}` for everything below it, or `**/*/` for all marker objects"
+                )
             }
-            Self::Syntax { .. } => "put a `\\` before a character that stands for itself".to_owned(),
+            Self::Syntax { .. } => {
+                "put a `\\` before a character that stands for itself".to_owned()
+            }
         };
         (self.to_string(), remedy)
     }
@@ -80,12 +102,16 @@ impl Explain for GlobError {
 impl Explain for TemplateError {
     fn explain(&self) -> (String, String) {
         let remedy = match self {
-            Self::Unknown(_) => "there are {key}, {dir}, {name}, {stem}, {ext} and {size}".to_owned(),
+            Self::Unknown(_) => {
+                "there are {key}, {dir}, {name}, {stem}, {ext} and {size}".to_owned()
+            }
             Self::Brace(brace) => format!("write `{brace}{brace}` for the character itself"),
             Self::Doubled { placeholder, mark } => {
                 format!("leave out the `{mark}` next to {{{placeholder}}}")
             }
-            Self::Collides(_) => "use {key}, or {dir} with {name} or with {stem} and {ext}".to_owned(),
+            Self::Collides(_) => {
+                "use {key}, or {dir} with {name} or with {stem} and {ext}".to_owned()
+            }
         };
         (self.to_string(), remedy)
     }

@@ -1,5 +1,5 @@
-//! The controller against a model of a server: a token bucket, answers that take their time, a client that wakes up once
-//! in a millisecond.
+//! The controller against a model of a server: a token bucket, answers that take their time, a
+//! client that wakes up once in a millisecond.
 
 use std::collections::BinaryHeap;
 
@@ -28,7 +28,13 @@ struct Server<L: Fn(f64) -> f64> {
 impl<L: Fn(f64) -> f64> Server<L> {
     fn new(limit: L) -> Self {
         let ms = Duration::from_millis;
-        Self { limit, burst: 0.25, refuses: ms(20), answers: ms(45), strays: None }
+        Self {
+            limit,
+            burst: 0.25,
+            refuses: ms(20),
+            answers: ms(45),
+            strays: None,
+        }
     }
 }
 
@@ -63,12 +69,30 @@ struct Demand {
     seconds: u32,
 }
 
-const ENDLESS: Demand = Demand { requests: 1e12, width: 2048, rate: 20_000.0, seconds: 60 };
+const ENDLESS: Demand = Demand {
+    requests: 1e12,
+    width: 2048,
+    rate: 20_000.0,
+    seconds: 60,
+};
 
 /// Lets the controller run. Refused requests come again after a while, as any other.
-fn drive<L: Fn(f64) -> f64>(server: &Server<L>, demand: Demand, controller: &mut RateController) -> Run {
-    let Demand { requests, width, rate, seconds } = demand;
-    let mut run = Run { accepted: vec![0.0], throttled: vec![0.0], seconds: f64::from(seconds) };
+fn drive<L: Fn(f64) -> f64>(
+    server: &Server<L>,
+    demand: Demand,
+    controller: &mut RateController,
+) -> Run {
+    let Demand {
+        requests,
+        width,
+        rate,
+        seconds,
+    } = demand;
+    let mut run = Run {
+        accepted: vec![0.0],
+        throttled: vec![0.0],
+        seconds: f64::from(seconds),
+    };
     let mut meter = Meter::new(controller.rate(Duration::ZERO), Duration::ZERO);
     let mut tokens = (server.limit)(0.0) * server.burst;
     // The times of answers, the earliest first; of refusals with the time of sending.
@@ -135,10 +159,20 @@ fn servers(limit: impl Fn(f64) -> f64 + Copy) -> [Server<impl Fn(f64) -> f64 + C
     [
         model,
         // Refusals at once, as on the loopback.
-        Server { refuses: ms(2), ..model },
+        Server {
+            refuses: ms(2),
+            ..model
+        },
         // No burst but what a client's clock needs.
-        Server { burst: 0.01, ..model },
-        Server { burst: 0.01, answers: ms(200), ..model },
+        Server {
+            burst: 0.01,
+            ..model
+        },
+        Server {
+            burst: 0.01,
+            answers: ms(200),
+            ..model
+        },
     ]
 }
 
@@ -146,10 +180,20 @@ fn servers(limit: impl Fn(f64) -> f64 + Copy) -> [Server<impl Fn(f64) -> f64 + C
 fn a_fixed_limit_is_found_and_held_with_little_throttling() {
     for limit in [20.0, 437.0, 3500.0] {
         for server in servers(move |_| limit) {
-            let run = fresh(&server, Demand { seconds: 40, ..ENDLESS });
+            let run = fresh(
+                &server,
+                Demand {
+                    seconds: 40,
+                    ..ENDLESS
+                },
+            );
             let share = run.accepted(10) / (30.0 * limit);
             assert!(share >= 0.95, "{limit}/s: {share:.3} of it is used");
-            assert!(run.throttled(10) < 0.01, "{limit}/s: {:.4} throttled", run.throttled(10));
+            assert!(
+                run.throttled(10) < 0.01,
+                "{limit}/s: {:.4} throttled",
+                run.throttled(10)
+            );
         }
     }
 }
@@ -158,11 +202,24 @@ fn a_fixed_limit_is_found_and_held_with_little_throttling() {
 fn a_server_with_a_long_burst_and_one_far_away_are_used_too() {
     let ms = Duration::from_millis;
     let model = Server::new(|_| 3500.0);
-    for server in
-        [Server { burst: 1.0, ..model }, Server { refuses: ms(150), answers: ms(250), burst: 0.25, ..model }]
-    {
+    for server in [
+        Server {
+            burst: 1.0,
+            ..model
+        },
+        Server {
+            refuses: ms(150),
+            answers: ms(250),
+            burst: 0.25,
+            ..model
+        },
+    ] {
         let run = fresh(&server, ENDLESS);
-        assert!(run.accepted(10) >= 0.92 * 50.0 * 3500.0, "{}", run.accepted(10));
+        assert!(
+            run.accepted(10) >= 0.92 * 50.0 * 3500.0,
+            "{}",
+            run.accepted(10)
+        );
         assert!(run.throttled(10) < 0.01, "{}", run.throttled(10));
     }
 }
@@ -171,7 +228,13 @@ fn a_server_with_a_long_burst_and_one_far_away_are_used_too() {
 #[test]
 fn a_short_run_loses_nothing_to_the_search() {
     for server in servers(|_| 3500.0) {
-        let run = fresh(&server, Demand { requests: 20_000.0, ..ENDLESS });
+        let run = fresh(
+            &server,
+            Demand {
+                requests: 20_000.0,
+                ..ENDLESS
+            },
+        );
         assert!(run.seconds <= 6.2, "{} s", run.seconds);
         assert!(run.throttled(0) < 0.01, "{} throttled", run.throttled(0));
     }
@@ -180,11 +243,30 @@ fn a_short_run_loses_nothing_to_the_search() {
 #[test]
 fn a_server_that_takes_everything_is_not_made_to_wait() {
     let server = Server::new(|_| 1e9);
-    let run = fresh(&server, Demand { requests: 20_000.0, ..ENDLESS });
-    assert!(run.seconds < 3.0, "{} s, where the demand alone takes 1 s", run.seconds);
+    let run = fresh(
+        &server,
+        Demand {
+            requests: 20_000.0,
+            ..ENDLESS
+        },
+    );
+    assert!(
+        run.seconds < 3.0,
+        "{} s, where the demand alone takes 1 s",
+        run.seconds
+    );
     // 50 GiB in parts of 64 MiB.
-    let parts = Demand { requests: 800.0, ..ENDLESS };
-    let run = fresh(&Server { answers: Duration::from_millis(870), ..server }, parts);
+    let parts = Demand {
+        requests: 800.0,
+        ..ENDLESS
+    };
+    let run = fresh(
+        &Server {
+            answers: Duration::from_millis(870),
+            ..server
+        },
+        parts,
+    );
     assert!(run.seconds < 1.2, "{} s", run.seconds);
 }
 
@@ -193,13 +275,29 @@ fn a_limit_that_doubles_is_followed() {
     let eighth = WRITES / 8.0;
     for server in servers(move |second| eighth * 2f64.powf((second / 10.0).floor().min(3.0))) {
         // The limit alone takes 23.8 s.
-        let run = fresh(&server, Demand { requests: 20_000.0, ..ENDLESS });
+        let run = fresh(
+            &server,
+            Demand {
+                requests: 20_000.0,
+                ..ENDLESS
+            },
+        );
         assert!(run.seconds <= 26.0, "{} s", run.seconds);
         assert!(run.throttled(0) < 0.03, "{} throttled", run.throttled(0));
     }
     for server in servers(move |second| eighth * 2f64.powf((second / 10.0).min(3.0))) {
-        let run = fresh(&server, Demand { requests: 20_000.0, ..ENDLESS });
-        assert!(run.seconds <= 22.5, "{} s where the limit alone takes 20.6 s", run.seconds);
+        let run = fresh(
+            &server,
+            Demand {
+                requests: 20_000.0,
+                ..ENDLESS
+            },
+        );
+        assert!(
+            run.seconds <= 22.5,
+            "{} s where the limit alone takes 20.6 s",
+            run.seconds
+        );
         assert!(run.throttled(0) < 0.03, "{} throttled", run.throttled(0));
     }
 }
@@ -211,19 +309,40 @@ fn a_limit_that_drops_to_a_quarter_is_met_within_seconds() {
         for second in 22..60 {
             let accepted = run.accepted[second];
             assert!(accepted >= 0.9 * 875.0, "second {second}: {accepted}");
-            assert!(run.throttled[second] <= 0.03 * 875.0, "second {second}: {}", run.throttled[second]);
+            assert!(
+                run.throttled[second] <= 0.03 * 875.0,
+                "second {second}: {}",
+                run.throttled[second]
+            );
         }
         // A tenth of what had passed in a second until then.
-        assert!(run.throttled[20] < 350.0, "{} when it dropped", run.throttled[20]);
+        assert!(
+            run.throttled[20] < 350.0,
+            "{} when it dropped",
+            run.throttled[20]
+        );
     }
 }
 
 #[test]
 fn strays_do_not_slow_a_run_down() {
     for nth in [1000, 300, 100] {
-        let server = Server { strays: Some(nth), ..Server::new(|_| 1e9) };
-        let run = fresh(&server, Demand { rate: 5000.0, ..ENDLESS });
-        assert!(run.accepted(10) > 0.95 * 50.0 * 5000.0, "one in {nth}: {}", run.accepted(10) / 50.0);
+        let server = Server {
+            strays: Some(nth),
+            ..Server::new(|_| 1e9)
+        };
+        let run = fresh(
+            &server,
+            Demand {
+                rate: 5000.0,
+                ..ENDLESS
+            },
+        );
+        assert!(
+            run.accepted(10) > 0.95 * 50.0 * 5000.0,
+            "one in {nth}: {}",
+            run.accepted(10) / 50.0
+        );
     }
 }
 
@@ -263,7 +382,8 @@ proptest! {
 }
 
 proptest! {
-    /// Whatever the answers: never below the floor, and from one cut to the next the rate only rises.
+    /// Whatever the answers: never below the floor, and from one cut to the next the rate only
+    /// rises.
     #[test]
     fn the_rate_keeps_its_floor_and_rises_between_cuts(
         start in 1.0..10_000.0f64,

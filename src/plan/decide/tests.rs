@@ -7,7 +7,10 @@ use crate::pace::speed::Speed;
 use crate::s3::{Checksum, ChecksumAlgorithm};
 use crate::size::{ByteSize, GIB, MIB};
 
-const CAPACITY: Capacity = Capacity { in_flight: 512, speed: Speed::TYPICAL };
+const CAPACITY: Capacity = Capacity {
+    in_flight: 512,
+    speed: Speed::TYPICAL,
+};
 
 fn at(second: i64) -> Option<Timestamp> {
     Timestamp::from_second(second).ok()
@@ -17,7 +20,12 @@ const A: &str = "0cc175b9c0f1b6a831c399e269772661";
 const B: &str = "92eb5ffee6ae2fec3ad71c777531578f";
 
 fn side(etag: Option<&'static str>, second: i64) -> Side<'static> {
-    Side { size: 5, etag, modified: at(second), is_file: false }
+    Side {
+        size: 5,
+        etag,
+        modified: at(second),
+        is_file: false,
+    }
 }
 
 fn equal(basis: Basis) -> Decision {
@@ -30,59 +38,159 @@ fn auto_is_size_then_etag_then_a_destination_that_is_strictly_newer() {
     let parts = format!("{B}-3");
     for (destination, decision) in [
         (None, Decision::Copy(Reason::Missing)),
-        (Some(Side { size: 6, ..side(Some(A), 200) }), Decision::Copy(Reason::SizeDiffers)),
+        (
+            Some(Side {
+                size: 6,
+                ..side(Some(A), 200)
+            }),
+            Decision::Copy(Reason::SizeDiffers),
+        ),
         (Some(side(Some(A), 50)), equal(Basis::Etag)),
-        (Some(Side { etag: Some(&parts), ..source }), Decision::Copy(Reason::SameSecond)),
-        (Some(Side { etag: Some(&parts), ..side(None, 101) }), equal(Basis::Time)),
+        (
+            Some(Side {
+                etag: Some(&parts),
+                ..source
+            }),
+            Decision::Copy(Reason::SameSecond),
+        ),
+        (
+            Some(Side {
+                etag: Some(&parts),
+                ..side(None, 101)
+            }),
+            equal(Basis::Time),
+        ),
         (Some(side(Some("opaque"), 101)), equal(Basis::Time)),
         // Two plain MD5s: either the bytes differ, or a key hides them.
         (Some(side(Some(B), 101)), Decision::Ask(Doubt::Etags)),
         (Some(side(Some(B), 100)), Decision::Copy(Reason::SameSecond)),
         (Some(side(Some(B), 50)), Decision::Copy(Reason::Newer)),
-        (Some(Side { modified: None, ..side(None, 0) }), Decision::Copy(Reason::Newer)),
+        (
+            Some(Side {
+                modified: None,
+                ..side(None, 0)
+            }),
+            Decision::Copy(Reason::Newer),
+        ),
     ] {
-        assert_eq!(decide(When::Changed, Compare::Auto, source, destination), decision, "{destination:?}");
+        assert_eq!(
+            decide(When::Changed, Compare::Auto, source, destination),
+            decision,
+            "{destination:?}"
+        );
     }
-    let there = Some(Side { size: 9, ..side(None, 0) });
-    assert_eq!(decide(When::Missing, Compare::Auto, source, there), Decision::Skip(Skip::Present));
-    assert_eq!(decide(When::Always, Compare::Auto, source, there), Decision::Copy(Reason::Always));
-    let file = Side { is_file: true, ..side(None, 100) };
+    let there = Some(Side {
+        size: 9,
+        ..side(None, 0)
+    });
+    assert_eq!(
+        decide(When::Missing, Compare::Auto, source, there),
+        Decision::Skip(Skip::Present)
+    );
+    assert_eq!(
+        decide(When::Always, Compare::Auto, source, there),
+        Decision::Copy(Reason::Always)
+    );
+    let file = Side {
+        is_file: true,
+        ..side(None, 100)
+    };
     let same_second = Decision::Copy(Reason::SameSecond);
-    assert_eq!(decide(When::Changed, Compare::Auto, file, Some(side(Some(A), 100))), same_second);
-    assert_eq!(decide(When::Changed, Compare::Auto, file, Some(side(Some(A), 101))), equal(Basis::Time));
+    assert_eq!(
+        decide(When::Changed, Compare::Auto, file, Some(side(Some(A), 100))),
+        same_second
+    );
+    assert_eq!(
+        decide(When::Changed, Compare::Auto, file, Some(side(Some(A), 101))),
+        equal(Basis::Time)
+    );
 }
 
 #[test]
 fn each_mode_compares_what_it_is_called_by() {
     let (newer, older, parts) = (side(Some(B), 101), side(Some(B), 50), format!("{A}-3"));
-    let (source, in_parts) = (side(Some(A), 100), Side { etag: Some(&parts), ..side(None, 100) });
+    let (source, in_parts) = (
+        side(Some(A), 100),
+        Side {
+            etag: Some(&parts),
+            ..side(None, 100)
+        },
+    );
     let (ask, copy) = (Decision::Ask(Doubt::Content), Decision::Copy);
     for (compare, newer_differs, older_is_equal, incomparable) in [
-        (Compare::Auto, Decision::Ask(Doubt::Etags), equal(Basis::Etag), equal(Basis::Time)),
-        (Compare::Size, equal(Basis::Size), equal(Basis::Size), equal(Basis::Size)),
-        (Compare::Etag, copy(Reason::EtagDiffers), equal(Basis::Etag), equal(Basis::Time)),
+        (
+            Compare::Auto,
+            Decision::Ask(Doubt::Etags),
+            equal(Basis::Etag),
+            equal(Basis::Time),
+        ),
+        (
+            Compare::Size,
+            equal(Basis::Size),
+            equal(Basis::Size),
+            equal(Basis::Size),
+        ),
+        (
+            Compare::Etag,
+            copy(Reason::EtagDiffers),
+            equal(Basis::Etag),
+            equal(Basis::Time),
+        ),
         (Compare::Checksum, ask, ask, ask),
-        (Compare::Time, equal(Basis::Time), copy(Reason::Newer), equal(Basis::Time)),
+        (
+            Compare::Time,
+            equal(Basis::Time),
+            copy(Reason::Newer),
+            equal(Basis::Time),
+        ),
     ] {
         let decided = |source, there| decide(When::Changed, compare, source, Some(there));
         assert_eq!(decided(source, newer), newer_differs, "{compare}");
-        assert_eq!(decided(Side { etag: Some(B), ..source }, older), older_is_equal, "{compare}");
-        let there = Side { modified: at(1_000_000), ..newer };
+        assert_eq!(
+            decided(
+                Side {
+                    etag: Some(B),
+                    ..source
+                },
+                older
+            ),
+            older_is_equal,
+            "{compare}"
+        );
+        let there = Side {
+            modified: at(1_000_000),
+            ..newer
+        };
         assert_eq!(decided(in_parts, there), incomparable, "{compare}");
         let longer = Side { size: 6, ..newer };
-        assert_eq!(decided(source, longer), copy(Reason::SizeDiffers), "{compare}");
-        let file = Side { etag: None, is_file: true, ..source };
+        assert_eq!(
+            decided(source, longer),
+            copy(Reason::SizeDiffers),
+            "{compare}"
+        );
+        let file = Side {
+            etag: None,
+            is_file: true,
+            ..source
+        };
         let hashes = matches!(compare, Compare::Etag | Compare::Checksum);
         assert_eq!(decided(file, older) == ask, hashes, "{compare}");
     }
     let empty = Side { size: 0, ..source };
-    assert_eq!(decide(When::Changed, Compare::Checksum, empty, Some(empty)), equal(Basis::Checksum));
+    assert_eq!(
+        decide(When::Changed, Compare::Checksum, empty, Some(empty)),
+        equal(Basis::Checksum)
+    );
 }
 
 #[test]
 fn a_source_in_parts_is_asked_for_while_its_upload_may_still_have_run() {
     let in_parts = format!("{}-3", crate::checksum::md5_etag(b""));
-    let source = Side { size: 100 * MIB, etag: Some(&in_parts), ..side(None, 1000) };
+    let source = Side {
+        size: 100 * MIB,
+        etag: Some(&in_parts),
+        ..side(None, 1000)
+    };
     let hours = longest_upload(100 * MIB).as_secs().cast_signed();
     assert_eq!(hours, 15 * 60 + 800);
     for (modified, size, decision) in [
@@ -92,14 +200,33 @@ fn a_source_in_parts_is_asked_for_while_its_upload_may_still_have_run() {
         (1000, 100 * MIB, Decision::Copy(Reason::SameSecond)),
         (1001, 99 * MIB, Decision::Copy(Reason::SizeDiffers)),
     ] {
-        let there = Side { size, etag: Some("other"), modified: at(modified), is_file: false };
-        assert_eq!(decide(When::Changed, Compare::Auto, source, Some(there)), decision, "{modified}");
+        let there = Side {
+            size,
+            etag: Some("other"),
+            modified: at(modified),
+            is_file: false,
+        };
+        assert_eq!(
+            decide(When::Changed, Compare::Auto, source, Some(there)),
+            decision,
+            "{modified}"
+        );
     }
-    let there = Side { modified: at(1001), ..source };
-    assert_eq!(decide(When::Changed, Compare::Auto, source, Some(there)), equal(Basis::Etag));
+    let there = Side {
+        modified: at(1001),
+        ..source
+    };
+    assert_eq!(
+        decide(When::Changed, Compare::Auto, source, Some(there)),
+        equal(Basis::Etag)
+    );
     // Equally many parts: where they are cut, only a look tells.
     let other = format!("{B}-3");
-    let there = Side { etag: Some(&other), modified: at(9_000_000), ..source };
+    let there = Side {
+        etag: Some(&other),
+        modified: at(9_000_000),
+        ..source
+    };
     let decided = decide(When::Changed, Compare::Auto, source, Some(there));
     assert_eq!(decided, Decision::Ask(Doubt::Etags));
     assert_eq!(longest_upload(u64::MAX), Duration::from_hours(168));
@@ -108,55 +235,136 @@ fn a_source_in_parts_is_asked_for_while_its_upload_may_still_have_run() {
 #[test]
 fn heads_tell_by_checksums_and_then_by_etags_that_no_key_hides() {
     let sum = |algorithm, value: &str| {
-        Some(Checksum { algorithm, kind: ChecksumKind::FullObject, value: value.into() })
+        Some(Checksum {
+            algorithm,
+            kind: ChecksumKind::FullObject,
+            value: value.into(),
+        })
     };
     let (crc, sha) = (ChecksumAlgorithm::Crc64Nvme, ChecksumAlgorithm::Sha256);
-    let head = |etag: &str, checksum| Head { size: 5, etag: etag.into(), checksum, ..Head::default() };
+    let head = |etag: &str, checksum| Head {
+        size: 5,
+        etag: etag.into(),
+        checksum,
+        ..Head::default()
+    };
     let kms = |head: Head| Head { kms: true, ..head };
     let (a_parts, b_parts) = (format!("{A}-2"), format!("{B}-2"));
     for (source, destination, told) in [
-        (head(A, sum(crc, "x")), head(B, sum(crc, "y")), Content::Differs(Reason::ChecksumDiffers)),
-        (head(A, sum(crc, "x")), kms(head(B, sum(crc, "x"))), Content::Equal(Basis::Checksum)),
-        (head(A, sum(sha, "x")), head(A, sum(crc, "y")), Content::Equal(Basis::Etag)),
-        (head(A, None), head(B, sum(crc, "y")), Content::Differs(Reason::EtagDiffers)),
+        (
+            head(A, sum(crc, "x")),
+            head(B, sum(crc, "y")),
+            Content::Differs(Reason::ChecksumDiffers),
+        ),
+        (
+            head(A, sum(crc, "x")),
+            kms(head(B, sum(crc, "x"))),
+            Content::Equal(Basis::Checksum),
+        ),
+        (
+            head(A, sum(sha, "x")),
+            head(A, sum(crc, "y")),
+            Content::Equal(Basis::Etag),
+        ),
+        (
+            head(A, None),
+            head(B, sum(crc, "y")),
+            Content::Differs(Reason::EtagDiffers),
+        ),
         (head(A, None), kms(head(B, None)), Content::Unknown),
         (kms(head(A, None)), head(B, None), Content::Unknown),
-        (head(&a_parts, None), head(&b_parts, None), Content::SamePartCount),
+        (
+            head(&a_parts, None),
+            head(&b_parts, None),
+            Content::SamePartCount,
+        ),
         (head(&a_parts, None), head(B, None), Content::Unknown),
         (head("opaque", None), head(B, None), Content::Unknown),
-        (Head { size: 6, ..head(A, None) }, head(A, None), Content::Differs(Reason::SizeDiffers)),
         (
-            Head { size: 0, ..head(A, None) },
-            Head { size: 0, ..head(B, None) },
+            Head {
+                size: 6,
+                ..head(A, None)
+            },
+            head(A, None),
+            Content::Differs(Reason::SizeDiffers),
+        ),
+        (
+            Head {
+                size: 0,
+                ..head(A, None)
+            },
+            Head {
+                size: 0,
+                ..head(B, None)
+            },
             Content::Equal(Basis::Checksum),
         ),
     ] {
-        assert_eq!(content(&source, &destination, true), told, "{source:?} {destination:?}");
+        assert_eq!(
+            content(&source, &destination, true),
+            told,
+            "{source:?} {destination:?}"
+        );
     }
-    assert_eq!(content(&head(A, None), &head(A, None), false), Content::Unknown);
+    assert_eq!(
+        content(&head(A, None), &head(A, None), false),
+        Content::Unknown
+    );
     let composite = |etag: &str, value: &str| {
         let (algorithm, kind) = (ChecksumAlgorithm::Crc32, ChecksumKind::Composite);
-        head(etag, Some(Checksum { algorithm, kind, value: value.into() }))
+        head(
+            etag,
+            Some(Checksum {
+                algorithm,
+                kind,
+                value: value.into(),
+            }),
+        )
     };
     for (source, destination, told) in [
-        (composite("a-2", "x"), composite("b-3", "z"), Content::Unknown),
-        (composite("a-2", "x"), composite("b-2", "x"), Content::Equal(Basis::Checksum)),
+        (
+            composite("a-2", "x"),
+            composite("b-3", "z"),
+            Content::Unknown,
+        ),
+        (
+            composite("a-2", "x"),
+            composite("b-2", "x"),
+            Content::Equal(Basis::Checksum),
+        ),
     ] {
-        assert_eq!(content(&source, &destination, true), told, "{source:?} {destination:?}");
+        assert_eq!(
+            content(&source, &destination, true),
+            told,
+            "{source:?} {destination:?}"
+        );
     }
 }
 
 fn some_side() -> impl Strategy<Value = Side<'static>> {
     const PARTS: &str = "0cc175b9c0f1b6a831c399e269772661-2";
     const OTHERS: &str = "92eb5ffee6ae2fec3ad71c777531578f-2";
-    let etag = prop::sample::select(vec![None, Some(A), Some(B), Some(PARTS), Some(OTHERS), Some("opaque")]);
-    (0..3_u64, etag, prop::option::of(0..3_i64), any::<bool>()).prop_map(|(size, etag, second, is_file)| {
-        Side { size, etag: etag.filter(|_| !is_file), modified: second.and_then(at), is_file }
-    })
+    let etag = prop::sample::select(vec![
+        None,
+        Some(A),
+        Some(B),
+        Some(PARTS),
+        Some(OTHERS),
+        Some("opaque"),
+    ]);
+    (0..3_u64, etag, prop::option::of(0..3_i64), any::<bool>()).prop_map(
+        |(size, etag, second, is_file)| Side {
+            size,
+            etag: etag.filter(|_| !is_file),
+            modified: second.and_then(at),
+            is_file,
+        },
+    )
 }
 
 proptest! {
-    /// In no mode is an object of another size left, or one called equal by something that was not compared.
+    /// In no mode is an object of another size left, or one called equal by something that was not
+    /// compared.
     #[test]
     fn what_is_left_is_left_for_the_reason_that_is_told(
         source in some_side(),
@@ -197,7 +405,10 @@ proptest! {
 }
 
 fn routed(size: u64, origin: Origin, threshold: u64, capabilities: &Capabilities) -> &'static str {
-    let parts = Parts { threshold: ByteSize(threshold), ..Parts::default() };
+    let parts = Parts {
+        threshold: ByteSize(threshold),
+        ..Parts::default()
+    };
     route(size, origin, &parts, capabilities, CAPACITY).map_or("too large", |route| route.name())
 }
 
@@ -217,13 +428,26 @@ fn the_size_decides_the_route_on_both_sides_of_each_boundary() {
         assert_eq!(routed(size, Origin::Bucket, threshold, aws), name, "{size}");
     }
     assert_eq!(routed(0, Origin::Local, 5 * MIB, aws), "put");
-    assert_eq!(routed(17 * MIB, Origin::Local, 5 * MIB, aws), "multipart-upload");
+    assert_eq!(
+        routed(17 * MIB, Origin::Local, 5 * MIB, aws),
+        "multipart-upload"
+    );
 }
 
 #[test]
 fn a_server_without_part_copies_copies_any_size_in_one_request() {
-    let gcs = Capabilities { part_copy: false, max_copy: u64::MAX, ..Capabilities::CAUTIOUS };
+    let gcs = Capabilities {
+        part_copy: false,
+        max_copy: u64::MAX,
+        ..Capabilities::CAUTIOUS
+    };
     assert_eq!(routed(50 * GIB, Origin::Bucket, 256 * MIB, &gcs), "copy");
-    let neither = Capabilities { part_copy: false, ..Capabilities::CAUTIOUS };
-    assert_eq!(routed(50 * GIB, Origin::Bucket, 256 * MIB, &neither), "too large");
+    let neither = Capabilities {
+        part_copy: false,
+        ..Capabilities::CAUTIOUS
+    };
+    assert_eq!(
+        routed(50 * GIB, Origin::Bucket, 256 * MIB, &neither),
+        "too large"
+    );
 }

@@ -1,8 +1,8 @@
 //! Sorts what the SDK returned into a [`Failure`].
 //!
-//! The line that matters most runs between faults that can pass and faults that cannot: a refused connection, a 503, or a
-//! provider of credentials that is not up yet is worth waiting for; a certificate that nobody here trusts, a request that
-//! cannot be built, or a refused key is not.
+//! The line that matters most runs between faults that can pass and faults that cannot: a refused
+//! connection, a 503, or a provider of credentials that is not up yet is worth waiting for; a
+//! certificate that nobody here trusts, a request that cannot be built, or a refused key is not.
 
 use std::error::Error;
 use std::io;
@@ -38,27 +38,39 @@ impl Failure {
     {
         let verdict = |kind, word: &str| (kind, word.to_owned(), plain(error));
         let (kind, code, message) = match error {
-            _ if let Some(answer) = find::<TooLong>(error) => {
-                (FailureKind::AnswerTooLong, "answer too long".to_owned(), answer.to_string())
-            }
+            _ if let Some(answer) = find::<TooLong>(error) => (
+                FailureKind::AnswerTooLong,
+                "answer too long".to_owned(),
+                answer.to_string(),
+            ),
             // The HTTP client's own bounds.
             SdkError::DispatchFailure(_) if whole(error).contains("message head is too large") => {
-                let message = "the header of the answer is longer or has more fields than any of S3";
-                (FailureKind::AnswerTooLong, "answer too long".to_owned(), message.to_owned())
+                let message =
+                    "the header of the answer is longer or has more fields than any of S3";
+                (
+                    FailureKind::AnswerTooLong,
+                    "answer too long".to_owned(),
+                    message.to_owned(),
+                )
             }
             SdkError::ServiceError(_) => refused(operation, error),
-            SdkError::TimeoutError(_) => {
-                (FailureKind::TimedOut, "timeout".to_owned(), "no answer in time".to_owned())
-            }
+            SdkError::TimeoutError(_) => (
+                FailureKind::TimedOut,
+                "timeout".to_owned(),
+                "no answer in time".to_owned(),
+            ),
             SdkError::DispatchFailure(failure) => {
                 let network = match failure.as_connector_error() {
                     Some(failure) if failure.is_timeout() => Network::NeverUp,
                     // hyper blames its user for a pooled connection whose task has ended.
-                    Some(failure) if failure.is_user() && whole(error).contains("dispatch task") => {
+                    Some(failure)
+                        if failure.is_user() && whole(error).contains("dispatch task") =>
+                    {
                         Network::Lost
                     }
                     Some(failure) if failure.is_user() => Network::Unused,
-                    // The HTTP client sorts its own errors; those that it does not know are not its own.
+                    // The HTTP client sorts its own errors; those that it does not know are not its
+                    // own.
                     Some(failure) if failure.is_other() && failure.as_other().is_none() => {
                         Network::of(error, Network::Unused)
                     }
@@ -80,7 +92,10 @@ impl Failure {
             message: cut(message, MAX_MESSAGE),
             request_id: error.request_id().map(|id| cut(id.to_owned(), MAX_CODE)),
             attempts: 1,
-            signed: error.raw_response().and_then(|response| response.extension()).copied(),
+            signed: error
+                .raw_response()
+                .and_then(|response| response.extension())
+                .copied(),
         }))
     }
 }
@@ -97,11 +112,14 @@ enum Network {
 }
 
 impl Network {
-    /// The HTTP client marks everything up to the end of the TLS handshake as `Connect`; what it does not mark happened
-    /// later, or has nothing to do with it.
+    /// The HTTP client marks everything up to the end of the TLS handshake as `Connect`; what it
+    /// does not mark happened later, or has nothing to do with it.
     fn of(error: &(dyn Error + 'static), otherwise: Self) -> Self {
         let text = whole(error);
-        if ["(Connect)", "dns error", "tcp connect error"].iter().any(|word| text.contains(word)) {
+        if ["(Connect)", "dns error", "tcp connect error"]
+            .iter()
+            .any(|word| text.contains(word))
+        {
             Self::NeverUp
         } else if text.contains("hyper") || find::<io::Error>(error).is_some() {
             Self::Lost
@@ -120,18 +138,29 @@ fn whole(error: &(dyn Error + 'static)) -> String {
 fn not_answered(network: Network, error: &(dyn Error + 'static)) -> Verdict {
     if let Some(NoIdentity { may_pass, message }) = find::<NoIdentity>(error) {
         return if *may_pass {
-            (FailureKind::CredentialsUnavailable, "credentials not available".to_owned(), message.clone())
+            (
+                FailureKind::CredentialsUnavailable,
+                "credentials not available".to_owned(),
+                message.clone(),
+            )
         } else {
-            (FailureKind::NoCredentials, "no credentials".to_owned(), message.clone())
+            (
+                FailureKind::NoCredentials,
+                "no credentials".to_owned(),
+                message.clone(),
+            )
         };
     }
     if let Some((kind, word, message)) = find::<rustls::Error>(error).and_then(tls::permanent) {
         return (kind, word.to_owned(), message);
     }
     if whole(error).contains("proxy authorization required") {
-        let message =
-            "the proxy asks for a user and a password; put them into its URL, http://user:password@host:port";
-        return (FailureKind::Configuration, "proxy".to_owned(), message.to_owned());
+        let message = "the proxy asks for a user and a password; put them into its URL, http://user:password@host:port";
+        return (
+            FailureKind::Configuration,
+            "proxy".to_owned(),
+            message.to_owned(),
+        );
     }
     let (kind, word) = match network {
         Network::Unused => (FailureKind::NotSent, "request not sent"),
@@ -148,20 +177,34 @@ where
 {
     let response = error.raw_response();
     let status = response.map(|response| response.status().as_u16());
-    let region =
-        response.and_then(|response| response.headers().get("x-amz-bucket-region")).map(str::to_owned);
+    let region = response
+        .and_then(|response| response.headers().get("x-amz-bucket-region"))
+        .map(str::to_owned);
     // Modelled HEAD errors carry the SDK's own code, never the server's.
-    let code = error.code().filter(|code| *code != "NotFound" && !code.is_empty());
+    let code = error
+        .code()
+        .filter(|code| *code != "NotFound" && !code.is_empty());
     let (kind, word) = match code {
-        Some(code) => (of_upload(operation, by_code(code, status, region)), code.to_owned()),
+        Some(code) => (
+            of_upload(operation, by_code(code, status, region)),
+            code.to_owned(),
+        ),
         None if status == Some(200) => (FailureKind::Unreadable, "unreadable answer".to_owned()),
-        None => (by_status(operation, status, region), format!("HTTP {}", status.unwrap_or_default())),
+        None => (
+            by_status(operation, status, region),
+            format!("HTTP {}", status.unwrap_or_default()),
+        ),
     };
-    let said = error.message().map(str::trim).filter(|message| !message.is_empty());
+    let said = error
+        .message()
+        .map(str::trim)
+        .filter(|message| !message.is_empty());
     let header = unreadable_header(error).filter(|_| kind == FailureKind::Unreadable);
     let message = match (said, header) {
         (Some(said), _) => one_paragraph(said),
-        (None, Some(header)) => format!("the answer's header `{header}` comes twice or cannot be read"),
+        (None, Some(header)) => {
+            format!("the answer's header `{header}` comes twice or cannot be read")
+        }
         (None, None) => without_words(operation, &kind, code).to_owned(),
     };
     (kind, word, message)
@@ -231,8 +274,8 @@ fn by_code(code: &str, status: Option<u16>, region: Option<String>) -> FailureKi
         | "TooManyRequestsException"
         | "EC2ThrottledException"
         | "ProvisionedThroughputExceededException" => FailureKind::Throttled,
-        "InternalError" | "ServiceUnavailable" | "ServiceFailure" | "OperationAborted" | "BadGateway"
-        | "GatewayTimeout" | "InternalFailure" => FailureKind::Transient,
+        "InternalError" | "ServiceUnavailable" | "ServiceFailure" | "OperationAborted"
+        | "BadGateway" | "GatewayTimeout" | "InternalFailure" => FailureKind::Transient,
         "RequestTimeout" | "RequestTimeoutException" => FailureKind::TimedOut,
         "PreconditionFailed" => FailureKind::PreconditionFailed,
         "ConditionalRequestConflict" => FailureKind::Conflict,
@@ -255,9 +298,10 @@ fn by_code(code: &str, status: Option<u16>, region: Option<String>) -> FailureKi
         "NoSuchUpload" => FailureKind::NoSuchUpload,
         "InvalidObjectState" | "ObjectNotInActiveTierError" => FailureKind::Archived,
         "NotImplemented" | "MethodNotAllowed" => FailureKind::Unsupported,
-        "BadDigest" | "XAmzContentSHA256Mismatch" | "XAmzContentChecksumMismatch" | "IncompleteBody" => {
-            FailureKind::Corrupted
-        }
+        "BadDigest"
+        | "XAmzContentSHA256Mismatch"
+        | "XAmzContentChecksumMismatch"
+        | "IncompleteBody" => FailureKind::Corrupted,
         _ => match status {
             Some(408) => FailureKind::TimedOut,
             Some(429) => FailureKind::Throttled,
@@ -270,11 +314,18 @@ fn by_code(code: &str, status: Option<u16>, region: Option<String>) -> FailureKi
     }
 }
 
-/// Ceph says `NoSuchKey` for an upload that is gone. No other key can be meant by requests that name nothing else.
+/// Ceph says `NoSuchKey` for an upload that is gone. No other key can be meant by requests that
+/// name nothing else.
 fn of_upload(operation: Operation, kind: FailureKind) -> FailureKind {
-    let names_an_upload =
-        matches!(operation, Operation::ListParts | Operation::UploadPart | Operation::AbortMultipartUpload);
-    if names_an_upload && kind == FailureKind::NotFound { FailureKind::NoSuchUpload } else { kind }
+    let names_an_upload = matches!(
+        operation,
+        Operation::ListParts | Operation::UploadPart | Operation::AbortMultipartUpload
+    );
+    if names_an_upload && kind == FailureKind::NotFound {
+        FailureKind::NoSuchUpload
+    } else {
+        kind
+    }
 }
 
 /// Sorts by status, for answers without a body.
@@ -291,7 +342,8 @@ fn by_status(operation: Operation, status: Option<u16>, region: Option<String>) 
         Some(405 | 501) => FailureKind::Unsupported,
         Some(408) => FailureKind::TimedOut,
         Some(412) => FailureKind::PreconditionFailed,
-        // A 503 without a body comes from the front of a throttling S3, or from a load balancer: slower is right.
+        // A 503 without a body comes from the front of a throttling S3, or from a load balancer:
+        // slower is right.
         Some(429 | 503) => FailureKind::Throttled,
         Some(500..) => FailureKind::Transient,
         _ => FailureKind::Invalid,
@@ -324,12 +376,21 @@ mod tests {
     #[test]
     fn an_answer_without_a_body_is_sorted_by_status() {
         let region = Some("eu-west-1".to_owned());
-        assert_eq!(by_status(Operation::HeadBucket, Some(404), None), FailureKind::NoSuchBucket);
-        assert_eq!(by_status(Operation::HeadObject, Some(404), None), FailureKind::NotFound);
+        assert_eq!(
+            by_status(Operation::HeadBucket, Some(404), None),
+            FailureKind::NoSuchBucket
+        );
+        assert_eq!(
+            by_status(Operation::HeadObject, Some(404), None),
+            FailureKind::NotFound
+        );
         assert_eq!(
             by_status(Operation::HeadBucket, Some(301), region.clone()),
             FailureKind::WrongRegion(region)
         );
-        assert_eq!(by_status(Operation::HeadObject, Some(503), None), FailureKind::Throttled);
+        assert_eq!(
+            by_status(Operation::HeadObject, Some(503), None),
+            FailureKind::Throttled
+        );
     }
 }

@@ -4,15 +4,17 @@ use rustls::{AlertDescription as Alert, CertificateError, Error as TlsError};
 
 use super::FailureKind;
 
-/// Returns the kind, a word, and a sentence for a TLS error that will come again with every connection, or `None` for
-/// one that may pass.
+/// Returns the kind, a word, and a sentence for a TLS error that will come again with every
+/// connection, or `None` for one that may pass.
 pub(in super::super) fn permanent(error: &TlsError) -> Option<(FailureKind, &'static str, String)> {
     let tls = |message: &str| Some((FailureKind::Tls, "TLS", message.to_owned()));
     match error {
         TlsError::InvalidCertificate(fault) => Some(certificate(fault)),
         TlsError::NoCertificatesPresented => tls("the server shows no certificate"),
         TlsError::InvalidMessage(_) => tls("what answers there does not speak TLS"),
-        TlsError::PeerIncompatible(_) => tls("the server and s3haul have no TLS version or cipher in common"),
+        TlsError::PeerIncompatible(_) => {
+            tls("the server and s3haul have no TLS version or cipher in common")
+        }
         TlsError::AlertReceived(alert) => match alert {
             Alert::InternalError | Alert::UserCanceled | Alert::CloseNotify => None,
             Alert::CertificateRequired => tls("the server asks for a client certificate"),
@@ -20,7 +22,10 @@ pub(in super::super) fn permanent(error: &TlsError) -> Option<(FailureKind, &'st
                 tls("the server and s3haul have no TLS version or cipher in common")
             }
             Alert::UnrecognisedName => tls("the server does not know the host name of the URL"),
-            alert => tls(&format!("the server ended the TLS handshake (alert {})", u8::from(*alert))),
+            alert => tls(&format!(
+                "the server ended the TLS handshake (alert {})",
+                u8::from(*alert)
+            )),
         },
         _ => None,
     }
@@ -28,19 +33,23 @@ pub(in super::super) fn permanent(error: &TlsError) -> Option<(FailureKind, &'st
 
 fn certificate(fault: &CertificateError) -> (FailureKind, &'static str, String) {
     let (kind, message) = match fault {
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            (FailureKind::Tls, "the server's certificate has expired, or this machine's clock is wrong")
-        }
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            (FailureKind::Tls, "the server's certificate is not valid yet, or this machine's clock is wrong")
-        }
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            (FailureKind::Tls, "the server's certificate is for another host name")
-        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => (
+            FailureKind::Tls,
+            "the server's certificate has expired, or this machine's clock is wrong",
+        ),
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => (
+            FailureKind::Tls,
+            "the server's certificate is not valid yet, or this machine's clock is wrong",
+        ),
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => (
+            FailureKind::Tls,
+            "the server's certificate is for another host name",
+        ),
         CertificateError::Revoked => (FailureKind::Tls, "the server's certificate is revoked"),
-        _ => {
-            (FailureKind::Certificate(None), "no CA that this machine trusts signed the server's certificate")
-        }
+        _ => (
+            FailureKind::Certificate(None),
+            "no CA that this machine trusts signed the server's certificate",
+        ),
     };
     (kind, "certificate", message.to_owned())
 }
@@ -53,9 +62,15 @@ mod tests {
     fn certificates_and_alerts_do_not_pass_and_broken_handshakes_may() {
         let kind = |error: &TlsError| permanent(error).map(|(kind, ..)| kind);
         let bad = |fault| kind(&TlsError::InvalidCertificate(fault));
-        assert_eq!(bad(CertificateError::UnknownIssuer), Some(FailureKind::Certificate(None)));
+        assert_eq!(
+            bad(CertificateError::UnknownIssuer),
+            Some(FailureKind::Certificate(None))
+        );
         assert_eq!(bad(CertificateError::Expired), Some(FailureKind::Tls));
-        assert_eq!(kind(&TlsError::AlertReceived(Alert::CertificateRequired)), Some(FailureKind::Tls));
+        assert_eq!(
+            kind(&TlsError::AlertReceived(Alert::CertificateRequired)),
+            Some(FailureKind::Tls)
+        );
         assert_eq!(kind(&TlsError::AlertReceived(Alert::InternalError)), None);
         assert_eq!(kind(&TlsError::General("broken".to_owned())), None);
     }

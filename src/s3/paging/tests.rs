@@ -17,11 +17,19 @@ fn object(key: &str) -> ListedObject {
 }
 
 fn page(keys: &[&str], more: bool) -> Page<ListedObject> {
-    Page { items: keys.iter().map(|key| object(key)).collect(), next: more.then(|| "t".to_owned()) }
+    Page {
+        items: keys.iter().map(|key| object(key)).collect(),
+        next: more.then(|| "t".to_owned()),
+    }
 }
 
 fn paging(prefix: &str, order: Order) -> Paging {
-    Paging::new(Operation::ListObjects, &BucketName::new("lake").unwrap(), prefix, order)
+    Paging::new(
+        Operation::ListObjects,
+        &BucketName::new("lake").unwrap(),
+        prefix,
+        order,
+    )
 }
 
 /// The keys that are left of a page that leads to a new one.
@@ -36,7 +44,11 @@ fn check(paging: &mut Paging, keys: &[&str]) -> Result<(Turn, Vec<String>), Fail
 fn a_token_means_more_and_truncation_without_a_place_is_an_error() {
     let some = |text: &str| Some(text.to_owned());
     for truncated in [None, Some(false), Some(true)] {
-        assert_eq!(follows(truncated, some("t"), None), Ok(some("t")), "{truncated:?}");
+        assert_eq!(
+            follows(truncated, some("t"), None),
+            Ok(some("t")),
+            "{truncated:?}"
+        );
     }
     assert_eq!(follows::<String>(None, None, some("k")), Ok(None));
     assert_eq!(follows::<String>(Some(false), None, some("k")), Ok(None));
@@ -47,7 +59,11 @@ fn a_token_means_more_and_truncation_without_a_place_is_an_error() {
         follows_unless_last(truncated, some(token), some(last), Some(&asked.to_owned()))
     };
     assert_eq!(follows(Some(false), "3", "3", "0"), Ok(None));
-    assert_eq!(follows(Some(false), "3", "", "3"), Ok(None), "an empty page that repeats its marker");
+    assert_eq!(
+        follows(Some(false), "3", "", "3"),
+        Ok(None),
+        "an empty page that repeats its marker"
+    );
     assert_eq!(follows(None, "3", "3", "0"), Ok(some("3")));
     assert_eq!(follows(Some(false), "2", "3", "0"), Ok(some("2")));
 }
@@ -58,13 +74,26 @@ fn keys_outside_the_prefix_and_beyond_the_limit_are_left_out_and_counted() {
         let mut paging = paging("p/", order);
         let long = format!("p/{}", "x".repeat(1023));
         let (turn, left) = check(&mut paging, &["", "o/1", "p/1", "p/2", &long, "q/1"]).unwrap();
-        assert_eq!((turn, left), (Turn::Next, vec!["p/1".to_owned(), "p/2".to_owned()]));
+        assert_eq!(
+            (turn, left),
+            (Turn::Next, vec!["p/1".to_owned(), "p/2".to_owned()])
+        );
         let refused = paging.take_refused();
         let told: Vec<_> = refused.iter().map(ToString::to_string).collect();
         assert_eq!(told.len(), 3, "{told:?}");
-        assert!(told[0].contains("s3://lake/p/") && told[1].contains("1,024 bytes"), "{told:?}");
-        assert!(told[2].contains("keys outside the requested prefix (2, for example `o/1`)"), "{told:?}");
-        assert!(refused.iter().all(|failure| *failure.kind() == FailureKind::ServerFault));
+        assert!(
+            told[0].contains("s3://lake/p/") && told[1].contains("1,024 bytes"),
+            "{told:?}"
+        );
+        assert!(
+            told[2].contains("keys outside the requested prefix (2, for example `o/1`)"),
+            "{told:?}"
+        );
+        assert!(
+            refused
+                .iter()
+                .all(|failure| *failure.kind() == FailureKind::ServerFault)
+        );
         assert!(paging.take_refused().is_empty());
     }
 }
@@ -75,16 +104,29 @@ fn a_page_that_comes_again_is_asked_for_again_and_then_is_an_error() {
         let mut paging = paging("", order);
         assert_eq!(check(&mut paging, &["a", "b"]).unwrap().0, Turn::Next);
         for _ in 1..PAGE_TRIES {
-            assert_eq!(check(&mut paging, &["a", "b"]).unwrap(), (Turn::Again, vec![]), "{order:?}");
+            assert_eq!(
+                check(&mut paging, &["a", "b"]).unwrap(),
+                (Turn::Again, vec![]),
+                "{order:?}"
+            );
         }
         let failure = check(&mut paging, &["a", "b"]).unwrap_err();
         assert_eq!(*failure.kind(), FailureKind::ServerFault);
         assert!(!failure.kind().is_retryable() && !failure.kind().may_pass_later());
-        assert!(failure.to_string().starts_with("ListObjectsV2 s3://lake/: server-fault: "), "{failure}");
+        assert!(
+            failure
+                .to_string()
+                .starts_with("ListObjectsV2 s3://lake/: server-fault: "),
+            "{failure}"
+        );
     }
     // A stale answer of a cache, once.
     let mut paging = paging("", Order::Ascending);
-    for (keys, turn) in [(["a", "b"], Turn::Next), (["a", "b"], Turn::Again), (["c", "d"], Turn::Next)] {
+    for (keys, turn) in [
+        (["a", "b"], Turn::Next),
+        (["a", "b"], Turn::Again),
+        (["c", "d"], Turn::Next),
+    ] {
         assert_eq!(check(&mut paging, &keys).unwrap().0, turn);
     }
     assert_eq!(paging.again, 0);
@@ -96,13 +138,17 @@ fn a_list_that_goes_round_ends() {
     for order in [Order::Ascending, Order::Unknown, Order::Short] {
         let mut paging = paging("", order);
         let mut seen = Vec::new();
-        let ended = pages.iter().cycle().take(20).find_map(|keys| match check(&mut paging, keys) {
-            Ok((_, keys)) => {
-                seen.extend(keys);
-                None
-            }
-            Err(failure) => Some(failure),
-        });
+        let ended = pages
+            .iter()
+            .cycle()
+            .take(20)
+            .find_map(|keys| match check(&mut paging, keys) {
+                Ok((_, keys)) => {
+                    seen.extend(keys);
+                    None
+                }
+                Err(failure) => Some(failure),
+            });
         assert!(ended.is_some(), "{order:?}");
         assert_eq!(seen, pages.concat(), "{order:?}: nothing twice");
     }
@@ -142,9 +188,15 @@ fn keys_that_do_not_ascend_are_noticed() {
         (vec![vec!["b", "c"], vec!["a"]], None),
     ] {
         let mut paging = paging("", Order::Ascending).behind(behind.map(str::to_owned));
-        let failed = pages.iter().find_map(|keys| check(&mut paging, keys).err()).unwrap();
+        let failed = pages
+            .iter()
+            .find_map(|keys| check(&mut paging, keys).err())
+            .unwrap();
         assert_eq!(*failed.kind(), FailureKind::Invalid, "{pages:?}");
-        assert!(failed.to_string().contains("ordered_lists: false"), "{failed}");
+        assert!(
+            failed.to_string().contains("ordered_lists: false"),
+            "{failed}"
+        );
     }
     let mut paging = paging("", Order::Ascending).behind(Some("A".to_owned()));
     assert!(check(&mut paging, &["a", "a/b", "a0", "é"]).is_ok());
@@ -153,9 +205,20 @@ fn keys_that_do_not_ascend_are_noticed() {
 #[test]
 fn a_key_that_comes_twice_on_one_page_is_told() {
     let mut list = paging("", Order::Unknown);
-    assert_eq!(check(&mut list, &["b", "a b", "a b"]).unwrap().1, ["b", "a b"]);
-    let told = list.take_refused().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-    assert!(told.contains("the same key twice on one page (1, for example `a b`)"), "{told}");
+    assert_eq!(
+        check(&mut list, &["b", "a b", "a b"]).unwrap().1,
+        ["b", "a b"]
+    );
+    let told = list
+        .take_refused()
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("\n");
+    assert!(
+        told.contains("the same key twice on one page (1, for example `a b`)"),
+        "{told}"
+    );
     // The page before once more is no such page.
     assert_eq!(check(&mut list, &["a b", "c"]).unwrap().1, ["c"]);
     assert!(list.take_refused().is_empty());
@@ -176,28 +239,58 @@ fn versions_of_a_key_go_on_over_pages_and_none_comes_twice() {
     };
     let check = |paging: &mut Paging, versions: &[(&str, &str)]| {
         let items = versions.iter().map(|(key, id)| version(key, id)).collect();
-        paging.check(&mut Page { items, next: Some(()) })
+        paging.check(&mut Page {
+            items,
+            next: Some(()),
+        })
     };
     let lake = BucketName::new("lake").unwrap();
     let new = || Paging::new(Operation::ListObjectVersions, &lake, "", Order::Grouped);
     let mut good = new();
-    for versions in [&[("a", "2"), ("a", "1")][..], &[("a", "0"), ("b", "2")], &[("b", "1")]] {
+    for versions in [
+        &[("a", "2"), ("a", "1")][..],
+        &[("a", "0"), ("b", "2")],
+        &[("b", "1")],
+    ] {
         assert_eq!(check(&mut good, versions).unwrap(), Turn::Next);
     }
     let mut twice = new();
     check(&mut twice, &[("a", "2"), ("a", "1")]).unwrap();
-    assert_eq!(*check(&mut twice, &[("a", "1"), ("a", "0")]).unwrap_err().kind(), FailureKind::ServerFault);
-    let latest = |is_latest: bool, id: &str| ListedVersion { is_latest, ..version("a", id) };
+    assert_eq!(
+        *check(&mut twice, &[("a", "1"), ("a", "0")])
+            .unwrap_err()
+            .kind(),
+        FailureKind::ServerFault
+    );
+    let latest = |is_latest: bool, id: &str| ListedVersion {
+        is_latest,
+        ..version("a", id)
+    };
     let page = |versions: [bool; 2], list: &mut Paging, id: &str| {
-        let items =
-            versions.into_iter().enumerate().map(|(at, is)| latest(is, &format!("{id}{at}"))).collect();
-        list.check(&mut Page { items, next: Some(()) }).map_err(|failure| failure.kind().clone())
+        let items = versions
+            .into_iter()
+            .enumerate()
+            .map(|(at, is)| latest(is, &format!("{id}{at}")))
+            .collect();
+        list.check(&mut Page {
+            items,
+            next: Some(()),
+        })
+        .map_err(|failure| failure.kind().clone())
     };
     let (mut leading, mut stale) = (new(), new());
     assert_eq!(page([true, false], &mut leading, "2"), Ok(Turn::Next));
-    assert_eq!(page([false, true], &mut leading, "1"), Ok(Turn::Next), "several are called so");
+    assert_eq!(
+        page([false, true], &mut leading, "1"),
+        Ok(Turn::Next),
+        "several are called so"
+    );
     assert_eq!(page([false, false], &mut stale, "2"), Ok(Turn::Next));
-    assert_eq!(page([true, false], &mut stale, "1"), Err(FailureKind::ServerFault), "oldest first");
+    assert_eq!(
+        page([true, false], &mut stale, "1"),
+        Err(FailureKind::ServerFault),
+        "oldest first"
+    );
     let mut back = new();
     check(&mut back, &[("b", "2")]).unwrap();
     assert!(check(&mut back, &[("a", "1")]).is_err());

@@ -56,16 +56,34 @@ async fn put_rich(server: &Server, key: &str, size: u64) -> bool {
 }
 
 async fn kept(server: &Server, bucket: &str, key: &str) -> Kept {
-    let head: HeadObjectOutput = server.sdk.head_object().bucket(bucket).key(key).send().await.unwrap();
+    let head: HeadObjectOutput = server
+        .sdk
+        .head_object()
+        .bucket(bucket)
+        .key(key)
+        .send()
+        .await
+        .unwrap();
     let mut metadata: Vec<_> = head.metadata.unwrap_or_default().into_iter().collect();
     metadata.sort();
     let mut tags = Vec::new();
     if server.capabilities().tags {
-        match server.sdk.get_object_tagging().bucket(bucket).key(key).send().await {
+        match server
+            .sdk
+            .get_object_tagging()
+            .bucket(bucket)
+            .key(key)
+            .send()
+            .await
+        {
             Ok(answer) => tags.extend(answer.tag_set.into_iter().map(|tag| (tag.key, tag.value))),
             // Ceph's way to say that there are none.
             Err(error) => {
-                assert_eq!(error.raw_response().unwrap().body().bytes(), Some(&[][..]), "{error:?}");
+                assert_eq!(
+                    error.raw_response().unwrap().body().bytes(),
+                    Some(&[][..]),
+                    "{error:?}"
+                );
             }
         }
         tags.sort();
@@ -97,13 +115,25 @@ async fn metadata_headers_tags_and_class_are_kept_by_both_routes() {
             let source = kept(server, &server.source, key).await;
             assert_eq!(source.content[0].as_deref(), Some("text/csv"));
             // rclone has no place for it, so that there is nothing to copy.
-            assert!(source.content[5].as_deref().is_none_or(|expires| expires == EXPIRES), "{source:?}");
+            assert!(
+                source.content[5]
+                    .as_deref()
+                    .is_none_or(|expires| expires == EXPIRES),
+                "{source:?}"
+            );
             assert_eq!(source.metadata.len(), 2);
-            assert_eq!(source.tags.len(), if server.capabilities().tags { 2 } else { 0 });
-            assert_eq!(source.storage_class.as_deref() == Some("STANDARD_IA"), has_classes);
+            assert_eq!(
+                source.tags.len(),
+                if server.capabilities().tags { 2 } else { 0 }
+            );
+            assert_eq!(
+                source.storage_class.as_deref() == Some("STANDARD_IA"),
+                has_classes
+            );
             let mut copy = kept(server, &server.destination, key).await;
             // rclone adds its time.
-            copy.metadata.retain(|(name, _)| source.metadata.iter().any(|(known, _)| known == name));
+            copy.metadata
+                .retain(|(name, _)| source.metadata.iter().any(|(known, _)| known == name));
             assert_eq!(copy, source, "{key}");
             assert_eq!(run.receipt(key).losses, [], "{key}");
             server.assert_equal(key, key).await;
@@ -112,8 +142,8 @@ async fn metadata_headers_tags_and_class_are_kept_by_both_routes() {
     .await;
 }
 
-/// A server that ignores what a request asks for is seen to do so: each difference is a loss on the receipt, and nothing else
-/// is.
+/// A server that ignores what a request asks for is seen to do so: each difference is a loss on the
+/// receipt, and nothing else is.
 #[tokio::test]
 async fn what_is_asked_for_arrives_or_is_a_loss_on_the_receipt() {
     on_server(async |server| {
@@ -135,13 +165,22 @@ async fn what_is_asked_for_arrives_or_is_a_loss_on_the_receipt() {
         for key in ["small", "large"] {
             let found = kept(server, &server.destination, key).await;
             let asked = ["text/csv", "zstd", "de", "attachment", "no-cache"].map(Some);
-            let is_lost =
-                found.content[..5].iter().zip(asked).any(|(found, asked)| found.as_deref() != asked);
+            let is_lost = found.content[..5]
+                .iter()
+                .zip(asked)
+                .any(|(found, asked)| found.as_deref() != asked);
             let lost_headers = is_lost.then_some(Attribute::Headers);
-            let has_metadata = found.metadata.contains(&("owner".to_owned(), "data team".to_owned()));
+            let has_metadata = found
+                .metadata
+                .contains(&("owner".to_owned(), "data team".to_owned()));
             let lost_metadata = (!has_metadata).then_some(Attribute::Metadata);
             let lost: Vec<_> = lost_metadata.into_iter().chain(lost_headers).collect();
-            let losses: Vec<_> = run.receipt(key).losses.iter().map(|loss| loss.attribute).collect();
+            let losses: Vec<_> = run
+                .receipt(key)
+                .losses
+                .iter()
+                .map(|loss| loss.attribute)
+                .collect();
             assert_eq!(losses, lost, "{key} {found:?}");
         }
     })

@@ -1,4 +1,5 @@
-//! Copies inside the server: every size by either route, the keys that clients get wrong, and what a second run does.
+//! Copies inside the server: every size by either route, the keys that clients get wrong, and what
+//! a second run does.
 
 use s3haul::execute::receipt::Ending;
 use s3haul::manifest::job::{DEFAULT_ENDPOINT, Source, When};
@@ -11,8 +12,13 @@ use super::{PART, Server, a_second_later, assert_bytes, bytes, on_server};
 #[tokio::test]
 async fn every_size_arrives_equal_by_the_route_that_its_size_demands() {
     on_server(async |server| {
-        let sizes =
-            [("o0", 0, 0), ("o1", 1, 0), ("part", PART, 0), ("part+1", PART + 1, 2), ("o17", 17 * MIB, 4)];
+        let sizes = [
+            ("o0", 0, 0),
+            ("o1", 1, 0),
+            ("part", PART, 0),
+            ("part+1", PART + 1, 2),
+            ("o17", 17 * MIB, 4),
+        ];
         for (key, size, _) in sizes {
             server.put(key, &bytes(size, size)).await;
         }
@@ -20,7 +26,11 @@ async fn every_size_arrives_equal_by_the_route_that_its_size_demands() {
         for (key, size, parts) in sizes {
             let receipt = run.receipt(key);
             let route = if parts == 0 { "copy" } else { "multipart-copy" };
-            let expected = if server.capabilities().part_copy { (route, parts) } else { ("copy", 0) };
+            let expected = if server.capabilities().part_copy {
+                (route, parts)
+            } else {
+                ("copy", 0)
+            };
             assert_eq!(
                 (receipt.route.unwrap(), receipt.parts, receipt.size),
                 (expected.0, expected.1, size),
@@ -40,12 +50,17 @@ async fn a_source_that_was_uploaded_in_parts_arrives_equal() {
         let body = bytes(1, 13 * MIB);
         let bucket = server.bucket(&server.source).await;
         let key = "parts".parse().unwrap();
-        let upload = MultipartUpload::initiate(&bucket, &key, &Attributes::default()).await.unwrap();
+        let upload = MultipartUpload::initiate(&bucket, &key, &Attributes::default())
+            .await
+            .unwrap();
         let mut parts = Vec::new();
         for (number, part) in (1..).zip(body.chunks(usize::try_from(6 * MIB).unwrap())) {
             parts.push(upload.upload_part(number, part).await.unwrap());
         }
-        let spec = CompleteSpec { size: 13 * MIB, ..CompleteSpec::default() };
+        let spec = CompleteSpec {
+            size: 13 * MIB,
+            ..CompleteSpec::default()
+        };
         upload.complete(&parts, &spec).await.unwrap();
         assert_bytes("parts", &server.get(&server.source, "parts").await, &body);
         for (threshold, to) in [(PART, "in-parts/"), (100 * MIB, "at-once/")] {
@@ -77,7 +92,9 @@ async fn odd_keys_arrive_under_their_names_by_both_routes() {
     on_server(async |server| {
         for (seed, key) in (0..).zip(ODD_KEYS) {
             server.put(key, key.as_bytes()).await;
-            server.put(&format!("large/{key}"), &bytes(seed, PART + 1)).await;
+            server
+                .put(&format!("large/{key}"), &bytes(seed, PART + 1))
+                .await;
         }
         let run = server.run(server.copy_all()).await;
         assert_eq!(run.outcome.done_objects, 2 * ODD_KEYS.len() as u64);
@@ -101,9 +118,16 @@ async fn a_second_run_copies_nothing_and_an_overwritten_source_is_copied_again()
         server.put("large", &bytes(9, PART + 1)).await;
         a_second_later().await;
         let all = small.len() as u64 + 1;
-        assert_eq!(server.run(server.copy_all()).await.outcome.done_objects, all);
+        assert_eq!(
+            server.run(server.copy_all()).await.outcome.done_objects,
+            all
+        );
         let content_etags = server.capabilities().content_etags;
-        let unrecognized = if content_etags { 0 } else { server.unrecognized().await };
+        let unrecognized = if content_etags {
+            0
+        } else {
+            server.unrecognized().await
+        };
         let again = server.run(server.copy_all()).await;
         assert_eq!(
             (again.outcome.done_objects, again.outcome.skipped_objects),
@@ -115,7 +139,11 @@ async fn a_second_run_copies_nothing_and_an_overwritten_source_is_copied_again()
         server.put("a b", &bytes(11, 100)).await;
         server.put("large", &bytes(19, PART + 1)).await;
         server.put("new", b"new").await;
-        let changed = if content_etags { 3 } else { server.unrecognized().await };
+        let changed = if content_etags {
+            3
+        } else {
+            server.unrecognized().await
+        };
         assert!((3..=3 + unrecognized).contains(&changed), "{changed}");
         let third = server.run(server.copy_all()).await;
         assert_eq!(
@@ -137,7 +165,9 @@ async fn when_missing_leaves_what_is_there() {
         let keys = server.storable(&["a", "a/b", "a b", "large"]).await;
         for key in &keys {
             let key = *key;
-            server.put(key, &bytes(1, if key == "large" { PART + 1 } else { 10 })).await;
+            server
+                .put(key, &bytes(1, if key == "large" { PART + 1 } else { 10 }))
+                .await;
             let there = server.sdk.put_object().bucket(&server.destination).key(key);
             there.body(b"mine".to_vec().into()).send().await.unwrap();
         }
@@ -170,7 +200,10 @@ async fn one_object_goes_to_the_key_that_is_named() {
         });
         transfer.to.location = Server::location(&server.destination, "to/there");
         let run = server.run(transfer).await;
-        assert!(matches!(run.receipt("to/there").ending, Ending::Done { .. }));
+        assert!(matches!(
+            run.receipt("to/there").ending,
+            Ending::Done { .. }
+        ));
         server.assert_equal("from/here", "to/there").await;
     })
     .await;

@@ -1,5 +1,6 @@
-//! The command killed in the middle of its work, on any server. `kill` does the same on the sandbox far more often, and sees
-//! more there; here the server is asked what it holds, and the requests are counted on their way to it.
+//! The command killed in the middle of its work, on any server. `kill` does the same on the sandbox
+//! far more often, and sees more there; here the server is asked what it holds, and the requests
+//! are counted on their way to it.
 
 use std::process::{Child, Stdio};
 use std::sync::Arc;
@@ -27,7 +28,8 @@ const PATIENCE: Duration = Duration::from_mins(2);
 const COPIES_A_PART: &[u8] = b"x-amz-copy-source-range:";
 const COPIES_AN_OBJECT: &[u8] = b"x-amz-copy-source:";
 
-/// A line to the server that counts copies: of parts, or of objects where the server copies no parts.
+/// A line to the server that counts copies: of parts, or of objects where the server copies no
+/// parts.
 struct Tap {
     url: String,
     copies: Arc<AtomicU64>,
@@ -37,19 +39,30 @@ struct Tap {
 impl Tap {
     async fn on(server: &Server) -> Self {
         let to = server.endpoint.url.clone().unwrap();
-        let to = to.trim_start_matches("http://").trim_end_matches('/').to_owned();
+        let to = to
+            .trim_start_matches("http://")
+            .trim_end_matches('/')
+            .to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (copies, mut tasks) = (Arc::new(AtomicU64::new(0)), JoinSet::new());
         let counted = Arc::clone(&copies);
-        let header = if server.capabilities().part_copy { COPIES_A_PART } else { COPIES_AN_OBJECT };
+        let header = if server.capabilities().part_copy {
+            COPIES_A_PART
+        } else {
+            COPIES_AN_OBJECT
+        };
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
                 connections.spawn(forward(client, to.clone(), header, Arc::clone(&counted)));
             }
         });
-        Self { url, copies, _connections: tasks }
+        Self {
+            url,
+            copies,
+            _connections: tasks,
+        }
     }
 
     fn copies(&self) -> u64 {
@@ -67,7 +80,10 @@ async fn forward(client: TcpStream, to: String, header: &'static [u8], copies: A
         let (mut seen, mut piece) = (Vec::new(), vec![0; 1 << 16]);
         while let Ok(length @ 1..) = from_client.read(&mut piece).await {
             seen.extend_from_slice(&piece[..length]);
-            let found = seen.windows(header.len()).filter(|bytes| *bytes == header).count();
+            let found = seen
+                .windows(header.len())
+                .filter(|bytes| *bytes == header)
+                .count();
             copies.fetch_add(found as u64, Ordering::AcqRel);
             seen.drain(..seen.len().saturating_sub(header.len() - 1));
             if to_server.write_all(&piece[..length]).await.is_err() {
@@ -84,8 +100,11 @@ async fn forward(client: TcpStream, to: String, header: &'static [u8], copies: A
 /// Writes the job: what the server can do has no flags.
 fn write_job(tap: &Tap, server: &Server, directory: &TempDir) {
     let provider: Provider = server.endpoint.provider;
-    let capabilities = std::env::var("S3HAUL_TEST_CAPABILITIES").ok().filter(|stated| !stated.is_empty());
-    let capabilities = capabilities.map_or_else(|| serde_json::json!({}), |stated| stated.parse().unwrap());
+    let capabilities = std::env::var("S3HAUL_TEST_CAPABILITIES")
+        .ok()
+        .filter(|stated| !stated.is_empty());
+    let capabilities =
+        capabilities.map_or_else(|| serde_json::json!({}), |stated| stated.parse().unwrap());
     let endpoint = serde_json::json!({
         "url": tap.url, "region": server.endpoint.region, "provider": provider, "capabilities": capabilities,
     });
@@ -103,8 +122,14 @@ fn write_job(tap: &Tap, server: &Server, directory: &TempDir) {
 }
 
 fn spawn(server: &Server, directory: &TempDir) -> Child {
-    let StaticCredentials { access_key, secret_key } = &server.credentials;
-    let stderr = std::fs::File::options().append(true).create(true).open(directory.path().join("stderr"));
+    let StaticCredentials {
+        access_key,
+        secret_key,
+    } = &server.credentials;
+    let stderr = std::fs::File::options()
+        .append(true)
+        .create(true)
+        .open(directory.path().join("stderr"));
     process()
         .env("AWS_ACCESS_KEY_ID", access_key)
         .env("AWS_SECRET_ACCESS_KEY", secret_key)
@@ -116,7 +141,8 @@ fn spawn(server: &Server, directory: &TempDir) -> Child {
         .unwrap()
 }
 
-/// Runs a session that is killed when it has sent so many copies; true when it came to its end before.
+/// Runs a session that is killed when it has sent so many copies; true when it came to its end
+/// before.
 async fn session(tap: &Tap, server: &Server, directory: &TempDir, copies: Option<u64>) -> bool {
     let mut child = spawn(server, directory);
     let (began, before) = (Instant::now(), tap.copies());
@@ -138,15 +164,22 @@ async fn session(tap: &Tap, server: &Server, directory: &TempDir, copies: Option
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_run_goes_on_and_leaves_nothing_behind() {
-    let seed = std::env::var("KILL_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
+    let seed =
+        std::env::var("KILL_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
     eprintln!("KILL_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     on_server(async |server| {
         let mut keys = Vec::new();
-        let large = PARTS.iter().map(|parts| (format!("large{parts}"), parts * PART - 7));
+        let large = PARTS
+            .iter()
+            .map(|parts| (format!("large{parts}"), parts * PART - 7));
         for (key, size) in large.chain((0..SMALL).map(|size| (format!("small{size:02}"), size))) {
-            let put =
-                server.sdk.put_object().bucket(&server.source).key(&key).metadata("size", size.to_string());
+            let put = server
+                .sdk
+                .put_object()
+                .bucket(&server.source)
+                .key(&key)
+                .metadata("size", size.to_string());
             put.body(bytes(size, size).into()).send().await.unwrap();
             keys.push(key);
         }
@@ -164,13 +197,24 @@ async fn a_killed_run_goes_on_and_leaves_nothing_behind() {
         assert_eq!(server.keys(&server.destination).await, keys);
         for key in &keys {
             server.assert_equal(key, key).await;
-            let head = server.sdk.head_object().bucket(&server.destination).key(key).send().await.unwrap();
+            let head = server
+                .sdk
+                .head_object()
+                .bucket(&server.destination)
+                .key(key)
+                .send()
+                .await
+                .unwrap();
             let size = head.content_length().unwrap().to_string();
             assert_eq!(head.metadata().unwrap().get("size"), Some(&size), "{key}");
         }
         let said = std::fs::read_to_string(directory.path().join("stderr")).unwrap();
         assert_all_are_told(server, &said).await;
-        let needed = if server.capabilities().part_copy { PARTS.iter().sum() } else { keys.len() as u64 };
+        let needed = if server.capabilities().part_copy {
+            PARTS.iter().sum()
+        } else {
+            keys.len() as u64
+        };
         let most = needed + kills * IN_FLIGHT;
         assert!(
             (needed..=most).contains(&tap.copies()),
@@ -181,12 +225,23 @@ async fn a_killed_run_goes_on_and_leaves_nothing_behind() {
     .await;
 }
 
-/// Asserts that no upload is left, or, on a server that dates uploads by no clock, that each is told: nobody can know which ones
-/// the job created whose answers died with it.
+/// Asserts that no upload is left, or, on a server that dates uploads by no clock, that each is
+/// told: nobody can know which ones the job created whose answers died with it.
 async fn assert_all_are_told(server: &Server, said: &str) {
-    let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap();
+    let now = i64::try_from(
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .as_secs(),
+    )
+    .unwrap();
     for upload in server.uploads(&server.destination).await {
-        let is_of_now = upload.initiated().is_none_or(|time| (now - time.secs()).abs() < 3600);
-        assert!(!is_of_now && said.contains(upload.upload_id().unwrap()), "{upload:?} {said}");
+        let is_of_now = upload
+            .initiated()
+            .is_none_or(|time| (now - time.secs()).abs() < 3600);
+        assert!(
+            !is_of_now && said.contains(upload.upload_id().unwrap()),
+            "{upload:?} {said}"
+        );
     }
 }

@@ -10,12 +10,20 @@ use tokio_util::sync::CancellationToken;
 
 use super::{PART, a_second_later, bytes, on_server};
 
-/// SeaweedFS's releases differ, and its profile is for old ones too; that of unnamed servers is for any.
+/// SeaweedFS's releases differ, and its profile is for old ones too; that of unnamed servers is for
+/// any.
 const CAN_DO_MORE: [Provider; 2] = [Provider::Seaweedfs, Provider::Other];
 
 async fn probed(bucket: &Bucket) -> Probe {
     let prefix = probe::scratch_prefix();
-    probe::probe(bucket, &prefix, &Needs::default(), &CancellationToken::new()).await.unwrap()
+    probe::probe(
+        bucket,
+        &prefix,
+        &Needs::default(),
+        &CancellationToken::new(),
+    )
+    .await
+    .unwrap()
 }
 
 #[tokio::test]
@@ -25,9 +33,13 @@ async fn a_probe_finds_what_the_profile_says_and_leaves_nothing() {
         let found = probed(&bucket).await;
         for finding in &found.findings {
             let verdict = finding.verdict();
-            let more = verdict == Verdict::CanDoMore && CAN_DO_MORE.contains(&server.endpoint.provider);
+            let more =
+                verdict == Verdict::CanDoMore && CAN_DO_MORE.contains(&server.endpoint.provider);
             // A question that means nothing here has no answer.
-            assert!(matches!(verdict, Verdict::Agrees | Verdict::Moot) || more, "{finding:?}");
+            assert!(
+                matches!(verdict, Verdict::Agrees | Verdict::Moot) || more,
+                "{finding:?}"
+            );
         }
         assert_eq!(found.left, []);
         assert_eq!(server.keys(&server.destination).await, [""; 0]);
@@ -42,7 +54,9 @@ async fn what_a_probe_found_can_be_stated_and_relied_on() {
     on_server(async |server| {
         let bucket = server.bucket(&server.destination).await;
         let found = probed(&bucket).await;
-        let Some(statement) = found.statement() else { return eprintln!("there is nothing to state") };
+        let Some(statement) = found.statement() else {
+            return eprintln!("there is nothing to state");
+        };
         let statement = with_given(&statement);
         let manifest = format!(
             "version: 1\nendpoints: {{default: {{url: {}, capabilities: {statement}}}}}\n\
@@ -61,20 +75,47 @@ async fn what_a_probe_found_can_be_stated_and_relied_on() {
         let mut server = server.again();
         server.endpoint.capabilities = stated;
         let server = &server;
-        assert_ne!(server.capabilities(), Capabilities::profile(server.endpoint.provider));
+        assert_ne!(
+            server.capabilities(),
+            Capabilities::profile(server.endpoint.provider)
+        );
         for (seed, size) in [(1, 0), (2, 100), (3, PART + 1)] {
             server.put(&size.to_string(), &bytes(seed, size)).await;
         }
         a_second_later().await;
-        for (when, done) in [(When::Missing, 3), (When::Missing, 0), (When::Changed, 0), (When::Always, 3)] {
+        for (when, done) in [
+            (When::Missing, 3),
+            (When::Missing, 0),
+            (When::Changed, 0),
+            (When::Always, 3),
+        ] {
             let is_told_by_time = when == When::Changed && !server.capabilities().content_etags;
-            let done = if is_told_by_time { server.unrecognized().await } else { done };
-            let run = server.run(Transfer { when, ..server.copy_all() }).await;
-            assert_eq!(run.outcome.done_objects, done, "{when:?}: {:?}", run.receipts);
+            let done = if is_told_by_time {
+                server.unrecognized().await
+            } else {
+                done
+            };
+            let run = server
+                .run(Transfer {
+                    when,
+                    ..server.copy_all()
+                })
+                .await;
+            assert_eq!(
+                run.outcome.done_objects, done,
+                "{when:?}: {:?}",
+                run.receipts
+            );
         }
         server.put("100", &bytes(9, 100)).await;
-        server.put(&(PART + 1).to_string(), &bytes(9, PART + 1)).await;
-        let changed = if server.capabilities().content_etags { 2 } else { server.unrecognized().await };
+        server
+            .put(&(PART + 1).to_string(), &bytes(9, PART + 1))
+            .await;
+        let changed = if server.capabilities().content_etags {
+            2
+        } else {
+            server.unrecognized().await
+        };
         let run = server.run(server.copy_all()).await;
         assert_eq!(
             run.outcome.done_objects, changed,
@@ -91,8 +132,16 @@ async fn what_a_probe_found_can_be_stated_and_relied_on() {
 /// The statement, and what the environment says beyond it.
 fn with_given(statement: &str) -> String {
     let given = std::env::var("S3HAUL_TEST_CAPABILITIES").unwrap_or_default();
-    let given: BTreeMap<String, serde_json::Value> = serde_json::from_str(&given).unwrap_or_default();
+    let given: BTreeMap<String, serde_json::Value> =
+        serde_json::from_str(&given).unwrap_or_default();
     let is_new = |name: &str| !statement.contains(&format!("{name}:"));
-    let new = given.iter().filter(|(name, _)| is_new(name)).map(|(name, value)| format!(", {name}: {value}"));
-    format!("{}{}}}", statement.trim_end_matches('}'), new.collect::<String>())
+    let new = given
+        .iter()
+        .filter(|(name, _)| is_new(name))
+        .map(|(name, value)| format!(", {name}: {value}"));
+    format!(
+        "{}{}}}",
+        statement.trim_end_matches('}'),
+        new.collect::<String>()
+    )
 }

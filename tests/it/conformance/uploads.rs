@@ -13,7 +13,10 @@ use super::{PART, Server, a_second_later, assert_bytes, bytes, on_server};
 impl Server {
     /// A directory to the root of the destination.
     pub(super) fn upload_all(&self, path: &Path) -> Transfer {
-        self.transfer(Source::Files { path: LocalPath(path.to_owned()), symlinks: Symlinks::Skip })
+        self.transfer(Source::Files {
+            path: LocalPath(path.to_owned()),
+            symlinks: Symlinks::Skip,
+        })
     }
 }
 
@@ -36,7 +39,11 @@ async fn files_of_every_size_arrive_equal() {
         let run = server.run(server.upload_all(directory.path())).await;
         assert_eq!(run.outcome.done_objects, files.len() as u64);
         for (name, size) in files {
-            assert_bytes(name, &server.get(&server.destination, name).await, &bytes(size, size));
+            assert_bytes(
+                name,
+                &server.get(&server.destination, name).await,
+                &bytes(size, size),
+            );
         }
         assert_eq!(run.receipt("sub/ü 100% + more?.csv").parts, 4);
         server.assert_no_upload_is_left().await;
@@ -60,7 +67,14 @@ async fn a_file_gets_the_type_of_its_name() {
         }
         server.run(server.upload_all(directory.path())).await;
         for key in ["small.json", "large.json"] {
-            let head = server.sdk.head_object().bucket(&server.destination).key(key).send().await.unwrap();
+            let head = server
+                .sdk
+                .head_object()
+                .bucket(&server.destination)
+                .key(key)
+                .send()
+                .await
+                .unwrap();
             assert_eq!(head.content_type(), Some("application/json"), "{key}");
         }
     })
@@ -76,7 +90,11 @@ async fn a_pipe_of_every_length_arrives_equal() {
             // A process waits for its reader: not on the thread that may have to serve the sandbox.
             let piped = tokio::task::spawn_blocking(move || pipe(command, &bytes(size, size)));
             piped.await.unwrap();
-            assert_bytes(&key, &server.get(&server.destination, &key).await, &bytes(size, size));
+            assert_bytes(
+                &key,
+                &server.get(&server.destination, &key).await,
+                &bytes(size, size),
+            );
         }
         server.assert_no_upload_is_left().await;
     })
@@ -89,7 +107,14 @@ fn copy_from_pipe(server: &Server, key: &str) -> Command {
     command
         .args(["copy", "-", &format!("s3://{}/{key}", server.destination)])
         .args(["--endpoint-url", server.endpoint.url.as_deref().unwrap()])
-        .args(["--provider", provider.as_str().unwrap(), "--part-size", "5MiB", "--threshold", "5MiB"])
+        .args([
+            "--provider",
+            provider.as_str().unwrap(),
+            "--part-size",
+            "5MiB",
+            "--threshold",
+            "5MiB",
+        ])
         .env_clear()
         .env("AWS_ACCESS_KEY_ID", &server.credentials.access_key)
         .env("AWS_SECRET_ACCESS_KEY", &server.credentials.secret_key)
@@ -98,7 +123,10 @@ fn copy_from_pipe(server: &Server, key: &str) -> Command {
 }
 
 fn pipe(mut command: Command, body: &[u8]) {
-    let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let command = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     child.stdin.take().unwrap().write_all(body).unwrap();
     let output = child.wait_with_output().unwrap();

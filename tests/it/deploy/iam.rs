@@ -7,27 +7,38 @@ use serde_json::Value;
 
 use super::{files, read};
 
-/// Which permissions a request needs, by the side whose objects it is about. The rules are those of S3's API reference;
-/// HEAD is authorised as GET, and a version that is named as one of its own.
+/// Which permissions a request needs, by the side whose objects it is about. The rules are those of
+/// S3's API reference; HEAD is authorised as GET, and a version that is named as one of its own.
 fn permissions(operation: Operation) -> (&'static [&'static str], &'static [&'static str]) {
     const LIST: &[&str] = &["s3:ListBucket"];
     const READ: &[&str] = &["s3:GetObject", "s3:GetObjectVersion"];
     // A copy of a locked object has headers for it.
-    const WRITE: &[&str] =
-        &["s3:PutObject", "s3:PutObjectTagging", "s3:PutObjectRetention", "s3:PutObjectLegalHold"];
+    const WRITE: &[&str] = &[
+        "s3:PutObject",
+        "s3:PutObjectTagging",
+        "s3:PutObjectRetention",
+        "s3:PutObjectLegalHold",
+    ];
     match operation {
         Operation::HeadBucket | Operation::ListObjects => (LIST, LIST),
         Operation::HeadObject | Operation::GetObject => (READ, READ),
-        // The tags of a copy are looked at only where `--adopt` completes an upload of unknown beginnings.
-        Operation::GetObjectTagging => {
-            (&["s3:GetObjectTagging", "s3:GetObjectVersionTagging"], &["s3:GetObjectTagging"])
-        }
+        // The tags of a copy are looked at only where `--adopt` completes an upload of unknown
+        // beginnings.
+        Operation::GetObjectTagging => (
+            &["s3:GetObjectTagging", "s3:GetObjectVersionTagging"],
+            &["s3:GetObjectTagging"],
+        ),
         Operation::PutObjectTagging => (&[], &["s3:PutObjectTagging"]),
         Operation::GetObjectRetention => (&["s3:GetObjectRetention"], &[]),
         Operation::GetObjectLegalHold => (&["s3:GetObjectLegalHold"], &[]),
         // It carries the source's tags along by itself.
         Operation::CopyObject => (
-            &["s3:GetObject", "s3:GetObjectVersion", "s3:GetObjectTagging", "s3:GetObjectVersionTagging"],
+            &[
+                "s3:GetObject",
+                "s3:GetObjectVersion",
+                "s3:GetObjectTagging",
+                "s3:GetObjectVersionTagging",
+            ],
             WRITE,
         ),
         Operation::UploadPartCopy => (READ, &["s3:PutObject"]),
@@ -37,9 +48,12 @@ fn permissions(operation: Operation) -> (&'static [&'static str], &'static [&'st
         Operation::ListParts => (&[], &["s3:ListMultipartUploadParts"]),
         Operation::ListMultipartUploads => (&[], &["s3:ListBucketMultipartUploads"]),
         Operation::ListObjectVersions => (&["s3:ListBucketVersions"], &["s3:ListBucketVersions"]),
-        Operation::GetBucketVersioning => (&["s3:GetBucketVersioning"], &["s3:GetBucketVersioning"]),
+        Operation::GetBucketVersioning => {
+            (&["s3:GetBucketVersioning"], &["s3:GetBucketVersioning"])
+        }
         Operation::RestoreObject => (&["s3:RestoreObject"], &[]),
-        // Without a version it can only add a delete marker; to destroy a version is another permission.
+        // Without a version it can only add a delete marker; to destroy a version is another
+        // permission.
         Operation::DeleteObject => (&[], &["s3:DeleteObject"]),
         Operation::ReadFile
         | Operation::GetObjectAcl
@@ -49,7 +63,8 @@ fn permissions(operation: Operation) -> (&'static [&'static str], &'static [&'st
     }
 }
 
-/// What it takes besides where the job says `acl:` or `annotations:`. A write then has headers for the ACL.
+/// What it takes besides where the job says `acl:` or `annotations:`. A write then has headers for
+/// the ACL.
 fn opted_in(operation: Operation) -> (&'static [&'static str], &'static [&'static str]) {
     match operation {
         Operation::GetObjectAcl => (&["s3:GetObjectAcl", "s3:GetObjectVersionAcl"], &[]),
@@ -66,13 +81,24 @@ fn opted_in(operation: Operation) -> (&'static [&'static str], &'static [&'stati
 /// What only jobs about versions and archives send; it has a policy of its own.
 fn is_about_history(operation: Operation) -> bool {
     use Operation::{DeleteObject, GetBucketVersioning, ListObjectVersions, RestoreObject};
-    matches!(operation, ListObjectVersions | GetBucketVersioning | RestoreObject | DeleteObject)
+    matches!(
+        operation,
+        ListObjectVersions | GetBucketVersioning | RestoreObject | DeleteObject
+    )
 }
 
 /// What the operations need of both sides, or of one.
-fn needed(bucket: &str, is_source: bool, of: impl Fn(Operation) -> bool) -> BTreeSet<(String, String)> {
-    const OF_BUCKETS: [&str; 4] =
-        ["s3:ListBucket", "s3:ListBucketMultipartUploads", "s3:ListBucketVersions", "s3:GetBucketVersioning"];
+fn needed(
+    bucket: &str,
+    is_source: bool,
+    of: impl Fn(Operation) -> bool,
+) -> BTreeSet<(String, String)> {
+    const OF_BUCKETS: [&str; 4] = [
+        "s3:ListBucket",
+        "s3:ListBucketMultipartUploads",
+        "s3:ListBucketVersions",
+        "s3:GetBucketVersioning",
+    ];
     operations()
         .into_iter()
         .filter(|operation| of(*operation))
@@ -81,18 +107,34 @@ fn needed(bucket: &str, is_source: bool, of: impl Fn(Operation) -> bool) -> BTre
             if is_source { source } else { destination }
         })
         .map(|action| {
-            let objects = if OF_BUCKETS.contains(action) { "" } else { "/*" };
-            ((*action).to_owned(), format!("arn:aws:s3:::{bucket}{objects}"))
+            let objects = if OF_BUCKETS.contains(action) {
+                ""
+            } else {
+                "/*"
+            };
+            (
+                (*action).to_owned(),
+                format!("arn:aws:s3:::{bucket}{objects}"),
+            )
         })
         .collect()
 }
 
 /// Every operation that there is: serde lists their names when it is given one that is none.
 fn operations() -> Vec<Operation> {
-    let message = serde_json::from_value::<Operation>("none".into()).unwrap_err().to_string();
-    let names: Vec<_> = message.split('`').skip(1).step_by(2).filter(|name| *name != "none").collect();
-    let operations: Vec<_> =
-        names.into_iter().map(|name| serde_json::from_value(name.into()).unwrap()).collect();
+    let message = serde_json::from_value::<Operation>("none".into())
+        .unwrap_err()
+        .to_string();
+    let names: Vec<_> = message
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|name| *name != "none")
+        .collect();
+    let operations: Vec<_> = names
+        .into_iter()
+        .map(|name| serde_json::from_value(name.into()).unwrap())
+        .collect();
     assert!(
         operations.contains(&Operation::HeadBucket) && operations.contains(&Operation::ReadFile),
         "{message}"
@@ -118,7 +160,10 @@ fn allowed(policy: &Value) -> BTreeSet<(String, String)> {
         for action in statement["Action"].as_array().unwrap() {
             let action = action.as_str().unwrap();
             assert!(!action.contains('*'), "{action}");
-            assert!(allowed.insert((action.to_owned(), resource.to_owned())), "{action} is there twice");
+            assert!(
+                allowed.insert((action.to_owned(), resource.to_owned())),
+                "{action} is there twice"
+            );
         }
     }
     allowed
@@ -126,7 +171,10 @@ fn allowed(policy: &Value) -> BTreeSet<(String, String)> {
 
 #[test]
 fn each_side_allows_exactly_what_is_sent_to_it() {
-    for (name, bucket, is_source) in [("source", "lake-prod", true), ("destination", "lake-replica", false)] {
+    for (name, bucket, is_source) in [
+        ("source", "lake-prod", true),
+        ("destination", "lake-replica", false),
+    ] {
         let needed = needed(bucket, is_source, |operation| !is_about_history(operation));
         assert_eq!(allowed(&policy(name)), needed, "{name}");
     }
@@ -135,12 +183,17 @@ fn each_side_allows_exactly_what_is_sent_to_it() {
 #[test]
 fn a_journal_in_s3_needs_no_more_than_its_own_prefix() {
     let on = |actions: &[&str], resource: &str| -> Vec<_> {
-        actions.iter().map(|action| ((*action).to_owned(), resource.to_owned())).collect()
+        actions
+            .iter()
+            .map(|action| ((*action).to_owned(), resource.to_owned()))
+            .collect()
     };
     let objects = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"];
     let needed = on(&objects, "arn:aws:s3:::lake-ops/s3haul/*");
-    let needed: BTreeSet<_> =
-        needed.into_iter().chain(on(&["s3:ListBucket"], "arn:aws:s3:::lake-ops")).collect();
+    let needed: BTreeSet<_> = needed
+        .into_iter()
+        .chain(on(&["s3:ListBucket"], "arn:aws:s3:::lake-ops"))
+        .collect();
     assert_eq!(allowed(&policy("journal")), needed);
 }
 
@@ -158,7 +211,9 @@ fn everything_takes_what_is_opted_in() {
         .flat_map(|operation| {
             let (source, destination) = opted_in(operation);
             let on = |bucket: &'static str, actions: &'static [&str]| {
-                actions.iter().map(move |action| ((*action).to_owned(), format!("arn:aws:s3:::{bucket}/*")))
+                actions
+                    .iter()
+                    .map(move |action| ((*action).to_owned(), format!("arn:aws:s3:::{bucket}/*")))
             };
             on("lake-prod", source).chain(on("lake-replica", destination))
         })
@@ -169,24 +224,41 @@ fn everything_takes_what_is_opted_in() {
 #[test]
 fn keys_are_used_as_s3_uses_them() {
     let policy = policy("kms");
-    let [source, destination] = statements(&policy).as_slice() else { panic!("two statements") };
+    let [source, destination] = statements(&policy).as_slice() else {
+        panic!("two statements")
+    };
     assert_eq!(source["Action"], serde_json::json!(["kms:Decrypt"]));
     // Parts of an upload are read again when it is completed.
-    assert_eq!(destination["Action"], serde_json::json!(["kms:GenerateDataKey", "kms:Decrypt"]));
+    assert_eq!(
+        destination["Action"],
+        serde_json::json!(["kms:GenerateDataKey", "kms:Decrypt"])
+    );
     assert_ne!(source["Resource"], destination["Resource"]);
 }
 
 #[test]
 fn the_role_trusts_the_service_account_of_the_overlay() {
     let policy = policy("trust");
-    let [statement] = statements(&policy).as_slice() else { panic!("one statement") };
+    let [statement] = statements(&policy).as_slice() else {
+        panic!("one statement")
+    };
     assert_eq!(statement["Action"], "sts:AssumeRoleWithWebIdentity");
     let conditions = statement["Condition"]["StringEquals"].as_object().unwrap();
-    let (_, subject) = conditions.iter().find(|(name, _)| name.ends_with(":sub")).unwrap();
+    let (_, subject) = conditions
+        .iter()
+        .find(|(name, _)| name.ends_with(":sub"))
+        .unwrap();
     let namespace = super::yaml("deploy/overlays/eks/kustomization.yaml")["namespace"].clone();
     let account = super::yaml("deploy/overlays/eks/role.yaml")["metadata"]["name"].clone();
-    let expected =
-        format!("system:serviceaccount:{}:{}", namespace.as_str().unwrap(), account.as_str().unwrap());
+    let expected = format!(
+        "system:serviceaccount:{}:{}",
+        namespace.as_str().unwrap(),
+        account.as_str().unwrap()
+    );
     assert_eq!(subject.as_str(), Some(expected.as_str()));
-    assert_eq!(files("deploy/iam", "json").len(), 7, "a policy that no test reads");
+    assert_eq!(
+        files("deploy/iam", "json").len(),
+        7,
+        "a policy that no test reads"
+    );
 }

@@ -5,11 +5,17 @@ use super::{read, yaml};
 /// The arguments of each instruction, by its name.
 fn instructions(dockerfile: &str) -> Vec<(String, String)> {
     let joined = dockerfile.replace("\\\n", " ");
-    let lines = joined.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let lines = joined
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines
         .map(|line| {
             let (name, rest) = line.split_once(' ').expect("an instruction has arguments");
-            (name.to_owned(), rest.split_whitespace().collect::<Vec<_>>().join(" "))
+            (
+                name.to_owned(),
+                rest.split_whitespace().collect::<Vec<_>>().join(" "),
+            )
         })
         .collect()
 }
@@ -29,31 +35,53 @@ fn cargo(table: &str) -> Vec<(String, String)> {
 #[test]
 fn the_image_is_built_as_a_release_with_features_that_exist() {
     let dockerfile = instructions(&read("deploy/Dockerfile"));
-    let (_, build) =
-        dockerfile.iter().find(|(name, rest)| name == "RUN" && rest.contains("cargo build")).unwrap();
+    let (_, build) = dockerfile
+        .iter()
+        .find(|(name, rest)| name == "RUN" && rest.contains("cargo build"))
+        .unwrap();
     let build: Vec<_> = build.split_whitespace().collect();
     for flag in ["--release", "--locked", "--no-default-features"] {
         assert!(build.contains(&flag), "{flag}");
     }
-    let Some(at) = build.iter().position(|word| *word == "--features") else { return };
+    let Some(at) = build.iter().position(|word| *word == "--features") else {
+        return;
+    };
     let features = cargo("features");
     for feature in build[at + 1].split(',') {
-        assert!(features.iter().any(|(name, _)| name == feature), "Cargo.toml has no feature {feature}");
+        assert!(
+            features.iter().any(|(name, _)| name == feature),
+            "Cargo.toml has no feature {feature}"
+        );
     }
 }
 
 #[test]
 fn both_stages_are_pinned_and_the_toolchain_is_new_enough() {
     let dockerfile = instructions(&read("deploy/Dockerfile"));
-    let from: Vec<_> =
-        dockerfile.iter().filter(|(name, _)| name == "FROM").map(|(_, rest)| rest.as_str()).collect();
+    let from: Vec<_> = dockerfile
+        .iter()
+        .filter(|(name, _)| name == "FROM")
+        .map(|(_, rest)| rest.as_str())
+        .collect();
     assert_eq!(from.len(), 2);
-    let (_, tag) = from[0].split_whitespace().next().unwrap().split_once(':').unwrap();
-    let version = |text: &str| -> Vec<u32> { text.split('.').map(|part| part.parse().unwrap()).collect() };
+    let (_, tag) = from[0]
+        .split_whitespace()
+        .next()
+        .unwrap()
+        .split_once(':')
+        .unwrap();
+    let version =
+        |text: &str| -> Vec<u32> { text.split('.').map(|part| part.parse().unwrap()).collect() };
     let (toolchain, release) = tag.split_once("-slim-").unwrap();
     let package = cargo("package");
-    let (_, needed) = package.iter().find(|(name, _)| name == "rust-version").unwrap();
-    assert!(version(toolchain) >= version(needed), "{toolchain} is older than {needed}");
+    let (_, needed) = package
+        .iter()
+        .find(|(name, _)| name == "rust-version")
+        .unwrap();
+    assert!(
+        version(toolchain) >= version(needed),
+        "{toolchain} is older than {needed}"
+    );
     // What was linked against a libc runs with that one.
     assert_eq!(from[1], format!("debian:{release}-slim"));
 }
@@ -66,8 +94,11 @@ fn the_program_is_started_itself_and_not_as_root() {
         found.map_or_else(|| panic!("no {name}"), |(_, rest)| rest.clone())
     };
     let entrypoint: Vec<String> = serde_json::from_str(&last("ENTRYPOINT")).unwrap();
-    let (_, target) =
-        dockerfile.iter().rev().find(|(name, rest)| name == "COPY" && rest.starts_with("--from=")).unwrap();
+    let (_, target) = dockerfile
+        .iter()
+        .rev()
+        .find(|(name, rest)| name == "COPY" && rest.starts_with("--from="))
+        .unwrap();
     assert_eq!(entrypoint, [target.rsplit(' ').next().unwrap()]);
     let cron_job = yaml("deploy/kubernetes/cronjob.yaml");
     let security = &cron_job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["securityContext"];
@@ -81,7 +112,10 @@ fn everything_names_the_image_of_this_version() {
     let tag = env!("CARGO_PKG_VERSION");
     let cron_job = yaml("deploy/kubernetes/cronjob.yaml");
     let container = &cron_job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0];
-    for path in ["deploy/kubernetes/kustomization.yaml", "deploy/overlays/eks/kustomization.yaml"] {
+    for path in [
+        "deploy/kubernetes/kustomization.yaml",
+        "deploy/overlays/eks/kustomization.yaml",
+    ] {
         let image = &yaml(path)["images"][0];
         assert_eq!(image["name"], container["image"], "{path}");
         assert_eq!(image["newTag"], tag, "{path}");
@@ -94,11 +128,17 @@ fn everything_names_the_image_of_this_version() {
 #[test]
 fn the_build_context_holds_what_the_build_reads() {
     let ignored = read(".dockerignore");
-    let ignored: Vec<_> = ignored.lines().filter(|line| !line.starts_with('#')).collect();
+    let ignored: Vec<_> = ignored
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .collect();
     assert!(ignored.contains(&"target") && ignored.contains(&".git"));
     for needed in ["Cargo.toml", "Cargo.lock", "src", "LICENSE"] {
         assert!(!ignored.contains(&needed), "{needed}");
     }
     let sources = read("src/lib.rs") + &read("src/main.rs") + &read("src/manifest/schema.rs");
-    assert!(!sources.contains("include_str!(\"../deploy"), "then deploy must not be ignored");
+    assert!(
+        !sources.contains("include_str!(\"../deploy"),
+        "then deploy must not be ignored"
+    );
 }

@@ -37,14 +37,22 @@ fn a_kustomization_names_all_files_beside_it_and_no_others() {
         for generator in kustomization["configMapGenerator"].as_sequence().unwrap() {
             named.extend(texts(&generator["files"]));
         }
-        let (directories, named): (Vec<_>, Vec<_>) =
-            named.into_iter().partition(|name| root().join(directory).join(name).is_dir());
+        let (directories, named): (Vec<_>, Vec<_>) = named
+            .into_iter()
+            .partition(|name| root().join(directory).join(name).is_dir());
         for base in directories {
             let base = root().join(directory).join(base).canonicalize().unwrap();
-            assert_eq!(base, root().join(BASE).canonicalize().unwrap(), "{directory}");
+            assert_eq!(
+                base,
+                root().join(BASE).canonicalize().unwrap(),
+                "{directory}"
+            );
         }
         let there = files(directory, "yaml");
-        let there: Vec<_> = there.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
+        let there: Vec<_> = there
+            .iter()
+            .map(|path| path.file_name().unwrap().to_str().unwrap())
+            .collect();
         assert_eq!(named, there, "{directory}");
     }
 }
@@ -60,9 +68,13 @@ fn a_patch_is_for_something_that_the_base_has() {
         for patch in kustomization["patches"].as_sequence().unwrap() {
             let patch = yaml(Path::new(overlay).join(patch["path"].as_str().unwrap()));
             let is_target = |resource: &&Value| {
-                resource["kind"] == patch["kind"] && resource["metadata"]["name"] == patch["metadata"]["name"]
+                resource["kind"] == patch["kind"]
+                    && resource["metadata"]["name"] == patch["metadata"]["name"]
             };
-            let target = base.iter().find(is_target).unwrap_or_else(|| panic!("{patch:?} has no target"));
+            let target = base
+                .iter()
+                .find(is_target)
+                .unwrap_or_else(|| panic!("{patch:?} has no target"));
             assert_eq!(patch["apiVersion"], target["apiVersion"]);
         }
     }
@@ -89,7 +101,10 @@ fn the_manifests_are_valid_and_their_reports_have_a_place() {
             &s3haul::endpoint::Environment::default(),
         )
         .unwrap_or_else(|problems| panic!("{problems}"));
-        let report = job.report.json.expect("a run without receipts proves nothing to anybody");
+        let report = job
+            .report
+            .json
+            .expect("a run without receipts proves nothing to anybody");
         assert!(report.starts_with(writable[0]), "{}", report.display());
     }
 }
@@ -103,11 +118,20 @@ fn the_arguments_are_those_of_the_command_line_and_plan_the_manifest() {
     assert_eq!(volume["configMap"]["name"], generator["name"]);
     let mount = &container["volumeMounts"][0];
     assert_eq!(mount["name"], volume["name"]);
-    let in_pod = format!("{}/{}", mount["mountPath"].as_str().unwrap(), texts(&generator["files"])[0]);
+    let in_pod = format!(
+        "{}/{}",
+        mount["mountPath"].as_str().unwrap(),
+        texts(&generator["files"])[0]
+    );
     let args = texts(&container["args"]);
-    assert!(args.contains(&in_pod.as_str()), "{args:?} do not name {in_pod}");
+    assert!(
+        args.contains(&in_pod.as_str()),
+        "{args:?} do not name {in_pod}"
+    );
     let here = root().join(BASE).join("job.yaml").display().to_string();
-    let args = args.iter().map(|arg| if **arg == in_pod { here.as_str() } else { arg });
+    let args = args
+        .iter()
+        .map(|arg| if **arg == in_pod { here.as_str() } else { arg });
     let planned = Command::new(env!("CARGO_BIN_EXE_s3haul"))
         .args(args)
         .args(["--sandbox", "--dry-run"])
@@ -120,33 +144,49 @@ fn the_arguments_are_those_of_the_command_line_and_plan_the_manifest() {
 #[test]
 fn exit_codes_are_answered_as_they_are_meant() {
     let (_, job, pod, container) = cron_job();
-    assert_eq!(pod["restartPolicy"], "Never", "or there is no podFailurePolicy");
+    assert_eq!(
+        pod["restartPolicy"], "Never",
+        "or there is no podFailurePolicy"
+    );
     assert!(job["backoffLimit"].as_u64().is_some_and(|limit| limit > 0));
     let rules = job["podFailurePolicy"]["rules"].as_sequence().unwrap();
     let action = |exit: Exit| {
         let code = Value::from(exit as u8);
         let rule = rules.iter().find(|rule| {
             let codes = &rule["onExitCodes"];
-            codes["values"].as_sequence().is_some_and(|values| values.contains(&code))
+            codes["values"]
+                .as_sequence()
+                .is_some_and(|values| values.contains(&code))
         })?;
         assert_eq!(rule["onExitCodes"]["operator"], "In");
         assert_eq!(rule["onExitCodes"]["containerName"], container["name"]);
         rule["action"].as_str()
     };
-    for exit in
-        [Exit::Done, Exit::Failures, Exit::Usage, Exit::Refused, Exit::Interrupted, Exit::Waiting, Exit::Bug]
-    {
+    for exit in [
+        Exit::Done,
+        Exit::Failures,
+        Exit::Usage,
+        Exit::Refused,
+        Exit::Interrupted,
+        Exit::Waiting,
+        Exit::Bug,
+    ] {
         let expected = match exit {
-            // Nothing that a repetition changes, at least not within the hours that a restore takes.
+            // Nothing that a repetition changes, at least not within the hours that a restore
+            // takes.
             Exit::Usage | Exit::Refused | Exit::Waiting => Some("FailJob"),
             // Nothing that went wrong.
             Exit::Interrupted => Some("Ignore"),
-            // Worth another try, but not for ever; and success is no failure, Kubernetes refuses a rule about it.
+            // Worth another try, but not for ever; and success is no failure, Kubernetes refuses a
+            // rule about it.
             Exit::Failures | Exit::Bug | Exit::Done => None,
         };
         assert_eq!(action(exit), expected, "{exit:?}");
     }
-    let disruption = rules.iter().find(|rule| rule.get("onPodConditions").is_some()).unwrap();
+    let disruption = rules
+        .iter()
+        .find(|rule| rule.get("onPodConditions").is_some())
+        .unwrap();
     assert_eq!(disruption["action"], "Ignore");
     assert_eq!(disruption["onPodConditions"][0]["type"], "DisruptionTarget");
 }
@@ -159,16 +199,36 @@ fn a_run_has_the_time_to_end_in_order_and_before_the_next_one() {
     assert!(grace >= execute::DRAIN.as_secs() + 20, "{grace} s");
     assert_eq!(cron_job["concurrencyPolicy"], "Forbid");
     assert_eq!(
-        cron_job["schedule"].as_str().unwrap().split(' ').skip(2).collect::<Vec<_>>(),
+        cron_job["schedule"]
+            .as_str()
+            .unwrap()
+            .split(' ')
+            .skip(2)
+            .collect::<Vec<_>>(),
         ["*", "*", "*"]
     );
     let day = 86_400;
-    assert!(job["activeDeadlineSeconds"].as_u64().is_some_and(|seconds| seconds < day));
-    assert!(cron_job["startingDeadlineSeconds"].as_u64().is_some_and(|seconds| (60..day).contains(&seconds)));
-    for (limit, of) in [("successfulJobsHistoryLimit", &cron_job), ("failedJobsHistoryLimit", &cron_job)] {
+    assert!(
+        job["activeDeadlineSeconds"]
+            .as_u64()
+            .is_some_and(|seconds| seconds < day)
+    );
+    assert!(
+        cron_job["startingDeadlineSeconds"]
+            .as_u64()
+            .is_some_and(|seconds| (60..day).contains(&seconds))
+    );
+    for (limit, of) in [
+        ("successfulJobsHistoryLimit", &cron_job),
+        ("failedJobsHistoryLimit", &cron_job),
+    ] {
         assert!(of[limit].as_u64().is_some_and(|limit| limit > 0), "{limit}");
     }
-    assert!(job["ttlSecondsAfterFinished"].as_u64().is_some_and(|seconds| seconds >= day));
+    assert!(
+        job["ttlSecondsAfterFinished"]
+            .as_u64()
+            .is_some_and(|seconds| seconds >= day)
+    );
 }
 
 #[test]
@@ -177,15 +237,27 @@ fn the_pod_may_do_nothing_that_it_need_not() {
     let security = &pod["securityContext"];
     assert_eq!(security["runAsNonRoot"], true);
     assert_eq!(security["seccompProfile"]["type"], "RuntimeDefault");
-    assert_eq!(security["fsGroup"], security["runAsUser"], "or the report's directory is not writable");
+    assert_eq!(
+        security["fsGroup"], security["runAsUser"],
+        "or the report's directory is not writable"
+    );
     let security = &container["securityContext"];
     assert_eq!(security["allowPrivilegeEscalation"], false);
     assert_eq!(security["readOnlyRootFilesystem"], true);
     assert_eq!(texts(&security["capabilities"]["drop"]), ["ALL"]);
     for resource in ["cpu", "memory"] {
-        assert!(container["resources"]["requests"][resource].as_str().is_some(), "{resource}");
+        assert!(
+            container["resources"]["requests"][resource]
+                .as_str()
+                .is_some(),
+            "{resource}"
+        );
     }
-    assert!(container["resources"]["limits"]["memory"].as_str().is_some());
+    assert!(
+        container["resources"]["limits"]["memory"]
+            .as_str()
+            .is_some()
+    );
     let account = yaml("deploy/kubernetes/serviceaccount.yaml");
     assert_eq!(account["kind"], "ServiceAccount");
     assert_eq!(account["metadata"]["name"], pod["serviceAccountName"]);

@@ -1,9 +1,10 @@
 //! The whole grid: each operation × each fault × its first, middle and last call.
 //!
-//! A row is an operation in the scene that sends it, a column a fault with what it must come to; a cell is one run. What a
-//! fault comes to hangs on its kind alone, and the few cells where an operation makes a difference say so ([`comes_to`]).
-//! All cells of a row run side by side in paused time, so that an hour of silence costs nothing and no cell depends on how
-//! fast the machine is.
+//! A row is an operation in the scene that sends it, a column a fault with what it must come to; a
+//! cell is one run. What a fault comes to hangs on its kind alone, and the few cells where an
+//! operation makes a difference say so ([`comes_to`]). All cells of a row run side by side in
+//! paused time, so that an hour of silence costs nothing and no cell depends on how fast the
+//! machine is.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,8 +26,8 @@ const PART: u64 = 5 * MIB;
 const IN_FLIGHT: u32 = 4;
 /// Runs at the same time.
 const AT_ONCE: usize = 8;
-/// Requests that one fault may cost beyond those of an undisturbed run: repetitions, looks after an outcome that nobody
-/// knows, and a fresh start of one object.
+/// Requests that one fault may cost beyond those of an undisturbed run: repetitions, looks after an
+/// outcome that nobody knows, and a fresh start of one object.
 const COSTS: u64 = 20;
 
 /// What is run, so that an operation is sent.
@@ -53,7 +54,11 @@ impl Scene {
 
     /// Parts of the large objects. Of an upload that is gone on with, some must be missing.
     fn parts(self) -> u64 {
-        if self == Self::Resume { 2 * u64::from(IN_FLIGHT) } else { 3 }
+        if self == Self::Resume {
+            2 * u64::from(IN_FLIGHT)
+        } else {
+            3
+        }
     }
 }
 
@@ -73,32 +78,85 @@ enum Comes {
 /// A fault by name, and what it comes to if its operation makes no difference.
 fn faults() -> Vec<(&'static str, Effect, Comes)> {
     let second = Duration::from_secs(1);
-    let in_200 = |after_effect| Effect::ErrorIn200 { code: "InternalError", after_effect, blanks: 3000 };
+    let in_200 = |after_effect| Effect::ErrorIn200 {
+        code: "InternalError",
+        after_effect,
+        blanks: 3000,
+    };
     vec![
         ("slow down", Effect::SlowDown, Comes::Passes),
-        ("internal error", Effect::Error(500, "InternalError"), Comes::Passes),
-        ("unavailable", Effect::Error(503, "ServiceUnavailable"), Comes::Passes),
-        ("done and an error", Effect::ErrorAfterEffect(500, "InternalError"), Comes::Passes),
+        (
+            "internal error",
+            Effect::Error(500, "InternalError"),
+            Comes::Passes,
+        ),
+        (
+            "unavailable",
+            Effect::Error(503, "ServiceUnavailable"),
+            Comes::Passes,
+        ),
+        (
+            "done and an error",
+            Effect::ErrorAfterEffect(500, "InternalError"),
+            Comes::Passes,
+        ),
         ("error in 200 behind blanks", in_200(false), Comes::Passes),
-        ("done, error in 200 behind blanks", in_200(true), Comes::Passes),
-        ("slow down in 200", Effect::error_in_200("SlowDown"), Comes::Passes),
+        (
+            "done, error in 200 behind blanks",
+            in_200(true),
+            Comes::Passes,
+        ),
+        (
+            "slow down in 200",
+            Effect::error_in_200("SlowDown"),
+            Comes::Passes,
+        ),
         ("reset before", Effect::ResetBefore, Comes::Passes),
         ("done, then reset", Effect::ResetAfter, Comes::Passes),
         ("silence before", Effect::StallBefore(None), Comes::Passes),
-        ("done, then silence", Effect::StallAfter(None), Comes::Passes),
+        (
+            "done, then silence",
+            Effect::StallAfter(None),
+            Comes::Passes,
+        ),
         ("byte by byte", Effect::Trickle(second), Comes::Passes),
         ("cut short", Effect::TruncateBody, Comes::Passes),
         ("empty", Effect::EmptyBody, Comes::Passes),
-        ("read too slowly", Effect::Error(400, "RequestTimeout"), Comes::Passes),
-        ("another operation at work", Effect::Error(409, "OperationAborted"), Comes::Passes),
-        ("token expired once", Effect::Error(400, "ExpiredToken"), Comes::Passes),
-        ("denied", Effect::Error(403, "AccessDenied"), Comes::Fails("denied")),
-        ("clock skew once", Effect::Error(403, "RequestTimeTooSkewed"), Comes::Passes),
-        ("unknown key once", Effect::Error(403, "InvalidAccessKeyId"), Comes::Passes),
+        (
+            "read too slowly",
+            Effect::Error(400, "RequestTimeout"),
+            Comes::Passes,
+        ),
+        (
+            "another operation at work",
+            Effect::Error(409, "OperationAborted"),
+            Comes::Passes,
+        ),
+        (
+            "token expired once",
+            Effect::Error(400, "ExpiredToken"),
+            Comes::Passes,
+        ),
+        (
+            "denied",
+            Effect::Error(403, "AccessDenied"),
+            Comes::Fails("denied"),
+        ),
+        (
+            "clock skew once",
+            Effect::Error(403, "RequestTimeTooSkewed"),
+            Comes::Passes,
+        ),
+        (
+            "unknown key once",
+            Effect::Error(403, "InvalidAccessKeyId"),
+            Comes::Passes,
+        ),
     ]
 }
 
-/// What becomes of it where the operation makes a difference; `None` where there can be no such answer.
+/// What becomes of it where the operation makes a difference; `None` where there can be no such
+/// answer.
 fn comes_to(scene: Scene, operation: Operation, effect: &Effect, usual: Comes) -> Option<Comes> {
     let is_head = operation == Operation::HeadObject;
     let is_bodiless = is_head
@@ -121,7 +179,9 @@ fn comes_to(scene: Scene, operation: Operation, effect: &Effect, usual: Comes) -
         (_, Operation::HeadObject, Comes::Passes) if matches!(effect, Effect::Error(403, _)) => {
             Comes::Fails("denied")
         }
-        (_, Operation::HeadObject, Comes::Passes) if matches!(effect, Effect::Error(400 | 409, _)) => {
+        (_, Operation::HeadObject, Comes::Passes)
+            if matches!(effect, Effect::Error(400 | 409, _)) =>
+        {
             Comes::Fails("invalid")
         }
         // Where an attribute may be what is denied, the object is made without it.
@@ -131,8 +191,8 @@ fn comes_to(scene: Scene, operation: Operation, effect: &Effect, usual: Comes) -
             Comes::Fails(_),
         )
         | (_, Operation::PutObjectTagging, Comes::Fails(_)) => Comes::IsLost,
-        // What may be denied is a body without a signature: it goes once more with one.
-        // An upload that can not be looked into is begun anew. The list of all uploads proves an abort too.
+        // What may be denied is a body without a signature: it goes once more with one. An upload
+        // that can not be looked into is begun anew. The list of all uploads proves an abort too.
         (_, Operation::PutObject | Operation::UploadPart, Comes::Fails(_))
         | (Scene::Resume | Scene::Abort, Operation::ListParts, Comes::Fails(_)) => Comes::Passes,
         // The object has failed already, for a reason of its own.
@@ -170,7 +230,11 @@ impl Stage {
             let files = directory.path().join("files");
             fs::create_dir(&files).unwrap();
             if scene == Scene::Send {
-                fs::write(files.join("large"), vec![7; usize::try_from(PART + 100).unwrap()]).unwrap();
+                fs::write(
+                    files.join("large"),
+                    vec![7; usize::try_from(PART + 100).unwrap()],
+                )
+                .unwrap();
             } else {
                 for name in ["small1", "small2", "small3"] {
                     fs::write(files.join(name), name).unwrap();
@@ -179,8 +243,14 @@ impl Stage {
             transfer = cut(upload_all(&files));
         } else {
             for (seed, key) in (1..).zip(["large1", "large2", "small1", "small2", "small3"]) {
-                let size = if key.starts_with("large") { scene.parts() * PART - seed } else { seed };
-                let spec = ObjectSpec::default().metadata("seed", seed.to_string()).tag("seed", key);
+                let size = if key.starts_with("large") {
+                    scene.parts() * PART - seed
+                } else {
+                    seed
+                };
+                let spec = ObjectSpec::default()
+                    .metadata("seed", seed.to_string())
+                    .tag("seed", key);
                 store.put_object(SOURCE, key, Content::pattern(seed, size), &spec);
             }
         }
@@ -192,7 +262,13 @@ impl Stage {
             world.provider = Provider::Ceph;
         }
         let job = world.job(transfer);
-        let stage = Self { scene, world, job, directory, denied };
+        let stage = Self {
+            scene,
+            world,
+            job,
+            directory,
+            denied,
+        };
         if scene == Scene::Resume {
             stage.kill().await;
         }
@@ -204,7 +280,9 @@ impl Stage {
     async fn kill(&self) {
         let faults = self.world.sandbox.faults();
         faults.add(Fault::on(Operation::CompleteMultipartUpload).then(Effect::StallBefore(None)));
-        faults.add(Fault::on(Operation::UploadPartCopy).then(Effect::Delay(Duration::from_millis(10))));
+        faults.add(
+            Fault::on(Operation::UploadPartCopy).then(Effect::Delay(Duration::from_millis(10))),
+        );
         let at_work = async {
             loop {
                 let open = self.world.sandbox.store().open_uploads(DESTINATION);
@@ -218,10 +296,11 @@ impl Stage {
             run = self.run() => panic!("it came to its end: {:?}", run.outcome),
             () = at_work => {}
         }
-        // What it had sent is not to be taken for what comes next. A paused clock does not wait for what is on its way through
-        // the system; it stands still while somebody blocks.
+        // What it had sent is not to be taken for what comes next. A paused clock does not wait for
+        // what is on its way through the system; it stands still while somebody blocks.
         for _ in 0..3 {
-            let blocking = tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(50)));
+            let blocking =
+                tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(50)));
             blocking.await.unwrap();
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
@@ -241,11 +320,17 @@ impl Stage {
     async fn run(&self) -> Run {
         let run = async {
             match self.scene {
-                Scene::Resume => self.world.session(&self.journal(), &self.job, Intent::Resume).await,
+                Scene::Resume => {
+                    self.world
+                        .session(&self.journal(), &self.job, Intent::Resume)
+                        .await
+                }
                 _ => self.world.try_run_job(&self.job).await.unwrap(),
             }
         };
-        tokio::time::timeout(Duration::from_hours(1), run).await.expect("it hangs")
+        tokio::time::timeout(Duration::from_hours(1), run)
+            .await
+            .expect("it hangs")
     }
 
     /// Whether what stands at a key is what it must be.
@@ -286,14 +371,32 @@ impl Stage {
 }
 
 /// One cell: a run with this fault at the nth call.
-async fn cell(scene: Scene, operation: Operation, nth: u64, effect: Effect, comes: Comes, usual: u64) {
+async fn cell(
+    scene: Scene,
+    operation: Operation,
+    nth: u64,
+    effect: Effect,
+    comes: Comes,
+    usual: u64,
+) {
     let stage = Stage::new(scene).await;
     // How many parts are missing hangs on the moment of the kill.
-    let nth = if operation == Operation::UploadPartCopy { nth.min(stage.missing_parts()) } else { nth };
+    let nth = if operation == Operation::UploadPartCopy {
+        nth.min(stage.missing_parts())
+    } else {
+        nth
+    };
     let before = stage.world.sandbox.faults().fired();
-    stage.world.sandbox.faults().add(Fault::on(operation).nth(nth).then(effect));
+    stage
+        .world
+        .sandbox
+        .faults()
+        .add(Fault::on(operation).nth(nth).then(effect));
     let run = stage.run().await;
-    assert!(stage.world.sandbox.faults().fired() > before, "it never came to call {nth}");
+    assert!(
+        stage.world.sandbox.faults().fired() > before,
+        "it never came to call {nth}"
+    );
     let mut failed = stage.assert_sound(&run);
     for key in stage.denied {
         assert_eq!(failed.remove(*key), Some("denied"), "{key}");
@@ -301,31 +404,51 @@ async fn cell(scene: Scene, operation: Operation, nth: u64, effect: Effect, come
     let calls = stage.world.sandbox.calls().total();
     assert!(calls <= usual + COSTS, "{calls} calls instead of {usual}");
     let notes = || {
-        run.receipts.iter().flat_map(|receipt| &receipt.notes).any(|note| note.contains("may be left open"))
-    };
-    // A part that was asked for twice, because a busy machine let the paused clock run ahead, needs one good answer.
-    let is_hedged = operation == Operation::UploadPartCopy && run.outcome.requests.hedged > 0;
-    // A look at what is published and proven is done without where it is denied, and the receipt says so.
-    let is_unseen = operation == Operation::HeadObject
-        && run
-            .receipts
+        run.receipts
             .iter()
-            .any(|receipt| receipt.notes.iter().any(|note| note.starts_with("not looked at")));
+            .flat_map(|receipt| &receipt.notes)
+            .any(|note| note.contains("may be left open"))
+    };
+    // A part that was asked for twice, because a busy machine let the paused clock run ahead, needs
+    // one good answer.
+    let is_hedged = operation == Operation::UploadPartCopy && run.outcome.requests.hedged > 0;
+    // A look at what is published and proven is done without where it is denied, and the receipt
+    // says so.
+    let is_unseen = operation == Operation::HeadObject
+        && run.receipts.iter().any(|receipt| {
+            receipt
+                .notes
+                .iter()
+                .any(|note| note.starts_with("not looked at"))
+        });
     let is_done = failed.is_empty() && run.outcome.gave_up.is_none();
-    let comes = if (is_hedged || is_unseen) && is_done { Comes::Passes } else { comes };
+    let comes = if (is_hedged || is_unseen) && is_done {
+        Comes::Passes
+    } else {
+        comes
+    };
     match comes {
         Comes::Passes => {
-            assert!(failed.is_empty() && run.outcome.gave_up.is_none(), "{failed:?}");
+            assert!(
+                failed.is_empty() && run.outcome.gave_up.is_none(),
+                "{failed:?}"
+            );
             assert_eq!(run.outcome.stopped_objects, 0);
             assert!(run.receipts.iter().all(|receipt| receipt.losses.is_empty()));
             stage.world.assert_no_upload_is_left();
         }
         Comes::Fails(kind) => {
-            assert!(!failed.is_empty() && failed.values().all(|failed| *failed == kind), "{failed:?}");
+            assert!(
+                !failed.is_empty() && failed.values().all(|failed| *failed == kind),
+                "{failed:?}"
+            );
             if operation != Operation::ListObjectsV2 {
                 assert_eq!(failed.len(), 1, "{failed:?}");
             }
-            assert_eq!((run.outcome.gave_up, run.outcome.stopped_objects), (None, 0));
+            assert_eq!(
+                (run.outcome.gave_up, run.outcome.stopped_objects),
+                (None, 0)
+            );
             // Of an object that was denied, the next run goes on with the parts.
             if scene != Scene::Resume || kind != "denied" {
                 stage.world.assert_no_upload_is_left();
@@ -367,14 +490,23 @@ async fn each_fault_comes_to_what_it_must(#[case] scene: Scene, #[case] operatio
     let stage = Stage::new(scene).await;
     let run = stage.run().await;
     assert_eq!(stage.assert_sound(&run).len(), stage.denied.len());
-    let (calls, usual) = (stage.world.calls(operation), stage.world.sandbox.calls().total());
+    let (calls, usual) = (
+        stage.world.calls(operation),
+        stage.world.sandbox.calls().total(),
+    );
     assert!(calls > 0);
     let mut moments = vec![1, calls.div_ceil(2), calls];
     moments.dedup();
     let mut cells = Vec::new();
     for (name, effect, comes) in faults() {
-        let Some(comes) = comes_to(scene, operation, &effect, comes) else { continue };
-        cells.extend(moments.iter().map(|nth| (name, *nth, effect.clone(), comes)));
+        let Some(comes) = comes_to(scene, operation, &effect, comes) else {
+            continue;
+        };
+        cells.extend(
+            moments
+                .iter()
+                .map(|nth| (name, *nth, effect.clone(), comes)),
+        );
     }
     let failures = Arc::new(std::sync::Mutex::new(Vec::new()));
     futures::stream::iter(cells)
@@ -383,7 +515,10 @@ async fn each_fault_comes_to_what_it_must(#[case] scene: Scene, #[case] operatio
             async move {
                 let cell = tokio::spawn(cell(scene, operation, nth, effect, comes, usual));
                 if cell.await.is_err() {
-                    failures.lock().unwrap().push(format!("{name}, call {nth} of {calls}"));
+                    failures
+                        .lock()
+                        .unwrap()
+                        .push(format!("{name}, call {nth} of {calls}"));
                 }
             }
         })

@@ -21,7 +21,12 @@ const PARTS: [u64; 2] = [5 * MIB, 1000];
 pub(super) fn make_unlike(world: &World) {
     let store = world.sandbox.store();
     let source = |key: &str| store.object(SOURCE, key).unwrap();
-    store.put_object(DESTINATION, KEYS[0], source(KEYS[0]).content, &spec(KEYS[0]));
+    store.put_object(
+        DESTINATION,
+        KEYS[0],
+        source(KEYS[0]).content,
+        &spec(KEYS[0]),
+    );
     let other = Content::pattern(77, source(KEYS[1]).size);
     store.put_object(DESTINATION, KEYS[1], other, &spec(KEYS[1]));
 }
@@ -30,9 +35,14 @@ fn connections(world: &World, job: &Job) -> Connections {
     world.connections(job, &CancellationToken::new(), &Limits::default())
 }
 
-/// Compares both sides. Nothing that is different or missing may be called equal, and the exit code must say that something
-/// is.
-pub(super) async fn compare(world: &World, job: &Job, deep: Deep, is_well: bool) -> Result<(), String> {
+/// Compares both sides. Nothing that is different or missing may be called equal, and the exit code
+/// must say that something is.
+pub(super) async fn compare(
+    world: &World,
+    job: &Job,
+    deep: Deep,
+    is_well: bool,
+) -> Result<(), String> {
     let mut connections = connections(world, job);
     let transfer = &job.transfers[0];
     let (source, destination) = match connections.of_transfer(transfer).await {
@@ -48,7 +58,12 @@ pub(super) async fn compare(world: &World, job: &Job, deep: Deep, is_well: bool)
         }
     })
     .await;
-    let found = (counts.equal, counts.different, counts.missing, counts.failed);
+    let found = (
+        counts.equal,
+        counts.different,
+        counts.missing,
+        counts.failed,
+    );
     if is_well && found != (1, 1, 1, 0) {
         return Err(format!("{counts:?}"));
     }
@@ -82,21 +97,40 @@ pub(super) async fn leave_open(world: &World) -> Vec<Open> {
     let mut open = Vec::new();
     for key in ["u/abort", "u/complete", "u/leave"] {
         let (at, attributes) = (key.parse().unwrap(), Attributes::default());
-        let upload = MultipartUpload::initiate(&bucket, &at, &attributes).await.unwrap();
+        let upload = MultipartUpload::initiate(&bucket, &at, &attributes)
+            .await
+            .unwrap();
         let (mut parts, mut first) = (Vec::new(), 0);
         for (number, size) in (1..).zip(PARTS) {
-            parts.push(upload.copy_part(number, &pin, Some(first..=first + size - 1), size).await.unwrap());
+            parts.push(
+                upload
+                    .copy_part(number, &pin, Some(first..=first + size - 1), size)
+                    .await
+                    .unwrap(),
+            );
             first += size;
         }
-        open.push(Open { key, id: upload.id().to_owned(), parts });
+        open.push(Open {
+            key,
+            id: upload.id().to_owned(),
+            parts,
+        });
     }
     open
 }
 
 /// Lists, inspects, completes, and aborts uploads. What succeeds must be so.
-pub(super) async fn uploads(world: &World, job: &Job, open: &[Open], is_well: bool) -> Result<(), String> {
+pub(super) async fn uploads(
+    world: &World,
+    job: &Job,
+    open: &[Open],
+    is_well: bool,
+) -> Result<(), String> {
     let mut connections = connections(world, job);
-    let bucket = match connections.bucket(DEFAULT_ENDPOINT, &DESTINATION.parse().unwrap()).await {
+    let bucket = match connections
+        .bucket(DEFAULT_ENDPOINT, &DESTINATION.parse().unwrap())
+        .await
+    {
         Ok(bucket) => bucket,
         Err(failure) => return named(&failure),
     };
@@ -107,25 +141,41 @@ pub(super) async fn uploads(world: &World, job: &Job, open: &[Open], is_well: bo
         Err(failure) => named(&failure),
     };
     let ids: Vec<_> = open.iter().map(|open| open.id.clone()).collect();
-    let listed = multipart::uploads(&bucket, "u/").map_ok(|upload| upload.upload_id).try_collect().await;
+    let listed = multipart::uploads(&bucket, "u/")
+        .map_ok(|upload| upload.upload_id)
+        .try_collect()
+        .await;
     judge("list", listed.map(|listed: Vec<_>| listed == ids))?;
-    let upload = |at: usize| MultipartUpload::open(&bucket, &open[at].key.parse().unwrap(), &*open[at].id);
+    let upload =
+        |at: usize| MultipartUpload::open(&bucket, &open[at].key.parse().unwrap(), &*open[at].id);
     let parts: Result<Vec<_>, _> = upload(2).parts().try_collect().await;
     // Their sizes and `ETag`s are what the server says.
     let numbers = |parts: &[PartDone]| parts.iter().map(|part| part.number).collect::<Vec<_>>();
-    judge("parts", parts.map(|parts| numbers(&parts) == numbers(&open[2].parts)))?;
+    judge(
+        "parts",
+        parts.map(|parts| numbers(&parts) == numbers(&open[2].parts)),
+    )?;
     // As the command does it: from the parts that the server lists.
     let parts: Result<Vec<_>, _> = upload(1).parts().try_collect().await;
     let size: u64 = PARTS.iter().sum();
     let completed = match parts {
         Ok(parts) => {
             let size = parts.iter().map(|part| part.size).sum();
-            let spec = CompleteSpec { size, ..CompleteSpec::default() };
+            let spec = CompleteSpec {
+                size,
+                ..CompleteSpec::default()
+            };
             upload(1).complete_and_look(&parts, &spec).await.map(|_| ())
         }
         Err(failure) => Err(failure),
     };
-    let content = world.sandbox.store().object(SOURCE, KEYS[1]).unwrap().content.slice(0..size);
+    let content = world
+        .sandbox
+        .store()
+        .object(SOURCE, KEYS[1])
+        .unwrap()
+        .content
+        .slice(0..size);
     let is_there = || {
         let object = world.sandbox.store().object(DESTINATION, open[1].key);
         object.is_some_and(|object| object.content == content)
@@ -143,5 +193,9 @@ pub(super) async fn uploads(world: &World, job: &Job, open: &[Open], is_well: bo
 fn named(failure: &Failure) -> Result<(), String> {
     let text = failure.to_string();
     let is_bug = text.contains("panicked") || failure.details().place.is_empty();
-    if is_bug { Err(format!("no message for its user: {text}")) } else { Ok(()) }
+    if is_bug {
+        Err(format!("no message for its user: {text}"))
+    } else {
+        Ok(())
+    }
 }

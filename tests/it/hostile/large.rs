@@ -27,7 +27,10 @@ const OBJECTS: [(&str, u64); 2] = [("small", 1000), ("large", 300 << 20)];
 async fn world() -> World {
     let world = World::new().await;
     let store = world.sandbox.store();
-    store.quirks().unchecked_signatures.store(true, std::sync::atomic::Ordering::Relaxed);
+    store
+        .quirks()
+        .unchecked_signatures
+        .store(true, std::sync::atomic::Ordering::Relaxed);
     for (key, size) in OBJECTS {
         store.put_object(SOURCE, key, Content::pattern(1, size), &spec(key));
     }
@@ -46,7 +49,13 @@ async fn run(strike: Option<(Operation, Way)>) -> (Result<(), String>, Vec<Opera
         .env("AWS_ACCESS_KEY_ID", options.access_key)
         .env("AWS_SECRET_ACCESS_KEY", options.secret_key)
         .env("S3HAUL_JOURNAL", "none")
-        .args(["copy", "s3://source/", "s3://destination/", "--patience", "2s"])
+        .args([
+            "copy",
+            "s3://source/",
+            "s3://destination/",
+            "--patience",
+            "2s",
+        ])
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     let mut child = program.spawn().unwrap();
@@ -81,7 +90,13 @@ async fn run(strike: Option<(Operation, Way)>) -> (Result<(), String>, Vec<Opera
 /// Asserts that the destination holds what the source does.
 fn equal(world: &World) -> Result<(), String> {
     for (key, _) in OBJECTS {
-        let object = |bucket: &str| world.sandbox.store().object(bucket, key).map(|object| object.content);
+        let object = |bucket: &str| {
+            world
+                .sandbox
+                .store()
+                .object(bucket, key)
+                .map(|object| object.content)
+        };
         if object(DESTINATION) != object(SOURCE) {
             return Err(format!("it exits with 0, and {key} has other bytes"));
         }
@@ -95,10 +110,13 @@ async fn an_answer_without_end_is_ended() {
     assert_eq!(well, Ok(()));
     let operations: BTreeSet<Operation> = asked.into_iter().collect();
     let cases = operations.into_iter().flat_map(|operation| {
-        let ways = Way::ALL.into_iter().filter(move |way| way.is_large() && way.applies(operation));
+        let ways = Way::ALL
+            .into_iter()
+            .filter(move |way| way.is_large() && way.applies(operation));
         ways.map(move |way| (operation, way))
     });
-    let runs = cases.map(async |(operation, way)| (operation, way, run(Some((operation, way))).await.0));
+    let runs =
+        cases.map(async |(operation, way)| (operation, way, run(Some((operation, way))).await.0));
     let mut failed: Vec<_> = stream::iter(runs).buffer_unordered(AT_ONCE).collect().await;
     failed.retain(|(_, _, verdict)| verdict.is_err());
     failed.sort();

@@ -1,4 +1,5 @@
-//! The probe before a hostile server: it ends, tells the truth about what is left, and calls no liar good.
+//! The probe before a hostile server: it ends, tells the truth about what is left, and calls no
+//! liar good.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,7 +17,8 @@ use crate::world::{DESTINATION, World, copy_all, restate};
 
 /// A probe that takes longer does not end.
 const LIMIT: Duration = Duration::from_mins(2);
-/// The ways that are about what a probe finds out or leaves behind. The others are about how answers are read.
+/// The ways that are about what a probe finds out or leaves behind. The others are about how
+/// answers are read.
 const WAYS: [Way; 7] = [
     Way::NoAnswer,
     Way::EffectWithoutAnswer,
@@ -34,7 +36,12 @@ async fn world() -> World {
         probes: (Duration::from_millis(5), Duration::from_millis(50)),
         ..world.retry
     };
-    world.sandbox.store().quirks().unchecked_signatures.store(true, std::sync::atomic::Ordering::Relaxed);
+    world
+        .sandbox
+        .store()
+        .quirks()
+        .unchecked_signatures
+        .store(true, std::sync::atomic::Ordering::Relaxed);
     world
 }
 
@@ -45,7 +52,12 @@ type Name = (String, Option<String>);
 fn there(store: &Store) -> BTreeSet<Name> {
     let uploads = store.open_uploads(DESTINATION).into_iter();
     let uploads = uploads.map(|upload| (upload.key, Some(upload.upload_id)));
-    store.keys(DESTINATION).into_iter().map(|key| (key, None)).chain(uploads).collect()
+    store
+        .keys(DESTINATION)
+        .into_iter()
+        .map(|key| (key, None))
+        .chain(uploads)
+        .collect()
 }
 
 /// Probes with one operation answered wrongly. Returns what does not hold, and what was asked for.
@@ -53,10 +65,15 @@ async fn play(strike: Option<(Operation, Way)>) -> (Result<(), String>, Vec<Oper
     let world = world().await;
     let hostile = Hostile::start(world.sandbox.url(), world.sandbox.store().clone()).await;
     let mut job = world.job(copy_all());
-    restate(&mut job, |endpoint| endpoint.url = Some(hostile.url.clone()));
+    restate(&mut job, |endpoint| {
+        endpoint.url = Some(hostile.url.clone())
+    });
     let halt = CancellationToken::new();
     let mut connections = world.connections(&job, &halt, &Limits::default());
-    let bucket = connections.bucket(DEFAULT_ENDPOINT, &DESTINATION.parse().unwrap()).await.unwrap();
+    let bucket = connections
+        .bucket(DEFAULT_ENDPOINT, &DESTINATION.parse().unwrap())
+        .await
+        .unwrap();
     hostile.arm(strike);
     let (prefix, needs) = (probe::scratch_prefix(), Needs::default());
     let ended = tokio::time::timeout(LIMIT, probe::probe(&bucket, &prefix, &needs, &halt)).await;
@@ -65,11 +82,16 @@ async fn play(strike: Option<(Operation, Way)>) -> (Result<(), String>, Vec<Oper
     let verdict = match ended {
         Err(_) => Err("it does not end".to_owned()),
         // There is nothing to probe; what was made all the same is told.
-        Ok(Err(failure)) if there.is_empty() || failure.to_string().contains("left behind") => Ok(()),
+        Ok(Err(failure)) if there.is_empty() || failure.to_string().contains("left behind") => {
+            Ok(())
+        }
         Ok(Err(failure)) => Err(format!("{there:?} is left, and not told: {failure}")),
         Ok(Ok(found)) => {
             let name = |left: &probe::Left| {
-                let id = left.id.clone().filter(|_| left.what == probe::Thing::Upload);
+                let id = left
+                    .id
+                    .clone()
+                    .filter(|_| left.what == probe::Thing::Upload);
                 (left.key.clone(), id)
             };
             let told: BTreeSet<_> = found.left.iter().map(name).collect();
@@ -83,7 +105,9 @@ async fn play(strike: Option<(Operation, Way)>) -> (Result<(), String>, Vec<Oper
             let is_lying = strike.is_some_and(|(operation, way)| lies_about_writes(operation, way));
             match () {
                 () if !untold.is_empty() => Err(format!("{untold:?} is left, and not told")),
-                () if !made_up.is_empty() => Err(format!("{made_up:?} is told to be left, and is not there")),
+                () if !made_up.is_empty() => {
+                    Err(format!("{made_up:?} is told to be left, and is not there"))
+                }
                 () if is_lying && found.is_good() => Err("it calls a liar good".to_owned()),
                 () if strike.is_none() && !found.is_good() => Err(format!("{found:?}")),
                 () => Ok(()),
@@ -103,14 +127,20 @@ fn lies_about_writes(operation: Operation, way: Way) -> bool {
             | Operation::CompleteMultipartUpload
             | Operation::CreateMultipartUpload
     );
-    let is_lie = matches!(way, Way::WithoutEffect | Way::IgnoredHeaders | Way::IgnoredCondition);
+    let is_lie = matches!(
+        way,
+        Way::WithoutEffect | Way::IgnoredHeaders | Way::IgnoredCondition
+    );
     is_write && is_lie
 }
 
 #[test]
 fn a_probe_of_a_hostile_server_tells_the_truth() {
     let run = |strike| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         let ended = runtime.block_on(play(strike));
         runtime.shutdown_background();
         ended
@@ -124,7 +154,17 @@ fn a_probe_of_a_hostile_server_tells_the_truth() {
         .filter(|(operation, way)| way.applies(*operation))
         .collect();
     let verdicts = in_parallel(&cases, |case| run(Some(*case)).0);
-    let failed = cases.iter().zip(verdicts).filter_map(|(case, verdict)| Some((case, verdict.err()?)));
-    let failed: Vec<_> = failed.map(|(case, why)| format!("{case:?}: {why}")).collect();
-    assert!(failed.is_empty(), "of {} cases:\n{}", cases.len(), failed.join("\n"));
+    let failed = cases
+        .iter()
+        .zip(verdicts)
+        .filter_map(|(case, verdict)| Some((case, verdict.err()?)));
+    let failed: Vec<_> = failed
+        .map(|(case, why)| format!("{case:?}: {why}"))
+        .collect();
+    assert!(
+        failed.is_empty(),
+        "of {} cases:\n{}",
+        cases.len(),
+        failed.join("\n")
+    );
 }

@@ -8,8 +8,8 @@ use s3haul::cli::{Exit, exit_of};
 use s3haul::execute::receipt::{Ending, Receipt};
 use s3haul::journal::Intent;
 use s3haul::manifest::job::{
-    DEFAULT_ENDPOINT, OnMismatch, PartSize, Policy, Preserve, Preset, ProofPolicy, Prove, Provider, Source,
-    Transfer, Verify, Versions,
+    DEFAULT_ENDPOINT, OnMismatch, PartSize, Policy, Preserve, Preset, ProofPolicy, Prove, Provider,
+    Source, Transfer, Verify, Versions,
 };
 use s3haul::pace::RetryPolicy;
 use s3haul::s3::Failure;
@@ -136,7 +136,8 @@ impl Scenario {
         }
     }
 
-    /// Runs it, with one operation answered wrongly. Returns what does not hold, and what was asked for.
+    /// Runs it, with one operation answered wrongly. Returns what does not hold, and what was asked
+    /// for.
     pub(super) fn run(
         self,
         profile: Profile,
@@ -151,7 +152,10 @@ impl Scenario {
             .finish();
         let _guard = tracing::subscriber::set_default(subscriber);
         // One thread, so that the log is that of this run.
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         let ended = runtime.block_on(self.play(profile, strike, &log));
         runtime.shutdown_background();
         ended
@@ -177,7 +181,10 @@ impl Scenario {
             // The first session is stopped at its second part.
             let stop = world.stop.clone();
             let hook = Effect::hook(move |_| stop.cancel());
-            world.sandbox.faults().add(Fault::on(Operation::UploadPartCopy).nth(2).then(hook));
+            world
+                .sandbox
+                .faults()
+                .add(Fault::on(Operation::UploadPartCopy).nth(2).then(hook));
             world.session(journal.path(), &job, Intent::default()).await;
             world.stop = CancellationToken::new();
         }
@@ -193,7 +200,9 @@ impl Scenario {
                 Self::VerifyDeep => compare(&world, &job, Deep::All, is_well).await,
                 Self::Uploads => uploads(&world, &job, &open, is_well).await,
                 Self::Resume => {
-                    let run = world.try_session(journal.path(), &job, Intent::default()).await;
+                    let run = world
+                        .try_session(journal.path(), &job, Intent::default())
+                        .await;
                     self.ended(&world, run, log, is_well)
                 }
                 _ => self.ended(&world, world.try_run_job(&job).await, log, is_well),
@@ -201,10 +210,19 @@ impl Scenario {
         };
         let ended = tokio::time::timeout(LIMIT, Box::pin(play)).await;
         let asked = hostile.seen.lock().unwrap().operations.clone();
-        (ended.unwrap_or_else(|_| Err("it does not end".to_owned())), asked)
+        (
+            ended.unwrap_or_else(|_| Err("it does not end".to_owned())),
+            asked,
+        )
     }
 
-    fn ended(self, world: &World, run: Result<Run, Failure>, log: &Log, is_well: bool) -> Result<(), String> {
+    fn ended(
+        self,
+        world: &World,
+        run: Result<Run, Failure>,
+        log: &Log,
+        is_well: bool,
+    ) -> Result<(), String> {
         let log = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
         match run {
             Err(failure) => self.told(world, &format!("{log}{failure}")),
@@ -215,8 +233,12 @@ impl Scenario {
     async fn world(self) -> World {
         let versioning = self == Self::History;
         let object_lock = self == Self::Everything;
-        let buckets =
-            BucketOptions { versioning, object_lock, acls: object_lock, ..BucketOptions::default() };
+        let buckets = BucketOptions {
+            versioning,
+            object_lock,
+            acls: object_lock,
+            ..BucketOptions::default()
+        };
         let mut world = World::with(SandboxOptions::default(), buckets).await;
         world.retry = RetryPolicy {
             attempts: 2,
@@ -232,17 +254,30 @@ impl Scenario {
             ..RetryPolicy::default()
         };
         let store = world.sandbox.store();
-        store.quirks().unchecked_signatures.store(true, std::sync::atomic::Ordering::Relaxed);
+        store
+            .quirks()
+            .unchecked_signatures
+            .store(true, std::sync::atomic::Ordering::Relaxed);
         for (seed, key) in (1..).zip(KEYS) {
             let mut spec = spec(key);
             if object_lock {
                 let until = UNIX_EPOCH + Duration::from_secs(4_000_000_000);
                 let retention = Some(("GOVERNANCE".to_owned(), until));
-                spec = spec.lock(Lock { retention, legal_hold: Some(true) }).annotation("note", "text");
+                spec = spec
+                    .lock(Lock {
+                        retention,
+                        legal_hold: Some(true),
+                    })
+                    .annotation("note", "text");
             }
             let size = if key == "b-large" { LARGE } else { SMALL };
             for version in 0..if versioning { 2 } else { 1 } {
-                store.put_object(SOURCE, key, Content::pattern(seed + 10 * version, size), &spec);
+                store.put_object(
+                    SOURCE,
+                    key,
+                    Content::pattern(seed + 10 * version, size),
+                    &spec,
+                );
             }
         }
         if versioning {
@@ -260,7 +295,10 @@ impl Scenario {
         }
         if self == Self::Abort {
             let refusal = Effect::Error(403, "AccessDenied");
-            world.sandbox.faults().add(Fault::on(Operation::UploadPartCopy).then(refusal));
+            world
+                .sandbox
+                .faults()
+                .add(Fault::on(Operation::UploadPartCopy).then(refusal));
         }
         world
     }
@@ -286,8 +324,12 @@ impl Scenario {
             }
             Self::Everything => {
                 let all = Preserve::from(Preset::Everything);
-                transfer.preserve =
-                    Preserve { acl: Policy::Try, annotations: Policy::Try, lock: Policy::Try, ..all };
+                transfer.preserve = Preserve {
+                    acl: Policy::Try,
+                    annotations: Policy::Try,
+                    lock: Policy::Try,
+                    ..all
+                };
             }
             Self::History => transfer.versions = Versions::All,
             _ => {}
@@ -303,7 +345,10 @@ impl Scenario {
         for upload in world.sandbox.store().open_uploads(DESTINATION) {
             // A journal knows its uploads, and the next session goes on with them.
             if self != Self::Resume && !text.contains(&upload.upload_id) {
-                return Err(format!("an upload of {} is left open and not told", upload.key));
+                return Err(format!(
+                    "an upload of {} is left open and not told",
+                    upload.key
+                ));
             }
         }
         Ok(())
@@ -324,7 +369,10 @@ impl Scenario {
                 ending if is_done => return Err(format!("it exits with 0: {ending:?}")),
                 Ending::Failed { error } => {
                     let text = format!("{} {} {}", error.operation, error.code, error.message);
-                    if error.operation.is_empty() || text.contains("panicked") || error.kind == "bug" {
+                    if error.operation.is_empty()
+                        || text.contains("panicked")
+                        || error.kind == "bug"
+                    {
                         return Err(format!("no message for its user: {text}"));
                     }
                 }
@@ -333,7 +381,8 @@ impl Scenario {
         }
         if is_done {
             for key in KEYS {
-                self.is_whole(world, run, key).map_err(|why| format!("it exits with 0, and {why}"))?;
+                self.is_whole(world, run, key)
+                    .map_err(|why| format!("it exits with 0, and {why}"))?;
             }
         }
         Ok(())
@@ -345,8 +394,12 @@ impl Scenario {
             VersionInfo::Object(object) => Some(object.content.to_bytes()),
             VersionInfo::DeleteMarker(_) => None,
         };
-        let contents =
-            |bucket: &str| -> Vec<_> { versions_of(world, bucket, key).into_iter().map(content).collect() };
+        let contents = |bucket: &str| -> Vec<_> {
+            versions_of(world, bucket, key)
+                .into_iter()
+                .map(content)
+                .collect()
+        };
         let source = match self {
             Self::Upload => vec![Some(uploaded(key).to_bytes())],
             _ => contents(SOURCE),
@@ -354,15 +407,27 @@ impl Scenario {
         if contents(DESTINATION) != source {
             return Err(format!("{key} is not whole"));
         }
-        let receipts = run.receipts.iter().filter(|receipt| receipt.destination.ends_with(key)).count();
+        let receipts = run
+            .receipts
+            .iter()
+            .filter(|receipt| receipt.destination.ends_with(key))
+            .count();
         // The session before has told of some.
         let is_told = receipts >= source.len() || self == Self::Resume;
-        if is_told { Ok(()) } else { Err(format!("there are {receipts} receipts of {key}")) }
+        if is_told {
+            Ok(())
+        } else {
+            Err(format!("there are {receipts} receipts of {key}"))
+        }
     }
 
-    /// Asserts that what a receipt calls done is there, and is what its source is, but for the losses that are told.
+    /// Asserts that what a receipt calls done is there, and is what its source is, but for the
+    /// losses that are told.
     fn equal(self, world: &World, receipt: &Receipt) -> Result<(), String> {
-        let key = KEYS.into_iter().find(|key| receipt.destination.ends_with(key)).ok_or("a foreign key")?;
+        let key = KEYS
+            .into_iter()
+            .find(|key| receipt.destination.ends_with(key))
+            .ok_or("a foreign key")?;
         let id = |version: &VersionInfo| match version {
             VersionInfo::Object(object) => object.version_id.clone(),
             VersionInfo::DeleteMarker(id) => id.clone(),
@@ -371,31 +436,48 @@ impl Scenario {
         let (copy, source) = if self == Self::History {
             let named = |bucket: &str, version: &Option<String>| {
                 let versions = versions_of(world, bucket, key);
-                versions.into_iter().find(|found| version.is_some() && id(found) == *version)
+                versions
+                    .into_iter()
+                    .find(|found| version.is_some() && id(found) == *version)
             };
             let made = match &receipt.ending {
-                Ending::Done { destination_version, .. } => named(DESTINATION, destination_version),
+                Ending::Done {
+                    destination_version,
+                    ..
+                } => named(DESTINATION, destination_version),
                 _ => newest(DESTINATION),
             };
             (made, named(SOURCE, &receipt.source_version))
         } else {
             (newest(DESTINATION), newest(SOURCE))
         };
-        let copy = copy.ok_or_else(|| format!("{key} is not there, called {:?}", receipt.ending))?;
+        let copy =
+            copy.ok_or_else(|| format!("{key} is not there, called {:?}", receipt.ending))?;
         let (copy, source) = match (copy, source) {
             (VersionInfo::Object(copy), _) if self == Self::Upload => {
                 let same = copy.content.to_bytes() == uploaded(key).to_bytes();
-                return if same { Ok(()) } else { Err(format!("{key} has other bytes than its file")) };
+                return if same {
+                    Ok(())
+                } else {
+                    Err(format!("{key} has other bytes than its file"))
+                };
             }
             (VersionInfo::Object(copy), Some(VersionInfo::Object(source))) => (copy, source),
             (VersionInfo::DeleteMarker(_), Some(VersionInfo::DeleteMarker(_))) => return Ok(()),
             other => return Err(format!("{key} is {other:?}")),
         };
         if copy.content != source.content {
-            return Err(format!("{key} has other bytes than its source, called {:?}", receipt.ending));
+            return Err(format!(
+                "{key} has other bytes than its source, called {:?}",
+                receipt.ending
+            ));
         }
         let differ = self.lost(world, &copy, &source, receipt);
-        if differ.is_empty() { Ok(()) } else { Err(format!("{key} lost {differ:?} without a word")) }
+        if differ.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{key} lost {differ:?} without a word"))
+        }
     }
 
     /// Returns what the copy has otherwise than its source, and the receipt does not tell.
@@ -406,8 +488,15 @@ impl Scenario {
         source: &ObjectInfo,
         receipt: &Receipt,
     ) -> Vec<&'static str> {
-        let told: Vec<String> = receipt.losses.iter().map(|loss| loss.attribute.to_string()).collect();
-        let told = |name: &str| told.iter().any(|told| told == name || *told == name.replace('_', "-"));
+        let told: Vec<String> = receipt
+            .losses
+            .iter()
+            .map(|loss| loss.attribute.to_string())
+            .collect();
+        let told = |name: &str| {
+            told.iter()
+                .any(|told| told == name || *told == name.replace('_', "-"))
+        };
         let (a, b) = (&copy.attributes, &source.attributes);
         let is_everything = self == Self::Everything;
         // Only the profile of AWS has any.
@@ -418,8 +507,14 @@ impl Scenario {
             ("tags", a.tags == b.tags),
             ("storage_class", a.class() == b.class()),
             ("lock", !is_everything || a.lock == b.lock),
-            ("annotations", !has_annotations || a.annotations == b.annotations),
+            (
+                "annotations",
+                !has_annotations || a.annotations == b.annotations,
+            ),
         ];
-        all.into_iter().filter(|(name, same)| !same && !told(name)).map(|(name, _)| name).collect()
+        all.into_iter()
+            .filter(|(name, same)| !same && !told(name))
+            .map(|(name, _)| name)
+            .collect()
     }
 }

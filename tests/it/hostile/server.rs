@@ -1,6 +1,7 @@
 //! A proxy before the sandbox that answers one operation in a wrong way, each time it is asked.
 //!
-//! It speaks HTTP/1.1 by hand, one request per connection, so that an answer can be as broken as it must be.
+//! It speaks HTTP/1.1 by hand, one request per connection, so that an answer can be as broken as it
+//! must be.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -79,7 +80,11 @@ impl Hostile {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let seen = Arc::<Mutex<Seen>>::default();
-        let context = Context { to, store, seen: Arc::clone(&seen) };
+        let context = Context {
+            to,
+            store,
+            seen: Arc::clone(&seen),
+        };
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 tokio::spawn(context.clone().serve(stream));
@@ -90,7 +95,10 @@ impl Hostile {
 
     /// Is hostile from now on.
     pub(super) fn arm(&self, strike: Option<(Operation, Way)>) {
-        *self.seen.lock().unwrap() = Seen { strike, ..Seen::default() };
+        *self.seen.lock().unwrap() = Seen {
+            strike,
+            ..Seen::default()
+        };
     }
 }
 
@@ -101,7 +109,10 @@ impl Context {
         let (way, number) = {
             let mut seen = self.seen.lock().unwrap();
             seen.operations.push(operation);
-            let way = seen.strike.filter(|(on, _)| *on == operation).map(|(_, way)| way);
+            let way = seen
+                .strike
+                .filter(|(on, _)| *on == operation)
+                .map(|(_, way)| way);
             seen.struck += usize::from(way.is_some());
             (way, seen.struck)
         };
@@ -117,12 +128,19 @@ impl Context {
                 return send(&mut stream, &answer, head).await;
             }
             Way::NotModified => {
-                let answer = Answer { status: 304, ..Answer::default() };
+                let answer = Answer {
+                    status: 304,
+                    ..Answer::default()
+                };
                 return send(&mut stream, &answer, true).await;
             }
-            Way::ErrorInSuccess => return send(&mut stream, &refusal(200, "InternalError"), head).await,
+            Way::ErrorInSuccess => {
+                return send(&mut stream, &refusal(200, "InternalError"), head).await;
+            }
             Way::NotFound => return send(&mut stream, &refusal(404, "NoSuchKey"), head).await,
-            Way::Refused => return send(&mut stream, &refusal(412, "PreconditionFailed"), head).await,
+            Way::Refused => {
+                return send(&mut stream, &refusal(412, "PreconditionFailed"), head).await;
+            }
             _ => {}
         }
         let asked = request.clone();
@@ -131,7 +149,13 @@ impl Context {
         match way {
             Way::EffectWithoutAnswer => None,
             Way::Repeated => {
-                let first = self.seen.lock().unwrap().first.get_or_insert(answer).clone();
+                let first = self
+                    .seen
+                    .lock()
+                    .unwrap()
+                    .first
+                    .get_or_insert(answer)
+                    .clone();
                 send(&mut stream, &first, head).await
             }
             Way::Slow => drip(&mut stream, &answer, head).await,
@@ -142,12 +166,23 @@ impl Context {
                 let mut answer = answer;
                 let range = asked.headers.iter().find(|(name, _)| name == "range");
                 let range = range.map_or("", |(_, range)| range.trim_start_matches("bytes="));
-                for (_, value) in answer.headers.iter_mut().filter(|(name, _)| name == "content-range") {
+                for (_, value) in answer
+                    .headers
+                    .iter_mut()
+                    .filter(|(name, _)| name == "content-range")
+                {
                     *value = format!("bytes {range}/*");
                 }
                 send(&mut stream, &answer, head).await
             }
-            _ => send(&mut stream, &way.change_answer(operation, answer, number), head).await,
+            _ => {
+                send(
+                    &mut stream,
+                    &way.change_answer(operation, answer, number),
+                    head,
+                )
+                .await
+            }
         }
     }
 
@@ -178,10 +213,16 @@ impl Request {
             .query
             .iter()
             .map(|(name, value)| {
-                value.as_ref().map_or_else(|| name.clone(), |value| format!("{name}={value}"))
+                value
+                    .as_ref()
+                    .map_or_else(|| name.clone(), |value| format!("{name}={value}"))
             })
             .collect();
-        if pairs.is_empty() { self.path.clone() } else { format!("{}?{}", self.path, pairs.join("&")) }
+        if pairs.is_empty() {
+            self.path.clone()
+        } else {
+            format!("{}?{}", self.path, pairs.join("&"))
+        }
     }
 
     fn operation(&self) -> Operation {
@@ -199,7 +240,10 @@ impl Request {
 
     /// The part of the path behind the bucket, undecoded: the tests' keys need no decoding.
     pub(super) fn key(&self) -> &str {
-        self.path.trim_start_matches('/').split_once('/').map_or("", |(_, key)| key)
+        self.path
+            .trim_start_matches('/')
+            .split_once('/')
+            .map_or("", |(_, key)| key)
     }
 
     pub(super) fn set_query(&mut self, name: &str, value: &str) {
@@ -209,7 +253,10 @@ impl Request {
 }
 
 fn end_of_head(bytes: &[u8]) -> Option<usize> {
-    bytes.windows(4).position(|end| end == b"\r\n\r\n").map(|at| at + 4)
+    bytes
+        .windows(4)
+        .position(|end| end == b"\r\n\r\n")
+        .map(|at| at + 4)
 }
 
 fn headers(lines: std::str::Lines<'_>) -> Vec<(String, String)> {
@@ -241,7 +288,10 @@ async fn read_request(stream: &mut TcpStream) -> Option<Request> {
     let (method, target) = (first.next()?.to_owned(), first.next()?.to_owned());
     let headers = headers(lines);
     if headers.iter().any(|(name, _)| name == "expect") {
-        stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.ok()?;
+        stream
+            .write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
+            .await
+            .ok()?;
     }
     while body.len() < length(&headers) {
         if stream.read_buf(&mut body).await.ok()? == 0 {
@@ -257,7 +307,13 @@ async fn read_request(stream: &mut TcpStream) -> Option<Request> {
             None => (pair.to_owned(), None),
         })
         .collect();
-    Some(Request { method, path: path.to_owned(), query, headers, body })
+    Some(Request {
+        method,
+        path: path.to_owned(),
+        query,
+        headers,
+        body,
+    })
 }
 
 fn read_answer(bytes: &[u8], head: bool) -> Option<Answer> {
@@ -267,13 +323,22 @@ fn read_answer(bytes: &[u8], head: bool) -> Option<Answer> {
     let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
     let mut headers = headers(lines);
     let mut body = bytes[end..].to_vec();
-    if headers.iter().any(|(name, value)| name == "transfer-encoding" && value.contains("chunked")) {
+    if headers
+        .iter()
+        .any(|(name, value)| name == "transfer-encoding" && value.contains("chunked"))
+    {
         body = dechunked(&body)?;
     }
     headers.retain(|(name, _)| {
-        !["transfer-encoding", "connection"].contains(&name.as_str()) && (head || name != "content-length")
+        !["transfer-encoding", "connection"].contains(&name.as_str())
+            && (head || name != "content-length")
     });
-    Some(Answer { status, headers, body, ..Answer::default() })
+    Some(Answer {
+        status,
+        headers,
+        body,
+        ..Answer::default()
+    })
 }
 
 /// The head of an answer.
@@ -283,14 +348,21 @@ fn head_of(answer: &Answer, head: bool) -> String {
         let _ = write!(text, "{name}: {value}\r\n");
     }
     if !head && !answer.untold && answer.status != 204 {
-        let _ = write!(text, "content-length: {}\r\n", answer.body.len() + answer.missing);
+        let _ = write!(
+            text,
+            "content-length: {}\r\n",
+            answer.body.len() + answer.missing
+        );
     }
     text.push_str("connection: close\r\n\r\n");
     text
 }
 
 async fn send(stream: &mut TcpStream, answer: &Answer, head: bool) -> Option<()> {
-    stream.write_all(head_of(answer, head).as_bytes()).await.ok()?;
+    stream
+        .write_all(head_of(answer, head).as_bytes())
+        .await
+        .ok()?;
     if !head {
         stream.write_all(&answer.body).await.ok()?;
     }
@@ -299,7 +371,10 @@ async fn send(stream: &mut TcpStream, answer: &Answer, head: bool) -> Option<()>
 
 /// The head at once, the body byte by byte.
 async fn drip(stream: &mut TcpStream, answer: &Answer, head: bool) -> Option<()> {
-    stream.write_all(head_of(answer, head).as_bytes()).await.ok()?;
+    stream
+        .write_all(head_of(answer, head).as_bytes())
+        .await
+        .ok()?;
     for byte in answer.body.chunks(1) {
         tokio::time::sleep(DRIP).await;
         stream.write_all(byte).await.ok()?;
@@ -309,9 +384,19 @@ async fn drip(stream: &mut TcpStream, answer: &Answer, head: bool) -> Option<()>
 
 /// The answer with blanks in the middle, which XML allows, and hardly an end.
 async fn pour(stream: &mut TcpStream, answer: &Answer) -> Option<()> {
-    let answer = Answer { untold: true, ..answer.clone() };
-    let middle = answer.body.windows(2).position(|end| end == b"?>").map_or(0, |at| at + 2);
-    stream.write_all(head_of(&answer, false).as_bytes()).await.ok()?;
+    let answer = Answer {
+        untold: true,
+        ..answer.clone()
+    };
+    let middle = answer
+        .body
+        .windows(2)
+        .position(|end| end == b"?>")
+        .map_or(0, |at| at + 2);
+    stream
+        .write_all(head_of(&answer, false).as_bytes())
+        .await
+        .ok()?;
     stream.write_all(&answer.body[..middle]).await.ok()?;
     for _ in 0..HUGE / PIECE.len() {
         stream.write_all(PIECE).await.ok()?;
@@ -322,11 +407,17 @@ async fn pour(stream: &mut TcpStream, answer: &Answer) -> Option<()> {
 
 /// A header that hardly ends.
 async fn pour_header(stream: &mut TcpStream) -> Option<()> {
-    stream.write_all(b"HTTP/1.1 200 Hostile\r\nx-amz-meta-long: a").await.ok()?;
+    stream
+        .write_all(b"HTTP/1.1 200 Hostile\r\nx-amz-meta-long: a")
+        .await
+        .ok()?;
     let letters = vec![b'a'; PIECE.len()];
     for _ in 0..HUGE / PIECE.len() {
         stream.write_all(&letters).await.ok()?;
     }
-    stream.write_all(b"\r\ncontent-length: 0\r\n\r\n").await.ok()?;
+    stream
+        .write_all(b"\r\ncontent-length: 0\r\n\r\n")
+        .await
+        .ok()?;
     stream.shutdown().await.ok()
 }

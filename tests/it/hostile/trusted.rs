@@ -1,6 +1,8 @@
-//! What a run trusts a server with, by profile: nothing that it asks tells whether the answer is true.
+//! What a run trusts a server with, by profile: nothing that it asks tells whether the answer is
+//! true.
 //!
-//! `docs/semantics.md` has the same in words. With `trust: nothing` no effect of a request is taken on trust.
+//! `docs/semantics.md` has the same in words. With `trust: nothing` no effect of a request is taken
+//! on trust.
 
 use s3haul::sandbox::Operation;
 
@@ -21,7 +23,11 @@ const TRUSTED: &[Trusted] = &[
         ways: &[Way::Repeated, Way::WrongObject],
         by: &[Profile::Aws],
     },
-    Trusted { operation: Operation::ListObjectVersions, ways: &[Way::Repeated], by: &[Profile::Aws] },
+    Trusted {
+        operation: Operation::ListObjectVersions,
+        ways: &[Way::Repeated],
+        by: &[Profile::Aws],
+    },
     // An object that Amazon's answer proves is not looked at.
     Trusted {
         operation: Operation::PutObject,
@@ -47,7 +53,14 @@ const TRUSTED: &[Trusted] = &[
 ];
 
 pub(super) fn all() -> impl Iterator<Item = (Operation, Way, Profile)> {
-    TRUSTED.iter().flat_map(|Trusted { operation, ways, by }| {
-        ways.iter().flat_map(|way| by.iter().map(|profile| (*operation, *way, *profile)))
-    })
+    TRUSTED.iter().flat_map(
+        |Trusted {
+             operation,
+             ways,
+             by,
+         }| {
+            ways.iter()
+                .flat_map(|way| by.iter().map(|profile| (*operation, *way, *profile)))
+        },
+    )
 }

@@ -125,19 +125,31 @@ impl Way {
                 | Operation::DeleteObject
         );
         match self {
-            Self::EmptyBody | Self::HalfBody | Self::HalfDocument | Self::Slow | Self::OtherRoot => {
+            Self::EmptyBody
+            | Self::HalfBody
+            | Self::HalfDocument
+            | Self::Slow
+            | Self::OtherRoot => {
                 !bodiless && (self != Self::OtherRoot || to != Operation::GetObject)
             }
             Self::Html | Self::AnObject | Self::OtherDocument => {
                 !bodiless || matches!(to, Operation::PutObject | Operation::UploadPart)
             }
-            Self::Huge => !matches!(to, Operation::HeadObject | Operation::HeadBucket | Operation::GetObject),
+            Self::Huge => !matches!(
+                to,
+                Operation::HeadObject | Operation::HeadBucket | Operation::GetObject
+            ),
             Self::WithoutEffect => to.is_write(),
             Self::IgnoredHeaders => {
-                matches!(to, Operation::CopyObject | Operation::CreateMultipartUpload | Operation::PutObject)
+                matches!(
+                    to,
+                    Operation::CopyObject | Operation::CreateMultipartUpload | Operation::PutObject
+                )
             }
             Self::IgnoredRange => matches!(to, Operation::UploadPartCopy | Operation::GetObject),
-            Self::IgnoredCondition => matches!(to, Operation::CopyObject | Operation::UploadPartCopy),
+            Self::IgnoredCondition => {
+                matches!(to, Operation::CopyObject | Operation::UploadPartCopy)
+            }
             Self::IgnoredQuery => matches!(
                 to,
                 Operation::GetObjectTagging
@@ -161,7 +173,10 @@ impl Way {
             Self::OtherRange => matches!(to, Operation::UploadPartCopy | Operation::GetObject),
             Self::FewerParts => to == Operation::CompleteMultipartUpload,
             Self::OtherVersion => {
-                matches!(to, Operation::HeadObject | Operation::CopyObject | Operation::UploadPartCopy)
+                matches!(
+                    to,
+                    Operation::HeadObject | Operation::CopyObject | Operation::UploadPartCopy
+                )
             }
             Self::HalfSize => to == Operation::HeadObject || LISTS.contains(&to),
             Self::Refused => to.is_write() || to == Operation::HeadObject,
@@ -179,13 +194,15 @@ impl Way {
         match self {
             Self::IgnoredHeaders => request.headers.retain(|(name, _)| !starts(name, &GIVEN)),
             Self::IgnoredRange => {
-                request
-                    .headers
-                    .retain(|(name, _)| !["range", "x-amz-copy-source-range"].contains(&name.as_str()));
+                request.headers.retain(|(name, _)| {
+                    !["range", "x-amz-copy-source-range"].contains(&name.as_str())
+                });
             }
             Self::IgnoredCondition => {
                 let conditions = ["if-match", "if-none-match", "x-amz-copy-source-if-"];
-                request.headers.retain(|(name, _)| !starts(name, &conditions));
+                request
+                    .headers
+                    .retain(|(name, _)| !starts(name, &conditions));
                 // As many bytes as before, so that the size does not tell.
                 if let Some(object) = store.object(SOURCE, request.key()) {
                     let other = Content::pattern(99, object.size);
@@ -195,7 +212,10 @@ impl Way {
                 }
             }
             Self::OtherKey => {
-                let is_copy = request.headers.iter().any(|(name, _)| name == "x-amz-copy-source");
+                let is_copy = request
+                    .headers
+                    .iter()
+                    .any(|(name, _)| name == "x-amz-copy-source");
                 for (name, value) in &mut request.headers {
                     if name == "x-amz-copy-source" {
                         *value = other_key(value);
@@ -228,7 +248,9 @@ impl Way {
                 if let Some((before, _)) = body.rsplit_once("<Part>") {
                     request.body = format!("{before}</CompleteMultipartUpload>").into_bytes();
                 }
-                request.headers.retain(|(name, _)| !starts(name, &["x-amz-mp-", "x-amz-checksum-"]));
+                request
+                    .headers
+                    .retain(|(name, _)| !starts(name, &["x-amz-mp-", "x-amz-checksum-"]));
             }
             Self::IgnoredQuery => request.query.retain(|(name, _)| name == "list-type"),
             Self::UntoldPages => {
@@ -240,13 +262,19 @@ impl Way {
                 request.set_query(name, "1");
             }
             Self::EndlessPages => request.query.retain(|(name, _)| {
-                !name.contains("marker") && !["continuation-token", "start-after"].contains(&name.as_str())
+                !name.contains("marker")
+                    && !["continuation-token", "start-after"].contains(&name.as_str())
             }),
             _ => {}
         }
     }
 
-    pub(super) fn change_answer(self, operation: Operation, mut answer: Answer, number: usize) -> Answer {
+    pub(super) fn change_answer(
+        self,
+        operation: Operation,
+        mut answer: Answer,
+        number: usize,
+    ) -> Answer {
         let text = || String::from_utf8_lossy(&answer.body).into_owned();
         let document = |body: &str| Answer {
             status: 200,
@@ -269,14 +297,18 @@ impl Way {
             Self::AnObject => {
                 answer = document(&"0123456789".repeat(100));
                 "application/octet-stream".clone_into(&mut answer.headers[0].1);
-                answer.headers.push(("etag".to_owned(), "\"0123456789abcdef0123456789abcdef\"".to_owned()));
+                answer.headers.push((
+                    "etag".to_owned(),
+                    "\"0123456789abcdef0123456789abcdef\"".to_owned(),
+                ));
             }
             Self::OtherDocument if operation == Operation::GetBucketVersioning => {
                 answer = document("<ListPartsResult><Bucket>b</Bucket></ListPartsResult>");
             }
             Self::OtherDocument => {
-                answer =
-                    document("<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>");
+                answer = document(
+                    "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>",
+                );
             }
             Self::OtherRoot => answer.body = under_another_root(&text()).into_bytes(),
             Self::WrongObject => {
@@ -295,7 +327,11 @@ impl Way {
             }
             Self::HalfSize => {
                 let half = |size: &str| size.parse().map_or(0, |size: u64| size / 2).to_string();
-                for (_, value) in answer.headers.iter_mut().filter(|(name, _)| name == "content-length") {
+                for (_, value) in answer
+                    .headers
+                    .iter_mut()
+                    .filter(|(name, _)| name == "content-length")
+                {
                     *value = half(value);
                 }
                 if operation != Operation::GetObject {
@@ -307,12 +343,20 @@ impl Way {
                 answer.untold = true;
             }
             Self::NullVersion => {
-                answer.headers.retain(|(name, _)| name != "x-amz-version-id");
-                answer.headers.push(("x-amz-version-id".to_owned(), "null".to_owned()));
+                answer
+                    .headers
+                    .retain(|(name, _)| name != "x-amz-version-id");
+                answer
+                    .headers
+                    .push(("x-amz-version-id".to_owned(), "null".to_owned()));
             }
             Self::LongIds => {
-                answer.headers.retain(|(name, _)| name != "x-amz-version-id");
-                answer.headers.push(("x-amz-version-id".to_owned(), "v".repeat(5000)));
+                answer
+                    .headers
+                    .retain(|(name, _)| name != "x-amz-version-id");
+                answer
+                    .headers
+                    .push(("x-amz-version-id".to_owned(), "v".repeat(5000)));
                 let mut text = text();
                 for name in ["UploadId", "ETag", "VersionId", "NextContinuationToken"] {
                     text = replaced(&text, name, &"i".repeat(5000));
@@ -322,7 +366,9 @@ impl Way {
                 }
             }
             Self::UntoldPages => {
-                answer.body = text().replace("<IsTruncated>true</IsTruncated>", "").into_bytes();
+                answer.body = text()
+                    .replace("<IsTruncated>true</IsTruncated>", "")
+                    .into_bytes();
             }
             Self::EndlessPages => {
                 let more = format!(
@@ -346,12 +392,19 @@ impl Way {
 
 /// The document with another name of its root.
 fn under_another_root(document: &str) -> String {
-    let root = document.trim_end().rsplit("</").next().unwrap_or_default().trim_end_matches('>');
+    let root = document
+        .trim_end()
+        .rsplit("</")
+        .next()
+        .unwrap_or_default()
+        .trim_end_matches('>');
     if root.is_empty() {
         return document.to_owned();
     }
     let (open, close) = (format!("<{root}"), format!("</{root}>"));
-    document.replacen(&open, "<AnotherRoot", 1).replace(&close, "</AnotherRoot>")
+    document
+        .replacen(&open, "<AnotherRoot", 1)
+        .replace(&close, "</AnotherRoot>")
 }
 
 /// The document with half of each size.
@@ -369,7 +422,10 @@ fn halved(document: &str) -> String {
 /// A path that ends in another of the keys.
 fn other_key(path: &str) -> String {
     let at = KEYS.iter().position(|key| path.contains(key));
-    at.map_or_else(|| path.to_owned(), |at| path.replace(KEYS[at], KEYS[(at + 2) % KEYS.len()]))
+    at.map_or_else(
+        || path.to_owned(),
+        |at| path.replace(KEYS[at], KEYS[(at + 2) % KEYS.len()]),
+    )
 }
 
 /// A range of the same length, a little before or behind.
@@ -377,7 +433,9 @@ fn other_range(range: &str) -> String {
     const BY: u64 = 100;
     let bounds = range.trim_start_matches("bytes=").split_once('-');
     let bounds = bounds.and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
-    let Some((first, last)): Option<(u64, u64)> = bounds else { return range.to_owned() };
+    let Some((first, last)): Option<(u64, u64)> = bounds else {
+        return range.to_owned();
+    };
     let moved = |at: u64| if first >= BY { at - BY } else { at + BY };
     format!("bytes={}-{}", moved(first), moved(last))
 }
@@ -396,28 +454,48 @@ fn replaced(document: &str, name: &str, by: &str) -> String {
 
 /// A refusal, or one that claims success.
 pub(super) fn refusal(status: u16, code: &str) -> Answer {
-    let body = format!("<?xml version=\"1.0\"?>\n<Error><Code>{code}</Code><Message>m</Message></Error>");
+    let body =
+        format!("<?xml version=\"1.0\"?>\n<Error><Code>{code}</Code><Message>m</Message></Error>");
     let headers = vec![("content-type".to_owned(), "application/xml".to_owned())];
-    Answer { status, headers, body: body.into_bytes(), ..Answer::default() }
+    Answer {
+        status,
+        headers,
+        body: body.into_bytes(),
+        ..Answer::default()
+    }
 }
 
 /// An answer that tells of success where nothing was done.
 pub(super) fn pretended(operation: Operation, request: &Request, store: &Store) -> Answer {
-    let source = store.object(SOURCE, request.key()).map(|object| object.etag);
+    let source = store
+        .object(SOURCE, request.key())
+        .map(|object| object.etag);
     let source = source.filter(|_| operation != Operation::PutObject);
     let etag = source.unwrap_or_else(|| s3haul::checksum::md5_etag(&request.body));
-    let xml = |root: &str, inside: &str| format!("<?xml version=\"1.0\"?>\n<{root}>{inside}</{root}>");
+    let xml =
+        |root: &str, inside: &str| format!("<?xml version=\"1.0\"?>\n<{root}>{inside}</{root}>");
     let date = "<LastModified>2026-01-01T00:00:00.000Z</LastModified>";
     let body = match operation {
-        Operation::CopyObject => xml("CopyObjectResult", &format!("{date}<ETag>\"{etag}\"</ETag>")),
-        Operation::UploadPartCopy => xml("CopyPartResult", &format!("{date}<ETag>\"{etag}\"</ETag>")),
+        Operation::CopyObject => xml(
+            "CopyObjectResult",
+            &format!("{date}<ETag>\"{etag}\"</ETag>"),
+        ),
+        Operation::UploadPartCopy => {
+            xml("CopyPartResult", &format!("{date}<ETag>\"{etag}\"</ETag>"))
+        }
         Operation::CreateMultipartUpload => xml(
             "InitiateMultipartUploadResult",
-            &format!("<Bucket>destination</Bucket><Key>{}</Key><UploadId>made-up</UploadId>", request.key()),
+            &format!(
+                "<Bucket>destination</Bucket><Key>{}</Key><UploadId>made-up</UploadId>",
+                request.key()
+            ),
         ),
         Operation::CompleteMultipartUpload => xml(
             "CompleteMultipartUploadResult",
-            &format!("<Bucket>destination</Bucket><Key>{}</Key><ETag>\"{etag}-3\"</ETag>", request.key()),
+            &format!(
+                "<Bucket>destination</Bucket><Key>{}</Key><ETag>\"{etag}-3\"</ETag>",
+                request.key()
+            ),
         ),
         _ => String::new(),
     };
@@ -427,5 +505,10 @@ pub(super) fn pretended(operation: Operation, request: &Request, store: &Store) 
         headers.push(("x-amz-delete-marker".to_owned(), "true".to_owned()));
         headers.push(("x-amz-version-id".to_owned(), "made-up".to_owned()));
     }
-    Answer { status, headers, body: body.into_bytes(), ..Answer::default() }
+    Answer {
+        status,
+        headers,
+        body: body.into_bytes(),
+        ..Answer::default()
+    }
 }

@@ -8,7 +8,8 @@ use s3haul::execute::receipt::Ending;
 use s3haul::journal::Intent;
 use s3haul::manifest::job::{CannedAcl, When};
 use s3haul::sandbox::{
-    BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, SandboxOptions,
+    BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation,
+    SandboxOptions,
 };
 use s3haul::size::GIB;
 
@@ -27,20 +28,38 @@ async fn an_overwrite_is_changed_and_not_undone(
     #[case] operation: Operation,
     #[case] versions: bool,
 ) {
-    let world = if versions { versioned().await } else { World::new().await };
-    put(&world, "k", size, &ObjectSpec::default().metadata("m", "old"));
+    let world = if versions {
+        versioned().await
+    } else {
+        World::new().await
+    };
+    put(
+        &world,
+        "k",
+        size,
+        &ObjectSpec::default().metadata("m", "old"),
+    );
     let overwrite = Effect::hook(|store| {
         let spec = ObjectSpec::default().metadata("m", "new");
         store.put_object(SOURCE, "k", Content::pattern(2, 11), &spec);
     });
-    world.sandbox.faults().add(Fault::on(operation).nth(1).then(overwrite));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(operation).nth(1).then(overwrite));
     let mut transfer = to_class("STANDARD_IA");
     transfer.when = When::Always;
     let run = world.run(transfer).await;
     assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
     let after = object(&world, "k");
     assert_eq!(after.content, Content::pattern(2, 11));
-    assert_eq!((after.attributes.metadata["m"].as_str(), after.attributes.class()), ("new", "STANDARD_IA"));
+    assert_eq!(
+        (
+            after.attributes.metadata["m"].as_str(),
+            after.attributes.class()
+        ),
+        ("new", "STANDARD_IA")
+    );
     assert!(world.sandbox.store().open_uploads(SOURCE).is_empty());
 }
 
@@ -48,28 +67,51 @@ async fn an_overwrite_is_changed_and_not_undone(
 #[case(10, Operation::CopyObject)]
 #[case(6 * GIB, Operation::CompleteMultipartUpload)]
 #[tokio::test]
-async fn an_object_that_is_deleted_meanwhile_stays_deleted(#[case] size: u64, #[case] operation: Operation) {
+async fn an_object_that_is_deleted_meanwhile_stays_deleted(
+    #[case] size: u64,
+    #[case] operation: Operation,
+) {
     let world = World::new().await;
     put(&world, "k", size, &ObjectSpec::default());
     let delete = Effect::hook(|store| store.delete_object(SOURCE, "k"));
-    world.sandbox.faults().add(Fault::on(operation).nth(1).then(delete));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(operation).nth(1).then(delete));
     let run = world.run(to_class("STANDARD_IA")).await;
     assert_eq!(run.error(), "not-found");
     assert!(world.sandbox.store().object(SOURCE, "k").is_none());
     assert!(world.sandbox.store().open_uploads(SOURCE).is_empty());
 }
 
-/// The answer of the change is lost; the object, which was in parts before, has another `ETag` by then.
+/// The answer of the change is lost; the object, which was in parts before, has another `ETag` by
+/// then.
 #[tokio::test]
 async fn a_change_whose_answer_is_lost_is_recognised() {
     let world = versioned().await;
-    let spec = ObjectSpec::default().part_sizes([6 << 20]).metadata("m", "n");
-    world.sandbox.store().put_object(SOURCE, "k", Content::pattern(1, 10 << 20), &spec);
+    let spec = ObjectSpec::default()
+        .part_sizes([6 << 20])
+        .metadata("m", "n");
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "k", Content::pattern(1, 10 << 20), &spec);
     let lost = Effect::ErrorAfterEffect(500, "InternalError");
-    world.sandbox.faults().add(Fault::on(Operation::CopyObject).nth(1).then(lost));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::CopyObject).nth(1).then(lost));
     let run = world.run(to_class("STANDARD_IA")).await;
-    assert!(matches!(receipt(&run, "k").ending, Ending::Done { .. }), "{:?}", run.receipts);
-    assert_eq!(world.sandbox.store().versions(SOURCE, "k").len(), 2, "it was changed once");
+    assert!(
+        matches!(receipt(&run, "k").ending, Ending::Done { .. }),
+        "{:?}",
+        run.receipts
+    );
+    assert_eq!(
+        world.sandbox.store().versions(SOURCE, "k").len(),
+        2,
+        "it was changed once"
+    );
 }
 
 /// With one request in flight, what is looked at waits for nobody who waits for it.
@@ -80,44 +122,84 @@ async fn one_request_at_a_time_is_enough() {
         put(&world, key, 10, &ObjectSpec::default().tag("t", "u"));
     }
     let lost = Effect::ErrorAfterEffect(500, "InternalError");
-    world.sandbox.faults().add(Fault::on(Operation::CopyObject).nth(2).then(lost));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::CopyObject).nth(2).then(lost));
     let mut job = world.job(onto_itself(|transfer| {
         transfer.set.tags = [("x".to_owned(), "y".to_owned())].into();
         transfer.to.acl = Some(CannedAcl::BucketOwnerFullControl);
     }));
     job.limits.in_flight = Some(1);
     let run = world.try_run_job(&job).await.unwrap();
-    assert_eq!((run.outcome.done_objects, run.outcome.in_place_objects), (3, 3), "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.in_place_objects),
+        (3, 3),
+        "{:?}",
+        run.receipts
+    );
     assert!(object(&world, "b").attributes.tags.len() == 2);
 }
 
-/// The Complete fails, and its upload is gone. What stands at the key has the bytes that the upload would have made.
+/// The Complete fails, and its upload is gone. What stands at the key has the bytes that the upload
+/// would have made.
 #[tokio::test]
 async fn an_upload_that_is_gone_has_changed_nothing() {
     let world = World::new().await;
     put(&world, "huge", 6 * GIB, &ObjectSpec::default());
     let faults = world.sandbox.faults();
     let failed = Effect::Error(500, "InternalError");
-    faults.add(Fault::on(Operation::CompleteMultipartUpload).nth(1).then(failed));
-    faults.add(Fault::on(Operation::ListParts).nth(1).then(Effect::Error(404, "NoSuchUpload")));
+    faults.add(
+        Fault::on(Operation::CompleteMultipartUpload)
+            .nth(1)
+            .then(failed),
+    );
+    faults.add(
+        Fault::on(Operation::ListParts)
+            .nth(1)
+            .then(Effect::Error(404, "NoSuchUpload")),
+    );
     let run = world.run(to_class("STANDARD_IA")).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.in_place_objects), (1, 1), "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.in_place_objects),
+        (1, 1),
+        "{:?}",
+        run.receipts
+    );
     assert_eq!(object(&world, "huge").attributes.class(), "STANDARD_IA");
 }
 
 async fn slow() -> World {
     let ms = Duration::from_millis;
-    let latency = LatencyModel { copy: ms(15), head: ms(1), complete: ms(15), ..LatencyModel::default() };
-    let options =
-        SandboxOptions { model: Model { latency, ..Model::default() }, ..SandboxOptions::default() };
-    let buckets = BucketOptions { versioning: true, ..BucketOptions::default() };
+    let latency = LatencyModel {
+        copy: ms(15),
+        head: ms(1),
+        complete: ms(15),
+        ..LatencyModel::default()
+    };
+    let options = SandboxOptions {
+        model: Model {
+            latency,
+            ..Model::default()
+        },
+        ..SandboxOptions::default()
+    };
+    let buckets = BucketOptions {
+        versioning: true,
+        ..BucketOptions::default()
+    };
     let mut world = World::with(options, buckets).await;
     world.ceiling = 4;
     world
 }
 
 /// Drops a session once so many requests of this kind were sent; what is under way arrives or not.
-async fn killed(world: &World, directory: &Path, job: &s3haul::manifest::job::Job, at: (Operation, u64)) {
+async fn killed(
+    world: &World,
+    directory: &Path,
+    job: &s3haul::manifest::job::Job,
+    at: (Operation, u64),
+) {
     let (operation, calls) = at;
     let reached = async {
         while world.calls(operation) < calls {
@@ -137,7 +219,12 @@ async fn killed(world: &World, directory: &Path, job: &s3haul::manifest::job::Jo
 async fn a_run_that_is_killed_changes_nothing_twice(#[case] when: When) {
     let world = slow().await;
     for index in 0..40 {
-        put(&world, &format!("k{index:02}"), 10, &ObjectSpec::default().metadata("m", "n"));
+        put(
+            &world,
+            &format!("k{index:02}"),
+            10,
+            &ObjectSpec::default().metadata("m", "n"),
+        );
     }
     let directory = tempfile::tempdir().unwrap();
     let mut transfer = onto_itself(|transfer| {
@@ -157,28 +244,49 @@ async fn a_run_that_is_killed_changes_nothing_twice(#[case] when: When) {
         let after = object(&world, &key).attributes;
         assert_eq!(after.cache_control.as_deref(), Some("no-store"), "{key}");
         assert_eq!(after.metadata.len(), 1, "{key}");
-        assert_eq!(world.sandbox.store().versions(SOURCE, &key).len(), 2, "{key}");
+        assert_eq!(
+            world.sandbox.store().versions(SOURCE, &key).len(),
+            2,
+            "{key}"
+        );
     }
 }
 
-/// The first session leaves an upload; the second goes on with it, and its object is not taken for the changed one.
+/// The first session leaves an upload; the second goes on with it, and its object is not taken for
+/// the changed one.
 #[tokio::test]
 async fn a_large_change_that_is_killed_is_gone_on_with() {
     let world = slow().await;
-    put(&world, "huge", 6 * GIB, &ObjectSpec::default().metadata("m", "n").tag("t", "u"));
+    put(
+        &world,
+        "huge",
+        6 * GIB,
+        &ObjectSpec::default().metadata("m", "n").tag("t", "u"),
+    );
     let directory = tempfile::tempdir().unwrap();
     let job = world.job(to_class("STANDARD_IA"));
-    killed(&world, directory.path(), &job, (Operation::UploadPartCopy, 12)).await;
+    killed(
+        &world,
+        directory.path(),
+        &job,
+        (Operation::UploadPartCopy, 12),
+    )
+    .await;
     let run = world.session(directory.path(), &job, Intent::Resume).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.in_place_objects), (1, 1), "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.in_place_objects),
+        (1, 1),
+        "{:?}",
+        run.receipts
+    );
     assert_eq!(object(&world, "huge").attributes.class(), "STANDARD_IA");
     assert_eq!(world.sandbox.store().versions(SOURCE, "huge").len(), 2);
     assert_eq!(world.calls(Operation::CreateMultipartUpload), 1);
     assert!(world.sandbox.store().open_uploads(SOURCE).is_empty());
 }
 
-/// A session is killed while its Complete is on the way, and a lifecycle rule ends its upload. The object has the checksum
-/// of its source, because it is its source.
+/// A session is killed while its Complete is on the way, and a lifecycle rule ends its upload. The
+/// object has the checksum of its source, because it is its source.
 #[tokio::test]
 async fn an_object_is_not_taken_for_its_own_change() {
     let world = slow().await;
@@ -186,7 +294,11 @@ async fn an_object_is_not_taken_for_its_own_change() {
     let directory = tempfile::tempdir().unwrap();
     let job = world.job(to_class("STANDARD_IA"));
     let stall = Effect::StallBefore(Some(Duration::from_hours(1)));
-    world.sandbox.faults().add(Fault::on(Operation::CompleteMultipartUpload).nth(1).then(stall));
+    world.sandbox.faults().add(
+        Fault::on(Operation::CompleteMultipartUpload)
+            .nth(1)
+            .then(stall),
+    );
     let killed = async {
         while world.sandbox.faults().fired() == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -197,10 +309,23 @@ async fn an_object_is_not_taken_for_its_own_change() {
         () = killed => {}
     }
     let bucket = world.bucket(SOURCE).await;
-    let [upload] = world.sandbox.store().open_uploads(SOURCE).try_into().unwrap();
-    bucket.abort_upload(&"huge".parse().unwrap(), &upload.upload_id).await.unwrap();
+    let [upload] = world
+        .sandbox
+        .store()
+        .open_uploads(SOURCE)
+        .try_into()
+        .unwrap();
+    bucket
+        .abort_upload(&"huge".parse().unwrap(), &upload.upload_id)
+        .await
+        .unwrap();
     let run = world.session(directory.path(), &job, Intent::Resume).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.in_place_objects), (1, 1), "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.in_place_objects),
+        (1, 1),
+        "{:?}",
+        run.receipts
+    );
     assert_eq!(object(&world, "huge").attributes.class(), "STANDARD_IA");
     assert_eq!(world.sandbox.store().versions(SOURCE, "huge").len(), 2);
 }

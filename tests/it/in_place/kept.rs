@@ -23,10 +23,17 @@ fn rich() -> ObjectSpec {
 
 #[tokio::test]
 async fn one_header_changes_and_everything_else_stays() {
-    let buckets = BucketOptions { object_lock: true, acls: true, ..BucketOptions::default() };
+    let buckets = BucketOptions {
+        object_lock: true,
+        acls: true,
+        ..BucketOptions::default()
+    };
     let world = World::with(SandboxOptions::default(), buckets).await;
     let until = std::time::SystemTime::now() + std::time::Duration::from_hours(48);
-    let lock = Lock { retention: Some(("GOVERNANCE".to_owned(), until)), legal_hold: Some(true) };
+    let lock = Lock {
+        retention: Some(("GOVERNANCE".to_owned(), until)),
+        legal_hold: Some(true),
+    };
     let mut spec = rich()
         .lock(lock)
         .encryption(Stored::kms("arn:aws:kms:us-east-1:111122223333:key/1"))
@@ -35,7 +42,8 @@ async fn one_header_changes_and_everything_else_stays() {
     spec.attributes.expires = Some("never".to_owned());
     put(&world, "k", 10, &spec);
     let before = object(&world, "k");
-    let change = || onto_itself(|transfer| transfer.set.content_type = Some("text/plain".to_owned()));
+    let change =
+        || onto_itself(|transfer| transfer.set.content_type = Some("text/plain".to_owned()));
     let run = world.run(change()).await;
     assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
     let after = object(&world, "k");
@@ -45,9 +53,17 @@ async fn one_header_changes_and_everything_else_stays() {
     kept.content_type.clone_from(&was.content_type);
     // A time has whole seconds on the wire.
     let whole = |lock: &Lock| {
-        let seconds =
-            |time: std::time::SystemTime| time.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-        (lock.retention.as_ref().map(|(mode, until)| (mode.clone(), seconds(*until))), lock.legal_hold)
+        let seconds = |time: std::time::SystemTime| {
+            time.duration_since(std::time::UNIX_EPOCH)
+                .unwrap()
+                .as_secs()
+        };
+        (
+            lock.retention
+                .as_ref()
+                .map(|(mode, until)| (mode.clone(), seconds(*until))),
+            lock.legal_hold,
+        )
     };
     assert_eq!(whole(&kept.lock), whole(&was.lock));
     kept.lock = was.lock.clone();
@@ -70,22 +86,44 @@ async fn metadata_tags_and_encryption_are_merged_and_then_left() {
             transfer.set.metadata = [("year".to_owned(), "2026".to_owned())].into();
             transfer.set.tags = [("stage".to_owned(), "gold".to_owned())].into();
             let key = Some("arn:aws:kms:us-east-1:111122223333:key/2".to_owned());
-            transfer.to.encryption = Some(Encryption::Kms { key, bucket_key: Some(true), dsse: false });
+            transfer.to.encryption = Some(Encryption::Kms {
+                key,
+                bucket_key: Some(true),
+                dsse: false,
+            });
         })
     };
     let run = world.run(change()).await;
     assert_eq!(run.outcome.done_objects, 2, "{:?}", run.receipts);
     let after = object(&world, "k").attributes;
     let pairs = |map: &std::collections::BTreeMap<String, String>| {
-        map.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
+        map.iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect::<Vec<_>>()
+            .join(" ")
     };
     assert_eq!(pairs(&after.metadata), "owner=data year=2026");
     assert_eq!(pairs(&after.tags), "stage=gold team=a b");
     assert_eq!(after.annotations.len(), 1);
     assert_eq!(after.class(), "STANDARD_IA");
-    assert!(matches!(&after.encryption, Stored::Kms { bucket_key: true, .. }), "{:?}", after.encryption);
+    assert!(
+        matches!(
+            &after.encryption,
+            Stored::Kms {
+                bucket_key: true,
+                ..
+            }
+        ),
+        "{:?}",
+        after.encryption
+    );
     let run = world.run(change()).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.skipped_objects), (0, 2), "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.skipped_objects),
+        (0, 2),
+        "{:?}",
+        run.receipts
+    );
 }
 
 #[tokio::test]
@@ -95,19 +133,28 @@ async fn what_shall_go_goes() {
     let change = || onto_itself(|transfer| transfer.preserve.metadata = Policy::Skip);
     assert_eq!(world.run(change()).await.outcome.done_objects, 1);
     let after = object(&world, "k").attributes;
-    assert!(after.metadata.is_empty() && after.tags.len() == 1 && after.annotations.len() == 1, "{after:?}");
+    assert!(
+        after.metadata.is_empty() && after.tags.len() == 1 && after.annotations.len() == 1,
+        "{after:?}"
+    );
     assert!(is_left(&world.run(change()).await, "k"));
 }
 
 #[tokio::test]
 async fn a_canned_acl_is_set_and_seen() {
-    let buckets = BucketOptions { acls: true, ..BucketOptions::default() };
+    let buckets = BucketOptions {
+        acls: true,
+        ..BucketOptions::default()
+    };
     let world = World::with(SandboxOptions::default(), buckets).await;
     put(&world, "k", 10, &rich());
     let change = || onto_itself(|transfer| transfer.to.acl = Some(CannedAcl::PublicRead));
     assert_eq!(world.run(change()).await.outcome.done_objects, 1);
     let after = object(&world, "k").attributes;
-    assert_eq!((after.canned_acl.as_deref(), after.grants.len()), (Some("public-read"), 2));
+    assert_eq!(
+        (after.canned_acl.as_deref(), after.grants.len()),
+        (Some("public-read"), 2)
+    );
     assert_eq!(after.metadata.len(), 1);
     assert!(is_left(&world.run(change()).await, "k"));
 }
@@ -115,15 +162,25 @@ async fn a_canned_acl_is_set_and_seen() {
 /// What may not be read would be lost with the old object.
 #[tokio::test]
 async fn what_can_not_be_read_is_not_lost() {
-    for (operation, what) in [(Operation::GetObjectTagging, "Tagging"), (Operation::GetObjectAcl, "Acl")] {
+    for (operation, what) in [
+        (Operation::GetObjectTagging, "Tagging"),
+        (Operation::GetObjectAcl, "Acl"),
+    ] {
         let world = World::new().await;
         put(&world, "k", 10, &rich());
         world.sandbox.store().deny(SOURCE, operation, "");
         let run = world.run(to_class("GLACIER_IR")).await;
         assert_eq!(run.error(), "denied", "{what}");
         let told = format!("{:?}", run.receipts);
-        assert!(what != "Acl" || told.contains("name one as `to.acl`"), "{told}");
-        assert_eq!(object(&world, "k").attributes.class(), "STANDARD_IA", "{what}");
+        assert!(
+            what != "Acl" || told.contains("name one as `to.acl`"),
+            "{told}"
+        );
+        assert_eq!(
+            object(&world, "k").attributes.class(),
+            "STANDARD_IA",
+            "{what}"
+        );
         assert_eq!(object(&world, "k").attributes.tags.len(), 1, "{what}");
     }
 }
@@ -141,8 +198,10 @@ async fn a_customer_key_is_replaced() {
     put(&world, "k", 10, &ObjectSpec::default().metadata("m", "n"));
     let with = |source: &Option<KeySource>, destination: &Option<KeySource>| {
         onto_itself(|transfer| {
-            transfer.customer_keys =
-                CustomerKeys { source: source.clone(), destination: destination.clone() };
+            transfer.customer_keys = CustomerKeys {
+                source: source.clone(),
+                destination: destination.clone(),
+            };
         })
     };
     let md5 = |world: &World| match &object(world, "k").attributes.encryption {
@@ -162,27 +221,56 @@ async fn a_customer_key_is_replaced() {
 #[tokio::test]
 async fn archived_objects_are_as_archived_says() {
     let world = World::new().await;
-    put(&world, "cold", 10, &ObjectSpec::default().storage_class("DEEP_ARCHIVE"));
-    put(&world, "there", 10, &ObjectSpec::default().storage_class("GLACIER"));
+    put(
+        &world,
+        "cold",
+        10,
+        &ObjectSpec::default().storage_class("DEEP_ARCHIVE"),
+    );
+    put(
+        &world,
+        "there",
+        10,
+        &ObjectSpec::default().storage_class("GLACIER"),
+    );
     let run = world.run(to_class("GLACIER")).await;
     assert_eq!(run.error(), "archived");
     assert!(is_left(&run, "there"), "{:?}", run.receipts);
     let mut skip = to_class("STANDARD");
     skip.archived = s3haul::manifest::job::Archived::Skip;
     let run = world.run(skip).await;
-    assert_eq!((run.outcome.archived_objects, run.outcome.failed_objects), (2, 0), "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.archived_objects, run.outcome.failed_objects),
+        (2, 0),
+        "{:?}",
+        run.receipts
+    );
 }
 
 /// The first run asks for a restore, and a later one changes the object.
 #[tokio::test]
 async fn an_archived_object_is_restored_and_then_changed() {
     let world = World::new().await;
-    put(&world, "cold", 10, &ObjectSpec::default().storage_class("DEEP_ARCHIVE").metadata("m", "n"));
+    put(
+        &world,
+        "cold",
+        10,
+        &ObjectSpec::default()
+            .storage_class("DEEP_ARCHIVE")
+            .metadata("m", "n"),
+    );
     let mut back = to_class("STANDARD");
     back.archived = s3haul::manifest::job::Archived::Restore;
     let run = world.run(back.clone()).await;
-    assert_eq!((run.outcome.restoring_objects, run.outcome.in_place_objects), (1, 0), "{:?}", run.receipts);
-    let mut spec = ObjectSpec::default().storage_class("DEEP_ARCHIVE").metadata("m", "n");
+    assert_eq!(
+        (run.outcome.restoring_objects, run.outcome.in_place_objects),
+        (1, 0),
+        "{:?}",
+        run.receipts
+    );
+    let mut spec = ObjectSpec::default()
+        .storage_class("DEEP_ARCHIVE")
+        .metadata("m", "n");
     spec.attributes.restore = Some("ongoing-request=\"false\", expiry-date=\"x\"".to_owned());
     put(&world, "cold", 10, &spec);
     let run = world.run(back).await;
@@ -191,23 +279,44 @@ async fn an_archived_object_is_restored_and_then_changed() {
     assert_eq!((after.class(), after.metadata.len()), ("STANDARD", 1));
 }
 
-/// Neither knows a condition on the object that is replaced. Their source conditions, or a look before, must do.
+/// Neither knows a condition on the object that is replaced. Their source conditions, or a look
+/// before, must do.
 #[tokio::test]
 async fn other_servers_change_objects_too() {
     for provider in [Provider::Minio, Provider::Ceph, Provider::Other] {
         let mut world = World::new().await;
         world.provider = provider;
         put(&world, "k", 10, &ObjectSpec::default().metadata("m", "n"));
-        put(&world, "large", 6 * GIB, &ObjectSpec::default().metadata("m", "n"));
-        let change =
-            || onto_itself(|transfer| transfer.set.metadata = [("x".to_owned(), "y".to_owned())].into());
+        put(
+            &world,
+            "large",
+            6 * GIB,
+            &ObjectSpec::default().metadata("m", "n"),
+        );
+        let change = || {
+            onto_itself(|transfer| {
+                transfer.set.metadata = [("x".to_owned(), "y".to_owned())].into()
+            })
+        };
         let run = world.run(change()).await;
-        assert_eq!(run.outcome.done_objects, 2, "{provider:?} {:?}", run.receipts);
+        assert_eq!(
+            run.outcome.done_objects, 2,
+            "{provider:?} {:?}",
+            run.receipts
+        );
         for key in ["k", "large"] {
-            assert_eq!(object(&world, key).attributes.metadata.len(), 2, "{provider:?}");
+            assert_eq!(
+                object(&world, key).attributes.metadata.len(),
+                2,
+                "{provider:?}"
+            );
         }
         let run = world.run(change()).await;
-        assert_eq!(run.outcome.skipped_objects, 2, "{provider:?} {:?}", run.receipts);
+        assert_eq!(
+            run.outcome.skipped_objects, 2,
+            "{provider:?} {:?}",
+            run.receipts
+        );
     }
 }
 
@@ -217,7 +326,11 @@ async fn tags_that_would_come_late_fail_the_object() {
     let mut world = World::new().await;
     world.provider = Provider::Ceph;
     put(&world, "k", 10, &ObjectSpec::default().tag("a", "b"));
-    let run = world.run(onto_itself(|transfer| transfer.set.content_type = Some("a/b".to_owned()))).await;
+    let run = world
+        .run(onto_itself(|transfer| {
+            transfer.set.content_type = Some("a/b".to_owned())
+        }))
+        .await;
     assert_eq!(run.error(), "not-kept");
     assert_eq!(object(&world, "k").attributes.tags.len(), 1);
 }
@@ -225,15 +338,29 @@ async fn tags_that_would_come_late_fail_the_object() {
 #[tokio::test]
 async fn parts_as_given_and_versions_as_kept() {
     let world = versioned().await;
-    let spec = ObjectSpec::default().part_sizes([100 * MIB, 100 * MIB]).metadata("m", "n");
-    world.sandbox.store().put_object(SOURCE, "k", Content::pattern(1, 250 * MIB), &spec);
+    let spec = ObjectSpec::default()
+        .part_sizes([100 * MIB, 100 * MIB])
+        .metadata("m", "n");
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "k", Content::pattern(1, 250 * MIB), &spec);
     let before = object(&world, "k");
     let mut transfer = to_class("STANDARD_IA");
     transfer.parts.layout = s3haul::manifest::job::LayoutChoice::Source;
     transfer.parts.threshold = ByteSize(100 * MIB);
     let run = world.run(transfer).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.old_versions), (1, 1), "{:?}", run.receipts);
-    assert_eq!(object(&world, "k").etag, before.etag, "`layout: source` keeps it");
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.old_versions),
+        (1, 1),
+        "{:?}",
+        run.receipts
+    );
+    assert_eq!(
+        object(&world, "k").etag,
+        before.etag,
+        "`layout: source` keeps it"
+    );
     assert!(receipt(&run, "k").leaves_old_version());
     assert_eq!(world.sandbox.store().versions(SOURCE, "k").len(), 2);
 }

@@ -3,7 +3,8 @@
 use rstest::rstest;
 
 fn problems(from: &str, to: &str, more: &str) -> Option<String> {
-    let text = format!("version: 1\ntransfers: [{{from: {{s3: {from}}}, to: {{s3: {to}}}{more}}}]\n");
+    let text =
+        format!("version: 1\ntransfers: [{{from: {{s3: {from}}}, to: {{s3: {to}}}{more}}}]\n");
     s3haul::manifest::parse(&text, "job.yaml", &s3haul::endpoint::Environment::default())
         .err()
         .map(|problems| problems.to_string())
@@ -11,11 +12,36 @@ fn problems(from: &str, to: &str, more: &str) -> Option<String> {
 
 #[rstest]
 #[case("", "", "nothing to change", "storage_class, set, encryption, or acl")]
-#[case(", storage_class: STANDARD_IA", ", when: missing", "every object is there", "remove `when: missing`")]
-#[case(", storage_class: STANDARD_IA", ", on_mismatch: remove", "the only copy", "remove it")]
-#[case(", storage_class: STANDARD_IA", ", prove: read", "they are one object", "remove it")]
-#[case("", ", preserve: {tags: require}", "nothing to change", "storage_class, set, encryption, or acl")]
-fn it_says_why_and_what_to_do(#[case] to: &str, #[case] more: &str, #[case] why: &str, #[case] remedy: &str) {
+#[case(
+    ", storage_class: STANDARD_IA",
+    ", when: missing",
+    "every object is there",
+    "remove `when: missing`"
+)]
+#[case(
+    ", storage_class: STANDARD_IA",
+    ", on_mismatch: remove",
+    "the only copy",
+    "remove it"
+)]
+#[case(
+    ", storage_class: STANDARD_IA",
+    ", prove: read",
+    "they are one object",
+    "remove it"
+)]
+#[case(
+    "",
+    ", preserve: {tags: require}",
+    "nothing to change",
+    "storage_class, set, encryption, or acl"
+)]
+fn it_says_why_and_what_to_do(
+    #[case] to: &str,
+    #[case] more: &str,
+    #[case] why: &str,
+    #[case] remedy: &str,
+) {
     for place in ["s3://b01/", "s3://b01/a/", "s3://b01/a"] {
         let text = problems(place, &format!("{place}{to}"), more).expect("it was accepted");
         assert!(text.contains(why) && text.contains(remedy), "{text}");

@@ -22,7 +22,11 @@ fn one_three_or_all_times() {
             Versions::AsOf("2026-01-01T00:00:00Z".parse().unwrap()),
         ),
     ] {
-        assert_eq!(job(&from(fields)).transfers[0].versions, versions, "{fields}");
+        assert_eq!(
+            job(&from(fields)).transfers[0].versions,
+            versions,
+            "{fields}"
+        );
     }
 }
 
@@ -30,47 +34,109 @@ fn one_three_or_all_times() {
 fn archives_are_for_a_transfer_or_for_all() {
     let shared = "defaults: {archived: restore, restore: {tier: bulk, days: 3}}\n";
     let plain = job(&with(""));
-    assert_eq!((plain.transfers[0].archived, plain.transfers[0].restore.days), (Archived::Fail, 7));
+    assert_eq!(
+        (plain.transfers[0].archived, plain.transfers[0].restore.days),
+        (Archived::Fail, 7)
+    );
     let all = job(&with(shared));
-    let restore = Restore { tier: RestoreTier::Bulk, days: 3 };
-    assert_eq!((all.transfers[0].archived, all.transfers[0].restore), (Archived::Restore, restore));
-    let own = transfer(&format!("from: {{s3: s3://src/}}{TO}\narchived: restore\nrestore: {{days: 1}}"));
+    let restore = Restore {
+        tier: RestoreTier::Bulk,
+        days: 3,
+    };
+    assert_eq!(
+        (all.transfers[0].archived, all.transfers[0].restore),
+        (Archived::Restore, restore)
+    );
+    let own = transfer(&format!(
+        "from: {{s3: s3://src/}}{TO}\narchived: restore\nrestore: {{days: 1}}"
+    ));
     let own = job(&format!("{own}{shared}"));
-    assert_eq!(own.transfers[0].restore, Restore { tier: RestoreTier::Bulk, days: 1 });
+    assert_eq!(
+        own.transfers[0].restore,
+        Restore {
+            tier: RestoreTier::Bulk,
+            days: 1
+        }
+    );
     let skips = transfer(&format!("from: {{s3: s3://src/}}{TO}\narchived: skip"));
-    assert_eq!(job(&format!("{skips}{shared}")).transfers[0].archived, Archived::Skip);
+    assert_eq!(
+        job(&format!("{skips}{shared}")).transfers[0].archived,
+        Archived::Skip
+    );
 }
 
 #[test]
 fn what_would_have_no_effect_is_refused() {
-    let text = transfer(&format!("from: {{s3: s3://src/}}{TO}\n⟦restore: {{tier: bulk}}"));
-    refused(&text, &[("transfers[0].restore", "only with `archived: restore`", "add `archived: restore`")]);
-    let text = transfer(&format!("from: {{s3: s3://src/}}{TO}\narchived: restore\nrestore: {{days: ⟦0}}"));
+    let text = transfer(&format!(
+        "from: {{s3: s3://src/}}{TO}\n⟦restore: {{tier: bulk}}"
+    ));
+    refused(
+        &text,
+        &[(
+            "transfers[0].restore",
+            "only with `archived: restore`",
+            "add `archived: restore`",
+        )],
+    );
+    let text = transfer(&format!(
+        "from: {{s3: s3://src/}}{TO}\narchived: restore\nrestore: {{days: ⟦0}}"
+    ));
     refused(&text, &[("transfers[0].restore.days", "", "")]);
     let text = transfer(&format!("from: {{files: x}}{TO}\narchived: ⟦skip"));
-    refused(&text, &[("transfers[0].archived", "local files are in no archive", "remove")]);
+    refused(
+        &text,
+        &[(
+            "transfers[0].archived",
+            "local files are in no archive",
+            "remove",
+        )],
+    );
 }
 
 #[test]
 fn all_versions_of_a_key_go_under_one_key() {
     let text = |rename: &str| {
-        transfer(&format!("from: {{s3: s3://src/, versions: all}}{TO}\nkeys: {{rename: ⟦\"{rename}\"}}"))
+        transfer(&format!(
+            "from: {{s3: s3://src/, versions: all}}{TO}\nkeys: {{rename: ⟦\"{rename}\"}}"
+        ))
     };
-    refused(&text("{key}-{size}"), &[("transfers[0].keys.rename", "different keys", "leave {size} out")]);
+    refused(
+        &text("{key}-{size}"),
+        &[(
+            "transfers[0].keys.rename",
+            "different keys",
+            "leave {size} out",
+        )],
+    );
     job(&text("{dir}old-{stem}{ext}").replace('⟦', ""));
-    let text = transfer("from: {s3: s3://src/, versions: all}\nto: {s3: ⟦s3://dst--use1-az4--x-s3/}");
-    refused(&text, &[("transfers[0].to.s3", "keeps no versions", "a bucket with versions")]);
+    let text =
+        transfer("from: {s3: s3://src/, versions: all}\nto: {s3: ⟦s3://dst--use1-az4--x-s3/}");
+    refused(
+        &text,
+        &[(
+            "transfers[0].to.s3",
+            "keeps no versions",
+            "a bucket with versions",
+        )],
+    );
 }
 
 /// A bucket may be taken back to what it was; its versions are not copied over themselves.
 #[test]
 fn only_the_past_may_be_copied_onto_itself() {
-    let text =
-        |fields: &str| transfer(&format!("from: {{s3: s3://src/a/, {fields}}}\nto: {{s3: ⟦s3://src/a/}}"));
+    let text = |fields: &str| {
+        transfer(&format!(
+            "from: {{s3: s3://src/a/, {fields}}}\nto: {{s3: ⟦s3://src/a/}}"
+        ))
+    };
     job(&text("as_of: 2026-01-01T00:00:00Z").replace('⟦', ""));
     refused(
         &text("versions: all"),
-        &[("transfers[0].to.s3", "each of its versions once more", "remove `versions: all`")],
+        &[(
+            "transfers[0].to.s3",
+            "each of its versions once more",
+            "remove `versions: all`",
+        )],
     );
 }
 
@@ -85,6 +151,9 @@ fn two_times_are_two_objects_of_one_key() {
     };
     job(&text("").replace('⟦', ""));
     for second in [", versions: all", ", as_of: 2026-01-01T00:00:00Z"] {
-        refused(&text(second), &[("transfers[1].to.s3", "may write the same keys", "")]);
+        refused(
+            &text(second),
+            &[("transfers[1].to.s3", "may write the same keys", "")],
+        );
     }
 }

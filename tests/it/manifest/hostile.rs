@@ -10,20 +10,31 @@ use super::parse;
 
 fn seeds() -> Vec<String> {
     let jobs = Path::new(env!("CARGO_MANIFEST_DIR")).join("jobs");
-    fs::read_dir(jobs).unwrap().map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap()).collect()
+    fs::read_dir(jobs)
+        .unwrap()
+        .map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap())
+        .collect()
 }
 
 /// Every answer can be shown, is in the order of the file and points into it.
 fn answer(text: &str) -> Result<(), TestCaseError> {
-    let Err(problems) = parse(text) else { return Ok(()) };
+    let Err(problems) = parse(text) else {
+        return Ok(());
+    };
     let list = problems.as_slice();
     prop_assert!(!list.is_empty());
     prop_assert!(list.is_sorted_by_key(|problem| problem.line));
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     for problem in list {
         let line = text.split('\n').nth(problem.line - 1);
-        prop_assert!(line.is_some_and(|line| problem.column <= line.chars().count() + 1), "{problem:?}");
-        prop_assert!(!problem.message.is_empty() && !problem.remedy.is_empty(), "{problem:?}");
+        prop_assert!(
+            line.is_some_and(|line| problem.column <= line.chars().count() + 1),
+            "{problem:?}"
+        );
+        prop_assert!(
+            !problem.message.is_empty() && !problem.remedy.is_empty(),
+            "{problem:?}"
+        );
     }
     prop_assert!(problems.to_string().contains("job.yaml:"));
     Ok(())
@@ -67,12 +78,26 @@ fn a_manifest_of_full_size_is_read_in_little_time() {
             "- {{from: {{s3: s3://source-bucket/{i}/}}, to: {{s3: s3://destination-bucket/{i}/}}}}\n"
         )
     });
-    let wrong = (0..10_000).fold("version: 1\n".to_owned(), |text, i| text + &format!("secret{i}: x\n"));
-    for text in [many, wrong, "a: ".repeat(300_000), "\"".repeat(1 << 20), " ".repeat(1 << 20)] {
+    let wrong = (0..10_000).fold("version: 1\n".to_owned(), |text, i| {
+        text + &format!("secret{i}: x\n")
+    });
+    for text in [
+        many,
+        wrong,
+        "a: ".repeat(300_000),
+        "\"".repeat(1 << 20),
+        " ".repeat(1 << 20),
+    ] {
         assert!(text.len() <= 1 << 20, "{}", text.len());
         let start = Instant::now();
-        let shown =
-            parse(&text).map_or_else(|problems| problems.to_string().len(), |job| job.transfers.len());
-        assert!(start.elapsed() < Duration::from_mins(1), "{shown} after {:?}", start.elapsed());
+        let shown = parse(&text).map_or_else(
+            |problems| problems.to_string().len(),
+            |job| job.transfers.len(),
+        );
+        assert!(
+            start.elapsed() < Duration::from_mins(1),
+            "{shown} after {:?}",
+            start.elapsed()
+        );
     }
 }

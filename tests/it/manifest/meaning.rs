@@ -4,8 +4,8 @@ use rstest::rstest;
 use s3haul::endpoint::Environment;
 use s3haul::location::S3Uri;
 use s3haul::manifest::job::{
-    Destination, Endpoint, Job, LayoutChoice, OnMismatch, PartSize, ProofPolicy, Prove, Source, Transfer,
-    Verify, check,
+    Destination, Endpoint, Job, LayoutChoice, OnMismatch, PartSize, ProofPolicy, Prove, Source,
+    Transfer, Verify, check,
 };
 use s3haul::size::ByteSize;
 
@@ -24,9 +24,24 @@ const SERVERS: &str = "endpoints:
 #[rstest]
 #[case("from: {s3: ⟦src/a}", "from.s3", "not an S3 location", "s3://src/a?")]
 #[case("from: {s3: ⟦s3://x/a}", "from.s3", "3 to 63", "s3://bucket/key")]
-#[case("from: {s3: s3://src/, larger_than: ⟦64M}", "from.larger_than", "no binary unit", "write 64MiB")]
-#[case("from: {s3: s3://src/, larger_than: ⟦5}", "from.larger_than", "no binary unit", "5MiB")]
-#[case("from: {s3: s3://src/, smaller_than: ⟦big}", "from.smaller_than", "not a size", "64MiB")]
+#[case(
+    "from: {s3: s3://src/, larger_than: ⟦64M}",
+    "from.larger_than",
+    "no binary unit",
+    "write 64MiB"
+)]
+#[case(
+    "from: {s3: s3://src/, larger_than: ⟦5}",
+    "from.larger_than",
+    "no binary unit",
+    "5MiB"
+)]
+#[case(
+    "from: {s3: s3://src/, smaller_than: ⟦big}",
+    "from.smaller_than",
+    "not a size",
+    "64MiB"
+)]
 #[case(
     "from: {s3: s3://src/, larger_than: 1KiB, smaller_than: ⟦1025B}",
     "from.smaller_than",
@@ -57,7 +72,12 @@ const SERVERS: &str = "endpoints:
     "no time is",
     "later"
 )]
-#[case("from: {s3: s3://src/, include: [ok, ⟦/a/*]}", "from.include[1]", "can't match", "`a/*`")]
+#[case(
+    "from: {s3: s3://src/, include: [ok, ⟦/a/*]}",
+    "from.include[1]",
+    "can't match",
+    "`a/*`"
+)]
 #[case(
     "from: {s3: s3://src/, include: [\"*.txt\"], exclude: [⟦\"*\"]}",
     "from.exclude[0]",
@@ -70,25 +90,80 @@ const SERVERS: &str = "endpoints:
     "exclude wins over include",
     "`a/*`"
 )]
-#[case("from: {s3: s3://src/, exclude: [⟦tmp/]}", "from.exclude[0]", "marker object", "`tmp/**`")]
-#[case("from: {s3: s3://src/, exclude: [⟦\"a[\"]}", "from.exclude[0]", "not a glob", "")]
-#[case("from: {s3: s3://src/, exclude: [⟦\"\"]}", "from.exclude[0]", "empty pattern", "")]
+#[case(
+    "from: {s3: s3://src/, exclude: [⟦tmp/]}",
+    "from.exclude[0]",
+    "marker object",
+    "`tmp/**`"
+)]
+#[case(
+    "from: {s3: s3://src/, exclude: [⟦\"a[\"]}",
+    "from.exclude[0]",
+    "not a glob",
+    ""
+)]
+#[case(
+    "from: {s3: s3://src/, exclude: [⟦\"\"]}",
+    "from.exclude[0]",
+    "empty pattern",
+    ""
+)]
 #[case(
     "from: {s3: s3://src/, storage_classes: [STANDARD, ⟦standard_ia]}",
     "from.storage_classes[1]",
     "not a storage class",
     "STANDARD_IA?"
 )]
-#[case("from: {s3: s3://src/, symlinks: ⟦follow}", "from.symlinks", "only with `files`", "remove")]
-#[case("from: {s3: s3://src/, version: ⟦v1}", "from.version", "this is a prefix", "one object")]
-#[case("from: {s3: s3://src/a, ⟦include: [x]}", "from.include", "chooses among many", "slash")]
-#[case("⟦from: {s3: s3://src/, files: ./x}", "from", "both `s3` and `files`", "two transfers")]
+#[case(
+    "from: {s3: s3://src/, symlinks: ⟦follow}",
+    "from.symlinks",
+    "only with `files`",
+    "remove"
+)]
+#[case(
+    "from: {s3: s3://src/, version: ⟦v1}",
+    "from.version",
+    "this is a prefix",
+    "one object"
+)]
+#[case(
+    "from: {s3: s3://src/a, ⟦include: [x]}",
+    "from.include",
+    "chooses among many",
+    "slash"
+)]
+#[case(
+    "⟦from: {s3: s3://src/, files: ./x}",
+    "from",
+    "both `s3` and `files`",
+    "two transfers"
+)]
 #[case("⟦from: {include: [x]}", "from", "neither `s3` nor `files`", "files:")]
-#[case("from: {files: x, endpoint: ⟦default}", "from.endpoint", "only with `s3`", "remove")]
-#[case("from: {files: x, version: ⟦v}", "from.version", "only with `s3`", "remove")]
-#[case("from: {files: x, versions: ⟦all}", "from.versions", "only with `s3`", "remove")]
+#[case(
+    "from: {files: x, endpoint: ⟦default}",
+    "from.endpoint",
+    "only with `s3`",
+    "remove"
+)]
+#[case(
+    "from: {files: x, version: ⟦v}",
+    "from.version",
+    "only with `s3`",
+    "remove"
+)]
+#[case(
+    "from: {files: x, versions: ⟦all}",
+    "from.versions",
+    "only with `s3`",
+    "remove"
+)]
 #[case("from: {s3: s3://src/, versions: ⟦some}", "from.versions", "", "all")]
-#[case("from: {s3: s3://src/, as_of: ⟦yesterday}", "from.as_of", "not a point in time", "T00:00:00Z")]
+#[case(
+    "from: {s3: s3://src/, as_of: ⟦yesterday}",
+    "from.as_of",
+    "not a point in time",
+    "T00:00:00Z"
+)]
 #[case(
     "from: {s3: s3://src/, as_of: 2026-01-01T00:00:00Z, versions: ⟦all}",
     "from.versions",
@@ -107,16 +182,31 @@ const SERVERS: &str = "endpoints:
     "directory bucket",
     "remove"
 )]
-#[case("from: {files: ⟦\"-\"}", "from.files", "standard input", "s3haul copy - s3://bucket/key")]
+#[case(
+    "from: {files: ⟦\"-\"}",
+    "from.files",
+    "standard input",
+    "s3haul copy - s3://bucket/key"
+)]
 #[case("from: {files: ⟦s3://a/}", "from.files", "not a local path", "`s3:`")]
-#[case("from: {files: ⟦~/x}", "from.files", "shell's abbreviation", "${HOME}/x")]
+#[case(
+    "from: {files: ⟦~/x}",
+    "from.files",
+    "shell's abbreviation",
+    "${HOME}/x"
+)]
 #[case(
     "from: {files: x, ⟦storage_classes: [STANDARD]}",
     "from.storage_classes",
     "no storage class",
     "remove"
 )]
-#[case("from: {s3: s3://src/, endpoint: ⟦defualt}", "from.endpoint", "no endpoint `defualt`", "`default`?")]
+#[case(
+    "from: {s3: s3://src/, endpoint: ⟦defualt}",
+    "from.endpoint",
+    "no endpoint `defualt`",
+    "`default`?"
+)]
 fn sources(#[case] from: &str, #[case] path: &str, #[case] message: &str, #[case] remedy: &str) {
     let text = transfer(&format!("{from}\nto: {{s3: s3://dst/}}"));
     refused(&text, &[(&format!("transfers[0].{path}"), message, remedy)]);
@@ -124,7 +214,12 @@ fn sources(#[case] from: &str, #[case] path: &str, #[case] message: &str, #[case
 
 #[rstest]
 #[case("s3: ⟦dst", "s3", "not an S3 location", "s3://bucket/prefix/")]
-#[case("s3: ⟦s3://dst/x", "s3", "key of one object", "write s3://dst/x/ with a slash")]
+#[case(
+    "s3: ⟦s3://dst/x",
+    "s3",
+    "key of one object",
+    "write s3://dst/x/ with a slash"
+)]
 #[case(
     "s3: s3://dst/, endpoint: ⟦elsewhere",
     "endpoint",
@@ -137,11 +232,36 @@ fn sources(#[case] from: &str, #[case] path: &str, #[case] message: &str, #[case
     "not a storage class of S3",
     "GLACIER_IR?"
 )]
-#[case("s3: s3://dst/, storage_class: ⟦FROZEN", "storage_class", "not a storage class of S3", "DEEP_ARCHIVE")]
-#[case("s3: s3://dst/, encryption: ⟦aes256", "encryption", "can't be `aes256`", "s3, kms or dsse")]
-#[case("s3: s3://dst/, ⟦encryption: {bucket_key: true}", "encryption", "names no key", "kms")]
-#[case("s3: s3://dst/, ⟦encryption: {kms: a, dsse: b}", "encryption", "both `kms` and `dsse`", "keep one")]
-#[case("s3: s3://dst/, encryption: {kms: ⟦a b}", "encryption.kms", "not the name of a key", "ARN")]
+#[case(
+    "s3: s3://dst/, storage_class: ⟦FROZEN",
+    "storage_class",
+    "not a storage class of S3",
+    "DEEP_ARCHIVE"
+)]
+#[case(
+    "s3: s3://dst/, encryption: ⟦aes256",
+    "encryption",
+    "can't be `aes256`",
+    "s3, kms or dsse"
+)]
+#[case(
+    "s3: s3://dst/, ⟦encryption: {bucket_key: true}",
+    "encryption",
+    "names no key",
+    "kms"
+)]
+#[case(
+    "s3: s3://dst/, ⟦encryption: {kms: a, dsse: b}",
+    "encryption",
+    "both `kms` and `dsse`",
+    "keep one"
+)]
+#[case(
+    "s3: s3://dst/, encryption: {kms: ⟦a b}",
+    "encryption.kms",
+    "not the name of a key",
+    "ARN"
+)]
 #[case(
     "s3: s3://dst/, encryption: {dsse: a, bucket_key: ⟦true}",
     "encryption.bucket_key",
@@ -150,39 +270,84 @@ fn sources(#[case] from: &str, #[case] path: &str, #[case] message: &str, #[case
 )]
 fn destinations(#[case] to: &str, #[case] path: &str, #[case] message: &str, #[case] remedy: &str) {
     let text = transfer(&format!("from: {{s3: s3://src/}}\nto: {{{to}}}"));
-    refused(&text, &[(&format!("transfers[0].to.{path}"), message, remedy)]);
+    refused(
+        &text,
+        &[(&format!("transfers[0].to.{path}"), message, remedy)],
+    );
 }
 
 #[rstest]
 #[case("parts: {size: ⟦4MiB}", "parts.size", "5MiB to 5GiB", "write 5MiB")]
 #[case("parts: {size: ⟦6GiB}", "parts.size", "5MiB to 5GiB", "write 5GiB")]
 #[case("parts: {size: ⟦64}", "parts.size", "no binary unit", "64MiB")]
-#[case("parts: {threshold: ⟦1B}", "parts.threshold", "5MiB to 5GiB", "write 5MiB")]
-#[case("parts: {layout: ⟦sauce}", "parts.layout", "can't be `sauce`", "auto or source")]
+#[case(
+    "parts: {threshold: ⟦1B}",
+    "parts.threshold",
+    "5MiB to 5GiB",
+    "write 5MiB"
+)]
+#[case(
+    "parts: {layout: ⟦sauce}",
+    "parts.layout",
+    "can't be `sauce`",
+    "auto or source"
+)]
 #[case("parts: {goal: ⟦quick}", "parts.goal", "can't be `quick`", "fastest")]
-#[case("parts: {size: 64MiB, goal: ⟦fastest}", "parts.goal", "the size is given", "remove one")]
-#[case("verify: ⟦require_checksums", "verify", "can't be", "`require-checksum`?")]
+#[case(
+    "parts: {size: 64MiB, goal: ⟦fastest}",
+    "parts.goal",
+    "the size is given",
+    "remove one"
+)]
+#[case(
+    "verify: ⟦require_checksums",
+    "verify",
+    "can't be",
+    "`require-checksum`?"
+)]
 #[case("prove: ⟦bytes", "prove", "can't be `bytes`", "answers or read")]
-#[case("on_mismatch: ⟦delete", "on_mismatch", "can't be `delete`", "keep or remove")]
+#[case(
+    "on_mismatch: ⟦delete",
+    "on_mismatch",
+    "can't be `delete`",
+    "keep or remove"
+)]
 #[case(
     "keys: {rename: ⟦\"{year}/{name}\"}",
     "keys.rename",
     "no placeholder `{year}`",
     "{key}, {dir}, {name}"
 )]
-#[case("keys: {rename: ⟦\"flat-{name}\"}", "keys.rename", "same key to different objects", "{dir}")]
-#[case("keys: {rename: ⟦\"{dir}/{name}\"}", "keys.rename", "brings its own `/`", "leave out")]
+#[case(
+    "keys: {rename: ⟦\"flat-{name}\"}",
+    "keys.rename",
+    "same key to different objects",
+    "{dir}"
+)]
+#[case(
+    "keys: {rename: ⟦\"{dir}/{name}\"}",
+    "keys.rename",
+    "brings its own `/`",
+    "leave out"
+)]
 #[case("keys: {rename: ⟦\"{key\"}", "keys.rename", "stands alone", "{{")]
 #[case("keys: {add_prefix: ⟦\" \"}", "keys.add_prefix", "empty", "remove it")]
 fn details(#[case] field: &str, #[case] path: &str, #[case] message: &str, #[case] remedy: &str) {
-    let text = transfer(&format!("from: {{s3: s3://src/}}\nto: {{s3: s3://dst/}}\n{field}"));
+    let text = transfer(&format!(
+        "from: {{s3: s3://src/}}\nto: {{s3: s3://dst/}}\n{field}"
+    ));
     refused(&text, &[(&format!("transfers[0].{path}"), message, remedy)]);
 }
 
 #[rstest]
 #[case("url: ⟦minio:9000", "url", "not a URL", "https://minio:9000")]
 #[case("url: ⟦ftp://minio", "url", "not a URL", "https://minio")]
-#[case("url: ⟦https://minio/bucket", "url", "no path: `/bucket`", "write https://minio;")]
+#[case(
+    "url: ⟦https://minio/bucket",
+    "url",
+    "no path: `/bucket`",
+    "write https://minio;"
+)]
 #[case("url: ⟦https://minio?x", "url", "no path", "")]
 #[case("url: ⟦http://", "url", "not a host", "")]
 #[case("url: ⟦http://min io", "url", "not a host", "")]
@@ -191,15 +356,30 @@ fn details(#[case] field: &str, #[case] path: &str, #[case] message: &str, #[cas
 #[case("region: ⟦\"\"", "region", "empty", "remove")]
 #[case("provider: ⟦minio", "provider", "this endpoint is AWS", "`url`")]
 #[case("provider: ⟦seaweed", "provider", "can't be `seaweed`", "`seaweedfs`?")]
-#[case("assume_role: {arn: ⟦s3haul}", "assume_role.arn", "not the ARN of a role", "arn:aws:iam::")]
-#[case("⟦assume_role: {external_id: x}", "assume_role", "no `arn`", "arn: arn:aws:iam::")]
+#[case(
+    "assume_role: {arn: ⟦s3haul}",
+    "assume_role.arn",
+    "not the ARN of a role",
+    "arn:aws:iam::"
+)]
+#[case(
+    "⟦assume_role: {external_id: x}",
+    "assume_role",
+    "no `arn`",
+    "arn: arn:aws:iam::"
+)]
 #[case(
     "assume_role: {arn: arn:aws:iam::1:role/x, duration: ⟦60}",
     "assume_role.duration",
     "not a duration",
     "15m"
 )]
-#[case("assume_role: {arn: arn:aws:iam::1:role/x, duration: ⟦13h}", "assume_role.duration", "12 hours", "1h")]
+#[case(
+    "assume_role: {arn: arn:aws:iam::1:role/x, duration: ⟦13h}",
+    "assume_role.duration",
+    "12 hours",
+    "1h"
+)]
 #[case(
     "assume_role: {arn: arn:aws:iam::1:role/x, session_name: ⟦a b}",
     "assume_role.session_name",
@@ -212,35 +392,63 @@ fn endpoints(#[case] field: &str, #[case] path: &str, #[case] message: &str, #[c
     } else {
         format!("endpoints.x.{path}")
     };
-    refused(&with(&format!("endpoints:\n  x: {{{field}}}\n")), &[(&path, message, remedy)]);
+    refused(
+        &with(&format!("endpoints:\n  x: {{{field}}}\n")),
+        &[(&path, message, remedy)],
+    );
 }
 
 #[test]
 fn good_urls_pass() {
-    for url in
-        ["http://minio:9000", "https://s3.example.internal/", "\"http://[::1]:9000\"", "http://10.0.0.1"]
-    {
-        job(&with(&format!("endpoints:\n  x: {{url: {url}, allow_http: true}}\n")));
+    for url in [
+        "http://minio:9000",
+        "https://s3.example.internal/",
+        "\"http://[::1]:9000\"",
+        "http://10.0.0.1",
+    ] {
+        job(&with(&format!(
+            "endpoints:\n  x: {{url: {url}, allow_http: true}}\n"
+        )));
     }
 }
 
 #[test]
 fn names_and_limits() {
-    refused(&with("name: ⟦Lake Replica\n"), &[("name", "can't be a name", "lower-case")]);
-    refused(&with("endpoints:\n  ⟦On Prem: {region: x}\n"), &[("endpoints.On Prem", "can't be a name", "")]);
+    refused(
+        &with("name: ⟦Lake Replica\n"),
+        &[("name", "can't be a name", "lower-case")],
+    );
+    refused(
+        &with("endpoints:\n  ⟦On Prem: {region: x}\n"),
+        &[("endpoints.On Prem", "can't be a name", "")],
+    );
     refused(
         &with("limits: {bytes_per_second: ⟦0B}\n"),
-        &[("limits.bytes_per_second", "nothing would ever", "at least 1")],
+        &[(
+            "limits.bytes_per_second",
+            "nothing would ever",
+            "at least 1",
+        )],
     );
     refused(
         &with("limits: {bytes_per_second: ⟦40G}\n"),
         &[("limits.bytes_per_second", "no binary unit", "40GiB")],
     );
     refused(&with("report: {json: ⟦\"\"}\n"), &[("report.json", "", "")]);
-    refused("version: 1\n⟦transfers: []\n", &[("transfers", "is empty", "transfers: [")]);
+    refused(
+        "version: 1\n⟦transfers: []\n",
+        &[("transfers", "is empty", "transfers: [")],
+    );
     let two = "version: 1\ntransfers:\n  - {from: {s3: s3://src/}, to: {s3: s3://dst/a/}}\n  \
                - {name: ⟦transfer-1, from: {s3: s3://src/}, to: {s3: s3://dst/b/}}\n";
-    refused(two, &[("transfers[1].name", "also that of transfers[0]", "of its own")]);
+    refused(
+        two,
+        &[(
+            "transfers[1].name",
+            "also that of transfers[0]",
+            "of its own",
+        )],
+    );
 }
 
 #[test]
@@ -253,12 +461,25 @@ fn a_transfer_waits_for_one_above_it() {
         )
     };
     assert_eq!(job(&with("data", "last")).transfers[1].after, ["data"]);
-    refused(&with("⟦dat", "last"), &[("transfers[1].after[0]", "no transfer has", "mean `data`")]);
-    refused(&with("⟦elsewhere", "last"), &[("transfers[1].after[0]", "no transfer has", "above this one")]);
-    refused(&with("data, ⟦pointer", "last"), &[("transfers[1].after[1]", "for itself", "above this one")]);
+    refused(
+        &with("⟦dat", "last"),
+        &[("transfers[1].after[0]", "no transfer has", "mean `data`")],
+    );
+    refused(
+        &with("⟦elsewhere", "last"),
+        &[("transfers[1].after[0]", "no transfer has", "above this one")],
+    );
+    refused(
+        &with("data, ⟦pointer", "last"),
+        &[("transfers[1].after[1]", "for itself", "above this one")],
+    );
     refused(
         &with("⟦last", "last"),
-        &[("transfers[1].after[0]", "comes after", "put `last` above `pointer`")],
+        &[(
+            "transfers[1].after[0]",
+            "comes after",
+            "put `last` above `pointer`",
+        )],
     );
 }
 
@@ -266,22 +487,42 @@ fn a_transfer_waits_for_one_above_it() {
 fn a_wrong_default_is_shown_once_and_where_it_stands() {
     let text = "version: 1\ndefaults: {parts: {size: ⟦1MiB}}\ntransfers:\n  \
                 - {from: {s3: s3://src/}, to: {s3: s3://dst/a/}}\n  - {from: {s3: s3://src/}, to: {s3: s3://dst/b/}}\n";
-    refused(text, &[("defaults.parts.size", "5MiB to 5GiB", "write 5MiB")]);
+    refused(
+        text,
+        &[("defaults.parts.size", "5MiB to 5GiB", "write 5MiB")],
+    );
 }
 
 #[test]
 fn a_directory_of_files_needs_a_prefix() {
-    for from in ["files: .", "files: a/..", "files: exports/", "files: x, include: [a]"] {
+    for from in [
+        "files: .",
+        "files: a/..",
+        "files: exports/",
+        "files: x, include: [a]",
+    ] {
         let text = transfer(&format!("from: {{{from}}}\nto: {{s3: ⟦s3://dst/x}}"));
-        refused(&text, &[("transfers[0].to.s3", "key of one object", "s3://dst/x/")]);
+        refused(
+            &text,
+            &[("transfers[0].to.s3", "key of one object", "s3://dst/x/")],
+        );
     }
     job(&transfer("from: {files: ./x.bin}\nto: {s3: s3://dst/x}"));
     let text = transfer("from: {files: x}\nto: {s3: s3://dst/}\n⟦preserve: {tags: try}");
-    refused(&text, &[("transfers[0].preserve", "local files have no", "remove")]);
+    refused(
+        &text,
+        &[("transfers[0].preserve", "local files have no", "remove")],
+    );
     let text = transfer("from: {files: x}\nto: {s3: s3://dst/}\nparts: {layout: ⟦source}");
-    refused(&text, &[("transfers[0].parts.layout", "no part boundaries", "remove")]);
+    refused(
+        &text,
+        &[("transfers[0].parts.layout", "no part boundaries", "remove")],
+    );
     let text = transfer("from: {files: x}\nto: {s3: s3://dst/}\nparts: {goal: ⟦fastest}");
-    refused(&text, &[("transfers[0].parts.goal", "parts of local files", "remove")]);
+    refused(
+        &text,
+        &[("transfers[0].parts.goal", "parts of local files", "remove")],
+    );
     let text = transfer("from: {files: x}\nto: {s3: s3://dst/x}\n⟦keys: {add_prefix: a}");
     refused(&text, &[("transfers[0].keys", "exact key", "slash")]);
 }
@@ -297,11 +538,16 @@ fn servers_do_not_copy_from_each_other() {
         )
     };
     let path = "transfers[0].to.endpoint";
-    let message = "not possible between two servers: `a` (http://ceph:7480) and `other` (http://minio:9000)";
+    let message =
+        "not possible between two servers: `a` (http://ceph:7480) and `other` (http://minio:9000)";
     refused(&text("a", "other"), &[(path, message, "does not relay")]);
     refused(
         &text("a", "default"),
-        &[(path, "`a` (http://ceph:7480) and `default` (Amazon S3)", "within one endpoint")],
+        &[(
+            path,
+            "`a` (http://ceph:7480) and `default` (Amazon S3)",
+            "within one endpoint",
+        )],
     );
     refused(
         &text("china", "dublin"),
@@ -312,12 +558,18 @@ fn servers_do_not_copy_from_each_other() {
         )],
     );
     // Nobody named a Region for `default`, so it is in the partition of us-east-1.
-    refused(&text("china", "default"), &[(path, "between two servers", "")]);
+    refused(
+        &text("china", "default"),
+        &[(path, "between two servers", "")],
+    );
     for (from, to) in [("a", "b"), ("default", "dublin"), ("vpce", "default")] {
         job(&text(from, to).replace('⟦', ""));
     }
     let forgotten = transfer("from: {s3: s3://src/, endpoint: a}\n⟦to: {s3: s3://dst/}");
-    refused(&format!("{forgotten}{SERVERS}"), &[(path, "between two servers", "name it in both")]);
+    refused(
+        &format!("{forgotten}{SERVERS}"),
+        &[(path, "between two servers", "name it in both")],
+    );
 }
 
 #[test]
@@ -328,14 +580,30 @@ fn other_servers_name_their_own_storage_classes() {
         );
         format!("{}{SERVERS}", transfer(&fields))
     };
-    assert_eq!(job(&text("COLD_EC")).transfers[0].to.storage_class.as_deref(), Some("COLD_EC"));
-    refused(&text("⟦cold"), &[("transfers[0].to.storage_class", "not a storage class", "upper-case")]);
+    assert_eq!(
+        job(&text("COLD_EC")).transfers[0]
+            .to
+            .storage_class
+            .as_deref(),
+        Some("COLD_EC")
+    );
+    refused(
+        &text("⟦cold"),
+        &[(
+            "transfers[0].to.storage_class",
+            "not a storage class",
+            "upper-case",
+        )],
+    );
 }
 
 #[test]
 fn a_job_from_the_command_line_keeps_the_same_rules() {
     let uri = |text: &str| text.parse::<S3Uri>().unwrap();
-    let from = Source::Prefix { endpoint: "default".to_owned(), location: uri("s3://src/a/") };
+    let from = Source::Prefix {
+        endpoint: "default".to_owned(),
+        location: uri("s3://src/a/"),
+    };
     let to = Destination {
         endpoint: "default".to_owned(),
         location: uri("s3://src/a/b/"),
@@ -345,20 +613,43 @@ fn a_job_from_the_command_line_keeps_the_same_rules() {
     };
     let mut transfer = Transfer::new("copy", from, to.clone());
     transfer.parts.size = PartSize::Exactly(ByteSize(1));
-    let endpoint = Endpoint { url: Some("localhost".to_owned()), ..Endpoint::default() };
-    let findings = check(&Job::single(transfer, [endpoint.resolve(&Environment::default())]));
-    let paths: Vec<_> = findings.iter().map(|finding| finding.path.as_str()).collect();
+    let endpoint = Endpoint {
+        url: Some("localhost".to_owned()),
+        ..Endpoint::default()
+    };
+    let findings = check(&Job::single(
+        transfer,
+        [endpoint.resolve(&Environment::default())],
+    ));
+    let paths: Vec<_> = findings
+        .iter()
+        .map(|finding| finding.path.as_str())
+        .collect();
     // With another server as the default endpoint, the storage class has only to look like one.
-    assert_eq!(paths, ["endpoints.default.url", "transfers[0].parts.size", "transfers[0].to.s3"]);
+    assert_eq!(
+        paths,
+        [
+            "endpoints.default.url",
+            "transfers[0].parts.size",
+            "transfers[0].to.s3"
+        ]
+    );
     assert!(
-        findings[2].to_string().starts_with("transfers[0].to.s3: s3://src/a/b/ lies inside"),
+        findings[2]
+            .to_string()
+            .starts_with("transfers[0].to.s3: s3://src/a/b/ lies inside"),
         "{}",
         findings[2]
     );
 
     let stdin = Transfer::new("copy", Source::Stdin, to);
     let findings = check(&Job::single(stdin, [Endpoint::default()]));
-    assert!(findings.iter().any(|finding| finding.message.contains("no file name")), "{findings:?}");
+    assert!(
+        findings
+            .iter()
+            .any(|finding| finding.message.contains("no file name")),
+        "{findings:?}"
+    );
 }
 
 #[test]
@@ -401,19 +692,33 @@ fn the_rendering_is_safe_and_can_be_coloured() {
 #[test]
 fn one_mistake_is_not_reported_as_another() {
     let servers = "endpoints:\n  rgw: {url: \"⟦${NO_SUCH}\", provider: ceph}\n";
-    let text = transfer("from: {s3: s3://src/, endpoint: rgw}\nto: {s3: s3://dst/, storage_class: COLD}");
-    refused(&format!("{text}{servers}"), &[("endpoints.rgw.url", "`NO_SUCH` is not set", "")]);
     let text =
-        transfer("from: {s3: s3://src/, endpoint: \"⟦${NO_SUCH}\"}\nto: {s3: s3://dst/, endpoint: dublin}");
-    refused(&format!("{text}{SERVERS}"), &[("transfers[0].from.endpoint", "not set", "")]);
+        transfer("from: {s3: s3://src/, endpoint: rgw}\nto: {s3: s3://dst/, storage_class: COLD}");
+    refused(
+        &format!("{text}{servers}"),
+        &[("endpoints.rgw.url", "`NO_SUCH` is not set", "")],
+    );
+    let text = transfer(
+        "from: {s3: s3://src/, endpoint: \"⟦${NO_SUCH}\"}\nto: {s3: s3://dst/, endpoint: dublin}",
+    );
+    refused(
+        &format!("{text}{SERVERS}"),
+        &[("transfers[0].from.endpoint", "not set", "")],
+    );
     let text = transfer("from: {s3: s3://src/, exclude: [⟦old/]}\nto: {s3: s3://src/old/}");
-    refused(&text, &[("transfers[0].from.exclude[0]", "marker object", "old/**")]);
+    refused(
+        &text,
+        &[("transfers[0].from.exclude[0]", "marker object", "old/**")],
+    );
     refused(
         &transfer("from: {⟦file: x}\nto: {s3: s3://dst/}"),
         &[("transfers[0].from.file", "no field", "`files`")],
     );
     let text = transfer("from: {s3: s3://src/}\nto: {s3: s3://dst/, encryption: {⟦kns: k}}");
-    refused(&text, &[("transfers[0].to.encryption.kns", "no field", "`kms`")]);
+    refused(
+        &text,
+        &[("transfers[0].to.encryption.kns", "no field", "`kms`")],
+    );
     refused(
         &format!(
             "{}endpoints:\n  ceph: ⟦http://ceph\n",
@@ -433,9 +738,21 @@ transfers:
   - {from: {s3: s3://src/}, to: {s3: s3://dst/b/}, verify: require-checksum, prove: answers, on_mismatch: keep, parts: {layout: auto}}
 ";
     let job = job(text);
-    let of = |index: usize| (job.transfers[index].proof, job.transfers[index].parts.layout);
-    let shared = ProofPolicy { verify: Verify::Size, prove: Prove::Read, on_mismatch: OnMismatch::Remove };
+    let of = |index: usize| {
+        (
+            job.transfers[index].proof,
+            job.transfers[index].parts.layout,
+        )
+    };
+    let shared = ProofPolicy {
+        verify: Verify::Size,
+        prove: Prove::Read,
+        on_mismatch: OnMismatch::Remove,
+    };
     assert_eq!(of(0), (shared, LayoutChoice::Source));
-    let own = ProofPolicy { verify: Verify::RequireChecksum, ..ProofPolicy::default() };
+    let own = ProofPolicy {
+        verify: Verify::RequireChecksum,
+        ..ProofPolicy::default()
+    };
     assert_eq!(of(1), (own, LayoutChoice::Auto));
 }

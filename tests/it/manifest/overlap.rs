@@ -12,23 +12,59 @@ fn jobs(transfers: &[(&str, &str)]) -> String {
 
 #[track_caller]
 fn alone(from: &str, to: &str, message: &str, remedy: &str) {
-    refused(&jobs(&[(from, to)]), &[("transfers[0].to.s3", message, remedy)]);
+    refused(
+        &jobs(&[(from, to)]),
+        &[("transfers[0].to.s3", message, remedy)],
+    );
 }
 
 #[track_caller]
 fn together(first: (&str, &str), second: (&str, &str), message: &str, remedy: &str) {
-    refused(&jobs(&[first, second]), &[("transfers[1].to.s3", message, remedy)]);
+    refused(
+        &jobs(&[first, second]),
+        &[("transfers[1].to.s3", message, remedy)],
+    );
 }
 
 #[test]
 fn a_transfer_does_not_write_into_its_source() {
     let remedy = "storage_class, set, encryption, or acl; or write to another bucket";
-    alone("s3: s3://b01/a/", "s3: ⟦s3://b01/a/", "onto itself, and there is nothing to change", remedy);
-    alone("s3: s3://b01/a", "s3: ⟦s3://b01/a", "onto itself, and there is nothing to change", remedy);
-    alone("s3: s3://b01/x/a", "s3: ⟦s3://b01/x/", "onto itself, and there is nothing to change", remedy);
-    alone("s3: s3://b01/", "s3: ⟦s3://b01/old/", "copied again", "exclude: [\"old/**\"]");
-    alone("s3: s3://b01/a/", "s3: ⟦s3://b01/", "could be overwritten", "exclude: [\"a/**\"]");
-    alone("s3: s3://b01/", "s3: ⟦s3://b01/, endpoint: west", "onto itself", "");
+    alone(
+        "s3: s3://b01/a/",
+        "s3: ⟦s3://b01/a/",
+        "onto itself, and there is nothing to change",
+        remedy,
+    );
+    alone(
+        "s3: s3://b01/a",
+        "s3: ⟦s3://b01/a",
+        "onto itself, and there is nothing to change",
+        remedy,
+    );
+    alone(
+        "s3: s3://b01/x/a",
+        "s3: ⟦s3://b01/x/",
+        "onto itself, and there is nothing to change",
+        remedy,
+    );
+    alone(
+        "s3: s3://b01/",
+        "s3: ⟦s3://b01/old/",
+        "copied again",
+        "exclude: [\"old/**\"]",
+    );
+    alone(
+        "s3: s3://b01/a/",
+        "s3: ⟦s3://b01/",
+        "could be overwritten",
+        "exclude: [\"a/**\"]",
+    );
+    alone(
+        "s3: s3://b01/",
+        "s3: ⟦s3://b01/, endpoint: west",
+        "onto itself",
+        "",
+    );
 }
 
 #[test]
@@ -46,7 +82,8 @@ fn a_transfer_may_write_beside_its_source() {
     ] {
         job(&jobs(&[(from, to)]));
     }
-    let moved = jobs(&[("s3: s3://b01/a/", "s3: s3://b01/")]).replace("}}\n", "}, keys: {add_prefix: b/}}\n");
+    let moved = jobs(&[("s3: s3://b01/a/", "s3: s3://b01/")])
+        .replace("}}\n", "}, keys: {add_prefix: b/}}\n");
     job(&moved);
 }
 
@@ -102,22 +139,58 @@ fn two_transfers_do_not_write_the_same_keys() {
 #[test]
 fn two_transfers_may_share_a_bucket() {
     let allowed: &[[(&str, &str); 2]] = &[
-        [("s3: s3://a01/", "s3: s3://d01/a/"), ("s3: s3://b01/", "s3: s3://d01/b/")],
-        [("s3: s3://a01/", "s3: s3://d01/"), ("s3: s3://b01/", "s3: s3://d02/")],
-        [("s3: s3://a01/k", "s3: s3://d01/k"), ("s3: s3://b01/k", "s3: s3://d01/kk")],
+        [
+            ("s3: s3://a01/", "s3: s3://d01/a/"),
+            ("s3: s3://b01/", "s3: s3://d01/b/"),
+        ],
+        [
+            ("s3: s3://a01/", "s3: s3://d01/"),
+            ("s3: s3://b01/", "s3: s3://d02/"),
+        ],
+        [
+            ("s3: s3://a01/k", "s3: s3://d01/k"),
+            ("s3: s3://b01/k", "s3: s3://d01/kk"),
+        ],
         // One leaves the other's part out.
-        [("s3: s3://a01/, exclude: [\"x/**\"]", "s3: s3://d01/"), ("s3: s3://b01/", "s3: s3://d01/x/")],
-        [("s3: s3://b01/", "s3: s3://d01/x/"), ("s3: s3://a01/, exclude: [\"x/**\"]", "s3: s3://d01/")],
-        [("files: ., exclude: [\"t/**\"]", "s3: s3://d01/"), ("files: t/x", "s3: s3://d01/t/x")],
-        [("files: ., include: [\"*.md\"]", "s3: s3://d01/"), ("files: t/x", "s3: s3://d01/t/x")],
+        [
+            ("s3: s3://a01/, exclude: [\"x/**\"]", "s3: s3://d01/"),
+            ("s3: s3://b01/", "s3: s3://d01/x/"),
+        ],
+        [
+            ("s3: s3://b01/", "s3: s3://d01/x/"),
+            ("s3: s3://a01/, exclude: [\"x/**\"]", "s3: s3://d01/"),
+        ],
+        [
+            ("files: ., exclude: [\"t/**\"]", "s3: s3://d01/"),
+            ("files: t/x", "s3: s3://d01/t/x"),
+        ],
+        [
+            ("files: ., include: [\"*.md\"]", "s3: s3://d01/"),
+            ("files: t/x", "s3: s3://d01/t/x"),
+        ],
         // The same object under every key, whoever writes it.
-        [("s3: s3://a01/, include: [x]", "s3: s3://d01/"), ("s3: s3://a01/, exclude: [x]", "s3: s3://d01/")],
-        [("s3: s3://a01/", "s3: s3://d01/"), ("s3: s3://a01/x/", "s3: s3://d01/x/")],
-        [("s3: s3://a01/", "s3: s3://d01/"), ("s3: s3://a01/x/k", "s3: s3://d01/x/k")],
+        [
+            ("s3: s3://a01/, include: [x]", "s3: s3://d01/"),
+            ("s3: s3://a01/, exclude: [x]", "s3: s3://d01/"),
+        ],
+        [
+            ("s3: s3://a01/", "s3: s3://d01/"),
+            ("s3: s3://a01/x/", "s3: s3://d01/x/"),
+        ],
+        [
+            ("s3: s3://a01/", "s3: s3://d01/"),
+            ("s3: s3://a01/x/k", "s3: s3://d01/x/k"),
+        ],
         // A later transfer reads what an earlier one wrote.
-        [("files: .", "s3: s3://d01/"), ("s3: s3://d01/", "s3: s3://e01/")],
+        [
+            ("files: .", "s3: s3://d01/"),
+            ("s3: s3://d01/", "s3: s3://e01/"),
+        ],
         // Buckets of one name on two servers.
-        [("files: a", "s3: s3://d01/"), ("files: b", "s3: s3://d01/, endpoint: onprem")],
+        [
+            ("files: a", "s3: s3://d01/"),
+            ("files: b", "s3: s3://d01/, endpoint: onprem"),
+        ],
     ];
     for transfers in allowed {
         job(&jobs(transfers));
@@ -135,6 +208,12 @@ fn key_maps_are_part_of_where_a_transfer_writes() {
     job(&text("add_prefix: a/", "add_prefix: b/").replace('⟦', ""));
     job(&text("rename: \"a/{key}\"", "add_prefix: b/").replace('⟦', ""));
     let path = "transfers[1].to.s3";
-    refused(&text("add_prefix: a/", "add_prefix: a/b/"), &[(path, "s3://d01/a/ and s3://d01/a/b/", "")]);
-    refused(&text("strip_prefix: a/", "strip_prefix: b/"), &[(path, "both write to s3://d01/", "")]);
+    refused(
+        &text("add_prefix: a/", "add_prefix: a/b/"),
+        &[(path, "s3://d01/a/ and s3://d01/a/b/", "")],
+    );
+    refused(
+        &text("strip_prefix: a/", "strip_prefix: b/"),
+        &[(path, "both write to s3://d01/", "")],
+    );
 }

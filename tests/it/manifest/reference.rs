@@ -1,4 +1,5 @@
-//! docs/manifest-fields.md, written from the schema: every field with its type, default, example, and meaning.
+//! docs/manifest-fields.md, written from the schema: every field with its type, default, example,
+//! and meaning.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -14,7 +15,8 @@ struct Section {
     paths: Vec<String>,
 }
 
-/// The sections of the manifest in the order in which they are met, by the names of their definitions.
+/// The sections of the manifest in the order in which they are met, by the names of their
+/// definitions.
 struct Reference {
     root: Value,
     order: Vec<String>,
@@ -26,13 +28,18 @@ struct Reference {
 impl Reference {
     fn new() -> Self {
         let root = serde_json::to_value(schema::json()).unwrap();
-        let mut reference =
-            Self { root: root.clone(), order: Vec::new(), sections: BTreeMap::new(), explained: Vec::new() };
+        let mut reference = Self {
+            root: root.clone(),
+            order: Vec::new(),
+            sections: BTreeMap::new(),
+            explained: Vec::new(),
+        };
         reference.visit("", &root, "");
         reference
     }
 
-    /// Returns the name and the schema that a reference leads to, or those of a mapping that is written out in place.
+    /// Returns the name and the schema that a reference leads to, or those of a mapping that is
+    /// written out in place.
     fn definition(&self, schema: &Value) -> Option<(String, Value)> {
         if let (Some(_), Some(title)) = (schema.get("properties"), schema["title"].as_str()) {
             return Some((title.to_owned(), schema.clone()));
@@ -48,7 +55,12 @@ impl Reference {
             return;
         }
         let Some(properties) = schema.get("properties").and_then(Value::as_object) else {
-            for choice in schema.get("anyOf").and_then(Value::as_array).into_iter().flatten() {
+            for choice in schema
+                .get("anyOf")
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+            {
                 if let Some((name, schema)) = self.definition(choice) {
                     self.visit(&name, &schema, path);
                 }
@@ -56,10 +68,19 @@ impl Reference {
             return;
         };
         self.order.push(name.to_owned());
-        self.sections
-            .insert(name.to_owned(), Section { schema: schema.clone(), paths: vec![path.to_owned()] });
+        self.sections.insert(
+            name.to_owned(),
+            Section {
+                schema: schema.clone(),
+                paths: vec![path.to_owned()],
+            },
+        );
         for (field, schema) in properties {
-            let path = if path.is_empty() { field.clone() } else { format!("{path}.{field}") };
+            let path = if path.is_empty() {
+                field.clone()
+            } else {
+                format!("{path}.{field}")
+            };
             for (inner, path) in [
                 (Some(schema), path.clone()),
                 (schema.get("items"), format!("{path}[]")),
@@ -74,7 +95,10 @@ impl Reference {
 
     /// Returns the type of a field in words.
     fn type_of(&self, schema: &Value) -> String {
-        if let Some(title) = schema["title"].as_str().filter(|_| schema.get("properties").is_some()) {
+        if let Some(title) = schema["title"]
+            .as_str()
+            .filter(|_| schema.get("properties").is_some())
+        {
             return format!("[{title}](#{})", title.replace(' ', "-"));
         }
         if let Some((_, definition)) = self.definition(schema) {
@@ -84,14 +108,25 @@ impl Reference {
             return format!("`{constant}`");
         }
         if let Some(choices) = schema.get("anyOf").and_then(Value::as_array) {
-            return choices.iter().map(|choice| self.type_of(choice)).collect::<Vec<_>>().join(", or ");
+            return choices
+                .iter()
+                .map(|choice| self.type_of(choice))
+                .collect::<Vec<_>>()
+                .join(", or ");
         }
         if let Some(choices) = constants(schema) {
-            return choices.iter().map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+            return choices
+                .iter()
+                .map(|(name, _)| format!("`{name}`"))
+                .collect::<Vec<_>>()
+                .join(", ");
         }
         match schema["type"].as_str() {
             Some("array") => format!("list of {}", self.type_of(&schema["items"])),
-            Some("object") => format!("names, each with {}", self.type_of(&schema["additionalProperties"])),
+            Some("object") => format!(
+                "names, each with {}",
+                self.type_of(&schema["additionalProperties"])
+            ),
             Some("boolean") => "`true`, `false`".to_owned(),
             Some("integer") => "number".to_owned(),
             Some("string") => "text".to_owned(),
@@ -100,18 +135,34 @@ impl Reference {
         }
     }
 
-    /// Writes the table of a section and the meaning of each choice in it that was not explained before.
+    /// Writes the table of a section and the meaning of each choice in it that was not explained
+    /// before.
     fn write_section(&mut self, out: &mut String, name: &str) {
         let section = &self.sections[name].schema;
         let properties = section["properties"].as_object().unwrap().clone();
-        let required: Vec<&str> =
-            section["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let required: Vec<&str> = section["required"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
         out.push_str("| field | type | default | example | meaning |\n|---|---|---|---|---|\n");
         for (field, schema) in &properties {
-            let mark = if required.contains(&field.as_str()) { " (required)" } else { "" };
-            let default = schema.get("default").filter(|value| !value.is_null()).map_or(String::new(), code);
+            let mark = if required.contains(&field.as_str()) {
+                " (required)"
+            } else {
+                ""
+            };
+            let default = schema
+                .get("default")
+                .filter(|value| !value.is_null())
+                .map_or(String::new(), code);
             let example = schema["examples"].get(0).map_or(String::new(), code);
-            let meaning = schema["description"].as_str().unwrap().replace('\n', " ").replace('|', "\\|");
+            let meaning = schema["description"]
+                .as_str()
+                .unwrap()
+                .replace('\n', " ")
+                .replace('|', "\\|");
             writeln!(
                 out,
                 "| `{field}`{mark} | {} | {default} | {example} | {meaning} |",
@@ -121,8 +172,12 @@ impl Reference {
         }
         for (field, schema) in &properties {
             let schema = schema.get("items").unwrap_or(schema);
-            let Some((name, definition)) = self.definition(schema) else { continue };
-            let Some(choices) = constants(&definition) else { continue };
+            let Some((name, definition)) = self.definition(schema) else {
+                continue;
+            };
+            let Some(choices) = constants(&definition) else {
+                continue;
+            };
             if self.explained.contains(&name) {
                 continue;
             }
@@ -140,9 +195,16 @@ impl Reference {
             let section = &self.sections[&name];
             if !name.is_empty() {
                 let title = section.schema["title"].as_str().unwrap();
-                let paths =
-                    section.paths.iter().map(|path| format!("`{path}`")).collect::<Vec<_>>().join(", ");
-                let text = section.schema["description"].as_str().unwrap().replace('\n', " ");
+                let paths = section
+                    .paths
+                    .iter()
+                    .map(|path| format!("`{path}`"))
+                    .collect::<Vec<_>>()
+                    .join(", ");
+                let text = section.schema["description"]
+                    .as_str()
+                    .unwrap()
+                    .replace('\n', " ");
                 write!(out, "\n## {title}\n\nAt {paths}. {text}\n\n").unwrap();
             }
             self.write_section(&mut out, &name);
@@ -156,7 +218,10 @@ fn constants(schema: &Value) -> Option<Vec<(String, String)>> {
     let choices = schema.get("oneOf")?.as_array()?.iter();
     choices
         .map(|choice| {
-            Some((choice.get("const")?.as_str()?.to_owned(), choice["description"].as_str()?.to_owned()))
+            Some((
+                choice.get("const")?.as_str()?.to_owned(),
+                choice["description"].as_str()?.to_owned(),
+            ))
         })
         .collect()
 }
@@ -173,11 +238,16 @@ fn code(value: &Value) -> String {
 fn flow(value: &Value) -> String {
     match value {
         Value::Object(map) => {
-            let fields = map.iter().map(|(name, value)| format!("{name}: {}", flow(value)));
+            let fields = map
+                .iter()
+                .map(|(name, value)| format!("{name}: {}", flow(value)));
             format!("{{{}}}", fields.collect::<Vec<_>>().join(", "))
         }
         Value::Array(items) => {
-            format!("[{}]", items.iter().map(flow).collect::<Vec<_>>().join(", "))
+            format!(
+                "[{}]",
+                items.iter().map(flow).collect::<Vec<_>>().join(", ")
+            )
         }
         Value::String(text) if text.contains(['*', '{', '%', ' ']) => format!("\"{text}\""),
         Value::String(text) => text.clone(),
@@ -187,5 +257,9 @@ fn flow(value: &Value) -> String {
 
 #[test]
 fn the_page_of_fields_is_that_of_the_schema() {
-    assert_page_has("docs/manifest-fields.md", "fields", &Reference::new().page());
+    assert_page_has(
+        "docs/manifest-fields.md",
+        "fields",
+        &Reference::new().page(),
+    );
 }

@@ -7,14 +7,21 @@ fn an_empty_manifest_says_how_to_begin() {
     for text in ["⟦", "⟦# nothing\n", "⟦---\n", "⟦~"] {
         refused(text, &[("", "empty", "version: 1")]);
     }
-    refused("⟦- a\n", &[("", "the manifest must hold fields, not a list", "")]);
+    refused(
+        "⟦- a\n",
+        &[("", "the manifest must hold fields, not a list", "")],
+    );
 }
 
 #[test]
 fn duplicate_keys_name_the_first_one() {
     refused(
         &with("limits: {in_flight: 1}\n⟦limits: {in_flight: 2}\n"),
-        &[("limits", "a second time; the first is in line 4", "keep one")],
+        &[(
+            "limits",
+            "a second time; the first is in line 4",
+            "keep one",
+        )],
     );
     refused(
         &transfer("from: {s3: s3://src/, ⟦s3: s3://other/}\nto: {s3: s3://dst/}"),
@@ -24,40 +31,68 @@ fn duplicate_keys_name_the_first_one() {
 
 #[test]
 fn anchors_aliases_merge_keys_and_tags_are_refused() {
-    refused(&with("defaults: ⟦&d\n  when: missing\n"), &[("defaults", "anchors", "`defaults:`")]);
+    refused(
+        &with("defaults: ⟦&d\n  when: missing\n"),
+        &[("defaults", "anchors", "`defaults:`")],
+    );
     refused(
         &transfer("from: {s3: ⟦&b s3://src/}\nto: {s3: ⟦*b}"),
-        &[("transfers[0].from.s3", "anchors", ""), ("transfers[0].to.s3", "aliases", "defaults:")],
+        &[
+            ("transfers[0].from.s3", "anchors", ""),
+            ("transfers[0].to.s3", "aliases", "defaults:"),
+        ],
     );
     refused(
         &transfer("from: ⟦&f {s3: s3://src/}\n⟦<<: *f\nto: {s3: s3://dst/}"),
-        &[("transfers[0].from", "anchors", ""), ("transfers[0]", "merge keys", "`defaults:`")],
+        &[
+            ("transfers[0].from", "anchors", ""),
+            ("transfers[0]", "merge keys", "`defaults:`"),
+        ],
     );
     refused(&with("name: ⟦!!str x\n"), &[("name", "tags", "remove it")]);
 }
 
 #[test]
 fn one_document_per_file() {
-    refused(&format!("{}⟦---\nversion: 1\n", with("")), &[("", "second document", "one manifest per file")]);
+    refused(
+        &format!("{}⟦---\nversion: 1\n", with("")),
+        &[("", "second document", "one manifest per file")],
+    );
 }
 
 #[test]
 fn broken_yaml_guesses_the_habit_behind_it() {
-    refused("version: 1\ntransfers:\n⟦\t- from: x\n", &[("", "not YAML", "spaces")]);
+    refused(
+        "version: 1\ntransfers:\n⟦\t- from: x\n",
+        &[("", "not YAML", "spaces")],
+    );
     refused(
         &transfer("from: {s3: s3://src/, include: [⟦*.csv]}"),
         &[("transfers[0].from.include", "not YAML", "quote")],
     );
-    refused(&transfer("from: {s3: $⟦{BUCKET}}"), &[("transfers[0].from", "not YAML", "\"${NAME}\"")]);
+    refused(
+        &transfer("from: {s3: $⟦{BUCKET}}"),
+        &[("transfers[0].from", "not YAML", "\"${NAME}\"")],
+    );
     refused("version: ⟦@x\n", &[("", "not YAML", "quotes")]);
-    refused("version: 1\n  name⟦: x\n", &[("", "not YAML", "indentation")]);
+    refused(
+        "version: 1\n  name⟦: x\n",
+        &[("", "not YAML", "indentation")],
+    );
 }
 
 #[test]
 fn deep_nesting_stops_the_reader() {
-    for text in ["- ".repeat(100_000), "[".repeat(100_000), "{a: ".repeat(10_000)] {
+    for text in [
+        "- ".repeat(100_000),
+        "[".repeat(100_000),
+        "{a: ".repeat(10_000),
+    ] {
         let problems = parse(&text).unwrap_err();
-        assert!(problems.as_slice()[0].message.contains("nested too deeply"), "{problems}");
+        assert!(
+            problems.as_slice()[0].message.contains("nested too deeply"),
+            "{problems}"
+        );
     }
 }
 
@@ -69,10 +104,20 @@ fn unknown_fields_are_met_with_what_was_meant() {
     );
     refused(
         &transfer("from: {s3: s3://src/}\nto: {s3: s3://dst/}\n⟦include: [a]"),
-        &[("transfers[0].include", "no field `include`", "under `transfers[].from`")],
+        &[(
+            "transfers[0].include",
+            "no field `include`",
+            "under `transfers[].from`",
+        )],
     );
-    refused(&with("⟦diary: ./x\n"), &[("diary", "no field", "the fields here are")]);
-    refused(&with("report: {⟦html: x}\n"), &[("report.html", "no field", "json")]);
+    refused(
+        &with("⟦diary: ./x\n"),
+        &[("diary", "no field", "the fields here are")],
+    );
+    refused(
+        &with("report: {⟦html: x}\n"),
+        &[("report.html", "no field", "json")],
+    );
 }
 
 #[test]
@@ -83,7 +128,11 @@ fn secrets_are_refused_and_not_shown() {
     refused(
         &text,
         &[
-            ("endpoints.x.secret_access_key", "secrets never stand", "profile"),
+            (
+                "endpoints.x.secret_access_key",
+                "secrets never stand",
+                "profile",
+            ),
             ("endpoints.x.access-key", "secrets", "AWS_ACCESS_KEY_ID"),
             ("endpoints.x.session_token", "secrets", ""),
         ],
@@ -93,16 +142,25 @@ fn secrets_are_refused_and_not_shown() {
         assert!(!shown.contains(secret), "{shown}");
     }
     let text = with("endpoints:\n  x: {url: ⟦http://user:hunter2@host}\n");
-    refused(&text, &[("endpoints.x.url", "secrets never stand", "profile")]);
+    refused(
+        &text,
+        &[("endpoints.x.url", "secrets never stand", "profile")],
+    );
     let shown = parse(&text.replace('⟦', "")).unwrap_err().to_string();
-    assert!(!shown.contains("hunter2") && shown.contains("http://************@host"), "{shown}");
+    assert!(
+        !shown.contains("hunter2") && shown.contains("http://************@host"),
+        "{shown}"
+    );
 }
 
 #[test]
 fn missing_fields_come_with_an_example() {
     refused(
         "⟦⟦name: x\n",
-        &[("", "no `version`", "`version: 1`"), ("", "no `transfers`", "{from: {s3: s3://")],
+        &[
+            ("", "no `version`", "`version: 1`"),
+            ("", "no `transfers`", "{from: {s3: s3://"),
+        ],
     );
     refused(
         &transfer("from: {s3: s3://src/}").replace("name", "⟦name"),
@@ -122,21 +180,40 @@ fn values_of_another_kind_are_refused() {
     );
     refused(
         "version: 1\ntransfers: [⟦s3://a/]\n",
-        &[("transfers[0]", "must hold fields, not text", "- name: value")],
+        &[(
+            "transfers[0]",
+            "must hold fields, not text",
+            "- name: value",
+        )],
     );
     refused(
         &transfer("from: ⟦s3://src/\nto: {s3: s3://dst/}"),
-        &[("transfers[0].from", "`from` must hold fields, not text", "{s3: s3://lake-prod/events/}")],
+        &[(
+            "transfers[0].from",
+            "`from` must hold fields, not text",
+            "{s3: s3://lake-prod/events/}",
+        )],
     );
     refused(
         &transfer("from: {s3: s3://src/, include: ⟦\"*.csv\"}\nto: {s3: s3://dst/}"),
-        &[("transfers[0].from.include", "must be a list", "[\"**/*.parquet\"]")],
+        &[(
+            "transfers[0].from.include",
+            "must be a list",
+            "[\"**/*.parquet\"]",
+        )],
     );
     refused(
         &transfer("from: {⟦s3: [s3://src/]}\nto: {s3: s3://dst/}"),
-        &[("transfers[0].from.s3", "must be one value, not a list", "s3: s3://")],
+        &[(
+            "transfers[0].from.s3",
+            "must be one value, not a list",
+            "s3: s3://",
+        )],
     );
-    refused(&with("name: ⟦~\n"), &[("name", "`name` has no value", "remove the line")]);
+    refused(
+        &with("name: ⟦~\n"),
+        &[("name", "`name` has no value", "remove the line")],
+    );
     refused(&with("⟦limits:\n"), &[("limits", "no value", "")]);
     refused(&with("name: ⟦\"${EMPTY}\"\n"), &[("name", "no value", "")]);
 }
@@ -157,17 +234,26 @@ fn numbers_booleans_and_words_say_what_they_may_be() {
             &[("limits.in_flight", message, remedy)],
         );
     }
-    for (typed, remedy) in
-        [("yes", "write true"), ("\"true\"", "without quotes"), ("No", "write false"), ("2", "true or false")]
-    {
+    for (typed, remedy) in [
+        ("yes", "write true"),
+        ("\"true\"", "without quotes"),
+        ("No", "write false"),
+        ("2", "true or false"),
+    ] {
         let text = with(&format!("endpoints: {{x: {{path_style: ⟦{typed}}}}}\n"));
-        refused(&text, &[("endpoints.x.path_style", "must be true or false", remedy)]);
+        refused(
+            &text,
+            &[("endpoints.x.path_style", "must be true or false", remedy)],
+        );
     }
     refused(
         &with("defaults: {when: ⟦change}\n"),
         &[("defaults.when", "`when` can't be `change`", "`changed`")],
     );
-    refused(&with("defaults: {when: ⟦weekly}\n"), &[("defaults.when", "", "missing, changed or always")]);
+    refused(
+        &with("defaults: {when: ⟦weekly}\n"),
+        &[("defaults.when", "", "missing, changed or always")],
+    );
     refused(
         "version: ⟦2\ntransfers: [{from: {files: x}, to: {s3: s3://dst/}}]\n",
         &[("version", "can't be 2", "write 1")],
@@ -183,8 +269,16 @@ fn variables_are_underlined_themselves() {
     refused(
         &transfer("from: {s3: \"s3://⟦${NO_SUCH}/a/⟦${x-y}/${BUCKET}/\"}\nto: {s3: s3://dst/}"),
         &[
-            ("transfers[0].from.s3", "`NO_SUCH` is not set", "$${NO_SUCH}"),
-            ("transfers[0].from.s3", "`${x-y` is not a variable", "${NAME}"),
+            (
+                "transfers[0].from.s3",
+                "`NO_SUCH` is not set",
+                "$${NO_SUCH}",
+            ),
+            (
+                "transfers[0].from.s3",
+                "`${x-y` is not a variable",
+                "${NAME}",
+            ),
         ],
     );
 }

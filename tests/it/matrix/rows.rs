@@ -94,11 +94,23 @@ pub(super) fn all() -> Vec<Row> {
 }
 
 fn metadata() -> Vec<(&'static str, ObjectSpec)> {
-    let many = (0..40).fold(plain(), |spec, i| spec.metadata(format!("name-{i}"), "x".repeat(40)));
+    let many = (0..40).fold(plain(), |spec, i| {
+        spec.metadata(format!("name-{i}"), "x".repeat(40))
+    });
     vec![
-        ("plain", plain().metadata("owner", "data team").metadata("purpose", "a=b; c?d%20+")),
+        (
+            "plain",
+            plain()
+                .metadata("owner", "data team")
+                .metadata("purpose", "a=b; c?d%20+"),
+        ),
         // S3 shows such values as RFC 2047 has it, and understands them so.
-        ("non-ascii", plain().metadata("owner", "Jürgen").metadata("city", "東京 =?")),
+        (
+            "non-ascii",
+            plain()
+                .metadata("owner", "Jürgen")
+                .metadata("city", "東京 =?"),
+        ),
         ("2-kb", many),
     ]
 }
@@ -110,36 +122,75 @@ fn headers() -> Vec<(&'static str, ObjectSpec)> {
         spec
     };
     vec![
-        ("type", ObjectSpec::default().content_type("application/vnd.apache.parquet")),
-        ("encoding", with(|a| a.content_encoding = Some("zstd".to_owned()))),
-        ("language", with(|a| a.content_language = Some("de, en".to_owned()))),
+        (
+            "type",
+            ObjectSpec::default().content_type("application/vnd.apache.parquet"),
+        ),
+        (
+            "encoding",
+            with(|a| a.content_encoding = Some("zstd".to_owned())),
+        ),
+        (
+            "language",
+            with(|a| a.content_language = Some("de, en".to_owned())),
+        ),
         (
             "disposition",
             with(|a| a.content_disposition = Some("attachment; filename=\"a b.csv\"".to_owned())),
         ),
-        ("cache-control", with(|a| a.cache_control = Some("max-age=3600, private".to_owned()))),
-        ("expires", with(|a| a.expires = Some("Thu, 01 Jan 2032 00:00:00 GMT".to_owned()))),
-        ("expires-never", with(|a| a.expires = Some("never; -1".to_owned()))),
-        ("redirect", with(|a| a.website_redirect = Some("https://example.com/there".to_owned()))),
+        (
+            "cache-control",
+            with(|a| a.cache_control = Some("max-age=3600, private".to_owned())),
+        ),
+        (
+            "expires",
+            with(|a| a.expires = Some("Thu, 01 Jan 2032 00:00:00 GMT".to_owned())),
+        ),
+        (
+            "expires-never",
+            with(|a| a.expires = Some("never; -1".to_owned())),
+        ),
+        (
+            "redirect",
+            with(|a| a.website_redirect = Some("https://example.com/there".to_owned())),
+        ),
     ]
 }
 
 fn tags() -> Vec<(&'static str, ObjectSpec)> {
-    let ten = (0..10).fold(plain(), |spec, i| spec.tag(format!("Größe {i}"), "日本 +-=._:/@"));
-    let long = (0..10).fold(plain(), |spec, i| spec.tag(format!("{i}{}", "é".repeat(127)), "ü".repeat(256)));
-    vec![("one", plain().tag("stage", "")), ("ten-unicode", ten), ("longer-than-a-header", long)]
+    let ten = (0..10).fold(plain(), |spec, i| {
+        spec.tag(format!("Größe {i}"), "日本 +-=._:/@")
+    });
+    let long = (0..10).fold(plain(), |spec, i| {
+        spec.tag(format!("{i}{}", "é".repeat(127)), "ü".repeat(256))
+    });
+    vec![
+        ("one", plain().tag("stage", "")),
+        ("ten-unicode", ten),
+        ("longer-than-a-header", long),
+    ]
 }
 
 fn classes() -> Vec<(&'static str, ObjectSpec)> {
-    ["STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR", "REDUCED_REDUNDANCY"]
-        .map(|class| (class, plain().storage_class(class)))
-        .into()
+    [
+        "STANDARD_IA",
+        "ONEZONE_IA",
+        "INTELLIGENT_TIERING",
+        "GLACIER_IR",
+        "REDUCED_REDUNDANCY",
+    ]
+    .map(|class| (class, plain().storage_class(class)))
+    .into()
 }
 
 fn encryption() -> Vec<(&'static str, ObjectSpec)> {
     let kms = |bucket_key, dual_layer| {
         let key_id = "arn:aws:kms:us-east-1:111122223333:key/1".to_owned();
-        plain().encryption(Encryption::Kms { key_id, bucket_key, dual_layer })
+        plain().encryption(Encryption::Kms {
+            key_id,
+            bucket_key,
+            dual_layer,
+        })
     };
     vec![
         ("s3", plain()),
@@ -151,11 +202,23 @@ fn encryption() -> Vec<(&'static str, ObjectSpec)> {
 
 fn locks() -> Vec<(&'static str, ObjectSpec)> {
     let until = UNIX_EPOCH + Duration::from_secs(4_000_000_000);
-    let lock = |mode: &str, legal_hold| Lock { retention: Some((mode.to_owned(), until)), legal_hold };
+    let lock = |mode: &str, legal_hold| Lock {
+        retention: Some((mode.to_owned(), until)),
+        legal_hold,
+    };
     vec![
         ("governance", plain().lock(lock("GOVERNANCE", None))),
-        ("compliance-and-hold", plain().lock(lock("COMPLIANCE", Some(true)))),
-        ("hold", plain().lock(Lock { retention: None, legal_hold: Some(true) })),
+        (
+            "compliance-and-hold",
+            plain().lock(lock("COMPLIANCE", Some(true))),
+        ),
+        (
+            "hold",
+            plain().lock(Lock {
+                retention: None,
+                legal_hold: Some(true),
+            }),
+        ),
     ]
 }
 
@@ -167,13 +230,19 @@ fn acls() -> Vec<(&'static str, ObjectSpec)> {
         ("public-read", owned().grant("READ", public)),
         (
             "accounts",
-            owned().grant("READ", "a1").grant("READ", "a2").grant("READ_ACP", "a1").grant("WRITE_ACP", "a3"),
+            owned()
+                .grant("READ", "a1")
+                .grant("READ", "a2")
+                .grant("READ_ACP", "a1")
+                .grant("WRITE_ACP", "a3"),
         ),
     ]
 }
 
 fn annotations() -> Vec<(&'static str, ObjectSpec)> {
-    let large = plain().annotation("a", "x".repeat(1 << 20)).annotation("b", "y".repeat(1 << 20));
+    let large = plain()
+        .annotation("a", "x".repeat(1 << 20))
+        .annotation("b", "y".repeat(1 << 20));
     vec![
         (
             "two",
@@ -185,7 +254,8 @@ fn annotations() -> Vec<(&'static str, ObjectSpec)> {
     ]
 }
 
-/// Checksums have no policy: the source's algorithm is kept wherever S3 can compute it over the whole object.
+/// Checksums have no policy: the source's algorithm is kept wherever S3 can compute it over the
+/// whole object.
 pub(super) fn checksums() -> Vec<(&'static str, ObjectSpec)> {
     let of = |algorithm| plain().checksum(algorithm, ChecksumKind::FullObject);
     vec![

@@ -34,16 +34,27 @@ impl Job {
     }
 
     fn path(&self) -> String {
-        self.directory.path().join("job.yaml").to_str().unwrap().to_owned()
+        self.directory
+            .path()
+            .join("job.yaml")
+            .to_str()
+            .unwrap()
+            .to_owned()
     }
 
     async fn check(&self, world: &World, more: &[&str]) -> (i32, String, String) {
-        run(at(world), &[&["check", &self.path(), "--probe"], more].concat()).await
+        run(
+            at(world),
+            &[&["check", &self.path(), "--probe"], more].concat(),
+        )
+        .await
     }
 }
 
 fn assert_fits(stdout: &str) {
-    let table = stdout.lines().skip_while(|line| !line.starts_with("probe of"));
+    let table = stdout
+        .lines()
+        .skip_while(|line| !line.starts_with("probe of"));
     // Commands are in one piece, to be copied.
     let wide: Vec<_> = table
         .filter(|line| line.chars().count() > 80)
@@ -56,25 +67,42 @@ fn assert_fits(stdout: &str) {
 async fn it_prints_what_it_found_and_exits_by_it() {
     let world = World::new().await;
     let of = |provider: &str| Job::new(&manifest(world.sandbox.url(), provider, "default"));
-    let (exit, stdout, stderr) = of("aws").check(&world, &["--probe-prefix", "scratch/"]).await;
+    let (exit, stdout, stderr) = of("aws")
+        .check(&world, &["--probe-prefix", "scratch/"])
+        .await;
     assert_eq!(exit, 0, "{stdout}{stderr}");
     assert_eq!(
         stdout.matches("probe of s3://destination/scratch/").count(),
         1,
         "one bucket, one probe: {stdout}"
     );
-    assert!(!stdout.contains("capabilities:") && !stdout.contains("FAIL"), "{stdout}");
+    assert!(
+        !stdout.contains("capabilities:") && !stdout.contains("FAIL"),
+        "{stdout}"
+    );
     assert_fits(&stdout);
     let (exit, stdout, _) = of("other").check(&world, &[]).await;
     assert!(exit == 0 && stdout.contains("can do more"), "{stdout}");
-    assert!(stdout.contains("state it under `endpoints.default` of the manifest:"), "{stdout}");
-    assert!(stdout.contains("\n    if_match: [copy, put, complete]\n"), "{stdout}");
+    assert!(
+        stdout.contains("state it under `endpoints.default` of the manifest:"),
+        "{stdout}"
+    );
+    assert!(
+        stdout.contains("\n    if_match: [copy, put, complete]\n"),
+        "{stdout}"
+    );
     assert_fits(&stdout);
     on(&world.sandbox.store().quirks().copies_overwrite);
     let (exit, stdout, _) = of("aws").check(&world, &[]).await;
-    assert!(exit == 1 && stdout.contains("FAIL if_match: CopyObject ignored"), "{stdout}");
+    assert!(
+        exit == 1 && stdout.contains("FAIL if_match: CopyObject ignored"),
+        "{stdout}"
+    );
     assert_fits(&stdout);
-    world.sandbox.store().deny(DESTINATION, Operation::PutObject, "");
+    world
+        .sandbox
+        .store()
+        .deny(DESTINATION, Operation::PutObject, "");
     let (exit, stdout, stderr) = of("aws").check(&world, &[]).await;
     assert_eq!(exit, 3, "{stdout}{stderr}");
     assert_clean(&world, DESTINATION);
@@ -85,9 +113,15 @@ async fn json_has_all_of_it_under_stable_names() {
     let world = World::new().await;
     on(&world.sandbox.store().quirks().copies_overwrite);
     let ignored = ["x-amz-tagging"].as_slice();
-    world.sandbox.faults().add(Fault::on(Operation::CopyObject).then(Effect::Ignore(ignored)));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::CopyObject).then(Effect::Ignore(ignored)));
     let refused = Effect::Error(400, "InvalidObjectName");
-    world.sandbox.faults().add(Fault::on(Operation::PutObject).key("a b").then(refused));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::PutObject).key("a b").then(refused));
     let url = Liar::lying(&world, |asked| match asked {
         _ if deletes(asked) => Lie::Instead(204, String::new()),
         _ => Lie::Truth,
@@ -99,31 +133,78 @@ async fn json_has_all_of_it_under_stable_names() {
     assert_eq!(exit, 1, "{stdout}{stderr}");
     let last: Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
     let probe = &last["probe"];
-    assert_eq!((&probe["status"], &probe["bucket"]), (&"failed".into(), &"destination".into()));
+    assert_eq!(
+        (&probe["status"], &probe["bucket"]),
+        (&"failed".into(), &"destination".into())
+    );
     let find = |list: &str, name: &str, value: &str| {
         let all = probe[list].as_array().unwrap();
-        all.iter().find(|finding| finding[name] == value).unwrap().clone()
+        all.iter()
+            .find(|finding| finding[name] == value)
+            .unwrap()
+            .clone()
     };
     let found = find("findings", "capability", "if_match");
-    assert_eq!((&found["verdict"], &found["fails"]), (&"lacks".into(), &true.into()), "{found}");
+    assert_eq!(
+        (&found["verdict"], &found["fails"]),
+        (&"lacks".into(), &true.into()),
+        "{found}"
+    );
     assert_eq!(found["found"], serde_json::json!(["put", "complete"]));
-    assert_eq!(found["writes"], serde_json::json!({"copy": "ignored", "put": "kept", "complete": "kept"}));
-    assert!(found["consequence"].as_str().unwrap().contains("overwritten"), "{found}");
+    assert_eq!(
+        found["writes"],
+        serde_json::json!({"copy": "ignored", "put": "kept", "complete": "kept"})
+    );
+    assert!(
+        found["consequence"]
+            .as_str()
+            .unwrap()
+            .contains("overwritten"),
+        "{found}"
+    );
     let tags = find("attributes", "attribute", "tags");
-    let told = ["policy", "put", "copy", "multipart", "verdict"].map(|name| tags[name].as_str().unwrap());
-    assert_eq!(told, ["require", "kept", "ignored", "kept", "lacks"], "{tags}");
+    let told =
+        ["policy", "put", "copy", "multipart", "verdict"].map(|name| tags[name].as_str().unwrap());
+    assert_eq!(
+        told,
+        ["require", "kept", "ignored", "kept", "lacks"],
+        "{tags}"
+    );
     let delete = find("requests", "request", "DeleteObject");
-    assert_eq!((&delete["found"], &delete["fails"]), (&"no-effect".into(), &false.into()), "{delete}");
+    assert_eq!(
+        (&delete["found"], &delete["fails"]),
+        (&"no-effect".into(), &false.into()),
+        "{delete}"
+    );
     assert_eq!(find("requests", "request", "CopyObject")["found"], "works");
     assert_eq!(probe["not_stored"].as_array().unwrap().len(), 1);
-    assert!(probe["capabilities"].as_str().unwrap().contains("if_match: [put, complete]"));
+    assert!(
+        probe["capabilities"]
+            .as_str()
+            .unwrap()
+            .contains("if_match: [put, complete]")
+    );
     let left = probe["left"].as_array().unwrap();
-    assert!(left.iter().all(|left| left["what"] == "object" && left["is_certain"] == true), "{left:?}");
-    assert!(left.iter().all(|left| left["command"].as_str().unwrap().contains("delete-object")), "{left:?}");
+    assert!(
+        left.iter()
+            .all(|left| left["what"] == "object" && left["is_certain"] == true),
+        "{left:?}"
+    );
+    assert!(
+        left.iter()
+            .all(|left| left["command"].as_str().unwrap().contains("delete-object")),
+        "{left:?}"
+    );
     // The same for people.
     let (exit, stdout, _) = job.check(&world, &[]).await;
-    assert!(exit == 1 && stdout.contains("left behind: object of .s3haul-probe-"), "{stdout}");
-    assert!(stdout.contains("FAIL tags: ignored (it shows no tags) by CopyObject."), "{stdout}");
+    assert!(
+        exit == 1 && stdout.contains("left behind: object of .s3haul-probe-"),
+        "{stdout}"
+    );
+    assert!(
+        stdout.contains("FAIL tags: ignored (it shows no tags) by CopyObject."),
+        "{stdout}"
+    );
     assert!(stdout.contains("not stored: .s3haul-probe-"), "{stdout}");
     assert_fits(&stdout);
 }
@@ -131,28 +212,36 @@ async fn json_has_all_of_it_under_stable_names() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_cannot_work_is_no_success() {
     let world = World::new().await;
-    let url =
-        Liar::lying(
-            &world,
-            |asked| {
-                if completes(asked) { Lie::error(501, "NotImplemented") } else { Lie::Truth }
-            },
-        )
-        .await
-        .url;
+    let url = Liar::lying(&world, |asked| {
+        if completes(asked) {
+            Lie::error(501, "NotImplemented")
+        } else {
+            Lie::Truth
+        }
+    })
+    .await
+    .url;
     // This profile relies on nothing.
     let job = Job::new(&manifest(&url, "other", "default"));
     let (exit, stdout, stderr) = job.check(&world, &[]).await;
     assert_eq!(exit, 1, "{stdout}{stderr}");
-    assert!(stdout.contains("FAIL CompleteMultipartUpload: "), "{stdout}");
     assert!(
-        stdout.contains("FAIL CompleteMultipartUpload: NotImplemented: no. No large object can be copied"),
+        stdout.contains("FAIL CompleteMultipartUpload: "),
+        "{stdout}"
+    );
+    assert!(
+        stdout.contains(
+            "FAIL CompleteMultipartUpload: NotImplemented: no. No large object can be copied"
+        ),
         "{stdout}"
     );
     // What follows from it is not told as a finding of its own.
     assert_eq!(stdout.matches("FAIL ").count(), 1, "{stdout}");
     let told = stdout.split("on what was found").nth(1).unwrap();
-    assert!(!told.contains("tag_headers") && told.contains("if_match: [copy, put]"), "{stdout}");
+    assert!(
+        !told.contains("tag_headers") && told.contains("if_match: [copy, put]"),
+        "{stdout}"
+    );
     assert_fits(&stdout);
     assert_clean(&world, DESTINATION);
 }
@@ -168,7 +257,10 @@ async fn a_prefix_that_is_none_is_refused_with_the_right_one() {
         ("s3://destination", "write scratch/"),
     ] {
         let (exit, stdout, stderr) = job.check(&world, &["--probe-prefix", typed]).await;
-        assert!(exit == 2 && stderr.contains(meant), "{typed}: {exit} {stdout}{stderr}");
+        assert!(
+            exit == 2 && stderr.contains(meant),
+            "{typed}: {exit} {stdout}{stderr}"
+        );
     }
     assert_eq!(world.sandbox.calls().total(), 0);
 }
@@ -178,7 +270,10 @@ async fn a_signal_ends_it_and_what_it_made_is_removed() {
     for signal in ["-TERM", "-INT"] {
         let world = World::new().await;
         let slow = Effect::Delay(Duration::from_secs(1));
-        world.sandbox.faults().add(Fault::on(Operation::UploadPartCopy).nth(1).then(slow));
+        world
+            .sandbox
+            .faults()
+            .add(Fault::on(Operation::UploadPartCopy).nth(1).then(slow));
         let job = Job::new(&manifest(world.sandbox.url(), "aws", "default"));
         let child = process_at(&world)
             .args(["check", &job.path(), "--probe"])
@@ -190,14 +285,27 @@ async fn a_signal_ends_it_and_what_it_made_is_removed() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         assert!(!world.sandbox.store().keys(DESTINATION).is_empty());
-        std::process::Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+        std::process::Command::new("kill")
+            .args([signal, &child.id().to_string()])
+            .status()
+            .unwrap();
         let ended = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
-        let output = tokio::time::timeout(Duration::from_mins(1), ended).await.unwrap().unwrap();
+        let output = tokio::time::timeout(Duration::from_mins(1), ended)
+            .await
+            .unwrap()
+            .unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(4), "{stderr}");
-        assert!(stderr.contains("what the probe made is removed"), "{stderr}");
+        assert!(
+            stderr.contains("what the probe made is removed"),
+            "{stderr}"
+        );
         assert!(!String::from_utf8_lossy(&output.stdout).contains("left behind"));
         assert_clean(&world, DESTINATION);
-        assert_eq!(world.calls(Operation::GetObjectTagging), 0, "the questions ended");
+        assert_eq!(
+            world.calls(Operation::GetObjectTagging),
+            0,
+            "the questions ended"
+        );
     }
 }

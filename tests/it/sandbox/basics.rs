@@ -21,7 +21,13 @@ async fn an_object_comes_back_as_it_was_put() {
         .await
         .unwrap();
     assert_eq!(put.e_tag(), Some("\"25f9e794323b453885f5181f1b624d0b\""));
-    let got = client.get_object().bucket("src").key("a b/ü+%.txt").send().await.unwrap();
+    let got = client
+        .get_object()
+        .bucket("src")
+        .key("a b/ü+%.txt")
+        .send()
+        .await
+        .unwrap();
     assert_eq!(got.content_type(), Some("text/plain"));
     // S3 encodes what is not ASCII.
     assert_eq!(got.metadata().unwrap()["color"], "=?UTF-8?B?Z3LDvG4=?=");
@@ -39,8 +45,19 @@ async fn an_object_comes_back_as_it_was_put() {
 async fn an_object_of_the_largest_size_is_copied_in_10_000_parts() {
     let (sandbox, client) = start().await;
     let size = 10_000 * LARGEST_PIECE;
-    let source = sandbox.store().put_object("src", "huge", Content::pattern(1, size), &ObjectSpec::default());
-    let upload = client.create_multipart_upload().bucket("dst").key("huge").send().await.unwrap();
+    let source = sandbox.store().put_object(
+        "src",
+        "huge",
+        Content::pattern(1, size),
+        &ObjectSpec::default(),
+    );
+    let upload = client
+        .create_multipart_upload()
+        .bucket("dst")
+        .key("huge")
+        .send()
+        .await
+        .unwrap();
     let upload_id = upload.upload_id().unwrap();
     let mut parts = Vec::new();
     for first in (1..=10_000).step_by(100) {
@@ -55,8 +72,18 @@ async fn an_object_of_the_largest_size_is_copied_in_10_000_parts() {
                 .copy_source("src/huge")
                 .copy_source_range(format!("bytes={from}-{}", from + LARGEST_PIECE - 1));
             async move {
-                let tag = call.send().await.unwrap().copy_part_result.unwrap().e_tag.unwrap();
-                CompletedPart::builder().part_number(number).e_tag(tag).build()
+                let tag = call
+                    .send()
+                    .await
+                    .unwrap()
+                    .copy_part_result
+                    .unwrap()
+                    .e_tag
+                    .unwrap();
+                CompletedPart::builder()
+                    .part_number(number)
+                    .e_tag(tag)
+                    .build()
             }
         });
         parts.extend(futures::future::join_all(copies).await);
@@ -67,7 +94,11 @@ async fn an_object_of_the_largest_size_is_copied_in_10_000_parts() {
         .key("huge")
         .upload_id(upload_id)
         .mpu_object_size(i64::try_from(size).unwrap())
-        .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts)).build())
+        .multipart_upload(
+            CompletedMultipartUpload::builder()
+                .set_parts(Some(parts))
+                .build(),
+        )
         .send()
         .await
         .unwrap();

@@ -3,11 +3,14 @@
 use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{
-    ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedMultipartUpload, CompletedPart, ObjectAttributes,
+    ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedMultipartUpload, CompletedPart,
+    ObjectAttributes,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use s3haul::sandbox::{Algorithm, Checksum, ChecksumKind, Content, ObjectSpec, SMALLEST_PART, Sandbox};
+use s3haul::sandbox::{
+    Algorithm, Checksum, ChecksumKind, Content, ObjectSpec, SMALLEST_PART, Sandbox,
+};
 
 use super::{complete, is, refused, start};
 
@@ -55,11 +58,18 @@ async fn put_part(
 }
 
 fn of(parts: impl IntoIterator<Item = CompletedPart>) -> CompletedMultipartUpload {
-    CompletedMultipartUpload::builder().set_parts(Some(parts.into_iter().collect())).build()
+    CompletedMultipartUpload::builder()
+        .set_parts(Some(parts.into_iter().collect()))
+        .build()
 }
 
 fn stored(sandbox: &Sandbox) -> Checksum {
-    sandbox.store().object("dst", "k").unwrap().checksum.unwrap()
+    sandbox
+        .store()
+        .object("dst", "k")
+        .unwrap()
+        .checksum
+        .unwrap()
 }
 
 #[tokio::test]
@@ -84,7 +94,11 @@ async fn create_refuses_what_s3_refuses() {
         (Some("SHA512"), None),
     ] {
         let answer = create(algorithm, kind.clone()).await;
-        assert_eq!(refused(answer), is(400, "InvalidRequest"), "{algorithm:?} {kind:?}");
+        assert_eq!(
+            refused(answer),
+            is(400, "InvalidRequest"),
+            "{algorithm:?} {kind:?}"
+        );
     }
     for (algorithm, kind, shown) in [
         (Some("CRC64NVME"), None, Some(full.clone())),
@@ -95,26 +109,64 @@ async fn create_refuses_what_s3_refuses() {
     ] {
         let created = create(algorithm, kind).await.unwrap();
         assert_eq!(created.checksum_type, shown, "{algorithm:?}");
-        assert_eq!(created.checksum_algorithm.as_ref().map(ChecksumAlgorithm::as_str), algorithm);
+        assert_eq!(
+            created
+                .checksum_algorithm
+                .as_ref()
+                .map(ChecksumAlgorithm::as_str),
+            algorithm
+        );
     }
 }
 
 #[tokio::test]
 async fn a_body_must_have_the_checksum_that_it_claims() {
     let (sandbox, client) = start().await;
-    let put = || client.put_object().bucket("src").key("k").body(ByteStream::from_static(b"123456789"));
+    let put = || {
+        client
+            .put_object()
+            .bucket("src")
+            .key("k")
+            .body(ByteStream::from_static(b"123456789"))
+    };
     let wrong = "AAAAAA==";
-    assert_eq!(refused(put().checksum_crc32(wrong).send().await), is(400, "BadDigest"));
-    assert_eq!(refused(put().content_md5("AAAAAAAAAAAAAAAAAAAAAA==").send().await), is(400, "BadDigest"));
-    assert_eq!(refused(put().content_md5("x").send().await), is(400, "InvalidDigest"));
+    assert_eq!(
+        refused(put().checksum_crc32(wrong).send().await),
+        is(400, "BadDigest")
+    );
+    assert_eq!(
+        refused(put().content_md5("AAAAAAAAAAAAAAAAAAAAAA==").send().await),
+        is(400, "BadDigest")
+    );
+    assert_eq!(
+        refused(put().content_md5("x").send().await),
+        is(400, "InvalidDigest")
+    );
     assert!(sandbox.store().object("src", "k").is_none());
-    let right =
-        put().checksum_crc32("y/Q5Jg==").content_md5("JfnnlDI7RTiF9RgfG2JNCw==").send().await.unwrap();
+    let right = put()
+        .checksum_crc32("y/Q5Jg==")
+        .content_md5("JfnnlDI7RTiF9RgfG2JNCw==")
+        .send()
+        .await
+        .unwrap();
     assert_eq!(right.checksum_type(), Some(&ChecksumType::FullObject));
     // The SDK adds a CRC32 by itself, S3 computes CRC64NVME for those who send none.
     put().send().await.unwrap();
-    assert_eq!(sandbox.store().object("src", "k").unwrap().checksum.unwrap().algorithm, Algorithm::Crc32);
-    put().checksum_algorithm(ChecksumAlgorithm::Sha256).send().await.unwrap();
+    assert_eq!(
+        sandbox
+            .store()
+            .object("src", "k")
+            .unwrap()
+            .checksum
+            .unwrap()
+            .algorithm,
+        Algorithm::Crc32
+    );
+    put()
+        .checksum_algorithm(ChecksumAlgorithm::Sha256)
+        .send()
+        .await
+        .unwrap();
     let head = client
         .head_object()
         .bucket("src")
@@ -123,8 +175,17 @@ async fn a_body_must_have_the_checksum_that_it_claims() {
         .send()
         .await
         .unwrap();
-    assert_eq!(head.checksum_sha256(), Some("FeKw08M4keuw8e9gnsQZQgwg4yDOlMZfvIwzEkSOsiU="));
-    let plain = client.head_object().bucket("src").key("k").send().await.unwrap();
+    assert_eq!(
+        head.checksum_sha256(),
+        Some("FeKw08M4keuw8e9gnsQZQgwg4yDOlMZfvIwzEkSOsiU=")
+    );
+    let plain = client
+        .head_object()
+        .bucket("src")
+        .key("k")
+        .send()
+        .await
+        .unwrap();
     assert!(plain.checksum_sha256().is_none());
 }
 
@@ -136,16 +197,42 @@ async fn a_streamed_body_has_its_checksum_in_the_trailer() {
     let path = directory.path().join("file");
     std::fs::write(&path, content.to_bytes()).unwrap();
     let body = || async { ByteStream::from_path(&path).await.unwrap() };
-    client.put_object().bucket("src").key("k").body(body().await).send().await.unwrap();
+    client
+        .put_object()
+        .bucket("src")
+        .key("k")
+        .body(body().await)
+        .send()
+        .await
+        .unwrap();
     let object = sandbox.store().object("src", "k").unwrap();
     assert_eq!(object.content, content);
-    assert_eq!(object.checksum.unwrap().value, Algorithm::Crc32.of(&content));
+    assert_eq!(
+        object.checksum.unwrap().value,
+        Algorithm::Crc32.of(&content)
+    );
     assert_eq!(object.attributes.content_encoding, None);
     let id = create(&client, Some("CRC64NVME"), None).await;
-    let part = client.upload_part().bucket("dst").key("k").upload_id(&id).part_number(1);
-    let part = part.checksum_algorithm(ChecksumAlgorithm::Crc64Nvme).body(body().await).send().await.unwrap();
-    assert_eq!(part.checksum_crc64_nvme(), Some(Algorithm::Crc64Nvme.of(&content).as_str()));
-    assert_eq!(sandbox.calls().of(s3haul::sandbox::Operation::UploadPart)[0].uploaded_bytes, 3_000_000);
+    let part = client
+        .upload_part()
+        .bucket("dst")
+        .key("k")
+        .upload_id(&id)
+        .part_number(1);
+    let part = part
+        .checksum_algorithm(ChecksumAlgorithm::Crc64Nvme)
+        .body(body().await)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(
+        part.checksum_crc64_nvme(),
+        Some(Algorithm::Crc64Nvme.of(&content).as_str())
+    );
+    assert_eq!(
+        sandbox.calls().of(s3haul::sandbox::Operation::UploadPart)[0].uploaded_bytes,
+        3_000_000
+    );
 }
 
 #[tokio::test]
@@ -157,23 +244,52 @@ async fn without_a_declaration_the_object_has_crc64nvme() {
     let mut plain = Vec::new();
     for (number, part) in (1..).zip(&parts) {
         let done = put_part(&client, &id, number, part, ChecksumAlgorithm::Crc32).await;
-        plain.push(CompletedPart::builder().part_number(number).e_tag(done.e_tag().unwrap()).build());
+        plain.push(
+            CompletedPart::builder()
+                .part_number(number)
+                .e_tag(done.e_tag().unwrap())
+                .build(),
+        );
     }
-    let list = client.list_parts().bucket("dst").key("k").upload_id(&id).send().await.unwrap();
-    assert!(list.parts()[0].checksum_crc32().is_none() && list.parts()[0].checksum_crc64_nvme().is_none());
-    let call = || client.complete_multipart_upload().bucket("dst").key("k").upload_id(&id);
+    let list = client
+        .list_parts()
+        .bucket("dst")
+        .key("k")
+        .upload_id(&id)
+        .send()
+        .await
+        .unwrap();
+    assert!(
+        list.parts()[0].checksum_crc32().is_none()
+            && list.parts()[0].checksum_crc64_nvme().is_none()
+    );
+    let call = || {
+        client
+            .complete_multipart_upload()
+            .bucket("dst")
+            .key("k")
+            .upload_id(&id)
+    };
     let claimed = CompletedPart::builder()
         .part_number(1)
         .e_tag(plain[0].e_tag().unwrap())
         .checksum_crc64_nvme(Algorithm::Crc64Nvme.of(&parts[0]))
         .build();
-    assert_eq!(refused(call().multipart_upload(of([claimed])).send().await), is(400, "InvalidPart"));
-    let typed = call().multipart_upload(of(plain.clone())).checksum_type(ChecksumType::FullObject);
+    assert_eq!(
+        refused(call().multipart_upload(of([claimed])).send().await),
+        is(400, "InvalidPart")
+    );
+    let typed = call()
+        .multipart_upload(of(plain.clone()))
+        .checksum_type(ChecksumType::FullObject);
     assert_eq!(refused(typed.send().await), is(400, "InvalidRequest"));
     let done = call().multipart_upload(of(plain)).send().await.unwrap();
     let value = Algorithm::Crc64Nvme.of(&content);
     assert_eq!(done.checksum_crc64_nvme(), Some(value.as_str()));
-    assert_eq!((stored(&sandbox).value, stored(&sandbox).kind), (value, ChecksumKind::FullObject));
+    assert_eq!(
+        (stored(&sandbox).value, stored(&sandbox).kind),
+        (value, ChecksumKind::FullObject)
+    );
 }
 
 #[tokio::test]
@@ -183,35 +299,66 @@ async fn composite_checksums_want_all_parts() {
     let parts = [content.slice(0..MIN), content.slice(MIN..MIN + 10)];
     let id = create(&client, Some("SHA256"), None).await;
     // The SDK's own CRC32 is not what was declared.
-    let other = client.upload_part().bucket("dst").key("k").upload_id(&id).part_number(1);
+    let other = client
+        .upload_part()
+        .bucket("dst")
+        .key("k")
+        .upload_id(&id)
+        .part_number(1);
     let other = other.body(ByteStream::from_static(b"x")).send().await;
     assert_eq!(refused(other), is(400, "InvalidRequest"));
     let mut done = Vec::new();
     for (number, part) in (1..).zip(&parts) {
         done.push(put_part(&client, &id, number, part, ChecksumAlgorithm::Sha256).await);
     }
-    let bare: Vec<_> = done.iter().map(|part| (part.part_number().unwrap(), part.e_tag().unwrap())).collect();
-    assert_eq!(refused(complete(&client, "dst", "k", &id, &bare).await), is(400, "InvalidRequest"));
-    let call = || client.complete_multipart_upload().bucket("dst").key("k").upload_id(&id);
+    let bare: Vec<_> = done
+        .iter()
+        .map(|part| (part.part_number().unwrap(), part.e_tag().unwrap()))
+        .collect();
+    assert_eq!(
+        refused(complete(&client, "dst", "k", &id, &bare).await),
+        is(400, "InvalidRequest")
+    );
+    let call = || {
+        client
+            .complete_multipart_upload()
+            .bucket("dst")
+            .key("k")
+            .upload_id(&id)
+    };
     let mut wrong = done.clone();
     wrong[1] = CompletedPart::builder()
         .part_number(2)
         .e_tag(done[1].e_tag().unwrap())
         .checksum_sha256(Algorithm::Sha256.of(&parts[0]))
         .build();
-    assert_eq!(refused(call().multipart_upload(of(wrong)).send().await), is(400, "InvalidPart"));
+    assert_eq!(
+        refused(call().multipart_upload(of(wrong)).send().await),
+        is(400, "InvalidPart")
+    );
     assert_eq!(
         refused(call().multipart_upload(of([done[1].clone()])).send().await),
         is(400, "InvalidPartOrder")
     );
-    let typed = call().multipart_upload(of(done.clone())).checksum_type(ChecksumType::FullObject);
+    let typed = call()
+        .multipart_upload(of(done.clone()))
+        .checksum_type(ChecksumType::FullObject);
     assert_eq!(refused(typed.send().await), is(400, "InvalidRequest"));
-    let answer =
-        call().multipart_upload(of(done)).checksum_type(ChecksumType::Composite).send().await.unwrap();
-    let sums: Vec<u8> =
-        parts.iter().flat_map(|part| BASE64.decode(Algorithm::Sha256.of(part)).unwrap()).collect();
+    let answer = call()
+        .multipart_upload(of(done))
+        .checksum_type(ChecksumType::Composite)
+        .send()
+        .await
+        .unwrap();
+    let sums: Vec<u8> = parts
+        .iter()
+        .flat_map(|part| BASE64.decode(Algorithm::Sha256.of(part)).unwrap())
+        .collect();
     let value = Algorithm::Sha256.of(&Content::bytes(sums));
-    assert_eq!(answer.checksum_sha256(), Some(format!("{value}-2").as_str()));
+    assert_eq!(
+        answer.checksum_sha256(),
+        Some(format!("{value}-2").as_str())
+    );
     assert_eq!(stored(&sandbox).value, value);
 }
 
@@ -220,17 +367,32 @@ async fn composite_checksums_are_shown_per_part() {
     let (sandbox, client) = start().await;
     let content = Content::pattern_bytes(1, MIN + 10);
     let parts = [content.slice(0..MIN), content.slice(MIN..MIN + 10)];
-    let spec = ObjectSpec::default().checksum(Algorithm::Sha256, ChecksumKind::Composite).part_sizes([MIN]);
+    let spec = ObjectSpec::default()
+        .checksum(Algorithm::Sha256, ChecksumKind::Composite)
+        .part_sizes([MIN]);
     sandbox.store().put_object("dst", "k", content, &spec);
     let value = stored(&sandbox).value;
 
-    let head = client.head_object().bucket("dst").key("k").checksum_mode(ChecksumMode::Enabled);
+    let head = client
+        .head_object()
+        .bucket("dst")
+        .key("k")
+        .checksum_mode(ChecksumMode::Enabled);
     let whole = head.clone().send().await.unwrap();
     assert_eq!(whole.checksum_sha256(), Some(format!("{value}-2").as_str()));
     let second = head.part_number(2).send().await.unwrap();
-    assert_eq!(second.checksum_sha256(), Some(Algorithm::Sha256.of(&parts[1]).as_str()));
-    assert_eq!((second.parts_count(), second.content_length()), (Some(2), Some(10)));
-    assert_eq!(second.content_range(), Some(format!("bytes {MIN}-{}/{}", MIN + 9, MIN + 10).as_str()));
+    assert_eq!(
+        second.checksum_sha256(),
+        Some(Algorithm::Sha256.of(&parts[1]).as_str())
+    );
+    assert_eq!(
+        (second.parts_count(), second.content_length()),
+        (Some(2), Some(10))
+    );
+    assert_eq!(
+        second.content_range(),
+        Some(format!("bytes {MIN}-{}/{}", MIN + 9, MIN + 10).as_str())
+    );
     let attributes = client
         .get_object_attributes()
         .bucket("dst")
@@ -242,10 +404,17 @@ async fn composite_checksums_are_shown_per_part() {
         .send()
         .await
         .unwrap();
-    assert_eq!(attributes.checksum().unwrap().checksum_sha256(), Some(value.as_str()));
+    assert_eq!(
+        attributes.checksum().unwrap().checksum_sha256(),
+        Some(value.as_str())
+    );
     let listed = attributes.object_parts().unwrap();
     assert_eq!(
-        (listed.total_parts_count(), listed.is_truncated(), listed.parts().len()),
+        (
+            listed.total_parts_count(),
+            listed.is_truncated(),
+            listed.parts().len()
+        ),
         (Some(2), Some(true), 1)
     );
     assert_eq!(
@@ -259,25 +428,50 @@ async fn composite_checksums_are_shown_per_part() {
 async fn full_object_checksums_are_enforced() {
     let (sandbox, client) = start().await;
     let content = Content::pattern(1, 2 * MIN);
-    sandbox.store().put_object("src", "key", content.clone(), &ObjectSpec::default());
+    sandbox
+        .store()
+        .put_object("src", "key", content.clone(), &ObjectSpec::default());
     for algorithm in [Algorithm::Crc32, Algorithm::Crc32c, Algorithm::Crc64Nvme] {
-        let id = create(&client, Some(algorithm.name()), Some(ChecksumType::FullObject)).await;
+        let id = create(
+            &client,
+            Some(algorithm.name()),
+            Some(ChecksumType::FullObject),
+        )
+        .await;
         let mut tags = Vec::new();
         for number in 1..=2 {
             let from = u64::try_from(number - 1).unwrap() * MIN;
             let range = format!("bytes={from}-{}", from + MIN - 1);
-            let part = client.upload_part_copy().bucket("dst").key("k").upload_id(&id).part_number(number);
-            let part = part.copy_source("src/key").copy_source_range(range).send().await.unwrap();
+            let part = client
+                .upload_part_copy()
+                .bucket("dst")
+                .key("k")
+                .upload_id(&id)
+                .part_number(number);
+            let part = part
+                .copy_source("src/key")
+                .copy_source_range(range)
+                .send()
+                .await
+                .unwrap();
             let result = part.copy_part_result.unwrap();
-            let shown = [&result.checksum_crc32, &result.checksum_crc32_c, &result.checksum_crc64_nvme]
-                .into_iter()
-                .flatten();
+            let shown = [
+                &result.checksum_crc32,
+                &result.checksum_crc32_c,
+                &result.checksum_crc64_nvme,
+            ]
+            .into_iter()
+            .flatten();
             let value = algorithm.of(&content.slice(from..from + MIN));
             assert_eq!(shown.collect::<Vec<_>>(), [&value], "{algorithm:?}");
             tags.push(result.e_tag.unwrap());
         }
         let call = |value: &str| {
-            let call = client.complete_multipart_upload().bucket("dst").key("k").upload_id(&id);
+            let call = client
+                .complete_multipart_upload()
+                .bucket("dst")
+                .key("k")
+                .upload_id(&id);
             let call = call.multipart_upload(super::listed(&[(1, &tags[0]), (2, &tags[1])]));
             match algorithm {
                 Algorithm::Crc32 => call.checksum_crc32(value),
@@ -287,18 +481,37 @@ async fn full_object_checksums_are_enforced() {
             .send()
         };
         let other = algorithm.of(&Content::bytes("other"));
-        assert_eq!(refused(call(&other).await), is(400, "BadDigest"), "{algorithm:?}");
+        assert_eq!(
+            refused(call(&other).await),
+            is(400, "BadDigest"),
+            "{algorithm:?}"
+        );
         call(&algorithm.of(&content)).await.unwrap();
         assert_eq!(stored(&sandbox).value, algorithm.of(&content));
         // The parts of such an object are not listed, only counted.
         let attributes = client.get_object_attributes().bucket("dst").key("k");
-        let attributes = attributes.object_attributes(ObjectAttributes::ObjectParts).send().await.unwrap();
+        let attributes = attributes
+            .object_attributes(ObjectAttributes::ObjectParts)
+            .send()
+            .await
+            .unwrap();
         let parts = attributes.object_parts().unwrap();
-        assert_eq!((parts.total_parts_count(), parts.parts().len()), (Some(2), 0));
-        let head =
-            client.head_object().bucket("dst").key("k").part_number(1).checksum_mode(ChecksumMode::Enabled);
+        assert_eq!(
+            (parts.total_parts_count(), parts.parts().len()),
+            (Some(2), 0)
+        );
+        let head = client
+            .head_object()
+            .bucket("dst")
+            .key("k")
+            .part_number(1)
+            .checksum_mode(ChecksumMode::Enabled);
         let head = head.send().await.unwrap();
-        assert!(head.checksum_crc32().or(head.checksum_crc64_nvme()).is_none());
+        assert!(
+            head.checksum_crc32()
+                .or(head.checksum_crc64_nvme())
+                .is_none()
+        );
     }
 }
 
@@ -307,22 +520,53 @@ async fn a_copy_keeps_or_switches_the_algorithm() {
     let (sandbox, client) = start().await;
     let content = Content::bytes("123456789");
     let sha = ObjectSpec::default().checksum(Algorithm::Sha256, ChecksumKind::FullObject);
-    sandbox.store().put_object("src", "sha", content.clone(), &sha);
-    let composite =
-        ObjectSpec::default().checksum(Algorithm::Crc32, ChecksumKind::Composite).part_sizes([MIN]);
+    sandbox
+        .store()
+        .put_object("src", "sha", content.clone(), &sha);
+    let composite = ObjectSpec::default()
+        .checksum(Algorithm::Crc32, ChecksumKind::Composite)
+        .part_sizes([MIN]);
     let large = Content::pattern(1, 2 * MIN);
-    sandbox.store().put_object("src", "composite", large.clone(), &composite);
-    sandbox.store().put_object("src", "none", content.clone(), &ObjectSpec::default().without_checksum());
+    sandbox
+        .store()
+        .put_object("src", "composite", large.clone(), &composite);
+    sandbox.store().put_object(
+        "src",
+        "none",
+        content.clone(),
+        &ObjectSpec::default().without_checksum(),
+    );
     let copy = |key: &str, algorithm: Option<ChecksumAlgorithm>| {
-        let call = client.copy_object().bucket("dst").key("k").copy_source(format!("src/{key}"));
+        let call = client
+            .copy_object()
+            .bucket("dst")
+            .key("k")
+            .copy_source(format!("src/{key}"));
         call.set_checksum_algorithm(algorithm).send()
     };
     let kept = copy("sha", None).await.unwrap().copy_object_result.unwrap();
-    assert_eq!(kept.checksum_sha256(), Some(Algorithm::Sha256.of(&content).as_str()));
-    let switched = copy("sha", Some(ChecksumAlgorithm::Crc32C)).await.unwrap().copy_object_result.unwrap();
-    assert_eq!(switched.checksum_crc32_c(), Some(Algorithm::Crc32c.of(&content).as_str()));
-    let single = copy("composite", None).await.unwrap().copy_object_result.unwrap();
-    assert_eq!(single.checksum_crc32(), Some(Algorithm::Crc32.of(&large).as_str()));
+    assert_eq!(
+        kept.checksum_sha256(),
+        Some(Algorithm::Sha256.of(&content).as_str())
+    );
+    let switched = copy("sha", Some(ChecksumAlgorithm::Crc32C))
+        .await
+        .unwrap()
+        .copy_object_result
+        .unwrap();
+    assert_eq!(
+        switched.checksum_crc32_c(),
+        Some(Algorithm::Crc32c.of(&content).as_str())
+    );
+    let single = copy("composite", None)
+        .await
+        .unwrap()
+        .copy_object_result
+        .unwrap();
+    assert_eq!(
+        single.checksum_crc32(),
+        Some(Algorithm::Crc32.of(&large).as_str())
+    );
     assert_eq!(single.checksum_type(), Some(&ChecksumType::FullObject));
     copy("none", None).await.unwrap();
     assert_eq!(stored(&sandbox).algorithm, Algorithm::Crc64Nvme);
@@ -331,10 +575,30 @@ async fn a_copy_keeps_or_switches_the_algorithm() {
 #[tokio::test]
 async fn a_server_can_have_no_checksums() {
     let (sandbox, client) = start().await;
-    sandbox.store().quirks().no_checksums.store(true, std::sync::atomic::Ordering::Relaxed);
+    sandbox
+        .store()
+        .quirks()
+        .no_checksums
+        .store(true, std::sync::atomic::Ordering::Relaxed);
     let id = create(&client, Some("CRC32"), None).await;
-    let part = put_part(&client, &id, 1, &Content::bytes("x"), ChecksumAlgorithm::Crc32).await;
+    let part = put_part(
+        &client,
+        &id,
+        1,
+        &Content::bytes("x"),
+        ChecksumAlgorithm::Crc32,
+    )
+    .await;
     assert!(part.checksum_crc32().is_none());
-    complete(&client, "dst", "k", &id, &[(1, part.e_tag().unwrap())]).await.unwrap();
-    assert!(sandbox.store().object("dst", "k").unwrap().checksum.is_none());
+    complete(&client, "dst", "k", &id, &[(1, part.e_tag().unwrap())])
+        .await
+        .unwrap();
+    assert!(
+        sandbox
+            .store()
+            .object("dst", "k")
+            .unwrap()
+            .checksum
+            .is_none()
+    );
 }

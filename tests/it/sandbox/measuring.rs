@@ -1,5 +1,5 @@
-//! What benchmarks of clients need: uploads that are not kept, objects that are in place already, counts of what was
-//! seen.
+//! What benchmarks of clients need: uploads that are not kept, objects that are in place already,
+//! counts of what was seen.
 
 use std::sync::atomic::Ordering;
 
@@ -8,8 +8,8 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::ChecksumAlgorithm;
 use bytes::Bytes;
 use s3haul::sandbox::{
-    Algorithm, BucketOptions, Content, Model, ObjectSpec, Operation, RateModel, SMALLEST_PART, Sandbox,
-    SandboxOptions,
+    Algorithm, BucketOptions, Content, Model, ObjectSpec, Operation, RateModel, SMALLEST_PART,
+    Sandbox, SandboxOptions,
 };
 
 use super::{complete, is, refused, start, start_with};
@@ -17,7 +17,11 @@ use super::{complete, is, refused, start, start_with};
 /// A sandbox that keeps no uploads.
 async fn forgetful() -> (Sandbox, Client) {
     let (sandbox, client) = start().await;
-    sandbox.store().quirks().virtual_uploads.store(true, Ordering::Relaxed);
+    sandbox
+        .store()
+        .quirks()
+        .virtual_uploads
+        .store(true, Ordering::Relaxed);
     (sandbox, client)
 }
 
@@ -26,8 +30,15 @@ fn bytes(seed: u64, len: u64) -> Bytes {
 }
 
 async fn put(client: &Client, key: &str, body: Bytes) {
-    let call = client.put_object().bucket("dst").key(key).body(ByteStream::from(body));
-    call.checksum_algorithm(ChecksumAlgorithm::Sha256).send().await.unwrap();
+    let call = client
+        .put_object()
+        .bucket("dst")
+        .key(key)
+        .body(ByteStream::from(body));
+    call.checksum_algorithm(ChecksumAlgorithm::Sha256)
+        .send()
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -41,9 +52,15 @@ async fn an_upload_that_is_not_kept_has_the_length_and_the_checksum_of_what_was_
     let object = |key: &str| sandbox.store().object("dst", key).unwrap();
     let (stored, again, other) = (object("k"), object("again"), object("other"));
     assert_eq!(stored.size, 3_000_000);
-    assert_eq!(stored.checksum.unwrap().value, Algorithm::Sha256.of(&Content::bytes(sent.clone())));
+    assert_eq!(
+        stored.checksum.unwrap().value,
+        Algorithm::Sha256.of(&Content::bytes(sent.clone()))
+    );
     assert_ne!(stored.content, Content::bytes(sent.clone()));
-    assert_eq!((&stored.content, &stored.etag), (&again.content, &again.etag));
+    assert_eq!(
+        (&stored.content, &stored.etag),
+        (&again.content, &again.etag)
+    );
     assert!(stored.content != other.content && stored.etag != other.etag);
     assert_eq!(object("short").content.to_bytes(), sent.slice(..60_000));
 }
@@ -51,12 +68,20 @@ async fn an_upload_that_is_not_kept_has_the_length_and_the_checksum_of_what_was_
 #[tokio::test]
 async fn what_a_client_claims_is_checked_all_the_same() {
     let (sandbox, client) = forgetful().await;
-    let call = client.put_object().bucket("dst").key("k").body(ByteStream::from(bytes(1, 200_000)));
+    let call = client
+        .put_object()
+        .bucket("dst")
+        .key("k")
+        .body(ByteStream::from(bytes(1, 200_000)));
     let wrong = Algorithm::Crc64Nvme.of(&Content::bytes("other"));
     let answer = call.checksum_crc64_nvme(wrong).send().await;
     assert_eq!(refused(answer), is(400, "BadDigest"));
     let stranger = super::client(sandbox.url(), "stranger", "sandbox-secret");
-    let call = stranger.put_object().bucket("dst").key("k").body(ByteStream::from(bytes(1, 200_000)));
+    let call = stranger
+        .put_object()
+        .bucket("dst")
+        .key("k")
+        .body(ByteStream::from(bytes(1, 200_000)));
     assert_eq!(refused(call.send().await), is(403, "InvalidAccessKeyId"));
     assert!(sandbox.store().object("dst", "k").is_none());
 }
@@ -65,20 +90,38 @@ async fn what_a_client_claims_is_checked_all_the_same() {
 async fn parts_that_are_not_kept_have_the_checksum_of_the_whole() {
     let (sandbox, client) = forgetful().await;
     let whole = bytes(1, SMALLEST_PART + 100_000);
-    let created = client.create_multipart_upload().bucket("dst").key("k").send().await.unwrap();
+    let created = client
+        .create_multipart_upload()
+        .bucket("dst")
+        .key("k")
+        .send()
+        .await
+        .unwrap();
     let id = created.upload_id().unwrap();
     let mut tags = Vec::new();
     let cut = usize::try_from(SMALLEST_PART).unwrap();
     for (number, part) in (1..).zip([whole.slice(..cut), whole.slice(cut..)]) {
-        let call = client.upload_part().bucket("dst").key("k").upload_id(id).part_number(number);
+        let call = client
+            .upload_part()
+            .bucket("dst")
+            .key("k")
+            .upload_id(id)
+            .part_number(number);
         // Another algorithm than that of the upload: both are needed.
-        let call = call.checksum_algorithm(ChecksumAlgorithm::Crc32).body(ByteStream::from(part));
+        let call = call
+            .checksum_algorithm(ChecksumAlgorithm::Crc32)
+            .body(ByteStream::from(part));
         tags.push(call.send().await.unwrap().e_tag.unwrap());
     }
-    complete(&client, "dst", "k", id, &[(1, &tags[0]), (2, &tags[1])]).await.unwrap();
+    complete(&client, "dst", "k", id, &[(1, &tags[0]), (2, &tags[1])])
+        .await
+        .unwrap();
     let stored = sandbox.store().object("dst", "k").unwrap();
     assert_eq!(stored.size, whole.len() as u64);
-    assert_eq!(stored.checksum.unwrap().value, Algorithm::Crc64Nvme.of(&Content::bytes(whole)));
+    assert_eq!(
+        stored.checksum.unwrap().value,
+        Algorithm::Crc64Nvme.of(&Content::bytes(whole))
+    );
 }
 
 #[tokio::test]
@@ -86,32 +129,77 @@ async fn objects_can_be_in_place_already() {
     let (sandbox, client) = start().await;
     let store = sandbox.store();
     for (at, key) in ["s/a", "s/b/c", "t"].into_iter().enumerate() {
-        store.put_object("src", key, Content::pattern(at as u64, 100), &ObjectSpec::default().tag("t", key));
+        store.put_object(
+            "src",
+            key,
+            Content::pattern(at as u64, 100),
+            &ObjectSpec::default().tag("t", key),
+        );
     }
     assert_eq!(store.copy_prefix(("src", "s/"), ("dst", "copies/")), 2);
     assert_eq!(store.keys("dst"), ["copies/a", "copies/b/c"]);
-    let (from, to) = (store.object("src", "s/b/c").unwrap(), store.object("dst", "copies/b/c").unwrap());
-    assert_eq!((from.content, from.etag, from.attributes), (to.content, to.etag, to.attributes));
+    let (from, to) = (
+        store.object("src", "s/b/c").unwrap(),
+        store.object("dst", "copies/b/c").unwrap(),
+    );
+    assert_eq!(
+        (from.content, from.etag, from.attributes),
+        (to.content, to.etag, to.attributes)
+    );
     // A change of one does not reach the other.
-    let gone = client.delete_object_tagging().bucket("dst").key("copies/a").send().await;
-    assert!(gone.is_ok() && store.object("dst", "copies/a").unwrap().attributes.tags.is_empty());
-    assert_eq!(store.object("src", "s/a").unwrap().attributes.tags["t"], "s/a");
+    let gone = client
+        .delete_object_tagging()
+        .bucket("dst")
+        .key("copies/a")
+        .send()
+        .await;
+    assert!(
+        gone.is_ok()
+            && store
+                .object("dst", "copies/a")
+                .unwrap()
+                .attributes
+                .tags
+                .is_empty()
+    );
+    assert_eq!(
+        store.object("src", "s/a").unwrap().attributes.tags["t"],
+        "s/a"
+    );
     // Where versions are kept, each copy is one.
-    store.create_bucket("versioned", BucketOptions { versioning: true, ..BucketOptions::default() });
+    store.create_bucket(
+        "versioned",
+        BucketOptions {
+            versioning: true,
+            ..BucketOptions::default()
+        },
+    );
     for _ in 0..2 {
         assert_eq!(store.copy_prefix(("src", "s/"), ("versioned", "")), 2);
     }
     assert_eq!(store.versions("versioned", "a").len(), 2);
     let usage = store.usage();
     let of = |name: &str| usage.iter().find(|usage| usage.bucket == name).unwrap();
-    assert_eq!((of("dst").objects, of("dst").bytes, of("dst").open_uploads), (2, 200, 0));
+    assert_eq!(
+        (of("dst").objects, of("dst").bytes, of("dst").open_uploads),
+        (2, 200, 0)
+    );
     assert_eq!((of("versioned").objects, of("src").objects), (2, 3));
 }
 
 #[tokio::test]
 async fn throttled_calls_are_counted() {
-    let limits = RateModel { writes_per_second: Some(4), ..RateModel::default() };
-    let options = SandboxOptions { model: Model { limits, ..Model::default() }, ..SandboxOptions::default() };
+    let limits = RateModel {
+        writes_per_second: Some(4),
+        ..RateModel::default()
+    };
+    let options = SandboxOptions {
+        model: Model {
+            limits,
+            ..Model::default()
+        },
+        ..SandboxOptions::default()
+    };
     let (sandbox, client) = start_with(options).await;
     let mut slowed = 0;
     for _ in 0..5 {
@@ -121,7 +209,13 @@ async fn throttled_calls_are_counted() {
         );
     }
     assert!(slowed > 0);
-    assert_eq!((sandbox.calls().throttled(), sandbox.calls().count(Operation::DeleteObject)), (slowed, 5));
+    assert_eq!(
+        (
+            sandbox.calls().throttled(),
+            sandbox.calls().count(Operation::DeleteObject)
+        ),
+        (slowed, 5)
+    );
     sandbox.calls().clear();
     assert_eq!(sandbox.calls().throttled(), 0);
 }

@@ -13,7 +13,13 @@ use super::{complete, is, listed, refused, start, start_with};
 const MIN: u64 = SMALLEST_PART;
 
 async fn create(client: &Client) -> String {
-    let upload = client.create_multipart_upload().bucket("dst").key("k").send().await.unwrap();
+    let upload = client
+        .create_multipart_upload()
+        .bucket("dst")
+        .key("k")
+        .send()
+        .await
+        .unwrap();
     upload.upload_id.unwrap()
 }
 
@@ -37,7 +43,9 @@ async fn copy_part(client: &Client, id: &str, number: i32, range: &str) -> Strin
 async fn start_with_source() -> (Sandbox, Client) {
     let (sandbox, client) = start().await;
     let content = Content::pattern_bytes(1, 2 * MIN + 10);
-    sandbox.store().put_object("src", "key", content, &ObjectSpec::default());
+    sandbox
+        .store()
+        .put_object("src", "key", content, &ObjectSpec::default());
     (sandbox, client)
 }
 
@@ -59,63 +67,168 @@ async fn copied_parts_become_the_object() {
     let id = created.upload_id().unwrap();
     let one = copy_part(&client, id, 1, &format!("bytes=0-{}", MIN - 1)).await;
     let two = copy_part(&client, id, 2, &format!("bytes={MIN}-{}", 2 * MIN - 1)).await;
-    let three = copy_part(&client, id, 3, &format!("bytes={}-{}", 2 * MIN, 2 * MIN + 9)).await;
+    let three = copy_part(
+        &client,
+        id,
+        3,
+        &format!("bytes={}-{}", 2 * MIN, 2 * MIN + 9),
+    )
+    .await;
     let ignored = copy_part(&client, id, 4, "bytes=0-9").await;
     assert!(!ignored.is_empty());
-    let done = complete(&client, "dst", "k", id, &[(1, &one), (2, &two), (3, &three)]).await.unwrap();
-    let (source, copy) =
-        (sandbox.store().object("src", "key").unwrap(), sandbox.store().object("dst", "k").unwrap());
+    let done = complete(
+        &client,
+        "dst",
+        "k",
+        id,
+        &[(1, &one), (2, &two), (3, &three)],
+    )
+    .await
+    .unwrap();
+    let (source, copy) = (
+        sandbox.store().object("src", "key").unwrap(),
+        sandbox.store().object("dst", "k").unwrap(),
+    );
     assert_eq!(copy.content, source.content);
     assert_eq!(done.e_tag().unwrap().trim_matches('"'), copy.etag);
     assert!(copy.etag.ends_with("-3"));
     assert_eq!(copy.checksum, source.checksum);
     assert_eq!(copy.attributes.cache_control.as_deref(), Some("no-store"));
     assert_eq!(copy.attributes.class(), "STANDARD_IA");
-    assert_eq!((copy.attributes.metadata["a"].as_str(), copy.attributes.tags["t"].as_str()), ("b", "1"));
+    assert_eq!(
+        (
+            copy.attributes.metadata["a"].as_str(),
+            copy.attributes.tags["t"].as_str()
+        ),
+        ("b", "1")
+    );
     assert!(sandbox.store().open_uploads("dst").is_empty());
     // The same layout, arranged, has the same ETag: the formula is S3's.
     let layout = ObjectSpec::default().part_sizes([MIN, MIN]);
-    assert_eq!(sandbox.store().put_object("src", "again", source.content, &layout).etag, copy.etag);
+    assert_eq!(
+        sandbox
+            .store()
+            .put_object("src", "again", source.content, &layout)
+            .etag,
+        copy.etag
+    );
     // A second Complete answers the same; everything else says that the upload is gone.
-    let again = complete(&client, "dst", "k", id, &[(1, &one)]).await.unwrap();
+    let again = complete(&client, "dst", "k", id, &[(1, &one)])
+        .await
+        .unwrap();
     assert_eq!(again.e_tag(), done.e_tag());
     let gone = is(404, "NoSuchUpload");
-    assert_eq!(refused(client.list_parts().bucket("dst").key("k").upload_id(id).send().await), gone);
     assert_eq!(
-        refused(client.abort_multipart_upload().bucket("dst").key("k").upload_id(id).send().await),
+        refused(
+            client
+                .list_parts()
+                .bucket("dst")
+                .key("k")
+                .upload_id(id)
+                .send()
+                .await
+        ),
         gone
     );
-    let part = client.upload_part().bucket("dst").key("k").upload_id(id).part_number(1);
-    assert_eq!(refused(part.body(ByteStream::from_static(b"x")).send().await), gone);
+    assert_eq!(
+        refused(
+            client
+                .abort_multipart_upload()
+                .bucket("dst")
+                .key("k")
+                .upload_id(id)
+                .send()
+                .await
+        ),
+        gone
+    );
+    let part = client
+        .upload_part()
+        .bucket("dst")
+        .key("k")
+        .upload_id(id)
+        .part_number(1);
+    assert_eq!(
+        refused(part.body(ByteStream::from_static(b"x")).send().await),
+        gone
+    );
 }
 
 #[tokio::test]
 async fn ranges_of_copied_parts_are_never_cut() {
     let (sandbox, client) = start_with_source().await;
-    sandbox.store().put_object("src", "large", Content::pattern(1, 6 << 30), &ObjectSpec::default());
+    sandbox.store().put_object(
+        "src",
+        "large",
+        Content::pattern(1, 6 << 30),
+        &ObjectSpec::default(),
+    );
     let id = create(&client).await;
     let part = |source: &str, number, range: Option<&str>| {
-        let call = client.upload_part_copy().bucket("dst").key("k").upload_id(&id).part_number(number);
-        call.copy_source(format!("src/{source}")).set_copy_source_range(range.map(str::to_owned)).send()
+        let call = client
+            .upload_part_copy()
+            .bucket("dst")
+            .key("k")
+            .upload_id(&id)
+            .part_number(number);
+        call.copy_source(format!("src/{source}"))
+            .set_copy_source_range(range.map(str::to_owned))
+            .send()
     };
     let end = 2 * MIN + 10;
     let (over, behind) = (format!("bytes=0-{end}"), format!("bytes={end}-{}", end + 1));
-    assert_eq!(refused(part("key", 1, Some(&over)).await), is(400, "InvalidArgument"));
-    assert_eq!(refused(part("key", 1, Some(&behind)).await), is(400, "InvalidRequest"));
+    assert_eq!(
+        refused(part("key", 1, Some(&over)).await),
+        is(400, "InvalidArgument")
+    );
+    assert_eq!(
+        refused(part("key", 1, Some(&behind)).await),
+        is(400, "InvalidRequest")
+    );
     for malformed in ["bytes=0-", "bytes=-5", "bytes=5-4", "bytes=0-1,3-4", "0-5"] {
-        assert_eq!(refused(part("key", 1, Some(malformed)).await), is(400, "InvalidArgument"), "{malformed}");
+        assert_eq!(
+            refused(part("key", 1, Some(malformed)).await),
+            is(400, "InvalidArgument"),
+            "{malformed}"
+        );
     }
-    assert_eq!(refused(part("large", 1, None).await), is(400, "InvalidRequest"));
+    assert_eq!(
+        refused(part("large", 1, None).await),
+        is(400, "InvalidRequest")
+    );
     part("large", 1, Some("bytes=0-5368709119")).await.unwrap();
-    assert_eq!(refused(part("large", 1, Some("bytes=0-5368709120")).await), is(400, "InvalidRequest"));
+    assert_eq!(
+        refused(part("large", 1, Some("bytes=0-5368709120")).await),
+        is(400, "InvalidRequest")
+    );
     for number in [0, 10_001, -1] {
-        assert_eq!(refused(part("key", number, None).await), is(400, "InvalidArgument"), "{number}");
+        assert_eq!(
+            refused(part("key", number, None).await),
+            is(400, "InvalidArgument"),
+            "{number}"
+        );
     }
     assert_eq!(refused(part("none", 1, None).await), is(404, "NoSuchKey"));
-    let nowhere = client.upload_part_copy().bucket("dst").key("k").upload_id(&id).part_number(1);
-    assert_eq!(refused(nowhere.copy_source("nobucket/key").send().await), is(404, "NoSuchBucket"));
-    let shapeless = client.upload_part_copy().bucket("dst").key("k").upload_id(&id).part_number(1);
-    assert_eq!(refused(shapeless.copy_source("nokey").send().await), is(400, "InvalidArgument"));
+    let nowhere = client
+        .upload_part_copy()
+        .bucket("dst")
+        .key("k")
+        .upload_id(&id)
+        .part_number(1);
+    assert_eq!(
+        refused(nowhere.copy_source("nobucket/key").send().await),
+        is(404, "NoSuchBucket")
+    );
+    let shapeless = client
+        .upload_part_copy()
+        .bucket("dst")
+        .key("k")
+        .upload_id(&id)
+        .part_number(1);
+    assert_eq!(
+        refused(shapeless.copy_source("nokey").send().await),
+        is(400, "InvalidArgument")
+    );
 }
 
 #[tokio::test]
@@ -129,25 +242,58 @@ async fn complete_wants_the_parts_as_they_are() {
         let client = client.clone();
         let id = id.clone();
         async move {
-            let parts: Vec<_> = parts.iter().map(|(number, tag)| (*number, tag.as_str())).collect();
+            let parts: Vec<_> = parts
+                .iter()
+                .map(|(number, tag)| (*number, tag.as_str()))
+                .collect();
             complete(&client, "dst", "k", &id, &parts).await
         }
     };
     assert_eq!(refused(done(vec![]).await), is(400, "InvalidRequest"));
-    assert_eq!(refused(done(vec![(1, small.clone()), (5, big.clone())]).await), is(400, "EntityTooSmall"));
-    assert_eq!(refused(done(vec![(5, big.clone()), (1, small.clone())]).await), is(400, "InvalidPartOrder"));
-    assert_eq!(refused(done(vec![(5, big.clone()), (5, big.clone())]).await), is(400, "InvalidPartOrder"));
-    assert_eq!(refused(done(vec![(5, small.clone())]).await), is(400, "InvalidPart"));
-    assert_eq!(refused(done(vec![(6, big.clone())]).await), is(400, "InvalidPart"));
-    let other = client.complete_multipart_upload().bucket("dst").key("k").upload_id("nope");
+    assert_eq!(
+        refused(done(vec![(1, small.clone()), (5, big.clone())]).await),
+        is(400, "EntityTooSmall")
+    );
+    assert_eq!(
+        refused(done(vec![(5, big.clone()), (1, small.clone())]).await),
+        is(400, "InvalidPartOrder")
+    );
+    assert_eq!(
+        refused(done(vec![(5, big.clone()), (5, big.clone())]).await),
+        is(400, "InvalidPartOrder")
+    );
+    assert_eq!(
+        refused(done(vec![(5, small.clone())]).await),
+        is(400, "InvalidPart")
+    );
+    assert_eq!(
+        refused(done(vec![(6, big.clone())]).await),
+        is(400, "InvalidPart")
+    );
+    let other = client
+        .complete_multipart_upload()
+        .bucket("dst")
+        .key("k")
+        .upload_id("nope");
     let other = other.multipart_upload(listed(&[(1, &small)])).send().await;
     assert_eq!(refused(other), is(404, "NoSuchUpload"));
-    let sized = client.complete_multipart_upload().bucket("dst").key("k").upload_id(&id);
-    let sized = sized.multipart_upload(listed(&[(5, &big), (7, &last)])).mpu_object_size(7).send().await;
+    let sized = client
+        .complete_multipart_upload()
+        .bucket("dst")
+        .key("k")
+        .upload_id(&id);
+    let sized = sized
+        .multipart_upload(listed(&[(5, &big), (7, &last)]))
+        .mpu_object_size(7)
+        .send()
+        .await;
     assert_eq!(refused(sized), is(400, "InvalidRequest"));
     // Gaps are fine where no checksum was declared. A part sent again replaces the earlier one.
     let again = copy_part(&client, &id, 7, "bytes=1-1").await;
-    assert_eq!(refused(done(vec![(5, big.clone()), (7, last)]).await), is(400, "InvalidPart"));
+    assert_eq!(
+        refused(done(vec![(5, big.clone()), (7, last)]).await),
+        is(400, "InvalidPart")
+    );
     done(vec![(5, big), (7, again)]).await.unwrap();
     assert_eq!(sandbox.store().object("dst", "k").unwrap().size, MIN + 1);
 }
@@ -173,7 +319,10 @@ async fn parts_are_listed_in_pages() {
             .await
             .unwrap();
         for part in page.parts() {
-            assert_eq!(part.size(), part.part_number().map(|number| i64::from(number) + 1));
+            assert_eq!(
+                part.size(),
+                part.part_number().map(|number| i64::from(number) + 1)
+            );
             numbers.push(part.part_number().unwrap());
         }
         if page.is_truncated() != Some(true) {
@@ -182,46 +331,93 @@ async fn parts_are_listed_in_pages() {
         marker = page.next_part_number_marker().map(str::to_owned);
     }
     assert_eq!(numbers, [1, 3, 7, 10_000]);
-    client.abort_multipart_upload().bucket("dst").key("k").upload_id(&id).send().await.unwrap();
+    client
+        .abort_multipart_upload()
+        .bucket("dst")
+        .key("k")
+        .upload_id(&id)
+        .send()
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
 async fn complete_on_conditions() {
     let (sandbox, client) = start_with_source().await;
-    let existing = sandbox.store().put_object("dst", "k", Content::bytes("old"), &ObjectSpec::default());
+    let existing =
+        sandbox
+            .store()
+            .put_object("dst", "k", Content::bytes("old"), &ObjectSpec::default());
     let id = create(&client).await;
     let part = copy_part(&client, &id, 1, "bytes=0-9").await;
     let call = || {
-        let call = client.complete_multipart_upload().bucket("dst").key("k").upload_id(&id);
+        let call = client
+            .complete_multipart_upload()
+            .bucket("dst")
+            .key("k")
+            .upload_id(&id);
         call.multipart_upload(listed(&[(1, &part)]))
     };
     // 412 leaves the upload as it was.
-    assert_eq!(refused(call().if_none_match("*").send().await), is(412, "PreconditionFailed"));
-    assert_eq!(refused(call().if_match("other").send().await), is(412, "PreconditionFailed"));
+    assert_eq!(
+        refused(call().if_none_match("*").send().await),
+        is(412, "PreconditionFailed")
+    );
+    assert_eq!(
+        refused(call().if_match("other").send().await),
+        is(412, "PreconditionFailed")
+    );
     assert_eq!(sandbox.store().open_uploads("dst").len(), 1);
     // The key was deleted since Create.
     sandbox.store().delete_object("dst", "k");
-    assert_eq!(refused(call().if_none_match("*").send().await), is(409, "ConditionalRequestConflict"));
-    assert_eq!(refused(call().if_match(&existing.etag).send().await), is(404, "NoSuchKey"));
+    assert_eq!(
+        refused(call().if_none_match("*").send().await),
+        is(409, "ConditionalRequestConflict")
+    );
+    assert_eq!(
+        refused(call().if_match(&existing.etag).send().await),
+        is(404, "NoSuchKey")
+    );
     // Written again with the same bytes: the ETag is right, yet it is a conflict.
-    sandbox.store().put_object("dst", "k", Content::bytes("old"), &ObjectSpec::default());
-    assert_eq!(refused(call().if_match(&existing.etag).send().await), is(409, "ConditionalRequestConflict"));
+    sandbox
+        .store()
+        .put_object("dst", "k", Content::bytes("old"), &ObjectSpec::default());
+    assert_eq!(
+        refused(call().if_match(&existing.etag).send().await),
+        is(409, "ConditionalRequestConflict")
+    );
     // A new upload meets no conflict.
     let id = create(&client).await;
     let part = copy_part(&client, &id, 1, "bytes=0-9").await;
-    let call = client.complete_multipart_upload().bucket("dst").key("k").upload_id(&id);
-    call.multipart_upload(listed(&[(1, &part)])).if_match(&existing.etag).send().await.unwrap();
+    let call = client
+        .complete_multipart_upload()
+        .bucket("dst")
+        .key("k")
+        .upload_id(&id);
+    call.multipart_upload(listed(&[(1, &part)]))
+        .if_match(&existing.etag)
+        .send()
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
 async fn a_delete_can_win_over_an_upload() {
     let (sandbox, client) = start_with_source().await;
-    sandbox.store().quirks().deletes_win_over_uploads.store(true, std::sync::atomic::Ordering::Relaxed);
-    sandbox.store().put_object("dst", "k", Content::bytes("old"), &ObjectSpec::default());
+    sandbox
+        .store()
+        .quirks()
+        .deletes_win_over_uploads
+        .store(true, std::sync::atomic::Ordering::Relaxed);
+    sandbox
+        .store()
+        .put_object("dst", "k", Content::bytes("old"), &ObjectSpec::default());
     let id = create(&client).await;
     let part = copy_part(&client, &id, 1, "bytes=0-9").await;
     sandbox.store().delete_object("dst", "k");
-    complete(&client, "dst", "k", &id, &[(1, &part)]).await.unwrap();
+    complete(&client, "dst", "k", &id, &[(1, &part)])
+        .await
+        .unwrap();
     assert!(sandbox.store().object("dst", "k").is_none());
 }
 
@@ -232,8 +428,13 @@ async fn the_object_is_dated_at_the_initiation() {
     let initiated = sandbox.store().open_uploads("dst")[0].initiated;
     let part = copy_part(&client, &id, 1, "bytes=0-9").await;
     tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
-    complete(&client, "dst", "k", &id, &[(1, &part)]).await.unwrap();
-    assert_eq!(sandbox.store().object("dst", "k").unwrap().last_modified, initiated);
+    complete(&client, "dst", "k", &id, &[(1, &part)])
+        .await
+        .unwrap();
+    assert_eq!(
+        sandbox.store().object("dst", "k").unwrap().last_modified,
+        initiated
+    );
 }
 
 #[tokio::test]
@@ -241,21 +442,49 @@ async fn parts_of_kms_uploads_hide_their_content() {
     let (sandbox, client) = start_with_source().await;
     let key_id = "arn:aws:kms:us-east-1:111122223333:key/1";
     let encryption = s3haul::sandbox::Encryption::kms(key_id);
-    sandbox.store().create_bucket("kms", BucketOptions { encryption, ..BucketOptions::default() });
-    let upload = client.create_multipart_upload().bucket("kms").key("k").send().await.unwrap();
+    sandbox.store().create_bucket(
+        "kms",
+        BucketOptions {
+            encryption,
+            ..BucketOptions::default()
+        },
+    );
+    let upload = client
+        .create_multipart_upload()
+        .bucket("kms")
+        .key("k")
+        .send()
+        .await
+        .unwrap();
     assert_eq!(upload.ssekms_key_id(), Some(key_id));
     let id = upload.upload_id().unwrap();
     let mut tags = Vec::new();
     for _ in 0..2 {
-        let part = client.upload_part_copy().bucket("kms").key("k").upload_id(id).part_number(1);
-        let part = part.copy_source("src/key").copy_source_range("bytes=0-9").send().await.unwrap();
+        let part = client
+            .upload_part_copy()
+            .bucket("kms")
+            .key("k")
+            .upload_id(id)
+            .part_number(1);
+        let part = part
+            .copy_source("src/key")
+            .copy_source_range("bytes=0-9")
+            .send()
+            .await
+            .unwrap();
         tags.push(part.copy_part_result.unwrap().e_tag.unwrap());
     }
     assert_ne!(tags[0], tags[1]);
-    let done = complete(&client, "kms", "k", id, &[(1, &tags[1])]).await.unwrap();
+    let done = complete(&client, "kms", "k", id, &[(1, &tags[1])])
+        .await
+        .unwrap();
     assert!(done.checksum_crc64_nvme().is_none(), "left out with KMS");
     let head = client.head_object().bucket("kms").key("k");
-    let head = head.checksum_mode(aws_sdk_s3::types::ChecksumMode::Enabled).send().await.unwrap();
+    let head = head
+        .checksum_mode(aws_sdk_s3::types::ChecksumMode::Enabled)
+        .send()
+        .await
+        .unwrap();
     assert!(head.checksum_crc64_nvme().is_some());
     assert_eq!(head.server_side_encryption().unwrap().as_str(), "aws:kms");
 }
@@ -263,24 +492,64 @@ async fn parts_of_kms_uploads_hide_their_content() {
 #[tokio::test]
 async fn a_server_can_have_opaque_etags() {
     let (sandbox, client) = start_with_source().await;
-    sandbox.store().quirks().opaque_etags.store(true, std::sync::atomic::Ordering::Relaxed);
+    sandbox
+        .store()
+        .quirks()
+        .opaque_etags
+        .store(true, std::sync::atomic::Ordering::Relaxed);
     let id = create(&client).await;
     let one = copy_part(&client, &id, 1, "bytes=0-9").await;
     let two = copy_part(&client, &id, 1, "bytes=0-9").await;
     assert_ne!(one, two);
-    complete(&client, "dst", "k", &id, &[(1, &two)]).await.unwrap();
-    assert!(sandbox.store().object("dst", "k").unwrap().etag.ends_with("-1"));
+    complete(&client, "dst", "k", &id, &[(1, &two)])
+        .await
+        .unwrap();
+    assert!(
+        sandbox
+            .store()
+            .object("dst", "k")
+            .unwrap()
+            .etag
+            .ends_with("-1")
+    );
 }
 
 #[tokio::test]
 async fn a_late_part_can_survive_the_abort() {
-    let latency = LatencyModel { bytes_per_second: Some(100), ..LatencyModel::default() };
-    let model = Model { latency, ..Model::default() };
-    let (sandbox, client) = start_with(SandboxOptions { model, ..SandboxOptions::default() }).await;
-    sandbox.store().put_object("src", "key", Content::pattern(1, 50), &ObjectSpec::default());
-    let abort = |id: String| client.abort_multipart_upload().bucket("dst").key("k").upload_id(id).send();
+    let latency = LatencyModel {
+        bytes_per_second: Some(100),
+        ..LatencyModel::default()
+    };
+    let model = Model {
+        latency,
+        ..Model::default()
+    };
+    let (sandbox, client) = start_with(SandboxOptions {
+        model,
+        ..SandboxOptions::default()
+    })
+    .await;
+    sandbox.store().put_object(
+        "src",
+        "key",
+        Content::pattern(1, 50),
+        &ObjectSpec::default(),
+    );
+    let abort = |id: String| {
+        client
+            .abort_multipart_upload()
+            .bucket("dst")
+            .key("k")
+            .upload_id(id)
+            .send()
+    };
     let late = async |id: &str| {
-        let part = client.upload_part_copy().bucket("dst").key("k").upload_id(id).part_number(1);
+        let part = client
+            .upload_part_copy()
+            .bucket("dst")
+            .key("k")
+            .upload_id(id)
+            .part_number(1);
         let (part, aborted) = tokio::join!(part.copy_source("src/key").send(), async {
             tokio::time::sleep(Duration::from_millis(150)).await;
             abort(id.to_owned()).await
@@ -292,7 +561,11 @@ async fn a_late_part_can_survive_the_abort() {
     assert_eq!(refused(late(&id).await), is(404, "NoSuchUpload"));
     assert!(sandbox.store().open_uploads("dst").is_empty());
 
-    sandbox.store().quirks().late_parts_survive_aborts.store(true, std::sync::atomic::Ordering::Relaxed);
+    sandbox
+        .store()
+        .quirks()
+        .late_parts_survive_aborts
+        .store(true, std::sync::atomic::Ordering::Relaxed);
     let id = create(&client).await;
     late(&id).await.unwrap();
     assert_eq!(sandbox.store().open_uploads("dst")[0].parts.len(), 1);
@@ -303,13 +576,24 @@ async fn a_late_part_can_survive_the_abort() {
 #[tokio::test]
 async fn a_lifecycle_rule_is_announced() {
     let (sandbox, client) = start().await;
-    sandbox
-        .store()
-        .create_bucket("tidy", BucketOptions { abort_after_days: Some(7), ..BucketOptions::default() });
-    let upload = client.create_multipart_upload().bucket("tidy").key("k").send().await.unwrap();
+    sandbox.store().create_bucket(
+        "tidy",
+        BucketOptions {
+            abort_after_days: Some(7),
+            ..BucketOptions::default()
+        },
+    );
+    let upload = client
+        .create_multipart_upload()
+        .bucket("tidy")
+        .key("k")
+        .send()
+        .await
+        .unwrap();
     let date = upload.abort_date().unwrap();
-    let days =
-        (date.secs() - i64::try_from(SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs()).unwrap()) / 86_400;
+    let days = (date.secs()
+        - i64::try_from(SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs()).unwrap())
+        / 86_400;
     assert_eq!(days, 7);
     let list = client
         .list_parts()

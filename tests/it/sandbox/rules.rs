@@ -22,18 +22,32 @@ fn ask(control: &str, method: &str, path: &str, body: &str) -> (u16, Value) {
     let head = format!(
         "{method} {path} HTTP/1.1\r\nHost: c\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
     );
-    stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
+    stream
+        .write_all(format!("{head}{body}").as_bytes())
+        .unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     let status = text.split(' ').nth(1).unwrap().parse().unwrap();
-    (status, serde_json::from_str(text.split_once("\r\n\r\n").unwrap().1).unwrap())
+    (
+        status,
+        serde_json::from_str(text.split_once("\r\n\r\n").unwrap().1).unwrap(),
+    )
 }
 
 /// A sandbox with the object `src/k`, whose rules are controlled.
 async fn controlled() -> (Sandbox, Client, String) {
     let control = Some("127.0.0.1:0".parse().unwrap());
-    let (sandbox, client) = start_with(SandboxOptions { control, ..SandboxOptions::default() }).await;
-    sandbox.store().put_object("src", "k", Content::bytes("123456789"), &ObjectSpec::default());
+    let (sandbox, client) = start_with(SandboxOptions {
+        control,
+        ..SandboxOptions::default()
+    })
+    .await;
+    sandbox.store().put_object(
+        "src",
+        "k",
+        Content::bytes("123456789"),
+        &ObjectSpec::default(),
+    );
     let control = sandbox.control_url().unwrap().to_owned();
     (sandbox, client, control)
 }
@@ -49,7 +63,9 @@ async fn arm(control: &str, rule: Value) -> Value {
 
 async fn shown(control: &str, path: String) -> (u16, Value) {
     let control = control.to_owned();
-    tokio::task::spawn_blocking(move || ask(&control, "GET", &path, "")).await.unwrap()
+    tokio::task::spawn_blocking(move || ask(&control, "GET", &path, ""))
+        .await
+        .unwrap()
 }
 
 #[tokio::test]
@@ -70,11 +86,21 @@ async fn rules_are_armed_counted_and_cleared() {
             answered.unwrap_or_else(|error| panic!("{number}: {error:?}"));
         }
     }
-    client.head_object().bucket("src").key("k").send().await.unwrap();
+    client
+        .head_object()
+        .bucket("src")
+        .key("k")
+        .send()
+        .await
+        .unwrap();
     let (status, rules) = shown(&control, "/_sandbox/rules".to_owned()).await;
     let mut expected = rule;
     expected["operation"] = json!(["GetObject"]);
-    for (name, value) in [("id", id.clone()), ("matched", json!(6)), ("struck", json!(2))] {
+    for (name, value) in [
+        ("id", id.clone()),
+        ("matched", json!(6)),
+        ("struck", json!(2)),
+    ] {
         expected[name] = value;
     }
     assert_eq!((status, &rules), (200, &json!({ "rules": [expected] })));
@@ -84,13 +110,21 @@ async fn rules_are_armed_counted_and_cleared() {
     arm(&control, json!({ "effect": "throttle" })).await;
     assert_eq!(refused(get().await), is(503, "SlowDown"));
     // Rules of the test itself are the same rules.
-    sandbox.faults().add(Fault::on(Operation::HeadObject).then(Effect::Error(500, "InternalError")));
+    sandbox
+        .faults()
+        .add(Fault::on(Operation::HeadObject).then(Effect::Error(500, "InternalError")));
     let at = control.clone();
     let cleared = move || ask(&at, "DELETE", "/_sandbox/rules", "");
     let (status, said) = tokio::task::spawn_blocking(cleared).await.unwrap();
     assert_eq!((status, said), (200, json!({ "cleared": 3 })));
     get().await.unwrap();
-    client.head_object().bucket("src").key("k").send().await.unwrap();
+    client
+        .head_object()
+        .bucket("src")
+        .key("k")
+        .send()
+        .await
+        .unwrap();
 }
 
 #[rstest]
@@ -118,9 +152,22 @@ async fn what_is_no_rule_is_refused(
     let asking = move || ask(&control, method, path, body);
     let answered = tokio::task::spawn_blocking(asking).await.unwrap();
     assert_eq!(answered.0, status);
-    assert!(answered.1["error"].as_str().unwrap().contains(told), "{}", answered.1);
-    assert!(sandbox.faults().armed().is_empty(), "none of several is taken");
-    client.get_object().bucket("src").key("k").send().await.unwrap();
+    assert!(
+        answered.1["error"].as_str().unwrap().contains(told),
+        "{}",
+        answered.1
+    );
+    assert!(
+        sandbox.faults().armed().is_empty(),
+        "none of several is taken"
+    );
+    client
+        .get_object()
+        .bucket("src")
+        .key("k")
+        .send()
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -130,7 +177,9 @@ async fn the_port_of_s3_has_no_rules() {
     let url = sandbox.url().to_owned();
     let asked = tokio::task::spawn_blocking(move || {
         let mut stream = TcpStream::connect(url.trim_start_matches("http://")).unwrap();
-        stream.write_all(b"DELETE /_sandbox/rules HTTP/1.1\r\nHost: c\r\nConnection: close\r\n\r\n").unwrap();
+        stream
+            .write_all(b"DELETE /_sandbox/rules HTTP/1.1\r\nHost: c\r\nConnection: close\r\n\r\n")
+            .unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
         text
@@ -140,7 +189,8 @@ async fn the_port_of_s3_has_no_rules() {
     assert_eq!(sandbox.faults().armed().len(), 1);
 }
 
-/// The client sees the two ends of a connection as the system tells them: an end of the stream, and ECONNRESET.
+/// The client sees the two ends of a connection as the system tells them: an end of the stream, and
+/// ECONNRESET.
 #[rstest]
 #[case::close_before(json!({ "close": "before" }), false, false)]
 #[case::close_after(json!({ "close": "after" }), false, true)]
@@ -155,7 +205,14 @@ async fn connections_end_before_and_after_the_effect(
     let (sandbox, client, control) = controlled().await;
     let rule = json!({ "operation": "CopyObject", "effect": effect });
     arm(&control, rule).await;
-    let error = client.copy_object().bucket("dst").key("k").copy_source("src/k").send().await.unwrap_err();
+    let error = client
+        .copy_object()
+        .bucket("dst")
+        .key("k")
+        .copy_source("src/k")
+        .send()
+        .await
+        .unwrap_err();
     assert!(matches!(error, SdkError::DispatchFailure(_)), "{error:?}");
     let told = format!("{error:?}");
     assert_eq!(told.contains("ConnectionReset"), is_reset, "{told}");
@@ -170,8 +227,14 @@ async fn a_frozen_call_is_never_answered(#[case] effect: impl Into<Value>, #[cas
     let (sandbox, client, control) = controlled().await;
     let rule = json!({ "operation": "PutObject", "prefix": "frozen/", "effect": effect.into() });
     let id = arm(&control, rule).await.as_u64().unwrap();
-    let put =
-        |key: &str| client.put_object().bucket("dst").key(key).body(ByteStream::from_static(b"x")).send();
+    let put = |key: &str| {
+        client
+            .put_object()
+            .bucket("dst")
+            .key(key)
+            .body(ByteStream::from_static(b"x"))
+            .send()
+    };
     put("k").await.unwrap();
     let frozen = tokio::spawn(put("frozen/k"));
     while sandbox.faults().counts(id).unwrap().struck == 0
@@ -189,7 +252,11 @@ async fn a_frozen_call_is_never_answered(#[case] effect: impl Into<Value>, #[cas
 async fn a_delay_goes_before_another_effect() {
     let (_sandbox, client, control) = controlled().await;
     arm(&control, json!({ "effect": { "delay": "300ms" } })).await;
-    arm(&control, json!({ "effect": { "answer": { "status": 500, "code": "InternalError" } } })).await;
+    arm(
+        &control,
+        json!({ "effect": { "answer": { "status": 500, "code": "InternalError" } } }),
+    )
+    .await;
     let began = Instant::now();
     let got = client.get_object().bucket("src").key("k").send().await;
     assert_eq!(refused(got), is(500, "InternalError"));
@@ -200,7 +267,11 @@ async fn a_delay_goes_before_another_effect() {
 fn client_of(sandbox: &Sandbox, access_key: &str, token: Option<&str>) -> Client {
     let token = token.map(str::to_owned);
     let credentials = Credentials::new(access_key, "sandbox-secret", token, None, "test");
-    Client::from_conf(unsigned(sandbox.url()).credentials_provider(credentials).build())
+    Client::from_conf(
+        unsigned(sandbox.url())
+            .credentials_provider(credentials)
+            .build(),
+    )
 }
 
 #[tokio::test]
@@ -208,28 +279,52 @@ async fn sessions_expire_and_are_revoked_by_token_and_by_key() {
     let (sandbox, _client, control) = controlled().await;
     sandbox.accept_key("other", "sandbox-secret");
     let get = async |key: &str, token| {
-        client_of(&sandbox, key, token).get_object().bucket("src").key("k").send().await
+        client_of(&sandbox, key, token)
+            .get_object()
+            .bucket("src")
+            .key("k")
+            .send()
+            .await
     };
-    for (key, token) in [("sandbox", Some("t1")), ("sandbox", Some("t2")), ("other", None)] {
+    for (key, token) in [
+        ("sandbox", Some("t1")),
+        ("sandbox", Some("t2")),
+        ("other", None),
+    ] {
         get(key, token).await.unwrap();
     }
     arm(&control, json!({ "token": "t1", "effect": "expire" })).await;
-    arm(&control, json!({ "access_key": "other", "effect": "revoke" })).await;
-    assert_eq!(refused(get("sandbox", Some("t1")).await), is(400, "ExpiredToken"));
+    arm(
+        &control,
+        json!({ "access_key": "other", "effect": "revoke" }),
+    )
+    .await;
+    assert_eq!(
+        refused(get("sandbox", Some("t1")).await),
+        is(400, "ExpiredToken")
+    );
     get("sandbox", Some("t2")).await.unwrap();
     assert_eq!(refused(get("other", None).await), is(400, "InvalidToken"));
     sandbox.faults().clear();
     sandbox.forget_key("other");
-    assert_eq!(refused(get("other", None).await), is(403, "InvalidAccessKeyId"));
+    assert_eq!(
+        refused(get("other", None).await),
+        is(403, "InvalidAccessKeyId")
+    );
 }
 
-/// The SDK learns the time from the answer, so that its second request is signed for a clock that is an hour late.
+/// The SDK learns the time from the answer, so that its second request is signed for a clock that
+/// is an hour late.
 #[tokio::test]
 async fn a_clock_that_is_wrong_refuses_signatures_and_shows_its_time() {
     let (sandbox, client, control) = controlled().await;
     arm(&control, json!({ "effect": { "skew": "-1h" } })).await;
-    let get = async |client: &Client, key: &str| client.get_object().bucket("src").key(key).send().await;
-    assert_eq!(refused(get(&client, "k").await), is(403, "RequestTimeTooSkewed"));
+    let get =
+        async |client: &Client, key: &str| client.get_object().bucket("src").key(key).send().await;
+    assert_eq!(
+        refused(get(&client, "k").await),
+        is(403, "RequestTimeTooSkewed")
+    );
     get(&client, "k").await.unwrap();
     let error = get(&client, "missing").await.unwrap_err();
     let date = error.raw_response().unwrap().headers().get("date").unwrap();
@@ -239,7 +334,9 @@ async fn a_clock_that_is_wrong_refuses_signatures_and_shows_its_time() {
     sandbox.faults().clear();
     arm(&control, json!({ "effect": { "skew": "10m" } })).await;
     // Ten minutes are forgiven.
-    get(&client_of(&sandbox, "sandbox", None), "k").await.unwrap();
+    get(&client_of(&sandbox, "sandbox", None), "k")
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -260,6 +357,8 @@ async fn a_sandbox_of_its_own_is_controlled_from_outside() {
     let (_, rules) = shown(&control, "/_sandbox/rules".to_owned()).await;
     assert!(rules["rules"][0]["struck"].as_u64() >= Some(3), "{rules}");
     let at = control.clone();
-    tokio::task::spawn_blocking(move || ask(&at, "DELETE", "/_sandbox/rules", "")).await.unwrap();
+    tokio::task::spawn_blocking(move || ask(&at, "DELETE", "/_sandbox/rules", ""))
+        .await
+        .unwrap();
     assert_eq!(serving.copy(&[]).await.0, 0);
 }

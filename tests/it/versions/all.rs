@@ -10,7 +10,8 @@ use s3haul::manifest::job::{Archived, Provider, Selection, Transfer, When};
 use s3haul::plan::decide::Skip;
 use s3haul::s3::FailureKind;
 use s3haul::sandbox::{
-    BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation, SandboxOptions,
+    BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation,
+    SandboxOptions,
 };
 use s3haul::size::{ByteSize, MIB};
 
@@ -47,9 +48,13 @@ async fn set_versioning(world: &World, bucket: &str, status: BucketVersioningSta
 #[tokio::test]
 async fn every_version_and_marker_arrives_in_order_once() {
     let world = world().await;
-    for (key, contents) in
-        [("a", "x"), ("a/b", "xMyMz"), ("gone", "xyM"), ("hidden twice", "xMMy"), ("z", "MM")]
-    {
+    for (key, contents) in [
+        ("a", "x"),
+        ("a/b", "xMyMz"),
+        ("gone", "xyM"),
+        ("hidden twice", "xMMy"),
+        ("z", "MM"),
+    ] {
         write(&world, SOURCE, key, contents);
     }
     let run = world.run(all_versions()).await;
@@ -60,18 +65,34 @@ async fn every_version_and_marker_arrives_in_order_once() {
         assert_eq!(there(&world, key), history(&world, SOURCE, key), "{key}");
     }
     let receipts = endings(&run, "a/b");
-    let told: Vec<_> = receipts.iter().map(|receipt| receipt.source_version.clone().unwrap()).collect();
-    assert_eq!(told, ids(&world, SOURCE, "a/b"), "one receipt per version, oldest first");
+    let told: Vec<_> = receipts
+        .iter()
+        .map(|receipt| receipt.source_version.clone().unwrap())
+        .collect();
+    assert_eq!(
+        told,
+        ids(&world, SOURCE, "a/b"),
+        "one receipt per version, oldest first"
+    );
     let made: Vec<_> = receipts
         .iter()
         .map(|receipt| match &receipt.ending {
-            Ending::Done { destination_version, .. } => destination_version.clone().unwrap(),
+            Ending::Done {
+                destination_version,
+                ..
+            } => destination_version.clone().unwrap(),
             other => panic!("{other:?}"),
         })
         .collect();
     assert_eq!(made, ids(&world, DESTINATION, "a/b"));
-    let routes: Vec<_> = receipts.iter().map(|receipt| receipt.route.unwrap()).collect();
-    assert_eq!(routes, ["copy", "delete-marker", "copy", "delete-marker", "copy"]);
+    let routes: Vec<_> = receipts
+        .iter()
+        .map(|receipt| receipt.route.unwrap())
+        .collect();
+    assert_eq!(
+        routes,
+        ["copy", "delete-marker", "copy", "delete-marker", "copy"]
+    );
     assert_eq!(outcome.proofs, [("crc64nvme".to_owned(), 8)].into());
     for (operation, calls) in [
         (Operation::ListObjectVersions, 2),
@@ -85,7 +106,12 @@ async fn every_version_and_marker_arrives_in_order_once() {
 
     world.sandbox.calls().clear();
     let again = world.run(all_versions()).await;
-    assert_eq!((again.outcome.done_objects, again.outcome.skipped_objects), (0, 15), "{:?}", again.receipts);
+    assert_eq!(
+        (again.outcome.done_objects, again.outcome.skipped_objects),
+        (0, 15),
+        "{:?}",
+        again.receipts
+    );
     let calls = world.sandbox.calls();
     assert_eq!(
         (writes(&world), calls.total()),
@@ -102,16 +128,22 @@ async fn a_history_that_grows_is_followed() {
     write(&world, SOURCE, "k", "Mc");
     let run = world.run(all_versions()).await;
     assert_eq!(there(&world, "k"), "abMc", "{:?}", run.receipts);
-    assert_eq!((run.outcome.done_objects, run.outcome.skipped_objects), (1, 2));
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.skipped_objects),
+        (1, 2)
+    );
 }
 
-/// S3's times have seconds: a key that is written, deleted and written in one has its order in the document alone.
+/// S3's times have seconds: a key that is written, deleted and written in one has its order in the
+/// document alone.
 #[tokio::test]
 async fn entries_of_one_second_keep_their_order() {
     let world = world().await;
     let (now, store) = (SystemTime::now(), world.sandbox.store());
     let put = |content: &'static str| {
-        let spec = ObjectSpec::default().last_modified(now).metadata("name", content);
+        let spec = ObjectSpec::default()
+            .last_modified(now)
+            .metadata("name", content);
         store.put_object(SOURCE, "k", Content::bytes(content), &spec);
     };
     for content in ["a", "M", "b", "M", "M", "c", "d", "M", "e"] {
@@ -132,13 +164,23 @@ async fn a_key_may_span_pages() {
     for number in 0..1_250_u32 {
         let content = Content::bytes(format!("{number}"));
         let spec = ObjectSpec::default().metadata("name", format!("{number},"));
-        world.sandbox.store().put_object(SOURCE, key, content, &spec);
+        world
+            .sandbox
+            .store()
+            .put_object(SOURCE, key, content, &spec);
     }
     write(&world, SOURCE, "b", "ab");
     let run = world.run(all_versions()).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.failed_objects), (1_252, 0));
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (1_252, 0)
+    );
     assert_eq!(there(&world, key), history(&world, SOURCE, key));
-    assert_eq!(world.calls(Operation::ListObjectVersions), 3, "two pages and one");
+    assert_eq!(
+        world.calls(Operation::ListObjectVersions),
+        3,
+        "two pages and one"
+    );
     world.sandbox.calls().clear();
     let again = world.run(all_versions()).await;
     assert_eq!((again.outcome.skipped_objects, writes(&world)), (1_252, 0));
@@ -156,16 +198,41 @@ async fn an_interrupted_key_goes_on_where_it_was(
     let world = world().await;
     write(&world, SOURCE, "k", "abMcM");
     write(&world, SOURCE, "other", "xMy");
-    let nth = if operation == Operation::CopyObject { done + 1 } else { done };
-    let fault = Fault::on(operation).key("k").nth(nth).then(Effect::Error(400, "InvalidRequest"));
+    let nth = if operation == Operation::CopyObject {
+        done + 1
+    } else {
+        done
+    };
+    let fault = Fault::on(operation)
+        .key("k")
+        .nth(nth)
+        .then(Effect::Error(400, "InvalidRequest"));
     world.sandbox.faults().add(fault);
     let run = world.run(all_versions()).await;
-    let so_far = if operation == Operation::CopyObject { "abM" } else { so_far };
-    assert_eq!((there(&world, "k"), there(&world, "other")), (so_far.to_owned(), "xMy".to_owned()));
+    let so_far = if operation == Operation::CopyObject {
+        "abM"
+    } else {
+        so_far
+    };
+    assert_eq!(
+        (there(&world, "k"), there(&world, "other")),
+        (so_far.to_owned(), "xMy".to_owned())
+    );
     let left = 5 - so_far.len();
-    assert_eq!(kinds(&run), vec!["invalid"; left], "what follows can not be put in order any more");
-    let Ending::Failed { error } = &endings(&run, "k").last().unwrap().ending else { panic!() };
-    assert!(error.message.contains("an older version of the key was not copied"), "{error:?}");
+    assert_eq!(
+        kinds(&run),
+        vec!["invalid"; left],
+        "what follows can not be put in order any more"
+    );
+    let Ending::Failed { error } = &endings(&run, "k").last().unwrap().ending else {
+        panic!()
+    };
+    assert!(
+        error
+            .message
+            .contains("an older version of the key was not copied"),
+        "{error:?}"
+    );
     let run = world.run(all_versions()).await;
     assert_eq!(there(&world, "k"), "abMcM", "{:?}", run.receipts);
     assert_eq!(run.outcome.failed_objects, 0);
@@ -188,36 +255,71 @@ async fn a_lost_answer_makes_no_second_version(
 ) {
     let world = world().await;
     write(&world, SOURCE, "k", "abMcM");
-    world.sandbox.faults().add(Fault::on(operation).nth(nth).then(effect));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(operation).nth(nth).then(effect));
     let run = world.run(all_versions()).await;
     assert_eq!(there(&world, "k"), "abMcM", "{:?}", run.receipts);
-    assert_eq!((run.outcome.done_objects, run.outcome.delete_markers), (3, 2));
-    let weak = ["size", "delete-marker"].iter().any(|proof| run.outcome.proofs.contains_key(*proof));
-    assert!(!weak, "what was found is proven like what was made: {:?}", run.outcome.proofs);
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.delete_markers),
+        (3, 2)
+    );
+    let weak = ["size", "delete-marker"]
+        .iter()
+        .any(|proof| run.outcome.proofs.contains_key(*proof));
+    assert!(
+        !weak,
+        "what was found is proven like what was made: {:?}",
+        run.outcome.proofs
+    );
     let made: Vec<_> = endings(&run, "k")
         .iter()
         .map(|receipt| match &receipt.ending {
-            Ending::Done { destination_version, .. } => destination_version.clone().unwrap(),
+            Ending::Done {
+                destination_version,
+                ..
+            } => destination_version.clone().unwrap(),
             other => panic!("{other:?}"),
         })
         .collect();
     assert_eq!(made, ids(&world, DESTINATION, "k"));
 }
 
-/// Equal bytes in other parts have another `ETag`; both sides are asked, and nothing is copied again.
+/// Equal bytes in other parts have another `ETag`; both sides are asked, and nothing is copied
+/// again.
 #[tokio::test]
 async fn etags_that_do_not_tell_are_looked_into() {
     let world = world().await;
     for (seed, name) in [(1, "a"), (2, "b"), (3, "c")] {
-        let spec = ObjectSpec::default().metadata("name", name).last_modified(at(seed));
-        world.sandbox.store().put_object(SOURCE, "large", Content::pattern(seed, 300 * MIB), &spec);
+        let spec = ObjectSpec::default()
+            .metadata("name", name)
+            .last_modified(at(seed));
+        world
+            .sandbox
+            .store()
+            .put_object(SOURCE, "large", Content::pattern(seed, 300 * MIB), &spec);
     }
     let run = world.run(all_versions()).await;
-    assert_eq!((there(&world, "large").as_str(), run.outcome.done_objects), ("abc", 3), "{:?}", run.receipts);
-    assert!(run.receipts.iter().all(|receipt| receipt.route == Some("multipart-copy")));
+    assert_eq!(
+        (there(&world, "large").as_str(), run.outcome.done_objects),
+        ("abc", 3),
+        "{:?}",
+        run.receipts
+    );
+    assert!(
+        run.receipts
+            .iter()
+            .all(|receipt| receipt.route == Some("multipart-copy"))
+    );
     world.sandbox.calls().clear();
     let again = world.run(all_versions()).await;
-    assert_eq!((again.outcome.skipped_objects, writes(&world)), (3, 0), "{:?}", again.receipts);
+    assert_eq!(
+        (again.outcome.skipped_objects, writes(&world)),
+        (3, 0),
+        "{:?}",
+        again.receipts
+    );
     assert_eq!(world.calls(Operation::HeadObject), 6, "three pairs");
 }
 
@@ -241,9 +343,23 @@ async fn only_a_history_that_fits_is_appended_to(
     write(&world, SOURCE, "k", source);
     write(&world, DESTINATION, "k", destination);
     write(&world, SOURCE, "other", "xy");
-    let run = world.run(Transfer { when, ..all_versions() }).await;
-    assert_eq!(there(&world, "k"), after.unwrap_or(destination), "{:?}", run.receipts);
-    assert_eq!(there(&world, "other"), "xy", "another key has its own history");
+    let run = world
+        .run(Transfer {
+            when,
+            ..all_versions()
+        })
+        .await;
+    assert_eq!(
+        there(&world, "k"),
+        after.unwrap_or(destination),
+        "{:?}",
+        run.receipts
+    );
+    assert_eq!(
+        there(&world, "other"),
+        "xy",
+        "another key has its own history"
+    );
     if after.is_none() {
         assert_eq!(run.error(), "diverged");
         assert!(run.receipts.iter().any(|receipt| matches!(&receipt.ending,
@@ -267,14 +383,20 @@ async fn a_destination_that_would_forget_is_refused_before_the_first_write(
         set_versioning(&world, DESTINATION, BucketVersioningStatus::Enabled).await;
         set_versioning(&world, DESTINATION, status).await;
     }
-    let Err(failure) = world.try_run_job(&world.job(all_versions())).await else { panic!("it ran") };
+    let Err(failure) = world.try_run_job(&world.job(all_versions())).await else {
+        panic!("it ran")
+    };
     assert_eq!(*failure.kind(), FailureKind::NoVersions);
     let text = failure.to_string();
-    assert!(text.contains(why) && text.contains("turn on the bucket's versioning"), "{text}");
+    assert!(
+        text.contains(why) && text.contains("turn on the bucket's versioning"),
+        "{text}"
+    );
     assert_eq!(writes(&world), 0);
 }
 
-/// Versions from before versioning was turned on, and from while it was suspended, have the id `null`.
+/// Versions from before versioning was turned on, and from while it was suspended, have the id
+/// `null`.
 #[tokio::test]
 async fn null_versions_are_copied_by_that_name() {
     let world = World::with(SandboxOptions::default(), BucketOptions::default()).await;
@@ -287,9 +409,18 @@ async fn null_versions_are_copied_by_that_name() {
     set_versioning(&world, SOURCE, BucketVersioningStatus::Suspended).await;
     write(&world, SOURCE, "suspended", "c");
     let run = world.run(all_versions()).await;
-    assert_eq!((there(&world, "old"), there(&world, "suspended")), ("ab".to_owned(), "bc".to_owned()));
-    assert_eq!(endings(&run, "old")[0].source_version.as_deref(), Some("null"));
-    assert_eq!(endings(&run, "suspended")[1].source_version.as_deref(), Some("null"));
+    assert_eq!(
+        (there(&world, "old"), there(&world, "suspended")),
+        ("ab".to_owned(), "bc".to_owned())
+    );
+    assert_eq!(
+        endings(&run, "old")[0].source_version.as_deref(),
+        Some("null")
+    );
+    assert_eq!(
+        endings(&run, "suspended")[1].source_version.as_deref(),
+        Some("null")
+    );
 }
 
 #[tokio::test]
@@ -297,8 +428,13 @@ async fn selections_choose_among_versions_and_keys() {
     let world = world().await;
     write(&world, SOURCE, "in/k", "abMcd");
     write(&world, SOURCE, "out/k", "ab");
-    let spec = ObjectSpec::default().last_modified(at(5)).metadata("name", "L");
-    world.sandbox.store().put_object(SOURCE, "in/k", Content::pattern(1, 100), &spec);
+    let spec = ObjectSpec::default()
+        .last_modified(at(5))
+        .metadata("name", "L");
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "in/k", Content::pattern(1, 100), &spec);
     let mut transfer = all_versions();
     transfer.select = Selection {
         exclude: vec!["out/**".parse().unwrap()],
@@ -312,8 +448,17 @@ async fn selections_choose_among_versions_and_keys() {
         .modified_after
         .map(|time: jiff::Timestamp| jiff::Timestamp::from_second(time.as_second()).unwrap());
     let run = world.run(transfer).await;
-    assert_eq!((there(&world, "in/k").as_str(), there(&world, "out/k").as_str()), ("bMcd", ""));
-    assert_eq!(run.outcome.excluded_objects, 4, "a and L of one key, both of the other");
+    assert_eq!(
+        (
+            there(&world, "in/k").as_str(),
+            there(&world, "out/k").as_str()
+        ),
+        ("bMcd", "")
+    );
+    assert_eq!(
+        run.outcome.excluded_objects, 4,
+        "a and L of one key, both of the other"
+    );
 }
 
 #[tokio::test]
@@ -327,7 +472,10 @@ async fn keys_that_change_their_order_are_found_one_by_one() {
     assert_eq!(world.run(transfer.clone()).await.outcome.done_objects, 6);
     assert_eq!(there(&world, "b/d/b"), "xMy");
     let again = world.run(transfer).await;
-    assert_eq!((again.outcome.done_objects, again.outcome.skipped_objects), (0, 9));
+    assert_eq!(
+        (again.outcome.done_objects, again.outcome.skipped_objects),
+        (0, 9)
+    );
 }
 
 #[tokio::test]
@@ -338,7 +486,12 @@ async fn one_key_goes_with_its_history_and_without_its_neighbours() {
     let mut transfer = all_versions();
     transfer.from = one("dir/k", None);
     let run = world.run(transfer.clone()).await;
-    assert_eq!((there(&world, "k").as_str(), run.receipts.len()), ("aMb", 3), "{:?}", run.receipts);
+    assert_eq!(
+        (there(&world, "k").as_str(), run.receipts.len()),
+        ("aMb", 3),
+        "{:?}",
+        run.receipts
+    );
     transfer.from = one("dir/none", None);
     assert_eq!(world.run(transfer).await.error(), "not-found");
 }
@@ -351,34 +504,83 @@ async fn an_unknown_server_gets_the_same_histories() {
     write(&world, SOURCE, "k", "aMb");
     write(&world, SOURCE, "k/2", "xyz");
     assert_eq!(world.run(all_versions()).await.outcome.failed_objects, 0);
-    assert_eq!((there(&world, "k"), there(&world, "k/2")), ("aMb".to_owned(), "xyz".to_owned()));
+    assert_eq!(
+        (there(&world, "k"), there(&world, "k/2")),
+        ("aMb".to_owned(), "xyz".to_owned())
+    );
     let again = world.run(all_versions()).await;
-    assert_eq!((again.outcome.done_objects, again.outcome.delete_markers), (0, 0), "{:?}", again.receipts);
+    assert_eq!(
+        (again.outcome.done_objects, again.outcome.delete_markers),
+        (0, 0),
+        "{:?}",
+        again.receipts
+    );
 }
 
-/// A version that can not be read holds up the newer ones of its key, which could not be put before it later.
+/// A version that can not be read holds up the newer ones of its key, which could not be put before
+/// it later.
 #[tokio::test]
 async fn an_archived_version_holds_up_those_behind_it() {
     let world = world().await;
     write(&world, SOURCE, "k", "a");
     for (hours, name, class) in [(1, "b", "GLACIER"), (2, "c", "STANDARD")] {
-        let spec = ObjectSpec::default().last_modified(at(hours)).metadata("name", name).storage_class(class);
-        world.sandbox.store().put_object(SOURCE, "k", Content::bytes(name), &spec);
+        let spec = ObjectSpec::default()
+            .last_modified(at(hours))
+            .metadata("name", name)
+            .storage_class(class);
+        world
+            .sandbox
+            .store()
+            .put_object(SOURCE, "k", Content::bytes(name), &spec);
     }
-    let policy = |archived| Transfer { archived, ..all_versions() };
+    let policy = |archived| Transfer {
+        archived,
+        ..all_versions()
+    };
     let run = world.run(policy(Archived::Fail)).await;
-    assert_eq!((there(&world, "k").as_str(), kinds(&run)), ("a", vec!["archived"; 2]), "{:?}", run.receipts);
+    assert_eq!(
+        (there(&world, "k").as_str(), kinds(&run)),
+        ("a", vec!["archived"; 2]),
+        "{:?}",
+        run.receipts
+    );
     let run = world.run(policy(Archived::Skip)).await;
-    assert_eq!((run.outcome.archived_objects, run.outcome.skipped_objects), (2, 1), "{:?}", run.receipts);
-    assert!(matches!(endings(&run, "k")[2].ending, Ending::Skipped { reason: Skip::Archived }));
+    assert_eq!(
+        (run.outcome.archived_objects, run.outcome.skipped_objects),
+        (2, 1),
+        "{:?}",
+        run.receipts
+    );
+    assert!(matches!(
+        endings(&run, "k")[2].ending,
+        Ending::Skipped {
+            reason: Skip::Archived
+        }
+    ));
     let run = world.run(policy(Archived::Restore)).await;
-    assert_eq!((run.outcome.restoring_objects, world.calls(Operation::RestoreObject)), (2, 1));
+    assert_eq!(
+        (
+            run.outcome.restoring_objects,
+            world.calls(Operation::RestoreObject)
+        ),
+        (2, 1)
+    );
     world.sandbox.store().finish_restores(SOURCE);
     let run = world.run(policy(Archived::Restore)).await;
-    assert_eq!((there(&world, "k").as_str(), run.outcome.failed_objects), ("abc", 0), "{:?}", run.receipts);
+    assert_eq!(
+        (there(&world, "k").as_str(), run.outcome.failed_objects),
+        ("abc", 0),
+        "{:?}",
+        run.receipts
+    );
     // A version may go to an archive after it was copied: it is there, and nothing is asked for.
     let run = world.run(policy(Archived::Fail)).await;
-    assert_eq!((run.outcome.skipped_objects, run.outcome.failed_objects), (3, 0), "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.skipped_objects, run.outcome.failed_objects),
+        (3, 0),
+        "{:?}",
+        run.receipts
+    );
 }
 
 #[tokio::test]
@@ -387,30 +589,60 @@ async fn a_stop_leaves_a_beginning_of_the_history() {
     write(&world, SOURCE, "k", "abcdef");
     let stop = world.stop.clone();
     let stopping = Effect::hook(move |_| stop.cancel());
-    world.sandbox.faults().add(Fault::on(Operation::CopyObject).nth(3).then(stopping));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::CopyObject).nth(3).then(stopping));
     let run = world.run(all_versions()).await;
     let done = there(&world, "k");
     assert!("abcdef".starts_with(&done) && done.len() < 6, "{done}");
     let stopped = run.outcome.stopped_objects + run.outcome.done_objects;
-    assert_eq!((stopped, run.receipts.len()), (6, 6), "every version is on record: {:?}", run.receipts);
+    assert_eq!(
+        (stopped, run.receipts.len()),
+        (6, 6),
+        "every version is on record: {:?}",
+        run.receipts
+    );
 }
 
 /// Keys are independent of each other: their histories are written side by side.
 #[tokio::test]
 async fn keys_go_side_by_side() {
-    let latency = LatencyModel { copy: Duration::from_millis(50), ..LatencyModel::default() };
-    let options =
-        SandboxOptions { model: Model { latency, ..Model::default() }, ..SandboxOptions::default() };
-    let world = World::with(options, BucketOptions { versioning: true, ..BucketOptions::default() }).await;
+    let latency = LatencyModel {
+        copy: Duration::from_millis(50),
+        ..LatencyModel::default()
+    };
+    let options = SandboxOptions {
+        model: Model {
+            latency,
+            ..Model::default()
+        },
+        ..SandboxOptions::default()
+    };
+    let world = World::with(
+        options,
+        BucketOptions {
+            versioning: true,
+            ..BucketOptions::default()
+        },
+    )
+    .await;
     for key in 0..60 {
         write(&world, SOURCE, &format!("k{key:03}"), "aMb");
     }
     let run = world.run(all_versions()).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.delete_markers), (120, 60));
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.delete_markers),
+        (120, 60)
+    );
     for key in 0..60 {
         assert_eq!(there(&world, &format!("k{key:03}")), "aMb");
     }
-    assert!(world.sandbox.calls().max_in_flight() > 10, "{}", world.sandbox.calls().max_in_flight());
+    assert!(
+        world.sandbox.calls().max_in_flight() > 10,
+        "{}",
+        world.sandbox.calls().max_in_flight()
+    );
 }
 
 #[tokio::test]

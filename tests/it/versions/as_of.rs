@@ -17,14 +17,19 @@ fn after(hours: u64) -> Timestamp {
 }
 
 fn as_of(hours: u64) -> Transfer {
-    Transfer { versions: Versions::AsOf(after(hours)), ..copy_all() }
+    Transfer {
+        versions: Versions::AsOf(after(hours)),
+        ..copy_all()
+    }
 }
 
 #[tokio::test]
 async fn what_a_read_would_have_found_is_copied() {
-    for (hours, stays, deleted, late, pages) in
-        [(0, "a", "a", "", 1), (1, "b", "", "", 1), (2, "c", "", "a", 1)]
-    {
+    for (hours, stays, deleted, late, pages) in [
+        (0, "a", "a", "", 1),
+        (1, "b", "", "", 1),
+        (2, "c", "", "a", 1),
+    ] {
         let world = world().await;
         write(&world, SOURCE, "stays", "abc");
         write(&world, SOURCE, "deleted", "aM");
@@ -32,7 +37,9 @@ async fn what_a_read_would_have_found_is_copied() {
             SOURCE,
             "late",
             Content::bytes("a"),
-            &ObjectSpec::default().last_modified(at(2)).metadata("name", "a"),
+            &ObjectSpec::default()
+                .last_modified(at(2))
+                .metadata("name", "a"),
         );
         let run = world.run(as_of(hours)).await;
         assert_eq!(run.outcome.failed_objects, 0, "{:?}", run.receipts);
@@ -40,10 +47,18 @@ async fn what_a_read_would_have_found_is_copied() {
             assert_eq!(there(&world, key), expected, "{key} after {hours} hours");
         }
         assert_eq!(world.calls(Operation::ListObjectVersions), pages);
-        assert!(run.receipts.iter().all(|receipt| receipt.source_version.is_some()));
+        assert!(
+            run.receipts
+                .iter()
+                .all(|receipt| receipt.source_version.is_some())
+        );
         world.sandbox.calls().clear();
         let again = world.run(as_of(hours)).await;
-        assert_eq!((writes(&world), again.outcome.done_objects), (0, 0), "a second run has nothing to do");
+        assert_eq!(
+            (writes(&world), again.outcome.done_objects),
+            (0, 0),
+            "a second run has nothing to do"
+        );
     }
 }
 
@@ -54,11 +69,23 @@ async fn a_key_whose_versions_span_pages_is_decided_once() {
         let spec = ObjectSpec::default()
             .last_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 + number))
             .metadata("name", format!("{number}"));
-        world.sandbox.store().put_object(SOURCE, "k", Content::bytes(number.to_string()), &spec);
+        world
+            .sandbox
+            .store()
+            .put_object(SOURCE, "k", Content::bytes(number.to_string()), &spec);
     }
     let time = Timestamp::from_second(1_000_000 + 150).unwrap();
-    let run = world.run(Transfer { versions: Versions::AsOf(time), ..copy_all() }).await;
-    assert_eq!((there(&world, "k").as_str(), run.receipts.len()), ("150", 1), "the time itself counts");
+    let run = world
+        .run(Transfer {
+            versions: Versions::AsOf(time),
+            ..copy_all()
+        })
+        .await;
+    assert_eq!(
+        (there(&world, "k").as_str(), run.receipts.len()),
+        ("150", 1),
+        "the time itself counts"
+    );
     assert_eq!(world.calls(Operation::ListObjectVersions), 3);
 }
 
@@ -70,19 +97,35 @@ async fn a_later_version_of_the_same_size_is_replaced() {
     world.run(copy_all()).await;
     assert_eq!(there(&world, "k"), "b");
     let run = world.run(as_of(0)).await;
-    assert_eq!((there(&world, "k").as_str(), run.outcome.done_objects), ("ba", 1), "{:?}", run.receipts);
+    assert_eq!(
+        (there(&world, "k").as_str(), run.outcome.done_objects),
+        ("ba", 1),
+        "{:?}",
+        run.receipts
+    );
 }
 
-/// Equal bytes in other parts have another `ETag`: both sides are asked, and nothing is copied again.
+/// Equal bytes in other parts have another `ETag`: both sides are asked, and nothing is copied
+/// again.
 #[tokio::test]
 async fn equal_bytes_in_other_parts_are_not_copied_again() {
     let world = world().await;
-    let spec = ObjectSpec::default().last_modified(at(0)).metadata("name", "a");
-    world.sandbox.store().put_object(SOURCE, "large", Content::pattern(1, 300 * MIB), &spec);
+    let spec = ObjectSpec::default()
+        .last_modified(at(0))
+        .metadata("name", "a");
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "large", Content::pattern(1, 300 * MIB), &spec);
     assert_eq!(world.run(as_of(0)).await.outcome.done_objects, 1);
     world.sandbox.calls().clear();
     let again = world.run(as_of(0)).await;
-    assert_eq!((again.outcome.skipped_objects, writes(&world)), (1, 0), "{:?}", again.receipts);
+    assert_eq!(
+        (again.outcome.skipped_objects, writes(&world)),
+        (1, 0),
+        "{:?}",
+        again.receipts
+    );
     assert_eq!(world.calls(Operation::HeadObject), 2);
 }
 
@@ -92,12 +135,27 @@ async fn a_bucket_is_taken_back_to_what_it_was() {
     write(&world, SOURCE, "changed", "ab");
     write(&world, SOURCE, "deleted", "aM");
     write(&world, SOURCE, "same", "a");
-    let transfer = Transfer { to: destination("s3://source/"), ..as_of(0) };
-    assert_eq!(s3haul::manifest::job::check(&world.job(transfer.clone())), []);
+    let transfer = Transfer {
+        to: destination("s3://source/"),
+        ..as_of(0)
+    };
+    assert_eq!(
+        s3haul::manifest::job::check(&world.job(transfer.clone())),
+        []
+    );
     let run = world.run(transfer).await;
-    assert_eq!((run.outcome.done_objects, run.outcome.skipped_objects), (2, 1), "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.skipped_objects),
+        (2, 1),
+        "{:?}",
+        run.receipts
+    );
     for (key, now) in [("changed", "aba"), ("deleted", "aMa"), ("same", "a")] {
-        assert_eq!(history(&world, SOURCE, key), now, "{key}: nothing of its history is lost");
+        assert_eq!(
+            history(&world, SOURCE, key),
+            now,
+            "{key}: nothing of its history is lost"
+        );
     }
 }
 
@@ -106,7 +164,10 @@ async fn one_object_is_found_or_said_to_be_missing() {
     let world = world().await;
     write(&world, SOURCE, "dir/k", "aMb");
     write(&world, SOURCE, "dir/k2", "x");
-    let one = |hours| Transfer { from: one("dir/k", None), ..as_of(hours) };
+    let one = |hours| Transfer {
+        from: one("dir/k", None),
+        ..as_of(hours)
+    };
     let run = world.run(one(0)).await;
     assert_eq!((there(&world, "k").as_str(), run.receipts.len()), ("a", 1));
     let run = world.run(one(1)).await;
@@ -119,18 +180,35 @@ async fn chosen_keys_are_those_of_that_time() {
     let world = world().await;
     write(&world, SOURCE, "a", "xy");
     write(&world, SOURCE, "b", "xy");
-    let chosen = Chosen { key: "b".to_owned() };
-    let run = world.run(Transfer { chosen: Some(vec![chosen]), ..as_of(0) }).await;
-    assert_eq!((there(&world, "a").as_str(), there(&world, "b").as_str()), ("", "x"), "{:?}", run.receipts);
+    let chosen = Chosen {
+        key: "b".to_owned(),
+    };
+    let run = world
+        .run(Transfer {
+            chosen: Some(vec![chosen]),
+            ..as_of(0)
+        })
+        .await;
+    assert_eq!(
+        (there(&world, "a").as_str(), there(&world, "b").as_str()),
+        ("", "x"),
+        "{:?}",
+        run.receipts
+    );
 }
 
 #[tokio::test]
 async fn a_bucket_without_a_past_is_refused() {
     let world = World::new().await;
     write(&world, SOURCE, "k", "a");
-    let Err(failure) = world.try_run_job(&world.job(as_of(0))).await else { panic!("it ran") };
+    let Err(failure) = world.try_run_job(&world.job(as_of(0))).await else {
+        panic!("it ran")
+    };
     assert_eq!(*failure.kind(), FailureKind::NoVersions);
-    assert!(failure.to_string().contains("never kept versions"), "{failure}");
+    assert!(
+        failure.to_string().contains("never kept versions"),
+        "{failure}"
+    );
     assert_eq!(writes(&world), 0);
 }
 
@@ -141,7 +219,13 @@ fn a_past_is_one_of_s3() {
         symlinks: s3haul::manifest::job::Symlinks::Skip,
     };
     let transfer = Transfer { from, ..as_of(0) };
-    let job = s3haul::manifest::job::Job::single(transfer, [s3haul::manifest::job::Endpoint::default()]);
+    let job =
+        s3haul::manifest::job::Job::single(transfer, [s3haul::manifest::job::Endpoint::default()]);
     let findings = s3haul::manifest::job::check(&job);
-    assert!(findings.iter().any(|finding| finding.path == "transfers[0].from.as_of"), "{findings:?}");
+    assert!(
+        findings
+            .iter()
+            .any(|finding| finding.path == "transfers[0].from.as_of"),
+        "{findings:?}"
+    );
 }

@@ -14,22 +14,47 @@ async fn all_versions_are_planned_and_copied() {
     let world = world().await;
     write(&world, SOURCE, "a/k", "xMy");
     write(&world, SOURCE, "a/l", "xy");
-    let arguments = ["copy", "s3://source/a/", "s3://destination/", "--versions", "all", "--provider", "aws"];
-    let (exit, stdout, stderr) = run(command_at(&world), &[&arguments[..], &["--dry-run"]].concat()).await;
+    let arguments = [
+        "copy",
+        "s3://source/a/",
+        "s3://destination/",
+        "--versions",
+        "all",
+        "--provider",
+        "aws",
+    ];
+    let (exit, stdout, stderr) = run(
+        command_at(&world),
+        &[&arguments[..], &["--dry-run"]].concat(),
+    )
+    .await;
     assert_eq!(exit, 0, "{stderr}");
     assert!(stdout.contains("to copy   4 objects"), "{stdout}");
     assert!(stdout.contains("1 key with a delete marker"), "{stdout}");
-    assert!(stdout.contains("(HeadObject 4, CopyObject 4, DeleteObject 1)"), "{stdout}");
+    assert!(
+        stdout.contains("(HeadObject 4, CopyObject 4, DeleteObject 1)"),
+        "{stdout}"
+    );
     assert_eq!(writes(&world), 0);
     let (exit, stdout, stderr) = run(command_at(&world), &arguments).await;
     assert_eq!(exit, 0, "{stderr}");
     assert!(stdout.contains("4 objects copied and proven"), "{stdout}");
     assert!(stdout.contains("1 delete markers written"), "{stdout}");
-    assert_eq!((there(&world, "k").as_str(), there(&world, "l").as_str()), ("xMy", "xy"));
-    let (exit, stdout, _) =
-        run(command_at(&world), &[&arguments[..], &["--dry-run", "--json"]].concat()).await;
+    assert_eq!(
+        (there(&world, "k").as_str(), there(&world, "l").as_str()),
+        ("xMy", "xy")
+    );
+    let (exit, stdout, _) = run(
+        command_at(&world),
+        &[&arguments[..], &["--dry-run", "--json"]].concat(),
+    )
+    .await;
     let totals: Value = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
-    assert_eq!((exit, &totals["totals"]["skipped_objects"]), (0, &5.into()), "{stdout}");
+    assert_eq!(
+        (exit, &totals["totals"]["skipped_objects"]),
+        (0, &5.into()),
+        "{stdout}"
+    );
 }
 
 /// A key that failed in the middle is gone on with, and no other key is looked at.
@@ -39,20 +64,42 @@ async fn a_retry_goes_on_with_the_keys_that_failed() {
     for key in ["a", "b", "c"] {
         write(&world, SOURCE, key, "xMyz");
     }
-    let refused = Fault::on(Operation::CopyObject).key("b").nth(2).then(Effect::Error(400, "InvalidRequest"));
+    let refused = Fault::on(Operation::CopyObject)
+        .key("b")
+        .nth(2)
+        .then(Effect::Error(400, "InvalidRequest"));
     world.sandbox.faults().add(refused);
     let dir = tempfile::tempdir().unwrap();
     let report = dir.path().join("night.jsonl");
     let report = report.to_str().unwrap();
-    let copy = ["copy", "s3://source/", "s3://destination/", "--versions", "all", "--provider", "aws"];
-    let (exit, stdout, _) = run(command_at(&world), &[&copy[..], &["--report", report]].concat()).await;
+    let copy = [
+        "copy",
+        "s3://source/",
+        "s3://destination/",
+        "--versions",
+        "all",
+        "--provider",
+        "aws",
+    ];
+    let (exit, stdout, _) = run(
+        command_at(&world),
+        &[&copy[..], &["--report", report]].concat(),
+    )
+    .await;
     assert_eq!((exit, there(&world, "b").as_str()), (1, "xM"), "{stdout}");
     world.sandbox.calls().clear();
     let (exit, stdout, stderr) = run(command_at(&world), &["retry", report]).await;
-    assert_eq!((exit, there(&world, "b").as_str()), (0, "xMyz"), "{stdout} {stderr}");
+    assert_eq!(
+        (exit, there(&world, "b").as_str()),
+        (0, "xMyz"),
+        "{stdout} {stderr}"
+    );
     assert_eq!(world.calls(Operation::CopyObject), 2);
     let listed = world.sandbox.calls().of(Operation::ListObjectVersions);
-    assert!(listed.len() == 2 && listed.iter().all(|call| call.key == "b"), "{listed:?}");
+    assert!(
+        listed.len() == 2 && listed.iter().all(|call| call.key == "b"),
+        "{listed:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -60,8 +107,18 @@ async fn a_version_and_a_time_are_flags_and_exclude_each_other() {
     let world = world().await;
     write(&world, SOURCE, "k", "abc");
     let old = ids(&world, SOURCE, "k").remove(0);
-    let to = ["copy", "s3://source/k", "s3://destination/", "--provider", "aws"];
-    let (exit, _, stderr) = run(command_at(&world), &[&to[..], &["--version-id", &old]].concat()).await;
+    let to = [
+        "copy",
+        "s3://source/k",
+        "s3://destination/",
+        "--provider",
+        "aws",
+    ];
+    let (exit, _, stderr) = run(
+        command_at(&world),
+        &[&to[..], &["--version-id", &old]].concat(),
+    )
+    .await;
     assert_eq!((exit, there(&world, "k").as_str()), (0, "a"), "{stderr}");
     let time = jiff::Timestamp::try_from(at(1)).unwrap().to_string();
     let (exit, _, stderr) = run(command_at(&world), &[&to[..], &["--as-of", &time]].concat()).await;
@@ -91,9 +148,13 @@ transfers:
 ";
     fs::write(job.path(), manifest).unwrap();
     for command in ["check", "plan", "run"] {
-        let (exit, _, stderr) = run(command_at(&world), &[command, job.path().to_str().unwrap()]).await;
+        let (exit, _, stderr) =
+            run(command_at(&world), &[command, job.path().to_str().unwrap()]).await;
         assert_eq!(exit, 3, "{command}: {stderr}");
-        assert!(stderr.contains("turn on the bucket's versioning"), "{command}: {stderr}");
+        assert!(
+            stderr.contains("turn on the bucket's versioning"),
+            "{command}: {stderr}"
+        );
     }
     assert_eq!(writes(&world), 0);
 }
@@ -101,19 +162,48 @@ transfers:
 #[tokio::test(flavor = "multi_thread")]
 async fn restores_are_announced_and_waited_for() {
     let world = world().await;
-    for (key, class) in [("cold", "GLACIER"), ("deep", "DEEP_ARCHIVE"), ("warm", "STANDARD")] {
-        let spec = ObjectSpec::default().storage_class(class).last_modified(at(0)).metadata("name", "a");
-        world.sandbox.store().put_object(SOURCE, key, Content::pattern(1, 1 << 20), &spec);
+    for (key, class) in [
+        ("cold", "GLACIER"),
+        ("deep", "DEEP_ARCHIVE"),
+        ("warm", "STANDARD"),
+    ] {
+        let spec = ObjectSpec::default()
+            .storage_class(class)
+            .last_modified(at(0))
+            .metadata("name", "a");
+        world
+            .sandbox
+            .store()
+            .put_object(SOURCE, key, Content::pattern(1, 1 << 20), &spec);
     }
-    let arguments = ["copy", "s3://source/", "s3://destination/", "--provider", "aws"];
+    let arguments = [
+        "copy",
+        "s3://source/",
+        "s3://destination/",
+        "--provider",
+        "aws",
+    ];
     let with = |more: &[&'static str]| [&arguments[..], more].concat();
     let (exit, stdout, _) = run(command_at(&world), &with(&["--dry-run"])).await;
     assert_eq!(exit, 1, "they would fail: {stdout}");
-    assert!(stdout.contains("archived  2 objects, 2MiB (DEEP_ARCHIVE 1, GLACIER 1); they fail"), "{stdout}");
-    let restore = with(&["--archived", "restore", "--restore-tier", "bulk", "--restore-days", "2"]);
+    assert!(
+        stdout.contains("archived  2 objects, 2MiB (DEEP_ARCHIVE 1, GLACIER 1); they fail"),
+        "{stdout}"
+    );
+    let restore = with(&[
+        "--archived",
+        "restore",
+        "--restore-tier",
+        "bulk",
+        "--restore-days",
+        "2",
+    ]);
     let (exit, stdout, _) = run(command_at(&world), &[&restore[..], &["--dry-run"]].concat()).await;
     assert_eq!(exit, 0);
-    assert!(stdout.contains("restored by tier bulk for 2 days, less than $0.01"), "{stdout}");
+    assert!(
+        stdout.contains("restored by tier bulk for 2 days, less than $0.01"),
+        "{stdout}"
+    );
     assert!(stdout.contains("RestoreObject 2"), "{stdout}");
     for _ in 0..2 {
         let (exit, stdout, stderr) = run(command_at(&world), &restore).await;

@@ -1,0 +1,163 @@
+//! Conditional requests: which headers decide, in which order, with which answer.
+
+use std::time::SystemTime;
+
+use hyper::header::HeaderMap;
+use s3s::dto::{ETagCondition, Timestamp, TimestampFormat};
+
+use super::object::{Object, whole_seconds};
+use super::refusal::Refusal;
+
+/// The four conditions that reads and copy sources know.
+#[derive(Debug, Default)]
+#[expect(clippy::struct_field_names, reason = "the names of the headers")]
+pub(super) struct ReadConditions {
+    pub(super) if_match: Option<ETagCondition>,
+    pub(super) if_none_match: Option<ETagCondition>,
+    pub(super) if_modified_since: Option<SystemTime>,
+    pub(super) if_unmodified_since: Option<SystemTime>,
+}
+
+/// How a read that meets an unmet condition is answered.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Unmet {
+    /// 412, with the name of the condition.
+    Failed(&'static str),
+    /// 304.
+    NotModified,
+}
+
+/// The point in time that a header or an element named.
+pub(super) fn time(timestamp: Option<&Timestamp>) -> Option<SystemTime> {
+    let mut text = Vec::new();
+    timestamp?
+        .format(TimestampFormat::DateTime, &mut text)
+        .ok()?;
+    let time: jiff::Timestamp = std::str::from_utf8(&text).ok()?.parse().ok()?;
+    Some(time.into())
+}
+
+fn matches(condition: &ETagCondition, etag: &str) -> bool {
+    match condition {
+        ETagCondition::Any => true,
+        ETagCondition::ETag(wanted) => wanted.value() == etag,
+    }
+}
+
+impl ReadConditions {
+    /// For GET and HEAD, after RFC 9110: the `ETag` headers win over the dates, and a cache that is
+    /// fresh gets 304.
+    pub(super) fn check_read(&self, object: &Object) -> Option<Unmet> {
+        match (&self.if_match, self.if_unmodified_since) {
+            (Some(wanted), _) if !matches(wanted, &object.etag) => {
+                return Some(Unmet::Failed("If-Match"));
+            }
+            (None, Some(time)) if object.last_modified > time => {
+                return Some(Unmet::Failed("If-Unmodified-Since"));
+            }
+            _ => {}
+        }
+        match (&self.if_none_match, self.if_modified_since) {
+            (Some(unwanted), _) if matches(unwanted, &object.etag) => Some(Unmet::NotModified),
+            (None, Some(time)) if object.last_modified <= time && time <= SystemTime::now() => {
+                Some(Unmet::NotModified)
+            }
+            _ => None,
+        }
+    }
+
+    /// For copy sources: always 412, reported in the order If-Match, If-Unmodified-Since,
+    /// If-None-Match, If-Modified-Since; a match excuses If-Unmodified-Since; a date in the future
+    /// is no condition.
+    pub(super) fn check_source(&self, object: &Object) -> Result<(), Refusal> {
+        let failed = |condition| Err(Refusal::precondition_failed(condition));
+        match (&self.if_match, self.if_unmodified_since) {
+            (Some(wanted), _) if !matches(wanted, &object.etag) => {
+                return failed("x-amz-copy-source-If-Match");
+            }
+            (None, Some(time)) if object.last_modified > time => {
+                return failed("x-amz-copy-source-If-Unmodified-Since");
+            }
+            _ => {}
+        }
+        if self
+            .if_none_match
+            .as_ref()
+            .is_some_and(|unwanted| matches(unwanted, &object.etag))
+        {
+            return failed("x-amz-copy-source-If-None-Match");
+        }
+        match self.if_modified_since {
+            Some(time) if object.last_modified <= time && time <= SystemTime::now() => {
+                failed("x-amz-copy-source-If-Modified-Since")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The condition that a write puts on what its key holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum WriteCondition {
+    #[default]
+    None,
+    /// `If-None-Match: *`: the key must hold nothing.
+    Absent,
+    /// `If-Match`: the key must hold this `ETag`.
+    Match(String),
+}
+
+impl WriteCondition {
+    /// From the headers of `PutObject`, CopyObject and `CompleteMultipartUpload`, which accept
+    /// `If-None-Match: *` or `If-Match: <ETag>` and nothing else.
+    pub(super) fn from_headers(headers: &HeaderMap) -> Result<Self, Refusal> {
+        let value = |name: &str| {
+            headers
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+                .map(str::trim)
+        };
+        match (value("if-match"), value("if-none-match")) {
+            (None, None) => Ok(Self::None),
+            (Some(_), Some(_)) => Err(Refusal::not_implemented(
+                "Multiple conditional request headers present in the request",
+                "If-Match,If-None-Match",
+            )),
+            (None, Some("*")) => Ok(Self::Absent),
+            (None, Some(_)) => Err(Refusal::not_implemented(
+                "A header you provided implies functionality that is not implemented",
+                "If-None-Match",
+            )),
+            (Some("*"), None) => Err(Refusal::not_implemented(
+                "A header you provided implies functionality that is not implemented",
+                "If-Match",
+            )),
+            (Some(etag), None) => Ok(Self::Match(etag.trim_matches('"').to_owned())),
+        }
+    }
+
+    /// [`Self::from_headers`], or nothing where the server ignores conditions.
+    pub(super) fn unless(ignored: bool, headers: &HeaderMap) -> Result<Self, Refusal> {
+        if ignored {
+            Ok(Self::None)
+        } else {
+            Self::from_headers(headers)
+        }
+    }
+
+    /// Checks what the key holds now; `None` if it holds nothing or a delete marker.
+    pub(super) fn check(&self, key: &str, current: Option<&Object>) -> Result<(), Refusal> {
+        match (self, current) {
+            (Self::None, _) | (Self::Absent, None) => Ok(()),
+            (Self::Absent, Some(_)) => Err(Refusal::precondition_failed("If-None-Match")),
+            (Self::Match(_), None) => Err(Refusal::no_such_key(key)),
+            (Self::Match(etag), Some(object)) if *etag == object.etag => Ok(()),
+            (Self::Match(_), Some(_)) => Err(Refusal::precondition_failed("If-Match")),
+        }
+    }
+}
+
+/// Now, in whole seconds.
+pub(super) fn now() -> SystemTime {
+    whole_seconds(SystemTime::now())
+}

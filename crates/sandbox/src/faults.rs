@@ -1,0 +1,628 @@
+//! Scripted misbehaviour: errors, lost answers, stalls and broken answers, at exactly the call that
+//! a test names.
+//!
+//! A fault works on the HTTP layer around the service, so the effect of an operation and its answer
+//! can be told apart: an operation can take effect and be answered with an error, or with nothing
+//! at all. Faults are armed and disarmed while the sandbox runs, by a test through [`Faults`] or
+//! from another process through its control port.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hyper::HeaderMap;
+use jiff::SignedDuration;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::keys::{session_token, signing_key};
+use super::operation::{Call, Operation};
+use super::store::Store;
+
+/// One rule: which calls, how often, what happens to them.
+///
+/// `Fault::on(Operation::UploadPartCopy).nth(7).then(Effect::SlowDown)`
+#[derive(Clone, Debug)]
+pub struct Fault {
+    /// The operations; none is any.
+    pub on: Vec<Operation>,
+    /// Only calls of this bucket.
+    pub bucket: Option<String>,
+    /// Only calls whose key contains this.
+    pub key: Option<String>,
+    /// Only calls whose key, or the prefix of whose list, begins with this.
+    pub prefix: Option<String>,
+    /// Only calls that are signed with this access key.
+    pub access_key: Option<String>,
+    /// Only calls that carry this session token.
+    pub token: Option<String>,
+    /// Which of these calls.
+    pub when: When,
+    /// Strikes this often, then never again.
+    pub count: Option<u64>,
+    /// Begins so long after it was armed; earlier calls are not counted.
+    pub from: Duration,
+    /// Ends this long after its start.
+    pub lasts: Option<Duration>,
+    /// What happens to them.
+    pub then: Effect,
+}
+
+/// Which of the matching calls a fault strikes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum When {
+    /// All.
+    Always,
+    /// The nth, counted from 1.
+    Nth(u64),
+    /// Each nth.
+    Every(u64),
+    /// The first n.
+    First(u64),
+    /// All but the first n.
+    After(u64),
+    /// Each with this probability, drawn from a generator with this seed.
+    Chance(f64, u64),
+}
+
+/// What happens to a call.
+#[derive(Clone)]
+pub enum Effect {
+    /// An error instead of the operation.
+    Error(u16, &'static str),
+    /// The operation takes effect, the answer is an error.
+    ErrorAfterEffect(u16, &'static str),
+    /// 503 `SlowDown` instead of the operation.
+    SlowDown,
+    /// Status 200 with an `Error` document.
+    ErrorIn200 {
+        /// The error code.
+        code: &'static str,
+        /// The operation takes effect all the same.
+        after_effect: bool,
+        /// Blanks between the XML declaration and the element, as S3 sends while it works.
+        blanks: usize,
+    },
+    /// The answer of a success has blanks in front of its document, as while S3 works.
+    Blanks {
+        /// How many.
+        count: usize,
+        /// Before the XML declaration, as some servers do, which parsers refuse; S3 sends them
+        /// behind it.
+        before_declaration: bool,
+    },
+    /// The connection closes without an answer, and nothing is done.
+    ResetBefore,
+    /// The operation takes effect, then the connection closes without an answer.
+    ResetAfter,
+    /// The connection ends with a TCP reset (RST) instead of an answer, and nothing is done.
+    RstBefore,
+    /// The operation takes effect, then the connection ends with a TCP reset (RST) instead of an
+    /// answer.
+    RstAfter,
+    /// Silence for a time (`None`: until the client gives up), then the operation.
+    StallBefore(Option<Duration>),
+    /// The operation, then silence for a time (`None`: until the client gives up), then the answer.
+    StallAfter(Option<Duration>),
+    /// The operation takes effect; the connection closes in the middle of the answer's body.
+    TruncateBody,
+    /// The operation takes effect; the answer has its status and no body.
+    EmptyBody,
+    /// The operation takes effect; the answer's body comes one byte at a time, with this pause
+    /// before each.
+    Trickle(Duration),
+    /// The answer is late. Delays of several faults add up, and another fault may have its effect
+    /// behind them.
+    Delay(Duration),
+    /// The clock that the server judges signatures by, and puts into `Date`, is ahead by this much,
+    /// or behind. Adds up with those of other faults, and another fault may have its effect beside
+    /// it.
+    Skew(SignedDuration),
+    /// The operation takes effect with other bytes than it should: one byte of what is stored is
+    /// wrong, and everything that the server computes from it (`ETag`, checksums) is that of the
+    /// wrong bytes. For writes that carry or copy bytes.
+    Corrupt,
+    /// The operation as if the request had none of these headers and query parameters: what a
+    /// server does that does not know them. The signature is not verified.
+    Ignore(&'static [&'static str]),
+    /// `CompleteMultipartUpload` publishes the object without its last part. The signature is not
+    /// verified.
+    DropPart,
+    /// This answer instead of the operation: a status, a content type, and a body.
+    Answer(u16, &'static str, &'static str),
+    /// A closure runs when the call arrives, then the operation: to change the store behind the
+    /// client's back.
+    Hook(Arc<dyn Fn(&Store) + Send + Sync>),
+}
+
+impl fmt::Debug for Effect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Error(status, code) => write!(f, "Error({status}, {code})"),
+            Self::ErrorAfterEffect(status, code) => write!(f, "ErrorAfterEffect({status}, {code})"),
+            Self::SlowDown => f.write_str("SlowDown"),
+            Self::ErrorIn200 {
+                code, after_effect, ..
+            } => {
+                write!(f, "ErrorIn200({code}, after_effect: {after_effect})")
+            }
+            Self::Blanks {
+                count,
+                before_declaration,
+            } => {
+                write!(
+                    f,
+                    "Blanks({count}, before_declaration: {before_declaration})"
+                )
+            }
+            Self::ResetBefore => f.write_str("ResetBefore"),
+            Self::ResetAfter => f.write_str("ResetAfter"),
+            Self::RstBefore => f.write_str("RstBefore"),
+            Self::RstAfter => f.write_str("RstAfter"),
+            Self::StallBefore(time) => write!(f, "StallBefore({time:?})"),
+            Self::StallAfter(time) => write!(f, "StallAfter({time:?})"),
+            Self::TruncateBody => f.write_str("TruncateBody"),
+            Self::EmptyBody => f.write_str("EmptyBody"),
+            Self::Trickle(pause) => write!(f, "Trickle({pause:?})"),
+            Self::Delay(time) => write!(f, "Delay({time:?})"),
+            Self::Skew(offset) => write!(f, "Skew({offset:?})"),
+            Self::Corrupt => f.write_str("Corrupt"),
+            Self::Ignore(names) => write!(f, "Ignore({names:?})"),
+            Self::DropPart => f.write_str("DropPart"),
+            Self::Answer(status, kind, _) => write!(f, "Answer({status}, {kind})"),
+            Self::Hook(_) => f.write_str("Hook"),
+        }
+    }
+}
+
+impl Effect {
+    /// A hook, see [`Effect::Hook`].
+    pub fn hook(run: impl Fn(&Store) + Send + Sync + 'static) -> Self {
+        Self::Hook(Arc::new(run))
+    }
+
+    /// An error in a 200 that stands for an operation that was not done.
+    #[must_use]
+    pub fn error_in_200(code: &'static str) -> Self {
+        Self::ErrorIn200 {
+            code,
+            after_effect: false,
+            blanks: 0,
+        }
+    }
+}
+
+impl Fault {
+    /// Strikes all calls of an operation until narrowed down; by default with [`Effect::SlowDown`].
+    #[must_use]
+    pub fn on(operation: Operation) -> Self {
+        Self {
+            on: vec![operation],
+            ..Self::on_any()
+        }
+    }
+
+    /// Strikes all calls of all operations until narrowed down.
+    #[must_use]
+    pub fn on_any() -> Self {
+        Self {
+            on: Vec::new(),
+            bucket: None,
+            key: None,
+            prefix: None,
+            access_key: None,
+            token: None,
+            when: When::Always,
+            count: None,
+            from: Duration::ZERO,
+            lasts: None,
+            then: Effect::SlowDown,
+        }
+    }
+
+    /// Only calls of this bucket.
+    #[must_use]
+    pub fn bucket(mut self, name: impl Into<String>) -> Self {
+        self.bucket = Some(name.into());
+        self
+    }
+
+    /// Only calls whose key contains this.
+    #[must_use]
+    pub fn key(mut self, part: impl Into<String>) -> Self {
+        self.key = Some(part.into());
+        self
+    }
+
+    /// Only calls whose key, or the prefix of whose list, begins with this.
+    #[must_use]
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = Some(prefix.into());
+        self
+    }
+
+    /// Only calls that are signed with this access key.
+    #[must_use]
+    pub fn access_key(mut self, key: impl Into<String>) -> Self {
+        self.access_key = Some(key.into());
+        self
+    }
+
+    /// Only calls that carry this session token.
+    #[must_use]
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.token = Some(token.into());
+        self
+    }
+
+    /// Only these of the matching calls.
+    #[must_use]
+    pub fn when(mut self, when: When) -> Self {
+        self.when = when;
+        self
+    }
+
+    /// Only the nth of the matching calls, counted from 1.
+    #[must_use]
+    pub fn nth(self, n: u64) -> Self {
+        self.when(When::Nth(n))
+    }
+
+    /// Only the first n of the matching calls.
+    #[must_use]
+    pub fn first(self, n: u64) -> Self {
+        self.when(When::First(n))
+    }
+
+    /// Only in this span of time, counted from when it is armed.
+    #[must_use]
+    pub fn during(mut self, from: Duration, lasts: Duration) -> Self {
+        self.from = from;
+        self.lasts = Some(lasts);
+        self
+    }
+
+    /// With this effect.
+    #[must_use]
+    pub fn then(mut self, effect: Effect) -> Self {
+        self.then = effect;
+        self
+    }
+
+    fn matches(&self, call: &Call, headers: &HeaderMap) -> bool {
+        (self.on.is_empty() || self.on.contains(&call.operation))
+            && self
+                .bucket
+                .as_ref()
+                .is_none_or(|bucket| call.bucket == *bucket)
+            && self
+                .key
+                .as_ref()
+                .is_none_or(|part| call.key.contains(part.as_str()))
+            && self
+                .prefix
+                .as_ref()
+                .is_none_or(|prefix| call.key.starts_with(prefix.as_str()))
+            && self
+                .access_key
+                .as_deref()
+                .is_none_or(|key| signing_key(headers) == Some(key))
+            && self
+                .token
+                .as_deref()
+                .is_none_or(|token| session_token(headers) == Some(token))
+    }
+
+    /// True at this age of the fault.
+    fn is_due(&self, age: Duration) -> bool {
+        let since = age.checked_sub(self.from);
+        since.is_some_and(|since| self.lasts.is_none_or(|lasts| since < lasts))
+    }
+}
+
+/// The calls that a fault has seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Calls that it names, in its span of time.
+    pub matched: u64,
+    /// The matching calls that it has struck.
+    pub struck: u64,
+}
+
+/// A fault that is armed.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// Its number; none is given twice.
+    pub id: u64,
+    /// The effect.
+    pub fault: Fault,
+    /// The counts of the rule.
+    pub counts: Counts,
+}
+
+/// The combined effects of all faults that strike one call.
+#[derive(Debug, Default)]
+pub(super) struct Strike {
+    /// The delay of the call.
+    pub(super) delay: Duration,
+    /// The time by which the server's clock is ahead.
+    pub(super) skew: SignedDuration,
+    /// The other effect on the call.
+    pub(super) effect: Option<Effect>,
+}
+
+impl Strike {
+    /// Adds what a fault does; false where another has struck first.
+    fn add(&mut self, effect: &Effect) -> bool {
+        match effect {
+            Effect::Delay(time) => self.delay += *time,
+            Effect::Skew(offset) => self.skew = self.skew.saturating_add(*offset),
+            _ if self.effect.is_some() => return false,
+            effect => self.effect = Some(effect.clone()),
+        }
+        true
+    }
+}
+
+/// The faults of a sandbox.
+#[derive(Debug, Default)]
+pub struct Faults {
+    /// How many are armed, so that sandboxes without faults take no lock.
+    count: AtomicUsize,
+    fired: AtomicU64,
+    armed: Mutex<Vec<Armed>>,
+    /// The number of the last one.
+    last: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Armed {
+    id: u64,
+    fault: Fault,
+    since: Instant,
+    counts: Counts,
+    random: fastrand::Rng,
+}
+
+impl Armed {
+    /// Counts a matching call; whether the fault strikes it.
+    fn strikes(&mut self) -> bool {
+        self.counts.matched += 1;
+        let seen = self.counts.matched;
+        let is_chosen = match self.fault.when {
+            When::Always => true,
+            When::Nth(n) => seen == n,
+            When::Every(n) => n > 0 && seen.is_multiple_of(n),
+            When::First(n) => seen <= n,
+            When::After(n) => seen > n,
+            When::Chance(probability, _) => self.random.f64() < probability,
+        };
+        is_chosen
+            && self
+                .fault
+                .count
+                .is_none_or(|count| self.counts.struck < count)
+    }
+}
+
+impl Faults {
+    /// Arms a fault and returns its number. Of several that strike one call, the first armed has
+    /// effect, besides those that delay it or change the clock; all count the call.
+    pub fn add(&self, fault: Fault) -> u64 {
+        let random = match fault.when {
+            When::Chance(_, seed) => fastrand::Rng::with_seed(seed),
+            _ => fastrand::Rng::with_seed(0),
+        };
+        let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut armed = self.lock();
+        armed.push(Armed {
+            id,
+            fault,
+            since: Instant::now(),
+            counts: Counts::default(),
+            random,
+        });
+        self.count.store(armed.len(), Ordering::Release);
+        id
+    }
+
+    /// Disarms one; false if there is none of this number. Calls that it keeps waiting go on
+    /// waiting.
+    pub fn remove(&self, id: u64) -> bool {
+        let mut armed = self.lock();
+        let before = armed.len();
+        armed.retain(|one| one.id != id);
+        self.count.store(armed.len(), Ordering::Release);
+        armed.len() < before
+    }
+
+    /// Disarms all.
+    pub fn clear(&self) {
+        let mut armed = self.lock();
+        armed.clear();
+        self.count.store(0, Ordering::Release);
+    }
+
+    /// How many calls were struck so far.
+    #[must_use]
+    pub fn fired(&self) -> u64 {
+        self.fired.load(Ordering::Relaxed)
+    }
+
+    /// Returns those that are armed, in the order in which they were.
+    #[must_use]
+    pub fn armed(&self) -> Vec<Rule> {
+        let rule = |one: &Armed| Rule {
+            id: one.id,
+            fault: one.fault.clone(),
+            counts: one.counts,
+        };
+        self.lock().iter().map(rule).collect()
+    }
+
+    /// Returns what one has seen, as long as it is armed.
+    #[must_use]
+    pub fn counts(&self, id: u64) -> Option<Counts> {
+        self.lock()
+            .iter()
+            .find(|one| one.id == id)
+            .map(|one| one.counts)
+    }
+
+    /// What happens to this call.
+    pub(super) fn strike(&self, call: &Call, headers: &HeaderMap) -> Strike {
+        let mut strike = Strike::default();
+        if self.count.load(Ordering::Acquire) == 0 {
+            return strike;
+        }
+        let mut is_struck = false;
+        for one in self.lock().iter_mut() {
+            if one.fault.is_due(one.since.elapsed())
+                && one.fault.matches(call, headers)
+                && one.strikes()
+                && strike.add(&one.fault.then)
+            {
+                one.counts.struck += 1;
+                is_struck = true;
+            }
+        }
+        if is_struck {
+            self.fired.fetch_add(1, Ordering::Relaxed);
+        }
+        strike
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Armed>> {
+        self.armed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::Method;
+    use hyper::header::AUTHORIZATION;
+
+    use super::*;
+
+    fn get() -> Call {
+        Call::classify(
+            &Method::GET,
+            &"/b/some/key".parse().unwrap(),
+            &HeaderMap::new(),
+        )
+    }
+
+    fn struck(fault: Fault, calls: usize) -> Vec<usize> {
+        let faults = Faults::default();
+        faults.add(fault);
+        (1..=calls)
+            .filter(|_| faults.strike(&get(), &HeaderMap::new()).effect.is_some())
+            .collect()
+    }
+
+    #[test]
+    fn a_fault_strikes_the_calls_that_it_names() {
+        let get = || Fault::on(Operation::GetObject);
+        assert_eq!(struck(get(), 3), [1, 2, 3]);
+        assert_eq!(struck(get().nth(2), 4), [2]);
+        assert_eq!(struck(get().first(2), 4), [1, 2]);
+        assert_eq!(struck(get().when(When::After(2)), 4), [3, 4]);
+        assert_eq!(struck(get().when(When::Every(2)), 5), [2, 4]);
+        assert_eq!(
+            struck(
+                Fault {
+                    count: Some(2),
+                    ..get().when(When::Every(2))
+                },
+                9
+            ),
+            [2, 4]
+        );
+        assert_eq!(struck(get().key("me/k"), 1), [1]);
+        assert!(struck(get().key("other"), 3).is_empty());
+        assert_eq!(struck(get().bucket("b").prefix("some/"), 1), [1]);
+        assert!(
+            struck(get().bucket("c"), 1).is_empty() && struck(get().prefix("key"), 1).is_empty()
+        );
+        assert!(
+            struck(get().token("t"), 1).is_empty() && struck(get().access_key("a"), 1).is_empty()
+        );
+        assert!(struck(Fault::on(Operation::PutObject), 3).is_empty());
+        assert_eq!(struck(Fault::on_any(), 1), [1]);
+        let chance = struck(get().when(When::Chance(0.3, 5)), 1000);
+        assert!((200..400).contains(&chance.len()), "{}", chance.len());
+        assert_eq!(chance, struck(get().when(When::Chance(0.3, 5)), 1000));
+    }
+
+    #[test]
+    fn a_fault_knows_who_has_signed() {
+        let mut headers = HeaderMap::new();
+        let signature = "AWS4-HMAC-SHA256 Credential=AKID/20260101/us-east-1/s3/aws4_request, SignedHeaders=host";
+        headers.insert(AUTHORIZATION, signature.parse().unwrap());
+        headers.insert("x-amz-security-token", "session".parse().unwrap());
+        for (fault, is_struck) in [
+            (Fault::on_any().access_key("AKID").token("session"), true),
+            (Fault::on_any().access_key("AKI"), false),
+            (Fault::on_any().token("other"), false),
+        ] {
+            let faults = Faults::default();
+            faults.add(fault.clone());
+            assert_eq!(
+                faults.strike(&get(), &headers).effect.is_some(),
+                is_struck,
+                "{fault:?}"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fault_keeps_to_its_time() {
+        let faults = Faults::default();
+        let id =
+            faults.add(Fault::on_any().during(Duration::from_secs(10), Duration::from_secs(5)));
+        let mut struck = Vec::new();
+        for second in 0..20 {
+            if faults.strike(&get(), &HeaderMap::new()).effect.is_some() {
+                struck.push(second);
+            }
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(struck, [10, 11, 12, 13, 14]);
+        assert_eq!(
+            faults.counts(id),
+            Some(Counts {
+                matched: 5,
+                struck: 5
+            })
+        );
+        assert!(faults.remove(id) && !faults.remove(id));
+        assert_eq!(faults.counts(id), None);
+    }
+
+    #[test]
+    fn delays_and_clocks_go_with_another_effect() {
+        let faults = Faults::default();
+        for effect in [
+            Effect::Delay(Duration::from_secs(1)),
+            Effect::Skew(SignedDuration::from_mins(-20)),
+            Effect::Error(403, "AccessDenied"),
+            Effect::Delay(Duration::from_secs(2)),
+            Effect::SlowDown,
+        ] {
+            faults.add(Fault::on_any().then(effect));
+        }
+        let strike = faults.strike(&get(), &HeaderMap::new());
+        assert_eq!(
+            (strike.delay, strike.skew),
+            (Duration::from_secs(3), SignedDuration::from_mins(-20))
+        );
+        assert!(matches!(strike.effect, Some(Effect::Error(403, _))));
+        let counts: Vec<_> = faults
+            .armed()
+            .iter()
+            .map(|rule| rule.counts.struck)
+            .collect();
+        assert_eq!((counts, faults.fired()), (vec![1, 1, 1, 1, 0], 1));
+    }
+}

@@ -1,0 +1,619 @@
+//! The HTTP layer around the service: classifies each request, strikes faults, keeps the model's
+//! times and rates, checks what S3 checks before it looks at an operation (region, owner, denials),
+//! and records the call.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use http_body_util::{BodyExt as _, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::header::{
+    AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, EXPIRES, HeaderMap, HeaderName, HeaderValue,
+    SERVER,
+};
+use hyper::http::request::Parts;
+use hyper::{Method, Request, Response, StatusCode};
+use jiff::Timestamp;
+use s3s::service::{S3Service, S3ServiceBuilder};
+use s3s::{Body, HttpError, StdError};
+
+use super::annotations;
+use super::clock;
+use super::faults::{Effect, Faults, Strike};
+use super::keys::KeyRing;
+use super::kind;
+use super::model::{LatencyModel, Limiter, Model};
+use super::odd;
+use super::operation::{Call, Operation};
+use super::protocol::{
+    CopiedBytes, Corrupted, Interleaved, Lines, ODD_EXPIRES, Service, SuccessStatus, TENANT_SOURCE,
+};
+use super::record::{CallRecord, Outcome};
+use super::refusal::{DETAILS, Refusal};
+use super::store::Store;
+
+/// Bodies of requests that are refused unread are read to this length, so that the client hears the
+/// answer.
+const DRAINED: usize = 64 * 1024 * 1024;
+
+/// The header that names the source of a copy.
+const COPY_SOURCE: &str = "x-amz-copy-source";
+
+/// All headers of a request together, in bytes.
+const MAX_HEADERS: usize = 8192;
+
+/// The ways in which a call gets no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NoAnswer {
+    /// The connection closes.
+    #[error("the connection is closed without an answer")]
+    Closed,
+    /// The connection ends with a TCP reset.
+    #[error("the connection is reset without an answer")]
+    Reset,
+}
+
+/// Answers requests.
+pub(super) struct Front {
+    keys: KeyRing,
+    service: S3Service,
+    /// The same without signatures.
+    unsigned: S3Service,
+    store: Store,
+    faults: Arc<Faults>,
+    record: Arc<CallRecord>,
+    latency: Arc<LatencyModel>,
+    limiter: Limiter,
+    requests: AtomicU64,
+}
+
+impl Front {
+    pub(super) fn new(
+        store: Store,
+        faults: Arc<Faults>,
+        record: Arc<CallRecord>,
+        model: Model,
+        keys: KeyRing,
+    ) -> Self {
+        let latency = Arc::new(model.latency);
+        let mut builder = S3ServiceBuilder::new(Service::new(store.clone(), Arc::clone(&latency)));
+        builder.set_auth(keys.clone());
+        builder.set_config(clock::unchecked());
+        builder.set_access(kind::Signed);
+        builder.set_validation(kind::WithTenants);
+        let mut unsigned = S3ServiceBuilder::new(Service::new(store.clone(), Arc::clone(&latency)));
+        unsigned.set_validation(kind::WithTenants);
+        Self {
+            keys,
+            service: builder.build(),
+            unsigned: unsigned.build(),
+            store,
+            faults,
+            record,
+            latency,
+            limiter: Limiter::new(model.limits),
+            requests: AtomicU64::new(1),
+        }
+    }
+
+    /// Answers one request, or none: [`NoAnswer`].
+    pub(super) async fn handle(
+        &self,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, NoAnswer> {
+        let call = Call::classify(request.method(), request.uri(), request.headers());
+        let mut flight = self.record.begin(&call, request.headers());
+        let id = format!("{:016X}", self.requests.fetch_add(1, Ordering::Relaxed));
+        let mut response = self
+            .answer(request, &call, &id, &mut flight.outcome)
+            .await?;
+        flight.outcome.status = Some(response.status().as_u16());
+        if flight.outcome.code.is_none() && response.status().as_u16() >= 300 {
+            flight.outcome.code = error_code(response.body());
+        }
+        let headers = response.headers_mut();
+        headers.insert(SERVER, HeaderValue::from_static("s3haul-sandbox"));
+        headers.insert(
+            HeaderName::from_static("x-amz-id-2"),
+            HeaderValue::from_static("sandbox"),
+        );
+        if let Ok(id) = HeaderValue::from_str(&id) {
+            headers.insert(HeaderName::from_static("x-amz-request-id"), id);
+        }
+        Ok(response)
+    }
+
+    async fn answer(
+        &self,
+        mut request: Request<Incoming>,
+        call: &Call,
+        id: &str,
+        outcome: &mut Outcome,
+    ) -> Result<Response<Body>, NoAnswer> {
+        if !self.limiter.admits(call) {
+            return Ok(refuse(request, &Refusal::slow_down(), id).await);
+        }
+        let Strike {
+            delay,
+            skew,
+            effect,
+        } = self.faults.strike(call, request.headers());
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        match &effect {
+            Some(Effect::Error(status, code)) => {
+                return Ok(refuse(request, &scripted(*status, code), id).await);
+            }
+            Some(Effect::SlowDown) => return Ok(refuse(request, &Refusal::slow_down(), id).await),
+            Some(Effect::ErrorIn200 {
+                code,
+                after_effect: false,
+                blanks,
+            }) => {
+                drain(request.into_body()).await;
+                outcome.code = Some((*code).to_owned());
+                return Ok(error_in_200(code, *blanks, id));
+            }
+            Some(Effect::Answer(status, kind, body)) => {
+                drain(request.into_body()).await;
+                return Ok(odd::answer(*status, kind, body));
+            }
+            Some(Effect::Ignore(names)) => {
+                return Ok(odd::served(&self.unsigned, odd::without(request, names)).await);
+            }
+            Some(Effect::DropPart) => {
+                return Ok(
+                    odd::served(&self.unsigned, odd::without_last_part(request).await).await,
+                );
+            }
+            Some(Effect::ResetBefore) => return Err(NoAnswer::Closed),
+            Some(Effect::RstBefore) => return Err(NoAnswer::Reset),
+            Some(Effect::StallBefore(time)) => stall(*time).await,
+            Some(Effect::Hook(run)) => run(&self.store),
+            Some(Effect::Corrupt) => {
+                request.extensions_mut().insert(Corrupted);
+            }
+            _ => {}
+        }
+        let latency = self.latency.base(call.operation);
+        if !latency.is_zero() {
+            tokio::time::sleep(latency).await;
+        }
+        let now = Timestamp::now().saturating_add(skew).unwrap_or_default();
+        let mut response = self.operate(request, call, id, now).await;
+        if !skew.is_zero() {
+            clock::show(&mut response, now);
+        }
+        if let Some(CopiedBytes(bytes)) = response.extensions().get() {
+            outcome.copied_bytes = *bytes;
+        }
+        after_effect(response, effect, id, outcome).await
+    }
+
+    /// Does what the request asks for, at this time of the server's clock.
+    async fn operate(
+        &self,
+        request: Request<Incoming>,
+        call: &Call,
+        id: &str,
+        now: Timestamp,
+    ) -> Response<Body> {
+        let query = request.uri().query().unwrap_or_default();
+        let checked = clock::check(request.headers(), now)
+            .and_then(|()| self.check(call, query, request.headers()));
+        let charged = match checked {
+            Err(refusal) => return refuse(request, &refusal, id).await,
+            Ok(charged) => charged,
+        };
+        let head = request.method() == Method::HEAD;
+        let mut response = if annotations::is_about(call.operation) {
+            annotations::answer(&self.store, request, call, id).await
+        } else {
+            self.serve(request, id, head).await
+        };
+        if call.operation == Operation::GetObjectAttributes {
+            unquote_etag(&mut response);
+        }
+        if charged {
+            let charged = HeaderName::from_static("x-amz-request-charged");
+            response
+                .headers_mut()
+                .insert(charged, HeaderValue::from_static("requester"));
+        }
+        response
+    }
+
+    /// What S3 checks about the bucket before the operation. Whether the requester is charged.
+    fn check(&self, call: &Call, query: &str, headers: &HeaderMap) -> Result<bool, Refusal> {
+        let size: usize = headers
+            .iter()
+            .map(|(name, value)| name.as_str().len() + value.len())
+            .sum();
+        if size > MAX_HEADERS {
+            let message = "Your request header section exceeds the maximum allowed size.";
+            return Err(Refusal::new(
+                StatusCode::BAD_REQUEST,
+                "RequestHeaderSectionTooLarge",
+                message,
+            )
+            .with("MaxSizeAllowed", MAX_HEADERS));
+        }
+        let Some(bucket) = self.store.find(&call.bucket) else {
+            return Ok(false);
+        };
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let anywhere = matches!(
+            call.operation,
+            Operation::CreateBucket | Operation::GetBucketLocation
+        );
+        if !anywhere && signed_region(headers).is_some_and(|region| region != bucket.region) {
+            return Err(Refusal::new(
+                StatusCode::MOVED_PERMANENTLY,
+                "PermanentRedirect",
+                "The bucket you are attempting to access must be addressed using the specified endpoint. Please send \
+                 all future requests to this endpoint.",
+            )
+            .with("Bucket", &bucket.name)
+            .with("Endpoint", format!("s3.{}.amazonaws.com", bucket.region))
+            .header("x-amz-bucket-region", &bucket.region));
+        }
+        let foreign =
+            text("x-amz-expected-bucket-owner").is_some_and(|owner| owner != bucket.owner);
+        let unpaid = bucket.requester_pays && text("x-amz-request-payer") != Some("requester");
+        let unsigned =
+            bucket.signed_bodies && text("x-amz-content-sha256") == Some("UNSIGNED-PAYLOAD");
+        if foreign
+            || unpaid
+            || unsigned
+            || self
+                .store
+                .is_denied(&call.bucket, call.operation, &call.key)
+        {
+            return Err(Refusal::access_denied());
+        }
+        kind::check(&bucket, self.store.quirks(), call, query, headers)?;
+        Ok(bucket.requester_pays)
+    }
+
+    /// `s3s` insists on a date in `Expires`, S3 takes any text; and it knows no tenants. The
+    /// request is shown to it as it is, so that its signature is verified; what it objects to then
+    /// is said to a service that verifies nothing, in headers of ours.
+    async fn call_with(
+        &self,
+        mut parts: Parts,
+        readable: HeaderMap,
+    ) -> Result<Response<Body>, HttpError> {
+        let signed = self
+            .service
+            .call(Request::from_parts(parts.clone(), Body::empty()))
+            .await?;
+        let text = signed.body().bytes().unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        if ![EXPIRES.as_str(), COPY_SOURCE]
+            .iter()
+            .any(|name| text.contains(&format!("invalid header: {name}")))
+        {
+            return Ok(signed);
+        }
+        parts.headers = readable;
+        self.unsigned
+            .call(Request::from_parts(parts, Body::empty()))
+            .await
+    }
+
+    /// Lets the service answer and completes its answer.
+    async fn serve(&self, request: Request<Incoming>, id: &str, head: bool) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        let answered = match readable(&parts, &body) {
+            None => {
+                let mut request = Request::from_parts(parts, Body::from(body));
+                kind::waive_signature(&mut request, &self.keys, self.store.quirks());
+                self.service.call(request).await
+            }
+            Some(readable) => self.call_with(parts, readable).await,
+        };
+        let mut response = match answered {
+            Ok(response) => response,
+            Err(error) => {
+                let message = StdError::from(error).to_string();
+                return Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)
+                    .response(id);
+            }
+        };
+        if let Some(SuccessStatus(status)) = response.extensions().get().copied() {
+            *response.status_mut() = status;
+        }
+        if let Some(Interleaved(order)) = response.extensions().get().cloned() {
+            interleave(&mut response, &order);
+        }
+        if let Some(Lines(lines)) = response.extensions_mut().remove::<Lines>() {
+            insert(&mut response, &lines);
+        }
+        let details = response.headers_mut().remove(DETAILS);
+        if response.status() == StatusCode::NOT_MODIFIED {
+            *response.body_mut() = Body::empty();
+        } else if response.status().as_u16() >= 300
+            && !head
+            && let Some(body) = response.body().bytes()
+            && let Some(document) = body.strip_suffix(b"</Error>")
+        {
+            let details = details.as_ref().map_or(&[][..], HeaderValue::as_bytes);
+            let end = format!("<RequestId>{id}</RequestId><HostId>sandbox</HostId></Error>");
+            *response.body_mut() = Body::from([document, details, end.as_bytes()].concat());
+            response.headers_mut().remove(CONTENT_LENGTH);
+        }
+        response
+    }
+}
+
+/// The headers of a request without a body as `s3s` can read them, unsigned, if it cannot read them
+/// as they are: because `Expires` is no date, or because the source of a copy belongs to a tenant.
+fn readable(parts: &Parts, body: &Incoming) -> Option<HeaderMap> {
+    if !hyper::body::Body::is_end_stream(body) {
+        return None;
+    }
+    let mut headers = parts.headers.clone();
+    let is_date = |text: &HeaderValue| {
+        text.to_str()
+            .is_ok_and(|text| jiff::fmt::rfc2822::parse(text).is_ok())
+    };
+    if let Some(expires) = parts.headers.get(EXPIRES).filter(|text| !is_date(text)) {
+        headers.remove(EXPIRES);
+        headers.insert(ODD_EXPIRES, expires.clone());
+    }
+    let source = parts
+        .headers
+        .get(COPY_SOURCE)
+        .and_then(|source| source.to_str().ok());
+    if let Some((bucket, key)) =
+        source.and_then(|source| source.trim_start_matches('/').split_once('/'))
+        && bucket.contains(':')
+        && !bucket.starts_with("arn:")
+    {
+        headers.insert(TENANT_SOURCE, HeaderValue::from_str(bucket).ok()?);
+        headers.insert(
+            COPY_SOURCE,
+            HeaderValue::from_str(&format!("tenant/{key}")).ok()?,
+        );
+    }
+    let is_rewritten = headers.contains_key(ODD_EXPIRES) || headers.contains_key(TENANT_SOURCE);
+    headers.remove(AUTHORIZATION);
+    is_rewritten.then_some(headers)
+}
+
+/// `GetObjectAttributes` is the one answer that shows the `ETag` without quotes; `s3s` writes them
+/// everywhere.
+fn unquote_etag(response: &mut Response<Body>) {
+    let Some(body) = response.body().bytes() else {
+        return;
+    };
+    let Ok(text) = std::str::from_utf8(&body) else {
+        return;
+    };
+    let Some((before, rest)) = text.split_once("<ETag>") else {
+        return;
+    };
+    let Some((etag, after)) = rest.split_once("</ETag>") else {
+        return;
+    };
+    let etag = etag.replace("&quot;", "").replace('"', "");
+    let unquoted = format!("{before}<ETag>{etag}</ETag>{after}");
+    *response.body_mut() = Body::from(unquoted);
+    response.headers_mut().remove(CONTENT_LENGTH);
+}
+
+/// Puts the entries of a listing of versions into one sequence, as S3 writes them.
+fn interleave(response: &mut Response<Body>, order: &[bool]) {
+    let Some(body) = response.body().bytes() else {
+        return;
+    };
+    let Ok(text) = std::str::from_utf8(&body) else {
+        return;
+    };
+    let entries = |name: &str| {
+        let (open, close) = (format!("<{name}>"), format!("</{name}>"));
+        let pieces: Vec<String> = text
+            .split(&open)
+            .skip(1)
+            .filter_map(|piece| Some(piece.split_once(&close)?.0.to_owned()))
+            .collect();
+        pieces
+            .into_iter()
+            .map(move |piece| format!("{open}{piece}{close}"))
+    };
+    let (mut versions, mut markers) = (entries("Version"), entries("DeleteMarker"));
+    let mut rest = text.to_owned();
+    for entry in versions.clone().chain(markers.clone()) {
+        rest = rest.replacen(&entry, "", 1);
+    }
+    let sequence: String = order
+        .iter()
+        .filter_map(|is_marker| {
+            if *is_marker {
+                markers.next()
+            } else {
+                versions.next()
+            }
+        })
+        .collect();
+    let end = "</ListVersionsResult>";
+    *response.body_mut() = Body::from(rest.replacen(end, &format!("{sequence}{end}"), 1));
+    response.headers_mut().remove(CONTENT_LENGTH);
+}
+
+/// Puts the lines of a listing into its document.
+fn insert(response: &mut Response<Body>, lines: &str) {
+    const END: &[u8] = b"</ListBucketResult>";
+    let Some(body) = response.body().bytes() else {
+        return;
+    };
+    if let Some(document) = body.strip_suffix(END) {
+        *response.body_mut() = Body::from([document, lines.as_bytes(), END].concat());
+        response.headers_mut().remove(CONTENT_LENGTH);
+    }
+}
+
+/// The region of the request's credential scope.
+fn signed_region(headers: &HeaderMap) -> Option<&str> {
+    let (_, scope) = headers
+        .get(AUTHORIZATION)?
+        .to_str()
+        .ok()?
+        .split_once("Credential=")?;
+    scope.split(',').next()?.split('/').nth(2)
+}
+
+fn scripted(status: u16, code: &'static str) -> Refusal {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    Refusal::new(status, code, "A fault of the sandbox")
+}
+
+/// Does to the answer of an operation that took effect what a fault says.
+async fn after_effect(
+    mut response: Response<Body>,
+    effect: Option<Effect>,
+    id: &str,
+    outcome: &mut Outcome,
+) -> Result<Response<Body>, NoAnswer> {
+    match effect {
+        Some(Effect::ErrorAfterEffect(status, code)) => Ok(scripted(status, code).response(id)),
+        Some(Effect::ErrorIn200 {
+            code,
+            after_effect: true,
+            blanks,
+        }) => {
+            outcome.code = Some(code.to_owned());
+            Ok(error_in_200(code, blanks, id))
+        }
+        Some(Effect::Blanks {
+            count,
+            before_declaration,
+        }) => Ok(blanked(response, count, before_declaration)),
+        Some(Effect::ResetAfter) => Err(NoAnswer::Closed),
+        Some(Effect::RstAfter) => Err(NoAnswer::Reset),
+        Some(Effect::StallAfter(time)) => {
+            stall(time).await;
+            Ok(response)
+        }
+        Some(Effect::TruncateBody) => Ok(truncated(response)),
+        Some(Effect::Trickle(pause)) => Ok(trickling(response, pause)),
+        Some(Effect::EmptyBody) => {
+            response.headers_mut().remove(CONTENT_LENGTH);
+            *response.body_mut() = Body::empty();
+            Ok(response)
+        }
+        _ => Ok(response),
+    }
+}
+
+/// Answers with an error, after reading what the client sends so that it comes to reading the
+/// answer.
+async fn refuse(request: Request<Incoming>, refusal: &Refusal, id: &str) -> Response<Body> {
+    drain(request.into_body()).await;
+    refusal.response(id)
+}
+
+async fn drain(body: Incoming) {
+    // What the body was, and whether it came to its end, does not matter.
+    let _ = Limited::new(body, DRAINED).collect().await;
+}
+
+async fn stall(time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn error_in_200(code: &'static str, blanks: usize, id: &str) -> Response<Body> {
+    let refusal = Refusal::new(
+        StatusCode::OK,
+        code,
+        "A fault of the sandbox, in a successful answer",
+    );
+    let document = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>{}\n{}",
+        " ".repeat(blanks),
+        refusal.element(id)
+    );
+    let mut response = Response::new(Body::from(document));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/xml"));
+    response
+}
+
+/// The answer with blanks in its document.
+fn blanked(mut response: Response<Body>, count: usize, before_declaration: bool) -> Response<Body> {
+    let Some(body) = response.body().bytes() else {
+        return response;
+    };
+    let declared = body
+        .windows(2)
+        .position(|end| end == b"?>")
+        .map_or(0, |at| at + 2);
+    let at = if before_declaration { 0 } else { declared };
+    let blanked = [&body[..at], &vec![b' '; count], &body[at..]].concat();
+    *response.body_mut() = Body::from(blanked);
+    response.headers_mut().remove(CONTENT_LENGTH);
+    response
+}
+
+/// The answer with its full length announced and half of its body sent.
+fn truncated(response: Response<Body>) -> Response<Body> {
+    let (mut parts, body) = response.into_parts();
+    let announced = parts
+        .headers
+        .get(CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse().ok());
+    let len: u64 = announced
+        .or_else(|| hyper::body::Body::size_hint(&body).exact())
+        .unwrap_or(2);
+    parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(len));
+    let sent = futures::stream::unfold((body, len / 2), |(mut body, left)| async move {
+        if left == 0 {
+            // The connection must not be closed before what was sent has left.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            return Some((Err(Box::new(NoAnswer::Closed) as StdError), (body, 0)));
+        }
+        let chunk: Bytes = body.next().await?.ok()?;
+        let take = chunk.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        Some((
+            Ok(Frame::data(chunk.slice(..take))),
+            (body, left - take as u64),
+        ))
+    });
+    Response::from_parts(parts, Body::http_body_unsync(StreamBody::new(sent)))
+}
+
+/// The answer with its body byte by byte.
+fn trickling(response: Response<Body>, pause: Duration) -> Response<Body> {
+    let (parts, body) = response.into_parts();
+    let sent = futures::stream::unfold(
+        (body, Bytes::new()),
+        move |(mut body, mut left)| async move {
+            while left.is_empty() {
+                left = match body.next().await? {
+                    Ok(chunk) => chunk,
+                    Err(error) => return Some((Err(error), (body, left))),
+                };
+            }
+            tokio::time::sleep(pause).await;
+            let byte = left.split_to(1);
+            Some((Ok(Frame::data(byte)), (body, left)))
+        },
+    );
+    Response::from_parts(parts, Body::http_body_unsync(StreamBody::new(sent)))
+}
+
+/// The code of an error document.
+fn error_code(body: &Body) -> Option<String> {
+    let bytes = body.bytes()?;
+    let text = std::str::from_utf8(&bytes).ok()?;
+    let (_, rest) = text.split_once("<Code>")?;
+    rest.split_once("</Code>").map(|(code, _)| code.to_owned())
+}

@@ -1,0 +1,396 @@
+//! Pages of listings: keys, versions and open uploads.
+//!
+//! All three walk a map in key order from a marker, roll up keys that share a prefix up to the
+//! delimiter, and stop at a full page. A rolled-up prefix is skipped by seeking past it, so a page
+//! costs its entries, not the keys below it.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use super::checksum;
+use super::content::Content;
+use super::multipart::Upload;
+use super::object::{Object, Version};
+
+/// Entries per page at most, and by default.
+pub(super) const PAGE: usize = 1000;
+
+/// What a listing asks for.
+#[derive(Debug, Default)]
+pub(super) struct Query<'a> {
+    pub(super) prefix: &'a str,
+    pub(super) delimiter: Option<&'a str>,
+    /// Only keys (and rolled-up prefixes) after this one.
+    pub(super) after: Option<&'a str>,
+    pub(super) max: usize,
+}
+
+/// A page of rows `T`; a key can have several.
+#[derive(Debug)]
+pub(super) struct Page<T> {
+    pub(super) entries: Vec<(String, T)>,
+    pub(super) common_prefixes: Vec<String>,
+    pub(super) truncated: bool,
+    ends_in_prefix: bool,
+}
+
+impl<T> Page<T> {
+    /// Where the page ended: its last key or rolled-up prefix.
+    pub(super) fn last(&self) -> Option<&str> {
+        match self.last_entry() {
+            Some((key, _)) => Some(key),
+            None => self.common_prefixes.last().map(String::as_str),
+        }
+    }
+
+    /// The last entry, if no rolled-up prefix follows it.
+    pub(super) fn last_entry(&self) -> Option<(&str, &T)> {
+        self.entries
+            .last()
+            .filter(|_| !self.ends_in_prefix)
+            .map(|(key, entry)| (key.as_str(), entry))
+    }
+
+    fn is_full(&self, query: &Query<'_>) -> bool {
+        self.entries.len() + self.common_prefixes.len() >= query.max
+    }
+}
+
+impl Query<'_> {
+    /// The prefix that `key` is rolled up to.
+    fn rolled<'k>(&self, key: &'k str) -> Option<&'k str> {
+        let delimiter = self.delimiter.filter(|delimiter| !delimiter.is_empty())?;
+        let rest = key.strip_prefix(self.prefix)?;
+        rest.find(delimiter)
+            .map(|at| &key[..self.prefix.len() + at + delimiter.len()])
+    }
+
+    /// Where the walk begins. A marker that is a rolled-up prefix, or lies in one, means that the
+    /// prefix was listed.
+    fn start(&self) -> Bound<String> {
+        match self.after {
+            Some(after) if after >= self.prefix => match self.rolled(after) {
+                Some(rolled) => Bound::Excluded(past(rolled)),
+                None => Bound::Excluded(after.to_owned()),
+            },
+            _ => Bound::Included(self.prefix.to_owned()),
+        }
+    }
+}
+
+/// A string after all keys that start with `prefix`, but for those that go on with U+10FFFF.
+fn past(prefix: &str) -> String {
+    format!("{prefix}{}", char::MAX)
+}
+
+/// Collects a page: `seek` iterates from a key on, `rows` says what is listed for one item.
+fn collect<'m, V, T, I, R>(
+    query: &Query<'_>,
+    mut start: Bound<String>,
+    seek: impl Fn(&Bound<String>) -> I,
+    rows: impl Fn(&'m str, V) -> R,
+) -> Page<T>
+where
+    I: Iterator<Item = (&'m str, V)>,
+    R: IntoIterator<Item = T>,
+{
+    let mut page = Page {
+        entries: Vec::new(),
+        common_prefixes: Vec::new(),
+        truncated: false,
+        ends_in_prefix: false,
+    };
+    if query.max == 0 {
+        return page;
+    }
+    'seek: loop {
+        for (key, item) in seek(&start) {
+            if !key.starts_with(query.prefix) {
+                return page;
+            }
+            let mut rows = rows(key, item).into_iter().peekable();
+            if rows.peek().is_none() {
+                continue;
+            }
+            if let Some(rolled) = query.rolled(key) {
+                if page
+                    .common_prefixes
+                    .last()
+                    .is_some_and(|last| last == rolled)
+                {
+                    continue;
+                }
+                if page.is_full(query) {
+                    page.truncated = true;
+                    return page;
+                }
+                start = Bound::Excluded(past(rolled));
+                page.common_prefixes.push(rolled.to_owned());
+                page.ends_in_prefix = true;
+                continue 'seek;
+            }
+            for row in rows {
+                if page.is_full(query) {
+                    page.truncated = true;
+                    return page;
+                }
+                page.entries.push((key.to_owned(), row));
+                page.ends_in_prefix = false;
+            }
+        }
+        return page;
+    }
+}
+
+/// Current objects.
+pub(super) fn objects(
+    map: &BTreeMap<String, Vec<Version>>,
+    query: &Query<'_>,
+) -> Page<Arc<Object>> {
+    collect(
+        query,
+        query.start(),
+        |start| {
+            map.range::<String, _>((start.as_ref(), Bound::Unbounded))
+                .map(|(key, history)| (key.as_str(), history))
+        },
+        |_, history| history.first().and_then(Version::object).cloned(),
+    )
+}
+
+/// Current objects of a directory bucket: in no order that a client could know, and with none of
+/// the marks of one.
+pub(super) fn unordered(
+    map: &BTreeMap<String, Vec<Version>>,
+    query: &Query<'_>,
+) -> Page<Arc<Object>> {
+    let mut page = objects(
+        map,
+        &Query {
+            after: None,
+            max: usize::MAX,
+            ..*query
+        },
+    );
+    page.entries
+        .sort_by_cached_key(|(key, _)| checksum::md5(&Content::bytes(key.clone().into_bytes())));
+    if let Some(after) = query.after {
+        let listed = page
+            .entries
+            .iter()
+            .position(|(key, _)| key == after)
+            .map_or(0, |at| at + 1);
+        page.entries.drain(..listed);
+        page.common_prefixes.clear();
+    }
+    page.truncated = page.entries.len() > query.max;
+    page.entries.truncate(query.max);
+    page.ends_in_prefix = false;
+    page
+}
+
+/// One version in a page of versions.
+#[derive(Debug)]
+pub(super) struct ListedVersion {
+    pub(super) version: Version,
+    pub(super) is_latest: bool,
+}
+
+/// Versions and delete markers, newest first within a key. With `version_marker` the page goes on
+/// inside the history of the key that `query.after` names, after that version.
+pub(super) fn versions(
+    map: &BTreeMap<String, Vec<Version>>,
+    query: &Query<'_>,
+    version_marker: Option<&str>,
+) -> Page<ListedVersion> {
+    let inside = query.after.zip(version_marker);
+    let start = match inside {
+        Some((key, _)) if key >= query.prefix => Bound::Included(key.to_owned()),
+        _ => query.start(),
+    };
+    collect(
+        query,
+        start,
+        |start| {
+            map.range::<String, _>((start.as_ref(), Bound::Unbounded))
+                .map(|(key, history)| (key.as_str(), history))
+        },
+        |key, history| {
+            let listed = match inside {
+                Some((marker_key, marker)) if marker_key == key => history
+                    .iter()
+                    .position(|version| version.shown_id() == marker)
+                    .map_or(history.len(), |at| at + 1),
+                _ => 0,
+            };
+            history
+                .iter()
+                .enumerate()
+                .skip(listed)
+                .map(|(at, version)| ListedVersion {
+                    version: version.clone(),
+                    is_latest: at == 0,
+                })
+        },
+    )
+}
+
+/// Open uploads by key and initiation. With `upload_marker` the page goes on among the uploads of
+/// the key that `query.after` names, after that upload.
+pub(super) fn uploads<'m>(
+    map: &'m BTreeMap<(String, u64), Upload>,
+    query: &Query<'_>,
+    upload_marker: Option<&str>,
+) -> Page<&'m Upload> {
+    let inside = query.after.zip(upload_marker).and_then(|(key, marker)| {
+        let mut of_key = map.range((key.to_owned(), 0)..=(key.to_owned(), u64::MAX));
+        of_key
+            .find(|(_, upload)| upload.id == marker)
+            .map(|((key, sequence), _)| (key.as_str(), *sequence))
+    });
+    let start = match inside {
+        Some((key, _)) if key >= query.prefix => Bound::Included(key.to_owned()),
+        _ => query.start(),
+    };
+    collect(
+        query,
+        start,
+        |start| {
+            let from = match start.clone() {
+                Bound::Included(key) => Bound::Included((key, 0)),
+                Bound::Excluded(key) => Bound::Excluded((key, u64::MAX)),
+                Bound::Unbounded => Bound::Unbounded,
+            };
+            map.range((from, Bound::Unbounded))
+                .map(|((key, _), upload)| (key.as_str(), upload))
+        },
+        |key, upload| {
+            let listed = inside
+                .is_some_and(|(marker, sequence)| marker == key && upload.sequence <= sequence);
+            (!listed).then_some(upload)
+        },
+    )
+}
+
+/// A key as `encoding-type=url` shows it: a form's encoding, but for slashes.
+pub(super) fn encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'*' | b'/' => {
+                encoded.push(byte as char);
+            }
+            b' ' => encoded.push('+'),
+            _ => {
+                encoded.push('%');
+                encoded.push_str(&super::checksum::hex(&[byte]).to_uppercase());
+            }
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::content::Content;
+    use super::super::object::ObjectSpec;
+    use super::*;
+
+    fn bucket(keys: &[&str]) -> BTreeMap<String, Vec<Version>> {
+        let object = |sequence| {
+            let built = ObjectSpec::default().build(
+                Content::empty(),
+                sequence,
+                std::time::UNIX_EPOCH,
+                String::new,
+            );
+            Version::Object(Arc::new(built))
+        };
+        (0..)
+            .zip(keys)
+            .map(|(sequence, key)| ((*key).to_owned(), vec![object(sequence)]))
+            .collect()
+    }
+
+    /// Keys and prefixes of all pages, in the order in which they came.
+    fn all(
+        map: &BTreeMap<String, Vec<Version>>,
+        prefix: &str,
+        delimiter: Option<&str>,
+        max: usize,
+    ) -> Vec<String> {
+        let mut seen = Vec::new();
+        let mut after: Option<String> = None;
+        loop {
+            let page = objects(
+                map,
+                &Query {
+                    prefix,
+                    delimiter,
+                    after: after.as_deref(),
+                    max,
+                },
+            );
+            let mut names: Vec<_> = page.entries.iter().map(|(key, _)| key.clone()).collect();
+            names.extend(page.common_prefixes.clone());
+            names.sort();
+            seen.extend(names);
+            if !page.truncated {
+                return seen;
+            }
+            after = page.last().map(str::to_owned);
+        }
+    }
+
+    #[test]
+    fn pages_of_any_size_show_the_same() {
+        let map = bucket(&[
+            "a",
+            "b/1",
+            "b/2",
+            "b0",
+            "c/d/1",
+            "c/d/2",
+            "c/e",
+            "c//x",
+            "\u{10FFFF}",
+            "é",
+        ]);
+        let flat: Vec<_> = map.keys().cloned().collect();
+        for max in 1..12 {
+            assert_eq!(all(&map, "", None, max), flat);
+            assert_eq!(
+                all(&map, "", Some("/"), max),
+                ["a", "b/", "b0", "c/", "é", "\u{10FFFF}"]
+            );
+            assert_eq!(all(&map, "c/", Some("/"), max), ["c//", "c/d/", "c/e"]);
+            assert_eq!(all(&map, "b", None, max), ["b/1", "b/2", "b0"]);
+        }
+        assert!(
+            objects(
+                &map,
+                &Query {
+                    max: 0,
+                    ..Query::default()
+                }
+            )
+            .entries
+            .is_empty()
+        );
+    }
+
+    #[test]
+    fn order_is_that_of_the_bytes() {
+        let map = bucket(&["B", "a", "é", "z", "\u{FFFD}", "\u{10000}"]);
+        assert_eq!(
+            all(&map, "", None, 100),
+            ["B", "a", "z", "é", "\u{FFFD}", "\u{10000}"]
+        );
+    }
+
+    #[test]
+    fn encoding_is_that_of_a_form() {
+        assert_eq!(encode("a b/c+d\u{1}é~"), "a+b/c%2Bd%01%C3%A9%7E");
+    }
+}

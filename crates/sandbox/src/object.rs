@@ -1,0 +1,486 @@
+//! Objects as the sandbox keeps them, the description of an object to arrange, and what a test sees
+//! of one.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::checksum::{Algorithm, Checksum, ChecksumKind, etag, multipart_etag};
+use super::content::Content;
+
+/// Smallest part that is not the last, in bytes: 5 MiB.
+pub const SMALLEST_PART: u64 = 5 * 1024 * 1024;
+/// Largest part, largest single PUT and largest source of `CopyObject`, in bytes: 5 GiB.
+pub const LARGEST_PIECE: u64 = 5 * 1024 * 1024 * 1024;
+/// Largest part number.
+pub const LAST_PART_NUMBER: i32 = 10_000;
+
+/// The content type of an object that was written without one.
+pub(super) const DEFAULT_CONTENT_TYPE: &str = "binary/octet-stream";
+
+/// Encryption at rest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Encryption {
+    /// SSE-S3, what S3 does when nothing is said.
+    #[default]
+    Aes256,
+    /// SSE-KMS, or DSSE-KMS. `ETags` of such objects are not MD5 sums and differ per write.
+    Kms {
+        /// ARN of the key.
+        key_id: String,
+        /// Whether an S3 bucket key is used.
+        bucket_key: bool,
+        /// Two layers: `aws:kms:dsse`.
+        dual_layer: bool,
+    },
+    /// SSE-C: with a key that every request must bring along. `ETags` are not MD5 sums either.
+    Customer {
+        /// Base64 of the MD5 of the key, as the headers have it.
+        key_md5: String,
+    },
+}
+
+impl Encryption {
+    /// The value of `x-amz-server-side-encryption`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Aes256 => "AES256",
+            Self::Kms {
+                dual_layer: false, ..
+            } => "aws:kms",
+            Self::Kms {
+                dual_layer: true, ..
+            } => "aws:kms:dsse",
+            Self::Customer { .. } => "SSE-C",
+        }
+    }
+
+    /// SSE-KMS with this key and no bucket key.
+    pub fn kms(key_id: impl Into<String>) -> Self {
+        Self::Kms {
+            key_id: key_id.into(),
+            bucket_key: false,
+            dual_layer: false,
+        }
+    }
+
+    pub(super) fn is_kms(&self) -> bool {
+        matches!(self, Self::Kms { .. })
+    }
+
+    /// Whether `ETags` do not follow from the content.
+    pub(super) fn hides_content(&self) -> bool {
+        !matches!(self, Self::Aes256)
+    }
+}
+
+/// Object lock of one version.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lock {
+    /// `GOVERNANCE` or `COMPLIANCE`, and the end of the retention.
+    pub retention: Option<(String, SystemTime)>,
+    /// Legal hold on or off, if it was ever set.
+    pub legal_hold: Option<bool>,
+}
+
+impl Lock {
+    /// Whether the version may not be deleted now.
+    pub(super) fn is_held(&self, now: SystemTime) -> bool {
+        self.legal_hold == Some(true)
+            || self
+                .retention
+                .as_ref()
+                .is_some_and(|(_, until)| *until > now)
+    }
+}
+
+/// A permission on an object, by ACL.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Grant {
+    /// `FULL_CONTROL`, `READ`, `READ_ACP` or `WRITE_ACP`.
+    pub permission: String,
+    /// Canonical id of an account, or URI of a group.
+    pub grantee: String,
+}
+
+/// All that belongs to an object besides its bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attributes {
+    /// `Content-Type`; S3 shows `binary/octet-stream` for `None`.
+    pub content_type: Option<String>,
+    /// `Cache-Control`.
+    pub cache_control: Option<String>,
+    /// `Content-Disposition`.
+    pub content_disposition: Option<String>,
+    /// `Content-Encoding`.
+    pub content_encoding: Option<String>,
+    /// `Content-Language`.
+    pub content_language: Option<String>,
+    /// `Expires`, as it was written.
+    pub expires: Option<String>,
+    /// `x-amz-website-redirect-location`.
+    pub website_redirect: Option<String>,
+    /// User metadata, names without `x-amz-meta-`.
+    pub metadata: BTreeMap<String, String>,
+    /// Tags.
+    pub tags: BTreeMap<String, String>,
+    /// Storage class; `None` is `STANDARD`.
+    pub storage_class: Option<String>,
+    /// Encryption at rest.
+    pub encryption: Encryption,
+    /// Retention and legal hold.
+    pub lock: Lock,
+    /// ACL; empty is private to the owner.
+    pub grants: Vec<Grant>,
+    /// The canned ACL that the write named.
+    pub canned_acl: Option<String>,
+    /// Annotations by name.
+    pub annotations: BTreeMap<String, String>,
+    /// `x-amz-restore`, of archived objects that were restored or are being restored.
+    pub restore: Option<String>,
+    /// `x-amz-archive-status`, of `INTELLIGENT_TIERING` objects in an archive tier.
+    pub archive_status: Option<String>,
+}
+
+impl Attributes {
+    /// The storage class, `STANDARD` if none was given.
+    #[must_use]
+    pub fn class(&self) -> &str {
+        self.storage_class.as_deref().unwrap_or("STANDARD")
+    }
+
+    /// Whether the bytes must be restored before they can be read.
+    pub(super) fn is_archived(&self) -> bool {
+        let archived =
+            matches!(self.class(), "GLACIER" | "DEEP_ARCHIVE") || self.archive_status.is_some();
+        let restored = self
+            .restore
+            .as_deref()
+            .is_some_and(|r| r.contains("ongoing-request=\"false\""));
+        archived && !restored
+    }
+}
+
+/// `x-amz-restore` of an object that is being restored.
+pub(super) const RESTORE_ONGOING: &str = "ongoing-request=\"true\"";
+
+/// `x-amz-restore` of an object that can be read for so many days.
+pub(super) fn restored_until(days: i32) -> String {
+    let seconds = u64::from(days.max(0).unsigned_abs()) * 86_400;
+    let until = jiff::Timestamp::try_from(SystemTime::now() + Duration::from_secs(seconds))
+        .unwrap_or_default();
+    let date = until.strftime("%a, %d %b %Y %H:%M:%S GMT");
+    format!("ongoing-request=\"false\", expiry-date=\"{date}\"")
+}
+
+/// Until when an object that was restored can be read.
+pub(super) fn restore_expiry(restore: &str) -> Option<SystemTime> {
+    let (_, date) = restore.split_once("expiry-date=\"")?;
+    let date = jiff::fmt::rfc2822::parse(date.strip_suffix('"')?).ok()?;
+    Some(date.timestamp().into())
+}
+
+/// One part of a multipart object, as `HeadObject(partNumber)` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartInfo {
+    /// Size in bytes.
+    pub size: u64,
+    /// The part's checksum, for COMPOSITE objects.
+    pub checksum: Option<String>,
+}
+
+/// One stored version of an object.
+#[derive(Clone, Debug)]
+pub(super) struct Object {
+    pub(super) content: Content,
+    /// Unquoted.
+    pub(super) etag: String,
+    pub(super) checksum: Option<Checksum>,
+    pub(super) attributes: Arc<Attributes>,
+    /// `None` for an object written in one piece.
+    pub(super) parts: Option<Arc<[PartInfo]>>,
+    /// Whole seconds, as S3 has it.
+    pub(super) last_modified: SystemTime,
+    /// Place in the order of writes; for multipart objects that of the upload's initiation.
+    pub(super) sequence: u64,
+    /// `None` is the null version.
+    pub(super) version_id: Option<Arc<str>>,
+}
+
+/// A delete marker.
+#[derive(Clone, Debug)]
+pub(super) struct Marker {
+    pub(super) last_modified: SystemTime,
+    pub(super) sequence: u64,
+    pub(super) version_id: Option<Arc<str>>,
+}
+
+/// An entry in the history of a key.
+#[derive(Clone, Debug)]
+pub(super) enum Version {
+    Object(Arc<Object>),
+    Marker(Arc<Marker>),
+}
+
+impl Version {
+    pub(super) fn sequence(&self) -> u64 {
+        match self {
+            Self::Object(object) => object.sequence,
+            Self::Marker(marker) => marker.sequence,
+        }
+    }
+
+    pub(super) fn version_id(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Object(object) => object.version_id.as_ref(),
+            Self::Marker(marker) => marker.version_id.as_ref(),
+        }
+    }
+
+    /// The version id as S3 writes it: `null` for the null version.
+    pub(super) fn shown_id(&self) -> &str {
+        self.version_id().map_or("null", |id| id)
+    }
+
+    pub(super) fn object(&self) -> Option<&Arc<Object>> {
+        match self {
+            Self::Object(object) => Some(object),
+            Self::Marker(_) => None,
+        }
+    }
+}
+
+/// How an arranged object is to be described. Start from `ObjectSpec::default()`.
+#[derive(Clone, Debug, Default)]
+pub struct ObjectSpec {
+    /// Headers, metadata, tags, class, encryption, lock.
+    pub attributes: Attributes,
+    /// Algorithm and kind of the checksum; `None` is what S3 does by itself, CRC64NVME of the full
+    /// object.
+    pub checksum: Option<(Algorithm, ChecksumKind)>,
+    /// The object has no additional checksum, like those written before December 2024.
+    pub without_checksum: bool,
+    /// Part sizes of an object that shall look as if it was uploaded in parts (`ETag` `-N`). A rest
+    /// becomes the last part.
+    pub part_sizes: Option<Vec<u64>>,
+    /// When it was written; `None` is now.
+    pub last_modified: Option<SystemTime>,
+}
+
+impl ObjectSpec {
+    /// With a `Content-Type`.
+    #[must_use]
+    pub fn content_type(mut self, value: impl Into<String>) -> Self {
+        self.attributes.content_type = Some(value.into());
+        self
+    }
+
+    /// With an entry of user metadata.
+    #[must_use]
+    pub fn metadata(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.attributes.metadata.insert(name.into(), value.into());
+        self
+    }
+
+    /// With a tag.
+    #[must_use]
+    pub fn tag(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.attributes.tags.insert(key.into(), value.into());
+        self
+    }
+
+    /// In a storage class.
+    #[must_use]
+    pub fn storage_class(mut self, class: impl Into<String>) -> Self {
+        self.attributes.storage_class = Some(class.into());
+        self
+    }
+
+    /// Encrypted in this way.
+    #[must_use]
+    pub fn encryption(mut self, encryption: Encryption) -> Self {
+        self.attributes.encryption = encryption;
+        self
+    }
+
+    /// With this lock.
+    #[must_use]
+    pub fn lock(mut self, lock: Lock) -> Self {
+        self.attributes.lock = lock;
+        self
+    }
+
+    /// With a grant.
+    #[must_use]
+    pub fn grant(mut self, permission: impl Into<String>, grantee: impl Into<String>) -> Self {
+        self.attributes.grants.push(Grant {
+            permission: permission.into(),
+            grantee: grantee.into(),
+        });
+        self
+    }
+
+    /// With an annotation.
+    #[must_use]
+    pub fn annotation(mut self, name: impl Into<String>, text: impl Into<String>) -> Self {
+        self.attributes.annotations.insert(name.into(), text.into());
+        self
+    }
+
+    /// With this checksum.
+    #[must_use]
+    pub fn checksum(mut self, algorithm: Algorithm, kind: ChecksumKind) -> Self {
+        self.checksum = Some((algorithm, kind));
+        self
+    }
+
+    /// With no additional checksum.
+    #[must_use]
+    pub fn without_checksum(mut self) -> Self {
+        self.without_checksum = true;
+        self
+    }
+
+    /// As if uploaded in parts of these sizes in bytes; a rest becomes the last part.
+    #[must_use]
+    pub fn part_sizes(mut self, sizes: impl Into<Vec<u64>>) -> Self {
+        self.part_sizes = Some(sizes.into());
+        self
+    }
+
+    /// Written at this time.
+    #[must_use]
+    pub fn last_modified(mut self, time: SystemTime) -> Self {
+        self.last_modified = Some(time);
+        self
+    }
+
+    /// The object that this describes. `unique` makes `ETags` that are not MD5 sums.
+    pub(super) fn build(
+        &self,
+        content: Content,
+        sequence: u64,
+        now: SystemTime,
+        unique: impl Fn() -> String,
+    ) -> Object {
+        let hidden = self.attributes.encryption.hides_content();
+        let parts = self.part_sizes.as_ref().map(|sizes| cut(&content, sizes));
+        let (algorithm, kind) = self
+            .checksum
+            .unwrap_or((Algorithm::Crc64Nvme, ChecksumKind::FullObject));
+        let composite = kind == ChecksumKind::Composite && parts.is_some();
+        let infos: Option<Vec<PartInfo>> = parts.as_ref().map(|parts| {
+            parts
+                .iter()
+                .map(|part| PartInfo {
+                    size: part.len(),
+                    checksum: composite.then(|| algorithm.of(part)),
+                })
+                .collect()
+        });
+        let checksum = match &infos {
+            _ if self.without_checksum => None,
+            Some(infos) if composite => algorithm
+                .composite(infos.iter().filter_map(|part| part.checksum.as_deref()))
+                .map(|value| Checksum {
+                    algorithm,
+                    kind,
+                    value,
+                    parts: infos.len(),
+                }),
+            _ => Some(Checksum::full(algorithm, &content)),
+        };
+        let etag = match &parts {
+            None if hidden => unique(),
+            None => etag(&content),
+            Some(parts) => {
+                let tags: Vec<_> = parts
+                    .iter()
+                    .map(|part| if hidden { unique() } else { etag(part) })
+                    .collect();
+                multipart_etag(tags.iter().map(String::as_str))
+            }
+        };
+        Object {
+            content,
+            etag,
+            checksum,
+            attributes: Arc::new(self.attributes.clone()),
+            parts: infos.map(Into::into),
+            last_modified: whole_seconds(self.last_modified.unwrap_or(now)),
+            sequence,
+            version_id: None,
+        }
+    }
+}
+
+/// Cuts a content in pieces of the given sizes; a rest becomes the last piece.
+fn cut(content: &Content, sizes: &[u64]) -> Vec<Content> {
+    let mut pieces = Vec::new();
+    let mut at = 0;
+    for size in sizes {
+        if at < content.len() {
+            pieces.push(content.slice(at..at.saturating_add(*size)));
+            at = at.saturating_add(*size).min(content.len());
+        }
+    }
+    if at < content.len() || pieces.is_empty() {
+        pieces.push(content.slice(at..content.len()));
+    }
+    pieces
+}
+
+/// S3 keeps modification times in whole seconds.
+pub(super) fn whole_seconds(time: SystemTime) -> SystemTime {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    UNIX_EPOCH + Duration::from_secs(since.as_secs())
+}
+
+/// One version of an object as a test sees it.
+#[derive(Clone, Debug)]
+pub struct ObjectInfo {
+    /// The key.
+    pub key: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// The bytes.
+    pub content: Content,
+    /// `ETag` without quotes.
+    pub etag: String,
+    /// Additional checksum.
+    pub checksum: Option<Checksum>,
+    /// Headers, metadata, tags, class, encryption, lock.
+    pub attributes: Arc<Attributes>,
+    /// Parts, in order; empty for an object written in one piece.
+    pub parts: Vec<PartInfo>,
+    /// When it was written (for multipart objects: initiated), in whole seconds.
+    pub last_modified: SystemTime,
+    /// Version id; `None` is the null version.
+    pub version_id: Option<String>,
+}
+
+impl ObjectInfo {
+    pub(super) fn of(key: &str, object: &Object) -> Self {
+        Self {
+            key: key.to_owned(),
+            size: object.content.len(),
+            content: object.content.clone(),
+            etag: object.etag.clone(),
+            checksum: object.checksum.clone(),
+            attributes: Arc::clone(&object.attributes),
+            parts: object.parts.as_deref().unwrap_or_default().to_vec(),
+            last_modified: object.last_modified,
+            version_id: object.version_id.as_deref().map(str::to_owned),
+        }
+    }
+}
+
+/// One entry in the history of a key as a test sees it.
+#[derive(Clone, Debug)]
+pub enum VersionInfo {
+    /// A stored version.
+    Object(ObjectInfo),
+    /// A delete marker and its version id (`None` is the null version).
+    DeleteMarker(Option<String>),
+}

@@ -1,0 +1,189 @@
+//! The pseudo-random bytes that virtual objects are made of.
+//!
+//! Byte `i` of pattern `seed` is byte `i mod PERIOD` of a block that a counter-based generator
+//! derives from the seed, so any byte can be made without making those before it. The period is a
+//! prime near 1 MiB: parts of round sizes never start at the same place of the block, which would
+//! hide a part written to the wrong offset.
+//!
+//! Because the stream is periodic, a CRC of any range follows from the CRCs of the block's
+//! prefixes: [`Tables`] keeps those for the few seeds used last, so that the CRC of 128 MiB costs
+//! microseconds and no bytes.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::crc::{Crc, CrcSum};
+
+/// Bytes after which a pattern repeats. A prime, see the module's documentation.
+pub const PERIOD: u64 = 1_048_573;
+
+/// Distance between two stored prefix CRCs, in bytes.
+const STRIDE: u64 = 512;
+
+/// Seeds whose tables are kept; about 16 KiB each and half a millisecond to make again.
+const SEEDS_KEPT: usize = 256;
+
+/// Ranges of fewer bytes than this are hashed directly; tables would cost more than they save.
+const DIRECT: u64 = 256 * 1024;
+
+/// The eight bytes at `8 * index` of the block of `seed` (`splitmix64` of a counter).
+fn word(seed: u64, index: u64) -> [u8; 8] {
+    let mut z = (seed ^ 0x5851_f42d_4c95_7f2d)
+        .wrapping_mul(0x2545_f491_4f6c_dd1d)
+        .wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (z ^ (z >> 31)).to_le_bytes()
+}
+
+/// Appends the `len` bytes at `offset` of the pattern `seed` to `into`.
+pub(super) fn write(seed: u64, offset: u64, len: u64, into: &mut Vec<u8>) {
+    let mut position = offset % PERIOD;
+    let mut left = len;
+    while left > 0 {
+        let (index, skip) = (position / 8, position % 8);
+        let take = (8 - skip).min(left).min(PERIOD - position);
+        let bytes = word(seed, index);
+        #[expect(clippy::cast_possible_truncation, reason = "both are at most 8")]
+        into.extend_from_slice(&bytes[skip as usize..(skip + take) as usize]);
+        left -= take;
+        position += take;
+        if position == PERIOD {
+            position = 0;
+        }
+    }
+}
+
+/// CRCs of the block's prefixes at every [`STRIDE`], and of the whole block.
+struct Prefixes {
+    at: Vec<u64>,
+    block: CrcSum,
+}
+
+impl Prefixes {
+    fn new(seed: u64, crc: Crc) -> Self {
+        let mut at = Vec::new();
+        let mut sum = CrcSum::EMPTY;
+        let mut bytes = Vec::new();
+        let mut position = 0;
+        while position < PERIOD {
+            at.push(sum.value());
+            let len = STRIDE.min(PERIOD - position);
+            bytes.clear();
+            write(seed, position, len, &mut bytes);
+            sum = sum.then(crc.of(&bytes), crc);
+            position += len;
+        }
+        Self { at, block: sum }
+    }
+
+    /// CRC of the first `len` bytes of the block.
+    fn prefix(&self, seed: u64, len: u64, crc: Crc) -> CrcSum {
+        if len == PERIOD {
+            return self.block;
+        }
+        let start = len / STRIDE * STRIDE;
+        let known = CrcSum::new(self.at[usize::try_from(len / STRIDE).unwrap_or(0)], start);
+        let mut rest = Vec::new();
+        write(seed, start, len - start, &mut rest);
+        known.then(crc.of(&rest), crc)
+    }
+}
+
+/// Prefix tables of the seeds used last, per seed and algorithm.
+#[derive(Default)]
+struct Tables {
+    known: HashMap<(u64, Crc), Arc<Prefixes>>,
+}
+
+static TABLES: Mutex<Option<Tables>> = Mutex::new(None);
+
+fn prefixes(seed: u64, crc: Crc) -> Arc<Prefixes> {
+    {
+        let mut tables = TABLES.lock().unwrap_or_else(PoisonError::into_inner);
+        let tables = tables.get_or_insert_default();
+        if let Some(known) = tables.known.get(&(seed, crc)) {
+            return Arc::clone(known);
+        }
+    }
+    let made = Arc::new(Prefixes::new(seed, crc));
+    let mut tables = TABLES.lock().unwrap_or_else(PoisonError::into_inner);
+    let tables = tables.get_or_insert_default();
+    if tables.known.len() >= SEEDS_KEPT {
+        tables.known.clear();
+    }
+    tables.known.insert((seed, crc), Arc::clone(&made));
+    made
+}
+
+/// The CRC of the `len` bytes at `offset` of the pattern `seed`: the true CRC of these bytes.
+pub(super) fn crc(seed: u64, offset: u64, len: u64, crc: Crc) -> CrcSum {
+    let start = offset % PERIOD;
+    if len < DIRECT {
+        let mut bytes = Vec::new();
+        write(seed, start, len, &mut bytes);
+        return crc.of(&bytes);
+    }
+    let table = prefixes(seed, crc);
+    let to_end = PERIOD - start;
+    let before = table.prefix(seed, start, crc);
+    if len <= to_end {
+        return table
+            .prefix(seed, start + len, crc)
+            .without_prefix(before, crc);
+    }
+    let head = table.block.without_prefix(before, crc);
+    let (blocks, tail) = ((len - to_end) / PERIOD, (len - to_end) % PERIOD);
+    head.then(table.block.repeat(blocks, crc), crc)
+        .then(table.prefix(seed, tail, crc), crc)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(range: std::ops::Range<u64>) -> std::ops::Range<usize> {
+        usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap()
+    }
+
+    #[test]
+    fn any_byte_can_be_made_without_those_before_it() {
+        let mut whole = Vec::new();
+        write(7, 0, 3 * PERIOD, &mut whole);
+        for (offset, len) in [
+            (0, 9),
+            (3, 20),
+            (PERIOD - 5, 11),
+            (PERIOD, 4),
+            (2 * PERIOD - 1, 2),
+        ] {
+            let mut slice = Vec::new();
+            write(7, offset, len, &mut slice);
+            assert_eq!(slice, whole[bytes(offset..offset + len)], "{offset}+{len}");
+        }
+        assert_eq!(whole[..1000], whole[bytes(PERIOD..PERIOD + 1000)]);
+    }
+
+    #[test]
+    fn the_crc_of_a_range_is_the_crc_of_its_bytes() {
+        for algorithm in [Crc::Crc32, Crc::Crc32c, Crc::Crc64Nvme] {
+            for (offset, len) in [
+                (0, 10),
+                (0, PERIOD),
+                (5, DIRECT),
+                (4095, 3 * PERIOD + 17),
+                (PERIOD - 1, 300_000),
+                (123_456, PERIOD - 123_456),
+                (123_456, 5 * PERIOD),
+            ] {
+                let mut bytes = Vec::new();
+                write(42, offset, len, &mut bytes);
+                assert_eq!(
+                    crc(42, offset, len, algorithm),
+                    algorithm.of(&bytes),
+                    "{algorithm:?} {offset}+{len}"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,603 @@
+//! Rules as other processes write them: JSON to [`Fault`]s and back.
+//!
+//! A rule is read by hand and not by serde, because a mistake in one is to be told by the path of
+//! its field: `rules[1].effect.answer.status: 99 is not a status from 200 to 599`.
+
+use std::collections::HashSet;
+use std::fmt::Display;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use serde_json::{Map, Value, json};
+
+use super::faults::{Effect, Fault, Rule, When};
+use super::operation::Operation;
+
+/// The fields of a rule.
+const FIELDS: &[&str] = &[
+    "operation",
+    "bucket",
+    "key",
+    "prefix",
+    "access_key",
+    "token",
+    "nth",
+    "every",
+    "probability",
+    "seed",
+    "count",
+    "from",
+    "for",
+    "effect",
+];
+
+/// The effects that are a word, and what they are.
+const WORDS: &[(&str, Effect)] = &[
+    ("throttle", Effect::SlowDown),
+    ("expire", Effect::Error(400, "ExpiredToken")),
+    ("revoke", Effect::Error(400, "InvalidToken")),
+    ("freeze", Effect::StallBefore(None)),
+    ("truncate", Effect::TruncateBody),
+];
+
+/// The effects that are an object of one field.
+const OBJECTS: &[&str] = &["answer", "delay", "close", "reset", "freeze", "skew"];
+
+/// Reads one rule, or a list of them. All are good, or none is taken.
+pub(super) fn parse(text: &[u8]) -> Result<Vec<Fault>, String> {
+    let value: Value =
+        serde_json::from_slice(text).map_err(|error| format!("this is not JSON: {error}"))?;
+    match &value {
+        Value::Array(rules) => {
+            let numbered = rules.iter().enumerate();
+            numbered
+                .map(|(number, rule)| fault(&format!("rules[{number}]"), rule))
+                .collect()
+        }
+        rule => Ok(vec![fault("rule", rule)?]),
+    }
+}
+
+/// An object whose fields are read one by one, and its place in the document.
+struct Fields<'a> {
+    at: String,
+    map: &'a Map<String, Value>,
+}
+
+impl<'a> Fields<'a> {
+    fn of(at: &str, value: &'a Value, known: &[&str]) -> Result<Self, String> {
+        let Value::Object(map) = value else {
+            return Err(format!("{at}: {value} is not an object"));
+        };
+        if let Some(unknown) = map.keys().find(|name| !known.contains(&name.as_str())) {
+            return Err(format!(
+                "{at}.{unknown}: there is no such field; there are {}",
+                known.join(", ")
+            ));
+        }
+        Ok(Self {
+            at: at.to_owned(),
+            map,
+        })
+    }
+
+    /// Says what is wrong with a field.
+    fn wrong(&self, name: &str, what: impl Display) -> String {
+        format!("{}.{name}: {what}", self.at)
+    }
+
+    fn text(&self, name: &str) -> Result<Option<&'a str>, String> {
+        let text = |value: &'a Value| {
+            value
+                .as_str()
+                .ok_or_else(|| self.wrong(name, format!("{value} is not a text")))
+        };
+        self.map.get(name).map(text).transpose()
+    }
+
+    fn owned(&self, name: &str) -> Result<Option<String>, String> {
+        Ok(self.text(name)?.map(str::to_owned))
+    }
+
+    /// A number of at least `least`.
+    fn number(&self, name: &str, least: u64) -> Result<Option<u64>, String> {
+        let number = |value: &Value| {
+            let number = value.as_u64().filter(|number| *number >= least);
+            number.ok_or_else(|| {
+                self.wrong(name, format!("{value} is not a whole number from {least}"))
+            })
+        };
+        self.map.get(name).map(number).transpose()
+    }
+
+    fn duration(&self, name: &str) -> Result<Option<Duration>, String> {
+        let duration = |text: &str| parse_duration(text).map_err(|error| self.wrong(name, error));
+        self.text(name)?.map(duration).transpose()
+    }
+
+    /// The other field beside this one, of those that cannot stand together.
+    fn alone(&self, name: &str, others: &[&str]) -> Result<(), String> {
+        match others.iter().find(|other| self.map.contains_key(**other)) {
+            Some(other) if self.map.contains_key(name) => {
+                Err(self.wrong(name, format!("it cannot stand beside `{other}`")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn fault(at: &str, rule: &Value) -> Result<Fault, String> {
+    let fields = Fields::of(at, rule, FIELDS)?;
+    let Some(said) = fields.map.get("effect") else {
+        return Err(fields.wrong("effect", "it is missing; write what happens to the calls"));
+    };
+    Ok(Fault {
+        on: operations(&fields)?,
+        bucket: fields.owned("bucket")?,
+        key: fields.owned("key")?,
+        prefix: fields.owned("prefix")?,
+        access_key: fields.owned("access_key")?,
+        token: fields.owned("token")?,
+        when: when(&fields)?,
+        count: fields.number("count", 1)?,
+        from: fields.duration("from")?.unwrap_or_default(),
+        lasts: fields.duration("for")?,
+        then: effect(&format!("{at}.effect"), said)?,
+    })
+}
+
+/// The operations of a rule: one name, or a list of them.
+fn operations(fields: &Fields<'_>) -> Result<Vec<Operation>, String> {
+    let Some(said) = fields.map.get("operation") else {
+        return Ok(Vec::new());
+    };
+    let names = match said {
+        Value::Array(names) => names.as_slice(),
+        name => std::slice::from_ref(name),
+    };
+    let operation = |name: &Value| {
+        let known = Operation::ALL
+            .into_iter()
+            .find(|operation| name == operation.name());
+        known.ok_or_else(|| {
+            let what = "is not an operation that the sandbox knows; write it as S3 does, for instance UploadPartCopy";
+            fields.wrong("operation", format!("{name} {what}"))
+        })
+    };
+    if names.is_empty() {
+        return Err(fields.wrong(
+            "operation",
+            "the list is empty; leave it out for all operations",
+        ));
+    }
+    names.iter().map(operation).collect()
+}
+
+fn when(fields: &Fields<'_>) -> Result<When, String> {
+    fields.alone("nth", &["every", "probability", "count"])?;
+    fields.alone("every", &["probability"])?;
+    if fields.map.contains_key("seed") && !fields.map.contains_key("probability") {
+        return Err(fields.wrong("seed", "it means nothing without `probability`"));
+    }
+    if let Some(nth) = fields.number("nth", 1)? {
+        return Ok(When::Nth(nth));
+    }
+    if let Some(every) = fields.number("every", 1)? {
+        return Ok(When::Every(every));
+    }
+    let Some(said) = fields.map.get("probability") else {
+        return Ok(When::Always);
+    };
+    let probability = said
+        .as_f64()
+        .filter(|probability| (0.0..=1.0).contains(probability));
+    let probability = probability.ok_or_else(|| {
+        fields.wrong("probability", format!("{said} is not a number from 0 to 1"))
+    })?;
+    Ok(When::Chance(
+        probability,
+        fields.number("seed", 0)?.unwrap_or_default(),
+    ))
+}
+
+fn effect(at: &str, said: &Value) -> Result<Effect, String> {
+    if let Value::String(word) = said {
+        let known = WORDS
+            .iter()
+            .find(|(name, _)| name == word)
+            .map(|(_, effect)| effect.clone());
+        return known.ok_or_else(|| format!("{at}: there is no effect `{word}`; {}", effects()));
+    }
+    let fields =
+        Fields::of(at, said, OBJECTS).map_err(|error| format!("{error}; {}", effects()))?;
+    let mut named = fields.map.iter();
+    let (Some((name, value)), None) = (named.next(), named.next()) else {
+        return Err(format!("{at}: it must name one effect; {}", effects()));
+    };
+    match name.as_str() {
+        "answer" => answer(&format!("{at}.answer"), value),
+        "delay" => Ok(Effect::Delay(fields.duration(name)?.unwrap_or_default())),
+        "skew" => skew(&fields),
+        "close" => Ok(if is_before(&fields, name)? {
+            Effect::ResetBefore
+        } else {
+            Effect::ResetAfter
+        }),
+        "reset" => Ok(if is_before(&fields, name)? {
+            Effect::RstBefore
+        } else {
+            Effect::RstAfter
+        }),
+        _ => Ok(if is_before(&fields, name)? {
+            Effect::StallBefore(None)
+        } else {
+            Effect::StallAfter(None)
+        }),
+    }
+}
+
+/// Names all effects.
+fn effects() -> String {
+    let words: Vec<_> = WORDS.iter().map(|(name, _)| *name).collect();
+    let objects: Vec<_> = OBJECTS
+        .iter()
+        .map(|name| format!("{{\"{name}\": …}}"))
+        .collect();
+    format!("there are {}, and {}", words.join(", "), objects.join(", "))
+}
+
+/// True if the effect strikes before the operation, false if behind it.
+fn is_before(fields: &Fields<'_>, name: &str) -> Result<bool, String> {
+    match fields.text(name)? {
+        Some("before") => Ok(true),
+        Some("after") => Ok(false),
+        other => Err(fields.wrong(
+            name,
+            format!(
+                "`{}` is neither `before` nor `after` the operation",
+                other.unwrap_or_default()
+            ),
+        )),
+    }
+}
+
+/// `-20m` is a clock that is slow, `20m` and `+20m` one that is fast.
+fn skew(fields: &Fields<'_>) -> Result<Effect, String> {
+    let text = fields.text("skew")?.unwrap_or_default();
+    parse_signed(text.strip_prefix('+').unwrap_or(text))
+        .map(Effect::Skew)
+        .map_err(|error| fields.wrong("skew", error))
+}
+
+/// Parses a length of time such as `90s`, `1m 30s`, or `-20m`.
+fn parse_signed(text: &str) -> Result<SignedDuration, String> {
+    text.parse()
+        .map_err(|_| format!("`{text}` is no length of time; write 500ms, 90s, or 1h 30m"))
+}
+
+/// Parses a length of time that is not negative.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let length = parse_signed(text)?;
+    Duration::try_from(length).map_err(|_| format!("`{text}` is negative"))
+}
+
+fn answer(at: &str, value: &Value) -> Result<Effect, String> {
+    let fields = Fields::of(at, value, &["status", "code", "when"])?;
+    let Some(said) = fields.number("status", 0)? else {
+        return Err(fields.wrong("status", "it is missing"));
+    };
+    let status = u16::try_from(said)
+        .ok()
+        .filter(|status| (200..600).contains(status));
+    let status = status
+        .ok_or_else(|| fields.wrong("status", format!("{said} is not a status from 200 to 599")))?;
+    let Some(code) = fields.text("code")? else {
+        return Err(fields.wrong(
+            "code",
+            "it is missing; write the code of S3, for instance AccessDenied",
+        ));
+    };
+    let is_plain = !code.is_empty()
+        && code.len() <= 100
+        && code.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if !is_plain {
+        return Err(fields.wrong(
+            "code",
+            format!("`{code}` is not the code of an error: letters and digits"),
+        ));
+    }
+    let code = interned(code);
+    let is_after = fields.map.contains_key("when") && !is_before(&fields, "when")?;
+    Ok(match (status, is_after) {
+        (200..300, after_effect) => Effect::ErrorIn200 {
+            code,
+            after_effect,
+            blanks: 0,
+        },
+        (status, false) => Effect::Error(status, code),
+        (status, true) => Effect::ErrorAfterEffect(status, code),
+    })
+}
+
+/// Keeps a code for as long as the process lives, once; there are as many as errors have names.
+fn interned(code: &str) -> &'static str {
+    static CODES: OnceLock<Mutex<HashSet<&'static str>>> = OnceLock::new();
+    let mut codes = CODES
+        .get_or_init(Mutex::default)
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = codes.get(code) {
+        return known;
+    }
+    let kept: &'static str = Box::leak(code.into());
+    codes.insert(kept);
+    kept
+}
+
+/// Returns a rule as it is read, with its number and its counts.
+pub(super) fn show(rule: &Rule) -> Value {
+    let Fault {
+        on,
+        bucket,
+        key,
+        prefix,
+        access_key,
+        token,
+        when,
+        count,
+        from,
+        lasts,
+        then,
+    } = &rule.fault;
+    let mut shown = Map::new();
+    let mut put = |name: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            shown.insert(name.to_owned(), value);
+        }
+    };
+    let names: Vec<_> = on.iter().map(|operation| operation.name()).collect();
+    put("id", Some(rule.id.into()));
+    put("operation", (!names.is_empty()).then(|| json!(names)));
+    for (name, text) in [
+        ("bucket", bucket),
+        ("key", key),
+        ("prefix", prefix),
+        ("access_key", access_key),
+        ("token", token),
+    ] {
+        put(name, text.clone().map(Value::from));
+    }
+    let mut count = *count;
+    match *when {
+        When::Always => {}
+        When::Nth(n) => put("nth", Some(n.into())),
+        When::Every(n) => put("every", Some(n.into())),
+        When::After(n) => put("after", Some(n.into())),
+        When::First(n) => count = Some(count.map_or(n, |count| count.min(n))),
+        When::Chance(probability, seed) => {
+            put("probability", Some(probability.into()));
+            put("seed", Some(seed.into()));
+        }
+    }
+    put("count", count.map(Value::from));
+    put("from", (!from.is_zero()).then(|| written(*from)));
+    put("for", lasts.map(written));
+    put("effect", Some(show_effect(then)));
+    put("matched", Some(rule.counts.matched.into()));
+    put("struck", Some(rule.counts.struck.into()));
+    Value::Object(shown)
+}
+
+fn written(time: Duration) -> Value {
+    let time = SignedDuration::try_from(time).unwrap_or(SignedDuration::MAX);
+    format!("{time:#}").into()
+}
+
+fn show_effect(effect: &Effect) -> Value {
+    match effect {
+        Effect::SlowDown => "throttle".into(),
+        Effect::TruncateBody => "truncate".into(),
+        Effect::Error(status, code) => json!({ "answer": { "status": status, "code": code } }),
+        Effect::ErrorAfterEffect(status, code) => {
+            json!({ "answer": { "status": status, "code": code, "when": "after" } })
+        }
+        Effect::ErrorIn200 {
+            code, after_effect, ..
+        } => {
+            let when = if *after_effect { "after" } else { "before" };
+            json!({ "answer": { "status": 200, "code": code, "when": when } })
+        }
+        Effect::Delay(time) => json!({ "delay": written(*time) }),
+        Effect::Skew(offset) => {
+            let sign = if offset.is_negative() { "-" } else { "" };
+            json!({ "skew": format!("{sign}{:#}", offset.abs()) })
+        }
+        Effect::ResetBefore => json!({ "close": "before" }),
+        Effect::ResetAfter => json!({ "close": "after" }),
+        Effect::RstBefore => json!({ "reset": "before" }),
+        Effect::RstAfter => json!({ "reset": "after" }),
+        Effect::StallBefore(None) => json!({ "freeze": "before" }),
+        Effect::StallAfter(None) => json!({ "freeze": "after" }),
+        // Those that only tests in this process can arm.
+        other => format!("{other:?}").into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::faults::Counts;
+    use super::*;
+
+    fn one(rule: &Value) -> Fault {
+        let mut faults = parse(rule.to_string().as_bytes()).unwrap();
+        assert_eq!(faults.len(), 1);
+        faults.remove(0)
+    }
+
+    #[test]
+    fn a_rule_is_shown_as_it_is_read() {
+        for (effect, shown) in [
+            (json!("throttle"), None),
+            (json!("truncate"), None),
+            (json!("freeze"), Some(json!({ "freeze": "before" }))),
+            (
+                json!("expire"),
+                Some(json!({ "answer": { "status": 400, "code": "ExpiredToken" } })),
+            ),
+            (
+                json!("revoke"),
+                Some(json!({ "answer": { "status": 400, "code": "InvalidToken" } })),
+            ),
+            (
+                json!({ "answer": { "status": 403, "code": "AccessDenied" } }),
+                None,
+            ),
+            (
+                json!({ "answer": { "status": 500, "code": "InternalError", "when": "after" } }),
+                None,
+            ),
+            (
+                json!({ "answer": { "status": 200, "code": "InternalError", "when": "after" } }),
+                None,
+            ),
+            (json!({ "delay": "1m 30s" }), None),
+            (json!({ "skew": "-20m" }), None),
+            (json!({ "skew": "+1h" }), Some(json!({ "skew": "1h" }))),
+            (json!({ "close": "before" }), None),
+            (json!({ "close": "after" }), None),
+            (json!({ "reset": "before" }), None),
+            (json!({ "reset": "after" }), None),
+            (json!({ "freeze": "after" }), None),
+        ] {
+            let rule = json!({
+                "operation": ["GetObject", "HeadObject"], "bucket": "b", "key": "k", "prefix": "p/", "access_key": "a",
+                "token": "t", "every": 3, "count": 5, "from": "10s", "for": "1m", "effect": effect,
+            });
+            let mut expected = rule.clone();
+            expected["effect"] = shown.unwrap_or(effect);
+            for (name, number) in [("id", 7), ("matched", 2), ("struck", 1)] {
+                expected[name] = number.into();
+            }
+            let rule = Rule {
+                id: 7,
+                fault: one(&rule),
+                counts: Counts {
+                    matched: 2,
+                    struck: 1,
+                },
+            };
+            assert_eq!(show(&rule), expected);
+        }
+        let rules =
+            br#"[{"nth": 2, "effect": "throttle"}, {"probability": 0.5, "seed": 9, "effect": "throttle"}]"#;
+        let rules = parse(rules).unwrap();
+        assert_eq!(
+            (rules[0].when, rules[1].when),
+            (When::Nth(2), When::Chance(0.5, 9))
+        );
+    }
+
+    #[test]
+    fn a_mistake_is_told_by_its_field() {
+        for (rule, told) in [
+            (json!([]), None),
+            (json!(7), Some("rule: 7 is not an object")),
+            (json!({}), Some("rule.effect: it is missing")),
+            (
+                json!([{ "effect": "throttle" }, { "efect": 1 }]),
+                Some("rules[1].efect: there is no such field"),
+            ),
+            (
+                json!({ "operation": "GetObjct", "effect": "throttle" }),
+                Some("rule.operation: \"GetObjct\""),
+            ),
+            (
+                json!({ "operation": [], "effect": "throttle" }),
+                Some("rule.operation: the list is empty"),
+            ),
+            (
+                json!({ "bucket": 7, "effect": "throttle" }),
+                Some("rule.bucket: 7 is not a text"),
+            ),
+            (
+                json!({ "nth": 0, "effect": "throttle" }),
+                Some("rule.nth: 0 is not a whole number from 1"),
+            ),
+            (
+                json!({ "nth": 1, "every": 2, "effect": "throttle" }),
+                Some("rule.nth: it cannot stand beside `every`"),
+            ),
+            (
+                json!({ "seed": 1, "effect": "throttle" }),
+                Some("rule.seed: it means nothing"),
+            ),
+            (
+                json!({ "probability": 1.5, "effect": "throttle" }),
+                Some("rule.probability: 1.5 is not a number"),
+            ),
+            (
+                json!({ "from": "10", "effect": "throttle" }),
+                Some("rule.from: "),
+            ),
+            (
+                json!({ "for": 10, "effect": "throttle" }),
+                Some("rule.for: 10 is not a text"),
+            ),
+            (
+                json!({ "effect": "explode" }),
+                Some("rule.effect: there is no effect `explode`; there are throttle"),
+            ),
+            (
+                json!({ "effect": { "explode": 1 } }),
+                Some("rule.effect.explode: there is no such field"),
+            ),
+            (
+                json!({ "effect": {} }),
+                Some("rule.effect: it must name one effect"),
+            ),
+            (
+                json!({ "effect": { "delay": "1s", "skew": "1s" } }),
+                Some("rule.effect: it must name one effect"),
+            ),
+            (
+                json!({ "effect": { "delay": "soon" } }),
+                Some("rule.effect.delay: "),
+            ),
+            (
+                json!({ "effect": { "skew": "--1m" } }),
+                Some("rule.effect.skew: "),
+            ),
+            (
+                json!({ "effect": { "close": "now" } }),
+                Some("rule.effect.close: `now` is neither"),
+            ),
+            (
+                json!({ "effect": { "answer": { "code": "X" } } }),
+                Some("rule.effect.answer.status: it is missing"),
+            ),
+            (
+                json!({ "effect": { "answer": { "status": 99, "code": "X" } } }),
+                Some("rule.effect.answer.status: 99 is not a status from 200 to 599"),
+            ),
+            (
+                json!({ "effect": { "answer": { "status": 403 } } }),
+                Some("rule.effect.answer.code: it is missing"),
+            ),
+            (
+                json!({ "effect": { "answer": { "status": 403, "code": "<x>" } } }),
+                Some("rule.effect.answer.code: `<x>` is not the code"),
+            ),
+        ] {
+            let parsed = parse(rule.to_string().as_bytes()).map(|faults| faults.len());
+            match told {
+                None => assert_eq!(parsed, Ok(0)),
+                Some(told) => {
+                    let error = parsed.unwrap_err();
+                    assert!(error.starts_with(told), "{error}");
+                }
+            }
+        }
+        assert!(parse(b"{").unwrap_err().starts_with("this is not JSON"));
+    }
+}
