@@ -219,11 +219,16 @@ impl Work {
             let message = "the server took the tags for the content of the object";
             return Err(self.not_equal(key, message));
         }
-        if self
-            .refusals
-            .is_ignored(destination, Operation::GetObjectTagging, (key, version))
-            .await?
-        {
+        // An object without tags shows nothing about what the bucket keeps of others.
+        let is_ignored = if tags.is_empty() {
+            !Box::pin(destination.tags(key, version)).await?.is_empty()
+        } else {
+            let by = Operation::GetObjectTagging;
+            self.refusals
+                .is_ignored(destination, by, (key, version))
+                .await?
+        };
+        if is_ignored {
             return Err(unknown("the server ignored the tags"));
         }
         Ok(())

@@ -136,8 +136,8 @@ impl MultipartUpload {
         }
     }
 
-    /// Publishes the object like [`MultipartUpload::complete`], and looks at it once: no answer
-    /// shows that it is there, and made of all parts.
+    /// Publishes the object like [`MultipartUpload::complete`], and looks at the key before and
+    /// after: no answer shows that the object is there, and made of all parts.
     ///
     /// # Errors
     /// Those of [`MultipartUpload::complete`] and of HEAD; [`FailureKind::NotEqual`] if the object
@@ -147,6 +147,7 @@ impl MultipartUpload {
         parts: &[PartDone],
         spec: &CompleteSpec,
     ) -> Result<Written, Failure> {
+        let before = self.bucket.head(&self.key, None).await.ok();
         let written = self.complete(parts, spec).await?;
         let unequal = |what: String| {
             let place = self.bucket.place(&self.key);
@@ -171,6 +172,14 @@ impl MultipartUpload {
         };
         let capabilities = self.bucket.capabilities();
         if let Some(what) = written.contradicted_by(&found, made, capabilities) {
+            return Err(unequal(what));
+        }
+        let is_other = written.was_found || found.etag != written.etag;
+        if let Some(before) = before.filter(|before| is_other && is_same(before, &found)) {
+            let what = format!(
+                "the object at the key is the one that was there before, with the ETag {}",
+                before.etag
+            );
             return Err(unequal(what));
         }
         let predicted = checksum::multipart_etag(parts.iter().map(|part| part.etag.as_str()));
@@ -249,6 +258,12 @@ impl MultipartUpload {
             && made_by(parts, spec, &head, self.bucket.capabilities(), evidence);
         Ok(ours.then_some(head.written()))
     }
+}
+
+/// Returns true if nothing was written between two looks at a key.
+fn is_same(before: &Head, found: &Head) -> bool {
+    let facts = |head: &Head| (head.etag.clone(), head.modified, head.version.clone());
+    facts(before) == facts(found)
 }
 
 /// Returns true if an object of the right size and age is what these parts make, as far as its

@@ -1,17 +1,18 @@
 //! Servers that answer with success and do nothing, or that answer about another object: no copy
 //! counts as done, and no upload is left open in silence.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use rstest::rstest;
 use s3haul::endpoint::Provider;
 use s3haul::execute::receipt::Ending;
-use s3haul::manifest::job::{DEFAULT_ENDPOINT, PartSize, Source, Transfer, Trust, When};
+use s3haul::manifest::job::{
+    DEFAULT_ENDPOINT, OnMismatch, PartSize, Source, Transfer, Trust, When,
+};
 use s3haul::multipart::MultipartUpload;
 use s3haul::s3::Attributes;
-use s3haul::sandbox::{Content, ObjectSpec, Operation, Store};
+use s3haul::sandbox::{BucketOptions, Content, ObjectSpec, Operation, SandboxOptions, Store};
 use s3haul::size::{ByteSize, MIB};
 
 use crate::liar::{Answer, Asked, Liar, Lie};
@@ -437,12 +438,7 @@ async fn an_object_that_head_halves_is_not_changed_in_place() {
     let mut transfer = always();
     transfer.to = crate::world::destination("s3://source/");
     transfer.to.storage_class = Some("STANDARD_IA".to_owned());
-    let is_late = Arc::new(AtomicBool::new(false));
-    let lists = Arc::clone(&is_late);
-    let run = run(&world, transfer, Provider::Aws, move |asked| {
-        if asked.lists(SOURCE) {
-            lists.store(true, Ordering::Relaxed);
-        }
+    let run = run(&world, transfer, Provider::Aws, |asked| {
         halved(asked, SOURCE, 2 * LARGE)
     })
     .await;
@@ -456,4 +452,78 @@ async fn an_object_that_head_halves_is_not_changed_in_place() {
     );
     let object = world.sandbox.store().object(SOURCE, "k").unwrap();
     assert_eq!(object.content.len(), 2 * LARGE);
+}
+
+/// `uploads complete` knows no time at which the upload was created.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_complete_takes_no_older_object_for_the_result(#[values(200, 500)] status: u16) {
+    let world = World::new().await;
+    let (bucket, key) = (world.bucket(DESTINATION).await, "k".parse().unwrap());
+    let upload = MultipartUpload::initiate(&bucket, &key, &Attributes::default()).await;
+    let upload = upload.unwrap();
+    upload.upload_part(1, &[1; 100][..]).await.unwrap();
+    other(
+        world.sandbox.store(),
+        100,
+        &ObjectSpec::default().without_checksum().part_sizes([100]),
+    );
+    let is_gone = AtomicBool::new(false);
+    let liar = Liar::lying(&world, move |asked| match asked {
+        _ if completes(asked) && status == 200 => {
+            pretended("CompleteMultipartUploadResult", "opaque-1")
+        }
+        _ if completes(asked) => {
+            is_gone.store(true, Ordering::Relaxed);
+            Lie::error(500, "InternalError")
+        }
+        _ if asked.lists_parts() && is_gone.load(Ordering::Relaxed) => {
+            Lie::error(404, "NoSuchUpload")
+        }
+        _ => Lie::Truth,
+    })
+    .await;
+    let arguments = ["uploads", "complete", "s3://destination/k", upload.id()];
+    let all = [&arguments[..], &["--endpoint-url", &liar.url]].concat();
+    let (exit, stdout, stderr) = crate::cli::run(crate::cli::at(&world), &all).await;
+    assert!(exit != 0 && stdout.is_empty(), "{exit} {stdout} {stderr}");
+    assert!(
+        stderr.contains("is the one that was there before"),
+        "{stderr}"
+    );
+}
+
+/// A bad copy is removed, but only the answer says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_without_effect_is_not_reported_as_one() {
+    let versioned = BucketOptions {
+        versioning: true,
+        ..BucketOptions::default()
+    };
+    for is_removed in [false, true] {
+        let world = World::with(SandboxOptions::default(), versioned.clone()).await;
+        let content = Content::pattern(1, 1000);
+        let store = world.sandbox.store();
+        store.put_object(SOURCE, "k", content, &ObjectSpec::default());
+        let mut transfer = always();
+        transfer.proof.on_mismatch = OnMismatch::Remove;
+        let run = run(&world, transfer, Provider::Auto, move |asked| match asked {
+            _ if heads(asked, DESTINATION) => {
+                Lie::Changed(Box::new(|answer| match &answer.head[0] {
+                    status if status.contains("200") => answer.with("content-length: 7"),
+                    _ => answer,
+                }))
+            }
+            _ if asked.method == "DELETE" && !is_removed => Lie::Instead(204, String::new()),
+            _ => Lie::Truth,
+        })
+        .await;
+        let failure = failure(&run);
+        let told = if is_removed {
+            " was removed"
+        } else {
+            "the copy is still there, although the server answered that it removed it"
+        };
+        assert!(failure.contains(told), "{failure}");
+    }
 }
