@@ -22,6 +22,7 @@ mod fair;
 mod hedge;
 mod history;
 mod in_place;
+mod late;
 mod layout;
 mod learned;
 mod listed;

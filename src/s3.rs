@@ -55,6 +55,7 @@ pub use client::{Client, Connect};
 pub use customer_key::{CustomerKey, NoCustomerKey};
 pub use failure::{Failure, FailureKind};
 pub use history::{ArchiveState, ListedVersion, Restored, VersionMarker, Versioning};
+pub(crate) use octets::bytes_of;
 pub use read::Body;
 
 /// The requests that this crate sends, by S3's names.

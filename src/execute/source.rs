@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 
-use super::refusals::{Shown, is_no_answer};
+use super::refusals::{Shown, Uncounted, is_no_answer};
 use super::{Draft, Trouble, Work};
 use crate::bucket::Bucket;
 use crate::manifest::job::{Attribute, Policy, Transfer};
@@ -28,6 +28,10 @@ pub(super) struct Annotation {
 /// Annotations of one object that are held in memory from their reading to their writing, in bytes:
 /// the largest one, so that at least one is read before anything is published.
 const ANNOTATIONS_HELD: usize = 1 << 20;
+
+/// Objects without tags in a row after which those of a bucket are taken to have none, where HEAD
+/// shows no number and tags are only tried.
+const UNTAGGED: u32 = 100;
 
 /// Returns the failure for a required attribute that the copy cannot have.
 fn not_kept(loss: &Loss, operation: Operation, place: String) -> Failure {
@@ -170,6 +174,97 @@ impl Source<'_> {
             Err(loss) => return Err(self.not_kept(&loss, Operation::GetObjectTagging).into()),
         }
         Ok(())
+    }
+
+    /// Reads the tags that a copy carries along by itself, so that they can be compared with those
+    /// of the copy, or be written back. HEAD shows `count`. Returns `None` where nothing needs to be
+    /// compared, or nothing can be.
+    ///
+    /// Where HEAD shows a number, that is compared; a change in place needs the values, because it
+    /// destroys what it does not keep. Where HEAD shows none and tags are only tried, nobody is
+    /// asked any more once the destination has kept some, HEAD was seen to count others, or many
+    /// objects in a row had none.
+    pub(super) async fn carried_tags(
+        &self,
+        count: Option<u32>,
+        draft: &mut Draft,
+    ) -> Result<Option<Vec<Tag>>, Trouble> {
+        let Self { work, bucket, .. } = self;
+        let (refusals, destination) = (&work.refusals, &work.sides.destination);
+        let is_in_place = work.sides.is_in_place();
+        match count {
+            Some(0) => return Ok(None),
+            Some(_) if !is_in_place => {
+                refusals.uncounted(bucket, Uncounted::Counts);
+                return Ok(None);
+            }
+            _ => {}
+        }
+        let is_tried = self.transfer().preserve.tags == Policy::Try;
+        if is_tried && destination.capabilities().believes_answers() {
+            if refusals.carries_tags(destination, Operation::CopyObject) {
+                return Ok(None);
+            }
+            match refusals.known_uncounted(bucket) {
+                Uncounted::Untagged(known) if known < UNTAGGED => {}
+                Uncounted::Tagged => {}
+                Uncounted::NotReadable(why) => {
+                    draft.notes.push(why);
+                    return Ok(None);
+                }
+                Uncounted::Untagged(_) | Uncounted::Counts | Uncounted::NotKnown => {
+                    return Ok(None);
+                }
+            }
+        }
+        let permission = self.permission("Tagging");
+        let failure = match self.counted_tags(count).await {
+            Ok(tags) => {
+                refusals.answered(bucket, Attribute::Tags);
+                let found = if tags.is_empty() {
+                    Uncounted::Untagged(1)
+                } else {
+                    Uncounted::Tagged
+                };
+                refusals.uncounted(bucket, found);
+                return Ok(Some(tags));
+            }
+            Err(failure) => failure,
+        };
+        let has_answered = refusals.has_answered(bucket, Attribute::Tags);
+        match failure.kind() {
+            // A server without tags loses none.
+            FailureKind::Unsupported | FailureKind::NotUnderstood
+                if (is_in_place || is_tried) && count.is_none() && !has_answered =>
+            {
+                refusals.uncounted(bucket, Uncounted::NotKnown);
+                Ok(None)
+            }
+            FailureKind::Denied if is_in_place => {
+                let remedy = "an in-place change keeps the tags, which needs s3:GetObjectTagging;                               `preserve: {tags: skip}` removes them";
+                Err(failure.noting(remedy).into())
+            }
+            FailureKind::Denied if is_tried => {
+                let why = format!(
+                    "tags not compared: {permission} missing on {}",
+                    bucket.name()
+                );
+                refusals.uncounted(bucket, Uncounted::NotReadable(why.clone()));
+                draft.notes.push(why);
+                Ok(None)
+            }
+            kind if is_tried && is_no_answer(&failure) && !has_answered => {
+                // An object that is gone is no server without tags.
+                if *kind == FailureKind::NotFound {
+                    Box::pin(bucket.head(&self.pin.key, self.version())).await?;
+                }
+                refusals.uncounted(bucket, Uncounted::NotKnown);
+                Ok(None)
+            }
+            _ => Ok(self
+                .or_loss(Attribute::Tags, &permission, Err(failure), draft)
+                .await?),
+        }
     }
 
     pub(super) async fn acl(

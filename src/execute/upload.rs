@@ -567,7 +567,7 @@ impl Upload {
             size,
             parts,
             is_needed: must_look,
-            ..look_at(work, key, &written, asked)
+            ..look_at(work, key, &written, asked, Operation::CreateMultipartUpload)
         };
         let found = Box::pin(found(work, look, draft)).await?;
         // KMS uploads answer without a checksum; the object shows it.

@@ -184,7 +184,6 @@ const TO_SPLIT: &[&str] = &[
     "manifest/check.rs",
     "multipart.rs",
     "pace/lane.rs",
-    "plan/asked.rs",
     "planner.rs",
     "probe/finding.rs",
     "s3/capabilities.rs",

@@ -54,6 +54,7 @@ mod liar;
 mod library;
 mod limits;
 mod listing;
+mod lossy;
 mod manifest;
 mod matrix;
 mod mine;
