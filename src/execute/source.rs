@@ -160,7 +160,19 @@ impl Source<'_> {
         if self.is_known_unreadable(Attribute::Tags, draft) {
             return Ok(());
         }
-        let answer = self.counted_tags(count).await;
+        let answer = match self.counted_tags(count).await {
+            // A server without tags has none to lose.
+            Err(failure)
+                if matches!(
+                    failure.kind(),
+                    FailureKind::Unsupported | FailureKind::NotUnderstood
+                ) && count.is_none()
+                    && self.work.sides.is_in_place() =>
+            {
+                return Ok(());
+            }
+            answer => answer,
+        };
         let permission = self.permission("Tagging");
         let Some(kept) = self
             .or_loss(Attribute::Tags, &permission, answer, draft)
@@ -176,48 +188,54 @@ impl Source<'_> {
         Ok(())
     }
 
-    /// Reads the tags that a copy carries along by itself, so that they can be compared with those
-    /// of the copy, or be written back. HEAD shows `count`. Returns `None` where nothing needs to be
-    /// compared, or nothing can be.
+    /// Returns true if the tags that a copy carries along by itself must be read, so that they can be
+    /// compared with those of the copy or be written back. HEAD shows `count`.
     ///
     /// Where HEAD shows a number, that is compared; a change in place needs the values, because it
     /// destroys what it does not keep. Where HEAD shows none and tags are only tried, nobody is
     /// asked any more once the destination has kept some, HEAD was seen to count others, or many
     /// objects in a row had none.
+    fn reads_carried_tags(&self, count: Option<u32>, draft: &mut Draft) -> bool {
+        let Self { work, bucket, .. } = self;
+        let (refusals, destination) = (&work.refusals, &work.sides.destination);
+        match count {
+            Some(0) => return false,
+            Some(_) if !work.sides.is_in_place() => {
+                refusals.uncounted(bucket, Uncounted::Counts);
+                return false;
+            }
+            _ => {}
+        }
+        let is_tried = self.transfer().preserve.tags == Policy::Try;
+        if !is_tried || !destination.capabilities().believes_answers() {
+            return true;
+        }
+        if refusals.carries_tags(destination, Operation::CopyObject) {
+            return false;
+        }
+        match refusals.known_uncounted(bucket) {
+            Uncounted::Untagged(known) => known < UNTAGGED,
+            Uncounted::Tagged => true,
+            Uncounted::Counts | Uncounted::NotKnown => false,
+            Uncounted::NotReadable(why) => {
+                draft.notes.push(why);
+                false
+            }
+        }
+    }
+
+    /// Reads the tags that a copy carries along by itself. Returns `None` where nothing needs to be
+    /// compared, or nothing can be.
     pub(super) async fn carried_tags(
         &self,
         count: Option<u32>,
         draft: &mut Draft,
     ) -> Result<Option<Vec<Tag>>, Trouble> {
+        if !self.reads_carried_tags(count, draft) {
+            return Ok(None);
+        }
         let Self { work, bucket, .. } = self;
-        let (refusals, destination) = (&work.refusals, &work.sides.destination);
-        let is_in_place = work.sides.is_in_place();
-        match count {
-            Some(0) => return Ok(None),
-            Some(_) if !is_in_place => {
-                refusals.uncounted(bucket, Uncounted::Counts);
-                return Ok(None);
-            }
-            _ => {}
-        }
-        let is_tried = self.transfer().preserve.tags == Policy::Try;
-        if is_tried && destination.capabilities().believes_answers() {
-            if refusals.carries_tags(destination, Operation::CopyObject) {
-                return Ok(None);
-            }
-            match refusals.known_uncounted(bucket) {
-                Uncounted::Untagged(known) if known < UNTAGGED => {}
-                Uncounted::Tagged => {}
-                Uncounted::NotReadable(why) => {
-                    draft.notes.push(why);
-                    return Ok(None);
-                }
-                Uncounted::Untagged(_) | Uncounted::Counts | Uncounted::NotKnown => {
-                    return Ok(None);
-                }
-            }
-        }
-        let permission = self.permission("Tagging");
+        let refusals = &work.refusals;
         let failure = match self.counted_tags(count).await {
             Ok(tags) => {
                 refusals.answered(bucket, Attribute::Tags);
@@ -231,29 +249,32 @@ impl Source<'_> {
             }
             Err(failure) => failure,
         };
-        let has_answered = refusals.has_answered(bucket, Attribute::Tags);
+        let is_in_place = work.sides.is_in_place();
+        let is_tried = self.transfer().preserve.tags == Policy::Try;
+        let permission = self.permission("Tagging");
+        // One bad answer among good ones is about that object.
+        let is_about_all = count.is_none() && !refusals.has_answered(bucket, Attribute::Tags);
         match failure.kind() {
-            // A server without tags loses none.
-            FailureKind::Unsupported | FailureKind::NotUnderstood
-                if (is_in_place || is_tried) && count.is_none() && !has_answered =>
-            {
-                refusals.uncounted(bucket, Uncounted::NotKnown);
-                Ok(None)
-            }
             FailureKind::Denied if is_in_place => {
-                let remedy = "an in-place change keeps the tags, which needs s3:GetObjectTagging;                               `preserve: {tags: skip}` removes them";
+                let remedy = "an in-place change keeps the tags, which needs s3:GetObjectTagging; \
+                              `preserve: {tags: skip}` removes them";
                 Err(failure.noting(remedy).into())
             }
             FailureKind::Denied if is_tried => {
-                let why = format!(
-                    "tags not compared: {permission} missing on {}",
-                    bucket.name()
-                );
+                let name = bucket.name();
+                let why = format!("tags not compared: {permission} missing on {name}");
                 refusals.uncounted(bucket, Uncounted::NotReadable(why.clone()));
                 draft.notes.push(why);
                 Ok(None)
             }
-            kind if is_tried && is_no_answer(&failure) && !has_answered => {
+            // A server without tags loses none.
+            FailureKind::Unsupported | FailureKind::NotUnderstood
+                if (is_in_place || is_tried) && is_about_all =>
+            {
+                refusals.uncounted(bucket, Uncounted::NotKnown);
+                Ok(None)
+            }
+            kind if is_tried && is_no_answer(&failure) && is_about_all => {
                 // An object that is gone is no server without tags.
                 if *kind == FailureKind::NotFound {
                     Box::pin(bucket.head(&self.pin.key, self.version())).await?;

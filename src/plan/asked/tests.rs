@@ -1,3 +1,5 @@
+//! What is a difference, what is none, and what is asked for.
+
 use jiff::Timestamp;
 
 use super::*;
