@@ -27,12 +27,15 @@ pub(super) struct Refusals {
     shown: Mutex<HashMap<(String, Operation), Once<Shown>>>,
     /// By bucket, writing request, and kind, what the bucket makes of an attribute that HEAD does
     /// not show: asked once.
-    answers: Mutex<HashMap<(String, Operation, &'static str), Once<Answer>>>,
+    answers: Mutex<HashMap<Asking, Once<Answer>>>,
     /// By bucket, true if it takes tags that are set on an object for its content.
     replaces: Mutex<HashMap<String, Once<bool>>>,
     /// By bucket, the tags of objects of which HEAD shows no number.
     uncounted: Mutex<HashMap<String, Uncounted>>,
 }
+
+/// A bucket, the request that wrote an object, and the kind of attribute that it was asked for.
+type Asking = (String, Operation, &'static str);
 
 /// What is asked once, and waited for by all who want to know.
 type Once<T> = Arc<OnceCell<T>>;
