@@ -26,7 +26,7 @@ use super::{Draft, Trouble, Work, layout, read, repair};
 use crate::bucket::Bucket;
 use crate::endpoint::capabilities::ConditionalWrite;
 use crate::journal::event::SourceVersion;
-use crate::manifest::job::{Prove, Versions};
+use crate::manifest::job::{Prove, Source, Versions};
 use crate::pace::Slot;
 use crate::pace::slots::Want;
 use crate::plan::asked::Asked;
@@ -172,8 +172,12 @@ impl Copy<'_> {
         let mut head = if draft.in_place {
             Box::pin(work.sides.look_in_place(&step.key)).await?
         } else {
-            self.source_as_listed().await?
+            source
+                .parking_heads()
+                .head(&step.entry.key, step.entry.version.as_deref())
+                .await?
         };
+        self.is_as_listed(&head)?;
         if draft.in_place
             && let Some(ending) = Box::pin(self.before_change(&head, draft)).await?
         {
@@ -231,6 +235,7 @@ impl Copy<'_> {
         }
         let ending = match route {
             Route::MultipartCopy(layout) => {
+                self.confirm_size(&head, &pin).await?;
                 Box::pin(self.multipart(slot, &head, &pin, &mut wanted, layout, draft)).await
             }
             Route::Copy => self.single(slot, &head, &pin, &mut wanted, draft).await,
@@ -251,29 +256,33 @@ impl Copy<'_> {
         Ok(ending)
     }
 
-    /// Looks at the source, which must be what its list says.
-    async fn source_as_listed(&self) -> Result<Head, Trouble> {
+    /// Makes sure that HEAD shows the object that its list shows.
+    fn is_as_listed(&self, head: &Head) -> Result<(), Failure> {
         let Self {
             source,
             step: Step { entry, .. },
             ..
         } = self;
-        let head = source
-            .parking_heads()
-            .head(&entry.key, entry.version.as_deref())
-            .await?;
-        let Some(message) = entry.contradicted_by(&head, source.capabilities().content_etags)
-        else {
-            return Ok(head);
-        };
-        let place = source.place(&entry.key);
-        Err(Failure::new(
-            FailureKind::ServerFault,
-            Operation::HeadObject,
-            place,
-            message,
-        )
-        .into())
+        match entry.contradicted_by(head, source.capabilities().content_etags) {
+            None => Ok(()),
+            Some(message) => Err(Failure::new(
+                FailureKind::ServerFault,
+                Operation::HeadObject,
+                source.place(&entry.key),
+                message,
+            )),
+        }
+    }
+
+    /// Makes sure that an object of which no list showed the size is no larger than its ranges
+    /// reach, where HEAD is not believed. A copy in one request shows that afterwards.
+    async fn confirm_size(&self, head: &Head, pin: &SourcePin) -> Result<(), Trouble> {
+        let is_listed = !matches!(self.work.sides.transfer.from, Source::Object { .. });
+        if is_listed || self.source.capabilities().believes_answers() {
+            return Ok(());
+        }
+        let confirmed = Box::pin(read::confirm_size(self.source, pin, head.size)).await;
+        Ok(confirmed.map_err(moved)?)
     }
 
     async fn single(
@@ -662,6 +671,12 @@ impl Copy<'_> {
             Ok(Published::Written(written)) => written,
             Ok(Published::Taken(_)) if draft.in_place => return Err(Trouble::SourceChanged),
             Ok(Published::Taken(skip)) => return Ok(Ending::Skipped { reason: skip }),
+            // The object is as it was, perhaps with an overwrite of somebody else's.
+            Err(Trouble::Failed(failure))
+                if draft.in_place && *failure.kind() == FailureKind::NoSuchUpload =>
+            {
+                return Err(Trouble::SourceChanged);
+            }
             Err(Trouble::Failed(failure)) if *failure.kind() == FailureKind::Corrupted => {
                 let what = "S3 refused to publish parts that do not make the source's checksum";
                 return Err(self.differs(head, pin, what, None).await);

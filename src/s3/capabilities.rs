@@ -154,6 +154,8 @@ pub struct Capabilities {
     pub if_match: OnWrites,
     /// `ETag`s are the MD5 of the bytes, or of the parts' MD5s: equal `ETag`s prove equal bytes.
     pub content_etags: bool,
+    /// The `ETag` of an object of N parts ends in `-N`, whatever else it is made of.
+    pub part_counts: bool,
     /// `x-amz-checksum-*` may be sent with writes. Checksums that a server returns by itself count
     /// everywhere.
     pub checksums: bool,
@@ -214,6 +216,7 @@ impl Capabilities {
         if_none_match: OnWrites::ALL,
         if_match: OnWrites::ALL,
         content_etags: true,
+        part_counts: true,
         checksums: true,
         object_size: true,
         ordered_lists: true,
@@ -304,7 +307,8 @@ impl Capabilities {
                 // The ETag of a copied part is made of the ETags of the stored chunks that it
                 // touches, so that different ranges have equal ones (content_etags). Lists go
                 // directory by directory ("a/b" before "a b"; ordered_lists), and those of uploads
-                // claim to be encoded when they are not.
+                // claim to be encoded when they are not. Older releases count chunks, not parts.
+                part_counts: false,
                 odd_part_sources: true,
                 ..Self::CAUTIOUS
             },
@@ -351,7 +355,9 @@ impl Capabilities {
                 ..PLAIN
             },
             // These two have no UploadPartCopy and copy objects of any size in one request.
+            // ETags of the former count nothing.
             Provider::Gcs => Self {
+                part_counts: false,
                 part_copy: false,
                 max_copy: u64::MAX,
                 tags: false,
@@ -399,7 +405,11 @@ impl Capabilities {
                 ..PLAIN
             },
             // Multipart ETags are opaque, and x-amz headers that they do not know are ignored.
-            Provider::Tencent | Provider::Oracle => PLAIN,
+            Provider::Tencent => PLAIN,
+            Provider::Oracle => Self {
+                part_counts: false,
+                ..PLAIN
+            },
         }
     }
 
@@ -453,6 +463,7 @@ impl Capabilities {
     const fn of_directory_bucket(&self) -> Self {
         Self {
             content_etags: false,
+            part_counts: false,
             ordered_lists: false,
             tags: false,
             tag_headers: false,
@@ -484,6 +495,7 @@ impl Capabilities {
             if_none_match: writes(stated.if_none_match.as_ref(), self.if_none_match),
             if_match: writes(stated.if_match.as_ref(), self.if_match),
             content_etags: stated.content_etags.unwrap_or(self.content_etags),
+            part_counts: self.part_counts,
             checksums: stated.checksums.unwrap_or(self.checksums),
             object_size: stated.object_size.unwrap_or(self.object_size),
             first_width: self.first_width,

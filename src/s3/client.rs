@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_s3::config::retry::RetryConfig;
@@ -16,6 +16,7 @@ use aws_sdk_s3::config::{
     ProvideCredentials as _, RequestChecksumCalculation, ResponseChecksumValidation,
     SharedCredentialsProvider, StalledStreamProtectionConfig,
 };
+use jiff::Timestamp;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
@@ -456,6 +457,17 @@ impl Client {
     #[must_use]
     pub fn credential_source(&self) -> Option<CredentialSource> {
         self.shared.identities.source().cloned()
+    }
+
+    /// Returns the time of now without any correction, for [`Client::earliest`].
+    pub(super) fn moment(&self) -> SystemTime {
+        self.shared.identities.clock().uncorrected()
+    }
+
+    /// Returns the earliest time of modification, by the servers' own clocks, of an object that a
+    /// request wrote which was sent at this time of ours.
+    pub(crate) fn earliest(&self, sent: SystemTime) -> Option<Timestamp> {
+        self.shared.identities.clock().earliest(sent)
     }
 
     async fn who(&self) -> String {

@@ -186,6 +186,7 @@ impl Client {
         let request = with_attributes!(request, attributes);
         self.can_sign(Operation::CopyObject, bucket, key, attributes)
             .await?;
+        let sent = self.moment();
         let output = send!(self, bucket, CopyObject, request, expires(attributes))
             .map_err(|error| failure(Operation::CopyObject, bucket, Some(key), &error))?;
         other_version(source.version.as_deref(), output.copy_source_version_id())
@@ -202,6 +203,7 @@ impl Client {
             checksum,
             encryption,
             was_found: false,
+            since: self.earliest(sent),
         })
     }
 
@@ -253,11 +255,13 @@ impl Client {
         let request = with_attributes!(request, attributes);
         self.can_sign(Operation::PutObject, bucket, key, attributes)
             .await?;
+        let sent = self.moment();
         let output = send!(self, bucket, PutObject, request, expires(attributes))
             .map_err(|error| failure(Operation::PutObject, bucket, Some(key), &error))?;
         let encryption = encryption_of!(output);
         Ok(Written {
             was_found: false,
+            since: self.earliest(sent),
             encryption,
             checksum: checksum_of!(output),
             etag: required_etag(output.e_tag, Operation::PutObject, bucket, key)?,
@@ -282,6 +286,7 @@ impl Client {
         self.can_sign(Operation::CreateMultipartUpload, bucket, key, attributes)
             .await?;
         let header = expires(attributes);
+        let sent = self.moment();
         let output = match self.way(bucket) {
             Some(way) if octets::are_in(attributes) => {
                 Box::pin(way.send::<CreateMultipartUpload>(
@@ -301,7 +306,13 @@ impl Client {
         let id = Name::Upload.required(output.upload_id).map_err(|message| {
             fault(Operation::CreateMultipartUpload, bucket, Some(key), message)
         })?;
-        Ok(Begun { id, kms })
+        let elsewhere = ids::elsewhere((output.bucket, output.key), (bucket, key));
+        Ok(Begun {
+            id,
+            kms,
+            elsewhere,
+            since: self.earliest(sent),
+        })
     }
 
     /// Copies `first..=last` of the source as one part; the whole source when no range is given.
@@ -414,6 +425,8 @@ impl Client {
         let encryption = encryption_of!(output);
         Ok(Written {
             was_found: false,
+            // Servers date objects of parts by the beginning of their uploads, or by their end.
+            since: None,
             encryption,
             checksum: checksum_of!(output),
             etag: required_etag(

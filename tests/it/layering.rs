@@ -182,7 +182,6 @@ const TO_SPLIT: &[&str] = &[
     "execute/upload.rs",
     "manifest/build.rs",
     "manifest/check.rs",
-    "multipart.rs",
     "pace/lane.rs",
     "planner.rs",
     "probe/finding.rs",

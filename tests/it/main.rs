@@ -32,6 +32,7 @@ mod contradictions;
 mod copy;
 mod credentials;
 mod deploy;
+mod effects;
 mod embedded;
 mod fairness;
 mod faults;

@@ -173,12 +173,7 @@ impl Way {
                     | Operation::GetObjectLegalHold
             ),
             Self::UntoldPages | Self::EndlessPages => LISTS.contains(&to),
-            // An upload under another key is nobody's.
-            Self::OtherKey => {
-                !LISTS.contains(&to)
-                    && !to.name().contains("Bucket")
-                    && to != Operation::CreateMultipartUpload
-            }
+            Self::OtherKey => !LISTS.contains(&to) && !to.name().contains("Bucket"),
             Self::OtherRange => matches!(to, Operation::UploadPartCopy | Operation::GetObject),
             Self::FewerParts => to == Operation::CompleteMultipartUpload,
             Self::OtherVersion => {
