@@ -49,8 +49,10 @@ fn place(asked: &Asked) -> (&str, &str) {
 fn drop_tags(store: &Store, asked: &Asked) {
     let (bucket, key) = place(asked);
     let object = store.object(bucket, key).unwrap();
-    let mut spec = ObjectSpec::default();
-    spec.attributes = (*object.attributes).clone();
+    let mut spec = ObjectSpec {
+        attributes: (*object.attributes).clone(),
+        ..ObjectSpec::default()
+    };
     spec.attributes.tags.clear();
     store.put_object(bucket, key, object.content, &spec);
 }
@@ -281,7 +283,7 @@ async fn tags_that_may_not_be_read_are_noted_or_fail_what_requires_them() {
     }
 }
 
-/// The server honours `x-amz-tagging` of PutObject and ignores that of CreateMultipartUpload.
+/// The server honours `x-amz-tagging` of `PutObject` and ignores that of `CreateMultipartUpload`.
 #[tokio::test]
 async fn each_request_must_show_that_it_gives_tags() {
     let world = World::new().await;

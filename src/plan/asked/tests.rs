@@ -73,6 +73,7 @@ fn kms(key: Option<&str>, bucket_key: Option<bool>) -> Encryption {
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "retentions are optional")]
 fn retention(mode: &str, second: i64) -> Option<Retention> {
     Some(Retention {
         mode: mode.into(),
