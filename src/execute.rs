@@ -13,6 +13,7 @@ mod adopt;
 mod again;
 mod archive;
 mod attributes;
+mod beliefs;
 mod breaker;
 mod buffers;
 mod claim;
@@ -382,7 +383,7 @@ pub async fn run(
         .map(|number| (*number, before.relist(*number)))
         .collect();
     let mut outcome = Outcome::from(&before);
-    let refusals = Arc::new(Refusals::default());
+    let refusals = Arc::new(Refusals::new(pacer.retry.probes));
     let patience = job
         .limits
         .patience

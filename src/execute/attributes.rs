@@ -279,14 +279,9 @@ impl<'w> Wanted<'w> {
                         bucket,
                         pin,
                     };
-                    let answer = bucket.tags(&pin.key, source.version()).await;
+                    let ask = || bucket.tags(&pin.key, source.version());
                     match source
-                        .or_loss(
-                            Attribute::Tags,
-                            &source.permission("Tagging"),
-                            answer,
-                            draft,
-                        )
+                        .or_loss(Attribute::Tags, &source.permission("Tagging"), ask, draft)
                         .await?
                     {
                         None => {
@@ -329,6 +324,11 @@ impl<'w> Wanted<'w> {
             refusal, left_out, ..
         }) = self.trial.take()
         else {
+            if self.work.refusals.expects_losses() {
+                let taken = optional(&self.sent, &self.work.sides.transfer);
+                let destination = &self.work.sides.destination;
+                self.work.refusals.forget(destination, taken, Lost::NotSet);
+            }
             return;
         };
         let destination = &self.work.sides.destination;

@@ -2,10 +2,13 @@
 //! not for each object.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 
+use super::beliefs::{IN_A_ROW, Intervals, NextQuestion};
 use crate::bucket::Bucket;
 use crate::location::ObjectKey;
 use crate::manifest::job::Attribute;
@@ -15,16 +18,19 @@ use crate::plan::loss::{Loss, Lost};
 use crate::s3::{Failure, FailureKind, Operation};
 
 /// What buckets refused in this run.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Refusals {
-    losses: Mutex<BTreeMap<(String, Attribute, Lost), Loss>>,
+    intervals: Intervals,
+    losses: Mutex<BTreeMap<(String, Attribute, Lost), Expected>>,
+    /// By bucket, the refusals in a row of an attribute that was answered before.
+    in_a_row: Mutex<BTreeMap<(String, Attribute), u32>>,
     /// By bucket, attributes that it was asked for and answered well.
     answered: Mutex<BTreeSet<(String, Attribute)>>,
     /// By bucket, what was asked for by requests of this kind and was there when the object was
     /// looked at.
     kept: Mutex<BTreeSet<(String, Operation, &'static str)>>,
     /// By bucket and request, what HEAD shows of locks: asked once.
-    shown: Mutex<HashMap<(String, Operation), Once<Shown>>>,
+    shown: Mutex<HashMap<(String, Operation), (Once<Shown>, Option<NextQuestion>)>>,
     /// By bucket, writing request, and kind, what the bucket makes of an attribute that HEAD does
     /// not show: asked once.
     answers: Mutex<HashMap<Asking, Once<Answer>>>,
@@ -40,28 +46,116 @@ type Asking = (String, Operation, &'static str);
 /// What is asked once, and waited for by all who want to know.
 type Once<T> = Arc<OnceCell<T>>;
 
+/// A loss that all objects of a bucket have.
+#[derive(Debug)]
+struct Expected {
+    loss: Loss,
+    next: NextQuestion,
+}
+
 impl Refusals {
+    /// Remembers nothing yet. `probes` are the intervals at which the run probes an endpoint.
+    pub(super) fn new(probes: (Duration, Duration)) -> Self {
+        Self {
+            intervals: Intervals::of(probes),
+            losses: Mutex::default(),
+            in_a_row: Mutex::default(),
+            answered: Mutex::default(),
+            kept: Mutex::default(),
+            shown: Mutex::default(),
+            answers: Mutex::default(),
+            replaces: Mutex::default(),
+            uncounted: Mutex::default(),
+        }
+    }
+
     fn place(bucket: &Bucket) -> String {
         format!("{}/{}", bucket.client().endpoint(), bucket.name())
     }
 
+    fn losses(&self) -> MutexGuard<'_, BTreeMap<(String, Attribute, Lost), Expected>> {
+        self.losses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the loss to expect for an object of this bucket. The one object that is to ask
+    /// again has none.
     pub(super) fn get(&self, bucket: &Bucket, attribute: Attribute, lost: Lost) -> Option<Loss> {
-        let losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
-        losses.get(&(Self::place(bucket), attribute, lost)).cloned()
+        let mut losses = self.losses();
+        if losses.is_empty() {
+            return None;
+        }
+        let expected = losses.get_mut(&(Self::place(bucket), attribute, lost))?;
+        (!expected.next.is_due(Instant::now())).then(|| expected.loss.clone())
     }
 
     pub(super) fn remember(&self, bucket: &Bucket, loss: &Loss) {
         if concerns_whole_bucket(loss.attribute) {
-            let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
-            losses.insert(
-                (Self::place(bucket), loss.attribute, loss.lost),
-                loss.clone(),
-            );
+            let mut losses = self.losses();
+            let expected = losses
+                .entry((Self::place(bucket), loss.attribute, loss.lost))
+                .or_insert_with(|| Expected {
+                    loss: loss.clone(),
+                    next: NextQuestion::after(Instant::now(), self.intervals),
+                });
+            expected.loss.clone_from(loss);
         }
     }
 
-    /// Takes note that a bucket knows the question for an attribute.
+    /// Remembers a refused read, unless the attribute could be read before and may be refused for
+    /// some objects only.
+    pub(super) fn remember_denied(&self, bucket: &Bucket, loss: &Loss) {
+        if self.has_answered(bucket, loss.attribute) {
+            let mut in_a_row = self.in_a_row.lock().unwrap_or_else(PoisonError::into_inner);
+            let number = in_a_row
+                .entry((Self::place(bucket), loss.attribute))
+                .or_default();
+            *number += 1;
+            if *number < IN_A_ROW {
+                return;
+            }
+        }
+        self.remember(bucket, loss);
+    }
+
+    /// Forgets the loss of attributes that a bucket took or let read.
+    pub(super) fn forget(
+        &self,
+        bucket: &Bucket,
+        attributes: impl IntoIterator<Item = Attribute>,
+        lost: Lost,
+    ) {
+        let mut losses = self.losses();
+        for attribute in attributes {
+            if losses.is_empty() {
+                return;
+            }
+            losses.remove(&(Self::place(bucket), attribute, lost));
+        }
+    }
+
+    /// Returns true if some object was refused something that another one may be granted.
+    pub(super) fn expects_losses(&self) -> bool {
+        !self.losses().is_empty()
+    }
+
+    /// Lets the next objects ask for all that was refused, because the cause of other refusals is
+    /// gone.
+    pub(super) fn ask_again(&self) {
+        let now = Instant::now();
+        for expected in self.losses().values_mut() {
+            expected.next.hurry(now);
+        }
+    }
+
+    /// Takes note that a bucket answered the question for an attribute.
     pub(super) fn answered(&self, bucket: &Bucket, attribute: Attribute) {
+        self.forget(bucket, [attribute], Lost::NotReadable);
+        {
+            let mut in_a_row = self.in_a_row.lock().unwrap_or_else(PoisonError::into_inner);
+            if !in_a_row.is_empty() {
+                in_a_row.remove(&(Self::place(bucket), attribute));
+            }
+        }
         if !self.has_answered(bucket, attribute) {
             let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
             answered.insert((Self::place(bucket), attribute));
@@ -106,9 +200,18 @@ impl Refusals {
         }
     }
 
+    /// Returns what HEAD shows of locks, to be asked once; a refusal is asked about again.
     pub(super) fn shown(&self, bucket: &Bucket, operation: Operation) -> Once<Shown> {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(shown.entry((Self::place(bucket), operation)).or_default())
+        let (cell, next) = shown.entry((Self::place(bucket), operation)).or_default();
+        if let Some(Shown::Nothing(_)) = cell.get() {
+            let now = Instant::now();
+            let next = next.get_or_insert_with(|| NextQuestion::after(now, self.intervals));
+            if next.is_due(now) {
+                *cell = Arc::default();
+            }
+        }
+        Arc::clone(cell)
     }
 
     /// Tells, once the first tags were set on an object that was there, if the bucket took them for
