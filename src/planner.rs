@@ -22,7 +22,6 @@ mod unfinished;
 
 use std::sync::Arc;
 
-
 use crate::bucket::Bucket;
 use crate::listing::bisect::KeyRange;
 use crate::listing::filter::Filter;

@@ -85,13 +85,13 @@ impl Bucket {
             admitted.pass.attempt = attempts;
             // A server that answers is given time to; one that does not has no more than the
             // patience.
-            let spent = if is_late {
+            let silent = if is_late {
                 self.spent(since, held)
             } else {
                 Duration::ZERO
             };
-            let spent = spent.max(admitted.pass.down_for);
-            let limit = self.attempt_limit(operation, full_limit, spent);
+            let silent = silent.max(admitted.pass.down_for);
+            let limit = self.attempt_limit(operation, full_limit, silent);
             let (sent, credentials) = (Instant::now(), self.client.credentials());
             let answer = tokio::select! {
                 answer = within(limit, full_limit.max(limit), self.caught(operation, key, &attempt)) => answer,
@@ -162,15 +162,13 @@ impl Bucket {
         }
     }
 
-    /// Limits the time of an attempt of a request that has waited so long already.
+    /// Limits the time of an attempt, when the server has been silent for `spent` already.
     fn attempt_limit(&self, operation: Operation, full: Duration, spent: Duration) -> Duration {
-        match &self.contact {
-            Some(contact) => contact.time_limit(full),
-            None => {
-                let left = self.retry.patience.saturating_sub(spent);
-                self.retry.silence_limit(operation, full, left)
-            }
+        if let Some(contact) = &self.contact {
+            return contact.time_limit(full);
         }
+        let left = self.retry.patience.saturating_sub(spent);
+        self.retry.silence_limit(operation, full, left)
     }
 
     /// Decides how long to wait before the request is sent again.

@@ -147,7 +147,6 @@ fn pure_modules_have_no_clock_no_runtime_and_no_chance() {
         "pace/recent.rs",
         "pace/width.rs",
         "pace/retry.rs",
-        "execute/prove.rs",
         "checksum.rs",
         "journal/event.rs",
         "journal/state.rs",
@@ -175,17 +174,8 @@ fn pure_modules_have_no_clock_no_runtime_and_no_chance() {
 const TO_SPLIT: &[&str] = &[
     "cli/verify.rs",
     "endpoint/resolve.rs",
-    "execute/adopt.rs",
-    "execute/conductor.rs",
-    "execute/object.rs",
-    "execute/upload.rs",
-    "manifest/build.rs",
-    "manifest/check.rs",
     "multipart.rs",
     "plan/asked.rs",
-    "sandbox/src/faults.rs",
-    "sandbox/src/front.rs",
-    "sandbox/src/rules.rs",
 ];
 
 #[test]

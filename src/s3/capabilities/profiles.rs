@@ -141,7 +141,7 @@ const SEAWEEDFS: Capabilities = Capabilities {
     ..Capabilities::CAUTIOUS
 };
 
-/// A copy is a reference to the source's blocks and keeps even its "-N" ETag. Tagging is
+/// A copy is a reference to the source's blocks and keeps even its "-N" `ETag`. Tagging is
 /// 501.
 const GARAGE: Capabilities = Capabilities {
     copy_conditions: true,
@@ -224,7 +224,7 @@ const DIGITALOCEAN: Capabilities = Capabilities {
     ..PLAIN
 };
 
-/// Multipart ETags are of its own making; one CopyObject takes 1 GB.
+/// Multipart `ETag`s are of its own making; one CopyObject takes 1 GB.
 const ALIBABA: Capabilities = Capabilities {
     max_copy: 1_000_000_000,
     ..PLAIN
