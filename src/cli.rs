@@ -512,7 +512,7 @@ fn fail(error: &CliError, color: ColorChoice, output: Output) -> Exit {
             );
         }
         error @ CliError::Refused(_) => {
-            note(&format!("error: {}", output.spoken(error.to_string())))
+            note(&format!("error: {}", output.spoken(error.to_string())));
         }
         error => note_lines(&format!("error: {error}"), false),
     }

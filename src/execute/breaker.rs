@@ -62,7 +62,7 @@ impl Breaker {
             }
             Ending::Stopped => {}
             Ending::Done { .. } | Ending::Skipped { .. } | Ending::Restoring { .. } => {
-                self.is_on = false
+                self.is_on = false;
             }
         }
     }

@@ -168,8 +168,10 @@ impl Source<'_> {
     async fn own_tags(&self, count: Option<u32>) -> Result<Option<Vec<Tag>>, Failure> {
         match self.counted_tags(count).await {
             Err(failure)
-                if matches!(failure.kind(), FailureKind::Unsupported | FailureKind::NotUnderstood)
-                    && count.is_none()
+                if matches!(
+                    failure.kind(),
+                    FailureKind::Unsupported | FailureKind::NotUnderstood
+                ) && count.is_none()
                     && self.work.sides.is_in_place() =>
             {
                 Ok(None)
@@ -300,7 +302,12 @@ impl Source<'_> {
                 Ok(None)
             }
             _ => Ok(self
-                .or_loss(Attribute::Tags, &permission, || self.counted_tags(count), draft)
+                .or_loss(
+                    Attribute::Tags,
+                    &permission,
+                    || self.counted_tags(count),
+                    draft,
+                )
                 .await?),
         }
     }
