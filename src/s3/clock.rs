@@ -221,6 +221,19 @@ impl Intercept for Witness {
     }
 }
 
+/// Teaches a clock the time of a server, by a refusal with this `Date`.
+#[cfg(test)]
+pub(super) fn refused_at(clock: &Clock, date: &str) {
+    use aws_sdk_s3::primitives::SdkBody;
+    let Ok(status) = 403.try_into() else { return };
+    let mut response = HttpResponse::new(status, SdkBody::empty());
+    response.headers_mut().insert("date", date.to_owned());
+    clock.witness(&mut response, 1, clock.offset());
+    if let Some(signed) = response.extension::<Signed>() {
+        clock.learn(signed, true);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use aws_sdk_s3::primitives::SdkBody;
