@@ -58,7 +58,7 @@ impl Clock {
     }
 
     /// Returns the time without the correction.
-    fn uncorrected(&self) -> SystemTime {
+    pub(super) fn uncorrected(&self) -> SystemTime {
         let (began, instant) = self.0.began;
         began + instant.elapsed()
     }
@@ -68,10 +68,14 @@ impl Clock {
         self.0.offset.load(Ordering::Acquire)
     }
 
-    /// Returns true if this time is over by a clock that a server has confirmed. One that nobody
-    /// has confirmed may be off by years.
+    /// Returns true if this time is over by a clock that a server has confirmed, and by that of this
+    /// machine. A clock that nobody has confirmed may be off by years. A server whose clock is wrong
+    /// for a while must not make all sets of credentials look old: nothing would be sent any more
+    /// that could show that its clock is right again.
     pub(super) fn is_past(&self, time: SystemTime) -> bool {
-        self.0.is_confirmed.load(Ordering::Acquire) && time <= self.now()
+        self.0.is_confirmed.load(Ordering::Acquire)
+            && time <= self.now()
+            && time <= self.uncorrected()
     }
 
     /// Corrects the clock by a refusal. Returns true if the request was signed with a wrong time,
@@ -282,6 +286,13 @@ mod tests {
         assert!(
             clock.is_past(now - HOUR * 4) && !clock.is_past(now),
             "this clock is confirmed"
+        );
+        refused(&clock, now + HOUR);
+        let signed = refused(&clock, now + HOUR);
+        assert!(clock.learn(&signed, true));
+        assert!(
+            !clock.is_past(now + HOUR / 2),
+            "this machine's clock says otherwise"
         );
     }
 

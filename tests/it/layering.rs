@@ -175,7 +175,6 @@ fn pure_modules_have_no_clock_no_runtime_and_no_chance() {
 const TO_SPLIT: &[&str] = &[
     "bucket.rs",
     "cli/verify.rs",
-    "endpoint/resolve.rs",
     "execute/adopt.rs",
     "execute/conductor.rs",
     "execute/object.rs",
