@@ -74,6 +74,7 @@ mod providers;
 mod readme;
 mod record;
 mod refusals;
+mod renewals;
 mod replay;
 mod reports;
 mod resume;
