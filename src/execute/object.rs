@@ -288,7 +288,7 @@ impl Copy<'_> {
             return Ok(());
         }
         let confirmed = Box::pin(read::confirm_size(self.source, pin, head.size)).await;
-        Ok(confirmed.map_err(moved)?)
+        confirmed.map_err(|failure| moved(failure).into())
     }
 
     async fn single(

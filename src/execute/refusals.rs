@@ -30,7 +30,7 @@ pub(super) struct Refusals {
     /// looked at.
     kept: Mutex<BTreeSet<(String, Operation, &'static str)>>,
     /// By bucket and request, what HEAD shows of locks: asked once.
-    shown: Mutex<HashMap<(String, Operation), (Once<Shown>, Option<NextQuestion>)>>,
+    shown: Mutex<HashMap<(String, Operation), ShownOnce>>,
     /// By bucket, writing request, and kind, what the bucket makes of an attribute that HEAD does
     /// not show: asked once.
     answers: Mutex<HashMap<Asking, Once<Answer>>>,
@@ -45,6 +45,9 @@ type Asking = (String, Operation, &'static str);
 
 /// What is asked once, and waited for by all who want to know.
 type Once<T> = Arc<OnceCell<T>>;
+
+/// What HEAD shows of locks, and when a refusal is asked about again.
+type ShownOnce = (Once<Shown>, Option<NextQuestion>);
 
 /// A loss that all objects of a bucket have.
 #[derive(Debug)]

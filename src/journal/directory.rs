@@ -260,7 +260,7 @@ impl Store for Directory {
             let place = file.display().to_string();
             let bytes = self.blocking(move || fs::read(file)).await?;
             next = segment::read_segment(&place, number, &bytes, false, next, |_, event| {
-                visit(event)
+                visit(event);
             })?
             .next;
         }
@@ -329,7 +329,7 @@ impl Found {
                     found.tail_bytes += bytes()?;
                 }
                 Name::Snapshot(number) if Some(number) == found.snapshot => {
-                    found.snapshot_bytes = bytes()?
+                    found.snapshot_bytes = bytes()?;
                 }
                 _ => found.stale.push(name),
             }

@@ -51,7 +51,7 @@ fn end(id: i32, has_group: bool) {
     };
 }
 
-/// A program that runs. It is ended when this is dropped before [`Running::is_over`].
+/// A program that runs. It is ended when this is dropped before [`Running::forget`].
 struct Running(i32);
 
 impl Running {
@@ -60,8 +60,8 @@ impl Running {
         Self(id)
     }
 
-    /// The program has ended, and its number may belong to another one soon.
-    fn is_over(self) {
+    /// Forgets a program that has ended: its number may belong to another one soon.
+    fn forget(self) {
         running().remove(&self.0);
     }
 }
@@ -156,7 +156,7 @@ impl CredentialProcess {
         let running = id.map(|id| Running::new(id, has_group));
         let output = child.wait_with_output().await?;
         if let Some(running) = running {
-            running.is_over();
+            running.forget();
         }
         Ok(output)
     }
