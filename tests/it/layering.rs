@@ -170,10 +170,19 @@ fn pure_modules_have_no_clock_no_runtime_and_no_chance() {
     }
 }
 
+/// Test files that stock formatting made longer than 600 lines and that are still to be split.
+const TO_SPLIT: &[&str] = &[
+    "tests/it/asked.rs",
+    "tests/it/contradictions.rs",
+    "tests/it/record.rs",
+    "tests/it/reports.rs",
+    "tests/it/strays.rs",
+];
+
 #[test]
 fn files_have_at_most_600_lines_and_say_what_they_are_for() {
     let mut files = Vec::new();
-    for root in ["src", "crates"] {
+    for root in ["src", "crates", "tests"] {
         sources(
             &Path::new(env!("CARGO_MANIFEST_DIR")).join(root),
             &mut files,
