@@ -165,7 +165,7 @@ impl MultipartUpload {
     pub fn begun_at(self, initiated: Timestamp, kms: bool) -> Self {
         let by_server = self.bucket.client().earliest(SystemTime::from(initiated));
         let since = by_server.and_then(|since| since.checked_sub(CLOCK_TOLERANCE).ok());
-        Self { since, kms, ..self }
+        Self { kms, since, ..self }
     }
 
     /// The same upload, whose requests go on when the run that began it is halted: for cleaning up

@@ -20,6 +20,7 @@ mod customer_key;
 mod describe;
 mod direct;
 pub mod failure;
+mod guard;
 mod headers;
 pub mod history;
 mod identity;
@@ -30,6 +31,7 @@ mod octets;
 mod page;
 pub mod paging;
 mod pool;
+mod process;
 pub mod progress;
 mod providers;
 mod question;
@@ -54,8 +56,11 @@ pub use capabilities::{Capabilities, OnWrites};
 pub use client::{Client, Connect};
 pub use customer_key::{CustomerKey, NoCustomerKey};
 pub use failure::{Failure, FailureKind};
+pub(crate) use guard::takes_panic;
 pub use history::{ArchiveState, ListedVersion, Restored, VersionMarker, Versioning};
 pub use ids::Elsewhere;
+pub(crate) use octets::bytes_of;
+pub(crate) use process::end_credential_processes;
 pub use read::Body;
 
 /// The requests that this crate sends, by S3's names.

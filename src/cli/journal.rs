@@ -118,18 +118,8 @@ pub(super) async fn open(
     intent: Intent,
     tell: impl Fn(&str),
 ) -> Result<Session, CliError> {
-    let without = async || {
-        replaces(job, |_| false, &tell);
-        let (ledger, report) = report(job, origin, ReportWriter::create).await?;
-        Ok(Session {
-            journal: journal::off(ledger),
-            resumed: Arc::default(),
-            seen: 0,
-            report,
-        })
-    };
     let Some(location) = location(job, connections).await? else {
-        return without().await;
+        return without(job, origin, &tell).await;
     };
     let fingerprint = Fingerprint::of(job);
     if let Location::Bucket(..) = location {
@@ -152,7 +142,7 @@ pub(super) async fn open(
             tell(&format!(
                 "no journal is kept, so that a run that is killed begins anew: {error}"
             ));
-            return without().await;
+            return without(job, origin, &tell).await;
         }
         Err(error) => return Err(unusable(error)),
     };
@@ -165,36 +155,7 @@ pub(super) async fn open(
     let decision = journal::decide(opened.state(), &fingerprint, intent)?;
     let resumed = Arc::new(opened.resumed(decision));
     if decision == Decision::Resume {
-        tell(&going_on(&resumed));
-        let looked = sample::look(job, connections, &resumed).await?;
-        let seen = looked.there;
-        if let Some(missing) = untrue(looked) {
-            if intent != Intent::ResumeAnyway {
-                return Err(missing.into());
-            }
-            tell(&format!("{missing}"));
-        }
-        // The report is about the run, whichever session has begun it.
-        let run = resumed
-            .run
-            .as_ref()
-            .map_or_else(|| origin.run.clone(), |run| run.run.clone());
-        let origin = Origin {
-            run,
-            ..origin.clone()
-        };
-        replaces(job, |old| old.is_of_run(&origin), &tell);
-        let (ledger, report) = report(job, &origin, ReportWriter::reopen).await?;
-        let journal = opened.resume(ledger).await?;
-        if intent == Intent::ResumeAnyway {
-            journal.commit(Event::JobChanged(fingerprint)).await?;
-        }
-        return Ok(Session {
-            journal,
-            resumed,
-            seen,
-            report,
-        });
+        return resume(job, connections, origin, opened, resumed, intent, &tell).await;
     }
     replaces(job, |_| false, &tell);
     let (ledger, report) = report(job, origin, ReportWriter::create).await?;
@@ -215,6 +176,62 @@ pub(super) async fn open(
         journal,
         resumed,
         seen: 0,
+        report,
+    })
+}
+
+/// Opens the report of a run that keeps no journal.
+async fn without(job: &Job, origin: &Origin, tell: &impl Fn(&str)) -> Result<Session, CliError> {
+    replaces(job, |_| false, tell);
+    let (ledger, report) = report(job, origin, ReportWriter::create).await?;
+    Ok(Session {
+        journal: journal::off(ledger),
+        resumed: Arc::default(),
+        seen: 0,
+        report,
+    })
+}
+
+/// Resumes the run that a journal records, unless the destination has lost what is on record.
+async fn resume(
+    job: &Job,
+    connections: &mut Connections,
+    origin: &Origin,
+    opened: Opened,
+    resumed: Arc<RunState>,
+    intent: Intent,
+    tell: &impl Fn(&str),
+) -> Result<Session, CliError> {
+    tell(&going_on(&resumed));
+    let looked = sample::look(job, connections, &resumed).await?;
+    let seen = looked.there;
+    if let Some(missing) = untrue(looked) {
+        if intent != Intent::ResumeAnyway {
+            return Err(missing.into());
+        }
+        tell(&format!("{missing}"));
+    }
+    // The report is about the run, whichever session has begun it.
+    let run = resumed
+        .run
+        .as_ref()
+        .map_or_else(|| origin.run.clone(), |run| run.run.clone());
+    let origin = Origin {
+        run,
+        ..origin.clone()
+    };
+    replaces(job, |old| old.is_of_run(&origin), tell);
+    let (ledger, report) = report(job, &origin, ReportWriter::reopen).await?;
+    let journal = opened.resume(ledger).await?;
+    if intent == Intent::ResumeAnyway {
+        journal
+            .commit(Event::JobChanged(Fingerprint::of(job)))
+            .await?;
+    }
+    Ok(Session {
+        journal,
+        resumed,
+        seen,
         report,
     })
 }

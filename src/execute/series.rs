@@ -205,6 +205,9 @@ impl Conductor<'_> {
         let held = self.series.take();
         self.series.copies_before = self.series.copies.count();
         if was_paused {
+            for running in self.transfers.values() {
+                running.work.refusals.ask_again();
+            }
             tracing::warn!(
                 "going on: an object was copied again; {} objects are tried again",
                 held.len()

@@ -34,7 +34,8 @@ use crate::size::MIB;
 /// Segments are read as a whole, so none gets longer than this, whether or not a snapshot can be
 /// taken.
 const SEGMENT: u64 = 8 * MIB;
-/// How often a reader begins again because files went away under it.
+/// How often a reader begins again because files went away under it, and how often a lock that
+/// another process holds is tried again.
 const LOOKS: u32 = 10;
 
 /// A journal that this process may write.
@@ -259,7 +260,7 @@ impl Store for Directory {
             let place = file.display().to_string();
             let bytes = self.blocking(move || fs::read(file)).await?;
             next = segment::read_segment(&place, number, &bytes, false, next, |_, event| {
-                visit(event)
+                visit(event);
             })?
             .next;
         }
@@ -328,7 +329,7 @@ impl Found {
                     found.tail_bytes += bytes()?;
                 }
                 Name::Snapshot(number) if Some(number) == found.snapshot => {
-                    found.snapshot_bytes = bytes()?
+                    found.snapshot_bytes = bytes()?;
                 }
                 _ => found.stale.push(name),
             }
@@ -490,16 +491,23 @@ fn lock(path: &Path, writer: &Writer) -> Result<File, JournalError> {
         .mode(FILE_MODE)
         .open(&name)
         .map_err(|error| failed(&error))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let by = holder(&name).unwrap_or_else(Writer::unknown);
-            return Err(JournalError::Held {
-                place: path.display().to_string(),
-                by,
-            });
+    let mut tries = 0;
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            // A writer that ends leaves the lock to each child that it is forking at this moment,
+            // until the child's exec closes the file.
+            Err(TryLockError::WouldBlock) if tries < LOOKS => tries += 1,
+            Err(TryLockError::WouldBlock) => {
+                let by = holder(&name).unwrap_or_else(Writer::unknown);
+                return Err(JournalError::Held {
+                    place: path.display().to_string(),
+                    by,
+                });
+            }
+            Err(TryLockError::Error(error)) => return Err(failed(&error)),
         }
-        Err(TryLockError::Error(error)) => return Err(failed(&error)),
+        sleep(Duration::from_millis(20));
     }
     must_be_a_lock(&mut file).map_err(|error| failed(&error))?;
     let text = serde_json::to_vec(writer).unwrap_or_default();

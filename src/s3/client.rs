@@ -532,6 +532,12 @@ impl Client {
         self.shared.identities.is_fixed()
     }
 
+    /// Asks the provider, because the server did not allow a request that was signed with this set
+    /// of credentials, whether it has a newer one.
+    pub(crate) async fn has_newer_credentials(&self, credentials: u64) -> bool {
+        self.shared.identities.has_newer(credentials).await
+    }
+
     /// True once the server has taken credentials of this endpoint.
     pub(crate) fn has_accepted_credentials(&self) -> bool {
         self.shared.identities.is_accepted()

@@ -81,10 +81,14 @@ impl Clock {
         self.0.offset.load(Ordering::Acquire)
     }
 
-    /// Returns true if this time is over by a clock that a server has confirmed. One that nobody
-    /// has confirmed may be off by years.
+    /// Returns true if this time is over by a clock that a server has confirmed, and by that of this
+    /// machine. A clock that nobody has confirmed may be off by years. A server whose clock is wrong
+    /// for a while must not make all sets of credentials look old: nothing would be sent any more
+    /// that could show that its clock is right again.
     pub(super) fn is_past(&self, time: SystemTime) -> bool {
-        self.0.is_confirmed.load(Ordering::Acquire) && time <= self.now()
+        self.0.is_confirmed.load(Ordering::Acquire)
+            && time <= self.now()
+            && time <= self.uncorrected()
     }
 
     /// Returns the earliest time of modification, by the servers' own clocks, of an object that a
@@ -248,6 +252,19 @@ impl Intercept for Witness {
     }
 }
 
+/// Teaches a clock the time of a server, by a refusal with this `Date`.
+#[cfg(test)]
+pub(super) fn refused_at(clock: &Clock, date: &str) {
+    use aws_sdk_s3::primitives::SdkBody;
+    let Ok(status) = 403.try_into() else { return };
+    let mut response = HttpResponse::new(status, SdkBody::empty());
+    response.headers_mut().insert("date", date.to_owned());
+    clock.witness(&mut response, 1, clock.offset());
+    if let Some(signed) = response.extension::<Signed>() {
+        clock.learn(signed, true);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use aws_sdk_s3::primitives::SdkBody;
@@ -296,6 +313,13 @@ mod tests {
         assert!(
             clock.is_past(now - HOUR * 4) && !clock.is_past(now),
             "this clock is confirmed"
+        );
+        refused(&clock, now + HOUR);
+        let signed = refused(&clock, now + HOUR);
+        assert!(clock.learn(&signed, true));
+        assert!(
+            !clock.is_past(now + HOUR / 2),
+            "this machine's clock says otherwise"
         );
     }
 

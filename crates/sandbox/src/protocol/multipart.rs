@@ -112,7 +112,7 @@ impl Service {
         set_encryption!(output, &attributes.encryption);
         match (declared, &part.checksum, claimed) {
             (Some((algorithm, _)), Some(value), _) => {
-                set_checksum!(output, algorithm, value.clone())
+                set_checksum!(output, algorithm, value.clone());
             }
             (None, Some(_), Some((algorithm, value))) => set_checksum!(output, algorithm, value),
             _ => {}
