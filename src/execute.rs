@@ -354,7 +354,7 @@ pub async fn run(
         .map(|number| (*number, before.relist(*number)))
         .collect();
     let mut outcome = Outcome::from(&before);
-    let refusals = Arc::new(Refusals::new(pacer.retry.probes));
+    let refusals = Arc::new(Refusals::new(pacer.retry.questions));
     let patience = job
         .limits
         .patience

@@ -21,12 +21,8 @@ pub(super) struct Intervals {
 }
 
 impl Intervals {
-    /// Returns those of a run that probes an endpoint that is away at these intervals.
-    pub(super) fn of(probes: (Duration, Duration)) -> Self {
-        Self {
-            first: probes.0 * 4,
-            longest: probes.1 * 40,
-        }
+    pub(super) fn of((first, longest): (Duration, Duration)) -> Self {
+        Self { first, longest }
     }
 }
 
@@ -70,7 +66,7 @@ mod tests {
     #[test]
     fn one_asks_at_a_time_and_the_intervals_grow() {
         let (second, now) = (Duration::from_secs(1), Instant::now());
-        let mut next = NextQuestion::after(now, Intervals::of((second / 2, second / 5)));
+        let mut next = NextQuestion::after(now, Intervals::of((second * 2, second * 8)));
         assert!(!next.is_due(now + second));
         assert!(next.is_due(now + second * 2));
         assert!(!next.is_due(now + second * 2), "another one asks");

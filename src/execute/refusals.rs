@@ -57,10 +57,11 @@ struct Expected {
 }
 
 impl Refusals {
-    /// Remembers nothing yet. `probes` are the intervals at which the run probes an endpoint.
-    pub(super) fn new(probes: (Duration, Duration)) -> Self {
+    /// Remembers nothing yet. `questions` are the first and the longest interval at which the run
+    /// asks again for what was refused.
+    pub(super) fn new(questions: (Duration, Duration)) -> Self {
         Self {
-            intervals: Intervals::of(probes),
+            intervals: Intervals::of(questions),
             losses: Mutex::default(),
             in_a_row: Mutex::default(),
             answered: Mutex::default(),

@@ -4,6 +4,7 @@
 //! A server that does not know a question costs one request per bucket, and a loss on each receipt,
 //! or the object where the attribute is required.
 
+use std::future::ready;
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -305,7 +306,7 @@ impl Source<'_> {
                 .or_loss(
                     Attribute::Tags,
                     &permission,
-                    || self.counted_tags(count),
+                    || ready(Err(failure.clone())),
                     draft,
                 )
                 .await?),

@@ -370,11 +370,12 @@ async fn tagged(objects: u32) -> (World, Job) {
         copy: Duration::from_millis(5),
         ..LatencyModel::default()
     };
-    let world = World::modelled(Model {
+    let mut world = World::modelled(Model {
         latency,
         ..Model::default()
     })
     .await;
+    world.retry.questions = (Duration::from_millis(20), Duration::from_secs(2));
     for index in 0..objects {
         let spec = ObjectSpec::default().tag("team", "lake");
         let key = format!("k{index:04}");

@@ -8,8 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use s3haul::sandbox::{Algorithm, ChecksumKind, Content, ObjectSpec};
 
-use super::super::listed;
-use super::super::{complete, is, refused, start};
+use super::super::{complete, is, listed, refused, start};
 use super::{MIN, create, of, put_part, stored};
 
 #[tokio::test]
