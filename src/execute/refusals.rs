@@ -31,7 +31,7 @@ pub(super) struct Refusals {
     /// looked at.
     kept: Mutex<BTreeSet<(String, Operation, &'static str)>>,
     /// By bucket and request, what HEAD shows of locks: asked once.
-    shown: Mutex<HashMap<(String, Operation), (Once<Shown>, Option<NextQuestion>)>>,
+    shown: Mutex<HashMap<(String, Operation), LocksShown>>,
     /// By bucket and request, true if the bucket ignores what is asked for and HEAD does not show:
     /// asked once.
     ignored: Mutex<HashMap<(String, Operation), Once<bool>>>,
@@ -39,6 +39,9 @@ pub(super) struct Refusals {
 
 /// What is asked once, and waited for by all who want to know.
 type Once<T> = Arc<OnceCell<T>>;
+
+/// What HEAD shows of locks, and when to ask again after a refusal.
+type LocksShown = (Once<Shown>, Option<NextQuestion>);
 
 /// A loss that all objects of a bucket have.
 #[derive(Debug)]
