@@ -172,7 +172,10 @@ impl Work {
     /// money.
     async fn abandon(&self, upload: &MultipartUpload, draft: &mut Draft) -> bool {
         // Whoever goes on with the journal has this upload too.
-        if self.journal.keeps() && self.journal.broken().is_cancelled() {
+        if self.journal.keeps()
+            && self.journal.broken().is_cancelled()
+            && !self.journal.error().leaves_no_record()
+        {
             return false;
         }
         let (upload, bucket) = (upload.outliving_the_run(), &self.sides.destination);

@@ -26,7 +26,7 @@ use crate::journal::{self, Decision, Intent, Journal, JournalError, Ledger, Loca
 use crate::listing::local::JOURNALS;
 use crate::location::S3Uri;
 use crate::manifest::job::{Access, DEFAULT_ENDPOINT, Job, JournalPlace, Source};
-use crate::report::{Origin, ReportEnd, ReportError, ReportWriter, header};
+use crate::report::{Origin, ReportEnd, ReportError, ReportWriter, header, last_footer};
 use crate::size::{ByteSize, display_count, display_counted};
 
 const JOURNAL: &str = "S3HAUL_JOURNAL";
@@ -433,7 +433,21 @@ fn replaces(job: &Job, is_kept: impl Fn(&Origin) -> bool, tell: impl Fn(&str)) {
         || "of an earlier run".to_owned(),
         |time| format!("of {time:.0}"),
     );
-    tell(&format!("{}: replaces the report {time}", path.display()));
+    let losses = last_footer(path).map_or(0, |footer| footer.objects_with_losses);
+    let losses = if losses == 0 {
+        String::new()
+    } else {
+        format!(
+            ", which named {} copies that lack attributes; what this run finds equal stays without them, and \
+             `when: always` (--when always) copies it again. To repair them by `s3haul retry --losses`, keep the report or \
+             name another one",
+            display_count(losses)
+        )
+    };
+    tell(&format!(
+        "{}: replaces the report {time}{losses}",
+        path.display()
+    ));
 }
 
 /// What is told about the run so far.

@@ -63,6 +63,9 @@ pub struct Report {
     pub failed: Vec<FailedObject>,
     /// Copied objects of which something was lost.
     pub lost: Vec<LostObject>,
+    /// Lines about copied or equal objects that another line describes too: that of the copy
+    /// counts, or else the newest. In a long report, only those of the first objects are known.
+    pub superseded: BTreeSet<usize>,
 }
 
 impl Report {
@@ -140,6 +143,38 @@ impl Lines {
     }
 }
 
+/// The lines of the first [`REMEMBERED`] copied or equal objects, by the objects' hashes.
+#[derive(Default)]
+struct Objects {
+    lines: HashMap<u64, (usize, Status)>,
+    superseded: BTreeSet<usize>,
+    hasher: RandomState,
+}
+
+impl Objects {
+    fn take(&mut self, object: &ObjectVersion, status: Status, number: usize) {
+        if !matches!(status, Status::Done | Status::Skipped) {
+            return;
+        }
+        let hash = self.hasher.hash_one(object);
+        let has_room = self.lines.len() < REMEMBERED;
+        match self.lines.get_mut(&hash) {
+            // The copy has the proof and the version; a later session found it equal.
+            Some((_, Status::Done)) if status == Status::Skipped => {
+                self.superseded.insert(number);
+            }
+            Some(before) => {
+                self.superseded.insert(before.0);
+                *before = (number, status);
+            }
+            None if has_room => {
+                self.lines.insert(hash, (number, status));
+            }
+            None => {}
+        }
+    }
+}
+
 /// What became of an object that is not done.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Undone {
@@ -169,6 +204,7 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
         footer: None,
         last: 1,
         seen: Lines::default(),
+        objects: Objects::default(),
         sum: super::Counted::of_head(format!("{first}\n").as_bytes()).sum,
     };
     for (number, line) in (2..).zip(lines) {
@@ -184,6 +220,7 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
         undone,
         lossy,
         footer,
+        objects,
         ..
     } = reader;
     let is_incomplete = footer.as_ref().is_some_and(|footer| !footer.complete);
@@ -205,6 +242,7 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
         footer,
         failed,
         lost: lossy.into_values().collect(),
+        superseded: objects.superseded,
     })
 }
 
@@ -250,6 +288,7 @@ struct Reader<'a> {
     /// The number of the last line.
     last: usize,
     seen: Lines,
+    objects: Objects,
     sum: crc_fast::Digest,
 }
 
@@ -295,6 +334,7 @@ impl Reader<'_> {
         self.sum.update(b"\n");
         note_losses(&mut self.lossy, &line, number);
         let object = (line.transfer, line.source, line.source_version);
+        self.objects.take(&object, line.status, number);
         let before = self.undone.get(&object).map(|(what, ..)| *what);
         let insert =
             |object, what| _ = self.undone.insert(object, (what, number, line.destination));
@@ -447,6 +487,20 @@ mod tests {
                 .contains("lacks receipts of an earlier session"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn one_line_per_object_counts() {
+        let lines = [
+            ("a", "done"),
+            ("b", "skipped"),
+            ("a", "skipped"),
+            ("b", "done"),
+        ];
+        let lines = lines.map(|(source, status)| line(source, status));
+        let changed = line("b", "skipped").replace("s3://b/k", "s3://b/other");
+        let report = of(&[HEAD, &lines[0], &lines[1], &lines[2], &lines[3], &changed]).unwrap();
+        assert_eq!(Vec::from_iter(report.superseded), [3, 4, 6]);
     }
 
     #[test]

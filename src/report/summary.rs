@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::execute::{Earlier, Outcome};
+use crate::plan::decide::Reason;
 use crate::plan::unchanged::Unchanged;
 use crate::printable::printable;
 use crate::size::{ByteSize, display_count as count, display_duration};
@@ -137,7 +138,12 @@ fn reasons(text: &mut String, outcome: &Outcome) {
             .collect();
         let _ = writeln!(text, "proven by: {}", proofs.join(", "));
     }
-    if outcome.done_objects > 0 && !outcome.reasons.is_empty() {
+    // That of a job which copies always says nothing, and is no wish of who retries.
+    let says_something = outcome
+        .reasons
+        .keys()
+        .any(|reason| *reason != Reason::Always);
+    if outcome.done_objects > 0 && says_something {
         let reasons: Vec<_> = outcome
             .reasons
             .iter()

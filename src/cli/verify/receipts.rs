@@ -59,6 +59,10 @@ impl Verify {
             if footers > 0 && lines.peek().is_none() {
                 break;
             }
+            // Each object is compared once.
+            if usize::try_from(number).is_ok_and(|number| report.superseded.contains(&number)) {
+                continue;
+            }
             let receipt: Line = serde_json::from_str(&line)
                 .map_err(|error| usage(format!("line {number} is no receipt: {error}")))?;
             let transfer = job
