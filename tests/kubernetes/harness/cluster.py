@@ -16,7 +16,7 @@ from .processes import Processes, free_ports
 # Those that have to do with Jobs, pods, nodes, and namespaces.
 CONTROLLERS = (
     "job,cronjob,ttl-after-finished,garbagecollector,podgc,disruption,taint-eviction-controller,nodelifecycle,namespace,"
-    "serviceaccount"
+    "serviceaccount,root-ca-certificate-publisher-controller"
 )
 
 
@@ -127,6 +127,7 @@ class Cluster:
             f"--secure-port={self.controller_port}",
             f"--kubeconfig={self.kubeconfig}",
             f"--service-account-private-key-file={self.directory / 'sa.key'}",
+            f"--root-ca-file={self.directory / 'pki/apiserver.crt'}",
             "--kube-api-qps=500",
             "--kube-api-burst=1000",
             f"--controllers={CONTROLLERS}",
