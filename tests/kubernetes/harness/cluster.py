@@ -147,6 +147,9 @@ class Cluster:
         self._nodes[name] = kubelet
         return kubelet
 
+    def kubelet(self, name):
+        return self._nodes[name]
+
     def node_directory(self, name):
         return self.directory / "nodes" / name
 

@@ -86,6 +86,15 @@ class World:
         self.kubectl("create", "job", "--from=cronjob/s3haul", name)
         return name
 
+    def own_nodes(self, count, **resources):
+        """Starts nodes for this scenario alone. Returns their names, and what a pod needs to come there."""
+        label = f"for={self.namespace}"
+        names = [f"{self.namespace}-{number}" for number in range(count)]
+        for name in names:
+            self.cluster.add_node(name, label, **resources)
+        toleration = {"key": "for", "operator": "Equal", "value": self.namespace, "effect": "NoSchedule"}
+        return names, {"nodeSelector": {"for": self.namespace}, "tolerations": [toleration]}
+
     def evict(self, pod):
         """What `kubectl drain` does to each pod."""
         eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": self.namespace}}
@@ -109,14 +118,14 @@ class World:
     def wait(self, condition, what, timeout=120):
         return self.cluster.watch.wait(condition, timeout, what)
 
-    def wait_for_running(self, job, number=1):
+    def wait_for_running(self, job, number=1, timeout=120):
         """Waits until the Job's nth pod runs and returns its name."""
 
         def running():
             pods = self.pods(job)
             return len(pods) >= number and pods[number - 1]["status"].get("phase") == "Running" and name_of(pods[number - 1])
 
-        return self.wait(running, f"pod {number} of {job} runs")
+        return self.wait(running, f"pod {number} of {job} runs", timeout)
 
     def wait_for_end(self, job, timeout=120):
         """Waits until a Job has ended and returns its condition and reason: ("Complete", "CompletionsReached")."""
@@ -144,6 +153,8 @@ class World:
     def _poll(self, condition, what, timeout):
         until = time.monotonic() + timeout
         while not condition():
+            if failed := [name_of(job) for job in self.cluster.watch.objects("jobs", self.namespace) if has_failed(job)]:
+                raise AssertionError(f"{failed[0]} has failed, and there were to be {what}")
             if time.monotonic() > until:
                 raise AssertionError(f"not within {timeout} s: {what}")
             time.sleep(0.3)
@@ -213,6 +224,10 @@ class World:
 
 def name_of(found):
     return found["metadata"]["name"]
+
+
+def has_failed(job):
+    return any(each["type"] == "Failed" and each["status"] == "True" for each in job["status"].get("conditions", []))
 
 
 def terminated(pod):

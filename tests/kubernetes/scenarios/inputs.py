@@ -152,7 +152,7 @@ def some_objects_fail(world):
     world.assert_replica()
 
 
-@scenario(EXPECTED_TO_FAIL="K5: a report that cannot be written has no exit code that tells it from a passing cause", WITH="TODO")
+@scenario
 def report_target_refused(world):
     def elsewhere(manifest):
         manifest["report"] = {"json": "/not-there/report.jsonl"}
