@@ -63,9 +63,19 @@ func fileSystem(container *spec.Container) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("private mounts: %w", err)
 	}
-	layers := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", container.RootFS, container.Upper, container.Work)
+	// Colons separate lower directories.
+	lower := strings.ReplaceAll(container.RootFS, ":", `\:`)
+	layers := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", lower, container.Upper, container.Work)
 	if err := unix.Mount("overlay", container.Merged, "overlay", 0, layers); err != nil {
 		return fmt.Errorf("overlay: %w", err)
+	}
+	// It shows this PID namespace.
+	proc := filepath.Join(container.Merged, "proc")
+	if err := os.MkdirAll(proc, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount("proc", proc, "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("mount /proc: %w", err)
 	}
 	for _, mount := range append(system(), container.Mounts...) {
 		if err := mountOne(container.Merged, mount); err != nil {
@@ -90,7 +100,7 @@ func fileSystem(container *spec.Container) error {
 	return nil
 }
 
-// system lists what every container has: /dev with a few devices.
+// system lists what every container has besides /proc: /dev with a few devices.
 func system() []spec.Mount {
 	mounts := []spec.Mount{{Target: "/dev", Options: "mode=755,size=65536k"}}
 	for _, device := range []string{"null", "zero", "full", "random", "urandom"} {
@@ -149,14 +159,8 @@ func lookUp(program string, environment []string) (string, error) {
 	return exec.LookPath(program)
 }
 
-// privileges gives up what the pod's security contexts do not want, and adds /proc, which shows this PID namespace.
+// privileges gives up what the pod's security contexts do not want.
 func privileges(container *spec.Container) error {
-	if err := os.MkdirAll("/proc", 0o755); err != nil && !os.IsExist(err) {
-		return err
-	}
-	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
-		return fmt.Errorf("mount /proc: %w", err)
-	}
 	if container.DropCapabilities {
 		for capability := 0; capability <= unix.CAP_LAST_CAP; capability++ {
 			if err := unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(capability), 0, 0, 0); err != nil {

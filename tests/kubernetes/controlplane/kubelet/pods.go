@@ -80,7 +80,6 @@ func (p *pods) update(ctx context.Context, pod *v1.Pod) {
 	p.workers[pod.UID] = created
 	go func() {
 		created.run(ctx)
-		created.archive()
 		// The real kubelet removes the directory of a pod, its logs included, when the pod is gone from the API server.
 		created.waitUntilGone(ctx)
 		p.lock.Lock()

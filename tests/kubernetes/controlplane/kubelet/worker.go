@@ -138,6 +138,8 @@ func (w *worker) run(ctx context.Context) {
 	w.ended = true
 	w.lock.Unlock()
 	if !isTerminal(w.pod.Status.Phase) {
+		// Before the report, so that whoever learns of the end finds the log.
+		w.archive()
 		w.report(ctx)
 	}
 	for !w.mustStop() && ctx.Err() == nil {

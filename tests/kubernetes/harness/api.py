@@ -1,0 +1,89 @@
+"""A small client of the API server: requests in JSON, and a watch that remembers what was deleted."""
+
+import json
+import ssl
+import threading
+import time
+import urllib.error
+import urllib.request
+
+KINDS = {"pods": "/api/v1/pods", "jobs": "/apis/batch/v1/jobs", "events": "/api/v1/events"}
+
+
+class Api:
+    def __init__(self, url, token):
+        self.url = url
+        self.token = token
+        # The server's certificate is its own, made a moment ago on this machine.
+        self._tls = ssl._create_unverified_context()
+
+    def open(self, path, method="GET", body=None, kind="application/json", timeout=30):
+        request = urllib.request.Request(self.url + path, method=method)
+        request.add_header("Authorization", f"Bearer {self.token}")
+        request.add_header("Content-Type", kind)
+        data = None if body is None else json.dumps(body).encode()
+        return urllib.request.urlopen(request, data, timeout=timeout, context=self._tls)
+
+    def call(self, path, **options):
+        with self.open(path, **options) as answer:
+            return json.load(answer)
+
+
+class Watch:
+    """The last state of each pod, Job, and event, also of those that are gone."""
+
+    def __init__(self, api):
+        self.api = api
+        self.changed = threading.Condition()
+        self._objects = {kind: {} for kind in KINDS}
+        self._closed = False
+        self._threads = [threading.Thread(target=self._follow, args=(kind,), daemon=True) for kind in KINDS]
+        for thread in self._threads:
+            thread.start()
+
+    def close(self):
+        self._closed = True
+
+    def objects(self, kind, namespace):
+        """All that have been in a namespace, in the order of their creation."""
+        with self.changed:
+            found = [each for each in self._objects[kind].values() if each["metadata"]["namespace"] == namespace]
+        return sorted(found, key=lambda each: (each["metadata"]["creationTimestamp"], each["order"]))
+
+    def wait(self, condition, timeout, what):
+        """Waits until `condition()` returns something true and returns it. It is asked after each change."""
+        until = time.monotonic() + timeout
+        while True:
+            with self.changed:
+                if result := condition():
+                    return result
+                left = until - time.monotonic()
+                if left <= 0:
+                    raise AssertionError(f"not within {timeout} s: {what}")
+                self.changed.wait(min(left, 1))
+
+    def _follow(self, kind):
+        while not self._closed:
+            try:
+                listed = self.api.call(KINDS[kind])
+                for each in listed["items"]:
+                    self._see(kind, each, False)
+                version = listed["metadata"]["resourceVersion"]
+                path = f"{KINDS[kind]}?watch=1&resourceVersion={version}"
+                with self.api.open(path, timeout=3600) as answer:
+                    for line in answer:
+                        event = json.loads(line)
+                        if event["type"] == "ERROR":
+                            break
+                        self._see(kind, event["object"], event["type"] == "DELETED")
+            except (OSError, ValueError):
+                time.sleep(0.2)
+
+    def _see(self, kind, seen, deleted):
+        with self.changed:
+            known = self._objects[kind]
+            identity = seen["metadata"]["uid"]
+            seen["order"] = known[identity]["order"] if identity in known else len(known)
+            seen["deleted"] = deleted
+            known[identity] = seen
+            self.changed.notify_all()

@@ -1,0 +1,63 @@
+"""Runs scenarios side by side, each in a world of its own, and tells what came of them."""
+
+import concurrent.futures
+import time
+import traceback
+
+from .world import World
+
+SCENARIOS = {}
+
+
+def scenario(function=None, *, EXPECTED_TO_FAIL=None, WITH=None):
+    """Marks a function as a scenario. It takes a World; its name is that of the namespace.
+
+    EXPECTED_TO_FAIL is the reason why the product cannot pass it yet, WITH a text of that failure: any other failure is an
+    error. So is a scenario that passes in spite of the mark, which must go when the product is mended.
+    """
+
+    def register(function):
+        assert (EXPECTED_TO_FAIL is None) == (WITH is None), "the mark needs a text of the failure"
+        function.expected_to_fail, function.fails_with = EXPECTED_TO_FAIL, WITH
+        assert function.__name__ not in SCENARIOS, function.__name__
+        SCENARIOS[function.__name__] = function
+        return function
+
+    return register(function) if function else register
+
+
+def run(cluster, names, side_by_side):
+    """Runs the scenarios and returns the names of those that did not end as they should."""
+    began = time.monotonic()
+    wrong = []
+    with concurrent.futures.ThreadPoolExecutor(side_by_side) as pool:
+        futures = {pool.submit(_run_one, cluster, name): name for name in names}
+        for future in concurrent.futures.as_completed(futures):
+            name = futures[future]
+            seconds, failure, description = future.result()
+            reason = SCENARIOS[name].expected_to_fail
+            if failure and reason and SCENARIOS[name].fails_with in failure.rsplit("Error: ", 1)[-1]:
+                print(f"ok      {name} ({seconds:.0f} s) fails, as expected: {reason}", flush=True)
+            elif failure:
+                wrong.append(name)
+                print(f"FAILED  {name} ({seconds:.0f} s)\n{failure}\n{description}", flush=True)
+            elif reason:
+                wrong.append(name)
+                print(f"FAILED  {name}: it passes; take its mark EXPECTED_TO_FAIL away: {reason}", flush=True)
+            else:
+                print(f"ok      {name} ({seconds:.0f} s)", flush=True)
+    print(f"{len(names)} scenarios, {len(wrong)} wrong, {time.monotonic() - began:.0f} s", flush=True)
+    return wrong
+
+
+def _run_one(cluster, name):
+    began = time.monotonic()
+    failure, description = None, ""
+    world = World(cluster, name)
+    try:
+        SCENARIOS[name](world)
+    except Exception:  # noqa: BLE001: it is told, with all that is known
+        failure, description = traceback.format_exc(), world.describe()
+    finally:
+        world.close()
+    return time.monotonic() - began, failure, description

@@ -1,0 +1,81 @@
+"""The S3 of one scenario: `s3haul sandbox` on loopback, with rules for faults, and boto3 to look at it from outside."""
+
+import json
+import os
+import time
+import urllib.request
+
+import boto3
+from botocore.config import Config
+
+from .processes import free_ports
+
+REGION = "eu-central-1"
+KEYS = {"AWS_ACCESS_KEY_ID": "sandbox", "AWS_SECRET_ACCESS_KEY": "sandbox-secret"}
+
+
+class Server:
+    """It may be started late: its port is known before."""
+
+    def __init__(self, processes, binary):
+        self._processes = processes
+        self._binary = binary
+        port, self._control = free_ports(2)
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self.process = None
+
+    def start(self, buckets, objects):
+        """Makes the buckets, in the region that job.yaml of deploy/ names, and maps keys to sizes of objects in the first one."""
+        self.process = self._processes.start(
+            f"sandbox-{self.port}",
+            [self._binary, "sandbox", "--port", self.port, "--control", f"127.0.0.1:{self._control}"],
+        )
+        for _ in range(300):
+            try:
+                self.rules([])
+                break
+            except OSError:
+                time.sleep(0.1)
+        else:
+            raise AssertionError("the sandbox does not answer after 30 s")
+        client = self.client()
+        for bucket in buckets:
+            client.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+        for key, size in objects.items():
+            client.put_object(Bucket=buckets[0], Key=key, Body=os.urandom(size))
+
+    def rules(self, rules):
+        """Arms rules for faults; docs/sandbox.md has their fields."""
+        self._request("POST", json.dumps(rules).encode())
+
+    def forget_rules(self):
+        self._request("DELETE")
+
+    def struck(self):
+        """How many calls the rules have struck so far."""
+        rules = json.loads(self._request("GET"))
+        return sum(rule["struck"] for rule in (rules["rules"] if isinstance(rules, dict) else rules))
+
+    def _request(self, method, body=None):
+        url = f"http://127.0.0.1:{self._control}/_sandbox/rules"
+        with urllib.request.urlopen(urllib.request.Request(url, body, method=method), timeout=30) as answer:
+            return answer.read()
+
+    def client(self):
+        return boto3.client(
+            "s3",
+            endpoint_url=self.url,
+            region_name=REGION,
+            aws_access_key_id=KEYS["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=KEYS["AWS_SECRET_ACCESS_KEY"],
+            config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 3}),
+        )
+
+    def objects(self, bucket, prefix=""):
+        """Maps each key to its size and ETag."""
+        pages = self.client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        return {each["Key"]: (each["Size"], each["ETag"]) for page in pages for each in page.get("Contents", [])}
+
+    def uploads(self, bucket):
+        return self.client().list_multipart_uploads(Bucket=bucket).get("Uploads", [])

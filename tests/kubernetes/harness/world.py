@@ -1,0 +1,247 @@
+"""One scenario's world: a namespace with `deploy/kubernetes` in it, and an S3 of its own.
+
+What is done to the cluster is done by kubectl, in the words of deploy/README.md. What came of it is seen by the watch, which
+also knows the pods that are gone.
+"""
+
+import json
+import os
+import time
+
+import yaml
+
+from . import ROOT
+from .build import IMAGE
+from .processes import Processes
+from .server import KEYS, Server
+
+SOURCE, DESTINATION, OPS = "lake-prod", "lake-replica", "lake-ops"
+NEVER = "0 0 1 1 *"
+
+
+class World:
+    def __init__(self, cluster, name):
+        self.cluster = cluster
+        self.namespace = name.replace("_", "-")
+        self.directory = cluster.directory / "scenarios" / self.namespace
+        self.directory.mkdir(parents=True)
+        self.processes = Processes(self.directory)
+        self.server = Server(self.processes, cluster.binary)
+        self.kubectl("create", "namespace", self.namespace)
+
+    def close(self):
+        self.kubectl("delete", "namespace", self.namespace, "--wait=false", check=False)
+        self.processes.close()
+
+    def kubectl(self, *arguments, **options):
+        return self.cluster.kubectl("--namespace", self.namespace, *arguments, **options)
+
+    # What an operator does.
+
+    def start_server(self, **prefixes):
+        """Starts the S3 with so many objects below each prefix of the source: `a=40` makes a/00000 to a/00039."""
+        keys = [f"{prefix}/{number:05}" for prefix, count in (prefixes or {"a": 40}).items() for number in range(count)]
+        self.server.start([SOURCE, DESTINATION, OPS], {key: 4096 for key in keys})
+
+    def create_secret(self, **keys):
+        literals = [f"--from-literal={name}={value}" for name, value in (keys or KEYS).items()]
+        self.kubectl("create", "secret", "generic", "s3haul-credentials", *literals)
+
+    def deploy(self, job=None, container=None, pod=None, job_spec=None, schedule=NEVER):
+        """Applies deploy/kubernetes by an overlay of endpoint, image, and schedule. A scenario may give another job manifest
+        (a function that edits that of deploy/), or fields of the container, the pod, or the Job."""
+        self._write_overlay(job, container or {}, pod or {}, job_spec or {}, schedule)
+        self.kubectl("apply", "-k", self.directory)
+
+    def _write_overlay(self, job, container, pod, job_spec, schedule):
+        environment = [{"name": "AWS_ENDPOINT_URL_S3", "value": self.server.url}]
+        secret = [{"secretRef": {"name": "s3haul-credentials"}}]
+        containers = [{"name": "s3haul", "env": environment, "envFrom": secret, **container}]
+        template = {"spec": {"containers": containers, **pod}}
+        patch = {
+            "apiVersion": "batch/v1",
+            "kind": "CronJob",
+            "metadata": {"name": "s3haul"},
+            "spec": {"schedule": schedule, "jobTemplate": {"spec": {"template": template, **job_spec}}},
+        }
+        name, tag = IMAGE.split(":")
+        kustomization = {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "namespace": self.namespace,
+            # Kustomize wants a relative path.
+            "resources": [os.path.relpath(ROOT / "deploy/kubernetes", self.directory.resolve())],
+            "images": [{"name": "s3haul", "newName": name, "newTag": tag}],
+            "patches": [{"patch": yaml.safe_dump(patch)}],
+        }
+        if job:
+            manifest = yaml.safe_load((ROOT / "deploy/kubernetes/job.yaml").read_text())
+            job(manifest)
+            (self.directory / "job.yaml").write_text(yaml.safe_dump(manifest))
+            generator = {"name": "s3haul-job", "behavior": "replace", "files": ["job.yaml"]}
+            kustomization["configMapGenerator"] = [generator]
+        (self.directory / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+
+    def run_now(self, name="s3haul-now"):
+        self.kubectl("create", "job", "--from=cronjob/s3haul", name)
+        return name
+
+    def own_nodes(self, count, **resources):
+        """Starts nodes for this scenario alone. Returns their names, and what a pod needs to come there."""
+        label = f"for={self.namespace}"
+        names = [f"{self.namespace}-{number}" for number in range(count)]
+        for name in names:
+            self.cluster.add_node(name, label, **resources)
+        toleration = {"key": "for", "operator": "Equal", "value": self.namespace, "effect": "NoSchedule"}
+        return names, {"nodeSelector": {"for": self.namespace}, "tolerations": [toleration]}
+
+    def evict(self, pod):
+        """What `kubectl drain` does to each pod."""
+        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": self.namespace}}
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{pod}/eviction"
+        self.cluster.api.call(path, method="POST", body=eviction)
+
+    # What came of it.
+
+    def pods(self, job=None):
+        """All pods of a Job, the oldest first, those that are gone included."""
+        label = "batch.kubernetes.io/job-name"
+        found = self.cluster.watch.objects("pods", self.namespace)
+        return [pod for pod in found if job in (None, pod["metadata"]["labels"].get(label))]
+
+    def job(self, name):
+        return next((job for job in self.cluster.watch.objects("jobs", self.namespace) if name_of(job) == name), None)
+
+    def events(self):
+        return [(each["reason"], each["message"]) for each in self.cluster.watch.objects("events", self.namespace)]
+
+    def wait(self, condition, what, timeout=120):
+        return self.cluster.watch.wait(condition, timeout, what)
+
+    def wait_for_running(self, job, number=1, timeout=120):
+        """Waits until the Job's nth pod runs and returns its name."""
+
+        def running():
+            pods = self.pods(job)
+            return len(pods) >= number and pods[number - 1]["status"].get("phase") == "Running" and name_of(pods[number - 1])
+
+        return self.wait(running, f"pod {number} of {job} runs", timeout)
+
+    def wait_for_end(self, job, timeout=120):
+        """Waits until a Job has ended and returns its condition and reason: ("Complete", "CompletionsReached")."""
+
+        def ended():
+            conditions = (self.job(job) or {"status": {}})["status"].get("conditions", [])
+            return next(
+                ((each["type"], each.get("reason")) for each in conditions
+                 if each["type"] in ("Complete", "Failed") and each["status"] == "True"),
+                None,
+            )
+
+        return self.wait(ended, f"{job} ends", timeout)
+
+    def wait_for_struck(self, count, timeout=60):
+        """Waits until the rules of the server have struck so many calls."""
+        self._poll(lambda: self.server.struck() >= count, f"{count} calls are struck", timeout)
+
+    def wait_for_objects(self, count, bucket=DESTINATION, timeout=60):
+        self._poll(lambda: len(self.server.objects(bucket)) >= count, f"{count} objects in {bucket}", timeout)
+
+    def wait_for_log(self, pod, text, timeout=60):
+        self._poll(lambda: text in self.kubectl("logs", pod, check=False), f"{text!r} in the log of {pod}", timeout)
+
+    def _poll(self, condition, what, timeout):
+        until = time.monotonic() + timeout
+        while not condition():
+            if failed := [name_of(job) for job in self.cluster.watch.objects("jobs", self.namespace) if has_failed(job)]:
+                raise AssertionError(f"{failed[0]} has failed, and there were to be {what}")
+            if time.monotonic() > until:
+                raise AssertionError(f"not within {timeout} s: {what}")
+            time.sleep(0.3)
+
+    def exit_codes(self, job):
+        return [(terminated(pod) or {}).get("exitCode") for pod in self.pods(job)]
+
+    def log(self, pod):
+        """The log of a pod, from the API server while the pod is there, or from the collector."""
+        archived = self.cluster.archive / self.namespace / pod / "s3haul.log"
+        return archived.read_text() if archived.exists() else self.kubectl("logs", pod)
+
+    def log_of(self, job, number=1):
+        return self.log(name_of(self.pods(job)[number - 1]))
+
+    def pid(self, pod):
+        """The id of a pod's process on this machine."""
+        return int(self._of_kubelet(pod, "containers/s3haul/pid").read_text())
+
+    def report(self, pod, name="nightly-replica.jsonl"):
+        """The lines of the report on the pod's emptyDir: head, receipts, and foot."""
+        return [json.loads(line) for line in self._of_kubelet(pod, f"volumes/report/{name}").read_text().splitlines()]
+
+    def _of_kubelet(self, pod, path):
+        found = next(each for each in self.pods() if name_of(each) == pod)
+        node = self.cluster.node_directory(found["spec"]["nodeName"])
+        return node / "pods" / found["metadata"]["uid"] / path
+
+    # What is asserted often.
+
+    def assert_ended(self, job, condition, reason, exit_codes):
+        ended = self.wait_for_end(job)
+        # Pods end before their Job does, but their last word may come later.
+        self.wait(lambda: None not in self.exit_codes(job), f"the pods of {job} have ended")
+        equal((*ended, self.exit_codes(job)), (condition, reason, exit_codes), "condition, reason, and exit codes")
+
+    def assert_replica(self, prefix=""):
+        """Each object of the source is at the destination, with its content, and no upload is left."""
+        equal(self.server.objects(DESTINATION, prefix), self.server.objects(SOURCE, prefix), "objects at the destination")
+        equal(self.server.uploads(DESTINATION), [], "open uploads")
+
+    def assert_in_log(self, job, *texts, number=1):
+        log = self.log_of(job, number)
+        for text in texts:
+            assert text in log, f"{text!r} is not in the log:\n{log}"
+
+    def assert_one_receipt_per_object(self, pod):
+        head, *receipts, foot = self.report(pod)
+        assert "report" in head and "footer" in foot, (head, foot)
+        keys = sorted(receipt["destination"] for receipt in receipts)
+        equal(keys, sorted(f"s3://{DESTINATION}/{key}" for key in self.server.objects(SOURCE)), "receipts")
+
+    def describe(self):
+        """What an engineer looks at when a scenario fails."""
+        lines = []
+        for pod in self.pods():
+            lines.append(f"{name_of(pod)}: {json.dumps(pod['status'].get('containerStatuses'))}")
+            try:
+                lines += [f"    {line}" for line in self.log(name_of(pod)).splitlines()[-15:]]
+            except (AssertionError, OSError) as error:
+                lines.append(f"    no log: {error}")
+        for job in self.cluster.watch.objects("jobs", self.namespace):
+            lines.append(f"{name_of(job)}: {json.dumps(job['status'])}")
+        lines += [f"event {reason}: {message}" for reason, message in self.events()]
+        return "\n".join(lines)
+
+
+def name_of(found):
+    return found["metadata"]["name"]
+
+
+def has_failed(job):
+    return any(each["type"] == "Failed" and each["status"] == "True" for each in job["status"].get("conditions", []))
+
+
+def terminated(pod):
+    """The terminated state of a pod's container, or None."""
+    statuses = pod["status"].get("containerStatuses") or [{"state": {}}]
+    return statuses[0]["state"].get("terminated")
+
+
+def waiting(pod):
+    statuses = pod["status"].get("containerStatuses") or [{"state": {}}]
+    state = statuses[0]["state"].get("waiting") or {}
+    return state.get("reason"), state.get("message", "")
+
+
+def equal(found, expected, what):
+    if found != expected:
+        raise AssertionError(f"{what}:\n  found    {found}\n  expected {expected}")

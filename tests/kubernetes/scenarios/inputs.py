@@ -1,0 +1,179 @@
+"""Something that the operator gave is wrong, or something is not there yet."""
+
+import threading
+
+from harness.runner import scenario
+from harness.world import DESTINATION, equal, name_of, waiting
+
+
+@scenario
+def secret_missing(world):
+    """The pod waits and says for what; the run starts as soon as the Secret is there."""
+    world.start_server()
+    world.deploy()
+    job = world.run_now()
+    state = ("CreateContainerConfigError", 'secret "s3haul-credentials" not found')
+    world.wait(lambda: [waiting(pod) for pod in world.pods(job)] == [state], "the pod tells that the Secret is missing")
+    assert ("Failed", f"Error: {state[1]}") in world.events()
+    world.create_secret()
+    world.assert_ended(job, "Complete", "CompletionsReached", [0])
+    world.assert_replica()
+
+
+@scenario
+def config_map_key_missing(world):
+    reference = {"configMapKeyRef": {"name": "s3", "key": "region"}}
+    world.start_server()
+    world.create_secret()
+    world.kubectl("create", "configmap", "s3", "--from-literal=place=here")
+    world.deploy(container={"env": [
+        {"name": "AWS_ENDPOINT_URL_S3", "value": world.server.url}, {"name": "AWS_REGION", "valueFrom": reference},
+    ]})
+    job = world.run_now()
+    state = ("CreateContainerConfigError", f"couldn't find key region in ConfigMap {world.namespace}/s3")
+    world.wait(lambda: [waiting(pod) for pod in world.pods(job)] == [state], "the pod tells that the key is missing")
+    world.kubectl("patch", "configmap", "s3", "--patch", '{"data": {"region": "eu-central-1"}}')
+    world.assert_ended(job, "Complete", "CompletionsReached", [0])
+
+
+@scenario
+def manifest_missing(world):
+    """Somebody deletes the ConfigMap with job.yaml: the pod waits for its volume."""
+    world.start_server()
+    world.create_secret()
+    world.deploy()
+    name = world.kubectl("get", "configmaps", "--output=name", "--selector=app.kubernetes.io/name=s3haul").strip()
+    world.kubectl("delete", name)
+    job = world.run_now()
+    message = f'MountVolume.SetUp failed for volume "job" : configmap "{name.split("/")[1]}" not found'
+    world.wait(lambda: ("FailedMount", message) in world.events(), "an event tells that the ConfigMap is missing")
+    equal([waiting(pod)[0] for pod in world.pods(job)], ["ContainerCreating"], "state of the pod")
+
+
+@scenario
+def wrong_manifest(world):
+    """Exit code 2: the Job fails at once, with one pod."""
+
+    def mistyped(manifest):
+        manifest["transfers"][0]["form"] = manifest["transfers"][0].pop("from")
+
+    world.start_server()
+    world.create_secret()
+    world.deploy(mistyped)
+    job = world.run_now()
+    world.assert_ended(job, "Failed", "PodFailurePolicy", [2])
+    world.assert_in_log(job, "form")
+
+
+@scenario
+def wrong_bucket(world):
+    def wrong(manifest):
+        manifest["transfers"][0]["to"]["s3"] = "s3://lake-replika/"
+
+    world.start_server()
+    world.create_secret()
+    world.deploy(wrong)
+    job = world.run_now()
+    world.assert_ended(job, "Failed", "PodFailurePolicy", [3])
+    world.assert_in_log(job, "lake-replika")
+
+
+@scenario
+def wrong_region(world):
+    def wrong(manifest):
+        manifest["endpoints"]["default"]["region"] = "us-east-1"
+
+    world.start_server()
+    world.create_secret()
+    world.deploy(wrong)
+    job = world.run_now()
+    world.assert_ended(job, "Failed", "PodFailurePolicy", [3])
+    world.assert_in_log(job, "another region", "eu-central-1")
+
+
+@scenario
+def wrong_key(world):
+    world.start_server()
+    world.create_secret(AWS_ACCESS_KEY_ID="mistyped", AWS_SECRET_ACCESS_KEY="wrong")
+    world.deploy()
+    job = world.run_now()
+    world.assert_ended(job, "Failed", "PodFailurePolicy", [3])
+    world.assert_in_log(job, "InvalidAccessKeyId")
+    equal(world.server.objects(DESTINATION), {}, "objects at the destination")
+
+
+@scenario
+def server_away_at_the_start(world):
+    """For 5 s nobody listens: the first pod waits, and says for what."""
+    world.create_secret()
+    world.deploy()
+    job = world.run_now()
+    pod = world.wait_for_running(job)
+    late = threading.Timer(5, world.start_server)
+    late.start()
+    world.wait_for_log(pod, "waiting for")
+    late.join()
+    world.assert_ended(job, "Complete", "CompletionsReached", [0])
+    equal(len(world.pods(job)), 1, "pods")
+    world.assert_replica()
+
+
+@scenario
+def server_away_beyond_patience(world):
+    """Exit code 4, as often as it takes, without counting: the Job is there when the server is."""
+
+    def impatient(manifest):
+        manifest["limits"] = {"patience": "2s"}
+
+    world.create_secret()
+    world.deploy(impatient)
+    job = world.run_now()
+    world.wait(lambda: world.exit_codes(job)[:4] == [4, 4, 4, 4], "four pods have ended with 4")
+    equal(world.job(job)["status"].get("conditions"), None, "conditions of the Job")
+    world.start_server()
+    world.wait_for_end(job)
+    equal(set(world.exit_codes(job)[:-1]), {4}, "exit codes before the last")
+    world.assert_replica()
+
+
+@scenario
+def some_objects_fail(world):
+    """Exit code 1 counts: backoffLimit is 3, so there are four pods."""
+    world.start_server()
+    refused = {"answer": {"status": 403, "code": "AccessDenied"}}
+    world.server.rules([{"operation": "CopyObject", "key": "00001", "effect": refused}])
+    world.create_secret()
+    world.deploy()
+    job = world.run_now()
+    world.assert_ended(job, "Failed", "BackoffLimitExceeded", [1, 1, 1, 1])
+    world.server.forget_rules()
+    again = world.run_now("s3haul-again")
+    world.assert_ended(again, "Complete", "CompletionsReached", [0])
+    world.assert_replica()
+
+
+@scenario
+def report_target_refused(world):
+    def elsewhere(manifest):
+        manifest["report"] = {"json": "/not-there/report.jsonl"}
+
+    world.start_server()
+    world.create_secret()
+    world.deploy(elsewhere)
+    job = world.run_now()
+    world.assert_ended(job, "Failed", "PodFailurePolicy", [3])
+    world.assert_in_log(job, "/not-there")
+
+
+@scenario
+def journal_refused(world):
+    def forbidden(manifest):
+        manifest["journal"] = "s3://lake-ops-of-others/s3haul/"
+
+    world.start_server()
+    world.create_secret()
+    world.deploy(forbidden)
+    job = world.run_now()
+    world.assert_ended(job, "Failed", "PodFailurePolicy", [3])
+    world.assert_in_log(job, "lake-ops-of-others")
+    assert name_of(world.pods(job)[0]).startswith(job)

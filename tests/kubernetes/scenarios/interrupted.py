@@ -1,0 +1,190 @@
+"""The pod is taken away in mid-run."""
+
+import json
+import os
+import signal
+import time
+
+from harness.build import IMAGE
+from harness.runner import scenario
+from harness.world import equal, terminated
+
+from .nights import journal_in_s3
+
+
+def half_done(world, **deploy):
+    """A run that has copied the 30 objects of a/ and is refused those of b/. Returns the Job and its pod."""
+    world.start_server(a=30, b=30)
+    world.server.rules([{"operation": "CopyObject", "prefix": "b/", "effect": "throttle"}])
+    world.create_secret()
+    world.deploy(**deploy)
+    job = world.run_now()
+    pod = world.wait_for_running(job)
+    world.wait_for_objects(30)
+    return job, pod
+
+
+def completes(world, job, exit_codes):
+    world.server.forget_rules()
+    world.assert_ended(job, "Complete", "CompletionsReached", exit_codes)
+    world.assert_replica()
+
+
+@scenario
+def evicted(world):
+    """The Eviction API, which `kubectl drain` uses: SIGTERM, exit code 4, and the next pod goes on from the journal."""
+    job, pod = half_done(world, job=journal_in_s3)
+    world.evict(pod)
+    completes(world, job, [4, 0])
+    conditions = {each["type"]: each for each in world.pods(job)[0]["status"]["conditions"]}
+    equal(conditions["DisruptionTarget"]["reason"], "EvictionByEvictionAPI", "reason of the disruption")
+    assert not world.job(job)["status"].get("failed"), "an eviction does not count"
+
+
+@scenario
+def evicted_without_a_journal(world):
+    """The base as it is: the next pod lists both sides again."""
+    job, pod = half_done(world)
+    world.evict(pod)
+    completes(world, job, [4, 0])
+
+
+@scenario
+def drained(world):
+    """`kubectl drain`, with the flags that docs/operations.md names."""
+    _, there = world.own_nodes(2)
+    job, _ = half_done(world, job=journal_in_s3, pod=there)
+    node = world.pods(job)[0]["spec"]["nodeName"]
+    world.cluster.kubectl("drain", node, "--delete-emptydir-data", "--ignore-daemonsets", "--timeout=60s")
+    completes(world, job, [4, 0])
+    assert world.pods(job)[1]["spec"]["nodeName"] != node, "the second pod is elsewhere"
+
+
+@scenario
+def deleted_with_a_short_grace(world):
+    job, pod = half_done(world, job=journal_in_s3)
+    world.kubectl("delete", "pod", pod, "--grace-period=5")
+    completes(world, job, [4, 0])
+
+
+@scenario
+def killed(world):
+    """SIGKILL, as the kernel does when memory is short: 137, which counts, and the next pod goes on."""
+    job, pod = half_done(world, job=journal_in_s3)
+    os.kill(world.pid(pod), signal.SIGKILL)
+    completes(world, job, [137, 0])
+    equal(world.job(job)["status"]["failed"], 1, "failed pods")
+
+
+@scenario
+def out_of_memory(world):
+    """A limit that the program cannot keep: OOMKilled, up to backoffLimit."""
+    small = {"resources": {"requests": {"memory": "4Mi"}, "limits": {"memory": "4Mi"}}}
+    world.start_server(a=30)
+    world.server.rules([{"operation": "CopyObject", "effect": "throttle"}])
+    world.create_secret()
+    world.deploy(container=small)
+    job = world.run_now()
+    world.assert_ended(job, "Failed", "BackoffLimitExceeded", [137] * 4)
+    equal([terminated(pod)["reason"] for pod in world.pods(job)], ["OOMKilled"] * 4, "reasons")
+
+
+@scenario
+def deadline_reached(world):
+    """activeDeadlineSeconds: the pod gets SIGTERM, the Job fails, and the next night completes it."""
+    job, _ = half_done(world, job=journal_in_s3, job_spec={"activeDeadlineSeconds": 15})
+    world.assert_ended(job, "Failed", "DeadlineExceeded", [4])
+    next_night = world.run_now("s3haul-next-night")
+    completes(world, next_night, [0])
+
+
+@scenario
+def server_dies_then_evicted(world):
+    """The server is dead, and the pod must go: within the grace period, with exit code 4."""
+    job, pod = half_done(world, job=journal_in_s3)
+    world.server.process.kill()
+    world.evict(pod)
+    world.wait(lambda: terminated(world.pods(job)[0]), "the pod has ended")
+    equal(world.exit_codes(job)[0], 4, "exit code")
+
+
+@scenario
+def server_away_in_the_middle(world):
+    """All connections are reset for 20 s: the run waits, says so, and completes in the same pod."""
+    world.start_server(a=60)
+    world.server.rules([
+        {"operation": "CopyObject", "effect": {"delay": "1s"}, "key": "00059"},
+        {"from": "0s", "for": "20s", "effect": {"reset": "before"}},
+    ])
+    world.create_secret()
+    world.deploy(job=journal_in_s3)
+    job = world.run_now()
+    world.assert_ended(job, "Complete", "CompletionsReached", [0])
+    world.assert_in_log(job, "waiting for")
+    world.assert_replica()
+
+
+@scenario
+def preempted(world):
+    """A pod of a higher priority takes the place: SIGTERM, no count, and the run goes on when there is room."""
+    _, there = world.own_nodes(1, cpu="1")
+    job, pod = half_done(world, job=journal_in_s3, pod=there)
+    urgent = f"urgent-{world.namespace}"
+    world.cluster.kubectl("create", "priorityclass", urgent, "--value=1000")
+    container = {
+        "name": "urgent", "image": IMAGE, "args": ["sandbox"], "resources": {"requests": {"cpu": "800m"}},
+    }
+    other = {
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "urgent"},
+        "spec": {"restartPolicy": "Never", "priorityClassName": urgent, "containers": [container], **there},
+    }
+    world.kubectl("apply", "-f", "-", input=json.dumps(other))
+    world.wait(lambda: terminated(world.pods(job)[0]), f"{pod} has ended")
+    conditions = {each["type"]: each for each in world.pods(job)[0]["status"]["conditions"]}
+    equal(conditions["DisruptionTarget"]["reason"], "PreemptionByScheduler", "reason of the disruption")
+    world.kubectl("delete", "pod", "urgent", "--grace-period=1")
+    completes(world, job, [4, 0])
+    assert not world.job(job)["status"].get("failed"), "a preemption does not count"
+
+
+@scenario
+def controller_manager_killed(world):
+    """Nobody looks after Jobs for a while: the pod does not notice."""
+    job, pod = half_done(world, job=journal_in_s3)
+    world.cluster.controller_manager.kill()
+    world.cluster.controller_manager.wait()
+    world.evict(pod)
+    world.wait(lambda: terminated(world.pods(job)[0]), f"{pod} has ended")
+    world.cluster.start_controller_manager()
+    completes(world, job, [4, 0])
+
+
+@scenario
+def node_lost(world):
+    """The kubelet is cut off, its process lives, and the Node is deleted, as docs/operations.md says. The pod garbage
+    collector marks the pod as failed, the next pod takes the journal over, and the old process must not write any more."""
+    _, there = world.own_nodes(2)
+    job, pod = half_done(world, job=journal_in_s3, pod=there)
+    first = world.pods(job)[0]
+    node, old = first["spec"]["nodeName"], world.pid(pod)
+    kubelet = world.cluster.kubelet(node)
+    kubelet.send_signal(signal.SIGSTOP)
+    world.cluster.kubectl("delete", "node", node)
+    world.wait_for_running(job, number=2, timeout=180)
+    assert is_alive(old), "the old process is alive while the new one begins"
+    world.server.forget_rules()
+    equal(world.wait_for_end(job), ("Complete", "CompletionsReached"), "the end of the Job")
+    equal(world.exit_codes(job)[1], 0, "exit code of the second pod")
+    world.assert_replica()
+    until = time.monotonic() + 60
+    while is_alive(old):
+        assert time.monotonic() < until, "the old process goes on without the journal"
+        time.sleep(0.5)
+
+
+def is_alive(pid):
+    try:
+        # The third field; a kubelet that is stopped does not collect its children.
+        return open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

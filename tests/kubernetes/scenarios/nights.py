@@ -1,0 +1,111 @@
+"""Nights in which nothing goes wrong, or only the schedule is unusual."""
+
+from harness.runner import scenario
+from harness.world import OPS, equal, name_of
+
+
+def journal_in_s3(manifest):
+    # Its lock needs a server that is known to honour If-None-Match.
+    manifest["endpoints"]["default"]["provider"] = "aws"
+    manifest["journal"] = f"s3://{OPS}/s3haul/nightly-replica/"
+
+
+@scenario
+def first_deploy_by_the_docs(world):
+    """deploy/README.md, line by line."""
+    world.start_server()
+    world.create_secret()
+    world.deploy()
+    job = world.run_now()
+    world.assert_ended(job, "Complete", "CompletionsReached", [0])
+    world.assert_replica()
+    world.assert_one_receipt_per_object(name_of(world.pods(job)[0]))
+    assert "40 objects copied" in world.kubectl("logs", f"job/{job}")
+    again = world.run_now("s3haul-again")
+    world.assert_ended(again, "Complete", "CompletionsReached", [0])
+    world.assert_in_log(again, "0 objects copied")
+
+
+@scenario
+def the_schedule_starts_a_run(world):
+    world.start_server()
+    world.create_secret()
+    world.deploy(schedule="* * * * *")
+    jobs = lambda: world.cluster.watch.objects("jobs", world.namespace)
+    world.wait(jobs, "the schedule makes a Job", timeout=90)
+    world.assert_ended(name_of(jobs()[0]), "Complete", "CompletionsReached", [0])
+    world.assert_replica()
+
+
+@scenario
+def a_schedule_shorter_than_the_run_waits(world):
+    """concurrencyPolicy Forbid: the second minute starts no second Job while the first one is at work."""
+    world.start_server(a=10)
+    world.server.rules([{"operation": "CopyObject", "effect": "throttle"}])
+    world.create_secret()
+    world.deploy(schedule="* * * * *")
+    too_late = lambda: any(reason == "JobAlreadyActive" for reason, _ in world.events())
+    world.wait(too_late, "the controller tells that a run is still active", timeout=180)
+    equal(len(world.cluster.watch.objects("jobs", world.namespace)), 1, "Jobs")
+
+
+@scenario
+def suspended_and_resumed(world):
+    """Suspending deletes the pod; the Job goes on in a new one."""
+    world.start_server(a=20, b=20)
+    world.server.rules([{"operation": "CopyObject", "prefix": "b/", "effect": "throttle"}])
+    world.create_secret()
+    world.deploy(journal_in_s3)
+    job = world.run_now()
+    world.wait_for_running(job)
+    world.wait_for_objects(20)
+    world.kubectl("patch", "job", job, "--patch", '{"spec": {"suspend": true}}')
+    world.wait(lambda: world.pods(job)[0]["deleted"], "the pod of the suspended Job is gone")
+    world.server.forget_rules()
+    world.kubectl("patch", "job", job, "--patch", '{"spec": {"suspend": false}}')
+    world.assert_ended(job, "Complete", "CompletionsReached", [4, 0])
+    world.assert_replica()
+
+
+@scenario(EXPECTED_TO_FAIL="K4: each Job takes the journal from the other", WITH="s3haul-second ends")
+def two_jobs_at_once(world):
+    """The first one finishes undisturbed, and the second one is told who holds the journal and does not come back."""
+    world.start_server(a=20)
+    world.server.rules([{"operation": "CopyObject", "effect": "throttle"}])
+    world.create_secret()
+    world.deploy(journal_in_s3)
+    first = world.run_now("s3haul-first")
+    world.wait_for_running(first)
+    world.wait_for_struck(1)
+    second = world.run_now("s3haul-second")
+    condition, _ = world.wait_for_end(second, timeout=60)
+    equal(condition, "Failed", "the second Job")
+    equal(len(world.pods(second)), 1, "pods of the second Job")
+    assert name_of(world.pods(first)[0]) in world.log_of(second), "the second one names the holder"
+    world.server.forget_rules()
+    world.assert_ended(first, "Complete", "CompletionsReached", [0])
+    world.assert_replica()
+
+
+@scenario(EXPECTED_TO_FAIL="K10: a changed manifest is refused until somebody passes --fresh by hand", WITH="PodFailurePolicy")
+def job_edited_between_two_nights(world):
+    world.start_server(a=20, b=20)
+    world.server.rules([{"operation": "CopyObject", "prefix": "b/", "effect": "throttle"}])
+    world.create_secret()
+    world.deploy(journal_in_s3)
+    job = world.run_now()
+    pod = world.wait_for_running(job)
+    world.wait_for_objects(20)
+    world.kubectl("delete", "job", job)
+    world.wait(lambda: all(each["deleted"] for each in world.pods(job)), f"{pod} is gone")
+    world.server.forget_rules()
+
+    def edited(manifest):
+        journal_in_s3(manifest)
+        manifest["on_change"] = "new-run"
+        manifest["transfers"][0]["from"]["exclude"] = ["tmp/**", "old/**"]
+
+    world.deploy(edited)
+    next_night = world.run_now("s3haul-next-night")
+    world.assert_ended(next_night, "Complete", "CompletionsReached", [0])
+    world.assert_replica()
