@@ -58,6 +58,32 @@ struct Trial {
 }
 
 impl<'w> Wanted<'w> {
+    /// Records the loss of tags that may not be read, for a copy that an earlier session made.
+    ///
+    /// A copy carries tags along by itself, and a refused copy reveals that they may not be read.
+    /// Here nothing is copied, so the tags are asked for.
+    pub(super) async fn record_unreadable_tags(
+        &self,
+        bucket: &Bucket,
+        head: &Head,
+        pin: &SourcePin,
+        draft: &mut Draft,
+    ) -> Result<(), Trouble> {
+        if self.full.tags != Tags::AsSource || head.tag_count.is_some() {
+            return Ok(());
+        }
+        let source = Source {
+            work: self.work,
+            bucket,
+            pin,
+        };
+        let ask = || bucket.tags(&pin.key, source.version());
+        source
+            .or_loss(Attribute::Tags, &source.permission("Tagging"), ask, draft)
+            .await?;
+        Ok(())
+    }
+
     /// Reads what a copy of `head` shall have. `head` is completed with what S3 shows elsewhere
     /// only.
     pub(super) async fn of_copy(

@@ -199,6 +199,7 @@ impl Copy<'_> {
         self.demand_proof(&head, wanted.attributes())?;
         if let Some(reason) = step.found {
             drop(slot);
+            Box::pin(wanted.record_unreadable_tags(source, &head, &pin, draft)).await?;
             let asked = wanted.asked(&head);
             return Box::pin(self.found_again(&head, asked, reason, draft)).await;
         }

@@ -9,22 +9,25 @@
 //! renamed and synced again with the directory, and only then are the segments removed that it
 //! stands for: at every moment of a crash either the old files are complete or the new one is.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
-use std::io::{self, Read as _, Seek as _, Write as _};
+mod lock;
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Write as _};
 use std::os::unix::fs::{
     DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
 };
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::sleep;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::task::spawn_blocking;
 
+pub(super) use self::lock::Holder;
+use self::lock::{LOCK, lock};
 use super::error::JournalError;
 use super::event::Event;
-use super::identity::{Writer, host};
+use super::identity::Writer;
 use super::salvage::Salvage;
 use super::segment::{self, Header, Name, Replay, segment_name, snapshot_name};
 use super::state::RunState;
@@ -34,8 +37,7 @@ use crate::size::MIB;
 /// Segments are read as a whole, so none gets longer than this, whether or not a snapshot can be
 /// taken.
 const SEGMENT: u64 = 8 * MIB;
-/// How often a reader begins again because files went away under it, and how often a lock that
-/// another process holds is tried again.
+/// How often a reader begins again because files went away under it.
 const LOOKS: u32 = 10;
 
 /// A journal that this process may write.
@@ -491,9 +493,6 @@ fn sync_names(path: &Path) -> io::Result<()> {
 const FILE_MODE: u32 = 0o600;
 const DIRECTORY_MODE: u32 = 0o700;
 
-const LOCK: &str = "lock";
-/// The first bytes of a lock that has been taken.
-const LOCK_BEGINS: &[u8] = b"{\"id\":\"";
 /// The end of a snapshot's name until it is whole.
 const HALF: &str = ".log.half";
 
@@ -503,104 +502,6 @@ fn is_half(name: &str) -> bool {
         .strip_prefix("snapshot-")
         .and_then(|name| name.strip_suffix(HALF));
     number.is_some_and(|number| number.parse::<u64>().is_ok())
-}
-
-/// Refuses to write over a file that is called like the lock and is none. One that was torn by a
-/// full disk is the beginning of one.
-fn must_be_a_lock(file: &mut File) -> io::Result<()> {
-    let mut text = Vec::new();
-    file.take(4096).read_to_end(&mut text)?;
-    let is_lock = text.starts_with(&LOCK_BEGINS[..LOCK_BEGINS.len().min(text.len())]);
-    if is_lock {
-        return Ok(());
-    }
-    Err(io::Error::other(
-        "this file is not the lock of a journal and would be overwritten; give the journal a directory of its own",
-    ))
-}
-
-/// Takes the lock and writes down who has it.
-fn lock(path: &Path, writer: &Writer) -> Result<File, JournalError> {
-    let name = path.join(LOCK);
-    let failed = |error: &io::Error| JournalError::io(&name.display(), error);
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(FILE_MODE)
-        .open(&name)
-        .map_err(|error| failed(&error))?;
-    let mut tries = 0;
-    loop {
-        match file.try_lock() {
-            Ok(()) => break,
-            // A writer that ends leaves the lock to each child that it is forking at this moment,
-            // until the child's exec closes the file.
-            Err(TryLockError::WouldBlock) if tries < LOOKS => tries += 1,
-            Err(TryLockError::WouldBlock) => {
-                let by = holder(&name).unwrap_or_else(Writer::unknown);
-                return Err(JournalError::Held {
-                    place: path.display().to_string(),
-                    by,
-                });
-            }
-            Err(TryLockError::Error(error)) => return Err(failed(&error)),
-        }
-        sleep(Duration::from_millis(20));
-    }
-    must_be_a_lock(&mut file).map_err(|error| failed(&error))?;
-    let text = serde_json::to_vec(writer).unwrap_or_default();
-    let written = file
-        .set_len(0)
-        .and_then(|()| file.rewind())
-        .and_then(|()| file.write_all(&text));
-    written.map_err(|error| failed(&error))?;
-    Ok(file)
-}
-
-/// Who holds the lock, by its own word. It writes that down right after it took the lock.
-fn holder(name: &Path) -> Option<Writer> {
-    for _ in 0..LOOKS {
-        let mut text = String::new();
-        let read = File::open(name).and_then(|mut file| file.read_to_string(&mut text));
-        if let (Ok(_), Ok(writer)) = (read, serde_json::from_str(&text)) {
-            return Some(writer);
-        }
-        sleep(Duration::from_millis(20));
-    }
-    None
-}
-
-/// Whether somebody writes a journal, found out without touching its lock.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Holder {
-    /// Who wrote it last.
-    pub(super) writer: Option<Writer>,
-    /// Whether that process holds the lock now; `None` where this can not be seen: on another
-    /// machine, or off Linux.
-    pub(super) alive: Option<bool>,
-}
-
-impl Holder {
-    fn of(path: &Path) -> Self {
-        let name = path.join(LOCK);
-        let writer = holder(&name);
-        let same_machine = writer.as_ref().is_some_and(|writer| writer.host == host());
-        let alive = same_machine.then(|| is_locked(&name)).flatten();
-        Self { writer, alive }
-    }
-}
-
-/// Whether any process of this machine has a lock on a file, by the kernel's own table.
-fn is_locked(name: &Path) -> Option<bool> {
-    let inode = format!(":{}", fs::metadata(name).ok()?.ino());
-    let locks = fs::read_to_string("/proc/locks").ok()?;
-    let is_ours = |line: &str| {
-        let mut words = line.split_whitespace();
-        words.nth(1) == Some("FLOCK") && words.nth(3).is_some_and(|file| file.ends_with(&inode))
-    };
-    Some(locks.lines().any(is_ours))
 }
 
 #[cfg(test)]
