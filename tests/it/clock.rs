@@ -18,7 +18,7 @@ const OBJECTS: usize = 60;
 const MINUTE: i64 = 60;
 
 /// The header that tells a time.
-pub(crate) fn date_header(time: jiff::Zoned) -> String {
+pub(crate) fn date_header(time: &jiff::Zoned) -> String {
     format!("date: {}", time.strftime("%a, %d %b %Y %H:%M:%S GMT"))
 }
 
@@ -46,7 +46,7 @@ impl Server {
         let lie = move |asked: &Asked| {
             let offset = ahead(taken.load(Ordering::SeqCst));
             let now = Timestamp::now() + SignedDuration::from_secs(offset);
-            let date = date_header(now.to_zoned(TimeZone::UTC));
+            let date = date_header(&now.to_zoned(TimeZone::UTC));
             let off = signed_at(asked)
                 .map(|signed| (now - signed).total(jiff::Unit::Second).unwrap().abs());
             if off.is_some_and(|off| off <= 300.0) {

@@ -345,7 +345,7 @@ async fn two_keys_that_are_written_alike_are_told() {
     let liar = Liar::before(&world, lie).await;
     let mut job = liar.job(&world, copy_all(), Provider::Auto);
     crate::world::restate(&mut job, |endpoint| {
-        endpoint.capabilities.ordered_lists = Some(false)
+        endpoint.capabilities.ordered_lists = Some(false);
     });
     let run = world.try_run_job(&job).await.unwrap();
     assert_eq!(run.outcome.done_objects, 1);

@@ -97,7 +97,7 @@ fn in_parts(transfer: Transfer) -> Transfer {
 
 fn without_order(job: &mut Job) {
     restate(job, |endpoint| {
-        endpoint.capabilities.ordered_lists = Some(false)
+        endpoint.capabilities.ordered_lists = Some(false);
     });
 }
 
@@ -333,7 +333,7 @@ async fn a_list_that_was_believed_to_be_in_order_is_read_again_when_it_is_not() 
     go_on(&mut world);
     put(&world, "001", 1);
     restate(&mut job, |endpoint| {
-        endpoint.capabilities.ordered_lists = None
+        endpoint.capabilities.ordered_lists = None;
     });
     let run = world.session(directory.path(), &job, Intent::Resume).await;
     assert_eq!(run.outcome.failed_objects, 0, "{:?}", run.outcome);
@@ -355,7 +355,7 @@ async fn an_upload_at_another_server_is_not_forgotten() {
     go_on(&mut here);
     let url = job.endpoints[DEFAULT_ENDPOINT].stated.url.clone();
     restate(&mut job, |endpoint| {
-        endpoint.url = Some(elsewhere.sandbox.url().to_owned())
+        endpoint.url = Some(elsewhere.sandbox.url().to_owned());
     });
     elsewhere
         .session(directory.path(), &job, Intent::Fresh)

@@ -9,6 +9,10 @@
     clippy::expect_used,
     reason = "helpers of tests may panic"
 )]
+#![allow(
+    clippy::too_many_lines,
+    reason = "a scenario with several steps reads best in one piece"
+)]
 
 mod access;
 mod acl;

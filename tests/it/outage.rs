@@ -75,7 +75,7 @@ impl Line {
     fn job(&self, world: &World) -> Job {
         let mut job = world.job(copy_all());
         restate(&mut job, |endpoint| {
-            endpoint.url = Some(format!("http://{}", self.at))
+            endpoint.url = Some(format!("http://{}", self.at));
         });
         job
     }
@@ -280,7 +280,7 @@ async fn a_name_that_nobody_knows_is_told_with_its_reason() {
     let world = World::new().await;
     let mut job = world.job(copy_all());
     restate(&mut job, |endpoint| {
-        endpoint.url = Some("https://nosuch.invalid".to_owned())
+        endpoint.url = Some("https://nosuch.invalid".to_owned());
     });
     let began = Instant::now();
     let failure = world

@@ -189,7 +189,7 @@ async fn someone_elses_object_is_not_removed_in_place_of_ours() {
     let overwrite = Effect::hook({
         let theirs = theirs.clone();
         move |store| {
-            drop(store.put_object(DESTINATION, "k", theirs.clone(), &ObjectSpec::default()))
+            drop(store.put_object(DESTINATION, "k", theirs.clone(), &ObjectSpec::default()));
         }
     });
     world

@@ -187,7 +187,7 @@ async fn a_report_that_is_cut_or_written_to_in_mid_run_is_whole_again_or_says_th
             .open(path)
             .unwrap()
             .set_len(0)
-            .unwrap()
+            .unwrap();
     };
     let cut: Damage = |path| {
         let file = fs::File::options().write(true).open(path).unwrap();

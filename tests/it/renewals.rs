@@ -355,7 +355,7 @@ async fn the_end_of_credentials_is_judged_by_the_clock_of_the_server(#[case] fir
             gives.reply(Reply::Fresh(LASTS + AHEAD));
         }
         let now = Timestamp::now() + ahead;
-        let date = date_header(now.to_zoned(TimeZone::UTC));
+        let date = date_header(&now.to_zoned(TimeZone::UTC));
         let refuse = |code| Lie::Given(Answer::error(403, code).with(&date));
         let signed = signed_at(asked).unwrap();
         if (now - signed).total(jiff::Unit::Second).unwrap().abs() > 300.0 {

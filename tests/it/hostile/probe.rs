@@ -66,7 +66,7 @@ async fn play(strike: Option<(Operation, Way)>) -> (Result<(), String>, Vec<Oper
     let hostile = Hostile::start(world.sandbox.url(), world.sandbox.store().clone()).await;
     let mut job = world.job(copy_all());
     restate(&mut job, |endpoint| {
-        endpoint.url = Some(hostile.url.clone())
+        endpoint.url = Some(hostile.url.clone());
     });
     let halt = CancellationToken::new();
     let mut connections = world.connections(&job, &halt, &Limits::default());

@@ -295,7 +295,7 @@ async fn other_servers_change_objects_too() {
         );
         let change = || {
             onto_itself(|transfer| {
-                transfer.set.metadata = [("x".to_owned(), "y".to_owned())].into()
+                transfer.set.metadata = [("x".to_owned(), "y".to_owned())].into();
             })
         };
         let run = world.run(change()).await;
@@ -328,7 +328,7 @@ async fn tags_that_would_come_late_fail_the_object() {
     put(&world, "k", 10, &ObjectSpec::default().tag("a", "b"));
     let run = world
         .run(onto_itself(|transfer| {
-            transfer.set.content_type = Some("a/b".to_owned())
+            transfer.set.content_type = Some("a/b".to_owned());
         }))
         .await;
     assert_eq!(run.error(), "not-kept");

@@ -25,11 +25,11 @@ const PHASE: Duration = Duration::from_secs(2);
 
 /// Ends sets of credentials when their time is over, and some of them early.
 async fn end_sets(world: &World, issuer: &Issuer) {
-    let mut issued: Vec<Instant> = Vec::new();
+    let mut starts: Vec<Instant> = Vec::new();
     let mut ended = 0;
     loop {
-        issued.resize(issuer.asked(), Instant::now());
-        while let Some(since) = issued.get(ended) {
+        starts.resize(issuer.asked(), Instant::now());
+        while let Some(since) = starts.get(ended) {
             // Every seventh one is revoked, once it is used.
             let lasts = if ended % 7 == 6 { TAKEN / 4 } else { TAKEN };
             if since.elapsed() < lasts {
