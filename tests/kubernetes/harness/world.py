@@ -107,7 +107,7 @@ class World:
         """All pods of a Job, the oldest first, those that are gone included."""
         label = "batch.kubernetes.io/job-name"
         found = self.cluster.watch.objects("pods", self.namespace)
-        return [pod for pod in found if job in (None, pod["metadata"]["labels"].get(label))]
+        return [pod for pod in found if job in (None, pod["metadata"].get("labels", {}).get(label))]
 
     def job(self, name):
         return next((job for job in self.cluster.watch.objects("jobs", self.namespace) if name_of(job) == name), None)
@@ -214,7 +214,7 @@ class World:
             lines.append(f"{name_of(pod)}: {json.dumps(pod['status'].get('containerStatuses'))}")
             try:
                 lines += [f"    {line}" for line in self.log(name_of(pod)).splitlines()[-15:]]
-            except (AssertionError, OSError) as error:
+            except (AssertionError, OSError, ValueError) as error:
                 lines.append(f"    no log: {error}")
         for job in self.cluster.watch.objects("jobs", self.namespace):
             lines.append(f"{name_of(job)}: {json.dumps(job['status'])}")
