@@ -155,7 +155,7 @@ class World:
         while not condition():
             if failed := [name_of(job) for job in self.cluster.watch.objects("jobs", self.namespace) if has_failed(job)]:
                 raise AssertionError(f"{failed[0]} has failed, and there were to be {what}")
-            if time.monotonic() > until:
+            if self.cluster.watch.closed or time.monotonic() > until:
                 raise AssertionError(f"not within {timeout} s: {what}")
             time.sleep(0.3)
 
