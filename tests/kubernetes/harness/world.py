@@ -119,11 +119,13 @@ class World:
         return self.cluster.watch.wait(condition, timeout, what)
 
     def wait_for_running(self, job, number=1, timeout=120):
-        """Waits until the Job's nth pod runs and returns its name."""
+        """Waits until the Job's nth pod runs, or has run, and returns its name."""
 
         def running():
             pods = self.pods(job)
-            return len(pods) >= number and pods[number - 1]["status"].get("phase") == "Running" and name_of(pods[number - 1])
+            if len(pods) < number or pods[number - 1]["status"].get("phase") in (None, "Pending"):
+                return None
+            return name_of(pods[number - 1])
 
         return self.wait(running, f"pod {number} of {job} runs", timeout)
 
