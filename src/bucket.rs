@@ -7,6 +7,7 @@
 
 mod blob;
 mod body;
+mod call;
 mod caught;
 pub mod contact;
 mod denial;
@@ -25,12 +26,11 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::sync::OnceCell;
-use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use self::call::Repeat;
 use self::contact::Contact;
 pub use self::hidden::HiddenEtags;
-use self::judge::{Doubts, Verdict};
 use self::parking::Parks;
 use self::stopping::Purpose;
 use crate::checksum::Running;
@@ -38,7 +38,6 @@ use crate::location::{BucketName, ObjectKey};
 use crate::manifest::job::Limits;
 use crate::pace::slots::{self, Want};
 use crate::pace::{Lanes, Pacer, RetryPolicy};
-use crate::s3::progress::within;
 use crate::s3::{
     Access, Attributes, Begun, BucketHead, Capabilities, Checksum, ChecksumAlgorithm, Class,
     Client, CompleteSpec, Connect, CustomerKey, Failure, FailureKind, Head, OpenUpload, Operation,
@@ -74,15 +73,6 @@ pub struct Bucket {
     versioned: Arc<OnceCell<Option<Versioning>>>,
     /// The time that the caller has already waited for the outcome.
     waited: Duration,
-}
-
-/// Whether a request may be sent again when its outcome is not known.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Repeat {
-    /// It has the same effect twice.
-    Always,
-    /// Only when it surely did not happen.
-    UnlessUnknown,
 }
 
 /// The outcome of a request, and how often it was sent.
@@ -282,190 +272,6 @@ impl Bucket {
     #[must_use]
     pub fn place(&self, key: &ObjectKey) -> String {
         format!("{}/{key}", self.name)
-    }
-
-    /// Not itself a future around another one: those of all requests end up inside that of an
-    /// object.
-    fn call<T, F>(
-        &self,
-        operation: Operation,
-        key: Option<&ObjectKey>,
-        bytes: u64,
-        repeat: Repeat,
-        attempt: impl Fn() -> F,
-    ) -> impl Future<Output = Result<Answer<T>, Failure>>
-    where
-        F: Future<Output = Result<T, Failure>>,
-    {
-        let at = key.map_or("", ObjectKey::as_str);
-        self.call_at(at, operation, key, bytes, repeat, attempt)
-    }
-
-    /// [`Bucket::call`] for a request that is about the keys around `at`, which S3 counts against
-    /// their partition.
-    async fn call_at<T, F>(
-        &self,
-        at: &str,
-        operation: Operation,
-        key: Option<&ObjectKey>,
-        bytes: u64,
-        repeat: Repeat,
-        attempt: impl Fn() -> F,
-    ) -> Result<Answer<T>, Failure>
-    where
-        F: Future<Output = Result<T, Failure>>,
-    {
-        let lanes = self.lanes(operation.class());
-        let full_limit = self.retry.time_limit(operation, bytes);
-        // Patience is for the server: time at the user's own limits does not use it up, nor does an
-        // outage, which has its own clock for all requests together.
-        let (mut since, mut held) = (None::<Instant>, Duration::ZERO);
-        let (mut attempts, mut maybe_twice, mut doubts) = (0, false, Doubts::default());
-        let mut is_late = !self.waited.is_zero();
-        let mut parked = None;
-        loop {
-            // Nor does the time without credentials, which has a clock of its own too.
-            let unsigned = self
-                .credentials(operation, key)
-                .await
-                .map_err(|failure| failure.after(attempts.max(1)))?;
-            let Some(admitted) = self
-                .admitted(at, operation, bytes, attempts, parked.take())
-                .await
-            else {
-                return Err(self.stopped(operation, key).after(attempts));
-            };
-            let mut admitted =
-                admitted.map_err(|outlasted| self.outlasted(&outlasted, operation, key))?;
-            if since.is_some() {
-                held += unsigned + admitted.pass.held + admitted.limited;
-            }
-            attempts += 1;
-            admitted.pass.attempt = attempts;
-            let limit = if let Some(contact) = &self.contact {
-                contact.time_limit(full_limit)
-            } else {
-                // A server that answers is given time to; one that does not has no more than the
-                // patience.
-                let spent = if is_late {
-                    self.spent(since, held)
-                } else {
-                    Duration::ZERO
-                };
-                let left = self
-                    .retry
-                    .patience
-                    .saturating_sub(spent.max(admitted.pass.down_for));
-                self.retry.silence_limit(operation, full_limit, left)
-            };
-            let (sent, credentials) = (Instant::now(), self.client.credentials());
-            let answer = tokio::select! {
-                answer = within(limit, full_limit.max(limit), self.caught(operation, key, &attempt)) => answer,
-                () = self.halt.cancelled() => return Err(self.stopped(operation, key).after(attempts)),
-            };
-            let took = sent.elapsed();
-            let silent_for = answer.as_ref().err().copied();
-            is_late = silent_for.is_some();
-            let outcome = answer.unwrap_or_else(|_| Err(self.late(limit, operation, key)));
-            match outcome.as_ref().err() {
-                // A server that is not up yet says nothing about the pace that it can bear later.
-                Some(failure) if self.contact.is_some() && failure.kind().may_pass_later() => {
-                    drop(admitted)
-                }
-                failure => self
-                    .pacer
-                    .learn(admitted, operation, failure, bytes, took, limit),
-            }
-            let failure = match outcome {
-                Ok(value) => {
-                    self.note_success(operation, bytes, took);
-                    self.client.accepted(credentials, sent);
-                    return Ok(Answer {
-                        value,
-                        attempts,
-                        maybe_twice,
-                    });
-                }
-                Err(failure) => match Box::pin(self.judged(failure, key, &mut doubts)).await {
-                    Verdict::Stands(failure) => failure.after(attempts),
-                    Verdict::Again => {
-                        self.pacer.retried();
-                        continue;
-                    }
-                },
-            };
-            let needs_a_look =
-                failure.kind().outcome_unknown() || *failure.kind() == FailureKind::Corrupted;
-            if repeat == Repeat::UnlessUnknown && needs_a_look {
-                return Err(failure);
-            }
-            maybe_twice |= failure.kind().outcome_unknown();
-            // An attempt that got no answer was waiting too.
-            since.get_or_insert_with(|| {
-                let now = Instant::now();
-                now.checked_sub(silent_for.unwrap_or_default())
-                    .unwrap_or(now)
-            });
-            let waited = match &self.contact {
-                Some(contact) => contact.elapsed(),
-                None => self.spent(since, held),
-            };
-            // Attempts that take long would otherwise outlast the patience: each may take some
-            // seconds.
-            let is_over = self
-                .contact
-                .as_ref()
-                .is_some_and(|contact| contact.left().is_zero());
-            let wait = self.wait(&failure, waited);
-            let wait = match wait.filter(|_| !is_over) {
-                Some(wait) => self
-                    .contact
-                    .as_ref()
-                    .map_or(wait, |contact| contact.pause(wait)),
-                None if let Some(contact) = &self.contact => {
-                    return Err(contact.given_up(self.in_its_network(failure)));
-                }
-                // The endpoint as a whole does not answer: that ends when the outage does, or its
-                // patience.
-                None if failure.kind().speaks_of_an_outage()
-                    && operation != Operation::HeadBucket
-                    && (lanes.is_out() || Box::pin(self.is_silent(&failure, waited)).await) =>
-                {
-                    Duration::ZERO
-                }
-                // Whether it was an outage will not be known.
-                None if failure.kind().speaks_of_an_outage() && self.halt.is_cancelled() => {
-                    return Err(self.stopped(operation, key).after(attempts));
-                }
-                None => return Err(self.unanswered(failure, waited)),
-            };
-            tracing::debug!(%failure, ?wait, "will be sent again");
-            if let Some(contact) = &self.contact {
-                contact.failed(&failure);
-            }
-            self.pacer.retried();
-            parked = self.park_throttled(&failure, bytes);
-            let _late = (*failure.kind() == FailureKind::Throttled).then(|| lanes.late(at));
-            tokio::select! {
-                () = sleep(wait) => {}
-                // It would have been sent again: the stop ends it, not what the server said.
-                () = self.waits_in_vain(lanes, operation, attempts) => return Err(self.stopped(operation, key).after(attempts)),
-            }
-        }
-    }
-
-    async fn read<T, F>(
-        &self,
-        operation: Operation,
-        key: Option<&ObjectKey>,
-        attempt: impl Fn() -> F,
-    ) -> Result<T, Failure>
-    where
-        F: Future<Output = Result<T, Failure>>,
-    {
-        self.call(operation, key, 0, Repeat::Always, attempt)
-            .await
-            .map(|answer| answer.value)
     }
 
     /// See [`Client::head_bucket`].

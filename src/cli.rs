@@ -66,6 +66,7 @@ use crate::endpoint::{
 };
 use crate::location::{LocalPath, bare, suggestion};
 use crate::manifest::{self, ManifestError};
+use crate::s3::end_credential_processes;
 use crate::telemetry::{self, LogFormat};
 
 /// Threads that read files. Tokio's 512 would all be started for a directory of small files, which
@@ -470,6 +471,7 @@ pub fn main() -> ExitCode {
     });
     // Reads of files and pipes that still block must not hold up the exit.
     runtime.shutdown_background();
+    end_credential_processes();
     match outcome {
         Ok(Ok(exit)) => exit.into(),
         Ok(Err(error)) => fail(&error, color, output).into(),
@@ -512,7 +514,7 @@ fn fail(error: &CliError, color: ColorChoice, output: Output) -> Exit {
             );
         }
         error @ CliError::Refused(_) => {
-            note(&format!("error: {}", output.spoken(error.to_string())))
+            note(&format!("error: {}", output.spoken(error.to_string())));
         }
         error => note_lines(&format!("error: {error}"), false),
     }

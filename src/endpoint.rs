@@ -13,6 +13,7 @@
 pub mod capabilities;
 mod environment;
 mod flags;
+mod login;
 mod network;
 mod no_proxy;
 mod resolve;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use self::capabilities::Overrides;
 pub use self::environment::{Environment, Profile};
+pub(crate) use self::login::Login;
 pub use self::network::{Network, ProxyError, ProxySetting, ProxyUrl};
 pub use self::no_proxy::NoProxy;
 pub(crate) use self::resolve::public_url;

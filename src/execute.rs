@@ -13,6 +13,7 @@ mod adopt;
 mod again;
 mod archive;
 mod attributes;
+mod beliefs;
 mod breaker;
 mod buffers;
 mod claim;
@@ -22,6 +23,7 @@ mod fair;
 mod hedge;
 mod history;
 mod in_place;
+mod late;
 mod layout;
 mod learned;
 mod listed;
@@ -68,7 +70,7 @@ use crate::multipart::{Aborted, MultipartUpload, Stray};
 use crate::pace::RetryPolicy;
 pub use crate::pace::retry::DRAIN;
 use crate::pace::slots::Want;
-use crate::pace::{Slot, Slots};
+use crate::pace::{Pacer, Slot, Slots};
 use crate::plan::decide::Route;
 use crate::planner::{Sides, Step};
 use crate::s3::{Class, Failure, FailureKind, Operation};
@@ -170,7 +172,10 @@ impl Work {
     /// money.
     async fn abandon(&self, upload: &MultipartUpload, draft: &mut Draft) -> bool {
         // Whoever goes on with the journal has this upload too.
-        if self.journal.keeps() && self.journal.broken().is_cancelled() {
+        if self.journal.keeps()
+            && self.journal.broken().is_cancelled()
+            && !self.journal.error().leaves_no_record()
+        {
             return false;
         }
         let (upload, bucket) = (upload.outliving_the_run(), &self.sides.destination);
@@ -325,54 +330,25 @@ pub async fn run(
         copies: progress.clone(),
     };
     let monitor: Arc<dyn Monitor> = Arc::new(noting);
-    // All buckets answer before the first byte moves: a typo in the last transfer is told now, not
-    // in an hour.
-    let (mut width, mut all_sides) = (u32::MAX, Vec::new());
-    for transfer in &job.transfers {
-        let (source, destination) = connections.of_transfer(transfer).await?;
-        width = width.min(destination.capabilities().first_width);
-        let mut transfer = transfer.clone();
-        // A run that resumes selects by the times that it began with.
-        let counted_from = resumed
-            .run
-            .as_ref()
-            .and_then(|run| run.counted_from)
-            .or(transfer.ages.counted_from);
-        transfer.count_from(counted_from.unwrap_or_else(Timestamp::now));
-        all_sides.push(Sides::new(&transfer, source, destination.parking_copies()));
-    }
+    let (width, all_sides) = connected(job, connections, resumed).await?;
     let pacer = Arc::clone(connections.pacer());
     pacer.slots().begin_at(width);
     learned::recall(&pacer, resumed);
     let in_vain = CancellationToken::new();
-    let closer = tokio::spawn({
-        let (pacer, in_vain) = (Arc::clone(&pacer), in_vain.clone());
-        let (stop, halt) = (stop.clone(), halt.clone());
-        async move {
-            stop.cancelled().await;
-            pacer.stop();
-            let drain = pacer.retry.drain.saturating_sub(pacer.retry.tidying());
-            sleep(if in_vain.is_cancelled() {
-                drain.min(DRAIN_IN_VAIN)
-            } else {
-                drain
-            })
-            .await;
-            halt.cancel();
-        }
-    });
+    let closer = tokio::spawn(halt_after_drain(
+        Arc::clone(&pacer),
+        in_vain.clone(),
+        stop.clone(),
+        halt.clone(),
+    ));
     // Without its journal a run must not go on: nobody would know what it did.
     // The watcher ends with the run, also when that is dropped: it holds the journal.
     let mut watcher = JoinSet::new();
-    watcher.spawn({
-        let (journal, stop, halt) = (journal.clone(), stop.clone(), halt.clone());
-        async move {
-            journal.broken().cancelled().await;
-            tracing::error!("{}", journal.error());
-            stop.cancel();
-            halt.cancel();
-        }
-    });
+    watcher.spawn(stop_without_journal(
+        journal.clone(),
+        stop.clone(),
+        halt.clone(),
+    ));
     watcher.spawn(learned::keep(Arc::clone(&pacer), journal.clone()));
     let listed_anew = record::listed_anew(resumed, (0..).zip(&all_sides));
     let mut before = RunState::clone(resumed);
@@ -381,7 +357,7 @@ pub async fn run(
         .map(|number| (*number, before.relist(*number)))
         .collect();
     let mut outcome = Outcome::from(&before);
-    let refusals = Arc::new(Refusals::default());
+    let refusals = Arc::new(Refusals::new(pacer.retry.questions));
     let patience = job
         .limits
         .patience
@@ -447,6 +423,60 @@ pub async fn run(
     outcome.requests = pacer.counts();
     outcome.seconds += seconds(began.elapsed());
     Ok(outcome)
+}
+
+/// Connects both sides of all transfers, and returns them with the fewest requests in flight that
+/// one of their destinations is begun with.
+///
+/// All buckets answer before the first byte moves: a typo in the last transfer is told now, not in
+/// an hour.
+async fn connected(
+    job: &Job,
+    connections: &mut Connections,
+    resumed: &RunState,
+) -> Result<(u32, Vec<Sides>), Failure> {
+    let (mut width, mut all_sides) = (u32::MAX, Vec::new());
+    for transfer in &job.transfers {
+        let (source, destination) = connections.of_transfer(transfer).await?;
+        width = width.min(destination.capabilities().first_width);
+        let mut transfer = transfer.clone();
+        // A run that resumes selects by the times that it began with.
+        let counted_from = resumed
+            .run
+            .as_ref()
+            .and_then(|run| run.counted_from)
+            .or(transfer.ages.counted_from);
+        transfer.count_from(counted_from.unwrap_or_else(Timestamp::now));
+        all_sides.push(Sides::new(&transfer, source, destination.parking_copies()));
+    }
+    Ok((width, all_sides))
+}
+
+/// Halts the requests in flight once the run was stopped and the time to end in peace is over.
+async fn halt_after_drain(
+    pacer: Arc<Pacer>,
+    in_vain: CancellationToken,
+    stop: CancellationToken,
+    halt: CancellationToken,
+) {
+    stop.cancelled().await;
+    pacer.stop();
+    let drain = pacer.retry.drain.saturating_sub(pacer.retry.tidying());
+    sleep(if in_vain.is_cancelled() {
+        drain.min(DRAIN_IN_VAIN)
+    } else {
+        drain
+    })
+    .await;
+    halt.cancel();
+}
+
+/// Ends the run when its journal cannot be written.
+async fn stop_without_journal(journal: Journal, stop: CancellationToken, halt: CancellationToken) {
+    journal.broken().cancelled().await;
+    tracing::error!("{}", journal.error());
+    stop.cancel();
+    halt.cancel();
 }
 
 /// A transfer's name and places, for messages.

@@ -55,16 +55,17 @@
 //! ```
 
 mod abort;
+mod complete;
+mod elsewhere;
 
 use std::ops::RangeInclusive;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures::future::ready;
 use futures::stream::{self, Stream, TryStreamExt};
 use jiff::Timestamp;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use self::abort::Stray;
@@ -74,31 +75,17 @@ pub(crate) use self::abort::{
 use crate::bucket::{Answer, Bucket};
 use crate::checksum;
 use crate::location::ObjectKey;
-use crate::s3::look::Made;
 use crate::s3::paging::{Order, Paging, Turn};
 use crate::s3::{
-    Attributes, Checksum, ChecksumAlgorithm, ChecksumKind, CompleteSpec, Failure, FailureKind,
-    OpenUpload, Operation, Page, PartDone, PartsPage, SourcePin, Written,
+    Attributes, Checksum, ChecksumAlgorithm, ChecksumKind, Failure, FailureKind, OpenUpload,
+    Operation, Page, PartDone, PartsPage, SourcePin,
 };
 
 /// The checksum that an upload declared when it was begun, if any.
 type Declared = Option<(ChecksumAlgorithm, ChecksumKind)>;
 
-/// The longest pause between two looks at a Complete of unknown outcome.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// How often a Complete of unknown outcome is sent at least, before all parts are given up.
-const COMPLETE_ROUNDS: u32 = 4;
-/// Clocks of server and client may differ by this much when an object's age is judged.
+/// The clock of the machine that began an upload may differ by this much from ours.
 const CLOCK_TOLERANCE: Duration = Duration::from_mins(5);
-
-/// What it takes to call an object the result of an upload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Evidence {
-    /// Its size and age, where its content tells nothing: nobody else is known to have been there.
-    Any,
-    /// Its content.
-    Strong,
-}
 
 /// An upload that was begun and is neither completed nor cancelled.
 #[derive(Clone, Debug)]
@@ -109,7 +96,8 @@ pub struct MultipartUpload {
     /// Known from the start, or from the first list of parts. Shared by all clones.
     declared: Arc<OnceLock<Declared>>,
     kms: bool,
-    initiated: Option<Timestamp>,
+    /// The object that it becomes is at least this new, by the server's own clock.
+    since: Option<Timestamp>,
     /// What earlier attempts to create it may have left open.
     strays: Vec<Stray>,
 }
@@ -119,14 +107,14 @@ impl MultipartUpload {
     /// [`Tags::AsSource`](crate::s3::Tags::AsSource) gives no tags here: an upload has no source.
     ///
     /// # Errors
-    /// Whatever S3 says, after retries.
+    /// Whatever S3 says, after retries; [`FailureKind::ServerFault`] if the answer is about an
+    /// upload to another key or bucket, which is aborted.
     pub async fn initiate(
         bucket: &Bucket,
         key: &ObjectKey,
         attributes: &Attributes,
     ) -> Result<Self, Failure> {
         let before = Timestamp::now();
-        let initiated = Some(before);
         let answer = bucket.create_upload(key, attributes).await?;
         let (bucket, key, begun) = (bucket.for_upload(), key.clone(), answer.value);
         let declared = Arc::new(OnceLock::from(attributes.checksum));
@@ -136,9 +124,12 @@ impl MultipartUpload {
             id: begun.id,
             declared,
             kms: begun.kms,
-            initiated,
+            since: begun.since,
             strays: Vec::new(),
         };
+        if let Some(elsewhere) = &begun.elsewhere {
+            return Err(Box::pin(upload.refuse(elsewhere)).await);
+        }
         if answer.maybe_twice {
             upload.abort_twins(before).await;
         }
@@ -163,7 +154,7 @@ impl MultipartUpload {
             id,
             declared: Arc::default(),
             kms: false,
-            initiated: None,
+            since: None,
             strays: Vec::new(),
         }
     }
@@ -172,11 +163,9 @@ impl MultipartUpload {
     /// whether a KMS or customer key encrypts it.
     #[must_use]
     pub fn begun_at(self, initiated: Timestamp, kms: bool) -> Self {
-        Self {
-            initiated: Some(initiated),
-            kms,
-            ..self
-        }
+        let by_server = self.bucket.client().earliest(SystemTime::from(initiated));
+        let since = by_server.and_then(|since| since.checked_sub(CLOCK_TOLERANCE).ok());
+        Self { kms, since, ..self }
     }
 
     /// The same upload, whose requests go on when the run that began it is halted: for cleaning up
@@ -338,223 +327,6 @@ impl MultipartUpload {
             },
         );
         pages.try_flatten()
-    }
-
-    /// Publishes the object. `parts` are those that the caller saw succeed, in any order.
-    ///
-    /// After a timeout, a dropped connection or a 5xx the object may or may not be there. Then the
-    /// upload itself is asked: while it is open, Complete is sent again; when it is gone, the
-    /// object must be what it would have made.
-    ///
-    /// # Errors
-    /// [`FailureKind::PreconditionFailed`] or [`FailureKind::Conflict`] when another writer was
-    /// there first, [`FailureKind::NoSuchUpload`] when the upload is gone and the object is not its
-    /// result.
-    pub async fn complete(
-        &self,
-        parts: &[PartDone],
-        spec: &CompleteSpec,
-    ) -> Result<Written, Failure> {
-        let mut parts = parts.to_vec();
-        parts.sort_unstable_by_key(|part| part.number);
-        let checksum = match spec.checksum {
-            Some(declared) => Some(declared),
-            None => match self.declared().await {
-                // Gone: it may have been completed before, which is looked into below.
-                Err(failure) if *failure.kind() == FailureKind::NoSuchUpload => None,
-                declared => declared?,
-            },
-        };
-        let is_composite = matches!(checksum, Some((_, ChecksumKind::Composite)));
-        if is_composite && parts.iter().any(|part| part.checksum.is_none()) {
-            self.fill_in_checksums(&mut parts).await?;
-        }
-        let spec = CompleteSpec {
-            checksum,
-            ..spec.clone()
-        };
-        let began = Instant::now();
-        let (mut round, mut is_renamed) = (1, false);
-        loop {
-            // What was waited for in vain is not waited for once more.
-            let waited = if round > 1 {
-                began.elapsed()
-            } else {
-                Duration::ZERO
-            };
-            let bucket = self.bucket.after_waiting(waited);
-            let failure = match bucket
-                .complete_upload(&self.key, &self.id, &parts, &spec)
-                .await
-            {
-                Ok(written) => return Ok(written),
-                Err(failure) => failure.after(round),
-            };
-            // A part that was sent twice has the name of whichever request ended last.
-            if self.kms && !is_renamed && failure.details().code == "InvalidPart" {
-                is_renamed = true;
-                if self.take_names(&mut parts).await? {
-                    continue;
-                }
-            }
-            let kind = failure.kind();
-            // An earlier Complete of ours may have taken effect in the meantime, and now stands in
-            // the way of its own repetition.
-            let in_the_way = matches!(
-                kind,
-                FailureKind::PreconditionFailed | FailureKind::Conflict | FailureKind::NotFound
-            );
-            if round > 1
-                && in_the_way
-                && let Some(written) = self.published(&parts, &spec, Evidence::Strong).await?
-            {
-                return Ok(written);
-            }
-            let gone = *failure.kind() == FailureKind::NoSuchUpload;
-            if !gone && !failure.kind().outcome_unknown() {
-                return Err(failure);
-            }
-            tracing::debug!(%failure, "the outcome of Complete is not known: looking");
-            let looking = Self {
-                bucket: self.bucket.after_waiting(began.elapsed()),
-                ..self.clone()
-            };
-            if gone || looking.is_gone().await? {
-                return looking
-                    .published(&parts, &spec, Evidence::Any)
-                    .await?
-                    .ok_or(failure);
-            }
-            // One attempt may take minutes; giving up throws all parts away.
-            let is_over = began.elapsed() >= self.bucket.persistence() && round >= COMPLETE_ROUNDS;
-            if is_over
-                || began.elapsed() >= self.bucket.patience()
-                || !failure.kind().is_retryable()
-            {
-                return Err(self.bucket.unanswered(failure, began.elapsed()));
-            }
-            let pause = (Duration::from_millis(100) * 2_u32.pow(round.min(10))).min(LONGEST_PAUSE);
-            self.bucket
-                .pause(pause, Operation::CompleteMultipartUpload, &self.key)
-                .await?;
-            round += 1;
-        }
-    }
-
-    /// Publishes the object like [`MultipartUpload::complete`], and looks at it once: no answer
-    /// shows that it is there, and made of all parts.
-    ///
-    /// # Errors
-    /// Those of [`MultipartUpload::complete`] and of HEAD; [`FailureKind::NotEqual`] if the object
-    /// is not what was published.
-    pub async fn complete_and_look(
-        &self,
-        parts: &[PartDone],
-        spec: &CompleteSpec,
-    ) -> Result<Written, Failure> {
-        let written = self.complete(parts, spec).await?;
-        let unequal = |what: String| {
-            let place = self.bucket.place(&self.key);
-            Failure::new(FailureKind::NotEqual, Operation::HeadObject, place, what)
-        };
-        let found = match self
-            .bucket
-            .head(&self.key, written.version.as_deref())
-            .await
-        {
-            Ok(found) => found,
-            Err(failure) if *failure.kind() == FailureKind::NotFound => {
-                let what = "the server answered that the object is published, and there is none";
-                return Err(unequal(what.to_owned()));
-            }
-            Err(failure) => return Err(failure),
-        };
-        let count = u32::try_from(parts.len()).unwrap_or(u32::MAX);
-        let made = Made {
-            size: spec.size,
-            parts: count,
-        };
-        let capabilities = self.bucket.capabilities();
-        if let Some(what) = written.contradicted_by(&found, made, capabilities) {
-            return Err(unequal(what));
-        }
-        let predicted = checksum::multipart_etag(parts.iter().map(|part| part.etag.as_str()));
-        match predicted.filter(|_| capabilities.content_etags && !found.kms) {
-            Some(predicted) if predicted != found.etag => Err(unequal(format!(
-                "the ETag is {}, but its parts make {predicted}",
-                found.etag
-            ))),
-            _ => Ok(written),
-        }
-    }
-
-    /// Gives parts the checksums that S3 holds for them: Complete of a composite upload must name
-    /// all of them.
-    async fn fill_in_checksums(&self, parts: &mut [PartDone]) -> Result<(), Failure> {
-        let mut held = std::pin::pin!(self.parts());
-        while let Some(part) = held.try_next().await? {
-            if let Ok(at) = parts.binary_search_by_key(&part.number, |part| part.number)
-                && parts[at].etag == part.etag
-                && parts[at].checksum.is_none()
-            {
-                parts[at].checksum = part.checksum;
-            }
-        }
-        Ok(())
-    }
-
-    /// Gives parts the `ETag`s that S3 lists for them, where those follow from no bytes; true if
-    /// one had another. A part of another size or checksum is none of ours.
-    async fn take_names(&self, parts: &mut [PartDone]) -> Result<bool, Failure> {
-        let mut held = std::pin::pin!(self.parts());
-        let mut is_other = false;
-        while let Some(part) = held.try_next().await? {
-            let Ok(at) = parts.binary_search_by_key(&part.number, |part| part.number) else {
-                continue;
-            };
-            let ours = &mut parts[at];
-            let differs = part.checksum.is_some()
-                && ours.checksum.is_some()
-                && part.checksum != ours.checksum;
-            if part.size == ours.size && !differs && part.etag != ours.etag {
-                ours.etag = part.etag;
-                is_other = true;
-            }
-        }
-        Ok(is_other)
-    }
-
-    /// What stands at the key now, if it can only be the result of this upload.
-    async fn published(
-        &self,
-        parts: &[PartDone],
-        spec: &CompleteSpec,
-        evidence: Evidence,
-    ) -> Result<Option<Written>, Failure> {
-        let head = match self.bucket.head(&self.key, None).await {
-            Ok(head) => head,
-            Err(failure) if *failure.kind() == FailureKind::NotFound => return Ok(None),
-            Err(failure) => return Err(failure),
-        };
-        let since = self
-            .initiated
-            .and_then(|initiated| initiated.checked_sub(CLOCK_TOLERANCE).ok());
-        let is_ours_by_age = match (head.modified, since) {
-            (Some(modified), Some(since)) => modified >= since,
-            _ => true,
-        };
-        let predicted = checksum::multipart_etag(parts.iter().map(|part| part.etag.as_str()));
-        let is_ours_by_content = match (&spec.full_checksum, &head.checksum) {
-            (Some(expected), Some(found)) if expected.algorithm == found.algorithm => {
-                expected == found
-            }
-            _ if self.bucket.capabilities().content_etags && !head.kms => {
-                predicted.as_ref() == Some(&head.etag)
-            }
-            _ => evidence == Evidence::Any,
-        };
-        let ours = head.size == spec.size && is_ours_by_age && is_ours_by_content;
-        Ok(ours.then_some(head.written()))
     }
 }
 

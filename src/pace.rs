@@ -344,7 +344,7 @@ impl Pacer {
             _ => {
                 lanes.answers.note(operation, now);
                 if failure.is_none() {
-                    lanes.trust.succeeded(operation);
+                    lanes.trust.succeeded(operation, now);
                 }
                 pass.answered(now);
             }

@@ -9,7 +9,9 @@
 //! a bounded channel ([`steps`]), so that a plan never holds more objects than the run can look
 //! ahead. Long listings are planned in ranges side by side ([`ranges`]).
 
+mod again;
 mod compare;
+mod entries;
 pub mod hash;
 mod history;
 mod in_place;
@@ -20,31 +22,26 @@ mod unfinished;
 
 use std::sync::Arc;
 
-use futures::future::{Either, FutureExt, ready};
-use futures::stream::{FuturesOrdered, StreamExt};
-
 use crate::bucket::Bucket;
 use crate::listing::bisect::KeyRange;
-use crate::listing::filter::{Excluded, Filter};
+use crate::listing::filter::Filter;
 use crate::listing::join::Counterparts;
-use crate::listing::{Entry, Found, Listing, bucket, chosen, local, versions};
+use crate::listing::{Entry, Found, local};
 use crate::location::{ObjectKey, S3Uri};
 use crate::manifest::job::{Archived, LayoutChoice, Source, Transfer, Versions, When};
-use crate::pace::gate::by_itself;
 use crate::plan::condition::Seen;
-use crate::plan::decide::{Basis, Content, Decision, Origin, Reason, Route, Skip, content, route};
+use crate::plan::decide::{Basis, Decision, Origin, Reason, Route, Skip, route};
 use crate::plan::detour::{detour, finds_parts_of};
 use crate::plan::parts::Capacity;
-use crate::plan::remap::RemapError;
 use crate::plan::replay;
-use crate::s3::{ArchiveState, Failure, FailureKind, Head, Operation};
+use crate::s3::{ArchiveState, Failure, FailureKind, Operation};
 
 use compare::Question;
 pub use history::{Following, Turn};
 pub(crate) use in_place::Difference;
 pub use misses::Misses;
 pub use ranges::MOST_RANGES;
-use steps::{Exit, Gone, Outbox};
+use steps::{Exit, Outbox};
 pub use steps::{Held, Hunger, News, Planning, Steps};
 
 /// Keys that are asked for at once where listings can not be compared.
@@ -273,100 +270,6 @@ impl Sides {
         HEADS_AT_ONCE.min(self.destination.pacer().slots().ceiling() as usize)
     }
 
-    /// Plans objects once more that an earlier session has planned: each is asked for, because its
-    /// copy may be there and only the news of it was lost.
-    async fn plan_again(
-        &self,
-        pending: Vec<Pending>,
-        filter: &Filter,
-        planned: &Outbox,
-    ) -> Result<(), Gone> {
-        let at_once = self.heads_at_once();
-        let mut asked = FuturesOrdered::new();
-        for Pending {
-            object,
-            entry,
-            claimed,
-        } in pending
-        {
-            let again = move |answer| Planned::Again(object, Box::new(answer));
-            asked.push_back(match self.sift(Found::Entry(entry), filter) {
-                Err(other) => Either::Left(ready(again(other))),
-                Ok((entry, key)) if self.transfer.when == When::Always && !self.is_in_place() => {
-                    let always = Decision::Copy(Reason::Always);
-                    Either::Left(ready(again(self.planned(
-                        entry,
-                        key,
-                        always,
-                        Seen::Unknown,
-                    ))))
-                }
-                Ok((entry, key)) => {
-                    let sides = self.clone();
-                    let asked =
-                        by_itself(async move { sides.ask_again(entry, key, claimed).await });
-                    Either::Right(asked.map(again))
-                }
-            });
-            if asked.len() >= at_once
-                && let Some(answer) = asked.next().await
-            {
-                planned.send(answer).await?;
-            }
-        }
-        while let Some(answer) = asked.next().await {
-            planned.send(answer).await?;
-        }
-        Ok(())
-    }
-
-    /// Asks about an object that a session was at work on. Where something is set or looked at only
-    /// after the bytes are there, equal bytes do not tell whether the session came so far.
-    async fn ask_again(&self, entry: Entry, key: ObjectKey, claimed: bool) -> Planned {
-        if self.is_in_place() {
-            return self.ask_in_place(entry, key, true).await;
-        }
-        match self.ask(entry, key, Question::Destination).await {
-            Planned::Skip(entry, key, why @ (Skip::Equal { .. } | Skip::Present)) => {
-                let there = if claimed {
-                    self.destination
-                        .in_place(self.destination.head(&key, None))
-                        .await
-                        .map(Some)
-                } else {
-                    self.unfinished(&entry, &key).await
-                };
-                let unfinished = match there {
-                    // Only what has the source's bytes can be the session's: nothing else may be
-                    // replaced.
-                    Ok(Some(there)) if why == Skip::Present => self.if_equal(&entry, there).await,
-                    other => other,
-                };
-                match unfinished {
-                    Ok(Some(there)) => {
-                        self.step(*entry, key, Reason::Always, Seen::Object(there.etag))
-                    }
-                    Ok(None) => Planned::Skip(entry, key, why),
-                    Err(failure) => self.failed(&entry, failure),
-                }
-            }
-            planned => planned,
-        }
-    }
-
-    /// The object `there` if it surely has the bytes of this entry. Of files nothing is known that
-    /// would tell.
-    async fn if_equal(&self, entry: &Entry, there: Head) -> Result<Option<Head>, Failure> {
-        let Some(source) = &self.source else {
-            return Ok(None);
-        };
-        let here = source
-            .in_place(source.head(&entry.key, entry.version.as_deref()))
-            .await?;
-        let content = content(&here, &there, self.etags_follow_from_bytes());
-        Ok(matches!(content, Content::Equal(_)).then_some(there))
-    }
-
     /// What the lists say about something that was found.
     ///
     /// # Errors
@@ -406,81 +309,6 @@ impl Sides {
         })
     }
 
-    /// The source's entries, in order; those before `after` may be left out.
-    async fn entries(
-        &self,
-        filter: &Filter,
-        after: Option<&ObjectKey>,
-    ) -> Result<Listing, (String, Failure)> {
-        if let (Versions::AsOf(time), Some(source)) = (self.transfer.versions, &self.source) {
-            return Ok(versions::as_of(source.clone(), self.scope(), time));
-        }
-        match (&self.transfer.from, &self.source) {
-            (Source::Prefix { location, .. }, Some(source))
-                if let Some(chosen) = &self.transfer.chosen =>
-            {
-                Ok(chosen::objects(
-                    source,
-                    &location.key,
-                    chosen,
-                    self.heads_at_once(),
-                ))
-            }
-            (Source::Prefix { .. }, Some(source)) => Ok(bucket::objects(
-                source.clone(),
-                self.source_reach(),
-                after.map(ToString::to_string),
-            )),
-            (
-                Source::Object {
-                    location, version, ..
-                },
-                Some(source),
-            ) => {
-                let key = location.key.clone();
-                let place = location.to_string();
-                let head = if self.is_in_place() {
-                    source.in_place(self.look_in_place(&key)).await
-                } else {
-                    source.in_place(source.head(&key, version.as_deref())).await
-                };
-                let head = head.map_err(|failure| (place, failure))?;
-                Ok(Listing::of(vec![Found::Entry(Entry {
-                    relative_at: self.relative_at(&key),
-                    key,
-                    size: head.size,
-                    etag: Some(head.etag),
-                    version: version.clone(),
-                    modified: head.modified,
-                    storage_class: head.storage_class,
-                    archive: head.archive,
-                })]))
-            }
-            // Checked here and not in the manifest, because the file system of the run decides.
-            (Source::Files { path, .. }, _)
-                if path.as_path().is_dir() && !self.transfer.to.location.key.is_prefix() =>
-            {
-                let message = format!(
-                    "the source is a directory, and {} is the key of one object; put a slash at its end",
-                    self.transfer.to.location
-                );
-                let place = path.to_string();
-                Err((
-                    place.clone(),
-                    Failure::new(FailureKind::Invalid, Operation::ReadFile, place, message),
-                ))
-            }
-            (Source::Files { path, symlinks }, _) => Ok(local::files(
-                path,
-                *symlinks,
-                filter,
-                &self.transfer.own_files,
-            )),
-            // Standard input is no listing: its one upload is begun by the executor.
-            _ => Ok(Listing::of(Vec::new())),
-        }
-    }
-
     /// True when both sides list in the order of the keys' bytes, so that a key that was passed by
     /// is not there.
     fn lists_in_order(&self) -> bool {
@@ -500,93 +328,11 @@ impl Sides {
         believes(&self.destination) && self.source.as_ref().is_none_or(believes)
     }
 
-    /// Where the part of a source's key begins that is relative to the transfer's source, in bytes.
-    #[must_use]
-    pub fn relative_at(&self, key: &ObjectKey) -> usize {
-        match &self.transfer.from {
-            Source::Prefix { location, .. } => location.key.as_str().len(),
-            Source::Object { .. } => key.as_str().len() - key.file_name().len(),
-            Source::Files { .. } | Source::Stdin => 0,
-        }
-    }
-
     /// False for histories: their versions come one after the other, and a plan knows only the next
     /// one for certain.
     #[must_use]
     pub fn plans_once(&self) -> bool {
         self.transfer.versions != Versions::All
-    }
-
-    /// Where an entry goes.
-    ///
-    /// # Errors
-    /// Why the key map does not take it.
-    pub fn key_of(&self, entry: &Entry) -> Result<ObjectKey, RemapError> {
-        self.transfer.keys.destination_key(
-            &self.transfer.to.location.key,
-            entry.relative(),
-            entry.size,
-        )
-    }
-
-    /// Applies the selection and the key map.
-    fn sift(&self, found: Found, filter: &Filter) -> Result<(Entry, ObjectKey), Planned> {
-        let entry = match found {
-            Found::Entry(entry) => entry,
-            Found::Ignored(place, why) => return Err(Planned::Ignored(place, why)),
-            Found::Unread(key, place, failure) => {
-                return Err(Planned::Failed(ObjectKey::new(&key).ok(), place, failure));
-            }
-            Found::Refused(place, failure) | Found::Failed(place, failure) => {
-                return Err(Planned::Unlisted(place, failure));
-            }
-        };
-        // The prefix itself, as consoles create it for an empty folder, has no relative key.
-        if entry.relative().is_empty() {
-            return Err(Planned::Ignored(entry.key.to_string(), "the prefix itself"));
-        }
-        // Elsewhere only the chosen ones were asked for.
-        let is_local = self.source.is_none();
-        let name = if is_local {
-            entry.relative()
-        } else {
-            entry.key.as_str()
-        };
-        let lists_all = is_local || self.transfer.versions != Versions::Current;
-        if let Some(chosen) = self.transfer.chosen.as_ref().filter(|_| lists_all)
-            && !chosen.iter().any(|chosen| chosen.key == name)
-        {
-            return Err(Planned::Excluded(entry.key));
-        }
-        let class = entry.storage_class.as_deref();
-        match filter.admits(entry.relative(), entry.size, entry.modified, class) {
-            Ok(()) => {}
-            Err(Excluded::ModifiedUnknown) => {
-                let place = self.name_of(&entry);
-                let kind = if is_local {
-                    FailureKind::Local
-                } else {
-                    FailureKind::ServerFault
-                };
-                let why = Excluded::ModifiedUnknown.to_string();
-                let failure = Failure::new(kind, Operation::ListObjects, &*place, why);
-                return Err(Planned::Failed(Some(entry.key), place, failure));
-            }
-            Err(_) => return Err(Planned::Excluded(entry.key)),
-        }
-        match self.key_of(&entry) {
-            Ok(key) => Ok((entry, key)),
-            Err(error) => {
-                let place = self.name_of(&entry);
-                let failure = Failure::new(
-                    FailureKind::Invalid,
-                    Operation::ListObjects,
-                    &*place,
-                    error.to_string(),
-                );
-                Err(Planned::Failed(Some(entry.key), place, failure))
-            }
-        }
     }
 
     fn planned(&self, entry: Entry, key: ObjectKey, decision: Decision, seen: Seen) -> Planned {

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crc_fast::{CrcAlgorithm, Digest};
 use thiserror::Error;
 
-pub use self::frame::{FORMAT, Footer, Origin, header};
+pub use self::frame::{FORMAT, Footer, Origin, header, last_footer};
 use self::frame::{GAP, first_line, is_gap, is_remnant, length_of_receipts};
 pub use self::summary::{comparison, summary};
 pub use self::target::{Kind, Target, TargetError};

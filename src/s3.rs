@@ -20,6 +20,7 @@ mod customer_key;
 mod describe;
 mod direct;
 pub mod failure;
+mod guard;
 mod headers;
 pub mod history;
 mod identity;
@@ -30,6 +31,7 @@ mod octets;
 mod page;
 pub mod paging;
 mod pool;
+mod process;
 pub mod progress;
 mod providers;
 mod question;
@@ -54,7 +56,11 @@ pub use capabilities::{Capabilities, OnWrites};
 pub use client::{Client, Connect};
 pub use customer_key::{CustomerKey, NoCustomerKey};
 pub use failure::{Failure, FailureKind};
+pub(crate) use guard::takes_panic;
 pub use history::{ArchiveState, ListedVersion, Restored, VersionMarker, Versioning};
+pub use ids::Elsewhere;
+pub(crate) use octets::bytes_of;
+pub(crate) use process::end_credential_processes;
 pub use read::Body;
 
 /// The requests that this crate sends, by S3's names.
@@ -427,6 +433,7 @@ impl Head {
             checksum,
             encryption,
             was_found: true,
+            since: None,
         }
     }
 }
@@ -459,6 +466,8 @@ pub struct Written {
     pub encryption: Option<Encryption>,
     /// The write's own answer was lost, and this is what stood at the key afterwards.
     pub was_found: bool,
+    /// The object that was written is at least this new, by the server's own clock.
+    pub since: Option<Timestamp>,
 }
 
 /// What S3 says about one part.
@@ -482,6 +491,10 @@ pub struct Begun {
     /// True when the object will be encrypted with a KMS or customer key, so that no `ETag` of it
     /// or its parts follows from bytes.
     pub kms: bool,
+    /// Where the answer says that the upload is, if that is not where it was asked for.
+    pub elsewhere: Option<Elsewhere>,
+    /// What the upload becomes is at least this new, by the server's own clock.
+    pub since: Option<Timestamp>,
 }
 
 /// One page of the parts that an upload has, and the checksum that it declared when it was begun.

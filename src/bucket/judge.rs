@@ -132,7 +132,7 @@ impl Bucket {
             None
         };
         let Some(cause) = cause else {
-            return if signed.generation < self.client.credentials() {
+            return if self.is_replaced(&failure, signed.generation).await {
                 Verdict::Again
             } else {
                 Verdict::Stands(failure)
@@ -148,6 +148,19 @@ impl Bucket {
             };
         }
         self.without_valid_credentials(cause, key, doubts)
+    }
+
+    /// Returns true if there are newer credentials than those that a refused request was signed with.
+    /// A session that was revoked is denied everything like one that lacks a permission, so the
+    /// provider is asked.
+    async fn is_replaced(&self, failure: &Failure, generation: u64) -> bool {
+        if *failure.kind() != FailureKind::Denied {
+            return generation < self.client.credentials();
+        }
+        tokio::select! {
+            has_newer = self.client.has_newer_credentials(generation) => has_newer,
+            () = self.halt.cancelled() => false,
+        }
     }
 
     /// Corrects the clock by a refusal. Returns true if the request may go through when it is sent
@@ -184,10 +197,17 @@ impl Bucket {
             return Verdict::Stands(cause);
         };
         if self.client.has_fixed_credentials() {
-            return if doubts.refusals > FIXED {
-                Verdict::Stands(cause)
-            } else {
+            // A key may be unknown to a request about a bucket because it is wrong. Objects are not
+            // asked about before it was right.
+            let has_ended = self.client.has_accepted_credentials()
+                && (cause.is_about_expiry() || key.is_some());
+            return if doubts.refusals <= FIXED {
                 Verdict::Again
+            } else if has_ended {
+                let note = "keys in variables cannot be renewed";
+                Verdict::Stands(cause.as_kind(FailureKind::CredentialsEnded).noting(note))
+            } else {
+                Verdict::Stands(cause)
             };
         }
         tracing::debug!(failure = %cause, "asking for new credentials");

@@ -102,7 +102,7 @@ fn lay_out(text: &str, width: usize) -> String {
         is_prose = !line.is_empty() && !line.starts_with(' ');
         match (remark(line).filter(|_| !fits), out.last_mut()) {
             (Some((example, remark)), _) => {
-                out.extend([format!("  # {remark}"), format!("  {example}")])
+                out.extend([format!("  # {remark}"), format!("  {example}")]);
             }
             (None, Some(paragraph)) if is_prose && was_prose => {
                 paragraph.push(' ');

@@ -26,7 +26,7 @@ use crate::journal::{self, Decision, Intent, Journal, JournalError, Ledger, Loca
 use crate::listing::local::JOURNALS;
 use crate::location::S3Uri;
 use crate::manifest::job::{Access, DEFAULT_ENDPOINT, Job, JournalPlace, Source};
-use crate::report::{Origin, ReportEnd, ReportError, ReportWriter, header};
+use crate::report::{Origin, ReportEnd, ReportError, ReportWriter, header, last_footer};
 use crate::size::{ByteSize, display_count, display_counted};
 
 const JOURNAL: &str = "S3HAUL_JOURNAL";
@@ -118,18 +118,8 @@ pub(super) async fn open(
     intent: Intent,
     tell: impl Fn(&str),
 ) -> Result<Session, CliError> {
-    let without = async || {
-        replaces(job, |_| false, &tell);
-        let (ledger, report) = report(job, origin, ReportWriter::create).await?;
-        Ok(Session {
-            journal: journal::off(ledger),
-            resumed: Arc::default(),
-            seen: 0,
-            report,
-        })
-    };
     let Some(location) = location(job, connections).await? else {
-        return without().await;
+        return without(job, origin, &tell).await;
     };
     let fingerprint = Fingerprint::of(job);
     if let Location::Bucket(..) = location {
@@ -152,7 +142,7 @@ pub(super) async fn open(
             tell(&format!(
                 "no journal is kept, so that a run that is killed begins anew: {error}"
             ));
-            return without().await;
+            return without(job, origin, &tell).await;
         }
         Err(error) => return Err(unusable(error)),
     };
@@ -165,36 +155,7 @@ pub(super) async fn open(
     let decision = journal::decide(opened.state(), &fingerprint, intent)?;
     let resumed = Arc::new(opened.resumed(decision));
     if decision == Decision::Resume {
-        tell(&going_on(&resumed));
-        let looked = sample::look(job, connections, &resumed).await?;
-        let seen = looked.there;
-        if let Some(missing) = untrue(looked) {
-            if intent != Intent::ResumeAnyway {
-                return Err(missing.into());
-            }
-            tell(&format!("{missing}"));
-        }
-        // The report is about the run, whichever session has begun it.
-        let run = resumed
-            .run
-            .as_ref()
-            .map_or_else(|| origin.run.clone(), |run| run.run.clone());
-        let origin = Origin {
-            run,
-            ..origin.clone()
-        };
-        replaces(job, |old| old.is_of_run(&origin), &tell);
-        let (ledger, report) = report(job, &origin, ReportWriter::reopen).await?;
-        let journal = opened.resume(ledger).await?;
-        if intent == Intent::ResumeAnyway {
-            journal.commit(Event::JobChanged(fingerprint)).await?;
-        }
-        return Ok(Session {
-            journal,
-            resumed,
-            seen,
-            report,
-        });
+        return resume(job, connections, origin, opened, resumed, intent, &tell).await;
     }
     replaces(job, |_| false, &tell);
     let (ledger, report) = report(job, origin, ReportWriter::create).await?;
@@ -215,6 +176,62 @@ pub(super) async fn open(
         journal,
         resumed,
         seen: 0,
+        report,
+    })
+}
+
+/// Opens the report of a run that keeps no journal.
+async fn without(job: &Job, origin: &Origin, tell: &impl Fn(&str)) -> Result<Session, CliError> {
+    replaces(job, |_| false, tell);
+    let (ledger, report) = report(job, origin, ReportWriter::create).await?;
+    Ok(Session {
+        journal: journal::off(ledger),
+        resumed: Arc::default(),
+        seen: 0,
+        report,
+    })
+}
+
+/// Resumes the run that a journal records, unless the destination has lost what is on record.
+async fn resume(
+    job: &Job,
+    connections: &mut Connections,
+    origin: &Origin,
+    opened: Opened,
+    resumed: Arc<RunState>,
+    intent: Intent,
+    tell: &impl Fn(&str),
+) -> Result<Session, CliError> {
+    tell(&going_on(&resumed));
+    let looked = sample::look(job, connections, &resumed).await?;
+    let seen = looked.there;
+    if let Some(missing) = untrue(looked) {
+        if intent != Intent::ResumeAnyway {
+            return Err(missing.into());
+        }
+        tell(&format!("{missing}"));
+    }
+    // The report is about the run, whichever session has begun it.
+    let run = resumed
+        .run
+        .as_ref()
+        .map_or_else(|| origin.run.clone(), |run| run.run.clone());
+    let origin = Origin {
+        run,
+        ..origin.clone()
+    };
+    replaces(job, |old| old.is_of_run(&origin), tell);
+    let (ledger, report) = report(job, &origin, ReportWriter::reopen).await?;
+    let journal = opened.resume(ledger).await?;
+    if intent == Intent::ResumeAnyway {
+        journal
+            .commit(Event::JobChanged(Fingerprint::of(job)))
+            .await?;
+    }
+    Ok(Session {
+        journal,
+        resumed,
+        seen,
         report,
     })
 }
@@ -416,7 +433,21 @@ fn replaces(job: &Job, is_kept: impl Fn(&Origin) -> bool, tell: impl Fn(&str)) {
         || "of an earlier run".to_owned(),
         |time| format!("of {time:.0}"),
     );
-    tell(&format!("{}: replaces the report {time}", path.display()));
+    let losses = last_footer(path).map_or(0, |footer| footer.objects_with_losses);
+    let losses = if losses == 0 {
+        String::new()
+    } else {
+        format!(
+            ", which named {} copies that lack attributes; what this run finds equal stays without them, and \
+             `when: always` (--when always) copies it again. To repair them by `s3haul retry --losses`, keep the report or \
+             name another one",
+            display_count(losses)
+        )
+    };
+    tell(&format!(
+        "{}: replaces the report {time}{losses}",
+        path.display()
+    ));
 }
 
 /// What is told about the run so far.

@@ -10,6 +10,7 @@ use std::panic::Location;
 use std::sync::Mutex;
 
 use super::out::{note, note_json};
+use crate::s3::takes_panic;
 use crate::telemetry::LogFormat;
 
 /// The page for bug reports, if the package names one.
@@ -22,6 +23,10 @@ pub(super) fn report(format: LogFormat) {
         let place = panic
             .location()
             .map_or_else(|| "an unknown place".to_owned(), place);
+        // A provider of credentials that panics gave none, and is asked again.
+        if takes_panic(&place) {
+            return;
+        }
         // A panic in here would end the process.
         let is_new = told
             .try_lock()

@@ -1,5 +1,6 @@
 //! `plan`: what a job would do, in numbers or step by step.
 
+use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -117,7 +118,11 @@ pub(super) async fn show(
         .map(|path| Target::begin_plan(&path, sandbox))
         .transpose()
         .map_err(ReportError::from)?;
-    let mut file = out.map(BufWriter::new);
+    let mut lines = Lines {
+        file: out.map(BufWriter::new),
+        json: output.json,
+        sandbox,
+    };
     let mut connections = place.connect(job, &CancellationToken::new());
     presence::require(job, &mut connections).await?;
     let mut all = Totals::default();
@@ -126,11 +131,11 @@ pub(super) async fn show(
     for (number, transfer) in job.transfers.iter().enumerate() {
         let (source, destination) = connections.of_transfer(transfer).await?;
         let sides = Sides::new(transfer, source, destination);
-        let (mut totals, mut estimate, capacity) =
-            (Totals::default(), Estimate::default(), sides.capacity());
+        let capacity = sides.capacity();
+        let mut tally = Tally::new(capacity);
         let mut misses = Misses::of(transfer);
         // Lines come in the order of keys; sums have none.
-        let in_order = file.is_some() || output.json;
+        let in_order = lines.file.is_some() || output.json;
         let mut planned = if in_order {
             sides.plan()
         } else {
@@ -140,74 +145,22 @@ pub(super) async fn show(
             if let Planned::Unlisted(_, failure) = &planned {
                 unlisted.observe(failure);
             }
-            match planned {
-                Planned::Step(step) => {
-                    let mut is_held_up = false;
-                    for step in chain(&sides, *step) {
-                        is_held_up |= step.route == Route::Restore;
-                        if is_held_up {
-                            let restores = transfer.archived == Archived::Restore;
-                            let asks = restores && step.entry.archive == ArchiveState::Archived;
-                            totals.archived(
-                                step.entry.size,
-                                step.entry.storage_class.as_deref(),
-                                asks,
-                            );
-                            if transfer.archived == Archived::Fail {
-                                exit = Exit::Failures;
-                            }
-                        } else {
-                            let capabilities = sides.destination.capabilities();
-                            let reads = Reads::of(&sides.transfer, capabilities, &step.route);
-                            totals.copy(
-                                step.entry.size,
-                                &step.route,
-                                step.reason,
-                                capabilities,
-                                reads,
-                            );
-                            totals.in_place_objects += u64::from(sides.is_in_place());
-                            estimate.copy(step.entry.size, &step.route, capacity);
-                        }
-                        let line = Line {
-                            sandbox,
-                            ..Line::of(&sides, &step)
-                        };
-                        if let Some(file) = &mut file {
-                            serde_json::to_writer(&mut *file, &line).map_err(io::Error::from)?;
-                            file.write_all(b"\n")?;
-                        }
-                        if output.json {
-                            say_json(&line)?;
-                        }
-                    }
-                }
-                Planned::Skip(entry, _, Skip::Archived) => {
-                    totals.archived(entry.size, entry.storage_class.as_deref(), false);
-                }
-                Planned::Skip(entry, _, why) => totals.skip(entry.size, why),
-                Planned::Archived(entry, _) => {
-                    totals.archived(entry.size, entry.storage_class.as_deref(), false);
-                    exit = Exit::Failures;
-                }
-                Planned::Excluded(_) => totals.excluded_objects += 1,
-                // A plan goes on with nothing.
-                Planned::Again(..) => {}
-                Planned::Ignored(place, why) => tracing::info!("ignored {place}: {why}"),
-                Planned::Failed(_, place, failure) | Planned::Unlisted(place, failure) => {
-                    totals.impossible_objects += 1;
-                    note(&format!("failed: {place}: {failure}"));
-                }
-            }
+            tally.observe(&sides, planned, &mut lines)?;
         }
-        all += &totals;
+        let Tally {
+            totals, estimate, ..
+        } = &tally;
+        all += totals;
         let unknown = writers_of(job, number);
-        let empty = empty(transfer, &totals, &unknown);
+        let empty = empty(transfer, totals, &unknown);
+        if tally.has_failures {
+            exit = Exit::Failures;
+        }
         exit = with_empty(exit, empty.as_ref());
         if output.json {
             say_json(&line_of_transfer(
                 transfer,
-                &totals,
+                totals,
                 &unknown,
                 &misses,
                 empty.as_ref(),
@@ -215,7 +168,7 @@ pub(super) async fn show(
         } else {
             say(&of_transfer(
                 transfer,
-                &totals,
+                totals,
                 &misses,
                 empty.as_ref(),
                 output,
@@ -227,8 +180,8 @@ pub(super) async fn show(
                 ))?;
             }
             let versions = old_versions(&mut connections, &sides).await;
-            let estimated = estimated(&estimate, capacity);
-            let rest = price(transfer, &totals, &sides)
+            let estimated = estimated(estimate, capacity);
+            let rest = price(transfer, totals, &sides)
                 .into_iter()
                 .chain(unnamed_provider(job, transfer));
             for line in versions.into_iter().chain(estimated).chain(rest) {
@@ -236,11 +189,124 @@ pub(super) async fn show(
             }
         }
     }
-    if let Some(mut file) = file {
+    if let Some(mut file) = lines.file {
         file.flush()?;
     }
     say_end(job, &all, connections.pacer().counts().requests, output)?;
     Ok(with_failures(exit, &all, unlisted))
+}
+
+/// Where the lines of the steps go.
+struct Lines {
+    /// The file of `--out`.
+    file: Option<BufWriter<File>>,
+    /// True if they are printed too.
+    json: bool,
+    /// True if the plan was made with the sandbox.
+    sandbox: bool,
+}
+
+impl Lines {
+    fn write(&mut self, sides: &Sides, step: &Step) -> Result<(), CliError> {
+        let line = Line {
+            sandbox: self.sandbox,
+            ..Line::of(sides, step)
+        };
+        if let Some(file) = &mut self.file {
+            serde_json::to_writer(&mut *file, &line).map_err(io::Error::from)?;
+            file.write_all(b"\n")?;
+        }
+        if self.json {
+            say_json(&line)?;
+        }
+        Ok(())
+    }
+}
+
+/// The sums of one transfer's plan.
+struct Tally {
+    totals: Totals,
+    estimate: Estimate,
+    capacity: Capacity,
+    /// True if an object would fail because it is in an archive.
+    has_failures: bool,
+}
+
+impl Tally {
+    fn new(capacity: Capacity) -> Self {
+        Self {
+            totals: Totals::default(),
+            estimate: Estimate::default(),
+            capacity,
+            has_failures: false,
+        }
+    }
+
+    /// Counts an entry of the plan and writes its lines.
+    fn observe(
+        &mut self,
+        sides: &Sides,
+        planned: Planned,
+        lines: &mut Lines,
+    ) -> Result<(), CliError> {
+        let totals = &mut self.totals;
+        match planned {
+            Planned::Step(step) => {
+                let mut is_held_up = false;
+                for step in chain(sides, *step) {
+                    is_held_up |= step.route == Route::Restore;
+                    if is_held_up {
+                        self.hold_up(sides, &step);
+                    } else {
+                        self.copy(sides, &step);
+                    }
+                    lines.write(sides, &step)?;
+                }
+            }
+            Planned::Skip(entry, _, Skip::Archived) => {
+                totals.archived(entry.size, entry.storage_class.as_deref(), false);
+            }
+            Planned::Skip(entry, _, why) => totals.skip(entry.size, why),
+            Planned::Archived(entry, _) => {
+                totals.archived(entry.size, entry.storage_class.as_deref(), false);
+                self.has_failures = true;
+            }
+            Planned::Excluded(_) => totals.excluded_objects += 1,
+            // A plan goes on with nothing.
+            Planned::Again(..) => {}
+            Planned::Ignored(place, why) => tracing::info!("ignored {place}: {why}"),
+            Planned::Failed(_, place, failure) | Planned::Unlisted(place, failure) => {
+                totals.impossible_objects += 1;
+                note(&format!("failed: {place}: {failure}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts an object that is not copied before it, or a version before it, is restored.
+    fn hold_up(&mut self, sides: &Sides, step: &Step) {
+        let archived = sides.transfer.archived;
+        let asks = archived == Archived::Restore && step.entry.archive == ArchiveState::Archived;
+        self.totals
+            .archived(step.entry.size, step.entry.storage_class.as_deref(), asks);
+        self.has_failures |= archived == Archived::Fail;
+    }
+
+    /// Counts an object that is copied.
+    fn copy(&mut self, sides: &Sides, step: &Step) {
+        let capabilities = sides.destination.capabilities();
+        let reads = Reads::of(&sides.transfer, capabilities, &step.route);
+        self.totals.copy(
+            step.entry.size,
+            &step.route,
+            step.reason,
+            capabilities,
+            reads,
+        );
+        self.totals.in_place_objects += u64::from(sides.is_in_place());
+        self.estimate
+            .copy(step.entry.size, &step.route, self.capacity);
+    }
 }
 
 /// Prints the totals of all transfers and the number of requests that the plan took.

@@ -5,7 +5,7 @@
 //! each part, so that a single 5 TiB object moves too.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -51,6 +51,8 @@ pub(super) struct Console {
     plan_ended: AtomicU64,
     ended_objects: AtomicU64,
     failed_objects: AtomicU64,
+    /// Set while everything is refused and only single objects are tried.
+    is_paused: AtomicBool,
     copied_bytes: AtomicI64,
     bars: Option<Bars>,
 }
@@ -186,6 +188,7 @@ impl Console {
             plan_ended: AtomicU64::new(0),
             ended_objects: AtomicU64::new(0),
             failed_objects: AtomicU64::new(0),
+            is_paused: AtomicBool::new(false),
             copied_bytes: AtomicI64::new(0),
             bars: bars.then(Bars::new),
         }
@@ -283,16 +286,15 @@ impl Console {
             bytes: planned,
             objects: load(&self.planned_objects),
         };
+        let waits_for = self.waits_for();
+        // A run that waits has no pace to estimate by.
         if known
+            && waits_for.is_empty()
             && let Some(left) = time_left(all, began, recent, now).filter(|left| !left.is_zero())
         {
             pieces.push(format!("{} left", display_duration(left)));
         }
-        let outages = self.pacer.outages();
-        let outages = outages.iter().map(|(_, down_for, reason)| {
-            format!("no answer for {}: {reason}", display_duration(*down_for))
-        });
-        pieces.extend(outages);
+        pieces.extend(waits_for);
         if let [first, others @ ..] = &self.pacer.refused()[..] {
             let others = if others.is_empty() {
                 String::new()
@@ -318,6 +320,22 @@ impl Console {
         }
         pieces.push(format!("{} in flight", display_count(u64::from(in_flight))));
         pieces
+    }
+
+    /// Returns what the whole run waits for.
+    fn waits_for(&self) -> Vec<String> {
+        let outages = self.pacer.outages();
+        let mut waits: Vec<_> = outages
+            .iter()
+            .map(|(_, down_for, reason)| {
+                let down_for = display_duration(*down_for);
+                format!("waiting for an answer, none for {down_for}: {reason}")
+            })
+            .collect();
+        if self.is_paused.load(Ordering::Relaxed) {
+            waits.push("waiting for the end of refusals, single objects are tried".to_owned());
+        }
+        waits
     }
 
     /// A line of a log.
@@ -405,6 +423,7 @@ impl Monitor for Console {
                 self.planned_objects.fetch_add(1, Ordering::Relaxed);
                 self.planned_bytes.fetch_add(*bytes, Ordering::Relaxed);
             }
+            Event::Paused { is_paused } => self.is_paused.store(*is_paused, Ordering::Relaxed),
             Event::PlanEnded => self.plan_ended.store(1, Ordering::Relaxed),
             Event::UploadBegan {
                 id,

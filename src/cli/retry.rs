@@ -16,7 +16,7 @@ use super::place::Place;
 use super::run::{Terms, run};
 use super::signals::DrainFlags;
 use super::{CliError, Command, Exit, Output, journal, note, output_file, plan, say};
-use crate::journal::{Intent, look};
+use crate::journal::{Intent, JournalError, look};
 use crate::location::S3Uri;
 use crate::manifest::job::{
     Attribute, Chosen, Compare, Job, JournalPlace, Policy, Source, Transfer, Versions, When,
@@ -24,6 +24,7 @@ use crate::manifest::job::{
 use crate::manifest::moment::Age;
 use crate::report::Origin;
 use crate::report::read::{FailedObject, LostObject, Report, read};
+use crate::size::display_count;
 
 /// Runs the failed objects of a report again.
 #[derive(Debug, Args)]
@@ -73,6 +74,14 @@ impl Retry {
             lost,
             ..
         } = report_read;
+        let repair_losses = format!(
+            "{} copies of this report lack attributes: s3haul retry --losses {} repairs them",
+            display_count(lost.len() as u64),
+            path.display()
+        );
+        if !self.losses && !lost.is_empty() && !failed.is_empty() {
+            note(&repair_losses);
+        }
         if self.losses {
             if lost.is_empty() {
                 return say("no object of this report was copied with losses: nothing to do");
@@ -99,7 +108,11 @@ impl Retry {
                 return Err(CliError::Usage(message));
             }
             if Box::pin(origin_is_over(&origin)).await? {
-                return say("no object of this report failed: nothing to do");
+                return say(&if lost.is_empty() {
+                    "no object of this report failed: nothing to do".to_owned()
+                } else {
+                    format!("no object of this report failed: nothing to do. {repair_losses}")
+                });
             }
             let message = format!(
                 "no object of this report failed so far, but its run is not over; {again}, which goes on with it"
@@ -151,9 +164,17 @@ async fn origin_is_over(origin: &Origin) -> Result<bool, CliError> {
     let Some(location) = journal::location(&job, &mut connections).await? else {
         return Ok(true);
     };
-    Ok(look(location)
-        .await?
-        .is_none_or(|glance| !glance.state.is_unfinished()))
+    match look(location).await {
+        Ok(glance) => Ok(glance.is_none_or(|glance| !glance.state.is_unfinished())),
+        // The report has a footer, and says all.
+        Err(error @ (JournalError::Corrupt { .. } | JournalError::NewerVersion { .. })) => {
+            note(&format!(
+                "note: the journal of this run cannot be read, and its report is complete without it: {error}"
+            ));
+            Ok(true)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The job of the run that wrote a report. The process goes to where that run was started, because

@@ -23,7 +23,7 @@ use crate::journal::event::Event;
 use crate::manifest::job::Job;
 use crate::manifest::{Finding, journal_in_source};
 use crate::plan::unlisted::Cause;
-use crate::report::{Footer, Origin, ReportError, Target, summary};
+use crate::report::{Footer, Origin, ReportEnd, ReportError, Target, summary};
 
 /// Runs a job manifest.
 #[derive(Debug, Args)]
@@ -209,7 +209,13 @@ pub(super) async fn run(
     } else {
         say(summary(&outcome).trim_end())?;
     }
-    let closed = closed.map_err(CliError::Lost)?;
+    let closed = match closed {
+        Ok(closed) => closed,
+        Err(error) => {
+            unfinished(report, &outcome);
+            return Err(CliError::Lost(error));
+        }
+    };
     if let Some(path) = &job.report.json {
         closed.report.map_err(|error| ReportError::Incomplete {
             path: path.clone(),
@@ -227,6 +233,19 @@ pub(super) async fn run(
         return Err(CliError::Interrupted(left(kept).to_owned()));
     }
     Ok(exit)
+}
+
+/// Ends the report of a run whose journal was lost: it is not complete, whatever its objects came
+/// to.
+fn unfinished(report: Option<ReportEnd>, outcome: &Outcome) {
+    let Some(report) = report else { return };
+    let footer = Footer {
+        complete: false,
+        ..Footer::of(outcome, Exit::Interrupted as i32)
+    };
+    if let Err(error) = report.finish(&footer) {
+        tracing::warn!(%error, "the report has no footer");
+    }
 }
 
 /// Returns the exit code of a run.

@@ -323,23 +323,25 @@ mod tests {
     use crate::journal::fingerprint::Fingerprint;
     use crate::journal::state::RunState;
 
-    fn glance() -> Glance {
-        let object = |object, key: &str| {
-            let key = key.parse().unwrap();
-            let entry = PlannedObject {
-                key,
-                size: 50 << 30,
-                etag: None,
-                version: None,
-                modified: None,
-                class: None,
-            };
-            Event::ObjectPlanned {
-                range: 0,
-                object,
-                entry,
-            }
+    fn planned(object: u64, key: &str) -> Event {
+        let key = key.parse().unwrap();
+        let entry = PlannedObject {
+            key,
+            size: 50 << 30,
+            etag: None,
+            version: None,
+            modified: None,
+            class: None,
         };
+        Event::ObjectPlanned {
+            range: 0,
+            object,
+            entry,
+        }
+    }
+
+    /// A run of three objects: an open upload, a done object, and a failed one.
+    fn events() -> Vec<Event> {
         let run = RunInfo {
             run: "r1".into(),
             job: "lake".into(),
@@ -357,17 +359,16 @@ mod tests {
             kind: "denied".into(),
             message: "no rights".into(),
         };
-        let mut state = RunState::default();
-        for (second, event) in [
+        vec![
             Event::RunBegan(run),
             Event::RangeBegan {
                 range: 0,
                 transfer: 0,
                 ordered: true,
             },
-            object(1, "big.bin"),
-            object(2, "b"),
-            object(3, "c"),
+            planned(1, "big.bin"),
+            planned(2, "b"),
+            planned(3, "c"),
             Event::UploadIntended {
                 upload: 4,
                 object: 1,
@@ -420,9 +421,11 @@ mod tests {
             },
             Event::RunResumed,
         ]
-        .into_iter()
-        .enumerate()
-        {
+    }
+
+    fn glance() -> Glance {
+        let mut state = RunState::default();
+        for (second, event) in events().into_iter().enumerate() {
             state.apply(
                 Timestamp::from_second(second.try_into().unwrap()).unwrap(),
                 &event,

@@ -1,42 +1,31 @@
-//! `verify`: are both sides equal, told without copying anything.
+//! `verify`: compares both sides without copying anything.
 
-use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+mod receipts;
+mod tell;
+
+use std::path::PathBuf;
+use std::time::Instant;
 
 use clap::Args;
-use futures::StreamExt;
 use jiff::Timestamp;
-use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
+use self::tell::{Console, summary};
 use super::copy::{Copy, in_s3, recursive};
 use super::place::{Place as Surroundings, SidesFlags};
-use super::retry::{job_of, moved};
 use super::select::{PATTERNS, SelectFlags};
 use super::set::KeyFlags;
 use super::{
     CliError, EndpointFlags, Exit, JobFile, Output, idle, local_source, note, presence, say,
     say_json, say_line,
 };
-use crate::connections::Connections;
 use crate::location::S3Uri;
 use crate::manifest::job::{
     DEFAULT_ENDPOINT, Destination, Empty, Job, Source, Symlinks, Transfer, Versions, check,
 };
-use crate::pace::gate::by_itself;
 use crate::planner::Sides;
-use crate::report::read::{FailedObject, read};
-use crate::s3::Failure;
-use crate::size::{display_count, display_duration};
-use crate::verify::{self, Counts, Deep, Finding, Place, Verdict};
-
-/// Between lines that tell how far it is.
-const LINE_EVERY: Duration = Duration::from_secs(30);
-/// Lines of a report that are looked at side by side.
-const AT_ONCE: usize = 256;
+use crate::size::display_count;
+use crate::verify::{self, Counts, Deep};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -103,11 +92,7 @@ impl Verify {
 
     async fn compare(&self, output: Output) -> Result<Exit, CliError> {
         let began = Instant::now();
-        let mut console = Console {
-            output,
-            shown: began,
-            compared: 0,
-        };
+        let mut console = Console::new(output, began);
         let mut fails_if_empty = false;
         let counts = match (self.what.as_slice(), &self.report) {
             ([], Some(report)) => self.receipts(report, &mut console).await?,
@@ -347,164 +332,6 @@ impl Verify {
         }
         Ok(counts)
     }
-
-    /// Compares what the receipts of a run name. A line that is no receipt is a mistake and not
-    /// skipped.
-    async fn receipts(&self, path: &Path, console: &mut Console) -> Result<Counts, CliError> {
-        self.says_itself(&path.display().to_string())?;
-        let usage =
-            |what: String| CliError::Usage(format!("the report {}: {what}", path.display()));
-        // Read to its end before anything is compared: a report that was cut proves nothing.
-        let report = read(path).map_err(|error| CliError::Usage(error.to_string()))?;
-        let file = File::open(path).map_err(|error| usage(error.to_string()))?;
-        let mut lines = BufReader::new(file).lines();
-        lines.next().transpose()?;
-        // The command is read again for its endpoints.
-        let job = job_of(&report.origin)?;
-        for change in report.origin.changes(&job) {
-            note(&format!("note: {change}"));
-        }
-        let mut connections = Surroundings::ambient().connect(&job, &CancellationToken::new());
-        let mut counts = Counts {
-            looked_for_extra: false,
-            ..Counts::default()
-        };
-        let mut running = futures::stream::FuturesUnordered::new();
-        let deep = self.deep();
-        let footers = usize::from(report.footer.is_some());
-        let mut lines = (2_u64..).zip(lines).peekable();
-        while let Some((number, line)) = lines.next() {
-            let line = line?;
-            if footers > 0 && lines.peek().is_none() {
-                break;
-            }
-            let receipt: Line = serde_json::from_str(&line)
-                .map_err(|error| usage(format!("line {number} is no receipt: {error}")))?;
-            let transfer = job
-                .transfers
-                .iter()
-                .find(|transfer| transfer.name == receipt.transfer);
-            let transfer = transfer.ok_or_else(|| {
-                usage(format!(
-                    "line {number} is about a transfer `{}` that the job has no more",
-                    receipt.transfer
-                ))
-            })?;
-            if let Some(what) = moved(transfer, &receipt.source, &receipt.destination) {
-                let remedy = "Restore the job, or compare the two places: s3haul verify SRC DST";
-                return Err(usage(format!("line {number} {what}. {remedy}")));
-            }
-            // Counted once per object, by the last word about it.
-            if matches!(receipt.status.as_str(), "failed" | "stopped") {
-                continue;
-            }
-            match places(&mut connections, transfer, receipt)
-                .await
-                .map_err(|what| match what {
-                    Unfit::Line(what) => usage(format!("line {number} {what}")),
-                    Unfit::Bucket(failure) => failure.into(),
-                })? {
-                Some((source, destination)) => {
-                    running.push(by_itself(verify::objects(source, destination, deep)));
-                }
-                None => counts.excluded += 1,
-            }
-            while running.len() >= AT_ONCE
-                && let Some(finding) = running.next().await
-            {
-                counts.add(&finding.verdict);
-                console.tell(&finding);
-            }
-        }
-        while let Some(finding) = running.next().await {
-            counts.add(&finding.verdict);
-            console.tell(&finding);
-        }
-        for object in &report.failed {
-            counts.failed += 1;
-            console.tell_undone(object);
-        }
-        if report.is_incomplete() {
-            note(&format!(
-                "error: the run of this report was stopped before its end, so that objects may be missing that it never listed: \
-                 run `{}` again in {}",
-                report.origin.command_line(),
-                report.origin.directory.display()
-            ));
-            counts.failed = counts.failed.max(1);
-        }
-        Ok(counts)
-    }
-}
-
-/// What `verify` reads of a receipt.
-#[derive(Debug, Deserialize)]
-struct Line {
-    transfer: String,
-    status: String,
-    reason: Option<String>,
-    source: String,
-    source_version: Option<String>,
-    proof: Option<String>,
-    destination: String,
-    destination_version: Option<String>,
-}
-
-/// Why a receipt cannot be compared.
-enum Unfit {
-    /// The line is wrong, for this reason.
-    Line(String),
-    /// A bucket cannot be used.
-    Bucket(Failure),
-}
-
-/// The two objects of a receipt; `None` for files and for what the run neither copied nor found
-/// equal.
-async fn places(
-    connections: &mut Connections,
-    transfer: &Transfer,
-    line: Line,
-) -> Result<Option<(Place, Place)>, Unfit> {
-    // What was left alone because the key was taken need not be equal.
-    let is_equal = matches!(
-        (line.status.as_str(), line.reason.as_deref()),
-        ("done", _) | ("skipped", Some("equal"))
-    );
-    if !is_equal || transfer.from.s3().is_none() {
-        return Ok(None);
-    }
-    let location = |text: &str| {
-        let parsed = text.parse::<S3Uri>();
-        parsed
-            .map_err(|error| Unfit::Line(format!("names {text}, which is not a location: {error}")))
-    };
-    let (source, destination) = (location(&line.source)?, location(&line.destination)?);
-    // A delete marker has nothing to compare, and of a version that was there before nobody knows
-    // which one it is.
-    let is_history = transfer.versions == Versions::All;
-    if line.proof.as_deref() == Some("delete-marker")
-        || (is_history && line.destination_version.is_none())
-    {
-        return Ok(None);
-    }
-    let (Some(from), to) = connections
-        .of_transfer(transfer)
-        .await
-        .map_err(Unfit::Bucket)?
-    else {
-        return Ok(None);
-    };
-    let source = Place {
-        bucket: from,
-        key: source.key,
-        version: line.source_version,
-    };
-    let destination = Place {
-        bucket: to,
-        key: destination.key,
-        version: line.destination_version,
-    };
-    Ok(Some((source, destination)))
 }
 
 /// Quotes a word for a shell, where it needs that.
@@ -515,94 +342,4 @@ fn quoted(word: &str) -> String {
     } else {
         format!("'{}'", word.replace('\'', r"'\''"))
     }
-}
-
-/// Prints what is not equal, and now and then how far it is.
-struct Console {
-    output: Output,
-    shown: Instant,
-    compared: u64,
-}
-
-impl Console {
-    /// Prints an object that the run of a report did not copy.
-    fn tell_undone(&self, object: &FailedObject) {
-        let why = "the run failed to copy it, or was stopped before";
-        if self.output.json {
-            let line =
-                serde_json::json!({ "source": object.source, "status": "failed", "error": why });
-            let _ = say_json(&line);
-        } else {
-            let _ = say_line(&format!("{:<10}  {}: {why}", "failed", object.source));
-        }
-    }
-
-    fn tell(&mut self, finding: &Finding) {
-        self.compared += 1;
-        if self.shown.elapsed() >= LINE_EVERY && !self.output.quiet {
-            self.shown = Instant::now();
-            note(&format!("{} compared", display_count(self.compared)));
-        }
-        if matches!(finding.verdict, Verdict::Equal { .. }) {
-            return;
-        }
-        // A reader that has gone away is no failure: the exit code still tells.
-        let _ = if self.output.json {
-            say_json(finding)
-        } else {
-            say_line(&text(finding))
-        };
-    }
-}
-
-fn text(finding: &Finding) -> String {
-    let why = match &finding.verdict {
-        Verdict::Different { why } | Verdict::Unprovable { why } => format!(": {why}"),
-        Verdict::Failed { error } => {
-            format!(": {}: {}; {}", error.code, error.message, error.remedy)
-        }
-        Verdict::Equal { .. } | Verdict::Missing | Verdict::Extra => String::new(),
-    };
-    let source = finding
-        .source
-        .as_ref()
-        .map(|source| format!("{source} -> "))
-        .unwrap_or_default();
-    format!(
-        "{:<10}  {source}{}{why}",
-        finding.verdict.name(),
-        finding.destination
-    )
-}
-
-fn summary(counts: &Counts, took: Duration) -> String {
-    let mut text = format!(
-        "compared in {}: {} equal",
-        display_duration(took),
-        display_count(counts.equal)
-    );
-    if !counts.proofs.is_empty() {
-        let proofs: Vec<_> = counts
-            .proofs
-            .iter()
-            .map(|(proof, count)| format!("{proof} {}", display_count(*count)))
-            .collect();
-        let _ = write!(text, " ({})", proofs.join(", "));
-    }
-    for (count, what) in [
-        (counts.different, "different"),
-        (counts.missing, "missing"),
-        (counts.extra, "extra"),
-        (counts.unprovable, "unprovable"),
-        (counts.failed, "failed"),
-        (counts.excluded, "left out"),
-    ] {
-        if count > 0 {
-            let _ = write!(text, ", {} {what}", display_count(count));
-        }
-    }
-    if !counts.looked_for_extra {
-        text.push_str("; extra objects were not looked for");
-    }
-    text
 }

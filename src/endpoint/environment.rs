@@ -29,6 +29,8 @@ pub struct Environment {
     variables: BTreeMap<String, String>,
     sections: EnvConfigSections,
     files: Vec<ConfigFile>,
+    /// The text of the files that exist.
+    contents: Vec<(EnvConfigFileKind, String)>,
     syntax_error: Option<String>,
     /// Names of variables of AWS tools whose text is not UTF-8.
     not_utf8: Vec<String>,
@@ -102,6 +104,7 @@ impl Environment {
             environment.files.push(ConfigFile { kind, path, state });
         }
         environment.parse(&contents);
+        environment.contents = contents;
         environment
     }
 
@@ -271,14 +274,11 @@ impl Environment {
         self.services.contains(name)
     }
 
-    /// The files that exist, for the SDK's own credential providers.
+    /// The text of the files that exist, for the SDK's own credential providers: a file may change
+    /// or vanish before they would read it.
     #[must_use]
-    pub(crate) fn config_files(&self) -> Vec<(EnvConfigFileKind, PathBuf)> {
-        let read = self
-            .files
-            .iter()
-            .filter(|file| file.state == FileState::Read);
-        read.map(|file| (file.kind, file.path.clone())).collect()
+    pub(crate) fn contents(&self) -> &[(EnvConfigFileKind, String)] {
+        &self.contents
     }
 }
 

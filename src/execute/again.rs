@@ -134,7 +134,7 @@ impl Conductor<'_> {
                 self.end_with(transfer, Some(object), &receipt);
             }
             Planned::Archived(entry, key) => {
-                self.fail_archived(transfer, Some(object), *entry, key)
+                self.fail_archived(transfer, Some(object), *entry, key);
             }
             Planned::Failed(_, place, failure) | Planned::Unlisted(place, failure) => {
                 self.fail(transfer, Some(object), place, &failure);

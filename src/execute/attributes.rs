@@ -19,7 +19,7 @@ use crate::bucket::{Answer, Bucket};
 use crate::location::ObjectKey;
 use crate::manifest::job::{Attribute, Policy};
 use crate::multipart::MultipartUpload;
-use crate::plan::asked::Asked;
+use crate::plan::asked::{Asked, SourceTags};
 use crate::plan::attributes::{self, Reads, set_tags, take_late_tags, weaker_encryption};
 use crate::plan::concede::{optional, refused, suspects, without};
 use crate::plan::decide::Route;
@@ -43,6 +43,11 @@ pub(super) struct Wanted<'w> {
     trial: Option<Trial>,
     late_tags: Vec<Tag>,
     annotations: Vec<Annotation>,
+    /// The source's tags, which the request carries along by itself, if they were read to be
+    /// compared.
+    carried: Option<Vec<Tag>>,
+    /// The request that carries the attributes.
+    write: Operation,
 }
 
 /// The search for the attribute that the server does not take.
@@ -79,11 +84,17 @@ impl<'w> Wanted<'w> {
         let mut full = spec.attributes;
         let reads = Reads::of(transfer, capabilities, route);
         // Tags that HEAD counts may be read.
-        let carried = full.tags == Tags::AsSource && head.tag_count.is_none();
+        let is_carried = full.tags == Tags::AsSource;
+        let mut carried = None;
         if reads.tags {
             Box::pin(source.tags(&mut full, head.tag_count, draft)).await?;
-        } else if carried && source.is_known_unreadable(Attribute::Tags, draft) {
+        } else if is_carried
+            && head.tag_count.is_none()
+            && source.is_known_unreadable(Attribute::Tags, draft)
+        {
             full.tags = Tags::Exactly(set_tags(transfer));
+        } else if is_carried && !capabilities.refuses_what_it_lacks() {
+            carried = Box::pin(source.carried_tags(head.tag_count, draft)).await?;
         }
         if reads.acl {
             Box::pin(source.acl(&mut full, draft)).await?;
@@ -100,9 +111,15 @@ impl<'w> Wanted<'w> {
                 draft.losses.push(loss);
             }
         }
+        let write = match route {
+            Route::MultipartCopy(_) => Operation::CreateMultipartUpload,
+            _ => Operation::CopyObject,
+        };
         Ok(Self {
             wished,
             annotations,
+            carried,
+            write,
             ..Self::new(work, full)
         })
     }
@@ -127,6 +144,8 @@ impl<'w> Wanted<'w> {
             trial: None,
             late_tags,
             annotations: Vec::new(),
+            carried: None,
+            write: Operation::PutObject,
         }
     }
 
@@ -142,16 +161,25 @@ impl<'w> Wanted<'w> {
 
     /// Returns what the object is compared with once it can be looked at. `head` is the source's.
     pub(super) fn asked(&self, head: &Head) -> Asked<'_> {
+        let sides = &self.work.sides;
+        let customer_key = sides.destination.client().customer_key().is_some();
+        let source_tags = match (&self.carried, head.tag_count) {
+            (Some(tags), _) => SourceTags::Read(tags),
+            (None, Some(count)) => SourceTags::Counted(count),
+            (None, None) => SourceTags::Unknown,
+        };
+        let asked = Asked {
+            source_tags,
+            ..Asked::of(&self.sent, self.write, customer_key)
+        };
+        // A change in place destroys what it does not keep.
+        let is_strict = sides.is_in_place() || head.tag_count.is_none();
+        let compares_tags = is_strict
+            && sides.transfer.preserve.tags == Policy::Require
+            && asked.tags().is_some_and(|count| count > 0);
         Asked {
-            attributes: &self.sent,
-            source_tags: head.tag_count,
-            customer_key: self
-                .work
-                .sides
-                .destination
-                .client()
-                .customer_key()
-                .is_some(),
+            compares_tags,
+            ..asked
         }
     }
 
@@ -251,14 +279,9 @@ impl<'w> Wanted<'w> {
                         bucket,
                         pin,
                     };
-                    let answer = bucket.tags(&pin.key, source.version()).await;
+                    let ask = || bucket.tags(&pin.key, source.version());
                     match source
-                        .or_loss(
-                            Attribute::Tags,
-                            &source.permission("Tagging"),
-                            answer,
-                            draft,
-                        )
+                        .or_loss(Attribute::Tags, &source.permission("Tagging"), ask, draft)
                         .await?
                     {
                         None => {
@@ -301,6 +324,11 @@ impl<'w> Wanted<'w> {
             refusal, left_out, ..
         }) = self.trial.take()
         else {
+            if self.work.refusals.expects_losses() {
+                let taken = optional(&self.sent, &self.work.sides.transfer);
+                let destination = &self.work.sides.destination;
+                self.work.refusals.forget(destination, taken, Lost::NotSet);
+            }
             return;
         };
         let destination = &self.work.sides.destination;
@@ -349,7 +377,6 @@ impl<'w> Wanted<'w> {
         (etag, version): (&str, Option<&str>),
         draft: &mut Draft,
     ) -> Result<(), Trouble> {
-        let destination = &self.work.sides.destination;
         if !self.late_tags.is_empty() {
             let outcome = self
                 .work
@@ -386,9 +413,8 @@ impl<'w> Wanted<'w> {
             };
             let outcome = match text {
                 Ok(text) => {
-                    destination
-                        .put_annotation(key, version, etag, &entry.name, text)
-                        .await
+                    let at = (etag, version);
+                    self.work.put_late_annotation(key, at, entry, text).await
                 }
                 Err(failure) => Err(failure),
             };

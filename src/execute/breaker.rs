@@ -62,7 +62,7 @@ impl Breaker {
             }
             Ending::Stopped => {}
             Ending::Done { .. } | Ending::Skipped { .. } | Ending::Restoring { .. } => {
-                self.is_on = false
+                self.is_on = false;
             }
         }
     }
@@ -127,7 +127,10 @@ impl Conductor<'_> {
     /// Whether going on after this failure would be in vain.
     pub(super) fn is_hopeless(&self, error: &ErrorRecord) -> Option<GaveUp> {
         if error.ends_run {
-            let reason = format!("{}: {}", error.code, error.message);
+            let mut reason = format!("{}: {}", error.code, error.message);
+            if !error.remedy.is_empty() {
+                reason = format!("{reason}; {}", error.remedy);
+            }
             return Some(GaveUp {
                 reason,
                 may_pass_later: error.may_pass_later,
@@ -166,7 +169,12 @@ impl Conductor<'_> {
         if !error.ends_run || !error.may_pass_later {
             return receipt;
         }
-        let is_about_credentials = error.kind == FailureKind::CredentialsUnavailable.name();
+        let is_about_credentials = [
+            FailureKind::CredentialsUnavailable,
+            FailureKind::CredentialsEnded,
+        ]
+        .iter()
+        .any(|kind| error.kind == kind.name());
         match (&self.outcome.gave_up, self.is_hopeless(error)) {
             (None, Some(gave_up)) if is_about_credentials => self.give_up_run(gave_up),
             (None, _) => return receipt,

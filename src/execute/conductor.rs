@@ -4,64 +4,44 @@
 //! All transfers of a run share the places in flight. One begins in its turn, as soon as everything
 //! that the ones before it found is begun or waits, so that the tail of one leaves no places empty,
 //! or while they cannot keep the places busy; unless it has to wait for the end of another
-//! ([`must_wait`]). Only single objects are planned side by side with others: a listing takes up
+//! ([`must_wait`](crate::manifest::must_wait)). Only single objects are planned side by side with others: a listing takes up
 //! memory.
 //!
 //! The largest objects are opened first (their tail is what a run ends with) while small ones fill
 //! the places beside them. As many uploads are open as it takes to have a part for every place, and
 //! some more: the end of one object must not leave places empty until the next one has begun.
 
+mod begin;
+mod end;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::OptionFuture;
-use futures::stream::{BoxStream, SelectAll, StreamExt, once, poll_fn};
+use futures::stream::{BoxStream, SelectAll, StreamExt};
 use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::again::Listed;
+use super::Work;
 use super::breaker::{Breaker, Means, Suspect};
 use super::fair::Shares;
 use super::monitor::{Event, Monitor};
 use super::outcome::Outcome;
-use super::receipt::{Draft, Ending, Receipt};
-use super::record::{self, Record};
+use super::receipt::Receipt;
+use super::record::Record;
 use super::running::{Open, Running};
-use super::series::{Held as Refused, Series};
+use super::series::Series;
 use super::waiting::{Queued, Waiting};
-use super::{LINE, Work};
 use crate::location::ObjectKey;
-use crate::manifest::job::{Job, Source};
-use crate::manifest::must_wait;
+use crate::manifest::job::Job;
 use crate::pace::Slots;
-use crate::planner::{Held, Misses, News, Planned, Planning, Step};
-use crate::s3::{Failure, FailureKind, Operation};
+use crate::planner::{Held, News, Planned, Step};
+use crate::s3::Failure;
 
-/// Multipart objects that are open at the same time, whatever they are cut into.
-const OPEN_UPLOADS: usize = 48;
-/// At most so many are open, where each has so few parts that more of them are needed to fill all
-/// places.
-const MOST_OPEN_UPLOADS: usize = 1024;
-/// Single objects that are looked for at once, each of which is a transfer.
-const OBJECTS_AT_ONCE: usize = 32;
-
-/// Transfers that are planned at once while those that have begun do not keep the places busy.
-const PLANNED_AT_ONCE: usize = 4;
 /// The interval at which open transfers are checked if no event arrives.
 const LOOK: Duration = Duration::from_millis(250);
-/// If no object ends for this long, the next transfer starts too.
-const STALLED: Duration = Duration::from_secs(2);
-
-/// The next transfer begins while fewer objects wait.
-const FEW: usize = 4096;
-
-/// So many more objects are open than there are places: one is there when a place becomes free.
-const AHEAD: u32 = 64;
-/// At least so many, and a quarter of the places: what is slow would fill all places from among
-/// those that wait.
-const FEW_AHEAD: u32 = 2;
 
 /// Owns the state of a run's objects.
 pub(super) struct Conductor<'a> {
@@ -199,203 +179,11 @@ impl<'a> Conductor<'a> {
         self.transfers.retain(|_, running| !running.is_over());
     }
 
-    /// Begins those transfers whose turn it is.
-    fn begin_transfers(&mut self) {
-        if self.stop.is_cancelled() {
-            return;
-        }
-        while let Some((number, work)) = self.coming.front()
-            && self.may_begin(work)
-        {
-            let (number, work) = (*number, Arc::clone(work));
-            self.coming.pop_front();
-            let (name, of) = (&work.sides.transfer.name, self.job.transfers.len());
-            self.monitor.observe(&Event::TransferBegan {
-                name,
-                number: number as usize + 1,
-                of,
-            });
-            let Planning { mut news, hunger } = record::planning(&work, number);
-            let told = poll_fn(move |context| {
-                news.poll_recv(context)
-                    .map(|news| Some((number, Some(news?))))
-            })
-            .chain(once(async move { (number, None) }));
-            self.news.push(told.boxed());
-            let (record, misses) = (Record::new(&work, number), Misses::of(&work.sides.transfer));
-            let has_found = work
-                .resumed
-                .ranges_of(number)
-                .any(|(_, range)| range.passed.is_some());
-            let (listed, is_planned, excluded, left) = (Listed::of(&work, number), false, 0, 0);
-            let running = Running {
-                work,
-                record,
-                listed,
-                misses,
-                hunger,
-                is_planned,
-                has_found,
-                excluded,
-                left,
-            };
-            self.transfers.insert(number, running);
-        }
-    }
-
-    /// Whether it is a transfer's turn.
-    fn may_begin(&self, work: &Work) -> bool {
-        let is_one = |work: &Work| matches!(work.sides.transfer.from, Source::Object { .. });
-        let (_, width) = self.slots.in_flight();
-        let is_stalled = self.is_stalled() && self.planned().count() < PLANNED_AT_ONCE;
-        if !is_stalled && (!self.opens_more(width) || self.waiting.len() >= FEW) {
-            return false;
-        }
-        let mut planned = self.planned();
-        let may_join = is_one(work) && self.planned().count() < OBJECTS_AT_ONCE;
-        let waits_for =
-            |other: &Running| must_wait(self.job, &work.sides.transfer, &other.work.sides.transfer);
-        let has_turn = is_stalled || planned.all(|other| may_join && is_one(&other.work));
-        has_turn && !self.transfers.values().any(waits_for)
-    }
-
-    /// Returns true while the transfers that have begun do not keep the places busy: their objects
-    /// wait for a rate, or for answers.
-    fn is_stalled(&self) -> bool {
-        self.is_hungry || (!self.open.is_empty() && self.last_end.elapsed() >= STALLED)
-    }
-
     /// Transfers of which more may be found.
     pub(super) fn planned(&self) -> impl Iterator<Item = &Running> {
         self.transfers
             .values()
             .filter(|running| !running.is_planned)
-    }
-
-    /// Opens as many objects as the places can serve, the largest first.
-    fn begin(&mut self) {
-        self.trip();
-        if self.stop.is_cancelled() || self.series.is_paused() {
-            return;
-        }
-        let (_, width) = self.slots.in_flight();
-        while self.opens_more(width)
-            && self.breaker.may_open(self.open.len())
-            && let Some(queued) = self.pop_large()
-        {
-            self.spawn(queued);
-        }
-        while self.open_heavy < width + AHEAD
-            && self.breaker.may_open(self.open.len())
-            && let Some(queued) = self.pop_heavy()
-        {
-            self.spawn(queued);
-        }
-        // An object whose request waits has given its place back.
-        let places = self.slots.for_small();
-        let small = places + self.slots.parked_small() + AHEAD.min((places / 4).max(FEW_AHEAD));
-        while self.open_small() < small as usize && self.breaker.may_open(self.open.len()) {
-            // What waits for a rate takes none of the places that others could use; somebody always
-            // goes on.
-            let is_idle = self.open_small() == 0;
-            let (transfers, shares) = (&self.transfers, &self.shares);
-            let is_free = |queued: &Queued| is_idle || is_free(transfers, queued);
-            let Some(queued) = self
-                .waiting
-                .pop_small(is_free, |group| shares.open_in(group))
-            else {
-                break;
-            };
-            self.spawn(queued);
-        }
-        let is_hungry = self.open_small() < small as usize;
-        self.is_hungry = is_hungry && self.waiting.len() > 0;
-        self.planned()
-            .for_each(|running| running.hunger.set(is_hungry));
-    }
-
-    /// The largest that would not stand in line; somebody always goes on.
-    fn pop_large(&mut self) -> Option<Queued> {
-        let (transfers, is_idle) = (&self.transfers, self.open_large == 0);
-        self.waiting
-            .pop_large(|queued| is_idle || is_free(transfers, queued))
-    }
-
-    fn pop_heavy(&mut self) -> Option<Queued> {
-        let (transfers, is_idle) = (&self.transfers, self.open_heavy == 0);
-        self.waiting
-            .pop_heavy(|queued| is_idle || is_free(transfers, queued))
-    }
-
-    fn open_small(&self) -> usize {
-        self.open.len() - self.open_large - self.open_heavy as usize
-    }
-
-    /// Whether one more multipart object should be open.
-    fn opens_more(&self, width: u32) -> bool {
-        let opens = |large: usize, parts: u64| {
-            let lacks_parts = parts < 2 * u64::from(width);
-            large < OPEN_UPLOADS || (lacks_parts && large < MOST_OPEN_UPLOADS)
-        };
-        if opens(self.open_large, self.open_parts) || self.open_large >= MOST_OPEN_UPLOADS {
-            return self.open_large < MOST_OPEN_UPLOADS;
-        }
-        // Those that wait because everything is refused use no places.
-        let is_shut = |open: &&Open| {
-            let running = self.transfers.get(&open.transfer);
-            open.parts > 0 && running.is_some_and(|running| running.work.is_shut(&open.key))
-        };
-        let (large, parts) = self
-            .open
-            .values()
-            .filter(is_shut)
-            .fold((0, 0), |(large, parts), open| {
-                (large + 1, parts + u64::from(open.parts))
-            });
-        large > 0
-            && opens(
-                self.open_large - large,
-                self.open_parts.saturating_sub(parts),
-            )
-    }
-
-    pub(super) fn spawn(&mut self, queued: Queued) {
-        let Queued {
-            transfer,
-            mut step,
-            held,
-        } = queued;
-        drop(held);
-        let Some(running) = self.transfers.get(&transfer) else {
-            return;
-        };
-        let work = Arc::clone(&running.work);
-        let then = step.turn.as_mut().and_then(|turn| turn.then.take());
-        let (source, destination) = work.location(&step);
-        let parts = step.route.parts();
-        let group = self.shares.group(transfer, &step.entry.key);
-        self.shares.opened(&group);
-        let size = step.entry.size;
-        let (object, key) = (step.object, step.key.clone());
-        let open = Open {
-            transfer,
-            object,
-            source,
-            destination,
-            key,
-            size,
-            parts,
-            group,
-            then,
-        };
-        let handle = self.tasks.spawn(async move {
-            let receipt = work.run(&step).await;
-            (receipt, step)
-        });
-        self.open_large += usize::from(parts > 0);
-        self.open_parts += u64::from(parts);
-        self.open_heavy += u32::from(open.is_heavy());
-        self.open.insert(handle.id(), open);
     }
 
     fn hear(&mut self, transfer: u32, news: Option<News>) {
@@ -556,135 +344,4 @@ impl<'a> Conductor<'a> {
             self.tell(transfer, |record| record.pass(key));
         }
     }
-
-    fn fold(&mut self, joined: Result<(Id, (Receipt, Box<Step>)), tokio::task::JoinError>) {
-        let (id, receipt) = match joined {
-            Ok((id, receipt)) => (id, Ok(receipt)),
-            Err(error) => (error.id(), Err(error)),
-        };
-        let Some(open) = self.closed(id) else { return };
-        let transfer = open.transfer;
-        match receipt {
-            Ok((receipt, step)) => {
-                let is_single = open.then.is_none();
-                let receipt = self.without_blame(receipt);
-                let held = Refused {
-                    transfer,
-                    step,
-                    receipt,
-                };
-                let Some(Refused { receipt, .. }) = self.end_or_hold(held, is_single) else {
-                    return;
-                };
-                if let Some(then) = open.then {
-                    self.end_or_suspect(transfer, open.object, receipt.clone(), true);
-                    self.follow(transfer, then, &receipt);
-                } else {
-                    self.end_or_suspect(transfer, open.object, receipt, false);
-                }
-            }
-            Err(error) => {
-                let message = format!("a task of ours panicked: {error}");
-                let failure = Failure::new(
-                    FailureKind::Bug,
-                    Operation::CopyObject,
-                    &*open.destination,
-                    message,
-                );
-                let draft = Draft::of_size(open.size);
-                let ending = Ending::Failed {
-                    error: (&failure).into(),
-                };
-                if let Some(then) = open.then {
-                    self.give_up(transfer, then, &ending);
-                }
-                self.end_of(
-                    transfer,
-                    open.object,
-                    draft,
-                    open.source,
-                    open.destination,
-                    ending,
-                );
-            }
-        }
-        self.over(transfer);
-    }
-
-    /// One object less to do.
-    pub(super) fn over(&mut self, transfer: u32) {
-        if let Some(running) = self.transfers.get_mut(&transfer) {
-            running.left -= 1;
-        }
-        self.settle(transfer);
-    }
-
-    fn closed(&mut self, id: Id) -> Option<Open> {
-        let open = self.open.remove(&id)?;
-        self.shares.closed(&open.group);
-        self.last_end = Instant::now();
-        self.open_large -= usize::from(open.parts > 0);
-        self.open_parts -= u64::from(open.parts);
-        self.open_heavy -= u32::from(open.is_heavy());
-        Some(open)
-    }
-
-    /// What waits when the run stops is on record as not done.
-    fn give_up_waiting(&mut self) {
-        for Queued {
-            transfer, mut step, ..
-        } in self.waiting.take()
-        {
-            let then = step.turn.take().and_then(|turn| turn.then);
-            let Some(work) = self.work(transfer) else {
-                continue;
-            };
-            let (source, destination) = work.location(&step);
-            self.end_of(
-                transfer,
-                step.object,
-                Draft::of(&step),
-                source,
-                destination,
-                Ending::Stopped,
-            );
-            if let Some(then) = then {
-                self.give_up(transfer, then, &Ending::Stopped);
-            }
-            self.over(transfer);
-        }
-    }
-
-    pub(super) fn end_of(
-        &mut self,
-        transfer: u32,
-        object: Option<u64>,
-        draft: Draft,
-        source: String,
-        destination: String,
-        ending: Ending,
-    ) {
-        let Some(running) = self.transfers.get(&transfer) else {
-            return;
-        };
-        let receipt = running.receipt(draft, source, destination, ending);
-        self.end_with(transfer, object, &receipt);
-    }
-
-    pub(super) fn end_with(&mut self, transfer: u32, object: Option<u64>, receipt: &Receipt) {
-        self.count(receipt);
-        // What ended the run is tried again when it goes on, and so is what failed after it; but
-        // not a bad copy, which looks like a good one then.
-        let is_published =
-            matches!(&receipt.ending, Ending::Failed { error } if error.is_published);
-        let goes_on = receipt.is_failure() && self.outcome.gave_up.is_some() && !is_published;
-        self.tell(transfer, |record| record.end(object, receipt, goes_on));
-    }
-}
-
-/// Returns true if the requests of an object would not have to stand in line.
-fn is_free(transfers: &BTreeMap<u32, Running>, queued: &Queued) -> bool {
-    transfers
-        .get(&queued.transfer)
-        .is_none_or(|running| running.work.line(&queued.step) < LINE)
 }

@@ -79,17 +79,35 @@ impl Work {
             return "the copy was kept, because this server cannot be relied on to delete on condition of an ETag"
                 .to_owned();
         }
-        match (
-            destination
-                .delete_object(key, version, Some(&written.etag))
-                .await,
-            version,
-        ) {
-            (Ok(()), Some(version)) => format!("its version {version} was removed"),
-            (Ok(()), None) => "the copy was removed".to_owned(),
-            (Err(failure), _) => {
+        let deleted = destination.delete_object(key, version, Some(&written.etag));
+        match deleted.await {
+            Ok(()) => self.removal(key, version, &written.etag).await,
+            Err(failure) => {
                 format!("the copy was kept, because it could not be removed: {failure}")
             }
+        }
+    }
+
+    /// Returns the end of a bad copy whose removal the server answered with success. Servers other
+    /// than Amazon's may answer so and keep it, so it is looked for there.
+    async fn removal(&self, key: &ObjectKey, version: Option<&str>, etag: &str) -> String {
+        let destination = &self.sides.destination;
+        let removed = version.map_or_else(
+            || "the copy was removed".to_owned(),
+            |version| format!("its version {version} was removed"),
+        );
+        if destination.capabilities().refuses_what_it_lacks() {
+            return removed;
+        }
+        match destination.head(key, version).await {
+            Err(failure) if *failure.kind() == FailureKind::NotFound => removed,
+            // Another writer's object has taken its place.
+            Ok(found) if version.is_none() && found.etag != etag => removed,
+            Ok(_) => "the copy is still there, although the server answered that it removed it"
+                .to_owned(),
+            Err(failure) => format!(
+                "the server answered that it removed the copy, and does not show whether it did: {failure}"
+            ),
         }
     }
 }

@@ -60,6 +60,11 @@ pub enum Event<'a> {
     },
     /// The selection left an object out.
     Excluded,
+    /// The run paused because everything is refused, or goes on.
+    Paused {
+        /// Set while only single objects are tried.
+        is_paused: bool,
+    },
 }
 
 /// Watches a run. Called from many tasks; must not block.

@@ -8,35 +8,29 @@
 //! before a byte is copied, and parts that do not make the source are told before they become an
 //! object.
 
-use std::sync::Arc;
+mod multipart;
 
-use super::adopt::{self, Begun, Found, Left, Published, Wish};
+use super::adopt::{self, Left};
 use super::again::MAY_BE_OURS;
 use super::archive::{self, Cold};
 use super::attributes::{Wanted, compare_encryption};
-use super::claim;
 use super::condition::{Refused, moved};
 use super::monitor::Event;
-use super::part::{self, Progress};
-use super::prove::{Expected, Forecast, Made, Verdict, by_look, forecast, proves};
+use super::prove::{Expected, Made, Verdict, by_look};
 use super::published::Publication;
 use super::receipt::{Ending, Proof};
-use super::tracked::Terms;
 use super::{Draft, Trouble, Work, layout, read, repair};
 use crate::bucket::Bucket;
 use crate::endpoint::capabilities::ConditionalWrite;
-use crate::journal::event::SourceVersion;
-use crate::manifest::job::{Prove, Versions};
+use crate::manifest::job::{Source, Versions};
 use crate::pace::Slot;
 use crate::pace::slots::Want;
 use crate::plan::asked::Asked;
 use crate::plan::condition::Seen;
 use crate::plan::decide::{Route, Skip};
-use crate::plan::parts::PartLayout;
 use crate::planner::Step;
 use crate::s3::{
-    ArchiveState, Attributes, ChecksumAlgorithm, ChecksumKind, CompleteSpec, Failure, FailureKind,
-    Head, Operation, SourcePin, WriteCondition,
+    ArchiveState, Attributes, Failure, FailureKind, Head, Operation, SourcePin, WriteCondition,
 };
 
 /// How often an object whose source keeps changing is planned again.
@@ -172,8 +166,12 @@ impl Copy<'_> {
         let mut head = if draft.in_place {
             Box::pin(work.sides.look_in_place(&step.key)).await?
         } else {
-            self.source_as_listed().await?
+            source
+                .parking_heads()
+                .head(&step.entry.key, step.entry.version.as_deref())
+                .await?
         };
+        self.is_as_listed(&head)?;
         if draft.in_place
             && let Some(ending) = Box::pin(self.before_change(&head, draft)).await?
         {
@@ -182,21 +180,7 @@ impl Copy<'_> {
         if head.archive != ArchiveState::Readable {
             return archive::meet(work, source, step, &Cold::seen(&head)).await;
         }
-        let pin = SourcePin {
-            bucket: source.name().clone(),
-            key: step.entry.key.clone(),
-            version: step
-                .entry
-                .version
-                .clone()
-                .or_else(|| self.version_to_read(&head)),
-            etag: head.etag.clone(),
-            customer_key: source
-                .client()
-                .customer_key()
-                .filter(|_| head.customer_key)
-                .cloned(),
-        };
+        let pin = self.pin(&head);
         let place = (slot, self.ask_each);
         let (route, slot) = layout::route(work, source, step, &head, &pin, place, draft).await?;
         draft.pinned(&head, &route, pin.version.clone());
@@ -212,18 +196,7 @@ impl Copy<'_> {
         if draft.in_place {
             wanted.come_at_once(&step.key)?;
         }
-        let expected = Expected::of(&head, source.capabilities());
-        if work.sides.transfer.proof.demands_an_answer()
-            && !expected.is_comparable(wanted.attributes().checksum)
-        {
-            let why = match &head.checksum {
-                None => "the source has no checksum",
-                Some(_) => {
-                    "the source's checksum is none that the copy can have (`parts: {layout: source}` may keep it)"
-                }
-            };
-            return Err(work.unprovable(&step.key, why).into());
-        }
+        self.demand_proof(&head, wanted.attributes())?;
         if let Some(reason) = step.found {
             drop(slot);
             let asked = wanted.asked(&head);
@@ -231,6 +204,7 @@ impl Copy<'_> {
         }
         let ending = match route {
             Route::MultipartCopy(layout) => {
+                self.confirm_size(&head, &pin).await?;
                 Box::pin(self.multipart(slot, &head, &pin, &mut wanted, layout, draft)).await
             }
             Route::Copy => self.single(slot, &head, &pin, &mut wanted, draft).await,
@@ -251,29 +225,70 @@ impl Copy<'_> {
         Ok(ending)
     }
 
-    /// Looks at the source, which must be what its list says.
-    async fn source_as_listed(&self) -> Result<Head, Trouble> {
+    /// Names the version and `ETag` that every following request reads.
+    fn pin(&self, head: &Head) -> SourcePin {
+        let Self { source, step, .. } = self;
+        SourcePin {
+            bucket: source.name().clone(),
+            key: step.entry.key.clone(),
+            version: step
+                .entry
+                .version
+                .clone()
+                .or_else(|| self.version_to_read(head)),
+            etag: head.etag.clone(),
+            customer_key: source
+                .client()
+                .customer_key()
+                .filter(|_| head.customer_key)
+                .cloned(),
+        }
+    }
+
+    /// Fails an object whose copy could not be proven as the job demands, before a byte is copied.
+    fn demand_proof(&self, head: &Head, attributes: &Attributes) -> Result<(), Failure> {
+        let expected = Expected::of(head, self.source.capabilities());
+        if !self.work.sides.transfer.proof.demands_an_answer()
+            || expected.is_comparable(attributes.checksum)
+        {
+            return Ok(());
+        }
+        let why = match &head.checksum {
+            None => "the source has no checksum",
+            Some(_) => {
+                "the source's checksum is none that the copy can have (`parts: {layout: source}` may keep it)"
+            }
+        };
+        Err(self.work.unprovable(&self.step.key, why))
+    }
+
+    /// Makes sure that HEAD shows the object that its list shows.
+    fn is_as_listed(&self, head: &Head) -> Result<(), Failure> {
         let Self {
             source,
             step: Step { entry, .. },
             ..
         } = self;
-        let head = source
-            .parking_heads()
-            .head(&entry.key, entry.version.as_deref())
-            .await?;
-        let Some(message) = entry.contradicted_by(&head, source.capabilities().content_etags)
-        else {
-            return Ok(head);
-        };
-        let place = source.place(&entry.key);
-        Err(Failure::new(
-            FailureKind::ServerFault,
-            Operation::HeadObject,
-            place,
-            message,
-        )
-        .into())
+        match entry.contradicted_by(head, source.capabilities().content_etags) {
+            None => Ok(()),
+            Some(message) => Err(Failure::new(
+                FailureKind::ServerFault,
+                Operation::HeadObject,
+                source.place(&entry.key),
+                message,
+            )),
+        }
+    }
+
+    /// Makes sure that an object of which no list showed the size is no larger than its ranges
+    /// reach, where HEAD is not believed. A copy in one request shows that afterwards.
+    async fn confirm_size(&self, head: &Head, pin: &SourcePin) -> Result<(), Trouble> {
+        let is_listed = !matches!(self.work.sides.transfer.from, Source::Object { .. });
+        if is_listed || self.source.capabilities().believes_answers() {
+            return Ok(());
+        }
+        let confirmed = Box::pin(read::confirm_size(self.source, pin, head.size)).await;
+        confirmed.map_err(moved)
     }
 
     async fn single(
@@ -436,291 +451,5 @@ impl Copy<'_> {
             });
         }
         Ok(ending)
-    }
-
-    async fn multipart(
-        &mut self,
-        place: Slot,
-        head: &Head,
-        pin: &SourcePin,
-        wanted: &mut Wanted<'_>,
-        layout: PartLayout,
-        draft: &mut Draft,
-    ) -> Result<Ending, Trouble> {
-        let (work, source, step) = (self.work, self.source, self.step);
-        let version = SourceVersion {
-            size: head.size,
-            version: pin.version.clone(),
-            etag: Some(pin.etag.clone()),
-            modified: head.modified,
-        };
-        let terms = Terms::of(version, wanted.wished());
-        let wish = Wish {
-            key: &step.key,
-            terms: &terms,
-            layout: &layout,
-            attributes: wanted.attributes(),
-            checksum: head.checksum.as_ref(),
-        };
-        match adopt::find(work, &mut self.left, &wish, draft).await? {
-            // It is equal to itself, which does not say that it was changed.
-            Some(Found::Published(..)) if draft.in_place => {}
-            Some(Found::Open(begun)) => {
-                drop(place);
-                return self
-                    .carry(head, pin, *begun, wanted.asked(head), draft)
-                    .await;
-            }
-            Some(Found::Published(found, etag)) => {
-                drop(place);
-                return self
-                    .found(head, pin, (*found, etag), wanted.asked(head), draft)
-                    .await;
-            }
-            None => {}
-        }
-        let doubt = self.doubt(head, wanted.attributes());
-        if let Some(begun) = claim::find(work, step, &wish, doubt, draft).await? {
-            drop(place);
-            return self
-                .carry(head, pin, begun, wanted.asked(head), draft)
-                .await;
-        }
-        let initiate = async {
-            let upload = wanted.initiate(source, pin, &step.key, draft).await?;
-            drop(place);
-            Ok((upload, terms.begun_with(draft)))
-        };
-        let mut notes = Vec::new();
-        let begun = Begun::begin(work, step, layout, initiate, &mut notes).await;
-        draft.notes.append(&mut notes);
-        self.carry(head, pin, begun?, wanted.asked(head), draft)
-            .await
-    }
-
-    /// Why an upload of unknown beginnings could not be told from one of other bytes, or with
-    /// another ACL.
-    fn doubt(&self, head: &Head, attributes: &Attributes) -> Option<&'static str> {
-        let declared = attributes.checksum;
-        let is_comparable = Expected::of(head, self.source.capabilities()).is_comparable(declared);
-        let reads = self.work.sides.transfer.proof.prove == Prove::Read
-            && declared.is_some_and(|(_, kind)| kind == ChecksumKind::FullObject);
-        if !is_comparable && !reads {
-            return Some(
-                "the source has no checksum to prove its parts by; `prove: read` would compute one",
-            );
-        }
-        claim::unseen_acl(attributes)
-    }
-
-    /// Copies the parts that S3 does not hold yet and publishes the object.
-    async fn carry(
-        &mut self,
-        head: &Head,
-        pin: &SourcePin,
-        begun: Begun,
-        asked: Asked<'_>,
-        draft: &mut Draft,
-    ) -> Result<Ending, Trouble> {
-        let work = self.work;
-        draft.parts = begun.layout.count;
-        let mut progress = Progress::of(&begun, begun.kept.clone());
-        let id = begun.announce(work, progress.bytes);
-        let outcome = self
-            .parts_to_object(head, pin, (&begun, asked), (id, &mut progress), draft)
-            .await;
-        let outcome = begun
-            .vouched(work, asked.attributes, outcome, &mut self.seen, draft)
-            .await;
-        begun.settle(work, id, outcome, &progress, draft).await
-    }
-
-    /// Proves what an earlier session published without seeing the answer.
-    async fn found(
-        &mut self,
-        head: &Head,
-        pin: &SourcePin,
-        (found, etag): (Head, Option<String>),
-        asked: Asked<'_>,
-        draft: &mut Draft,
-    ) -> Result<Ending, Trouble> {
-        let written = found.clone().written();
-        compare_encryption(self.work, head, &written, draft);
-        let expected = Expected::of(head, self.source.capabilities());
-        let made = Made::recorded(etag);
-        let slot = self.work.place().await;
-        let published = Publication {
-            written: &written,
-            made: &made,
-            parts: 0,
-            asked: None,
-            slot,
-        };
-        let proof = self.prove(expected, head, pin, published, draft).await?;
-        self.work
-            .compare(&self.step.key, &written, asked, &found, draft)
-            .await?;
-        self.work.monitor.observe(&Event::BytesCopied {
-            id: None,
-            bytes: head.size,
-        });
-        Ok(Ending::Done {
-            proof,
-            etag: written.etag,
-            destination_version: written.version,
-        })
-    }
-
-    async fn parts_to_object(
-        &mut self,
-        head: &Head,
-        pin: &SourcePin,
-        (begun, asked): (&Begun, Asked<'_>),
-        (id, progress): (u64, &mut Progress),
-        draft: &mut Draft,
-    ) -> Result<Ending, Trouble> {
-        let (work, source, step) = (self.work, self.source, self.step);
-        let Begun { upload, layout, .. } = begun;
-        let destination = &work.sides.destination;
-        let (shared, pinned) = (Arc::new(upload.clone()), Arc::new(pin.clone()));
-        // Two requests leave the same part behind only where the source is pinned and no key makes
-        // ETags of its own: of an upload that was found open, nobody knows its key.
-        let capabilities = destination.capabilities();
-        let twice = capabilities.pins_parts()
-            && capabilities.content_etags
-            && !upload.is_kms()
-            && !begun.claimed;
-        let count = layout.count;
-        part::all(work, id, (layout.clone(), twice), progress, move |part| {
-            let (upload, pin) = (Arc::clone(&shared), Arc::clone(&pinned));
-            // A part that is the whole object is named without a range: tiny sources refuse ranges.
-            let range = (count > 1).then(|| part.first_last());
-            async move {
-                upload
-                    .copy_range(part.number, &pin, range, part.length)
-                    .await
-            }
-        })
-        .await
-        .map_err(|trouble| match trouble {
-            Trouble::Failed(failure) => moved(failure),
-            other => other,
-        })?;
-        progress.done.sort_unstable_by_key(|part| part.number);
-        let declared = upload.declared().await?;
-        let made = Made::of(&progress.done, declared);
-        let mut expected = Expected::of(head, source.capabilities());
-        if upload.is_kms() {
-            expected.etag = None;
-            if layout.is_replay() {
-                layout::lose(draft, "a KMS or customer key makes an ETag of its own");
-            }
-        }
-        self.read_source(&mut expected, head, pin, declared, &made)
-            .await?;
-        if begun.claimed && !proves(&expected, &made) {
-            return Err(begun.disown(work, draft));
-        }
-        match forecast(
-            &expected,
-            &made,
-            &layout.boundaries,
-            capabilities.content_etags,
-        ) {
-            Forecast::Publish => {}
-            Forecast::Unkept(why) => layout::lose(draft, &why),
-            Forecast::OtherBoundaries => return Err(Trouble::OtherBoundaries),
-            Forecast::Contradicted(what) => return Err(self.differs(head, pin, &what, None).await),
-        }
-        let place = work.place().await;
-        if !capabilities.pins_parts() && !self.is_unchanged(head, pin).await? {
-            return Err(Trouble::SourceChanged);
-        }
-        let condition = self.condition(ConditionalWrite::Complete);
-        if step.turn.is_none() && work.is_taken(&step.key, &self.seen, &condition).await? {
-            return Ok(Ending::Skipped {
-                reason: Skip::Present,
-            });
-        }
-        let spec = CompleteSpec {
-            size: head.size,
-            checksum: None,
-            // S3 itself then refuses to publish anything that differs from what its parts'
-            // checksums make, which the source's was compared with.
-            full_checksum: made
-                .checksum
-                .clone()
-                .filter(|sum| sum.kind == ChecksumKind::FullObject),
-            condition,
-        };
-        let etag = made.etag().filter(|_| !upload.is_kms()).map(str::to_owned);
-        begun.tracked.completing(work, etag).await?;
-        let written = match begun
-            .publish(work, &progress.done, spec, &mut self.seen)
-            .await
-        {
-            Ok(Published::Written(written)) => written,
-            Ok(Published::Taken(_)) if draft.in_place => return Err(Trouble::SourceChanged),
-            Ok(Published::Taken(skip)) => return Ok(Ending::Skipped { reason: skip }),
-            Err(Trouble::Failed(failure)) if *failure.kind() == FailureKind::Corrupted => {
-                let what = "S3 refused to publish parts that do not make the source's checksum";
-                return Err(self.differs(head, pin, what, None).await);
-            }
-            Err(trouble) => return Err(trouble),
-        };
-        if draft.in_place && written.was_found {
-            Box::pin(self.is_changed()).await?;
-        }
-        self.seen = Seen::Object(written.etag.clone());
-        compare_encryption(work, head, &written, draft);
-        let made = if upload.is_kms() {
-            made.without_etag()
-        } else {
-            made
-        };
-        // `Begun::vouched` compares the attributes of an adopted upload, and copies the object
-        // again if they differ.
-        let asked = Some(asked).filter(|_| !begun.claimed);
-        let published = Publication {
-            written: &written,
-            made: &made,
-            parts: layout.count,
-            asked,
-            slot: place,
-        };
-        let proof = Box::pin(self.prove(expected, head, pin, published, draft)).await?;
-        tracing::debug!(key = %step.key, %proof, "published");
-        Ok(Ending::Done {
-            proof,
-            etag: written.etag,
-            destination_version: written.version,
-        })
-    }
-
-    /// Sums the source by reading it, where the job allows that and no checksum of it can be
-    /// compared with what the parts make. So an upload that went wrong is found out before it is
-    /// published.
-    async fn read_source(
-        &self,
-        expected: &mut Expected,
-        head: &Head,
-        pin: &SourcePin,
-        declared: Option<(ChecksumAlgorithm, ChecksumKind)>,
-        made: &Made,
-    ) -> Result<(), Trouble> {
-        let wanted = self.work.sides.transfer.proof.prove == Prove::Read;
-        let Some(sum) = made
-            .checksum
-            .as_ref()
-            .filter(|sum| sum.kind == ChecksumKind::FullObject)
-        else {
-            return Ok(());
-        };
-        if wanted && !expected.is_comparable(declared) {
-            let sum = read::sum(self.source, pin, head.size, sum.algorithm).await;
-            expected.checksum = Some(sum.map_err(moved)?);
-            expected.read = true;
-        }
-        Ok(())
     }
 }

@@ -12,14 +12,15 @@
 use super::object::Copy;
 use super::prove::{Expected, Made, Verdict, by_answer, by_checksum, by_look};
 use super::receipt::Proof;
+use super::refusals::Answer;
 use super::{Draft, Trouble, Work, condition, read};
 use crate::location::ObjectKey;
 use crate::manifest::job::{Attribute, Policy, Prove, Verify};
 use crate::pace::Slot;
-use crate::plan::asked::{Asked, Difference};
+use crate::plan::asked::{Asked, Difference, Question, Unlike};
 use crate::plan::loss::{Loss, Lost};
 use crate::s3::{
-    Checksum, ChecksumAlgorithm, ChecksumKind, FailureKind, Head, Operation, SourcePin, Written,
+    Checksum, ChecksumAlgorithm, ChecksumKind, Failure, FailureKind, Head, SourcePin, Tag, Written,
     look,
 };
 
@@ -45,8 +46,6 @@ pub(super) struct Look<'a> {
     pub(super) size: u64,
     /// The parts that it was published from; 0 for an object that one request wrote.
     pub(super) parts: u32,
-    /// The request that wrote an object of no parts.
-    pub(super) write: Operation,
     /// Set if the answers prove nothing: a caller who may not look fails then.
     pub(super) is_needed: bool,
     /// The requested attributes; `None` if the caller compares them.
@@ -93,18 +92,14 @@ impl Copy<'_> {
             verdict == Verdict::Unknown && !(policy.verify == Verify::Size && size_is_seen);
         let must_look = is_unanswered || !capabilities.believes_answers();
         let is_over = matches!(verdict, Verdict::Contradicted(_));
-        let is_unproven = asked.is_some_and(|asked| {
-            work.refusals
-                .is_unproven(destination, Operation::CopyObject, asked)
-        });
+        let is_unproven = asked.is_some_and(|asked| work.refusals.is_unproven(destination, asked));
         if (must_look || parts > 0 || is_unproven) && !is_over {
-            let (key, size, write) = (&step.key, expected.size, Operation::CopyObject);
+            let (key, size) = (&step.key, expected.size);
             let look = Look {
                 key,
                 written,
                 size,
                 parts,
-                write,
                 is_needed: must_look,
                 asked,
             };
@@ -243,12 +238,7 @@ impl Work {
         judge: impl FnOnce(&Head) -> Verdict,
         draft: &mut Draft,
     ) -> Result<Looked, Trouble> {
-        let Look {
-            key,
-            written,
-            write,
-            ..
-        } = look;
+        let Look { key, written, .. } = look;
         let destination = &self.sides.destination;
         let found = match destination.head(key, written.version.as_deref()).await {
             Ok(found) => found,
@@ -281,7 +271,7 @@ impl Work {
             && self.compare(key, written, asked, &found, draft).await?
             && look.parts == 0
         {
-            self.refusals.keeps(destination, write, asked);
+            self.refusals.keeps(destination, asked);
         }
         Ok(Looked {
             verdict,
@@ -307,16 +297,19 @@ impl Work {
         let mut differences = asked.differences(found);
         // Amazon S3 refuses what it cannot do, and shows less to those who may see less.
         if !destination.capabilities().refuses_what_it_lacks() {
-            for (attribute, by) in asked.hidden(found) {
-                let version = written.version.as_deref();
-                if self
-                    .refusals
-                    .is_ignored(destination, by, (key, version))
-                    .await?
-                {
-                    differences.push((attribute, format!("none of it in the answer to {by}")));
-                }
+            for question in asked.questions(found) {
+                let hidden = self.ask_about(key, written, asked, question, draft);
+                differences.extend(Box::pin(hidden).await?);
             }
+        }
+        if self.sides.is_in_place()
+            && let Some(lost) = differences
+                .iter()
+                .position(|(attribute, _)| *attribute == Attribute::Tags)
+            && let Some(tags) = asked.tag_values()
+        {
+            Box::pin(self.put_back(key, written, tags, draft)).await?;
+            differences.remove(lost);
         }
         let has_all = differences.is_empty();
         // What is known to be lost already is told once.
@@ -344,6 +337,79 @@ impl Work {
                 )
             }));
         Ok(has_all)
+    }
+
+    /// Asks about an attribute that HEAD does not show, and returns how it differs from the request.
+    async fn ask_about(
+        &self,
+        key: &ObjectKey,
+        written: &Written,
+        asked: Asked<'_>,
+        question: Question,
+        draft: &mut Draft,
+    ) -> Result<Option<Difference>, Failure> {
+        let destination = &self.sides.destination;
+        let Question {
+            attribute,
+            by,
+            is_hidden,
+            ..
+        } = question;
+        let is_each = asked.compares_tags && attribute == Attribute::Tags;
+        let at = (key, written.version.as_deref());
+        let answer = self
+            .refusals
+            .answer(destination, asked, question, at, is_each)
+            .await?;
+        Ok(match answer {
+            Answer::Kept => None,
+            // What HEAD shows must do.
+            Answer::NotReadable | Answer::NotKnown if !is_hidden => None,
+            Answer::NotReadable => {
+                let name = destination.name();
+                draft.notes.push(format!(
+                    "{attribute} not compared: s3:{by} missing on {name}"
+                ));
+                None
+            }
+            Answer::NotKnown | Answer::Unlike(Unlike::Nothing) => {
+                Some((attribute, format!("none of it in the answer to {by}")))
+            }
+            Answer::Unlike(Unlike::Other(how)) => {
+                Some((attribute, format!("{how} in the answer to {by}")))
+            }
+        })
+    }
+
+    /// Writes the tags back that a change in place has cost the object.
+    ///
+    /// # Errors
+    /// An object that is left without them; the message has them, because nothing else has.
+    async fn put_back(
+        &self,
+        key: &ObjectKey,
+        written: &Written,
+        tags: &[Tag],
+        draft: &mut Draft,
+    ) -> Result<(), Trouble> {
+        let at = (written.etag.as_str(), written.version.as_deref());
+        let Err(failure) = self.put_late_tags(key, at, tags).await else {
+            let name = self.sides.destination.name();
+            draft
+                .notes
+                .push(format!("{name} dropped the tags: they were written back"));
+            return Ok(());
+        };
+        let tags: Vec<_> = tags
+            .iter()
+            .map(|tag| format!("{}={}", tag.key, tag.value))
+            .collect();
+        let what = format!(
+            "the change in place cost the object its tags, and they could not be written back ({}): {}",
+            failure.details().message,
+            tags.join(", ")
+        );
+        Err(self.unkept(key, written, &what).await.into())
     }
 
     /// True for what fails an object that lacks it. An upload has no source whose attributes a

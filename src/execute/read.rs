@@ -18,6 +18,27 @@ const RANGE: u64 = 64 * MIB;
 /// Ranges of one object that are under way at once.
 const AT_ONCE: usize = 16;
 
+/// Makes sure that an object ends where HEAD says, by reading its last byte: the answer to a range
+/// names the size of the whole.
+///
+/// # Errors
+/// [`FailureKind::ServerFault`] when it has another size, [`FailureKind::PreconditionFailed`] when
+/// the object is another one by now, else what S3 says.
+pub(crate) async fn confirm_size(
+    bucket: &Bucket,
+    pin: &SourcePin,
+    size: u64,
+) -> Result<(), Failure> {
+    let Some(last) = size.checked_sub(1) else {
+        return Ok(());
+    };
+    let (range, algorithm) = ((last, last), ChecksumAlgorithm::Crc64Nvme);
+    bucket
+        .sum_range(pin, range, size, algorithm)
+        .await
+        .map(drop)
+}
+
 /// The checksum over all bytes of what was just written to `key`.
 ///
 /// # Errors

@@ -329,17 +329,14 @@ impl Record {
         self.left.extend(receipts);
     }
 
-    /// Hands over what happened. That a journal is broken is seen to by its watcher.
+    /// Hands over what happened. That a journal is broken is seen to by its watcher; the receipts
+    /// may still come into the report.
     pub(super) async fn write(&mut self) {
         for event in self.events.drain(..) {
-            if self.journal.append(event).await.is_err() {
-                return;
-            }
+            let _ = self.journal.append(event).await;
         }
         for receipt in self.left.drain(..) {
-            if self.journal.leave(receipt).await.is_err() {
-                return;
-            }
+            let _ = self.journal.leave(receipt).await;
         }
     }
 }

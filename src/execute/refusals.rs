@@ -2,60 +2,164 @@
 //! not for each object.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 
-use super::Work;
+use super::beliefs::{IN_A_ROW, Intervals, NextQuestion};
 use crate::bucket::Bucket;
 use crate::location::ObjectKey;
 use crate::manifest::job::Attribute;
-use crate::plan::asked::Asked;
+use crate::plan::asked::{Asked, Question, TAGS_OF_SOURCE, Unlike};
 use crate::plan::concede::concerns_whole_bucket;
 use crate::plan::loss::{Loss, Lost};
-use crate::s3::{Failure, FailureKind, Operation, Tag};
+use crate::s3::{Failure, FailureKind, Operation};
 
 /// What buckets refused in this run.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Refusals {
-    losses: Mutex<BTreeMap<(String, Attribute, Lost), Loss>>,
+    intervals: Intervals,
+    losses: Mutex<BTreeMap<(String, Attribute, Lost), Expected>>,
+    /// By bucket, the refusals in a row of an attribute that was answered before.
+    in_a_row: Mutex<BTreeMap<(String, Attribute), u32>>,
     /// By bucket, attributes that it was asked for and answered well.
     answered: Mutex<BTreeSet<(String, Attribute)>>,
     /// By bucket, what was asked for by requests of this kind and was there when the object was
     /// looked at.
     kept: Mutex<BTreeSet<(String, Operation, &'static str)>>,
     /// By bucket and request, what HEAD shows of locks: asked once.
-    shown: Mutex<HashMap<(String, Operation), Once<Shown>>>,
-    /// By bucket and request, true if the bucket ignores what is asked for and HEAD does not show:
-    /// asked once.
-    ignored: Mutex<HashMap<(String, Operation), Once<bool>>>,
+    shown: Mutex<HashMap<(String, Operation), ShownOnce>>,
+    /// By bucket, writing request, and kind, what the bucket makes of an attribute that HEAD does
+    /// not show: asked once.
+    answers: Mutex<HashMap<Asking, Once<Answer>>>,
+    /// By bucket, true if it takes tags that are set on an object for its content.
+    replaces: Mutex<HashMap<String, Once<bool>>>,
+    /// By bucket, the tags of objects of which HEAD shows no number.
+    uncounted: Mutex<HashMap<String, Uncounted>>,
 }
+
+/// A bucket, the request that wrote an object, and the kind of attribute that it was asked for.
+type Asking = (String, Operation, &'static str);
 
 /// What is asked once, and waited for by all who want to know.
 type Once<T> = Arc<OnceCell<T>>;
 
+/// What HEAD shows of locks, and when a refusal is asked about again.
+type ShownOnce = (Once<Shown>, Option<NextQuestion>);
+
+/// A loss that all objects of a bucket have.
+#[derive(Debug)]
+struct Expected {
+    loss: Loss,
+    next: NextQuestion,
+}
+
 impl Refusals {
+    /// Remembers nothing yet. `questions` are the first and the longest interval at which the run
+    /// asks again for what was refused.
+    pub(super) fn new(questions: (Duration, Duration)) -> Self {
+        Self {
+            intervals: Intervals::of(questions),
+            losses: Mutex::default(),
+            in_a_row: Mutex::default(),
+            answered: Mutex::default(),
+            kept: Mutex::default(),
+            shown: Mutex::default(),
+            answers: Mutex::default(),
+            replaces: Mutex::default(),
+            uncounted: Mutex::default(),
+        }
+    }
+
     fn place(bucket: &Bucket) -> String {
         format!("{}/{}", bucket.client().endpoint(), bucket.name())
     }
 
+    fn losses(&self) -> MutexGuard<'_, BTreeMap<(String, Attribute, Lost), Expected>> {
+        self.losses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the loss to expect for an object of this bucket. The one object that is to ask
+    /// again has none.
     pub(super) fn get(&self, bucket: &Bucket, attribute: Attribute, lost: Lost) -> Option<Loss> {
-        let losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
-        losses.get(&(Self::place(bucket), attribute, lost)).cloned()
+        let mut losses = self.losses();
+        if losses.is_empty() {
+            return None;
+        }
+        let expected = losses.get_mut(&(Self::place(bucket), attribute, lost))?;
+        (!expected.next.is_due(Instant::now())).then(|| expected.loss.clone())
     }
 
     pub(super) fn remember(&self, bucket: &Bucket, loss: &Loss) {
         if concerns_whole_bucket(loss.attribute) {
-            let mut losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
-            losses.insert(
-                (Self::place(bucket), loss.attribute, loss.lost),
-                loss.clone(),
-            );
+            let mut losses = self.losses();
+            let expected = losses
+                .entry((Self::place(bucket), loss.attribute, loss.lost))
+                .or_insert_with(|| Expected {
+                    loss: loss.clone(),
+                    next: NextQuestion::after(Instant::now(), self.intervals),
+                });
+            expected.loss.clone_from(loss);
         }
     }
 
-    /// Takes note that a bucket knows the question for an attribute.
+    /// Remembers a refused read, unless the attribute could be read before and may be refused for
+    /// some objects only.
+    pub(super) fn remember_denied(&self, bucket: &Bucket, loss: &Loss) {
+        if self.has_answered(bucket, loss.attribute) {
+            let mut in_a_row = self.in_a_row.lock().unwrap_or_else(PoisonError::into_inner);
+            let number = in_a_row
+                .entry((Self::place(bucket), loss.attribute))
+                .or_default();
+            *number += 1;
+            if *number < IN_A_ROW {
+                return;
+            }
+        }
+        self.remember(bucket, loss);
+    }
+
+    /// Forgets the loss of attributes that a bucket took or let read.
+    pub(super) fn forget(
+        &self,
+        bucket: &Bucket,
+        attributes: impl IntoIterator<Item = Attribute>,
+        lost: Lost,
+    ) {
+        let mut losses = self.losses();
+        for attribute in attributes {
+            if losses.is_empty() {
+                return;
+            }
+            losses.remove(&(Self::place(bucket), attribute, lost));
+        }
+    }
+
+    /// Returns true if some object was refused something that another one may be granted.
+    pub(super) fn expects_losses(&self) -> bool {
+        !self.losses().is_empty()
+    }
+
+    /// Lets the next objects ask for all that was refused, because the cause of other refusals is
+    /// gone.
+    pub(super) fn ask_again(&self) {
+        let now = Instant::now();
+        for expected in self.losses().values_mut() {
+            expected.next.hurry(now);
+        }
+    }
+
+    /// Takes note that a bucket answered the question for an attribute.
     pub(super) fn answered(&self, bucket: &Bucket, attribute: Attribute) {
+        self.forget(bucket, [attribute], Lost::NotReadable);
+        {
+            let mut in_a_row = self.in_a_row.lock().unwrap_or_else(PoisonError::into_inner);
+            if !in_a_row.is_empty() {
+                in_a_row.remove(&(Self::place(bucket), attribute));
+            }
+        }
         if !self.has_answered(bucket, attribute) {
             let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
             answered.insert((Self::place(bucket), attribute));
@@ -67,14 +171,15 @@ impl Refusals {
         answered.contains(&(Self::place(bucket), attribute))
     }
 
-    /// Returns true if `write` asked the bucket for something that it has not been seen to keep
-    /// yet, the object itself among it. Amazon S3 refuses what it cannot do, and needs no look.
-    /// With `trust: nothing`, what it has kept before says nothing.
-    pub(super) fn is_unproven(&self, bucket: &Bucket, write: Operation, asked: Asked<'_>) -> bool {
+    /// Returns true if the bucket was asked for something that this request has not been seen to
+    /// give yet, the object itself among it, or if the tags of each object are compared. Amazon S3
+    /// refuses what it cannot do, and needs no look. With `trust: nothing`, what it has kept before
+    /// says nothing.
+    pub(super) fn is_unproven(&self, bucket: &Bucket, asked: Asked<'_>) -> bool {
         if bucket.capabilities().refuses_what_it_lacks() {
             return false;
         }
-        if !bucket.capabilities().believes_answers() {
+        if !bucket.capabilities().believes_answers() || asked.compares_tags {
             return true;
         }
         let place = Self::place(bucket);
@@ -82,11 +187,11 @@ impl Refusals {
         asked
             .kinds()
             .into_iter()
-            .any(|kind| !kept.contains(&(place.clone(), write, kind)))
+            .any(|kind| !kept.contains(&(place.clone(), asked.write, kind)))
     }
 
-    /// Takes note that the bucket keeps what `write` asked for.
-    pub(super) fn keeps(&self, bucket: &Bucket, write: Operation, asked: Asked<'_>) {
+    /// Takes note that the bucket keeps what it was asked for.
+    pub(super) fn keeps(&self, bucket: &Bucket, asked: Asked<'_>) {
         if !bucket.capabilities().refuses_what_it_lacks() {
             let place = Self::place(bucket);
             let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -94,65 +199,172 @@ impl Refusals {
                 asked
                     .kinds()
                     .into_iter()
-                    .map(|kind| (place.clone(), write, kind)),
+                    .map(|kind| (place.clone(), asked.write, kind)),
             );
         }
     }
 
+    /// Returns what HEAD shows of locks, to be asked once; a refusal is asked about again.
     pub(super) fn shown(&self, bucket: &Bucket, operation: Operation) -> Once<Shown> {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(shown.entry((Self::place(bucket), operation)).or_default())
+        let (cell, next) = shown.entry((Self::place(bucket), operation)).or_default();
+        if let Some(Shown::Nothing(_)) = cell.get() {
+            let now = Instant::now();
+            let next = next.get_or_insert_with(|| NextQuestion::after(now, self.intervals));
+            if next.is_due(now) {
+                *cell = Arc::default();
+            }
+        }
+        Arc::clone(cell)
     }
 
     /// Tells, once the first tags were set on an object that was there, if the bucket took them for
     /// its content.
     pub(super) fn replaces(&self, bucket: &Bucket) -> Once<bool> {
-        let mut ignored = self.ignored.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(
-            ignored
-                .entry((Self::place(bucket), Operation::PutObjectTagging))
-                .or_default(),
-        )
+        let mut replaces = self.replaces.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(replaces.entry(Self::place(bucket)).or_default())
     }
 
-    /// Returns true if a bucket ignores an attribute that was asked for and that HEAD does not
-    /// show. Asks `by` about this object, once for each bucket, or each time with `trust: nothing`;
-    /// what may not be read is not known, and taken to be there.
+    /// Asks the bucket about an attribute of an object that `asked` has given it. Asks once for
+    /// each bucket, request, and kind of attribute if it is kept or ignored, and again if it came out
+    /// with another value, if `is_each` is set, or with `trust: nothing`.
     ///
     /// # Errors
     /// What may pass: then the next object asks again.
-    pub(super) async fn is_ignored(
+    pub(super) async fn answer(
         &self,
         bucket: &Bucket,
-        by: Operation,
+        asked: Asked<'_>,
+        question: Question,
         (key, version): (&ObjectKey, Option<&str>),
-    ) -> Result<bool, Failure> {
-        let once = {
-            let mut ignored = self.ignored.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(ignored.entry((Self::place(bucket), by)).or_default())
-        };
-        let ask = async {
-            let has_none = match by {
-                Operation::GetObjectRetention => bucket
-                    .retention(key, version)
-                    .await
-                    .map(|retention| retention.is_none()),
-                Operation::GetObjectLegalHold => bucket
-                    .legal_hold(key, version)
-                    .await
-                    .map(|hold| hold != Some(true)),
-                _ => bucket.tags(key, version).await.map(|tags| tags.is_empty()),
-            };
-            match has_none {
-                Err(failure) if *failure.kind() == FailureKind::Denied => Ok(false),
-                Err(failure) if is_no_answer(&failure) => Ok(true),
-                has_none => has_none,
-            }
-        };
-        if !bucket.capabilities().believes_answers() {
+        is_each: bool,
+    ) -> Result<Answer, Failure> {
+        let ask = ask(bucket, asked, question.by, key, version);
+        if is_each || !bucket.capabilities().believes_answers() {
             return Box::pin(ask).await;
         }
-        once.get_or_try_init(|| Box::pin(ask)).await.copied()
+        let once = {
+            let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+            let place = (Self::place(bucket), asked.write, question.kind);
+            Arc::clone(answers.entry(place).or_default())
+        };
+        let lasting = async {
+            match Box::pin(ask).await {
+                Ok(Answer::Unlike(Unlike::Other(how))) => {
+                    Err(Ok(Answer::Unlike(Unlike::Other(how))))
+                }
+                Ok(answer) => Ok(answer),
+                Err(failure) => Err(Err(failure)),
+            }
+        };
+        match once.get_or_try_init(|| lasting).await {
+            Ok(answer) => Ok(answer.clone()),
+            Err(answer) => answer,
+        }
+    }
+
+    /// Takes note of what a source bucket shows of the tags of its objects, where HEAD shows no
+    /// number of them.
+    pub(super) fn uncounted(&self, bucket: &Bucket, found: Uncounted) {
+        let mut uncounted = self
+            .uncounted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let known = uncounted.entry(Self::place(bucket)).or_default();
+        *known = match (&*known, found) {
+            (Uncounted::Untagged(before), Uncounted::Untagged(more)) => {
+                Uncounted::Untagged(before + more)
+            }
+            (Uncounted::Untagged(_) | Uncounted::Tagged, found) => found,
+            (known, _) => known.clone(),
+        };
+    }
+
+    /// Returns what is known of the tags of objects of which HEAD shows no number.
+    pub(super) fn known_uncounted(&self, bucket: &Bucket) -> Uncounted {
+        let uncounted = self
+            .uncounted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        uncounted
+            .get(&Self::place(bucket))
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    /// Returns true if the bucket was seen to keep the tags that `write` carries along.
+    pub(super) fn carries_tags(&self, bucket: &Bucket, write: Operation) -> bool {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.contains(&(Self::place(bucket), write, TAGS_OF_SOURCE))
+    }
+}
+
+/// What a source bucket shows of the tags of objects of which HEAD shows no number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Uncounted {
+    /// So many objects in a row have none.
+    Untagged(u32),
+    /// The last one has some.
+    Tagged,
+    /// HEAD shows the number of tags where there are some.
+    Counts,
+    /// The server does not know tags.
+    NotKnown,
+    /// They cannot be read, and why.
+    NotReadable(String),
+}
+
+impl Default for Uncounted {
+    fn default() -> Self {
+        Self::Untagged(0)
+    }
+}
+
+/// The answer of a bucket about an attribute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// The object has it.
+    Kept,
+    /// The caller may not know.
+    NotReadable,
+    /// The server does not know the question.
+    NotKnown,
+    /// The object has it otherwise.
+    Unlike(Unlike),
+}
+
+/// Asks about an attribute of an object.
+async fn ask(
+    bucket: &Bucket,
+    asked: Asked<'_>,
+    by: Operation,
+    key: &ObjectKey,
+    version: Option<&str>,
+) -> Result<Answer, Failure> {
+    let unlike = match by {
+        Operation::GetObjectRetention => {
+            let answer = bucket.retention(key, version).await;
+            answer.map(|found| asked.unlike_retention(found.as_ref()))
+        }
+        Operation::GetObjectLegalHold => {
+            let answer = bucket.legal_hold(key, version).await;
+            answer.map(|found| asked.unlike_hold(found))
+        }
+        Operation::GetObjectAcl => {
+            let answer = bucket.acl(key, version).await;
+            answer.map(|found| asked.unlike_grants(&found))
+        }
+        _ => {
+            let answer = bucket.tags(key, version).await;
+            answer.map(|found| asked.unlike_tags(&found))
+        }
+    };
+    match unlike {
+        Ok(None) => Ok(Answer::Kept),
+        Ok(Some(unlike)) => Ok(Answer::Unlike(unlike)),
+        Err(failure) if *failure.kind() == FailureKind::Denied => Ok(Answer::NotReadable),
+        Err(failure) if is_no_answer(&failure) => Ok(Answer::NotKnown),
+        Err(failure) => Err(failure),
     }
 }
 
@@ -178,54 +390,4 @@ pub(super) enum Shown {
     Nothing(String),
     /// The bucket has no Object Lock.
     NoLocks,
-}
-
-impl Work {
-    /// Sets the tags of an object that is there. The first time, a server that may take them for
-    /// the content of the object, or ignore them, is looked at afterwards.
-    pub(super) async fn put_late_tags(
-        &self,
-        key: &ObjectKey,
-        (etag, version): (&str, Option<&str>),
-        tags: &[Tag],
-    ) -> Result<(), Failure> {
-        let destination = &self.sides.destination;
-        let place = || destination.place(key);
-        let unknown = |message: &str| {
-            Failure::new(
-                FailureKind::NotUnderstood,
-                Operation::PutObjectTagging,
-                place(),
-                message,
-            )
-        };
-        if destination.capabilities().refuses_what_it_lacks() {
-            return destination.put_tags(key, version, tags).await;
-        }
-        if self.refusals.replaces(destination).get() == Some(&true) {
-            return Err(unknown(
-                "the server takes tags for the content of an object",
-            ));
-        }
-        destination.put_tags(key, version, tags).await?;
-        let replaces = self.refusals.replaces(destination);
-        let look = async { Ok::<_, Failure>(destination.head(key, version).await?.etag != etag) };
-        let has_replaced = if destination.capabilities().believes_answers() {
-            *replaces.get_or_try_init(|| Box::pin(look)).await?
-        } else {
-            Box::pin(look).await?
-        };
-        if has_replaced {
-            let message = "the server took the tags for the content of the object";
-            return Err(self.not_equal(key, message));
-        }
-        if self
-            .refusals
-            .is_ignored(destination, Operation::GetObjectTagging, (key, version))
-            .await?
-        {
-            return Err(unknown("the server ignored the tags"));
-        }
-        Ok(())
-    }
 }

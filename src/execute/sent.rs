@@ -74,7 +74,7 @@ pub(super) async fn by_size(
         let look = Look {
             size,
             is_needed: true,
-            ..look_at(work, key, written, attributes)
+            ..look_at(work, key, written, attributes, Operation::PutObject)
         };
         Box::pin(found(work, look, draft)).await?;
     }
@@ -114,11 +114,11 @@ pub(super) async fn confirm(
     let look = Look {
         size,
         is_needed,
-        ..look_at(work, key, written, attributes)
+        ..look_at(work, key, written, attributes, Operation::PutObject)
     };
     if !look
         .asked
-        .is_some_and(|asked| work.refusals.is_unproven(destination, look.write, asked))
+        .is_some_and(|asked| work.refusals.is_unproven(destination, asked))
     {
         return Ok(());
     }
@@ -135,26 +135,21 @@ pub(super) async fn confirm(
     Ok(())
 }
 
-/// Returns the look at an object that was sent with these attributes, of no size and no parts yet.
+/// Returns the look at an object that `write` gave these attributes, of no size and no parts yet.
 pub(super) fn look_at<'a>(
     work: &Work,
     key: &'a ObjectKey,
     written: &'a Written,
     attributes: &'a Attributes,
+    write: Operation,
 ) -> Look<'a> {
     let customer_key = work.sides.destination.client().customer_key().is_some();
-    let asked = Asked {
-        attributes,
-        source_tags: None,
-        customer_key,
-    };
-    let write = Operation::PutObject;
+    let asked = Asked::of(attributes, write, customer_key);
     Look {
         key,
         written,
         size: 0,
         parts: 0,
-        write,
         is_needed: false,
         asked: Some(asked),
     }

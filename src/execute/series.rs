@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use super::breaker::LIMIT;
 use super::conductor::Conductor;
+use super::monitor::Event;
 use super::outcome::GaveUp;
 use super::receipt::{Ending, Receipt};
 use super::waiting::Queued;
@@ -160,8 +161,10 @@ impl Series {
             .last()
             .and_then(|held| match &held.receipt.ending {
                 Ending::Failed { error } => Some(format!(
-                    " ({} {}: {}; {})",
-                    error.operation, error.code, error.message, error.remedy
+                    " ({} {}: {})",
+                    error.operation,
+                    error.code,
+                    error.message.trim_end_matches('.')
                 )),
                 _ => None,
             });
@@ -205,6 +208,11 @@ impl Conductor<'_> {
         let held = self.series.take();
         self.series.copies_before = self.series.copies.count();
         if was_paused {
+            for running in self.transfers.values() {
+                running.work.refusals.ask_again();
+            }
+            let is_paused = false;
+            self.monitor.observe(&Event::Paused { is_paused });
             tracing::warn!(
                 "going on: an object was copied again; {} objects are tried again",
                 held.len()
@@ -249,6 +257,8 @@ impl Conductor<'_> {
             self.series.reason(),
             display_duration(self.series.patience)
         );
+        let is_paused = true;
+        self.monitor.observe(&Event::Paused { is_paused });
         self.series.pause = Some(Pause {
             since: now,
             next: now + interval,

@@ -4,9 +4,12 @@
 //! A server that does not know a question costs one request per bucket, and a loss on each receipt,
 //! or the object where the attribute is required.
 
+use std::future::ready;
+use std::sync::{Mutex, PoisonError};
+
 use bytes::Bytes;
 
-use super::refusals::{Shown, is_no_answer};
+use super::refusals::{Shown, Uncounted, is_no_answer};
 use super::{Draft, Trouble, Work};
 use crate::bucket::Bucket;
 use crate::manifest::job::{Attribute, Policy, Transfer};
@@ -15,7 +18,7 @@ use crate::plan::concede;
 use crate::plan::loss::{Loss, Lost};
 use crate::s3::paging::{Order, Paging, Turn};
 use crate::s3::{
-    AnnotationEntry, Attributes, Failure, FailureKind, Head, Operation, SourcePin, Tag, Tags,
+    AnnotationEntry, Attributes, Failure, FailureKind, Grant, Head, Operation, SourcePin, Tag, Tags,
 };
 
 /// An annotation of the source.
@@ -28,6 +31,10 @@ pub(super) struct Annotation {
 /// Annotations of one object that are held in memory from their reading to their writing, in bytes:
 /// the largest one, so that at least one is read before anything is published.
 const ANNOTATIONS_HELD: usize = 1 << 20;
+
+/// Objects without tags in a row after which those of a bucket are taken to have none, where HEAD
+/// shows no number and tags are only tried.
+const UNTAGGED: u32 = 100;
 
 /// Returns the failure for a required attribute that the copy cannot have.
 fn not_kept(loss: &Loss, operation: Operation, place: String) -> Failure {
@@ -60,15 +67,27 @@ impl Source<'_> {
         format!("s3:GetObject{version}{what}")
     }
 
-    /// Returns what was read, or `None` where it cannot be read and is only tried: that is a loss
+    /// Returns what `ask` reads, or `None` where it cannot be read and is only tried: that is a loss
     /// then. A server that does not know the question is not asked again.
-    pub(super) async fn or_loss<T>(
+    pub(super) async fn or_loss<T, F: Future<Output = Result<T, Failure>>>(
         &self,
         attribute: Attribute,
         permission: &str,
-        answer: Result<T, Failure>,
+        ask: impl Fn() -> F,
         draft: &mut Draft,
     ) -> Result<Option<T>, Failure> {
+        let mut answer = ask().await;
+        // What could be read before may be refused because everything is, in an outage: then this
+        // is no loss, and the object fails or waits with the others. A refusal counts that is given
+        // after a HEAD of the object has succeeded.
+        if let Err(failure) = &answer
+            && *failure.kind() == FailureKind::Denied
+            && self.transfer().preserve.of(attribute) == Policy::Try
+            && self.work.refusals.has_answered(self.bucket, attribute)
+        {
+            Box::pin(self.bucket.head(&self.pin.key, self.version())).await?;
+            answer = ask().await;
+        }
         let failure = match answer {
             Ok(value) => {
                 self.work.refusals.answered(self.bucket, attribute);
@@ -92,12 +111,12 @@ impl Source<'_> {
         }
         let loss = concede::unreadable(attribute, permission, &failure, self.bucket.name());
         // One bad answer among good ones is about that object.
-        let is_about_all = matches!(
-            failure.kind(),
-            FailureKind::Denied | FailureKind::Unsupported
-        );
-        if is_about_all || !self.work.refusals.has_answered(self.bucket, attribute) {
-            self.work.refusals.remember(self.bucket, &loss);
+        let refusals = &self.work.refusals;
+        match failure.kind() {
+            FailureKind::Denied => refusals.remember_denied(self.bucket, &loss),
+            FailureKind::Unsupported => refusals.remember(self.bucket, &loss),
+            _ if refusals.has_answered(self.bucket, attribute) => {}
+            _ => refusals.remember(self.bucket, &loss),
         }
         draft.losses.push(loss);
         Ok(None)
@@ -145,6 +164,23 @@ impl Source<'_> {
         ))
     }
 
+    /// Reads the source's tags, or returns `None` for an object that is changed in place on a server
+    /// without tags, which has none to lose.
+    async fn own_tags(&self, count: Option<u32>) -> Result<Option<Vec<Tag>>, Failure> {
+        match self.counted_tags(count).await {
+            Err(failure)
+                if matches!(
+                    failure.kind(),
+                    FailureKind::Unsupported | FailureKind::NotUnderstood
+                ) && count.is_none()
+                    && self.work.sides.is_in_place() =>
+            {
+                Ok(None)
+            }
+            answer => answer.map(Some),
+        }
+    }
+
     /// Puts the source's tags into `attributes`, with those that the job sets. HEAD showed so many.
     pub(super) async fn tags(
         &self,
@@ -156,10 +192,10 @@ impl Source<'_> {
         if self.is_known_unreadable(Attribute::Tags, draft) {
             return Ok(());
         }
-        let answer = self.counted_tags(count).await;
+        let ask = || self.own_tags(count);
         let permission = self.permission("Tagging");
-        let Some(kept) = self
-            .or_loss(Attribute::Tags, &permission, answer, draft)
+        let Some(Some(kept)) = self
+            .or_loss(Attribute::Tags, &permission, ask, draft)
             .await?
         else {
             return Ok(());
@@ -172,6 +208,130 @@ impl Source<'_> {
         Ok(())
     }
 
+    /// Returns true if the tags that a copy carries along by itself must be read, so that they can be
+    /// compared with those of the copy or be written back. HEAD shows `count`.
+    ///
+    /// Where HEAD shows a number, that is compared; a change in place needs the values, because it
+    /// destroys what it does not keep. Where HEAD shows none and tags are only tried, nobody is
+    /// asked any more once the destination has kept some, HEAD was seen to count others, or many
+    /// objects in a row had none.
+    fn reads_carried_tags(&self, count: Option<u32>, draft: &mut Draft) -> bool {
+        let Self { work, bucket, .. } = self;
+        let (refusals, destination) = (&work.refusals, &work.sides.destination);
+        match count {
+            Some(0) => return false,
+            Some(_) if !work.sides.is_in_place() => {
+                refusals.uncounted(bucket, Uncounted::Counts);
+                return false;
+            }
+            _ => {}
+        }
+        let is_tried = self.transfer().preserve.tags == Policy::Try;
+        if !is_tried || !destination.capabilities().believes_answers() {
+            return true;
+        }
+        if refusals.carries_tags(destination, Operation::CopyObject) {
+            return false;
+        }
+        match refusals.known_uncounted(bucket) {
+            Uncounted::Untagged(known) => known < UNTAGGED,
+            Uncounted::Tagged => true,
+            Uncounted::Counts | Uncounted::NotKnown => false,
+            Uncounted::NotReadable(why) => {
+                draft.notes.push(why);
+                false
+            }
+        }
+    }
+
+    /// Reads the tags that a copy carries along by itself. Returns `None` where nothing needs to be
+    /// compared, or nothing can be.
+    pub(super) async fn carried_tags(
+        &self,
+        count: Option<u32>,
+        draft: &mut Draft,
+    ) -> Result<Option<Vec<Tag>>, Trouble> {
+        if !self.reads_carried_tags(count, draft) {
+            return Ok(None);
+        }
+        let Self { work, bucket, .. } = self;
+        let refusals = &work.refusals;
+        let failure = match self.counted_tags(count).await {
+            Ok(tags) => {
+                refusals.answered(bucket, Attribute::Tags);
+                let found = if tags.is_empty() {
+                    Uncounted::Untagged(1)
+                } else {
+                    Uncounted::Tagged
+                };
+                refusals.uncounted(bucket, found);
+                return Ok(Some(tags));
+            }
+            Err(failure) => failure,
+        };
+        let is_in_place = work.sides.is_in_place();
+        let is_tried = self.transfer().preserve.tags == Policy::Try;
+        let permission = self.permission("Tagging");
+        // One bad answer among good ones is about that object.
+        let is_about_all = count.is_none() && !refusals.has_answered(bucket, Attribute::Tags);
+        match failure.kind() {
+            FailureKind::Denied if is_in_place => {
+                let remedy = "an in-place change keeps the tags, which needs s3:GetObjectTagging; \
+                              `preserve: {tags: skip}` removes them";
+                Err(failure.noting(remedy).into())
+            }
+            FailureKind::Denied if is_tried => {
+                let name = bucket.name();
+                let why = format!("tags not compared: {permission} missing on {name}");
+                refusals.uncounted(bucket, Uncounted::NotReadable(why.clone()));
+                draft.notes.push(why);
+                Ok(None)
+            }
+            // A server without tags loses none.
+            FailureKind::Unsupported | FailureKind::NotUnderstood
+                if (is_in_place || is_tried) && is_about_all =>
+            {
+                refusals.uncounted(bucket, Uncounted::NotKnown);
+                Ok(None)
+            }
+            kind if is_tried && is_no_answer(&failure) && is_about_all => {
+                // An object that is gone is no server without tags.
+                if *kind == FailureKind::NotFound {
+                    Box::pin(bucket.head(&self.pin.key, self.version())).await?;
+                }
+                refusals.uncounted(bucket, Uncounted::NotKnown);
+                Ok(None)
+            }
+            _ => Ok(self
+                .or_loss(
+                    Attribute::Tags,
+                    &permission,
+                    || ready(Err(failure.clone())),
+                    draft,
+                )
+                .await?),
+        }
+    }
+
+    /// Reads the ACL, if there is such a thing here.
+    async fn own_acl(&self) -> Result<Option<Vec<Grant>>, Failure> {
+        match self.bucket.acl(&self.pin.key, self.version()).await {
+            // An object that is changed in place keeps its ACL, if there is such a thing here.
+            Err(failure)
+                if matches!(failure.kind(), FailureKind::Unsupported | FailureKind::NotUnderstood)
+                    && self.work.sides.is_in_place() =>
+            {
+                Ok(None)
+            }
+            Err(failure) if *failure.kind() == FailureKind::Denied && self.work.sides.is_in_place() => {
+                Err(failure.noting(
+                    "an in-place change keeps the ACL, which needs s3:GetObjectAcl; name one as `to.acl` to do without",
+                ))
+            }
+            answer => answer.map(Some),
+        }
+    }
+
     pub(super) async fn acl(
         &self,
         attributes: &mut Attributes,
@@ -180,23 +340,9 @@ impl Source<'_> {
         if self.is_known_unreadable(Attribute::Acl, draft) {
             return Ok(());
         }
-        let answer = match self.bucket.acl(&self.pin.key, self.version()).await {
-            // An object that is changed in place keeps its ACL, if there is such a thing here.
-            Err(failure)
-                if matches!(failure.kind(), FailureKind::Unsupported | FailureKind::NotUnderstood)
-                    && self.work.sides.is_in_place() =>
-            {
-                return Ok(());
-            }
-            Err(failure) if *failure.kind() == FailureKind::Denied && self.work.sides.is_in_place() => {
-                Err(failure.noting(
-                    "an in-place change keeps the ACL, which needs s3:GetObjectAcl; name one as `to.acl` to do without",
-                ))
-            }
-            answer => answer,
-        };
+        let answer = || self.own_acl();
         let permission = self.permission("Acl");
-        if let Some(grants) = self
+        if let Some(Some(grants)) = self
             .or_loss(Attribute::Acl, &permission, answer, draft)
             .await?
         {
@@ -220,18 +366,20 @@ impl Source<'_> {
         );
         let (mut found, mut token, mut held) = (Vec::new(), None, 0);
         loop {
-            let mut again = false;
-            let answer = self
-                .bucket
-                .annotations(&self.pin.key, self.version(), token.as_deref())
-                .await;
-            let answer = answer.and_then(|mut page| {
-                again = paging.check(&mut page)? == Turn::Again;
-                Ok(page)
-            });
             let permission = "s3:ListObjectAnnotations";
-            let Some(page) = self
-                .or_loss(Attribute::Annotations, permission, answer, draft)
+            let checked = Mutex::new(&mut paging);
+            let (checked, from) = (&checked, token.as_deref());
+            let ask = || async move {
+                let mut page = self
+                    .bucket
+                    .annotations(&self.pin.key, self.version(), from)
+                    .await?;
+                let mut paging = checked.lock().unwrap_or_else(PoisonError::into_inner);
+                let again = paging.check(&mut page)? == Turn::Again;
+                Ok((page, again))
+            };
+            let Some((page, again)) = self
+                .or_loss(Attribute::Annotations, permission, ask, draft)
                 .await?
             else {
                 return Ok(Vec::new());
@@ -240,13 +388,13 @@ impl Source<'_> {
                 let size = usize::try_from(entry.size).unwrap_or(usize::MAX);
                 let fits = held + size <= ANNOTATIONS_HELD;
                 let text = if fits {
-                    let answer = self
-                        .bucket
-                        .annotation(&self.pin.key, self.version(), &entry)
-                        .await;
+                    let ask = || {
+                        self.bucket
+                            .annotation(&self.pin.key, self.version(), &entry)
+                    };
                     let permission = "s3:GetObjectAnnotation";
                     let text = self
-                        .or_loss(Attribute::Annotations, permission, answer, draft)
+                        .or_loss(Attribute::Annotations, permission, ask, draft)
                         .await?;
                     let Some(text) = text else {
                         return Ok(Vec::new());

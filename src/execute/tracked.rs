@@ -24,7 +24,7 @@ use crate::location::ObjectKey;
 use crate::multipart::{self, Aborted, MultipartUpload, Stray};
 use crate::plan::loss::{Loss, Lost};
 use crate::planner::Step;
-use crate::s3::{Attributes, Failure, FailureKind, PartDone};
+use crate::s3::{Attributes, Failure, FailureKind, Operation, PartDone};
 use crate::size::ByteSize;
 
 /// An upload's number in the journal, none where no journal is kept, and the time before it was
@@ -297,6 +297,14 @@ impl Tracked {
         }
         if work.abandon(upload, draft).await {
             self.ended(&work.journal).await;
+        }
+        // The server denied an upload that it created a moment ago.
+        if let Err(Trouble::Failed(failure)) = outcome
+            && *failure.kind() == FailureKind::NoSuchUpload
+            && failure.details().operation != Operation::CompleteMultipartUpload
+        {
+            let upload = upload.outliving_the_run();
+            draft.notes.extend(Box::pin(upload.end_elsewhere()).await);
         }
         true
     }

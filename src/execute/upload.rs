@@ -7,6 +7,8 @@
 //! `ETag` that came back. A file whose size or time of change differs when it was read is sent
 //! again.
 
+mod multipart;
+
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -18,43 +20,35 @@ use jiff::Timestamp;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::spawn_blocking;
 
-use super::adopt::{self, Begun, Found, Left, Published, Wish};
+use super::adopt::{self, Left};
 use super::attributes::Wanted;
 use super::buffers::Buffers;
-use super::claim;
 use super::condition::Refused;
 use super::monitor::Event;
 use super::part::{self, Progress};
-use super::published::Look;
 use super::receipt::{Ending, Proof};
-use super::sent::{
-    READ_SUM, Sums, by_size, confirm, demand, equal, found, look_at, settle, strong_proof,
-};
-use super::tracked::{Terms, Tracked};
+use super::sent::{READ_SUM, by_size, confirm, demand, settle, strong_proof};
 use super::{Draft, Trouble, UPLOAD_MEMORY_MIB, Work};
-use crate::bucket::Answer;
 use crate::checksum;
 use crate::endpoint::capabilities::ConditionalWrite;
 use crate::journal::event::SourceVersion;
 use crate::listing::local;
 use crate::location::{LocalPath, ObjectKey};
-use crate::manifest::job::{Prove, Verify};
-use crate::multipart::MultipartUpload;
+use crate::manifest::job::Prove;
 use crate::pace::{Slot, slots::Want};
 use crate::plan::condition::Seen;
 use crate::plan::decide::{Route, Skip};
-use crate::plan::parts::{PartLayout, UPLOAD_PART};
 use crate::planner::Step;
-use crate::s3::{
-    Attributes, Checksum, ChecksumAlgorithm, CompleteSpec, Failure, FailureKind, Operation,
-    PartDone, WriteCondition, Written,
-};
+use crate::s3::{Attributes, Failure, FailureKind, Operation, WriteCondition, Written};
 use crate::size::MIB;
+
+pub(super) use multipart::Upload;
 
 /// A file of at most this many bytes is read when it is opened.
 const READ_AT_ONCE: u64 = MIB;
 /// How often a file that keeps changing is begun again.
 const ROUNDS: u32 = 4;
+
 /// What tells that a file is still the one that was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
@@ -181,27 +175,7 @@ async fn file_round(
         draft.parts = upload.begun.layout.count;
         let mut progress = Progress::of(&upload.begun, Vec::new());
         let outcome = async {
-            let parts = (upload.begun.layout.clone(), false);
-            let (reader, place) = (Arc::clone(&file), path.to_owned());
-            let (sender, memory) = (upload.clone(), Arc::clone(&work.memory));
-            let used = work.buffers.clone();
-            part::all(work, upload.id, parts, &mut progress, move |part| {
-                let (file, path) = (Arc::clone(&reader), place.clone());
-                let (upload, memory) = (sender.clone(), Arc::clone(&memory));
-                let buffers = used.clone();
-                async move {
-                    let _permit = reserve(memory, part.length).await;
-                    let sums = upload.sums();
-                    let read = blocking(&path, move || {
-                        let body = pread(&file, part.offset, part.length, &buffers)?;
-                        let sums = sums.of(&body);
-                        Ok((body, sums))
-                    });
-                    let (body, sums) = read.await?;
-                    upload.send_summed(part.number, body, sums).await
-                }
-            })
-            .await?;
+            send_parts(work, path, &file, &upload, &mut progress).await?;
             if still().await? != stamp {
                 return Err(Trouble::SourceChanged);
             }
@@ -210,12 +184,9 @@ async fn file_round(
                 .await
         }
         .await;
-        let outcome = upload
-            .begun
-            .vouched(work, attributes, outcome, seen, draft)
-            .await;
-        upload
-            .begun
+        let begun = &upload.begun;
+        let outcome = begun.vouched(work, attributes, outcome, seen, draft).await;
+        begun
             .settle(work, upload.id, outcome, &progress, draft)
             .await
     } else {
@@ -237,6 +208,37 @@ async fn file_round(
         drop(permit);
         ending
     }
+}
+
+/// Reads and sends the parts of a file, as many at a time as there are places and memory for.
+async fn send_parts(
+    work: &Work,
+    path: &Path,
+    file: &Arc<File>,
+    upload: &Upload,
+    progress: &mut Progress,
+) -> Result<(), Trouble> {
+    let parts = (upload.begun.layout.clone(), false);
+    let (reader, place) = (Arc::clone(file), path.to_owned());
+    let (sender, memory) = (upload.clone(), Arc::clone(&work.memory));
+    let used = work.buffers.clone();
+    part::all(work, upload.id, parts, progress, move |part| {
+        let (file, path) = (Arc::clone(&reader), place.clone());
+        let (upload, memory) = (sender.clone(), Arc::clone(&memory));
+        let buffers = used.clone();
+        async move {
+            let _permit = reserve(memory, part.length).await;
+            let sums = upload.sums();
+            let read = blocking(&path, move || {
+                let body = pread(&file, part.offset, part.length, &buffers)?;
+                let sums = sums.of(&body);
+                Ok((body, sums))
+            });
+            let (body, sums) = read.await?;
+            upload.send_summed(part.number, body, sums).await
+        }
+    })
+    .await
 }
 
 /// Sends a small object in one request and proves it.
@@ -324,271 +326,6 @@ fn done(proof: Proof, written: Written) -> Ending {
         proof,
         etag: written.etag,
         destination_version: written.version,
-    }
-}
-
-/// A multipart upload of local bytes.
-#[derive(Clone, Debug)]
-pub(super) struct Upload {
-    pub(super) begun: Arc<Begun>,
-    pub(super) id: u64,
-    /// Declared to the server, which checks each part against it.
-    algorithm: Option<ChecksumAlgorithm>,
-    /// The destination will be read where the server knows no checksums, and compared with a sum of
-    /// ours.
-    reads: bool,
-}
-
-impl Upload {
-    /// Begins the upload of a file, or goes on with one that an earlier session left open.
-    async fn of_file(
-        work: &Work,
-        step: &Step,
-        attributes: &Attributes,
-        (stamp, layout): (Stamp, PartLayout),
-        left: &mut Vec<Left>,
-        draft: &mut Draft,
-    ) -> Result<Self, Trouble> {
-        demand(work, &step.key, attributes)?;
-        let terms = Terms::of(stamp.version(), attributes);
-        let wish = Wish {
-            key: &step.key,
-            terms: &terms,
-            layout: &layout,
-            attributes,
-            checksum: None,
-        };
-        // One that became an object unseen is no proof that the file was whole then: it is sent
-        // again.
-        if let Some(Found::Open(begun)) = adopt::find(work, left, &wish, draft).await? {
-            return Ok(Self::of(work, attributes, *begun));
-        }
-        let doubt = claim::unseen_acl(attributes);
-        if let Some(begun) = claim::find(work, step, &wish, doubt, draft).await? {
-            return Ok(Self::of(work, attributes, begun));
-        }
-        let initiate = Box::pin(MultipartUpload::initiate(
-            &work.sides.destination,
-            &step.key,
-            attributes,
-        ));
-        let initiate = async { Ok((initiate.await?, terms)) };
-        let begun = Begun::begin(work, step, layout, initiate, &mut draft.notes).await?;
-        Ok(Self::of(work, attributes, begun))
-    }
-
-    /// Begins the upload of a stream, which can not be gone on with: what was read of it is gone.
-    pub(super) async fn of_stream(
-        work: &Work,
-        key: &ObjectKey,
-        attributes: &Attributes,
-        draft: &mut Draft,
-    ) -> Result<Self, Trouble> {
-        demand(work, key, attributes)?;
-        let (bucket, tracked) = (&work.sides.destination, Tracked::off_record());
-        let upload = match MultipartUpload::initiate(bucket, key, attributes).await {
-            Ok(upload) => upload,
-            Err(failure) => {
-                draft
-                    .notes
-                    .extend(tracked.not_begun(work, key, &failure).await);
-                return Err(work.explained_acl(failure).into());
-            }
-        };
-        draft
-            .notes
-            .extend(upload.strays().iter().map(|stray| stray.told(bucket, key)));
-        let layout = PartLayout::uniform(0, UPLOAD_PART, 0);
-        Ok(Self::of(
-            work,
-            attributes,
-            Begun {
-                upload,
-                tracked,
-                layout,
-                kept: Vec::new(),
-                claimed: false,
-            },
-        ))
-    }
-
-    fn of(work: &Work, attributes: &Attributes, begun: Begun) -> Self {
-        let algorithm = attributes.checksum.map(|(algorithm, _)| algorithm);
-        let reads = algorithm.is_none() && work.sides.transfer.proof.prove == Prove::Read;
-        let id = begun.announce(work, 0);
-        Self {
-            begun: Arc::new(begun),
-            id,
-            algorithm,
-            reads,
-        }
-    }
-
-    /// A part that S3 holds already, if it is of these very bytes.
-    fn kept(&self, number: u32, size: u64, sum: Option<&Checksum>) -> Option<PartDone> {
-        let at = self
-            .begun
-            .kept
-            .binary_search_by_key(&number, |part| part.number)
-            .ok()?;
-        let part = &self.begun.kept[at];
-        let sum = sum.map(|sum| &sum.value)?;
-        (part.checksum.as_ref() == Some(sum) && part.size == size).then(|| part.clone())
-    }
-
-    fn sums(&self) -> Sums {
-        Sums {
-            algorithm: self.algorithm,
-            reads: self.reads,
-        }
-    }
-
-    /// Sums and sends one part.
-    pub(super) async fn send(&self, number: u32, body: Bytes) -> Result<Answer<PartDone>, Failure> {
-        let (sums, sum_of) = (self.sums(), body.clone());
-        let sums = spawn_blocking(move || sums.of(&sum_of))
-            .await
-            .map_err(|error| {
-                Failure::new(
-                    FailureKind::Bug,
-                    Operation::UploadPart,
-                    self.begun.upload.key().as_str(),
-                    error.to_string(),
-                )
-            })?;
-        self.send_summed(number, body, sums).await
-    }
-
-    /// Sends one part. Without a checksum that the server checks, its `ETag` must be the MD5 of
-    /// what was sent, or the server's `ETag`s are of its own making.
-    async fn send_summed(
-        &self,
-        number: u32,
-        body: Bytes,
-        (sum, ours): (Option<Checksum>, Option<String>),
-    ) -> Result<Answer<PartDone>, Failure> {
-        if let Some(value) = self.kept(number, body.len() as u64, sum.as_ref()) {
-            return Ok(Answer {
-                value,
-                attempts: 0,
-                maybe_twice: false,
-            });
-        }
-        let reads = self.reads;
-        let mut answer = self
-            .begun
-            .upload
-            .send_part(number, body, sum.as_ref())
-            .await?;
-        answer.value.checksum = sum
-            .map(|sum| sum.value)
-            .or(ours.filter(|ours| reads || *ours == answer.value.etag));
-        Ok(answer)
-    }
-
-    pub(super) async fn complete(
-        &self,
-        work: &Work,
-        progress: &mut Progress,
-        seen: &mut Seen,
-        attributes: &Attributes,
-        draft: &mut Draft,
-    ) -> Result<Ending, Trouble> {
-        let place = work.place().await;
-        let condition = work.condition(seen, ConditionalWrite::Complete);
-        if work
-            .is_taken(self.begun.upload.key(), seen, &condition)
-            .await?
-        {
-            return Ok(Ending::Skipped {
-                reason: Skip::Present,
-            });
-        }
-        progress.done.sort_unstable_by_key(|part| part.number);
-        let parts = &progress.done;
-        let size = parts.iter().map(|part| part.size).sum();
-        let summed_with = self.algorithm.or(self.reads.then_some(READ_SUM));
-        let local = summed_with.and_then(|algorithm| {
-            let pieces: Option<Vec<_>> = parts
-                .iter()
-                .map(|part| Some((part.checksum.as_deref()?, part.size)))
-                .collect();
-            checksum::combine(algorithm, pieces?)
-        });
-        let whole = local.clone().filter(|_| self.algorithm.is_some());
-        let spec = CompleteSpec {
-            size,
-            checksum: None,
-            full_checksum: whole.clone(),
-            condition,
-        };
-        // Without an algorithm the parts' checksums are sums of ours; the server must not see them.
-        let sent: Vec<PartDone> = match self.algorithm {
-            Some(_) => parts.clone(),
-            None => parts
-                .iter()
-                .map(|part| PartDone {
-                    checksum: None,
-                    ..part.clone()
-                })
-                .collect(),
-        };
-        let key = self.begun.upload.key();
-        let predicted = checksum::multipart_etag(parts.iter().map(|part| part.etag.as_str()));
-        self.begun
-            .tracked
-            .completing(work, predicted.clone())
-            .await?;
-        let written = match self.begun.publish(work, &sent, spec, seen).await? {
-            Published::Written(written) => written,
-            Published::Taken(skip) => return Ok(Ending::Skipped { reason: skip }),
-        };
-        let all_md5 = summed_with.is_none() && parts.iter().all(|part| part.checksum.is_some());
-        let made_of_md5s = all_md5 && predicted.as_ref() == Some(&written.etag);
-        let comparable = |stored: &Checksum| {
-            whole
-                .as_ref()
-                .is_some_and(|sent| sent.algorithm == stored.algorithm)
-        };
-        let is_answered = made_of_md5s || written.checksum.as_ref().is_some_and(comparable);
-        let size_will_do = work.sides.transfer.proof.verify == Verify::Size && whole.is_some();
-        let parts = u32::try_from(parts.len()).unwrap_or(u32::MAX);
-        let believes = work.sides.destination.capabilities().believes_answers();
-        let must_look = (!is_answered && !size_will_do) || !believes;
-        // `Begun::vouched` compares the attributes of an adopted upload, and sends the object again
-        // if they differ.
-        let unasked = Attributes::default();
-        let asked = if self.begun.claimed {
-            &unasked
-        } else {
-            attributes
-        };
-        let look = Look {
-            size,
-            parts,
-            is_needed: must_look,
-            ..look_at(work, key, &written, asked)
-        };
-        let found = Box::pin(found(work, look, draft)).await?;
-        // KMS uploads answer without a checksum; the object shows it.
-        let shown = found.and_then(|found| found.checksum);
-        let stored = if believes {
-            written.checksum.clone().or(shown)
-        } else {
-            shown
-        };
-        let proof = match (&whole, &stored) {
-            (Some(sent), Some(stored)) if sent.algorithm == stored.algorithm => equal(sent, stored),
-            _ if made_of_md5s => Ok(Proof::PartEtags),
-            _ => Ok(Proof::Size),
-        };
-        let proof = match proof {
-            Ok(proof) => proof,
-            Err(what) => return Err(work.unequal(key, &written, &what).await.into()),
-        };
-        drop(place);
-        let proof = settle(work, key, proof, local, &written, size).await?;
-        Ok(done(proof, written))
     }
 }
 

@@ -518,7 +518,7 @@ impl Store for BucketLog {
             let place = format!("{}{}", self.place, segment_name(number));
             let bytes = bytes.ok_or_else(|| JournalError::missing(&place))?;
             next = segment::read_segment(&place, number, &bytes, false, next, |_, event| {
-                visit(event)
+                visit(event);
             })?
             .next;
         }

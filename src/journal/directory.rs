@@ -49,6 +49,8 @@ pub(super) struct Directory {
     /// The segment that is being written.
     segment: u64,
     segment_bytes: u64,
+    /// The segments between the last snapshot and that one, with their lengths.
+    past: Vec<(u64, u64)>,
     /// Where the last snapshot stands, and the number of the first record behind it.
     snapshot: (u64, u64),
     snapshot_bytes: u64,
@@ -96,7 +98,12 @@ impl Directory {
         }
         let (file, segment_bytes) = begin(path, segment, replay.next, &writer).map_err(failed)?;
         make_private(path, &file);
+        let past = found.segments.iter().filter_map(|number| {
+            let metadata = fs::metadata(path.join(segment_name(*number))).ok()?;
+            (*number != segment).then_some((*number, metadata.len()))
+        });
         let directory = Self {
+            past: past.collect(),
             path: path.to_owned(),
             writer,
             lock: Arc::new(lock),
@@ -181,8 +188,24 @@ impl Directory {
         let (file, bytes) = self
             .blocking(move || begin(&path, number, next, &writer))
             .await?;
+        self.past.push((self.segment, self.segment_bytes));
         (self.file, self.segment, self.segment_bytes) = (Arc::new(file), number, bytes);
         Ok(())
+    }
+
+    /// Returns the files that the next session reads, with their least lengths.
+    fn written(&self) -> Vec<(PathBuf, u64)> {
+        let mut files: Vec<_> = self
+            .past
+            .iter()
+            .chain([&(self.segment, self.segment_bytes)])
+            .map(|(number, bytes)| (self.path.join(segment_name(*number)), *bytes))
+            .collect();
+        if self.snapshot_bytes > 0 {
+            let name = self.path.join(snapshot_name(self.snapshot.0));
+            files.push((name, self.snapshot_bytes));
+        }
+        files
     }
 }
 
@@ -221,8 +244,16 @@ impl Store for Directory {
                 .map(|(_, name)| name)
                 .next())
         });
-        match gone.await? {
-            Some(name) => Err(JournalError::Gone {
+        if let Some(name) = gone.await? {
+            return Err(JournalError::Gone {
+                is_taken: name.ends_with(LOCK) && name.exists(),
+                place: name.display().to_string(),
+            });
+        }
+        let files = self.written();
+        let cut = self.blocking(move || Ok(files.into_iter().find(is_cut)));
+        match cut.await? {
+            Some((name, _)) => Err(JournalError::Cut {
                 place: name.display().to_string(),
             }),
             None => Ok(()),
@@ -249,6 +280,7 @@ impl Store for Directory {
         self.begin_segment(next).await?;
         let old = (self.snapshot.0, number);
         (self.snapshot, self.tail_bytes) = ((number, next), 0);
+        self.past.clear();
         let path = self.path.clone();
         self.blocking(move || remove(&path, old)).await
     }
@@ -260,12 +292,20 @@ impl Store for Directory {
             let place = file.display().to_string();
             let bytes = self.blocking(move || fs::read(file)).await?;
             next = segment::read_segment(&place, number, &bytes, false, next, |_, event| {
-                visit(event)
+                visit(event);
             })?
             .next;
         }
         Ok(())
     }
+}
+
+/// Returns true for a file that is not there or has fewer bytes than were written to it.
+fn is_cut((name, bytes): &(PathBuf, u64)) -> bool {
+    fs::metadata(name).map_or_else(
+        |error| error.kind() == io::ErrorKind::NotFound,
+        |metadata| metadata.len() < *bytes,
+    )
 }
 
 /// Returns true if the file still has this name.
@@ -329,7 +369,7 @@ impl Found {
                     found.tail_bytes += bytes()?;
                 }
                 Name::Snapshot(number) if Some(number) == found.snapshot => {
-                    found.snapshot_bytes = bytes()?
+                    found.snapshot_bytes = bytes()?;
                 }
                 _ => found.stale.push(name),
             }

@@ -32,7 +32,7 @@ pub enum JournalError {
     },
     /// What is there was changed or is incomplete, and not at its end.
     #[error(
-        "{place}, line {line}: {what}; put back a copy from a backup, or begin anew with --fresh \
+        "{place}, line {line}: {what}; put back a copy from a backup, or run the job with --fresh to begin anew \
          (what is at the destination is compared and not copied again)"
     )]
     Corrupt {
@@ -45,7 +45,7 @@ pub enum JournalError {
     },
     /// A later version of s3haul wrote it.
     #[error(
-        "{place} was written by s3haul {tool}, this is {}; use that version, or begin anew with --fresh",
+        "{place} was written by s3haul {tool}, this is {}; use that version, or run the job with --fresh to begin anew",
         env!("CARGO_PKG_VERSION")
     )]
     NewerVersion {
@@ -107,6 +107,17 @@ pub enum JournalError {
     )]
     Gone {
         /// The file that is no longer there.
+        place: String,
+        /// True if another process may have taken the journal.
+        is_taken: bool,
+    },
+    /// A file of it is shorter than what was written to it. The writer puts a snapshot in its place.
+    #[error(
+        "the journal's file {place} was cut while the run was at work; run the same command again: it compares what is at the \
+         destination and copies the rest"
+    )]
+    Cut {
+        /// The file.
         place: String,
     },
     /// The endpoint replaces objects in spite of the condition, so a second writer could not be
@@ -189,6 +200,26 @@ impl JournalError {
         }
     }
 
+    /// Returns true if another process may work with what the journal has on record.
+    pub(super) fn leaves_it_to_another(&self) -> bool {
+        matches!(
+            self,
+            Self::Fenced { .. } | Self::Gone { is_taken: true, .. }
+        )
+    }
+
+    /// Returns true if no later session will know what the journal had on record.
+    #[must_use]
+    pub fn leaves_no_record(&self) -> bool {
+        matches!(
+            self,
+            Self::Gone {
+                is_taken: false,
+                ..
+            }
+        )
+    }
+
     /// True when nothing is wrong with the journal and the same command may be run again later.
     #[must_use]
     pub fn is_passing(&self) -> bool {
@@ -197,6 +228,7 @@ impl JournalError {
             | Self::Fenced { .. }
             | Self::Full { .. }
             | Self::Gone { .. }
+            | Self::Cut { .. }
             | Self::Io { .. }
             | Self::Closed => true,
             Self::Store { failure, .. } => {

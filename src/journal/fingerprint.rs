@@ -162,23 +162,7 @@ impl Fingerprint {
         } = transfer;
         let of = |field: &str| format!("{name}.{field}");
         self.set(of("from"), source(job, from));
-        let Destination {
-            endpoint,
-            location,
-            storage_class,
-            encryption,
-            acl,
-        } = to;
-        self.set(of("to"), format!("{location}{}", at(job, endpoint)));
-        self.set(of("to.storage_class"), text(storage_class.as_ref()));
-        self.set(
-            of("to.encryption"),
-            encryption
-                .as_ref()
-                .map(self::encryption)
-                .unwrap_or_default(),
-        );
-        self.set(of("to.acl"), text(acl.as_ref()));
+        self.destination(job, name, to);
         self.set(of("when"), format!("{when:?}").to_lowercase());
         if *compare != Compare::default() {
             self.set(of("compare"), compare.to_string());
@@ -196,38 +180,8 @@ impl Fingerprint {
             )
         });
         self.set(of("from.chosen"), text(chosen.as_ref()));
-        let KeyMap {
-            strip_prefix,
-            add_prefix,
-            rename,
-        } = keys;
-        self.set(of("keys.strip_prefix"), text(strip_prefix.as_ref()));
-        self.set(of("keys.add_prefix"), text(add_prefix.as_ref()));
-        self.set(
-            of("keys.rename"),
-            rename
-                .as_ref()
-                .map(|rename| rename.as_str().to_owned())
-                .unwrap_or_default(),
-        );
-        let Parts {
-            size,
-            threshold,
-            goal,
-            layout,
-        } = parts;
-        if *goal != PartGoal::default() {
-            self.set(of("parts.goal"), format!("{goal:?}").to_lowercase());
-        }
-        self.set(of("parts.layout"), format!("{layout:?}").to_lowercase());
-        self.set(
-            of("parts.size"),
-            match size {
-                PartSize::Auto => "auto".to_owned(),
-                PartSize::Exactly(size) => size.exact(),
-            },
-        );
-        self.set(of("parts.threshold"), threshold.exact());
+        self.keys(name, keys);
+        self.parts(name, parts);
         for attribute in Attribute::ALL {
             let policy = format!("{:?}", preserve.of(attribute)).to_lowercase();
             self.set(of(&format!("preserve.{}", attribute.name())), policy);
@@ -249,6 +203,67 @@ impl Fingerprint {
         if *customer_keys != CustomerKeys::default() {
             self.set(of("customer_keys"), format!("{customer_keys:?}"));
         }
+    }
+
+    fn destination(&mut self, job: &Job, name: &str, to: &Destination) {
+        let of = |field: &str| format!("{name}.{field}");
+        let Destination {
+            endpoint,
+            location,
+            storage_class,
+            encryption,
+            acl,
+        } = to;
+        self.set(of("to"), format!("{location}{}", at(job, endpoint)));
+        self.set(of("to.storage_class"), text(storage_class.as_ref()));
+        self.set(
+            of("to.encryption"),
+            encryption
+                .as_ref()
+                .map(self::encryption)
+                .unwrap_or_default(),
+        );
+        self.set(of("to.acl"), text(acl.as_ref()));
+    }
+
+    fn keys(&mut self, name: &str, keys: &KeyMap) {
+        let of = |field: &str| format!("{name}.{field}");
+        let KeyMap {
+            strip_prefix,
+            add_prefix,
+            rename,
+        } = keys;
+        self.set(of("keys.strip_prefix"), text(strip_prefix.as_ref()));
+        self.set(of("keys.add_prefix"), text(add_prefix.as_ref()));
+        self.set(
+            of("keys.rename"),
+            rename
+                .as_ref()
+                .map(|rename| rename.as_str().to_owned())
+                .unwrap_or_default(),
+        );
+    }
+
+    fn parts(&mut self, name: &str, parts: &Parts) {
+        let of = |field: &str| format!("{name}.{field}");
+        let Parts {
+            size,
+            threshold,
+            goal,
+            layout,
+        } = parts;
+        if *goal != PartGoal::default() {
+            self.set(of("parts.goal"), format!("{goal:?}").to_lowercase());
+        }
+        self.set(of("parts.layout"), format!("{layout:?}").to_lowercase());
+        self.set(
+            of("parts.size"),
+            match size {
+                PartSize::Auto => "auto".to_owned(),
+                PartSize::Exactly(size) => size.exact(),
+            },
+        );
+        self.set(of("parts.threshold"), threshold.exact());
     }
 
     fn selection(&mut self, name: &str, select: &Selection, ages: &Ages) {

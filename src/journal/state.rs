@@ -139,15 +139,7 @@ impl RunState {
                 self.resumed += 1;
                 self.worked_ms = self.worked_ms.saturating_add(between(self.session, before));
                 self.session = Some(at);
-                // A list without order can not be gone on with in its middle: it is read again, and
-                // finds these again.
-                for range in self
-                    .ranges
-                    .values_mut()
-                    .filter(|range| !range.ordered && !range.planned)
-                {
-                    range.pending.clear();
-                }
+                self.begin_lists_without_order_again();
             }
             Event::JobChanged(fingerprint) => {
                 if let Some(run) = &mut self.run {
@@ -160,8 +152,26 @@ impl RunState {
                 self.learned = Some(Remembered {
                     at,
                     learned: learned.clone(),
-                })
+                });
             }
+            _ => self.apply_to_range(at, event),
+        }
+    }
+
+    /// Drops the pending objects of lists without order. Such a list cannot be resumed in its
+    /// middle: it is read again, and finds them again.
+    fn begin_lists_without_order_again(&mut self) {
+        for range in self
+            .ranges
+            .values_mut()
+            .filter(|range| !range.ordered && !range.planned)
+        {
+            range.pending.clear();
+        }
+    }
+
+    fn apply_to_range(&mut self, at: Timestamp, event: &Event) {
+        match event {
             Event::RangeBegan {
                 range,
                 transfer,

@@ -144,71 +144,9 @@ impl Teller {
                 };
                 Event::KeysPassed(passed)
             }
-            4..=7 if !self.pending.is_empty() => {
-                let object = self
-                    .pending
-                    .swap_remove(usize::try_from(rest).unwrap() % self.pending.len());
-                match rest % 3 {
-                    0 => {
-                        let failed = FailedObject {
-                            destination: String::new(),
-                            operation: String::new(),
-                            code: String::new(),
-                            source: "s3://a/k".into(),
-                            kind: "denied".into(),
-                            message: "no".into(),
-                        };
-                        let ended = Ended::Failed(failed);
-                        Event::ObjectEnded {
-                            range: 0,
-                            object: Some(object),
-                            ended,
-                            receipt: None,
-                        }
-                    }
-                    _ => ended(object),
-                }
-            }
-            8 | 9 => match self.pending.first().copied() {
-                Some(object) => {
-                    let upload = self.id();
-                    self.uploads.insert(upload, (object, None));
-                    let (bucket, key) = ("bucket".parse().unwrap(), "k".parse().unwrap());
-                    let place = UploadPlace {
-                        endpoint: "default".into(),
-                        bucket,
-                        key,
-                    };
-                    Event::UploadIntended {
-                        upload,
-                        object,
-                        place,
-                        server: None,
-                    }
-                }
-                None => Event::RunStopped,
-            },
-            10 => match self.pick(rest) {
-                Some((upload, (object, None))) => {
-                    self.uploads.insert(upload, (object, Some(0)));
-                    Event::UploadBegan {
-                        upload,
-                        id: format!("id-{upload}"),
-                        source: SourceVersion {
-                            size: 50,
-                            version: None,
-                            etag: Some("e".into()),
-                            modified: None,
-                        },
-                        parts: [10; 5].into_iter().collect(),
-                        attributes: "a".into(),
-                        kms: false,
-                        losses: Vec::new(),
-                        claimed: false,
-                    }
-                }
-                _ => Event::RunStopped,
-            },
+            4..=7 if !self.pending.is_empty() => self.end(rest),
+            8 | 9 => self.intend(),
+            10 => self.begin(rest),
             11..=13 => match self.pick(rest) {
                 Some((upload, (_, Some(_)))) => {
                     let number = u32::try_from(rest % 5).unwrap() + 1;
@@ -237,6 +175,80 @@ impl Teller {
                 self.pending.push(object);
                 planned(object, &key)
             }
+        }
+    }
+
+    /// Ends one of the pending objects.
+    fn end(&mut self, rest: u64) -> Event {
+        let object = self
+            .pending
+            .swap_remove(usize::try_from(rest).unwrap() % self.pending.len());
+        match rest % 3 {
+            0 => {
+                let failed = FailedObject {
+                    destination: String::new(),
+                    operation: String::new(),
+                    code: String::new(),
+                    source: "s3://a/k".into(),
+                    kind: "denied".into(),
+                    message: "no".into(),
+                };
+                let ended = Ended::Failed(failed);
+                Event::ObjectEnded {
+                    range: 0,
+                    object: Some(object),
+                    ended,
+                    receipt: None,
+                }
+            }
+            _ => ended(object),
+        }
+    }
+
+    /// Announces an upload of the first pending object.
+    fn intend(&mut self) -> Event {
+        match self.pending.first().copied() {
+            Some(object) => {
+                let upload = self.id();
+                self.uploads.insert(upload, (object, None));
+                let (bucket, key) = ("bucket".parse().unwrap(), "k".parse().unwrap());
+                let place = UploadPlace {
+                    endpoint: "default".into(),
+                    bucket,
+                    key,
+                };
+                Event::UploadIntended {
+                    upload,
+                    object,
+                    place,
+                    server: None,
+                }
+            }
+            None => Event::RunStopped,
+        }
+    }
+
+    fn begin(&mut self, rest: u64) -> Event {
+        match self.pick(rest) {
+            Some((upload, (object, None))) => {
+                self.uploads.insert(upload, (object, Some(0)));
+                Event::UploadBegan {
+                    upload,
+                    id: format!("id-{upload}"),
+                    source: SourceVersion {
+                        size: 50,
+                        version: None,
+                        etag: Some("e".into()),
+                        modified: None,
+                    },
+                    parts: [10; 5].into_iter().collect(),
+                    attributes: "a".into(),
+                    kms: false,
+                    losses: Vec::new(),
+                    claimed: false,
+                }
+            }
+            _ => Event::RunStopped,
         }
     }
 }

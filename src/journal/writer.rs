@@ -11,6 +11,8 @@
 //! are added again. A report that can not be written (a full disk) only holds up the snapshots: its
 //! receipts stay in the journal until it can.
 
+mod broken;
+
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -165,11 +167,14 @@ impl Journal {
     /// The journal can not be written any more.
     pub async fn close(self, last: Event) -> Result<Closed, JournalError> {
         let (done, closed) = oneshot::channel();
-        self.send(Message::Close(last, done)).await?;
-        match closed.await {
-            Ok(closed) => Ok(closed),
-            Err(_) => Err(self.failed().await),
+        if self.queue.send(Message::Close(last, done)).await.is_ok()
+            && let Ok(closed) = closed.await
+        {
+            return Ok(closed);
         }
+        // The writer of a broken journal still writes receipts to the report.
+        self.queue.closed().await;
+        Err(self.failed().await)
     }
 
     /// Cancelled when the journal can not be written any more: the run must end.
@@ -190,6 +195,8 @@ impl Journal {
 
     async fn send(&self, message: Message) -> Result<(), JournalError> {
         match self.queue.send(message).await {
+            // The receipt in it may still come into the report.
+            Ok(()) if self.shared.broken.is_cancelled() => Err(self.error()),
             Ok(()) => Ok(()),
             Err(_) => Err(self.failed().await),
         }
@@ -226,6 +233,8 @@ pub(super) struct WriterTask<S> {
     left: Vec<ReceiptLine>,
     /// Until when a report that could not be written is let be, and the snapshots with it.
     report_rests: Option<Instant>,
+    /// Set once nothing comes any more.
+    is_closing: bool,
 }
 
 impl<S: Store> WriterTask<S> {
@@ -254,6 +263,7 @@ impl<S: Store> WriterTask<S> {
                 last_write,
                 left,
                 report_rests,
+                is_closing: false,
             },
             journal,
         )
@@ -284,8 +294,13 @@ impl<S: Store> WriterTask<S> {
     pub(super) async fn run(mut self) {
         if let Err(error) = self.serve().await {
             tracing::debug!(%error, "the journal is broken");
+            let may_report = !error.leaves_it_to_another();
             // Set once: nothing else sets it.
             let _ = self.shared.error.set(error);
+            self.shared.broken.cancel();
+            if may_report {
+                self.serve_report().await;
+            }
         }
         self.queue.close();
         self.shared.broken.cancel();
@@ -307,7 +322,10 @@ impl<S: Store> WriterTask<S> {
                         // Whoever asked may have been stopped meanwhile.
                         let _ = asked.send(open);
                     }
-                    Message::Close(event, done) => close = close.or(Some((event, done))),
+                    Message::Close(event, done) => {
+                        self.is_closing = true;
+                        close = close.or(Some((event, done)));
+                    }
                 }
             }
             if !lines.is_empty() {
@@ -396,7 +414,7 @@ impl<S: Store> WriterTask<S> {
 
     async fn sync(&mut self) -> Result<(), JournalError> {
         if self.unsynced.take().is_some() {
-            self.store.sync().await?;
+            self.sync_store().await?;
         }
         Ok(())
     }
@@ -433,7 +451,7 @@ impl<S: Store> WriterTask<S> {
         let (mut lines, first) = (Vec::new(), self.start.next);
         self.record(&mut lines, &last);
         self.store.write(first, lines).await?;
-        self.store.sync().await?;
+        self.sync_store().await?;
         if report.is_ok() {
             report = self.report_left().await;
         }

@@ -5,7 +5,9 @@
 //! can't be read is reported and its default taken, so that the rest of the transfer is still
 //! looked at.
 
+mod endpoint;
 mod explain;
+mod sides;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -16,20 +18,17 @@ use std::time::Duration;
 use self::explain::Explain;
 use super::diagnose::{Doubts, Finding};
 use super::file::{
-    AssumeRoleSection, CustomerKeySection, DefaultsSection, EncryptionName, EncryptionSection,
-    EndpointSection, FromSection, KeysSection, ManifestFile, PartsSection, PreserveFields,
-    PreserveSection, RestoreSection, SetSection, ToSection, TransferSection, VersionsName,
+    CustomerKeySection, DefaultsSection, FromSection, KeysSection, ManifestFile, PartsSection,
+    PreserveFields, PreserveSection, RestoreSection, SetSection, TransferSection,
 };
 use super::job::{
-    Access, Archived, AssumeRole, Compare, CustomerKeys, DEFAULT_ENDPOINT, Destination, Empty,
-    Encryption, Endpoint, FailureLimit, Job, JournalPlace, KeySource, LayoutChoice, Limits,
-    PartSize, Parts, Preserve, ProofPolicy, ReportPaths, Restore, Selection, SetValues, Source,
-    Transfer, Versions,
+    Access, Archived, Compare, CustomerKeys, DEFAULT_ENDPOINT, Empty, Endpoint, FailureLimit, Job,
+    JournalPlace, LayoutChoice, Limits, PartSize, Parts, Preserve, ProofPolicy, ReportPaths,
+    Restore, SetValues, Source, Transfer,
 };
-use super::keys::{KeyGlob, KeyMap, Template};
+use super::keys::{KeyMap, Template};
 use super::moment::{Ages, Moment};
-use crate::endpoint::{Environment, ProxyError, ProxySetting};
-use crate::location::{LocalPath, S3Uri};
+use crate::endpoint::Environment;
 use crate::size::{ByteRate, ByteSize, parse_duration};
 
 /// A job as far as the manifest could be read.
@@ -146,45 +145,6 @@ impl Reader<'_> {
         }
     }
 
-    fn endpoint(&mut self, name: &str, section: EndpointSection) -> Endpoint {
-        let assume_role = section.assume_role.map(|role| self.assume_role(name, role));
-        Endpoint {
-            name: name.to_owned(),
-            url: section.url.map(without_slash),
-            region: section.region,
-            path_style: section.path_style,
-            allow_http: section.allow_http.unwrap_or_default(),
-            profile: section.profile,
-            // Without an ARN the shape of the file was already refused.
-            assume_role: assume_role.filter(|role| !role.arn.is_empty()),
-            ca_bundle: section.ca_bundle.map(|path| LocalPath(path.into())),
-            proxy: section.proxy.and_then(|text| self.proxy(name, &text)),
-            provider: section.provider.unwrap_or_default(),
-            trust: section.trust.unwrap_or_default(),
-            capabilities: section
-                .capabilities
-                .unwrap_or_default()
-                .sized(|field, text| {
-                    self.read(&format!("endpoints.{name}.capabilities.{field}"), text)
-                }),
-        }
-    }
-
-    fn proxy(&mut self, endpoint: &str, text: &str) -> Option<ProxySetting> {
-        match text.parse() {
-            Ok(proxy) => Some(proxy),
-            Err(error) => {
-                let error: ProxyError = error;
-                self.refuse(
-                    &format!("endpoints.{endpoint}.proxy"),
-                    error,
-                    ProxyError::REMEDY,
-                );
-                None
-            }
-        }
-    }
-
     fn duration(&mut self, path: &str, text: Option<String>) -> Option<Duration> {
         match parse_duration(&text?) {
             Ok(duration) => Some(duration),
@@ -193,17 +153,6 @@ impl Reader<'_> {
                 self.refuse(path, message, remedy);
                 None
             }
-        }
-    }
-
-    fn assume_role(&mut self, endpoint: &str, section: AssumeRoleSection) -> AssumeRole {
-        let path = format!("endpoints.{endpoint}.assume_role.duration");
-        let duration = self.duration(&path, section.duration);
-        AssumeRole {
-            arn: section.arn.unwrap_or_default(),
-            external_id: section.external_id,
-            session_name: section.session_name,
-            duration,
         }
     }
 
@@ -253,24 +202,9 @@ impl Reader<'_> {
             .as_ref()
             .map(|to| access(to.expected_owner.as_ref(), to.requester_pays));
         let archived = section.archived.or(defaults.archived).unwrap_or_default();
-        if section.restore.is_some() && archived != Archived::Restore {
-            let message = "`restore` means something only with `archived: restore`";
-            self.refuse(
-                &format!("{path}.restore"),
-                message,
-                "add `archived: restore`, or remove it",
-            );
-        }
-        if section.archived.is_some()
-            && matches!(section.from, Some(FromSection { files: Some(_), .. }))
-        {
-            let remedy = "remove it: a file can always be read";
-            self.refuse(
-                &format!("{path}.archived"),
-                "local files are in no archive",
-                remedy,
-            );
-        }
+        let has_restore = section.restore.is_some();
+        let own = section.archived;
+        self.check_archived(&path, section.from.as_ref(), has_restore, (own, archived));
         let restore = restore(section.restore.as_ref(), defaults.restore.as_ref());
         let (versions, as_of) = section
             .from
@@ -287,63 +221,30 @@ impl Reader<'_> {
             .set
             .map(|set| self.overrides(&format!("{path}.set"), set))
             .unwrap_or_default();
-        let mut key_of = |side: &str, section: Option<CustomerKeySection>| {
-            section.and_then(|section| {
-                self.customer_key(&format!("{path}.{side}.customer_key"), section)
-            })
-        };
-        let customer_keys = CustomerKeys {
-            source: key_of(
-                "from",
-                section
-                    .from
-                    .as_ref()
-                    .and_then(|from| from.customer_key.clone()),
-            ),
-            destination: key_of(
-                "to",
-                section.to.as_ref().and_then(|to| to.customer_key.clone()),
-            ),
-        };
+        let source_key = section
+            .from
+            .as_ref()
+            .and_then(|from| from.customer_key.clone());
+        let destination_key = section.to.as_ref().and_then(|to| to.customer_key.clone());
+        let customer_keys = self.customer_keys(&path, source_key, destination_key);
         let from = section
             .from
             .and_then(|from| self.source(&format!("{path}.from"), from));
         let to = section
             .to
             .and_then(|to| self.destination(&format!("{path}.to"), to));
-        if explicit_preserve && matches!(from, Some(Source::Files { .. })) {
-            let remedy = "remove it: there is nothing of the kind to keep";
-            self.refuse(
-                &format!("{path}.preserve"),
-                "local files have no metadata, tags or storage class",
-                remedy,
-            );
-        }
-        let own = section.parts.as_ref();
-        let replays = own.is_some_and(|parts| parts.layout == Some(LayoutChoice::Source));
-        if replays && matches!(from, Some(Source::Files { .. })) {
-            let message = "local files have no part boundaries to replay";
-            self.refuse(&format!("{path}.parts.layout"), message, "remove it");
-        }
-        let aims = own.is_some_and(|parts| parts.goal.is_some());
-        if aims && matches!(from, Some(Source::Files { .. })) {
-            let message = "the parts of local files are as large as uploads want them";
-            self.refuse(&format!("{path}.parts.goal"), message, "remove it");
-        }
-        let is_exact = |size: &String| size != "auto";
-        if own.is_some_and(|own| own.goal.is_some() && own.size.as_ref().is_some_and(is_exact)) {
-            let message = "a goal is what `size: auto` aims at, and the size is given";
-            self.refuse(&format!("{path}.parts.goal"), message, "remove one of them");
-        }
+        let is_local = matches!(from, Some(Source::Files { .. }));
+        self.check_local(&path, is_local, explicit_preserve, section.parts.as_ref());
+        let proof = ProofPolicy {
+            verify: section.verify.or(defaults.verify).unwrap_or_default(),
+            prove: section.prove.or(defaults.prove).unwrap_or_default(),
+            on_mismatch: section
+                .on_mismatch
+                .or(defaults.on_mismatch)
+                .unwrap_or_default(),
+        };
         let mut transfer = Transfer {
-            proof: ProofPolicy {
-                verify: section.verify.or(defaults.verify).unwrap_or_default(),
-                prove: section.prove.or(defaults.prove).unwrap_or_default(),
-                on_mismatch: section
-                    .on_mismatch
-                    .or(defaults.on_mismatch)
-                    .unwrap_or_default(),
-            },
+            proof,
             name: section
                 .name
                 .unwrap_or_else(|| format!("transfer-{}", index + 1)),
@@ -380,195 +281,77 @@ impl Reader<'_> {
         Some(transfer)
     }
 
-    fn source(&mut self, path: &str, from: FromSection) -> Option<Source> {
-        let only = |reader: &mut Self, field: &str, given: bool, kind: &str| {
-            if given {
-                let message = format!("`{field}` means something only with `{kind}`");
-                reader.refuse(&format!("{path}.{field}"), message, "remove it");
-            }
-        };
-        match (from.s3, from.files) {
-            (Some(s3), None) => {
-                only(self, "symlinks", from.symlinks.is_some(), "files");
-                let location: S3Uri = self.read(&format!("{path}.s3"), Some(s3))?;
-                let endpoint = from.endpoint.unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
-                if !location.key.is_prefix() {
-                    return Some(Source::Object {
-                        endpoint,
-                        location,
-                        version: from.version,
-                    });
-                }
-                if from.version.is_some() {
-                    let remedy = "name one object under `s3`, or remove it";
-                    let message =
-                        "`version` chooses among the versions of one object, and this is a prefix";
-                    self.refuse(&format!("{path}.version"), message, remedy);
-                }
-                Some(Source::Prefix { endpoint, location })
-            }
-            (None, Some(files)) => {
-                only(self, "endpoint", from.endpoint.is_some(), "s3");
-                only(self, "version", from.version.is_some(), "s3");
-                only(self, "expected_owner", from.expected_owner.is_some(), "s3");
-                only(self, "requester_pays", from.requester_pays.is_some(), "s3");
-                only(self, "versions", from.versions.is_some(), "s3");
-                only(self, "as_of", from.as_of.is_some(), "s3");
-                only(self, "customer_key", from.customer_key.is_some(), "s3");
-                let path = LocalPath(PathBuf::from(files));
-                Some(Source::Files {
-                    path,
-                    symlinks: from.symlinks.unwrap_or_default(),
-                })
-            }
-            (Some(_), Some(_)) => {
-                self.refuse(
-                    path,
-                    "`from` has both `s3` and `files`",
-                    "make two transfers of it",
-                );
-                None
-            }
-            (None, None) if self.doubts.about(path) => None,
-            (None, None) => {
-                let remedy = "add `s3: s3://bucket/prefix/` or `files: ./directory`";
-                self.refuse(path, "`from` has neither `s3` nor `files`", remedy);
-                None
-            }
-        }
-    }
-
-    fn versions(&mut self, transfer: &str, from: &FromSection) -> (Versions, Option<Moment>) {
-        let as_of = self.read(&format!("{transfer}.from.as_of"), from.as_of.clone());
-        let chosen = [
-            ("version", from.version.is_some()),
-            ("as_of", from.as_of.is_some()),
-            ("versions", from.versions == Some(VersionsName::All)),
-        ];
-        let chosen: Vec<_> = chosen
-            .iter()
-            .filter(|(_, given)| *given)
-            .map(|(field, _)| *field)
-            .collect();
-        if let [first, .., last] = chosen.as_slice() {
-            let message = format!("`{first}` and `{last}` choose different versions");
+    /// Refuses what says something about archives and means nothing here.
+    fn check_archived(
+        &mut self,
+        path: &str,
+        from: Option<&FromSection>,
+        has_restore: bool,
+        (own, archived): (Option<Archived>, Archived),
+    ) {
+        if has_restore && archived != Archived::Restore {
+            let message = "`restore` means something only with `archived: restore`";
             self.refuse(
-                &format!("{transfer}.from.{last}"),
+                &format!("{path}.restore"),
                 message,
-                "keep one of them",
+                "add `archived: restore`, or remove it",
             );
-            return (Versions::Current, None);
         }
-        match (
-            as_of.filter(|_| from.s3.is_some()),
-            from.versions.filter(|_| from.s3.is_some()),
-        ) {
-            (Some(time), _) => (Versions::Current, Some(time)),
-            (None, Some(VersionsName::All)) => (Versions::All, None),
-            (None, _) => (Versions::Current, None),
-        }
-    }
-
-    fn selection(&mut self, transfer: &str, from: &FromSection) -> Selection {
-        let path = |field: &str| format!("{transfer}.from.{field}");
-        Selection {
-            include: self.globs(&path("include"), from.include.as_deref()),
-            exclude: self.globs(&path("exclude"), from.exclude.as_deref()),
-            larger_than: self.read(&path("larger_than"), from.larger_than.clone()),
-            smaller_than: self.read(&path("smaller_than"), from.smaller_than.clone()),
-            // They may be ages, which are the transfer's.
-            modified_after: None,
-            modified_before: None,
-            storage_classes: from.storage_classes.clone().unwrap_or_default(),
+        if own.is_some() && matches!(from, Some(FromSection { files: Some(_), .. })) {
+            let remedy = "remove it: a file can always be read";
+            self.refuse(
+                &format!("{path}.archived"),
+                "local files are in no archive",
+                remedy,
+            );
         }
     }
 
-    fn globs(&mut self, path: &str, patterns: Option<&[String]>) -> Vec<KeyGlob> {
-        let patterns = patterns.unwrap_or_default().iter().enumerate();
-        patterns
-            .filter_map(|(i, text)| self.read(&format!("{path}[{i}]"), Some(text.clone())))
-            .collect()
+    /// Refuses what means nothing for local files, and a goal beside an exact size.
+    fn check_local(
+        &mut self,
+        path: &str,
+        is_local: bool,
+        explicit_preserve: bool,
+        own: Option<&PartsSection>,
+    ) {
+        if explicit_preserve && is_local {
+            let remedy = "remove it: there is nothing of the kind to keep";
+            self.refuse(
+                &format!("{path}.preserve"),
+                "local files have no metadata, tags or storage class",
+                remedy,
+            );
+        }
+        let replays = own.is_some_and(|parts| parts.layout == Some(LayoutChoice::Source));
+        if replays && is_local {
+            let message = "local files have no part boundaries to replay";
+            self.refuse(&format!("{path}.parts.layout"), message, "remove it");
+        }
+        let aims = own.is_some_and(|parts| parts.goal.is_some());
+        if aims && is_local {
+            let message = "the parts of local files are as large as uploads want them";
+            self.refuse(&format!("{path}.parts.goal"), message, "remove it");
+        }
+        let is_exact = |size: &String| size != "auto";
+        if own.is_some_and(|own| own.goal.is_some() && own.size.as_ref().is_some_and(is_exact)) {
+            let message = "a goal is what `size: auto` aims at, and the size is given";
+            self.refuse(&format!("{path}.parts.goal"), message, "remove one of them");
+        }
     }
 
-    fn destination(&mut self, path: &str, to: ToSection) -> Option<Destination> {
-        let encryption = to
-            .encryption
-            .and_then(|section| self.encryption(&format!("{path}.encryption"), section));
-        Some(Destination {
-            endpoint: to.endpoint.unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned()),
-            location: self.read(&format!("{path}.s3"), to.s3)?,
-            storage_class: to.storage_class,
-            encryption,
-            acl: to.acl,
-        })
-    }
-
-    fn encryption(&mut self, path: &str, section: EncryptionSection) -> Option<Encryption> {
-        let section = match section {
-            EncryptionSection::Named(EncryptionName::S3) => return Some(Encryption::S3),
-            EncryptionSection::Named(EncryptionName::Kms) => {
-                return Some(Encryption::Kms {
-                    key: None,
-                    bucket_key: None,
-                    dsse: false,
-                });
-            }
-            EncryptionSection::Named(EncryptionName::Dsse) => {
-                return Some(Encryption::Kms {
-                    key: None,
-                    bucket_key: None,
-                    dsse: true,
-                });
-            }
-            EncryptionSection::Keyed(section) => section,
+    fn customer_keys(
+        &mut self,
+        path: &str,
+        source: Option<CustomerKeySection>,
+        destination: Option<CustomerKeySection>,
+    ) -> CustomerKeys {
+        let mut key_of = |side: &str, section: Option<CustomerKeySection>| {
+            self.customer_key(&format!("{path}.{side}.customer_key"), section?)
         };
-        let bucket_key = section.bucket_key;
-        match (section.kms, section.dsse) {
-            (Some(key), None) => Some(Encryption::Kms {
-                key: Some(key),
-                bucket_key,
-                dsse: false,
-            }),
-            (None, Some(key)) => Some(Encryption::Kms {
-                key: Some(key),
-                bucket_key,
-                dsse: true,
-            }),
-            (Some(_), Some(_)) => {
-                self.refuse(
-                    path,
-                    "`encryption` has both `kms` and `dsse`",
-                    "keep one of them",
-                );
-                None
-            }
-            (None, None) if self.doubts.about(path) => None,
-            (None, None) => {
-                let remedy = "add `kms:` with the key's ARN, or write `encryption: kms`";
-                self.refuse(path, "`encryption` names no key", remedy);
-                None
-            }
-        }
-    }
-
-    fn customer_key(&mut self, path: &str, section: CustomerKeySection) -> Option<KeySource> {
-        match (section.env, section.file) {
-            (Some(name), None) => Some(KeySource::Env(name)),
-            (None, Some(file)) => Some(KeySource::File(file.into())),
-            (Some(_), Some(_)) => {
-                self.refuse(
-                    path,
-                    "`customer_key` has both `env` and `file`",
-                    "keep one of them",
-                );
-                None
-            }
-            (None, None) if self.doubts.about(path) => None,
-            (None, None) => {
-                let remedy = "add `env:` with the name of a variable, or `file:` with a path";
-                self.refuse(path, "`customer_key` does not say where the key is", remedy);
-                None
-            }
+        CustomerKeys {
+            source: key_of("from", source),
+            destination: key_of("to", destination),
         }
     }
 
@@ -637,14 +420,6 @@ impl Reader<'_> {
             threshold: text("threshold", |parts| &parts.threshold)
                 .unwrap_or(Parts::default().threshold),
         }
-    }
-}
-
-/// `https://host/` is `https://host`; what is no URL is left to the rules.
-fn without_slash(url: String) -> String {
-    match url.strip_suffix('/') {
-        Some(stripped) if !stripped.ends_with('/') => stripped.to_owned(),
-        _ => url,
     }
 }
 

@@ -1,20 +1,20 @@
 //! The rules that a [`Job`] must keep, whether a manifest or a command line asks for it. One field
 //! at a time here; what transfers do to each other's keys is in [`overlap`](super::overlap).
 
+mod endpoint;
+mod source;
+
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use super::diagnose::{Doubts, Finding};
 use super::job::{
-    Access, AssumeRole, Destination, Encryption, Job, MAX_PART, MIN_PART, PartSize, Provider,
-    ResolvedEndpoint, Selection, Source, Transfer, Versions,
+    Destination, Encryption, Job, MAX_PART, MIN_PART, PartSize, Provider, ResolvedEndpoint, Source,
+    Transfer,
 };
-use super::keys::{KeyGlob, Piece};
-use super::moment::{Age, Ages};
 use super::overlap;
 use super::shape::{alternatives, closest};
 use super::{acl, attributes, compare, tenant};
-use crate::endpoint::{PLAINTEXT_KEY, url_mistake};
+use crate::endpoint::PLAINTEXT_KEY;
 use crate::location::{LocalPath, suggestion};
 use crate::size::ByteSize;
 
@@ -199,86 +199,6 @@ impl<'j> Rules<'j> {
         }
     }
 
-    fn endpoint(&mut self, path: &str, name: &str, resolved: &ResolvedEndpoint) {
-        self.name(path, name);
-        let endpoint = &resolved.stated;
-        if let Some((message, remedy)) = endpoint.url.as_deref().and_then(url_mistake) {
-            self.refuse(&format!("{path}.url"), message, remedy);
-        }
-        for mistake in &resolved.mistakes {
-            // What only the environment says is refused when a transfer connects to the endpoint.
-            if let Some(field) = mistake.field {
-                self.refuse(
-                    &format!("{path}.{field}"),
-                    &*mistake.message,
-                    &*mistake.remedy,
-                );
-            }
-        }
-        let aws = resolved.url.is_none() && !self.doubts.about(&format!("{path}.url"));
-        if aws && !matches!(endpoint.provider, Provider::Auto | Provider::Aws) {
-            let message = "without `url` this endpoint is AWS, not another provider";
-            self.refuse(
-                &format!("{path}.provider"),
-                message,
-                "add the server's `url`",
-            );
-        }
-        for (field, size) in [
-            ("max_copy", endpoint.capabilities.max_copy),
-            ("max_part", endpoint.capabilities.max_part),
-        ] {
-            if size.is_some_and(|size| size < MIN_PART) {
-                let message = format!("`{field}` is less than S3's smallest part of {MIN_PART}");
-                self.refuse(
-                    &format!("{path}.capabilities.{field}"),
-                    message,
-                    format!("write at least {MIN_PART}"),
-                );
-            }
-        }
-        self.filled(&format!("{path}.region"), endpoint.region.as_deref());
-        self.filled(&format!("{path}.profile"), endpoint.profile.as_deref());
-        if let Some(role) = &endpoint.assume_role {
-            self.assume_role(&format!("{path}.assume_role"), role);
-        }
-    }
-
-    fn assume_role(&mut self, path: &str, role: &AssumeRole) {
-        if !(role.arn.starts_with("arn:") && role.arn.contains(":role/")) {
-            let remedy = "write it as arn:aws:iam::111122223333:role/name";
-            self.refuse(
-                &format!("{path}.arn"),
-                format!("`{}` is not the ARN of a role", role.arn),
-                remedy,
-            );
-        }
-        self.filled(&format!("{path}.external_id"), role.external_id.as_deref());
-        let legal = |c: char| c.is_ascii_alphanumeric() || "_+=,.@-".contains(c);
-        if let Some(name) = &role.session_name
-            && !((2..=64).contains(&name.len()) && name.chars().all(legal))
-        {
-            let remedy = "use 2 to 64 letters, digits or any of _+=,.@-";
-            self.refuse(
-                &format!("{path}.session_name"),
-                format!("`{name}` can't name a session"),
-                remedy,
-            );
-        }
-        let span = Duration::from_mins(15)..=Duration::from_hours(12);
-        if role
-            .duration
-            .is_some_and(|duration| !span.contains(&duration))
-        {
-            let message = "AWS gives out role credentials for 15 minutes to 12 hours";
-            self.refuse(
-                &format!("{path}.duration"),
-                message,
-                "write for instance 1h",
-            );
-        }
-    }
-
     fn limits(&mut self) {
         let limits = &self.job.limits;
         let zero = [
@@ -377,233 +297,6 @@ impl<'j> Rules<'j> {
             self.refuse(path, format!("there is no endpoint `{name}`"), remedy);
         }
         endpoint
-    }
-
-    fn access(&mut self, path: &str, access: &Access, endpoint: Option<&ResolvedEndpoint>) {
-        let Some(owner) = &access.expected_owner else {
-            return;
-        };
-        let path = format!("{path}.expected_owner");
-        if owner.len() != 12 || !owner.bytes().all(|b| b.is_ascii_digit()) {
-            let message = format!("`{owner}` is not an AWS account");
-            self.refuse(
-                &path,
-                message,
-                "write its 12 digits, for instance 111122223333",
-            );
-        } else if endpoint
-            .is_some_and(|endpoint| !endpoint.is_aws() && endpoint.provider != Provider::Aws)
-        {
-            // Other servers ignore the header, and a check that nobody makes is worse than none.
-            let message = "only AWS looks at the owner that is expected";
-            self.refuse(&path, message, "remove it");
-        }
-    }
-
-    /// S3 copies only between buckets of one server. A copy between two would go to a bucket of the
-    /// same name at the destination's server.
-    fn one_server(&mut self, path: &str, from: &ResolvedEndpoint, to: &ResolvedEndpoint) {
-        if from.is_same_server(to) {
-            return;
-        }
-        let message = format!(
-            "server-side copy is not possible between two servers: {} and {}",
-            from.describe(),
-            to.describe()
-        );
-        let remedy = "copy within one endpoint (name it in both `from` and `to`); \
-                      this version does not relay bytes between servers";
-        self.refuse(&format!("{path}.to.endpoint"), message, remedy);
-    }
-
-    fn source(&mut self, path: &str, source: &Source) {
-        match source {
-            Source::Object { version, .. } => {
-                self.filled(&format!("{path}.version"), version.as_deref())
-            }
-            Source::Files { path: files, .. } => self.local_path(&format!("{path}.files"), files),
-            Source::Prefix { .. } | Source::Stdin => {}
-        }
-    }
-
-    /// What can't have a history, and where one can't go.
-    fn versions(&mut self, path: &str, transfer: &Transfer) {
-        if transfer.restore.days == 0 {
-            let message = "an object is restored for at least one day";
-            self.refuse(&format!("{path}.restore.days"), message, "write at least 1");
-        }
-        let field = match transfer.versions {
-            Versions::Current => return,
-            Versions::All => "versions",
-            Versions::AsOf(_) => "as_of",
-        };
-        let field = format!("{path}.from.{field}");
-        let Some((_, source)) = transfer.from.s3() else {
-            return self.refuse(&field, "only objects in S3 have versions", "remove it");
-        };
-        if source.bucket.is_directory_bucket() {
-            let message = format!(
-                "{} is a directory bucket, which keeps no versions",
-                source.bucket
-            );
-            self.refuse(&field, message, "remove it");
-        }
-        if matches!(
-            &transfer.from,
-            Source::Object {
-                version: Some(_),
-                ..
-            }
-        ) {
-            let message = "a version of the object is named already";
-            self.refuse(&field, message, "remove one of them");
-        }
-        if transfer.versions != Versions::All {
-            return;
-        }
-        let to = &transfer.to.location.bucket;
-        if to.is_directory_bucket() {
-            let message = format!("{to} is a directory bucket, which keeps no versions");
-            self.refuse(
-                &format!("{path}.to.s3"),
-                message,
-                "write to a bucket with versions",
-            );
-        }
-        if transfer
-            .keys
-            .rename
-            .as_ref()
-            .is_some_and(|rename| rename.pieces().contains(&Piece::Size))
-        {
-            let message = "{size} would put the versions of one object under different keys";
-            self.refuse(&format!("{path}.keys.rename"), message, "leave {size} out");
-        }
-    }
-
-    fn local_path(&mut self, path: &str, file: &LocalPath) {
-        let text = file.as_path().to_string_lossy();
-        let (message, remedy) = match &*text {
-            "" => ("this is empty", "write a path".to_owned()),
-            "-" => (
-                "`-` is no path: standard input has no place in a manifest",
-                "use `s3haul copy - s3://bucket/key`, or ./- for a file of that name".to_owned(),
-            ),
-            text if text.starts_with("s3://") => {
-                ("this is not a local path", "write `s3:` for it".to_owned())
-            }
-            text if suggestion(text).is_some() => {
-                let remedy = suggestion(text)
-                    .map(|suggestion| suggestion.to_string())
-                    .unwrap_or_default();
-                (
-                    "this is not a local path",
-                    format!("{remedy} (under `s3:`)"),
-                )
-            }
-            text if text == "~" || text.starts_with("~/") => (
-                "`~` is a shell's abbreviation",
-                format!("write \"${{HOME}}{}\"", &text[1..]),
-            ),
-            _ => return,
-        };
-        self.refuse(path, message, remedy);
-    }
-
-    fn selection(&mut self, path: &str, transfer: &Transfer, aws: bool) {
-        let select = &transfer.select;
-        if let (Some(field), Source::Object { .. } | Source::Stdin) =
-            (first_condition(select), &transfer.from)
-        {
-            let remedy = "remove it, or end the source in a slash to mean everything below it";
-            self.refuse(
-                &format!("{path}.{field}"),
-                format!("`{field}` chooses among many, and this is one"),
-                remedy,
-            );
-        }
-        if let (Some(least), Some(most)) = (select.larger_than, select.smaller_than)
-            && most.0 <= least.0.saturating_add(1)
-        {
-            let message = format!(
-                "no object is larger than {} and smaller than {}",
-                least.exact(),
-                most.exact()
-            );
-            self.refuse(
-                &format!("{path}.smaller_than"),
-                message,
-                "make the one smaller or the other larger",
-            );
-        }
-        let Ages {
-            modified_after,
-            modified_before,
-            ..
-        } = transfer.ages;
-        if let (Some(older), Some(newer)) = (modified_after, modified_before)
-            && older <= newer
-        {
-            let message = format!(
-                "no object is younger than {} and older than {}",
-                Age(older),
-                Age(newer)
-            );
-            self.refuse(
-                &format!("{path}.modified_before"),
-                message,
-                "write a smaller age here",
-            );
-        }
-        if let (Some(after), Some(before)) = (select.modified_after, select.modified_before)
-            && before <= after
-            && modified_after.or(modified_before).is_none()
-        {
-            let message = format!("no time is at or after {after} and before {before}");
-            self.refuse(
-                &format!("{path}.modified_before"),
-                message,
-                "write a later time here",
-            );
-        }
-        // In aws s3 the last pattern that matches decides, and there this is how to include only
-        // some keys.
-        let covers = |glob: &KeyGlob| {
-            let are_all_flat = select.include.iter().all(KeyGlob::is_flat);
-            !select.include.is_empty()
-                && (glob.covers("") || (glob.as_str() == "*" && are_all_flat))
-        };
-        if let Some((i, glob)) = select
-            .exclude
-            .iter()
-            .enumerate()
-            .find(|(_, glob)| covers(glob))
-        {
-            let included = select
-                .include
-                .first()
-                .map(KeyGlob::as_str)
-                .unwrap_or_default();
-            let message = format!(
-                "`{glob}` leaves out everything that `{included}` includes: exclude wins over include, in any order"
-            );
-            let below = if included.contains('/') || included.contains("**") {
-                ""
-            } else {
-                "**/"
-            };
-            let remedy = format!(
-                "remove it, and write `{below}{included}` to include such keys at any depth; all others are left out"
-            );
-            self.refuse(&format!("{path}.exclude[{i}]"), message, remedy);
-        }
-        if matches!(transfer.from, Source::Files { .. }) && !select.storage_classes.is_empty() {
-            let message = "local files have no storage class";
-            self.refuse(&format!("{path}.storage_classes"), message, "remove it");
-        }
-        for (i, class) in select.storage_classes.iter().enumerate() {
-            self.storage_class(&format!("{path}.storage_classes[{i}]"), class, aws);
-        }
     }
 
     fn destination(&mut self, path: &str, transfer: &Transfer, aws: bool) {
@@ -728,23 +421,6 @@ impl<'j> Rules<'j> {
             );
         }
     }
-}
-
-/// The first condition of a selection, by the name of its field.
-fn first_condition(select: &Selection) -> Option<&'static str> {
-    let conditions = [
-        ("include", !select.include.is_empty()),
-        ("exclude", !select.exclude.is_empty()),
-        ("larger_than", select.larger_than.is_some()),
-        ("smaller_than", select.smaller_than.is_some()),
-        ("modified_after", select.modified_after.is_some()),
-        ("modified_before", select.modified_before.is_some()),
-        ("storage_classes", !select.storage_classes.is_empty()),
-    ];
-    conditions
-        .into_iter()
-        .find(|(_, given)| *given)
-        .map(|(field, _)| field)
 }
 
 /// True for a path that can only be a directory; whether another one is shows when the run starts.

@@ -198,19 +198,21 @@ impl MultipartUpload {
                         self.still_there(FailureKind::ServerFault, why),
                     ));
                 }
-                // Some servers answer with an empty list for an upload that is gone.
-                (Ok(false), _) | (Err(_), None) => return Ok(end),
-                (Err(failure), Some(unread)) => (failure, unread),
+                (Ok(false), _) => return Ok(end),
+                (Err(failure), unread) => (failure, unread),
             };
             if *failure.kind() == FailureKind::Stopped {
                 return Err(failure);
             }
-            // Others answer with another 404.
-            let is_named = *unread.kind() == FailureKind::NoSuchUpload;
-            return Ok(if is_named {
-                end
-            } else {
-                Aborted::Unverified(unread)
+            return Ok(match unread {
+                // Some servers answer with another 404.
+                Some(unread) if *unread.kind() == FailureKind::NoSuchUpload => end,
+                Some(unread) => Aborted::Unverified(unread),
+                // Some answer with an empty list for an upload that is gone, and so does one that
+                // has not aborted an upload without parts.
+                None => Aborted::Unverified(failure.noting(
+                    "and its list of parts is empty, which an upload without parts shows too",
+                )),
             });
         }
         Err(self.still_there(

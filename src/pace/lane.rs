@@ -9,7 +9,9 @@
 //! where it begins) without allocating anything, and while a bucket has one lane, which is nearly
 //! always, without comparing anything.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod queue;
+
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -18,22 +20,20 @@ use tokio::time::sleep;
 use super::answers::LastAnswers;
 use super::gate::NAP;
 use super::learned::LearnedLane;
-use super::meter::{Meter, Ticket};
 use super::outage::Outage;
-use super::prefix::{Evidence, Hot};
+use super::prefix::Hot;
 use super::rate::RateController;
 use super::trust::Trust;
 use crate::s3::{Class, Operation};
+
+pub(crate) use queue::Late;
+pub(super) use queue::Passed;
+use queue::{Lane, Turn};
 
 /// Prefixes of a bucket that can have a lane of their own.
 const MOST: usize = 64;
 /// A prefix that was not throttled for so long goes back to where all others are.
 const FORGOTTEN: Duration = Duration::from_mins(15);
-/// Requests a second that may go ahead of the line, because their keys were never refused while
-/// others were.
-const SCOUTS: f64 = 20.0;
-/// So many refusals in a row say that a lane accepts nothing at the moment.
-const SHUT: u32 = 16;
 /// What an earlier session learned is used with this much caution.
 const CAUTION: f64 = 0.9;
 
@@ -63,138 +63,6 @@ struct Table {
     root: Arc<Lane>,
     /// The longest prefixes first.
     branches: Vec<Arc<Lane>>,
-}
-
-/// Requests that wait together.
-#[derive(Debug)]
-pub(super) struct Lane {
-    /// Empty for the lane of all keys that have no other.
-    prefix: String,
-    state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
-    rate: RateController,
-    meter: Meter,
-    /// For requests that go ahead of the line.
-    scouts: Meter,
-    evidence: Evidence,
-    /// Refused requests that have not come back yet.
-    late: u32,
-    /// Refusals since the last request that was accepted.
-    streak: u32,
-    /// Another lane has taken its place.
-    retired: bool,
-}
-
-impl State {
-    /// Returns true while everything is refused.
-    fn is_shut(&self) -> bool {
-        self.streak >= SHUT
-    }
-
-    /// Returns true if a request for `key` may go ahead of the line. Below a prefix that is
-    /// throttled alone, a key that is spared would be accepted in its turn.
-    fn may_scout(&self, prefix: &str, key: &str) -> bool {
-        (prefix.is_empty() || !self.is_shut()) && self.evidence.may_scout(key)
-    }
-}
-
-/// A request that was refused and waits before it stands in line again.
-#[derive(Debug)]
-pub(crate) struct Late(Arc<Lane>);
-
-impl Drop for Late {
-    fn drop(&mut self) {
-        self.0.lock().late -= 1;
-    }
-}
-
-/// A request that may be sent.
-#[derive(Debug)]
-pub(super) struct Passed {
-    lane: Arc<Lane>,
-    /// It had to wait.
-    pub(super) waited: bool,
-    /// It did not stand in line.
-    scout: bool,
-}
-
-/// What a request in line is told.
-enum Turn {
-    Go,
-    /// Go ahead of the line; these prefixes turned out to be throttled alone.
-    Scout(Vec<Hot>),
-    Wait(Ticket, Duration),
-    Elsewhere,
-}
-
-impl Lane {
-    fn new(prefix: &str, rate: RateController, now: Duration) -> Arc<Self> {
-        let (meter, scouts) = (Meter::new(rate.rate(now), now), Meter::new(SCOUTS, now));
-        let state = State {
-            rate,
-            meter,
-            scouts,
-            evidence: Evidence::new(prefix),
-            late: 0,
-            streak: 0,
-            retired: false,
-        };
-        Arc::new(Self {
-            prefix: prefix.to_owned(),
-            state: Mutex::new(state),
-        })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn turn(&self, key: &str, ticket: Option<Ticket>, now: Duration) -> Turn {
-        let mut state = self.lock();
-        let may_scout = state.may_scout(&self.prefix, key);
-        let State {
-            rate,
-            meter,
-            scouts,
-            evidence,
-            retired,
-            ..
-        } = &mut *state;
-        if *retired {
-            return Turn::Elsewhere;
-        }
-        meter.set(rate.rate(now), now);
-        let ticket = ticket.unwrap_or_else(|| meter.draw(1.0, now));
-        let wait = meter.wait(ticket, now);
-        let is_open = evidence.is_open(now);
-        if let Some(wait) = wait {
-            if !(is_open && may_scout && scouts.draw_now(now)) {
-                return Turn::Wait(ticket, wait);
-            }
-            meter.give_back(1.0);
-        } else {
-            rate.sent(now);
-        }
-        if wait.is_some() {
-            // More than is taken of those in line, if the lane is at its limit.
-            let sent = rate.rate(now) + SCOUTS;
-            let over = rate
-                .limit()
-                .map_or(0.0, |accepted| (sent - accepted).max(0.0));
-            return Turn::Scout(evidence.scouted(key, over / sent, now));
-        }
-        if is_open {
-            evidence.sent(key);
-        }
-        Turn::Go
-    }
-
-    fn cut_at(&self) -> Option<Duration> {
-        self.lock().rate.cut_at()
-    }
 }
 
 impl Lanes {

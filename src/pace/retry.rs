@@ -23,6 +23,9 @@ pub struct RetryPolicy {
     pub patience: Duration,
     /// The first pause between the probes of an endpoint that does not answer, and the longest.
     pub probes: (Duration, Duration),
+    /// The first pause between the questions for an attribute that a bucket refused, and the
+    /// longest.
+    pub questions: (Duration, Duration),
     /// The longest that a request without bytes may take.
     pub silence: Duration,
     /// The longest that publishing an upload may take: S3 "can take several minutes".
@@ -45,6 +48,7 @@ impl Default for RetryPolicy {
             persistence: Duration::from_mins(3),
             patience: Duration::from_mins(15),
             probes: (Duration::from_millis(500), Duration::from_secs(15)),
+            questions: (Duration::from_secs(2), Duration::from_mins(10)),
             silence: Duration::from_mins(1),
             complete: Duration::from_mins(10),
             slowest: 2 * MIB,
@@ -89,6 +93,7 @@ impl RetryPolicy {
         attempts: 4,
         patience: Duration::from_secs(8),
         probes: (Duration::from_millis(500), Duration::from_secs(2)),
+        questions: (Duration::from_secs(2), Duration::from_mins(10)),
         silence: Duration::from_secs(15),
         complete: Duration::from_secs(15),
         persistence: Duration::ZERO,
@@ -226,6 +231,7 @@ mod tests {
         persistence: Duration::from_secs(30),
         patience: Duration::from_mins(1),
         probes: (Duration::from_millis(500), Duration::from_secs(15)),
+        questions: (Duration::from_secs(2), Duration::from_mins(10)),
         silence: Duration::from_mins(1),
         complete: Duration::from_mins(10),
         slowest: 2 * MIB,

@@ -8,6 +8,10 @@
 //! refusals of its kind are believed for [`BELIEVED`] times as long; only an upload that has stored
 //! parts already is worth the doubt even then.
 //!
+//! That holds for a refusal beside which other requests to the bucket succeeded. In an outage in
+//! which everything is refused it says nothing about its kind, and is believed no longer than until
+//! the first request to the bucket succeeds again.
+//!
 //! S3 answers HEAD and GET of a key that does not exist with 403 to those who may not list the
 //! bucket. Where no list has succeeded, such a refusal may just say that nothing is there, and is
 //! believed.
@@ -23,23 +27,31 @@ const BELIEVED: u32 = 10;
 /// Remembers which kinds of requests to a bucket have succeeded in this run, and which refusals
 /// lasted.
 #[derive(Debug, Default)]
-pub(super) struct Trust([OfKind; Operation::COUNT]);
+pub(super) struct Trust {
+    kinds: [OfKind; Operation::COUNT],
+    /// When a request of any kind succeeded last, in milliseconds since the run began.
+    last_success: AtomicU64,
+}
 
 #[derive(Debug, Default)]
 struct OfKind {
     succeeded: AtomicBool,
     /// In milliseconds since the run began.
     believed_until: AtomicU64,
+    /// The belief ends with the first success after this time; [`u64::MAX`] for a refusal beside
+    /// which other requests succeeded.
+    until_success_after: AtomicU64,
 }
 
 impl Trust {
-    /// Notes that a request of this kind succeeded.
-    pub(super) fn succeeded(&self, operation: Operation) {
+    /// Notes at `now` that a request of this kind succeeded.
+    pub(super) fn succeeded(&self, operation: Operation, now: Duration) {
+        self.last_success.fetch_max(millis(now), Ordering::Relaxed);
         // Parts need the permission that their upload was created with, and are refused sooner than
         // the first is copied.
         if operation == Operation::CreateMultipartUpload {
-            self.succeeded(Operation::UploadPart);
-            self.succeeded(Operation::UploadPartCopy);
+            self.succeeded(Operation::UploadPart, now);
+            self.succeeded(Operation::UploadPartCopy, now);
         }
         let of_kind = self.of(operation);
         if !of_kind.succeeded.load(Ordering::Relaxed) {
@@ -60,15 +72,33 @@ impl Trust {
         );
         self.has_succeeded(operation)
             && (!hides_absence || self.has_succeeded(Operation::ListObjects))
-            && self.of(operation).believed_until.load(Ordering::Relaxed) <= millis(now)
+            && !self.believes(operation, now)
+    }
+
+    fn believes(&self, operation: Operation, now: Duration) -> bool {
+        let (of_kind, load) = (self.of(operation), |time: &AtomicU64| {
+            time.load(Ordering::Relaxed)
+        });
+        load(&of_kind.believed_until) > millis(now)
+            && load(&self.last_success) <= load(&of_kind.until_success_after)
     }
 
     /// Notes at `now` that a refusal of this kind outlasted its repetitions, which took `doubted`.
     pub(super) fn believe(&self, operation: Operation, doubted: Duration, now: Duration) {
+        let of_kind = self.of(operation);
+        let last_success = self.last_success.load(Ordering::Relaxed);
+        // What was under way when the refusals began may have succeeded in the first half.
+        let stands_beside_successes = last_success > millis(now.saturating_sub(doubted / 2));
+        let until_success_after = if stands_beside_successes {
+            u64::MAX
+        } else {
+            last_success
+        };
+        of_kind
+            .until_success_after
+            .store(until_success_after, Ordering::Relaxed);
         let until = millis(now.saturating_add(doubted * BELIEVED));
-        self.of(operation)
-            .believed_until
-            .store(until, Ordering::Relaxed);
+        of_kind.believed_until.store(until, Ordering::Relaxed);
     }
 
     fn has_succeeded(&self, operation: Operation) -> bool {
@@ -76,7 +106,7 @@ impl Trust {
     }
 
     fn of(&self, operation: Operation) -> &OfKind {
-        &self.0[operation as usize]
+        &self.kinds[operation as usize]
     }
 }
 
@@ -97,7 +127,7 @@ mod tests {
             !trust.doubts(Operation::CopyObject, SECOND),
             "nothing has succeeded yet"
         );
-        trust.succeeded(Operation::CopyObject);
+        trust.succeeded(Operation::CopyObject, SECOND);
         assert!(trust.doubts(Operation::CopyObject, SECOND));
         assert!(
             !trust.doubts(Operation::UploadPartCopy, SECOND),
@@ -108,18 +138,35 @@ mod tests {
     #[test]
     fn a_refusal_that_lasted_is_believed_for_a_while() {
         let trust = Trust::default();
-        trust.succeeded(Operation::CopyObject);
+        trust.succeeded(Operation::CopyObject, SECOND);
         trust.believe(Operation::CopyObject, SECOND, SECOND);
+        trust.succeeded(Operation::PutObject, SECOND * 9);
         assert!(!trust.doubts(Operation::CopyObject, SECOND * 10));
         assert!(trust.doubts(Operation::CopyObject, SECOND * 11));
     }
 
     #[test]
+    fn a_refusal_while_all_is_refused_is_believed_until_something_succeeds() {
+        let trust = Trust::default();
+        trust.succeeded(Operation::GetObjectTagging, SECOND);
+        trust.succeeded(Operation::ListObjects, SECOND);
+        trust.believe(Operation::GetObjectTagging, SECOND * 3, SECOND * 5);
+        assert!(!trust.doubts(Operation::GetObjectTagging, SECOND * 6));
+        trust.succeeded(Operation::HeadObject, SECOND * 7);
+        assert!(trust.doubts(Operation::GetObjectTagging, SECOND * 8));
+        // One that stands beside that success is believed.
+        trust.succeeded(Operation::HeadObject, SECOND * 10);
+        trust.believe(Operation::GetObjectTagging, SECOND * 3, SECOND * 11);
+        trust.succeeded(Operation::HeadObject, SECOND * 12);
+        assert!(!trust.doubts(Operation::GetObjectTagging, SECOND * 13));
+    }
+
+    #[test]
     fn a_head_that_may_hide_a_missing_key_is_believed() {
         let trust = Trust::default();
-        trust.succeeded(Operation::HeadObject);
+        trust.succeeded(Operation::HeadObject, SECOND);
         assert!(!trust.doubts(Operation::HeadObject, SECOND));
-        trust.succeeded(Operation::ListObjects);
+        trust.succeeded(Operation::ListObjects, SECOND);
         assert!(trust.doubts(Operation::HeadObject, SECOND));
     }
 }

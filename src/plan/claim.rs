@@ -283,163 +283,112 @@ mod tests {
         }
     }
 
+    /// An object that was written without a type.
+    fn plain() -> Head {
+        Head {
+            headers: typed("binary/octet-stream"),
+            ..Head::default()
+        }
+    }
+
+    fn typed(content_type: &str) -> ContentHeaders {
+        ContentHeaders {
+            content_type: Some(content_type.into()),
+            ..ContentHeaders::default()
+        }
+    }
+
+    fn assert_differs(want: &Attributes, found: &Head, tags: &[Tag], by: Option<Attribute>) {
+        assert_eq!(difference(want, found, tags), by, "{want:?} {found:?}");
+    }
+
     #[test]
-    fn what_came_out_otherwise_is_named() {
+    fn other_metadata_headers_and_classes_are_named() {
+        assert_differs(&wanted(), &plain(), &[], None);
+        let metadata = || [("team".to_owned(), "blue".to_owned())].into();
+        let want = Attributes {
+            metadata: metadata(),
+            ..wanted()
+        };
+        let found = Head {
+            metadata: metadata(),
+            ..plain()
+        };
+        assert_differs(&want, &found, &[], None);
+        assert_differs(&want, &plain(), &[], Some(Attribute::Metadata));
+        assert_differs(&wanted(), &found, &[], Some(Attribute::Metadata));
+        let want = Attributes {
+            headers: typed("text/plain"),
+            ..wanted()
+        };
+        let found = Head {
+            headers: typed("text/plain"),
+            ..plain()
+        };
+        assert_differs(&want, &found, &[], None);
+        assert_differs(&want, &plain(), &[], Some(Attribute::Headers));
+        assert_differs(&wanted(), &found, &[], Some(Attribute::Headers));
+        let found = Head {
+            storage_class: Some("GLACIER_IR".into()),
+            ..plain()
+        };
+        assert_differs(&wanted(), &found, &[], Some(Attribute::StorageClass));
+    }
+
+    #[test]
+    fn other_tags_are_named() {
         let tag = |key: &str| Tag {
             key: key.into(),
             value: "v".into(),
         };
-        let retention = Retention {
-            mode: "GOVERNANCE".into(),
-            until: Timestamp::new(9, 0).unwrap(),
+        let want = Attributes {
+            tags: Tags::Exactly(vec![tag("a"), tag("b")]),
+            ..wanted()
         };
-        let lock = Lock {
-            retention: Some(retention.clone()),
-            legal_hold: None,
-        };
+        assert_differs(&want, &plain(), &[tag("b"), tag("a")], None);
+        let fewer = [tag("b")];
+        assert_differs(&want, &plain(), &fewer, Some(Attribute::Tags));
+        assert_differs(&wanted(), &plain(), &fewer, Some(Attribute::Tags));
+    }
+
+    #[test]
+    fn another_encryption_is_named() {
         let kms = |key: &str| Encryption::Kms {
             key: Some(key.into()),
             bucket_key: None,
             dsse: false,
         };
-        let text = ContentHeaders {
-            content_type: Some("text/plain".into()),
-            ..ContentHeaders::default()
+        let found = Head {
+            encryption: Some(kms("arn:key/1")),
+            ..plain()
         };
-        let octets = ContentHeaders {
-            content_type: Some("binary/octet-stream".into()),
-            ..ContentHeaders::default()
+        let want = |key| Attributes {
+            encryption: Some(kms(key)),
+            ..wanted()
         };
-        let plain = Head {
-            headers: octets,
-            ..Head::default()
+        assert_differs(&wanted(), &found, &[], None);
+        assert_differs(&want("1"), &found, &[], None);
+        assert_differs(&want("2"), &found, &[], Some(Attribute::Encryption));
+    }
+
+    #[test]
+    fn another_lock_is_named() {
+        let lock = || Lock {
+            retention: Some(Retention {
+                mode: "GOVERNANCE".into(),
+                until: Timestamp::new(9, 0).unwrap(),
+            }),
+            legal_hold: None,
         };
-        let metadata = || [("team".to_owned(), "blue".to_owned())].into();
-        for (want, found, tags, outcome) in [
-            (wanted(), plain.clone(), vec![], None),
-            (
-                Attributes {
-                    metadata: metadata(),
-                    ..wanted()
-                },
-                plain.clone(),
-                vec![],
-                Some(Attribute::Metadata),
-            ),
-            (
-                wanted(),
-                Head {
-                    metadata: metadata(),
-                    ..plain.clone()
-                },
-                vec![],
-                Some(Attribute::Metadata),
-            ),
-            (
-                Attributes {
-                    headers: text.clone(),
-                    ..wanted()
-                },
-                plain.clone(),
-                vec![],
-                Some(Attribute::Headers),
-            ),
-            (
-                wanted(),
-                Head {
-                    headers: text,
-                    ..plain.clone()
-                },
-                vec![],
-                Some(Attribute::Headers),
-            ),
-            (
-                wanted(),
-                plain.clone(),
-                vec![tag("a")],
-                Some(Attribute::Tags),
-            ),
-            (
-                Attributes {
-                    tags: Tags::Exactly(vec![tag("a"), tag("b")]),
-                    ..wanted()
-                },
-                plain.clone(),
-                vec![tag("b"), tag("a")],
-                None,
-            ),
-            (
-                wanted(),
-                Head {
-                    storage_class: Some("GLACIER_IR".into()),
-                    ..plain.clone()
-                },
-                vec![],
-                Some(Attribute::StorageClass),
-            ),
-            (
-                wanted(),
-                Head {
-                    encryption: Some(kms("arn:key/1")),
-                    ..plain.clone()
-                },
-                vec![],
-                None,
-            ),
-            (
-                Attributes {
-                    encryption: Some(kms("1")),
-                    ..wanted()
-                },
-                Head {
-                    encryption: Some(kms("arn:key/1")),
-                    ..plain.clone()
-                },
-                vec![],
-                None,
-            ),
-            (
-                Attributes {
-                    encryption: Some(kms("2")),
-                    ..wanted()
-                },
-                Head {
-                    encryption: Some(kms("arn:key/1")),
-                    ..plain.clone()
-                },
-                vec![],
-                Some(Attribute::Encryption),
-            ),
-            (
-                Attributes {
-                    lock: lock.clone(),
-                    ..wanted()
-                },
-                Head {
-                    lock,
-                    ..plain.clone()
-                },
-                vec![],
-                None,
-            ),
-            (
-                Attributes {
-                    lock: Lock {
-                        retention: Some(retention),
-                        legal_hold: None,
-                    },
-                    ..wanted()
-                },
-                plain,
-                vec![],
-                Some(Attribute::Lock),
-            ),
-        ] {
-            assert_eq!(
-                difference(&want, &found, &tags),
-                outcome,
-                "{want:?} {found:?}"
-            );
-        }
+        let want = Attributes {
+            lock: lock(),
+            ..wanted()
+        };
+        let found = Head {
+            lock: lock(),
+            ..plain()
+        };
+        assert_differs(&want, &found, &[], None);
+        assert_differs(&want, &plain(), &[], Some(Attribute::Lock));
     }
 }

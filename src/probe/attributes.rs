@@ -249,11 +249,7 @@ async fn look(
     kinds: &[Attribute],
 ) -> Answers {
     let customer_key = scratch.bucket.client().customer_key().is_some();
-    let asked = Asked {
-        attributes,
-        source_tags: None,
-        customer_key,
-    };
+    let asked = Asked::of(attributes, Operation::PutObject, customer_key);
     let mut answers = Answers::new();
     match scratch.head(name).await {
         Ok(head) => {

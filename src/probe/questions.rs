@@ -4,22 +4,25 @@
 //! ask about, and asks in another way where it can. What follows from one bad answer is therefore
 //! told once, as the answer to its own question.
 
+mod answers;
+
 use futures::TryStreamExt;
 
 use super::conditions;
-use super::finding::{Claim, Finding, How, RequestFinding, Told};
+use super::finding::{Finding, How, RequestFinding, Told};
 use super::needs::Needs;
 use super::scratch::{Scratch, is_refusal, plain, reason, told};
 use super::{attributes, lists};
 use crate::checksum::{self, md5_etag, multipart_etag};
 use crate::endpoint::capabilities::ConditionalWrite;
-use crate::manifest::job::Attribute;
 use crate::multipart::MultipartUpload;
 use crate::s3::{
     Attributes, Capabilities, Checksum, ChecksumAlgorithm, ChecksumKind, CompleteSpec, Failure,
     FailureKind, Head, Operation, PartDone, SourcePin, WriteCondition, Written,
 };
 use crate::size::MIB;
+
+use answers::Answers;
 
 /// The bytes of the object that small copies read.
 const OBJECT: &[u8] = b"s3haul probe";
@@ -99,88 +102,42 @@ pub(super) async fn ask(
         How::Refused | How::Ignored => Told::moot("there are no part copies"),
         _ => odd_part_sources(scratch).await,
     };
-    let wants_tags = needs.wants(Attribute::Tags);
-    let flag = |name, said, told, is_needed| Finding {
-        name,
-        claim: Claim::Flag { said, told },
-        is_needed,
+    let requests = vec![
+        request(Operation::PutObject, put, true),
+        request(Operation::CopyObject, copy, needs.copies),
+        request(Operation::CompleteMultipartUpload, multipart, true),
+        request(Operation::ListObjects, lists.list, true),
+        request(Operation::ListParts, uploads.parts, false),
+        request(Operation::ListMultipartUploads, uploads.list, false),
+        request(Operation::PutObjectTagging, set_tags, false),
+    ];
+    let told = Answers {
+        part_copy: parts.part_copy,
+        equal_parts: parts.equal,
+        conditions,
+        etags,
+        checksums,
+        object_size,
+        ordered_lists: lists.ordered,
+        encoded_lists: lists.encoded,
+        encoded_uploads: uploads.encoded,
+        tags,
+        tag_headers,
+        odd_part_sources,
     };
-    let writes = |name, said, [copy, put, complete]: [Told; 3]| {
-        let claim = Claim::Writes {
-            said,
-            copy,
-            put,
-            complete,
-        };
-        Finding {
-            name,
-            claim,
-            is_needed: needs.conditions,
-        }
-    };
-    let request = |operation, told, is_needed| RequestFinding {
+    Ok(Findings {
+        requests,
+        capabilities: told.findings(said, needs),
+        attributes,
+    })
+}
+
+fn request(operation: Operation, told: Told, is_needed: bool) -> RequestFinding {
+    RequestFinding {
         operation,
         told,
         is_needed,
-    };
-    Ok(Findings {
-        requests: vec![
-            request(Operation::PutObject, put, true),
-            request(Operation::CopyObject, copy, needs.copies),
-            request(Operation::CompleteMultipartUpload, multipart, true),
-            request(Operation::ListObjects, lists.list, true),
-            request(Operation::ListParts, uploads.parts, false),
-            request(Operation::ListMultipartUploads, uploads.list, false),
-            request(Operation::PutObjectTagging, set_tags, false),
-        ],
-        capabilities: vec![
-            flag("part_copy", said.part_copy, parts.part_copy, needs.copies),
-            flag(
-                "equal_parts",
-                said.parts.equal_parts,
-                parts.equal,
-                needs.copies,
-            ),
-            flag(
-                "copy_conditions",
-                said.copy_conditions,
-                conditions.copy_source,
-                needs.copies,
-            ),
-            flag(
-                "part_conditions",
-                said.part_conditions,
-                conditions.part_source,
-                needs.copies,
-            ),
-            writes(
-                "if_none_match",
-                said.if_none_match,
-                conditions.if_none_match,
-            ),
-            writes("if_match", said.if_match, conditions.if_match),
-            flag("content_etags", said.content_etags, etags, true),
-            flag("checksums", said.checksums, checksums, true),
-            flag("object_size", said.object_size, object_size, true),
-            flag("ordered_lists", said.ordered_lists, lists.ordered, true),
-            flag("encoded_lists", said.encoded_lists, lists.encoded, true),
-            flag(
-                "encoded_uploads",
-                said.encoded_uploads,
-                uploads.encoded,
-                false,
-            ),
-            flag("tags", said.tags, tags, wants_tags),
-            flag("tag_headers", said.tag_headers, tag_headers, wants_tags),
-            flag(
-                "odd_part_sources",
-                said.odd_part_sources,
-                odd_part_sources,
-                needs.copies,
-            ),
-        ],
-        attributes,
-    })
+    }
 }
 
 /// The answers to the requests that make objects, which other questions build upon.

@@ -207,6 +207,9 @@ pub struct Footer {
     /// Objects that failed.
     #[serde(default)]
     pub failed_objects: u64,
+    /// Copied objects of which something could not be kept.
+    #[serde(default)]
+    pub objects_with_losses: u64,
     /// Objects that a stop left undone, as far as they were known.
     #[serde(default)]
     pub stopped_objects: u64,
@@ -246,6 +249,7 @@ impl Footer {
             done_bytes: outcome.done_bytes,
             skipped_objects: outcome.skipped_objects,
             failed_objects: outcome.failed_objects,
+            objects_with_losses: outcome.objects_with_losses,
             stopped_objects: outcome.stopped_objects,
             restoring_objects: outcome.restoring_objects,
             archived_objects: outcome.archived_objects,
@@ -291,6 +295,20 @@ pub fn header(path: &Path) -> Option<Origin> {
     // To open a pipe would wait for its writer.
     fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
     first_line(&mut File::open(path).ok()?).ok()?.1
+}
+
+/// Reads the footer of a report; `None` for a file that has none.
+#[must_use]
+pub fn last_footer(path: &Path) -> Option<Footer> {
+    fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
+    let mut file = File::open(path).ok()?;
+    let length = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))
+        .ok()?;
+    let mut tail = Vec::new();
+    file.read_to_end(&mut tail).ok()?;
+    let last = tail.trim_ascii_end().rsplit(|byte| *byte == b'\n').next()?;
+    footer(std::str::from_utf8(last).ok()?)
 }
 
 /// Returns the length of the first line with its end, and the header in it. The length is 0 if the

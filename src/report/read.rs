@@ -11,167 +11,19 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::hash::BuildHasher as _;
 use std::io::{self, BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use jiff::Timestamp;
 use serde::Deserialize;
-use thiserror::Error;
 
 use crate::manifest::job::{Attribute, PublishedCopy};
 use crate::plan::loss::Loss;
 
 use super::frame::{FORMAT, Footer, Origin, footer, is_gap};
 
-/// Why a report can not be used.
-#[derive(Debug, Error)]
-pub enum ReadError {
-    /// It could not be read.
-    #[error("can't read the report {}: {error}", path.display())]
-    Io {
-        /// Where.
-        path: PathBuf,
-        /// What the system says.
-        error: io::Error,
-    },
-    /// It is something else.
-    #[error(
-        "{} is no report of s3haul: its first line does not say which command wrote it: {error}; name a file that --report or \
-         `report.json` wrote", path.display()
-    )]
-    Foreign {
-        /// Where.
-        path: PathBuf,
-        /// What is wrong.
-        error: String,
-    },
-    /// It is the report of a run with `--sandbox`.
-    #[error(
-        "the report {} comes from a run with --sandbox: the buckets that it names were in that process and are gone. Run \
-         `{command}` again in {}, without --sandbox for a report of real buckets", path.display(), directory.display()
-    )]
-    Sandbox {
-        /// Where.
-        path: PathBuf,
-        /// The command that wrote it.
-        command: String,
-        /// The directory of that command.
-        directory: PathBuf,
-    },
-    /// A later version of s3haul wrote it.
-    #[error(
-        "the report {} has format {format}, and this version of s3haul reads up to {FORMAT}; use the version that wrote it, \
-         {version}, or a later one", path.display()
-    )]
-    Newer {
-        /// Where.
-        path: PathBuf,
-        /// Its format.
-        format: u32,
-        /// The version that wrote it.
-        version: String,
-    },
-    /// A line was cut or changed.
-    #[error(
-        "the report {}: line {line} is no receipt: {error}; the file was cut or changed. Run `{command}` again in {}, which \
-         writes the report anew", path.display(), directory.display()
-    )]
-    Torn {
-        /// Where.
-        path: PathBuf,
-        /// 1 for the first.
-        line: usize,
-        /// What is wrong.
-        error: String,
-        /// The command that wrote it.
-        command: String,
-        /// The directory of that command.
-        directory: PathBuf,
-    },
-    /// A line stands there twice.
-    #[error(
-        "the report {}: line {line} repeats line {of}; the file was changed. Run `{command}` again in {}, which writes the \
-         report anew", path.display(), directory.display()
-    )]
-    Repeated {
-        /// Where.
-        path: PathBuf,
-        /// 1 for the first.
-        line: usize,
-        /// The line that it is equal to.
-        of: usize,
-        /// The command that wrote it.
-        command: String,
-        /// The directory of that command.
-        directory: PathBuf,
-    },
-    /// It has another number of receipts than its footer says.
-    #[error(
-        "the report {} has {receipts} receipts in lines 2 to {}, and its footer in line {line} counts {counted}: lines were \
-         {}. Run `{command}` again in {}, which writes the report anew", path.display(), line - 1,
-        if *receipts as u64 > *counted { "added" } else { "removed" }, directory.display()
-    )]
-    Miscounted {
-        /// Where.
-        path: PathBuf,
-        /// The footer.
-        line: usize,
-        /// Receipts in the file.
-        receipts: usize,
-        /// Receipts that the run wrote.
-        counted: u64,
-        /// The command that wrote it.
-        command: String,
-        /// The directory of that command.
-        directory: PathBuf,
-    },
-    /// A line was changed and is a receipt all the same.
-    #[error(
-        "the report {}: lines 1 to {} are not those that the footer in line {line} was written for: the file was changed. Run \
-         `{command}` again in {}, which writes the report anew", path.display(), line - 1, directory.display()
-    )]
-    Changed {
-        /// Where.
-        path: PathBuf,
-        /// The footer.
-        line: usize,
-        /// The command that wrote it.
-        command: String,
-        /// The directory of that command.
-        directory: PathBuf,
-    },
-    /// It has no footer.
-    #[error(
-        "the report {} has no footer behind line {line}: its run is still at work or was killed, or the file was cut. Wait for \
-         the run, or run `{command}` again in {}: that resumes the run if it has a journal, and completes the report",
-        path.display(), directory.display()
-    )]
-    Unfinished {
-        /// Where.
-        path: PathBuf,
-        /// The last line.
-        line: usize,
-        /// The command that wrote it.
-        command: String,
-        /// The directory of that command.
-        directory: PathBuf,
-    },
-    /// Receipts of an earlier session are not in it.
-    #[error(
-        "the report {} lacks receipts of an earlier session of its run (line {line}), because the file was moved or another \
-         one was named when the run was resumed. Run `{command}` again in {} for a whole report", path.display(),
-        directory.display()
-    )]
-    Gap {
-        /// Where.
-        path: PathBuf,
-        /// 1 for the first.
-        line: usize,
-        /// The command that wrote it.
-        command: String,
-        /// The directory of that command.
-        directory: PathBuf,
-    },
-}
+mod error;
+
+pub use self::error::{ReadError, ReportLine};
 
 /// An object that failed, as the report names it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -211,6 +63,9 @@ pub struct Report {
     pub failed: Vec<FailedObject>,
     /// Copied objects of which something was lost.
     pub lost: Vec<LostObject>,
+    /// Lines about copied or equal objects that another line describes too: that of the copy
+    /// counts, or else the newest. In a long report, only those of the first objects are known.
+    pub superseded: BTreeSet<usize>,
 }
 
 impl Report {
@@ -288,6 +143,38 @@ impl Lines {
     }
 }
 
+/// The lines of the first [`REMEMBERED`] copied or equal objects, by the objects' hashes.
+#[derive(Default)]
+struct Objects {
+    lines: HashMap<u64, (usize, Status)>,
+    superseded: BTreeSet<usize>,
+    hasher: RandomState,
+}
+
+impl Objects {
+    fn take(&mut self, object: &ObjectVersion, status: Status, number: usize) {
+        if !matches!(status, Status::Done | Status::Skipped) {
+            return;
+        }
+        let hash = self.hasher.hash_one(object);
+        let has_room = self.lines.len() < REMEMBERED;
+        match self.lines.get_mut(&hash) {
+            // The copy has the proof and the version; a later session found it equal.
+            Some((_, Status::Done)) if status == Status::Skipped => {
+                self.superseded.insert(number);
+            }
+            Some(before) => {
+                self.superseded.insert(before.0);
+                *before = (number, status);
+            }
+            None if has_room => {
+                self.lines.insert(hash, (number, status));
+            }
+            None => {}
+        }
+    }
+}
+
 /// What became of an object that is not done.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Undone {
@@ -306,132 +193,37 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
         path: path.to_owned(),
         error,
     };
-    let path_of = || path.to_owned();
     let mut lines = BufReader::new(File::open(path).map_err(io)?).lines();
     let first = lines.next().transpose().map_err(io)?.unwrap_or_default();
-    let origin: Origin = serde_json::from_str(&first).map_err(|error| ReadError::Foreign {
-        path: path_of(),
-        error: error.to_string(),
-    })?;
-    let (command, directory) = (origin.command_line(), origin.directory.clone());
-    if origin.report > FORMAT {
-        let (format, version) = (origin.report, origin.version);
-        return Err(ReadError::Newer {
-            path: path_of(),
-            format,
-            version,
-        });
-    }
-    if origin.is_of_sandbox() {
-        return Err(ReadError::Sandbox {
-            path: path_of(),
-            command,
-            directory,
-        });
-    }
-    let torn = |line, error: String| {
-        let (command, directory) = (command.clone(), directory.clone());
-        ReadError::Torn {
-            path: path_of(),
-            line,
-            error,
-            command,
-            directory,
-        }
+    let origin = origin(path, &first)?;
+    let mut reader = Reader {
+        path,
+        origin: &origin,
+        undone: BTreeMap::new(),
+        lossy: BTreeMap::new(),
+        footer: None,
+        last: 1,
+        seen: Lines::default(),
+        objects: Objects::default(),
+        sum: super::Counted::of_head(format!("{first}\n").as_bytes()).sum,
     };
-    let mut undone: BTreeMap<_, (Undone, usize, String)> = BTreeMap::new();
-    let mut lossy: BTreeMap<_, LostObject> = BTreeMap::new();
-    let (mut end, mut last, mut seen) = (None, 1, Lines::default());
-    let mut sum = super::Counted::of_head(format!("{first}\n").as_bytes()).sum;
     for (number, line) in (2..).zip(lines) {
-        let line = match line {
+        match line {
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                return Err(torn(number, error.to_string()));
+                return Err(reader.torn(number, error.to_string()));
             }
-            line => line.map_err(io)?,
-        };
-        if end.is_some() {
-            return Err(torn(number, "it is behind the footer".to_owned()));
-        }
-        if is_gap(&line) {
-            return Err(ReadError::Gap {
-                path: path_of(),
-                line: number,
-                command,
-                directory,
-            });
-        }
-        if let Some(of) = seen.repeated(&line, number) {
-            return Err(ReadError::Repeated {
-                path: path_of(),
-                line: number,
-                of,
-                command,
-                directory,
-            });
-        }
-        last = number;
-        let text = line;
-        let line = match serde_json::from_str::<Line>(&text) {
-            Ok(line) => line,
-            Err(error) => match footer(&text) {
-                Some(footer) => {
-                    end = Some(footer);
-                    continue;
-                }
-                None => return Err(torn(number, error.to_string())),
-            },
-        };
-        sum.update(text.as_bytes());
-        sum.update(b"\n");
-        note_losses(&mut lossy, &line, number);
-        let object = (line.transfer, line.source, line.source_version);
-        let before = undone.get(&object).map(|(what, ..)| *what);
-        let insert = |object, what| _ = undone.insert(object, (what, number, line.destination));
-        match (line.status, before) {
-            (Status::Failed, _) => insert(object, Undone::Failed),
-            (Status::Done, _) => _ = undone.remove(&object),
-            // What failed before has not succeeded since.
-            (_, Some(Undone::Failed)) => {}
-            (Status::Stopped, _) => insert(object, Undone::Stopped),
-            (Status::Restoring, _) => insert(object, Undone::Restoring),
-            (Status::Skipped, _) => _ = undone.remove(&object),
+            line => reader.take(number, &line.map_err(io)?)?,
         }
     }
-    if end.is_none() && origin.report > 1 {
-        return Err(ReadError::Unfinished {
-            path: path_of(),
-            line: last,
-            command,
-            directory,
-        });
-    }
-    // The header and the footer are not receipts.
-    let receipts = last.saturating_sub(2);
-    if let Some(counted) = end.as_ref().and_then(|footer| footer.lines)
-        && counted != receipts as u64
-    {
-        let path = path_of();
-        return Err(ReadError::Miscounted {
-            path,
-            line: last,
-            receipts,
-            counted,
-            command,
-            directory,
-        });
-    }
-    if let Some(checksum) = end.as_ref().and_then(|footer| footer.checksum.as_deref())
-        && checksum != format!("{:016x}", sum.finalize())
-    {
-        return Err(ReadError::Changed {
-            path: path_of(),
-            line: last,
-            command,
-            directory,
-        });
-    }
-    let is_incomplete = end.as_ref().is_some_and(|footer| !footer.complete);
+    reader.check_footer()?;
+    let Reader {
+        undone,
+        lossy,
+        footer,
+        objects,
+        ..
+    } = reader;
+    let is_incomplete = footer.as_ref().is_some_and(|footer| !footer.complete);
     let failed = undone
         .into_iter()
         .filter(|(_, (what, ..))| is_incomplete || *what != Undone::Restoring)
@@ -447,10 +239,144 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
         .collect();
     Ok(Report {
         origin,
-        footer: end,
+        footer,
         failed,
         lost: lossy.into_values().collect(),
+        superseded: objects.superseded,
     })
+}
+
+/// Reads the header, and refuses a report that this version or this machine cannot use.
+fn origin(path: &Path, first: &str) -> Result<Origin, ReadError> {
+    let path = path.to_owned();
+    let origin: Origin = match serde_json::from_str(first) {
+        Ok(origin) => origin,
+        Err(error) => {
+            let error = error.to_string();
+            return Err(ReadError::Foreign { path, error });
+        }
+    };
+    if origin.report > FORMAT {
+        let (format, version) = (origin.report, origin.version);
+        return Err(ReadError::Newer {
+            path,
+            format,
+            version,
+        });
+    }
+    if origin.is_of_sandbox() {
+        return Err(ReadError::Sandbox {
+            path,
+            command: origin.command_line(),
+            directory: origin.directory,
+        });
+    }
+    Ok(origin)
+}
+
+/// A transfer, a source, and its version.
+type ObjectVersion = (String, String, Option<String>);
+
+/// What was read so far of a report.
+struct Reader<'a> {
+    path: &'a Path,
+    origin: &'a Origin,
+    /// With the line that says so, and the destination.
+    undone: BTreeMap<ObjectVersion, (Undone, usize, String)>,
+    lossy: BTreeMap<(String, String), LostObject>,
+    footer: Option<Footer>,
+    /// The number of the last line.
+    last: usize,
+    seen: Lines,
+    objects: Objects,
+    sum: crc_fast::Digest,
+}
+
+impl Reader<'_> {
+    fn at(&self, line: usize) -> ReportLine {
+        ReportLine {
+            path: self.path.to_owned(),
+            line,
+            command: self.origin.command_line(),
+            directory: self.origin.directory.clone(),
+        }
+    }
+
+    fn torn(&self, line: usize, error: String) -> ReadError {
+        let at = self.at(line);
+        ReadError::Torn { at, error }
+    }
+
+    /// Takes a line in.
+    fn take(&mut self, number: usize, text: &str) -> Result<(), ReadError> {
+        if self.footer.is_some() {
+            return Err(self.torn(number, "it is behind the footer".to_owned()));
+        }
+        if is_gap(text) {
+            return Err(ReadError::Gap(self.at(number)));
+        }
+        if let Some(of) = self.seen.repeated(text, number) {
+            let at = self.at(number);
+            return Err(ReadError::Repeated { at, of });
+        }
+        self.last = number;
+        let line = match serde_json::from_str::<Line>(text) {
+            Ok(line) => line,
+            Err(error) => match footer(text) {
+                Some(footer) => {
+                    self.footer = Some(footer);
+                    return Ok(());
+                }
+                None => return Err(self.torn(number, error.to_string())),
+            },
+        };
+        self.sum.update(text.as_bytes());
+        self.sum.update(b"\n");
+        note_losses(&mut self.lossy, &line, number);
+        let object = (line.transfer, line.source, line.source_version);
+        self.objects.take(&object, line.status, number);
+        let before = self.undone.get(&object).map(|(what, ..)| *what);
+        let insert =
+            |object, what| _ = self.undone.insert(object, (what, number, line.destination));
+        match (line.status, before) {
+            (Status::Failed, _) => insert(object, Undone::Failed),
+            (Status::Done, _) => _ = self.undone.remove(&object),
+            // What failed before has not succeeded since.
+            (_, Some(Undone::Failed)) => {}
+            (Status::Stopped, _) => insert(object, Undone::Stopped),
+            (Status::Restoring, _) => insert(object, Undone::Restoring),
+            (Status::Skipped, _) => _ = self.undone.remove(&object),
+        }
+        Ok(())
+    }
+
+    /// Refuses a report without a footer, and one whose footer was written for other lines.
+    fn check_footer(&mut self) -> Result<(), ReadError> {
+        let at = self.at(self.last);
+        let Some(footer) = &self.footer else {
+            if self.origin.report > 1 {
+                return Err(ReadError::Unfinished(at));
+            }
+            return Ok(());
+        };
+        // The header and the footer are not receipts.
+        let receipts = self.last.saturating_sub(2);
+        if let Some(counted) = footer.lines
+            && counted != receipts as u64
+        {
+            return Err(ReadError::Miscounted {
+                at,
+                receipts,
+                counted,
+            });
+        }
+        if let Some(checksum) = &footer.checksum
+            && *checksum != format!("{:016x}", self.sum.finalize())
+        {
+            return Err(ReadError::Changed(at));
+        }
+        Ok(())
+    }
 }
 
 /// Remembers an object that was copied with losses, until a later line says otherwise.
@@ -561,6 +487,20 @@ mod tests {
                 .contains("lacks receipts of an earlier session"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn one_line_per_object_counts() {
+        let lines = [
+            ("a", "done"),
+            ("b", "skipped"),
+            ("a", "skipped"),
+            ("b", "done"),
+        ];
+        let lines = lines.map(|(source, status)| line(source, status));
+        let changed = line("b", "skipped").replace("s3://b/k", "s3://b/other");
+        let report = of(&[HEAD, &lines[0], &lines[1], &lines[2], &lines[3], &changed]).unwrap();
+        assert_eq!(Vec::from_iter(report.superseded), [3, 4, 6]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::execute::{Earlier, Outcome};
+use crate::plan::decide::Reason;
 use crate::plan::unchanged::Unchanged;
 use crate::printable::printable;
 use crate::size::{ByteSize, display_count as count, display_duration};
@@ -15,6 +16,46 @@ const SHOWN_CAUSES: usize = 10;
 #[must_use]
 pub fn summary(outcome: &Outcome) -> String {
     let mut text = String::new();
+    totals(&mut text, outcome);
+    if let Some(earlier) = outcome.earlier.as_ref().filter(|_| outcome.sessions > 1) {
+        let _ = writeln!(text, "{}", of_earlier_sessions(earlier));
+    }
+    if outcome.old_versions > 0 {
+        let _ = writeln!(
+            text,
+            "{} old versions stay in the bucket and cost money until they are deleted or expire",
+            count(outcome.old_versions)
+        );
+    }
+    reasons(&mut text, outcome);
+    for empty in &outcome.empty {
+        let _ = writeln!(text, "{}", printable(&empty.to_string()));
+    }
+    failures(&mut text, outcome);
+    for hint in &outcome.hints {
+        let _ = writeln!(text, "hint: {}", printable(hint));
+    }
+    if let Some(gave_up) = &outcome.gave_up {
+        let _ = writeln!(text, "gave up: {}", printable(&gave_up.reason));
+    }
+    let requests = outcome.requests;
+    let _ = writeln!(
+        text,
+        "requests{}: {} ({} throttled, {} sent again)",
+        if outcome.sessions > 1 {
+            " of this session"
+        } else {
+            ""
+        },
+        count(requests.requests),
+        count(requests.throttled),
+        count(requests.retried)
+    );
+    text
+}
+
+/// Adds the line of the totals.
+fn totals(text: &mut String, outcome: &Outcome) {
     let how = match (outcome.stopped, outcome.failed_objects) {
         (true, _) if outcome.gave_up.is_some() => "gave up",
         (true, _) => "stopped",
@@ -84,16 +125,11 @@ pub fn summary(outcome: &Outcome) -> String {
         }
     }
     text.push('\n');
-    if let Some(earlier) = outcome.earlier.as_ref().filter(|_| outcome.sessions > 1) {
-        let _ = writeln!(text, "{}", of_earlier_sessions(earlier));
-    }
-    if outcome.old_versions > 0 {
-        let _ = writeln!(
-            text,
-            "{} old versions stay in the bucket and cost money until they are deleted or expire",
-            count(outcome.old_versions)
-        );
-    }
+}
+
+/// Adds how objects were proven and why they were copied, how others were compared, and what was
+/// lost.
+fn reasons(text: &mut String, outcome: &Outcome) {
     if !outcome.proofs.is_empty() {
         let proofs: Vec<_> = outcome
             .proofs
@@ -102,7 +138,12 @@ pub fn summary(outcome: &Outcome) -> String {
             .collect();
         let _ = writeln!(text, "proven by: {}", proofs.join(", "));
     }
-    if outcome.done_objects > 0 && !outcome.reasons.is_empty() {
+    // That of a job which copies always says nothing, and is no wish of who retries.
+    let says_something = outcome
+        .reasons
+        .keys()
+        .any(|reason| *reason != Reason::Always);
+    if outcome.done_objects > 0 && says_something {
         let reasons: Vec<_> = outcome
             .reasons
             .iter()
@@ -130,30 +171,6 @@ pub fn summary(outcome: &Outcome) -> String {
             count(outcome.losses.others())
         );
     }
-    for empty in &outcome.empty {
-        let _ = writeln!(text, "{}", printable(&empty.to_string()));
-    }
-    failures(&mut text, outcome);
-    for hint in &outcome.hints {
-        let _ = writeln!(text, "hint: {}", printable(hint));
-    }
-    if let Some(gave_up) = &outcome.gave_up {
-        let _ = writeln!(text, "gave up: {}", printable(&gave_up.reason));
-    }
-    let requests = outcome.requests;
-    let _ = writeln!(
-        text,
-        "requests{}: {} ({} throttled, {} sent again)",
-        if sessions.is_empty() {
-            ""
-        } else {
-            " of this session"
-        },
-        count(requests.requests),
-        count(requests.throttled),
-        count(requests.retried)
-    );
-    text
 }
 
 /// Tells what was proven before this session, and what this session saw of it.

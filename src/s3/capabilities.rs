@@ -2,18 +2,17 @@
 //!
 //! Look-alikes differ in ways that an error in the middle of a run tells too late: some ignore
 //! source conditions, some want equal parts, some have no `UploadPartCopy` at all. What is relied
-//! on is decided before the first write: by the profile of the manifest's `provider` (AWS when no
+//! on is decided before the first write: by the profile ([`profiles`]) of the manifest's `provider` (AWS when no
 //! `url` is given, one that trusts in nothing otherwise), by the `capabilities` that the manifest
 //! states, and by the kind of the bucket. [`crate::probe`] measures an endpoint, so that a manifest
 //! can state what is true.
-//!
-//! A profile claims only what the server's own documentation, its source or a measurement says. In
-//! doubt it claims less: that costs a request or a weaker proof, the opposite costs data.
+
+mod profiles;
 
 use std::fmt;
 
 use crate::endpoint::capabilities::{ConditionalWrite, Overrides};
-use crate::endpoint::{Provider, ResolvedEndpoint, Trust};
+use crate::endpoint::{ResolvedEndpoint, Trust};
 use crate::location::BucketName;
 use crate::size::{ByteSize, GIB, MIB};
 
@@ -154,6 +153,8 @@ pub struct Capabilities {
     pub if_match: OnWrites,
     /// `ETag`s are the MD5 of the bytes, or of the parts' MD5s: equal `ETag`s prove equal bytes.
     pub content_etags: bool,
+    /// The `ETag` of an object of N parts ends in `-N`, whatever else it is made of.
+    pub part_counts: bool,
     /// `x-amz-checksum-*` may be sent with writes. Checksums that a server returns by itself count
     /// everywhere.
     pub checksums: bool,
@@ -198,211 +199,6 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// Amazon S3 itself; also the sandbox. `CopyObject` knows conditions on the destination since
-    /// October 2025.
-    ///
-    /// It copies each part at the same speed however many there are, so that a run that begins
-    /// narrow only takes longer: the rates of the lanes are its limit. All 800 parts of a 50 GiB
-    /// object are over before anything could be learned.
-    pub const AWS: Self = Self {
-        first_width: 2048,
-        part_copy: true,
-        max_copy: 5 * GIB,
-        parts: PartLimits::S3,
-        copy_conditions: true,
-        part_conditions: true,
-        if_none_match: OnWrites::ALL,
-        if_match: OnWrites::ALL,
-        content_etags: true,
-        checksums: true,
-        object_size: true,
-        ordered_lists: true,
-        encoded_lists: true,
-        encoded_uploads: true,
-        conditional_deletes: true,
-        tags: true,
-        tag_headers: true,
-        tag_sets: true,
-        odd_part_sources: true,
-        directory: false,
-        archive_lists: true,
-        locks: true,
-        annotations: true,
-        trust: Trust::Answers,
-    };
-
-    /// A directory bucket of Amazon S3, whatever its endpoint can do elsewhere: its `ETag`s are
-    /// random, its lists have no order.
-    pub const DIRECTORY: Self = Self::AWS.of_directory_bucket();
-
-    /// A server that we know nothing about: nothing is proven by what it may ignore.
-    ///
-    /// Nor is it buried in copies: an appliance that moves 500 MB/s has a minute of work in 512
-    /// parts of 64 MiB.
-    pub const CAUTIOUS: Self = Self {
-        first_width: 512,
-        copy_conditions: false,
-        part_conditions: false,
-        if_none_match: OnWrites::NONE,
-        if_match: OnWrites::NONE,
-        content_etags: false,
-        checksums: false,
-        ordered_lists: false,
-        encoded_uploads: false,
-        tag_sets: false,
-        odd_part_sources: false,
-        archive_lists: false,
-        conditional_deletes: false,
-        locks: false,
-        annotations: false,
-        ..Self::AWS
-    };
-
-    /// The profile of a provider, at its own endpoint. One place for all of them; the reason stands
-    /// with each claim that is not S3's.
-    #[must_use]
-    pub const fn profile(provider: Provider) -> Self {
-        /// Lists in order, and nothing else taken on trust.
-        const PLAIN: Capabilities = Capabilities {
-            ordered_lists: true,
-            ..Capabilities::CAUTIOUS
-        };
-        match provider {
-            Provider::Aws => Self::AWS,
-            Provider::Auto | Provider::Other => Self::CAUTIOUS,
-            Provider::Minio => Self {
-                copy_conditions: true,
-                part_conditions: true,
-                // Its handlers of PutObject and Complete check both conditions, that of CopyObject
-                // neither.
-                if_none_match: OnWrites::UPLOADS,
-                if_match: OnWrites::UPLOADS,
-                content_etags: true,
-                checksums: true,
-                odd_part_sources: true,
-                locks: true,
-                ..PLAIN
-            },
-            // Measured with 16.2, as Debian has it.
-            Provider::Ceph => Self {
-                // Source conditions are accepted and ignored by both copies. Of the writes only
-                // PutObject looks at its key, and takes an If-Match in quotes for another ETag.
-                if_none_match: OnWrites {
-                    put: true,
-                    ..OnWrites::NONE
-                },
-                content_etags: true,
-                // Tags are dropped by a CopyObject that replaces metadata and by
-                // CreateMultipartUpload.
-                tag_headers: false,
-                locks: true,
-                ..PLAIN
-            },
-            // Measured with 4.48. Releases differ, so that what an older one ignores is not relied
-            // on.
-            Provider::Seaweedfs => Self {
-                // The ETag of a copied part is made of the ETags of the stored chunks that it
-                // touches, so that different ranges have equal ones (content_etags). Lists go
-                // directory by directory ("a/b" before "a b"; ordered_lists), and those of uploads
-                // claim to be encoded when they are not.
-                odd_part_sources: true,
-                ..Self::CAUTIOUS
-            },
-            // A copy is a reference to the source's blocks and keeps even its "-N" ETag. Tagging is
-            // 501.
-            Provider::Garage => Self {
-                copy_conditions: true,
-                part_conditions: true,
-                content_etags: true,
-                tags: false,
-                tag_headers: false,
-                ..PLAIN
-            },
-            Provider::R2 => Self {
-                parts: PartLimits {
-                    max_part: 5 * GIB - 5 * MIB,
-                    equal_parts: true,
-                    largest: 5 * 1024 * GIB - 5 * GIB, // "4.995 TiB"
-                    ..PartLimits::S3
-                },
-                // Documented for CopyObject, and for UploadPartCopy as not honoured.
-                copy_conditions: true,
-                part_conditions: false,
-                // CopyObject has them under names of its own (cf-copy-destination-if-…).
-                if_none_match: OnWrites::UPLOADS,
-                if_match: OnWrites::UPLOADS,
-                content_etags: true,
-                tags: false,
-                tag_headers: false,
-                ..PLAIN
-            },
-            // x-amz-tagging is an error there, not a header to ignore.
-            Provider::B2 => Self {
-                content_etags: true,
-                tags: false,
-                tag_headers: false,
-                ..PLAIN
-            },
-            Provider::Wasabi => Self {
-                copy_conditions: true,
-                part_conditions: true,
-                content_etags: true,
-                locks: true,
-                ..PLAIN
-            },
-            // These two have no UploadPartCopy and copy objects of any size in one request.
-            Provider::Gcs => Self {
-                part_copy: false,
-                max_copy: u64::MAX,
-                tags: false,
-                tag_headers: false,
-                ..PLAIN
-            },
-            // Storj orders by encrypted keys. Its gateway documents If-None-Match for all three
-            // writes.
-            Provider::Storj => Self {
-                part_copy: false,
-                max_copy: u64::MAX,
-                if_none_match: OnWrites::ALL,
-                tags: false,
-                tag_headers: false,
-                ..Self::CAUTIOUS
-            },
-            Provider::Scaleway => Self {
-                parts: PartLimits {
-                    max_parts: 1_000,
-                    ..PartLimits::S3
-                },
-                content_etags: true,
-                ..PLAIN
-            },
-            // Ceph of an unknown age behind a front of its own, whose encoding of lists can not be
-            // relied on.
-            Provider::Digitalocean => Self {
-                encoded_lists: false,
-                tag_headers: false,
-                ..PLAIN
-            },
-            // Multipart ETags are of its own making; one CopyObject takes 1 GB.
-            Provider::Alibaba => Self {
-                max_copy: 1_000_000_000,
-                ..PLAIN
-            },
-            Provider::Ibm => Self {
-                // In decimal units, as its documentation counts.
-                parts: PartLimits {
-                    max_part: 5_000_000_000,
-                    largest: 10_000_000_000_000,
-                    ..PartLimits::S3
-                },
-                max_copy: 5_000_000_000,
-                ..PLAIN
-            },
-            // Multipart ETags are opaque, and x-amz headers that they do not know are ignored.
-            Provider::Tencent | Provider::Oracle => PLAIN,
-        }
-    }
-
     /// Returns what an endpoint can do, by its provider and what the manifest knows better.
     #[must_use]
     pub fn of(endpoint: &ResolvedEndpoint) -> Self {
@@ -453,6 +249,7 @@ impl Capabilities {
     const fn of_directory_bucket(&self) -> Self {
         Self {
             content_etags: false,
+            part_counts: false,
             ordered_lists: false,
             tags: false,
             tag_headers: false,
@@ -484,6 +281,7 @@ impl Capabilities {
             if_none_match: writes(stated.if_none_match.as_ref(), self.if_none_match),
             if_match: writes(stated.if_match.as_ref(), self.if_match),
             content_etags: stated.content_etags.unwrap_or(self.content_etags),
+            part_counts: self.part_counts,
             checksums: stated.checksums.unwrap_or(self.checksums),
             object_size: stated.object_size.unwrap_or(self.object_size),
             first_width: self.first_width,
@@ -507,7 +305,7 @@ impl Capabilities {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::endpoint::{Endpoint, Environment};
+    use crate::endpoint::{Endpoint, Environment, Provider};
 
     #[test]
     fn the_largest_object_is_ten_thousand_full_parts() {

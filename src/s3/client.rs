@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_s3::config::retry::RetryConfig;
@@ -16,6 +16,7 @@ use aws_sdk_s3::config::{
     ProvideCredentials as _, RequestChecksumCalculation, ResponseChecksumValidation,
     SharedCredentialsProvider, StalledStreamProtectionConfig,
 };
+use jiff::Timestamp;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
@@ -458,6 +459,17 @@ impl Client {
         self.shared.identities.source().cloned()
     }
 
+    /// Returns the time of now without any correction, for [`Client::earliest`].
+    pub(super) fn moment(&self) -> SystemTime {
+        self.shared.identities.clock().uncorrected()
+    }
+
+    /// Returns the earliest time of modification, by the servers' own clocks, of an object that a
+    /// request wrote which was sent at this time of ours.
+    pub(crate) fn earliest(&self, sent: SystemTime) -> Option<Timestamp> {
+        self.shared.identities.clock().earliest(sent)
+    }
+
     async fn who(&self) -> String {
         let endpoint = &self.shared.endpoint;
         let Some(provider) = self.shared.sts.credentials_provider() else {
@@ -518,6 +530,12 @@ impl Client {
     /// True if the credentials never change, as those in variables do not.
     pub(crate) fn has_fixed_credentials(&self) -> bool {
         self.shared.identities.is_fixed()
+    }
+
+    /// Asks the provider, because the server did not allow a request that was signed with this set
+    /// of credentials, whether it has a newer one.
+    pub(crate) async fn has_newer_credentials(&self, credentials: u64) -> bool {
+        self.shared.identities.has_newer(credentials).await
     }
 
     /// True once the server has taken credentials of this endpoint.

@@ -23,6 +23,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_types::DateTime;
 use aws_smithy_types::config_bag::{Storable, StoreReplace};
 use aws_smithy_types::date_time::Format;
+use jiff::{SignedDuration, Timestamp};
 
 /// A clock that is off by less than this is not corrected because of a refusal that has other
 /// causes too.
@@ -40,7 +41,18 @@ struct Shared {
     offset: AtomicI64,
     /// Set once a server has told its time.
     is_confirmed: AtomicBool,
+    /// The least number of milliseconds by which a server of the endpoint has been ahead in an
+    /// answer; [`UNTOLD`] before the first.
+    least: AtomicI64,
 }
+
+/// The value of [`Shared::least`] while no answer has had a `Date`.
+const UNTOLD: i64 = i64::MAX;
+/// The clocks of the servers of an endpoint may differ by this much from each other, and times of
+/// modification have whole seconds.
+const SPREAD: Duration = Duration::from_secs(1);
+/// The clock of a server that tells no time may be behind by this much.
+const UNKNOWN_SKEW: Duration = Duration::from_mins(5);
 
 impl Default for Clock {
     fn default() -> Self {
@@ -54,11 +66,12 @@ impl Clock {
             began: (now, Instant::now()),
             offset: AtomicI64::new(0),
             is_confirmed: AtomicBool::new(false),
+            least: AtomicI64::new(UNTOLD),
         }))
     }
 
     /// Returns the time without the correction.
-    fn uncorrected(&self) -> SystemTime {
+    pub(super) fn uncorrected(&self) -> SystemTime {
         let (began, instant) = self.0.began;
         began + instant.elapsed()
     }
@@ -68,10 +81,28 @@ impl Clock {
         self.0.offset.load(Ordering::Acquire)
     }
 
-    /// Returns true if this time is over by a clock that a server has confirmed. One that nobody
-    /// has confirmed may be off by years.
+    /// Returns true if this time is over by a clock that a server has confirmed, and by that of this
+    /// machine. A clock that nobody has confirmed may be off by years. A server whose clock is wrong
+    /// for a while must not make all sets of credentials look old: nothing would be sent any more
+    /// that could show that its clock is right again.
     pub(super) fn is_past(&self, time: SystemTime) -> bool {
-        self.0.is_confirmed.load(Ordering::Acquire) && time <= self.now()
+        self.0.is_confirmed.load(Ordering::Acquire)
+            && time <= self.now()
+            && time <= self.uncorrected()
+    }
+
+    /// Returns the earliest time of modification, by the servers' own clocks, of an object that a
+    /// request wrote which was sent at this time without the correction. The `Date` of an answer is
+    /// cut to whole seconds and older than the moment it arrives, so that this errs by being early.
+    pub(super) fn earliest(&self, sent: SystemTime) -> Option<Timestamp> {
+        let sent = Timestamp::try_from(sent).ok()?;
+        let time = match self.0.least.load(Ordering::Acquire) {
+            UNTOLD => sent.checked_sub(UNKNOWN_SKEW),
+            ahead => sent
+                .checked_add(SignedDuration::from_millis(ahead))
+                .and_then(|time| time.checked_sub(SPREAD)),
+        };
+        Timestamp::from_second(time.ok()?.as_second()).ok()
     }
 
     /// Corrects the clock by a refusal. Returns true if the request was signed with a wrong time,
@@ -116,10 +147,10 @@ impl Clock {
     /// with.
     pub(super) fn witness(&self, response: &mut HttpResponse, generation: u64, offset: i64) {
         let is_refusal = response.status().is_client_error();
-        if !is_refusal && self.0.is_confirmed.load(Ordering::Acquire) {
-            return;
-        }
         let seen = self.seen_in(response);
+        if let Some(ahead) = seen {
+            self.0.least.fetch_min(ahead, Ordering::AcqRel);
+        }
         if let Some(seen) = seen
             && !is_apart(seen, self.offset(), SUSPICIOUS)
         {
@@ -221,6 +252,19 @@ impl Intercept for Witness {
     }
 }
 
+/// Teaches a clock the time of a server, by a refusal with this `Date`.
+#[cfg(test)]
+pub(super) fn refused_at(clock: &Clock, date: &str) {
+    use aws_sdk_s3::primitives::SdkBody;
+    let Ok(status) = 403.try_into() else { return };
+    let mut response = HttpResponse::new(status, SdkBody::empty());
+    response.headers_mut().insert("date", date.to_owned());
+    clock.witness(&mut response, 1, clock.offset());
+    if let Some(signed) = response.extension::<Signed>() {
+        clock.learn(signed, true);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use aws_sdk_s3::primitives::SdkBody;
@@ -270,6 +314,38 @@ mod tests {
             clock.is_past(now - HOUR * 4) && !clock.is_past(now),
             "this clock is confirmed"
         );
+        refused(&clock, now + HOUR);
+        let signed = refused(&clock, now + HOUR);
+        assert!(clock.learn(&signed, true));
+        assert!(
+            !clock.is_past(now + HOUR / 2),
+            "this machine's clock says otherwise"
+        );
+    }
+
+    #[test]
+    fn what_a_request_wrote_is_not_older_than_the_request_by_the_server_s_clock() {
+        let now = SystemTime::now();
+        let clock = Clock::beginning(now);
+        let earliest = |sent| SystemTime::from(clock.earliest(sent).unwrap());
+        let least = |server: SystemTime| server - Duration::from_secs(3);
+        assert!(
+            earliest(now) < now - Duration::from_mins(4),
+            "no server has told its time"
+        );
+        for (server, bound) in [
+            (now + HOUR, now + HOUR),
+            (now - HOUR, now - HOUR),
+            // One of several servers is behind the others.
+            (now + HOUR, now - HOUR),
+        ] {
+            refused(&clock, server);
+            let earliest = earliest(now);
+            assert!(
+                least(bound) <= earliest && earliest <= bound,
+                "{server:?} {earliest:?}"
+            );
+        }
     }
 
     #[test]

@@ -20,8 +20,9 @@ use aws_smithy_runtime_api::client::result::ConnectorError;
 
 use super::causes::{causes, find, one_line, plain};
 use super::failure::tls;
-use super::providers::Unsignable;
-use crate::endpoint::ResolvedEndpoint;
+use super::process;
+use super::providers::{Link, Lost, Unsignable};
+use crate::endpoint::{CredentialSource, ResolvedEndpoint};
 
 /// What the SDK says when the metadata service answers 403. Its type for it is private.
 const METADATA_SHUT_OFF: &str = "IMDS is disabled or the caller has insufficient permissions";
@@ -75,6 +76,7 @@ pub(super) struct Machine<'a> {
 
 /// The providers that the SDK has, as they are named in messages.
 enum Provider {
+    Keys,
     Role(String),
     Profile(String),
     WebIdentity(String),
@@ -125,8 +127,27 @@ impl Machine<'_> {
             .unwrap_or(Provider::Instance)
     }
 
-    /// Names what is asked for credentials, while no answer has come.
-    pub(super) fn asked(&self, origin: &Origin) -> String {
+    /// Returns the provider of a source.
+    fn provider(&self, source: &CredentialSource, origin: &Origin) -> Provider {
+        let provider = match source {
+            CredentialSource::Environment => Some(Provider::Keys),
+            CredentialSource::Profile(_) => Some(Provider::Profile(self.profile(origin))),
+            CredentialSource::WebIdentity => self.web_identity(),
+            CredentialSource::Container => self.container(),
+            CredentialSource::InstanceMetadata => None,
+        };
+        provider.unwrap_or(Provider::Instance)
+    }
+
+    /// Names what is asked for credentials, while no answer has come: this source of a chain, or
+    /// what the settings lead to.
+    pub(super) fn asked(&self, origin: &Origin, link: Option<&Link>) -> String {
+        if let Some(Link { source, name }) = link {
+            return match name {
+                Some(name) => name.clone(),
+                None => self.provider(source, origin).to_string(),
+            };
+        }
         if let Some(role) = &origin.role {
             return Provider::Role(role.clone()).to_string();
         }
@@ -148,6 +169,7 @@ impl Machine<'_> {
 impl fmt::Display for Provider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Keys => f.write_str("the keys in AWS_ACCESS_KEY_ID"),
             Self::Role(arn) => write!(f, "role {arn} (`assume_role`)"),
             Self::Profile(profile) => f.write_str(profile),
             Self::WebIdentity(file) => {
@@ -163,14 +185,16 @@ impl fmt::Display for Provider {
 }
 
 /// Explains why a provider gave no credentials, and what to do where waiting does not help.
-/// `worked_before` says that it did earlier in this process.
+/// `link` is the source that was asked last, and `worked_before` says that it gave credentials
+/// earlier in this process.
 pub(super) fn explain(
     error: &(dyn Error + 'static),
     origin: &Origin,
+    link: Option<&Link>,
     machine: &Machine<'_>,
     worked_before: bool,
 ) -> NoIdentity {
-    let mut told = sort(error, origin, machine, worked_before);
+    let mut told = sort(error, origin, link, machine, worked_before);
     if !told.may_pass {
         let field = format!("endpoints.{}", origin.endpoint);
         let remedy = format!(
@@ -184,9 +208,22 @@ pub(super) fn explain(
 fn sort(
     error: &(dyn Error + 'static),
     origin: &Origin,
+    link: Option<&Link>,
     machine: &Machine<'_>,
     worked_before: bool,
 ) -> NoIdentity {
+    if let Some(failed) = find::<process::Failed>(error) {
+        return NoIdentity {
+            may_pass: failed.may_pass || worked_before,
+            message: failed.to_string(),
+        };
+    }
+    if let Some(Lost(reason)) = find::<Lost>(error) {
+        return NoIdentity {
+            may_pass: true,
+            message: format!("{}: {reason}", machine.profile(origin)),
+        };
+    }
     if let Some(unsignable) = find::<Unsignable>(error) {
         return NoIdentity {
             may_pass: false,
@@ -201,7 +238,7 @@ fn sort(
         // one.
         let message = format!(
             "{} does not answer: {}",
-            machine.asked(origin),
+            machine.asked(origin, link),
             plain(error)
         );
         return NoIdentity {
@@ -214,12 +251,13 @@ fn sort(
     let layers = errors.len() - usize::from(by_role);
     let is_shut_off = whole(*last).contains(METADATA_SHUT_OFF);
     if matches!(last, CredentialsError::CredentialsNotLoaded(_)) || is_shut_off {
-        return not_loaded(last, layers > 1, origin, machine, worked_before);
+        return not_loaded(last, layers > 1, origin, link, machine, worked_before);
     }
     let provider = match last {
         _ if origin.role.is_some() && !by_role => {
             Provider::Role(origin.role.clone().unwrap_or_default())
         }
+        _ if let Some(link) = link => machine.provider(&link.source, origin),
         // Only profiles wrap other providers, and only they assume roles by themselves.
         _ if layers > 1 || origin.profile.is_some() || is_about_profiles(last) => {
             Provider::Profile(machine.profile(origin))
@@ -238,6 +276,7 @@ fn not_loaded(
     error: &CredentialsError,
     wrapped: bool,
     origin: &Origin,
+    link: Option<&Link>,
     machine: &Machine<'_>,
     worked_before: bool,
 ) -> NoIdentity {
@@ -249,6 +288,13 @@ fn not_loaded(
     let profile = machine.profile(origin);
     let message = if wrapped {
         format!("{profile}: {}", plain(error))
+    } else if let Some(link) = link.filter(|_| worked_before) {
+        let asked = machine.asked(origin, Some(link));
+        match link.source {
+            _ if metadata_is_away => format!("{asked} does not answer"),
+            CredentialSource::Profile(_) => format!("{asked}: it holds no credentials any more"),
+            _ => format!("{asked}: {}", plain(error)),
+        }
     } else if may_pass {
         format!("{} does not answer", machine.behind_the_profile())
     } else if let Some(told) = missing_profile(error) {
@@ -397,7 +443,7 @@ fn sts_says<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> Optio
 }
 
 /// Does a provider of which only texts are known ask to come back later?
-fn is_busy(text: &str) -> bool {
+pub(super) fn is_busy(text: &str) -> bool {
     let statuses = [
         "StatusCode(5",
         "StatusCode(404)",
@@ -431,6 +477,7 @@ mod tests {
         explain(
             error,
             &Origin::default(),
+            None,
             &Machine {
                 env: &env,
                 is_instance,
@@ -501,8 +548,8 @@ mod tests {
             env: &|_| None,
             is_instance: false,
         };
-        assert!(explain(&error, &Origin::default(), &machine, true).may_pass);
-        assert!(!explain(&error, &Origin::default(), &machine, false).may_pass);
+        assert!(explain(&error, &Origin::default(), None, &machine, true).may_pass);
+        assert!(!explain(&error, &Origin::default(), None, &machine, false).may_pass);
     }
 
     #[test]
@@ -517,7 +564,7 @@ mod tests {
         };
         let inner = CredentialsError::provider_error("Error retrieving credentials: exited with 1");
         let error = CredentialsError::provider_error(inner);
-        let told = explain(&error, &origin, &machine, false);
+        let told = explain(&error, &origin, None, &machine, false);
         assert!(
             !told.may_pass && told.message.starts_with("profile `prod`: error retrieving"),
             "{told}"

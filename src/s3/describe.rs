@@ -9,7 +9,8 @@ use super::bounds::TooLong;
 use super::causes::find;
 use super::convert::{quoted, retention};
 use super::ids::{Name, required_size};
-use super::question::{too_long, unanswered};
+use super::question::{lacking, too_long, unanswered};
+use super::roots::Root;
 use super::verbs::{failure, fault, is_empty_success, place};
 use super::{
     AnnotationEntry, Checksum, Client, Failure, FailureKind, Grant, Operation, Page, Permission,
@@ -32,10 +33,17 @@ impl Client {
             .key(key.as_str());
         let request = request.set_version_id(version.map(str::to_owned));
         let answer = request.send().await;
+        // Some servers answer so for an object without tags.
         let takes_nothing = !self.capabilities().tag_sets && self.capabilities().believes_answers();
         let output = match answer {
             Ok(output) => output,
-            Err(error) if takes_nothing && is_empty_success(&error) => return Ok(Vec::new()),
+            Err(error)
+                if takes_nothing
+                    && (is_empty_success(&error)
+                        || error.raw_response().is_some_and(Root::is_bare_tagging)) =>
+            {
+                return Ok(Vec::new());
+            }
             // Some servers have no other words for an object without tags.
             Err(error)
                 if error
@@ -107,16 +115,14 @@ impl Client {
         let answer = request.send().await;
         let output =
             answer.map_err(|error| unanswered(Operation::GetObjectAcl, bucket, key, &error))?;
+        let Some(grants) = output.grants else {
+            return Err(lacking(Operation::GetObjectAcl, bucket, key, "grants"));
+        };
         let owner = output
             .owner
             .and_then(|owner| owner.id)
             .map(|id| format!("id=\"{id}\""));
-        let grants: Option<Vec<Grant>> = output
-            .grants
-            .unwrap_or_default()
-            .into_iter()
-            .map(grant)
-            .collect();
+        let grants: Option<Vec<Grant>> = grants.into_iter().map(grant).collect();
         let mut grants = grants.ok_or_else(|| {
             let message = "the ACL holds a grant to nobody that a header can name";
             Failure::new(
@@ -151,19 +157,23 @@ impl Client {
             .bucket(bucket.as_str())
             .key(key.as_str());
         let request = request.set_version_id(version.map(str::to_owned));
+        let operation = Operation::GetObjectRetention;
         let answer = request.send().await;
-        match answer.map_err(|error| unanswered(Operation::GetObjectRetention, bucket, key, &error))
-        {
-            Ok(output) => Ok(output.retention.and_then(|found| {
-                retention(
-                    found
-                        .mode
-                        .as_ref()
-                        .map(sdk::ObjectLockRetentionMode::as_str),
-                    found.retain_until_date,
-                )
-            })),
-            Err(failure) => unlocked(failure),
+        let output = match answer.map_err(|error| unanswered(operation, bucket, key, &error)) {
+            Ok(output) => output,
+            Err(failure) => return unlocked(failure),
+        };
+        // An object without one is told by an error.
+        let found = output.retention.and_then(|found| {
+            use sdk::ObjectLockRetentionMode::{Compliance, Governance};
+            let mode = found
+                .mode
+                .filter(|mode| matches!(mode, Compliance | Governance))?;
+            retention(Some(mode.as_str()), found.retain_until_date)
+        });
+        match found {
+            Some(found) => Ok(Some(found)),
+            None => Err(lacking(operation, bucket, key, "a mode and a date")),
         }
     }
 
@@ -183,14 +193,16 @@ impl Client {
             .bucket(bucket.as_str())
             .key(key.as_str());
         let request = request.set_version_id(version.map(str::to_owned));
+        let operation = Operation::GetObjectLegalHold;
         let answer = request.send().await;
-        match answer.map_err(|error| unanswered(Operation::GetObjectLegalHold, bucket, key, &error))
-        {
-            Ok(output) => {
-                let status = output.legal_hold.and_then(|hold| hold.status);
-                Ok(status.map(|status| status == sdk::ObjectLockLegalHoldStatus::On))
-            }
-            Err(failure) => unlocked(failure),
+        let output = match answer.map_err(|error| unanswered(operation, bucket, key, &error)) {
+            Ok(output) => output,
+            Err(failure) => return unlocked(failure),
+        };
+        match output.legal_hold.and_then(|hold| hold.status) {
+            Some(sdk::ObjectLockLegalHoldStatus::On) => Ok(Some(true)),
+            Some(sdk::ObjectLockLegalHoldStatus::Off) => Ok(Some(false)),
+            _ => Err(lacking(operation, bucket, key, "a status")),
         }
     }
 

@@ -223,7 +223,7 @@ impl Way {
     ) -> Result<(OutputOrError, HttpResponse), SdkError<Infallible, HttpResponse>> {
         let held = self
             .identities
-            .resolve()
+            .to_sign()
             .await
             .map_err(SdkError::construction_failure)?;
         let offset = self.identities.clock().offset();

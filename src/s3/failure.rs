@@ -49,6 +49,8 @@ pub enum FailureKind {
     Denied,
     /// The server refuses the credentials: they are wrong or expired.
     Credentials,
+    /// The server no longer takes the credentials, and they cannot be renewed.
+    CredentialsEnded,
     /// There are no credentials: none are configured, or their provider refuses them.
     NoCredentials,
     /// The configured provider of the credentials does not answer.
@@ -137,8 +139,8 @@ impl FailureKind {
         )
     }
 
-    /// True when waiting was in vain this time, but nothing has to be mended: the same run may
-    /// succeed later.
+    /// True when waiting was in vain this time, but nothing in the job has to be mended: the same run
+    /// may succeed later.
     #[must_use]
     pub const fn may_pass_later(&self) -> bool {
         matches!(
@@ -149,6 +151,7 @@ impl FailureKind {
                 | Self::Silent
                 | Self::Unreachable
                 | Self::CredentialsUnavailable
+                | Self::CredentialsEnded
         )
     }
 
@@ -162,6 +165,7 @@ impl FailureKind {
                 | Self::Tls
                 | Self::NoCredentials
                 | Self::CredentialsUnavailable
+                | Self::CredentialsEnded
                 | Self::ClockSkew
         )
     }
@@ -201,6 +205,7 @@ impl FailureKind {
             Self::Conflict => "conflict",
             Self::Denied => "denied",
             Self::Credentials => "credentials",
+            Self::CredentialsEnded => "credentials-ended",
             Self::NoCredentials => "no-credentials",
             Self::CredentialsUnavailable => "credentials-unavailable",
             Self::ClockSkew => "clock-skew",
@@ -255,7 +260,13 @@ impl FailureKind {
             }
             Self::Denied => "grant the permission, or exclude the object".into(),
             Self::Credentials => {
-                "check AWS_PROFILE, AWS_ACCESS_KEY_ID and the endpoint's `profile` or `assume_role`".into()
+                "check the variables AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, and AWS_SESSION_TOKEN, or AWS_PROFILE \
+                 and the endpoint's `profile` or `assume_role`"
+                    .into()
+            }
+            Self::CredentialsEnded => {
+                "export new AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, and AWS_SESSION_TOKEN, and run the same command again"
+                    .into()
             }
             Self::CredentialsUnavailable => {
                 "see that this provider of credentials is up, and run the same command again".into()

@@ -12,7 +12,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use aws_credential_types::provider::error::CredentialsError;
@@ -21,18 +21,19 @@ use aws_sdk_s3::config::{ConfigBag, Credentials, ResolveCachedIdentity, RuntimeC
 use aws_smithy_async::time::TimeSource as _;
 use aws_smithy_runtime_api::client::identity::{Identity, IdentityFuture, SharedIdentityResolver};
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Failure;
 use super::clock::{Clock, Signing};
 use super::credentials::{self, Machine, NoIdentity, Origin};
-use super::providers::Provider;
-use super::renewal::{Brought, Renewal, Set, Step, lead};
+use super::guard::{Panicked, guarded};
+use super::providers::{ANSWER, Provider};
+use super::renewal::{Brought, Inquiry, Renewal, Set, Step, lead};
 use crate::endpoint::CredentialSource;
 use crate::size::display_duration;
 
-/// A provider may take this long to answer, which may start a program.
-const ANSWER: Duration = Duration::from_mins(1);
+/// A provider that is asked because a request was not allowed may take this long to answer.
+const NEWER: Duration = Duration::from_secs(10);
 /// The time after which a wait is reported.
 const SILENT: Duration = Duration::from_secs(2);
 
@@ -61,8 +62,28 @@ struct Shared {
 pub(super) struct Held {
     pub(super) identity: Identity,
     pub(super) generation: u64,
-    /// The time at which the set is renewed, if it expires.
-    renew_at: Option<Instant>,
+    /// The time at which it expires, by the clock of those who issued it.
+    end: Option<SystemTime>,
+    /// The time at which the provider gave it.
+    since: Instant,
+}
+
+impl Held {
+    /// Returns true if it is time to renew the set. The clock may have been corrected since the set
+    /// came.
+    fn is_due(&self, clock: &Clock) -> bool {
+        let Some(end) = self.end else { return false };
+        let is_due = |now: SystemTime| {
+            let came = now.checked_sub(self.since.elapsed()).unwrap_or(now);
+            let lasts = end.duration_since(came).ok()?;
+            let left = end.duration_since(now).unwrap_or_default();
+            Some(left <= lead(lasts))
+        };
+        // A set that had ended when it came was issued by another clock than the server's.
+        is_due(clock.now())
+            .or_else(|| is_due(clock.uncorrected()))
+            .unwrap_or(true)
+    }
 }
 
 /// The reason why a request is not sent.
@@ -126,11 +147,12 @@ impl Identities {
 
     fn reason(&self) -> String {
         let provider = self.provider();
-        self.renewal().reason(&provider)
+        self.renewal().reason(&provider, Instant::now())
     }
 
     fn provider(&self) -> String {
-        with_machine(|machine| machine.asked(&self.0.origin))
+        let link = self.0.provider.asked();
+        with_machine(|machine| machine.asked(&self.0.origin, link.as_ref()))
     }
 
     fn renewal(&self) -> MutexGuard<'_, Renewal> {
@@ -180,11 +202,7 @@ impl Identities {
                 None => patience.saturating_sub(waited),
             };
             if left.is_zero() {
-                let within = format!("no answer within {} s", waited.as_secs());
-                return Err(NotReady::Nothing(
-                    true,
-                    self.reason().replace("no answer yet", &within),
-                ));
+                return Err(NotReady::Nothing(true, self.reason()));
             }
             if waited >= SILENT {
                 self.tell();
@@ -203,21 +221,60 @@ impl Identities {
         let now = Instant::now();
         let is_due = usable
             .as_ref()
-            .and_then(|held| held.renew_at)
-            .is_some_and(|at| at <= now);
+            .is_some_and(|held| held.is_due(&self.0.clock));
         if usable.is_some() && !is_due && self.0.is_calm.load(Ordering::Acquire) {
             return Step::Go { renew: false };
         }
         let set = usable.map(|held| Set {
-            has_end: held.identity.expiration().is_some(),
+            has_end: held.end.is_some(),
             is_due,
         });
         let step = self.renewal().step(now, set);
         if let Step::Go { renew: true } | Step::Wait { renew: true, .. } = step {
-            let owner = self.clone();
-            tokio::spawn(async move { owner.renew().await });
+            self.begin_renewal();
         }
         step
+    }
+
+    fn begin_renewal(&self) {
+        let owner = self.clone();
+        tokio::spawn(async move { owner.renew().await });
+    }
+
+    /// Asks the provider, because the server did not allow a request that was signed with this set,
+    /// whether it has a newer one. A session that was revoked is denied everything.
+    pub(super) async fn has_newer(&self, generation: u64) -> bool {
+        if self.is_fixed() || !self.is_session() {
+            return self.generation() > generation;
+        }
+        let inquiry = self.renewal().denied(Instant::now());
+        match inquiry {
+            Inquiry::Begins => self.begin_renewal(),
+            Inquiry::UnderWay => {}
+            Inquiry::None => return self.generation() > generation,
+        }
+        let deadline = Instant::now() + NEWER;
+        loop {
+            let mut changed = std::pin::pin!(self.0.changed.notified());
+            changed.as_mut().enable();
+            let is_over = !self.renewal().is_under_way() || Instant::now() >= deadline;
+            if is_over || self.generation() > generation {
+                return self.generation() > generation;
+            }
+            tokio::select! {
+                () = changed => {}
+                () = sleep_until(deadline) => {}
+            }
+        }
+    }
+
+    /// True if the set that is held is that of a session.
+    fn is_session(&self) -> bool {
+        let held = self.0.held.load();
+        let credentials = held
+            .as_ref()
+            .and_then(|held| held.identity.data::<Credentials>());
+        credentials.is_some_and(|credentials| credentials.session_token().is_some())
     }
 
     /// Says once what all requests wait for. At the start of a command, its first contact with the
@@ -231,28 +288,35 @@ impl Identities {
     }
 
     /// Asks the provider.
-    async fn renew(&self) {
-        let answer = match timeout(ANSWER, self.0.provider.ask()).await {
-            Ok(Ok(credentials)) => Ok(credentials),
-            Ok(Err(error)) => {
-                let has_worked = self.renewal().has_worked();
-                let explain = |machine: &Machine<'_>| {
-                    credentials::explain(&error, &self.0.origin, machine, has_worked)
-                };
-                Err(with_machine(explain))
-            }
-            Err(_) => {
-                let message = format!(
-                    "{}: no answer within {} s",
-                    self.provider(),
-                    ANSWER.as_secs()
-                );
-                Err(NoIdentity {
-                    may_pass: true,
-                    message,
-                })
-            }
+    async fn ask(&self) -> Result<Credentials, NoIdentity> {
+        let passing = |reason: &str| NoIdentity {
+            may_pass: true,
+            message: format!("{}: {reason}", self.provider()),
         };
+        // The provider of a profile ends its own program a moment earlier, and says so.
+        let limit = ANSWER + Duration::from_secs(1);
+        match timeout(limit, guarded(self.0.provider.ask())).await {
+            Ok(Ok(Ok(credentials))) => Ok(credentials),
+            Ok(Ok(Err(error))) => {
+                let has_worked = self.renewal().has_worked();
+                let link = self.0.provider.asked();
+                let (link, origin) = (link.as_ref(), &self.0.origin);
+                Err(with_machine(|machine| {
+                    credentials::explain(&error, origin, link, machine, has_worked)
+                }))
+            }
+            Ok(Err(panicked)) => {
+                let Panicked { place } = &panicked;
+                tracing::debug!(place, "a provider of credentials panicked");
+                Err(passing(&panicked.to_string()))
+            }
+            Err(_) => Err(passing(&format!("no answer within {} s", limit.as_secs()))),
+        }
+    }
+
+    /// Renews the credentials.
+    async fn renew(&self) {
+        let answer = self.ask().await;
         let brought = answer.map_or_else(Brought::Nothing, |credentials| self.hold(credentials));
         tracing::debug!(?brought, "asked for credentials");
         let is_usable = self.usable().is_some();
@@ -301,22 +365,37 @@ impl Identities {
                     && last.secret_access_key() == credentials.secret_access_key()
                     && last.session_token() == credentials.session_token()
             });
-        let renew_at = end.map(|end| {
-            let remaining = end.duration_since(self.0.clock.now()).unwrap_or_default();
-            Instant::now() + remaining.saturating_sub(lead(remaining))
-        });
         // The same set may last longer than it was said to.
         let generation = last.map_or(0, |last| last.generation) + u64::from(!is_same);
         self.0.held.store(Some(Arc::new(Held {
             identity: credentials.into(),
             generation,
-            renew_at,
+            end,
+            since: Instant::now(),
         })));
         if is_same { Brought::Same } else { Brought::New }
     }
 
-    /// Returns the set to sign with. Waits for one renewal if there is none that can be used.
-    pub(super) async fn resolve(&self) -> Result<Arc<Held>, NoIdentity> {
+    /// Returns the set to sign a request with. A set that has ended since the request was
+    /// [`ready`](Self::ready) is not waited for here, where the time would count as the server's.
+    pub(super) async fn to_sign(&self) -> Result<Arc<Held>, NoIdentity> {
+        if let Some(held) = self.usable() {
+            return Ok(held);
+        }
+        if !self.renewal().has_worked() {
+            return self.resolve().await;
+        }
+        if let Step::None(error) = self.step() {
+            return Err(error);
+        }
+        Err(NoIdentity {
+            may_pass: true,
+            message: self.reason(),
+        })
+    }
+
+    /// Returns the set that is held. Waits for one renewal if there is none that can be used.
+    async fn resolve(&self) -> Result<Arc<Held>, NoIdentity> {
         if let Some(held) = self.usable() {
             return Ok(held);
         }
@@ -443,7 +522,7 @@ impl ResolveCachedIdentity for Identities {
         config: &'a ConfigBag,
     ) -> IdentityFuture<'a> {
         IdentityFuture::new(async move {
-            let held = self.resolve().await?;
+            let held = self.to_sign().await?;
             if let Some(signing) = config.load::<Signing>() {
                 signing.generation.store(held.generation, Ordering::Release);
             }
@@ -465,5 +544,56 @@ impl ProvideCredentials for Identities {
             let credentials = held.identity.data::<Credentials>().cloned();
             credentials.ok_or_else(|| CredentialsError::unhandled("these are no credentials"))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_smithy_types::DateTime;
+    use aws_smithy_types::date_time::Format;
+
+    use super::super::clock::refused_at;
+    use super::*;
+
+    fn held(end: SystemTime) -> Held {
+        Held {
+            identity: Credentials::new("id", "secret", None, Some(end), "test").into(),
+            generation: 1,
+            end: Some(end),
+            since: Instant::now(),
+        }
+    }
+
+    #[test]
+    fn a_set_is_due_by_the_clock_of_the_server() {
+        let now = SystemTime::now();
+        let minutes = |count| Duration::from_mins(count);
+        let clock = Clock::default();
+        let (long, short) = (held(now + minutes(60)), held(now + minutes(2)));
+        assert!(!long.is_due(&clock) && !short.is_due(&clock));
+        // This machine's clock was 59 minutes behind.
+        let date = DateTime::from(now + minutes(59))
+            .fmt(Format::HttpDate)
+            .unwrap();
+        refused_at(&clock, &date);
+        assert!(
+            !long.is_due(&clock),
+            "it lasts for a minute and has just come"
+        );
+        let older = Held {
+            since: Instant::now().checked_sub(minutes(30)).unwrap(),
+            ..held(now + minutes(60))
+        };
+        assert!(older.is_due(&clock));
+        // It has ended by the server's clock, and not by that of those who issued it.
+        assert!(!short.is_due(&clock));
+        let longer = held(now + minutes(120));
+        assert!(!longer.is_due(&clock));
+        // Now it is an hour ahead: what had ended lasts.
+        let date = DateTime::from(now - minutes(60))
+            .fmt(Format::HttpDate)
+            .unwrap();
+        refused_at(&clock, &date);
+        assert!(!long.is_due(&clock) && !older.is_due(&clock));
     }
 }

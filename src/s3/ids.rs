@@ -5,7 +5,8 @@
 //! that it makes of it. So each name is checked once, where it is read, and the message says which
 //! limit it breaks.
 
-use crate::location::MAX_KEY_BYTES;
+use super::page::is_spelling;
+use crate::location::{BucketName, MAX_KEY_BYTES, ObjectKey};
 
 /// A kind of name, with its limit in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +76,37 @@ impl Name {
         };
         self.optional(text)?.ok_or_else(missing)
     }
+}
+
+/// The bucket and the key that an answer names, which may be names that no S3 server has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// The bucket.
+    pub bucket: String,
+    /// The key.
+    pub key: String,
+}
+
+/// Returns where an answer says that it created an upload, if that is not what was asked for. An
+/// access point answers with the name of its bucket, and a tenant's bucket may have a short name.
+pub(super) fn elsewhere(
+    (bucket, key): (Option<String>, Option<String>),
+    (asked_bucket, asked_key): (&BucketName, &ObjectKey),
+) -> Option<Elsewhere> {
+    let named = |name: Option<String>, otherwise: &str| {
+        name.filter(|name| !name.trim().is_empty())
+            .unwrap_or_else(|| otherwise.to_owned())
+    };
+    let asked = asked_bucket.as_str();
+    let bucket = if asked_bucket.is_alias() {
+        asked.to_owned()
+    } else {
+        named(bucket, asked)
+    };
+    let key = named(key, asked_key.as_str());
+    let short = asked.rsplit_once(':').map_or(asked, |(_, name)| name);
+    let is_asked = (bucket == asked || bucket == short) && is_spelling(&key, asked_key.as_str());
+    (!is_asked).then_some(Elsewhere { bucket, key })
 }
 
 /// Returns the version that a write made. `null` names no version: S3 sends it for buckets whose
@@ -165,6 +197,32 @@ mod tests {
             written_version(Some("v1".to_owned())),
             Ok(Some("v1".to_owned()))
         );
+    }
+
+    #[test]
+    fn an_upload_is_elsewhere_if_its_answer_names_another_key_or_bucket() {
+        let name = |text: &str| Some(text.to_owned());
+        let is_elsewhere = |asked: &str, bucket: Option<String>, key: Option<String>| {
+            let (asked, path) = (asked.parse().unwrap(), ObjectKey::new("a/b c").unwrap());
+            elsewhere((bucket, key), (&asked, &path)).is_some()
+        };
+        let point = "arn:aws:s3:us-east-1:123456789012:accesspoint/point";
+        for (asked, bucket, key) in [
+            ("lake", None, None),
+            ("lake", name(""), name("\n")),
+            ("lake", name("lake"), name("a%2Fb+c")),
+            ("tenant:lake", name("lake"), None),
+            (point, name("lake"), None),
+        ] {
+            assert!(!is_elsewhere(asked, bucket, key), "{asked}");
+        }
+        for (asked, bucket, key) in [
+            ("lake", name("other"), None),
+            ("lake", None, name("a/b")),
+            (point, name("lake"), name("a")),
+        ] {
+            assert!(is_elsewhere(asked, bucket, key), "{asked}");
+        }
     }
 
     #[test]

@@ -248,7 +248,7 @@ fn read(document: &str, knows_archives: bool) -> Result<Listed, ReadError> {
             Tag::Open("Prefix") => listed.told.prefix = Some(reader.text()?.into_owned()),
             Tag::Open("KeyCount") => listed.told.count = reader.text()?.trim().parse().ok(),
             Tag::Open("CommonPrefixes") => {
-                listed.told.group = group(&mut reader)?.or(listed.told.group)
+                listed.told.group = group(&mut reader)?.or(listed.told.group);
             }
             // A server that fails late puts the error behind what it has sent.
             Tag::Open("Error") => return Err(ReadError::Refused(Box::new(refusal(&mut reader)?))),
@@ -285,7 +285,7 @@ fn group(reader: &mut Reader<'_>) -> Result<Option<String>, Unreadable> {
     while let Some(tag) = reader.child()? {
         match tag {
             Tag::Open("Prefix") => {
-                prefix = Some(reader.text()?.into_owned()).filter(|it| !it.is_empty())
+                prefix = Some(reader.text()?.into_owned()).filter(|it| !it.is_empty());
             }
             Tag::Open(_) => reader.skip()?,
             Tag::Empty(_) | Tag::Close(_) => {}

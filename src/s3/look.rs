@@ -50,6 +50,9 @@ impl Written {
         if etags_tell && !found.etag.is_empty() && found.etag != self.etag {
             return otherwise("ETag", &found.etag, &self.etag);
         }
+        if let Some(what) = self.without_effect(found) {
+            return Some(what);
+        }
         let count = found
             .etag
             .rsplit_once('-')
@@ -58,6 +61,23 @@ impl Written {
             count.filter(|count| capabilities.content_etags && parts > 0 && *count != parts)?;
         Some(format!(
             "its ETag says {count} parts, {parts} were published"
+        ))
+    }
+
+    /// Returns why the object that was found stood there before the write: it has another `ETag`
+    /// than the answer, and is older than the request. A server that is careless with `ETag`s still
+    /// dates what it writes.
+    fn without_effect(&self, found: &Head) -> Option<String> {
+        let since = self.since.filter(|_| found.etag != self.etag)?;
+        let age = match found.modified {
+            Some(modified) if modified >= since => return None,
+            Some(modified) => format!("of {modified}, which is before the request"),
+            None => "without a time of modification".to_owned(),
+        };
+        Some(format!(
+            "the object there is one {age}, its ETag is {}, and the answer to its write said {}: the server answered with \
+             success and did not write it",
+            found.etag, self.etag
         ))
     }
 }

@@ -5,6 +5,8 @@
 //! sent as the bytes that it stands for. A UTF-8 value in which one of these characters occurs by
 //! itself is held the same way, so that no two values share a text.
 
+use std::borrow::Cow;
+
 use aws_sdk_s3::config::http::{HttpRequest, HttpResponse};
 use aws_sdk_s3::error::BoxError;
 
@@ -42,6 +44,11 @@ fn value_of(text: &str) -> Option<Vec<u8>> {
         }
     }
     Some(value)
+}
+
+/// Returns the bytes of a header value.
+pub(crate) fn bytes_of(text: &str) -> Cow<'_, [u8]> {
+    value_of(text).map_or(Cow::Borrowed(text.as_bytes()), Cow::Owned)
 }
 
 /// Replaces the values of an answer that are no UTF-8 by texts, which the SDK can read.

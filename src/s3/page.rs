@@ -61,7 +61,7 @@ impl Told {
 
 /// Returns true if a server may write `text` as `shown`. Not all that encode say so, or encode
 /// alike.
-fn is_spelling(shown: &str, text: &str) -> bool {
+pub(super) fn is_spelling(shown: &str, text: &str) -> bool {
     shown == text
         || percent_decode_str(shown)
             .decode_utf8()

@@ -1,5 +1,5 @@
 //! Credentials of an endpoint: the SDK's own providers, in the order that the endpoint was resolved
-//! to.
+//! to. A `credential_process` alone is run by s3haul itself ([`super::process`]).
 //!
 //! The SDK's default chain reads the environment by itself, so it would find an exported key
 //! although a profile was named, and would take an empty variable for a set one. Here the chain
@@ -7,7 +7,8 @@
 
 use std::error::Error;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use aws_config::ecs::EcsCredentialsProvider;
 use aws_config::imds::credentials::ImdsCredentialsProvider;
@@ -19,13 +20,19 @@ use aws_config::web_identity_token::{StaticConfiguration, WebIdentityTokenCreden
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, future};
-use aws_runtime::env_config::file::EnvConfigFiles;
+use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 use aws_sdk_s3::config::{Credentials, SharedCredentialsProvider, SharedHttpClient};
 use aws_smithy_async::rt::sleep::{SharedAsyncSleep, TokioSleep};
 use aws_smithy_async::time::SystemTimeSource;
 
 use super::client::StaticCredentials;
-use crate::endpoint::{AssumeRole, CredentialSource, Environment, ResolvedEndpoint};
+use super::process::{self, CredentialProcess};
+use crate::endpoint::{AssumeRole, CredentialSource, Environment, Login, ResolvedEndpoint};
+
+/// A provider may take this long to answer, which may start a program.
+pub(super) const ANSWER: Duration = Duration::from_mins(1);
+/// The names by which the SDK finds the `credential_process` of a profile.
+const PROCESS: &str = "s3haul-process";
 
 /// The source of the credentials of an endpoint.
 pub(super) enum Provider {
@@ -34,7 +41,7 @@ pub(super) enum Provider {
     /// The providers of the machine.
     Ambient {
         foundation: Box<Foundation>,
-        used: Used,
+        asked: Arc<Asked>,
     },
 }
 
@@ -50,7 +57,7 @@ impl Provider {
             )),
             None => Self::Ambient {
                 foundation: Box::new(foundation.clone()),
-                used: Used::default(),
+                asked: Arc::default(),
             },
         }
     }
@@ -59,8 +66,8 @@ impl Provider {
     pub(super) async fn ask(&self) -> Result<Credentials, CredentialsError> {
         match self {
             Self::Fixed(credentials) => Ok(credentials.clone()),
-            Self::Ambient { foundation, used } => {
-                let provider = foundation.credentials(Arc::clone(used)).await;
+            Self::Ambient { foundation, asked } => {
+                let provider = foundation.credentials(Arc::clone(asked)).await;
                 provider.provide_credentials().await
             }
         }
@@ -70,8 +77,8 @@ impl Provider {
     pub(super) fn is_fixed(&self) -> bool {
         match self {
             Self::Fixed(_) => true,
-            Self::Ambient { foundation, used } => {
-                used.get() == Some(&CredentialSource::Environment)
+            Self::Ambient { foundation, asked } => {
+                asked.used.get() == Some(&CredentialSource::Environment)
                     && foundation.endpoint.assume_role.is_none()
             }
         }
@@ -81,7 +88,16 @@ impl Provider {
     pub(super) fn used(&self) -> Option<&CredentialSource> {
         match self {
             Self::Fixed(_) => None,
-            Self::Ambient { used, .. } => used.get(),
+            Self::Ambient { asked, .. } => asked.used.get(),
+        }
+    }
+
+    /// The source that is asked now, or was asked last, unless that gave credentials with which
+    /// another one is asked.
+    pub(super) fn asked(&self) -> Option<Link> {
+        match self {
+            Self::Fixed(_) => None,
+            Self::Ambient { asked, .. } => asked.link().clone(),
         }
     }
 }
@@ -97,8 +113,8 @@ pub(super) struct Foundation {
 }
 
 impl Foundation {
-    async fn credentials(&self, used: Used) -> SharedCredentialsProvider {
-        let chain = SharedCredentialsProvider::new(self.chain(used));
+    async fn credentials(&self, asked: Arc<Asked>) -> SharedCredentialsProvider {
+        let chain = SharedCredentialsProvider::new(self.chain(asked));
         match &self.endpoint.assume_role {
             Some(role) => self.assume(role, chain).await,
             None => chain,
@@ -121,7 +137,7 @@ impl Foundation {
         config.build()
     }
 
-    fn chain(&self, used: Used) -> Chain {
+    fn chain(&self, asked: Arc<Asked>) -> Chain {
         let config = ProviderConfig::without_region()
             .with_behavior_version(Some(BehaviorVersion::v2026_01_12()))
             .with_http_client(self.http_client.clone())
@@ -135,18 +151,21 @@ impl Foundation {
                 source,
                 CredentialSource::Container | CredentialSource::InstanceMetadata
             );
+            let config = if is_local { &direct } else { &config };
             (
-                source.clone(),
-                provider(
-                    source,
-                    if is_local { &direct } else { &config },
-                    &environment,
-                ),
+                Link::of(source, &environment),
+                provider(source, config, &environment),
             )
         };
+        // A run goes on as the identity that it began as, or waits for it.
+        let sources: &[_] = match asked.used.get() {
+            Some(used) => std::slice::from_ref(used),
+            None => &self.endpoint.credentials,
+        };
         Chain {
-            links: self.endpoint.credentials.iter().map(link).collect(),
-            used,
+            links: sources.iter().map(link).collect(),
+            has_role: self.endpoint.assume_role.is_some(),
+            asked,
         }
     }
 
@@ -188,17 +207,7 @@ fn provider(
                 "environment",
             ))
         }
-        CredentialSource::Profile(name) => {
-            let mut files = EnvConfigFiles::builder();
-            for (kind, path) in environment.config_files() {
-                files = files.with_file(kind, path);
-            }
-            let provider = ProfileFileCredentialsProvider::builder()
-                .configure(config)
-                .profile_files(files.build())
-                .profile_name(name);
-            SharedCredentialsProvider::new(provider.build())
-        }
+        CredentialSource::Profile(name) => of_profile(name, config, environment),
         CredentialSource::WebIdentity => {
             let text = |name| environment.variable(name).unwrap_or_default().to_owned();
             let identity = StaticConfiguration {
@@ -221,22 +230,142 @@ fn provider(
     }
 }
 
+/// Returns the provider of a profile.
+fn of_profile(
+    name: &str,
+    config: &ProviderConfig,
+    environment: &Environment,
+) -> SharedCredentialsProvider {
+    // The profile was there when the endpoint was resolved.
+    if let Some(reason) = environment.broken_files() {
+        let reason = format!("the shared AWS configuration cannot be read: {reason}");
+        return SharedCredentialsProvider::new(Lost(reason));
+    }
+    if environment.profile(name).is_none() {
+        let searched = environment.searched();
+        return SharedCredentialsProvider::new(Lost(format!("it is not in {searched} any more")));
+    }
+    let mut files = EnvConfigFiles::builder();
+    for (kind, text) in environment.contents() {
+        files = files.with_contents(*kind, text);
+    }
+    let mut provider = ProfileFileCredentialsProvider::builder()
+        .configure(config)
+        .profile_name(name);
+    if let Some(base) = environment.base_of(name)
+        && let Login::Process(command) = base.login
+    {
+        let profile = base.profile;
+        // Later text of a profile replaces earlier one.
+        let source = if base.is_its_own_source {
+            format!(
+                "[{profile}]\nsource_profile = {PROCESS}\n[{PROCESS}]\ncredential_source = {PROCESS}\n"
+            )
+        } else {
+            format!("[{profile}]\ncredential_source = {PROCESS}\n")
+        };
+        files = files.with_contents(EnvConfigFileKind::Credentials, source);
+        let process = CredentialProcess {
+            profile,
+            command,
+            limit: ANSWER,
+        };
+        provider = provider.with_custom_provider(PROCESS, process);
+    }
+    SharedCredentialsProvider::new(provider.profile_files(files.build()).build())
+}
+
+/// A profile that has gone, for this reason. It may come back.
+#[derive(Clone, Debug)]
+pub(super) struct Lost(pub(super) String);
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error for Lost {}
+
+impl ProvideCredentials for Lost {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::ready(Err(CredentialsError::provider_error(self.clone())))
+    }
+}
+
+/// What is known of the sources that were asked.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    /// The source that gave the credentials, once one has.
+    used: OnceLock<CredentialSource>,
+    /// See [`Provider::asked`].
+    link: Mutex<Option<Link>>,
+}
+
+impl Asked {
+    fn link(&self) -> std::sync::MutexGuard<'_, Option<Link>> {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A source in the chain.
+#[derive(Clone, Debug)]
+pub(super) struct Link {
+    pub(super) source: CredentialSource,
+    /// Its name in messages, if the source alone does not say it.
+    pub(super) name: Option<String>,
+}
+
+impl Link {
+    fn of(source: &CredentialSource, environment: &Environment) -> Self {
+        let name = match source {
+            CredentialSource::Profile(name) => Self::name_of(name, environment),
+            _ => None,
+        };
+        Self {
+            source: source.clone(),
+            name,
+        }
+    }
+
+    fn name_of(name: &str, environment: &Environment) -> Option<String> {
+        let base = environment.base_of(name)?;
+        let login = match base.login {
+            Login::Process(_) => process::name(&base.profile),
+            Login::Sso => format!("SSO login of profile `{}`", base.profile),
+            Login::Session => format!("`aws login` of profile `{}`", base.profile),
+            Login::Keys | Login::WebIdentity | Login::Source => return None,
+        };
+        // A role is assumed with the credentials.
+        let has_role = base.is_its_own_source || base.profile != name;
+        Some(if has_role {
+            format!("profile `{name}` (with {login})")
+        } else {
+            login
+        })
+    }
+}
+
 /// Asks one provider after the other until one is set up.
 ///
 /// The SDK has such a chain, but does not tell which provider gave the credentials or failed.
 #[derive(Clone, Debug)]
 struct Chain {
-    links: Vec<(CredentialSource, SharedCredentialsProvider)>,
-    used: Used,
+    links: Vec<(Link, SharedCredentialsProvider)>,
+    /// True if a role is assumed with the credentials.
+    has_role: bool,
+    asked: Arc<Asked>,
 }
-
-/// The source that gave the credentials, once one has.
-pub(super) type Used = Arc<OnceLock<CredentialSource>>;
 
 impl Chain {
     async fn ask(&self) -> Result<Credentials, CredentialsError> {
         let mut last = CredentialsError::not_loaded("no credentials are configured");
-        for (source, provider) in &self.links {
+        for (link, provider) in &self.links {
+            let source = &link.source;
+            *self.asked.link() = Some(link.clone());
             match provider.provide_credentials().await {
                 Ok(credentials) => {
                     if let Some(field) = unsignable(&credentials) {
@@ -246,8 +375,10 @@ impl Chain {
                         };
                         return Err(CredentialsError::invalid_configuration(error));
                     }
-                    // Only the first answer is recorded; a renewal may come from another source.
-                    let _ = self.used.set(source.clone());
+                    let _ = self.asked.used.set(source.clone());
+                    if self.has_role {
+                        *self.asked.link() = None;
+                    }
                     return Ok(credentials);
                 }
                 Err(error @ CredentialsError::CredentialsNotLoaded(_)) => {

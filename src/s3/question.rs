@@ -57,6 +57,21 @@ pub(super) fn too_long(operation: Operation, bucket: &BucketName, key: &ObjectKe
     )
 }
 
+/// Returns the failure of a question whose answer lacks what every good one has.
+pub(super) fn lacking(
+    operation: Operation,
+    bucket: &BucketName,
+    key: &ObjectKey,
+    what: &str,
+) -> Failure {
+    no_answer(
+        operation,
+        bucket,
+        key,
+        &format!("a document without {what}"),
+    )
+}
+
 /// Returns the failure of a question that the server answers with something else.
 fn no_answer(operation: Operation, bucket: &BucketName, key: &ObjectKey, instead: &str) -> Failure {
     let message = format!("the server does not know the question: it answers with {instead}");

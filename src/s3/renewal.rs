@@ -18,6 +18,10 @@ use super::credentials::NoIdentity;
 const LONGEST: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(5));
 /// The pause after one that brought nothing new.
 const FIRST: Duration = Duration::from_secs(1);
+/// The shortest time between two questions because a request was not allowed.
+const DENIED: Duration = Duration::from_mins(1);
+/// A provider that has not answered for this long is said to be silent.
+const SILENT: Duration = Duration::from_secs(1);
 /// The longest time before its end that a set is renewed at.
 const LEAD: Duration = Duration::from_mins(5);
 
@@ -47,6 +51,17 @@ pub(super) enum Step {
     None(NoIdentity),
     /// The server refuses the set, and there will be no other.
     Refused(Box<Failure>),
+}
+
+/// Whether the provider is asked for a newer set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Inquiry {
+    /// A renewal starts.
+    Begins,
+    /// It is asked already.
+    UnderWay,
+    /// It was asked not long ago.
+    None,
 }
 
 /// The result of a renewal.
@@ -93,7 +108,10 @@ struct Refusal {
 /// The credentials of one endpoint over time.
 #[derive(Debug, Default)]
 pub(super) struct Renewal {
-    is_under_way: bool,
+    /// The time at which the renewal began that is under way.
+    under_way: Option<Instant>,
+    /// The time at which the provider was last asked because of a request that was not allowed.
+    denied_at: Option<Instant>,
     /// Renewals in a row without a new set that the server took.
     fruitless: u32,
     not_before: Option<Instant>,
@@ -139,7 +157,9 @@ impl Renewal {
         });
         let renew = self.begin(now);
         let at_most = match self.not_before {
-            Some(not_before) if !self.is_under_way => not_before.saturating_duration_since(now),
+            Some(not_before) if self.under_way.is_none() => {
+                not_before.saturating_duration_since(now)
+            }
             _ => LONGEST.0,
         };
         Step::Wait { at_most, renew }
@@ -147,9 +167,33 @@ impl Renewal {
 
     /// Begins a renewal if one may begin.
     fn begin(&mut self, now: Instant) -> bool {
-        let may = !self.is_under_way && self.not_before.is_none_or(|not_before| not_before <= now);
-        self.is_under_way |= may;
+        let may =
+            self.under_way.is_none() && self.not_before.is_none_or(|not_before| not_before <= now);
+        if may {
+            self.under_way = Some(now);
+        }
         may
+    }
+
+    /// Decides whether the provider is asked for a newer set because a request was not allowed.
+    pub(super) fn denied(&mut self, now: Instant) -> Inquiry {
+        let is_recent = self
+            .denied_at
+            .is_some_and(|at| now.saturating_duration_since(at) < DENIED);
+        if self.under_way.is_some() {
+            Inquiry::UnderWay
+        } else if !is_recent && (self.fruitless == 0 || self.begin(now)) {
+            self.under_way = Some(now);
+            self.denied_at = Some(now);
+            Inquiry::Begins
+        } else {
+            Inquiry::None
+        }
+    }
+
+    /// True while the provider is asked.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.under_way.is_some()
     }
 
     /// Takes note of the end of a renewal. Returns how long requests waited for it if that is to be
@@ -160,7 +204,7 @@ impl Renewal {
         brought: Brought,
         chance: f64,
     ) -> Option<Duration> {
-        self.is_under_way = false;
+        self.under_way = None;
         let is_new = matches!(brought, Brought::New);
         let has_set = !matches!(brought, Brought::Nothing(_));
         self.is_on_trial = is_new && (self.refusal.is_some() || self.is_on_trial);
@@ -274,7 +318,20 @@ impl Renewal {
     }
 
     /// Says why there are no credentials that can be used, given the name of the provider.
-    pub(super) fn reason(&self, provider: &str) -> String {
+    pub(super) fn reason(&self, provider: &str, now: Instant) -> String {
+        let silent_for = self
+            .under_way
+            .map(|since| now.saturating_duration_since(since))
+            .filter(|silent_for| *silent_for >= SILENT);
+        if let Some(silent_for) = silent_for {
+            let seconds = silent_for.as_secs();
+            let mut reason = format!("{provider}: no answer within {seconds} s");
+            if let Some(refusal) = &self.refusal {
+                let code = &refusal.failure.details().code;
+                reason = format!("{reason} (the server refuses the old set: {code})");
+            }
+            return reason;
+        }
         match (&self.refusal, &self.error) {
             (_, Some(error)) => error.message.clone(),
             (Some(refusal), None) => {
@@ -354,6 +411,39 @@ mod tests {
                 "{count} renewals: {set:?} {brought:?}"
             );
         }
+    }
+
+    /// Permissions that lack do not make the provider's life harder.
+    #[test]
+    fn a_provider_is_asked_once_a_minute_because_of_requests_that_are_not_allowed() {
+        for brought in [Brought::Same, Brought::New, nothing(true)] {
+            let (start, mut renewal, mut count) = (Instant::now(), Renewal::default(), 0);
+            assert!(renewal.begin(start));
+            assert_eq!(renewal.denied(start), Inquiry::UnderWay);
+            renewal.ended(start, Brought::New, 1.0);
+            for tenth in 0..6_000 {
+                let now = start + Duration::from_millis(100) * tenth;
+                if renewal.denied(now) == Inquiry::Begins {
+                    count += 1;
+                    renewal.ended(now, brought.clone(), 1.0);
+                }
+            }
+            assert_eq!(count, 10, "{brought:?}");
+        }
+    }
+
+    #[test]
+    fn a_provider_that_is_silent_is_named_before_the_refusal_of_the_old_set() {
+        let (now, mut renewal) = (Instant::now(), Renewal::default());
+        renewal.accepted(now, now);
+        renewal.refused(now, 1, &refusal());
+        renewal.step(now, Some(HELD));
+        let later = now + Duration::from_secs(7);
+        let said = renewal.reason("container", later);
+        assert!(
+            said.starts_with("container: no answer within 7 s (the server refuses the old set: "),
+            "{said}"
+        );
     }
 
     #[test]

@@ -104,6 +104,18 @@ impl Root {
             .is_some_and(ends_early)
     }
 
+    /// Returns true for an answer about tags that has no set of them. The SDK takes it for an empty
+    /// one.
+    pub(super) fn is_bare_tagging(response: &HttpResponse) -> bool {
+        let document = response
+            .body()
+            .bytes()
+            .filter(|_| response.status().is_success());
+        document
+            .and_then(|document| std::str::from_utf8(document).ok())
+            .is_some_and(|document| is_bare(document, "Tagging"))
+    }
+
     fn renamed(&self, document: &str) -> Result<Option<String>, Unreadable> {
         let mut reader = Reader::new(document);
         let root = match reader.child()? {
@@ -172,6 +184,16 @@ fn ends_early(document: &str) -> bool {
     last != Some(root)
 }
 
+/// True for a document of this name that holds no element.
+fn is_bare(document: &str, name: &str) -> bool {
+    let mut reader = Reader::new(document);
+    match reader.child() {
+        Ok(Some(Tag::Empty(root))) => root == name,
+        Ok(Some(Tag::Open(root))) => root == name && matches!(reader.child(), Ok(None)),
+        _ => false,
+    }
+}
+
 /// Returns what stands between `begin` and the tag that was closed last.
 fn inner<'d>(document: &'d str, begin: usize, reader: &Reader<'_>) -> Option<&'d str> {
     let read = document.get(begin..document.len() - reader.left())?;
@@ -237,6 +259,11 @@ impl DeserializeResponse for Renaming {
         {
             return Err(OrchestratorError::response(
                 "the document ends in an error".into(),
+            ));
+        }
+        if self.root.operation == "GetObjectTagging" && Root::is_bare_tagging(response) {
+            return Err(OrchestratorError::response(
+                "the document has no set of tags".into(),
             ));
         }
         let Some(document) = self.root.renamed_in(response) else {
@@ -341,6 +368,24 @@ mod tests {
             "<A></A >",
         ] {
             assert!(!ends_early(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_document_without_elements_is_bare() {
+        for document in [
+            "<Tagging/>",
+            "<?xml version=\"1.0\"?><Tagging xmlns=\"x\"> </Tagging>",
+        ] {
+            assert!(is_bare(document, "Tagging"), "{document}");
+        }
+        for document in [
+            "",
+            "<Tagging><TagSet/></Tagging>",
+            "<Tagging><TagSet></TagSet></Tagging>",
+            "<Other/>",
+        ] {
+            assert!(!is_bare(document, "Tagging"), "{document}");
         }
     }
 

@@ -2,7 +2,8 @@
 //! what is somebody else's is left alone, and the object is what it would have been without all
 //! that.
 
-use std::fs;
+mod file;
+
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -20,12 +21,15 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{at, run as run_command};
-use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, upload_all};
+use crate::world::{DESTINATION, Run, SOURCE, World, copy_all};
 
 const PART: u64 = 8 * MIB;
+
 const PARTS: u64 = 64;
+
 /// Requests in flight.
 const AT_ONCE: u64 = 8;
+
 /// Of a file, whose bytes are real.
 const FILE_PART: u64 = 5 * MIB;
 
@@ -551,66 +555,6 @@ async fn what_can_not_be_proven_is_copied_anew_and_told() {
         few - 2,
         "{:?}",
         by_reading.receipts
-    );
-}
-
-#[tokio::test]
-async fn only_the_missing_parts_of_a_file_are_sent() {
-    let mut world = world().await;
-    world.ceiling = 2;
-    let files = TempDir::new().unwrap();
-    let path = files.path().join("large");
-    let mut bytes = vec![7; usize::try_from(12 * FILE_PART).unwrap()];
-    fs::write(&path, &bytes).unwrap();
-    let job = claiming(&world, in_parts(upload_all(files.path()), FILE_PART));
-    stopped_at(&mut world, Operation::UploadPart, &job, None).await;
-    let held = open(&world)[0].parts.len() as u64;
-    // Each part is compared with the file by itself.
-    bytes[0] = 8;
-    fs::write(&path, &bytes).unwrap();
-    let run = run(&world, &job).await;
-    assert_eq!(run.proof(), "crc64nvme", "{:?}", run.receipts);
-    world.assert_no_upload_is_left();
-    assert_eq!(world.calls(Operation::UploadPart), 12 - held + 1);
-    assert_eq!(world.calls(Operation::CreateMultipartUpload), 0);
-    let sent = world.sandbox.store().object(DESTINATION, "large").unwrap();
-    assert_eq!(sent.content, Content::bytes(bytes));
-}
-
-#[tokio::test]
-async fn a_file_that_comes_out_with_other_attributes_is_sent_anew() {
-    let mut world = world().await;
-    world.ceiling = 2;
-    let files = TempDir::new().unwrap();
-    fs::write(
-        files.path().join("large"),
-        vec![7; usize::try_from(3 * FILE_PART).unwrap()],
-    )
-    .unwrap();
-    let bucket = world.bucket(DESTINATION).await;
-    let upload = MultipartUpload::initiate(&bucket, &"large".parse().unwrap(), &as_the_job_would())
-        .await
-        .unwrap();
-    upload
-        .upload_part(2, &vec![7; usize::try_from(FILE_PART).unwrap()][..])
-        .await
-        .unwrap();
-    let run = run(
-        &world,
-        &claiming(&world, in_parts(upload_all(files.path()), FILE_PART)),
-    )
-    .await;
-    assert!(
-        matches!(run.receipts[0].ending, Ending::Done { .. }),
-        "{:?}",
-        run.receipts
-    );
-    assert_eq!(world.calls(Operation::UploadPart), 2 + 3);
-    let sent = world.sandbox.store().object(DESTINATION, "large").unwrap();
-    assert!(
-        sent.attributes.metadata.is_empty() && sent.attributes.tags.is_empty(),
-        "{:?}",
-        sent.attributes
     );
 }
 

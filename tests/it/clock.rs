@@ -17,13 +17,18 @@ use crate::world::{DESTINATION, SOURCE, World};
 const OBJECTS: usize = 60;
 const MINUTE: i64 = 60;
 
+/// The header that tells a time.
+pub(crate) fn date_header(time: jiff::Zoned) -> String {
+    format!("date: {}", time.strftime("%a, %d %b %Y %H:%M:%S GMT"))
+}
+
 /// A server with its own clock.
 struct Server {
     liar: Liar,
     refusals: Arc<AtomicUsize>,
 }
 
-fn signed_at(asked: &Asked) -> Option<Timestamp> {
+pub(crate) fn signed_at(asked: &Asked) -> Option<Timestamp> {
     let date = civil::DateTime::strptime("%Y%m%dT%H%M%SZ", asked.header("x-amz-date")?).ok()?;
     Some(date.to_zoned(TimeZone::UTC).ok()?.timestamp())
 }
@@ -41,11 +46,7 @@ impl Server {
         let lie = move |asked: &Asked| {
             let offset = ahead(taken.load(Ordering::SeqCst));
             let now = Timestamp::now() + SignedDuration::from_secs(offset);
-            let date = format!(
-                "date: {}",
-                now.to_zoned(TimeZone::UTC)
-                    .strftime("%a, %d %b %Y %H:%M:%S GMT")
-            );
+            let date = date_header(now.to_zoned(TimeZone::UTC));
             let off = signed_at(asked)
                 .map(|signed| (now - signed).total(jiff::Unit::Second).unwrap().abs());
             if off.is_some_and(|off| off <= 300.0) {

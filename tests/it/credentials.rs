@@ -20,8 +20,8 @@ use crate::issuer::{Issuer, Reply, Session};
 use crate::liar::{Asked, Liar, Lie};
 use crate::world::{DESTINATION, SOURCE, World};
 
-const OBJECTS: usize = 120;
-const COPY: [&str; 5] = [
+pub(crate) const OBJECTS: usize = 120;
+pub(crate) const COPY: [&str; 5] = [
     "copy",
     "s3://source/",
     "s3://destination/",
@@ -29,7 +29,7 @@ const COPY: [&str; 5] = [
     "16",
 ];
 
-async fn world() -> World {
+pub(crate) async fn world() -> World {
     let world = World::new().await;
     let store = world.sandbox.store();
     for index in 0..OBJECTS {
@@ -45,23 +45,23 @@ async fn world() -> World {
 }
 
 /// The sandbox's key with this token for so many seconds; none if it has expired.
-fn set(token: &str, seconds: u64) -> Reply {
+pub(crate) fn set(token: &str, seconds: u64) -> Reply {
     Reply::Issue(Session::of_sandbox(token), Duration::from_secs(seconds))
 }
 
-async fn issuer(reply: Reply) -> Arc<Issuer> {
+pub(crate) async fn issuer(reply: Reply) -> Arc<Issuer> {
     Arc::new(Issuer::start(reply).await)
 }
 
 /// A server that refuses some tokens.
-struct Gate {
-    liar: Liar,
-    log: Arc<Log>,
+pub(crate) struct Gate {
+    pub(crate) liar: Liar,
+    pub(crate) log: Arc<Log>,
 }
 
 /// What the gate knows.
 #[derive(Default)]
-struct Log {
+pub(crate) struct Log {
     refused: Mutex<BTreeSet<&'static str>>,
     /// Requests that were refused.
     refusals: Mutex<Vec<Asked>>,
@@ -71,12 +71,12 @@ struct Log {
 }
 
 impl Log {
-    fn refuse(&self, token: &'static str) {
+    pub(crate) fn refuse(&self, token: &'static str) {
         self.refused.lock().unwrap().insert(token);
     }
 
     /// Returns true once, when so many requests have been let through.
-    fn passes(&self, count: usize) -> bool {
+    pub(crate) fn passes(&self, count: usize) -> bool {
         self.taken() >= count && !self.has_passed.swap(true, Ordering::SeqCst)
     }
 
@@ -84,14 +84,14 @@ impl Log {
         self.taken.lock().unwrap().len()
     }
 
-    fn refusals(&self) -> usize {
+    pub(crate) fn refusals(&self) -> usize {
         self.refusals.lock().unwrap().len()
     }
 }
 
 impl Gate {
     /// Refuses with this error. `look` sees each request before it is judged.
-    async fn before(
+    pub(crate) async fn before(
         world: &World,
         (status, code): (u16, &'static str),
         look: impl Fn(&Log, &Asked) + Send + Sync + 'static,
@@ -114,7 +114,7 @@ impl Gate {
         }
     }
 
-    fn command(&self, issuer: &Issuer) -> Command {
+    pub(crate) fn command(&self, issuer: &Issuer) -> Command {
         let mut command = command();
         command
             .envs([issuer.container()])
@@ -123,7 +123,7 @@ impl Gate {
     }
 }
 
-fn assert_all_copied(world: &World, exit: i32, stderr: &str) {
+pub(crate) fn assert_all_copied(world: &World, exit: i32, stderr: &str) {
     assert_eq!(exit, 0, "{stderr}");
     assert_eq!(
         world.sandbox.store().keys(DESTINATION).len(),
@@ -396,11 +396,21 @@ async fn keys_of_the_environment_that_are_refused_end_the_run() {
             .current_dir(directory.path());
         program
     };
-    let (exit, _, stderr) = run(program("one"), &COPY).await;
+    let (exit, stdout, stderr) = run(program("one"), &COPY).await;
     assert!(
-        exit == 1 && stderr.contains("giving up: ExpiredToken"),
+        exit == 4 && stderr.contains("giving up: ExpiredToken"),
         "{exit} {stderr}"
     );
+    let remedy = "export new AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, and AWS_SESSION_TOKEN, and run the same command again";
+    assert!(stderr.contains(remedy), "{stderr}");
+    assert!(
+        !stdout.contains("failed") && !stderr.contains("failed:"),
+        "{stdout} {stderr}"
+    );
+    // What a restart of the same pod finds: keys that were never taken are wrong.
+    let (exit, _, stderr) = run(program("one"), &COPY).await;
+    assert_eq!(exit, 3, "{stderr}");
+    assert!(stderr.contains("AWS_SESSION_TOKEN"), "{stderr}");
     let (exit, _, stderr) = run(program("two"), &COPY).await;
     assert_all_copied(&world, exit, &stderr);
 }

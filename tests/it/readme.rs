@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Asserts that a page holds this table between its markers, or writes it there if `UPDATE_README`
 /// is set.
@@ -169,4 +169,69 @@ fn links_between_pages_lead_somewhere() {
         }
     }
     assert!(links > 50, "{links} links");
+}
+
+/// Appends the source files below a directory, without those that hold tests only.
+fn push_sources(directory: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            push_sources(&path, files);
+        } else if path.extension().is_some_and(|end| end == "rs") && !path.ends_with("tests.rs") {
+            files.push(path);
+        }
+    }
+}
+
+/// Returns the texts of a source file as they are printed: a string that goes on in the next line
+/// is joined, and quotes in it lose their backslash. Unit tests and comments are left out.
+fn printed_texts(source: &str) -> String {
+    let source = source.split("#[cfg(test)]\nmod tests {").next().unwrap();
+    let mut text = String::new();
+    for line in source
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+    {
+        let line = if text.ends_with('\\') {
+            text.pop();
+            line.trim_start()
+        } else {
+            text.push('\n');
+            line
+        };
+        text.push_str(line);
+    }
+    text.replace("\\\"", "\"")
+}
+
+/// The page quotes messages in lines that begin with `> `, with `…` in the place of values. What
+/// stands between two values must be in the code.
+#[test]
+fn troubleshooting_quotes_messages_that_there_are() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    push_sources(&root.join("src"), &mut files);
+    let code: String = files
+        .iter()
+        .map(|file| printed_texts(&fs::read_to_string(file).unwrap()))
+        .collect();
+    let page = fs::read_to_string(root.join("docs/troubleshooting.md")).unwrap();
+    let mut quotes = 0;
+    for quote in page.lines().filter_map(|line| line.strip_prefix("> ")) {
+        let pieces: Vec<_> = quote
+            .split('…')
+            .map(|piece| piece.trim_matches([' ', ';', ':', ',', '(', ')']))
+            .filter(|piece| piece.chars().any(char::is_alphanumeric))
+            .collect();
+        let longest = pieces.iter().map(|piece| piece.len()).max();
+        assert!(longest >= Some(8), "this quotes next to nothing: {quote}");
+        for piece in pieces {
+            assert!(
+                code.contains(piece),
+                "no message has `{piece}`, which docs/troubleshooting.md quotes: {quote}"
+            );
+        }
+        quotes += 1;
+    }
+    assert!(quotes > 80, "{quotes} messages");
 }

@@ -413,6 +413,158 @@ async fn a_journal_whose_directory_lock_or_segment_goes_away_ends_the_run() {
     second.commit(planned(1)).await.unwrap();
 }
 
+/// Cuts or removes what is in a journal's directory.
+fn damage_journal(place: &Path, damage: fn(&Path)) {
+    for entry in fs::read_dir(place).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "log") {
+            damage(&path);
+        }
+    }
+}
+
+fn cut_to_nothing(path: &Path) {
+    let file = fs::File::options().write(true).open(path).unwrap();
+    file.set_len(0).unwrap();
+}
+
+/// What the journal stands for is in memory, so that it is written anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_that_is_cut_in_mid_run_is_written_anew() {
+    let world = world(60, Duration::from_millis(50)).await;
+    let dir = TempDir::new().unwrap();
+    let command = [
+        &COPY[..],
+        &[
+            "--in-flight",
+            "2",
+            "--journal",
+            "kept",
+            "--report",
+            "report.jsonl",
+        ],
+    ]
+    .concat();
+    let child = started(&world, dir.path(), &command, 20).await;
+    damage_journal(&dir.path().join("kept"), cut_to_nothing);
+    let (exit, stderr) = ended(child).await;
+    assert!(
+        exit == 0 && stderr.contains("was cut while the run was at work"),
+        "{exit} {stderr}"
+    );
+    assert_eq!(receipts_in(&dir.path().join("report.jsonl")).len(), 60);
+    for next in [
+        &["status", "kept"][..],
+        &["retry", "report.jsonl"],
+        &command,
+    ] {
+        let (exit, _, stderr) = run_in(&world, dir.path(), next).await;
+        assert_eq!(exit, 0, "{next:?}: {stderr}");
+    }
+}
+
+/// Nobody can go on with it: its report has a footer, and names what is not done.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_report_of_a_run_whose_journal_was_removed_lists_what_is_not_done() {
+    let world = world(60, Duration::from_millis(50)).await;
+    let dir = TempDir::new().unwrap();
+    let command = [
+        &COPY[..],
+        &[
+            "--in-flight",
+            "2",
+            "--journal",
+            "kept",
+            "--report",
+            "report.jsonl",
+        ],
+    ]
+    .concat();
+    let child = started(&world, dir.path(), &command, 20).await;
+    fs::remove_dir_all(dir.path().join("kept")).unwrap();
+    let (exit, stderr) = ended(child).await;
+    assert!(
+        exit == 4 && stderr.contains("was removed or replaced"),
+        "{exit} {stderr}"
+    );
+    let report = fs::read_to_string(dir.path().join("report.jsonl")).unwrap();
+    let last: Value = serde_json::from_str(report.lines().last().unwrap()).unwrap();
+    assert_eq!(last["footer"]["complete"], false, "{last}");
+    let count = |status: &str| report.matches(&format!("\"status\":\"{status}\"")).count();
+    let (done, stopped) = (count("done"), count("stopped"));
+    assert!(done >= 20 && stopped > 0, "{report}");
+    let (exit, stdout, stderr) = run_in(&world, dir.path(), &["retry", "report.jsonl"]).await;
+    assert!(
+        exit == 0 && stdout.contains(&format!(": {stopped} objects copied")),
+        "{exit} {stdout} {stderr}"
+    );
+    assert!(
+        stderr.contains("It may never have listed others: run `"),
+        "{stderr}"
+    );
+    let (exit, _, stderr) = run_in(&world, dir.path(), &command).await;
+    assert_eq!(exit, 0, "{stderr}");
+    world.assert_equal("k0059", "k0059");
+}
+
+/// A journal that cannot be read says nothing against a report that is complete.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_needs_no_journal_where_the_report_says_all() {
+    let world = world(3, Duration::ZERO).await;
+    let dir = TempDir::new().unwrap();
+    let command = [
+        &COPY[..],
+        &["--journal", "kept", "--report", "report.jsonl"],
+    ]
+    .concat();
+    let (exit, ..) = run_in(&world, dir.path(), &command).await;
+    assert_eq!(exit, 0);
+    damage_journal(&dir.path().join("kept"), |path| {
+        fs::write(path, "nonsense\nand more\n").unwrap();
+    });
+    let (exit, stdout, stderr) = run_in(&world, dir.path(), &["retry", "report.jsonl"]).await;
+    assert!(
+        exit == 0 && stdout.contains("nothing to do"),
+        "{exit} {stdout} {stderr}"
+    );
+    assert!(
+        stderr.contains("journal of this run cannot be read"),
+        "{stderr}"
+    );
+}
+
+/// A session that finds the copies of another one equal reports them a second time.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_of_two_lines_is_compared_once() {
+    let world = world(3, Duration::ZERO).await;
+    let dir = TempDir::new().unwrap();
+    let command = [&COPY[..], &["--report", "report.jsonl"]].concat();
+    let (exit, ..) = run_in(&world, dir.path(), &command).await;
+    assert_eq!(exit, 0);
+    let report = dir.path().join("report.jsonl");
+    let text = fs::read_to_string(&report).unwrap();
+    let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+    let mut footer: Value = serde_json::from_str(&lines.pop().unwrap()).unwrap();
+    for counted in ["lines", "checksum"] {
+        footer["footer"].as_object_mut().unwrap().remove(counted);
+    }
+    for index in 1..4 {
+        let mut receipt: Value = serde_json::from_str(&lines[index]).unwrap();
+        (receipt["status"], receipt["reason"]) = ("skipped".into(), "equal".into());
+        lines.push(receipt.to_string());
+    }
+    lines.push(footer.to_string());
+    fs::write(&report, lines.join("\n") + "\n").unwrap();
+    world.sandbox.calls().clear();
+    let verify = ["verify", "--report", "report.jsonl"];
+    let (exit, stdout, stderr) = run_in(&world, dir.path(), &verify).await;
+    assert!(
+        exit == 0 && stdout.contains(": 3 equal"),
+        "{exit} {stdout} {stderr}"
+    );
+    assert_eq!(world.calls(Operation::HeadObject), 6, "one for each side");
+}
+
 /// The last line of a command's output, which is JSON.
 fn summary(stdout: &str) -> Value {
     let last = stdout.lines().last().unwrap();

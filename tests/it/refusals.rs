@@ -363,3 +363,116 @@ async fn a_few_objects_that_are_refused_last_have_failed() {
         (90, 10, None)
     );
 }
+
+/// Objects with tags, which are read one by one because the job adds some.
+async fn tagged(objects: u32) -> (World, Job) {
+    let latency = LatencyModel {
+        copy: Duration::from_millis(5),
+        ..LatencyModel::default()
+    };
+    let mut world = World::modelled(Model {
+        latency,
+        ..Model::default()
+    })
+    .await;
+    world.retry.questions = (Duration::from_millis(20), Duration::from_secs(2));
+    for index in 0..objects {
+        let spec = ObjectSpec::default().tag("team", "lake");
+        let key = format!("k{index:04}");
+        world
+            .sandbox
+            .store()
+            .put_object(SOURCE, &key, Content::pattern(1, 9), &spec);
+    }
+    let mut transfer = copy_all();
+    transfer.set.tags = [("copied".to_owned(), "yes".to_owned())].into();
+    let mut job = world.job(transfer);
+    job.limits.in_flight = Some(4);
+    (world, job)
+}
+
+fn tags(world: &World, key: &str) -> usize {
+    let copy = world.sandbox.store().object(DESTINATION, key).unwrap();
+    copy.attributes.tags.len()
+}
+
+fn lossy(run: &Run) -> usize {
+    let receipts = run.receipts.iter();
+    receipts
+        .filter(|receipt| !receipt.losses.is_empty())
+        .count()
+}
+
+/// What is refused while all is refused says nothing about what is refused alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_of_403_costs_no_tags() {
+    let (mut world, job) = tagged(700).await;
+    world.retry.brief_doubt = Duration::from_millis(50);
+    let outage = Fault {
+        on: Vec::new(),
+        ..denied(Operation::CopyObject)
+    };
+    world.sandbox.faults().add(outage.when(When::After(300)));
+    let end = async {
+        while world.sandbox.faults().fired() < 100 {
+            sleep(Duration::from_millis(5)).await;
+        }
+        sleep(Duration::from_millis(200)).await;
+        world.sandbox.faults().clear();
+    };
+    let (run, ()) = tokio::join!(world.try_run_job(&job), end);
+    let run = run.unwrap();
+    let (done, failed) = (run.outcome.done_objects, run.outcome.failed_objects);
+    // A short series of refusals has failed, for `retry` to copy.
+    assert_eq!((done + failed, lossy(&run)), (700, 0));
+    assert_eq!(tags(&world, "k0699"), 2);
+}
+
+/// A permission that comes back is noticed, and one that is missing is not asked for by each object.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_permission_that_was_missing_for_a_while_is_used_again() {
+    let (mut world, job) = tagged(600).await;
+    world.retry.brief_doubt = Duration::from_millis(20);
+    world
+        .sandbox
+        .faults()
+        .add(denied(Operation::GetObjectTagging).when(When::After(10)));
+    let end = async {
+        while world.calls(Operation::CopyObject) < 100 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        world.sandbox.faults().clear();
+    };
+    let (run, ()) = tokio::join!(world.try_run_job(&job), end);
+    let run = run.unwrap();
+    let done = (run.outcome.done_objects, run.outcome.failed_objects);
+    assert_eq!(done, (600, 0));
+    assert!((1..400).contains(&lossy(&run)), "{} losses", lossy(&run));
+    assert_eq!(tags(&world, "k0599"), 2);
+
+    // A policy that never lets them be read costs some questions, not one for each object.
+    let (mut world, job) = tagged(600).await;
+    world.retry.brief_doubt = Duration::from_millis(20);
+    world
+        .sandbox
+        .faults()
+        .add(denied(Operation::GetObjectTagging));
+    let run = world.try_run_job(&job).await.unwrap();
+    let asked = world.calls(Operation::GetObjectTagging);
+    assert_eq!(lossy(&run), 600);
+    assert!((4..60).contains(&asked), "{asked} questions");
+}
+
+/// A policy that denies one prefix costs the others nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn tags_that_are_denied_for_some_objects_are_kept_for_the_others() {
+    let (mut world, job) = tagged(200).await;
+    world.retry.brief_doubt = Duration::from_millis(20);
+    world
+        .sandbox
+        .faults()
+        .add(denied(Operation::GetObjectTagging).key("7"));
+    let run = world.try_run_job(&job).await.unwrap();
+    let denied = (0..200).filter(|index| format!("{index:04}").contains('7'));
+    assert_eq!(lossy(&run), denied.count());
+}

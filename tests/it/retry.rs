@@ -525,8 +525,26 @@ async fn tags_that_were_lost_are_set_without_another_copy() {
         assert_eq!(versions(&key), before + usize::from(index == 0), "{key}");
     }
     let (exit, stdout, _) = run(at(&world), &["retry", report]).await;
-    assert!(exit == 0 && stdout.contains("nothing to do"), "{stdout}");
+    assert!(
+        exit == 0
+            && stdout.contains("nothing to do")
+            && stdout.contains("20 copies of this report lack attributes: s3haul retry --losses"),
+        "{stdout}"
+    );
     let second = dir.path().join("night.retry-2.jsonl");
     let (exit, stdout, _) = run(at(&world), &["retry", "--losses", second.to_str().unwrap()]).await;
     assert!(exit == 0 && stdout.contains("nothing to do"), "{stdout}");
+    // The report that names them is not replaced without a word.
+    let copy = [
+        "copy",
+        "s3://source/",
+        "s3://destination/",
+        "--report",
+        report,
+    ];
+    let (exit, _, stderr) = run(at(&world), &copy).await;
+    assert!(
+        exit == 0 && stderr.contains("which named 20 copies that lack attributes"),
+        "{stderr}"
+    );
 }

@@ -176,7 +176,7 @@ async fn damaged(world: &World, directory: &Path, journal: &[&str], damage: impl
     damage();
     let (exit, _, stderr) = copy(world, directory, journal).await;
     assert!(
-        exit == 3 && stderr.contains("begin anew with --fresh"),
+        exit == 3 && stderr.contains("run the job with --fresh to begin anew"),
         "{exit} {stderr}"
     );
     // The upload's object goes, so that only the journal leads to it.

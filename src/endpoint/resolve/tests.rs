@@ -1,6 +1,7 @@
 //! The precedence matrix: who wins for each setting, and what cannot be used.
 
 use super::*;
+use crate::endpoint::ProxyUrl;
 use crate::location::LocalPath;
 
 const CONFIG: &str = "\
@@ -72,145 +73,100 @@ fn settings(endpoint: Endpoint, variables: &[(&str, &str)], config: &str) -> [St
     ]
 }
 
+/// Asserts region, URL, CA bundle, and addressing.
+fn assert_settings(
+    endpoint: &Endpoint,
+    variables: &[(&str, &str)],
+    config: &str,
+    expected: [&str; 4],
+) {
+    assert_eq!(
+        settings(endpoint.clone(), variables, config),
+        expected,
+        "{endpoint:?} {variables:?}"
+    );
+}
+
+const OF_VARIABLES: [&str; 4] = [
+    "env-region (AWS_REGION)",
+    "http://env.example (AWS_ENDPOINT_URL)",
+    "/env.pem (AWS_CA_BUNDLE)",
+    "Some(true)",
+];
+const OF_NOTHING: [&str; 4] = ["us-east-1 (by default)", "", "", "None"];
+
 #[test]
-#[expect(clippy::too_many_lines, reason = "a table")]
-fn each_setting_comes_from_the_first_layer_that_has_it() {
-    let all = VARIABLES.as_slice();
-    // Stated, named profile, environment, selected profile, nothing.
-    for (endpoint, variables, config, expected) in [
-        (
-            stated(Some("prod")),
-            all,
-            CONFIG,
-            [
-                "stated-region (as stated)",
-                "http://stated.example (as stated)",
-                "/stated.pem (as stated)",
-                "Some(false)",
-            ],
-        ),
-        (
-            named(Some("prod")),
-            all,
-            CONFIG,
-            [
-                "prod-region (profile prod)",
-                "http://prod.example (profile prod)",
-                "/prod.pem (profile prod)",
-                "Some(true)",
-            ],
-        ),
-        // A named profile without a setting leaves it to the environment, not to `default`.
-        (
-            named(Some("bare")),
-            all,
-            CONFIG,
-            [
-                "env-region (AWS_REGION)",
-                "http://env.example (AWS_ENDPOINT_URL)",
-                "/env.pem (AWS_CA_BUNDLE)",
-                "Some(true)",
-            ],
-        ),
-        (
-            named(Some("bare")),
-            &[],
-            CONFIG,
-            ["us-east-1 (by default)", "", "", "None"],
-        ),
-        (
-            named(None),
-            all,
-            CONFIG,
-            [
-                "env-region (AWS_REGION)",
-                "http://env.example (AWS_ENDPOINT_URL)",
-                "/env.pem (AWS_CA_BUNDLE)",
-                "Some(false)",
-            ],
-        ),
-        (
-            named(None),
-            &[],
-            CONFIG,
-            [
-                "default-region (profile default)",
-                "http://default.example (profile default)",
-                "/default.pem (profile default)",
-                "Some(false)",
-            ],
-        ),
-        (
-            named(None),
-            &[("AWS_PROFILE", "prod"), ("AWS_REGION", "env-region")],
-            CONFIG,
-            [
-                "env-region (AWS_REGION)",
-                "http://prod.example (profile prod)",
-                "/prod.pem (profile prod)",
-                "Some(true)",
-            ],
-        ),
-        (
-            named(None),
-            &[],
-            "",
-            ["us-east-1 (by default)", "", "", "None"],
-        ),
-        (
-            named(None),
-            all,
-            "",
-            [
-                "env-region (AWS_REGION)",
-                "http://env.example (AWS_ENDPOINT_URL)",
-                "/env.pem (AWS_CA_BUNDLE)",
-                "Some(true)",
-            ],
-        ),
-        // Empty variables are unset ones.
-        (
-            named(None),
-            &[
-                ("AWS_REGION", ""),
-                ("AWS_DEFAULT_REGION", "second"),
-                ("AWS_ENDPOINT_URL", ""),
-                ("AWS_CA_BUNDLE", ""),
-            ],
-            "",
-            ["second (AWS_DEFAULT_REGION)", "", "", "None"],
-        ),
-        (
-            named(None),
-            &[
-                ("AWS_PROFILE", ""),
-                ("AWS_ENDPOINT_URL_S3", "http://s3.example/"),
-                ("AWS_ENDPOINT_URL", "http://x.example"),
-            ],
-            "",
-            [
-                "us-east-1 (by default)",
-                "http://s3.example (AWS_ENDPOINT_URL_S3)",
-                "",
-                "Some(true)",
-            ],
-        ),
-        (
-            named(None),
-            &[
-                ("AWS_ENDPOINT_URL", "http://x.example"),
-                ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true"),
-            ],
-            "",
-            ["us-east-1 (by default)", "", "", "None"],
-        ),
-    ] {
-        assert_eq!(
-            settings(endpoint.clone(), variables, config),
-            expected,
-            "{endpoint:?} {variables:?}"
-        );
-    }
+fn what_is_stated_comes_before_a_named_profile_and_that_before_the_environment() {
+    let stated_ones = [
+        "stated-region (as stated)",
+        "http://stated.example (as stated)",
+        "/stated.pem (as stated)",
+        "Some(false)",
+    ];
+    assert_settings(&stated(Some("prod")), &VARIABLES, CONFIG, stated_ones);
+    let of_prod = [
+        "prod-region (profile prod)",
+        "http://prod.example (profile prod)",
+        "/prod.pem (profile prod)",
+        "Some(true)",
+    ];
+    assert_settings(&named(Some("prod")), &VARIABLES, CONFIG, of_prod);
+    // A named profile without a setting leaves it to the environment, not to `default`.
+    assert_settings(&named(Some("bare")), &VARIABLES, CONFIG, OF_VARIABLES);
+    assert_settings(&named(Some("bare")), &[], CONFIG, OF_NOTHING);
+}
+
+#[test]
+fn the_environment_comes_before_the_profile_that_it_selects() {
+    let [region, url, bundle, _] = OF_VARIABLES;
+    let expected = [region, url, bundle, "Some(false)"];
+    assert_settings(&named(None), &VARIABLES, CONFIG, expected);
+    assert_settings(&named(None), &VARIABLES, "", OF_VARIABLES);
+    let of_default = [
+        "default-region (profile default)",
+        "http://default.example (profile default)",
+        "/default.pem (profile default)",
+        "Some(false)",
+    ];
+    assert_settings(&named(None), &[], CONFIG, of_default);
+    let mixed = [
+        "env-region (AWS_REGION)",
+        "http://prod.example (profile prod)",
+        "/prod.pem (profile prod)",
+        "Some(true)",
+    ];
+    let selected = [("AWS_PROFILE", "prod"), ("AWS_REGION", "env-region")];
+    assert_settings(&named(None), &selected, CONFIG, mixed);
+    assert_settings(&named(None), &[], "", OF_NOTHING);
+}
+
+#[test]
+fn variables_are_read_in_order_and_empty_ones_are_unset() {
+    let empty = [
+        ("AWS_REGION", ""),
+        ("AWS_DEFAULT_REGION", "second"),
+        ("AWS_ENDPOINT_URL", ""),
+        ("AWS_CA_BUNDLE", ""),
+    ];
+    let second = ["second (AWS_DEFAULT_REGION)", "", "", "None"];
+    assert_settings(&named(None), &empty, "", second);
+    let both = [
+        ("AWS_PROFILE", ""),
+        ("AWS_ENDPOINT_URL_S3", "http://s3.example/"),
+        ("AWS_ENDPOINT_URL", "http://x.example"),
+    ];
+    let of_s3 = [
+        "us-east-1 (by default)",
+        "http://s3.example (AWS_ENDPOINT_URL_S3)",
+        "",
+        "Some(true)",
+    ];
+    assert_settings(&named(None), &both, "", of_s3);
+    let ignored = [
+        ("AWS_ENDPOINT_URL", "http://x.example"),
+        ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true"),
+    ];
+    assert_settings(&named(None), &ignored, "", OF_NOTHING);
 }
 
 #[test]

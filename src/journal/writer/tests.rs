@@ -32,7 +32,7 @@ impl Disk {
         bytes.extend_from_slice(&self.lines);
         let mut events = Vec::new();
         read_segment("disk", 1, &bytes, false, self.base, |_, event| {
-            events.push(event)
+            events.push(event);
         })
         .unwrap();
         events

@@ -310,16 +310,22 @@ fn heads_tell_by_checksums_and_then_by_etags_that_no_key_hides() {
         content(&head(A, None), &head(A, None), false),
         Content::Unknown
     );
+}
+
+#[test]
+fn composite_checksums_tell_only_of_objects_with_as_many_parts() {
     let composite = |etag: &str, value: &str| {
         let (algorithm, kind) = (ChecksumAlgorithm::Crc32, ChecksumKind::Composite);
-        head(
-            etag,
-            Some(Checksum {
+        Head {
+            size: 5,
+            etag: etag.into(),
+            checksum: Some(Checksum {
                 algorithm,
                 kind,
                 value: value.into(),
             }),
-        )
+            ..Head::default()
+        }
     };
     for (source, destination, told) in [
         (

@@ -49,6 +49,8 @@ ways!(
     OtherDocument,
     /// The right document under another root.
     OtherRoot,
+    /// The right root, and nothing in it.
+    BareDocument,
     /// The first answer, again and again.
     Repeated,
     /// The size and the `ETag` of something else.
@@ -163,13 +165,15 @@ impl Way {
                     | Operation::GetBucketVersioning
                     | Operation::GetObjectLockConfiguration
             ),
+            Self::BareDocument => matches!(
+                to,
+                Operation::GetObjectTagging
+                    | Operation::GetObjectAcl
+                    | Operation::GetObjectRetention
+                    | Operation::GetObjectLegalHold
+            ),
             Self::UntoldPages | Self::EndlessPages => LISTS.contains(&to),
-            // An upload under another key is nobody's.
-            Self::OtherKey => {
-                !LISTS.contains(&to)
-                    && !to.name().contains("Bucket")
-                    && to != Operation::CreateMultipartUpload
-            }
+            Self::OtherKey => !LISTS.contains(&to) && !to.name().contains("Bucket"),
             Self::OtherRange => matches!(to, Operation::UploadPartCopy | Operation::GetObject),
             Self::FewerParts => to == Operation::CompleteMultipartUpload,
             Self::OtherVersion => {
@@ -310,6 +314,10 @@ impl Way {
                     "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>",
                 );
             }
+            Self::BareDocument => {
+                let root = root_of(&text());
+                answer.body = format!("<{root}/>").into_bytes();
+            }
             Self::OtherRoot => answer.body = under_another_root(&text()).into_bytes(),
             Self::WrongObject => {
                 let wrong = "ffffffffffffffffffffffffffffffff";
@@ -390,14 +398,15 @@ impl Way {
     }
 }
 
+/// The name of the root of a document.
+fn root_of(document: &str) -> String {
+    let last = document.trim_end().rsplit("</").next().unwrap_or_default();
+    last.trim_end_matches('>').to_owned()
+}
+
 /// The document with another name of its root.
 fn under_another_root(document: &str) -> String {
-    let root = document
-        .trim_end()
-        .rsplit("</")
-        .next()
-        .unwrap_or_default()
-        .trim_end_matches('>');
+    let root = root_of(document);
     if root.is_empty() {
         return document.to_owned();
     }

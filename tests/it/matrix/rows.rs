@@ -42,7 +42,8 @@ pub(super) fn all() -> Vec<Row> {
         Row {
             attribute: Attribute::Tags,
             what: "tags",
-            read_from: "CopyObject by itself; GetObjectTagging for objects in parts",
+            read_from: "CopyObject by itself; GetObjectTagging for objects in parts, and where HEAD shows no number of \
+                        tags",
             set_by: "CopyObject (COPY) or Create; PutObjectTagging where they are too long for a header",
             prevented_by: "no s3:GetObjectTagging at the source or s3:PutObjectTagging at the destination; a server \
                            without tags",

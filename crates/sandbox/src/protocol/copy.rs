@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use hyper::StatusCode;
 use hyper::header::HeaderMap;
@@ -119,10 +120,43 @@ impl Service {
         })
     }
 
-    #[expect(
-        clippy::too_many_lines,
-        reason = "S3's longest operation, step by step"
-    )]
+    /// Returns the object as a fault lets it be copied: with one wrong byte, and everything that is
+    /// computed from the bytes.
+    fn corrupted(&self, object: &Object) -> Arc<Object> {
+        let content = object.content.corrupted();
+        Arc::new(Object {
+            etag: self.store.etag(&content, &object.attributes.encryption),
+            checksum: object
+                .checksum
+                .as_ref()
+                .map(|sum| Checksum::full(sum.algorithm, &content)),
+            content,
+            ..Object::clone(object)
+        })
+    }
+
+    /// Checks that the caller may read the tags that the copy takes along.
+    fn check_tagging(&self, source: &Source) -> Result<(), Refusal> {
+        let right = Operation::GetObjectTagging;
+        let is_tagged = !source.object.attributes.tags.is_empty();
+        if is_tagged && self.store.is_denied(&source.bucket, right, &source.key) {
+            return Err(Refusal::access_denied());
+        }
+        Ok(())
+    }
+
+    /// Checks that the caller may read the source's annotations and give them to the copy.
+    fn check_annotations(&self, source: &Source, bucket: &str, key: &str) -> Result<(), Refusal> {
+        let reads = Operation::GetObjectAnnotation;
+        let writes = Operation::PutObjectAnnotation;
+        if self.store.is_denied(&source.bucket, reads, &source.key)
+            || self.store.is_denied(bucket, writes, key)
+        {
+            return Err(Refusal::access_denied());
+        }
+        Ok(())
+    }
+
     pub(super) async fn copy(
         &self,
         request: S3Request<CopyObjectInput>,
@@ -137,19 +171,7 @@ impl Service {
             &source_conditions!(input),
         )?;
         if request.extensions.get::<Corrupted>().is_some() {
-            let content = source.object.content.corrupted();
-            source.object = Arc::new(Object {
-                etag: self
-                    .store
-                    .etag(&content, &source.object.attributes.encryption),
-                checksum: source
-                    .object
-                    .checksum
-                    .as_ref()
-                    .map(|sum| Checksum::full(sum.algorithm, &content)),
-                content,
-                ..Object::clone(&source.object)
-            });
+            source.object = self.corrupted(&source.object);
         }
         let asked: Attributes = attributes_of!(input, &request.headers, &bucket, &self.store);
         let replaces_metadata = input
@@ -160,41 +182,19 @@ impl Service {
             .tagging_directive
             .as_ref()
             .is_some_and(|d| d.as_str() == TaggingDirective::REPLACE);
-        let changes = replaces_metadata
-            || replaces_tags
-            || input.storage_class.is_some()
-            || input.server_side_encryption.is_some()
-            || input.website_redirect_location.is_some()
-            || input.checksum_algorithm.is_some();
-        if source.bucket == input.bucket && source.key == input.key && !source.pinned && !changes {
-            return Err(Refusal::invalid_request(
-                "This copy request is illegal because it is trying to copy an object to itself without changing the \
-                 object's metadata, storage class, website redirect location or encryption attributes.",
-            )
-            .into());
-        }
+        check_change(&input, &source, replaces_metadata || replaces_tags)?;
         if source.object.content.len() > LARGEST_PIECE {
             return Err(Refusal::source_too_large().into());
         }
-        if !replaces_tags
-            && !source.object.attributes.tags.is_empty()
-            && self
-                .store
-                .is_denied(&source.bucket, Operation::GetObjectTagging, &source.key)
-        {
-            return Err(Refusal::access_denied().into());
+        if !replaces_tags {
+            self.check_tagging(&source)?;
         }
         let annotated = fields::text(&request.headers, "x-amz-object-annotation-directive")
             .as_deref()
             != Some("EXCLUDE")
             && !source.object.attributes.annotations.is_empty();
-        let right =
-            |bucket: &str, right: Operation, key: &str| !self.store.is_denied(bucket, right, key);
-        if annotated
-            && !(right(&source.bucket, Operation::GetObjectAnnotation, &source.key)
-                && right(&input.bucket, Operation::PutObjectAnnotation, &input.key))
-        {
-            return Err(Refusal::access_denied().into());
+        if annotated {
+            self.check_annotations(&source, &input.bucket, &input.key)?;
         }
         let algorithm = match &input.checksum_algorithm {
             None => None,
@@ -242,17 +242,8 @@ impl Service {
         let copied = object.content.len();
         let version_id = bucket.put(&self.store, &input.key, object, &condition)?;
 
-        let mut result = CopyObjectResult {
-            e_tag: etag(&tag),
-            last_modified: timestamp(modified),
-            ..CopyObjectResult::default()
-        };
-        if let Some(checksum) = checksum {
-            result.checksum_type = Some(ChecksumType::from_static(checksum.kind.name()));
-            set_checksum!(result, checksum.algorithm, checksum.value);
-        }
         let mut output = CopyObjectOutput {
-            copy_object_result: Some(result),
+            copy_object_result: Some(result_of(&tag, modified, checksum)),
             copy_source_version_id: source.version_id,
             version_id,
             ..CopyObjectOutput::default()
@@ -342,6 +333,36 @@ impl Service {
         response.extensions.insert(CopiedBytes(copied));
         Ok(response)
     }
+}
+
+/// Refuses to copy an object onto itself if nothing of it changes.
+fn check_change(input: &CopyObjectInput, source: &Source, replaces: bool) -> Result<(), Refusal> {
+    let changes = replaces
+        || input.storage_class.is_some()
+        || input.server_side_encryption.is_some()
+        || input.website_redirect_location.is_some()
+        || input.checksum_algorithm.is_some();
+    if source.bucket == input.bucket && source.key == input.key && !source.pinned && !changes {
+        return Err(Refusal::invalid_request(
+            "This copy request is illegal because it is trying to copy an object to itself without changing the \
+             object's metadata, storage class, website redirect location or encryption attributes.",
+        ));
+    }
+    Ok(())
+}
+
+/// Describes the copy in the body of the answer.
+fn result_of(tag: &str, modified: SystemTime, checksum: Option<Checksum>) -> CopyObjectResult {
+    let mut result = CopyObjectResult {
+        e_tag: etag(tag),
+        last_modified: timestamp(modified),
+        ..CopyObjectResult::default()
+    };
+    if let Some(checksum) = checksum {
+        result.checksum_type = Some(ChecksumType::from_static(checksum.kind.name()));
+        set_checksum!(result, checksum.algorithm, checksum.value);
+    }
+    result
 }
 
 /// What a copy has: metadata and tags by their directives, everything else as asked, none of the

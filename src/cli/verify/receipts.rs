@@ -1,0 +1,193 @@
+//! `verify --report`: compares again what the receipts of a run name.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+
+use futures::StreamExt;
+use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
+
+use super::Verify;
+use super::tell::Console;
+use crate::cli::place::Place as Surroundings;
+use crate::cli::retry::{job_of, moved};
+use crate::cli::{CliError, note};
+use crate::connections::Connections;
+use crate::location::S3Uri;
+use crate::manifest::job::{Transfer, Versions};
+use crate::pace::gate::by_itself;
+use crate::report::read::read;
+use crate::s3::Failure;
+use crate::verify::{self, Counts, Place};
+
+/// Lines of a report that are looked at side by side.
+const AT_ONCE: usize = 256;
+
+impl Verify {
+    /// Compares what the receipts of a run name. A line that is no receipt is a mistake and not
+    /// skipped.
+    pub(super) async fn receipts(
+        &self,
+        path: &Path,
+        console: &mut Console,
+    ) -> Result<Counts, CliError> {
+        self.says_itself(&path.display().to_string())?;
+        let usage =
+            |what: String| CliError::Usage(format!("the report {}: {what}", path.display()));
+        // Read to its end before anything is compared: a report that was cut proves nothing.
+        let report = read(path).map_err(|error| CliError::Usage(error.to_string()))?;
+        let file = File::open(path).map_err(|error| usage(error.to_string()))?;
+        let mut lines = BufReader::new(file).lines();
+        lines.next().transpose()?;
+        // The command is read again for its endpoints.
+        let job = job_of(&report.origin)?;
+        for change in report.origin.changes(&job) {
+            note(&format!("note: {change}"));
+        }
+        let mut connections = Surroundings::ambient().connect(&job, &CancellationToken::new());
+        let mut counts = Counts {
+            looked_for_extra: false,
+            ..Counts::default()
+        };
+        let mut running = futures::stream::FuturesUnordered::new();
+        let deep = self.deep();
+        let footers = usize::from(report.footer.is_some());
+        let mut lines = (2_u64..).zip(lines).peekable();
+        while let Some((number, line)) = lines.next() {
+            let line = line?;
+            if footers > 0 && lines.peek().is_none() {
+                break;
+            }
+            // Each object is compared once.
+            if usize::try_from(number).is_ok_and(|number| report.superseded.contains(&number)) {
+                continue;
+            }
+            let receipt: Line = serde_json::from_str(&line)
+                .map_err(|error| usage(format!("line {number} is no receipt: {error}")))?;
+            let transfer = job
+                .transfers
+                .iter()
+                .find(|transfer| transfer.name == receipt.transfer);
+            let transfer = transfer.ok_or_else(|| {
+                usage(format!(
+                    "line {number} is about a transfer `{}` that the job has no more",
+                    receipt.transfer
+                ))
+            })?;
+            if let Some(what) = moved(transfer, &receipt.source, &receipt.destination) {
+                let remedy = "Restore the job, or compare the two places: s3haul verify SRC DST";
+                return Err(usage(format!("line {number} {what}. {remedy}")));
+            }
+            // Counted once per object, by the last word about it.
+            if matches!(receipt.status.as_str(), "failed" | "stopped") {
+                continue;
+            }
+            match places(&mut connections, transfer, receipt)
+                .await
+                .map_err(|what| match what {
+                    Unfit::Line(what) => usage(format!("line {number} {what}")),
+                    Unfit::Bucket(failure) => failure.into(),
+                })? {
+                Some((source, destination)) => {
+                    running.push(by_itself(verify::objects(source, destination, deep)));
+                }
+                None => counts.excluded += 1,
+            }
+            while running.len() >= AT_ONCE
+                && let Some(finding) = running.next().await
+            {
+                counts.add(&finding.verdict);
+                console.tell(&finding);
+            }
+        }
+        while let Some(finding) = running.next().await {
+            counts.add(&finding.verdict);
+            console.tell(&finding);
+        }
+        for object in &report.failed {
+            counts.failed += 1;
+            console.tell_undone(object);
+        }
+        if report.is_incomplete() {
+            note(&format!(
+                "error: the run of this report was stopped before its end, so that objects may be missing that it never listed: \
+                 run `{}` again in {}",
+                report.origin.command_line(),
+                report.origin.directory.display()
+            ));
+            counts.failed = counts.failed.max(1);
+        }
+        Ok(counts)
+    }
+}
+
+/// What `verify` reads of a receipt.
+#[derive(Debug, Deserialize)]
+struct Line {
+    transfer: String,
+    status: String,
+    reason: Option<String>,
+    source: String,
+    source_version: Option<String>,
+    proof: Option<String>,
+    destination: String,
+    destination_version: Option<String>,
+}
+
+/// Why a receipt cannot be compared.
+enum Unfit {
+    /// The line is wrong, for this reason.
+    Line(String),
+    /// A bucket cannot be used.
+    Bucket(Failure),
+}
+
+/// The two objects of a receipt; `None` for files and for what the run neither copied nor found
+/// equal.
+async fn places(
+    connections: &mut Connections,
+    transfer: &Transfer,
+    line: Line,
+) -> Result<Option<(Place, Place)>, Unfit> {
+    // What was left alone because the key was taken need not be equal.
+    let is_equal = matches!(
+        (line.status.as_str(), line.reason.as_deref()),
+        ("done", _) | ("skipped", Some("equal"))
+    );
+    if !is_equal || transfer.from.s3().is_none() {
+        return Ok(None);
+    }
+    let location = |text: &str| {
+        let parsed = text.parse::<S3Uri>();
+        parsed
+            .map_err(|error| Unfit::Line(format!("names {text}, which is not a location: {error}")))
+    };
+    let (source, destination) = (location(&line.source)?, location(&line.destination)?);
+    // A delete marker has nothing to compare, and of a version that was there before nobody knows
+    // which one it is.
+    let is_history = transfer.versions == Versions::All;
+    if line.proof.as_deref() == Some("delete-marker")
+        || (is_history && line.destination_version.is_none())
+    {
+        return Ok(None);
+    }
+    let (Some(from), to) = connections
+        .of_transfer(transfer)
+        .await
+        .map_err(Unfit::Bucket)?
+    else {
+        return Ok(None);
+    };
+    let source = Place {
+        bucket: from,
+        key: source.key,
+        version: line.source_version,
+    };
+    let destination = Place {
+        bucket: to,
+        key: destination.key,
+        version: line.destination_version,
+    };
+    Ok(Some((source, destination)))
+}

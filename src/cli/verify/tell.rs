@@ -1,0 +1,110 @@
+//! What `verify` prints: a line per difference, and a summary.
+
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use crate::cli::{Output, note, say_json, say_line};
+use crate::report::read::FailedObject;
+use crate::size::{display_count, display_duration};
+use crate::verify::{Counts, Finding, Verdict};
+
+/// Between lines that tell how far it is.
+const LINE_EVERY: Duration = Duration::from_secs(30);
+
+/// Prints what is not equal, and now and then how far it is.
+pub(super) struct Console {
+    output: Output,
+    shown: Instant,
+    compared: u64,
+}
+
+impl Console {
+    pub(super) fn new(output: Output, began: Instant) -> Self {
+        Self {
+            output,
+            shown: began,
+            compared: 0,
+        }
+    }
+
+    /// Prints an object that the run of a report did not copy.
+    pub(super) fn tell_undone(&self, object: &FailedObject) {
+        let why = "the run failed to copy it, or was stopped before";
+        if self.output.json {
+            let line =
+                serde_json::json!({ "source": object.source, "status": "failed", "error": why });
+            let _ = say_json(&line);
+        } else {
+            let _ = say_line(&format!("{:<10}  {}: {why}", "failed", object.source));
+        }
+    }
+
+    pub(super) fn tell(&mut self, finding: &Finding) {
+        self.compared += 1;
+        if self.shown.elapsed() >= LINE_EVERY && !self.output.quiet {
+            self.shown = Instant::now();
+            note(&format!("{} compared", display_count(self.compared)));
+        }
+        if matches!(finding.verdict, Verdict::Equal { .. }) {
+            return;
+        }
+        // A reader that has gone away is no failure: the exit code still tells.
+        let _ = if self.output.json {
+            say_json(finding)
+        } else {
+            say_line(&text(finding))
+        };
+    }
+}
+
+fn text(finding: &Finding) -> String {
+    let why = match &finding.verdict {
+        Verdict::Different { why } | Verdict::Unprovable { why } => format!(": {why}"),
+        Verdict::Failed { error } => {
+            format!(": {}: {}; {}", error.code, error.message, error.remedy)
+        }
+        Verdict::Equal { .. } | Verdict::Missing | Verdict::Extra => String::new(),
+    };
+    let source = finding
+        .source
+        .as_ref()
+        .map(|source| format!("{source} -> "))
+        .unwrap_or_default();
+    format!(
+        "{:<10}  {source}{}{why}",
+        finding.verdict.name(),
+        finding.destination
+    )
+}
+
+pub(super) fn summary(counts: &Counts, took: Duration) -> String {
+    let mut text = format!(
+        "compared in {}: {} equal",
+        display_duration(took),
+        display_count(counts.equal)
+    );
+    if !counts.proofs.is_empty() {
+        let proofs: Vec<_> = counts
+            .proofs
+            .iter()
+            .map(|(proof, count)| format!("{proof} {}", display_count(*count)))
+            .collect();
+        let _ = write!(text, " ({})", proofs.join(", "));
+    }
+    for (count, what) in [
+        (counts.different, "different"),
+        (counts.missing, "missing"),
+        (counts.extra, "extra"),
+        (counts.unprovable, "unprovable"),
+        (counts.failed, "failed"),
+        (counts.excluded, "left out"),
+    ] {
+        if count > 0 {
+            let _ = write!(text, ", {} {what}", display_count(count));
+        }
+    }
+    if !counts.looked_for_extra {
+        text.push_str("; extra objects were not looked for");
+    }
+    text
+}

@@ -1,0 +1,182 @@
+//! An upload that is under way: how it begins, becomes the object, and ends.
+//!
+//! An upload is on record before the request that creates it, and its id and terms before its first
+//! part, so that a session that ends at any moment leaves nothing behind that the next one does not
+//! know. If the object that it was to replace is gone when it is published, the upload stays and is
+//! published as a new object.
+
+use crate::endpoint::capabilities::ConditionalWrite;
+use crate::execute::condition::Refused;
+use crate::execute::monitor::Event;
+use crate::execute::part::Progress;
+use crate::execute::receipt::Ending;
+use crate::execute::tracked::{Terms, Tracked};
+use crate::execute::{Draft, Trouble, Work};
+use crate::multipart::MultipartUpload;
+use crate::plan::condition::Seen;
+use crate::plan::decide::Skip;
+use crate::plan::parts::PartLayout;
+use crate::planner::Step;
+use crate::s3::{CompleteSpec, Failure, FailureKind, PartDone, Written};
+
+use super::lengths;
+
+/// An upload to go on with, or one that was just begun.
+#[derive(Clone, Debug)]
+pub(in crate::execute) struct Begun {
+    pub(in crate::execute) upload: MultipartUpload,
+    pub(in crate::execute) tracked: Tracked,
+    /// Where its parts end.
+    pub(in crate::execute) layout: PartLayout,
+    /// Parts that S3 holds.
+    pub(in crate::execute) kept: Vec<PartDone>,
+    /// It was found open, and how it was begun is not known.
+    pub(in crate::execute) claimed: bool,
+}
+
+/// What publishing an upload came to.
+#[derive(Debug)]
+pub(in crate::execute) enum Published {
+    /// It is the object now.
+    Written(Written),
+    /// Somebody else's object stands at the key, and stays.
+    Taken(Skip),
+}
+
+impl Begun {
+    /// Begins an upload: on record before the request, its id and terms before its first part.
+    /// `notes` gets what may be left open of attempts whose answer was lost.
+    pub(in crate::execute) async fn begin(
+        work: &Work,
+        step: &Step,
+        layout: PartLayout,
+        initiate: impl Future<Output = Result<(MultipartUpload, Terms), Failure>>,
+        notes: &mut Vec<String>,
+    ) -> Result<Self, Trouble> {
+        let tracked = Tracked::intend(work, step).await?;
+        let (upload, terms) = match initiate.await {
+            Ok(initiated) => initiated,
+            Err(failure) => {
+                notes.extend(tracked.not_begun(work, &step.key, &failure).await);
+                return Err(work.explained_acl(failure).into());
+            }
+        };
+        notes.extend(
+            upload
+                .strays()
+                .iter()
+                .map(|stray| stray.told(&work.sides.destination, &step.key)),
+        );
+        tracked
+            .begun(work, &upload, terms, lengths(&layout))
+            .await?;
+        Ok(Self {
+            upload,
+            tracked,
+            layout,
+            kept: Vec::new(),
+            claimed: false,
+        })
+    }
+
+    /// Completes the upload. Where the object that was to be replaced is gone by now, its key is
+    /// written as an absent one: the upload stays, so its parts need not be sent again.
+    pub(in crate::execute) async fn publish(
+        &self,
+        work: &Work,
+        parts: &[PartDone],
+        mut spec: CompleteSpec,
+        seen: &mut Seen,
+    ) -> Result<Published, Trouble> {
+        let mut completed = self.upload.complete(parts, &spec).await;
+        if let Err(failure) = &completed
+            && work.refused(&spec.condition, failure) == Some(Refused::Deleted)
+            && !work.sides.is_in_place()
+        {
+            *seen = Seen::Absent;
+            spec.condition = work.condition(seen, ConditionalWrite::Complete);
+            completed = self.upload.complete(parts, &spec).await;
+        }
+        let failure = match completed {
+            Ok(written) => return Ok(Published::Written(written)),
+            Err(failure) => failure,
+        };
+        match work.refused(&spec.condition, &failure) {
+            Some(Refused::Taken(_)) if work.holds(self.upload.key(), &spec.condition).await? => {
+                Err(failure
+                    .noting("although the condition of the write holds")
+                    .into())
+            }
+            Some(Refused::Taken(skip)) => Ok(Published::Taken(skip)),
+            // 409: the upload is void for its condition, and all parts must be sent again.
+            Some(Refused::Raced | Refused::Deleted) => Err(Trouble::SourceChanged),
+            None => Err(work.explained(&spec.condition, failure).into()),
+        }
+    }
+
+    /// Tells the monitor, with the bytes that are there already, and gives the number by which it
+    /// knows the upload.
+    pub(in crate::execute) fn announce(&self, work: &Work, held: u64) -> u64 {
+        let id = work.next_id();
+        let Self {
+            upload,
+            layout:
+                PartLayout {
+                    size: bytes,
+                    count: parts,
+                    ..
+                },
+            ..
+        } = self;
+        let (bytes, parts, key) = (*bytes, *parts, upload.key().as_str());
+        work.monitor.observe(&Event::UploadBegan {
+            id,
+            key,
+            bytes,
+            parts,
+        });
+        if held > 0 {
+            work.monitor.observe(&Event::BytesCopied {
+                id: Some(id),
+                bytes: held,
+            });
+        }
+        id
+    }
+
+    /// Sees to what the upload came to. One that was taken up and that the server does not take any
+    /// more is begun anew.
+    pub(in crate::execute) async fn settle(
+        &self,
+        work: &Work,
+        id: u64,
+        outcome: Result<Ending, Trouble>,
+        progress: &Progress,
+        draft: &mut Draft,
+    ) -> Result<Ending, Trouble> {
+        draft.attempts += progress.attempts;
+        if self
+            .tracked
+            .settle(work, &self.upload, &outcome, (progress, draft))
+            .await
+        {
+            work.monitor.observe(&Event::BytesVoided {
+                bytes: progress.bytes,
+            });
+        }
+        work.monitor.observe(&Event::UploadEnded { id });
+        match outcome {
+            Err(Trouble::Failed(failure))
+                if !self.kept.is_empty()
+                    && matches!(
+                        failure.kind(),
+                        FailureKind::NoSuchUpload | FailureKind::Invalid
+                    ) =>
+            {
+                tracing::info!(key = %self.upload.key(), %failure, "an open upload is of no use: beginning anew");
+                Err(Trouble::SourceChanged)
+            }
+            outcome => outcome,
+        }
+    }
+}

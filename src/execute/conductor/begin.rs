@@ -1,0 +1,247 @@
+//! What begins next: transfers in their turn, and as many of their objects as the places can serve.
+//!
+//! A transfer begins when everything that the ones before it found is begun or waits, or while they
+//! do not keep the places busy. Of the objects the largest are opened first, because a run ends with
+//! their tail, and small ones fill the places beside them. An object whose requests would stand in
+//! line waits, unless nothing else goes on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::{StreamExt, once, poll_fn};
+
+use super::Conductor;
+use crate::execute::again::Listed;
+use crate::execute::monitor::Event;
+use crate::execute::record::{self, Record};
+use crate::execute::running::{Open, Running};
+use crate::execute::waiting::Queued;
+use crate::execute::{LINE, Work};
+use crate::manifest::job::Source;
+use crate::manifest::must_wait;
+use crate::planner::{Misses, Planning};
+
+/// Multipart objects that are open at the same time, whatever they are cut into.
+const OPEN_UPLOADS: usize = 48;
+/// At most so many are open, where each has so few parts that more of them are needed to fill all
+/// places.
+const MOST_OPEN_UPLOADS: usize = 1024;
+/// Single objects that are looked for at once, each of which is a transfer.
+const OBJECTS_AT_ONCE: usize = 32;
+
+/// Transfers that are planned at once while those that have begun do not keep the places busy.
+const PLANNED_AT_ONCE: usize = 4;
+
+/// If no object ends for this long, the next transfer starts too.
+const STALLED: Duration = Duration::from_secs(2);
+
+/// The next transfer begins while fewer objects wait.
+const FEW: usize = 4096;
+
+/// So many more objects are open than there are places: one is there when a place becomes free.
+const AHEAD: u32 = 64;
+/// At least so many, and a quarter of the places: what is slow would fill all places from among
+/// those that wait.
+const FEW_AHEAD: u32 = 2;
+
+impl Conductor<'_> {
+    /// Begins those transfers whose turn it is.
+    pub(super) fn begin_transfers(&mut self) {
+        if self.stop.is_cancelled() {
+            return;
+        }
+        while let Some((number, work)) = self.coming.front()
+            && self.may_begin(work)
+        {
+            let (number, work) = (*number, Arc::clone(work));
+            self.coming.pop_front();
+            let (name, of) = (&work.sides.transfer.name, self.job.transfers.len());
+            self.monitor.observe(&Event::TransferBegan {
+                name,
+                number: number as usize + 1,
+                of,
+            });
+            let Planning { mut news, hunger } = record::planning(&work, number);
+            let told = poll_fn(move |context| {
+                news.poll_recv(context)
+                    .map(|news| Some((number, Some(news?))))
+            })
+            .chain(once(async move { (number, None) }));
+            self.news.push(told.boxed());
+            let (record, misses) = (Record::new(&work, number), Misses::of(&work.sides.transfer));
+            let has_found = work
+                .resumed
+                .ranges_of(number)
+                .any(|(_, range)| range.passed.is_some());
+            let (listed, is_planned, excluded, left) = (Listed::of(&work, number), false, 0, 0);
+            let running = Running {
+                work,
+                record,
+                listed,
+                misses,
+                hunger,
+                is_planned,
+                has_found,
+                excluded,
+                left,
+            };
+            self.transfers.insert(number, running);
+        }
+    }
+
+    /// Whether it is a transfer's turn.
+    pub(super) fn may_begin(&self, work: &Work) -> bool {
+        let is_one = |work: &Work| matches!(work.sides.transfer.from, Source::Object { .. });
+        let (_, width) = self.slots.in_flight();
+        let is_stalled = self.is_stalled() && self.planned().count() < PLANNED_AT_ONCE;
+        if !is_stalled && (!self.opens_more(width) || self.waiting.len() >= FEW) {
+            return false;
+        }
+        let mut planned = self.planned();
+        let may_join = is_one(work) && self.planned().count() < OBJECTS_AT_ONCE;
+        let waits_for =
+            |other: &Running| must_wait(self.job, &work.sides.transfer, &other.work.sides.transfer);
+        let has_turn = is_stalled || planned.all(|other| may_join && is_one(&other.work));
+        has_turn && !self.transfers.values().any(waits_for)
+    }
+
+    /// Returns true while the transfers that have begun do not keep the places busy: their objects
+    /// wait for a rate, or for answers.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.is_hungry || (!self.open.is_empty() && self.last_end.elapsed() >= STALLED)
+    }
+
+    /// Opens as many objects as the places can serve, the largest first.
+    pub(super) fn begin(&mut self) {
+        self.trip();
+        if self.stop.is_cancelled() || self.series.is_paused() {
+            return;
+        }
+        let (_, width) = self.slots.in_flight();
+        while self.opens_more(width)
+            && self.breaker.may_open(self.open.len())
+            && let Some(queued) = self.pop_large()
+        {
+            self.spawn(queued);
+        }
+        while self.open_heavy < width + AHEAD
+            && self.breaker.may_open(self.open.len())
+            && let Some(queued) = self.pop_heavy()
+        {
+            self.spawn(queued);
+        }
+        // An object whose request waits has given its place back.
+        let places = self.slots.for_small();
+        let small = places + self.slots.parked_small() + AHEAD.min((places / 4).max(FEW_AHEAD));
+        while self.open_small() < small as usize && self.breaker.may_open(self.open.len()) {
+            // What waits for a rate takes none of the places that others could use; somebody always
+            // goes on.
+            let is_idle = self.open_small() == 0;
+            let (transfers, shares) = (&self.transfers, &self.shares);
+            let is_free = |queued: &Queued| is_idle || is_free(transfers, queued);
+            let Some(queued) = self
+                .waiting
+                .pop_small(is_free, |group| shares.open_in(group))
+            else {
+                break;
+            };
+            self.spawn(queued);
+        }
+        let is_hungry = self.open_small() < small as usize;
+        self.is_hungry = is_hungry && self.waiting.len() > 0;
+        self.planned()
+            .for_each(|running| running.hunger.set(is_hungry));
+    }
+
+    /// The largest that would not stand in line; somebody always goes on.
+    pub(super) fn pop_large(&mut self) -> Option<Queued> {
+        let (transfers, is_idle) = (&self.transfers, self.open_large == 0);
+        self.waiting
+            .pop_large(|queued| is_idle || is_free(transfers, queued))
+    }
+
+    pub(super) fn pop_heavy(&mut self) -> Option<Queued> {
+        let (transfers, is_idle) = (&self.transfers, self.open_heavy == 0);
+        self.waiting
+            .pop_heavy(|queued| is_idle || is_free(transfers, queued))
+    }
+
+    pub(super) fn open_small(&self) -> usize {
+        self.open.len() - self.open_large - self.open_heavy as usize
+    }
+
+    /// Whether one more multipart object should be open.
+    pub(super) fn opens_more(&self, width: u32) -> bool {
+        let opens = |large: usize, parts: u64| {
+            let lacks_parts = parts < 2 * u64::from(width);
+            large < OPEN_UPLOADS || (lacks_parts && large < MOST_OPEN_UPLOADS)
+        };
+        if opens(self.open_large, self.open_parts) || self.open_large >= MOST_OPEN_UPLOADS {
+            return self.open_large < MOST_OPEN_UPLOADS;
+        }
+        // Those that wait because everything is refused use no places.
+        let is_shut = |open: &&Open| {
+            let running = self.transfers.get(&open.transfer);
+            open.parts > 0 && running.is_some_and(|running| running.work.is_shut(&open.key))
+        };
+        let (large, parts) = self
+            .open
+            .values()
+            .filter(is_shut)
+            .fold((0, 0), |(large, parts), open| {
+                (large + 1, parts + u64::from(open.parts))
+            });
+        large > 0
+            && opens(
+                self.open_large - large,
+                self.open_parts.saturating_sub(parts),
+            )
+    }
+
+    pub(in crate::execute) fn spawn(&mut self, queued: Queued) {
+        let Queued {
+            transfer,
+            mut step,
+            held,
+        } = queued;
+        drop(held);
+        let Some(running) = self.transfers.get(&transfer) else {
+            return;
+        };
+        let work = Arc::clone(&running.work);
+        let then = step.turn.as_mut().and_then(|turn| turn.then.take());
+        let (source, destination) = work.location(&step);
+        let parts = step.route.parts();
+        let group = self.shares.group(transfer, &step.entry.key);
+        self.shares.opened(&group);
+        let size = step.entry.size;
+        let (object, key) = (step.object, step.key.clone());
+        let open = Open {
+            transfer,
+            object,
+            source,
+            destination,
+            key,
+            size,
+            parts,
+            group,
+            then,
+        };
+        let handle = self.tasks.spawn(async move {
+            let receipt = work.run(&step).await;
+            (receipt, step)
+        });
+        self.open_large += usize::from(parts > 0);
+        self.open_parts += u64::from(parts);
+        self.open_heavy += u32::from(open.is_heavy());
+        self.open.insert(handle.id(), open);
+    }
+}
+
+/// Returns true if the requests of an object would not have to stand in line.
+fn is_free(transfers: &BTreeMap<u32, Running>, queued: &Queued) -> bool {
+    transfers
+        .get(&queued.transfer)
+        .is_none_or(|running| running.work.line(&queued.step) < LINE)
+}

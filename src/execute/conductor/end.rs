@@ -1,0 +1,150 @@
+//! What an object comes to: its task ends, its receipt is counted and recorded, and its places are
+//! free again.
+//!
+//! A task that panics still has a receipt, made of what is known about the open object. What waits
+//! when the run stops is recorded as not done.
+
+use tokio::task::Id;
+use tokio::time::Instant;
+
+use super::Conductor;
+use crate::execute::receipt::{Draft, Ending, Receipt};
+use crate::execute::running::Open;
+use crate::execute::series::Held as Refused;
+use crate::execute::waiting::Queued;
+use crate::planner::Step;
+use crate::s3::{Failure, FailureKind, Operation};
+
+impl Conductor<'_> {
+    pub(super) fn fold(
+        &mut self,
+        joined: Result<(Id, (Receipt, Box<Step>)), tokio::task::JoinError>,
+    ) {
+        let (id, receipt) = match joined {
+            Ok((id, receipt)) => (id, Ok(receipt)),
+            Err(error) => (error.id(), Err(error)),
+        };
+        let Some(open) = self.closed(id) else { return };
+        let transfer = open.transfer;
+        match receipt {
+            Ok((receipt, step)) => {
+                let is_single = open.then.is_none();
+                let receipt = self.without_blame(receipt);
+                let held = Refused {
+                    transfer,
+                    step,
+                    receipt,
+                };
+                let Some(Refused { receipt, .. }) = self.end_or_hold(held, is_single) else {
+                    return;
+                };
+                if let Some(then) = open.then {
+                    self.end_or_suspect(transfer, open.object, receipt.clone(), true);
+                    self.follow(transfer, then, &receipt);
+                } else {
+                    self.end_or_suspect(transfer, open.object, receipt, false);
+                }
+            }
+            Err(error) => {
+                let message = format!("a task of ours panicked: {error}");
+                let failure = Failure::new(
+                    FailureKind::Bug,
+                    Operation::CopyObject,
+                    &*open.destination,
+                    message,
+                );
+                let draft = Draft::of_size(open.size);
+                let ending = Ending::Failed {
+                    error: (&failure).into(),
+                };
+                if let Some(then) = open.then {
+                    self.give_up(transfer, then, &ending);
+                }
+                self.end_of(
+                    transfer,
+                    open.object,
+                    draft,
+                    open.source,
+                    open.destination,
+                    ending,
+                );
+            }
+        }
+        self.over(transfer);
+    }
+
+    /// One object less to do.
+    pub(in crate::execute) fn over(&mut self, transfer: u32) {
+        if let Some(running) = self.transfers.get_mut(&transfer) {
+            running.left -= 1;
+        }
+        self.settle(transfer);
+    }
+
+    pub(super) fn closed(&mut self, id: Id) -> Option<Open> {
+        let open = self.open.remove(&id)?;
+        self.shares.closed(&open.group);
+        self.last_end = Instant::now();
+        self.open_large -= usize::from(open.parts > 0);
+        self.open_parts -= u64::from(open.parts);
+        self.open_heavy -= u32::from(open.is_heavy());
+        Some(open)
+    }
+
+    /// What waits when the run stops is on record as not done.
+    pub(super) fn give_up_waiting(&mut self) {
+        for Queued {
+            transfer, mut step, ..
+        } in self.waiting.take()
+        {
+            let then = step.turn.take().and_then(|turn| turn.then);
+            let Some(work) = self.work(transfer) else {
+                continue;
+            };
+            let (source, destination) = work.location(&step);
+            self.end_of(
+                transfer,
+                step.object,
+                Draft::of(&step),
+                source,
+                destination,
+                Ending::Stopped,
+            );
+            if let Some(then) = then {
+                self.give_up(transfer, then, &Ending::Stopped);
+            }
+            self.over(transfer);
+        }
+    }
+
+    pub(in crate::execute) fn end_of(
+        &mut self,
+        transfer: u32,
+        object: Option<u64>,
+        draft: Draft,
+        source: String,
+        destination: String,
+        ending: Ending,
+    ) {
+        let Some(running) = self.transfers.get(&transfer) else {
+            return;
+        };
+        let receipt = running.receipt(draft, source, destination, ending);
+        self.end_with(transfer, object, &receipt);
+    }
+
+    pub(in crate::execute) fn end_with(
+        &mut self,
+        transfer: u32,
+        object: Option<u64>,
+        receipt: &Receipt,
+    ) {
+        self.count(receipt);
+        // What ended the run is tried again when it goes on, and so is what failed after it; but
+        // not a bad copy, which looks like a good one then.
+        let is_published =
+            matches!(&receipt.ending, Ending::Failed { error } if error.is_published);
+        let goes_on = receipt.is_failure() && self.outcome.gave_up.is_some() && !is_published;
+        self.tell(transfer, |record| record.end(object, receipt, goes_on));
+    }
+}

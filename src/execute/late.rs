@@ -1,0 +1,107 @@
+//! Sets tags and annotations on an object that is there.
+//!
+//! A server may ignore them, change them, or take them for the content of the object, so that they
+//! are looked at afterwards.
+
+use bytes::Bytes;
+
+use super::Work;
+use super::refusals::{Answer, is_no_answer};
+use crate::location::ObjectKey;
+use crate::plan::asked::{Asked, Unlike};
+use crate::s3::{AnnotationEntry, Attributes, Failure, FailureKind, Head, Operation, Tag, Tags};
+
+impl Work {
+    /// Adds an annotation to an object that is there. One on a server that may ignore or change it
+    /// is read back.
+    pub(super) async fn put_late_annotation(
+        &self,
+        key: &ObjectKey,
+        (etag, version): (&str, Option<&str>),
+        entry: &AnnotationEntry,
+        text: Bytes,
+    ) -> Result<(), Failure> {
+        let destination = &self.sides.destination;
+        let name = &entry.name;
+        destination
+            .put_annotation(key, version, etag, name, text.clone())
+            .await?;
+        if destination.capabilities().refuses_what_it_lacks() {
+            return Ok(());
+        }
+        match destination.annotation(key, version, entry).await {
+            Ok(found) if found == text => Ok(()),
+            Err(failure) if *failure.kind() == FailureKind::Denied => Ok(()),
+            Err(failure) if !is_no_answer(&failure) => Err(failure),
+            Ok(_) | Err(_) => Err(Failure::new(
+                FailureKind::NotUnderstood,
+                Operation::PutObjectAnnotation,
+                destination.place(key),
+                format!("the server did not keep the annotation {name}"),
+            )),
+        }
+    }
+
+    /// Sets the tags of an object that is there. The first time, a server that may take them for
+    /// the content of the object, or ignore them, is looked at afterwards.
+    pub(super) async fn put_late_tags(
+        &self,
+        key: &ObjectKey,
+        (etag, version): (&str, Option<&str>),
+        tags: &[Tag],
+    ) -> Result<(), Failure> {
+        let destination = &self.sides.destination;
+        let place = || destination.place(key);
+        let unknown = |message: &str| {
+            Failure::new(
+                FailureKind::NotUnderstood,
+                Operation::PutObjectTagging,
+                place(),
+                message,
+            )
+        };
+        if destination.capabilities().refuses_what_it_lacks() {
+            return destination.put_tags(key, version, tags).await;
+        }
+        if self.refusals.replaces(destination).get() == Some(&true) {
+            return Err(unknown(
+                "the server takes tags for the content of an object",
+            ));
+        }
+        destination.put_tags(key, version, tags).await?;
+        let replaces = self.refusals.replaces(destination);
+        let look = async { Ok::<_, Failure>(destination.head(key, version).await?.etag != etag) };
+        let has_replaced = if destination.capabilities().believes_answers() {
+            *replaces.get_or_try_init(|| Box::pin(look)).await?
+        } else {
+            Box::pin(look).await?
+        };
+        if has_replaced {
+            let message = "the server took the tags for the content of the object";
+            return Err(self.not_equal(key, message));
+        }
+        let attributes = Attributes {
+            tags: Tags::Exactly(tags.to_vec()),
+            ..Attributes::default()
+        };
+        let asked = Asked::of(&attributes, Operation::PutObjectTagging, false);
+        // Every object that is changed in place has only these.
+        let is_each = self.sides.is_in_place();
+        for question in asked.questions(&Head::default()) {
+            let at = (key, version);
+            let answer = self
+                .refusals
+                .answer(destination, asked, question, at, is_each);
+            match answer.await? {
+                Answer::Kept | Answer::NotReadable => {}
+                Answer::NotKnown | Answer::Unlike(Unlike::Nothing) => {
+                    return Err(unknown("the server ignored the tags"));
+                }
+                Answer::Unlike(Unlike::Other(how)) => {
+                    return Err(unknown(&format!("the server did not keep the tags: {how}")));
+                }
+            }
+        }
+        Ok(())
+    }
+}

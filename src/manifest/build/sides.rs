@@ -1,0 +1,216 @@
+//! The two sides of a transfer: what `from` chooses, and where `to` writes.
+
+use std::path::PathBuf;
+
+use super::Reader;
+use crate::location::{LocalPath, S3Uri};
+use crate::manifest::file::{
+    CustomerKeySection, EncryptionName, EncryptionSection, FromSection, ToSection, VersionsName,
+};
+use crate::manifest::job::{
+    DEFAULT_ENDPOINT, Destination, Encryption, KeySource, Selection, Source, Versions,
+};
+use crate::manifest::keys::KeyGlob;
+use crate::manifest::moment::Moment;
+
+impl Reader<'_> {
+    pub(super) fn source(&mut self, path: &str, from: FromSection) -> Option<Source> {
+        let only = |reader: &mut Self, field: &str, given: bool, kind: &str| {
+            if given {
+                let message = format!("`{field}` means something only with `{kind}`");
+                reader.refuse(&format!("{path}.{field}"), message, "remove it");
+            }
+        };
+        match (from.s3, from.files) {
+            (Some(s3), None) => {
+                only(self, "symlinks", from.symlinks.is_some(), "files");
+                let location: S3Uri = self.read(&format!("{path}.s3"), Some(s3))?;
+                let endpoint = from.endpoint.unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
+                if !location.key.is_prefix() {
+                    return Some(Source::Object {
+                        endpoint,
+                        location,
+                        version: from.version,
+                    });
+                }
+                if from.version.is_some() {
+                    let remedy = "name one object under `s3`, or remove it";
+                    let message =
+                        "`version` chooses among the versions of one object, and this is a prefix";
+                    self.refuse(&format!("{path}.version"), message, remedy);
+                }
+                Some(Source::Prefix { endpoint, location })
+            }
+            (None, Some(files)) => {
+                only(self, "endpoint", from.endpoint.is_some(), "s3");
+                only(self, "version", from.version.is_some(), "s3");
+                only(self, "expected_owner", from.expected_owner.is_some(), "s3");
+                only(self, "requester_pays", from.requester_pays.is_some(), "s3");
+                only(self, "versions", from.versions.is_some(), "s3");
+                only(self, "as_of", from.as_of.is_some(), "s3");
+                only(self, "customer_key", from.customer_key.is_some(), "s3");
+                let path = LocalPath(PathBuf::from(files));
+                Some(Source::Files {
+                    path,
+                    symlinks: from.symlinks.unwrap_or_default(),
+                })
+            }
+            (Some(_), Some(_)) => {
+                self.refuse(
+                    path,
+                    "`from` has both `s3` and `files`",
+                    "make two transfers of it",
+                );
+                None
+            }
+            (None, None) if self.doubts.about(path) => None,
+            (None, None) => {
+                let remedy = "add `s3: s3://bucket/prefix/` or `files: ./directory`";
+                self.refuse(path, "`from` has neither `s3` nor `files`", remedy);
+                None
+            }
+        }
+    }
+
+    pub(super) fn versions(
+        &mut self,
+        transfer: &str,
+        from: &FromSection,
+    ) -> (Versions, Option<Moment>) {
+        let as_of = self.read(&format!("{transfer}.from.as_of"), from.as_of.clone());
+        let chosen = [
+            ("version", from.version.is_some()),
+            ("as_of", from.as_of.is_some()),
+            ("versions", from.versions == Some(VersionsName::All)),
+        ];
+        let chosen: Vec<_> = chosen
+            .iter()
+            .filter(|(_, given)| *given)
+            .map(|(field, _)| *field)
+            .collect();
+        if let [first, .., last] = chosen.as_slice() {
+            let message = format!("`{first}` and `{last}` choose different versions");
+            self.refuse(
+                &format!("{transfer}.from.{last}"),
+                message,
+                "keep one of them",
+            );
+            return (Versions::Current, None);
+        }
+        match (
+            as_of.filter(|_| from.s3.is_some()),
+            from.versions.filter(|_| from.s3.is_some()),
+        ) {
+            (Some(time), _) => (Versions::Current, Some(time)),
+            (None, Some(VersionsName::All)) => (Versions::All, None),
+            (None, _) => (Versions::Current, None),
+        }
+    }
+
+    pub(super) fn selection(&mut self, transfer: &str, from: &FromSection) -> Selection {
+        let path = |field: &str| format!("{transfer}.from.{field}");
+        Selection {
+            include: self.globs(&path("include"), from.include.as_deref()),
+            exclude: self.globs(&path("exclude"), from.exclude.as_deref()),
+            larger_than: self.read(&path("larger_than"), from.larger_than.clone()),
+            smaller_than: self.read(&path("smaller_than"), from.smaller_than.clone()),
+            // They may be ages, which are the transfer's.
+            modified_after: None,
+            modified_before: None,
+            storage_classes: from.storage_classes.clone().unwrap_or_default(),
+        }
+    }
+
+    fn globs(&mut self, path: &str, patterns: Option<&[String]>) -> Vec<KeyGlob> {
+        let patterns = patterns.unwrap_or_default().iter().enumerate();
+        patterns
+            .filter_map(|(i, text)| self.read(&format!("{path}[{i}]"), Some(text.clone())))
+            .collect()
+    }
+
+    pub(super) fn destination(&mut self, path: &str, to: ToSection) -> Option<Destination> {
+        let encryption = to
+            .encryption
+            .and_then(|section| self.encryption(&format!("{path}.encryption"), section));
+        Some(Destination {
+            endpoint: to.endpoint.unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned()),
+            location: self.read(&format!("{path}.s3"), to.s3)?,
+            storage_class: to.storage_class,
+            encryption,
+            acl: to.acl,
+        })
+    }
+
+    fn encryption(&mut self, path: &str, section: EncryptionSection) -> Option<Encryption> {
+        let section = match section {
+            EncryptionSection::Named(EncryptionName::S3) => return Some(Encryption::S3),
+            EncryptionSection::Named(EncryptionName::Kms) => {
+                return Some(Encryption::Kms {
+                    key: None,
+                    bucket_key: None,
+                    dsse: false,
+                });
+            }
+            EncryptionSection::Named(EncryptionName::Dsse) => {
+                return Some(Encryption::Kms {
+                    key: None,
+                    bucket_key: None,
+                    dsse: true,
+                });
+            }
+            EncryptionSection::Keyed(section) => section,
+        };
+        let bucket_key = section.bucket_key;
+        match (section.kms, section.dsse) {
+            (Some(key), None) => Some(Encryption::Kms {
+                key: Some(key),
+                bucket_key,
+                dsse: false,
+            }),
+            (None, Some(key)) => Some(Encryption::Kms {
+                key: Some(key),
+                bucket_key,
+                dsse: true,
+            }),
+            (Some(_), Some(_)) => {
+                self.refuse(
+                    path,
+                    "`encryption` has both `kms` and `dsse`",
+                    "keep one of them",
+                );
+                None
+            }
+            (None, None) if self.doubts.about(path) => None,
+            (None, None) => {
+                let remedy = "add `kms:` with the key's ARN, or write `encryption: kms`";
+                self.refuse(path, "`encryption` names no key", remedy);
+                None
+            }
+        }
+    }
+
+    pub(super) fn customer_key(
+        &mut self,
+        path: &str,
+        section: CustomerKeySection,
+    ) -> Option<KeySource> {
+        match (section.env, section.file) {
+            (Some(name), None) => Some(KeySource::Env(name)),
+            (None, Some(file)) => Some(KeySource::File(file.into())),
+            (Some(_), Some(_)) => {
+                self.refuse(
+                    path,
+                    "`customer_key` has both `env` and `file`",
+                    "keep one of them",
+                );
+                None
+            }
+            (None, None) if self.doubts.about(path) => None,
+            (None, None) => {
+                let remedy = "add `env:` with the name of a variable, or `file:` with a path";
+                self.refuse(path, "`customer_key` does not say where the key is", remedy);
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! Publishing an upload, and finding out what an unanswered Complete did.
+//!
+//! After a timeout, a dropped connection, or a 5xx the object may be there or not. The upload is
+//! asked first: while it is open, Complete is sent again. When it is gone, the object at the key
+//! must be what this upload makes. Its size is no evidence, for another writer's object may have
+//! it: the checksum and the `ETag` that the parts make decide where they are known, then the number
+//! of parts in the `ETag`, and always the time of modification by the server's own clock.
+
+use std::time::Duration;
+
+use futures::stream::TryStreamExt;
+use tokio::time::Instant;
+
+use super::{Declared, MultipartUpload};
+use crate::checksum;
+use crate::s3::look::Made;
+use crate::s3::{
+    Capabilities, Checksum, ChecksumKind, CompleteSpec, Failure, FailureKind, Head, Operation,
+    PartDone, Written,
+};
+
+/// The longest pause between two looks at a Complete of unknown outcome.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// How often a Complete of unknown outcome is sent at least, before all parts are given up.
+const COMPLETE_ROUNDS: u32 = 4;
+/// The remark on the failure of an upload that is gone without having made the object.
+const NOT_OURS: &str = "the upload is gone, and the object at its key is not the one that its parts make, if there is one";
+
+/// What it takes to call an object the result of an upload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Evidence {
+    /// Its size and age, where its content tells nothing: nobody else is known to have been there.
+    Any,
+    /// Its content.
+    Strong,
+}
+
+impl MultipartUpload {
+    /// Publishes the object. `parts` are those that the caller saw succeed, in any order.
+    ///
+    /// After a timeout, a dropped connection or a 5xx the object may or may not be there. Then the
+    /// upload itself is asked: while it is open, Complete is sent again; when it is gone, the
+    /// object must be what it would have made.
+    ///
+    /// # Errors
+    /// [`FailureKind::PreconditionFailed`] or [`FailureKind::Conflict`] when another writer was
+    /// there first, [`FailureKind::NoSuchUpload`] when the upload is gone and the object is not its
+    /// result.
+    pub async fn complete(
+        &self,
+        parts: &[PartDone],
+        spec: &CompleteSpec,
+    ) -> Result<Written, Failure> {
+        let mut parts = parts.to_vec();
+        parts.sort_unstable_by_key(|part| part.number);
+        let checksum = match spec.checksum {
+            Some(declared) => Some(declared),
+            None => match self.declared().await {
+                // Gone: it may have been completed before, which is looked into below.
+                Err(failure) if *failure.kind() == FailureKind::NoSuchUpload => None,
+                declared => declared?,
+            },
+        };
+        let is_composite = matches!(checksum, Some((_, ChecksumKind::Composite)));
+        if is_composite && parts.iter().any(|part| part.checksum.is_none()) {
+            self.fill_in_checksums(&mut parts).await?;
+        }
+        let spec = CompleteSpec {
+            checksum,
+            ..spec.clone()
+        };
+        let began = Instant::now();
+        let (mut round, mut is_renamed) = (1, false);
+        loop {
+            // What was waited for in vain is not waited for once more.
+            let waited = if round > 1 {
+                began.elapsed()
+            } else {
+                Duration::ZERO
+            };
+            let bucket = self.bucket.after_waiting(waited);
+            let failure = match bucket
+                .complete_upload(&self.key, &self.id, &parts, &spec)
+                .await
+            {
+                Ok(written) => return Ok(self.dated(written)),
+                Err(failure) => failure.after(round),
+            };
+            // A part that was sent twice has the name of whichever request ended last.
+            if self.kms && !is_renamed && failure.details().code == "InvalidPart" {
+                is_renamed = true;
+                if self.take_names(&mut parts).await? {
+                    continue;
+                }
+            }
+            let kind = failure.kind();
+            // An earlier Complete of ours may have taken effect in the meantime, and now stands in
+            // the way of its own repetition.
+            let in_the_way = matches!(
+                kind,
+                FailureKind::PreconditionFailed | FailureKind::Conflict | FailureKind::NotFound
+            );
+            if round > 1
+                && in_the_way
+                && let Some(written) = self.published(&parts, &spec, Evidence::Strong).await?
+            {
+                return Ok(written);
+            }
+            let gone = *failure.kind() == FailureKind::NoSuchUpload;
+            if !gone && !failure.kind().outcome_unknown() {
+                return Err(failure);
+            }
+            tracing::debug!(%failure, "the outcome of Complete is not known: looking");
+            let looking = Self {
+                bucket: self.bucket.after_waiting(began.elapsed()),
+                ..self.clone()
+            };
+            if gone || looking.is_gone().await? {
+                let found = looking.published(&parts, &spec, Evidence::Any).await?;
+                return found
+                    .ok_or_else(|| failure.as_kind(FailureKind::NoSuchUpload).noting(NOT_OURS));
+            }
+            // One attempt may take minutes; giving up throws all parts away.
+            let is_over = began.elapsed() >= self.bucket.persistence() && round >= COMPLETE_ROUNDS;
+            if is_over
+                || began.elapsed() >= self.bucket.patience()
+                || !failure.kind().is_retryable()
+            {
+                return Err(self.bucket.unanswered(failure, began.elapsed()));
+            }
+            let pause = (Duration::from_millis(100) * 2_u32.pow(round.min(10))).min(LONGEST_PAUSE);
+            self.bucket
+                .pause(pause, Operation::CompleteMultipartUpload, &self.key)
+                .await?;
+            round += 1;
+        }
+    }
+
+    /// Publishes the object like [`MultipartUpload::complete`], and looks at the key before and
+    /// after: no answer shows that the object is there, and made of all parts.
+    ///
+    /// # Errors
+    /// Those of [`MultipartUpload::complete`] and of HEAD; [`FailureKind::NotEqual`] if the object
+    /// is not what was published.
+    pub async fn complete_and_look(
+        &self,
+        parts: &[PartDone],
+        spec: &CompleteSpec,
+    ) -> Result<Written, Failure> {
+        let before = self.bucket.head(&self.key, None).await.ok();
+        let written = self.complete(parts, spec).await?;
+        let unequal = |what: String| {
+            let place = self.bucket.place(&self.key);
+            Failure::new(FailureKind::NotEqual, Operation::HeadObject, place, what)
+        };
+        let found = match self
+            .bucket
+            .head(&self.key, written.version.as_deref())
+            .await
+        {
+            Ok(found) => found,
+            Err(failure) if *failure.kind() == FailureKind::NotFound => {
+                let what = "the server answered that the object is published, and there is none";
+                return Err(unequal(what.to_owned()));
+            }
+            Err(failure) => return Err(failure),
+        };
+        let count = u32::try_from(parts.len()).unwrap_or(u32::MAX);
+        let made = Made {
+            size: spec.size,
+            parts: count,
+        };
+        let capabilities = self.bucket.capabilities();
+        if let Some(what) = written.contradicted_by(&found, made, capabilities) {
+            return Err(unequal(what));
+        }
+        let is_other = written.was_found || found.etag != written.etag;
+        if let Some(before) = before.filter(|before| is_other && is_same(before, &found)) {
+            let what = format!(
+                "the object at the key is the one that was there before, with the ETag {}",
+                before.etag
+            );
+            return Err(unequal(what));
+        }
+        let predicted = checksum::multipart_etag(parts.iter().map(|part| part.etag.as_str()));
+        match predicted.filter(|_| capabilities.content_etags && !found.kms) {
+            Some(predicted) if predicted != found.etag => Err(unequal(format!(
+                "the ETag is {}, but its parts make {predicted}",
+                found.etag
+            ))),
+            _ => Ok(written),
+        }
+    }
+
+    /// Gives parts the checksums that S3 holds for them: Complete of a composite upload must name
+    /// all of them.
+    async fn fill_in_checksums(&self, parts: &mut [PartDone]) -> Result<(), Failure> {
+        let mut held = std::pin::pin!(self.parts());
+        while let Some(part) = held.try_next().await? {
+            if let Ok(at) = parts.binary_search_by_key(&part.number, |part| part.number)
+                && parts[at].etag == part.etag
+                && parts[at].checksum.is_none()
+            {
+                parts[at].checksum = part.checksum;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives parts the `ETag`s that S3 lists for them, where those follow from no bytes; true if
+    /// one had another. A part of another size or checksum is none of ours.
+    async fn take_names(&self, parts: &mut [PartDone]) -> Result<bool, Failure> {
+        let mut held = std::pin::pin!(self.parts());
+        let mut is_other = false;
+        while let Some(part) = held.try_next().await? {
+            let Ok(at) = parts.binary_search_by_key(&part.number, |part| part.number) else {
+                continue;
+            };
+            let ours = &mut parts[at];
+            let differs = part.checksum.is_some()
+                && ours.checksum.is_some()
+                && part.checksum != ours.checksum;
+            if part.size == ours.size && !differs && part.etag != ours.etag {
+                ours.etag = part.etag;
+                is_other = true;
+            }
+        }
+        Ok(is_other)
+    }
+
+    /// The answer to Complete, with the time that the object is as new as. Some servers date it by
+    /// the beginning of its upload.
+    fn dated(&self, written: Written) -> Written {
+        Written {
+            since: self.since,
+            ..written
+        }
+    }
+
+    /// Returns what stands at the key now, if it can only be the result of this upload.
+    async fn published(
+        &self,
+        parts: &[PartDone],
+        spec: &CompleteSpec,
+        evidence: Evidence,
+    ) -> Result<Option<Written>, Failure> {
+        let head = match self.bucket.head(&self.key, None).await {
+            Ok(head) => head,
+            Err(failure) if *failure.kind() == FailureKind::NotFound => return Ok(None),
+            Err(failure) => return Err(failure),
+        };
+        let is_old = head
+            .modified
+            .zip(self.since)
+            .is_some_and(|(modified, since)| modified < since);
+        let ours = head.size == spec.size
+            && !is_old
+            && made_by(parts, spec, &head, self.bucket.capabilities(), evidence);
+        Ok(ours.then_some(head.written()))
+    }
+}
+
+/// Returns true if nothing was written between two looks at a key.
+fn is_same(before: &Head, found: &Head) -> bool {
+    let facts = |head: &Head| (head.etag.clone(), head.modified, head.version.clone());
+    facts(before) == facts(found)
+}
+
+/// Returns true if an object of the right size and age is what these parts make, as far as its
+/// checksum and its `ETag` tell.
+fn made_by(
+    parts: &[PartDone],
+    spec: &CompleteSpec,
+    head: &Head,
+    capabilities: &Capabilities,
+    evidence: Evidence,
+) -> bool {
+    if capabilities.part_counts && is_of_other_parts(&head.etag, parts.len()) {
+        return false;
+    }
+    let made = spec
+        .full_checksum
+        .clone()
+        .or_else(|| composed(parts, spec.checksum));
+    let sums = made.as_ref().zip(head.checksum.as_ref());
+    let sums = sums.filter(|(a, b)| (a.algorithm, a.kind) == (b.algorithm, b.kind));
+    let by_checksum = sums.map(|(made, found)| made.value == found.value);
+    let etags_tell = capabilities.content_etags && !head.kms;
+    let by_etag = match checksum::multipart_etag(parts.iter().map(|part| part.etag.as_str())) {
+        Some(made) if etags_tell => Some(made == head.etag),
+        None if etags_tell && by_checksum.is_none() => Some(false),
+        _ => None,
+    };
+    match (by_checksum, by_etag) {
+        (Some(false), _) | (_, Some(false)) => false,
+        (Some(true), _) | (_, Some(true)) => true,
+        (None, None) => evidence == Evidence::Any,
+    }
+}
+
+/// Returns true for the `ETag` of an object of one request, or of another number of parts. Others
+/// say nothing.
+fn is_of_other_parts(etag: &str, count: usize) -> bool {
+    let counted = etag.split_once('-').filter(|(digest, number)| {
+        !number.is_empty()
+            && [digest, number]
+                .iter()
+                .all(|text| text.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    });
+    let other = counted.and_then(|(_, number)| number.parse::<usize>().ok());
+    checksum::looks_like_md5(etag) || other.is_some_and(|other| other != count)
+}
+
+/// Returns the checksum of the object that parts make, if the upload declared one and all parts
+/// have it.
+fn composed(parts: &[PartDone], declared: Declared) -> Option<Checksum> {
+    let (algorithm, kind) = declared?;
+    let sums: Option<Vec<_>> = parts
+        .iter()
+        .map(|part| Some((part.checksum.as_deref()?, part.size)))
+        .collect();
+    match kind {
+        ChecksumKind::FullObject => checksum::combine(algorithm, sums?),
+        ChecksumKind::Composite => {
+            checksum::composite(algorithm, sums?.into_iter().map(|(sum, _)| sum))
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Uploads that the server created elsewhere than it was asked to.
+//!
+//! Parts that are sent to such an upload make no object, or another one than was meant, so none is
+//! sent. The upload holds no bytes yet, but it exists: it is aborted under the name that the server
+//! gave it and under the one that was asked for, and what stays is told.
+
+use futures::stream::{StreamExt, TryStreamExt};
+
+use super::abort::{Stray, command_at};
+use super::{Aborted, MultipartUpload, uploads};
+use crate::location::S3Uri;
+use crate::s3::{Elsewhere, Failure, FailureKind, Operation};
+
+/// The open uploads of a bucket that are looked through for one.
+const LISTED: usize = 10_000;
+
+impl MultipartUpload {
+    /// Ends this upload, which the server says to have created elsewhere, and returns the failure
+    /// of its creation.
+    pub(super) async fn refuse(&self, elsewhere: &Elsewhere) -> Failure {
+        let Elsewhere { bucket, key } = elsewhere;
+        let (asked, id) = (self.bucket.place(&self.key), &self.id);
+        let message = format!(
+            "the answer is about an upload to `{bucket}/{key}`, and one to `{asked}` was asked for (upload {id})"
+        );
+        let failure = Failure::new(
+            FailureKind::ServerFault,
+            Operation::CreateMultipartUpload,
+            asked,
+            message,
+        );
+        let mut told = Vec::new();
+        let here = self.outliving_the_run();
+        if let Some(stray) = here.end().await {
+            told.push(stray.told(&here.bucket, &here.key));
+        }
+        told.extend(here.end_at(elsewhere).await);
+        told.iter()
+            .fold(failure, |failure, told| failure.noting(told))
+    }
+
+    /// Looks for this upload under other keys of its bucket, after the server denied that it has it
+    /// under the key that it was created with, and aborts it there. Returns a sentence if it may be
+    /// left open.
+    pub(crate) async fn end_elsewhere(&self) -> Option<String> {
+        let mut listed = std::pin::pin!(uploads(&self.bucket, "").take(LISTED));
+        let found = loop {
+            match listed.try_next().await {
+                Ok(Some(open)) if open.upload_id == self.id => break open,
+                Ok(Some(_)) => {}
+                Ok(None) => return None,
+                Err(failure) => {
+                    let stray = Stray::failed(Some(&self.id), &failure);
+                    return Some(format!(
+                        "the server created an upload and has none of this id at its key; {}",
+                        stray.told(&self.bucket, &self.key)
+                    ));
+                }
+            }
+        };
+        let bucket = self.bucket.name().to_string();
+        let key = found.key;
+        self.end_at(&Elsewhere { bucket, key }).await
+    }
+
+    /// Aborts the upload where the server says that it is. Returns a sentence if it may be left
+    /// open there.
+    async fn end_at(&self, Elsewhere { bucket, key }: &Elsewhere) -> Option<String> {
+        let Self { id, .. } = self;
+        let Ok(location) = format!("s3://{bucket}/{key}").parse::<S3Uri>() else {
+            return Some(format!(
+                "the upload {id} may be left open under a name that no request can have: abort it with the server's own tools"
+            ));
+        };
+        // The name of another bucket may be one of somebody else's: nothing is sent there.
+        if location.bucket != *self.bucket.name() {
+            let flags = self.bucket.client().flags();
+            return Some(format!(
+                "the upload {id} may be left open; abort it with `{}`",
+                command_at(&location, &flags, "abort", Some(id))
+            ));
+        }
+        let there = Self {
+            key: location.key,
+            ..self.clone()
+        };
+        let stray = there.end().await?;
+        Some(stray.told(&there.bucket, &there.key))
+    }
+
+    /// Aborts the upload under its key; returns what may be left open.
+    async fn end(&self) -> Option<Stray> {
+        match self.abort().await {
+            Ok(Aborted::Gone | Aborted::NotThere) => None,
+            Ok(Aborted::Unverified(failure) | Aborted::StillListed(failure)) | Err(failure) => {
+                Some(Stray::failed(Some(&self.id), &failure))
+            }
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Questions about what HEAD does not show of an object, and what their answers must say.
+//!
+//! HEAD shows the number of tags and not their values, no ACL, and neither tags nor locks to callers
+//! who may not read them. One request for each tells.
+
+use super::{Asked, is_weaker};
+use crate::manifest::job::Attribute;
+use crate::plan::in_place::has_acl;
+use crate::s3::{Grant, Head, Operation, Retention, Tag, Tags};
+
+/// Tags that a copy carries along by itself, see [`Asked::kinds`].
+pub const TAGS_OF_SOURCE: &str = "tags of the source";
+
+/// A question about an attribute of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// The attribute.
+    pub attribute: Attribute,
+    /// The request that asks for it.
+    pub by: Operation,
+    /// What a bucket that has answered well once is known to keep, see [`Asked::kinds`].
+    pub kind: &'static str,
+    /// True if HEAD shows nothing of it.
+    pub is_hidden: bool,
+}
+
+/// What an object has instead of what it was asked to have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unlike {
+    /// Nothing: the server ignores the attribute.
+    Nothing,
+    /// Something else, in words that are the same for all objects of a bucket.
+    Other(String),
+}
+
+impl Unlike {
+    fn other(how: &str) -> Self {
+        Self::Other(how.to_owned())
+    }
+}
+
+impl Asked<'_> {
+    /// Returns the questions that tell about what was asked for and HEAD does not show. S3 leaves
+    /// out what the caller may not see, so that a missing value proves nothing.
+    pub fn questions(&self, found: &Head) -> impl Iterator<Item = Question> {
+        let lock = &self.attributes.lock;
+        let tags = self.tag_kind().filter(|_| {
+            let is_other = |count: u32| self.tags().is_some_and(|asked| asked != count);
+            match found.tag_count {
+                // The values may be others.
+                Some(count) => self.tag_values().is_some() && !is_other(count),
+                None => true,
+            }
+        });
+        let retention = lock.retention.is_some() && found.lock.retention.is_none();
+        let hold = lock.legal_hold == Some(true) && found.lock.legal_hold.is_none();
+        let acl = self.acl_kind();
+        let question = |attribute, by| {
+            move |kind| Question {
+                attribute,
+                by,
+                kind,
+                is_hidden: true,
+            }
+        };
+        let is_hidden = found.tag_count.is_none();
+        let tags = tags
+            .map(question(Attribute::Tags, Operation::GetObjectTagging))
+            .map(|tags| Question { is_hidden, ..tags });
+        let retention = retention.then_some("retention");
+        let hold = hold.then_some("legal hold");
+        let all = [
+            tags,
+            retention.map(question(Attribute::Lock, Operation::GetObjectRetention)),
+            hold.map(question(Attribute::Lock, Operation::GetObjectLegalHold)),
+            acl.map(question(Attribute::Acl, Operation::GetObjectAcl)),
+        ];
+        all.into_iter().flatten()
+    }
+
+    /// Returns the name of what is asked for of tags: servers that keep them by one way may lose
+    /// them by another.
+    pub(super) fn tag_kind(&self) -> Option<&'static str> {
+        if self.tags()? == 0 {
+            return None;
+        }
+        let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        match &self.attributes.tags {
+            Tags::AsSource => Some(TAGS_OF_SOURCE),
+            Tags::Exactly(tags)
+                if tags
+                    .iter()
+                    .all(|tag| is_plain(&tag.key) && is_plain(&tag.value)) =>
+            {
+                Some("tags")
+            }
+            Tags::Exactly(_) => Some("tags with special characters"),
+        }
+    }
+
+    /// Returns the name of the ACL that is asked for, if the grants of the object can tell if it
+    /// has that one.
+    pub(super) fn acl_kind(&self) -> Option<&'static str> {
+        match self.attributes.acl {
+            Some(acl) => has_acl(acl, &[]).map(|_| acl.name()),
+            None => (!self.attributes.grants.is_empty()).then_some("grants"),
+        }
+    }
+
+    /// Compares the tags of the object with those that it must have.
+    #[must_use]
+    pub fn unlike_tags(&self, found: &[Tag]) -> Option<Unlike> {
+        let asked = self.tags().unwrap_or_default();
+        if asked > 0 && found.is_empty() {
+            return Some(Unlike::Nothing);
+        }
+        if asked as usize != found.len() {
+            let count = found.len();
+            return Some(Unlike::Other(format!("{count} tags instead of {asked}")));
+        }
+        let is_there = |tag: &Tag| found.contains(tag);
+        let values = self.tag_values().unwrap_or_default();
+        (!values.iter().all(is_there)).then(|| Unlike::other("other values"))
+    }
+
+    /// Compares the retention of the object with the one that it must have.
+    #[must_use]
+    pub fn unlike_retention(&self, found: Option<&Retention>) -> Option<Unlike> {
+        let asked = self.attributes.lock.retention.as_ref()?;
+        match found {
+            None => Some(Unlike::Nothing),
+            Some(found) => is_weaker(asked, found).then(|| Unlike::other("a weaker retention")),
+        }
+    }
+
+    /// Compares the legal hold of the object with the one that it must have.
+    #[must_use]
+    pub fn unlike_hold(&self, found: Option<bool>) -> Option<Unlike> {
+        let is_asked_for = self.attributes.lock.legal_hold == Some(true);
+        (is_asked_for && found != Some(true)).then_some(Unlike::Nothing)
+    }
+
+    /// Compares the grants of the object, none if only its owner has any, with those that it must
+    /// have. A server may grant more to the owner.
+    #[must_use]
+    pub fn unlike_grants(&self, found: &[Grant]) -> Option<Unlike> {
+        if let Some(acl) = self.attributes.acl {
+            let is_other = has_acl(acl, found) == Some(false);
+            return is_other.then(|| Unlike::Other(format!("other grants than {}", acl.name())));
+        }
+        let asked = &self.attributes.grants;
+        if asked.iter().all(|grant| found.contains(grant)) {
+            return None;
+        }
+        Some(if found.is_empty() {
+            Unlike::Nothing
+        } else {
+            Unlike::other("other grants")
+        })
+    }
+}

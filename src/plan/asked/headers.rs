@@ -1,0 +1,86 @@
+//! Compares content headers, which servers write in ways of their own.
+
+use super::text::is_alike;
+use crate::s3::ContentHeaders;
+
+/// Compares the value of a header that was asked for with the one that is shown.
+type Same<'a> = &'a dyn Fn(&str, &str) -> bool;
+
+/// Returns the name of the first header that was asked for and is missing or different.
+pub(super) fn unlike_headers(
+    asked: &ContentHeaders,
+    shown: &ContentHeaders,
+) -> Option<&'static str> {
+    let is_same_type = |asked: &str, shown: &str| {
+        let plain = |text: &str| text.to_ascii_lowercase().replace([' ', '\t'], "");
+        let (asked, shown) = (plain(asked), plain(shown));
+        asked == shown
+            || shown
+                .strip_prefix(&asked)
+                .is_some_and(|rest| rest.starts_with(";charset="))
+    };
+    let is_same_encoding = |asked: &str, shown: &str| {
+        let codings = |text: &str| {
+            let all = text
+                .split(',')
+                .map(|coding| coding.trim().to_ascii_lowercase());
+            all.filter(|coding| !coding.is_empty() && coding != "aws-chunked")
+                .collect::<Vec<_>>()
+        };
+        codings(asked) == codings(shown)
+    };
+    let is_same_list = |asked: &str, shown: &str| asked.replace(' ', "") == shown.replace(' ', "");
+    let is_same_date = |asked: &str, shown: &str| {
+        let date = |text: &str| {
+            jiff::fmt::rfc2822::parse(text.trim())
+                .ok()
+                .map(|date| date.timestamp())
+        };
+        is_alike(asked, shown) || (date(asked).is_some() && date(asked) == date(shown))
+    };
+    let all: [(&Option<String>, &Option<String>, &'static str, Same<'_>); 7] = [
+        (
+            &asked.content_type,
+            &shown.content_type,
+            "Content-Type",
+            &is_same_type,
+        ),
+        (
+            &asked.content_encoding,
+            &shown.content_encoding,
+            "Content-Encoding",
+            &is_same_encoding,
+        ),
+        (
+            &asked.content_language,
+            &shown.content_language,
+            "Content-Language",
+            &is_same_list,
+        ),
+        (
+            &asked.content_disposition,
+            &shown.content_disposition,
+            "Content-Disposition",
+            &is_alike,
+        ),
+        (
+            &asked.cache_control,
+            &shown.cache_control,
+            "Cache-Control",
+            &is_same_list,
+        ),
+        (&asked.expires, &shown.expires, "Expires", &is_same_date),
+        (
+            &asked.website_redirect,
+            &shown.website_redirect,
+            "redirect",
+            &is_alike,
+        ),
+    ];
+    let differs = all.into_iter().find(|(asked, shown, _, is_same)| {
+        asked
+            .as_ref()
+            .is_some_and(|asked| !is_same(asked, shown.as_deref().unwrap_or_default()))
+    });
+    differs.map(|(_, _, name, _)| name)
+}

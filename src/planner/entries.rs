@@ -1,0 +1,177 @@
+//! The entries of a transfer's source: how they are listed, and which of them are taken to which
+//! keys.
+//!
+//! A prefix is listed (or, if the transfer names its objects, each is asked for), a single object is
+//! asked for by HEAD, and files are walked. The selection and the key map then decide without
+//! another request.
+
+use super::{Planned, Sides};
+use crate::listing::filter::{Excluded, Filter};
+use crate::listing::{Entry, Found, Listing, bucket, chosen, local, versions};
+use crate::location::ObjectKey;
+use crate::manifest::job::{Source, Versions};
+use crate::plan::remap::RemapError;
+use crate::s3::{Failure, FailureKind, Operation};
+
+impl Sides {
+    /// The source's entries, in order; those before `after` may be left out.
+    pub(super) async fn entries(
+        &self,
+        filter: &Filter,
+        after: Option<&ObjectKey>,
+    ) -> Result<Listing, (String, Failure)> {
+        if let (Versions::AsOf(time), Some(source)) = (self.transfer.versions, &self.source) {
+            return Ok(versions::as_of(source.clone(), self.scope(), time));
+        }
+        match (&self.transfer.from, &self.source) {
+            (Source::Prefix { location, .. }, Some(source))
+                if let Some(chosen) = &self.transfer.chosen =>
+            {
+                Ok(chosen::objects(
+                    source,
+                    &location.key,
+                    chosen,
+                    self.heads_at_once(),
+                ))
+            }
+            (Source::Prefix { .. }, Some(source)) => Ok(bucket::objects(
+                source.clone(),
+                self.source_reach(),
+                after.map(ToString::to_string),
+            )),
+            (
+                Source::Object {
+                    location, version, ..
+                },
+                Some(source),
+            ) => {
+                let key = location.key.clone();
+                let place = location.to_string();
+                let head = if self.is_in_place() {
+                    source.in_place(self.look_in_place(&key)).await
+                } else {
+                    source.in_place(source.head(&key, version.as_deref())).await
+                };
+                let head = head.map_err(|failure| (place, failure))?;
+                Ok(Listing::of(vec![Found::Entry(Entry {
+                    relative_at: self.relative_at(&key),
+                    key,
+                    size: head.size,
+                    etag: Some(head.etag),
+                    version: version.clone(),
+                    modified: head.modified,
+                    storage_class: head.storage_class,
+                    archive: head.archive,
+                })]))
+            }
+            // Checked here and not in the manifest, because the file system of the run decides.
+            (Source::Files { path, .. }, _)
+                if path.as_path().is_dir() && !self.transfer.to.location.key.is_prefix() =>
+            {
+                let message = format!(
+                    "the source is a directory, and {} is the key of one object; put a slash at its end",
+                    self.transfer.to.location
+                );
+                let place = path.to_string();
+                Err((
+                    place.clone(),
+                    Failure::new(FailureKind::Invalid, Operation::ReadFile, place, message),
+                ))
+            }
+            (Source::Files { path, symlinks }, _) => Ok(local::files(
+                path,
+                *symlinks,
+                filter,
+                &self.transfer.own_files,
+            )),
+            // Standard input is no listing: its one upload is begun by the executor.
+            _ => Ok(Listing::of(Vec::new())),
+        }
+    }
+
+    /// Where the part of a source's key begins that is relative to the transfer's source, in bytes.
+    #[must_use]
+    pub fn relative_at(&self, key: &ObjectKey) -> usize {
+        match &self.transfer.from {
+            Source::Prefix { location, .. } => location.key.as_str().len(),
+            Source::Object { .. } => key.as_str().len() - key.file_name().len(),
+            Source::Files { .. } | Source::Stdin => 0,
+        }
+    }
+
+    /// Where an entry goes.
+    ///
+    /// # Errors
+    /// Why the key map does not take it.
+    pub fn key_of(&self, entry: &Entry) -> Result<ObjectKey, RemapError> {
+        self.transfer.keys.destination_key(
+            &self.transfer.to.location.key,
+            entry.relative(),
+            entry.size,
+        )
+    }
+
+    /// Applies the selection and the key map.
+    pub(super) fn sift(
+        &self,
+        found: Found,
+        filter: &Filter,
+    ) -> Result<(Entry, ObjectKey), Planned> {
+        let entry = match found {
+            Found::Entry(entry) => entry,
+            Found::Ignored(place, why) => return Err(Planned::Ignored(place, why)),
+            Found::Unread(key, place, failure) => {
+                return Err(Planned::Failed(ObjectKey::new(&key).ok(), place, failure));
+            }
+            Found::Refused(place, failure) | Found::Failed(place, failure) => {
+                return Err(Planned::Unlisted(place, failure));
+            }
+        };
+        // The prefix itself, as consoles create it for an empty folder, has no relative key.
+        if entry.relative().is_empty() {
+            return Err(Planned::Ignored(entry.key.to_string(), "the prefix itself"));
+        }
+        // Elsewhere only the chosen ones were asked for.
+        let is_local = self.source.is_none();
+        let name = if is_local {
+            entry.relative()
+        } else {
+            entry.key.as_str()
+        };
+        let lists_all = is_local || self.transfer.versions != Versions::Current;
+        if let Some(chosen) = self.transfer.chosen.as_ref().filter(|_| lists_all)
+            && !chosen.iter().any(|chosen| chosen.key == name)
+        {
+            return Err(Planned::Excluded(entry.key));
+        }
+        let class = entry.storage_class.as_deref();
+        match filter.admits(entry.relative(), entry.size, entry.modified, class) {
+            Ok(()) => {}
+            Err(Excluded::ModifiedUnknown) => {
+                let place = self.name_of(&entry);
+                let kind = if is_local {
+                    FailureKind::Local
+                } else {
+                    FailureKind::ServerFault
+                };
+                let why = Excluded::ModifiedUnknown.to_string();
+                let failure = Failure::new(kind, Operation::ListObjects, &*place, why);
+                return Err(Planned::Failed(Some(entry.key), place, failure));
+            }
+            Err(_) => return Err(Planned::Excluded(entry.key)),
+        }
+        match self.key_of(&entry) {
+            Ok(key) => Ok((entry, key)),
+            Err(error) => {
+                let place = self.name_of(&entry);
+                let failure = Failure::new(
+                    FailureKind::Invalid,
+                    Operation::ListObjects,
+                    &*place,
+                    error.to_string(),
+                );
+                Err(Planned::Failed(Some(entry.key), place, failure))
+            }
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The finding about an attribute of objects, which each route gives by another request.
+//!
+//! An attribute is asked for at all three routes, but judged only by those that the job uses, and
+//! only if the job wants it. The policy decides if a loss is fatal.
+
+use super::{How, Told, Verdict};
+use crate::endpoint::capabilities::ConditionalWrite;
+use crate::manifest::job::{Attribute, Policy};
+use crate::s3::OnWrites;
+
+/// An attribute of objects, by the request that gives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttributeFinding {
+    /// The attribute.
+    pub attribute: Attribute,
+    /// The policy of the job.
+    pub policy: Policy,
+    /// True if the job names a value of its own.
+    pub is_named: bool,
+    /// The answer of `PutObject`.
+    pub put: Told,
+    /// The answer of `CopyObject`.
+    pub copy: Told,
+    /// The answer of `CreateMultipartUpload`, seen at the finished object.
+    pub multipart: Told,
+    /// The requests that the job sends.
+    pub used: OnWrites,
+    /// True if it is set by another request where these do not keep it.
+    pub is_set_later: bool,
+}
+
+impl AttributeFinding {
+    /// The requests and their answers.
+    #[must_use]
+    pub const fn routes(&self) -> [(ConditionalWrite, &Told); 3] {
+        [
+            (ConditionalWrite::Put, &self.put),
+            (ConditionalWrite::Copy, &self.copy),
+            (ConditionalWrite::Complete, &self.multipart),
+        ]
+    }
+
+    /// Returns the answers to requests that the job sends and that answer so.
+    pub(in crate::probe) fn used(
+        &self,
+        of: impl Fn(&Told) -> bool,
+    ) -> Vec<(ConditionalWrite, &Told)> {
+        let routes = self.routes().into_iter();
+        routes
+            .filter(|(write, told)| self.used.on(*write) && of(told))
+            .collect()
+    }
+
+    const fn is_wanted(&self) -> bool {
+        self.policy.keeps() || self.is_named
+    }
+
+    /// Compares what was found with what the job wants.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        if !self.is_wanted() {
+            return Verdict::Moot;
+        }
+        if !self.is_set_later && !self.used(Told::is_lacking).is_empty() {
+            return if self.is_fatal() {
+                Verdict::Lacks
+            } else {
+                Verdict::Loses
+            };
+        }
+        if !self.is_set_later && !self.used(|told| told.how == How::Unknown).is_empty() {
+            return Verdict::Unknown;
+        }
+        let is_kept = !self.used(|told| told.how == How::Kept).is_empty();
+        if is_kept || self.is_set_later {
+            Verdict::Agrees
+        } else {
+            Verdict::Moot
+        }
+    }
+
+    /// True if objects fail for want of it. Only some objects have a lock, or a class other than
+    /// the usual one: s3haul sees to it that those fail where they are refused, and all others can
+    /// be copied.
+    fn is_fatal(&self) -> bool {
+        let is_rare =
+            matches!(self.attribute, Attribute::Lock | Attribute::StorageClass) && !self.is_named;
+        let is_refused = !self.used(|told| told.how == How::Refused).is_empty();
+        let is_ignored = !self.used(|told| told.how == How::Ignored).is_empty();
+        match self.policy {
+            Policy::Require => is_ignored || !is_rare,
+            // A value that the job names is part of each request, and no request is sent without
+            // it.
+            _ => is_refused && self.is_named,
+        }
+    }
+
+    /// Returns true if the job cannot work for it.
+    #[must_use]
+    pub fn fails(&self) -> bool {
+        match self.verdict() {
+            Verdict::Lacks => true,
+            Verdict::Unknown => self.policy == Policy::Require,
+            _ => false,
+        }
+    }
+
+    /// Returns the reasons of all answers that are no plain yes, in one line.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        let mut reasons: Vec<(String, Vec<String>)> = Vec::new();
+        for (write, told) in self.used(|told| !matches!(told.how, How::Kept | How::Moot)) {
+            let route = route_name(write).to_owned();
+            let reason = told
+                .reason
+                .strip_prefix(&format!("{route}: "))
+                .unwrap_or(&told.reason);
+            let why = if reason.is_empty() {
+                String::new()
+            } else {
+                format!(" ({reason})")
+            };
+            let how = format!("{}{why}", told.how.word());
+            match reasons.iter_mut().find(|(other, _)| *other == how) {
+                Some((_, routes)) => routes.push(route),
+                None => reasons.push((how, vec![route])),
+            }
+        }
+        let told = reasons
+            .into_iter()
+            .map(|(how, routes)| format!("{how} by {}", routes.join(" and ")));
+        told.collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// The request that gives an attribute to what this write publishes.
+pub(in crate::probe) const fn route_name(write: ConditionalWrite) -> &'static str {
+    match write {
+        ConditionalWrite::Copy => "CopyObject",
+        ConditionalWrite::Put => "PutObject",
+        ConditionalWrite::Complete => "CreateMultipartUpload",
+    }
+}

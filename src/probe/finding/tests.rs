@@ -1,0 +1,206 @@
+//! Tests of the verdicts about findings.
+
+use super::*;
+use crate::manifest::job::{Attribute, Policy};
+
+fn told(how: How) -> Told {
+    Told {
+        how,
+        reason: String::new(),
+    }
+}
+
+fn flag(name: &'static str, said: bool, how: How) -> Finding {
+    Finding {
+        name,
+        claim: Claim::Flag {
+            said,
+            told: told(how),
+        },
+        is_needed: true,
+    }
+}
+
+fn writes(said: OnWrites, [copy, put, complete]: [How; 3]) -> Finding {
+    let claim = Claim::Writes {
+        said,
+        copy: told(copy),
+        put: told(put),
+        complete: told(complete),
+    };
+    Finding {
+        name: "if_match",
+        claim,
+        is_needed: true,
+    }
+}
+
+#[test]
+fn a_verdict_tells_more_from_less_and_less_fails() {
+    use How::{Ignored, Kept, Moot, Refused, Unknown};
+    for (finding, verdict, fails) in [
+        (flag("tags", true, Kept), Verdict::Agrees, false),
+        (flag("tags", true, Ignored), Verdict::Lacks, true),
+        (flag("tags", false, Kept), Verdict::CanDoMore, false),
+        (flag("tags", false, Refused), Verdict::Agrees, false),
+        (flag("tags", true, Unknown), Verdict::Unknown, true),
+        (flag("tags", false, Unknown), Verdict::Unknown, false),
+        (flag("tags", true, Moot), Verdict::Moot, false),
+        (flag("equal_parts", false, Kept), Verdict::Lacks, true),
+        (
+            flag("equal_parts", true, Ignored),
+            Verdict::CanDoMore,
+            false,
+        ),
+        (flag("equal_parts", false, Unknown), Verdict::Unknown, true),
+        (flag("equal_parts", true, Unknown), Verdict::Unknown, false),
+        (
+            writes(OnWrites::NONE, [Ignored, Kept, Ignored]),
+            Verdict::CanDoMore,
+            false,
+        ),
+        (
+            writes(OnWrites::UPLOADS, [Kept, Kept, Refused]),
+            Verdict::Lacks,
+            true,
+        ),
+        (
+            writes(OnWrites::UPLOADS, [Unknown, Kept, Kept]),
+            Verdict::Unknown,
+            false,
+        ),
+        (
+            writes(OnWrites::UPLOADS, [Ignored, Kept, Unknown]),
+            Verdict::Unknown,
+            true,
+        ),
+        (
+            writes(OnWrites::UPLOADS, [Ignored, Kept, Kept]),
+            Verdict::Agrees,
+            false,
+        ),
+        (writes(OnWrites::NONE, [Ignored; 3]), Verdict::Agrees, false),
+        (writes(OnWrites::ALL, [Moot; 3]), Verdict::Moot, false),
+    ] {
+        assert_eq!(
+            (finding.verdict(), finding.fails()),
+            (verdict, fails),
+            "{finding:?}"
+        );
+        let unneeded = Finding {
+            is_needed: false,
+            ..finding
+        };
+        assert_eq!(unneeded.fails(), verdict == Verdict::Lacks, "{unneeded:?}");
+    }
+}
+
+#[test]
+fn what_is_not_known_is_not_stated() {
+    let half_known = writes(OnWrites::UPLOADS, [How::Kept, How::Unknown, How::Ignored]);
+    let all_but_one = OnWrites {
+        complete: false,
+        ..OnWrites::ALL
+    };
+    assert_eq!(half_known.statement(), Some(Value::Writes(all_but_one)));
+    assert_eq!(
+        writes(OnWrites::UPLOADS, [How::Unknown; 3]).statement(),
+        None
+    );
+    assert_eq!(flag("tags", true, How::Unknown).statement(), None);
+    assert_eq!(flag("tags", true, How::Kept).statement(), None);
+    assert_eq!(
+        flag("tags", true, How::Refused).statement(),
+        Some(Value::Flag(false))
+    );
+}
+
+#[test]
+fn an_attribute_fails_the_job_by_its_policy() {
+    use How::{Ignored, Kept, Refused, Unknown};
+    let of = |attribute, policy, how| AttributeFinding {
+        attribute,
+        policy,
+        is_named: false,
+        put: told(How::Moot),
+        copy: told(how),
+        multipart: told(Kept),
+        used: OnWrites {
+            put: false,
+            ..OnWrites::ALL
+        },
+        is_set_later: false,
+    };
+    for (attribute, policy, how, verdict, fails) in [
+        (
+            Attribute::Tags,
+            Policy::Require,
+            Ignored,
+            Verdict::Lacks,
+            true,
+        ),
+        (
+            Attribute::Tags,
+            Policy::Require,
+            Unknown,
+            Verdict::Unknown,
+            true,
+        ),
+        (Attribute::Tags, Policy::Try, Ignored, Verdict::Loses, false),
+        (
+            Attribute::Tags,
+            Policy::Try,
+            Unknown,
+            Verdict::Unknown,
+            false,
+        ),
+        (Attribute::Tags, Policy::Skip, Ignored, Verdict::Moot, false),
+        (
+            Attribute::Tags,
+            Policy::Require,
+            Kept,
+            Verdict::Agrees,
+            false,
+        ),
+        (
+            Attribute::Lock,
+            Policy::Require,
+            Ignored,
+            Verdict::Lacks,
+            true,
+        ),
+        (
+            Attribute::Lock,
+            Policy::Require,
+            Refused,
+            Verdict::Loses,
+            false,
+        ),
+    ] {
+        let finding = of(attribute, policy, how);
+        assert_eq!(
+            (finding.verdict(), finding.fails()),
+            (verdict, fails),
+            "{finding:?}"
+        );
+    }
+    let named = AttributeFinding {
+        is_named: true,
+        ..of(Attribute::StorageClass, Policy::Try, Refused)
+    };
+    assert!(named.fails(), "each request carries it");
+    let later = AttributeFinding {
+        is_set_later: true,
+        ..of(Attribute::Tags, Policy::Require, Ignored)
+    };
+    assert_eq!(later.verdict(), Verdict::Agrees);
+    let uploads = OnWrites::UPLOADS;
+    let unused = AttributeFinding {
+        used: uploads,
+        ..of(Attribute::Tags, Policy::Require, Ignored)
+    };
+    assert!(
+        !unused.fails(),
+        "a job without copies does not care about CopyObject"
+    );
+}

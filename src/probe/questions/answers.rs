@@ -1,0 +1,111 @@
+//! The answers about capabilities, each beside what the profile or the manifest says.
+
+use crate::manifest::job::Attribute;
+use crate::probe::conditions::Conditions;
+use crate::probe::finding::{Claim, Finding, Told};
+use crate::probe::needs::Needs;
+use crate::s3::Capabilities;
+
+/// The answers to the questions about capabilities.
+pub(super) struct Answers {
+    pub(super) part_copy: Told,
+    pub(super) equal_parts: Told,
+    pub(super) conditions: Conditions,
+    pub(super) etags: Told,
+    pub(super) checksums: Told,
+    pub(super) object_size: Told,
+    pub(super) ordered_lists: Told,
+    pub(super) encoded_lists: Told,
+    pub(super) encoded_uploads: Told,
+    pub(super) tags: Told,
+    pub(super) tag_headers: Told,
+    pub(super) odd_part_sources: Told,
+}
+
+impl Answers {
+    /// Puts each answer beside what the profile or the manifest says, and notes if the job needs
+    /// it.
+    pub(super) fn findings(self, said: &Capabilities, needs: &Needs) -> Vec<Finding> {
+        let wants_tags = needs.wants(Attribute::Tags);
+        let flag = |name, said, told, is_needed| Finding {
+            name,
+            claim: Claim::Flag { said, told },
+            is_needed,
+        };
+        let writes = |name, said, [copy, put, complete]: [Told; 3]| {
+            let claim = Claim::Writes {
+                said,
+                copy,
+                put,
+                complete,
+            };
+            Finding {
+                name,
+                claim,
+                is_needed: needs.conditions,
+            }
+        };
+        let conditions = self.conditions;
+        vec![
+            flag("part_copy", said.part_copy, self.part_copy, needs.copies),
+            flag(
+                "equal_parts",
+                said.parts.equal_parts,
+                self.equal_parts,
+                needs.copies,
+            ),
+            flag(
+                "copy_conditions",
+                said.copy_conditions,
+                conditions.copy_source,
+                needs.copies,
+            ),
+            flag(
+                "part_conditions",
+                said.part_conditions,
+                conditions.part_source,
+                needs.copies,
+            ),
+            writes(
+                "if_none_match",
+                said.if_none_match,
+                conditions.if_none_match,
+            ),
+            writes("if_match", said.if_match, conditions.if_match),
+            flag("content_etags", said.content_etags, self.etags, true),
+            flag("checksums", said.checksums, self.checksums, true),
+            flag("object_size", said.object_size, self.object_size, true),
+            flag(
+                "ordered_lists",
+                said.ordered_lists,
+                self.ordered_lists,
+                true,
+            ),
+            flag(
+                "encoded_lists",
+                said.encoded_lists,
+                self.encoded_lists,
+                true,
+            ),
+            flag(
+                "encoded_uploads",
+                said.encoded_uploads,
+                self.encoded_uploads,
+                false,
+            ),
+            flag("tags", said.tags, self.tags, wants_tags),
+            flag(
+                "tag_headers",
+                said.tag_headers,
+                self.tag_headers,
+                wants_tags,
+            ),
+            flag(
+                "odd_part_sources",
+                said.odd_part_sources,
+                self.odd_part_sources,
+                needs.copies,
+            ),
+        ]
+    }
+}

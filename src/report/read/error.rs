@@ -1,0 +1,137 @@
+//! Why a report cannot be used, and what to do about it.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::report::frame::FORMAT;
+
+/// A line of a report, and the command that wrote the report.
+#[derive(Clone, Debug)]
+pub struct ReportLine {
+    /// The report.
+    pub path: PathBuf,
+    /// The number of the line, 1 for the first.
+    pub line: usize,
+    /// The command that wrote the report.
+    pub command: String,
+    /// The directory of that command.
+    pub directory: PathBuf,
+}
+
+/// Why a report cannot be used.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    /// It could not be read.
+    #[error("can't read the report {}: {error}", path.display())]
+    Io {
+        /// The report.
+        path: PathBuf,
+        /// The answer of the operating system.
+        error: io::Error,
+    },
+    /// It is something else.
+    #[error(
+        "{} is no report of s3haul: its first line does not say which command wrote it: {error}; name a file that --report or \
+         `report.json` wrote", path.display()
+    )]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// The mistake.
+        error: String,
+    },
+    /// It is the report of a run with `--sandbox`.
+    #[error(
+        "the report {} comes from a run with --sandbox: the buckets that it names were in that process and are gone. Run \
+         `{command}` again in {}, without --sandbox for a report of real buckets", path.display(), directory.display()
+    )]
+    Sandbox {
+        /// The report.
+        path: PathBuf,
+        /// The command that wrote it.
+        command: String,
+        /// The directory of that command.
+        directory: PathBuf,
+    },
+    /// A later version of s3haul wrote it.
+    #[error(
+        "the report {} has format {format}, and this version of s3haul reads up to {FORMAT}; use the version that wrote it, \
+         {version}, or a later one", path.display()
+    )]
+    Newer {
+        /// The report.
+        path: PathBuf,
+        /// Its format.
+        format: u32,
+        /// The version that wrote it.
+        version: String,
+    },
+    /// A line was cut or changed.
+    #[error(
+        "the report {}: line {} is no receipt: {error}; the file was cut or changed. Run `{}` again in {}, which \
+         writes the report anew", at.path.display(), at.line, at.command, at.directory.display()
+    )]
+    Torn {
+        /// The line.
+        at: ReportLine,
+        /// The mistake.
+        error: String,
+    },
+    /// A line stands there twice.
+    #[error(
+        "the report {}: line {} repeats line {of}; the file was changed. Run `{}` again in {}, which writes the \
+         report anew", at.path.display(), at.line, at.command, at.directory.display()
+    )]
+    Repeated {
+        /// The line.
+        at: ReportLine,
+        /// The line that it is equal to.
+        of: usize,
+    },
+    /// It has another number of receipts than its footer says.
+    #[error(
+        "the report {} has {receipts} receipts in lines 2 to {}, and its footer in line {} counts {counted}: lines were \
+         {}. Run `{}` again in {}, which writes the report anew", at.path.display(), at.line - 1, at.line,
+        if *receipts as u64 > *counted { "added" } else { "removed" }, at.command, at.directory.display()
+    )]
+    Miscounted {
+        /// The footer.
+        at: ReportLine,
+        /// Receipts in the file.
+        receipts: usize,
+        /// Receipts that the run wrote.
+        counted: u64,
+    },
+    /// A line was changed and is a receipt all the same.
+    #[error(
+        "the report {}: lines 1 to {} are not those that the footer in line {} was written for: the file was changed. Run \
+         `{}` again in {}, which writes the report anew", .0.path.display(), .0.line - 1, .0.line, .0.command,
+        .0.directory.display()
+    )]
+    Changed(
+        /// The footer.
+        ReportLine,
+    ),
+    /// It has no footer.
+    #[error(
+        "the report {} has no footer behind line {}: its run is still at work or was killed, or the file was cut. Wait for \
+         the run, or run `{}` again in {}: that resumes the run if it has a journal, and completes the report",
+        .0.path.display(), .0.line, .0.command, .0.directory.display()
+    )]
+    Unfinished(
+        /// The last line.
+        ReportLine,
+    ),
+    /// Receipts of an earlier session are not in it.
+    #[error(
+        "the report {} lacks receipts of an earlier session of its run (line {}), because the file was moved or another \
+         one was named when the run was resumed. Run `{}` again in {} for a whole report", .0.path.display(), .0.line,
+        .0.command, .0.directory.display()
+    )]
+    Gap(
+        /// The line in their place.
+        ReportLine,
+    ),
+}

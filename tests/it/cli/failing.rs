@@ -1,0 +1,281 @@
+//! Commands that fail: the exit code, and what is told with which remedy.
+
+use std::fs;
+use std::path::Path;
+
+use rstest::rstest;
+use s3haul::sandbox::{BucketOptions, Effect, Fault, Operation, When};
+use serde_json::Value;
+
+use super::{at, command, process, put, run};
+use crate::world::{DESTINATION, World};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_exit_1_and_are_told_with_code_and_remedy() {
+    let world = World::new().await;
+    put(&world, "good", 10);
+    put(&world, "bad", 10);
+    world
+        .sandbox
+        .store()
+        .deny(DESTINATION, Operation::CopyObject, "bad");
+    let dir = tempfile::tempdir().unwrap();
+    let report = dir.path().join("report.jsonl");
+    let arguments = [
+        "copy",
+        "s3://source/",
+        "s3://destination/",
+        "--report",
+        report.to_str().unwrap(),
+    ];
+    let (exit, stdout, stderr) = run(at(&world), &arguments).await;
+    assert_eq!(exit, 1);
+    assert!(
+        stdout.contains("1 objects copied") && stdout.contains("1 failed"),
+        "{stdout}"
+    );
+    assert!(
+        stderr.contains("s3://source/bad: CopyObject: AccessDenied")
+            && stderr.contains("grant the permission"),
+        "{stderr}"
+    );
+    let receipts = fs::read_to_string(report).unwrap();
+    let bad: Value = receipts
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .find(|receipt: &Value| receipt["status"] == "failed")
+        .unwrap();
+    assert_eq!(bad["error"]["code"], "AccessDenied");
+    assert!(bad["error"]["request_id"].is_string(), "{bad}");
+}
+
+#[rstest]
+#[case::wrong_secret(
+    3,
+    "AWS_SECRET_ACCESS_KEY",
+    "wrong",
+    "SignatureDoesNotMatch",
+    "AWS_PROFILE"
+)]
+#[case::unknown_key(3, "AWS_ACCESS_KEY_ID", "wrong", "InvalidAccessKeyId", "AWS_PROFILE")]
+#[case::half_of_the_keys(3, "AWS_ACCESS_KEY_ID", "", "configuration", "set both, or neither")]
+#[case::no_credentials(3, "AWS_", "", "no credentials", "AWS_PROFILE")]
+#[case::unreachable(
+    4,
+    "AWS_ENDPOINT_URL_S3",
+    "http://127.0.0.1:9",
+    "no connection",
+    "--endpoint-url"
+)]
+#[case::no_such_host(
+    4,
+    "AWS_ENDPOINT_URL_S3",
+    "https://no-such-host.invalid",
+    "no connection",
+    "DNS"
+)]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_fail_every_object_is_refused_once(
+    #[case] code: i32,
+    #[case] name: &str,
+    #[case] value: &str,
+    #[case] word: &str,
+    #[case] remedy: &str,
+) {
+    let world = World::new().await;
+    put(&world, "k", 10);
+    let mut command = at(&world);
+    match (name, value) {
+        ("AWS_", "") => command
+            .env_remove("AWS_ACCESS_KEY_ID")
+            .env_remove("AWS_SECRET_ACCESS_KEY"),
+        (name, "") => command.env_remove(name),
+        (name, value) => command.env(name, value),
+    };
+    let arguments = [
+        "copy",
+        "s3://source/",
+        "s3://destination/",
+        "--patience",
+        "1s",
+    ];
+    let (exit, stdout, stderr) = run(command, &arguments).await;
+    assert_eq!((exit, stdout.as_str()), (code, ""), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "one sentence: {stderr}");
+    assert!(stderr.contains(word) && stderr.contains(remedy), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_can_not_be_used_is_refused_before_the_first_write() {
+    let world = World::new().await;
+    put(&world, "k", 10);
+    let abroad = BucketOptions {
+        region: Some("eu-west-1".to_owned()),
+        ..BucketOptions::default()
+    };
+    world.sandbox.store().create_bucket("abroad", abroad);
+    for (arguments, said) in [
+        (
+            vec!["s3://source/", "s3://nowhere/"],
+            "nowhere: HTTP 404: the bucket does not exist",
+        ),
+        (
+            vec!["s3://source/", "s3://abroad/", "--region", "us-east-1"],
+            "set --region eu-west-1",
+        ),
+    ] {
+        let (exit, _, stderr) = run(at(&world), &[&["copy"], arguments.as_slice()].concat()).await;
+        assert_eq!(exit, 3, "{stderr}");
+        assert!(stderr.contains(said), "{stderr}");
+    }
+    assert_eq!(world.calls(Operation::CopyObject), 0);
+    let (exit, _, stderr) = run(at(&world), &["copy", "s3://source/", "s3://abroad/"]).await;
+    assert_eq!(exit, 0, "a region that nobody named is found: {stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_off_is_told_as_such() {
+    let world = World::new().await;
+    let skew = Fault::on_any()
+        .when(When::Always)
+        .then(Effect::Error(403, "RequestTimeTooSkewed"));
+    world.sandbox.faults().add(skew);
+    let (exit, _, stderr) = run(at(&world), &["copy", "s3://source/", "s3://destination/"]).await;
+    assert!(
+        exit == 3 && stderr.contains("RequestTimeTooSkewed") && stderr.contains("NTP"),
+        "{exit} {stderr}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_that_can_not_be_written_is_told_and_the_copies_are_there() {
+    let world = World::new().await;
+    put(&world, "k", 10);
+    let copy = ["copy", "s3://source/", "s3://destination/", "--report"];
+    let (exit, _, stderr) = run(at(&world), &[&copy[..], &["/dev/full"]].concat()).await;
+    assert!(
+        exit == 1 && stderr.contains("lacks receipts: No space left"),
+        "{exit} {stderr}"
+    );
+    assert_eq!(world.sandbox.store().keys(DESTINATION), ["k"]);
+    let (exit, _, stderr) = run(at(&world), &[&copy[..], &["/proc/nope/report"]].concat()).await;
+    assert!(
+        exit == 3 && stderr.contains("choose another path"),
+        "{exit} {stderr}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_can_not_be_sent_are_named() {
+    use std::os::unix::ffi::OsStrExt;
+    let world = World::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("fine"), "x").unwrap();
+    fs::write(
+        dir.path()
+            .join(Path::new(std::ffi::OsStr::from_bytes(b"bad\xff"))),
+        "x",
+    )
+    .unwrap();
+    let (exit, _, stderr) = run(
+        at(&world),
+        &["copy", dir.path().to_str().unwrap(), "s3://destination/"],
+    )
+    .await;
+    assert!(exit == 1 && stderr.contains("not UTF-8"), "{exit} {stderr}");
+    assert_eq!(world.sandbox.store().keys(DESTINATION), ["fine"]);
+    let (exit, _, stderr) = run(at(&world), &["copy", "./no-such-file", "s3://destination/"]).await;
+    assert!(
+        exit == 3 && stderr.contains("no file or directory ./no-such-file"),
+        "{exit} {stderr}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_in_the_place_of_a_file_is_refused_and_not_taken_for_empty() {
+    let world = World::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe");
+    process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+    let (exit, _, stderr) = run(
+        at(&world),
+        &["copy", pipe.to_str().unwrap(), "s3://destination/k"],
+    )
+    .await;
+    assert!(
+        exit == 1 && stderr.contains("no regular file"),
+        "{exit} {stderr}"
+    );
+    assert!(world.sandbox.store().keys(DESTINATION).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mistakes_on_the_command_line_exit_2_with_the_remedy() {
+    for (arguments, said) in [
+        (vec!["copy", "s3://a-b/x/", "s3://a-b/x/y/"], "exclude"),
+        (
+            vec!["copy", "s3://a-b/x/", "./dir"],
+            "the destination must be in S3",
+        ),
+        (
+            vec!["copy", "s3://a-b/x/", "s3://c-d/", "--part-size", "64M"],
+            "64MiB",
+        ),
+        (
+            vec!["copy", "s3://a-b/x/", "s3://c-d/", "--part-size", "1MiB"],
+            "5MiB",
+        ),
+        (
+            vec!["copy", "s3://a-b/x/", "s3://c-d/", "--provider", "amazon"],
+            "seaweedfs",
+        ),
+        (
+            vec![
+                "copy",
+                "s3://a-b/x/",
+                "s3://c-d/",
+                "--preserve",
+                "tags=keep",
+            ],
+            "=require, =try",
+        ),
+        (
+            vec!["copy", "s3://a-b/x/", "s3://c-d/", "--tag", "a"],
+            "name=value",
+        ),
+        (
+            vec![
+                "copy",
+                "s3://a-b/x/",
+                "s3://c-d/",
+                "--preserve",
+                "tags=replace",
+            ],
+            "add --tag",
+        ),
+        (
+            vec!["copy", "s3://a-b/x/", "s3://c-d/", "--sse-kms-key-id", "k"],
+            "add --sse aws:kms",
+        ),
+        (
+            vec![
+                "copy",
+                "s3://a-b/x/",
+                "s3://c-d/",
+                "--customer-key",
+                "c2VjcmV0",
+            ],
+            "env:NAME or file:PATH",
+        ),
+        (vec!["run", "/no/such/job.yaml"], "No such file"),
+        (vec!["uploads", "abort", "s3://a-b/x"], "UPLOAD_ID"),
+        (
+            vec!["copy", "s3://a-b/x/", "s3://c-d/", "--version-id", "v"],
+            "exactly one source",
+        ),
+    ] {
+        let (exit, stdout, stderr) = run(command(), &arguments).await;
+        assert_eq!((exit, stdout.as_str()), (2, ""), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(said), "{arguments:?}: {stderr}");
+    }
+}

@@ -1,0 +1,293 @@
+//! Values that come back otherwise: metadata, tags, locks, grants, annotations, keys.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use s3haul::endpoint::Provider;
+use s3haul::manifest::job::{Encryption, Policy, Transfer, Trust};
+use s3haul::sandbox::{BucketOptions, Effect, Fault, Lock, ObjectSpec, Operation, SandboxOptions};
+
+use super::{LARGE, cut, losses, messages, put};
+use crate::liar::{Answer, Asked, Liar};
+use crate::world::{DESTINATION, Run, World, copy_all, restate};
+
+/// True for a HEAD of the destination.
+fn looks(asked: &Asked) -> bool {
+    asked.method == "HEAD" && is_of_destination(asked)
+}
+
+fn is_of_destination(asked: &Asked) -> bool {
+    asked.path.trim_start_matches('/').starts_with(DESTINATION)
+}
+
+/// Runs a job against a server that nobody knows, with one request at a time.
+async fn run(world: &World, liar: &Liar, transfer: Transfer) -> Run {
+    let mut job = liar.job(world, cut(transfer), Provider::Other);
+    job.limits.in_flight = Some(1);
+    world.try_run_job(&job).await.unwrap()
+}
+
+/// Asserts that a difference is a loss under `try`, and fails the object under `require`.
+async fn assert_told(
+    world: &World,
+    liar: &Liar,
+    transfer: impl Fn(Policy) -> Transfer,
+    loss: &str,
+) {
+    let tried = run(world, liar, transfer(Policy::Try)).await;
+    let told = losses(&tried);
+    assert_eq!(
+        told.first().map(String::as_str),
+        Some(loss),
+        "{:?}",
+        tried.receipts
+    );
+    let mut always = transfer(Policy::Require);
+    always.when = s3haul::manifest::job::When::Always;
+    let required = run(world, liar, always).await;
+    assert!(
+        messages(&required)
+            .first()
+            .is_some_and(|message| message.starts_with("not-kept: destination ignored the")),
+        "{:?}",
+        required.receipts
+    );
+}
+
+fn metadata(policy: Policy) -> Transfer {
+    let mut transfer = copy_all();
+    transfer.preserve.metadata = policy;
+    transfer
+}
+
+/// The first object has shown that the server keeps metadata in ASCII, and says nothing about others.
+#[tokio::test]
+async fn a_mangled_text_is_told_and_an_encoded_one_is_not() {
+    for (shown, is_mangled) in [
+        ("Z?rich", true),
+        ("", true),
+        ("=?UTF-8?Q?Z=C3=BCrich?=", false),
+        ("Z%C3%BCrich", false),
+    ] {
+        let world = World::new().await;
+        put(
+            &world,
+            "a",
+            10,
+            &ObjectSpec::default().metadata("city", "Basel"),
+        );
+        put(
+            &world,
+            "b",
+            10,
+            &ObjectSpec::default().metadata("city", "Zürich"),
+        );
+        let liar = Liar::before(&world, move |asked, answer: Answer| {
+            if looks(asked) && asked.path.ends_with("/b") {
+                answer.with(&format!("x-amz-meta-city: {shown}"))
+            } else {
+                answer
+            }
+        })
+        .await;
+        if is_mangled {
+            let loss = "metadata not set: destination ignored it: it shows other values";
+            assert_told(&world, &liar, metadata, loss).await;
+        } else {
+            let run = run(&world, &liar, metadata(Policy::Require)).await;
+            assert_eq!(run.outcome.done_objects, 2, "{shown} {:?}", run.receipts);
+        }
+    }
+}
+
+/// A server that counts what it cannot show does not excuse what it could.
+#[tokio::test]
+async fn missing_metadata_excuses_nothing_that_can_be_shown() {
+    let world = World::new().await;
+    put(
+        &world,
+        "a",
+        10,
+        &ObjectSpec::default().metadata("team", "blue"),
+    );
+    let liar = Liar::before(&world, |asked, answer: Answer| {
+        if looks(asked) {
+            answer
+                .without("x-amz-meta-team")
+                .with("x-amz-missing-meta: 1")
+        } else {
+            answer
+        }
+    })
+    .await;
+    let loss = "metadata not set: destination ignored it: it shows less of it";
+    assert_told(&world, &liar, metadata, loss).await;
+}
+
+#[tokio::test]
+async fn a_kms_encryption_without_the_key_that_was_asked_for_is_told() {
+    let world = World::new().await;
+    put(&world, "a", 10, &ObjectSpec::default());
+    let liar = Liar::before(&world, |_, answer: Answer| {
+        answer.without("x-amz-server-side-encryption-aws-kms-key-id")
+    })
+    .await;
+    let mut transfer = copy_all();
+    transfer.to.encryption = Some(Encryption::Kms {
+        key: Some("arn:aws:kms:us-east-1:1:key/7".to_owned()),
+        bucket_key: None,
+        dsse: false,
+    });
+    let run = run(&world, &liar, transfer).await;
+    let loss = "encryption not set: destination ignored it: it shows no key";
+    assert_eq!(losses(&run), [loss], "{:?}", run.receipts);
+}
+
+/// HEAD counts as many tags as were sent, and their values are others.
+#[tokio::test]
+async fn other_values_of_tags_are_told() {
+    for size in [10, LARGE] {
+        let world = World::new().await;
+        put(&world, "a", size, &ObjectSpec::default());
+        let liar = Liar::before(&world, |asked, answer: Answer| {
+            if asked.has("tagging") && is_of_destination(asked) {
+                answer.replacing("<Value>a b</Value>", "<Value>a+b</Value>")
+            } else {
+                answer
+            }
+        })
+        .await;
+        let transfer = |policy| {
+            let mut transfer = copy_all();
+            transfer.preserve.tags = policy;
+            transfer
+                .set
+                .tags
+                .insert("team".to_owned(), "a b".to_owned());
+            transfer
+        };
+        let loss = "tags not set: destination ignored it: it shows other values in the answer to GetObjectTagging";
+        assert_told(&world, &liar, transfer, loss).await;
+    }
+}
+
+/// HEAD shows no lock, and the answer to the question shows a shorter one.
+#[tokio::test]
+async fn a_weaker_retention_in_the_answer_is_told() {
+    let options = BucketOptions {
+        versioning: true,
+        object_lock: true,
+        ..BucketOptions::default()
+    };
+    let world = World::with(SandboxOptions::default(), options).await;
+    let until = UNIX_EPOCH + Duration::from_secs(4_000_000_000);
+    let lock = Lock {
+        retention: Some(("COMPLIANCE".to_owned(), until)),
+        legal_hold: None,
+    };
+    put(&world, "a", 10, &ObjectSpec::default().lock(lock));
+    let liar = Liar::before(&world, |asked, answer: Answer| {
+        if looks(asked) {
+            answer
+                .without("x-amz-object-lock-mode")
+                .without("x-amz-object-lock-retain-until-date")
+        } else if asked.has("retention") && is_of_destination(asked) {
+            answer.replacing("COMPLIANCE", "GOVERNANCE")
+        } else {
+            answer
+        }
+    })
+    .await;
+    let transfer = |policy| {
+        let mut transfer = copy_all();
+        transfer.preserve.lock = policy;
+        transfer
+    };
+    let loss = "lock not set: destination ignored it: it shows a weaker retention in the answer to GetObjectRetention";
+    assert_told(&world, &liar, transfer, loss).await;
+}
+
+#[tokio::test]
+async fn grants_that_a_server_ignores_are_told() {
+    let options = BucketOptions {
+        acls: true,
+        ..BucketOptions::default()
+    };
+    for (size, ignored) in [(10, true), (LARGE, true), (10, false), (LARGE, false)] {
+        let world = World::with(SandboxOptions::default(), options.clone()).await;
+        let spec = ObjectSpec::default()
+            .grant("FULL_CONTROL", "111122223333")
+            .grant("READ", "http://acs.amazonaws.com/groups/global/AllUsers");
+        put(&world, "a", size, &spec);
+        if ignored {
+            for operation in [Operation::CopyObject, Operation::CreateMultipartUpload] {
+                let names = &["x-amz-grant-read", "x-amz-grant-full-control"];
+                world
+                    .sandbox
+                    .faults()
+                    .add(Fault::on(operation).then(Effect::Ignore(names)));
+            }
+        }
+        let liar = Liar::before(&world, |_, answer| answer).await;
+        let transfer = |policy| {
+            let mut transfer = copy_all();
+            transfer.preserve.acl = policy;
+            transfer
+        };
+        if ignored {
+            let loss = "acl not set: destination ignored it: it shows none of it in the answer to GetObjectAcl";
+            assert_told(&world, &liar, transfer, loss).await;
+        } else {
+            let run = run(&world, &liar, transfer(Policy::Require)).await;
+            assert_eq!(
+                (run.outcome.done_objects, losses(&run)),
+                (1, vec![]),
+                "{:?}",
+                run.receipts
+            );
+        }
+    }
+}
+
+/// Only a server whose answers are not believed may do that: others with annotations refuse them.
+#[tokio::test]
+async fn an_annotation_that_comes_back_otherwise_is_told() {
+    for (policy, is_changed) in [
+        (Policy::Try, true),
+        (Policy::Require, true),
+        (Policy::Require, false),
+    ] {
+        let world = World::new().await;
+        put(
+            &world,
+            "a",
+            LARGE,
+            &ObjectSpec::default().annotation("note", "text"),
+        );
+        let liar = Liar::before(&world, move |asked, answer: Answer| {
+            let is_question = asked.method == "GET" && is_of_destination(asked);
+            if is_changed && is_question {
+                answer.replacing("text", "next")
+            } else {
+                answer
+            }
+        })
+        .await;
+        let mut transfer = cut(copy_all());
+        transfer.preserve.annotations = policy;
+        let mut job = liar.job(&world, transfer, Provider::Aws);
+        restate(&mut job, |endpoint| endpoint.trust = Trust::Nothing);
+        let run = world.try_run_job(&job).await.unwrap();
+        if !is_changed {
+            assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
+        } else if policy == Policy::Try {
+            let loss = "annotations not set: destination does not know PutObjectAnnotation";
+            assert_eq!(losses(&run), [loss], "{:?}", run.receipts);
+        } else {
+            let message = messages(&run).concat();
+            assert!(
+                message.contains("did not keep the annotation note"),
+                "{message}"
+            );
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Histories whose run stops, or whose answers are lost: no version is missing or there twice.
+
+use rstest::rstest;
+use s3haul::execute::receipt::Ending;
+use s3haul::sandbox::{Effect, Fault, Operation};
+
+use super::super::{all_versions, endings, ids, kinds, there, world, write};
+use crate::world::{DESTINATION, SOURCE};
+
+#[rstest]
+#[case(Operation::CopyObject, 2, "ab")]
+#[case(Operation::DeleteObject, 1, "ab")]
+#[tokio::test]
+async fn an_interrupted_key_goes_on_where_it_was(
+    #[case] operation: Operation,
+    #[case] done: u64,
+    #[case] so_far: &str,
+) {
+    let world = world().await;
+    write(&world, SOURCE, "k", "abMcM");
+    write(&world, SOURCE, "other", "xMy");
+    let nth = if operation == Operation::CopyObject {
+        done + 1
+    } else {
+        done
+    };
+    let fault = Fault::on(operation)
+        .key("k")
+        .nth(nth)
+        .then(Effect::Error(400, "InvalidRequest"));
+    world.sandbox.faults().add(fault);
+    let run = world.run(all_versions()).await;
+    let so_far = if operation == Operation::CopyObject {
+        "abM"
+    } else {
+        so_far
+    };
+    assert_eq!(
+        (there(&world, "k"), there(&world, "other")),
+        (so_far.to_owned(), "xMy".to_owned())
+    );
+    let left = 5 - so_far.len();
+    assert_eq!(
+        kinds(&run),
+        vec!["invalid"; left],
+        "what follows can not be put in order any more"
+    );
+    let Ending::Failed { error } = &endings(&run, "k").last().unwrap().ending else {
+        panic!()
+    };
+    assert!(
+        error
+            .message
+            .contains("an older version of the key was not copied"),
+        "{error:?}"
+    );
+    let run = world.run(all_versions()).await;
+    assert_eq!(there(&world, "k"), "abMcM", "{:?}", run.receipts);
+    assert_eq!(run.outcome.failed_objects, 0);
+}
+
+/// A copy whose answer is lost made a version; to send it again would make another.
+#[rstest]
+#[tokio::test]
+async fn a_lost_answer_makes_no_second_version(
+    #[values(Operation::CopyObject, Operation::DeleteObject)] operation: Operation,
+    #[values(1, 2)] nth: u64,
+    #[values(
+        Effect::ErrorAfterEffect(500, "InternalError"),
+        Effect::ResetAfter,
+        Effect::EmptyBody,
+        Effect::Error(500, "InternalError"),
+        Effect::SlowDown
+    )]
+    effect: Effect,
+) {
+    let world = world().await;
+    write(&world, SOURCE, "k", "abMcM");
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(operation).nth(nth).then(effect));
+    let run = world.run(all_versions()).await;
+    assert_eq!(there(&world, "k"), "abMcM", "{:?}", run.receipts);
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.delete_markers),
+        (3, 2)
+    );
+    let weak = ["size", "delete-marker"]
+        .iter()
+        .any(|proof| run.outcome.proofs.contains_key(*proof));
+    assert!(
+        !weak,
+        "what was found is proven like what was made: {:?}",
+        run.outcome.proofs
+    );
+    let made: Vec<_> = endings(&run, "k")
+        .iter()
+        .map(|receipt| match &receipt.ending {
+            Ending::Done {
+                destination_version,
+                ..
+            } => destination_version.clone().unwrap(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(made, ids(&world, DESTINATION, "k"));
+}
+
+#[tokio::test]
+async fn a_stop_leaves_a_beginning_of_the_history() {
+    let world = world().await;
+    write(&world, SOURCE, "k", "abcdef");
+    let stop = world.stop.clone();
+    let stopping = Effect::hook(move |_| stop.cancel());
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(Operation::CopyObject).nth(3).then(stopping));
+    let run = world.run(all_versions()).await;
+    let done = there(&world, "k");
+    assert!("abcdef".starts_with(&done) && done.len() < 6, "{done}");
+    let stopped = run.outcome.stopped_objects + run.outcome.done_objects;
+    assert_eq!(
+        (stopped, run.receipts.len()),
+        (6, 6),
+        "every version is on record: {:?}",
+        run.receipts
+    );
+}
