@@ -208,16 +208,20 @@ fn a_run_has_the_time_to_end_in_order_and_before_the_next_one() {
         ["*", "*", "*"]
     );
     let day = 86_400;
-    assert!(
-        job["activeDeadlineSeconds"]
-            .as_u64()
-            .is_some_and(|seconds| seconds < day)
-    );
-    assert!(
-        cron_job["startingDeadlineSeconds"]
-            .as_u64()
-            .is_some_and(|seconds| (60..day).contains(&seconds))
-    );
+    let eks = yaml("deploy/overlays/eks/schedule.yaml")["spec"].clone();
+    assert_eq!(eks["schedule"], "0 */6 * * *");
+    for (cron_job, job, period) in [
+        (&cron_job, &job, day),
+        (&eks, &eks["jobTemplate"]["spec"], day / 4),
+    ] {
+        let late = cron_job["startingDeadlineSeconds"].as_u64().unwrap();
+        let active = job["activeDeadlineSeconds"].as_u64().unwrap();
+        assert!(late >= 60, "{late} s");
+        assert!(
+            late + active + grace < period,
+            "a run that began {late} s late outlives the next schedule"
+        );
+    }
     for (limit, of) in [
         ("successfulJobsHistoryLimit", &cron_job),
         ("failedJobsHistoryLimit", &cron_job),

@@ -36,13 +36,14 @@ class Watch:
         self.api = api
         self.changed = threading.Condition()
         self._objects = {kind: {} for kind in KINDS}
-        self._closed = False
+        self.closed = False
         self._threads = [threading.Thread(target=self._follow, args=(kind,), daemon=True) for kind in KINDS]
         for thread in self._threads:
             thread.start()
 
     def close(self):
-        self._closed = True
+        """Ends the waits of all threads: the cluster goes."""
+        self.closed = True
 
     def objects(self, kind, namespace):
         """All that have been in a namespace, in the order of their creation."""
@@ -54,6 +55,8 @@ class Watch:
         """Waits until `condition()` returns something true and returns it. It is asked after each change."""
         until = time.monotonic() + timeout
         while True:
+            if self.closed:
+                raise AssertionError(f"the cluster ended while waiting: {what}")
             with self.changed:
                 if result := condition():
                     return result
@@ -63,7 +66,7 @@ class Watch:
                 self.changed.wait(min(left, 1))
 
     def _follow(self, kind):
-        while not self._closed:
+        while not self.closed:
             try:
                 listed = self.api.call(KINDS[kind])
                 for each in listed["items"]:

@@ -1,7 +1,9 @@
 """Processes that end with the test."""
 
+import signal
 import socket
 import subprocess
+import sys
 
 
 def free_ports(count):
@@ -14,6 +16,20 @@ def free_ports(count):
     return ports
 
 
+def exit_on_signals(status):
+    """Makes a signal end the program as an exception does, so that all processes end with it. A second signal, such as that of
+    `timeout` to the group, does not disturb that."""
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def stop(*_):
+        for number in signals:
+            signal.signal(number, signal.SIG_IGN)
+        sys.exit(status)
+
+    for number in signals:
+        signal.signal(number, stop)
+
+
 class Processes:
     """The processes that one owner has started. `close` ends them by their ids, the last one first."""
 
@@ -21,10 +37,15 @@ class Processes:
         self.logs = logs
         self._running = []
 
-    def start(self, name, command, **options):
+    def start(self, name, command):
         with open(self.logs / f"{name}.log", "ab") as log:
             process = subprocess.Popen(
-                [str(part) for part in command], stdin=subprocess.DEVNULL, stdout=log, stderr=log, **options
+                [str(part) for part in command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # A signal to the runner's group is the runner's.
+                start_new_session=True,
             )
         self._running.append(process)
         return process

@@ -30,7 +30,8 @@ def run(cluster, names, side_by_side):
     """Runs the scenarios and returns the names of those that did not end as they should."""
     began = time.monotonic()
     wrong = []
-    with concurrent.futures.ThreadPoolExecutor(side_by_side) as pool:
+    pool = concurrent.futures.ThreadPoolExecutor(side_by_side)
+    try:
         futures = {pool.submit(_run_one, cluster, name): name for name in names}
         for future in concurrent.futures.as_completed(futures):
             name = futures[future]
@@ -46,6 +47,9 @@ def run(cluster, names, side_by_side):
                 print(f"FAILED  {name}: it passes; take its mark EXPECTED_TO_FAIL away: {reason}", flush=True)
             else:
                 print(f"ok      {name} ({seconds:.0f} s)", flush=True)
+    finally:
+        # After a signal, those under way fail as soon as the cluster is closed, and end what they have started.
+        pool.shutdown(wait=False, cancel_futures=True)
     print(f"{len(names)} scenarios, {len(wrong)} wrong, {time.monotonic() - began:.0f} s", flush=True)
     return wrong
 

@@ -107,7 +107,7 @@ class World:
         """All pods of a Job, the oldest first, those that are gone included."""
         label = "batch.kubernetes.io/job-name"
         found = self.cluster.watch.objects("pods", self.namespace)
-        return [pod for pod in found if job in (None, pod["metadata"]["labels"].get(label))]
+        return [pod for pod in found if job in (None, pod["metadata"].get("labels", {}).get(label))]
 
     def job(self, name):
         return next((job for job in self.cluster.watch.objects("jobs", self.namespace) if name_of(job) == name), None)
@@ -119,11 +119,13 @@ class World:
         return self.cluster.watch.wait(condition, timeout, what)
 
     def wait_for_running(self, job, number=1, timeout=120):
-        """Waits until the Job's nth pod runs and returns its name."""
+        """Waits until the Job's nth pod runs, or has run, and returns its name."""
 
         def running():
             pods = self.pods(job)
-            return len(pods) >= number and pods[number - 1]["status"].get("phase") == "Running" and name_of(pods[number - 1])
+            if len(pods) < number or pods[number - 1]["status"].get("phase") in (None, "Pending"):
+                return None
+            return name_of(pods[number - 1])
 
         return self.wait(running, f"pod {number} of {job} runs", timeout)
 
@@ -155,7 +157,7 @@ class World:
         while not condition():
             if failed := [name_of(job) for job in self.cluster.watch.objects("jobs", self.namespace) if has_failed(job)]:
                 raise AssertionError(f"{failed[0]} has failed, and there were to be {what}")
-            if time.monotonic() > until:
+            if self.cluster.watch.closed or time.monotonic() > until:
                 raise AssertionError(f"not within {timeout} s: {what}")
             time.sleep(0.3)
 
@@ -214,7 +216,7 @@ class World:
             lines.append(f"{name_of(pod)}: {json.dumps(pod['status'].get('containerStatuses'))}")
             try:
                 lines += [f"    {line}" for line in self.log(name_of(pod)).splitlines()[-15:]]
-            except (AssertionError, OSError) as error:
+            except (AssertionError, OSError, ValueError) as error:
                 lines.append(f"    no log: {error}")
         for job in self.cluster.watch.objects("jobs", self.namespace):
             lines.append(f"{name_of(job)}: {json.dumps(job['status'])}")

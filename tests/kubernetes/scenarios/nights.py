@@ -1,5 +1,6 @@
 """Nights in which nothing goes wrong, or only the schedule is unusual."""
 
+from harness import ROOT
 from harness.runner import scenario
 from harness.world import OPS, equal, name_of
 
@@ -109,3 +110,17 @@ def job_edited_between_two_nights(world):
     next_night = world.run_now("s3haul-next-night")
     world.assert_ended(next_night, "Complete", "CompletionsReached", [0])
     world.assert_replica()
+
+
+@scenario
+def the_overlay_for_eks_applies(world):
+    """An overlay has all that it needs, its namespace included. Its image is not of this world."""
+    overlay = ROOT / "deploy/overlays/eks"
+    try:
+        world.cluster.kubectl("apply", "-k", overlay)
+        world.cluster.kubectl("--namespace=data", "create", "job", "--from=cronjob/s3haul", "s3haul-now")
+        events = lambda: world.cluster.watch.objects("events", "data")
+        pulled = lambda: any("registry.example.internal/s3haul:0.1.0" in each["message"] for each in events())
+        world.wait(pulled, "the pod wants the overlay's image")
+    finally:
+        world.cluster.kubectl("delete", "-k", overlay, "--wait=false", check=False)

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/util/retry"
 	"k8s.io/component-helpers/apimachinery/lease"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
@@ -42,10 +43,6 @@ func registerNode(ctx context.Context, client kubernetes.Interface, options *opt
 	if _, err := client.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{}); err != nil && !errors.IsAlreadyExists(err) {
 		return fmt.Errorf("node %s: %w", options.node, err)
 	}
-	node, err := client.CoreV1().Nodes().Get(ctx, options.node, metav1.GetOptions{})
-	if err != nil {
-		return err
-	}
 	cpu, err := resource.ParseQuantity(options.cpu)
 	if err != nil {
 		return fmt.Errorf("--cpu: %w", err)
@@ -54,19 +51,30 @@ func registerNode(ctx context.Context, client kubernetes.Interface, options *opt
 	if err != nil {
 		return fmt.Errorf("--memory: %w", err)
 	}
+	// The controllers write to it too.
+	return retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		node, err := client.CoreV1().Nodes().Get(ctx, options.node, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		describeNode(node, cpu, memory, logPort)
+		_, err = client.CoreV1().Nodes().UpdateStatus(ctx, node, metav1.UpdateOptions{})
+		return err
+	})
+}
+
+func describeNode(node *v1.Node, cpu, memory resource.Quantity, logPort int32) {
 	node.Status.Capacity = v1.ResourceList{
 		v1.ResourceCPU: cpu, v1.ResourceMemory: memory, v1.ResourcePods: resource.MustParse("110"),
 	}
 	node.Status.Allocatable = node.Status.Capacity
 	node.Status.Addresses = []v1.NodeAddress{
-		{Type: v1.NodeInternalIP, Address: address}, {Type: v1.NodeHostName, Address: options.node},
+		{Type: v1.NodeInternalIP, Address: address}, {Type: v1.NodeHostName, Address: node.Name},
 	}
 	node.Status.DaemonEndpoints.KubeletEndpoint.Port = logPort
 	node.Status.NodeInfo.KubeletVersion = "v0.0.0-test"
 	node.Status.NodeInfo.ContainerRuntimeVersion = "process://1"
 	setReady(node)
-	_, err = client.CoreV1().Nodes().UpdateStatus(ctx, node, metav1.UpdateOptions{})
-	return err
 }
 
 // keepNodeReady renews the lease, and reports the node as ready again after it was taken for lost. A Node that was deleted
