@@ -1,0 +1,151 @@
+//! The requests that this crate sends, by S3's names, and the class that each is throttled in.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The requests that this crate sends, by S3's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "each is S3's own name of the request")]
+pub enum Operation {
+    HeadBucket,
+    ListObjects,
+    HeadObject,
+    GetObject,
+    GetObjectTagging,
+    PutObjectTagging,
+    GetObjectAcl,
+    GetObjectRetention,
+    GetObjectLegalHold,
+    ListObjectAnnotations,
+    GetObjectAnnotation,
+    PutObjectAnnotation,
+    CopyObject,
+    PutObject,
+    DeleteObject,
+    CreateMultipartUpload,
+    UploadPart,
+    UploadPartCopy,
+    CompleteMultipartUpload,
+    AbortMultipartUpload,
+    ListParts,
+    ListMultipartUploads,
+    ListObjectVersions,
+    GetBucketVersioning,
+    RestoreObject,
+    /// Reading a file of this machine; no request, but it fails like one.
+    ReadFile,
+}
+
+/// S3 limits and throttles these two apart: 3,500 writes and 5,500 reads per second and partitioned
+/// prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Class {
+    /// GET, HEAD and lists.
+    Read,
+    /// PUT, COPY, POST and DELETE.
+    Write,
+}
+
+impl Operation {
+    /// How many there are.
+    pub(crate) const COUNT: usize = Self::ReadFile as usize + 1;
+
+    /// All of them, in the order of their declaration.
+    #[cfg(test)]
+    pub(crate) const ALL: [Self; Self::COUNT] = [
+        Self::HeadBucket,
+        Self::ListObjects,
+        Self::HeadObject,
+        Self::GetObject,
+        Self::GetObjectTagging,
+        Self::PutObjectTagging,
+        Self::GetObjectAcl,
+        Self::GetObjectRetention,
+        Self::GetObjectLegalHold,
+        Self::ListObjectAnnotations,
+        Self::GetObjectAnnotation,
+        Self::PutObjectAnnotation,
+        Self::CopyObject,
+        Self::PutObject,
+        Self::DeleteObject,
+        Self::CreateMultipartUpload,
+        Self::UploadPart,
+        Self::UploadPartCopy,
+        Self::CompleteMultipartUpload,
+        Self::AbortMultipartUpload,
+        Self::ListParts,
+        Self::ListMultipartUploads,
+        Self::ListObjectVersions,
+        Self::GetBucketVersioning,
+        Self::RestoreObject,
+        Self::ReadFile,
+    ];
+
+    /// Which of S3's request limits this operation counts against.
+    #[must_use]
+    pub const fn class(self) -> Class {
+        match self {
+            Self::HeadBucket
+            | Self::ListObjects
+            | Self::HeadObject
+            | Self::GetObject
+            | Self::GetObjectTagging
+            | Self::GetObjectAcl
+            | Self::GetObjectRetention
+            | Self::GetObjectLegalHold
+            | Self::ListObjectAnnotations
+            | Self::GetObjectAnnotation
+            | Self::ListParts
+            | Self::ListMultipartUploads
+            | Self::ListObjectVersions
+            | Self::GetBucketVersioning
+            | Self::ReadFile => Class::Read,
+            Self::CopyObject
+            | Self::PutObject
+            | Self::DeleteObject
+            | Self::PutObjectTagging
+            | Self::PutObjectAnnotation
+            | Self::CreateMultipartUpload
+            | Self::UploadPart
+            | Self::UploadPartCopy
+            | Self::CompleteMultipartUpload
+            | Self::AbortMultipartUpload
+            | Self::RestoreObject => Class::Write,
+        }
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::ReadFile => "read",
+            Self::HeadBucket => "HeadBucket",
+            Self::ListObjects => "ListObjectsV2",
+            Self::HeadObject => "HeadObject",
+            Self::GetObject => "GetObject",
+            Self::GetObjectTagging => "GetObjectTagging",
+            Self::PutObjectTagging => "PutObjectTagging",
+            Self::GetObjectAcl => "GetObjectAcl",
+            Self::GetObjectRetention => "GetObjectRetention",
+            Self::GetObjectLegalHold => "GetObjectLegalHold",
+            Self::ListObjectAnnotations => "ListObjectAnnotations",
+            Self::GetObjectAnnotation => "GetObjectAnnotation",
+            Self::PutObjectAnnotation => "PutObjectAnnotation",
+            Self::CopyObject => "CopyObject",
+            Self::PutObject => "PutObject",
+            Self::DeleteObject => "DeleteObject",
+            Self::CreateMultipartUpload => "CreateMultipartUpload",
+            Self::UploadPart => "UploadPart",
+            Self::UploadPartCopy => "UploadPartCopy",
+            Self::CompleteMultipartUpload => "CompleteMultipartUpload",
+            Self::AbortMultipartUpload => "AbortMultipartUpload",
+            Self::ListParts => "ListParts",
+            Self::ListMultipartUploads => "ListMultipartUploads",
+            Self::ListObjectVersions => "ListObjectVersions",
+            Self::GetBucketVersioning => "GetBucketVersioning",
+            Self::RestoreObject => "RestoreObject",
+        })
+    }
+}
