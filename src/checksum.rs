@@ -14,7 +14,7 @@ use md5::{Digest as _, Md5};
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 
-use crate::s3::{Checksum, ChecksumAlgorithm, ChecksumKind};
+use crate::s3::{Checksum, ChecksumAlgorithm, ChecksumKind, PartDone};
 
 /// The CRC parameters of an algorithm; SHA has none.
 const fn crc(algorithm: ChecksumAlgorithm) -> Option<(CrcAlgorithm, usize)> {
@@ -85,6 +85,24 @@ pub fn composite<'a>(
         kind: ChecksumKind::Composite,
         ..compute(algorithm, &sums)
     })
+}
+
+/// Returns the checksum of the object that parts make, or `None` if one has no checksum, or the
+/// parts' checksums do not make one.
+#[must_use]
+pub fn of_parts(
+    parts: &[PartDone],
+    algorithm: ChecksumAlgorithm,
+    kind: ChecksumKind,
+) -> Option<Checksum> {
+    let sums: Option<Vec<_>> = parts
+        .iter()
+        .map(|part| Some((part.checksum.as_deref()?, part.size)))
+        .collect();
+    match kind {
+        ChecksumKind::FullObject => combine(algorithm, sums?),
+        ChecksumKind::Composite => composite(algorithm, sums?.into_iter().map(|(sum, _)| sum)),
+    }
 }
 
 /// A full-object CRC of bytes that come piece by piece.

@@ -15,7 +15,7 @@ use crate::location::ObjectKey;
 use crate::s3::progress::within;
 use crate::s3::{Failure, FailureKind, Operation};
 
-/// Whether a request may be sent again when its outcome is not known.
+/// States if a request may be sent again when its outcome is not known.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Repeat {
     /// It has the same effect twice.

@@ -74,10 +74,10 @@ impl Bucket {
         }
     }
 
-    /// Whether the endpoint answers nobody, before a request is given up for `failure`. A run with
-    /// few requests in flight would fail object after object before so many had failed that it
-    /// counts as an outage, and one object that the server chokes on is none: what every server
-    /// answers, be it with a refusal, tells one from the other.
+    /// Returns true if the endpoint answers nobody. Called before a request is given up for
+    /// `failure`: a run with few requests in flight would fail object after object before enough
+    /// have failed to count as an outage. If the server chokes on one object only, it still answers
+    /// other requests, even with a refusal.
     pub(super) async fn is_silent(&self, failure: &Failure, waited: Duration) -> bool {
         tokio::select! {
             is_silent = self.answers_nobody(failure, waited) => is_silent,

@@ -1,5 +1,5 @@
-//! Whether a stream gets colours: what `--color` says, then the environment, then whether it is a
-//! terminal.
+//! Decides if a stream gets colours: by `--color`, then by the environment, then by the kind of
+//! stream (terminals do).
 
 use std::io::IsTerminal;
 

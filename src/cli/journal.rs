@@ -61,8 +61,8 @@ impl JournalFlags {
         leave_out_own_files(job);
     }
 
-    /// Those of a run that can't be gone on with. To do without is what `--fresh` and `--journal
-    /// none` ask for.
+    /// Returns the flags that make no sense for a run that cannot be resumed. `--fresh` and
+    /// `--journal none` ask for such a run, so they are not among them.
     pub(super) fn of_going_on(&self) -> [Flag; 3] {
         let place = self
             .journal
@@ -140,7 +140,7 @@ pub(super) async fn open(
             if job.journal == JournalPlace::Usual && !may_go_on(&location).await =>
         {
             tell(&format!(
-                "no journal is kept, so that a run that is killed begins anew: {error}"
+                "no journal is kept, so a run that is killed starts over: {error}"
             ));
             return without(job, origin, &tell).await;
         }

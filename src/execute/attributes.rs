@@ -72,6 +72,17 @@ impl<'w> Wanted<'w> {
         if self.full.tags != Tags::AsSource || head.tag_count.is_some() {
             return Ok(());
         }
+        self.source_tags(bucket, pin, draft).await?;
+        Ok(())
+    }
+
+    /// Reads the tags of the source, or records their loss and returns `None`.
+    async fn source_tags(
+        &self,
+        bucket: &Bucket,
+        pin: &SourcePin,
+        draft: &mut Draft,
+    ) -> Result<Option<Vec<Tag>>, Failure> {
         let source = Source {
             work: self.work,
             bucket,
@@ -80,8 +91,7 @@ impl<'w> Wanted<'w> {
         let ask = || bucket.tags(&pin.key, source.version());
         source
             .or_loss(Attribute::Tags, &source.permission("Tagging"), ask, draft)
-            .await?;
-        Ok(())
+            .await
     }
 
     /// Reads what a copy of `head` shall have. `head` is completed with what S3 shows elsewhere
@@ -300,16 +310,7 @@ impl<'w> Wanted<'w> {
                     && optional.contains(&Attribute::Tags)
                     && !suspects(&failure, &[Attribute::Tags]).is_empty()
                 {
-                    let source = Source {
-                        work: self.work,
-                        bucket,
-                        pin,
-                    };
-                    let ask = || bucket.tags(&pin.key, source.version());
-                    match source
-                        .or_loss(Attribute::Tags, &source.permission("Tagging"), ask, draft)
-                        .await?
-                    {
+                    match self.source_tags(bucket, pin, draft).await? {
                         None => {
                             self.full.tags = Tags::Exactly(set_tags(transfer));
                             self.sent = self.full.clone();

@@ -13,19 +13,6 @@ use tokio::time::Instant;
 /// are about all objects: a policy may deny one prefix or one object.
 pub(super) const IN_A_ROW: u32 = 16;
 
-/// The first interval between questions to a bucket that refused them, and the longest.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Intervals {
-    first: Duration,
-    longest: Duration,
-}
-
-impl Intervals {
-    pub(super) fn of((first, longest): (Duration, Duration)) -> Self {
-        Self { first, longest }
-    }
-}
-
 /// Tells when to ask again.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NextQuestion {
@@ -35,11 +22,12 @@ pub(super) struct NextQuestion {
 }
 
 impl NextQuestion {
-    pub(super) fn after(now: Instant, intervals: Intervals) -> Self {
+    /// Asks again after the first of these intervals, and in the end at the longest.
+    pub(super) fn after(now: Instant, (first, longest): (Duration, Duration)) -> Self {
         Self {
-            at: now + intervals.first,
-            interval: intervals.first,
-            longest: intervals.longest,
+            at: now + first,
+            interval: first,
+            longest,
         }
     }
 
@@ -66,7 +54,7 @@ mod tests {
     #[test]
     fn one_asks_at_a_time_and_the_intervals_grow() {
         let (second, now) = (Duration::from_secs(1), Instant::now());
-        let mut next = NextQuestion::after(now, Intervals::of((second * 2, second * 8)));
+        let mut next = NextQuestion::after(now, (second * 2, second * 8));
         assert!(!next.is_due(now + second));
         assert!(next.is_due(now + second * 2));
         assert!(!next.is_due(now + second * 2), "another one asks");

@@ -36,12 +36,12 @@ pub enum Event<'a> {
     BytesCopied {
         /// The multipart object that they belong to.
         id: Option<u64>,
-        /// How many.
+        /// Their number.
         bytes: u64,
     },
     /// Bytes that had arrived are void, because the object is begun again or given up.
     BytesVoided {
-        /// How many.
+        /// Their number.
         bytes: u64,
     },
     /// A multipart object is no longer at work.

@@ -7,7 +7,7 @@
 //! more, and what the endpoint does not derive from the bytes is never taken for evidence.
 
 use super::receipt::Proof;
-use crate::checksum::{combine, composite, looks_like_md5, multipart_etag};
+use crate::checksum::{looks_like_md5, multipart_etag, of_parts};
 use crate::plan::parts::Boundaries;
 use crate::s3::{Capabilities, Checksum, ChecksumAlgorithm, ChecksumKind, Head, PartDone, Written};
 
@@ -65,18 +65,7 @@ impl Made {
         parts: &[PartDone],
         declared: Option<(ChecksumAlgorithm, ChecksumKind)>,
     ) -> Self {
-        let sums: Option<Vec<_>> = parts
-            .iter()
-            .map(|part| Some((part.checksum.as_deref()?, part.size)))
-            .collect();
-        let checksum = declared
-            .zip(sums)
-            .and_then(|((algorithm, kind), sums)| match kind {
-                ChecksumKind::FullObject => combine(algorithm, sums),
-                ChecksumKind::Composite => {
-                    composite(algorithm, sums.into_iter().map(|(sum, _)| sum))
-                }
-            });
+        let checksum = declared.and_then(|(algorithm, kind)| of_parts(parts, algorithm, kind));
         Self {
             checksum,
             etag: multipart_etag(parts.iter().map(|part| part.etag.as_str())),

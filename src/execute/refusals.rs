@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
-use super::beliefs::{IN_A_ROW, Intervals, NextQuestion};
+use super::beliefs::{IN_A_ROW, NextQuestion};
 use crate::bucket::Bucket;
 use crate::location::ObjectKey;
 use crate::manifest::job::Attribute;
@@ -20,7 +20,8 @@ use crate::s3::{Failure, FailureKind, Operation};
 /// What buckets refused in this run.
 #[derive(Debug)]
 pub(super) struct Refusals {
-    intervals: Intervals,
+    /// The first and the longest interval at which the run asks again for what was refused.
+    questions: (Duration, Duration),
     losses: Mutex<BTreeMap<(String, Attribute, Lost), Expected>>,
     /// By bucket, the refusals in a row of an attribute that was answered before.
     in_a_row: Mutex<BTreeMap<(String, Attribute), u32>>,
@@ -61,7 +62,7 @@ impl Refusals {
     /// asks again for what was refused.
     pub(super) fn new(questions: (Duration, Duration)) -> Self {
         Self {
-            intervals: Intervals::of(questions),
+            questions,
             losses: Mutex::default(),
             in_a_row: Mutex::default(),
             answered: Mutex::default(),
@@ -99,7 +100,7 @@ impl Refusals {
                 .entry((Self::place(bucket), loss.attribute, loss.lost))
                 .or_insert_with(|| Expected {
                     loss: loss.clone(),
-                    next: NextQuestion::after(Instant::now(), self.intervals),
+                    next: NextQuestion::after(Instant::now(), self.questions),
                 });
             expected.loss.clone_from(loss);
         }
@@ -210,7 +211,7 @@ impl Refusals {
         let (cell, next) = shown.entry((Self::place(bucket), operation)).or_default();
         if let Some(Shown::Nothing(_)) = cell.get() {
             let now = Instant::now();
-            let next = next.get_or_insert_with(|| NextQuestion::after(now, self.intervals));
+            let next = next.get_or_insert_with(|| NextQuestion::after(now, self.questions));
             if next.is_due(now) {
                 *cell = Arc::default();
             }

@@ -4,7 +4,6 @@
 //! A server that does not know a question costs one request per bucket, and a loss on each receipt,
 //! or the object where the attribute is required.
 
-use std::future::ready;
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -88,16 +87,34 @@ impl Source<'_> {
             Box::pin(self.bucket.head(&self.pin.key, self.version())).await?;
             answer = ask().await;
         }
-        let failure = match answer {
+        match answer {
             Ok(value) => {
                 self.work.refusals.answered(self.bucket, attribute);
-                return Ok(Some(value));
+                Ok(Some(value))
             }
-            Err(failure) if self.transfer().preserve.of(attribute) != Policy::Try => {
-                return Err(failure);
+            Err(failure) => {
+                self.record_loss(attribute, permission, failure, draft)
+                    .await?;
+                Ok(None)
             }
-            Err(failure) => failure,
-        };
+        }
+    }
+
+    /// Records the loss of an attribute that is only tried and that this failure kept from being
+    /// read.
+    ///
+    /// # Errors
+    /// The failure itself, if the attribute is required or the failure is about something else.
+    async fn record_loss(
+        &self,
+        attribute: Attribute,
+        permission: &str,
+        failure: Failure,
+        draft: &mut Draft,
+    ) -> Result<(), Failure> {
+        if self.transfer().preserve.of(attribute) != Policy::Try {
+            return Err(failure);
+        }
         // A server that knows no such object to a question may do so for want of the question, or
         // of the object.
         let failure = if *failure.kind() == FailureKind::NotFound {
@@ -119,10 +136,10 @@ impl Source<'_> {
             _ => refusals.remember(self.bucket, &loss),
         }
         draft.losses.push(loss);
-        Ok(None)
+        Ok(())
     }
 
-    /// True when the attribute was found unreadable before and is only tried: a loss without a
+    /// Returns true if the attribute was found unreadable before and is only tried: a loss without a
     /// request.
     pub(super) fn is_known_unreadable(&self, attribute: Attribute, draft: &mut Draft) -> bool {
         if self.transfer().preserve.of(attribute) != Policy::Try {
@@ -302,14 +319,11 @@ impl Source<'_> {
                 refusals.uncounted(bucket, Uncounted::NotKnown);
                 Ok(None)
             }
-            _ => Ok(self
-                .or_loss(
-                    Attribute::Tags,
-                    &permission,
-                    || ready(Err(failure.clone())),
-                    draft,
-                )
-                .await?),
+            _ => {
+                self.record_loss(Attribute::Tags, &permission, failure, draft)
+                    .await?;
+                Ok(None)
+            }
         }
     }
 

@@ -11,12 +11,12 @@ use std::time::Duration;
 use futures::stream::TryStreamExt;
 use tokio::time::Instant;
 
-use super::{Declared, MultipartUpload};
+use super::MultipartUpload;
 use crate::checksum;
 use crate::s3::look::Made;
 use crate::s3::{
-    Capabilities, Checksum, ChecksumKind, CompleteSpec, Failure, FailureKind, Head, Operation,
-    PartDone, Written,
+    Capabilities, ChecksumKind, CompleteSpec, Failure, FailureKind, Head, Operation, PartDone,
+    Written,
 };
 
 /// The longest pause between two looks at a Complete of unknown outcome.
@@ -278,10 +278,10 @@ fn made_by(
     if capabilities.part_counts && is_of_other_parts(&head.etag, parts.len()) {
         return false;
     }
-    let made = spec
-        .full_checksum
-        .clone()
-        .or_else(|| composed(parts, spec.checksum));
+    let made = spec.full_checksum.clone().or_else(|| {
+        let (algorithm, kind) = spec.checksum?;
+        checksum::of_parts(parts, algorithm, kind)
+    });
     let sums = made.as_ref().zip(head.checksum.as_ref());
     let sums = sums.filter(|(a, b)| (a.algorithm, a.kind) == (b.algorithm, b.kind));
     let by_checksum = sums.map(|(made, found)| made.value == found.value);
@@ -309,20 +309,4 @@ fn is_of_other_parts(etag: &str, count: usize) -> bool {
     });
     let other = counted.and_then(|(_, number)| number.parse::<usize>().ok());
     checksum::looks_like_md5(etag) || other.is_some_and(|other| other != count)
-}
-
-/// Returns the checksum of the object that parts make, if the upload declared one and all parts
-/// have it.
-fn composed(parts: &[PartDone], declared: Declared) -> Option<Checksum> {
-    let (algorithm, kind) = declared?;
-    let sums: Option<Vec<_>> = parts
-        .iter()
-        .map(|part| Some((part.checksum.as_deref()?, part.size)))
-        .collect();
-    match kind {
-        ChecksumKind::FullObject => checksum::combine(algorithm, sums?),
-        ChecksumKind::Composite => {
-            checksum::composite(algorithm, sums?.into_iter().map(|(sum, _)| sum))
-        }
-    }
 }

@@ -55,7 +55,7 @@ pub struct Totals {
 /// Archived objects of one storage class.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ArchivedClass {
-    /// How many.
+    /// Their number.
     pub objects: u64,
     /// Their bytes.
     pub bytes: u64,

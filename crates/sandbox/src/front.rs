@@ -467,8 +467,8 @@ fn signed_region(headers: &HeaderMap) -> Option<&str> {
     scope.split(',').next()?.split('/').nth(2)
 }
 
-/// Answers with an error, after reading what the client sends so that it comes to reading the
-/// answer.
+/// Answers with an error. Reads the request to its end first, because a client reads no answer
+/// while it sends.
 async fn refuse(request: Request<Incoming>, refusal: &Refusal, id: &str) -> Response<Body> {
     drain(request.into_body()).await;
     refusal.response(id)

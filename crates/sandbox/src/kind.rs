@@ -41,8 +41,8 @@ pub(super) fn waive_signature(request: &mut Request<Body>, keys: &KeyRing, quirk
     }
 }
 
-/// Whether the body is not kept by [`Payload::pass`](super::payload::Payload::pass), and is hashed
-/// for the signature.
+/// Returns true for a body that [`Payload::pass`](super::payload::Payload::pass) does not keep, and
+/// that is hashed for the signature.
 fn is_long_and_hashed(headers: &HeaderMap) -> bool {
     let length =
         header(headers, CONTENT_LENGTH.as_str()).and_then(|length| length.parse::<usize>().ok());

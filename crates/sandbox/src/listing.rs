@@ -66,7 +66,7 @@ impl Query<'_> {
             .map(|at| &key[..self.prefix.len() + at + delimiter.len()])
     }
 
-    /// Where the walk begins. A marker that is a rolled-up prefix, or lies in one, means that the
+    /// Returns the key at which the walk begins. A marker that is a rolled-up prefix, or lies in one, means that the
     /// prefix was listed.
     fn start(&self) -> Bound<String> {
         match self.after {

@@ -1,5 +1,4 @@
-//! How fast the sandbox answers and how much it lets through: latency per operation, copy speed,
-//! rates per prefix.
+//! The performance of the sandbox: latency per operation, copy speed, and rates per prefix.
 //!
 //! The default model has neither latency nor limits. [`Model::aws_like`] has the figures that S3 is
 //! known for.
@@ -120,7 +119,7 @@ pub struct RateModel {
     pub only: Option<String>,
 }
 
-/// How the rate of a prefix grows from its first request on: in steps, as S3 divides a partition in
+/// The growth of a prefix's rate after its first request: in steps, as S3 divides a partition in
 /// two.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ramp {

@@ -79,7 +79,7 @@ impl Operation {
         Call::classify(method, uri, headers).operation
     }
 
-    /// Whether it counts against the write rate of a prefix (PUT, COPY, POST, DELETE) rather than
+    /// Returns true if it counts against the write rate of a prefix (PUT, COPY, POST, DELETE) rather than
     /// the read rate.
     #[must_use]
     pub const fn is_write(self) -> bool {

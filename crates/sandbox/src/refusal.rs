@@ -1,5 +1,4 @@
-//! What the sandbox answers when it does not do what was asked: S3's status, code, message and
-//! extra elements.
+//! The error answers of the sandbox: S3's status, code, message, and extra elements.
 
 use std::borrow::Cow;
 use std::fmt::{Display, Write as _};

@@ -29,8 +29,8 @@ use crate::plan::decide::Skip;
 use crate::plan::parts::{PartLayout, UPLOAD_PART};
 use crate::planner::Step;
 use crate::s3::{
-    Attributes, Checksum, ChecksumAlgorithm, CompleteSpec, Failure, FailureKind, Operation,
-    PartDone,
+    Attributes, Checksum, ChecksumAlgorithm, ChecksumKind, CompleteSpec, Failure, FailureKind,
+    Operation, PartDone,
 };
 
 /// A multipart upload of local bytes.
@@ -292,11 +292,7 @@ impl Upload {
 
     /// Combines the checksums of the parts into that of the whole.
     fn combined(&self, parts: &[PartDone]) -> Option<Checksum> {
-        let pieces: Option<Vec<_>> = parts
-            .iter()
-            .map(|part| Some((part.checksum.as_deref()?, part.size)))
-            .collect();
-        checksum::combine(self.summed_with()?, pieces?)
+        checksum::of_parts(parts, self.summed_with()?, ChecksumKind::FullObject)
     }
 
     /// Returns the parts as Complete names them.

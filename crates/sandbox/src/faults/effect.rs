@@ -11,7 +11,7 @@ use jiff::SignedDuration;
 
 use crate::store::Store;
 
-/// What happens to a call.
+/// An effect on a call.
 #[derive(Clone)]
 pub enum Effect {
     /// An error instead of the operation.

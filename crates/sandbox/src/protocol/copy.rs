@@ -365,8 +365,8 @@ fn result_of(tag: &str, modified: SystemTime, checksum: Option<Checksum>) -> Cop
     result
 }
 
-/// What a copy has: metadata and tags by their directives, everything else as asked, none of the
-/// source's class, encryption, redirect and lock.
+/// Returns the attributes of a copy: metadata and tags by their directives, everything else as
+/// requested. A copy does not inherit the source's class, encryption, redirect, or lock.
 fn kept(
     source: &Attributes,
     asked: Attributes,
