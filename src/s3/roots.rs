@@ -84,9 +84,7 @@ impl Root {
     /// Returns the body of an answer with the root renamed, or `None` if it can be read as it is,
     /// or not at all.
     pub(super) fn renamed_in(&self, response: &HttpResponse) -> Option<SdkBody> {
-        let is_success = response.status().is_success();
-        let document = response.body().bytes().filter(|_| is_success)?;
-        self.renamed(std::str::from_utf8(document).ok()?)
+        self.renamed(document_of(response)?)
             .ok()
             .flatten()
             .map(SdkBody::from)
@@ -95,25 +93,13 @@ impl Root {
     /// Returns true for an answer whose document ends before its root does. The SDK takes what it
     /// holds for all of it.
     pub(super) fn is_cut_off(response: &HttpResponse) -> bool {
-        let document = response
-            .body()
-            .bytes()
-            .filter(|_| response.status().is_success());
-        document
-            .and_then(|document| std::str::from_utf8(document).ok())
-            .is_some_and(ends_early)
+        document_of(response).is_some_and(ends_early)
     }
 
     /// Returns true for an answer about tags that has no set of them. The SDK takes it for an empty
     /// one.
     pub(super) fn is_bare_tagging(response: &HttpResponse) -> bool {
-        let document = response
-            .body()
-            .bytes()
-            .filter(|_| response.status().is_success());
-        document
-            .and_then(|document| std::str::from_utf8(document).ok())
-            .is_some_and(|document| is_bare(document, "Tagging"))
+        document_of(response).is_some_and(|document| is_bare(document, "Tagging"))
     }
 
     fn renamed(&self, document: &str) -> Result<Option<String>, Unreadable> {
@@ -169,6 +155,13 @@ impl Root {
     fn wrap(&self, inner: &str) -> String {
         format!("<{name}>{inner}</{name}>", name = self.name)
     }
+}
+
+/// Returns the document of an answer that tells of success.
+fn document_of(response: &HttpResponse) -> Option<&str> {
+    let is_success = response.status().is_success();
+    let document = response.body().bytes().filter(|_| is_success)?;
+    std::str::from_utf8(document).ok()
 }
 
 /// True if the last tag of a document does not close its first.

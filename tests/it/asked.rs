@@ -1,6 +1,8 @@
 //! Servers that do not do what they are asked: they ignore questions about attributes, attributes
 //! of requests, ranges, and parts, and answer with success.
 
+mod looks;
+
 use std::time::{Duration, UNIX_EPOCH};
 
 use rstest::rstest;
@@ -493,130 +495,4 @@ async fn attributes_of_uploads_that_are_ignored_are_losses() {
             "{told:?}"
         );
     }
-}
-
-/// The profile claims that `ETag`s follow from bytes: the answers of all parts look right.
-#[rstest]
-#[case::ignored_range(Operation::UploadPartCopy, Effect::Ignore(&["x-amz-copy-source-range"]), "bytes arrived of")]
-#[case::dropped_part(
-    Operation::CompleteMultipartUpload,
-    Effect::DropPart,
-    "bytes arrived of"
-)]
-#[tokio::test]
-async fn an_object_of_parts_is_looked_at_once(
-    #[case] operation: Operation,
-    #[case] effect: Effect,
-    #[case] what: &str,
-    #[values(Provider::Aws, Provider::Wasabi, Provider::Other)] provider: Provider,
-) {
-    let mut world = World::new().await;
-    world.provider = provider;
-    put(
-        &world,
-        "a",
-        LARGE,
-        &ObjectSpec::default().without_checksum(),
-    );
-    world
-        .sandbox
-        .faults()
-        .add(Fault::on(operation).then(effect));
-    if operation == Operation::UploadPartCopy {
-        ignore(
-            &world,
-            Operation::CompleteMultipartUpload,
-            &["x-amz-mp-object-size", "x-amz-checksum-crc64nvme"],
-        );
-    }
-    let run = world.run(cut(copy_all())).await;
-    assert_eq!(
-        run.outcome.failed_objects, 1,
-        "{provider:?} {:?}",
-        run.receipts
-    );
-    let message = message(&run);
-    // The sandbox answers Complete with a checksum of what it published, which is seen before the
-    // object is.
-    assert!(
-        message.contains(what) || message.contains("but its parts make"),
-        "{message}"
-    );
-}
-
-#[tokio::test]
-async fn one_head_beside_the_parts() {
-    for provider in [Provider::Aws, Provider::Wasabi, Provider::Other] {
-        let mut world = World::new().await;
-        world.provider = provider;
-        put(&world, "a", LARGE, &ObjectSpec::default());
-        let directory = tempfile::tempdir().unwrap();
-        std::fs::write(
-            directory.path().join("b"),
-            vec![7; usize::try_from(LARGE).unwrap()],
-        )
-        .unwrap();
-        for (transfer, looks) in [(copy_all(), 1), (upload_all(directory.path()), 2)] {
-            let run = world.run(cut(transfer)).await;
-            assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
-            let heads = world.sandbox.calls().of(Operation::HeadObject);
-            let is_look =
-                |call: &&CallEntry| call.bucket == DESTINATION && call.status == Some(200);
-            assert_eq!(heads.iter().filter(is_look).count(), looks, "{provider:?}");
-        }
-    }
-}
-
-/// Whoever may write and not read has what the answers prove, and a note.
-#[tokio::test]
-async fn a_look_that_is_denied_leaves_what_the_answers_prove() {
-    let world = World::new().await;
-    put(&world, "a", LARGE, &ObjectSpec::default());
-    world
-        .sandbox
-        .store()
-        .deny(DESTINATION, Operation::HeadObject, "");
-    let run = world.run(cut(copy_all())).await;
-    assert_eq!(
-        (run.outcome.done_objects, run.proof().as_str()),
-        (1, "crc64nvme"),
-        "{:?}",
-        run.receipts
-    );
-    let note = "not looked at after it was published: s3:GetObject missing on destination";
-    assert_eq!(run.receipts[0].notes, [note]);
-}
-
-/// A server that takes `?tagging` for nothing writes the tags over the object.
-#[tokio::test]
-async fn tags_that_replace_the_object_are_found_out() {
-    let mut world = World::new().await;
-    world.provider = Provider::Ceph;
-    for key in ["a", "b"] {
-        put(&world, key, 10, &ObjectSpec::default().tag("a", "b"));
-    }
-    ignore(&world, Operation::PutObjectTagging, &["tagging"]);
-    let mut job = world.job(copy_all());
-    job.limits.in_flight = Some(1);
-    let run = world.try_run_job(&job).await.unwrap();
-    assert_eq!(
-        (run.outcome.done_objects, run.outcome.failed_objects),
-        (1, 1),
-        "{:?}",
-        run.receipts
-    );
-    assert!(
-        message(&run).contains("took the tags for the content"),
-        "{}",
-        message(&run)
-    );
-    assert_eq!(
-        world.calls(Operation::PutObjectTagging),
-        1,
-        "the others are left alone"
-    );
-    assert_eq!(
-        world.sandbox.store().object(DESTINATION, "b").unwrap().size,
-        10
-    );
 }
