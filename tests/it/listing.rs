@@ -224,7 +224,7 @@ async fn planned(sides: &Sides, in_order: bool) -> Vec<String> {
 async fn keys_of_all_kinds_are_found_over_the_wire() {
     // So that a list takes longer than to read it on a busy machine and to decide that it is cut.
     let latency = LatencyModel {
-        list: Duration::from_millis(300),
+        list: Duration::from_millis(100),
         ..LatencyModel::default()
     };
     let model = Model {
@@ -233,7 +233,7 @@ async fn keys_of_all_kinds_are_found_over_the_wire() {
     };
     let world = World::modelled(model).await;
     let mut keys = BTreeSet::new();
-    for index in 0..700_u32 {
+    for index in 0..1500_u32 {
         let hash = index.wrapping_mul(0x9E37_79B1);
         let char = char::from_u32(0x4e00 + hash % 9000).unwrap();
         keys.extend([
@@ -265,15 +265,19 @@ async fn keys_of_all_kinds_are_found_over_the_wire() {
     };
     let all: Vec<_> = keys.into_iter().collect();
     assert_eq!(planned(&sides, true).await, all);
-    assert_eq!(pages(&world, SOURCE), 5, "in order, there is one list");
-    let mut in_any_order = planned(&sides, false).await;
-    in_any_order.sort();
-    assert_eq!(in_any_order, all);
-    assert!(
-        pages(&world, SOURCE) > 5 + 5,
-        "{} pages: nothing was cut",
-        pages(&world, SOURCE)
-    );
+    let in_one_list = pages(&world, SOURCE);
+    assert_eq!(in_one_list, 11, "in order, there is one list");
+    // A range is cut only while its reader keeps up, which it may not on a busy machine.
+    for _ in 0..10 {
+        world.sandbox.calls().clear();
+        let mut in_any_order = planned(&sides, false).await;
+        in_any_order.sort();
+        assert_eq!(in_any_order, all);
+        if pages(&world, SOURCE) > in_one_list {
+            return;
+        }
+    }
+    panic!("no list was cut");
 }
 
 #[tokio::test(flavor = "multi_thread")]
