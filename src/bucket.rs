@@ -17,6 +17,7 @@ mod hidden;
 pub mod history;
 mod judge;
 mod list;
+mod lost;
 pub(crate) mod parking;
 mod stopping;
 
@@ -65,6 +66,8 @@ pub struct Bucket {
     over: CancellationToken,
     /// Set once the upload that the requests are for has stored a part.
     has_parts: Arc<AtomicBool>,
+    /// Set once the bucket has taken an object or an upload.
+    has_written: Arc<AtomicBool>,
     /// Requests that leave their places while they wait.
     parks: Parks,
     purpose: Purpose,
@@ -135,6 +138,7 @@ impl Bucket {
             over: halt.clone(),
             halt,
             has_parts: Arc::default(),
+            has_written: Arc::default(),
             parks: Parks::default(),
             purpose: Purpose::Object,
             hidden,
@@ -390,17 +394,19 @@ impl Bucket {
         attributes: &Attributes,
         condition: WriteCondition,
     ) -> Result<Answer<Written>, Failure> {
-        self.call(
-            Operation::CopyObject,
-            Some(key),
-            size,
-            Repeat::Always,
-            || {
-                self.client
-                    .copy_object(source, &self.name, key, attributes, &condition)
-            },
-        )
-        .await
+        let answer = self
+            .call(
+                Operation::CopyObject,
+                Some(key),
+                size,
+                Repeat::Always,
+                || {
+                    self.client
+                        .copy_object(source, &self.name, key, attributes, &condition)
+                },
+            )
+            .await;
+        self.or_lost(answer, Some(source)).await
     }
 
     /// Begins a multipart upload. Each attempt that took effect begins one.
@@ -409,14 +415,16 @@ impl Bucket {
         key: &ObjectKey,
         attributes: &Attributes,
     ) -> Result<Answer<Begun>, Failure> {
-        self.call(
-            Operation::CreateMultipartUpload,
-            Some(key),
-            0,
-            Repeat::Always,
-            || self.client.create_upload(&self.name, key, attributes),
-        )
-        .await
+        let answer = self
+            .call(
+                Operation::CreateMultipartUpload,
+                Some(key),
+                0,
+                Repeat::Always,
+                || self.client.create_upload(&self.name, key, attributes),
+            )
+            .await;
+        self.or_lost(answer, None).await
     }
 
     /// Copies a range (or all) of the source as one part; the same number again replaces it.
@@ -440,7 +448,8 @@ impl Bucket {
                         .copy_part(source, range, &self.name, key, upload_id, number)
                 },
             )
-            .await?;
+            .await;
+        let answer = self.or_lost(answer, Some(source)).await?;
         let (etag, checksum) = answer.value;
         Ok(Answer {
             value: PartDone {
@@ -462,18 +471,19 @@ impl Bucket {
         parts: &[PartDone],
         spec: &CompleteSpec,
     ) -> Result<Written, Failure> {
-        self.call(
-            Operation::CompleteMultipartUpload,
-            Some(key),
-            0,
-            Repeat::UnlessUnknown,
-            || {
-                self.client
-                    .complete_upload(&self.name, key, upload_id, parts, spec)
-            },
-        )
-        .await
-        .map(|answer| answer.value)
+        let answer = self
+            .call(
+                Operation::CompleteMultipartUpload,
+                Some(key),
+                0,
+                Repeat::UnlessUnknown,
+                || {
+                    self.client
+                        .complete_upload(&self.name, key, upload_id, parts, spec)
+                },
+            )
+            .await;
+        self.or_lost(answer, None).await.map(|answer| answer.value)
     }
 
     /// Ends an upload. Returns false if the server says that it had no such upload, unless an

@@ -110,6 +110,17 @@ enum Trouble {
     Failed(Failure),
 }
 
+impl Trouble {
+    /// Returns true if the next session tries the object again.
+    fn is_left(&self) -> bool {
+        match self {
+            Self::Stopped => true,
+            Self::Failed(failure) => failure.ends_run(),
+            Self::SourceChanged | Self::OtherBoundaries | Self::NotOurs => false,
+        }
+    }
+}
+
 impl From<Failure> for Trouble {
     fn from(failure: Failure) -> Self {
         match failure.kind() {

@@ -119,6 +119,11 @@ pub fn decide(
     if changes.is_empty() {
         return Ok(Decision::Resume);
     }
+    // A retry gives way: it has few objects, and the next run takes over its open uploads.
+    let retried = run.fingerprint.retries();
+    if retried.is_some() && retried != job.retries() {
+        return Ok(Decision::Begin);
+    }
     if !run.fingerprint.has_transfers_of(job) {
         return Err(JournalError::OtherTransfers { changes });
     }

@@ -64,6 +64,24 @@ impl Entry {
             .unwrap_or_default()
     }
 
+    /// Replaces what is known of the object by what HEAD shows.
+    pub(crate) fn take(&mut self, head: Head) {
+        (self.size, self.modified, self.archive) = (head.size, head.modified, head.archive);
+        (self.etag, self.storage_class) = (Some(head.etag), head.storage_class);
+    }
+
+    /// Returns true if this is not what the same key has `now`.
+    pub(crate) fn differs_from(&self, now: &Self) -> bool {
+        let is_rewritten = match (&self.etag, &now.etag) {
+            (Some(then), Some(now)) => then != now,
+            _ => {
+                let times = self.modified.zip(now.modified);
+                times.is_some_and(|(then, now)| then.as_second() != now.as_second())
+            }
+        };
+        is_rewritten || self.size != now.size
+    }
+
     /// Returns how HEAD of the same object contradicts this line of a list. `etags_tell` says that
     /// the server derives `ETag`s from the bytes, so that those of a version never change.
     #[must_use]

@@ -130,9 +130,17 @@ pub struct Pending {
     pub object: u64,
     /// The source, as it was listed then.
     pub entry: Entry,
-    /// An upload that was found open may have become its copy: with what that was begun is not
-    /// known.
+    /// What is on record of its copy.
+    pub made: MadeBefore,
+}
+
+/// The record of a copy that an earlier session was about to publish.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MadeBefore {
+    /// An upload that was found open may have become the copy: its attributes are not known.
     pub claimed: bool,
+    /// The `ETag` that the parts of the upload make.
+    pub etag: Option<String>,
 }
 
 /// What is to be planned: what an earlier session left, or everything.

@@ -22,12 +22,12 @@ impl Bucket {
         let sent = self
             .put_paced(key, &body, attributes, checksum, &condition)
             .await;
-        self.signed_if_need_be(signed, sent, |bucket| async move {
+        let answer = self.signed_if_need_be(signed, sent, |bucket| async move {
             bucket
                 .put_paced(key, &body, attributes, checksum, &condition)
                 .await
-        })
-        .await
+        });
+        self.or_lost(answer.await, None).await
     }
 
     async fn put_paced(
@@ -70,12 +70,12 @@ impl Bucket {
         let sent = self
             .part_paced(key, upload_id, number, &body, checksum)
             .await;
-        self.signed_if_need_be(signed, sent, |bucket| async move {
+        let answer = self.signed_if_need_be(signed, sent, |bucket| async move {
             bucket
                 .part_paced(key, upload_id, number, &body, checksum)
                 .await
-        })
-        .await
+        });
+        self.or_lost(answer.await, None).await
     }
 
     async fn part_paced(

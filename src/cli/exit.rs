@@ -62,6 +62,9 @@ pub(super) enum CliError {
     Report(#[from] ReportError),
     #[error("{0}")]
     Journal(#[from] JournalError),
+    /// A report that names objects which the destination does not have.
+    #[error("{0}")]
+    Untrue(String),
     /// A journal that cannot be used, at a place that the user named or with an unfinished run in
     /// it.
     #[error("{0}")]
@@ -121,6 +124,7 @@ impl CliError {
             | Self::Report(ReportError::Incomplete { kept: true, .. }) => Exit::Interrupted,
             Self::Refused(_)
             | Self::Absent(_)
+            | Self::Untrue(_)
             | Self::Report(ReportError::Target(_))
             | Self::Journal(_)
             | Self::Unusable(_) => Exit::Refused,

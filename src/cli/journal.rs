@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::idle::Flag;
 use super::place::{Place, bucket_at};
-use super::{CliError, EndpointFlags, idle, load, tidy};
+use super::{CliError, EndpointFlags, idle, load, note, tidy};
 use crate::connections::Connections;
 use crate::execute::sample::{self, Looked};
 use crate::journal::event::{Event, RunInfo};
@@ -58,6 +58,21 @@ impl JournalFlags {
             job.journal = place.clone();
         }
         job.claims = self.adopt;
+        leave_out_own_files(job);
+    }
+
+    /// Overrides what the command of a report says. What the environment says counted there too.
+    pub(super) fn apply_again(&self, job: &mut Job, directory: &Path) {
+        let of_environment = of_environment().ok().flatten();
+        match &self.journal {
+            None => {}
+            place if *place == of_environment => {}
+            Some(JournalPlace::Directory(path)) => {
+                job.journal = JournalPlace::Directory(directory.join(path));
+            }
+            Some(place) => job.journal = place.clone(),
+        }
+        job.claims |= self.adopt;
         leave_out_own_files(job);
     }
 
@@ -104,7 +119,7 @@ pub(super) struct Session {
     pub(super) journal: Journal,
     /// What the journal said before.
     pub(super) resumed: Arc<RunState>,
-    /// Objects on record that were seen at the destination.
+    /// Copies on record that were seen at the destination.
     pub(super) seen: u64,
     /// Ends the report, if there is one.
     pub(super) report: Option<ReportEnd>,
@@ -204,7 +219,7 @@ async fn resume(
 ) -> Result<Session, CliError> {
     tell(&going_on(&resumed));
     let looked = sample::look(job, connections, &resumed).await?;
-    let seen = looked.there;
+    let seen = looked.copies;
     if let Some(missing) = untrue(looked) {
         if intent != Intent::ResumeAnyway {
             return Err(missing.into());
@@ -363,6 +378,39 @@ async fn examine(
         }
         Err(error) => Err(error),
     }
+}
+
+/// Finds out if a retry can have the journal of its job, and does without where another unfinished
+/// run is in it. Returns the id of the run that it resumes, if there is one.
+pub(super) async fn for_retry(
+    job: &mut Job,
+    connections: &mut Connections,
+) -> Result<Option<String>, CliError> {
+    let Some(location) = location(job, connections).await? else {
+        return Ok(None);
+    };
+    let why = match journal::look(location).await {
+        Ok(None) => return Ok(None),
+        Ok(Some(glance)) => {
+            let run = glance.state.run.as_ref();
+            let Some(run) = run.filter(|_| glance.state.is_unfinished()) else {
+                return Ok(None);
+            };
+            let retries = run.fingerprint.retries();
+            if retries.is_some() {
+                let is_this = retries == job.retries.as_deref();
+                return Ok(is_this.then(|| run.run.clone()));
+            }
+            "it holds an unfinished run of the job".to_owned()
+        }
+        Err(error) => error.to_string(),
+    };
+    note(&format!(
+        "note: this retry does not use the job's journal: {why}. If it is killed, `s3haul uploads list` at the destinations \
+         shows the uploads that it leaves"
+    ));
+    job.journal = JournalPlace::Nowhere;
+    Ok(None)
 }
 
 /// Whether a journal that can't be written has something to go on with. One that can't be read

@@ -4,6 +4,8 @@
 //! that what was mended in the meantime counts, and each of its transfers is narrowed down to the
 //! objects that failed.
 
+mod there;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -13,16 +15,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::parse::parse;
 use super::place::Place;
-use super::run::{Terms, run};
+use super::run::Terms;
 use super::signals::DrainFlags;
+use super::journal::JournalFlags;
 use super::{CliError, Command, Exit, Output, journal, note, output_file, plan, say};
 use crate::journal::{Intent, JournalError, look};
 use crate::location::S3Uri;
 use crate::manifest::job::{
-    Attribute, Chosen, Compare, Job, JournalPlace, Policy, Source, Transfer, Versions, When,
+    Attribute, Chosen, Compare, Job, Policy, Source, Transfer, Versions, When,
 };
 use crate::manifest::moment::Age;
-use crate::report::Origin;
+use crate::report::{Origin, header};
 use crate::report::read::{FailedObject, LostObject, Report, read};
 use crate::size::display_count;
 
@@ -48,12 +51,15 @@ pub(super) struct Retry {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
+    journal: JournalFlags,
+    #[command(flatten)]
     drain: DrainFlags,
 }
 
 impl Retry {
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
         let path = std::path::absolute(&self.path)?;
+        let directory = std::env::current_dir()?;
         let report = self.report.map(std::path::absolute).transpose()?;
         if report
             .as_deref()
@@ -72,6 +78,7 @@ impl Retry {
             origin,
             mut failed,
             lost,
+            there,
             ..
         } = report_read;
         let repair_losses = format!(
@@ -124,12 +131,13 @@ impl Retry {
             note(&format!("note: {change}"));
         }
         same_places(&job, &failed, &path)?;
+        let whole = job.clone();
         narrow(&mut job, &failed)?;
         if self.losses {
             repair(&mut job, &lost);
         }
-        job.report.json = Some(report.unwrap_or_else(|| beside(&path)));
-        journal::leave_out_own_files(&mut job);
+        job.retries = Some(format!("{} of the run {}", path.display(), origin.run));
+        self.journal.apply_again(&mut job, &directory);
         if is_incomplete {
             note(&format!(
                 "the run of this report was stopped before its end: this retries the objects that it names as failed or \
@@ -138,18 +146,26 @@ impl Retry {
         }
         let place = Place::ambient();
         if self.dry_run {
-            Box::pin(plan::show(&job, &place, None, output)).await
-        } else {
-            // It has few objects, and the report says which.
-            job.journal = JournalPlace::Nowhere;
-            // The new report is one of the same command, so that it can be retried in its turn.
-            let origin = origin.begin(&job);
-            let terms = Terms {
-                intent: Intent::Fresh,
-                drain: self.drain.time(),
-            };
-            run(&job, &place, &origin, terms, output).await
+            job.report.json = Some(report.unwrap_or_else(|| beside(&path, None)));
+            journal::leave_out_own_files(&mut job);
+            return Box::pin(plan::show(&job, &place, None, output)).await;
         }
+        let mut connections = place.connect(&whole, &CancellationToken::new());
+        if self.journal.intent() != Intent::ResumeAnyway {
+            let looked = Box::pin(there::look(&whole, &mut connections, &there)).await?;
+            there::require(&looked, &path, &again)?;
+        }
+        let resumed = Box::pin(journal::for_retry(&mut job, &mut connections)).await?;
+        let run = resumed.filter(|_| self.journal.intent() != Intent::Fresh);
+        job.report.json = Some(report.unwrap_or_else(|| beside(&path, run.as_deref())));
+        journal::leave_out_own_files(&mut job);
+        // The new report is one of the same command, so that it can be retried in its turn.
+        let origin = origin.begin(&job);
+        let terms = Terms {
+            intent: self.journal.intent(),
+            drain: self.drain.time(),
+        };
+        super::run::run(&job, &place, &origin, terms, output).await
     }
 }
 
@@ -165,7 +181,11 @@ async fn origin_is_over(origin: &Origin) -> Result<bool, CliError> {
         return Ok(true);
     };
     match look(location).await {
-        Ok(glance) => Ok(glance.is_none_or(|glance| !glance.state.is_unfinished())),
+        Ok(glance) => Ok(glance.is_none_or(|glance| {
+            let run = glance.state.run.as_ref();
+            let is_retry = run.is_some_and(|run| run.fingerprint.retries().is_some());
+            is_retry || !glance.state.is_unfinished()
+        })),
         // The report has a footer, and says all.
         Err(error @ (JournalError::Corrupt { .. } | JournalError::NewerVersion { .. })) => {
             note(&format!(
@@ -428,8 +448,9 @@ fn is_same(one: &Path, other: &Path) -> bool {
     matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }
 
-/// The first free name beside the report: nothing that was reported is overwritten.
-fn beside(report: &Path) -> PathBuf {
+/// Returns the report beside the report that this run has begun, or the first free name: nothing
+/// that was reported is overwritten.
+fn beside(report: &Path, run: Option<&str>) -> PathBuf {
     let stem = report
         .file_stem()
         .map(|stem| stem.to_string_lossy().into_owned())
@@ -437,8 +458,10 @@ fn beside(report: &Path) -> PathBuf {
     let stem = stem
         .rsplit_once(".retry-")
         .map_or(stem.as_str(), |(stem, _)| stem);
-    let free = (1..).map(|number| report.with_file_name(format!("{stem}.retry-{number}.jsonl")));
-    free.into_iter()
-        .find(|path| !path.exists())
+    let is_its = |path: &Path| header(path).is_some_and(|header| Some(header.run.as_str()) == run);
+    let names = (1..).map(|number| report.with_file_name(format!("{stem}.retry-{number}.jsonl")));
+    names
+        .into_iter()
+        .find(|path| !path.exists() || is_its(path))
         .unwrap_or_else(|| report.with_extension("retry.jsonl"))
 }

@@ -24,27 +24,35 @@ use futures::TryStreamExt;
 use super::tracked::Terms;
 use super::vouch::is_as_wished;
 use super::{Draft, Trouble, Work};
-use crate::journal::event::{PartLengths, UploadPlace};
-use crate::journal::state::RunState;
-use crate::journal::uploads::BegunUpload;
+use crate::journal::event::PartLengths;
+use crate::journal::uploads::{BegunUpload, Kept};
 use crate::location::ObjectKey;
 use crate::manifest::job::Policy;
 use crate::multipart::MultipartUpload;
 use crate::plan::loss::{Loss, Lost};
 use crate::plan::parts::{Boundaries, PartLayout};
+use crate::planner::MadeBefore;
 use crate::s3::{Attributes, Checksum, ChecksumKind, FailureKind, Head};
 
 pub(super) use begun::{Begun, Published};
 pub(super) use inherited::{Inherited, Left};
 
-/// Where an upload that was found open may have become a copy, unseen.
-pub(super) fn claimed(state: &RunState) -> impl Iterator<Item = &UploadPlace> + Clone {
-    let completing = |begun: &BegunUpload| begun.claimed && begun.completing.is_some();
-    let claimed = state
-        .uploads
-        .values()
-        .filter(move |open| open.begun.as_ref().is_some_and(completing));
-    claimed.map(|open| &open.place)
+impl Work {
+    /// Returns the record of uploads to this key that may have become the object, unseen.
+    pub(super) fn made_before(&self, key: &ObjectKey) -> MadeBefore {
+        let place = self.upload_place(key);
+        let open = self.resumed.uploads.values();
+        let begun = open.filter(|open| open.place == place && open.kept == Kept::No);
+        let mut made = MadeBefore::default();
+        for begun in begun.filter_map(|open| open.begun.as_ref()) {
+            if let Some(completing) = &begun.completing {
+                made.claimed |= begun.claimed;
+                let is_known = completing.etag.is_some() && !begun.kms && !begun.claimed;
+                made.etag = completing.etag.clone().filter(|_| is_known).or(made.etag);
+            }
+        }
+        made
+    }
 }
 
 /// What became of the uploads that were left of an object.
@@ -104,10 +112,10 @@ pub(super) async fn find(
             },
             None => None,
         };
-        if let Some(Found::Published(..)) | None = &found {
+        if found.is_none() {
             cancel(work, &candidate, draft).await;
         }
-        if found.is_some() {
+        if let Some(found) = found {
             // What it was begun without is still missing; what this session found out says nothing
             // about it.
             if let Some(begun) = &candidate.open.begun {
@@ -115,7 +123,11 @@ pub(super) async fn find(
                 draft.losses.extend(begun.losses.iter().cloned());
             }
             cancel_all(work, left, draft).await;
-            return Ok(found);
+            // What became the object stays on record until the object has all that it shall have.
+            if matches!(found, Found::Published(..)) {
+                left.push(candidate);
+            }
+            return Ok(Some(found));
         }
     }
     Ok(None)

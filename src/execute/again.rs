@@ -3,16 +3,18 @@
 //! A session that is killed takes with it what it had not written down, a second or so of it. An
 //! object that it had planned and that is at the destination now was most likely copied by it. That
 //! is proven like any copy, and if nothing proves it, the receipt says what the object may be.
-//! Without that, such objects would count as found and left alone.
+//! Without that, such objects would count as found and left alone. If the source was written since
+//! the object was planned, the object is planned anew.
 //!
 //! A list without order is read again from its beginning. It finds everything once more that is
 //! counted already; as many equal objects as those are not counted a second time.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use super::Work;
 use super::conductor::Conductor;
 use super::monitor::Event;
+use crate::journal::event::PlannedObject;
 use crate::listing::Entry;
 use crate::location::ObjectKey;
 use crate::manifest::job::Versions;
@@ -29,8 +31,8 @@ pub(super) const MAY_BE_OURS: &str =
 pub(super) struct Listed {
     /// Objects that are counted already and that the list has not found yet.
     known: u64,
-    /// Keys that the last session had planned and not done.
-    under_way: HashSet<ObjectKey>,
+    /// Objects that the last session had planned and not done, as they were then.
+    under_way: HashMap<ObjectKey, PlannedObject>,
 }
 
 impl Listed {
@@ -44,7 +46,9 @@ impl Listed {
             .flat_map(|(_, range)| range.pending.values());
         Self {
             known: work.settled,
-            under_way: pending.map(|entry| entry.key.clone()).collect(),
+            under_way: pending
+                .map(|planned| (planned.key.clone(), planned.clone()))
+                .collect(),
         }
     }
 }
@@ -73,15 +77,18 @@ impl Conductor<'_> {
         let Some(running) = self.transfers.get_mut(&transfer) else {
             return;
         };
-        if running.work.can_look(reason) && running.listed.under_way.remove(&entry.key) {
-            return self.look(transfer, None, entry, key, reason, held);
+        if running.work.can_look(reason)
+            && let Some(began) = running.listed.under_way.remove(&entry.key)
+        {
+            let began = began.into_entry(entry.relative_at);
+            return self.look(transfer, None, began, key, reason, held);
         }
-        let passed = entry.key.clone();
+        let passed = PlannedObject::from(&entry);
         let receipt = running.skipped(entry, key, reason);
         let is_known = reason != Skip::Archived && running.listed.known > 0;
         if is_known {
             running.listed.known -= 1;
-            running.record.skip_known(passed, &receipt);
+            running.record.skip_known(passed.key, &receipt);
             self.monitor.observe(&Event::ObjectEnded(&receipt));
         } else {
             running.record.skip(passed, &receipt);

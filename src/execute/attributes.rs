@@ -123,7 +123,7 @@ impl<'w> Wanted<'w> {
         let is_carried = full.tags == Tags::AsSource;
         let mut carried = None;
         if reads.tags {
-            Box::pin(source.tags(&mut full, head.tag_count, draft)).await?;
+            Box::pin(source.tags(&mut full, head, draft)).await?;
         } else if is_carried
             && head.tag_count.is_none()
             && source.is_known_unreadable(Attribute::Tags, draft)
@@ -377,7 +377,7 @@ impl<'w> Wanted<'w> {
 
     /// Sets what no header could carry on the object that was just published.
     pub(super) async fn finish(
-        self,
+        &self,
         source: Option<(&Bucket, &SourcePin)>,
         key: &ObjectKey,
         ending: &Ending,
@@ -398,7 +398,7 @@ impl<'w> Wanted<'w> {
     }
 
     async fn put_late(
-        self,
+        &self,
         source: Option<(&Bucket, &SourcePin)>,
         key: &ObjectKey,
         (etag, version): (&str, Option<&str>),

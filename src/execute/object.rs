@@ -28,7 +28,7 @@ use crate::pace::slots::Want;
 use crate::plan::asked::Asked;
 use crate::plan::condition::Seen;
 use crate::plan::decide::{Route, Skip};
-use crate::planner::Step;
+use crate::planner::{Planned, Step};
 use crate::s3::{
     ArchiveState, Attributes, Failure, FailureKind, Head, Operation, SourcePin, WriteCondition,
 };
@@ -59,6 +59,7 @@ pub(super) async fn copy(
         step,
         ask_each: false,
         seen,
+        found: step.found,
         left,
         before: None,
     };
@@ -136,6 +137,9 @@ pub(super) struct Copy<'a> {
     /// What stands at the destination's key, as far as we know: what the plan saw, then what a
     /// round of ours wrote.
     pub(super) seen: Seen,
+    /// Set if the destination has the object, perhaps from an earlier session: it is proven, or
+    /// left alone for this reason.
+    found: Option<Skip>,
     /// Uploads to this key that earlier sessions left open.
     left: Vec<Left>,
     /// What the object was before the first attempt to change it in place.
@@ -158,7 +162,7 @@ impl Copy<'_> {
             .map_err(|_| Trouble::Stopped)?;
         if let Some(etag) = self
             .needs_no_look()
-            .filter(|_| !draft.in_place && step.found.is_none())
+            .filter(|_| !draft.in_place && self.found.is_none())
             && let Some(ending) = Box::pin(self.by_listing(&etag, draft)).await?
         {
             return Ok(ending);
@@ -185,7 +189,7 @@ impl Copy<'_> {
         let (route, slot) = layout::route(work, source, step, &head, &pin, place, draft).await?;
         draft.pinned(&head, &route, pin.version.clone());
         let condition = self.condition(route.publishes_by());
-        let is_free = step.turn.is_some() || step.found.is_some();
+        let is_free = step.turn.is_some() || self.found.is_some();
         if !is_free && work.is_taken(&step.key, &self.seen, &condition).await? {
             return Ok(Ending::Skipped {
                 reason: Skip::Present,
@@ -197,8 +201,9 @@ impl Copy<'_> {
             wanted.come_at_once(&step.key)?;
         }
         self.demand_proof(&head, wanted.attributes())?;
-        if let Some(reason) = step.found {
+        if let Some(reason) = self.found {
             drop(slot);
+            let reason = Box::pin(self.look_again(&head, reason, draft)).await?;
             Box::pin(wanted.record_unreadable_tags(source, &head, &pin, draft)).await?;
             let asked = wanted.asked(&head);
             return Box::pin(self.found_again(&head, asked, reason, draft)).await;
@@ -206,7 +211,8 @@ impl Copy<'_> {
         let ending = match route {
             Route::MultipartCopy(layout) => {
                 self.confirm_size(&head, &pin).await?;
-                Box::pin(self.multipart(slot, &head, &pin, &mut wanted, layout, draft)).await
+                return Box::pin(self.multipart(slot, &head, &pin, &mut wanted, layout, draft))
+                    .await;
             }
             Route::Copy => self.single(slot, &head, &pin, &mut wanted, draft).await,
             Route::Put | Route::MultipartUpload(_) | Route::Restore | Route::DeleteMarker => {
@@ -426,6 +432,34 @@ impl Copy<'_> {
                 })
             }
             _ => Ok(Ending::Skipped { reason: otherwise }),
+        }
+    }
+
+    /// Plans an object anew that an earlier session may have copied, unless the planner did that a
+    /// moment ago and the source is as it was then. Returns the reason to leave it alone.
+    async fn look_again(
+        &mut self,
+        head: &Head,
+        reason: Skip,
+        draft: &mut Draft,
+    ) -> Result<Skip, Trouble> {
+        let (sides, step) = (&self.work.sides, self.step);
+        let mut now = step.entry.clone();
+        now.take(head.clone());
+        if step.object.is_some() && !step.entry.differs_from(&now) {
+            return Ok(reason);
+        }
+        let made = self.work.made_before(&step.key);
+        let planned = sides.ask_again(step.entry.clone(), step.key.clone(), &made);
+        match planned.await {
+            Planned::Step(planned) => {
+                (self.seen, self.found) = (planned.seen, None);
+                draft.reason = Some(planned.reason);
+                Err(Trouble::SourceChanged)
+            }
+            Planned::Skip(_, _, reason) => Ok(reason),
+            Planned::Failed(_, _, failure) => Err(failure.into()),
+            _ => Ok(reason),
         }
     }
 

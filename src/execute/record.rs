@@ -10,19 +10,23 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tokio::sync::mpsc;
 
 use super::receipt::{Ending, Proof, Receipt};
-use super::{Work, adopt, stream};
+use super::{Work, stream};
 use crate::journal::Journal;
-use crate::journal::event::{Ended, Event, FailedObject, InPlace, Passed, ReceiptLine};
+use crate::journal::event::{
+    Ended, Event, FailedObject, InPlace, Passed, PlannedObject, ReceiptLine,
+};
 use crate::journal::state::RunState;
 use crate::listing::bisect::{Cut, KeyRange};
 use crate::location::ObjectKey;
-use crate::manifest::job::Source;
+use crate::manifest::job::{Source, Versions};
 use crate::plan::decide::Skip;
 use crate::plan::unchanged::Unchanged;
 use crate::planner::{Hunger, News, Pending, Planning, Resume, Sides, Step};
 
 /// Keys without work that are gathered into one event.
 const GATHERED: u32 = 256;
+/// Equal objects in one event by which a later session sees that the destination still has them.
+const EQUAL: usize = 4;
 
 /// Numbers that each transfer has for its ranges, besides the one that it begins with.
 const RANGES: u32 = 1 << 16;
@@ -77,23 +81,16 @@ pub(super) fn resume(work: &Work, transfer: u32) -> Resume {
             last,
         };
     }
-    let claimed = adopt::claimed(&work.resumed);
     let pending = known()
         .flat_map(|(_, range)| &range.pending)
         .map(|(object, entry)| {
             let entry = entry.clone().into_entry(work.sides.relative_at(&entry.key));
-            let place = work
-                .sides
-                .key_of(&entry)
-                .map(|key| work.upload_place(&key))
-                .ok();
-            let claimed = claimed
-                .clone()
-                .any(|claimed| Some(claimed) == place.as_ref());
+            let key = work.sides.key_of(&entry).ok();
+            let made = key.map(|key| work.made_before(&key)).unwrap_or_default();
             Pending {
                 object: *object,
                 entry,
-                claimed,
+                made,
             }
         });
     let left = known()
@@ -177,9 +174,10 @@ impl Record {
     }
 
     /// The destination has an object, or it is left out.
-    pub(super) fn skip(&mut self, key: ObjectKey, receipt: &Receipt) {
+    pub(super) fn skip(&mut self, entry: PlannedObject, receipt: &Receipt) {
         let line = self.line(receipt);
         self.gather(|passed| {
+            passed.to = Some(entry.key.clone());
             if is_archived(&receipt.ending) {
                 passed.archived_objects += 1;
             } else {
@@ -187,10 +185,13 @@ impl Record {
                 passed.skipped_bytes += receipt.size;
                 if let Ending::Skipped { reason } = receipt.ending {
                     passed.unchanged.add(reason);
+                    let is_equal = matches!(reason, Skip::Equal { .. });
+                    if is_equal && passed.equal.len() < EQUAL {
+                        passed.equal.push(entry);
+                    }
                 }
             }
             passed.receipts.extend(line);
-            passed.to = Some(key);
         });
     }
 
@@ -413,11 +414,14 @@ impl Sides {
     /// True when what is planned comes in the order of the source's keys, so that a later session
     /// can go on behind any of them.
     fn plans_in_order(&self) -> bool {
-        self.source
-            .as_ref()
-            .is_none_or(|source| source.capabilities().ordered_lists)
-            && self.transfer.chosen.is_none()
-            && self.plans_once()
+        let transfer = &self.transfer;
+        let is_ordered = match (&self.source, &transfer.chosen) {
+            // They are sorted before they are asked for.
+            (Some(_), Some(_)) => transfer.versions == Versions::Current,
+            (Some(source), None) => source.capabilities().ordered_lists,
+            (None, _) => true,
+        };
+        is_ordered && self.plans_once()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Looks at some of what earlier sessions have copied, before a run resumes.
+//! Looks at some of what earlier sessions have copied or found equal, before a run resumes.
 //!
 //! Nobody looks at these objects again otherwise: the record says that they are done. Only what the
 //! server clearly says counts. That it does not answer, or that a look is denied, says nothing
@@ -17,18 +17,20 @@ use crate::s3::{Failure, FailureKind};
 /// Looks under way at once.
 const AT_ONCE: usize = 8;
 
-/// The result of looks at some copied objects.
+/// The result of looks at some objects on record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Looked {
-    /// Objects that are there as they were copied.
+    /// Objects that are there as they were.
     pub there: u64,
+    /// Those of them that a session has copied.
+    pub copies: u64,
     /// All that were looked at with an answer.
     pub objects: u64,
     /// The state of one of the others, in words.
     pub example: Option<String>,
 }
 
-/// Looks at some of the objects that earlier sessions of a run have copied.
+/// Looks at some of the objects that earlier sessions of a run have copied or found equal.
 ///
 /// # Errors
 /// A bucket cannot be used.
@@ -55,15 +57,18 @@ pub async fn look(
         let Some(found) = answer else { continue };
         looked.objects += 1;
         match found {
-            Ok(()) => looked.there += 1,
+            Ok(is_copy) => {
+                looked.there += 1;
+                looked.copies += u64::from(is_copy);
+            }
             Err(what) => looked.example = looked.example.or(Some(what)),
         }
     }
     Ok(looked)
 }
 
-/// Looks at one object; `None` without a clear answer.
-async fn found(sides: Sides, copied: &Copied) -> Option<Result<(), String>> {
+/// Looks at one object; `None` without a clear answer. Tells a copy from what was found equal.
+async fn found(sides: Sides, copied: &Copied) -> Option<Result<bool, String>> {
     let entry = copied
         .entry
         .clone()
@@ -73,20 +78,24 @@ async fn found(sides: Sides, copied: &Copied) -> Option<Result<(), String>> {
         bucket: sides.destination.name().clone(),
         key: key.clone(),
     };
+    let what = if copied.found {
+        format!("found equal at {:.0}", copied.at)
+    } else {
+        format!("copied at {:.0}", copied.at)
+    };
     match sides
         .destination
         .in_place(sides.destination.head(&key, None))
         .await
     {
-        Ok(head) if head.size == copied.bytes => Some(Ok(())),
+        Ok(head) if head.size == copied.bytes => Some(Ok(!copied.found)),
         Ok(head) => Some(Err(format!(
-            "{uri}, copied at {:.0} with {} bytes, has {}",
-            copied.at, copied.bytes, head.size
+            "{uri}, {what} with {} bytes, has {}",
+            copied.bytes, head.size
         ))),
-        Err(failure) if *failure.kind() == FailureKind::NotFound => Some(Err(format!(
-            "{uri}, copied at {:.0}, is not there",
-            copied.at
-        ))),
+        Err(failure) if *failure.kind() == FailureKind::NotFound => {
+            Some(Err(format!("{uri}, {what}, is not there")))
+        }
         Err(_) => None,
     }
 }

@@ -198,13 +198,15 @@ impl Source<'_> {
         }
     }
 
-    /// Puts the source's tags into `attributes`, with those that the job sets. HEAD showed so many.
+    /// Puts the source's tags into `attributes`, with those that the job sets. `head` is the object
+    /// whose other attributes the copy gets.
     pub(super) async fn tags(
         &self,
         attributes: &mut Attributes,
-        count: Option<u32>,
+        head: &Head,
         draft: &mut Draft,
     ) -> Result<(), Trouble> {
+        let count = head.tag_count;
         attributes.tags = Tags::Exactly(set_tags(self.transfer()));
         if self.is_known_unreadable(Attribute::Tags, draft) {
             return Ok(());
@@ -217,12 +219,30 @@ impl Source<'_> {
         else {
             return Ok(());
         };
+        self.confirm(head, &kept).await?;
         match merged_tags(kept, self.transfer()) {
             Ok(tags) => attributes.tags = Tags::Exactly(tags),
             Err(loss) if self.transfer().preserve.tags == Policy::Try => draft.losses.push(loss),
             Err(loss) => return Err(self.not_kept(&loss, Operation::GetObjectTagging).into()),
         }
         Ok(())
+    }
+
+    /// Makes sure that tags are of the object that HEAD showed. Without a version to name, they may
+    /// be of one that has taken its place, even with the same bytes.
+    async fn confirm(&self, head: &Head, tags: &[Tag]) -> Result<(), Trouble> {
+        let has_none = tags.is_empty() && head.tag_count.is_none_or(|count| count == 0);
+        if self.version().is_some() || has_none {
+            return Ok(());
+        }
+        let now = self.bucket.head(&self.pin.key, None).await?;
+        let is_same = (&now.etag, now.size, now.modified, now.tag_count)
+            == (&head.etag, head.size, head.modified, head.tag_count)
+            && (&now.metadata, &now.headers) == (&head.metadata, &head.headers);
+        if is_same {
+            return Ok(());
+        }
+        Err(Trouble::SourceChanged)
     }
 
     /// Returns true if the tags that a copy carries along by itself must be read, so that they can be

@@ -261,11 +261,7 @@ impl Tracked {
             return false;
         }
         // What ends the run is tried again by the next session.
-        let is_left = match outcome {
-            Err(Trouble::Stopped) => true,
-            Err(Trouble::Failed(failure)) => failure.ends_run(),
-            _ => false,
-        };
+        let is_left = outcome.as_ref().is_err_and(Trouble::is_left);
         // When the journal is broken the upload may be another session's by now.
         let goes_on = is_left || work.journal.broken().is_cancelled();
         if goes_on && (self.upload.is_some() || work.claims) {
@@ -285,7 +281,7 @@ impl Tracked {
             && self.keep(work).await
         {
             draft.notes.push(format!(
-                "its upload keeps {} of its parts ({}) for the next run of the same command",
+                "its upload keeps {} of its parts ({}) for `s3haul retry` or the next run of the same command",
                 progress.done.len(),
                 ByteSize(progress.bytes)
             ));

@@ -87,8 +87,8 @@ pub enum JournalError {
     },
     /// The destination lacks what is on record.
     #[error(
-        "the journal's record is not true any more: {missing} of {of} copied objects that were looked at are not at the \
-         destination as they were copied, for example {example}. They were deleted or replaced, or another bucket or server \
+        "the journal's record is not true any more: {missing} of {of} objects on record that were looked at are not at the \
+         destination as they were, for example {example}. They were deleted or replaced, or another bucket or server \
          stands there. Begin anew with --fresh (what is at the destination is compared, what is missing is copied), or, if \
          that is as it should be, go on with --resume-anyway"
     )]

@@ -208,6 +208,9 @@ pub struct Passed {
     pub excluded_objects: u64,
     /// Entries that are neither an object nor a regular file.
     pub ignored: u64,
+    /// Some of those that the destination has, equal to the source.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub equal: Vec<PlannedObject>,
     /// Their lines in the report, if there is one.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub receipts: Vec<ReceiptLine>,
@@ -331,6 +334,20 @@ pub enum Ended {
     },
     /// It failed.
     Failed(FailedObject),
+}
+
+impl Ended {
+    /// Returns the bytes of an object that the destination has, equal to its source, and true if
+    /// it was found there and not copied.
+    pub(super) fn is_there(&self) -> Option<(u64, bool)> {
+        match self {
+            Self::Done { bytes, .. } => Some((*bytes, false)),
+            Self::Skipped {
+                bytes, unchanged, ..
+            } if !unchanged.by.is_empty() => Some((*bytes, true)),
+            Self::Skipped { .. } | Self::Restoring { .. } | Self::Failed(_) => None,
+        }
+    }
 }
 
 /// Version 1 of the format told only whether there were any.

@@ -24,6 +24,8 @@ use crate::size::ByteSize;
 
 /// The name under which the names of all transfers stand.
 const TRANSFERS: &str = "transfers";
+/// The name under which a retry stands.
+const RETRY: &str = "retry";
 
 /// What decides about a job's objects, by the name of the setting.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +54,7 @@ impl Fingerprint {
             .map(|transfer| transfer.name.as_str())
             .collect();
         settings.set(TRANSFERS, names.join(", "));
+        settings.set(RETRY, text(job.retries.as_ref()));
         for transfer in &job.transfers {
             settings.transfer(job, transfer);
         }
@@ -108,6 +111,13 @@ impl Fingerprint {
             )
         };
         sides(self).changes(&sides(now))
+    }
+
+    /// Returns the name of the report whose failed objects the run copies again, if that is all it
+    /// does.
+    #[must_use]
+    pub fn retries(&self) -> Option<&str> {
+        self.0.get(RETRY).map(String::as_str)
     }
 
     /// True when both jobs have the same transfers in the same order.

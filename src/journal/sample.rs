@@ -1,4 +1,4 @@
-//! A few of the objects that a run has copied, chosen by chance.
+//! A few of the objects that a run has copied or found equal, chosen by chance.
 //!
 //! The record of a run is wrong if its destination lost the objects that it names: somebody made
 //! the bucket again, or another server has the same URL. No session looks at every object again,
@@ -12,11 +12,14 @@ use super::event::PlannedObject;
 /// Objects that are kept. If a third of all is gone, 16 of them miss that once in 650 times.
 const KEPT: usize = 16;
 
-/// An object that was copied.
+/// An object that the destination had when it was put on record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Copied {
     /// Its transfer, by position in the job.
     pub transfer: u32,
+    /// Set if it was found equal and not copied.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub found: bool,
     /// The time at which it was done.
     #[serde(with = "jiff::fmt::serde::timestamp::millisecond::required")]
     pub at: Timestamp,
@@ -26,7 +29,7 @@ pub struct Copied {
     pub entry: PlannedObject,
 }
 
-/// Copied objects, each as likely as any other.
+/// Objects on record, each as likely as any other.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sample {
     seen: u64,
@@ -36,11 +39,17 @@ pub struct Sample {
 impl Sample {
     /// Takes an object in, perhaps in the place of another one. A replay chooses the same ones.
     pub(super) fn take(&mut self, copied: Copied) {
-        self.seen += 1;
+        self.take_for(copied, 1);
+    }
+
+    /// Takes an object in that stands for so many.
+    pub(super) fn take_for(&mut self, copied: Copied, objects: u64) {
+        let objects = objects.max(1);
+        self.seen = self.seen.saturating_add(objects);
         if self.kept.len() < KEPT {
             return self.kept.push(copied);
         }
-        let chance = fastrand::Rng::with_seed(self.seen).u64(..self.seen);
+        let chance = fastrand::Rng::with_seed(self.seen).u64(..self.seen) / objects;
         if let Some(kept) = usize::try_from(chance)
             .ok()
             .and_then(|slot| self.kept.get_mut(slot))
@@ -55,7 +64,7 @@ impl Sample {
         &self.kept
     }
 
-    /// Returns true if nothing was copied yet.
+    /// Returns true if nothing is on record yet.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.seen == 0
@@ -81,6 +90,7 @@ mod tests {
             };
             sample.take(Copied {
                 transfer: 0,
+                found: false,
                 at: Timestamp::UNIX_EPOCH,
                 bytes: number,
                 entry,

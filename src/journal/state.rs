@@ -74,8 +74,8 @@ pub struct RunState {
     /// Counts of the transfers that are not over.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tallies: BTreeMap<u32, Tally>,
-    /// Some of the copied objects, by which the next session sees that the destination still has
-    /// what is on record.
+    /// Some of the objects that were copied or found equal, by which the next session sees that the
+    /// destination still has what is on record.
     #[serde(default, skip_serializing_if = "Sample::is_empty")]
     pub sample: Sample,
     /// Objects that ended without a receipt, because their session wrote no report.
@@ -190,7 +190,7 @@ impl RunState {
                 self.unreported += passed
                     .objects()
                     .saturating_sub(passed.receipts.len() as u64);
-                self.pass(passed);
+                self.pass(at, passed);
             }
             Event::RangePlanned { range } => {
                 if let Some(range) = self.ranges.get_mut(range) {
@@ -249,12 +249,13 @@ impl RunState {
                 self.end(*range, ended);
                 if let (Some(range), Some(object)) = (self.ranges.get_mut(range), object)
                     && let Some(entry) = range.pending.remove(object)
-                    && let Ended::Done { bytes, .. } = ended
+                    && let Some((bytes, found)) = ended.is_there()
                 {
                     self.sample.take(Copied {
                         transfer: range.transfer,
+                        found,
                         at,
-                        bytes: *bytes,
+                        bytes,
                         entry,
                     });
                 }
@@ -365,7 +366,7 @@ impl RunState {
         self.uploads.get_mut(&upload)?.begun.as_mut()
     }
 
-    fn pass(&mut self, passed: &Passed) {
+    fn pass(&mut self, at: Timestamp, passed: &Passed) {
         let Some(range) = self.ranges.get_mut(&passed.range) else {
             return self.totals.pass(passed);
         };
@@ -373,6 +374,17 @@ impl RunState {
             range.passed.clone_from(&passed.to);
         }
         let transfer = range.transfer;
+        let each = passed.skipped_objects / (passed.equal.len() as u64).max(1);
+        for entry in &passed.equal {
+            let copied = Copied {
+                transfer,
+                found: true,
+                at,
+                bytes: entry.size,
+                entry: entry.clone(),
+            };
+            self.sample.take_for(copied, each);
+        }
         self.totals.pass(passed);
         self.tallies.entry(transfer).or_default().void.pass(passed);
     }

@@ -11,12 +11,18 @@ use crate::location::ObjectKey;
 use crate::manifest::job::Chosen;
 use crate::pace::gate::by_itself;
 
-/// The chosen objects, so many of which are asked for `at_once`; their keys are relative to
-/// `prefix`.
+/// Returns the chosen objects behind a key, in order, so many of which are asked for `at_once`;
+/// their keys are relative to `prefix`.
 #[must_use]
-pub fn objects(bucket: &Bucket, prefix: &ObjectKey, chosen: &[Chosen], at_once: usize) -> Listing {
+pub fn objects(
+    bucket: &Bucket,
+    prefix: &ObjectKey,
+    (chosen, after): (&[Chosen], Option<&ObjectKey>),
+    at_once: usize,
+) -> Listing {
     let (bucket, relative_at) = (bucket.clone(), prefix.as_str().len());
-    let mut chosen = chosen.to_vec();
+    let is_left = |chosen: &&Chosen| after.is_none_or(|after| *chosen.key > *after.as_str());
+    let mut chosen: Vec<_> = chosen.iter().filter(is_left).cloned().collect();
     chosen.sort();
     chosen.dedup();
     Listing::by(|pages| async move {

@@ -335,6 +335,18 @@ pub fn modified(metadata: &Metadata) -> Option<Timestamp> {
         .and_then(|time| Timestamp::try_from(time).ok())
 }
 
+/// Returns the size of a file and the time of its last change.
+///
+/// # Errors
+/// The file is gone, is no regular file, or cannot be looked at.
+pub(crate) async fn look(path: &Path) -> Result<(u64, Option<Timestamp>), Failure> {
+    match tokio::fs::metadata(path).await {
+        Ok(metadata) if metadata.is_file() => Ok((metadata.len(), modified(&metadata))),
+        Ok(_) => Err(local(path, "is a regular file no more")),
+        Err(error) => Err(local(path, &error.to_string())),
+    }
+}
+
 fn local(path: &Path, message: &str) -> Failure {
     Failure::new(
         FailureKind::Local,

@@ -106,6 +106,7 @@ pub(super) fn build(
             report,
             journal,
             claims: false,
+            retries: None,
             manifest_sha256: None,
         },
         indices,

@@ -50,6 +50,9 @@ pub struct Job {
     /// knows, are resumed if their parts can be proven. Only the user knows that nobody else writes
     /// these keys.
     pub claims: bool,
+    /// Names the report whose failed objects are copied again, if the job does that and nothing
+    /// else.
+    pub retries: Option<String>,
     /// The SHA-256 of the manifest in hexadecimal digits; `None` for a job that has no manifest.
     pub manifest_sha256: Option<String>,
 }
@@ -496,6 +499,7 @@ impl Job {
             report: ReportPaths::default(),
             journal: JournalPlace::default(),
             claims: false,
+            retries: None,
             manifest_sha256: None,
         }
     }

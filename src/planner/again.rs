@@ -1,22 +1,23 @@
 //! Planning once more what an earlier session has planned and not finished.
 //!
-//! Each object is asked for, because its copy may be there and only the news of it was lost. An
-//! object with equal bytes may still lack what is set or looked at after the bytes are there; only
-//! what surely has the source's bytes is replaced.
+//! Each object is asked for on both sides. Its copy may be there, and only the news of it was lost;
+//! and the source may have been written since, so that the copy is of an object that is no more. An
+//! object with equal bytes may still lack what is set or looked at after the bytes are there. With
+//! `when: missing`, only what surely is a copy of the run is replaced.
 
 use futures::future::{Either, FutureExt, ready};
 use futures::stream::{FuturesOrdered, StreamExt};
 
 use super::compare::Question;
 use super::steps::{Gone, Outbox};
-use super::{Pending, Planned, Sides};
+use super::{MadeBefore, Pending, Planned, Sides};
 use crate::listing::filter::Filter;
-use crate::listing::{Entry, Found};
+use crate::listing::{Entry, Found, local};
 use crate::location::ObjectKey;
-use crate::manifest::job::When;
+use crate::manifest::job::{Source, When};
 use crate::pace::gate::by_itself;
 use crate::plan::condition::Seen;
-use crate::plan::decide::{Content, Decision, Reason, Skip, content};
+use crate::plan::decide::{Basis, Content, Decision, Reason, Skip, content};
 use crate::s3::{Failure, Head};
 
 impl Sides {
@@ -33,7 +34,7 @@ impl Sides {
         for Pending {
             object,
             entry,
-            claimed,
+            made,
         } in pending
         {
             let again = move |answer| Planned::Again(object, Box::new(answer));
@@ -51,7 +52,7 @@ impl Sides {
                 Ok((entry, key)) => {
                     let sides = self.clone();
                     let asked =
-                        by_itself(async move { sides.ask_again(entry, key, claimed).await });
+                        by_itself(async move { sides.ask_again(entry, key, &made).await });
                     Either::Right(asked.map(again))
                 }
             });
@@ -67,31 +68,22 @@ impl Sides {
         Ok(())
     }
 
-    /// Asks about an object that a session was at work on. Where something is set or looked at only
-    /// after the bytes are there, equal bytes do not tell whether the session came so far.
-    pub(super) async fn ask_again(&self, entry: Entry, key: ObjectKey, claimed: bool) -> Planned {
+    /// Asks about an object that a session was at work on; `began` is the source as it was then.
+    /// Where something is set or looked at only after the bytes are there, equal bytes do not tell
+    /// whether the session came so far.
+    pub(crate) async fn ask_again(&self, began: Entry, key: ObjectKey, made: &MadeBefore) -> Planned {
         if self.is_in_place() {
-            return self.ask_in_place(entry, key, true).await;
+            return self.ask_in_place(began, key, true).await;
+        }
+        let mut entry = began.clone();
+        if let Err(failure) = self.look_anew(&mut entry).await {
+            return self.failed(&began, failure);
         }
         match self.ask(entry, key, Question::Destination).await {
             Planned::Skip(entry, key, why @ (Skip::Equal { .. } | Skip::Present)) => {
-                let there = if claimed {
-                    self.destination
-                        .in_place(self.destination.head(&key, None))
-                        .await
-                        .map(Some)
-                } else {
-                    self.unfinished(&entry, &key).await
-                };
-                let unfinished = match there {
-                    // Only what has the source's bytes can be the session's: nothing else may be
-                    // replaced.
-                    Ok(Some(there)) if why == Skip::Present => self.if_equal(&entry, there).await,
-                    other => other,
-                };
-                match unfinished {
-                    Ok(Some(there)) => {
-                        self.step(*entry, key, Reason::Always, Seen::Object(there.etag))
+                match self.to_do_again((&began, &entry), &key, why, made).await {
+                    Ok(Some((reason, there))) => {
+                        self.step(*entry, key, reason, Seen::Object(there.etag))
                     }
                     Ok(None) => Planned::Skip(entry, key, why),
                     Err(failure) => self.failed(&entry, failure),
@@ -101,13 +93,94 @@ impl Sides {
         }
     }
 
+    /// Returns what stands at the key, and the reason to copy it again: it is a copy that an
+    /// earlier session made of the source as it was, or one that may lack something.
+    async fn to_do_again(
+        &self,
+        (began, now): (&Entry, &Entry),
+        key: &ObjectKey,
+        why: Skip,
+        made: &MadeBefore,
+    ) -> Result<Option<(Reason, Head)>, Failure> {
+        let is_proven = matches!(
+            why,
+            Skip::Equal {
+                equal_by: Basis::Checksum | Basis::Etag,
+                ..
+            }
+        );
+        let has_changed = began.differs_from(now);
+        if !is_proven && (has_changed || made.etag.is_some()) {
+            let there = self.look_at_copy(key).await?;
+            let reason = if has_changed {
+                Reason::Newer
+            } else {
+                Reason::Always
+            };
+            if self.is_of_an_earlier_session(&there, made) {
+                return Ok(Some((reason, there)));
+            }
+            // Sizes and times do not tell a copy of the source as it was from one of the source as
+            // it is.
+            let is_old_copy = has_changed && (why != Skip::Present || self.is_copy_of(began, &there));
+            if is_old_copy {
+                return Ok(Some((reason, there)));
+            }
+        }
+        let there = if made.claimed {
+            Some(self.look_at_copy(key).await?)
+        } else {
+            self.unfinished(now, key).await?
+        };
+        let unfinished = match there {
+            // Only what has the source's bytes can be the session's: nothing else may be replaced.
+            Some(there) if why == Skip::Present => self.if_equal(now, there).await?,
+            other => other,
+        };
+        Ok(unfinished.map(|there| (Reason::Always, there)))
+    }
+
+    async fn look_at_copy(&self, key: &ObjectKey) -> Result<Head, Failure> {
+        self.destination
+            .in_place(self.destination.head(key, None))
+            .await
+    }
+
+    /// Returns true if an object has the `ETag` that the parts of an earlier session make.
+    fn is_of_an_earlier_session(&self, there: &Head, made: &MadeBefore) -> bool {
+        self.destination.capabilities().content_etags
+            && !there.kms
+            && made.etag.as_ref() == Some(&there.etag)
+    }
+
+    /// Returns true if an object surely has the bytes of the source as it was.
+    fn is_copy_of(&self, began: &Entry, there: &Head) -> bool {
+        let Some(etag) = &began.etag else {
+            return false;
+        };
+        let then = Head {
+            size: began.size,
+            etag: etag.clone(),
+            ..Head::default()
+        };
+        let content = content(&then, there, self.etags_follow_from_bytes());
+        began.size > 0 && matches!(content, Content::Equal(_))
+    }
+
+    /// Replaces what is known of an object or file of the source by what it is now.
+    async fn look_anew(&self, entry: &mut Entry) -> Result<(), Failure> {
+        if let Some(source) = &self.source {
+            let head = source.head(&entry.key, entry.version.as_deref());
+            entry.take(source.in_place(head).await?);
+        } else if let Source::Files { path, .. } = &self.transfer.from {
+            (entry.size, entry.modified) = local::look(&local::path_of(path, entry)).await?;
+        }
+        Ok(())
+    }
+
     /// The object `there` if it surely has the bytes of this entry. Of files nothing is known that
     /// would tell.
-    pub(super) async fn if_equal(
-        &self,
-        entry: &Entry,
-        there: Head,
-    ) -> Result<Option<Head>, Failure> {
+    async fn if_equal(&self, entry: &Entry, there: Head) -> Result<Option<Head>, Failure> {
         let Some(source) = &self.source else {
             return Ok(None);
         };

@@ -112,11 +112,8 @@ impl Sides {
         else {
             return Ok(());
         };
-        let head = source
-            .in_place(source.head(&entry.key, entry.version.as_deref()))
-            .await?;
-        (entry.size, entry.modified, entry.archive) = (head.size, head.modified, head.archive);
-        (entry.etag, entry.storage_class) = (Some(head.etag), head.storage_class);
+        let head = source.head(&entry.key, entry.version.as_deref());
+        entry.take(source.in_place(head).await?);
         Ok(())
     }
 
@@ -220,9 +217,12 @@ impl Sides {
                 .hidden_etags()
                 .note(!matches!(found, Content::Differs(_)));
         }
+        let lacks_tags = self.sets_tags_late() && here.tag_count > Some(0) && there.tag_count == Some(0);
         Ok(match found {
-            Content::Equal(basis) => Decision::Skip(Skip::equal(basis)),
             Content::Differs(reason) => Decision::Copy(reason),
+            // A session that was killed before it set them left it so.
+            _ if lacks_tags => Decision::Copy(Reason::AttributesDiffer),
+            Content::Equal(basis) => Decision::Skip(Skip::equal(basis)),
             _ if entry.version.is_some() => Decision::Copy(Reason::Differs),
             _ if doubt == Doubt::Content => by_time(here.modified, there.modified),
             // The lists, whose times may be finer than those of HEAD, say that the destination is

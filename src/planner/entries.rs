@@ -30,7 +30,7 @@ impl Sides {
                 Ok(chosen::objects(
                     source,
                     &location.key,
-                    chosen,
+                    (chosen, after),
                     self.heads_at_once(),
                 ))
             }

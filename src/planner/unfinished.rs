@@ -55,17 +55,19 @@ impl Sides {
         .filter(lacks))
     }
 
-    /// True when copies get something that no header carries.
+    /// Returns true if copies get something that no header carries.
     fn finishes_late(&self) -> bool {
-        let Capabilities {
-            tags,
-            tag_headers,
-            annotations,
-            ..
-        } = *self.destination.capabilities();
         let keeps = |attribute| self.transfer.preserve.of(attribute).keeps();
-        let late_tags =
-            tags && !tag_headers && (keeps(Attribute::Tags) || !self.transfer.set.tags.is_empty());
-        late_tags || (annotations && keeps(Attribute::Annotations))
+        let annotations = self.destination.capabilities().annotations;
+        self.sets_tags_late() || (annotations && keeps(Attribute::Annotations))
+    }
+
+    /// Returns true if copies get their tags in a request after the one that writes them.
+    pub(super) fn sets_tags_late(&self) -> bool {
+        let Capabilities {
+            tags, tag_headers, ..
+        } = *self.destination.capabilities();
+        let sets = !self.transfer.set.tags.is_empty();
+        tags && !tag_headers && (sets || self.transfer.preserve.tags.keeps())
     }
 }

@@ -22,6 +22,10 @@ use crate::plan::loss::Loss;
 use super::frame::{FORMAT, Footer, Origin, footer, is_gap};
 
 mod error;
+mod there;
+
+pub use self::there::ReportedObject;
+use self::there::Reported;
 
 pub use self::error::{ReadError, ReportLine};
 
@@ -66,6 +70,8 @@ pub struct Report {
     /// Lines about copied or equal objects that another line describes too: that of the copy
     /// counts, or else the newest. In a long report, only those of the first objects are known.
     pub superseded: BTreeSet<usize>,
+    /// A few of the objects that are at the destination as their lines say.
+    pub there: Vec<ReportedObject>,
 }
 
 impl Report {
@@ -84,6 +90,9 @@ struct Line {
     source_version: Option<String>,
     destination: String,
     status: Status,
+    reason: Option<String>,
+    route: Option<String>,
+    size: Option<u64>,
     #[serde(default)]
     losses: Vec<Loss>,
     etag: Option<String>,
@@ -205,6 +214,7 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
         last: 1,
         seen: Lines::default(),
         objects: Objects::default(),
+        there: Reported::default(),
         sum: super::Counted::of_head(format!("{first}\n").as_bytes()).sum,
     };
     for (number, line) in (2..).zip(lines) {
@@ -221,6 +231,7 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
         lossy,
         footer,
         objects,
+        there,
         ..
     } = reader;
     let is_incomplete = footer.as_ref().is_some_and(|footer| !footer.complete);
@@ -243,6 +254,7 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
         failed,
         lost: lossy.into_values().collect(),
         superseded: objects.superseded,
+        there: there.into_objects(),
     })
 }
 
@@ -289,6 +301,7 @@ struct Reader<'a> {
     last: usize,
     seen: Lines,
     objects: Objects,
+    there: Reported,
     sum: crc_fast::Digest,
 }
 
@@ -333,6 +346,7 @@ impl Reader<'_> {
         self.sum.update(text.as_bytes());
         self.sum.update(b"\n");
         note_losses(&mut self.lossy, &line, number);
+        self.there.take(&line);
         let object = (line.transfer, line.source, line.source_version);
         self.objects.take(&object, line.status, number);
         let before = self.undone.get(&object).map(|(what, ..)| *what);

@@ -61,6 +61,8 @@ pub enum FailureKind {
     WrongRegion(Option<String>),
     /// No such bucket.
     NoSuchBucket,
+    /// A bucket that has taken writes of this run does not exist any more.
+    BucketLost,
     /// No such object or version.
     NotFound,
     /// The upload was completed, aborted or never begun.
@@ -167,6 +169,7 @@ impl FailureKind {
                 | Self::CredentialsUnavailable
                 | Self::CredentialsEnded
                 | Self::ClockSkew
+                | Self::BucketLost
         )
     }
 
@@ -211,6 +214,7 @@ impl FailureKind {
             Self::ClockSkew => "clock-skew",
             Self::WrongRegion(_) => "wrong-region",
             Self::NoSuchBucket => "no-such-bucket",
+            Self::BucketLost => "bucket-lost",
             Self::NotFound => "not-found",
             Self::NoSuchUpload => "no-such-upload",
             Self::Archived => "archived",
@@ -275,6 +279,10 @@ impl FailureKind {
             Self::WrongRegion(Some(region)) => format!("set the endpoint's `region: {region}`"),
             Self::WrongRegion(None) => "set the endpoint's `region` to the bucket's".into(),
             Self::NoSuchBucket => "check the bucket's name, or create it first".into(),
+            Self::BucketLost => {
+                "see with `s3haul verify --report REPORT` what of this run is there, and run the same command again with --fresh"
+                    .into()
+            }
             Self::NotFound => "check the key; it may have been deleted since it was listed".into(),
             Self::NoSuchUpload => "the upload was finished or aborted elsewhere; run the job again".into(),
             Self::Archived => "write `archived: restore` or `archived: skip`, or restore it first".into(),

@@ -1,7 +1,9 @@
 //! One record: the journal, the report, and what commands say of both agree, and where one of them
 //! is damaged or another one takes its place, somebody says so.
 
+mod lost;
 mod sessions;
+mod stale;
 
 use std::fs;
 use std::io::Write as _;

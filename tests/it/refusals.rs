@@ -169,7 +169,7 @@ async fn a_failed_object_sends_nothing_more_and_the_next_run_goes_on_with_its_pa
     };
     let notes = run.receipts[0].notes.join("\n");
     assert!(
-        notes.contains("keeps 30 of its parts (150MiB) for the next run"),
+        notes.contains("keeps 30 of its parts (150MiB) for `s3haul retry` or the next run"),
         "{notes}"
     );
     let state = look(Location::Directory(directory.path().to_owned()))

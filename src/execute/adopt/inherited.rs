@@ -145,21 +145,28 @@ impl Inherited {
                     && (&place.endpoint, &place.bucket) == (&to.endpoint, &to.location.bucket)
                     && place.key.as_str().starts_with(to.location.key.as_str())
             };
-            self.pending.contains(&open.object) || (0..).zip(&job.transfers).any(is_below)
+            let is_for_another_run = job.retries.is_some() && open.kept != Kept::No;
+            is_for_another_run
+                || self.pending.contains(&open.object)
+                || (0..).zip(&job.transfers).any(is_below)
         };
         self.cancel_those(|open| !is_wanted(open), journal, (job, connections))
             .await;
     }
 
     /// Cancels what no object took up. What is kept of an object that failed in this run waits for
-    /// the next one.
+    /// the next one, and a retry leaves what is kept of objects that it is not about.
     pub(in crate::execute) async fn cancel_rest(
         &self,
         journal: &Journal,
         (job, connections): (&Job, &mut Connections),
     ) {
         self.cancel_those(
-            |open| open.kept != Kept::ForNextRun,
+            |open| match open.kept {
+                Kept::No => true,
+                Kept::ForThisRun => job.retries.is_none(),
+                Kept::ForNextRun => false,
+            },
             journal,
             (job, connections),
         )

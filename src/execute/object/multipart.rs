@@ -61,24 +61,23 @@ impl Copy<'_> {
             Some(Found::Published(..)) if draft.in_place => {}
             Some(Found::Open(begun)) => {
                 drop(place);
-                return self
-                    .carry(head, pin, *begun, wanted.asked(head), draft)
-                    .await;
+                return self.carry(head, pin, *begun, wanted, draft).await;
             }
             Some(Found::Published(found, etag)) => {
                 drop(place);
-                return self
-                    .found(head, pin, (*found, etag), wanted.asked(head), draft)
-                    .await;
+                let asked = wanted.asked(head);
+                let ending = self.found(head, pin, (*found, etag), asked, draft).await?;
+                wanted
+                    .finish(Some((source, pin)), &step.key, &ending, draft)
+                    .await?;
+                return Ok(ending);
             }
             None => {}
         }
         let doubt = self.doubt(head, wanted.attributes());
         if let Some(begun) = claim::find(work, step, &wish, doubt, draft).await? {
             drop(place);
-            return self
-                .carry(head, pin, begun, wanted.asked(head), draft)
-                .await;
+            return self.carry(head, pin, begun, wanted, draft).await;
         }
         let initiate = async {
             let upload = wanted.initiate(source, pin, &step.key, draft).await?;
@@ -88,8 +87,7 @@ impl Copy<'_> {
         let mut notes = Vec::new();
         let begun = Begun::begin(work, step, layout, initiate, &mut notes).await;
         draft.notes.append(&mut notes);
-        self.carry(head, pin, begun?, wanted.asked(head), draft)
-            .await
+        self.carry(head, pin, begun?, wanted, draft).await
     }
 
     /// Why an upload of unknown beginnings could not be told from one of other bytes, or with
@@ -107,16 +105,18 @@ impl Copy<'_> {
         claim::unseen_acl(attributes)
     }
 
-    /// Copies the parts that S3 does not hold yet and publishes the object.
+    /// Copies the parts that S3 does not hold yet, publishes the object, and sets what is set only
+    /// then. Until that is done, the record of the upload stays: by it, the next session tells the
+    /// object from somebody else's.
     async fn carry(
         &mut self,
         head: &Head,
         pin: &SourcePin,
         begun: Begun,
-        asked: Asked<'_>,
+        wanted: &Wanted<'_>,
         draft: &mut Draft,
     ) -> Result<Ending, Trouble> {
-        let work = self.work;
+        let (work, asked) = (self.work, wanted.asked(head));
         draft.parts = begun.layout.count;
         let mut progress = Progress::of(&begun, begun.kept.clone());
         let id = begun.announce(work, progress.bytes);
@@ -126,7 +126,17 @@ impl Copy<'_> {
         let outcome = begun
             .vouched(work, asked.attributes, outcome, &mut self.seen, draft)
             .await;
-        begun.settle(work, id, outcome, &progress, draft).await
+        let source = Some((self.source, pin));
+        let late = match &outcome {
+            Ok(ending) => wanted.finish(source, &self.step.key, ending, draft).await,
+            Err(_) => Ok(()),
+        };
+        if late.as_ref().is_err_and(Trouble::is_left) {
+            begun.leave(work, id, &progress, draft);
+            return late.and(outcome);
+        }
+        let outcome = begun.settle(work, id, outcome, &progress, draft).await;
+        late.and(outcome)
     }
 
     /// Proves what an earlier session published without seeing the answer.

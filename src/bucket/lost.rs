@@ -1,0 +1,53 @@
+//! Tells a bucket that went away from one that was never there.
+//!
+//! A bucket that has taken writes of this run and is not there any more was deleted, with all that
+//! was in it. Somebody may make it again at once, so that the next write goes through. What was
+//! copied before is gone all the same.
+
+use std::sync::atomic::Ordering;
+
+use super::{Answer, Bucket};
+use crate::s3::{Failure, FailureKind, SourcePin};
+
+impl Bucket {
+    /// Notes a write that went through, and sorts the refusal of one by a bucket that has taken
+    /// others. The refusal of a copy may be about the bucket of its source.
+    pub(super) async fn or_lost<T>(
+        &self,
+        answer: Result<Answer<T>, Failure>,
+        source: Option<&SourcePin>,
+    ) -> Result<Answer<T>, Failure> {
+        let failure = match answer {
+            Ok(answer) => {
+                self.has_written.store(true, Ordering::Relaxed);
+                return Ok(answer);
+            }
+            Err(failure) => failure,
+        };
+        let had_written = self.has_written.load(Ordering::Relaxed);
+        if *failure.kind() != FailureKind::NoSuchBucket || !had_written {
+            return Err(failure);
+        }
+        let is_about_source = match source {
+            Some(pin) => Box::pin(self.lacks_source(pin)).await,
+            None => false,
+        };
+        if is_about_source {
+            return Err(failure);
+        }
+        Err(failure.as_kind(FailureKind::BucketLost).noting(
+            "the bucket has taken writes of this run and is not there any more, or was made again: what was copied \
+             before may be gone",
+        ))
+    }
+
+    /// Returns true if the bucket of a copy's source does not exist.
+    async fn lacks_source(&self, pin: &SourcePin) -> bool {
+        let source = Self {
+            name: pin.bucket.clone(),
+            ..self.for_probes()
+        };
+        let looked = source.head_bucket().await;
+        looked.is_err_and(|failure| *failure.kind() == FailureKind::NoSuchBucket)
+    }
+}

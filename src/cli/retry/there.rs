@@ -1,0 +1,96 @@
+//! Looks at some of the objects that a report says are there, before its failed ones are copied.
+//!
+//! A retry copies what failed and nothing else. If the bucket was emptied or made again since, its
+//! success would say nothing about all other objects. Only what the server clearly says counts.
+
+use std::path::Path;
+
+use futures::stream::{self, StreamExt as _};
+
+use crate::bucket::Bucket;
+use crate::cli::CliError;
+use crate::connections::Connections;
+use crate::execute::sample::Looked;
+use crate::location::S3Uri;
+use crate::manifest::job::{Job, Versions};
+use crate::report::read::ReportedObject;
+use crate::s3::{Failure, FailureKind};
+
+/// Looks under way at once.
+const AT_ONCE: usize = 8;
+
+/// Looks at the objects where the job still writes to.
+///
+/// # Errors
+/// A bucket cannot be used.
+pub(super) async fn look(
+    job: &Job,
+    connections: &mut Connections,
+    objects: &[ReportedObject],
+) -> Result<Looked, Failure> {
+    let mut questions = Vec::new();
+    for object in objects {
+        let mut transfers = job.transfers.iter();
+        let transfer = transfers.find(|transfer| transfer.name == object.transfer);
+        // The newest version of a history may be a delete marker.
+        let transfer = transfer.filter(|transfer| transfer.versions != Versions::All);
+        let uri = object.destination.parse::<S3Uri>().ok();
+        let (Some(transfer), Some(uri)) = (transfer, uri) else {
+            continue;
+        };
+        if uri.bucket != transfer.to.location.bucket {
+            continue;
+        }
+        let (_, destination) = connections.of_transfer(transfer).await?;
+        questions.push(found(destination, uri, object));
+    }
+    let mut looked = Looked::default();
+    let mut answers = stream::iter(questions).buffer_unordered(AT_ONCE);
+    while let Some(answer) = answers.next().await {
+        let Some(found) = answer else { continue };
+        looked.objects += 1;
+        match found {
+            Ok(()) => looked.there += 1,
+            Err(what) => looked.example = looked.example.or(Some(what)),
+        }
+    }
+    Ok(looked)
+}
+
+/// Looks at one object; `None` without a clear answer.
+async fn found(
+    destination: Bucket,
+    uri: S3Uri,
+    object: &ReportedObject,
+) -> Option<Result<(), String>> {
+    let at = object
+        .at
+        .map(|at| format!(", reported at {at:.0}"))
+        .unwrap_or_default();
+    match destination.in_place(destination.head(&uri.key, None)).await {
+        Ok(head) if head.size == object.size => Some(Ok(())),
+        Ok(head) => Some(Err(format!(
+            "{uri}{at} with {} bytes, has {}",
+            object.size, head.size
+        ))),
+        Err(failure) if *failure.kind() == FailureKind::NotFound => {
+            Some(Err(format!("{uri}{at}, is not there")))
+        }
+        Err(_) => None,
+    }
+}
+
+/// Refuses a report that is not true any more.
+pub(super) fn require(looked: &Looked, report: &Path, again: &str) -> Result<(), CliError> {
+    let Some(example) = &looked.example else {
+        return Ok(());
+    };
+    let (missing, of) = (looked.objects - looked.there, looked.objects);
+    let report = report.display();
+    Err(CliError::Untrue(format!(
+        "the report {report} is not true any more: {missing} of {of} of its objects that were looked at are not at the \
+         destination as it says, for example {example}. They were deleted or replaced, or the bucket was made again. \
+         `s3haul verify --report {report}` shows what is there. To copy what is missing, {again}; to copy no more than what \
+         failed all the same, add --resume-anyway"
+    )))
+}

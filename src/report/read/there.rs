@@ -1,0 +1,62 @@
+//! A few of the objects that a report says are at the destination, chosen by chance.
+
+use jiff::Timestamp;
+
+use super::{Line, Status};
+
+/// Objects that are kept.
+const KEPT: usize = 16;
+
+/// An object that was copied or found equal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReportedObject {
+    /// The transfer's name.
+    pub transfer: String,
+    /// `s3://bucket/key`.
+    pub destination: String,
+    /// Bytes.
+    pub size: u64,
+    /// The time at which it was put on record.
+    pub at: Option<Timestamp>,
+}
+
+/// Objects of the lines that were read, each as likely as any other.
+#[derive(Default)]
+pub(super) struct Reported {
+    seen: u64,
+    kept: Vec<ReportedObject>,
+}
+
+impl Reported {
+    /// Takes a line in, if it says that the destination has the object.
+    pub(super) fn take(&mut self, line: &Line) {
+        let is_there = match line.status {
+            Status::Done => line.route.as_deref() != Some("delete-marker"),
+            Status::Skipped => line.reason.as_deref() == Some("equal"),
+            Status::Restoring | Status::Failed | Status::Stopped => false,
+        };
+        let Some(size) = line.size.filter(|_| is_there) else {
+            return;
+        };
+        let object = || ReportedObject {
+            transfer: line.transfer.clone(),
+            destination: line.destination.clone(),
+            size,
+            at: line.at,
+        };
+        self.seen += 1;
+        if self.kept.len() < KEPT {
+            return self.kept.push(object());
+        }
+        let chance = fastrand::Rng::with_seed(self.seen).u64(..self.seen);
+        let slot = usize::try_from(chance).ok();
+        if let Some(kept) = slot.and_then(|slot| self.kept.get_mut(slot)) {
+            *kept = object();
+        }
+    }
+
+    /// Returns the objects.
+    pub(super) fn into_objects(self) -> Vec<ReportedObject> {
+        self.kept
+    }
+}
