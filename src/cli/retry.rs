@@ -13,11 +13,11 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
+use super::journal::JournalFlags;
 use super::parse::parse;
 use super::place::Place;
 use super::run::Terms;
 use super::signals::DrainFlags;
-use super::journal::JournalFlags;
 use super::{CliError, Command, Exit, Output, journal, note, output_file, plan, say};
 use crate::journal::{Intent, JournalError, look};
 use crate::location::S3Uri;
@@ -25,8 +25,8 @@ use crate::manifest::job::{
     Attribute, Chosen, Compare, Job, Policy, Source, Transfer, Versions, When,
 };
 use crate::manifest::moment::Age;
-use crate::report::{Origin, header};
 use crate::report::read::{FailedObject, LostObject, Report, read};
+use crate::report::{Origin, header};
 use crate::size::display_count;
 
 /// Runs the failed objects of a report again.

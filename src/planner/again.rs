@@ -51,8 +51,7 @@ impl Sides {
                 }
                 Ok((entry, key)) => {
                     let sides = self.clone();
-                    let asked =
-                        by_itself(async move { sides.ask_again(entry, key, &made).await });
+                    let asked = by_itself(async move { sides.ask_again(entry, key, &made).await });
                     Either::Right(asked.map(again))
                 }
             });
@@ -71,7 +70,12 @@ impl Sides {
     /// Asks about an object that a session was at work on; `began` is the source as it was then.
     /// Where something is set or looked at only after the bytes are there, equal bytes do not tell
     /// whether the session came so far.
-    pub(crate) async fn ask_again(&self, began: Entry, key: ObjectKey, made: &MadeBefore) -> Planned {
+    pub(crate) async fn ask_again(
+        &self,
+        began: Entry,
+        key: ObjectKey,
+        made: &MadeBefore,
+    ) -> Planned {
         if self.is_in_place() {
             return self.ask_in_place(began, key, true).await;
         }
@@ -122,7 +126,8 @@ impl Sides {
             }
             // Sizes and times do not tell a copy of the source as it was from one of the source as
             // it is.
-            let is_old_copy = has_changed && (why != Skip::Present || self.is_copy_of(began, &there));
+            let is_old_copy =
+                has_changed && (why != Skip::Present || self.is_copy_of(began, &there));
             if is_old_copy {
                 return Ok(Some((reason, there)));
             }

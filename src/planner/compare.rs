@@ -217,7 +217,8 @@ impl Sides {
                 .hidden_etags()
                 .note(!matches!(found, Content::Differs(_)));
         }
-        let lacks_tags = self.sets_tags_late() && here.tag_count > Some(0) && there.tag_count == Some(0);
+        let lacks_tags =
+            self.sets_tags_late() && here.tag_count > Some(0) && there.tag_count == Some(0);
         Ok(match found {
             Content::Differs(reason) => Decision::Copy(reason),
             // A session that was killed before it set them left it so.

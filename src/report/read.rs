@@ -24,8 +24,8 @@ use super::frame::{FORMAT, Footer, Origin, footer, is_gap};
 mod error;
 mod there;
 
-pub use self::there::ReportedObject;
 use self::there::Reported;
+pub use self::there::ReportedObject;
 
 pub use self::error::{ReadError, ReportLine};
 
@@ -92,7 +92,6 @@ struct Line {
     status: Status,
     reason: Option<String>,
     route: Option<String>,
-    size: Option<u64>,
     #[serde(default)]
     losses: Vec<Loss>,
     etag: Option<String>,

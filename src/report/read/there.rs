@@ -14,8 +14,6 @@ pub struct ReportedObject {
     pub transfer: String,
     /// `s3://bucket/key`.
     pub destination: String,
-    /// Bytes.
-    pub size: u64,
     /// The time at which it was put on record.
     pub at: Option<Timestamp>,
 }
@@ -35,13 +33,12 @@ impl Reported {
             Status::Skipped => line.reason.as_deref() == Some("equal"),
             Status::Restoring | Status::Failed | Status::Stopped => false,
         };
-        let Some(size) = line.size.filter(|_| is_there) else {
+        if !is_there {
             return;
-        };
+        }
         let object = || ReportedObject {
             transfer: line.transfer.clone(),
             destination: line.destination.clone(),
-            size,
             at: line.at,
         };
         self.seen += 1;

@@ -33,7 +33,12 @@ async fn equal_objects_that_are_gone_when_a_run_resumes_refuse_its_record() {
     empty(&world);
     let (exit, _, stderr) = run_in(&world, dir.path(), &command).await;
     assert_eq!(exit, 3, "{stderr}");
-    for said in ["objects on record", ", found equal at ", "is not there", "--fresh"] {
+    for said in [
+        "objects on record",
+        ", found equal at ",
+        "is not there",
+        "--fresh",
+    ] {
         assert!(stderr.contains(said), "{said}: {stderr}");
     }
     let (exit, _, stderr) =
@@ -56,7 +61,10 @@ async fn a_bucket_that_goes_away_in_mid_run_ends_the_run_and_retry_looks_first()
     let command = [&COPY[..], &more, &flags].concat();
     let (exit, stdout, stderr) = run_in(&world, dir.path(), &command).await;
     assert_eq!(exit, 1, "{stdout} {stderr}");
-    for said in ["what was copied before may be gone", "s3haul verify --report"] {
+    for said in [
+        "what was copied before may be gone",
+        "s3haul verify --report",
+    ] {
         assert!(stdout.contains(said), "{said}: {stdout} {stderr}");
     }
     let copied = world.sandbox.store().keys(DESTINATION).len();
@@ -64,8 +72,17 @@ async fn a_bucket_that_goes_away_in_mid_run_ends_the_run_and_retry_looks_first()
     empty(&world);
     let copies = world.calls(Operation::CopyObject);
     let (exit, _, stderr) = run_in(&world, dir.path(), &["retry", "report.jsonl"]).await;
-    assert_eq!((exit, world.calls(Operation::CopyObject)), (3, copies), "{stderr}");
-    for said in ["16 of 16", "is not there", "s3haul verify --report", "--resume-anyway"] {
+    assert_eq!(
+        (exit, world.calls(Operation::CopyObject)),
+        (3, copies),
+        "{stderr}"
+    );
+    for said in [
+        "16 of 16",
+        "is not there",
+        "s3haul verify --report",
+        "--resume-anyway",
+    ] {
         assert!(stderr.contains(said), "{said}: {stderr}");
     }
     let anyway = ["retry", "report.jsonl", "--resume-anyway"];
@@ -122,7 +139,10 @@ fn put_large(world: &World) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_goes_on_with_the_parts_that_the_failed_run_kept() {
-    for retries in [&["retry", "report.jsonl"][..], &["retry", "report.jsonl", "--journal", "kept"]] {
+    for retries in [
+        &["retry", "report.jsonl"][..],
+        &["retry", "report.jsonl", "--journal", "kept"],
+    ] {
         let world = world(3, Duration::ZERO).await;
         put_large(&world);
         let denied = Fault::on(Operation::UploadPartCopy)
@@ -187,12 +207,18 @@ async fn a_retry_that_is_killed_goes_on_where_it_was() {
     world.sandbox.faults().clear();
     world.sandbox.calls().clear();
     let (exit, stdout, stderr) = run_in(&world, dir.path(), &retry).await;
-    assert!(exit == 0 && stderr.contains("going on"), "{exit} {stdout} {stderr}");
+    assert!(
+        exit == 0 && stderr.contains("going on"),
+        "{exit} {stdout} {stderr}"
+    );
     assert_eq!(world.calls(Operation::CreateMultipartUpload), 0);
     world.assert_no_upload_is_left();
     world.assert_equal("large", "large");
     let receipts = receipts_in(&dir.path().join("report.retry-1.jsonl"));
-    assert!(receipts.len() == 1 && receipts[0]["status"] == "done", "{receipts:?}");
+    assert!(
+        receipts.len() == 1 && receipts[0]["status"] == "done",
+        "{receipts:?}"
+    );
     assert!(!dir.path().join("report.retry-2.jsonl").exists());
     assert!(fs::exists(dir.path().join("kept")).unwrap());
 }

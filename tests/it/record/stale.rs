@@ -264,7 +264,10 @@ async fn a_copy_whose_tags_were_not_set_is_finished_by_the_next_session() {
 /// What a source has is read in several requests, and only versions can be named in all of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_has_the_metadata_and_the_tags_of_one_object() {
-    for more in [&["--threshold", "5MiB", "--part-size", "5MiB"][..], &["--tag", "x=y"]] {
+    for more in [
+        &["--threshold", "5MiB", "--part-size", "5MiB"][..],
+        &["--tag", "x=y"],
+    ] {
         let world = World::new().await;
         let put = |value: &str, age: Duration| {
             let spec = ObjectSpec {
