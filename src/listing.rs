@@ -72,12 +72,11 @@ impl Entry {
 
     /// Returns true if this is not what the same key has `now`.
     pub(crate) fn differs_from(&self, now: &Self) -> bool {
-        let is_rewritten = match (&self.etag, &now.etag) {
-            (Some(then), Some(now)) => then != now,
-            _ => {
-                let times = self.modified.zip(now.modified);
-                times.is_some_and(|(then, now)| then.as_second() != now.as_second())
-            }
+        let times = self.modified.zip(now.modified);
+        let is_rewritten = if let (Some(then), Some(now)) = (&self.etag, &now.etag) {
+            then != now
+        } else {
+            times.is_some_and(|(then, now)| then.as_second() != now.as_second())
         };
         is_rewritten || self.size != now.size
     }

@@ -107,24 +107,8 @@ impl Retry {
             origin.directory.display()
         );
         if failed.is_empty() {
-            if is_incomplete {
-                let message = format!(
-                    "no object of this report failed, but its run was stopped before its end and may never have listed others; \
-                     its run is not over; {again}, which goes on with it"
-                );
-                return Err(CliError::Usage(message));
-            }
-            if Box::pin(origin_is_over(&origin)).await? {
-                return say(&if lost.is_empty() {
-                    "no object of this report failed: nothing to do".to_owned()
-                } else {
-                    format!("no object of this report failed: nothing to do. {repair_losses}")
-                });
-            }
-            let message = format!(
-                "no object of this report failed so far, but its run is not over; {again}, which goes on with it"
-            );
-            return Err(CliError::Usage(message));
+            let told = (&*again, Some(repair_losses).filter(|_| !lost.is_empty()));
+            return Box::pin(nothing_failed(&origin, is_incomplete, told)).await;
         }
         let mut job = job_of(&origin)?;
         for change in origin.changes(&job) {
@@ -167,6 +151,32 @@ impl Retry {
         };
         super::run::run(&job, &place, &origin, terms, output).await
     }
+}
+
+/// Ends a retry of a report in which no object failed.
+async fn nothing_failed(
+    origin: &Origin,
+    is_incomplete: bool,
+    (again, repair_losses): (&str, Option<String>),
+) -> Result<Exit, CliError> {
+    if is_incomplete {
+        let message = format!(
+            "no object of this report failed, but its run was stopped before its end and may never have listed others; \
+             its run is not over; {again}, which goes on with it"
+        );
+        return Err(CliError::Usage(message));
+    }
+    if Box::pin(origin_is_over(origin)).await? {
+        let nothing = "no object of this report failed: nothing to do".to_owned();
+        return say(&match repair_losses {
+            None => nothing,
+            Some(repair_losses) => format!("{nothing}. {repair_losses}"),
+        });
+    }
+    let message = format!(
+        "no object of this report failed so far, but its run is not over; {again}, which goes on with it"
+    );
+    Err(CliError::Usage(message))
 }
 
 /// Whether nothing is left to go on with of the run that wrote a report, as far as its journal

@@ -144,18 +144,6 @@ impl Begun {
         id
     }
 
-    /// Leaves the upload on record, although it became the object.
-    pub(in crate::execute) fn leave(
-        &self,
-        work: &Work,
-        id: u64,
-        progress: &Progress,
-        draft: &mut Draft,
-    ) {
-        draft.attempts += progress.attempts;
-        work.monitor.observe(&Event::UploadEnded { id });
-    }
-
     /// Sees to what the upload came to. One that was taken up and that the server does not take any
     /// more is begun anew.
     pub(in crate::execute) async fn settle(

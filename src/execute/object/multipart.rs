@@ -132,7 +132,8 @@ impl Copy<'_> {
             Err(_) => Ok(()),
         };
         if late.as_ref().is_err_and(Trouble::is_left) {
-            begun.leave(work, id, &progress, draft);
+            draft.attempts += progress.attempts;
+            work.monitor.observe(&Event::UploadEnded { id });
             return late.and(outcome);
         }
         let outcome = begun.settle(work, id, outcome, &progress, draft).await;
