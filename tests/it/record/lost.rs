@@ -70,7 +70,7 @@ async fn a_bucket_that_goes_away_in_mid_run_ends_the_run_and_retry_looks_first()
     let copied = world.sandbox.store().keys(DESTINATION).len();
     assert!((20..50).contains(&copied), "{copied}: the run went on");
     empty(&world);
-    let copies = world.calls(Operation::CopyObject);
+    let before = world.calls(Operation::CopyObject);
     let (exit, _, stderr) = run_in(&world, dir.path(), &["retry", "report.jsonl"]).await;
     assert_eq!(
         (exit, world.calls(Operation::CopyObject)),
