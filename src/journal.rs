@@ -34,6 +34,7 @@ mod segment;
 pub mod state;
 mod store;
 mod tally;
+pub mod unproven;
 pub mod uploads;
 mod writer;
 

@@ -345,7 +345,7 @@ impl Sides {
     }
 
     /// What is done with an entry that is to be copied.
-    fn step(&self, entry: Entry, key: ObjectKey, reason: Reason, seen: Seen) -> Planned {
+    pub(crate) fn step(&self, entry: Entry, key: ObjectKey, reason: Reason, seen: Seen) -> Planned {
         let route = match (entry.archive, self.transfer.archived) {
             (ArchiveState::Readable, _) => self.listed_route(&entry, &key),
             (_, Archived::Fail) => return Planned::Archived(Box::new(entry), key),

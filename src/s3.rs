@@ -111,6 +111,9 @@ pub enum ChecksumKind {
     FullObject,
     /// Over the checksums of the parts: equal only for equal bytes *and* equal part boundaries.
     Composite,
+    /// The server does not tell. Equal values are of equal bytes; different ones say nothing, and
+    /// the value cannot be compared with a computed one.
+    Untold,
 }
 
 /// A checksum as S3 reports it: base64 of the big-endian bytes, composite values without their

@@ -22,6 +22,7 @@ use crate::execute::sample::{self, Looked};
 use crate::journal::event::{Event, RunInfo};
 use crate::journal::fingerprint::Fingerprint;
 use crate::journal::state::RunState;
+use crate::journal::unproven::UnprovenCopies;
 use crate::journal::{self, Decision, Intent, Journal, JournalError, Ledger, Location, Opened};
 use crate::listing::local::JOURNALS;
 use crate::location::S3Uri;
@@ -153,7 +154,12 @@ pub(super) async fn open(
         }
     }
     let decision = journal::decide(opened.state(), &fingerprint, intent)?;
-    let resumed = Arc::new(opened.resumed(decision));
+    let mut resumed = opened.resumed(decision);
+    if job.journal == JournalPlace::Usual {
+        unproven_beside(&job.name, &mut resumed.unproven).await;
+    }
+    tell_unproven(&resumed.unproven, &tell);
+    let resumed = Arc::new(resumed);
     if decision == Decision::Resume {
         return resume(job, connections, origin, opened, resumed, intent, &tell).await;
     }
@@ -178,6 +184,37 @@ pub(super) async fn open(
         seen: 0,
         report,
     })
+}
+
+/// Adds the copies that failed their proof in other runs of this directory: a copy with other flags
+/// has another journal.
+async fn unproven_beside(own: &str, unproven: &mut UnprovenCopies) {
+    let Ok(entries) = std::fs::read_dir(JOURNALS) else {
+        return;
+    };
+    for entry in entries.filter_map(Result::ok) {
+        let is_other = entry.file_name() != own && entry.path().is_dir();
+        // One that cannot be read is no concern of this run.
+        if is_other && let Ok(Some(glance)) = journal::look(Location::Directory(entry.path())).await
+        {
+            unproven.merge(&glance.state.unproven);
+        }
+    }
+}
+
+/// Says that copies of earlier runs are not trusted.
+fn tell_unproven(unproven: &UnprovenCopies, tell: impl Fn(&str)) {
+    if unproven.is_empty() {
+        return;
+    }
+    let copies = match unproven.len() {
+        1 => "1 copy".to_owned(),
+        several => format!("{} copies", display_count(several as u64)),
+    };
+    tell(&format!(
+        "{copies} of earlier runs failed their proof and were kept; this run copies those of them again that are in it, \
+         unless a checksum or ETag proves them now"
+    ));
 }
 
 /// Opens the report of a run that keeps no journal.

@@ -410,6 +410,7 @@ mod tests {
                     reason: None,
                     losses: Vec::new(),
                     in_place: None,
+                    settles: None,
                 },
                 receipt: None,
             },

@@ -211,13 +211,8 @@ impl Verify {
                      compare the job itself: s3haul verify JOB"
                 ));
             }
-        } else if !counts.looked_for_extra {
-            reasons.push(
-                "extra objects were not looked for. Either the order in which the server lists keys is not known (name its \
-                 kind: --provider, or `provider:` of the endpoint), or the job copies single objects, changes the order of \
-                 keys, or uses a directory bucket"
-                    .to_owned(),
-            );
+        } else if let Some(why) = counts.why_not_extra {
+            reasons.push(format!("extra objects were not looked for: {why}"));
         }
         if self.report.is_none() && counts.compared() == 0 {
             reasons.push(
@@ -309,6 +304,7 @@ impl Verify {
         let mut connections = Surroundings::ambient().connect(job, &CancellationToken::new());
         let mut counts = Counts {
             looked_for_extra: true,
+            why_not_extra: None,
             ..Counts::default()
         };
         for transfer in &job.transfers {

@@ -61,7 +61,8 @@ pub struct Overrides<S> {
     /// `ETag`s follow from the bytes as S3 makes them.
     #[schemars(extend("examples" = [true]))]
     pub content_etags: Option<bool>,
-    /// `x-amz-checksum-*` headers are checked and stored.
+    /// `x-amz-checksum-*` headers are checked and stored. If false, no checksum of the server is
+    /// compared or counts as a proof.
     #[schemars(extend("examples" = [true]))]
     pub checksums: Option<bool>,
     /// `x-amz-mp-object-size` may be sent.

@@ -109,8 +109,9 @@ impl Work {
             (FailureKind::Denied, Some(_)) => {
                 failure.noting("a write with an ACL needs s3:PutObjectAcl on the destination too")
             }
-            (FailureKind::Denied, None) => failure.noting(
-                "a bucket whose policy demands an ACL takes writes with `to.acl: bucket-owner-full-control` (--acl)",
+            (FailureKind::Denied, None) if self.refusals.is_first_denied_write() => failure.noting(
+                "s3haul cannot see the reason; if the bucket's policy demands an ACL, set `to.acl: \
+                 bucket-owner-full-control` (--acl)",
             ),
             _ => failure,
         }
@@ -123,8 +124,8 @@ impl Work {
             self.sides.destination.capabilities().if_none_match != OnWrites::NONE;
         match (failure.kind(), condition) {
             (FailureKind::Denied, WriteCondition::None) if knows_conditions => failure.noting(
-                "a bucket whose policy demands conditional writes takes them with `when: missing`, \
-                 and with `when: changed` where the destination may be listed",
+                "if the bucket's policy demands conditional writes, use `when: missing`, or `when: changed` where the \
+                 destination may be listed",
             ),
             (FailureKind::Denied, WriteCondition::Matches(_)) => failure.noting(
                 "replacing an object that was compared needs s3:GetObject on the destination too",

@@ -219,7 +219,7 @@ impl<'a> Conductor<'a> {
         }
     }
 
-    fn take(&mut self, transfer: u32, planned: Planned, held: &mut Option<Held>) {
+    pub(super) fn take(&mut self, transfer: u32, planned: Planned, held: &mut Option<Held>) {
         let Some(running) = self.transfers.get_mut(&transfer) else {
             return;
         };
@@ -339,7 +339,7 @@ impl<'a> Conductor<'a> {
     }
 
     /// A key that failed before it had a number is over, unless the run ends with it.
-    fn pass(&mut self, transfer: u32, key: ObjectKey) {
+    pub(super) fn pass(&mut self, transfer: u32, key: ObjectKey) {
         if self.outcome.gave_up.is_none() {
             self.tell(transfer, |record| record.pass(key));
         }

@@ -34,7 +34,12 @@ impl Work {
     /// Does with a bad copy what the job says, and returns that in words.
     async fn fate(&self, key: &ObjectKey, written: &Written) -> String {
         match self.sides.transfer.proof.on_mismatch {
-            OnMismatch::Keep => "the copy was kept (`on_mismatch: keep`)".to_owned(),
+            OnMismatch::Keep if self.journal.keeps() => {
+                "the copy was kept (`on_mismatch: keep`); the next run with this journal copies it again".to_owned()
+            }
+            OnMismatch::Keep => "the copy was kept (`on_mismatch: keep`); without a journal, the next run may find it \
+                                 unchanged"
+                .to_owned(),
             OnMismatch::Remove => self.take_back(key, written).await,
         }
     }

@@ -255,6 +255,9 @@ impl Copy<'_> {
             return Ok(());
         }
         let why = match &head.checksum {
+            None if !self.source.capabilities().checksums => {
+                "checksums of the source's server do not count (`checksums: false`, or the provider's profile)"
+            }
             None => "the source has no checksum",
             Some(_) => {
                 "the source's checksum is none that the copy can have (`parts: {layout: source}` may keep it)"

@@ -252,7 +252,7 @@ pub(super) fn by_look(
 }
 
 /// `None` when the two say nothing about each other. Unequal composite checksums may come of other
-/// boundaries.
+/// boundaries, and so may those whose kind is not told.
 pub(crate) fn by_checksum(expected: &Expected, found: Option<&Checksum>) -> Option<Verdict> {
     let (sum, found) = (expected.checksum.as_ref()?, found?);
     if (sum.algorithm, sum.kind) != (found.algorithm, found.kind) {

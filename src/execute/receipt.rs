@@ -59,7 +59,7 @@ impl Proof {
     #[must_use]
     pub fn by(checksum: &Checksum) -> Self {
         match (checksum.kind, checksum.algorithm) {
-            (ChecksumKind::FullObject, algorithm) => algorithm.into(),
+            (ChecksumKind::FullObject | ChecksumKind::Untold, algorithm) => algorithm.into(),
             (ChecksumKind::Composite, ChecksumAlgorithm::Crc32) => Self::CompositeCrc32,
             (ChecksumKind::Composite, ChecksumAlgorithm::Sha1) => Self::CompositeSha1,
             (ChecksumKind::Composite, ChecksumAlgorithm::Sha256) => Self::CompositeSha256,
@@ -189,7 +189,7 @@ impl From<&Failure> for ErrorRecord {
             code: details.code.clone(),
             message: details.message.clone(),
             request_id: details.request_id.clone(),
-            remedy: details.kind.remedy(),
+            remedy: failure.remedy(),
             ends_run: failure.ends_run(),
             may_pass_later: details.kind.may_pass_later(),
             is_published: matches!(

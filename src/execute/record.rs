@@ -6,6 +6,7 @@
 //! undone stays pending. If the run can go on, its receipt stands in the report until then.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
@@ -45,6 +46,8 @@ pub(super) struct Record {
     /// Receipts of what is left to the next session.
     left: Vec<ReceiptLine>,
     plans_once: bool,
+    /// What the journal said when this session began.
+    resumed: Arc<RunState>,
 }
 
 /// Keys without work.
@@ -140,6 +143,7 @@ impl Record {
             unlisted: Vec::new(),
             left: Vec::new(),
             plans_once: work.sides.plans_once(),
+            resumed: Arc::clone(&work.resumed),
         }
     }
 
@@ -238,7 +242,7 @@ impl Record {
     pub(super) fn unlisted(&mut self, receipt: &Receipt) {
         self.missing.insert(self.range);
         let line = self.line(receipt);
-        if let Some(ended) = ended(receipt) {
+        if let Some(ended) = ended(receipt, &self.resumed) {
             self.unlisted.push(Event::ObjectEnded {
                 range: self.range,
                 object: None,
@@ -267,7 +271,7 @@ impl Record {
         if goes_on && self.journal.keeps() {
             return self.left.extend(line);
         }
-        let Some(ended) = ended(receipt) else {
+        let Some(ended) = ended(receipt, &self.resumed) else {
             // Where nothing is kept, the receipt is all that there will ever be.
             return self.gather(|passed| passed.receipts.extend(line));
         };
@@ -351,8 +355,8 @@ fn is_archived(ending: &Ending) -> bool {
     )
 }
 
-/// How an object ended; `None` if it did not.
-fn ended(receipt: &Receipt) -> Option<Ended> {
+/// Returns how an object ended, or `None` if it did not.
+fn ended(receipt: &Receipt, resumed: &RunState) -> Option<Ended> {
     let bytes = receipt.size;
     Some(match &receipt.ending {
         Ending::Done { proof, .. } => Ended::Done {
@@ -370,6 +374,9 @@ fn ended(receipt: &Receipt) -> Option<Ended> {
                     InPlace::Replaced
                 }
             }),
+            settles: Some(&receipt.destination)
+                .filter(|place| resumed.unproven.contains(place))
+                .cloned(),
         },
         ending @ Ending::Skipped { reason } => Ended::Skipped {
             bytes,

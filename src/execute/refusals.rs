@@ -39,6 +39,8 @@ pub(super) struct Refusals {
     replaces: Mutex<HashMap<String, Once<bool>>>,
     /// By bucket, the tags of objects of which HEAD shows no number.
     uncounted: Mutex<HashMap<String, Uncounted>>,
+    /// A write was denied, and what it may lack was told.
+    has_denied_write: AtomicBool,
 }
 
 /// A bucket, the request that wrote an object, and the kind of attribute that it was asked for.
@@ -71,7 +73,14 @@ impl Refusals {
             answers: Mutex::default(),
             replaces: Mutex::default(),
             uncounted: Mutex::default(),
+            has_denied_write: AtomicBool::new(false),
         }
+    }
+
+    /// Returns true for the first write of the run that is denied. A guess at the reason is told
+    /// once.
+    pub(super) fn is_first_denied_write(&self) -> bool {
+        !self.has_denied_write.swap(true, Ordering::Relaxed)
     }
 
     fn place(bucket: &Bucket) -> String {

@@ -41,11 +41,14 @@ pub(super) fn strong_proof(
     written: &Written,
 ) -> Option<Result<Proof, String>> {
     match (sent, &written.checksum) {
-        (Some(sent), Some(stored)) if sent.algorithm == stored.algorithm => {
-            Some(equal(sent, stored))
-        }
+        (Some(sent), Some(stored)) if is_comparable(sent, stored) => Some(equal(sent, stored)),
         _ => (checksum::md5_etag(body) == written.etag).then_some(Ok(Proof::Etag)),
     }
+}
+
+/// True for two checksums of which different values are of different bytes.
+pub(super) fn is_comparable(sent: &Checksum, stored: &Checksum) -> bool {
+    (sent.algorithm, sent.kind) == (stored.algorithm, stored.kind)
 }
 
 pub(super) fn equal(sent: &Checksum, stored: &Checksum) -> Result<Proof, String> {

@@ -283,7 +283,13 @@ impl Conductor<'_> {
             self.probe(&mut pause);
             pause.interval = (pause.interval * 2).min(self.series.probes.1);
         }
-        pause.next = now + pause.interval;
+        // The last look is at the end of the patience, not an interval after it.
+        let end = pause.since + self.series.patience;
+        pause.next = if now < end {
+            (now + pause.interval).min(end)
+        } else {
+            now + self.series.probes.0
+        };
         self.series.pause = Some(pause);
     }
 
@@ -309,6 +315,9 @@ impl Conductor<'_> {
     }
 
     fn give_up_series(&mut self) {
+        if self.outcome.gave_up.is_some() {
+            return;
+        }
         let reason = format!(
             "{}, and none succeeded for {}. The next session tries them again; `max_failures: none` (--max-failures \
              none) runs the job to its end all the same",

@@ -22,7 +22,8 @@ use crate::s3::ArchiveState;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
-    /// A run began. Whatever an earlier run left is over, except for its open uploads.
+    /// A run began. Whatever an earlier run left is over, except for its open uploads and
+    /// the copies that failed their proof.
     RunBegan(RunInfo),
     /// An unfinished run goes on.
     RunResumed,
@@ -312,6 +313,9 @@ pub enum Ended {
         /// It was changed in place, and not copied anywhere.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         in_place: Option<InPlace>,
+        /// The destination, if an earlier copy there had failed its proof.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        settles: Option<String>,
     },
     /// The destination has it, or it is left out.
     Skipped {

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::event::{Ended, Event, FailedObject, Passed, PlannedObject, RunInfo, is_zero};
 use super::sample::{Copied, Sample};
 pub use super::tally::{Tally, Totals};
+use super::unproven::UnprovenCopies;
 use super::uploads::{BegunUpload, Completing, Kept, OpenUpload, PartMarks};
 use crate::location::ObjectKey;
 use crate::pace::learned::Learned;
@@ -85,6 +86,9 @@ pub struct RunState {
     pub failures: VecDeque<FailedObject>,
     /// The next number for an object or upload.
     pub next_id: u64,
+    /// Copies of this run and of earlier ones that failed their proof and were kept.
+    #[serde(default, skip_serializing_if = "UnprovenCopies::is_empty")]
+    pub unproven: UnprovenCopies,
     /// What the servers accept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub learned: Option<Remembered>,
@@ -131,6 +135,7 @@ impl RunState {
                     session: Some(at),
                     uploads: for_next_run(std::mem::take(&mut self.uploads)),
                     next_id: self.next_id,
+                    unproven: std::mem::take(&mut self.unproven),
                     ..Self::default()
                 };
             }
@@ -379,6 +384,7 @@ impl RunState {
 
     fn end(&mut self, range: u32, ended: &Ended) {
         self.totals.end(ended);
+        self.unproven.take(ended);
         if let Some(range) = self.ranges.get(&range) {
             self.tallies.entry(range.transfer).or_default().end(ended);
         }
@@ -405,19 +411,22 @@ impl RunState {
         tally.settled
     }
 
-    /// What a new run takes over from this one: no more than its open uploads.
+    /// What a new run takes over from this one: no more than its open uploads, and the copies that
+    /// failed their proof.
     #[must_use]
     pub fn left_behind(self) -> Self {
         let Self {
             last,
             uploads,
             next_id,
+            unproven,
             ..
         } = self;
         Self {
             last,
             uploads: for_next_run(uploads),
             next_id,
+            unproven,
             ..Self::default()
         }
     }

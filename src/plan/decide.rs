@@ -68,6 +68,9 @@ pub enum Reason {
     ChecksumDiffers,
     /// The bytes are equal, and the object has attributes otherwise than the job sets them.
     AttributesDiffer,
+    /// The destination's object is a copy that failed its proof in an earlier run, and nothing
+    /// proves it now.
+    Unproven,
     /// The job says `when: always`.
     Always,
 }
@@ -83,6 +86,7 @@ impl fmt::Display for Reason {
             Self::EtagDiffers => "ETag differs",
             Self::ChecksumDiffers => "checksum differs",
             Self::AttributesDiffer => "attributes differ",
+            Self::Unproven => "failed its proof",
             Self::Always => "always",
         })
     }
@@ -341,7 +345,7 @@ pub fn content(source: &Head, destination: &Head, etags_tell: bool) -> Content {
             }
             (true, _) => return Content::Equal(Basis::Checksum),
             (false, ChecksumKind::FullObject) => return Content::Differs(Reason::ChecksumDiffers),
-            (false, ChecksumKind::Composite) => {}
+            (false, ChecksumKind::Composite | ChecksumKind::Untold) => {}
         }
     }
     if !etags_tell || source.kms || destination.kms {

@@ -97,7 +97,9 @@ pub(super) async fn ask(
     let (attributes, set_tags) = attributes::ask(scratch, &object, &works, needs, said, lock).await;
     let tags = attributes::knows_tags(&attributes, &set_tags);
     let tag_headers = attributes::gives_tags(&attributes);
+    let are_believed = scratch.bucket.capabilities().checksums;
     let checksums = checksums(scratch, multipart.is_lacking()).await;
+    scratch.assume(|capabilities| capabilities.checksums = are_believed);
     let odd_part_sources = match parts.part_copy.how {
         How::Refused | How::Ignored => Told::moot("there are no part copies"),
         _ => odd_part_sources(scratch).await,
@@ -426,6 +428,8 @@ fn content_etags(
 /// Finds out whether a checksum that is right is stored and shown, one that is wrong is refused,
 /// and parts make that of the whole.
 async fn checksums(scratch: &mut Scratch, only_puts: bool) -> Told {
+    // Where the manifest does not rely on them, answers would not be read for them.
+    scratch.assume(|capabilities| capabilities.checksums = true);
     let algorithm = ChecksumAlgorithm::Crc64Nvme;
     let (right, wrong) = (
         checksum::compute(algorithm, b"part"),

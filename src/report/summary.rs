@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::execute::{Earlier, Outcome};
+use crate::manifest::job::Attribute;
 use crate::plan::decide::Reason;
+use crate::plan::loss::Loss;
 use crate::plan::unchanged::Unchanged;
 use crate::printable::printable;
 use crate::size::{ByteSize, display_count as count, display_duration};
@@ -163,6 +165,13 @@ fn reasons(text: &mut String, outcome: &Outcome) {
             loss.reason
         );
         let _ = writeln!(text, "{}", printable(&line));
+    }
+    let is_of_lock = |(loss, _): (&Loss, u64)| loss.attribute == Attribute::Lock;
+    if outcome.losses.iter().any(is_of_lock) {
+        let _ = writeln!(
+            text,
+            "hint: `lock: require` under `preserve` (--preserve lock=require) fails an object that would lose its lock"
+        );
     }
     if outcome.losses.others() > 0 {
         let _ = writeln!(

@@ -155,8 +155,9 @@ pub struct Capabilities {
     pub content_etags: bool,
     /// The `ETag` of an object of N parts ends in `-N`, whatever else it is made of.
     pub part_counts: bool,
-    /// `x-amz-checksum-*` may be sent with writes. Checksums that a server returns by itself count
-    /// everywhere.
+    /// `x-amz-checksum-*` may be sent with writes, and those in answers are evidence. Elsewhere
+    /// they are not looked at: a server may keep what it was sent, or sum the parts' checksums and
+    /// not say so.
     pub checksums: bool,
     /// `x-amz-mp-object-size` may be sent with Complete. Servers that do not know it ignore it.
     pub object_size: bool,

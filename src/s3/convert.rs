@@ -149,7 +149,7 @@ pub(super) fn retention(mode: Option<&str>, until: Option<DateTime>) -> Option<R
 }
 
 /// Returns the strongest checksum that is there. CRC64NVME comes first: those of parts combine into
-/// that of the whole.
+/// that of the whole. An answer without a type tells the kind of a composite value only.
 pub(super) fn checksum(
     values: [Option<String>; 5],
     kind: Option<&sdk::ChecksumType>,
@@ -174,7 +174,8 @@ pub(super) fn checksum(
     let kind = match kind {
         Some(sdk::ChecksumType::Composite) => ChecksumKind::Composite,
         _ if suffix => ChecksumKind::Composite,
-        _ => ChecksumKind::FullObject,
+        Some(sdk::ChecksumType::FullObject) => ChecksumKind::FullObject,
+        _ => ChecksumKind::Untold,
     };
     Some(Checksum {
         algorithm,
@@ -306,7 +307,8 @@ pub(super) const fn is_kms(encryption: Option<&sdk::ServerSideEncryption>) -> bo
 impl From<ChecksumKind> for sdk::ChecksumType {
     fn from(kind: ChecksumKind) -> Self {
         match kind {
-            ChecksumKind::FullObject => Self::FullObject,
+            // No request declares a kind that is not known.
+            ChecksumKind::FullObject | ChecksumKind::Untold => Self::FullObject,
             ChecksumKind::Composite => Self::Composite,
         }
     }
@@ -372,6 +374,11 @@ mod tests {
         );
         assert_eq!(
             checksum(value("abc="), None).unwrap().kind,
+            ChecksumKind::Untold
+        );
+        let whole = sdk::ChecksumType::FullObject;
+        assert_eq!(
+            checksum(value("abc="), Some(&whole)).unwrap().kind,
             ChecksumKind::FullObject
         );
         assert_eq!(checksum([const { None }; 5], None), None);

@@ -197,9 +197,18 @@ pub(super) fn explain(
     let mut told = sort(error, origin, link, machine, worked_before);
     if !told.may_pass {
         let field = format!("endpoints.{}", origin.endpoint);
-        let remedy = format!(
-            "; check AWS_PROFILE, AWS_ACCESS_KEY_ID, and `{field}.profile` or `{field}.assume_role`"
-        );
+        let remedy = if find::<process::Failed>(error).is_some() {
+            format!(
+                "; run the program by hand, correct it or the profile's `credential_process`, or name another profile in \
+                 `{field}.profile`"
+            )
+        } else if origin.profile.is_some() {
+            format!("; check `{field}.profile` and what the profile says")
+        } else {
+            format!(
+                "; check AWS_PROFILE, AWS_ACCESS_KEY_ID, and `{field}.profile` or `{field}.assume_role`"
+            )
+        };
         told.message.push_str(&remedy);
     }
     told

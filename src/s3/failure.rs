@@ -236,8 +236,11 @@ impl FailureKind {
     pub fn remedy(&self) -> String {
         match self {
             Self::Throttled => "lower `limits.requests_per_second`, or run again later".into(),
-            Self::Transient | Self::TimedOut => {
-                "run the job again; if it stays, give the request id to the server's support".into()
+            Self::Transient => {
+                "run the job again; if it persists, give the request id to the server's support".into()
+            }
+            Self::TimedOut => {
+                "run the job again; if it persists, look for the request in the server's log, and check the network".into()
             }
             Self::Silent => {
                 "run the same command again when the server answers, or allow it more time with `patience`"
@@ -284,7 +287,7 @@ impl FailureKind {
             }
             Self::Invalid => "see the server's message".into(),
             Self::Corrupted => "run the job again; if it stays, the network or disk is faulty".into(),
-            Self::NotEqual => "copy it again with `s3haul retry REPORT` or `when: always`".into(),
+            Self::NotEqual => "copy it again with `when: always`, or with `s3haul retry REPORT` if the run wrote a report".into(),
             Self::NoVersions => "turn on the bucket's versioning, or leave `versions` and `as_of` out".into(),
             Self::Diverged => {
                 "write to another prefix, or append the whole history all the same with `when: always`".into()
@@ -460,6 +463,16 @@ impl Failure {
         self
     }
 
+    /// Returns what the user can do, as the end of a sentence.
+    #[must_use]
+    pub fn remedy(&self) -> String {
+        match self.0.kind {
+            // There is no request id to give to anybody.
+            FailureKind::Transient if self.0.request_id.is_none() => FailureKind::TimedOut.remedy(),
+            ref kind => kind.remedy(),
+        }
+    }
+
     /// The same failure seen as another kind, for callers that know what a code means in their
     /// place.
     #[must_use]
@@ -493,7 +506,7 @@ impl fmt::Display for Failure {
         if let Some(id) = request_id {
             write!(f, " [request {}]", printable(id))?;
         }
-        match kind.remedy() {
+        match self.remedy() {
             remedy if remedy.is_empty() => Ok(()),
             remedy => write!(f, "; {}", printable(&remedy)),
         }

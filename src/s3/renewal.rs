@@ -325,7 +325,7 @@ impl Renewal {
             .filter(|silent_for| *silent_for >= SILENT);
         if let Some(silent_for) = silent_for {
             let seconds = silent_for.as_secs();
-            let mut reason = format!("{provider}: no answer within {seconds} s");
+            let mut reason = format!("{provider}: no answer yet after {seconds} s");
             if let Some(refusal) = &self.refusal {
                 let code = &refusal.failure.details().code;
                 reason = format!("{reason} (the server refuses the old set: {code})");
@@ -441,7 +441,9 @@ mod tests {
         let later = now + Duration::from_secs(7);
         let said = renewal.reason("container", later);
         assert!(
-            said.starts_with("container: no answer within 7 s (the server refuses the old set: "),
+            said.starts_with(
+                "container: no answer yet after 7 s (the server refuses the old set: "
+            ),
             "{said}"
         );
     }

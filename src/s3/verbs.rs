@@ -22,8 +22,8 @@ use super::headers::{with_attributes, with_customer_key, with_source_key};
 use super::ids::{Name, other_version, written_version};
 use super::octets;
 use super::{
-    Attributes, BucketHead, Capabilities, Checksum, ChecksumAlgorithm, Client, Failure,
-    FailureKind, Head, Operation, SourcePin, Tags, WriteCondition, Written,
+    Attributes, BucketHead, Capabilities, Checksum, ChecksumAlgorithm, ChecksumKind, Client,
+    Failure, FailureKind, Head, Operation, SourcePin, Tags, WriteCondition, Written,
 };
 use crate::location::{BucketName, ObjectKey, copy_source};
 
@@ -128,9 +128,26 @@ impl Client {
         let request = with_customer_key!(request, &self.customer_key);
         let output = send!(self, bucket, HeadObject, request, None)
             .map_err(|error| failure(Operation::HeadObject, bucket, Some(key), &error))?;
-        other_version(version, output.version_id())
+        let head = other_version(version, output.version_id())
             .and_then(|()| head(output, self.capabilities().archive_lists))
-            .map_err(|message| fault(Operation::HeadObject, bucket, Some(key), message))
+            .map_err(|message| fault(Operation::HeadObject, bucket, Some(key), message))?;
+        let checksum = self.believed(head.checksum, &head.etag);
+        Ok(Head { checksum, ..head })
+    }
+
+    /// Returns a checksum of an answer, unless those of the server do not count (`checksums:
+    /// false`). One whose kind is not told covers the whole object if the `ETag` is that of one
+    /// request; that of an upload may be made of its parts' checksums.
+    fn believed(&self, checksum: Option<Checksum>, etag: &str) -> Option<Checksum> {
+        let checksum = checksum.filter(|_| self.capabilities().checksums)?;
+        let is_of_one_request = self.capabilities().part_counts
+            && etag.len() == 32
+            && etag.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let kind = match checksum.kind {
+            ChecksumKind::Untold if is_of_one_request => ChecksumKind::FullObject,
+            kind => kind,
+        };
+        Some(Checksum { kind, ..checksum })
     }
 
     /// Copies an object of at most 5 GiB in one request, with exactly these attributes.
@@ -192,6 +209,7 @@ impl Client {
         let etag = required_etag(etag, Operation::CopyObject, bucket, key)?;
         let version = written(output.version_id, Operation::CopyObject, bucket, key)?;
         let checksum = result.and_then(|result| checksum_of!(result));
+        let checksum = self.believed(checksum, &etag);
         Ok(Written {
             etag,
             version,
@@ -254,12 +272,14 @@ impl Client {
         let output = send!(self, bucket, PutObject, request, expires(attributes))
             .map_err(|error| failure(Operation::PutObject, bucket, Some(key), &error))?;
         let encryption = encryption_of!(output);
+        let checksum = checksum_of!(output);
+        let etag = required_etag(output.e_tag, Operation::PutObject, bucket, key)?;
         Ok(Written {
             was_found: false,
             since: self.earliest(sent),
             encryption,
-            checksum: checksum_of!(output),
-            etag: required_etag(output.e_tag, Operation::PutObject, bucket, key)?,
+            checksum: self.believed(checksum, &etag),
+            etag,
             version: written(output.version_id, Operation::PutObject, bucket, key)?,
         })
     }

@@ -196,8 +196,8 @@ impl Pair {
             (None, Deep::No) => {
                 let why = format!(
                     "the source has {}, the destination {}",
-                    has(here),
-                    has(there)
+                    has(source, here),
+                    has(&self.destination, there)
                 );
                 return Ok(Verdict::Unprovable { why });
             }
@@ -227,7 +227,7 @@ impl Pair {
         let md5 = content && looks_like_md5(&there.etag);
         if stored.is_none() && !md5 && deep == Deep::No {
             return Ok(Verdict::Unprovable {
-                why: format!("the destination has {}", has(there)),
+                why: format!("the destination has {}", has(&self.destination, there)),
             });
         }
         let algorithm = stored.as_ref().map_or(USUAL, |sum| sum.algorithm);
@@ -389,12 +389,13 @@ fn by_heads(source: &Place, here: &Head, destination: &Place, there: &Head) -> O
 }
 
 /// What an object has that could be compared, in words.
-fn has(head: &Head) -> String {
+fn has(place: &Place, head: &Head) -> String {
     let sum = match &head.checksum {
         Some(sum) if sum.kind == ChecksumKind::Composite => {
             format!("a composite {}", sum.algorithm)
         }
         Some(sum) => sum.algorithm.to_string(),
+        None if !place.bucket.capabilities().checksums => "no checksum that counts".to_owned(),
         None => "no checksum".to_owned(),
     };
     let etag = if head.kms {

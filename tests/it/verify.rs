@@ -232,6 +232,8 @@ async fn a_server_without_order_or_content_etags_is_asked_for_each_key() {
         (2, false),
         "{findings:?}"
     );
+    let why = counts.why_not_extra.unwrap();
+    assert!(why.contains("the destination's server lists keys"), "{why}");
     assert_eq!(world.calls(Operation::HeadObject), 4);
 }
 

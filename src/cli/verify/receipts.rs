@@ -48,6 +48,9 @@ impl Verify {
         let mut connections = Surroundings::ambient().connect(&job, &CancellationToken::new());
         let mut counts = Counts {
             looked_for_extra: false,
+            why_not_extra: Some(
+                "a report names only its own objects; verify the job to find others",
+            ),
             ..Counts::default()
         };
         let mut running = futures::stream::FuturesUnordered::new();

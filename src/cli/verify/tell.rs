@@ -105,6 +105,9 @@ pub(super) fn summary(counts: &Counts, took: Duration) -> String {
     }
     if !counts.looked_for_extra {
         text.push_str("; extra objects were not looked for");
+        if let Some(why) = counts.why_not_extra {
+            let _ = write!(text, ": {why}");
+        }
     }
     text
 }

@@ -18,7 +18,7 @@ use crate::execute::claim;
 use crate::execute::part::Progress;
 use crate::execute::published::Look;
 use crate::execute::receipt::{Ending, Proof};
-use crate::execute::sent::{READ_SUM, Sums, demand, equal, found, look_at, settle};
+use crate::execute::sent::{READ_SUM, Sums, demand, equal, found, is_comparable, look_at, settle};
 use crate::execute::tracked::{Terms, Tracked};
 use crate::execute::{Draft, Trouble, Work};
 use crate::location::ObjectKey;
@@ -242,7 +242,7 @@ impl Upload {
         let comparable = |stored: &Checksum| {
             whole
                 .as_ref()
-                .is_some_and(|sent| sent.algorithm == stored.algorithm)
+                .is_some_and(|sent| is_comparable(sent, stored))
         };
         let is_answered = made_of_md5s || written.checksum.as_ref().is_some_and(comparable);
         let size_will_do = work.sides.transfer.proof.verify == Verify::Size && whole.is_some();
@@ -272,7 +272,7 @@ impl Upload {
             shown
         };
         let proof = match (&whole, &stored) {
-            (Some(sent), Some(stored)) if sent.algorithm == stored.algorithm => equal(sent, stored),
+            (Some(sent), Some(stored)) if is_comparable(sent, stored) => equal(sent, stored),
             _ if made_of_md5s => Ok(Proof::PartEtags),
             _ => Ok(Proof::Size),
         };

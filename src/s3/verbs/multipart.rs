@@ -184,18 +184,20 @@ impl Client {
                 )
             })?;
         let encryption = encryption_of!(output);
+        let checksum = checksum_of!(output);
+        let etag = required_etag(
+            output.e_tag,
+            Operation::CompleteMultipartUpload,
+            bucket,
+            key,
+        )?;
         Ok(Written {
             was_found: false,
             // Servers date objects of parts by the beginning of their uploads, or by their end.
             since: None,
             encryption,
-            checksum: checksum_of!(output),
-            etag: required_etag(
-                output.e_tag,
-                Operation::CompleteMultipartUpload,
-                bucket,
-                key,
-            )?,
+            checksum: self.believed(checksum, &etag),
+            etag,
             version: written(
                 output.version_id,
                 Operation::CompleteMultipartUpload,
