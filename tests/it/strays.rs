@@ -72,7 +72,11 @@ fn notes(run: &Run) -> Vec<&str> {
 }
 
 fn open(world: &World) -> usize {
-    world.sandbox.store().open_uploads(DESTINATION).len()
+    let open = world.sandbox.store().open_uploads(DESTINATION);
+    // `--older-than` checks the dates of a server with an upload, which this one may refuse to abort.
+    open.iter()
+        .filter(|open| !open.key.contains("s3haul-date-check"))
+        .count()
 }
 
 #[rstest]

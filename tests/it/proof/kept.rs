@@ -1,6 +1,7 @@
 //! Copies that failed their proof and were kept: the next run does not take them for good ones.
 
 use std::path::Path;
+use std::time::Duration;
 
 use s3haul::journal::Intent;
 use s3haul::manifest::job::{Provider, Transfer, When};
@@ -15,6 +16,8 @@ async fn world() -> World {
     let mut world = World::new().await;
     world.provider = Provider::Other;
     put(&world, 1000, &unsummed());
+    // A copy of the same second would be copied again for that.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
     world.sandbox.faults().add(
         Fault::on(Operation::CopyObject)
             .nth(1)
