@@ -1,11 +1,11 @@
 //! Copies that failed their proof and were kept: the next run does not take them for good ones.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use s3haul::journal::Intent;
 use s3haul::manifest::job::{Provider, Transfer, When};
-use s3haul::sandbox::{Content, Effect, Fault, Operation};
+use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
 
 use super::{READ, message, put, under, unsummed};
 use crate::cli::{at, run};
@@ -15,9 +15,12 @@ use crate::world::{DESTINATION, World};
 async fn world() -> World {
     let mut world = World::new().await;
     world.provider = Provider::Other;
-    put(&world, 1000, &unsummed());
     // A copy of the same second would be copied again for that.
-    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let old = ObjectSpec {
+        last_modified: Some(SystemTime::now() - Duration::from_hours(1)),
+        ..unsummed()
+    };
+    put(&world, 1000, &old);
     world.sandbox.faults().add(
         Fault::on(Operation::CopyObject)
             .nth(1)
