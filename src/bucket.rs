@@ -19,6 +19,7 @@ mod judge;
 mod list;
 pub(crate) mod parking;
 mod stopping;
+mod twice;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -394,7 +395,7 @@ impl Bucket {
             Operation::CopyObject,
             Some(key),
             size,
-            Repeat::Always,
+            self.repeat_of_copy(source, key, &condition),
             || {
                 self.client
                     .copy_object(source, &self.name, key, attributes, &condition)

@@ -197,7 +197,7 @@ impl Sides {
     pub fn capacity(&self) -> Capacity {
         let pacer = self.destination.pacer();
         Capacity {
-            in_flight: pacer.slots().ceiling(),
+            in_flight: pacer.slots().ceiling().min(crate::pace::slots::USUAL),
             speed: pacer.copy_speed(),
         }
     }

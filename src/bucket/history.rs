@@ -80,7 +80,7 @@ impl Bucket {
 
     /// Returns what `GetBucketVersioning` says, which is asked once: `Some(None)` if it is refused,
     /// and `None` if there was no answer.
-    async fn known_versioning(&self) -> Option<Option<Versioning>> {
+    pub(super) async fn known_versioning(&self) -> Option<Option<Versioning>> {
         let asked = self.versioned.get_or_try_init(|| async {
             match self.versioning().await {
                 Ok(versioning) => Ok(Some(versioning)),

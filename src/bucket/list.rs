@@ -89,7 +89,7 @@ impl Bucket {
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        self.call_at(at, operation, None, 0, Repeat::Always, attempt)
+        self.call_at(at, operation, None, 0, Repeat::AtOnce, attempt)
             .await
             .map(|answer| answer.value)
     }

@@ -16,6 +16,7 @@ use crate::manifest::Finding;
 use crate::manifest::job::{Access, DEFAULT_ENDPOINT, Destination, Job, Source, Transfer, check};
 use crate::pace::{Pacer, RetryPolicy, slots};
 use crate::s3::client::StaticCredentials;
+use crate::size::display_count;
 
 /// Whose a bucket must be, and who pays for it.
 #[derive(Clone, Debug, Default, Args)]
@@ -144,6 +145,18 @@ impl Place {
         halt: &CancellationToken,
     ) -> Connections {
         let ceiling = slots::default_ceiling(self.sockets);
+        if let Some(wanted) = job.limits.in_flight.filter(|wanted| *wanted > ceiling) {
+            let remedy = if ceiling < slots::CEILING {
+                "; raise the limit of open files (`ulimit -n`)"
+            } else {
+                ""
+            };
+            tracing::warn!(
+                "in_flight: {} is more than s3haul can have in flight here: {}{remedy}",
+                display_count(u64::from(wanted)),
+                display_count(u64::from(ceiling)),
+            );
+        }
         let retry = RetryPolicy {
             drain,
             ..RetryPolicy::default()

@@ -41,7 +41,7 @@ pub fn summary(outcome: &Outcome) -> String {
     let requests = outcome.requests;
     let _ = writeln!(
         text,
-        "requests{}: {} ({} throttled, {} sent again)",
+        "requests{}: {} ({} throttled, {} sent again{})",
         if outcome.sessions > 1 {
             " of this session"
         } else {
@@ -49,7 +49,11 @@ pub fn summary(outcome: &Outcome) -> String {
         },
         count(requests.requests),
         count(requests.throttled),
-        count(requests.retried)
+        count(requests.retried),
+        match requests.hedged {
+            0 => String::new(),
+            hedged => format!(", {} sent twice because they hung", count(hedged)),
+        }
     );
     text
 }

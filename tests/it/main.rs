@@ -97,6 +97,7 @@ mod told;
 mod transfers;
 mod trust;
 mod truth;
+mod twice;
 mod untrusted;
 mod upload;
 mod verify;
