@@ -526,8 +526,8 @@ fn text(totals: &Totals, fate: &str) -> String {
     )];
     if totals.in_place_objects > 0 && !all_in_place {
         lines.push(format!(
-            "  of them, to change in place: {} objects",
-            count(totals.in_place_objects)
+            "  of them, to change in place: {}",
+            display_counted(totals.in_place_objects, "object")
         ));
     }
     if totals.delete_markers > 0 {

@@ -14,7 +14,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, P
 use super::estimate::{Done, Planned, rate, time_left};
 use super::{Output, note, row_up, say_json};
 use crate::execute::monitor::{Event, Monitor};
-use crate::execute::receipt::{Ending, Receipt};
+use crate::execute::receipt::{Ending, Receipt, is_usual};
 use crate::journal::state::RunState;
 use crate::pace::Pacer;
 use crate::printable::printable;
@@ -309,10 +309,14 @@ impl Console {
         }
         let bytes_per_second = rate(recent.bytes, now.bytes, now.at.saturating_sub(recent.at));
         pieces.push(format!("{}/s", ByteSize(bytes_per_second as u64)));
+        let objects = if known {
+            display_counted(all.objects, "object")
+        } else {
+            format!("{}+ objects", display_count(all.objects))
+        };
         pieces.push(format!(
-            "{} of {}{more} objects",
-            display_count(load(&self.ended_objects)),
-            display_count(load(&self.planned_objects)),
+            "{} of {objects}",
+            display_count(load(&self.ended_objects))
         ));
         let throttled = self.pacer.counts().throttled;
         if throttled > 0 {
@@ -397,7 +401,11 @@ impl Console {
             tracing::info!(object = %receipt.destination, "{loss}");
         }
         for note in &receipt.notes {
-            tracing::warn!(object = %receipt.destination, "{note}");
+            if is_usual(note) {
+                tracing::info!(object = %receipt.destination, "{note}");
+            } else {
+                tracing::warn!(object = %receipt.destination, "{note}");
+            }
         }
     }
 

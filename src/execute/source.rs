@@ -19,6 +19,7 @@ use crate::s3::paging::{Order, Paging, Turn};
 use crate::s3::{
     AnnotationEntry, Attributes, Failure, FailureKind, Grant, Head, Operation, SourcePin, Tag, Tags,
 };
+use crate::size::display_counted;
 
 /// An annotation of the source.
 pub(super) struct Annotation {
@@ -169,8 +170,8 @@ impl Source<'_> {
         }
         let place = self.bucket.place(key);
         let message = format!(
-            "it answers with {} tags, and HEAD counts {}",
-            tags.len(),
+            "it answers with {}, and HEAD counts {}",
+            display_counted(tags.len() as u64, "tag"),
             count.unwrap_or(0)
         );
         Err(Failure::new(

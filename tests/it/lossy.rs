@@ -2,6 +2,7 @@
 //! back otherwise, answers that say nothing. Each loss is told, or fails the object.
 
 mod in_place;
+mod repair;
 mod values;
 
 use rstest::rstest;
