@@ -285,3 +285,64 @@ pub fn comparison(unchanged: &Unchanged) -> Vec<String> {
     }
     lines
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::decide::Basis;
+
+    fn outcome() -> Outcome {
+        Outcome {
+            done_objects: 3,
+            done_bytes: 300,
+            parts: 1,
+            delete_markers: 1,
+            skipped_objects: 2,
+            recovered_objects: 1,
+            maybe_recovered_objects: 2,
+            objects_with_losses: 1,
+            proofs: [("crc64nvme".to_owned(), 3)].into(),
+            reasons: [(Reason::Missing, 2), (Reason::SizeDiffers, 1)].into(),
+            sessions: 2,
+            seconds: 61.0,
+            ..Outcome::default()
+        }
+    }
+
+    #[test]
+    fn it_tells_why_objects_were_copied() {
+        insta::assert_snapshot!(summary(&outcome()), @r"
+        done in 1m 01s over 2 sessions: 3 objects copied and proven (300B in 1 part), 1 delete marker written, 2 left as they are, 1 with something not kept
+        an earlier session copied 1 of the objects without recording it; this session proved it
+        an earlier session may have copied 2 of those left as they are; nothing that is stored with them proves it
+        proven by: crc64nvme 3
+        copied because: 2 missing, 1 size differs
+        requests of this session: 0 (0 throttled, 0 sent again)
+        ");
+    }
+
+    #[test]
+    fn one_is_one() {
+        let mut outcome = Outcome {
+            done_objects: 1,
+            in_place_objects: 1,
+            old_versions: 1,
+            reasons: [(Reason::Always, 1)].into(),
+            sessions: 1,
+            ..Outcome::default()
+        };
+        outcome.unchanged = Unchanged {
+            by: [(Basis::Etag, 1)].into(),
+            attributes_not_checked: 1,
+            other_storage_class: 1,
+        };
+        insta::assert_snapshot!(summary(&outcome), @r"
+        done in 0.0s: 1 object changed in place and proven (0B), 0 left as they are
+        1 old version stays in the bucket and costs money until it is deleted or expires
+        unchanged: 1 by ETag
+        1 unchanged object was not checked for the headers, metadata, tags, or encryption that this job sets; `compare_attributes: true` (--compare-attributes) checks it, `when: always` copies it
+        1 unchanged object has another storage class than this job sets, perhaps by a lifecycle rule; `when: always` copies it
+        requests: 0 (0 throttled, 0 sent again)
+        ");
+    }
+}
