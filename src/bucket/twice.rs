@@ -16,7 +16,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use futures::future::{Either, select};
+use futures::future::{BoxFuture, Either, select};
 use tokio::time::{Instant, sleep};
 
 use super::stopping::Purpose;
@@ -195,9 +195,14 @@ impl Bucket {
         }
     }
 
-    async fn keeps_no_versions(&self) -> bool {
-        let versioning = self.known_versioning().await.flatten();
-        matches!(versioning, Some(Versioning::Never | Versioning::Suspended))
+    /// Returns true if two writes of a key leave one object. Its type names no future, since a
+    /// request is part of it.
+    fn keeps_no_versions(&self) -> BoxFuture<'_, bool> {
+        async {
+            let versioning = self.known_versioning().await.flatten();
+            matches!(versioning, Some(Versioning::Never | Versioning::Suspended))
+        }
+        .boxed()
     }
 }
 
