@@ -1,17 +1,17 @@
-//! A bucket as the rest of the crate uses it: S3's verbs, paced, timed and retried.
+//! A bucket as the rest of the crate uses it: S3's requests, paced, timed, and retried.
 //!
 //! One place sends every request, so that each attempt passes the pacer, has a time limit that
 //! grows with its bytes, teaches the controllers and is retried by the same policy. What is *not*
 //! repeated here is a write whose repetition could do harm: completing an upload, which
 //! [`crate::multipart`] resolves by looking.
 
+mod attributes;
 mod blob;
 mod body;
 mod call;
 mod caught;
 pub mod contact;
 mod denial;
-mod describe;
 mod doubt;
 mod hidden;
 pub mod history;
@@ -41,8 +41,8 @@ use crate::pace::{Lanes, Pacer, RetryPolicy};
 use crate::s3::{
     Access, Attributes, Begun, BucketHead, Capabilities, Checksum, ChecksumAlgorithm, Class,
     Client, CompleteSpec, Connect, CustomerKey, Failure, FailureKind, Head, OpenUpload, Operation,
-    Page, PartDone, PartHead, PartsPage, SourcePin, UploadMarker, Versioning, WriteCondition,
-    Written,
+    Page, PartAnswer, PartDone, PartHead, PartsPage, SourcePin, UploadMarker, Versioning,
+    WriteCondition, Written,
 };
 
 /// The server of an endpoint without a URL of its own.
@@ -60,8 +60,8 @@ pub struct Bucket {
     /// Set while it is not known whether the bucket can be used.
     contact: Option<Contact>,
     halt: CancellationToken,
-    /// Cancelled with `halt`, or once the object that the requests are for has failed: then what
-    /// waits is not sent.
+    /// Cancelled with `halt`, or once the object that the requests belong to has failed. Requests
+    /// that still wait are then not sent.
     over: CancellationToken,
     /// Set once the upload that the requests are for has stored a part.
     has_parts: Arc<AtomicBool>,
@@ -69,7 +69,7 @@ pub struct Bucket {
     parks: Parks,
     purpose: Purpose,
     hidden: HiddenEtags,
-    /// True if the bucket has or had versions. Asked for once, by what needs to know it.
+    /// The answer to `GetBucketVersioning`, asked for once; `None` if it was refused.
     versioned: Arc<OnceCell<Option<Versioning>>>,
     /// The time that the caller has already waited for the outcome.
     waited: Duration,
@@ -143,13 +143,13 @@ impl Bucket {
         }
     }
 
-    /// The bucket's name.
+    /// Returns the bucket's name.
     #[must_use]
     pub fn name(&self) -> &BucketName {
         &self.name
     }
 
-    /// The client that reaches it.
+    /// Returns the client that reaches it.
     #[must_use]
     pub fn client(&self) -> &Client {
         &self.client
@@ -194,7 +194,7 @@ impl Bucket {
         }
     }
 
-    /// The pacer that all its requests pass.
+    /// Returns the pacer that all its requests pass.
     #[must_use]
     pub fn pacer(&self) -> &Arc<Pacer> {
         &self.pacer
@@ -228,7 +228,7 @@ impl Bucket {
         }
     }
 
-    /// How long a request for `key` would stand in line at the moment.
+    /// Returns how long a request for `key` would wait in the queue now.
     #[must_use]
     pub fn line(&self, class: Class, key: &ObjectKey) -> Duration {
         self.lanes(class).line(key.as_str(), self.pacer.elapsed())
@@ -253,8 +253,8 @@ impl Bucket {
         self.client.url().unwrap_or(AMAZON)
     }
 
-    /// Sends a request of the plan in a place like those of the copies, so that a ceiling holds for
-    /// all of them together. Nobody who has a place waits for the plan.
+    /// Sends a request of the planner once it has a slot, so that one ceiling holds for planning
+    /// and copying together. No holder of a slot waits for the planner.
     ///
     /// # Errors
     /// What the request comes to, or [`FailureKind::Stopped`] when there are no more places.
@@ -357,7 +357,8 @@ impl Bucket {
         answer.await.map(|answer| answer.value)
     }
 
-    /// See [`Client::delete_object`]. What is gone already is no failure.
+    /// Deletes an object, as [`Client::delete_object`] does. An object that is already gone is not
+    /// a failure.
     pub async fn delete_object(
         &self,
         key: &ObjectKey,
@@ -441,7 +442,7 @@ impl Bucket {
                 },
             )
             .await?;
-        let (etag, checksum) = answer.value;
+        let PartAnswer { etag, checksum } = answer.value;
         Ok(Answer {
             value: PartDone {
                 number,

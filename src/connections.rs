@@ -1,9 +1,9 @@
 //! From names in a job to buckets that answer.
 //!
-//! Each bucket is asked once, before any work, where it is and whether we may use it: a wrong
-//! region, missing bucket, wrong credentials or a clock that is off would fail every object alike,
-//! and are told in one sentence instead. Where the manifest names no region, the bucket's own is
-//! taken; S3's redirects to it are not followed by the SDK.
+//! Before any work, s3haul asks each bucket once where it is and whether we may use it. A wrong
+//! Region, a missing bucket, wrong credentials, or a wrong clock would fail every object alike, and
+//! become one error instead. If the manifest names no Region, the bucket's own is taken, because
+//! the SDK does not follow S3's redirects.
 
 mod versioning;
 
@@ -64,7 +64,7 @@ impl Connections {
         }
     }
 
-    /// The pacer of all buckets.
+    /// Returns the pacer of all buckets.
     #[must_use]
     pub fn pacer(&self) -> &Arc<Pacer> {
         &self.pacer
@@ -160,7 +160,7 @@ impl Connections {
             .with_customer_key(key))
     }
 
-    /// The bucket, once it has answered.
+    /// Returns the bucket, once it has answered.
     ///
     /// # Errors
     /// What makes the bucket unusable as a whole.
@@ -303,8 +303,8 @@ fn refuse_multi_region(source: &BucketName) -> Result<(), Failure> {
     ))
 }
 
-/// Finds out whether a bucket can be used, and returns the region that it is in where that is told
-/// and means something.
+/// Checks that a bucket can be used, and returns its Region if the server names one that is to be
+/// relied on.
 async fn region_of(contact: &Bucket) -> Result<Option<String>, Failure> {
     // Look-alikes name regions that mean nothing; a redirect means something everywhere.
     let trusted = contact.client().url().is_none();
@@ -370,19 +370,19 @@ async fn refuse_web_page(contact: &Bucket) -> Result<(), Failure> {
                 message,
             ))
         }
-        // Whatever else it is, the run finds it too, with all that it does about it.
+        // The run will meet any other failure too, and handles it better than this check could.
         _ => Ok(()),
     }
 }
 
-/// True for a redirect that S3 does not send: those of S3 are 301 and 307, and name the bucket's
-/// Region.
+/// Returns true for a redirect that S3 does not send: those of S3 are 301 and 307, and name the
+/// bucket's Region.
 fn is_redirect_elsewhere(failure: &Failure) -> bool {
     let details = failure.details();
     details.request_id.is_none() && ["HTTP 302", "HTTP 303", "HTTP 308"].contains(&&*details.code)
 }
 
-/// True for an answer that cannot be read, and for a refusal without an error code of S3.
+/// Returns true for an answer that cannot be read, and for a refusal without an error code of S3.
 fn is_no_answer_of_s3(listed: &Failure) -> bool {
     let details = listed.details();
     match listed.kind() {
@@ -394,8 +394,8 @@ fn is_no_answer_of_s3(listed: &Failure) -> bool {
     }
 }
 
-/// A bucket that answers only when no owner is expected belongs to somebody else. Being denied both
-/// ways says nothing: there are rights to objects without any to their bucket.
+/// Refuses a bucket that answers only if no owner is expected: it belongs to another account. Two
+/// denials prove nothing, because a policy may allow the objects and not their bucket.
 async fn refuse_foreign(contact: &Bucket, denied: &Failure) -> Result<(), Failure> {
     let access = contact.client().access().clone();
     let Some(owner) = access.expected_owner.clone() else {
@@ -440,7 +440,7 @@ fn read_key_file(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reads a customer key. What stands there is never told, only that it is no key.
+/// Reads a customer key. No message shows the text, not even if it is not a key.
 fn customer_key(from: Option<&KeySource>) -> Result<Option<CustomerKey>, Failure> {
     let Some(from) = from else { return Ok(None) };
     let refuse = |message: String| {

@@ -36,7 +36,7 @@ pub use self::server::{Server, is_plaintext};
 use crate::location::LocalPath;
 use crate::size::ByteSize;
 
-/// Why a customer key is not sent to a plain HTTP server on another machine.
+/// The error message for a customer key at a plain HTTP server on another machine.
 pub const PLAINTEXT_KEY: &str =
     "the endpoint is plain HTTP, and customer keys (SSE-C) are never sent unencrypted";
 

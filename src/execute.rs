@@ -438,7 +438,7 @@ async fn connected(
     let (mut width, mut all_sides) = (u32::MAX, Vec::new());
     for transfer in &job.transfers {
         let (source, destination) = connections.of_transfer(transfer).await?;
-        width = width.min(destination.capabilities().first_width);
+        width = width.min(destination.capabilities().initial_in_flight);
         let mut transfer = transfer.clone();
         // A run that resumes selects by the times that it began with.
         let counted_from = resumed

@@ -61,7 +61,7 @@ use store::{Nowhere, Store};
 pub use writer::{Closed, Journal, Ledger};
 use writer::{Start, WriterTask};
 
-/// A run whose journal has been silent for longer than this, and that can not be seen otherwise,
+/// A run whose journal has been silent for longer than this, and that cannot be seen otherwise,
 /// counts as dead: with nothing else to say, a part is confirmed more often.
 const SILENCE: Duration = Duration::from_mins(15);
 
@@ -153,7 +153,7 @@ impl Opened {
     /// short is taken back.
     ///
     /// # Errors
-    /// It is in use, damaged, of a later version, or can not be reached.
+    /// It is in use, damaged, of a later version, or cannot be reached.
     pub async fn open(location: Location) -> Result<Self, JournalError> {
         let writer = Writer::this_process();
         match location {
@@ -192,12 +192,12 @@ impl Opened {
         self.replay.next
     }
 
-    /// Makes a new journal in the place of one that can not be read, which is lost but for what it
+    /// Makes a new journal in the place of one that cannot be read, which is lost but for what it
     /// still says of open uploads. A directory is put aside, and its new name told; in S3, segments
     /// stay where they are for some days.
     ///
     /// # Errors
-    /// It is in use, or can not be reached.
+    /// It is in use, or cannot be reached.
     pub async fn begin_anew(
         location: Location,
     ) -> Result<(Self, Salvage, Option<PathBuf>), JournalError> {
@@ -263,7 +263,7 @@ impl Opened {
     /// be empty.
     ///
     /// # Errors
-    /// The journal can not be written.
+    /// The journal cannot be written.
     pub async fn begin(
         self,
         run: RunInfo,
@@ -276,7 +276,7 @@ impl Opened {
     /// is cut to where it is known to be right and what is missing is added.
     ///
     /// # Errors
-    /// The journal can not be written.
+    /// The journal cannot be written.
     pub async fn resume(self, ledger: Option<Box<dyn Ledger>>) -> Result<Journal, JournalError> {
         self.start(ledger, Event::RunResumed).await
     }
@@ -391,7 +391,7 @@ pub struct Glance {
 /// Looks at a journal and changes nothing, also while a run writes it. `None` when there is none.
 ///
 /// # Errors
-/// It is damaged, of a later version, or can not be reached.
+/// It is damaged, of a later version, or cannot be reached.
 pub async fn look(location: Location) -> Result<Option<Glance>, JournalError> {
     let (replay, writer, alive) = match location {
         Location::Directory(path) => match blocking(&path, Directory::read).await? {

@@ -1,10 +1,11 @@
 //! What an endpoint really does: measured on a scratch prefix, with the requests of a copy.
 //!
-//! A profile ([`Capabilities::profile`]) is what is known of a kind of server; this asks the one at
-//! hand. Each question is put as a copy would put it, whatever the profile says: a condition that
-//! does not hold must be refused, a checksum that is wrong too, tags must come back. Each stands
-//! alone, so that one bad answer makes no other question unanswerable, and tells what is refused
-//! from what is ignored, because a run notices only the former by itself.
+//! A profile ([`Capabilities::profile`]) is what is known about a kind of server; a probe asks the
+//! server at hand. It asks each question with the requests of a copy, whatever the profile says:
+//! the server must refuse a condition that does not hold and a checksum that is wrong, and must
+//! return tags. The questions are independent, so that one bad answer makes no other question
+//! unanswerable. The probe distinguishes what a server refuses from what it ignores, because a run
+//! notices only refusals by itself.
 //!
 //! A finding has its consequence for the job ([`Needs`]). A probe is good if nothing that the job
 //! relies on is lacking or unknown, and nothing was left behind. Whatever was made is removed
@@ -67,7 +68,7 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// True when nothing that is relied on is lacking or unknown, and nothing is left behind.
+    /// Returns true if nothing that is relied on is lacking or unknown, and nothing is left behind.
     #[must_use]
     pub fn is_good(&self) -> bool {
         !self.left.iter().any(|left| left.is_certain)
@@ -77,8 +78,8 @@ impl Probe {
             && !self.attributes.iter().any(AttributeFinding::fails)
     }
 
-    /// Returns what to state under `capabilities:`, one field each: what was found otherwise than
-    /// said.
+    /// Returns the fields to state under `capabilities:`: those that the probe found to differ from
+    /// what is stated.
     pub fn statements(&self) -> impl Iterator<Item = String> {
         let differs =
             |finding: &Finding| Some(format!("{}: {}", finding.name, finding.statement()?));
@@ -93,7 +94,7 @@ impl Probe {
     }
 }
 
-/// A scratch prefix that nobody else uses.
+/// Returns a scratch prefix that nobody else uses.
 #[must_use]
 pub fn scratch_prefix() -> String {
     format!(".s3haul-probe-{:08x}/", fastrand::u32(..))
@@ -117,8 +118,9 @@ pub async fn probe(
         directory: said.directory,
         locks: said.locks,
         annotations: said.annotations,
-        archive_lists: said.archive_lists,
-        tag_sets: false,
+        is_amazon: said.is_amazon,
+        restore_status_in_lists: said.restore_status_in_lists,
+        sends_empty_tag_sets: false,
         ..Capabilities::AWS
     };
     let halt = CancellationToken::new();

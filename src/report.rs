@@ -1,7 +1,7 @@
 //! What a run leaves behind: one receipt per object as a line of JSON, and a summary for people.
 //!
 //! The first line names the command that the receipts come from, so that [`read`] can find out what
-//! to run again. The file is opened before anything is sent, so that a path that can not be written
+//! to run again. The file is opened before anything is sent, so that a path that cannot be written
 //! is told at once. A disk that fills up later does not stop the copies: the first error is kept,
 //! and the run does not exit 0. The writer is the journal's [`Ledger`], which brings what is
 //! missing when the run goes on, or when somebody else cut the file or wrote to it.
@@ -91,8 +91,8 @@ pub struct ReportWriter {
     header: Vec<u8>,
     /// The length of the header in the file, which may be that of an earlier session.
     first: u64,
-    /// Set until the first rewind or receipt if this session has begun the file, so that nothing of
-    /// an earlier one is in it.
+    /// True if this session has begun the file and has not rewound it or written a receipt yet:
+    /// nothing of an earlier session is in it.
     is_new: bool,
     /// Set for a stream that has to begin with [`GAP`].
     lacks_receipts: bool,
@@ -120,7 +120,7 @@ struct Counted {
 }
 
 impl Counted {
-    /// A report that has its first line.
+    /// Returns a report that has its first line.
     fn of_head(head: &[u8]) -> Self {
         let mut sum = checksum();
         sum.update(head);
@@ -148,16 +148,17 @@ struct Shared {
     sum: AtomicU64,
 }
 
-/// Returns the error for a report that another process changed.
+/// The message for a report that another process changed during the run.
 const CHANGED: &str = "the file was cut or written by somebody else during the run";
 
 impl ReportWriter {
-    /// Finds out whether a report can be written there, and leaves it as it is.
+    /// Checks that a report can be written at `path`. Creates its directory and an empty file if
+    /// they are missing, and changes nothing else.
     ///
     /// # Errors
     /// [`ReportError::Target`].
     pub fn probe(path: &Path, origin: &Origin) -> Result<(), ReportError> {
-        // A pipe whose probe is closed again has ended for its reader.
+        // To open and close a pipe would end it for its reader.
         if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
             return Ok(());
         }
@@ -255,7 +256,7 @@ impl ReportWriter {
         })
     }
 
-    /// Returns the means to end the report when the journal, which takes the writer, has been
+    /// Returns the handle that writes the footer once the journal, which owns the writer, is
     /// closed.
     ///
     /// # Errors
@@ -271,8 +272,8 @@ impl ReportWriter {
         })
     }
 
-    /// Drops what a device or a pipe has not taken yet, or cuts a file. A length of 0 is that of a
-    /// report without receipts.
+    /// Cuts a file to `length`, and returns the length that it has then. A length of 0 means a
+    /// report without receipts. A stream cannot be cut.
     fn rewind_to(&mut self, length: u64) -> io::Result<u64> {
         let mut is_new = std::mem::take(&mut self.is_new);
         if self.is_stream {

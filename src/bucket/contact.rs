@@ -1,9 +1,9 @@
 //! The first requests of a run, which find out whether its buckets can be used at all.
 //!
-//! A server that does not answer yet, and a configured provider of credentials that is not up yet,
-//! are waited for as long as the run's patience lasts, counted from the first request. Nobody waits
-//! in silence: from second 2 on the log says what is waited for and how much patience is left. A
-//! fault that cannot pass ends the command at once.
+//! s3haul waits for a server that does not answer yet, and for a configured credential provider
+//! that is not up yet, until the run's patience is used up; it counts from the first request. After
+//! two seconds, the log says what s3haul waits for and how much patience is left. A failure that
+//! waiting cannot cure ends the command at once.
 
 use std::fmt::Write as _;
 use std::future::Future;
@@ -88,8 +88,8 @@ impl Contact {
         ))
     }
 
-    /// Does `ask`, which sends the first requests to `bucket`, and says what it waits for when that
-    /// takes long.
+    /// Awaits `ask`, which sends the first requests to `bucket`, and logs what the run waits for if
+    /// that takes long.
     ///
     /// # Errors
     /// Those of `ask`.
@@ -125,7 +125,7 @@ impl Contact {
         }
     }
 
-    /// Says what is waited for, and returns its name.
+    /// Logs what the run waits for, and returns its name.
     fn say(&self, bucket: &Bucket) -> String {
         let last = self
             .0

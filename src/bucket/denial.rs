@@ -66,7 +66,8 @@ impl Bucket {
                 .wait(failure.kind(), attempts, waited, fastrand::f64());
         }
         let (lanes, now) = (self.lanes(operation.class()), self.pacer.elapsed());
-        // Whoever doubts goes on to the end, though another one has come to believe meanwhile.
+        // A request that has begun to retry a 403 goes on, even if another request has accepted the
+        // denial meanwhile.
         let is_doubted = attempts > 1
             || self.has_parts.load(Ordering::Relaxed)
             || lanes.doubts_denial(operation, now);

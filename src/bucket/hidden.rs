@@ -1,4 +1,5 @@
-//! Remembers whether keys hide the `ETag`s of a bucket.
+//! Remembers whether the encryption of a bucket's objects makes their `ETag`s useless for
+//! comparison.
 //!
 //! An object that a KMS or customer key encrypts has an `ETag` that is no MD5 and looks like one. A
 //! list does not show the encryption, HEAD does. In a bucket that encrypts everything so, a HEAD
@@ -11,7 +12,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// After so many objects in a row whose `ETag`s a key hides, further ones are no longer asked for.
 const ENOUGH: u32 = 100;
 
-/// What looks at the objects of a bucket have shown. Cheap to clone; clones share it.
+/// Counts the objects in a row whose `ETag`s an encryption key hides. Cheap to clone; clones share
+/// the count.
 #[derive(Clone, Debug, Default)]
 pub struct HiddenEtags(Arc<AtomicU32>);
 
@@ -27,7 +29,7 @@ impl HiddenEtags {
         self.0.store(next, Ordering::Relaxed);
     }
 
-    /// True when a disagreement of `ETag`s says nothing in this bucket.
+    /// Returns true if a disagreement of `ETag`s says nothing in this bucket.
     #[must_use]
     pub fn are_usual(&self) -> bool {
         self.0.load(Ordering::Relaxed) >= ENOUGH

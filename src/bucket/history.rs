@@ -1,9 +1,9 @@
 //! What a bucket keeps besides its current objects: versions, delete markers and archives.
 //!
-//! A copy into a bucket with versions is not harmless to repeat: a request whose answer was lost
-//! may have made a version, and the same again makes another. So what is appended to a history is
-//! sent again only after a look at the key: when its newest version is no longer the one from
-//! before ([`Tip`]), the request took effect and is not repeated.
+//! A copy into a bucket with versions must not simply be repeated: an attempt whose answer was lost
+//! may have made a version, and a repetition makes another. So s3haul lists the key first. If its
+//! newest version is not the one from before ([`Tip`]), the attempt took effect and is not
+//! repeated.
 
 use std::future::Future;
 use std::time::Duration;
@@ -63,8 +63,8 @@ impl Bucket {
         }
     }
 
-    /// Returns what HEAD shows of a version that it does not name: in a bucket without versions,
-    /// that is the current object.
+    /// Refuses the answer to a HEAD of a version if the bucket has no versions: the server has
+    /// ignored the version, and the answer is about the current object.
     pub(super) async fn of_version(&self, key: &ObjectKey, head: Head) -> Result<Head, Failure> {
         if self.known_versioning().await != Some(Some(Versioning::Never)) {
             return Ok(head);
@@ -110,7 +110,7 @@ impl Bucket {
         .await
     }
 
-    /// The newest version or delete marker of a key.
+    /// Returns the newest version or delete marker of a key.
     pub(crate) async fn newest_version(
         &self,
         key: &ObjectKey,
@@ -164,7 +164,7 @@ impl Bucket {
         .await
     }
 
-    /// Puts a delete marker, once, on the version `tip` of `key`. Everything that is there stays.
+    /// Writes one delete marker as the version of `key` that follows `tip`. It removes no version.
     pub async fn append_marker(
         &self,
         key: &ObjectKey,

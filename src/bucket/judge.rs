@@ -1,12 +1,12 @@
-//! Tells refusals that are about a request from those that are about who sent it, and when.
+//! Distinguishes refusals of a request from refusals of its credentials or of its time.
 //!
-//! A server that no longer takes a session token, a key, or the time of a signature refuses every
-//! request, whatever it is about. No object fails for that: the request is sent again with a newer
-//! set of credentials or a corrected clock, and waits as long as `patience` lasts while there is
-//! none. A HEAD hides the reason behind a bare 400 or 403, as it does for an object that one may
-//! not read, and a signature may also not match because of the key of one object. In both cases a
-//! list says what it is, unless the server has taken the same credentials in a request that was
-//! sent after the refusal.
+//! A server that no longer accepts a session token, an access key, or the time of a signature
+//! refuses every request, whatever it is about. Objects must not fail because of that: s3haul sends
+//! the request again with newer credentials or a corrected clock and, if there are none yet, waits
+//! as long as `patience` allows. The answer to a HEAD hides the reason behind a bare 400 or 403,
+//! and `SignatureDoesNotMatch` may be about the key of one object. In both cases s3haul sends a
+//! list to learn the reason, unless the server has meanwhile accepted the same credentials in a
+//! later request.
 
 use std::time::Duration;
 
@@ -19,7 +19,8 @@ use crate::s3::client::NotReady;
 use crate::s3::{Failure, FailureKind, Operation};
 use crate::size::display_duration;
 
-/// A request is sent again so often because of the clock, which may be set while it is under way.
+/// The most times that a request is sent again because of the clock, which may be set while the
+/// request is in flight.
 const CLOCKS: u32 = 3;
 /// A request is sent again so often with credentials that cannot change.
 const FIXED: u32 = 1;
@@ -74,7 +75,7 @@ impl Bucket {
         }
     }
 
-    /// The failure of a request that waited for credentials in vain.
+    /// Returns the failure of a request that waited for credentials in vain.
     fn no_credentials(
         &self,
         operation: Operation,
@@ -171,7 +172,7 @@ impl Bucket {
         };
         let is_told = *failure.kind() == FailureKind::ClockSkew;
         // The clock may have been set between the signature and the answer.
-        self.client.corrects_clock(&signed, is_told) || (is_told && doubts.clocks == 0)
+        self.client.correct_clock(&signed, is_told) || (is_told && doubts.clocks == 0)
     }
 
     fn without_valid_credentials(
@@ -215,10 +216,10 @@ impl Bucket {
         Verdict::Again
     }
 
-    /// Returns the refusal of all requests that hides behind a refusal that was `answered` then, if
-    /// there is one.
+    /// Lists one key to find out whether the server refuses all requests with these credentials,
+    /// and returns that refusal. Returns `None` if only the request that was `answered` is refused.
     async fn cause(&self, credentials: u64, answered: Instant) -> Option<Failure> {
-        // One asks for all that were refused together.
+        // Of several requests that were refused together, only one sends the list.
         let _inquiry = self.client.inquiry().await;
         let operation = Operation::ListObjects;
         let limit = self.retry.time_limit(operation, 0).min(GLANCE);

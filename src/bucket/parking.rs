@@ -1,9 +1,9 @@
 //! Gives the place of a request back while it waits for its turn.
 //!
-//! A request of an object has a place in flight, and keeps it from one attempt to the next. While
-//! it waits after a refusal, or stands in a long line, the place is of no use to it: in a prefix in
-//! which everything is refused, such requests would hold all places of the run within a minute. So
-//! it leaves the place to others and takes the next free one when its turn has come.
+//! A request of an object holds a slot, and keeps it from one attempt to the next. While it waits
+//! after a refusal or in a long queue, the slot is idle: under a prefix where every request is
+//! refused, such requests would hold all slots of the run within a minute. So a waiting request
+//! gives its slot back, and takes the next free one when its turn comes.
 //!
 //! A request may give its place back only if no holder of a place waits for it. A request that
 //! answers a question for all objects, or that holds memory for parts of files, could otherwise
@@ -42,8 +42,8 @@ impl Bucket {
         }
     }
 
-    /// Waits until a request about the keys around `at` may be sent, and has its place again if it
-    /// was `parked`. Returns `None` if requests that wait were called off.
+    /// Waits until a request about the keys near `at` may be sent and, if it was `parked`, has a
+    /// slot again. Returns `None` if the request was called off meanwhile.
     pub(super) async fn admitted<'a>(
         &'a self,
         at: &'a str,

@@ -1,7 +1,7 @@
 //! Ends the requests of a bucket when the run stops.
 //!
-//! A request that is in flight may end until `halt`. A request that only waits for its next attempt
-//! would be sent into a run that is over, so the stop ends it at once.
+//! A request in flight may finish before `halt` is cancelled. A request that only waits for its
+//! next attempt would be sent into a run that is over, so the stop ends it at once.
 
 use std::time::Duration;
 
@@ -72,8 +72,8 @@ impl Bucket {
         }
     }
 
-    /// Waits until a request that is not under way, after so many attempts, is not to be sent any
-    /// more.
+    /// Waits until a request that has made `attempts` attempts, and is not in flight, must not be
+    /// sent again.
     pub(super) async fn waits_in_vain(&self, lanes: &Lanes, operation: Operation, attempts: u32) {
         let stopped = async {
             self.pacer.stopping().cancelled().await;

@@ -25,8 +25,8 @@ impl Environment {
     }
 }
 
-/// True for a terminal that only prints (TERM is `dumb` or unset): it can neither colour nor redraw
-/// a line.
+/// Returns true for a terminal that only prints (TERM is `dumb` or unset): it can neither colour
+/// nor redraw a line.
 pub(super) fn is_dumb() -> bool {
     console::is_dumb()
 }

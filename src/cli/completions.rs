@@ -5,7 +5,7 @@ use clap_complete::Shell;
 
 use super::Cli;
 
-/// The script for a shell.
+/// Returns the script for a shell.
 pub(super) fn script(shell: Shell) -> String {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "s3haul", &mut script);

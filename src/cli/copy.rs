@@ -256,7 +256,7 @@ impl Copy {
         Ok(job)
     }
 
-    /// A source as typed, and the glob that its wildcards stand for.
+    /// Returns a source as typed, and the glob that its wildcards stand for.
     fn source(&self, text: &str) -> Result<(Source, Option<KeyGlob>), CliError> {
         if text == "-" {
             return Ok((Source::Stdin, None));
@@ -401,7 +401,7 @@ pub(super) fn recursive(
     idle::refuse(source, why, &[("--recursive", given)], remedy)
 }
 
-/// A source in S3 as typed, and the glob that its wildcards stand for.
+/// Returns a source in S3 as typed, and the glob that its wildcards stand for.
 pub(super) fn in_s3(
     text: &str,
     recursive: bool,

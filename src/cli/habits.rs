@@ -414,7 +414,7 @@ fn about_flag(word: &str, command: Option<&str>) -> Option<String> {
     Some(format!("there is no flag {word}: {answer}"))
 }
 
-/// True if this is the flag's name or one of its other names.
+/// Returns true if this is the flag's name or one of its other names.
 fn is_called(argument: &clap::Arg, name: &str) -> bool {
     argument.get_long() == Some(name)
         || argument

@@ -119,7 +119,7 @@ fn write_all(command: &Command, dir: &Path) -> io::Result<()> {
         .try_for_each(|inner| write_all(inner, dir))
 }
 
-/// The page of a command, as roff.
+/// Returns the page of a command, as roff.
 fn page(command: &Command) -> io::Result<String> {
     let man = clap_mangen::Man::new(command.clone());
     let mut out = Vec::new();

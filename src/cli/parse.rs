@@ -21,7 +21,8 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
-    /// The text without colours, for a message about a command line that is not this process's.
+    /// Returns the text without colours, for a message about a command line that is not this
+    /// process's.
     pub(super) fn text(&self) -> String {
         match self {
             Self::Habit(answer) => answer.clone(),

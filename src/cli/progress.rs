@@ -338,7 +338,7 @@ impl Console {
         waits
     }
 
-    /// A line of a log.
+    /// Returns a line of a log.
     fn line(&self, course: &Course) -> String {
         format!(
             "{}  {}",
@@ -347,7 +347,8 @@ impl Console {
         )
     }
 
-    /// The message beside a bar, as much of it as a terminal with so many columns has room for.
+    /// Returns the message beside a bar, as much of it as a terminal with so many columns has room
+    /// for.
     fn message(&self, course: &Course, columns: usize) -> String {
         let mut pieces = self.pieces(course);
         pieces.push(display_duration(course.now.at));

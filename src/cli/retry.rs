@@ -1,7 +1,7 @@
 //! `retry`: the failed objects of an earlier run once more, and nothing else.
 //!
-//! A report begins with the command that wrote it. That command is read again, manifest and all, so
-//! that what was mended in the meantime counts, and each of its transfers is narrowed down to the
+//! A report begins with the command that wrote it. s3haul reads that command again, with its
+//! manifest, so that corrections made since then apply, and narrows each transfer down to the
 //! objects that failed.
 
 use std::collections::BTreeMap;
@@ -153,9 +153,9 @@ impl Retry {
     }
 }
 
-/// Whether nothing is left to go on with of the run that wrote a report, as far as its journal
-/// tells. What ended a run that gave up is no failure in its report, because the run tries it again
-/// when it goes on.
+/// Returns true if the run that wrote a report has nothing left to resume, as far as its journal
+/// shows. The failure that made a run give up is not in its report, because the run tries that
+/// object again when it is resumed.
 async fn origin_is_over(origin: &Origin) -> Result<bool, CliError> {
     let Ok(job) = job_of(origin) else {
         return Ok(true);
@@ -272,8 +272,8 @@ fn writes_elsewhere(transfer: &Transfer, text: &str, now: &str) -> String {
     )
 }
 
-/// Leaves of each transfer what failed in it, and of the job those transfers in which something
-/// did.
+/// Narrows the job down to the transfers in which something failed, and each of them to the objects
+/// that failed.
 fn narrow(job: &mut Job, failed: &[FailedObject]) -> Result<(), CliError> {
     let mut by_transfer: BTreeMap<&str, Vec<&FailedObject>> = BTreeMap::new();
     for object in failed {
@@ -312,8 +312,9 @@ fn narrow(job: &mut Job, failed: &[FailedObject]) -> Result<(), CliError> {
     }
 }
 
-/// The objects that failed, and, where something could not even be listed, the transfer as a whole
-/// behind them. Both write to the same place, so that the second begins when the first has ended.
+/// Returns a transfer of the objects that failed, followed by the whole transfer if something could
+/// not even be listed. Both write to the same destination, so the second starts when the first has
+/// ended.
 fn of_failed(transfer: Transfer, failed: &[&FailedObject]) -> Vec<Transfer> {
     // A copy that is there and failed (its proof, its late tags) is newer than its source and of
     // the right size: what a comparison by lists calls equal.

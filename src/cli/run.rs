@@ -58,7 +58,7 @@ pub(super) struct Terms {
 }
 
 impl RunJob {
-    /// The job, as the manifest and the flags say.
+    /// Returns the job, as the manifest and the flags say.
     pub(super) fn job(&self) -> Result<Job, CliError> {
         let mut job = self.job.load()?;
         if let Some(path) = &self.report {
@@ -74,7 +74,7 @@ impl RunJob {
         }
     }
 
-    /// True when the manifest is read from standard input.
+    /// Returns true if the manifest is read from standard input.
     pub(super) fn is_from_stdin(&self) -> bool {
         self.job.path.as_os_str() == "-"
     }

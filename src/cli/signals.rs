@@ -109,7 +109,7 @@ impl Signalled {
         self.kind.get().copied().unwrap_or(SignalKind::terminate())
     }
 
-    /// True when it has come.
+    /// Returns true if it has come.
     pub(super) fn has_come(&self) -> bool {
         self.came.is_cancelled()
     }
@@ -198,8 +198,8 @@ fn mask(status: &str) -> Option<u64> {
     u64::from_str_radix(line.trim(), 16).ok()
 }
 
-/// True when a shell started by this process survives the signal, which it can only if the signal
-/// is ignored here too.
+/// Returns true if a shell started by this process survives the signal, which it can only if the
+/// signal is ignored here too.
 fn survives(name: &str, number: i32) -> bool {
     let shell = Command::new("/bin/sh")
         .args(["-c", &format!("kill -s {name} $$; exit 0")])

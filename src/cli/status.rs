@@ -340,7 +340,7 @@ mod tests {
         }
     }
 
-    /// A run of three objects: an open upload, a done object, and a failed one.
+    /// Returns a run of three objects: an open upload, a done object, and a failed one.
     fn events() -> Vec<Event> {
         let run = RunInfo {
             run: "r1".into(),

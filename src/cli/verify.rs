@@ -174,7 +174,7 @@ impl Verify {
         })
     }
 
-    /// True for SRC DST, which has no manifest.
+    /// Returns true for SRC DST, which has no manifest.
     pub(super) fn is_of_two_sides(&self) -> bool {
         self.what.len() == 2
     }
@@ -263,7 +263,7 @@ impl Verify {
         )
     }
 
-    /// The job of a source and a destination.
+    /// Returns the job of a source and a destination.
     fn pair(&self, source: &str, destination: &str) -> Result<Job, CliError> {
         if source == "-" {
             let message =

@@ -42,8 +42,8 @@ impl Connections {
         ))
     }
 
-    /// Says of objects that are changed in place what becomes of their old versions. `None` where
-    /// there are none.
+    /// Returns a note on what becomes of the old versions of objects that are changed in place;
+    /// `None` if the bucket keeps none.
     pub async fn old_versions(&mut self, bucket: &Bucket) -> Option<String> {
         let stay = "the old version of each changed object stays and costs money until it is deleted or expires";
         match self.versioning(bucket).await {

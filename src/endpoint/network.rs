@@ -64,7 +64,8 @@ pub struct Network {
 }
 
 impl Network {
-    /// The file of trusted certificates, unless it comes from the environment and nothing needs it.
+    /// Returns the file of trusted certificates, unless it comes from the environment and nothing
+    /// needs it.
     #[must_use]
     pub fn needed_ca_bundle(&self) -> Option<&Setting<PathBuf>> {
         self.ca_bundle
@@ -72,7 +73,7 @@ impl Network {
             .filter(|bundle| !self.is_plain || bundle.origin == Origin::Stated)
     }
 
-    /// The proxy for requests to this URL, if they go through one.
+    /// Returns the proxy for requests to this URL, if they go through one.
     #[must_use]
     pub fn proxy_for(&self, url: &str) -> Option<&Setting<ProxyUrl>> {
         let is_plain = url.starts_with("http://");
@@ -80,8 +81,7 @@ impl Network {
         proxy.as_ref().filter(|_| !self.no_proxy.covers_url(url))
     }
 
-    /// Returns the proxy on another machine that would see requests to a plain HTTP server of this
-    /// machine.
+    /// Returns the proxy on another machine that would see plain HTTP requests to this URL.
     #[must_use]
     pub fn plain_proxy(&self, url: &str) -> Option<&ProxyUrl> {
         let proxy = &self
@@ -94,7 +94,7 @@ impl Network {
 }
 
 impl ProxyUrl {
-    /// The whole URL, with the password. Not for messages.
+    /// Returns the whole URL, with the password. Not for messages.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -117,7 +117,8 @@ impl FromStr for ProxyUrl {
             _ => return Err(ProxyError::Scheme),
         }
         let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
-        // The rest of a password with a slash, which would make the user the host.
+        // An `@` behind the first slash means that the password has a slash: the user would be
+        // taken for the host.
         if rest[authority.len()..].contains('@') {
             return Err(ProxyError::User);
         }

@@ -167,19 +167,20 @@ impl Endpoint {
 }
 
 impl ResolvedEndpoint {
-    /// True for Amazon S3, by whatever URL.
+    /// Returns true for Amazon S3, by whatever URL.
     #[must_use]
     pub fn is_aws(&self) -> bool {
         self.server.is_amazon()
     }
 
-    /// True if both endpoints lead to the same buckets, so that S3 can copy between them by itself.
+    /// Returns true if both endpoints lead to the same buckets, so that S3 can copy between them by
+    /// itself.
     #[must_use]
     pub fn is_same_server(&self, other: &Self) -> bool {
         self.server == other.server
     }
 
-    /// The URL to connect to; `None` for the public endpoint of Amazon S3.
+    /// Returns the URL to connect to; `None` for the public endpoint of Amazon S3.
     #[must_use]
     pub fn url(&self) -> Option<&str> {
         self.url.as_ref().map(|url| &*url.value)
@@ -192,14 +193,14 @@ impl ResolvedEndpoint {
             .is_some_and(|url| is_plaintext(url) || self.network.plain_proxy(url).is_some())
     }
 
-    /// True if the flags or the manifest name the Region, so that another one is a mistake to
-    /// report and not one to correct.
+    /// Returns true if the flags or the manifest name the Region. If the bucket is in another one,
+    /// that is an error and not something to correct.
     #[must_use]
     pub fn region_is_stated(&self) -> bool {
         self.region.origin == Origin::Stated
     }
 
-    /// The endpoint and its origin, for messages: `` `prod` (https://…, profile prod) ``.
+    /// Returns the endpoint and its origin, for messages: `` `prod` (https://…, profile prod) ``.
     #[must_use]
     pub fn describe(&self) -> String {
         let place = match &self.url {
@@ -260,7 +261,7 @@ impl fmt::Display for CredentialSource {
     }
 }
 
-/// The public endpoint of Amazon S3, as the SDK resolves it.
+/// Returns the public endpoint of Amazon S3, as the SDK resolves it.
 pub(crate) fn public_url(region: &str) -> String {
     let domain = if region.starts_with("cn-") {
         "amazonaws.com.cn"

@@ -121,7 +121,7 @@ pub(super) async fn find(
     Ok(None)
 }
 
-/// True for a loss that fails an object now, unless this session comes to it too.
+/// Returns true for a loss that fails an object now, unless this session comes to it too.
 fn is_demanded(work: &Work, loss: &Loss, draft: &Draft) -> bool {
     work.sides.transfer.preserve.of(loss.attribute) == Policy::Require
         && !draft.losses.contains(loss)

@@ -17,7 +17,7 @@ use crate::plan::decide::Skip;
 use crate::planner::Step;
 use crate::s3::{ArchiveState, Failure, FailureKind, Head, Operation, Restored};
 
-/// What is known about an object that can not be read.
+/// What is known about an object that cannot be read.
 #[derive(Clone, Debug)]
 pub(super) struct Cold<'a> {
     state: ArchiveState,
@@ -100,7 +100,7 @@ impl Conductor<'_> {
     }
 }
 
-/// What the job says about an object that can not be read. [`Trouble::SourceChanged`] says that it
+/// What the job says about an object that cannot be read. [`Trouble::SourceChanged`] says that it
 /// can by now.
 pub(super) async fn meet(
     work: &Work,
@@ -134,7 +134,7 @@ pub(super) async fn meet(
     }
 }
 
-/// True when S3 refused the copy because the bytes are in an archive: what was restored has
+/// Returns true if S3 refused the copy because the bytes are in an archive: what was restored has
 /// expired, or HEAD did not tell.
 pub(super) fn told_late(failure: &Failure) -> bool {
     let by_copy = matches!(

@@ -1,14 +1,14 @@
-//! What an object shall have besides its bytes: read before it is created, set with it, and
-//! finished after it.
+//! The attributes of an object: reads them before the object is created, sends them with the
+//! request that creates it, and sets the rest afterwards.
 //!
 //! What HEAD does not tell is read first, so that a `require` fails before anything is published.
 //! The request that creates the object carries all of it; when the server refuses an attribute that
 //! is only tried, the request is sent again without it ([`concede`]). What no header can carry,
 //! annotations and long tags, follows once the object is there and before its receipt is written.
 //!
-//! A permission that a bucket denied once is not asked for again: the run remembers it
-//! ([`Refusals`](super::refusals::Refusals)) and does without, and each object's receipt still
-//! tells.
+//! If a bucket denies a permission, the run remembers that
+//! ([`Refusals`](super::refusals::Refusals)) and sends no such request for later objects. Each
+//! receipt still records the loss.
 
 use jiff::Timestamp;
 
@@ -33,12 +33,13 @@ use crate::s3::{
 /// What one object shall have, and how far that came.
 pub(super) struct Wanted<'w> {
     work: &'w Work,
-    /// As the job wants it, less what is known not to be possible. Nothing changes it from attempt
-    /// to attempt.
+    /// The attributes that the job asks for, without those that the bucket is known to refuse. Each
+    /// attempt starts from these.
     full: Attributes,
-    /// What is sent: the same, or less after a refusal.
+    /// The attributes in the next request: `possible`, or fewer after a refusal.
     sent: Attributes,
-    /// As the job wants it, whatever servers let it have: the same in every session.
+    /// All attributes that the job asks for, whether or not the servers accept them. They are the
+    /// same in every session.
     wished: Attributes,
     trial: Option<Trial>,
     late_tags: Vec<Tag>,
@@ -288,8 +289,8 @@ impl<'w> Wanted<'w> {
         }
     }
 
-    /// Takes something out of what is sent, so that the request can be sent again; gives the
-    /// failure back when there is nothing that it may be about.
+    /// Leaves the next suspected attribute out, so that the request can be sent again. Returns the
+    /// failure if no attribute is suspected any more.
     async fn give_way(
         &mut self,
         bucket: &Bucket,
@@ -457,8 +458,8 @@ impl<'w> Wanted<'w> {
         Ok(())
     }
 
-    /// Whether it worked; by the policy, what did not is a loss or fails the object, which is there
-    /// without it.
+    /// Returns true if `outcome` is a success. Otherwise, as the policy says, records a loss and
+    /// returns false, or fails the object, which was published without the attribute.
     fn or_lost(
         &self,
         attribute: Attribute,
@@ -483,7 +484,7 @@ impl<'w> Wanted<'w> {
     }
 }
 
-/// Tells when the copy turned out to be encrypted with less than its source.
+/// Records a loss if the copy is encrypted more weakly than its source.
 pub(super) fn compare_encryption(work: &Work, head: &Head, written: &Written, draft: &mut Draft) {
     // With the destination's own customer key, or where the answer is silent about one, there is
     // nothing to compare.

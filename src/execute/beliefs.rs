@@ -1,4 +1,4 @@
-//! Decides how long a refusal is believed that may pass.
+//! Decides when to test again a refusal that may pass.
 //!
 //! A missing permission costs each object of a bucket a request and an answer, so a run remembers
 //! it and does without. But permissions change while a run of days is at work, and an outage looks
@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Where an attribute could be read before, it takes so many refusals in a row to believe that they
-/// are about all objects: a policy may deny one prefix or one object.
+/// The refusals in a row after which an attribute that could be read before counts as unreadable in
+/// the whole bucket. Fewer may come from a policy that denies one prefix or one object.
 pub(super) const IN_A_ROW: u32 = 16;
 
 /// Tells when to ask again.

@@ -239,7 +239,8 @@ impl Conductor<'_> {
         self.record_suspects(|suspect| suspect.transfer == transfer);
     }
 
-    /// The failures that tripped the breaker are left to the next session.
+    /// Records the failures that `which` selects. Those that tripped the breaker are left to the
+    /// next session.
     fn record_suspects(&mut self, which: impl Fn(&Suspect) -> bool) {
         let (cleared, kept) = std::mem::take(&mut self.suspects)
             .into_iter()

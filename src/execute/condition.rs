@@ -35,8 +35,8 @@ impl Work {
         demanded(when, seen, write, self.sides.destination.capabilities())
     }
 
-    /// True when the job copies only what is missing, the write itself cannot see to it or is not
-    /// believed, and the key is there by now.
+    /// Returns true if the job copies only what is missing, the write itself cannot see to it or is
+    /// not believed, and the key is there by now.
     pub(super) async fn is_taken(
         &self,
         key: &ObjectKey,

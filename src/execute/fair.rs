@@ -15,10 +15,12 @@ use crate::location::ObjectKey;
 
 /// Groups that are told apart.
 const MOST: usize = 64;
-/// Stands for all others: no key begins with a slash behind a slash and this.
+/// The segment of the group of all other prefixes. A real segment has its only slash at its end, so
+/// none is equal to it.
 const OTHERS: &str = "//";
 
-/// Objects of a transfer whose keys go on alike behind what all of them begin with.
+/// The objects of a transfer whose keys have the same path segment behind the prefix that all its
+/// keys share.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Group {
     transfer: u32,
@@ -42,8 +44,8 @@ pub(super) struct Shares {
 }
 
 impl Shares {
-    /// Takes note of a key of a transfer. If the keys turn out to have less in common, all groups
-    /// of the transfer so far are one from now on, which is returned.
+    /// Learns the common prefix of a transfer from one of its keys. If the key makes it shorter,
+    /// merges all groups of the transfer so far into one and returns that.
     pub(super) fn learn(&mut self, transfer: u32, key: &ObjectKey) -> Option<Group> {
         let key = key.as_str();
         let Some(base) = self.bases.get_mut(&transfer) else {

@@ -77,7 +77,7 @@ impl Work {
 }
 
 impl Conductor<'_> {
-    /// Goes on with the next version of a key, or ends those that can not follow.
+    /// Goes on with the next version of a key, or ends those that cannot follow.
     pub(super) fn follow(&mut self, transfer: u32, following: Box<Following>, receipt: &Receipt) {
         let ending = match &receipt.ending {
             Ending::Done {

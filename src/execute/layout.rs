@@ -146,7 +146,7 @@ async fn as_the_source(
     Ok((usual, slot))
 }
 
-/// A checksum that parts can not make is kept by a single copy, where the job demands a checksum
+/// A checksum that parts cannot make is kept by a single copy, where the job demands a checksum
 /// and the size allows it.
 fn keeping_the_checksum(work: &Work, head: &Head, usual: Route) -> Route {
     let single = head

@@ -22,7 +22,7 @@ use crate::plan::decide::Route;
 use crate::s3::{FailureKind, Head, SourcePin};
 
 impl Copy<'_> {
-    /// The listed `ETag`, if the listing tells all that the copy takes.
+    /// Returns the listed `ETag`, if the listing tells all that the copy takes.
     pub(super) fn needs_no_look(&self) -> Option<String> {
         let entry = &self.step.entry;
         let reads = Reads::of(

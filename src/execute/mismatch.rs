@@ -3,7 +3,7 @@
 //!
 //! Nothing is deleted unless the job says so, and then exactly what this run wrote: on a versioned
 //! bucket that version, elsewhere the object on condition that it still has the `ETag` of the copy.
-//! Where the server can not be trusted with that condition, the copy stays, and the report says so.
+//! Where the server cannot be trusted with that condition, the copy stays, and the report says so.
 
 use super::Work;
 use super::receipt::Proof;
@@ -12,7 +12,8 @@ use crate::manifest::job::{OnMismatch, Verify};
 use crate::s3::{Failure, FailureKind, Operation, Written};
 
 impl Work {
-    /// The failure of an object whose published copy differs from its source by `what`.
+    /// Keeps or removes a published copy that is not equal to its source, as `on_mismatch` says,
+    /// and returns the failure.
     pub(super) async fn unequal(&self, key: &ObjectKey, written: &Written, what: &str) -> Failure {
         let fate = self.fate(key, written).await;
         self.not_equal(key, &format!("{what}; {fate}"))
@@ -31,7 +32,7 @@ impl Work {
         )
     }
 
-    /// Does with a bad copy what the job says, and returns that in words.
+    /// Keeps or removes a bad copy, as `on_mismatch` says, and returns a text that says which.
     async fn fate(&self, key: &ObjectKey, written: &Written) -> String {
         match self.sides.transfer.proof.on_mismatch {
             OnMismatch::Keep => "the copy was kept (`on_mismatch: keep`)".to_owned(),
@@ -45,14 +46,14 @@ impl Work {
         Failure::new(FailureKind::NotEqual, Operation::HeadObject, place, what)
     }
 
-    /// The failure of an object that can not have, or does not have, the proof that the job
+    /// The failure of an object that cannot have, or does not have, the proof that the job
     /// demands.
     pub(super) fn unprovable(&self, key: &ObjectKey, why: &str) -> Failure {
         let place = self.sides.destination.place(key);
         Failure::new(FailureKind::Unprovable, Operation::HeadObject, place, why)
     }
 
-    /// Lets pass what is as strong as the job demands of an object that is there.
+    /// Returns the proof if it is as strong as the job demands, and fails the object otherwise.
     pub(super) fn enough(&self, key: &ObjectKey, proof: Proof) -> Result<Proof, Failure> {
         if self.sides.transfer.proof.verify == Verify::RequireChecksum && !proof.is_checksum() {
             let why = format!("the copy is there, but no checksum proves it (only: {proof})");
@@ -61,7 +62,7 @@ impl Work {
         Ok(proof)
     }
 
-    /// Removes what this run wrote; what it came to, in words.
+    /// Tries to remove what this run wrote, and returns the outcome as a text.
     async fn take_back(&self, key: &ObjectKey, written: &Written) -> String {
         let destination = &self.sides.destination;
         if written.was_found {
@@ -88,8 +89,8 @@ impl Work {
         }
     }
 
-    /// Returns the end of a bad copy whose removal the server answered with success. Servers other
-    /// than Amazon's may answer so and keep it, so it is looked for there.
+    /// Checks that a bad copy is gone after the server confirmed its removal, and returns the
+    /// outcome as a text. Servers other than Amazon's may confirm it and keep the copy.
     async fn removal(&self, key: &ObjectKey, version: Option<&str>, etag: &str) -> String {
         let destination = &self.sides.destination;
         let removed = version.map_or_else(

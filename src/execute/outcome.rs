@@ -154,8 +154,8 @@ impl From<&RunState> for Outcome {
 }
 
 impl Outcome {
-    /// True when all transfers were gone through to their end, so that there is nothing to go on
-    /// with.
+    /// Returns true if all transfers were gone through to their end, so that there is nothing to go
+    /// on with.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         !self.stopped && self.gave_up.is_none()

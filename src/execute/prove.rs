@@ -1,10 +1,10 @@
 //! Is the copy equal? Decided from what S3 computed, without reading a byte.
 //!
-//! The strongest evidence that is at hand decides; evidence that *contradicts* always decides. What
-//! the parts of an upload make is computed from their answers *before* the upload is completed
-//! ([`forecast`]), so that a part that went wrong publishes nothing. After that, what the write's
-//! own answer holds is used first. Only when that says nothing is the destination looked at once
-//! more, and what the endpoint does not derive from the bytes is never taken for evidence.
+//! The strongest evidence decides, and a contradiction always decides. *Before* an upload is
+//! completed, [`forecast`] computes the checksum and the `ETag` of the whole object from the
+//! answers about its parts, so that a wrong part publishes nothing. Afterwards the answer to the
+//! write is the first evidence. Only if it proves nothing does s3haul look at the destination once
+//! more. An `ETag` that the endpoint does not derive from the bytes is never evidence.
 
 use super::receipt::Proof;
 use crate::checksum::{looks_like_md5, multipart_etag, of_parts};
@@ -36,9 +36,9 @@ impl Expected {
         }
     }
 
-    /// Whether a copy can come to a checksum of the same algorithm and kind. `declared` is what the
-    /// upload declares; `CopyObject` keeps the algorithm and computes it over the whole object, and
-    /// a server to which nothing may be declared may still do so.
+    /// Returns true if the copy can have a checksum of the same algorithm and kind as the source.
+    /// `declared` is what the upload declares. Without a declaration, `CopyObject` keeps the
+    /// algorithm and computes it over the whole object, and other servers may do so too.
     pub(super) fn is_comparable(
         &self,
         declared: Option<(ChecksumAlgorithm, ChecksumKind)>,
@@ -50,7 +50,7 @@ impl Expected {
     }
 }
 
-/// What the parts of an upload make, computed from what S3 answered to each of them.
+/// The checksum and the `ETag` of a whole object, computed from S3's answers about its parts.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Made {
     /// In the algorithm and kind that the upload declared, when all parts have one.
@@ -95,8 +95,8 @@ impl Made {
     }
 }
 
-/// True when the parts make the source, by a checksum that covers it. Uploads of unknown beginnings
-/// are published only then.
+/// Returns true if a checksum of the whole object proves that the parts make the source. An upload
+/// of unknown origin is published only then.
 pub(super) fn proves(expected: &Expected, made: &Made) -> bool {
     expected
         .checksum
@@ -273,7 +273,7 @@ pub(crate) fn by_checksum(expected: &Expected, found: Option<&Checksum>) -> Opti
     })
 }
 
-/// Returns what two MD5s say against equal sums of 32 bits.
+/// Returns the contradiction if two MD5s differ although the 32-bit checksums are equal.
 pub(crate) fn against_weak_sum(
     expected: &Expected,
     verdict: &Verdict,
@@ -292,7 +292,8 @@ pub(crate) fn against_weak_sum(
     })
 }
 
-/// Is what was published what the parts make?
+/// Judges a published object by the checksum that its parts make; `None` if the two cannot be
+/// compared.
 fn by_parts(made: &Made, found: Option<&Checksum>) -> Option<Verdict> {
     let (made, found) = (made.checksum.as_ref()?, found?);
     ((made.algorithm, made.kind) == (found.algorithm, found.kind)).then(|| {

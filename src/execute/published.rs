@@ -62,8 +62,8 @@ pub(super) struct Looked {
 }
 
 impl Copy<'_> {
-    /// Returns the proof that the published object rests on. An object that is not equal, lacks
-    /// what is required, or is less proven than the job demands fails.
+    /// Returns the proof of the published object. Fails it if it is not equal, lacks a required
+    /// attribute, or has a weaker proof than the job demands.
     pub(super) async fn prove(
         &self,
         mut expected: Expected,
@@ -142,8 +142,8 @@ impl Copy<'_> {
         Ok(work.enough(&step.key, proof)?)
     }
 
-    /// Reads what S3 has no comparable checksum of: the source, and the destination too if `stored`
-    /// is none.
+    /// Compares by reading: reads the source unless its checksum is known in the same algorithm,
+    /// and the destination if there is no `stored` checksum.
     async fn compare_by_reading(
         &self,
         expected: &mut Expected,
@@ -181,8 +181,8 @@ impl Copy<'_> {
         Ok(by_checksum(expected, Some(&stored)).unwrap_or(Verdict::Unknown))
     }
 
-    /// Returns the reason for an unequal copy: the source changed under a server that ignores
-    /// conditions, or the copy is wrong.
+    /// Finds out why a copy is not equal: the source changed and the server ignores conditions, or
+    /// the copy is wrong. In the second case keeps or removes a published copy, as the job says.
     pub(super) async fn differs(
         &self,
         head: &Head,
@@ -191,7 +191,8 @@ impl Copy<'_> {
         published: Option<&Written>,
     ) -> Trouble {
         let (work, key) = (self.work, &self.step.key);
-        // An object that was changed in place is no more what it was.
+        // A change in place has replaced the source itself, so the source cannot be looked at
+        // again.
         let replaced = published.is_some() && work.sides.is_in_place();
         let unchanged = if replaced {
             Ok(true)
@@ -412,8 +413,8 @@ impl Work {
         Err(self.unkept(key, written, &what).await.into())
     }
 
-    /// True for what fails an object that lacks it. An upload has no source whose attributes a
-    /// policy could be about.
+    /// Returns true for what fails an object that lacks it. An upload has no source whose
+    /// attributes a policy could be about.
     fn is_required(&self, attribute: Attribute, asked: Asked<'_>) -> bool {
         let is_keyed = attribute == Attribute::Encryption && asked.customer_key;
         let by_policy = self.sides.transfer.preserve.of(attribute) == Policy::Require;

@@ -70,9 +70,9 @@ impl Proof {
         }
     }
 
-    /// True when a checksum of all bytes was compared between source and destination: what `verify:
-    /// require-checksum` demands. An `ETag` is none, because S3 does not promise of what it is the
-    /// MD5.
+    /// Returns true if a checksum of all bytes was compared between source and destination: what
+    /// `verify: require-checksum` demands. An `ETag` is none, because S3 does not promise of what
+    /// it is the MD5.
     #[must_use]
     pub const fn is_checksum(self) -> bool {
         !matches!(
@@ -244,7 +244,7 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// True if the bucket keeps what the object was before it was changed in place.
+    /// Returns true if the bucket keeps what the object was before it was changed in place.
     #[must_use]
     pub fn leaves_old_version(&self) -> bool {
         let Ending::Done {
@@ -257,7 +257,7 @@ impl Receipt {
         self.in_place && version != "null"
     }
 
-    /// True for objects that the run was to copy and did not.
+    /// Returns true for objects that the run was to copy and did not.
     #[must_use]
     pub fn is_failure(&self) -> bool {
         matches!(self.ending, Ending::Failed { .. })

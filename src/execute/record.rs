@@ -341,7 +341,8 @@ impl Record {
     }
 }
 
-/// True for what is left out because of where its bytes are: the destination has nothing of it.
+/// Returns true for what is left out because of where its bytes are: the destination has nothing of
+/// it.
 fn is_archived(ending: &Ending) -> bool {
     matches!(
         ending,
@@ -410,8 +411,8 @@ pub(super) fn listed_anew<'a>(
 }
 
 impl Sides {
-    /// True when what is planned comes in the order of the source's keys, so that a later session
-    /// can go on behind any of them.
+    /// Returns true if what is planned comes in the order of the source's keys, so that a later
+    /// session can go on behind any of them.
     fn plans_in_order(&self) -> bool {
         self.source
             .as_ref()

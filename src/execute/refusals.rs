@@ -35,7 +35,7 @@ pub(super) struct Refusals {
     /// By bucket, writing request, and kind, what the bucket makes of an attribute that HEAD does
     /// not show: asked once.
     answers: Mutex<HashMap<Asking, Once<Answer>>>,
-    /// By bucket, true if it takes tags that are set on an object for its content.
+    /// By bucket, true if setting tags on an object replaces its content with them.
     replaces: Mutex<HashMap<String, Once<bool>>>,
     /// By bucket, the tags of objects of which HEAD shows no number.
     uncounted: Mutex<HashMap<String, Uncounted>>,
@@ -82,8 +82,8 @@ impl Refusals {
         self.losses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the loss to expect for an object of this bucket. The one object that is to ask
-    /// again has none.
+    /// Returns the loss that an object of this bucket will have. From time to time it elects one
+    /// object to ask again, and returns `None` for that.
     pub(super) fn get(&self, bucket: &Bucket, attribute: Attribute, lost: Lost) -> Option<Loss> {
         let mut losses = self.losses();
         if losses.is_empty() {
@@ -172,10 +172,10 @@ impl Refusals {
         answered.contains(&(Self::place(bucket), attribute))
     }
 
-    /// Returns true if the bucket was asked for something that this request has not been seen to
-    /// give yet, the object itself among it, or if the tags of each object are compared. Amazon S3
-    /// refuses what it cannot do, and needs no look. With `trust: nothing`, what it has kept before
-    /// says nothing.
+    /// Returns true if the object must be looked at: its request asks for something that the bucket
+    /// has not been seen to keep yet (the object itself included), or the tags of each object are
+    /// compared. Amazon S3 refuses what it cannot do, and needs no look. With `trust: nothing`,
+    /// every object is looked at.
     pub(super) fn is_unproven(&self, bucket: &Bucket, asked: Asked<'_>) -> bool {
         if bucket.capabilities().refuses_what_it_lacks() {
             return false;
@@ -219,8 +219,8 @@ impl Refusals {
         Arc::clone(cell)
     }
 
-    /// Tells, once the first tags were set on an object that was there, if the bucket took them for
-    /// its content.
+    /// Returns the cell that says, once tags were set on the first finished object, whether they
+    /// replaced its content.
     pub(super) fn replaces(&self, bucket: &Bucket) -> Once<bool> {
         let mut replaces = self.replaces.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(replaces.entry(Self::place(bucket)).or_default())
@@ -369,7 +369,7 @@ async fn ask(
     }
 }
 
-/// True for the answer of a server that does not know what it was asked.
+/// Returns true for the answer of a server that does not know what it was asked.
 pub(super) fn is_no_answer(failure: &Failure) -> bool {
     matches!(
         failure.kind(),

@@ -30,7 +30,7 @@ const PARTS_PER_SIZE: u32 = 1000;
 /// How much later than the end of a stream the signal may come that caused it.
 const SIGNAL_GRACE: Duration = Duration::from_millis(250);
 
-/// The one step of a transfer from standard input.
+/// Returns the one step of a transfer from standard input.
 pub(super) fn stdin_step(sides: &Sides) -> Planned {
     let key = sides.transfer.to.location.key.clone();
     let entry = Entry {

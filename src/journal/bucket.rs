@@ -1,6 +1,6 @@
 //! A journal in S3: the same segments and snapshots as in a directory, each an object.
 //!
-//! Objects can not be appended to, so what gathers within a second is a segment. Each is written
+//! Objects cannot be appended to, so what gathers within a second is a segment. Each is written
 //! with `If-None-Match: *` under the number behind the last one, and that is what keeps a second
 //! writer out: a session takes over by writing the next number itself, and whoever wrote until then
 //! finds that number taken with its next write, and stops. The segment with which a session took
@@ -409,7 +409,7 @@ impl BucketLog {
         }
     }
 
-    /// Takes over a prefix whose journal can not be read, and shuts out whoever wrote it. The first
+    /// Takes over a prefix whose journal cannot be read, and shuts out whoever wrote it. The first
     /// snapshot takes the place of everything that is there.
     pub(super) async fn begin_anew(
         place: Place,

@@ -119,13 +119,13 @@ impl Directory {
         Ok((directory, replay))
     }
 
-    /// Moves a journal that can not be read out of the way, with all that is in it.
+    /// Moves a journal that cannot be read out of the way, with all that is in it.
     pub(super) fn put_aside(path: &Path) -> Result<(PathBuf, Salvage), JournalError> {
         let failed = |error: io::Error| JournalError::io(&path.display(), &error);
         let mut files = Vec::new();
         for entry in fs::read_dir(path).map_err(failed)? {
             let entry = entry.map_err(failed)?;
-            // A file that can not be read says nothing.
+            // A file that cannot be read says nothing.
             if let Some(name) = entry.file_name().to_str().and_then(Name::parse)
                 && let Ok(bytes) = fs::read(entry.path())
             {

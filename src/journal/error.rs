@@ -1,4 +1,4 @@
-//! Why a journal can not be used, or can not be written any more.
+//! Why a journal cannot be used, or cannot be written any more.
 
 use std::io;
 
@@ -7,7 +7,7 @@ use thiserror::Error;
 use super::identity::Writer;
 use crate::s3::{Failure, FailureKind};
 
-/// Why a journal can not be used, or can not be written any more. The texts name the remedy.
+/// Why a journal cannot be used, or cannot be written any more. The texts name the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum JournalError {
     /// Another process has it.
@@ -220,7 +220,8 @@ impl JournalError {
         )
     }
 
-    /// True when nothing is wrong with the journal and the same command may be run again later.
+    /// Returns true if nothing is wrong with the journal and the same command may be run again
+    /// later.
     #[must_use]
     pub fn is_passing(&self) -> bool {
         match self {

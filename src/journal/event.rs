@@ -1,6 +1,6 @@
 //! What a journal holds: things that have happened, in the past tense.
 //!
-//! An event says what the next session can not find out by itself, and nothing else: keys that need
+//! An event says what the next session cannot find out by itself, and nothing else: keys that need
 //! not be listed again, uploads whose ids nobody else knows, and what the report must say about
 //! objects that are over. Objects and uploads go by numbers that are unique in the journal, because
 //! an upload id has a hundred characters and is named once per part.
@@ -33,7 +33,7 @@ pub enum Event {
     /// The run came to its end; objects may have failed.
     RunEnded,
     /// A range of keys is being planned. Each transfer begins with one, from its first key to its
-    /// last; so does one whose lists can not be gone on with, and what was known of its keys is
+    /// last; so does one whose lists cannot be gone on with, and what was known of its keys is
     /// void.
     RangeBegan {
         /// Its number.
@@ -261,7 +261,7 @@ impl From<&Entry> for PlannedObject {
 }
 
 impl PlannedObject {
-    /// The entry as it was listed; `relative_at` follows from the transfer's prefix.
+    /// Returns the entry as it was listed; `relative_at` follows from the transfer's prefix.
     #[must_use]
     pub fn into_entry(self, relative_at: usize) -> Entry {
         let Self {
@@ -451,15 +451,15 @@ impl PartLengths {
 pub struct ReceiptLine(Box<RawValue>);
 
 impl ReceiptLine {
-    /// A value as a line of JSON.
+    /// Returns a value as a line of JSON.
     ///
     /// # Errors
-    /// What can not be written as JSON.
+    /// What cannot be written as JSON.
     pub fn of(value: &impl Serialize) -> Result<Self, serde_json::Error> {
         serde_json::value::to_raw_value(value).map(Self)
     }
 
-    /// The line, without its end.
+    /// Returns the line, without its end.
     #[must_use]
     pub fn as_str(&self) -> &str {
         self.0.get()

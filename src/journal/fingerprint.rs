@@ -110,7 +110,7 @@ impl Fingerprint {
         sides(self).changes(&sides(now))
     }
 
-    /// True when both jobs have the same transfers in the same order.
+    /// Returns true if both jobs have the same transfers in the same order.
     #[must_use]
     pub fn has_transfers_of(&self, other: &Self) -> bool {
         self.0.get(TRANSFERS) == other.0.get(TRANSFERS)
@@ -129,7 +129,7 @@ impl Fingerprint {
         }
     }
 
-    // The fields are taken apart by name everywhere, so that a new one can not be forgotten here.
+    // The fields are taken apart by name everywhere, so that a new one cannot be forgotten here.
     fn transfer(&mut self, job: &Job, transfer: &Transfer) {
         let Transfer {
             after: _,

@@ -12,7 +12,7 @@ use super::state::RunState;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Salvage {
     state: RunState,
-    /// Lines that can not be read.
+    /// Lines that cannot be read.
     pub bad_lines: u64,
 }
 

@@ -94,7 +94,7 @@ pub(super) struct Fence {
     pub(super) at: Timestamp,
 }
 
-/// A snapshot: a header, then the state.
+/// Returns a snapshot: a header, then the state.
 pub(super) fn snapshot(
     header: &Header,
     report: u64,
@@ -132,7 +132,7 @@ fn crc32c(bytes: &[u8]) -> u32 {
     .unwrap_or_default()
 }
 
-/// The JSON of a line without its end, if its checksum is right.
+/// Returns the JSON of a line without its end, if its checksum is right.
 fn verified(line: &[u8]) -> Option<&[u8]> {
     let (sum, rest) = line.split_at_checked(8)?;
     let json = rest.strip_prefix(b" ")?;
@@ -206,7 +206,7 @@ impl<'a> Lines<'a> {
         self.corrupt("the line is damaged")
     }
 
-    /// The first line, if it is of a format that is known.
+    /// Returns the first line, if it is of a format that is known.
     fn header(&mut self) -> Option<Result<Header, JournalError>> {
         #[derive(Deserialize)]
         struct Format {
@@ -377,7 +377,7 @@ pub(super) fn pieces(bytes: &[u8]) -> impl Iterator<Item = Option<Piece>> {
     })
 }
 
-/// Only who wrote a segment; none if that can not be read.
+/// Only who wrote a segment; none if that cannot be read.
 pub(super) fn writer_of(place: &str, bytes: &[u8]) -> Option<Writer> {
     Lines::new(place, bytes)
         .header()?

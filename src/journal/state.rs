@@ -4,9 +4,9 @@
 //! so that both see the same state. The state does not grow with the number of objects. A range is
 //! walked in key order, so it is enough to know how far the planner came and which of the planned
 //! objects are not over, range by range; both are bounded, because the executor looks only so many
-//! objects ahead. (The other way round, "all is over up to here, and these beyond it are too",
-//! would not do: an object of terabytes at the front would hold the mark for hours while millions
-//! end behind it.)
+//! objects ahead. (The opposite, one mark up to which all objects have ended and a list of those
+//! that ended beyond it, would not be bounded: one object of terabytes would hold the mark for
+//! hours while millions end behind it.)
 //!
 //! The function is total: an event about something unknown changes nothing. A journal that was
 //! written must be readable.
@@ -55,7 +55,7 @@ pub struct RunState {
     pub began: Option<Timestamp>,
     /// When the last event happened.
     pub last: Option<Timestamp>,
-    /// How often it was gone on with.
+    /// The number of times that the run was resumed.
     pub resumed: u32,
     /// When the last session began.
     #[serde(default)]
@@ -106,9 +106,10 @@ pub struct RangeState {
     pub transfer: u32,
     /// Keys come in the order of their bytes.
     pub ordered: bool,
-    /// All keys up to this one are known, and all of them are over but for the pending ones.
+    /// The planner has seen all keys up to this one, and all of their objects have ended except the
+    /// pending ones.
     pub passed: Option<ObjectKey>,
-    /// Where it ends: the last key that may be in it. None is the last key of the transfer.
+    /// The last key that may be in the range; `None` if the range ends with the transfer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<ObjectKey>,
     /// All keys are known.
@@ -394,9 +395,9 @@ impl RunState {
         }
     }
 
-    /// Takes back what was counted of a transfer whose keys are all listed again, as far as they
-    /// are found again. Returns the number of objects that stay counted although the list finds
-    /// them too.
+    /// Subtracts the counts of a transfer that is listed again from its start, because the new list
+    /// repeats them. Returns the number of objects that stay counted although the list finds them
+    /// too.
     pub fn relist(&mut self, transfer: u32) -> u64 {
         let Some(tally) = self.tallies.get_mut(&transfer) else {
             return 0;
@@ -422,21 +423,21 @@ impl RunState {
         }
     }
 
-    /// True when there is a run that can be gone on with.
+    /// Returns true if there is a run to resume.
     #[must_use]
     pub fn is_unfinished(&self) -> bool {
         matches!(self.phase, Phase::Running | Phase::Stopped)
     }
 
-    /// How long all sessions so far were at work, in milliseconds. One that was killed counts until
-    /// it was heard of last.
+    /// Returns the total duration of all sessions so far, in milliseconds. A session that was
+    /// killed counts up to its last event.
     #[must_use]
     pub fn session_ms(&self) -> u64 {
         self.worked_ms
             .saturating_add(between(self.session, self.last))
     }
 
-    /// The ranges of a transfer, by number.
+    /// Returns the ranges of a transfer, by number.
     pub fn ranges_of(&self, transfer: u32) -> impl Iterator<Item = (u32, &RangeState)> {
         let ranges = self
             .ranges
@@ -478,7 +479,7 @@ fn for_next_run(mut uploads: BTreeMap<u64, OpenUpload>) -> BTreeMap<u64, OpenUpl
     uploads
 }
 
-/// Milliseconds; none when a clock was set back, or nothing has happened.
+/// Returns the milliseconds between two times, or 0 if one is missing or the clock was set back.
 fn between(from: Option<Timestamp>, until: Option<Timestamp>) -> u64 {
     let took = from
         .zip(until)

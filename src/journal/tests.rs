@@ -253,7 +253,7 @@ impl Teller {
     }
 }
 
-/// A story of a run that has begun.
+/// Returns a story of a run that has begun.
 pub(super) fn story() -> impl Strategy<Value = Vec<Event>> {
     prop::collection::vec(any::<u32>(), 0..120).prop_map(|choices| {
         let mut teller = Teller::default();
@@ -267,7 +267,7 @@ pub(super) fn story() -> impl Strategy<Value = Vec<Event>> {
     })
 }
 
-/// The state after each event, the empty one first.
+/// Returns the state after each event, the empty one first.
 fn live(story: &[Event]) -> Vec<RunState> {
     let mut states = vec![RunState::default()];
     for (n, event) in story.iter().enumerate() {
@@ -278,7 +278,7 @@ fn live(story: &[Event]) -> Vec<RunState> {
     states
 }
 
-/// A segment with these events, and where each line ends.
+/// Returns a segment with these events, and where each line ends.
 fn written(number: u64, story: &[Event], from: usize) -> (Vec<u8>, Vec<usize>) {
     let mut bytes = Header::new(number, from as u64, &writer("w"), at(0)).line();
     let mut ends = vec![bytes.len()];

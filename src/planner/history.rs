@@ -6,7 +6,7 @@
 //! order, whatever fails. What is already there is found by
 //! [`plan::history`](crate::plan::history).
 //!
-//! A version that can not be copied holds up the newer ones behind it: they could never be put in
+//! A version that cannot be copied holds up the newer ones behind it: they could never be put in
 //! order afterwards. How many versions wait for the executor is bounded; a single key may have more
 //! than that, and then is held alone.
 

@@ -36,9 +36,9 @@ const ROUTES: [ConditionalWrite; 3] = [
 /// The answers of one request, by attribute.
 type Answers = BTreeMap<Attribute, Told>;
 
-/// Asks about all attributes but ACLs and annotations: a grant that shows would open an object to
-/// somebody. Returns the answer of `PutObjectTagging` too, which is asked for where another request
-/// does not give tags.
+/// Asks about all attributes except ACLs and annotations: a grant that can be seen opens an object
+/// to somebody. Also returns the answer to `PutObjectTagging`, which is tried if one of the other
+/// requests does not set tags.
 pub(super) async fn ask(
     scratch: &mut Scratch,
     source: &SourcePin,
@@ -106,7 +106,7 @@ fn finding(
     }
 }
 
-/// The attributes that are asked for, each with requests that hold nothing else.
+/// Returns the attributes that are asked for, each with requests that hold nothing else.
 fn asked(needs: &Needs, said: &Capabilities) -> Vec<(Attribute, Attributes)> {
     let text = |text: &str| Some(text.to_owned());
     let headers = ContentHeaders {
@@ -228,7 +228,8 @@ async fn all(
     answers
 }
 
-/// Credentials that may not set an attribute get the same answer from a job.
+/// Returns true if the server said no. A denial counts, because a job with these credentials gets
+/// it too.
 fn says_no(failure: &Failure) -> bool {
     is_refusal(failure) || *failure.kind() == FailureKind::Denied
 }

@@ -1,10 +1,10 @@
 //! Removes what a probe made, and looks what is still there.
 //!
-//! A good answer to an abort or a delete proves little, and a bad one too: an upload that was
-//! completed is gone, and a server may call that an error. So everything is removed first, and what
-//! is left is what the lists still show and a look at the very object or upload confirms. Whatever
-//! stands below the prefix is the probe's, because the prefix was empty before; the lists therefore
-//! also find what an answer that was lost had made.
+//! The answer to an abort or a delete proves little: a completed upload is gone, and a server may
+//! call its abort an error. So the probe removes everything first. Left behind is only what a list
+//! still shows and a request about that object or upload confirms. Everything below the prefix is
+//! the probe's, because the prefix was empty; so the lists also find what a request made whose
+//! answer was lost.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -60,8 +60,8 @@ pub struct Left {
     /// The version id or the upload id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// False if the server took the removal and does not show whether it is still there, or if it
-    /// is not known whether it was ever made.
+    /// False if the server accepted the removal but does not show whether the object is gone, or if
+    /// the object may never have existed.
     pub is_certain: bool,
     /// The reason why it is not removed.
     pub reason: String,

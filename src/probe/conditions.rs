@@ -160,7 +160,8 @@ fn honours(allowed: Result<Written, Failure>, other: Result<Written, Failure>) -
     if is_refusal(&failure) {
         return Told::refused(reason(&failure));
     }
-    // A server that lets through what it must not is known all the same.
+    // A server that accepts what it must refuse has answered the question, whatever became of the
+    // other request.
     let other = forbidden(other);
     if other.how == How::Ignored {
         other

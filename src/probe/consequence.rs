@@ -119,7 +119,7 @@ impl Finding {
         }
     }
 
-    /// The statement that relies on nothing unknown.
+    /// Returns the statement that relies on nothing unknown.
     fn safe_statement(&self) -> String {
         match &self.claim {
             Claim::Flag { said, .. } => format!("{}: {}", self.name, !said),

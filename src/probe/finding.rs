@@ -241,7 +241,7 @@ impl Finding {
         }
     }
 
-    /// To demand equal parts is the one `true` that takes something away.
+    /// Returns true for `equal_parts`, the only capability that is a restriction.
     fn takes_away(&self) -> bool {
         self.name == "equal_parts"
     }
@@ -279,7 +279,7 @@ impl Finding {
         }
     }
 
-    /// Returns true if something that is relied on is not known to be so.
+    /// Returns true if the job relies on a flag, or on a write that the probe did not confirm.
     #[must_use]
     pub fn is_relied_on(&self) -> bool {
         match &self.claim {
@@ -290,7 +290,7 @@ impl Finding {
         }
     }
 
-    /// Returns true if the job, or the endpoint as it is configured, cannot work for it.
+    /// Returns true if the job, or the endpoint as it is configured, cannot work because of this.
     #[must_use]
     pub fn fails(&self) -> bool {
         match self.verdict() {

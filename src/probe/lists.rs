@@ -215,7 +215,8 @@ async fn listed(scratch: &Scratch, encoded_uploads: bool) -> Result<Vec<OpenUplo
     multipart::uploads(&bucket, &prefix).try_collect().await
 }
 
-/// A server that answers a question about uploads unreadably does not know it.
+/// Turns the failure of a question about uploads into an answer. If the server does not understand
+/// the question, or knows no such upload, that is a refusal.
 fn told_by(failure: &Failure) -> Told {
     match failure.kind() {
         FailureKind::NoSuchUpload | FailureKind::NotUnderstood => Told::refused(reason(failure)),

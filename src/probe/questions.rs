@@ -1,8 +1,8 @@
 //! The questions. Each is a few requests, makes its own objects, and has its own answer.
 //!
-//! A question that needs the answer of another one says so: it is moot where there is nothing to
-//! ask about, and asks in another way where it can. What follows from one bad answer is therefore
-//! told once, as the answer to its own question.
+//! Some questions depend on the answer to another one. They are moot if there is nothing left to
+//! ask, or are asked in another way. So each defect is reported once, as the answer to its own
+//! question.
 
 mod answers;
 
@@ -498,8 +498,8 @@ async fn shows(
     }
 }
 
-/// Finds out whether a part is copied from the key that was named, and not from what its name means
-/// when it is decoded again.
+/// Finds out whether `UploadPartCopy` reads the key that was named, and not the key that results
+/// from decoding it once more.
 async fn odd_part_sources(scratch: &mut Scratch) -> Told {
     const MEANT: (&str, &[u8]) = ("odd%20name", b"meant");
     const OTHER: (&str, &[u8]) = ("odd name", b"another one");

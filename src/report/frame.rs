@@ -61,7 +61,7 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// The command line of this process.
+    /// Returns the command line of this process.
     ///
     /// # Errors
     /// When the working directory is gone.

@@ -12,7 +12,7 @@ use crate::size::{ByteSize, display_count as count, display_duration};
 /// Causes of failures that the summary names.
 const SHOWN_CAUSES: usize = 10;
 
-/// The summary that ends a run, a few lines.
+/// Returns the summary that ends a run, a few lines.
 #[must_use]
 pub fn summary(outcome: &Outcome) -> String {
     let mut text = String::new();
@@ -138,7 +138,7 @@ fn reasons(text: &mut String, outcome: &Outcome) {
             .collect();
         let _ = writeln!(text, "proven by: {}", proofs.join(", "));
     }
-    // That of a job which copies always says nothing, and is no wish of who retries.
+    // `when: always` is the job's own setting, or that of a retry: as a reason it says nothing.
     let says_something = outcome
         .reasons
         .keys()
@@ -221,8 +221,8 @@ fn failures(text: &mut String, outcome: &Outcome) {
     }
 }
 
-/// Tells how objects were compared that are left as they are, and what of them was not compared,
-/// line by line.
+/// Returns lines that say how unchanged objects were compared, and which of their attributes were
+/// not checked.
 #[must_use]
 pub fn comparison(unchanged: &Unchanged) -> Vec<String> {
     let mut lines = Vec::new();

@@ -280,7 +280,7 @@ mod tests {
         response
     }
 
-    /// A refusal by a server whose clock shows this.
+    /// Returns a refusal by a server whose clock shows this.
     fn refused(clock: &Clock, at: SystemTime) -> Signed {
         let mut response = refusal(at);
         clock.witness(&mut response, 1, clock.offset());

@@ -53,7 +53,7 @@ pub(super) enum Step {
     Refused(Box<Failure>),
 }
 
-/// Whether the provider is asked for a newer set.
+/// The decision whether to ask the provider for a newer set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Inquiry {
     /// A renewal starts.
@@ -191,7 +191,7 @@ impl Renewal {
         }
     }
 
-    /// True while the provider is asked.
+    /// Returns true while the provider is asked.
     pub(super) fn is_under_way(&self) -> bool {
         self.under_way.is_some()
     }
@@ -283,17 +283,17 @@ impl Renewal {
         self.over(now)
     }
 
-    /// True once the server has taken a set.
+    /// Returns true once the server has accepted a set.
     pub(super) fn is_accepted(&self) -> bool {
         self.progress == Progress::Taken
     }
 
-    /// True once the provider has given a set.
+    /// Returns true once the provider has given a set.
     pub(super) fn has_worked(&self) -> bool {
         self.progress >= Progress::Given
     }
 
-    /// True while the set that is held is refused.
+    /// Returns true while the set that is held is refused.
     pub(super) fn is_refused(&self) -> bool {
         self.refusal.is_some()
     }
@@ -317,7 +317,7 @@ impl Renewal {
         !std::mem::replace(&mut self.is_warned, true)
     }
 
-    /// Says why there are no credentials that can be used, given the name of the provider.
+    /// Returns the reason why no credentials can be used, given the name of the provider.
     pub(super) fn reason(&self, provider: &str, now: Instant) -> String {
         let silent_for = self
             .under_way
@@ -372,7 +372,7 @@ mod tests {
         )
     }
 
-    /// The renewals that a crowd of requests causes in an hour of a sick provider.
+    /// Returns the number of renewals that many requests cause in an hour while the provider fails.
     fn renewals(set: Option<Set>, brought: &Brought, refused: bool) -> u32 {
         let (start, mut renewal, mut count) = (Instant::now(), Renewal::default(), 0);
         renewal.accepted(start, start);

@@ -43,7 +43,7 @@ pub(super) struct Pair {
 enum Origin {
     Object(Place),
     File(PathBuf),
-    /// Standard input: what was read once can not be compared again.
+    /// Standard input: what was read once cannot be compared again.
     Gone,
 }
 

@@ -251,7 +251,7 @@ fn tables(probe: &Probe) -> Vec<String> {
     lines
 }
 
-/// The value that was found, with a question mark for what is not known.
+/// Returns the value that was found, with a question mark for what is not known.
 fn shown(finding: &Finding) -> String {
     match &finding.claim {
         Claim::Flag { told, .. } if told.how == How::Moot => "-".to_owned(),
@@ -364,7 +364,7 @@ fn remarks(probe: &Probe) -> Vec<String> {
     lines
 }
 
-/// The text with a capital at its beginning, unless that is a name.
+/// Returns the text with a capital at its beginning, unless that is a name.
 fn sentence(text: &str) -> String {
     let mut chars = text.chars();
     let first = chars.next().map(|first| first.to_ascii_uppercase());

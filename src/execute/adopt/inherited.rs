@@ -110,12 +110,12 @@ impl Inherited {
             .insert(upload, open);
     }
 
-    /// True when all keys of a transfer are listed again.
+    /// Returns true if all keys of a transfer are listed again.
     pub(in crate::execute) fn lists_anew(&self, transfer: u32) -> bool {
         self.listed_anew.contains(&transfer)
     }
 
-    /// True for an upload that some session of the journal has begun.
+    /// Returns true for an upload that some session of the journal has begun.
     pub(in crate::execute) fn knows(&self, id: &str) -> bool {
         self.known.contains(id)
     }

@@ -83,7 +83,7 @@ impl Upload {
         Ok(Self::of(work, attributes, begun))
     }
 
-    /// Begins the upload of a stream, which can not be gone on with: what was read of it is gone.
+    /// Begins the upload of a stream, which cannot be gone on with: what was read of it is gone.
     pub(in crate::execute) async fn of_stream(
         work: &Work,
         key: &ObjectKey,

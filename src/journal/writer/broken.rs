@@ -9,8 +9,8 @@ use crate::journal::error::JournalError;
 use crate::journal::store::Store;
 
 impl<S: Store> WriterTask<S> {
-    /// Writes receipts to the report while a run ends whose journal is broken. Whoever waits for
-    /// the journal hears that it is.
+    /// Goes on writing receipts to the report while a run with a broken journal ends. Senders that
+    /// wait for the journal get an error.
     pub(super) async fn serve_report(&mut self) {
         while !self.is_closing
             && let Some(message) = self.queue.recv().await

@@ -349,7 +349,7 @@ async fn a_run_whose_report_lacks_receipts_is_not_over() {
     assert!(closed.report.is_ok() && !closed.state.is_unfinished());
 }
 
-/// A session in which twelve objects ended, some of them before the last snapshot.
+/// Returns a session in which twelve objects ended, some of them before the last snapshot.
 async fn twelve_ended() -> (Memory, Report, Journal) {
     let (store, report) = (Memory::default(), Report::default());
     store.0.lock().unwrap().snapshot_after = Some(900);

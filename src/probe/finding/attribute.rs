@@ -79,9 +79,8 @@ impl AttributeFinding {
         }
     }
 
-    /// True if objects fail for want of it. Only some objects have a lock, or a class other than
-    /// the usual one: s3haul sees to it that those fail where they are refused, and all others can
-    /// be copied.
+    /// Returns true if the job cannot work without the attribute. Only some objects have a lock or
+    /// an unusual storage class: if the server refuses these, only those objects fail.
     fn is_fatal(&self) -> bool {
         let is_rare =
             matches!(self.attribute, Attribute::Lock | Attribute::StorageClass) && !self.is_named;

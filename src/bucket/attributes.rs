@@ -8,8 +8,8 @@ use crate::s3::{
 };
 
 impl Bucket {
-    /// See [`Client::get_tags`](crate::s3::Client::get_tags). Where there are no tags, nobody is
-    /// asked.
+    /// Returns the tags of an object, as [`Client::get_tags`](crate::s3::Client::get_tags) does.
+    /// For an endpoint without tagging, returns none and sends nothing.
     pub async fn tags(&self, key: &ObjectKey, version: Option<&str>) -> Result<Vec<Tag>, Failure> {
         if !self.capabilities().tags {
             return Ok(Vec::new());
