@@ -123,8 +123,8 @@ impl Bucket {
         })
     }
 
-    /// If the server denied the request, and the missing signature of its body may be why, sends it
-    /// `again` with the body signed.
+    /// Sends a request `again` with its body signed if the server denied it and the missing
+    /// signature may be the reason.
     async fn resend_signed_if_denied<T, F>(
         &self,
         was_signed: bool,

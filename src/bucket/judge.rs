@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Bucket;
-use super::doubt::GLANCE;
+use super::failures::GLANCE;
 use crate::location::ObjectKey;
 use crate::s3::client::NotReady;
 use crate::s3::{Failure, FailureKind, Operation};
@@ -21,11 +21,11 @@ use crate::size::display_duration;
 
 /// The most times that a request is sent again because of the clock, which may be set while the
 /// request is in flight.
-const CLOCKS: u32 = 3;
-/// A request is sent again so often with credentials that cannot change.
-const FIXED: u32 = 1;
-/// Lists that are sent to find out the reason of a refusal, as long as they get no answer.
-const LISTS: u32 = 3;
+const MAX_CLOCK_RETRIES: u32 = 3;
+/// The most times that a request is sent again with credentials that cannot change.
+const MAX_FIXED_KEY_RETRIES: u32 = 1;
+/// The most lists that are sent to find out the reason of a refusal, if they get no answer.
+const MAX_LISTS: u32 = 3;
 
 /// The refusals that a request has had so far.
 #[derive(Debug, Default)]
@@ -106,16 +106,16 @@ impl Bucket {
         else {
             return Verdict::Stands(failure);
         };
-        if doubts.clocks < CLOCKS && self.is_about_clock(&failure, doubts) {
+        if doubts.clocks < MAX_CLOCK_RETRIES && self.correct_clock(&failure, doubts) {
             doubts.clocks += 1;
             return Verdict::Again;
         }
-        // It was signed with a set that has been replaced since.
+        // The set that it was signed with has been replaced since.
         if signed.generation < self.client.credentials() {
             return Verdict::Again;
         }
-        // A key that was never taken is wrong. A session that has expired may be that of a provider
-        // which lags.
+        // A key that was never accepted is wrong. An expired session may come from a provider that
+        // is late.
         let is_unknown = *failure.kind() == FailureKind::Credentials && !failure.is_about_expiry();
         if is_unknown && !self.client.has_accepted_credentials() {
             return Verdict::Stands(failure);
@@ -140,7 +140,7 @@ impl Bucket {
             };
         };
         if *cause.kind() == FailureKind::ClockSkew {
-            let is_over = doubts.clocks >= CLOCKS || !self.is_about_clock(&cause, doubts);
+            let is_over = doubts.clocks >= MAX_CLOCK_RETRIES || !self.correct_clock(&cause, doubts);
             doubts.clocks += 1;
             return if is_over {
                 Verdict::Stands(cause)
@@ -151,8 +151,8 @@ impl Bucket {
         self.without_valid_credentials(cause, key, doubts)
     }
 
-    /// Returns true if there are newer credentials than those that a refused request was signed with.
-    /// A session that was revoked is denied everything like one that lacks a permission, so the
+    /// Returns true if there are newer credentials than those that a refused request was signed
+    /// with. To a revoked session everything is denied, as to one without permissions, so the
     /// provider is asked.
     async fn is_replaced(&self, failure: &Failure, generation: u64) -> bool {
         if *failure.kind() != FailureKind::Denied {
@@ -164,9 +164,9 @@ impl Bucket {
         }
     }
 
-    /// Corrects the clock by a refusal. Returns true if the request may go through when it is sent
+    /// Corrects the clock by a refusal. Returns true if the request may succeed when it is sent
     /// again.
-    fn is_about_clock(&self, failure: &Failure, doubts: &Doubts) -> bool {
+    fn correct_clock(&self, failure: &Failure, doubts: &Doubts) -> bool {
         let Some(signed) = failure.details().signed else {
             return false;
         };
@@ -198,11 +198,11 @@ impl Bucket {
             return Verdict::Stands(cause);
         };
         if self.client.has_fixed_credentials() {
-            // A key may be unknown to a request about a bucket because it is wrong. Objects are not
-            // asked about before it was right.
+            // A request about a bucket may be refused because the key is wrong. Requests about
+            // objects are sent only after it was accepted.
             let has_ended = self.client.has_accepted_credentials()
                 && (cause.is_about_expiry() || key.is_some());
-            return if doubts.refusals <= FIXED {
+            return if doubts.refusals <= MAX_FIXED_KEY_RETRIES {
                 Verdict::Again
             } else if has_ended {
                 let note = "keys in variables cannot be renewed";
@@ -223,7 +223,7 @@ impl Bucket {
         let _inquiry = self.client.inquiry().await;
         let operation = Operation::ListObjects;
         let limit = self.retry.time_limit(operation, 0).min(GLANCE);
-        for attempt in 1..=LISTS {
+        for attempt in 1..=MAX_LISTS {
             let newest = self.client.credentials();
             if newest != credentials || self.client.is_proven_since(credentials, answered) {
                 return None;
@@ -251,7 +251,7 @@ impl Bucket {
                 return Some(refused.clone());
             }
             if !refused.kind().is_retryable() {
-                // A server that says what is forbidden knows who asks.
+                // A server that denies a permission has accepted the credentials.
                 self.client.accepted(newest, asked);
                 return None;
             }

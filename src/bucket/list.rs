@@ -24,7 +24,7 @@ impl Bucket {
         ))
     }
 
-    /// See [`Client::list_objects`].
+    /// Lists objects, as [`Client::list_objects`] does.
     pub async fn list(
         &self,
         prefix: &str,

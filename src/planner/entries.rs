@@ -48,9 +48,11 @@ impl Sides {
                 let key = location.key.clone();
                 let place = location.to_string();
                 let head = if self.is_in_place() {
-                    source.in_place(self.look_in_place(&key)).await
+                    source.with_slot(self.look_in_place(&key)).await
                 } else {
-                    source.in_place(source.head(&key, version.as_deref())).await
+                    source
+                        .with_slot(source.head(&key, version.as_deref()))
+                        .await
                 };
                 let head = head.map_err(|failure| (place, failure))?;
                 Ok(Listing::of(vec![Found::Entry(Entry {

@@ -11,7 +11,7 @@ use super::convert::{quoted, retention};
 use super::ids::{Name, required_size};
 use super::question::{lacking, too_long, unanswered};
 use super::requests::{failure, fault, is_empty_success, place};
-use super::roots::Root;
+use super::roots::lacks_tag_set;
 use super::{
     AnnotationEntry, Checksum, Client, Failure, FailureKind, Grant, Operation, Page, Permission,
     Retention, Tag,
@@ -41,7 +41,7 @@ impl Client {
             Err(error)
                 if takes_nothing
                     && (is_empty_success(&error)
-                        || error.raw_response().is_some_and(Root::is_bare_tagging)) =>
+                        || error.raw_response().is_some_and(lacks_tag_set)) =>
             {
                 return Ok(Vec::new());
             }

@@ -154,7 +154,7 @@ pub(super) fn is_cut_off(response: &HttpResponse) -> bool {
 }
 
 /// Returns true for an answer about tags without a `TagSet`. The SDK would read it as an empty set.
-fn lacks_tag_set(response: &HttpResponse) -> bool {
+pub(super) fn lacks_tag_set(response: &HttpResponse) -> bool {
     document_of(response).is_some_and(|document| is_bare(document, "Tagging"))
 }
 

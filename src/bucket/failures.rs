@@ -29,8 +29,8 @@ impl Bucket {
         key.map_or_else(|| self.name.to_string(), |key| self.place(key))
     }
 
-    /// The failure of a request that was not answered within `limit`: that of the server, unless it
-    /// never got there because the provider of the credentials did not answer.
+    /// Returns the failure of a request that was not answered within `limit`. It names the provider
+    /// of the credentials if the request was never sent because of that.
     pub(super) fn late(
         &self,
         limit: Duration,
@@ -49,8 +49,8 @@ impl Bucket {
         Failure::new(kind, operation, self.place_of(key), message)
     }
 
-    /// Names what stands between the server and this machine, where that may be at fault: a proxy
-    /// that does not answer, or a CA bundle without the issuer of the certificate.
+    /// Adds to a failure the part of the network that may be at fault: a proxy that does not
+    /// answer, or a CA bundle without the issuer of the certificate.
     pub(super) fn in_its_network(&self, failure: Failure) -> Failure {
         match failure.kind() {
             FailureKind::Certificate(None) if let Some(bundle) = self.client.ca_bundle() => {
@@ -81,12 +81,12 @@ impl Bucket {
     /// object only still answers, even if with a refusal.
     pub(super) async fn is_silent(&self, failure: &Failure, waited: Duration) -> bool {
         tokio::select! {
-            is_silent = self.answers_nobody(failure, waited) => is_silent,
+            is_silent = self.probe_silence(failure, waited) => is_silent,
             () = self.halt.cancelled() => false,
         }
     }
 
-    async fn answers_nobody(&self, failure: &Failure, waited: Duration) -> bool {
+    async fn probe_silence(&self, failure: &Failure, waited: Duration) -> bool {
         let limit = self.retry.silence.min(GLANCE);
         let Ok(admitted) = self
             .pacer
