@@ -1,5 +1,5 @@
-//! Whether the buckets of a transfer keep the versions that it is about. Asked once per bucket,
-//! before the first write.
+//! Checks that the buckets of a transfer keep the versions that it needs, once per bucket, before
+//! the first write.
 
 use super::Connections;
 use crate::bucket::Bucket;
@@ -8,7 +8,7 @@ use crate::s3::{Failure, FailureKind, Operation, Versioning};
 
 impl Connections {
     /// Refuses a transfer of versions from or to a bucket that has none.
-    pub(super) async fn keeps_versions(
+    pub(super) async fn require_versions(
         &mut self,
         transfer: &Transfer,
         source: Option<&Bucket>,

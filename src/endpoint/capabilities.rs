@@ -24,6 +24,7 @@ pub enum ConditionalWrite {
 
 /// Capabilities of this endpoint that differ from what its `provider` is known to support. `s3haul
 /// check JOB --probe` measures most of them.
+// `S` is the type of a size: the typed text first, then `ByteSize`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(
     deny_unknown_fields,
@@ -114,7 +115,7 @@ impl<S> Default for Overrides<S> {
 }
 
 impl<S> Overrides<S> {
-    /// The same with other sizes; `read` gets the name of the field.
+    /// Converts the sizes; `read` gets the name of the field.
     #[must_use]
     pub fn sized<T>(self, mut read: impl FnMut(&str, Option<S>) -> Option<T>) -> Overrides<T> {
         Overrides {

@@ -130,8 +130,8 @@ impl Environment {
         environment
     }
 
-    /// The same environment for a job that runs on a sandbox: `${NAME}` still has its text, and no
-    /// setting, profile, or file applies to any endpoint.
+    /// Returns the environment of a job that runs on a sandbox: `${NAME}` still has its text, but
+    /// no setting, profile, or file applies to any endpoint.
     #[must_use]
     pub fn isolated(self) -> Self {
         Self {
@@ -192,13 +192,15 @@ impl Environment {
         }
     }
 
-    /// The variable's text, even if it is empty.
+    /// Returns the variable's text, even if it is empty or the environment is isolated: for
+    /// `${NAME}` only.
     #[must_use]
     pub fn text(&self, name: &str) -> Option<&str> {
         self.variables.get(name).map(String::as_str)
     }
 
-    /// The variable's text, or `None` if it is unset or empty.
+    /// Returns the variable's text as a setting, or `None` if it is unset or empty, or the
+    /// environment is isolated.
     #[must_use]
     pub fn variable(&self, name: &str) -> Option<&str> {
         let text = self.text(name).filter(|_| !self.is_isolated)?.trim();
@@ -253,7 +255,7 @@ impl Environment {
             .join(" and ")
     }
 
-    /// What is wrong with the files as a whole: a syntax error, or a file that cannot be read.
+    /// Returns the error in the files as a whole: a syntax error, or a file that cannot be read.
     #[must_use]
     pub fn broken_files(&self) -> Option<String> {
         let unreadable = self.files.iter().find_map(|file| match &file.state {
@@ -263,7 +265,7 @@ impl Environment {
         self.syntax_error.clone().or(unreadable)
     }
 
-    /// The names of AWS and proxy variables whose values are not UTF-8.
+    /// Returns the names of AWS and proxy variables whose values are not UTF-8.
     #[must_use]
     pub fn not_utf8(&self) -> &[String] {
         &self.not_utf8

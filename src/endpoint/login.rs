@@ -20,7 +20,7 @@ pub(crate) enum Login {
     Session,
     /// A token in a file.
     WebIdentity,
-    /// What `credential_source` names.
+    /// The source that `credential_source` names.
     Source,
 }
 

@@ -1,4 +1,4 @@
-//! How to connect to an endpoint: through which proxy, and trusting which certificates.
+//! The network settings of an endpoint: its proxy, and the certificates that it is trusted by.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use super::{NoProxy, Origin, Setting};
 
-/// Why a text does not name a proxy. No variant shows the text: it may hold a password.
+/// The reason why a text does not name a proxy. No variant shows the text: it may hold a password.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ProxyError {
     /// The scheme is one of SOCKS.
@@ -29,7 +29,7 @@ pub enum ProxyError {
 }
 
 impl ProxyError {
-    /// What to write instead.
+    /// The advice in messages about a wrong proxy.
     pub const REMEDY: &str = "write http://host:port, or none to connect directly";
 }
 
@@ -83,7 +83,7 @@ impl Network {
 
     /// Returns the proxy on another machine that would see plain HTTP requests to this URL.
     #[must_use]
-    pub fn plain_proxy(&self, url: &str) -> Option<&ProxyUrl> {
+    pub fn remote_plaintext_proxy(&self, url: &str) -> Option<&ProxyUrl> {
         let proxy = &self
             .proxy_for(url)
             .filter(|_| url.starts_with("http://"))?

@@ -157,7 +157,8 @@ fn partition(region: &str) -> &'static str {
     }
 }
 
-/// Scheme, host, and port in lower case, without a path and without the scheme's default port.
+/// Returns scheme, host, and port in lower case, without a path and without the scheme's default
+/// port.
 fn origin(url: &str) -> String {
     let url = url.trim().to_ascii_lowercase();
     let (scheme, rest) = url.split_once("://").unwrap_or(("https", &url));

@@ -72,7 +72,7 @@ impl Layers<'_> {
             .chain(sts_url.map(|url| (url, "STS at ")))
         {
             let Setting { value, origin } = url;
-            let proxy = network.plain_proxy(value);
+            let proxy = network.remote_plaintext_proxy(value);
             if url_mistake(value).is_some() || !(is_plaintext(value) || proxy.is_some()) {
                 continue;
             }
