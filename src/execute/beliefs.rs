@@ -32,7 +32,7 @@ impl NextQuestion {
     }
 
     /// Returns true for the one who asks, and puts the next question off.
-    pub(super) fn is_due(&mut self, now: Instant) -> bool {
+    pub(super) fn take_turn(&mut self, now: Instant) -> bool {
         if now < self.at {
             return false;
         }
@@ -55,13 +55,13 @@ mod tests {
     fn one_asks_at_a_time_and_the_intervals_grow() {
         let (second, now) = (Duration::from_secs(1), Instant::now());
         let mut next = NextQuestion::after(now, (second * 2, second * 8));
-        assert!(!next.is_due(now + second));
-        assert!(next.is_due(now + second * 2));
-        assert!(!next.is_due(now + second * 2), "another one asks");
-        assert!(!next.is_due(now + second * 5));
-        assert!(next.is_due(now + second * 6));
-        assert!(next.is_due(now + second * 14), "8 s are the longest");
+        assert!(!next.take_turn(now + second));
+        assert!(next.take_turn(now + second * 2));
+        assert!(!next.take_turn(now + second * 2), "another one asks");
+        assert!(!next.take_turn(now + second * 5));
+        assert!(next.take_turn(now + second * 6));
+        assert!(next.take_turn(now + second * 14), "8 s are the longest");
         next.hurry(now + second * 15);
-        assert!(next.is_due(now + second * 15));
+        assert!(next.take_turn(now + second * 15));
     }
 }

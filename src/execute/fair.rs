@@ -24,7 +24,7 @@ const OTHERS: &str = "//";
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Group {
     transfer: u32,
-    piece: String,
+    segment: String,
 }
 
 impl Group {
@@ -70,7 +70,7 @@ impl Shares {
         self.known.retain(|group| group.transfer != transfer);
         let group = Group {
             transfer,
-            piece: self.piece(transfer, &before).to_owned(),
+            segment: self.segment(transfer, &before).to_owned(),
         };
         let open = self
             .open
@@ -86,22 +86,22 @@ impl Shares {
     pub(super) fn group(&mut self, transfer: u32, key: &ObjectKey) -> Group {
         let group = Group {
             transfer,
-            piece: self.piece(transfer, key.as_str()).to_owned(),
+            segment: self.segment(transfer, key.as_str()).to_owned(),
         };
-        if self.known.contains(&group) || group.piece.is_empty() {
+        if self.known.contains(&group) || group.segment.is_empty() {
             return group;
         }
         if self.known.len() >= MOST {
             return Group {
                 transfer,
-                piece: OTHERS.to_owned(),
+                segment: OTHERS.to_owned(),
             };
         }
         self.known.insert(group.clone());
         group
     }
 
-    fn piece<'k>(&self, transfer: u32, key: &'k str) -> &'k str {
+    fn segment<'k>(&self, transfer: u32, key: &'k str) -> &'k str {
         let base = self.bases.get(&transfer).map_or("", String::as_str);
         let rest = key.strip_prefix(base).unwrap_or(key);
         rest.find('/').map_or("", |at| &rest[..=at])
@@ -145,30 +145,33 @@ mod tests {
     #[test]
     fn groups_begin_where_keys_differ() {
         let mut shares = Shares::default();
-        let piece = |shares: &mut Shares, text: &str| shares.group(1, &key(text)).piece;
+        let segment = |shares: &mut Shares, text: &str| shares.group(1, &key(text)).segment;
         shares.learn(1, &key("data/2026/a/x"));
-        assert_eq!(piece(&mut shares, "data/2026/a/x"), "");
+        assert_eq!(segment(&mut shares, "data/2026/a/x"), "");
         shares.opened(&Group {
             transfer: 1,
-            piece: String::new(),
+            segment: String::new(),
         });
         let merged = shares.learn(1, &key("data/2026/b/y")).unwrap();
-        assert_eq!((merged.piece.as_str(), shares.open_in(&merged)), ("a/", 1));
-        assert_eq!(piece(&mut shares, "data/2026/a/x"), "a/");
-        assert_eq!(piece(&mut shares, "data/2026/b/deep/er"), "b/");
+        assert_eq!(
+            (merged.segment.as_str(), shares.open_in(&merged)),
+            ("a/", 1)
+        );
+        assert_eq!(segment(&mut shares, "data/2026/a/x"), "a/");
+        assert_eq!(segment(&mut shares, "data/2026/b/deep/er"), "b/");
         shares.learn(1, &key("data/2025/ä"));
-        assert_eq!(piece(&mut shares, "data/2026/a/x"), "2026/");
+        assert_eq!(segment(&mut shares, "data/2026/a/x"), "2026/");
         shares.learn(2, &key("other"));
         assert_eq!(
-            piece(&mut shares, "data/2025/z"),
+            segment(&mut shares, "data/2025/z"),
             "2025/",
             "another transfer has keys of its own"
         );
         shares.learn(1, &key("täglich"));
         assert_eq!(
             (
-                piece(&mut shares, "data/2025/z").as_str(),
-                piece(&mut shares, "täglich").as_str()
+                segment(&mut shares, "data/2025/z").as_str(),
+                segment(&mut shares, "täglich").as_str()
             ),
             ("data/", "")
         );
@@ -206,8 +209,8 @@ mod tests {
     }
 
     proptest! {
-        /// A group whose objects never end has no more than its share, however many of the others
-        /// have ended.
+        /// Checks that a group whose objects never end has no more than its share, however many of
+        /// the others have ended.
         #[test]
         fn a_slow_group_has_no_more_than_its_share(
             groups in 2..8usize, places in 8..400u32, ends in 1..2000usize,

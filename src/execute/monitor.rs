@@ -1,4 +1,4 @@
-//! What the library tells a user interface while it works.
+//! The events that the library reports to a user interface while it works.
 
 use super::receipt::Receipt;
 
@@ -44,18 +44,18 @@ pub enum Event<'a> {
         /// Their number.
         bytes: u64,
     },
-    /// A multipart object is no longer at work.
+    /// A multipart object has ended.
     UploadEnded {
         /// As in [`Event::UploadBegan`].
         id: u64,
     },
     /// An object is finished, for better or worse.
     ObjectEnded(&'a Receipt),
-    /// Something is no object and was left out.
+    /// Something is not an object and was left out.
     Ignored {
-        /// Where.
+        /// Its place.
         place: &'a str,
-        /// Why.
+        /// The reason.
         why: &'static str,
     },
     /// The selection left an object out.

@@ -17,7 +17,7 @@ use crate::plan::concede::concerns_whole_bucket;
 use crate::plan::loss::{Loss, Lost};
 use crate::s3::{Failure, FailureKind, Operation};
 
-/// What buckets refused in this run.
+/// The refusals of buckets in this run.
 #[derive(Debug)]
 pub(super) struct Refusals {
     /// The first and the longest interval at which the run asks again for what was refused.
@@ -36,7 +36,7 @@ pub(super) struct Refusals {
     /// not show: asked once.
     answers: Mutex<HashMap<Asking, Once<Answer>>>,
     /// By bucket, true if setting tags on an object replaces its content with them.
-    replaces: Mutex<HashMap<String, Once<bool>>>,
+    tags_replace_content: Mutex<HashMap<String, Once<bool>>>,
     /// By bucket, the tags of objects of which HEAD shows no number.
     uncounted: Mutex<HashMap<String, Uncounted>>,
 }
@@ -44,10 +44,10 @@ pub(super) struct Refusals {
 /// A bucket, the request that wrote an object, and the kind of attribute that it was asked for.
 type Asking = (String, Operation, &'static str);
 
-/// What is asked once, and waited for by all who want to know.
+/// A question that is asked once; all who need the answer wait for it.
 type Once<T> = Arc<OnceCell<T>>;
 
-/// What HEAD shows of locks, and when a refusal is asked about again.
+/// The locks that HEAD shows, and the time at which a refusal is tested again.
 type ShownOnce = (Once<Shown>, Option<NextQuestion>);
 
 /// A loss that all objects of a bucket have.
@@ -58,8 +58,8 @@ struct Expected {
 }
 
 impl Refusals {
-    /// Remembers nothing yet. `questions` are the first and the longest interval at which the run
-    /// asks again for what was refused.
+    /// Creates an empty memory. `questions` are the first and the longest interval at which the run
+    /// tests a refusal again.
     pub(super) fn new(questions: (Duration, Duration)) -> Self {
         Self {
             questions,
@@ -69,7 +69,7 @@ impl Refusals {
             kept: Mutex::default(),
             shown: Mutex::default(),
             answers: Mutex::default(),
-            replaces: Mutex::default(),
+            tags_replace_content: Mutex::default(),
             uncounted: Mutex::default(),
         }
     }
@@ -84,13 +84,18 @@ impl Refusals {
 
     /// Returns the loss that an object of this bucket will have. From time to time it elects one
     /// object to ask again, and returns `None` for that.
-    pub(super) fn get(&self, bucket: &Bucket, attribute: Attribute, lost: Lost) -> Option<Loss> {
+    pub(super) fn expected_loss(
+        &self,
+        bucket: &Bucket,
+        attribute: Attribute,
+        lost: Lost,
+    ) -> Option<Loss> {
         let mut losses = self.losses();
         if losses.is_empty() {
             return None;
         }
         let expected = losses.get_mut(&(Self::place(bucket), attribute, lost))?;
-        (!expected.next.is_due(Instant::now())).then(|| expected.loss.clone())
+        (!expected.next.take_turn(Instant::now())).then(|| expected.loss.clone())
     }
 
     pub(super) fn remember(&self, bucket: &Bucket, loss: &Loss) {
@@ -153,7 +158,7 @@ impl Refusals {
     }
 
     /// Takes note that a bucket answered the question for an attribute.
-    pub(super) fn answered(&self, bucket: &Bucket, attribute: Attribute) {
+    pub(super) fn note_answer(&self, bucket: &Bucket, attribute: Attribute) {
         self.forget(bucket, [attribute], Lost::NotReadable);
         {
             let mut in_a_row = self.in_a_row.lock().unwrap_or_else(PoisonError::into_inner);
@@ -176,7 +181,7 @@ impl Refusals {
     /// has not been seen to keep yet (the object itself included), or the tags of each object are
     /// compared. Amazon S3 refuses what it cannot do, and needs no look. With `trust: nothing`,
     /// every object is looked at.
-    pub(super) fn is_unproven(&self, bucket: &Bucket, asked: Asked<'_>) -> bool {
+    pub(super) fn needs_look(&self, bucket: &Bucket, asked: Asked<'_>) -> bool {
         if bucket.capabilities().refuses_what_it_lacks() {
             return false;
         }
@@ -191,8 +196,8 @@ impl Refusals {
             .any(|kind| !kept.contains(&(place.clone(), asked.write, kind)))
     }
 
-    /// Takes note that the bucket keeps what it was asked for.
-    pub(super) fn keeps(&self, bucket: &Bucket, asked: Asked<'_>) {
+    /// Notes that the bucket keeps the requested attributes.
+    pub(super) fn note_kept(&self, bucket: &Bucket, asked: Asked<'_>) {
         if !bucket.capabilities().refuses_what_it_lacks() {
             let place = Self::place(bucket);
             let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -205,14 +210,15 @@ impl Refusals {
         }
     }
 
-    /// Returns what HEAD shows of locks, to be asked once; a refusal is asked about again.
+    /// Returns the cell for the locks that HEAD shows. It is filled once; a refusal is tested again
+    /// later.
     pub(super) fn shown(&self, bucket: &Bucket, operation: Operation) -> Once<Shown> {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         let (cell, next) = shown.entry((Self::place(bucket), operation)).or_default();
         if let Some(Shown::Nothing(_)) = cell.get() {
             let now = Instant::now();
             let next = next.get_or_insert_with(|| NextQuestion::after(now, self.questions));
-            if next.is_due(now) {
+            if next.take_turn(now) {
                 *cell = Arc::default();
             }
         }
@@ -221,27 +227,30 @@ impl Refusals {
 
     /// Returns the cell that says, once tags were set on the first finished object, whether they
     /// replaced its content.
-    pub(super) fn replaces(&self, bucket: &Bucket) -> Once<bool> {
-        let mut replaces = self.replaces.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn tags_replace_content(&self, bucket: &Bucket) -> Once<bool> {
+        let mut replaces = self
+            .tags_replace_content
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         Arc::clone(replaces.entry(Self::place(bucket)).or_default())
     }
 
     /// Asks the bucket about an attribute of an object that `asked` has given it. Asks once for
     /// each bucket, request, and kind of attribute if it is kept or ignored, and again if it came out
-    /// with another value, if `is_each` is set, or with `trust: nothing`.
+    /// with another value, if `for_each_object` is set, or with `trust: nothing`.
     ///
     /// # Errors
-    /// What may pass: then the next object asks again.
+    /// A failure that may pass: then the next object asks again.
     pub(super) async fn answer(
         &self,
         bucket: &Bucket,
         asked: Asked<'_>,
         question: Question,
         (key, version): (&ObjectKey, Option<&str>),
-        is_each: bool,
+        for_each_object: bool,
     ) -> Result<Answer, Failure> {
         let ask = ask(bucket, asked, question.by, key, version);
-        if is_each || !bucket.capabilities().believes_answers() {
+        if for_each_object || !bucket.capabilities().believes_answers() {
             return Box::pin(ask).await;
         }
         let once = {
@@ -264,9 +273,8 @@ impl Refusals {
         }
     }
 
-    /// Takes note of what a source bucket shows of the tags of its objects, where HEAD shows no
-    /// number of them.
-    pub(super) fn uncounted(&self, bucket: &Bucket, found: Uncounted) {
+    /// Notes what a source bucket shows of the tags of its objects, if its HEAD shows no tag count.
+    pub(super) fn note_uncounted(&self, bucket: &Bucket, found: Uncounted) {
         let mut uncounted = self
             .uncounted
             .lock()
@@ -281,7 +289,7 @@ impl Refusals {
         };
     }
 
-    /// Returns what is known of the tags of objects of which HEAD shows no number.
+    /// Returns what is known about tags in a bucket whose HEAD shows no tag count.
     pub(super) fn known_uncounted(&self, bucket: &Bucket) -> Uncounted {
         let uncounted = self
             .uncounted
@@ -300,7 +308,7 @@ impl Refusals {
     }
 }
 
-/// What a source bucket shows of the tags of objects of which HEAD shows no number.
+/// What is known about tags in a source bucket whose HEAD shows no tag count.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Uncounted {
     /// So many objects in a row have none.
@@ -381,7 +389,7 @@ pub(super) fn is_no_answer(failure: &Failure) -> bool {
     )
 }
 
-/// What HEAD shows of the locks in a bucket.
+/// The locks in a bucket that HEAD shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Shown {
     /// All: what it does not show is not there.

@@ -36,7 +36,7 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Nothing is left to do.
+    /// Returns true if nothing is left to do.
     pub(super) fn is_over(&self) -> bool {
         self.is_planned && self.left == 0
     }
