@@ -1,4 +1,4 @@
-//! What a run leaves behind: one receipt per object as a line of JSON, and a summary for people.
+//! The report of a run: one receipt per object as a line of JSON, and a summary for people.
 //!
 //! The first line names the command that the receipts come from, so that [`read`] can find out what
 //! to run again. The file is opened before anything is sent, so that a path that cannot be written
@@ -26,7 +26,7 @@ pub use self::summary::{comparison, summary};
 pub use self::target::{Kind, Target, TargetError};
 use crate::journal::Ledger;
 
-/// Why a report is missing or incomplete.
+/// The reason why a report is missing or incomplete.
 #[derive(Debug, Error)]
 pub enum ReportError {
     /// It could not be begun.
@@ -45,7 +45,7 @@ pub enum ReportError {
         }
     )]
     Incomplete {
-        /// Where.
+        /// The path.
         path: PathBuf,
         /// The first thing that the system said.
         error: String,
@@ -58,9 +58,9 @@ pub enum ReportError {
          some space and run the same command again", path.display()
     )]
     Footer {
-        /// Where.
+        /// The path.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         error: io::Error,
     },
     /// Somebody else wrote to it, or cut it, after its last receipt.
@@ -69,7 +69,7 @@ pub enum ReportError {
          ended", path.display()
     )]
     Changed {
-        /// Where.
+        /// The path.
         path: PathBuf,
     },
     /// The path names another file now.
@@ -78,7 +78,7 @@ pub enum ReportError {
          run began, wherever that is now. Do not move a report before its run has ended", path.display()
     )]
     Moved {
-        /// Where.
+        /// The path.
         path: PathBuf,
     },
 }
@@ -173,8 +173,8 @@ impl ReportWriter {
         Self::open(path, origin, |_| Ok(0))
     }
 
-    /// Opens the report that an earlier session of the run has begun, so that its journal can go on
-    /// with it. Where that is gone, or the file is the report of another run, another one is begun.
+    /// Opens the report that an earlier session of the run has created, so that the journal can
+    /// continue it. If that is gone, or the file is the report of another run, creates a new one.
     ///
     /// # Errors
     /// [`ReportError::Target`]. A file that is not a report stays as it is.
@@ -471,7 +471,8 @@ fn count(file: &mut File) -> io::Result<Counted> {
 
 impl Ledger for ReportWriter {
     fn rewind(&mut self, length: u64) -> io::Result<u64> {
-        // What could not be written comes again from the journal; it must not slip in late.
+        // Receipts that could not be written come again from the journal; the old ones must not
+        // slip in late.
         let other = BufWriter::new(self.file.get_ref().try_clone()?);
         let (_, _unwritten) = std::mem::replace(&mut self.file, other).into_parts();
         self.error = None;

@@ -17,7 +17,7 @@ pub(super) fn script(shell: Shell) -> String {
     }
 }
 
-/// How the section of a command ends, after its flags with values.
+/// The end of a command's section, after its flags with values.
 const LAST_RESORT: &str = "            COMPREPLY=( $(compgen -W \"${opts}\"";
 
 /// Makes bash offer files to commands that take one. The generator offers flags and the names of

@@ -249,7 +249,7 @@ impl Copy {
         job.limits.patience = self.patience;
         job.limits.max_failures = self.max_failures;
         job.report.json.clone_from(&self.report);
-        // Only the same copy goes on with the journal of a copy.
+        // Only the same copy resumes the journal of a copy.
         job.name = format!("copy-{}", Fingerprint::of(&job).digest());
         self.journal.apply(&mut job);
         job.count_from(Timestamp::now());
@@ -339,7 +339,7 @@ impl Copy {
         Ok(())
     }
 
-    /// A destination for many objects is a prefix, whether or not the slash was typed.
+    /// Returns the destination. For many objects it is a prefix, even if the slash was not typed.
     pub(super) fn destination_of(
         location: &S3Uri,
         from: &Source,

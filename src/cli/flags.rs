@@ -25,7 +25,7 @@ pub(super) fn spoken(text: &str) -> String {
     out
 }
 
-/// `limits.in_flight` or `archived: restore` as a flag, if there is one.
+/// Returns `limits.in_flight` or `archived: restore` as a flag, if there is one.
 fn flag(field: &str, is_flag: &impl Fn(&str) -> bool) -> Option<String> {
     let (name, value) = field
         .split_once(": ")
@@ -42,7 +42,7 @@ fn flag(field: &str, is_flag: &impl Fn(&str) -> bool) -> Option<String> {
     })
 }
 
-/// `exclude: ["a/**"]` is drawn without backticks.
+/// Replaces `exclude: ["a/**"]` in a text by the flag, without backticks.
 fn with_exclude(text: &str) -> String {
     match text
         .split_once("exclude: [\"")

@@ -169,8 +169,8 @@ fn page(command: &Command) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&out).into_owned())
 }
 
-/// Text as it is: no backslash, and no dot or apostrophe at the start of a line, means anything to
-/// roff.
+/// Escapes a text, so that no backslash, and no dot or apostrophe at the start of a line, means
+/// anything to roff.
 fn escaped(text: &str) -> String {
     let lines = text.lines().map(|line| {
         let line = line.replace('\\', "\\e").replace('-', "\\-");

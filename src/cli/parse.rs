@@ -12,7 +12,7 @@ use clap::{Arg, ColorChoice, Command, CommandFactory as _, FromArgMatches as _, 
 
 use super::{Cli, habits, help};
 
-/// Why there is no command.
+/// The reason why there is no command.
 pub(super) enum Refusal {
     /// One sentence for a word of another tool.
     Habit(String),

@@ -177,8 +177,8 @@ async fn origin_is_over(origin: &Origin) -> Result<bool, CliError> {
     }
 }
 
-/// The job of the run that wrote a report. The process goes to where that run was started, because
-/// paths in the command and in its manifest are relative to there.
+/// Changes to the directory where the run that wrote a report was started, because paths in the
+/// command and in its manifest are relative to it, and returns the job of that run.
 pub(super) fn job_of(origin: &Origin) -> Result<Job, CliError> {
     std::env::set_current_dir(&origin.directory).map_err(|error| {
         let directory = origin.directory.display();
@@ -189,7 +189,7 @@ pub(super) fn job_of(origin: &Origin) -> Result<Job, CliError> {
     job(&origin.command)
 }
 
-/// The job that a command line stands for.
+/// Returns the job that a command line stands for.
 fn job(command: &[String]) -> Result<Job, CliError> {
     let words: Vec<_> = std::iter::once("s3haul")
         .chain(command.iter().map(String::as_str))
@@ -246,7 +246,7 @@ fn same_places(job: &Job, failed: &[FailedObject], report: &Path) -> Result<(), 
     Ok(())
 }
 
-/// Says which bucket of a line is not the one that its transfer names now.
+/// Returns a note on the bucket of a line that is not the one that its transfer names now.
 pub(super) fn moved(transfer: &Transfer, source: &str, destination: &str) -> Option<String> {
     let to = &transfer.to.location;
     // A destination that could not be listed or looked at stands on both sides.
@@ -391,7 +391,7 @@ fn repair(job: &mut Job, lost: &[LostObject]) {
     }
 }
 
-/// Whether a source is one object by itself, and not what is below it.
+/// Returns true if a source is one object by itself, and not everything below it.
 fn is_one(from: &Source) -> bool {
     match from {
         Source::Object { .. } | Source::Stdin => true,
@@ -400,8 +400,8 @@ fn is_one(from: &Source) -> bool {
     }
 }
 
-/// The object below the transfer's source; `None` for a place that could not be listed, which may
-/// be the destination's.
+/// Returns the object below the transfer's source; `None` for a place that could not be listed,
+/// which may be the destination's.
 fn chosen(transfer: &Transfer, failed: &FailedObject) -> Option<Chosen> {
     let key = match &transfer.from {
         Source::Object { .. } | Source::Stdin => return None,
@@ -429,7 +429,7 @@ fn is_same(one: &Path, other: &Path) -> bool {
     matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }
 
-/// The first free name beside the report: nothing that was reported is overwritten.
+/// Returns the first free name beside the report, so that no report is overwritten.
 fn beside(report: &Path) -> PathBuf {
     let stem = report
         .file_stem()

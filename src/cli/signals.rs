@@ -89,7 +89,7 @@ fn conduct() -> MutexGuard<'static, Conduct> {
     CONDUCT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Says what a signal leaves behind from now on, as the end of a sentence that begins with
+/// Sets what a signal leaves behind from now on, as the end of a sentence that begins with
 /// "interrupted".
 pub(super) fn leaves(what: impl Into<Cow<'static, str>>) {
     conduct().leaves = what.into();

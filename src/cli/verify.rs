@@ -179,8 +179,8 @@ impl Verify {
         self.what.len() == 2
     }
 
-    /// Names the command that copies what is different or missing. What only reading showed, only
-    /// `when: always` copies.
+    /// Returns the command that copies different or missing objects. A difference that only reading
+    /// shows is copied only with `when: always`.
     fn remedy(&self) -> String {
         let (flag, field) = match self.deep() {
             Deep::No => ("--compare checksum", "compare: checksum"),
@@ -200,7 +200,7 @@ impl Verify {
         }
     }
 
-    /// Says where a strict comparison could not look, and returns the number of such places.
+    /// Prints where a strict comparison could not look, and returns the number of such places.
     fn blind(&self, counts: &Counts) -> u64 {
         let mut reasons = Vec::new();
         if self.report.is_some() {

@@ -1,4 +1,4 @@
-//! What has happened so far, folded from events by one pure function.
+//! The state of a run, folded from its events by one pure function.
 //!
 //! [`RunState::apply`] is used while a run writes its journal and when the next session reads it,
 //! so that both see the same state. The state does not grow with the number of objects. A range is
@@ -29,18 +29,18 @@ const FAILURES_KEPT: usize = 20;
 /// Of a message, no more characters than this are kept.
 const MESSAGE_KEPT: usize = 500;
 
-/// Where a run stands.
+/// The phase of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// There is no run yet.
+    /// No run has begun.
     #[default]
     Empty,
     /// A session is at work, or was when it was killed.
     Running,
     /// It was stopped in an orderly way and can go on.
     Stopped,
-    /// It came to its end.
+    /// It ended by itself.
     Ended,
 }
 
@@ -49,18 +49,18 @@ pub enum Phase {
 pub struct RunState {
     /// The run.
     pub run: Option<RunInfo>,
-    /// Where it stands.
+    /// Its phase.
     pub phase: Phase,
-    /// When it began.
+    /// The time at which it began.
     pub began: Option<Timestamp>,
-    /// When the last event happened.
+    /// The time of the last event.
     pub last: Option<Timestamp>,
     /// The number of times that the run was resumed.
     pub resumed: u32,
-    /// When the last session began.
+    /// The time at which the last session began.
     #[serde(default)]
     pub session: Option<Timestamp>,
-    /// How long the sessions before that one lasted, in milliseconds.
+    /// The duration of the sessions before that one, in milliseconds.
     #[serde(default)]
     pub worked_ms: u64,
     /// Transfers that are over.
@@ -85,21 +85,21 @@ pub struct RunState {
     pub failures: VecDeque<FailedObject>,
     /// The next number for an object or upload.
     pub next_id: u64,
-    /// What the servers accept.
+    /// The pace that the servers accept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub learned: Option<Remembered>,
 }
 
-/// What was learned about the servers, and when.
+/// The learned pace of the servers, and its time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Remembered {
-    /// When.
+    /// The time.
     pub at: Timestamp,
-    /// What.
+    /// The pace.
     pub learned: Learned,
 }
 
-/// How far a range of keys is.
+/// The progress of a range of keys.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RangeState {
     /// Its transfer, by position in the job.
@@ -265,8 +265,8 @@ impl RunState {
         }
     }
 
-    /// Drops a range with which nothing is left to do, unless it is the last one of its transfer,
-    /// which says that all keys are known. So there are no more ranges than are being listed or
+    /// Drops a range if nothing is left to do in it, unless it is the last one of its transfer,
+    /// which says that all keys are known. So the only ranges are those that are being listed or
     /// have pending objects.
     fn forget(&mut self, range: u32) {
         let Some(over) = self
@@ -406,7 +406,7 @@ impl RunState {
         tally.settled
     }
 
-    /// What a new run takes over from this one: no more than its open uploads.
+    /// Returns the state that a new run takes over from this one: only its open uploads.
     #[must_use]
     pub fn left_behind(self) -> Self {
         let Self {
@@ -446,13 +446,13 @@ impl RunState {
         ranges.map(|(number, range)| (*number, range))
     }
 
-    /// Objects that were planned and are not over, over all ranges.
+    /// Returns the number of objects that were planned and have not ended, over all ranges.
     #[must_use]
     pub fn pending_objects(&self) -> usize {
         self.ranges.values().map(|range| range.pending.len()).sum()
     }
 
-    /// Bytes of all stored parts of open uploads.
+    /// Returns the bytes of all stored parts of open uploads.
     #[must_use]
     pub fn open_bytes(&self) -> u64 {
         self.uploads
@@ -462,7 +462,8 @@ impl RunState {
             .sum()
     }
 
-    /// The open uploads of an object, the latest last. More than one only if an abort failed.
+    /// Returns the open uploads of an object, the latest last. There is more than one only if an
+    /// abort failed.
     pub fn uploads_of(&self, object: u64) -> impl Iterator<Item = (u64, &OpenUpload)> {
         self.uploads
             .iter()

@@ -411,7 +411,7 @@ fn an_unfinished_run_of_the_same_job_is_gone_on_with() {
     assert_eq!(state.phase, Phase::Ended);
 }
 
-/// Version 1 told only whether anything was lost.
+/// Checks that version 1 is read, which recorded only whether anything was lost.
 #[test]
 fn what_ended_in_the_first_format_is_read() {
     for losses in [

@@ -38,10 +38,10 @@ const BATCH: usize = 4096;
 /// that the last try took; the longer one counts. Each try reads again what the journal has
 /// gathered since the last snapshot.
 const REPORT_AGAIN: (Duration, u32) = (Duration::from_secs(5), 10);
-/// What nobody waits for is made durable after this.
+/// Events that nobody waits for are made durable after this.
 const SYNC_AFTER: Duration = Duration::from_secs(1);
 
-/// Where receipts go: the report.
+/// The destination of receipts: the report.
 pub trait Ledger: Send {
     /// Cuts it to this many bytes, which an earlier [`Ledger::sync`] gave; receipts are added
     /// behind them. Returns how many it has then: fewer if it was lost meanwhile, for instance with
@@ -84,7 +84,7 @@ struct Shared {
 
 #[derive(Debug)]
 enum Message {
-    /// What happened, and whom to tell when that is durable.
+    /// An event, and the channel that is notified once it is durable.
     Event(Event, Option<oneshot::Sender<()>>),
     /// A receipt of what is left to the next session.
     Left(ReceiptLine),
@@ -94,13 +94,13 @@ enum Message {
     Close(Event, oneshot::Sender<Closed>),
 }
 
-/// What a journal came to when it was closed.
+/// The result of closing a journal.
 #[derive(Clone, Debug)]
 pub struct Closed {
     /// The final state.
     pub state: RunState,
-    /// Why the report lacks receipts, if it does. Then they are still in the journal, and the run
-    /// is not over: the same command run again puts them into the report.
+    /// The reason why the report lacks receipts, if it does. Then they are still in the journal,
+    /// and the run is not over: the same command run again puts them into the report.
     pub report: Result<(), String>,
 }
 
@@ -118,7 +118,7 @@ impl Journal {
         self.shared.keeps
     }
 
-    /// Returns false if there is no report, so that nobody wants receipts.
+    /// Returns false if there is no report, so that no receipts are needed.
     #[must_use]
     pub fn has_ledger(&self) -> bool {
         self.shared.has_ledger
@@ -179,13 +179,14 @@ impl Journal {
         Err(self.failed().await)
     }
 
-    /// Cancelled when the journal cannot be written any more: the run must end.
+    /// Returns the token that is cancelled when the journal cannot be written any more: the run
+    /// must end.
     #[must_use]
     pub fn broken(&self) -> &CancellationToken {
         &self.shared.broken
     }
 
-    /// Why the journal cannot be written any more.
+    /// Returns the reason why the journal cannot be written any more.
     #[must_use]
     pub fn error(&self) -> JournalError {
         self.shared
@@ -204,14 +205,14 @@ impl Journal {
         }
     }
 
-    /// Why nobody answers, once the writer has said so.
+    /// Waits for the reason why the writer does not answer.
     async fn failed(&self) -> JournalError {
         self.shared.broken.cancelled().await;
         self.error()
     }
 }
 
-/// What the writer begins with.
+/// The live state of the writer.
 pub(super) struct Start {
     pub(super) state: RunState,
     /// The number of the next record.
@@ -228,7 +229,7 @@ pub(super) struct WriterTask<S> {
     start: Start,
     queue: mpsc::Receiver<Message>,
     shared: Arc<Shared>,
-    /// When something was written that is not durable yet.
+    /// The time at which something was written that is not durable yet.
     unsynced: Option<Instant>,
     last_write: Instant,
     /// Receipts of what is left to the next session.
@@ -358,7 +359,7 @@ impl<S: Store> WriterTask<S> {
         self.sync().await
     }
 
-    /// What is to be written next; `None` when nobody is left who could tell anything.
+    /// Collects the messages to write next; `None` if all senders are gone.
     async fn gather(&mut self) -> Result<Option<Vec<Message>>, JournalError> {
         let first = loop {
             let Some(since) = self.unsynced else {
@@ -402,7 +403,8 @@ impl<S: Store> WriterTask<S> {
 
     /// Folds an event, and adds its line and its receipts.
     fn record(&mut self, lines: &mut Vec<u8>, event: &Event) {
-        // Whole milliseconds, as they are written, so that a replay comes to the very same state.
+        // Whole milliseconds, as they are written, so that a replay results in exactly the same
+        // state.
         let now = Timestamp::now();
         let at = Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now);
         push_record(lines, self.start.next, at, event);
@@ -445,7 +447,7 @@ impl<S: Store> WriterTask<S> {
 
     async fn close(&mut self, last: Event) -> Result<Closed, JournalError> {
         let mut report = self.settle().await?.map(drop);
-        // With receipts missing the run is not over, whatever its objects came to.
+        // If receipts are missing, the run is not over, however its objects ended.
         let last = if report.is_err() && S::KEEPS {
             Event::RunStopped
         } else {
@@ -518,7 +520,7 @@ impl<S: Store> WriterTask<S> {
         }
         let mut add = |event: Event| {
             if matches!(event, Event::RunBegan(_)) && rewound.is_ok() {
-                // What stands before belongs to the report of an earlier run.
+                // The bytes before belong to the report of an earlier run.
                 rewound = ledger.rewind(0);
             }
             for receipt in receipts(&event) {
@@ -532,8 +534,8 @@ impl<S: Store> WriterTask<S> {
         self.start.ledger = Some(ledger);
         read?;
         match rewound {
-            // What was lost does not come back: the next time, too, receipts are added behind what
-            // was there.
+            // Lost receipts do not come back: the next time, too, receipts are added behind the
+            // existing ones.
             Ok(length) => {
                 self.start.report = length;
                 Ok(self.sync_ledger().await)

@@ -2,9 +2,9 @@
 //! undone.
 //!
 //! Lines are read one after another and only failures are kept, so that a report of any length can
-//! be read. A later line about the same object replaces an earlier one, because a run that was gone
-//! on with reports it again. But an object that failed and was then skipped stays failed: a
-//! comparison by lists cannot see what was wrong with it.
+//! be read. A later line about the same object replaces an earlier one, because a resumed run
+//! reports it again. But an object that failed and was then skipped stays failed: a comparison by
+//! lists cannot see what was wrong with it.
 
 use std::collections::hash_map::{Entry, RandomState};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -51,12 +51,12 @@ pub struct LostObject {
     pub copy: Option<PublishedCopy>,
 }
 
-/// What a report says, as far as running again needs it.
+/// The content of a report, as far as a retry needs it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
     /// The command that wrote it.
     pub origin: Origin,
-    /// How the run ended; `None` in a report of format 1.
+    /// The end of the run; `None` in a report of format 1.
     pub footer: Option<Footer>,
     /// Objects that failed or were stopped, except those that a later line reports as done. If the
     /// run did not end by itself, also objects that were still being restored.
@@ -105,7 +105,7 @@ impl Line {
     }
 }
 
-/// How an object ended. A line with another word is not a receipt.
+/// The ending of an object. A line with another word is not a receipt.
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Status {
@@ -176,7 +176,7 @@ impl Objects {
     }
 }
 
-/// What became of an object that is not done.
+/// The state of an object that is not done.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Undone {
     Failed,
@@ -278,7 +278,7 @@ fn origin(path: &Path, first: &str) -> Result<Origin, ReadError> {
 /// A transfer, a source, and its version.
 type ObjectVersion = (String, String, Option<String>);
 
-/// What was read so far of a report.
+/// The part of a report that was read so far.
 struct Reader<'a> {
     path: &'a Path,
     origin: &'a Origin,
@@ -342,7 +342,7 @@ impl Reader<'_> {
         match (line.status, before) {
             (Status::Failed, _) => insert(object, Undone::Failed),
             (Status::Done, _) => _ = self.undone.remove(&object),
-            // What failed before has not succeeded since.
+            // An object that failed before has not succeeded since.
             (_, Some(Undone::Failed)) => {}
             (Status::Stopped, _) => insert(object, Undone::Stopped),
             (Status::Restoring, _) => insert(object, Undone::Restoring),

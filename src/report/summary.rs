@@ -1,4 +1,4 @@
-//! The summary that ends a run: what its objects came to, for people.
+//! The summary that ends a run: the results of its objects, for people.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -173,7 +173,8 @@ fn reasons(text: &mut String, outcome: &Outcome) {
     }
 }
 
-/// Tells what was proven before this session, and what this session saw of it.
+/// Returns a line about the objects that earlier sessions proved, and about those of them that this
+/// session saw.
 fn of_earlier_sessions(earlier: &Earlier) -> String {
     let seen = match earlier.seen {
         0 => "not looked at again since".to_owned(),

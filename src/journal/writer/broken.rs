@@ -1,4 +1,4 @@
-//! What the writer does when the journal is damaged under it.
+//! The behaviour of the writer once its journal is broken.
 //!
 //! A file that was cut is replaced, because the state that it stands for is in memory. When the
 //! journal cannot be written any more, the run ends; its receipts still go to the report, so that
