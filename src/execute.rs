@@ -426,8 +426,8 @@ pub async fn run(
     Ok(outcome)
 }
 
-/// Connects both sides of all transfers, and returns them with the fewest requests in flight that
-/// one of their destinations is begun with.
+/// Connects both sides of all transfers, and returns them with the lowest number of requests in
+/// flight that one of their destinations starts with.
 ///
 /// All buckets answer before the first byte moves: a typo in the last transfer is told now, not in
 /// an hour.

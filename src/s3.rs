@@ -220,7 +220,7 @@ pub struct Attributes {
     pub storage_class: Option<String>,
     /// Encryption that is asked for.
     pub encryption: Option<Encryption>,
-    /// The checksum that S3 shall compute and keep; none leaves the choice to the server.
+    /// The checksum that S3 must compute and keep; `None` leaves the choice to the server.
     pub checksum: Option<(ChecksumAlgorithm, ChecksumKind)>,
     /// Retention and legal hold.
     pub lock: Lock,
@@ -348,7 +348,7 @@ pub struct PartDone {
     pub checksum: Option<String>,
 }
 
-/// An upload that was begun.
+/// An upload that was created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Begun {
     /// The upload id.
@@ -362,7 +362,7 @@ pub struct Begun {
     pub since: Option<Timestamp>,
 }
 
-/// One page of the parts that an upload has, and the checksum that it declared when it was begun.
+/// One page of the parts that an upload has, and the checksum that it declared when it was created.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PartsPage {
     /// By ascending number.
@@ -427,7 +427,7 @@ pub struct OpenUpload {
     pub upload_id: String,
     /// The time at which the upload was created.
     pub initiated: Option<Timestamp>,
-    /// The storage class that it was begun with.
+    /// The storage class that it was created with.
     pub storage_class: Option<String>,
 }
 

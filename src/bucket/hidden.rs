@@ -18,7 +18,7 @@ const ENOUGH: u32 = 100;
 pub struct HiddenEtags(Arc<AtomicU32>);
 
 impl HiddenEtags {
-    /// Takes note of a look at an object whose `ETag` disagreed with that of its counterpart.
+    /// Counts the HEAD of an object whose `ETag` disagreed with that of its counterpart.
     pub fn note(&self, is_hidden: bool) {
         // A race loses a count, which costs a request.
         let next = if is_hidden {

@@ -75,7 +75,7 @@ impl Bucket {
         }
     }
 
-    /// Returns the failure of a request that waited for credentials in vain.
+    /// Returns the failure of a request that waited for credentials as long as the patience lasts.
     fn no_credentials(
         &self,
         operation: Operation,

@@ -95,7 +95,7 @@ pub(super) fn leaves(what: impl Into<Cow<'static, str>>) {
     conduct().leaves = what.into();
 }
 
-/// Tells a command that a signal has come.
+/// The notice to a command that a signal has come.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Signalled {
     came: CancellationToken,

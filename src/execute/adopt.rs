@@ -92,7 +92,7 @@ pub(super) async fn find(
                 Err(Trouble::Failed(failure))
                     if !failure.kind().may_pass_later() && !failure.ends_run() =>
                 {
-                    tracing::warn!(key = %wish.key, %failure, "an open upload can not be gone on with: beginning anew");
+                    tracing::warn!(key = %wish.key, %failure, "an open upload cannot be resumed: beginning anew");
                     None
                 }
                 // It is still to be cancelled.

@@ -96,8 +96,8 @@ impl<'w> Wanted<'w> {
             .await
     }
 
-    /// Reads what a copy of `head` shall have. `head` is completed with what S3 shows elsewhere
-    /// only.
+    /// Reads the attributes for a copy of `head`. Completes `head` with those that S3 shows only
+    /// elsewhere.
     pub(super) async fn of_copy(
         work: &'w Work,
         bucket: &Bucket,

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 /// the whole bucket. Fewer may come from a policy that denies one prefix or one object.
 pub(super) const IN_A_ROW: u32 = 16;
 
-/// Tells when to ask again.
+/// The time at which to ask again.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NextQuestion {
     at: Instant,

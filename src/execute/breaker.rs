@@ -53,7 +53,7 @@ impl Breaker {
         self.is_armed
     }
 
-    /// Takes note of the end of an object.
+    /// Counts the end of an object.
     pub(super) fn observe(&mut self, ending: &Ending) {
         match ending {
             Ending::Failed { error } => {
@@ -67,7 +67,7 @@ impl Breaker {
         }
     }
 
-    /// Takes note of copied bytes.
+    /// Disarms the breaker for good.
     pub(super) fn disarm(&mut self) {
         self.is_armed = false;
     }

@@ -51,7 +51,7 @@ pub(super) async fn find(
         {
             draft
                 .notes
-                .push(format!("open uploads can not be looked for: {failure}"));
+                .push(format!("open uploads cannot be listed: {failure}"));
             return Ok(None);
         }
         Err(failure) => return Err(failure.into()),
@@ -95,7 +95,7 @@ pub(super) async fn find(
 /// created with another ACL, if there is one.
 pub(super) fn unseen_acl(attributes: &Attributes) -> Option<&'static str> {
     let has_acl = attributes.acl.is_some() || !attributes.grants.is_empty();
-    has_acl.then_some("its ACL can not be seen before it is an object")
+    has_acl.then_some("its ACL cannot be seen before it is an object")
 }
 
 /// Returns the uploads that are open at exactly this key and that the journal does not know.

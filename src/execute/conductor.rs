@@ -1,11 +1,11 @@
 //! The conductor: begins transfers, takes their steps from the planner, keeps the right objects
 //! open, and counts their results.
 //!
-//! All transfers of a run share the places in flight. One begins in its turn, as soon as everything
-//! that the ones before it found is begun or waits, so that the tail of one leaves no places empty,
-//! or while they cannot keep the places busy; unless it has to wait for the end of another
-//! ([`must_wait`](crate::manifest::must_wait)). Only single objects are planned side by side with others: a listing takes up
-//! memory.
+//! All transfers of a run share the slots. A transfer begins in its turn, as soon as all objects
+//! that the ones before it found have begun or wait, so that the tail of one leaves no slots empty,
+//! or while they cannot keep the slots busy; unless it has to wait for the end of another
+//! ([`must_wait`](crate::manifest::must_wait)). Only single objects are planned side by side with
+//! others: a listing takes up memory.
 //!
 //! The largest objects are opened first (their tail is what a run ends with) while small ones fill
 //! the places beside them. As many uploads are open as it takes to have a part for every place, and

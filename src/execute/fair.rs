@@ -112,12 +112,12 @@ impl Shares {
         self.open.get(group).copied().unwrap_or_default()
     }
 
-    /// Takes note that an object was opened.
+    /// Counts an object that was opened.
     pub(super) fn opened(&mut self, group: &Group) {
         *self.open.entry(group.clone()).or_default() += 1;
     }
 
-    /// Takes note that an object is not open any more.
+    /// Counts an object that is not open any more.
     pub(super) fn closed(&mut self, group: &Group) {
         if let Some(open) = self.open.get_mut(group) {
             *open -= 1;

@@ -62,7 +62,7 @@ async fn as_the_source(
     if !finds_parts_of(&step.entry.key, destination) {
         lose(
             draft,
-            "this server can not copy parts of an object with % or ? in its name",
+            "this server cannot copy parts of an object with % or ? in its name",
         );
         return Ok((usual, slot));
     }

@@ -21,9 +21,9 @@ pub enum Event<'a> {
     },
     /// All objects of the transfer are known.
     PlanEnded,
-    /// A multipart object was begun.
+    /// A multipart object has begun.
     UploadBegan {
-        /// Tells objects apart in later events.
+        /// The number by which later events refer to the object.
         id: u64,
         /// The key at the destination.
         key: &'a str,
@@ -39,7 +39,7 @@ pub enum Event<'a> {
         /// Their number.
         bytes: u64,
     },
-    /// Bytes that had arrived are void, because the object is begun again or given up.
+    /// Bytes that had arrived are void, because the object starts again or is given up.
     BytesVoided {
         /// Their number.
         bytes: u64,
@@ -69,7 +69,7 @@ pub enum Event<'a> {
 
 /// Watches a run. Called from many tasks; must not block.
 pub trait Monitor: Send + Sync {
-    /// Takes note of something that happened.
+    /// Receives an event.
     fn observe(&self, event: &Event<'_>);
 }
 

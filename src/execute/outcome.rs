@@ -102,7 +102,7 @@ pub struct Earlier {
 pub struct GaveUp {
     /// A sentence for the summary.
     pub reason: String,
-    /// True when nothing has to be mended, and the same run may succeed later.
+    /// True if nothing has to be corrected, and the same run may succeed later.
     pub may_pass_later: bool,
 }
 

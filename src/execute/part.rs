@@ -1,9 +1,9 @@
 //! The parts of one object, under way side by side.
 //!
-//! A part is begun only when a place in flight is there for it, so a 10,000-part object holds as
-//! many futures as it has requests in flight. The first part that fails ends the beginning of new
-//! ones, and calls off those that wait for their next attempt; requests under way are let finish,
-//! because an abort that overtakes a part leaves it behind.
+//! A part begins only when there is a slot for it, so a 10,000-part object holds only as many
+//! futures as it has requests in flight. After the first failed part no new ones begin, and those
+//! that wait for their next attempt are called off; requests in flight are left to finish, because
+//! an abort that overtakes a part leaves it behind.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -179,9 +179,9 @@ impl Running {
         });
     }
 
-    /// Takes note of trouble; the first one counts. Parts that wait for their turn or their next
-    /// attempt are not sent any more, unless the run only stops: then they have the time that all
-    /// requests have.
+    /// Records trouble; the first one counts. Parts that wait for their turn or their next attempt
+    /// are not sent any more, unless the run only stops: then they have the time that all requests
+    /// have.
     pub(super) fn fail(&mut self, trouble: Trouble) {
         if !matches!(trouble, Trouble::Stopped) {
             self.over.cancel();

@@ -172,7 +172,7 @@ pub struct ErrorRecord {
     /// True when no other object will fare better now: the run ends with this one.
     #[serde(skip)]
     pub ends_run: bool,
-    /// True when the same run may succeed later without anything being mended.
+    /// True if the same run may succeed later although nothing is corrected.
     #[serde(skip)]
     pub may_pass_later: bool,
     /// True when the copy is there, and something is wrong with it.

@@ -287,7 +287,7 @@ impl Record {
             return None;
         }
         ReceiptLine::of(receipt)
-            .inspect_err(|error| tracing::error!(%error, "a receipt can not be written as JSON"))
+            .inspect_err(|error| tracing::error!(%error, "a receipt cannot be written as JSON"))
             .ok()
     }
 

@@ -148,8 +148,7 @@ impl Refusals {
         !self.losses().is_empty()
     }
 
-    /// Lets the next objects ask for all that was refused, because the cause of other refusals is
-    /// gone.
+    /// Makes the next objects test all refusals again, because the cause of other refusals is gone.
     pub(super) fn ask_again(&self) {
         let now = Instant::now();
         for expected in self.losses().values_mut() {
@@ -157,7 +156,7 @@ impl Refusals {
         }
     }
 
-    /// Takes note that a bucket answered the question for an attribute.
+    /// Records that a bucket answered the request for an attribute.
     pub(super) fn note_answer(&self, bucket: &Bucket, attribute: Attribute) {
         self.forget(bucket, [attribute], Lost::NotReadable);
         {

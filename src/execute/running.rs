@@ -41,7 +41,7 @@ impl Running {
         self.is_planned && self.left == 0
     }
 
-    /// Takes note of an object that will be copied; the range in which it was found.
+    /// Counts an object that will be copied. Returns the range in which it was found.
     pub(super) fn plan(&mut self, step: &mut Step) -> u32 {
         self.left += 1;
         self.record.plan(step)

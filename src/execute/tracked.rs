@@ -1,7 +1,7 @@
 //! Records uploads in the journal, and ends those that are not finished.
 //!
 //! An upload that nobody remembers costs money until somebody finds it. So it is on record before
-//! it is begun, its id before its first part, and its end only when the server has it no more.
+//! it is created, its id before its first part, and its end only when the server no longer has it.
 //! Without a journal, an upload that a stop or a failure left unfinished is aborted. With a
 //! journal, or if the next session adopts open uploads, that session resumes it. A Create whose
 //! answer was lost or cannot be read is searched for in both cases. An upload that cannot be shown
@@ -27,8 +27,8 @@ use crate::planner::Step;
 use crate::s3::{Attributes, Failure, FailureKind, Operation, PartDone};
 use crate::size::ByteSize;
 
-/// An upload's number in the journal, none where no journal is kept, and the time before it was
-/// begun.
+/// An upload's number in the journal, `None` if no journal is kept, and the time just before it was
+/// created.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tracked {
     upload: Option<u64>,
@@ -40,12 +40,12 @@ pub(super) struct Tracked {
 pub(super) struct Terms {
     /// The source.
     pub(super) source: SourceVersion,
-    /// A digest of what the object shall have. Not of what it is begun with, which is less where a
-    /// server refuses something that is only tried: the next session does not know that yet.
+    /// A digest of the requested attributes. The upload may be created with fewer if the server
+    /// refuses one that is only tried: the next session does not know that yet.
     attributes: String,
     /// The attributes that the server refused when the upload was created.
     losses: Vec<Loss>,
-    /// It was found open, and how it was begun is not known.
+    /// It was adopted, and the request that created it is not known.
     claimed: bool,
 }
 
@@ -114,7 +114,7 @@ impl Tracked {
         }
     }
 
-    /// Puts on record that an upload is about to be begun.
+    /// Records that an upload is about to be created.
     pub(super) async fn intend(work: &Work, step: &Step) -> Result<Self, Trouble> {
         let Some(object) = step.object.filter(|_| work.journal.keeps()) else {
             return Ok(Self::off_record());
@@ -173,8 +173,8 @@ impl Tracked {
         outcome
     }
 
-    /// Sees to an upload that could not be begun, as far as one knows: the request may have taken
-    /// effect all the same. Returns sentences about what may be left open.
+    /// Handles a Create that failed: aborts the upload in case it took effect anyway. Returns
+    /// sentences about what may be left open.
     pub(super) async fn not_begun(
         self,
         work: &Work,

@@ -21,7 +21,7 @@ pub(super) struct Queued {
     pub(super) transfer: u32,
     /// The step to do.
     pub(super) step: Box<Step>,
-    /// Its room in the planner's window, until it is begun.
+    /// Its room in the planner's window, until it begins.
     pub(super) held: Option<Held>,
 }
 
@@ -174,7 +174,7 @@ impl Waiting {
     }
 }
 
-/// Objects that are looked at for one that need not stand in line.
+/// The objects that are examined to find one that need not wait in the queue.
 const PASSED_OVER: usize = 64;
 
 /// Takes the largest that is free, of the first ones.

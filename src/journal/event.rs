@@ -86,8 +86,8 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         receipt: Option<ReceiptLine>,
     },
-    /// An upload is about to be begun. On record before the request, because one whose answer is
-    /// lost leaves an upload behind that only a search can find.
+    /// An upload is about to be created. On record before the request, because a request whose
+    /// answer is lost leaves an upload behind that only a search can find.
     UploadIntended {
         /// Its number.
         upload: u64,
@@ -99,7 +99,7 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         server: Option<String>,
     },
-    /// An upload was begun. On record before its first part.
+    /// An upload was created. On record before its first part.
     UploadBegan {
         /// Its number.
         upload: u64,
@@ -109,7 +109,7 @@ pub enum Event {
         source: SourceVersion,
         /// The lengths of its parts.
         parts: PartLengths,
-        /// A digest of the attributes that the object shall have.
+        /// A digest of the attributes that the object must have.
         attributes: String,
         /// A KMS or customer key encrypts it, so that no `ETag` follows from its bytes.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -118,7 +118,7 @@ pub enum Event {
         /// resumes it must report them too.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         losses: Vec<Loss>,
-        /// It was found open and taken up without a record of how it was begun.
+        /// It was adopted without a record of the request that created it.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         claimed: bool,
     },
@@ -158,7 +158,7 @@ pub enum Event {
 /// The identity of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunInfo {
-    /// Tells runs apart.
+    /// The id that distinguishes runs.
     pub run: String,
     /// The job's name.
     pub job: String,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// The writer of a journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Writer {
-    /// Tells sessions apart.
+    /// The id that distinguishes sessions.
     pub id: String,
     /// The machine or pod.
     pub host: String,

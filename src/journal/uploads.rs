@@ -36,7 +36,7 @@ pub struct OpenUpload {
     pub begun: Option<BegunUpload>,
 }
 
-/// Tells for whom the upload of a failed object is kept.
+/// The session that the upload of a failed object is kept for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kept {
@@ -77,7 +77,7 @@ pub struct BegunUpload {
     pub source: SourceVersion,
     /// The lengths of its parts.
     pub parts: PartLengths,
-    /// A digest of the attributes that the object shall have.
+    /// A digest of the attributes that the object must have.
     pub attributes: String,
     /// A KMS or customer key encrypts it, so that no `ETag` follows from its bytes.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -85,7 +85,7 @@ pub struct BegunUpload {
     /// The attributes that the server refused when it was created.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub losses: Vec<Loss>,
-    /// It was found open and taken up without a record of how it was begun.
+    /// It was adopted without a record of the request that created it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub claimed: bool,
     /// The parts that S3 has confirmed.
@@ -156,7 +156,7 @@ pub struct PartMarks {
 const MAX_NUMBER: u32 = 10_000;
 
 impl PartMarks {
-    /// Takes note of a part; returns true if the number is new.
+    /// Records a part. Returns true if the number is new.
     pub(super) fn insert(&mut self, number: u32, etag: &str) -> bool {
         let Some(index) = number.checked_sub(1).filter(|_| number <= MAX_NUMBER) else {
             return false;

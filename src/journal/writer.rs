@@ -66,7 +66,7 @@ pub trait Ledger: Send {
     fn sync(&mut self) -> io::Result<u64>;
 }
 
-/// Tells the journal what happened. Cheap to clone.
+/// The handle by which events reach the journal. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Journal {
     queue: mpsc::Sender<Message>,
@@ -133,8 +133,7 @@ impl Journal {
         self.send(Message::Event(event, None)).await
     }
 
-    /// Takes note of an event and returns when it, and all that were appended before it, are
-    /// durable.
+    /// Sends an event to the writer, and waits until it and all events before it are durable.
     ///
     /// # Errors
     /// The journal cannot be written any more.

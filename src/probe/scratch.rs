@@ -130,8 +130,7 @@ impl Scratch {
         })
     }
 
-    /// Takes note of a write that began at this time; one whose outcome is not known may have
-    /// happened too.
+    /// Records a write that began at this time, even if its outcome is not known.
     fn note(&mut self, key: &ObjectKey, began: Instant, answer: &Result<Answer<Written>, Failure>) {
         let id = match answer {
             Ok(Answer {

@@ -12,8 +12,8 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use super::FailureKind;
 
-/// Bodies that are signed in vain before none is any more: keys may be denied for reasons of their
-/// own.
+/// The trials that may fail before no body is signed any more: keys may be denied for reasons of
+/// their own.
 const TRIALS: u32 = 3;
 
 /// The state of one bucket.

@@ -537,22 +537,23 @@ impl Client {
         self.shared.identities.has_newer(credentials).await
     }
 
-    /// Returns true once the server has taken credentials of this endpoint.
+    /// Returns true once the server has accepted credentials of this endpoint.
     pub(crate) fn has_accepted_credentials(&self) -> bool {
         self.shared.identities.is_accepted()
     }
 
-    /// Takes note that the server refused this set of credentials.
+    /// Records that the server refused this set of credentials.
     pub(crate) fn refused(&self, credentials: u64, failure: &Failure) {
         self.shared.identities.refused(credentials, failure);
     }
 
-    /// Takes note that the server took this set of credentials in a request that was sent then.
+    /// Records that the server accepted this set of credentials in a request that was sent at this
+    /// time.
     pub(crate) fn accepted(&self, credentials: u64, sent: Instant) {
         self.shared.identities.accepted(credentials, sent);
     }
 
-    /// Returns true if the server has taken this set in a request that was sent later than this.
+    /// Returns true if the server has accepted this set in a request that was sent later than this.
     pub(crate) fn is_proven_since(&self, credentials: u64, sent: Instant) -> bool {
         self.shared.identities.is_proven_since(credentials, sent)
     }

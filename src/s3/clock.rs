@@ -143,8 +143,8 @@ impl Clock {
         }
     }
 
-    /// Takes note of an answer whose body has not been read yet, and of what its request was signed
-    /// with.
+    /// Records the time of an answer whose body has not been read yet, and the credentials and the
+    /// clock offset that its request was signed with.
     pub(super) fn witness(&self, response: &mut HttpResponse, generation: u64, offset: i64) {
         let is_refusal = response.status().is_client_error();
         let seen = self.seen_in(response);

@@ -140,7 +140,7 @@ impl FailureKind {
         )
     }
 
-    /// Returns true if waiting was in vain this time, but nothing in the job has to be corrected:
+    /// Returns true if waiting did not help this time, but nothing in the job has to be corrected:
     /// the same run may succeed later.
     #[must_use]
     pub const fn may_pass_later(&self) -> bool {
@@ -418,7 +418,7 @@ impl Failure {
     }
 
     /// Returns true if nothing has to be corrected and the same command may be run again: waiting
-    /// was in vain, or was interrupted.
+    /// did not help, or was interrupted.
     #[must_use]
     pub fn is_passing(&self) -> bool {
         self.0.kind.may_pass_later() || self.0.kind == FailureKind::Stopped

@@ -89,8 +89,8 @@ impl CachedIdentity {
 /// The reason why a request is not sent.
 #[derive(Clone, Debug)]
 pub enum NotReady {
-    /// The provider gives no credentials: they were waited for in vain if the first field is true,
-    /// and never will be given otherwise. The second field names the provider and the reason.
+    /// The provider returns no credentials: not within the patience if the first field is true, and
+    /// never otherwise. The second field names the provider and the reason.
     Nothing(bool, String),
     /// The server refuses them, and there will be no others.
     Refused(Box<Failure>),
@@ -277,8 +277,8 @@ impl Identities {
         credentials.is_some_and(|credentials| credentials.session_token().is_some())
     }
 
-    /// Says once what all requests wait for. At the start of a command, its first contact with the
-    /// servers says so.
+    /// Logs once what all requests wait for. At the start of a command, its first contact with the
+    /// servers logs that instead.
     fn tell(&self) {
         let mut renewal = self.renewal();
         if renewal.has_worked() && renewal.tell() {
@@ -426,8 +426,8 @@ impl Identities {
         }
     }
 
-    /// Takes note that the server refused a set. It is used no more, unless another one has taken
-    /// its place.
+    /// Records that the server refused a set, which is not used any more, unless another one has
+    /// replaced it already.
     pub(super) fn refused(&self, generation: u64, failure: &Failure) {
         let mut renewal = self.renewal();
         if self.generation() == generation {
@@ -436,7 +436,7 @@ impl Identities {
         }
     }
 
-    /// Takes note that the server took this set in a request that was sent then.
+    /// Records that the server accepted this set in a request that was sent at this time.
     pub(super) fn accepted(&self, generation: u64, sent: Instant) {
         let mut proven = self.proven();
         let is_first = proven.is_none_or(|(last, _)| last != generation);

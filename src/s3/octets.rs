@@ -1,4 +1,4 @@
-//! Header values that are not UTF-8, which S3's look-alikes keep and give out as they are.
+//! Header values that are not UTF-8, which S3-compatible servers store and return unchanged.
 //!
 //! This crate and the SDK hold values as text. A value that is not UTF-8 is held as a text in which
 //! a private character (U+F780 to U+F7FF) stands for each byte from 0x80 on, and such a text is

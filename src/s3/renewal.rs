@@ -196,8 +196,8 @@ impl Renewal {
         self.under_way.is_some()
     }
 
-    /// Takes note of the end of a renewal. Returns how long requests waited for it if that is to be
-    /// told.
+    /// Records the end of a renewal. Returns how long requests waited for it if that is to be
+    /// logged.
     pub(super) fn ended(
         &mut self,
         now: Instant,
@@ -254,7 +254,7 @@ impl Renewal {
             .then(|| now.saturating_duration_since(trouble.since))
     }
 
-    /// Takes note that the server refused the set that is held.
+    /// Records that the server refused the set that is held.
     pub(super) fn refused(&mut self, at: Instant, generation: u64, failure: &Failure) {
         if self
             .refusal
@@ -271,8 +271,8 @@ impl Renewal {
         }
     }
 
-    /// Takes note that the server took the set that is held in a request that was `sent` then.
-    /// Returns how long requests waited for that if it is to be told.
+    /// Records that the server accepted the set that is held, in a request that was `sent` at this
+    /// time. Returns how long requests waited for that if it is to be logged.
     pub(super) fn accepted(&mut self, now: Instant, sent: Instant) -> Option<Duration> {
         self.progress = Progress::Taken;
         if std::mem::take(&mut self.is_on_trial) {

@@ -153,7 +153,7 @@ impl Client {
             // S3 answers 501 to a copy that would bring tags or annotations into a directory
             // bucket.
             _ if directory => Some(sdk::TaggingDirective::Replace),
-            Tags::AsSource => None, // COPY is the default, and look-alikes without tags refuse the header
+            Tags::AsSource => None, // COPY is the default, and servers without tags refuse the header
             Tags::Exactly(_) if !tag_headers => None,
             Tags::Exactly(_) => Some(sdk::TaggingDirective::Replace),
         };

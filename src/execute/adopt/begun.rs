@@ -30,7 +30,7 @@ pub(in crate::execute) struct Begun {
     pub(in crate::execute) layout: PartLayout,
     /// Parts that S3 holds.
     pub(in crate::execute) kept: Vec<PartDone>,
-    /// It was found open, and how it was begun is not known.
+    /// It was adopted, and the request that created it is not known.
     pub(in crate::execute) claimed: bool,
 }
 

@@ -243,7 +243,8 @@ impl Inherited {
             &left.open.place.key,
             left.open.begun.as_ref().map(|begun| begun.id.as_str()),
         );
-        // Another server has no such upload, which says nothing about the one that it was begun at.
+        // Another server has no such upload, which says nothing about the server that it was
+        // created at.
         if let Some(server) = left
             .open
             .server

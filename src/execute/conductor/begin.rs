@@ -1,10 +1,10 @@
 //! Decides what begins next: transfers in their turn, and as many of their objects as the slots can
 //! serve.
 //!
-//! A transfer begins when everything that the ones before it found is begun or waits, or while they
-//! do not keep the places busy. Of the objects the largest are opened first, because a run ends with
-//! their tail, and small ones fill the places beside them. An object whose requests would stand in
-//! line waits, unless nothing else goes on.
+//! A transfer begins when all objects that the ones before it found have begun or wait, or while
+//! they do not keep the slots busy. The largest objects are opened first, because a run ends with
+//! their tail, and small ones fill the slots beside them. An object whose requests would wait in
+//! the queue waits, unless nothing else goes on.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -240,7 +240,7 @@ impl Conductor<'_> {
     }
 }
 
-/// Returns true if the requests of an object would not have to stand in line.
+/// Returns true if the requests of an object would not have to wait in the queue.
 fn is_free(transfers: &BTreeMap<u32, Running>, queued: &Queued) -> bool {
     transfers
         .get(&queued.transfer)
