@@ -252,8 +252,8 @@ impl Connections {
         }
     }
 
-    /// Returns the bucket without a check that it can be used. Reuses the client of its endpoint and
-    /// Region.
+    /// Returns the bucket without a check that it can be used. Reuses the client of its endpoint
+    /// and Region.
     async fn unchecked_bucket(
         &mut self,
         endpoint: &str,

@@ -1,10 +1,10 @@
 //! S3 as this crate speaks to it: the few requests that a copy needs, in types of our own.
 //!
 //! [`client::Client`] sends exactly one request per call: no retries, no redirects, no hidden
-//! checksums. The frequent requests take the fast path past most of the SDK (`fast_path`). Pacing and retrying belong
-//! to [`crate::bucket`], so that every attempt is counted and paid for in one place. Nothing
-//! outside this module names a type of the SDK, and every error that S3, a proxy or the network can
-//! produce becomes a [`failure::Failure`] in [`failure`].
+//! checksums. The frequent requests take the fast path past most of the SDK (`fast_path`). Pacing
+//! and retrying belong to [`crate::bucket`], so that every attempt is counted and paid for in one
+//! place. Nothing outside this module names a type of the SDK, and every error that S3, a proxy or
+//! the network can produce becomes a [`failure::Failure`] in [`failure`].
 
 mod access;
 mod attributes;

@@ -344,7 +344,8 @@ impl Work {
         Ok(has_all)
     }
 
-    /// Asks about an attribute that HEAD does not show, and returns how it differs from the request.
+    /// Asks about an attribute that HEAD does not show, and returns how it differs from the
+    /// request.
     async fn ask_about(
         &self,
         key: &ObjectKey,

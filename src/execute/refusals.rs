@@ -235,8 +235,8 @@ impl Refusals {
     }
 
     /// Asks the bucket about an attribute of an object that `asked` has given it. Asks once for
-    /// each bucket, request, and kind of attribute if it is kept or ignored, and again if it came out
-    /// with another value, if `for_each_object` is set, or with `trust: nothing`.
+    /// each bucket, request, and kind of attribute if it is kept or ignored, and again if it came
+    /// out with another value, if `for_each_object` is set, or with `trust: nothing`.
     ///
     /// # Errors
     /// A failure that may pass: then the next object asks again.

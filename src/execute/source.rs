@@ -66,8 +66,8 @@ impl Source<'_> {
         format!("s3:GetObject{version}{what}")
     }
 
-    /// Returns what `ask` reads, or `None` where it cannot be read and is only tried: that is a loss
-    /// then. A server that does not know the question is not asked again.
+    /// Returns what `ask` reads, or `None` where it cannot be read and is only tried: that is a
+    /// loss then. A server that does not know the question is not asked again.
     pub(super) async fn or_loss<T, F: Future<Output = Result<T, Failure>>>(
         &self,
         attribute: Attribute,
@@ -139,8 +139,8 @@ impl Source<'_> {
         Ok(())
     }
 
-    /// Returns true if the attribute was found unreadable before and is only tried: a loss without a
-    /// request.
+    /// Returns true if the attribute was found unreadable before and is only tried: a loss without
+    /// a request.
     pub(super) fn is_known_unreadable(&self, attribute: Attribute, draft: &mut Draft) -> bool {
         if self.transfer().preserve.of(attribute) != Policy::Try {
             return false;
@@ -181,8 +181,8 @@ impl Source<'_> {
         ))
     }
 
-    /// Reads the source's tags, or returns `None` for an object that is changed in place on a server
-    /// without tags, which has none to lose.
+    /// Reads the source's tags, or returns `None` for an object that is changed in place on a
+    /// server without tags, which has none to lose.
     async fn own_tags(&self, count: Option<u32>) -> Result<Option<Vec<Tag>>, Failure> {
         match self.counted_tags(count).await {
             Err(failure)
@@ -225,8 +225,8 @@ impl Source<'_> {
         Ok(())
     }
 
-    /// Returns true if the tags that a copy carries along by itself must be read, so that they can be
-    /// compared with those of the copy or be written back. HEAD shows `count`.
+    /// Returns true if the tags that a copy carries along by itself must be read, so that they can
+    /// be compared with those of the copy or be written back. HEAD shows `count`.
     ///
     /// If HEAD shows a number, that is compared; a change in place needs the values, because it
     /// destroys what it does not keep. If HEAD shows none and tags are only tried, s3haul stops

@@ -112,7 +112,8 @@ pub enum JournalError {
         /// True if another process may have taken the journal.
         is_taken: bool,
     },
-    /// A file of it is shorter than what was written to it. The writer puts a snapshot in its place.
+    /// A file of it is shorter than what was written to it. The writer puts a snapshot in its
+    /// place.
     #[error(
         "the journal's file {place} was cut while the run was at work; run the same command again: it compares what is at the \
          destination and copies the rest"

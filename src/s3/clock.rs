@@ -81,10 +81,10 @@ impl Clock {
         self.0.offset.load(Ordering::Acquire)
     }
 
-    /// Returns true if this time is over by a clock that a server has confirmed, and by that of this
-    /// machine. A clock that nobody has confirmed may be off by years. A server whose clock is wrong
-    /// for a while must not make all sets of credentials look old: nothing would be sent any more
-    /// that could show that its clock is right again.
+    /// Returns true if this time is over by a clock that a server has confirmed, and by that of
+    /// this machine. A clock that nobody has confirmed may be off by years. A server whose clock is
+    /// wrong for a while must not make all sets of credentials look old: nothing would be sent any
+    /// more that could show that its clock is right again.
     pub(super) fn is_past(&self, time: SystemTime) -> bool {
         self.0.is_confirmed.load(Ordering::Acquire)
             && time <= self.now()

@@ -3,14 +3,15 @@
 //! For every request the SDK resolves the endpoint again, merges layers of configuration, walks
 //! some twenty interceptors and asks a retry strategy that is off: more than half of all that a
 //! small copy costs this process. For 20,000 objects of 1 KiB, each a HEAD and a `CopyObject`, it
-//! took 625 µs of processor time an object through the SDK and takes 270 on this path; of the rest, the
-//! kernel and HTTP have 40 %, memory 30 %, the SDK's writing and reading 10 %, signatures 1.3 %. A
-//! GiB of uploads took 2.96 s and takes 0.96. None of it changes from one request to a bucket to the
-//! next. So the SDK sends the first one, and its decisions are kept as a [`FastPath`]: the endpoint,
-//! the region that is signed for, where credentials come from, the connection pool. The requests in
-//! [`FastOperation`] then go that way: the SDK's own serialization, one signature, the SDK's own connector,
-//! the SDK's own reading of the answer. Whatever is special (directory buckets with their sessions,
-//! signatures for several regions, requests without any) is not learned and stays with the SDK.
+//! took 625 µs of processor time an object through the SDK and takes 270 on this path; of the rest,
+//! the kernel and HTTP have 40 %, memory 30 %, the SDK's writing and reading 10 %, signatures 1.3
+//! %. A GiB of uploads took 2.96 s and takes 0.96. None of it changes from one request to a bucket
+//! to the next. So the SDK sends the first one, and its decisions are kept as a [`FastPath`]: the
+//! endpoint, the region that is signed for, where credentials come from, the connection pool. The
+//! requests in [`FastOperation`] then go that way: the SDK's own serialization, one signature, the
+//! SDK's own connector, the SDK's own reading of the answer. Whatever is special (directory buckets
+//! with their sessions, signatures for several regions, requests without any) is not learned and
+//! stays with the SDK.
 
 use std::convert::Infallible;
 use std::fmt;

@@ -1,8 +1,8 @@
 //! Requests about what a bucket was and what it holds in archives: versions, delete markers,
 //! restores.
 //!
-//! `ListObjectVersions` needs two repairs: the SDK has no paginator for it, and it loses the order of
-//! versions and delete markers ([`order`]).
+//! `ListObjectVersions` needs two repairs: the SDK has no paginator for it, and it loses the order
+//! of versions and delete markers ([`order`]).
 
 mod order;
 

@@ -1,8 +1,8 @@
 //! Copying one object as a multipart upload.
 //!
-//! An upload that an earlier session left open is resumed, or one that was found open is adopted, if
-//! it is of the same version and terms; otherwise a new one is created. Parts that do not make the
-//! source are found out before they become an object.
+//! An upload that an earlier session left open is resumed, or one that was found open is adopted,
+//! if it is of the same version and terms; otherwise a new one is created. Parts that do not make
+//! the source are found out before they become an object.
 
 use std::sync::Arc;
 
