@@ -134,15 +134,14 @@ pub(super) fn forecast(
             what.algorithm
         ))
     };
-    match (sums, are_equal, boundaries) {
-        (Some((source, made)), Some(false), _) if source.kind == ChecksumKind::FullObject => {
-            return differ(source, &made.value, &source.value);
+    if let Some((source, made)) = sums
+        && are_equal == Some(false)
+    {
+        let is_whole = source.kind == ChecksumKind::FullObject;
+        if !is_whole && matches!(boundaries, Boundaries::Guessed) {
+            return Forecast::OtherBoundaries;
         }
-        (Some(_), Some(false), Boundaries::Guessed) => return Forecast::OtherBoundaries,
-        (Some((source, made)), Some(false), _) => {
-            return differ(source, &made.value, &source.value);
-        }
-        _ => {}
+        return differ(source, &made.value, &source.value);
     }
     let (Some(etag), Some(made), true) = (&expected.etag, &made.etag, content_etags) else {
         return Forecast::Publish;

@@ -20,24 +20,25 @@ use crate::s3::{Failure, FailureKind, Operation};
 /// The refusals of buckets in this run.
 #[derive(Debug)]
 pub(super) struct Refusals {
-    /// The first and the longest interval at which the run asks again for what was refused.
+    /// The first and the longest interval at which the run tests a refusal again.
     questions: (Duration, Duration),
+    /// By bucket, the losses that all its objects have.
     losses: Mutex<BTreeMap<(String, Attribute, Lost), Expected>>,
     /// By bucket, the refusals in a row of an attribute that was answered before.
     in_a_row: Mutex<BTreeMap<(String, Attribute), u32>>,
-    /// By bucket, attributes that it was asked for and answered well.
+    /// By bucket, the attributes that could be read.
     answered: Mutex<BTreeSet<(String, Attribute)>>,
-    /// By bucket, what was asked for by requests of this kind and was there when the object was
-    /// looked at.
+    /// By bucket, request, and kind, the attributes that were requested and that HEAD showed
+    /// afterwards.
     kept: Mutex<BTreeSet<(String, Operation, &'static str)>>,
-    /// By bucket and request, what HEAD shows of locks: asked once.
+    /// By bucket and request, the locks that HEAD shows: asked once.
     shown: Mutex<HashMap<(String, Operation), ShownOnce>>,
-    /// By bucket, writing request, and kind, what the bucket makes of an attribute that HEAD does
+    /// By bucket, writing request, and kind, the bucket's treatment of an attribute that HEAD does
     /// not show: asked once.
     answers: Mutex<HashMap<Asking, Once<Answer>>>,
     /// By bucket, true if setting tags on an object replaces its content with them.
     tags_replace_content: Mutex<HashMap<String, Once<bool>>>,
-    /// By bucket, the tags of objects of which HEAD shows no number.
+    /// By bucket, what is known about tags if HEAD shows no tag count.
     uncounted: Mutex<HashMap<String, Uncounted>>,
 }
 
@@ -55,6 +56,14 @@ type ShownOnce = (Once<Shown>, Option<NextQuestion>);
 struct Expected {
     loss: Loss,
     next: NextQuestion,
+}
+
+/// The outcome of a question that the next object asks again.
+enum NotLasting {
+    /// The answer is about this object only.
+    Answer(Answer),
+    /// The question failed.
+    Failure(Failure),
 }
 
 impl Refusals {
@@ -259,16 +268,15 @@ impl Refusals {
         };
         let lasting = async {
             match Box::pin(ask).await {
-                Ok(Answer::Unlike(Unlike::Other(how))) => {
-                    Err(Ok(Answer::Unlike(Unlike::Other(how))))
-                }
+                Ok(answer @ Answer::Unlike(Unlike::Other(_))) => Err(NotLasting::Answer(answer)),
                 Ok(answer) => Ok(answer),
-                Err(failure) => Err(Err(failure)),
+                Err(failure) => Err(NotLasting::Failure(failure)),
             }
         };
         match once.get_or_try_init(|| lasting).await {
             Ok(answer) => Ok(answer.clone()),
-            Err(answer) => answer,
+            Err(NotLasting::Answer(answer)) => Ok(answer),
+            Err(NotLasting::Failure(failure)) => Err(failure),
         }
     }
 
