@@ -32,14 +32,14 @@ pub(super) struct Refusals {
     /// afterwards.
     kept: Mutex<BTreeSet<(String, Operation, &'static str)>>,
     /// By bucket and request, the locks that HEAD shows: asked once.
-    shown: Mutex<HashMap<(String, Operation), ShownOnce>>,
+    shown: Mutex<HashMap<(String, Operation), AskedOnce<Shown>>>,
     /// By bucket, writing request, and kind, the bucket's treatment of an attribute that HEAD does
     /// not show: asked once.
-    answers: Mutex<HashMap<Asking, Once<Answer>>>,
+    answers: Mutex<HashMap<Asking, AskedOnce<Answer>>>,
     /// By bucket, true if setting tags on an object replaces its content with them.
     tags_replace_content: Mutex<HashMap<String, Once<bool>>>,
     /// By bucket, what is known about tags if HEAD shows no tag count.
-    uncounted: Mutex<HashMap<String, Uncounted>>,
+    uncounted: Mutex<HashMap<String, (Uncounted, Option<NextQuestion>)>>,
 }
 
 /// A bucket, the request that wrote an object, and the kind of attribute that it was asked for.
@@ -48,8 +48,48 @@ type Asking = (String, Operation, &'static str);
 /// A question that is asked once; all who need the answer wait for it.
 type Once<T> = Arc<OnceCell<T>>;
 
-/// The locks that HEAD shows, and the time at which a refusal is tested again.
-type ShownOnce = (Once<Shown>, Option<NextQuestion>);
+/// A question that is asked once, and the time at which a refusal is tested again.
+#[derive(Debug)]
+struct AskedOnce<T> {
+    cell: Once<T>,
+    next: Option<NextQuestion>,
+}
+
+impl<T> Default for AskedOnce<T> {
+    fn default() -> Self {
+        Self {
+            cell: Arc::default(),
+            next: None,
+        }
+    }
+}
+
+impl<T> AskedOnce<T> {
+    /// Returns the answer, or an empty cell for the object that asks. Forgets a refusal when it is
+    /// time to ask again.
+    fn get(&mut self, is_refusal: impl Fn(&T) -> bool, questions: (Duration, Duration)) -> Once<T> {
+        if self.cell.get().is_some_and(is_refusal) && take_turn(&mut self.next, questions) {
+            self.cell = Arc::default();
+        }
+        Arc::clone(&self.cell)
+    }
+
+    fn hurry(&mut self, now: Instant) {
+        self.next.iter_mut().for_each(|next| next.hurry(now));
+    }
+}
+
+/// Returns true for the object that tests a refusal again. The first call begins the interval.
+fn take_turn(next: &mut Option<NextQuestion>, questions: (Duration, Duration)) -> bool {
+    let now = Instant::now();
+    next.get_or_insert_with(|| NextQuestion::after(now, questions))
+        .take_turn(now)
+}
+
+/// Locks a memory, even if a thread that held the lock has panicked.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A loss that all objects of a bucket have.
 #[derive(Debug)]
@@ -88,7 +128,7 @@ impl Refusals {
     }
 
     fn losses(&self) -> MutexGuard<'_, BTreeMap<(String, Attribute, Lost), Expected>> {
-        self.losses.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.losses)
     }
 
     /// Returns the loss that an object of this bucket will have. From time to time it elects one
@@ -124,7 +164,7 @@ impl Refusals {
     /// some objects only.
     pub(super) fn remember_denied(&self, bucket: &Bucket, loss: &Loss) {
         if self.has_answered(bucket, loss.attribute) {
-            let mut in_a_row = self.in_a_row.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut in_a_row = lock(&self.in_a_row);
             let number = in_a_row
                 .entry((Self::place(bucket), loss.attribute))
                 .or_default();
@@ -163,25 +203,36 @@ impl Refusals {
         for expected in self.losses().values_mut() {
             expected.next.hurry(now);
         }
+        for shown in lock(&self.shown).values_mut() {
+            shown.hurry(now);
+        }
+        for answer in lock(&self.answers).values_mut() {
+            answer.hurry(now);
+        }
+        for (_, next) in lock(&self.uncounted).values_mut() {
+            for next in next.iter_mut() {
+                next.hurry(now);
+            }
+        }
     }
 
     /// Records that a bucket answered the request for an attribute.
     pub(super) fn note_answer(&self, bucket: &Bucket, attribute: Attribute) {
         self.forget(bucket, [attribute], Lost::NotReadable);
         {
-            let mut in_a_row = self.in_a_row.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut in_a_row = lock(&self.in_a_row);
             if !in_a_row.is_empty() {
                 in_a_row.remove(&(Self::place(bucket), attribute));
             }
         }
         if !self.has_answered(bucket, attribute) {
-            let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut answered = lock(&self.answered);
             answered.insert((Self::place(bucket), attribute));
         }
     }
 
     pub(super) fn has_answered(&self, bucket: &Bucket, attribute: Attribute) -> bool {
-        let answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        let answered = lock(&self.answered);
         answered.contains(&(Self::place(bucket), attribute))
     }
 
@@ -197,7 +248,7 @@ impl Refusals {
             return true;
         }
         let place = Self::place(bucket);
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = lock(&self.kept);
         asked
             .kinds()
             .into_iter()
@@ -208,7 +259,7 @@ impl Refusals {
     pub(super) fn note_kept(&self, bucket: &Bucket, asked: Asked<'_>) {
         if !bucket.capabilities().refuses_what_it_lacks() {
             let place = Self::place(bucket);
-            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut kept = lock(&self.kept);
             kept.extend(
                 asked
                     .kinds()
@@ -221,31 +272,24 @@ impl Refusals {
     /// Returns the cell for the locks that HEAD shows. It is filled once; a refusal is tested again
     /// later.
     pub(super) fn shown(&self, bucket: &Bucket, operation: Operation) -> Once<Shown> {
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        let (cell, next) = shown.entry((Self::place(bucket), operation)).or_default();
-        if let Some(Shown::Nothing(_)) = cell.get() {
-            let now = Instant::now();
-            let next = next.get_or_insert_with(|| NextQuestion::after(now, self.questions));
-            if next.take_turn(now) {
-                *cell = Arc::default();
-            }
-        }
-        Arc::clone(cell)
+        let is_refusal = |shown: &Shown| matches!(shown, Shown::Nothing(_));
+        lock(&self.shown)
+            .entry((Self::place(bucket), operation))
+            .or_default()
+            .get(is_refusal, self.questions)
     }
 
     /// Returns the cell that says, once tags were set on the first finished object, whether they
     /// replaced its content.
     pub(super) fn tags_replace_content(&self, bucket: &Bucket) -> Once<bool> {
-        let mut replaces = self
-            .tags_replace_content
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut replaces = lock(&self.tags_replace_content);
         Arc::clone(replaces.entry(Self::place(bucket)).or_default())
     }
 
     /// Asks the bucket about an attribute of an object that `asked` has given it. Asks once for
     /// each bucket, request, and kind of attribute if it is kept or ignored, and again if it came
-    /// out with another value, if `for_each_object` is set, or with `trust: nothing`.
+    /// out with another value, if `for_each_object` is set, or with `trust: nothing`. Tests a
+    /// refusal again at growing intervals.
     ///
     /// # Errors
     /// A failure that may pass: then the next object asks again.
@@ -262,9 +306,11 @@ impl Refusals {
             return Box::pin(ask).await;
         }
         let once = {
-            let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
             let place = (Self::place(bucket), asked.write, question.kind);
-            Arc::clone(answers.entry(place).or_default())
+            lock(&self.answers)
+                .entry(place)
+                .or_default()
+                .get(|answer| *answer == Answer::NotReadable, self.questions)
         };
         let lasting = async {
             match Box::pin(ask).await {
@@ -282,35 +328,36 @@ impl Refusals {
 
     /// Notes what a source bucket shows of the tags of its objects, if its HEAD shows no tag count.
     pub(super) fn note_uncounted(&self, bucket: &Bucket, found: Uncounted) {
-        let mut uncounted = self
-            .uncounted
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let known = uncounted.entry(Self::place(bucket)).or_default();
+        let mut uncounted = lock(&self.uncounted);
+        let (known, _) = uncounted.entry(Self::place(bucket)).or_default();
         *known = match (&*known, found) {
             (Uncounted::Untagged(before), Uncounted::Untagged(more)) => {
                 Uncounted::Untagged(before + more)
             }
-            (Uncounted::Untagged(_) | Uncounted::Tagged, found) => found,
+            (Uncounted::Untagged(_) | Uncounted::Tagged | Uncounted::NotReadable(_), found) => {
+                found
+            }
             (known, _) => known.clone(),
         };
     }
 
-    /// Returns what is known about tags in a bucket whose HEAD shows no tag count.
+    /// Returns what is known about tags in a bucket whose HEAD shows no tag count. The one object
+    /// that tests a refusal again learns nothing.
     pub(super) fn known_uncounted(&self, bucket: &Bucket) -> Uncounted {
-        let uncounted = self
-            .uncounted
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        uncounted
-            .get(&Self::place(bucket))
-            .cloned()
-            .unwrap_or_default()
+        let mut uncounted = lock(&self.uncounted);
+        let Some((known, next)) = uncounted.get_mut(&Self::place(bucket)) else {
+            return Uncounted::default();
+        };
+        let is_refusal = matches!(known, Uncounted::NotReadable(_));
+        if is_refusal && take_turn(next, self.questions) {
+            return Uncounted::default();
+        }
+        known.clone()
     }
 
     /// Returns true if the bucket was seen to keep the tags that `write` carries along.
     pub(super) fn carries_tags(&self, bucket: &Bucket, write: Operation) -> bool {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = lock(&self.kept);
         kept.contains(&(Self::place(bucket), write, TAGS_OF_SOURCE))
     }
 }
