@@ -78,7 +78,7 @@ pub enum ReportError {
          whole report: it finds what was copied", path.display()
     )]
     Unwritten {
-        /// Where.
+        /// The path.
         path: PathBuf,
         /// The first thing that the system said.
         error: String,

@@ -146,7 +146,7 @@ impl Source<'_> {
         let known = self
             .work
             .refusals
-            .get(self.bucket, attribute, Lost::NotReadable);
+            .expected_loss(self.bucket, attribute, Lost::NotReadable);
         draft.losses.extend(known.clone());
         known.is_some()
     }
