@@ -311,10 +311,10 @@ impl JobFile {
     }
 }
 
-/// How standard input is called where a manifest has a file's name.
+/// The name of standard input in the place of a manifest's file name.
 const STDIN: &str = "standard-input";
 
-/// The job in a manifest, with what it takes from the environment.
+/// Loads the job in a manifest, with its settings from the environment.
 fn load(path: &Path) -> Result<manifest::job::Job, CliError> {
     load_in(path, &Environment::load())
 }
@@ -343,7 +343,7 @@ fn read_in(path: &Path, environment: &Environment) -> Result<manifest::job::Job,
     Ok(manifest::parse(&text, STDIN, environment).map_err(ManifestError::from)?)
 }
 
-/// Says what was probably meant by a manifest that is not there.
+/// Returns a hint on what was probably meant by a manifest that is not there.
 fn not_found(path: &Path) -> Option<CliError> {
     if path.exists() {
         return None;
@@ -369,7 +369,7 @@ fn not_found(path: &Path) -> Option<CliError> {
     )))
 }
 
-/// A file to write, as typed. A location in S3 would become a directory called `s3:`.
+/// Parses the file to write, as typed. A location in S3 would become a directory called `s3:`.
 fn output_file(text: &str) -> Result<PathBuf, String> {
     if text.starts_with("s3://") || suggestion(text).is_some() {
         return Err(
@@ -380,8 +380,8 @@ fn output_file(text: &str) -> Result<PathBuf, String> {
     Ok(text.into())
 }
 
-/// A source on this machine, as typed. What is not there may be a location in S3 that was written
-/// in another way.
+/// Parses a source on this machine, as typed. A path that does not exist may be a location in S3
+/// that was written in another way.
 fn local_source(text: &str) -> Result<LocalPath, CliError> {
     let missing = Path::new(text)
         .symlink_metadata()
@@ -396,7 +396,7 @@ fn local_source(text: &str) -> Result<LocalPath, CliError> {
     })
 }
 
-/// What is asked of all commands.
+/// The output settings of all commands.
 #[derive(Clone, Copy, Debug, Default)]
 struct Output {
     json: bool,
@@ -406,7 +406,7 @@ struct Output {
 }
 
 impl Output {
-    /// A remedy in the words of what was typed.
+    /// Returns a remedy in the words that the user typed.
     fn spoken(self, remedy: String) -> String {
         if self.flags {
             flags::spoken(&remedy)

@@ -138,7 +138,7 @@ struct Looked {
     exit: Exit,
 }
 
-/// A scratch prefix as typed. Without its slash it would be the beginning of other keys too.
+/// Parses a scratch prefix as typed. Without its slash it would be the beginning of other keys too.
 fn scratch(text: &str) -> Result<String, String> {
     let name = text.strip_prefix("s3://").map_or(text, |location| {
         // The bucket is the job's.
@@ -154,7 +154,7 @@ fn scratch(text: &str) -> Result<String, String> {
     ))
 }
 
-/// Says who asks at each endpoint, and where that is.
+/// Logs the identity at each endpoint, and its place.
 async fn introduce(
     job: &Job,
     connections: &mut Connections,

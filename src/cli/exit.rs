@@ -77,7 +77,7 @@ pub(super) enum CliError {
 }
 
 impl CliError {
-    /// Everything that is wrong with a job, if anything is.
+    /// Returns one error for all mistakes in a job, if there are any.
     pub(super) fn of_findings(findings: &[Finding]) -> Option<Self> {
         let lines = findings
             .iter()
@@ -85,7 +85,8 @@ impl CliError {
         (!findings.is_empty()).then(|| Self::Usage(lines.collect::<Vec<_>>().join("\nerror: ")))
     }
 
-    /// The same of a job that the command line makes, whose transfers stand for these sources.
+    /// Returns one error for all mistakes in a job from the command line, whose transfers stand for
+    /// these sources.
     pub(super) fn of_flags(findings: &[Finding], sources: &[String]) -> Option<Self> {
         let findings: Vec<_> = findings
             .iter()

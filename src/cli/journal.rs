@@ -1,7 +1,7 @@
-//! Where the journal of a run is, and whether the run is a new one or goes on.
+//! The place of a run's journal, and the decision whether the run is a new one or resumes.
 //!
 //! Nobody has to ask for a journal: it is kept below the working directory unless something else is
-//! said. Where that can't be written (the root of a container often can't), the run does without,
+//! said. Where that cannot be written (the root of a container often cannot), the run does without,
 //! unless an unfinished run is there; a place that was named must be usable.
 
 use std::ffi::OsString;
@@ -98,11 +98,11 @@ pub(super) fn leave_out_own_files(job: &mut Job) {
     }
 }
 
-/// What a run begins or goes on with.
+/// The data that a run begins or resumes with.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) journal: Journal,
-    /// What the journal said before.
+    /// The journal's state before.
     pub(super) resumed: Arc<RunState>,
     /// Objects on record that were seen at the destination.
     pub(super) seen: u64,
@@ -259,7 +259,7 @@ pub(super) enum Named {
     JobIn(PathBuf),
 }
 
-/// The place that `S3HAUL_JOURNAL` names; none where it is empty.
+/// Returns the place that `S3HAUL_JOURNAL` names; none if it is empty.
 pub(super) fn of_environment() -> Result<Option<JournalPlace>, CliError> {
     let text = std::env::var(JOURNAL).unwrap_or_default();
     if text.is_empty() {
@@ -270,7 +270,7 @@ pub(super) fn of_environment() -> Result<Option<JournalPlace>, CliError> {
         .map_err(|error| CliError::Usage(format!("{JOURNAL}: {error}")))
 }
 
-/// Where the journals are that were named, and what they are called.
+/// Returns the locations and the names of the journals that were named.
 pub(super) async fn places(
     named: Named,
     endpoint: &EndpointFlags,
@@ -311,7 +311,8 @@ pub(super) async fn places(
     })
 }
 
-/// Where the journal is; `None` where none is kept. Standard input can't be read twice.
+/// Returns the location of the journal; `None` if none is kept. Standard input cannot be read
+/// twice.
 pub(super) async fn location(
     job: &Job,
     connections: &mut Connections,
@@ -338,7 +339,7 @@ pub(super) async fn location(
     })
 }
 
-/// What keeps a run from a journal, and from doing without.
+/// Returns the error of a run whose journal cannot be used, and that must not run without one.
 fn unusable(error: JournalError) -> CliError {
     match error {
         JournalError::Io { .. } => CliError::Unusable(error),
@@ -346,7 +347,7 @@ fn unusable(error: JournalError) -> CliError {
     }
 }
 
-/// Decides about a journal that is only looked at. One that can't be read any more says nothing
+/// Decides about a journal that is only looked at. One that cannot be read any more says nothing
 /// against a run that begins anew.
 async fn examine(
     location: &Location,
@@ -365,8 +366,8 @@ async fn examine(
     }
 }
 
-/// Whether a journal that can't be written has something to go on with. One that can't be read
-/// either may have.
+/// Returns true if a journal that cannot be written has something to resume. One that cannot be
+/// read either may have.
 async fn may_go_on(location: &Location) -> bool {
     match journal::look(location.clone()).await {
         Ok(Some(glance)) => glance.state.is_unfinished() || !glance.state.uploads.is_empty(),
@@ -375,7 +376,7 @@ async fn may_go_on(location: &Location) -> bool {
     }
 }
 
-/// Opens a journal. In the place of one that can't be read any more another one is made if the run
+/// Opens a journal. In the place of one that cannot be read any more another one is made if the run
 /// is to begin anew.
 async fn reopen(
     location: Location,
@@ -424,7 +425,7 @@ async fn report(
     opened.await.map_err(io::Error::other)?
 }
 
-/// Says that the report of another run is about to be replaced.
+/// Warns that the report of another run is about to be replaced.
 fn replaces(job: &Job, is_kept: impl Fn(&Origin) -> bool, tell: impl Fn(&str)) {
     let Some(path) = &job.report.json else { return };
     let Some(old) = header(path).filter(|old| !is_kept(old)) else {
@@ -452,7 +453,7 @@ fn replaces(job: &Job, is_kept: impl Fn(&Origin) -> bool, tell: impl Fn(&str)) {
     ));
 }
 
-/// What is told about the run so far.
+/// Returns the note about the run so far.
 fn going_on(state: &RunState) -> String {
     let began = state
         .began

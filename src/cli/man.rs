@@ -119,7 +119,7 @@ fn write_all(command: &Command, dir: &Path) -> io::Result<()> {
         .try_for_each(|inner| write_all(inner, dir))
 }
 
-/// The page of a command, as roff.
+/// Returns the page of a command, as roff.
 fn page(command: &Command) -> io::Result<String> {
     let man = clap_mangen::Man::new(command.clone());
     let mut out = Vec::new();
@@ -169,8 +169,8 @@ fn page(command: &Command) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&out).into_owned())
 }
 
-/// Text as it is: no backslash, and no dot or apostrophe at the start of a line, means anything to
-/// roff.
+/// Escapes a text, so that no backslash, and no dot or apostrophe at the start of a line, means
+/// anything to roff.
 fn escaped(text: &str) -> String {
     let lines = text.lines().map(|line| {
         let line = line.replace('\\', "\\e").replace('-', "\\-");

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{CliError, Exit};
 use crate::printable::{printable, printable_json, printable_lines};
 
-/// Prints a result. A reader that has gone away (`| head`) is no failure.
+/// Prints a result. A reader that has gone away (`| head`) is not a failure.
 ///
 /// Lines are kept: text that a stranger chose must be escaped before it becomes part of several
 /// lines.

@@ -12,7 +12,7 @@ use clap::{Arg, ColorChoice, Command, CommandFactory as _, FromArgMatches as _, 
 
 use super::{Cli, habits, help};
 
-/// Why there is no command.
+/// The reason why there is no command.
 pub(super) enum Refusal {
     /// One sentence for a word of another tool.
     Habit(String),
@@ -21,7 +21,8 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
-    /// The text without colours, for a message about a command line that is not this process's.
+    /// Returns the text without colours, for a message about a command line that is not this
+    /// process's.
     pub(super) fn text(&self) -> String {
         match self {
             Self::Habit(answer) => answer.clone(),

@@ -1,4 +1,4 @@
-//! What one sees while a run is under way.
+//! The display while a run is at work.
 //!
 //! On a terminal: one bar for the run and one for each of the few largest objects, which are the
 //! first to begin. Elsewhere (a log, a CronJob): one line every half minute. Bytes advance with
@@ -31,7 +31,7 @@ const DONE_WIDTH: usize = 22;
 const SHORTEST_KEY: usize = 12;
 /// Failures that are shown one by one; the summary counts all of them by cause.
 const SHOWN_FAILURES: u64 = 20;
-/// Between lines where there is no terminal.
+/// The time between lines if there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(30);
 /// Between redraws of the bars.
 const DRAW_EVERY: Duration = Duration::from_millis(250);
@@ -194,7 +194,8 @@ impl Console {
         }
     }
 
-    /// Begins where earlier sessions of the run came to. What they had under way is planned again.
+    /// Begins with the counts of the run's earlier sessions. Objects that they had in progress are
+    /// planned again.
     pub(super) fn go_on(&self, state: &RunState) {
         let totals = &state.totals;
         let ended = totals.done_objects + totals.restoring_objects + totals.failed_objects;
@@ -266,7 +267,7 @@ impl Console {
         }
     }
 
-    /// What is told about the run, the most important first.
+    /// Returns the facts about the run, the most important first.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -342,7 +343,7 @@ impl Console {
         waits
     }
 
-    /// A line of a log.
+    /// Returns a line of a log.
     fn line(&self, course: &Course) -> String {
         format!(
             "{}  {}",
@@ -351,7 +352,8 @@ impl Console {
         )
     }
 
-    /// The message beside a bar, as much of it as a terminal with so many columns has room for.
+    /// Returns the message beside a bar, as much of it as a terminal with so many columns has room
+    /// for.
     fn message(&self, course: &Course, columns: usize) -> String {
         let mut pieces = self.pieces(course);
         pieces.push(display_duration(course.now.at));
@@ -542,7 +544,7 @@ mod tests {
             totals,
             ..RunState::default()
         });
-        // What was under way is planned again, with the parts that are there.
+        // Objects in progress are planned again, with the parts that are there.
         console.observe(&Event::ObjectPlanned { bytes: 600 });
         console.observe(&Event::BytesCopied {
             id: None,

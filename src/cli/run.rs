@@ -58,7 +58,7 @@ pub(super) struct Terms {
 }
 
 impl RunJob {
-    /// The job, as the manifest and the flags say.
+    /// Returns the job, as the manifest and the flags say.
     pub(super) fn job(&self) -> Result<Job, CliError> {
         let mut job = self.job.load()?;
         if let Some(path) = &self.report {
@@ -74,7 +74,7 @@ impl RunJob {
         }
     }
 
-    /// True when the manifest is read from standard input.
+    /// Returns true if the manifest is read from standard input.
     pub(super) fn is_from_stdin(&self) -> bool {
         self.job.path.as_os_str() == "-"
     }
@@ -143,7 +143,7 @@ pub(super) async fn run(
         bars,
         job.report.json.is_some(),
     ));
-    // A bucket that can't be used is told before there is a run, so that a name can be mended and
+    // A bucket that cannot be used is told before there is a run, so that a name can be mended and
     // run again.
     let tell = |line: &str| console.tell(line);
     let contact = Box::pin(async {
@@ -235,8 +235,7 @@ pub(super) async fn run(
     Ok(exit)
 }
 
-/// Ends the report of a run whose journal was lost: it is not complete, whatever its objects came
-/// to.
+/// Ends the report of a run whose journal was lost: it is not complete, however its objects ended.
 fn unfinished(report: Option<ReportEnd>, outcome: &Outcome) {
     let Some(report) = report else { return };
     let footer = Footer {
@@ -269,7 +268,7 @@ pub fn exit_of(outcome: &Outcome) -> Exit {
     }
 }
 
-/// Says what a run leaves behind that a signal ends.
+/// Returns what a run leaves behind if a signal ends it.
 fn left(keeps_journal: bool) -> &'static str {
     if keeps_journal {
         "what is done and the parts of open uploads are in the journal; run the same command again to go on"
@@ -279,8 +278,8 @@ fn left(keeps_journal: bool) -> &'static str {
     }
 }
 
-/// The first SIGINT, SIGTERM or SIGHUP ends the run in an orderly way; the second one, or the end
-/// of the drain time, ends the process.
+/// Ends the run in an orderly way at the first SIGINT, SIGTERM, or SIGHUP, and the process at the
+/// second one or at the end of the drain time.
 async fn stop_on_signal(
     signalled: Signalled,
     stop: CancellationToken,

@@ -91,7 +91,8 @@ pub(super) struct Serve {
     rule: Vec<String>,
 }
 
-/// An address that only this machine reaches: whoever reaches it can change what the sandbox does.
+/// Parses an address that only this machine reaches: anyone who reaches it can change what the
+/// sandbox does.
 fn loopback(text: &str) -> Result<SocketAddr, String> {
     let at: SocketAddr = text
         .parse()
@@ -106,7 +107,7 @@ fn loopback(text: &str) -> Result<SocketAddr, String> {
     ))
 }
 
-/// `1/8:10s`.
+/// Parses a ramp such as `1/8:10s`.
 fn ramp(text: &str) -> Result<Ramp, String> {
     let wrong = || format!("`{text}` is no ramp: write FRACTION:TIME, for instance 1/8:10s");
     let (fraction, time) = text.split_once(':').ok_or_else(wrong)?;
@@ -129,7 +130,7 @@ fn ramp(text: &str) -> Result<Ramp, String> {
     })
 }
 
-/// What a sandbox has seen, and what it holds at its end.
+/// The requests that a sandbox has seen, and the objects that it holds at its end.
 #[derive(Debug, Serialize)]
 struct Seen {
     /// All that came in.
@@ -160,7 +161,7 @@ impl Seen {
         }
     }
 
-    /// For people.
+    /// Returns a text for people.
     fn text(&self) -> String {
         let mut lines = vec![format!(
             "requests: {} ({} throttled), {} in flight at most, {} copied",
@@ -190,7 +191,7 @@ impl Seen {
 }
 
 impl Serve {
-    /// How it behaves in time.
+    /// Returns the model of its behaviour in time.
     fn model(&self) -> Result<Model, CliError> {
         let mut model = if self.model == "aws" {
             Model::aws_like()
@@ -216,7 +217,7 @@ impl Serve {
 
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
         let model = self.model()?;
-        // Each request in flight is a socket. Where the limit can't be raised, connections wait.
+        // Each request in flight is a socket. Where the limit cannot be raised, connections wait.
         let _ = rlimit::increase_nofile_limit(u64::MAX);
         let options = SandboxOptions {
             port: self.port,

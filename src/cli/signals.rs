@@ -89,13 +89,13 @@ fn conduct() -> MutexGuard<'static, Conduct> {
     CONDUCT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Says what a signal leaves behind from now on, as the end of a sentence that begins with
+/// Sets what a signal leaves behind from now on, as the end of a sentence that begins with
 /// "interrupted".
 pub(super) fn leaves(what: impl Into<Cow<'static, str>>) {
     conduct().leaves = what.into();
 }
 
-/// Tells a command that a signal has come.
+/// The notice to a command that a signal has come.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Signalled {
     came: CancellationToken,
@@ -109,7 +109,7 @@ impl Signalled {
         self.kind.get().copied().unwrap_or(SignalKind::terminate())
     }
 
-    /// True when it has come.
+    /// Returns true if it has come.
     pub(super) fn has_come(&self) -> bool {
         self.came.is_cancelled()
     }
@@ -198,8 +198,8 @@ fn mask(status: &str) -> Option<u64> {
     u64::from_str_radix(line.trim(), 16).ok()
 }
 
-/// True when a shell started by this process survives the signal, which it can only if the signal
-/// is ignored here too.
+/// Returns true if a shell started by this process survives the signal, which it can only if the
+/// signal is ignored here too.
 fn survives(name: &str, number: i32) -> bool {
     let shell = Command::new("/bin/sh")
         .args(["-c", &format!("kill -s {name} $$; exit 0")])

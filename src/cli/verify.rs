@@ -174,13 +174,13 @@ impl Verify {
         })
     }
 
-    /// True for SRC DST, which has no manifest.
+    /// Returns true for SRC DST, which has no manifest.
     pub(super) fn is_of_two_sides(&self) -> bool {
         self.what.len() == 2
     }
 
-    /// Names the command that copies what is different or missing. What only reading showed, only
-    /// `when: always` copies.
+    /// Returns the command that copies different or missing objects. A difference that only reading
+    /// shows is copied only with `when: always`.
     fn remedy(&self) -> String {
         let (flag, field) = match self.deep() {
             Deep::No => ("--compare checksum", "compare: checksum"),
@@ -200,7 +200,7 @@ impl Verify {
         }
     }
 
-    /// Says where a strict comparison could not look, and returns the number of such places.
+    /// Prints where a strict comparison could not look, and returns the number of such places.
     fn blind(&self, counts: &Counts) -> u64 {
         let mut reasons = Vec::new();
         if self.report.is_some() {
@@ -264,7 +264,7 @@ impl Verify {
         )
     }
 
-    /// The job of a source and a destination.
+    /// Returns the job of a source and a destination.
     fn pair(&self, source: &str, destination: &str) -> Result<Job, CliError> {
         if source == "-" {
             let message =

@@ -10,7 +10,7 @@
 //! interrupted, and the next one tries them.
 //!
 //! Only refusals that say nothing about the object count: a thousand archived objects in a row are
-//! no reason to stop. What is skipped says nothing either way.
+//! not a reason to stop. Skipped objects count for neither side.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -205,7 +205,7 @@ impl Conductor<'_> {
         }
         match self.series.judge(&held.receipt.ending) {
             Verdict::Refused(kind)
-                if is_single && !self.breaker.is_on() && self.outcome.gave_up.is_none() =>
+                if is_single && !self.breaker.is_armed() && self.outcome.gave_up.is_none() =>
             {
                 if self.series.has_copied() || self.series.kind.is_some_and(|other| other != kind) {
                     self.break_series();

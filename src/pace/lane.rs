@@ -136,9 +136,9 @@ impl Lanes {
         Arc::clone(branch.unwrap_or(&table.root))
     }
 
-    /// How long a request for `key` that comes now would stand in line, with those before it that
-    /// were refused and come back.
-    pub(crate) fn line(&self, key: &str, now: Duration) -> Duration {
+    /// Returns how long a request for `key` would wait in the queue now, behind those that were
+    /// refused and come back.
+    pub(crate) fn queue_delay(&self, key: &str, now: Duration) -> Duration {
         let lane = self.of(key);
         let mut state = lane.lock();
         if state.evidence.is_open(now) && state.may_scout(&lane.prefix, key) {
