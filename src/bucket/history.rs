@@ -32,7 +32,7 @@ pub enum Tip {
 
 /// The answer to `GetBucketVersioning`, as far as there is one.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum KnownVersioning {
+pub(super) enum KnownVersioning {
     Is(Versioning),
     Refused,
     NoAnswer,

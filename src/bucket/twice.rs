@@ -19,6 +19,7 @@ use futures::FutureExt as _;
 use futures::future::{BoxFuture, Either, select};
 use tokio::time::{Instant, sleep};
 
+use super::history::KnownVersioning;
 use super::stopping::Purpose;
 use super::{Bucket, Repeat};
 use crate::location::ObjectKey;
@@ -199,8 +200,10 @@ impl Bucket {
     /// request is part of it.
     fn keeps_no_versions(&self) -> BoxFuture<'_, bool> {
         async {
-            let versioning = self.known_versioning().await.flatten();
-            matches!(versioning, Some(Versioning::Never | Versioning::Suspended))
+            matches!(
+                self.known_versioning().await,
+                KnownVersioning::Is(Versioning::Never | Versioning::Suspended)
+            )
         }
         .boxed()
     }
