@@ -74,7 +74,9 @@ impl<T> AskedOnce<T> {
     }
 
     fn hurry(&mut self, now: Instant) {
-        self.next.iter_mut().for_each(|next| next.hurry(now));
+        if let Some(next) = &mut self.next {
+            next.hurry(now);
+        }
     }
 }
 
@@ -197,7 +199,9 @@ impl Refusals {
             answer.hurry(now);
         }
         for (_, next) in lock(&self.uncounted).values_mut() {
-            next.iter_mut().for_each(|next| next.hurry(now));
+            if let Some(next) = next {
+                next.hurry(now);
+            }
         }
     }
 
