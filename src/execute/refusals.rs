@@ -73,6 +73,20 @@ impl<T> AskedOnce<T> {
         Arc::clone(&self.cell)
     }
 
+    /// Returns true if the answer is a refusal and it is time to ask again.
+    fn is_open(
+        &mut self,
+        is_refusal: impl Fn(&T) -> bool,
+        questions: (Duration, Duration),
+    ) -> bool {
+        let now = Instant::now();
+        self.cell.get().is_some_and(is_refusal)
+            && self
+                .next
+                .get_or_insert_with(|| NextQuestion::after(now, questions))
+                .is_open(now)
+    }
+
     fn hurry(&mut self, now: Instant) {
         if let Some(next) = &mut self.next {
             next.hurry(now);
@@ -226,8 +240,8 @@ impl Refusals {
     }
 
     /// Returns true if the bucket was asked for something that this request has not been seen to
-    /// give yet, the object itself among it, or if the tags of each object are compared. Amazon S3
-    /// refuses what it cannot do, and needs no look. With `trust: nothing`, what it has kept before
+    /// give yet, the object itself among it, if what it may not show is to be asked about again, or
+    /// if the tags of each object are compared. Amazon S3 refuses what it cannot do, and needs no look. With `trust: nothing`, what it has kept before
     /// says nothing.
     pub(super) fn is_unproven(&self, bucket: &Bucket, asked: Asked<'_>) -> bool {
         if bucket.capabilities().refuses_what_it_lacks() {
@@ -238,10 +252,14 @@ impl Refusals {
         }
         let place = Self::place(bucket);
         let kept = lock(&self.kept);
-        asked
-            .kinds()
-            .into_iter()
-            .any(|kind| !kept.contains(&(place.clone(), asked.write, kind)))
+        let mut answers = lock(&self.answers);
+        asked.kinds().into_iter().any(|kind| {
+            let asking = (place.clone(), asked.write, kind);
+            !kept.contains(&asking)
+                || answers
+                    .get_mut(&asking)
+                    .is_some_and(|once| once.is_open(is_not_readable, self.questions))
+        })
     }
 
     /// Takes note that the bucket keeps what it was asked for.
@@ -298,7 +316,7 @@ impl Refusals {
             lock(&self.answers)
                 .entry(place)
                 .or_default()
-                .get(|answer| *answer == Answer::NotReadable, self.questions)
+                .get(is_not_readable, self.questions)
         };
         let lasting = async {
             match Box::pin(ask).await {
@@ -384,6 +402,10 @@ pub(super) enum Answer {
     NotKnown,
     /// The object has it otherwise.
     Unlike(Unlike),
+}
+
+fn is_not_readable(answer: &Answer) -> bool {
+    *answer == Answer::NotReadable
 }
 
 /// Asks about an attribute of an object.
