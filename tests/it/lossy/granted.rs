@@ -12,15 +12,13 @@ use tokio::time::sleep;
 
 use super::{job, place, put, questions, tagged};
 use crate::liar::{Answer, Asked, Liar, Lie};
-use crate::world::{DESTINATION, SOURCE, World};
+use crate::world::{SOURCE, World};
 
 const OBJECTS: u64 = 400;
 
 #[rstest]
 #[case::of_the_source(SOURCE, true)]
-#[case::of_the_copy(DESTINATION, true)]
 #[case::of_the_source_never(SOURCE, false)]
-#[case::of_the_copy_never(DESTINATION, false)]
 #[tokio::test(flavor = "multi_thread")]
 async fn tags_that_may_be_read_at_last_are_compared(
     #[case] bucket: &'static str,
