@@ -41,6 +41,11 @@ impl NextQuestion {
         true
     }
 
+    /// Returns true if somebody is to ask.
+    pub(super) fn is_open(&self, now: Instant) -> bool {
+        now >= self.at
+    }
+
     /// Makes the next one ask.
     pub(super) fn hurry(&mut self, now: Instant) {
         self.at = self.at.min(now);

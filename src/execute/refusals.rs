@@ -74,8 +74,24 @@ impl<T> AskedOnce<T> {
         Arc::clone(&self.cell)
     }
 
+    /// Returns true if the answer is a refusal and it is time to ask again.
+    fn is_open(
+        &mut self,
+        is_refusal: impl Fn(&T) -> bool,
+        questions: (Duration, Duration),
+    ) -> bool {
+        let now = Instant::now();
+        self.cell.get().is_some_and(is_refusal)
+            && self
+                .next
+                .get_or_insert_with(|| NextQuestion::after(now, questions))
+                .is_open(now)
+    }
+
     fn hurry(&mut self, now: Instant) {
-        self.next.iter_mut().for_each(|next| next.hurry(now));
+        if let Some(next) = &mut self.next {
+            next.hurry(now);
+        }
     }
 }
 
@@ -210,7 +226,7 @@ impl Refusals {
             answer.hurry(now);
         }
         for (_, next) in lock(&self.uncounted).values_mut() {
-            for next in next.iter_mut() {
+            if let Some(next) = next {
                 next.hurry(now);
             }
         }
@@ -237,9 +253,9 @@ impl Refusals {
     }
 
     /// Returns true if the object must be looked at: its request asks for something that the bucket
-    /// has not been seen to keep yet (the object itself included), or the tags of each object are
-    /// compared. Amazon S3 refuses what it cannot do, and needs no look. With `trust: nothing`,
-    /// every object is looked at.
+    /// has not been seen to keep yet (the object itself included), something that the bucket may not
+    /// show is to be asked about again, or the tags of each object are compared. Amazon S3 refuses
+    /// what it cannot do, and needs no look. With `trust: nothing`, every object is looked at.
     pub(super) fn needs_look(&self, bucket: &Bucket, asked: Asked<'_>) -> bool {
         if bucket.capabilities().refuses_what_it_lacks() {
             return false;
@@ -249,10 +265,14 @@ impl Refusals {
         }
         let place = Self::place(bucket);
         let kept = lock(&self.kept);
-        asked
-            .kinds()
-            .into_iter()
-            .any(|kind| !kept.contains(&(place.clone(), asked.write, kind)))
+        let mut answers = lock(&self.answers);
+        asked.kinds().into_iter().any(|kind| {
+            let asking = (place.clone(), asked.write, kind);
+            !kept.contains(&asking)
+                || answers
+                    .get_mut(&asking)
+                    .is_some_and(|once| once.is_open(is_not_readable, self.questions))
+        })
     }
 
     /// Notes that the bucket keeps the requested attributes.
@@ -310,7 +330,7 @@ impl Refusals {
             lock(&self.answers)
                 .entry(place)
                 .or_default()
-                .get(|answer| *answer == Answer::NotReadable, self.questions)
+                .get(is_not_readable, self.questions)
         };
         let lasting = async {
             match Box::pin(ask).await {
@@ -394,6 +414,10 @@ pub(super) enum Answer {
     NotKnown,
     /// The object has it otherwise.
     Unlike(Unlike),
+}
+
+fn is_not_readable(answer: &Answer) -> bool {
+    *answer == Answer::NotReadable
 }
 
 /// Asks about an attribute of an object.
