@@ -117,6 +117,8 @@ impl Contact {
             });
             if let Some(awaited) = awaited.filter(|_| is_there) {
                 tracing::warn!(
+                    name: "back",
+                    seconds = began.elapsed().as_secs_f64(),
                     "{awaited} answers after {}",
                     display_duration(began.elapsed())
                 );
@@ -159,7 +161,7 @@ impl Contact {
                 display_duration(left)
             ),
         };
-        tracing::warn!("waiting for {text}");
+        tracing::warn!(name: "waiting", "waiting for {text}");
         awaited
     }
 }

@@ -214,6 +214,8 @@ impl Conductor<'_> {
             let is_paused = false;
             self.monitor.observe(&Event::Paused { is_paused });
             tracing::warn!(
+                name: "back",
+                objects = held.len(),
                 "going on: an object was copied again; {} objects are tried again",
                 held.len()
             );
@@ -252,6 +254,7 @@ impl Conductor<'_> {
         }
         let (now, interval) = (Instant::now(), self.series.probes.0);
         tracing::warn!(
+            name: "paused",
             "pausing: {}. Single objects are tried for up to {}; `max_failures: none` (--max-failures none) goes on \
              all the same",
             self.series.reason(),
@@ -315,7 +318,7 @@ impl Conductor<'_> {
             self.series.reason(),
             display_duration(self.series.patience)
         );
-        tracing::warn!("giving up: {reason}");
+        tracing::warn!(name: "giving_up", "giving up: {reason}");
         self.outcome.gave_up = Some(GaveUp {
             reason,
             may_pass_later: true,

@@ -283,7 +283,7 @@ impl Identities {
         let mut renewal = self.renewal();
         if renewal.has_worked() && renewal.tell() {
             drop(renewal);
-            tracing::warn!("waiting for credentials: {}", self.reason());
+            tracing::warn!(name: "waiting", "waiting for credentials: {}", self.reason());
         }
     }
 
@@ -339,6 +339,8 @@ impl Identities {
         }
         if let Some(waited) = told {
             tracing::warn!(
+                name: "back",
+                seconds = waited.as_secs_f64(),
                 "there are credentials again after {}",
                 display_duration(waited)
             );
@@ -458,6 +460,8 @@ impl Identities {
         drop(renewal);
         if let Some(waited) = told {
             tracing::warn!(
+                name: "back",
+                seconds = waited.as_secs_f64(),
                 "the server takes the credentials again after {}",
                 display_duration(waited)
             );
