@@ -338,12 +338,7 @@ impl Identities {
             );
         }
         if let Some(waited) = told {
-            tracing::warn!(
-                name: "back",
-                seconds = waited.as_secs_f64(),
-                "there are credentials again after {}",
-                display_duration(waited)
-            );
+            tell_back("there are credentials again", waited);
         }
         self.0.changed.notify_waiters();
     }
@@ -459,12 +454,7 @@ impl Identities {
             .store(!renewal.is_refused(), Ordering::Release);
         drop(renewal);
         if let Some(waited) = told {
-            tracing::warn!(
-                name: "back",
-                seconds = waited.as_secs_f64(),
-                "the server takes the credentials again after {}",
-                display_duration(waited)
-            );
+            tell_back("the server takes the credentials again", waited);
         }
         self.0.changed.notify_waiters();
     }
@@ -549,6 +539,12 @@ impl ProvideCredentials for Identities {
             credentials.ok_or_else(|| CredentialsError::unhandled("these are no credentials"))
         })
     }
+}
+
+/// Tells that something is there again that requests waited for.
+fn tell_back(what: &str, waited: Duration) {
+    let seconds = waited.as_secs_f64();
+    tracing::warn!(name: "back", seconds, "{what} after {}", display_duration(waited));
 }
 
 #[cfg(test)]
