@@ -301,6 +301,12 @@ struct JobFile {
 
 impl JobFile {
     fn load(&self) -> Result<manifest::job::Job, CliError> {
+        let job = self.read()?;
+        telemetry::name_job(&job.name);
+        Ok(job)
+    }
+
+    fn read(&self) -> Result<manifest::job::Job, CliError> {
         let environment = Environment::load();
         #[cfg(feature = "sandbox")]
         if self.sandbox {

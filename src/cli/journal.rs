@@ -495,11 +495,17 @@ fn begin(old: &RunState, left: &RunState, changes: &[String]) {
         return tell_note(&began);
     }
     let uploads = left.uploads.len() as u64;
+    let aborts = match uploads {
+        0 => String::new(),
+        uploads => format!(
+            " It aborts the {} that the unfinished run left open.",
+            display_counted(uploads, "upload")
+        ),
+    };
     let message = format!(
-        "the job was changed: {}; a new run begins (`on_change: new-run`). It aborts the {} that the unfinished run left \
-         open. What is at the destination is compared and not copied again",
-        changes.join("; "),
-        display_counted(uploads, "upload"),
+        "the job was changed: {}; a new run begins (`on_change: new-run`).{aborts} What is at the destination is compared \
+         and not copied again",
+        changes.join("; ")
     );
     let old_run = old.run.as_ref().map(|run| run.run.as_str());
     let note = Note::new(Level::WARN, "job_changed", message)

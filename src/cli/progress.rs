@@ -416,10 +416,11 @@ impl Console {
         let (code, message) = (&error.code, error.message.trim_end_matches('.'));
         let Receipt { source, .. } = receipt;
         let operation = &error.operation;
-        let message = format!(
-            "failed: {source}: {operation}: {code}: {message}{request}; {}",
-            self.output.spoken(error.remedy.clone())
-        );
+        let remedy = match error.remedy.as_str() {
+            "" => String::new(),
+            remedy => format!("; {}", self.output.spoken(remedy.to_owned())),
+        };
+        let message = format!("failed: {source}: {operation}: {code}: {message}{request}{remedy}");
         Note::new(Level::ERROR, "object_failed", message)
             .with("source", source)
             .with("destination", &receipt.destination)

@@ -209,13 +209,7 @@ pub(super) async fn run(
     let was_signalled = orderly.signalled().has_come();
     drop(orderly);
     lifecycle::summarize(job, &outcome, exit);
-    // A log of JSON has the summary, and what reads it may read standard output too.
-    let as_text = !output.json && !telemetry::is_json();
-    if output.json {
-        say_json(&serde_json::json!({ "summary": outcome }))?;
-    } else if as_text {
-        say(summary(&outcome).trim_end())?;
-    }
+    print(&outcome, output)?;
     let closed = match closed {
         Ok(closed) => closed,
         Err(error) => {
@@ -232,7 +226,7 @@ pub(super) async fn run(
         report.map_or(Ok(()), |report| {
             report.finish(&Footer::of(&outcome, exit as i32))
         })?;
-        if as_text {
+        if is_for_people(output) {
             say_line(&format!("report: {}", path.display()))?;
         }
     }
@@ -240,6 +234,22 @@ pub(super) async fn run(
         return Err(CliError::Interrupted(left(kept).to_owned()));
     }
     Ok(exit)
+}
+
+/// Returns true if results are for people. A log of JSON has the summary, and what reads it may read
+/// standard output too.
+fn is_for_people(output: Output) -> bool {
+    !output.json && !telemetry::is_json()
+}
+
+/// Prints what a run came to.
+fn print(outcome: &Outcome, output: Output) -> Result<(), CliError> {
+    if output.json {
+        say_json(&serde_json::json!({ "summary": outcome }))?;
+    } else if is_for_people(output) {
+        say(summary(outcome).trim_end())?;
+    }
+    Ok(())
 }
 
 /// Ends the report of a run whose journal was lost: it is not complete, whatever its objects came

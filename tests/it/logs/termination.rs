@@ -61,6 +61,33 @@ async fn failed_objects_are_counted_by_their_first_cause() {
     );
 }
 
+/// Also of commands that are no runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_comparison_and_a_check_name_what_they_found() {
+    let world = world().await;
+    let directory = super::job(crate::cli::COPY_ALL);
+    let path = directory.path().join("termination-log");
+    let named = |word: &str| {
+        let mut program = at(&world);
+        program
+            .current_dir(directory.path())
+            .env("S3HAUL_TERMINATION_LOG", &path)
+            .arg(word);
+        program
+    };
+    let (exit, _, stderr) = run(named("verify"), &["lake.yaml"]).await;
+    assert_eq!(exit, 1, "{stderr}");
+    let reason = read(&path);
+    assert!(reason.contains("3 missing at the destination"), "{reason}");
+    let denied = Fault::on(Operation::ListObjectsV2).bucket("source");
+    let denied = denied.then(Effect::Error(403, "AccessDenied"));
+    world.sandbox.faults().add(denied);
+    let (exit, _, stderr) = run(named("check"), &["lake.yaml"]).await;
+    assert_eq!(exit, 3, "{stderr}");
+    let reason = read(&path);
+    assert!(reason.contains("may not list s3://source/"), "{reason}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_mistake_of_a_manifest_is_in_the_reason_as_far_as_there_is_room() {
     let directory = tempfile::tempdir().unwrap();
