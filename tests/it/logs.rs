@@ -316,7 +316,7 @@ async fn a_server_that_is_away_is_waited_for_and_its_return_is_told() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(
-        text().starts_with("{"),
+        text().starts_with('{'),
         "the first line does not wait for the server"
     );
     forward(address, &world).await;

@@ -148,10 +148,10 @@ async fn other_transfers_begin_a_new_run_too() {
         (&changed["level"], &changed["open_uploads"]),
         (&"WARN".into(), &1.into())
     );
-    let changes = changed["changes"][0].as_str().unwrap();
+    let difference = changed["changes"][0].as_str().unwrap();
     assert!(
-        changes.contains("`transfers` was all and is events"),
-        "{changes}"
+        difference.contains("`transfers` was all and is events"),
+        "{difference}"
     );
     let summary = only(&lines, "summary");
     assert_eq!(

@@ -95,10 +95,8 @@ async fn each_mistake_of_a_manifest_is_in_the_reason_as_far_as_there_is_room() {
         directory.path().join("t"),
         directory.path().join("lake.yaml"),
     );
-    let wrong: String = (0..200)
-        .map(|index| format!("wrong_{index}: 1\n"))
-        .collect();
-    fs::write(&job, format!("version: 1\n{wrong}")).unwrap();
+    let wrong: Vec<_> = (0..200).map(|index| format!("wrong_{index}: 1")).collect();
+    fs::write(&job, format!("version: 1\n{}\n", wrong.join("\n"))).unwrap();
     let mut program = command();
     program.env("S3HAUL_TERMINATION_LOG", &path);
     let (exit, _, _) = run(program, &["run", job.to_str().unwrap()]).await;
