@@ -4,7 +4,8 @@
 use tracing::Level;
 
 use super::out::tell;
-use super::{Exit, termination};
+use super::{Exit, Output, termination};
+use crate::execute::receipt::{ErrorRecord, Receipt};
 use crate::execute::{Outcome, describe};
 use crate::manifest::job::{Job, JournalPlace, Limits};
 use crate::report::{Origin, summary};
@@ -95,6 +96,30 @@ fn place_of(job: &Job) -> String {
         JournalPlace::Directory(path) => path.display().to_string(),
         JournalPlace::Prefix(uri) => uri.to_string(),
     }
+}
+
+/// Returns the event `object_failed`.
+pub(super) fn failure(receipt: &Receipt, error: &ErrorRecord, output: Output) -> Note {
+    let request = error
+        .request_id
+        .as_ref()
+        .map(|id| format!(" [request {id}]"))
+        .unwrap_or_default();
+    let (code, message) = (&error.code, error.message.trim_end_matches('.'));
+    let Receipt { source, .. } = receipt;
+    let operation = &error.operation;
+    let remedy = match error.remedy.as_str() {
+        "" => String::new(),
+        remedy => format!("; {}", output.spoken(remedy.to_owned())),
+    };
+    let message = format!("failed: {source}: {operation}: {code}: {message}{request}{remedy}");
+    Note::new(Level::ERROR, "object_failed", message)
+        .with("source", source)
+        .with("destination", &receipt.destination)
+        .with("operation", operation)
+        .with("code", code)
+        .with("kind", error.kind)
+        .with("request_id", &error.request_id)
 }
 
 /// Tells what a run came to, as the event `summary`, and keeps the reason of its end.

@@ -13,9 +13,9 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, P
 use tracing::Level;
 
 use super::estimate::{Done, Planned, rate, time_left};
-use super::{Output, row_up, say_json, tell};
+use super::{Output, lifecycle, row_up, say_json, tell};
 use crate::execute::monitor::{Event, Monitor};
-use crate::execute::receipt::{Ending, ErrorRecord, Receipt};
+use crate::execute::receipt::{Ending, Receipt, is_usual};
 use crate::journal::state::RunState;
 use crate::pace::Pacer;
 use crate::printable::printable;
@@ -302,10 +302,14 @@ impl Console {
         }
         let bytes_per_second = rate(recent.bytes, now.bytes, now.at.saturating_sub(recent.at));
         pieces.push(format!("{}/s", ByteSize(bytes_per_second as u64)));
+        let objects = if known {
+            display_counted(all.objects, "object")
+        } else {
+            format!("{}+ objects", display_count(all.objects))
+        };
         pieces.push(format!(
-            "{} of {}{more} objects",
-            display_count(load(&self.ended_objects)),
-            display_count(load(&self.planned_objects)),
+            "{} of {objects}",
+            display_count(load(&self.ended_objects))
         ));
         let throttled = self.pacer.counts().throttled;
         if throttled > 0 {
@@ -385,7 +389,7 @@ impl Console {
                 self.ended_objects.fetch_add(1, Ordering::Relaxed);
                 let number = self.failed_objects.fetch_add(1, Ordering::Relaxed);
                 if number < SHOWN_FAILURES {
-                    tell(&self.failure(receipt, error));
+                    tell(&lifecycle::failure(receipt, error, self.output));
                 } else if number == SHOWN_FAILURES {
                     let message = if self.has_report {
                         "more objects fail; the report has them all"
@@ -402,32 +406,12 @@ impl Console {
             tracing::info!(object = %receipt.destination, "{loss}");
         }
         for note in &receipt.notes {
-            tracing::warn!(object = %receipt.destination, "{note}");
+            if is_usual(note) {
+                tracing::info!(object = %receipt.destination, "{note}");
+            } else {
+                tracing::warn!(object = %receipt.destination, "{note}");
+            }
         }
-    }
-
-    /// The event `object_failed`.
-    fn failure(&self, receipt: &Receipt, error: &ErrorRecord) -> Note {
-        let request = error
-            .request_id
-            .as_ref()
-            .map(|id| format!(" [request {id}]"))
-            .unwrap_or_default();
-        let (code, message) = (&error.code, error.message.trim_end_matches('.'));
-        let Receipt { source, .. } = receipt;
-        let operation = &error.operation;
-        let remedy = match error.remedy.as_str() {
-            "" => String::new(),
-            remedy => format!("; {}", self.output.spoken(remedy.to_owned())),
-        };
-        let message = format!("failed: {source}: {operation}: {code}: {message}{request}{remedy}");
-        Note::new(Level::ERROR, "object_failed", message)
-            .with("source", source)
-            .with("destination", &receipt.destination)
-            .with("operation", operation)
-            .with("code", code)
-            .with("kind", error.kind)
-            .with("request_id", &error.request_id)
     }
 
     /// Ends the bars.
@@ -524,18 +508,40 @@ mod tests {
     use crate::manifest::job::Limits;
     use crate::pace::RetryPolicy;
 
+    fn console() -> Console {
+        let pacer = Arc::new(Pacer::new(&Limits::default(), 8, RetryPolicy::default()));
+        let output = Output {
+            quiet: true,
+            ..Output::default()
+        };
+        Console::new(pacer, output, false, false)
+    }
+
+    #[test]
+    fn a_line_tells_what_matters_first() {
+        let console = console();
+        let course = |objects: u64| {
+            let (at, bytes) = (Duration::from_secs(90), objects << 20);
+            console.ended_objects.store(objects, Ordering::Relaxed);
+            Course {
+                now: Done { at, bytes, objects },
+                ..Course::default()
+            }
+        };
+        console.observe(&Event::ObjectPlanned { bytes: 1 << 20 });
+        insta::assert_snapshot!(console.line(&course(0)), @"1m 30s  0B of 1MiB+  0B/s  0 of 1+ objects  0 in flight");
+        console.observe(&Event::PlanEnded);
+        insta::assert_snapshot!(console.line(&course(1)), @"1m 30s  1MiB of 1MiB  11.37KiB/s  1 of 1 object  0 in flight");
+        console.observe(&Event::ObjectPlanned { bytes: 2 << 20 });
+        insta::assert_snapshot!(console.line(&course(1)), @"1m 30s  1MiB of 3MiB  3m 00s left  11.37KiB/s  1 of 2 objects  0 in flight");
+        console.failed_objects.store(1, Ordering::Relaxed);
+        console.observe(&Event::Paused { is_paused: true });
+        insta::assert_snapshot!(console.line(&course(1)), @"1m 30s  1MiB of 3MiB  waiting for the end of refusals, single objects are tried  1 failed  11.37KiB/s  1 of 2 objects  0 in flight");
+    }
+
     #[test]
     fn a_run_that_goes_on_is_shown_as_far_as_it_is() {
-        let pacer = Arc::new(Pacer::new(&Limits::default(), 8, RetryPolicy::default()));
-        let console = Console::new(
-            pacer,
-            Output {
-                quiet: true,
-                ..Output::default()
-            },
-            false,
-            false,
-        );
+        let console = console();
         let totals = Totals {
             done_objects: 4,
             done_bytes: 400,
@@ -564,16 +570,7 @@ mod tests {
 
     #[test]
     fn the_time_left_is_that_of_the_many_small_objects_behind_a_large_one() {
-        let pacer = Arc::new(Pacer::new(&Limits::default(), 8, RetryPolicy::default()));
-        let console = Console::new(
-            pacer,
-            Output {
-                quiet: true,
-                ..Output::default()
-            },
-            false,
-            false,
-        );
+        let console = console();
         for bytes in std::iter::once(10_000_000).chain([10; 470]) {
             console.observe(&Event::ObjectPlanned { bytes });
         }
