@@ -475,7 +475,8 @@ async fn halt_after_drain(
 /// Ends the run when its journal cannot be written.
 async fn stop_without_journal(journal: Journal, stop: CancellationToken, halt: CancellationToken) {
     journal.broken().cancelled().await;
-    tracing::error!("{}", journal.error());
+    // The command ends with its error, which tells why.
+    tracing::error!(name: "stopping", "stopping: the journal cannot be used any more");
     stop.cancel();
     halt.cancel();
 }

@@ -123,6 +123,8 @@ impl Contact {
             });
             if let Some(awaited) = awaited.filter(|_| is_there) {
                 tracing::warn!(
+                    name: "back",
+                    seconds = began.elapsed().as_secs_f64(),
                     "{awaited} answers after {}",
                     display_duration(began.elapsed())
                 );
@@ -165,7 +167,7 @@ impl Contact {
                 display_duration(left)
             ),
         };
-        tracing::warn!("waiting for {text}");
+        tracing::warn!(name: "waiting", "waiting for {text}");
         awaited
     }
 }

@@ -31,7 +31,15 @@ const HEADINGS: &[(&str, &[&str])] = &[
     ),
     (
         "Output",
-        &["report", "verbose", "json", "quiet", "log-format", "color"],
+        &[
+            "report",
+            "verbose",
+            "json",
+            "quiet",
+            "log-format",
+            "termination-log",
+            "color",
+        ],
     ),
 ];
 /// Options of the command itself that share a struct with others.

@@ -10,16 +10,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use tracing::Level;
 
 use super::estimate::{Done, Planned, rate, time_left};
-use super::{Output, note, row_up, say_json};
+use super::{Output, lifecycle, row_up, say_json, tell};
 use crate::execute::monitor::{Event, Monitor};
 use crate::execute::receipt::{Ending, Receipt, is_usual};
 use crate::journal::state::RunState;
 use crate::pace::Pacer;
 use crate::printable::printable;
 use crate::size::{ByteSize, display_count, display_counted, display_duration};
-use crate::telemetry;
+use crate::telemetry::{self, Note};
 
 /// Bars for single objects.
 const OBJECT_BARS: usize = 4;
@@ -209,14 +210,6 @@ impl Console {
         );
     }
 
-    /// Writes a line to standard error, above the bars.
-    pub(super) fn tell(&self, line: &str) {
-        match &self.bars {
-            Some(bars) => bars.screen.suspend(|| note(line)),
-            None => note(line),
-        }
-    }
-
     /// Takes the cursor back behind the bars after a key was pressed that interrupts. The bars
     /// leave it at the right edge, so that the terminal echoes `^C` in a new row, and clearing them
     /// would miss the first one.
@@ -251,7 +244,7 @@ impl Console {
                     bars.total.set_position(now.bytes);
                     bars.total.set_message(self.message(&course, columns()));
                 }
-                None if !self.output.quiet => self.tell(&self.line(&course)),
+                None if !self.output.quiet => tell(&self.progress(&course)),
                 None => {}
             }
         }
@@ -352,6 +345,28 @@ impl Console {
         )
     }
 
+    /// The event `progress`.
+    fn progress(&self, course: &Course) -> Note {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (in_flight, _) = self.pacer.slots().in_flight();
+        let time = course.now.at.saturating_sub(course.recent.at);
+        Note::new(Level::INFO, "progress", self.line(course))
+            .with("seconds", course.now.at.as_secs_f64())
+            .with("copied_bytes", course.now.bytes)
+            .with("planned_bytes", load(&self.planned_bytes))
+            .with("ended_objects", course.now.objects)
+            .with("planned_objects", load(&self.planned_objects))
+            .with("is_planned", load(&self.plan_ended) > 0)
+            .with("failed_objects", load(&self.failed_objects))
+            .with(
+                "bytes_per_second",
+                rate(course.recent.bytes, course.now.bytes, time).round(),
+            )
+            .with("throttled", self.pacer.counts().throttled)
+            .with("in_flight", in_flight)
+            .with("waits_for", self.waits_for())
+    }
+
     /// Returns the message beside a bar, as much of it as a terminal with so many columns has room
     /// for.
     fn message(&self, course: &Course, columns: usize) -> String {
@@ -376,24 +391,14 @@ impl Console {
                 self.ended_objects.fetch_add(1, Ordering::Relaxed);
                 let number = self.failed_objects.fetch_add(1, Ordering::Relaxed);
                 if number < SHOWN_FAILURES {
-                    let request = error
-                        .request_id
-                        .as_ref()
-                        .map(|id| format!(" [request {id}]"))
-                        .unwrap_or_default();
-                    let (code, message) = (&error.code, error.message.trim_end_matches('.'));
-                    let Receipt { source, .. } = receipt;
-                    let operation = &error.operation;
-                    self.tell(&format!(
-                        "failed: {source}: {operation}: {code}: {message}{request}; {}",
-                        self.output.spoken(error.remedy.clone())
-                    ));
+                    tell(&lifecycle::failure(receipt, error, self.output));
                 } else if number == SHOWN_FAILURES {
-                    self.tell(if self.has_report {
+                    let message = if self.has_report {
                         "more objects fail; the report has them all"
                     } else {
                         "more objects fail; the summary counts them by cause, and --report FILE lists each"
-                    });
+                    };
+                    tell(&Note::new(Level::ERROR, "more_failures", message));
                 }
             }
             Ending::Skipped { .. } | Ending::Stopped => {}
@@ -426,7 +431,12 @@ impl Monitor for Console {
             Event::TransferBegan { name, number, of } => {
                 self.plan_ended.store(0, Ordering::Relaxed);
                 if !self.output.quiet && *of > 1 {
-                    self.tell(&format!("transfer {number} of {of}: {name}"));
+                    let message = format!("transfer {number} of {of}: {name}");
+                    let note = Note::new(Level::INFO, "transfer", message)
+                        .with("transfer", name)
+                        .with("number", number)
+                        .with("of", of);
+                    tell(&note);
                 }
             }
             Event::ObjectPlanned { bytes } => {

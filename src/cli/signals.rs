@@ -169,6 +169,15 @@ pub(super) async fn interruption(mut signals: Signals) -> CliError {
 /// Signals that commands listen to. Their numbers are the same on every Unix.
 const LISTENED: [(&str, i32); 3] = [("HUP", 1), ("INT", 2), ("TERM", 15)];
 
+/// Returns the name of a signal: `SIGTERM`.
+pub(super) fn name(kind: SignalKind) -> String {
+    let number = kind.as_raw_value();
+    LISTENED
+        .iter()
+        .find(|(_, listened)| *listened == number)
+        .map_or_else(|| number.to_string(), |(name, _)| format!("SIG{name}"))
+}
+
 /// Numbers of the signals that were ignored when this process began.
 static IGNORED: OnceLock<Vec<i32>> = OnceLock::new();
 

@@ -17,14 +17,14 @@ use super::select::{PATTERNS, SelectFlags};
 use super::set::KeyFlags;
 use super::{
     CliError, EndpointFlags, Exit, JobFile, Output, idle, local_source, note, presence, say,
-    say_json, say_line,
+    say_json, say_line, termination,
 };
 use crate::location::S3Uri;
 use crate::manifest::job::{
     DEFAULT_ENDPOINT, Destination, Empty, Job, Source, Symlinks, Transfer, Versions, check,
 };
 use crate::planner::Sides;
-use crate::size::{by_number, display_counted};
+use crate::size::{by_number, display_count, display_counted};
 use crate::verify::{self, Counts, Deep};
 
 const EXAMPLES: &str = "\
@@ -166,6 +166,16 @@ impl Verify {
             .filter(|_| is_plain)
         {
             return Ok(cause.into());
+        }
+        if bad + doubtful > 0 {
+            termination::because(&format!(
+                "{} compared: {} different, {} missing at the destination, {} failed, {} in doubt",
+                display_counted(counts.compared(), "object"),
+                display_count(counts.different),
+                display_count(counts.missing),
+                display_count(counts.failed),
+                display_count(doubtful)
+            ));
         }
         Ok(if bad + doubtful > 0 {
             Exit::Failures

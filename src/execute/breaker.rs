@@ -154,7 +154,7 @@ impl Conductor<'_> {
 
     /// Ends the session.
     pub(super) fn give_up_run(&mut self, gave_up: GaveUp) {
-        tracing::warn!("giving up: {}", gave_up.reason);
+        tracing::warn!(name: "giving_up", "giving up: {}", gave_up.reason);
         if gave_up.may_pass_later {
             self.in_vain.cancel();
         }
@@ -285,7 +285,7 @@ impl Conductor<'_> {
             "all {failed} objects that were tried failed alike and none succeeded{example}. `max_failures: none` \
              (--max-failures none) runs the job to its end all the same"
         );
-        tracing::warn!("giving up: {reason}");
+        tracing::warn!(name: "giving_up", "giving up: {reason}");
         self.is_tripped = true;
         self.outcome.gave_up = Some(GaveUp {
             reason,

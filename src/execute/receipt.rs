@@ -189,7 +189,7 @@ impl From<&Failure> for ErrorRecord {
             code: details.code.clone(),
             message: details.message.clone(),
             request_id: details.request_id.clone(),
-            remedy: details.kind.remedy(),
+            remedy: failure.remedy(),
             ends_run: failure.ends_run(),
             may_pass_later: details.kind.may_pass_later(),
             is_published: matches!(

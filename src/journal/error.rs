@@ -202,6 +202,17 @@ impl JournalError {
         }
     }
 
+    /// Returns the differences from the unfinished run for which a job is refused, in words.
+    #[must_use]
+    pub fn changes(&self) -> Option<&[String]> {
+        match self {
+            Self::Changed { changes }
+            | Self::OtherTransfers { changes }
+            | Self::OtherPlaces { changes } => Some(changes),
+            _ => None,
+        }
+    }
+
     /// Returns true if another process may work with what the journal has on record.
     pub(super) fn leaves_it_to_another(&self) -> bool {
         matches!(

@@ -357,6 +357,22 @@ impl Failure {
         &self.0.kind
     }
 
+    /// Returns what the user can do, as the end of a sentence. The message of a refusal by s3haul
+    /// itself says so already.
+    #[must_use]
+    pub fn remedy(&self) -> String {
+        if self.is_own_refusal() {
+            String::new()
+        } else {
+            self.0.kind.remedy()
+        }
+    }
+
+    /// True if s3haul itself refuses something, for which no server has an answer.
+    fn is_own_refusal(&self) -> bool {
+        self.0.kind == FailureKind::Invalid && self.0.code == self.0.kind.name()
+    }
+
     /// Returns all fields.
     #[must_use]
     pub fn details(&self) -> &Details {
@@ -474,7 +490,6 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Details {
-            kind,
             operation,
             place,
             code,
@@ -484,18 +499,18 @@ impl fmt::Display for Failure {
             ..
         } = &*self.0;
         let (place, code, message) = (printable(place), printable(code), printable(message));
-        write!(
-            f,
-            "{operation} {place}: {code}: {}",
-            message.trim_end_matches('.')
-        )?;
+        let message = message.trim_end_matches('.');
+        if self.is_own_refusal() {
+            return write!(f, "{place}: {message}");
+        }
+        write!(f, "{operation} {place}: {code}: {message}")?;
         if *attempts > 1 {
             write!(f, " (after {attempts} attempts)")?;
         }
         if let Some(id) = request_id {
             write!(f, " [request {}]", printable(id))?;
         }
-        match kind.remedy() {
+        match self.remedy() {
             remedy if remedy.is_empty() => Ok(()),
             remedy => write!(f, "; {}", printable(&remedy)),
         }
@@ -507,6 +522,25 @@ impl std::error::Error for Failure {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_of_its_own_is_one_sentence_about_a_place() {
+        let message = "write `a/` instead of `a`";
+        let own = Failure::new(
+            FailureKind::Invalid,
+            Operation::ListObjects,
+            "s3://b",
+            message,
+        );
+        assert_eq!(own.to_string(), format!("s3://b: {message}"));
+        let mut of_server = own.clone();
+        of_server.0.code = "InvalidArgument".to_owned();
+        let text = of_server.to_string();
+        assert!(
+            text.contains("InvalidArgument") && text.contains("; see the server's"),
+            "{text}"
+        );
+    }
 
     #[test]
     fn the_message_holds_place_code_request_and_remedy() {

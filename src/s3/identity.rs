@@ -283,7 +283,7 @@ impl Identities {
         let mut renewal = self.renewal();
         if renewal.has_worked() && renewal.tell() {
             drop(renewal);
-            tracing::warn!("waiting for credentials: {}", self.reason());
+            tracing::warn!(name: "waiting", "waiting for credentials: {}", self.reason());
         }
     }
 
@@ -338,10 +338,7 @@ impl Identities {
             );
         }
         if let Some(waited) = told {
-            tracing::warn!(
-                "there are credentials again after {}",
-                display_duration(waited)
-            );
+            tell_back("there are credentials again", waited);
         }
         self.0.changed.notify_waiters();
     }
@@ -457,10 +454,7 @@ impl Identities {
             .store(!renewal.is_refused(), Ordering::Release);
         drop(renewal);
         if let Some(waited) = told {
-            tracing::warn!(
-                "the server takes the credentials again after {}",
-                display_duration(waited)
-            );
+            tell_back("the server takes the credentials again", waited);
         }
         self.0.changed.notify_waiters();
     }
@@ -546,6 +540,12 @@ impl ProvideCredentials for Identities {
             credentials.ok_or_else(|| CredentialsError::unhandled("these are no credentials"))
         })
     }
+}
+
+/// Tells that something is there again that requests waited for.
+fn tell_back(what: &str, waited: Duration) {
+    let seconds = waited.as_secs_f64();
+    tracing::warn!(name: "back", seconds, "{what} after {}", display_duration(waited));
 }
 
 #[cfg(test)]

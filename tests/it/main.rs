@@ -59,6 +59,7 @@ mod liar;
 mod library;
 mod limits;
 mod listing;
+mod logs;
 mod lossy;
 mod manifest;
 mod matrix;

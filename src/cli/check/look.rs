@@ -75,6 +75,12 @@ impl Findings {
         });
     }
 
+    /// Returns the first thing that fails, if any does.
+    pub(super) fn failure(&self) -> Option<&str> {
+        let failed = |finding: &&Finding| finding.status == Status::Failed;
+        self.0.iter().find(failed).map(|finding| &*finding.text)
+    }
+
     /// Returns the status of the transfer.
     pub(super) fn status(&self) -> Status {
         let worst = self
