@@ -491,6 +491,39 @@ fn replaces(job: &Job, is_kept: impl Fn(&Origin) -> bool, tell: impl Fn(&str)) {
     ));
 }
 
+/// Tells that a new run begins, and for which differences the one in the journal is given up.
+fn begin(old: &RunState, left: &RunState, changes: &[String]) {
+    let began = Note::new(Level::INFO, "run_began", "a new run begins").only_json();
+    if changes.is_empty() {
+        return tell_note(&began);
+    }
+    let uploads = left.uploads.len() as u64;
+    let aborts = match uploads {
+        0 => String::new(),
+        uploads => format!(
+            " It aborts the {} that the unfinished run left open.",
+            display_counted(uploads, "upload")
+        ),
+    };
+    let message = format!(
+        "the job was changed: {}; a new run begins (`on_change: new-run`).{aborts} What is at the destination is compared \
+         and not copied again",
+        changes.join("; ")
+    );
+    let old_run = old.run.as_ref().map(|run| run.run.as_str());
+    let note = Note::new(Level::WARN, "job_changed", message)
+        .with("changes", changes)
+        .with("old_run", old_run)
+        .with("open_uploads", uploads);
+    tell_note(&note);
+    tell_note(&began);
+}
+
+/// Tells how far the run is that is resumed.
+fn go_on(state: &RunState) {
+    if let Some(run) = &state.run {
+        telemetry::name_run(&run.run);
+    }
     let began = state
         .began
         .map(|began| format!(" of {began:.0}"))
