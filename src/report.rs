@@ -6,8 +6,13 @@
 //! and the run does not exit 0. The writer is the journal's [`Ledger`], which brings what is
 //! missing when the run goes on, or when somebody else cut the file or wrote to it.
 
+mod error;
 mod frame;
+mod lines;
+pub mod overview;
+mod pieces;
 pub mod read;
+mod stored;
 mod summary;
 mod target;
 
@@ -18,70 +23,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crc_fast::{CrcAlgorithm, Digest};
-use thiserror::Error;
 
+pub use self::error::ReportError;
 pub use self::frame::{FORMAT, Footer, Origin, header, last_footer};
 use self::frame::{GAP, first_line, is_gap, is_remnant, length_of_receipts};
+pub use self::lines::ReportLines;
+pub use self::pieces::{BucketReport, PieceLimits};
+pub use self::stored::{ReportBucket, StoredReport};
 pub use self::summary::{comparison, summary};
 pub use self::target::{Kind, Target, TargetError};
+use self::pieces::BucketReportEnd;
 use crate::journal::Ledger;
-
-/// Why a report is missing or incomplete.
-#[derive(Debug, Error)]
-pub enum ReportError {
-    /// It could not be begun.
-    #[error(transparent)]
-    Target(#[from] TargetError),
-    /// Some receipts are not in it.
-    #[error(
-        "the report {} lacks receipts: {error}; {}",
-        path.display(),
-        if *kept {
-            "the journal has them: free some space, or put the file back, and run the same command again; it completes the \
-             report and copies nothing twice"
-        } else {
-            "they are lost, because no journal is kept; what was copied is at the destination, and the same command run \
-             again reports it as skipped"
-        }
-    )]
-    Incomplete {
-        /// Where.
-        path: PathBuf,
-        /// The first thing that the system said.
-        error: String,
-        /// They are in the journal, so that the run can still complete the report.
-        kept: bool,
-    },
-    /// It has all receipts and no footer.
-    #[error(
-        "the report {} has all its receipts but no footer, so that `retry` and `verify --report` refuse it: {error}; free \
-         some space and run the same command again", path.display()
-    )]
-    Footer {
-        /// Where.
-        path: PathBuf,
-        /// What the system says.
-        error: io::Error,
-    },
-    /// Somebody else wrote to it, or cut it, after its last receipt.
-    #[error(
-        "the report {}: {CHANGED}; run the same command again for a whole report, and do not rotate a report before its run has \
-         ended", path.display()
-    )]
-    Changed {
-        /// Where.
-        path: PathBuf,
-    },
-    /// The path names another file now.
-    #[error(
-        "the report {} was moved, removed, or replaced during the run; its receipts and its footer are in the file that the \
-         run began, wherever that is now. Do not move a report before its run has ended", path.display()
-    )]
-    Moved {
-        /// Where.
-        path: PathBuf,
-    },
-}
+use crate::manifest::job::ReportPlace;
 
 /// Writes receipts as they come.
 #[derive(Debug)]
@@ -263,12 +216,12 @@ impl ReportWriter {
     pub fn end(&self, path: &Path) -> io::Result<ReportEnd> {
         let file = self.file.get_ref().try_clone()?;
         let (path, shared) = (path.to_owned(), Arc::clone(&self.shared));
-        Ok(ReportEnd {
+        Ok(ReportEnd::File(FileReportEnd {
             file,
             path,
             is_stream: self.is_stream,
             shared,
-        })
+        }))
     }
 
     /// Drops what a device or a pipe has not taken yet, or cuts a file. A length of 0 is that of a
@@ -384,20 +337,47 @@ impl ReportWriter {
 
 /// Ends a report.
 #[derive(Debug)]
-pub struct ReportEnd {
-    file: File,
-    path: PathBuf,
-    is_stream: bool,
-    shared: Arc<Shared>,
+pub enum ReportEnd {
+    /// One in a file.
+    File(FileReportEnd),
+    /// One in S3.
+    Bucket(BucketReportEnd),
 }
 
 impl ReportEnd {
     /// Adds the footer to a report that has all its receipts.
     ///
     /// # Errors
-    /// [`ReportError::Footer`] if it cannot be written, [`ReportError::Changed`] if it is not as
-    /// the journal left it, and [`ReportError::Moved`] if the path names another file by now.
-    pub fn finish(mut self, footer: &Footer) -> Result<(), ReportError> {
+    /// [`ReportError::Footer`] if it cannot be written, [`ReportError::Changed`] if a file is not
+    /// as the journal left it, and [`ReportError::Moved`] if its path names another file by now.
+    pub async fn finish(self, footer: &Footer) -> Result<(), ReportError> {
+        match self {
+            Self::File(file) => file.finish(footer),
+            Self::Bucket(pieces) => pieces.finish(footer).await,
+        }
+    }
+
+    /// Names the report for its reader.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::File(file) => file.path.display().to_string(),
+            Self::Bucket(pieces) => pieces.name(),
+        }
+    }
+}
+
+/// Ends a report in a file.
+#[derive(Debug)]
+pub struct FileReportEnd {
+    file: File,
+    path: PathBuf,
+    is_stream: bool,
+    shared: Arc<Shared>,
+}
+
+impl FileReportEnd {
+    fn finish(mut self, footer: &Footer) -> Result<(), ReportError> {
         let Shared { lines, length, sum } = &*self.shared;
         let checksum = Some(format!("{:016x}", sum.load(Ordering::Relaxed)));
         let footer = Footer {
@@ -412,8 +392,8 @@ impl ReportEnd {
         }
         if let Err(error) = self.write(&footer) {
             return Err(ReportError::Footer {
-                path: self.path,
-                error,
+                place: ReportPlace::File(self.path),
+                error: error.to_string(),
             });
         }
         if !self.is_stream && !target::is_at(&self.file, &self.path) {

@@ -26,7 +26,10 @@ use crate::journal::{self, Decision, Intent, Journal, JournalError, Ledger, Loca
 use crate::listing::local::JOURNALS;
 use crate::location::S3Uri;
 use crate::manifest::job::{Access, DEFAULT_ENDPOINT, Job, JournalPlace, Source};
-use crate::report::{Origin, ReportEnd, ReportError, ReportWriter, header, last_footer};
+use crate::report::{
+    BucketReport, Origin, PieceLimits, ReportBucket, ReportEnd, ReportError, ReportWriter, header,
+    last_footer,
+};
 use crate::size::{ByteSize, display_count, display_counted};
 
 const JOURNAL: &str = "S3HAUL_JOURNAL";
@@ -119,7 +122,7 @@ pub(super) async fn open(
     tell: impl Fn(&str),
 ) -> Result<Session, CliError> {
     let Some(location) = location(job, connections).await? else {
-        return without(job, origin, &tell).await;
+        return without(job, connections, origin, &tell).await;
     };
     let fingerprint = Fingerprint::of(job);
     if let Location::Bucket(..) = location {
@@ -134,6 +137,9 @@ pub(super) async fn open(
             .map(|path| ReportWriter::probe(path, origin))
             .transpose()?;
     }
+    if let Some(reports) = reports(job, connections).await? {
+        reports.probe(&origin.run).await?;
+    }
     let opened = match reopen(location.clone(), intent, &tell).await {
         Ok(opened) => opened,
         Err(error @ (JournalError::Io { .. } | JournalError::Full { .. }))
@@ -142,7 +148,7 @@ pub(super) async fn open(
             tell(&format!(
                 "no journal is kept, so a run that is killed starts over: {error}"
             ));
-            return without(job, origin, &tell).await;
+            return without(job, connections, origin, &tell).await;
         }
         Err(error) => return Err(unusable(error)),
     };
@@ -158,7 +164,7 @@ pub(super) async fn open(
         return resume(job, connections, origin, opened, resumed, intent, &tell).await;
     }
     replaces(job, |_| false, &tell);
-    let (ledger, report) = report(job, origin, ReportWriter::create).await?;
+    let (ledger, report) = report(job, connections, origin, ReportWriter::create).await?;
     let run = RunInfo {
         run: origin.run.clone(),
         job: job.name.clone(),
@@ -181,9 +187,14 @@ pub(super) async fn open(
 }
 
 /// Opens the report of a run that keeps no journal.
-async fn without(job: &Job, origin: &Origin, tell: &impl Fn(&str)) -> Result<Session, CliError> {
+async fn without(
+    job: &Job,
+    connections: &mut Connections,
+    origin: &Origin,
+    tell: &impl Fn(&str),
+) -> Result<Session, CliError> {
     replaces(job, |_| false, tell);
-    let (ledger, report) = report(job, origin, ReportWriter::create).await?;
+    let (ledger, report) = report(job, connections, origin, ReportWriter::create).await?;
     Ok(Session {
         journal: journal::off(ledger),
         resumed: Arc::default(),
@@ -221,7 +232,7 @@ async fn resume(
         ..origin.clone()
     };
     replaces(job, |old| old.is_of_run(&origin), tell);
-    let (ledger, report) = report(job, &origin, ReportWriter::reopen).await?;
+    let (ledger, report) = report(job, connections, &origin, ReportWriter::reopen).await?;
     let journal = opened.resume(ledger).await?;
     if intent == Intent::ResumeAnyway {
         journal
@@ -408,9 +419,15 @@ async fn reopen(
 /// the runtime's threads.
 async fn report(
     job: &Job,
+    connections: &mut Connections,
     origin: &Origin,
     open: impl Fn(&Path, &Origin) -> Result<ReportWriter, ReportError> + Send + 'static,
 ) -> Result<(Option<Box<dyn Ledger>>, Option<ReportEnd>), CliError> {
+    if let Some(reports) = reports(job, connections).await? {
+        let report = BucketReport::open(&reports, origin, PieceLimits::default()).await?;
+        let end = report.end();
+        return Ok((Some(Box::new(report) as Box<dyn Ledger>), Some(end)));
+    }
     let Some(path) = job.report.json.clone() else {
         return Ok((None, None));
     };
@@ -421,6 +438,22 @@ async fn report(
         Ok::<_, CliError>((Some(Box::new(writer) as Box<dyn Ledger>), Some(end)))
     });
     opened.await.map_err(io::Error::other)?
+}
+
+/// Returns the prefix below which the job writes its report, if it is in S3.
+pub(super) async fn reports(
+    job: &Job,
+    connections: &mut Connections,
+) -> Result<Option<ReportBucket>, CliError> {
+    let Some(uri) = &job.report.s3 else {
+        return Ok(None);
+    };
+    let bucket = connections.bucket(DEFAULT_ENDPOINT, &uri.bucket).await?;
+    // The last thing that a run does is to write the footer.
+    Ok(Some(ReportBucket::new(
+        bucket.outliving_the_run(),
+        uri.key.clone(),
+    )))
 }
 
 /// Says that the report of another run is about to be replaced.
