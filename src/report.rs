@@ -5,6 +5,12 @@
 //! is told at once. A disk that fills up later does not stop the copies: the first error is kept,
 //! and the run does not exit 0. The writer is the journal's [`Ledger`], which brings what is
 //! missing when the run goes on, or when somebody else cut the file or wrote to it.
+//!
+//! # Layout
+//!
+//! `frame` has the header and the footer, `target` the files that may be written. `stored` is the
+//! layout of reports in S3, and `pieces` writes them. `lines` reads both kinds, [`read`] for
+//! commands that act on a report, and [`overview`] for people. `summary` ends a run.
 
 mod error;
 mod frame;

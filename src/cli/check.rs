@@ -1,6 +1,7 @@
 //! `check`: would this job start, and is what it relies on true?
 
 mod journal;
+mod report;
 mod look;
 mod probe;
 
@@ -36,7 +37,7 @@ bucket, and removes them, also when it is stopped. It needs s3:DeleteObject ther
 
 Exit codes: 0 nothing is known to be wrong, 1 a selection with `empty: fail` matches nothing, a server does not do what the
 job relies on or that is not known, or the probe left something behind, 3 a bucket or a local source cannot be used, listed,
-or read, or the journal cannot be used, 4 interrupted.")]
+or read, or the journal or the report in S3 cannot be used, 4 interrupted.")]
 pub(super) struct CheckJob {
     #[command(flatten)]
     job: JobFile,
@@ -114,11 +115,13 @@ impl CheckJob {
             };
             tell(&sides, old_versions.as_ref(), &findings, output)?;
         }
-        if journal::check(&job, &mut connections, output)
-            .await?
-            .is_forbidden()
-        {
-            exit = Exit::Refused;
+        for findings in [
+            journal::check(&job, &mut connections, output).await?,
+            report::check(&job, &mut connections, output).await?,
+        ] {
+            if findings.is_forbidden() {
+                exit = Exit::Refused;
+            }
         }
         Ok(Looked {
             place,

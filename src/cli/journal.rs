@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
+use futures::FutureExt as _;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
@@ -138,7 +139,7 @@ pub(super) async fn open(
             .transpose()?;
     }
     if let Some(reports) = reports(job, connections).await? {
-        reports.probe(&origin.run).await?;
+        reports.probe(&origin.run).boxed().await?;
     }
     let opened = match reopen(location.clone(), intent, &tell).await {
         Ok(opened) => opened,
@@ -424,7 +425,8 @@ async fn report(
     open: impl Fn(&Path, &Origin) -> Result<ReportWriter, ReportError> + Send + 'static,
 ) -> Result<(Option<Box<dyn Ledger>>, Option<ReportEnd>), CliError> {
     if let Some(reports) = reports(job, connections).await? {
-        let report = BucketReport::open(&reports, origin, PieceLimits::default()).await?;
+        let opened = BucketReport::open(&reports, origin, PieceLimits::default()).boxed();
+        let report = opened.await?;
         let end = report.end();
         return Ok((Some(Box::new(report) as Box<dyn Ledger>), Some(end)));
     }

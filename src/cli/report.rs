@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use futures::FutureExt as _;
 
 use super::place::bucket_at;
 use super::{CliError, EndpointFlags, Exit, Output, idle, say, say_json};
@@ -21,7 +22,7 @@ use crate::size::{ByteSize, display_count, display_counted};
 Examples:
   s3haul report show nightly.jsonl
   s3haul report show s3://ops/s3haul/nightly/        the latest run that reported there
-  s3haul report show s3://ops/s3haul/nightly/report-20260301T020000Z-69a39d20c1b2a3f4/
+  s3haul report show s3://ops/s3haul/nightly/report-20260301T020000Z-19ca71fb900a83f4/
   s3haul report show nightly.jsonl --first 100 --json")]
 pub(super) struct Reports {
     #[command(subcommand)]
@@ -78,7 +79,7 @@ impl FoundReport {
                 Ok(Self::File(std::path::absolute(path)?))
             }
             ReportPlace::Prefix(uri) => {
-                let stored = reports_at(uri, endpoint).await?.latest().await?;
+                let stored = reports_at(uri, endpoint).await?.latest().boxed().await?;
                 stored.map(Self::Stored).ok_or_else(|| {
                     CliError::Usage(format!(
                         "there is no report below {uri}; name the prefix that `report.s3` or --report names"

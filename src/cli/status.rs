@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
+use futures::FutureExt as _;
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -119,7 +120,7 @@ impl Status {
         let Some(reports) = reports else {
             return Ok(None);
         };
-        let Some(stored) = reports.latest().await? else {
+        let Some(stored) = reports.latest().boxed().await? else {
             return Ok(None);
         };
         Ok(Some(ReportGlance {

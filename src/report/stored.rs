@@ -19,7 +19,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::error::ReportError;
-use super::frame::{Footer, footer};
+use super::frame::{Footer, footer, time_of_run};
 use crate::bucket::Bucket;
 use crate::location::{ObjectKey, S3Uri};
 use crate::s3::paging::{Order, Paging, Turn};
@@ -117,11 +117,7 @@ fn run_directory(run: &str) -> String {
         .filter(char::is_ascii_alphanumeric)
         .take(MOST_DIGITS)
         .collect();
-    let seconds = digits
-        .get(..8)
-        .and_then(|time| u32::from_str_radix(time, 16).ok());
-    let began = Timestamp::from_second(seconds.unwrap_or_default().into()).unwrap_or_default();
-    format!("{RUN}{}-{digits}/", began.strftime(TIME))
+    format!("{RUN}{}-{digits}/", time_of_run(&digits).strftime(TIME))
 }
 
 /// Returns the part of a key that ends with the directory of a run, if there is one behind
@@ -352,8 +348,10 @@ impl RunDirectory {
         &self,
         numbers: &BTreeSet<u64>,
     ) -> Result<Vec<PieceHead>, ReportError> {
-        let heads = stream::iter(numbers).map(|number| self.head(*number));
-        let heads: Vec<_> = heads.buffered(AT_ONCE).try_collect().await?;
+        let numbers: Vec<u64> = numbers.iter().copied().collect();
+        let head = |number| async move { self.head(number).await };
+        let heads = stream::iter(numbers).map(head).buffered(AT_ONCE);
+        let heads: Vec<_> = heads.boxed().try_collect().await?;
         keep(heads).map_err(|what| self.damaged(what))
     }
 
@@ -567,10 +565,10 @@ mod tests {
 
     #[test]
     fn directories_ascend_with_the_time_of_their_runs() {
-        let name = run_directory("6a2b3c4d01234567");
-        assert_eq!(name, "report-20260611T225301Z-6a2b3c4d01234567/");
+        let name = run_directory("19ca71fb900a83f4");
+        assert_eq!(name, "report-20260301T020000Z-19ca71fb900a83f4/");
         assert!(is_run_directory(name.trim_end_matches('/')));
-        assert!(run_directory("6a2b3c4e00000000") > name);
+        assert!(run_directory("19ca71fb90100000") > name);
         let hostile = run_directory("../../x\n");
         assert_eq!(hostile, "report-19700101T000000Z-x/");
         let key = format!("ops/{name}000001.jsonl");
