@@ -34,11 +34,11 @@ pub use self::error::ReportError;
 pub use self::frame::{FORMAT, Footer, Origin, header, last_footer};
 use self::frame::{GAP, first_line, is_gap, is_remnant, length_of_receipts};
 pub use self::lines::ReportLines;
+use self::pieces::BucketReportEnd;
 pub use self::pieces::{BucketReport, PieceLimits};
 pub use self::stored::{ReportBucket, StoredReport};
 pub use self::summary::{comparison, summary};
 pub use self::target::{Kind, Target, TargetError};
-use self::pieces::BucketReportEnd;
 use crate::journal::Ledger;
 use crate::manifest::job::ReportPlace;
 

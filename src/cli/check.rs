@@ -1,9 +1,9 @@
 //! `check`: would this job start, and is what it relies on true?
 
 mod journal;
-mod report;
 mod look;
 mod probe;
+mod report;
 
 use std::collections::BTreeSet;
 use std::fmt::Display;

@@ -121,7 +121,9 @@ impl CliError {
             }
             Self::Lost(_)
             | Self::Interrupted(_)
-            | Self::Report(ReportError::Incomplete { kept: true, .. } | ReportError::TakenOver { .. }) => Exit::Interrupted,
+            | Self::Report(
+                ReportError::Incomplete { kept: true, .. } | ReportError::TakenOver { .. },
+            ) => Exit::Interrupted,
             Self::Refused(_)
             | Self::Absent(_)
             | Self::Report(

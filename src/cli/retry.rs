@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::parse::parse;
 use super::place::Place;
+use super::report::{FoundReport, unread};
 use super::run::{Terms, run};
 use super::signals::DrainFlags;
-use super::report::{FoundReport, unread};
 use super::{CliError, Command, EndpointFlags, Exit, Output, journal, note, plan, say};
 use crate::journal::{Intent, JournalError, look};
 use crate::location::S3Uri;

@@ -13,8 +13,7 @@ use super::place::Place;
 use super::progress::Console;
 use super::signals::{self, DrainFlags, Orderly, Signalled};
 use super::{
-    CliError, Exit, JobFile, Output, color, idle, plan, presence, say, say_json,
-    say_line,
+    CliError, Exit, JobFile, Output, color, idle, plan, presence, say, say_json, say_line,
 };
 use crate::execute::{self, Outcome, monitor::Monitor};
 use crate::journal::Intent;
@@ -217,11 +216,9 @@ pub(super) async fn run(
     };
     if let (Some(place), Some(report)) = (job.report.place(), report) {
         let name = report.name();
-        closed.report.map_err(|error| ReportError::Incomplete {
-            place,
-            error,
-            kept,
-        })?;
+        closed
+            .report
+            .map_err(|error| ReportError::Incomplete { place, error, kept })?;
         report.finish(&Footer::of(&outcome, exit as i32)).await?;
         if !output.json {
             say_line(&format!("report: {name}"))?;

@@ -160,7 +160,8 @@ impl<'j> Rules<'j> {
         };
         let text = path.to_string_lossy();
         if text.starts_with("s3://") || suggestion(&text).is_some() {
-            let message = format!("`{text}` is not a path, and `json` names a file of this machine");
+            let message =
+                format!("`{text}` is not a path, and `json` names a file of this machine");
             self.refuse(
                 "report.json",
                 message,

@@ -81,7 +81,9 @@ pub enum ReportError {
         failure: Failure,
     },
     /// A report in S3 cannot be continued, because its objects do not fit together.
-    #[error("the report {place}: {what}; put them back from a backup or from older versions, or run the job with --fresh for a new report")]
+    #[error(
+        "the report {place}: {what}; put them back from a backup or from older versions, or run the job with --fresh for a new report"
+    )]
     Damaged {
         /// The report.
         place: String,

@@ -335,7 +335,9 @@ impl OverviewReader {
             self.damage = Some("the footer was written for other lines".to_owned());
         }
         if self.is_full && self.damage.is_none() {
-            tracing::warn!("more than {MOST_OBJECTS} objects are not done; the others are not shown");
+            tracing::warn!(
+                "more than {MOST_OBJECTS} objects are not done; the others are not shown"
+            );
         }
     }
 }

@@ -129,9 +129,7 @@ fn directory_in<'k>(key: &'k str, prefix: &str) -> Option<&'k str> {
 }
 
 fn is_run_directory(name: &str) -> bool {
-    let time_and_run = name
-        .strip_prefix(RUN)
-        .and_then(|rest| rest.split_once('-'));
+    let time_and_run = name.strip_prefix(RUN).and_then(|rest| rest.split_once('-'));
     time_and_run.is_some_and(|(time, run)| {
         let is_time = time.len() == 16 && time.as_bytes()[8] == b'T' && time.ends_with('Z');
         is_time && !run.is_empty() && run.chars().all(|c| c.is_ascii_alphanumeric())
@@ -355,13 +353,12 @@ impl RunDirectory {
         keep(heads).map_err(|what| self.damaged(what))
     }
 
-    async fn head(&self, number: u64) -> Result<PieceHead, ReportError> {
+    /// Returns the head of a piece, or its number if it has none.
+    async fn head(&self, number: u64) -> Result<Result<PieceHead, u64>, ReportError> {
         let start = self.bucket.get_start(&self.key(number)?, HEAD).await;
         let start = start.map_err(|failure| self.store(failure))?;
-        head_of(&start)
-            .map(|(head, _)| head)
-            .filter(|head| head.piece == number)
-            .ok_or_else(|| self.damaged(format!("its piece {number} has no head")))
+        let head = head_of(&start).map(|(head, _)| head);
+        Ok(head.filter(|head| head.piece == number).ok_or(number))
     }
 
     /// Returns the lines of a piece.
@@ -460,21 +457,46 @@ fn head_of(bytes: &[u8]) -> Option<(PieceHead, usize)> {
     Some((head, end + 1))
 }
 
-/// Returns the pieces that count: each cuts off what stands behind its beginning.
-fn keep(heads: Vec<PieceHead>) -> Result<Vec<PieceHead>, String> {
+/// Returns the pieces that count: each cuts off what stands behind its beginning. A piece that does
+/// not fit to those before it does no harm if a later one cuts it off.
+fn keep(heads: Vec<Result<PieceHead, u64>>) -> Result<Vec<PieceHead>, String> {
     let mut kept: Vec<PieceHead> = Vec::new();
+    let mut damage = None;
     for head in heads {
-        let end = cut(&mut kept, head.at);
-        if end != head.at || head.end.length < head.at {
-            let piece = head.piece;
-            return Err(format!(
-                "its piece {piece} begins at byte {} of the report, and the pieces before end at byte {end}: pieces are missing",
-                head.at
+        let head = match head {
+            Ok(head) => head,
+            Err(number) => {
+                damage.get_or_insert(format!("its piece {number} has no head"));
+                continue;
+            }
+        };
+        let end = kept.last().map_or(0, |last| last.end.length);
+        if head.at > end || head.end.length < head.at {
+            let (piece, at) = (head.piece, head.at);
+            damage.get_or_insert_with(|| {
+                format!(
+                    "its piece {piece} begins at byte {at} of the report, and the pieces before end at byte {end}: \
+                     pieces are missing"
+                )
+            });
+            continue;
+        }
+        if damage.is_some() && head.at == end && end > 0 {
+            // It may follow one that is missing and ends there too.
+            continue;
+        }
+        if cut(&mut kept, head.at) == head.at {
+            damage = None;
+        } else {
+            damage.get_or_insert(format!(
+                "its piece {} begins within another one",
+                head.piece
             ));
+            continue;
         }
         kept.push(head);
     }
-    Ok(kept)
+    damage.map_or(Ok(kept), Err)
 }
 
 /// Removes the pieces that end behind a length of the report, and returns where the others end.
@@ -522,71 +544,4 @@ impl StoredReport {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn head(piece: u64, at: u64, length: u64) -> PieceHead {
-        PieceHead {
-            piece,
-            run: "r".into(),
-            session: "s".into(),
-            host: String::new(),
-            at,
-            end: ReportLength {
-                length,
-                lines: 0,
-                sum: u64::MAX,
-            },
-            footer: false,
-        }
-    }
-
-    fn numbers(heads: &[PieceHead]) -> Vec<u64> {
-        heads.iter().map(|head| head.piece).collect()
-    }
-
-    #[test]
-    fn a_piece_cuts_off_what_stands_behind_its_beginning() {
-        let heads = vec![
-            head(1, 0, 10),
-            head(2, 10, 30),
-            head(3, 30, 40),
-            head(4, 30, 30),
-            head(5, 10, 50),
-            head(6, 50, 60),
-        ];
-        assert_eq!(numbers(&keep(heads).unwrap()), [1, 5, 6]);
-        assert!(keep(Vec::new()).unwrap().is_empty());
-        let heads = vec![head(1, 0, 10), head(3, 20, 30), head(4, 10, 20)];
-        assert!(keep(heads).unwrap_err().contains("piece 3 begins at byte 20"));
-        assert!(keep(vec![head(2, 10, 20)]).is_err());
-        assert!(keep(vec![head(1, 0, 10), head(2, 10, 5)]).is_err());
-    }
-
-    #[test]
-    fn directories_ascend_with_the_time_of_their_runs() {
-        let name = run_directory("19ca71fb900a83f4");
-        assert_eq!(name, "report-20260301T020000Z-19ca71fb900a83f4/");
-        assert!(is_run_directory(name.trim_end_matches('/')));
-        assert!(run_directory("19ca71fb90100000") > name);
-        let hostile = run_directory("../../x\n");
-        assert_eq!(hostile, "report-19700101T000000Z-x/");
-        let key = format!("ops/{name}000001.jsonl");
-        assert_eq!(directory_in(&key, "ops/"), Some(&*format!("ops/{name}")));
-        for other in ["ops/report-x/1", "ops/report.jsonl", "ops/a/report-1/2", "x"] {
-            assert_eq!(directory_in(other, "ops/"), None, "{other}");
-        }
-    }
-
-    #[test]
-    fn a_head_is_read_as_it_was_written() {
-        let mut first = head(1, 0, 5);
-        first.footer = true;
-        let mut bytes = first.line().unwrap();
-        let length = bytes.len();
-        bytes.extend_from_slice(b"12345");
-        assert_eq!(head_of(&bytes), Some((first, length)));
-        assert_eq!(head_of(b"{\"piece\":1}\n"), None);
-        assert_eq!(head_of(b"no line"), None);
-    }
-}
+mod tests;

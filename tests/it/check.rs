@@ -355,7 +355,10 @@ async fn a_journal_that_cannot_be_used_fails_in_check_as_in_run() {
         ("journal: file/x\n", "file is not a directory"),
         ("journal: s3://destination/forbidden/\n", "AccessDenied"),
         ("journal: s3://missing/journal/\n", "missing"),
-        ("report: {s3: s3://destination/forbidden/}\n", "AccessDenied"),
+        (
+            "report: {s3: s3://destination/forbidden/}\n",
+            "AccessDenied",
+        ),
         ("report: {s3: s3://missing/reports/}\n", "missing"),
     ] {
         let (exit, stdout, stderr) = check_in(&dir, &world, "check", journal).await;

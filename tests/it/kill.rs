@@ -99,7 +99,9 @@ impl Errand {
     /// Requests that move bytes: of parts, and of whole objects.
     fn moves(self) -> (Operation, Operation) {
         match self {
-            Self::Copy | Self::JournalInS3 | Self::ReportInS3 => (Operation::UploadPartCopy, Operation::CopyObject),
+            Self::Copy | Self::JournalInS3 | Self::ReportInS3 => {
+                (Operation::UploadPartCopy, Operation::CopyObject)
+            }
             Self::Upload => (Operation::UploadPart, Operation::PutObject),
         }
     }

@@ -58,7 +58,9 @@ pub(super) fn directories(sandbox: &Sandbox, prefix: &str) -> Vec<String> {
 /// The lines of the latest report below a prefix: each piece cuts off what stands behind its
 /// beginning.
 pub(crate) fn lines_below(sandbox: &Sandbox, prefix: &str) -> Vec<Value> {
-    let directory = directories(sandbox, prefix).pop().expect("there is no report");
+    let directory = directories(sandbox, prefix)
+        .pop()
+        .expect("there is no report");
     let mut report = Vec::new();
     for key in sandbox.store().keys(OPS) {
         if key.starts_with(&directory) {
@@ -73,7 +75,9 @@ pub(crate) fn lines_below(sandbox: &Sandbox, prefix: &str) -> Vec<Value> {
     }
     let text = String::from_utf8(report).unwrap();
     let lines = text.lines();
-    lines.map(|line| serde_json::from_str(line).unwrap()).collect()
+    lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }
 
 /// The keys of the receipts, sorted.
@@ -109,7 +113,10 @@ async fn all_commands_read_a_report_in_s3() {
     let run = lines[0]["run"].as_str().unwrap();
     assert!(directory.contains(run), "{directory} {run}");
     let footer = &lines.last().unwrap()["footer"];
-    assert_eq!((&footer["lines"], &footer["failed_objects"]), (&3.into(), &1.into()));
+    assert_eq!(
+        (&footer["lines"], &footer["failed_objects"]),
+        (&3.into(), &1.into())
+    );
     let writes = world.sandbox.calls().of(Operation::PutObject);
     let writes: Vec<_> = writes.iter().filter(|call| call.bucket == OPS).collect();
     assert!(
@@ -138,7 +145,11 @@ async fn all_commands_read_a_report_in_s3() {
     let (_, stdout, _) = s3haul(&world, job.path(), &["report", "show", &one, "--json"]).await;
     let shown: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(
-        (&shown["state"], &shown["not_done"], &shown["causes"][0]["first"][0]),
+        (
+            &shown["state"],
+            &shown["not_done"],
+            &shown["causes"][0]["first"][0]
+        ),
         (&"complete".into(), &1.into(), &"s3://source/b".into())
     );
     for place in [NIGHTLY, "job.yaml"] {
@@ -184,6 +195,7 @@ async fn a_run_that_is_stopped_and_resumed_writes_one_report() {
     // The journal is beside the report, and its lists do not see the pieces.
     let job = manifest(&world, "journal: s3://ops/nightly/\n");
     for session in 1..=3 {
+        let fired = world.sandbox.faults().fired();
         let mut child = crate::cli::process_at(&world)
             .args(["run", "job.yaml", "--drain", "1s"])
             .current_dir(job.path())
@@ -192,7 +204,7 @@ async fn a_run_that_is_stopped_and_resumed_writes_one_report() {
             .spawn()
             .unwrap();
         while world.sandbox.store().keys(DESTINATION).len() < 30
-            || world.sandbox.faults().fired() < 5 * session
+            || world.sandbox.faults().fired() < fired + 3
         {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -205,8 +217,7 @@ async fn a_run_that_is_stopped_and_resumed_writes_one_report() {
         }
         let ended = tokio::task::spawn_blocking(move || child.wait().unwrap());
         assert_ne!(ended.await.unwrap().code(), Some(0));
-        let (exit, stdout, _) =
-            s3haul(&world, job.path(), &["report", "show", NIGHTLY]).await;
+        let (exit, stdout, _) = s3haul(&world, job.path(), &["report", "show", NIGHTLY]).await;
         assert!(exit == 0 && stdout.contains("incomplete: "), "{stdout}");
         let (exit, _, stderr) = s3haul(&world, job.path(), &["verify", "--report", NIGHTLY]).await;
         assert!([1, 2].contains(&exit), "{exit} {stderr}");
@@ -218,9 +229,11 @@ async fn a_run_that_is_stopped_and_resumed_writes_one_report() {
     let lines = lines_below(&world.sandbox, "nightly/");
     assert_eq!(reported(&lines), keys);
     assert_eq!(lines.last().unwrap()["footer"]["sessions"], 4);
-    let (exit, stdout, stderr) =
-        s3haul(&world, job.path(), &["verify", "--report", NIGHTLY]).await;
-    assert!(exit == 0 && stdout.contains("40 equal"), "{stdout} {stderr}");
+    let (exit, stdout, stderr) = s3haul(&world, job.path(), &["verify", "--report", NIGHTLY]).await;
+    assert!(
+        exit == 0 && stdout.contains("40 equal"),
+        "{stdout} {stderr}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -235,7 +248,9 @@ async fn a_report_that_s3_refuses_is_told_before_anything_is_copied() {
         world.sandbox.store().deny(OPS, operation, "");
         let (exit, _, stderr) = s3haul(&world, job.path(), &["run", "job.yaml"]).await;
         assert!(
-            exit == 3 && stderr.contains("error: the report s3://ops/nightly/") && stderr.contains(said),
+            exit == 3
+                && stderr.contains("error: the report s3://ops/nightly/")
+                && stderr.contains(said),
             "{operation:?}: {exit} {stderr}"
         );
         world.sandbox.store().allow_all();
@@ -268,7 +283,10 @@ async fn a_server_that_ignores_the_condition_is_refused() {
         .faults()
         .add(ignored.then(Effect::Ignore(&["if-none-match"])));
     let (exit, _, stderr) = s3haul(&world, job.path(), &["run", "job.yaml"]).await;
-    assert!(exit == 3 && stderr.contains("ignored in a test"), "{exit} {stderr}");
+    assert!(
+        exit == 3 && stderr.contains("ignored in a test"),
+        "{exit} {stderr}"
+    );
     assert_eq!(world.calls(Operation::CopyObject), 0);
 }
 
@@ -320,7 +338,10 @@ async fn a_piece_whose_answer_was_lost_is_written_once() {
     let job = manifest(&world, "");
     for piece in ["000001.jsonl", "000002.jsonl", "000003.jsonl"] {
         let fault = Fault::on(Operation::PutObject).bucket(OPS).key(piece);
-        world.sandbox.faults().add(fault.first(1).then(Effect::ResetAfter));
+        world
+            .sandbox
+            .faults()
+            .add(fault.first(1).then(Effect::ResetAfter));
     }
     let (exit, _, stderr) = s3haul(&world, job.path(), &["run", "job.yaml"]).await;
     assert_eq!(exit, 0, "{stderr}");
@@ -328,7 +349,10 @@ async fn a_piece_whose_answer_was_lost_is_written_once() {
     let lines = lines_below(&world.sandbox, "nightly/");
     assert_eq!(reported(&lines), ["a", "b", "c"]);
     let (exit, stdout, _) = s3haul(&world, job.path(), &["report", "show", NIGHTLY]).await;
-    assert!(exit == 0 && stdout.contains("complete, exit code 0"), "{stdout}");
+    assert!(
+        exit == 0 && stdout.contains("complete, exit code 0"),
+        "{stdout}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -346,7 +370,10 @@ async fn a_manifest_says_where_a_report_in_s3_can_be() {
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, text.replace(&format!("{{s3: {NIGHTLY}}}"), report)).unwrap();
         let (exit, _, stderr) = s3haul(&world, job.path(), &["run", "job.yaml"]).await;
-        assert!(exit == 2 && stderr.contains(said), "{report}: {exit} {stderr}");
+        assert!(
+            exit == 2 && stderr.contains(said),
+            "{report}: {exit} {stderr}"
+        );
     }
     let job = manifest(&world, "");
     for (flag, said) in [
@@ -355,10 +382,16 @@ async fn a_manifest_says_where_a_report_in_s3_can_be() {
     ] {
         let words = ["run", "job.yaml", "--report", flag];
         let (exit, _, stderr) = s3haul(&world, job.path(), &words).await;
-        assert!(exit == 2 && stderr.contains(said), "{flag}: {exit} {stderr}");
+        assert!(
+            exit == 2 && stderr.contains(said),
+            "{flag}: {exit} {stderr}"
+        );
     }
     let (exit, _, stderr) = s3haul(&world, job.path(), &["report", "show", NIGHTLY]).await;
-    assert!(exit == 2 && stderr.contains("there is no report below"), "{exit} {stderr}");
+    assert!(
+        exit == 2 && stderr.contains("there is no report below"),
+        "{exit} {stderr}"
+    );
     assert_eq!(world.sandbox.store().keys(SOURCE).len(), 0);
 }
 
@@ -450,7 +483,10 @@ async fn a_second_session_shuts_the_first_one_out() {
     first.add(&receipt(2));
     let (mut first, refused) = synced(first).await;
     let error = refused.unwrap_err().to_string();
-    assert!(error.contains("was taken over by another session"), "{error}");
+    assert!(
+        error.contains("was taken over by another session"),
+        "{error}"
+    );
     // Also when its journal brings the receipts again.
     first.rewind(length).unwrap();
     first.add(&receipt(2));
@@ -487,8 +523,14 @@ async fn a_piece_that_was_given_up_is_cut_off() {
     written.unwrap();
     finish(report.end()).await.unwrap();
     let keys = world.sandbox.store().keys(OPS);
-    assert!(keys.iter().any(|key| key.ends_with("000003.jsonl")), "{keys:?}");
-    assert_eq!(reported(&lines_below(&world.sandbox, "many/")), ["00001", "00003"]);
+    assert!(
+        keys.iter().any(|key| key.ends_with("000003.jsonl")),
+        "{keys:?}"
+    );
+    assert_eq!(
+        reported(&lines_below(&world.sandbox, "many/")),
+        ["00001", "00003"]
+    );
 }
 
 /// The run is the same, and what the journal says of the report is not there.
@@ -509,10 +551,14 @@ async fn a_report_that_was_lost_says_that_receipts_are_missing() {
     let show = ["report", "show", "s3://ops/many/", "--provider", "aws"];
     let (exit, stdout, _) = s3haul(&world, dir.path(), &show).await;
     assert!(
-        exit == 0 && stdout.contains("damaged: line 2: receipts of an earlier session are missing here"),
+        exit == 0
+            && stdout.contains("damaged: line 2: receipts of an earlier session are missing here"),
         "{stdout}"
     );
     let retry = ["retry", "s3://ops/many/", "--provider", "aws"];
     let (exit, _, stderr) = s3haul(&world, dir.path(), &retry).await;
-    assert!(exit == 2 && stderr.contains("lacks receipts of an earlier session"), "{stderr}");
+    assert!(
+        exit == 2 && stderr.contains("lacks receipts of an earlier session"),
+        "{stderr}"
+    );
 }
