@@ -138,6 +138,7 @@ impl CliError {
                 ReportError::Incomplete { .. }
                 | ReportError::Footer { .. }
                 | ReportError::Changed { .. }
+                | ReportError::Unwritten { .. }
                 | ReportError::Moved { .. },
             )
             | Self::Io(_) => Exit::Failures,

@@ -63,6 +63,21 @@ pub enum ReportError {
         /// The file.
         path: PathBuf,
     },
+    /// It could not take all receipts, and no journal can give them to it later.
+    #[error(
+        "the report {place} lacks receipts: {error}; {}, and run the same command again for a whole report: it finds what was \
+         copied",
+        match place {
+            ReportPlace::File(_) => "free some space, or put the file back",
+            ReportPlace::Prefix(_) => "mend what is wrong there",
+        }
+    )]
+    Unwritten {
+        /// The report.
+        place: ReportPlace,
+        /// The first error.
+        error: String,
+    },
     /// The path names another file now.
     #[error(
         "the report {} was moved, removed, or replaced during the run; its receipts and its footer are in the file that the \

@@ -99,7 +99,16 @@ enum PieceMessage {
     /// Asks for a report that is durable.
     Sync(oneshot::Sender<Result<ReportLength, String>>),
     /// Adds the footer.
-    Finish(Footer, oneshot::Sender<Result<(), String>>),
+    Finish(Footer, oneshot::Sender<Result<(), Unfinished>>),
+}
+
+/// Why a report has no footer.
+#[derive(Debug)]
+enum Unfinished {
+    /// It lacks receipts.
+    Receipts(String),
+    /// The footer could not be written.
+    Footer(String),
 }
 
 impl BucketReport {
@@ -237,11 +246,12 @@ impl BucketReportEnd {
         let (done, finished) = oneshot::channel();
         // Without its reader, no answer comes.
         let _ = self.queue.send(PieceMessage::Finish(footer.clone(), done));
-        let ended = |_| Err("the process is ending".to_owned());
+        let ended = |_| Err(Unfinished::Footer("the process is ending".to_owned()));
         let finished = finished.await.unwrap_or_else(ended);
-        finished.map_err(|error| ReportError::Footer {
-            place: ReportPlace::Prefix(self.directory.uri()),
-            error,
+        let place = ReportPlace::Prefix(self.directory.uri());
+        finished.map_err(|unfinished| match unfinished {
+            Unfinished::Receipts(error) => ReportError::Unwritten { place, error },
+            Unfinished::Footer(error) => ReportError::Footer { place, error },
         })
     }
 }
@@ -388,10 +398,10 @@ impl PieceWriter {
         self.clear();
     }
 
-    async fn finish(&mut self, footer: Footer) -> Result<(), String> {
+    async fn finish(&mut self, footer: Footer) -> Result<(), Unfinished> {
         self.flush().await;
         if let Some(error) = &self.error {
-            return Err(error.clone());
+            return Err(Unfinished::Receipts(error.clone()));
         }
         let ReportLength { lines, sum, .. } = self.end();
         let footer = Footer {
@@ -399,8 +409,10 @@ impl PieceWriter {
             checksum: Some(format!("{sum:016x}")),
             ..footer
         };
-        let line = footer.line().map_err(|error| error.to_string())?;
-        self.write(&line, 0, true).await
+        let line = footer.line();
+        let line = line.map_err(|error| Unfinished::Footer(error.to_string()))?;
+        let written = self.write(&line, 0, true).await;
+        written.map_err(Unfinished::Footer)
     }
 
     /// Writes a piece behind those that count.
