@@ -197,7 +197,9 @@ impl Refusals {
             answer.hurry(now);
         }
         for (_, next) in lock(&self.uncounted).values_mut() {
-            next.iter_mut().for_each(|next| next.hurry(now));
+            for next in next.iter_mut() {
+                next.hurry(now);
+            }
         }
     }
 
