@@ -371,7 +371,7 @@ pub enum ReportEnd {
     /// One in a file.
     File(FileReportEnd),
     /// One in S3.
-    Bucket(BucketReportEnd),
+    Bucket(Box<BucketReportEnd>),
 }
 
 impl ReportEnd {

@@ -62,7 +62,7 @@ impl Reports {
 #[derive(Debug)]
 pub(super) enum FoundReport {
     File(PathBuf),
-    Stored(StoredReport),
+    Stored(Box<StoredReport>),
 }
 
 impl FoundReport {
@@ -80,7 +80,7 @@ impl FoundReport {
             }
             ReportPlace::Prefix(uri) => {
                 let stored = reports_at(uri, endpoint).await?.latest().boxed().await?;
-                stored.map(Self::Stored).ok_or_else(|| {
+                stored.map(|stored| Self::Stored(Box::new(stored))).ok_or_else(|| {
                     CliError::Usage(format!(
                         "there is no report below {uri}; name the prefix that `report.s3` or --report names"
                     ))

@@ -154,9 +154,10 @@ impl Place {
         let order = Order::of_objects(self.bucket.capabilities().ordered_lists);
         // `segment-…` and `snapshot-…`, and none of the many pieces of reports below the prefix.
         // Lists of a directory bucket begin at a slash.
-        let ours = match self.bucket.capabilities().directory {
-            true => self.prefix.to_string(),
-            false => format!("{}s", self.prefix),
+        let ours = if self.bucket.capabilities().directory {
+            self.prefix.to_string()
+        } else {
+            format!("{}s", self.prefix)
         };
         let (operation, bucket) = (Operation::ListObjects, self.bucket.name());
         let mut paging = Paging::new(operation, bucket, &ours, order);

@@ -158,10 +158,10 @@ impl BucketReport {
     /// Returns the means to end the report when the journal, which takes it, has been closed.
     #[must_use]
     pub fn end(&self) -> ReportEnd {
-        ReportEnd::Bucket(BucketReportEnd {
+        ReportEnd::Bucket(Box::new(BucketReportEnd {
             queue: self.queue.clone(),
             directory: self.directory.clone(),
-        })
+        }))
     }
 
     fn send(&self, message: PieceMessage) {

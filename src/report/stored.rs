@@ -99,6 +99,7 @@ pub struct StoredReport {
 mod hexadecimal {
     use serde::{Deserialize as _, Deserializer, Serializer};
 
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
     pub(super) fn serialize<S: Serializer>(sum: &u64, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(&format_args!("{sum:016x}"))
     }
