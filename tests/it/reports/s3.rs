@@ -407,7 +407,7 @@ pub(super) async fn open(bucket: &Bucket, run: &str) -> BucketReport {
     };
     let limits = PieceLimits {
         bytes: 1,
-        time: Duration::from_secs(3600),
+        time: Duration::from_hours(1),
     };
     BucketReport::open(&reports, &origin, limits).await.unwrap()
 }

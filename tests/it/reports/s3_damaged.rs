@@ -27,7 +27,9 @@ async fn show(world: &World, more: &[&str]) -> (i32, String, String) {
 async fn report(world: &World, lines: &[String]) -> String {
     let bucket = world.bucket(OPS).await;
     let mut report = open(&bucket, "19ca71fb900a83f4").await;
-    lines.iter().for_each(|line| report.add(line));
+    for line in lines {
+        report.add(line);
+    }
     let (report, written) = synced(report).await;
     written.unwrap();
     finish(report.end()).await.unwrap();
