@@ -35,6 +35,7 @@ mod presence;
 mod progress;
 #[cfg(all(test, feature = "sandbox"))]
 mod reference;
+mod report;
 mod retry;
 mod run;
 #[cfg(feature = "sandbox")]
@@ -144,6 +145,8 @@ enum Command {
     Check(check::CheckJob),
     /// Show the progress of a run, from its journal.
     Status(status::Status),
+    /// Show the totals of a report, and what is not done.
+    Report(report::Reports),
     /// Compare both sides of a job, of SRC and DST, or of a report. Writes nothing.
     Verify(Box<verify::Verify>),
     /// List, inspect, abort, or complete unfinished multipart uploads.
@@ -169,7 +172,7 @@ enum Command {
 impl Command {
     fn has_no_manifest(&self) -> bool {
         match self {
-            Self::Copy(_) | Self::Uploads(_) => true,
+            Self::Copy(_) | Self::Uploads(_) | Self::Report(_) => true,
             Self::Verify(verify) => verify.is_of_two_sides(),
             _ => false,
         }
@@ -510,6 +513,7 @@ async fn dispatch(command: Command, output: Output) -> Result<Exit, CliError> {
         Command::Check(check) => Box::pin(check.execute(output)).await,
         Command::Status(status) => Box::pin(status.execute(output)).await,
         Command::Verify(verify) => Box::pin(verify.execute(output)).await,
+        Command::Report(reports) => Box::pin(reports.execute(output)).await,
         Command::Uploads(uploads) => Box::pin(uploads.execute(output)).await,
         Command::Schema => {
             let schema =

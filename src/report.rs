@@ -5,9 +5,20 @@
 //! is told at once. A disk that fills up later does not stop the copies: the first error is kept,
 //! and the run does not exit 0. The writer is the journal's [`Ledger`], which brings what is
 //! missing when the run goes on, or when somebody else cut the file or wrote to it.
+//!
+//! # Layout
+//!
+//! `frame` has the header and the footer, `target` the files that may be written. `stored` is the
+//! layout of reports in S3, and `pieces` writes them. `lines` reads both kinds, [`read`] for
+//! commands that act on a report, and [`overview`] for people. `summary` ends a run.
 
+mod error;
 mod frame;
+mod lines;
+pub mod overview;
+mod pieces;
 pub mod read;
+mod stored;
 mod summary;
 mod target;
 
@@ -18,81 +29,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crc_fast::{CrcAlgorithm, Digest};
-use thiserror::Error;
 
+pub use self::error::ReportError;
 pub use self::frame::{FORMAT, Footer, Origin, header, last_footer};
 use self::frame::{GAP, first_line, is_gap, is_remnant, length_of_receipts};
+pub use self::lines::ReportLines;
+use self::pieces::BucketReportEnd;
+pub use self::pieces::{BucketReport, PieceLimits};
+pub use self::stored::{ReportBucket, StoredReport};
 pub use self::summary::{comparison, summary};
 pub use self::target::{Kind, Target, TargetError};
 use crate::journal::Ledger;
-
-/// The reason why a report is missing or incomplete.
-#[derive(Debug, Error)]
-pub enum ReportError {
-    /// It could not be begun.
-    #[error(transparent)]
-    Target(#[from] TargetError),
-    /// Some receipts are not in it.
-    #[error(
-        "the report {} lacks receipts: {error}; {}",
-        path.display(),
-        if *kept {
-            "the journal has them: free some space, or put the file back, and run the same command again; it completes the \
-             report and copies nothing twice"
-        } else {
-            "they are lost, because no journal is kept; what was copied is at the destination, and the same command run \
-             again reports it as skipped"
-        }
-    )]
-    Incomplete {
-        /// The path.
-        path: PathBuf,
-        /// The first thing that the system said.
-        error: String,
-        /// They are in the journal, so that the run can still complete the report.
-        kept: bool,
-    },
-    /// It has all receipts and no footer.
-    #[error(
-        "the report {} has all its receipts but no footer, so that `retry` and `verify --report` refuse it: {error}; free \
-         some space and run the same command again", path.display()
-    )]
-    Footer {
-        /// The path.
-        path: PathBuf,
-        /// The error of the system.
-        error: io::Error,
-    },
-    /// Somebody else wrote to it, or cut it, after its last receipt.
-    #[error(
-        "the report {}: {CHANGED}; run the same command again for a whole report, and do not rotate a report before its run has \
-         ended", path.display()
-    )]
-    Changed {
-        /// The path.
-        path: PathBuf,
-    },
-    /// It could not take all receipts, and no journal can give them to it later.
-    #[error(
-        "the report {} lacks receipts: {error}; free some space, or put the file back, and run the same command again for a \
-         whole report: it finds what was copied", path.display()
-    )]
-    Unwritten {
-        /// The path.
-        path: PathBuf,
-        /// The first thing that the system said.
-        error: String,
-    },
-    /// The path names another file now.
-    #[error(
-        "the report {} was moved, removed, or replaced during the run; its receipts and its footer are in the file that the \
-         run began, wherever that is now. Do not move a report before its run has ended", path.display()
-    )]
-    Moved {
-        /// The path.
-        path: PathBuf,
-    },
-}
+use crate::manifest::job::ReportPlace;
 
 /// Writes receipts as they come.
 #[derive(Debug)]
@@ -286,12 +234,12 @@ impl ReportWriter {
     pub fn end(&self, path: &Path) -> io::Result<ReportEnd> {
         let file = self.file.get_ref().try_clone()?;
         let (path, shared) = (path.to_owned(), Arc::clone(&self.shared));
-        Ok(ReportEnd {
+        Ok(ReportEnd::File(FileReportEnd {
             file,
             path,
             is_stream: self.is_stream,
             shared,
-        })
+        }))
     }
 
     /// Cuts a file to `length`, and returns the length that it has then. A length of 0 means a
@@ -420,11 +368,11 @@ impl ReportWriter {
 
 /// Ends a report.
 #[derive(Debug)]
-pub struct ReportEnd {
-    file: File,
-    path: PathBuf,
-    is_stream: bool,
-    shared: Arc<Shared>,
+pub enum ReportEnd {
+    /// One in a file.
+    File(FileReportEnd),
+    /// One in S3.
+    Bucket(Box<BucketReportEnd>),
 }
 
 impl ReportEnd {
@@ -432,12 +380,39 @@ impl ReportEnd {
     ///
     /// # Errors
     /// [`ReportError::Footer`] if it cannot be written, [`ReportError::Unwritten`] if receipts could
-    /// not, [`ReportError::Changed`] if it is not as the journal left it, and
-    /// [`ReportError::Moved`] if the path names another file by now.
-    pub fn finish(mut self, footer: &Footer) -> Result<(), ReportError> {
+    /// not, [`ReportError::Changed`] if a file is not as the journal left it, and
+    /// [`ReportError::Moved`] if its path names another file by now.
+    pub async fn finish(self, footer: &Footer) -> Result<(), ReportError> {
+        match self {
+            Self::File(file) => file.finish(footer),
+            Self::Bucket(pieces) => pieces.finish(footer).await,
+        }
+    }
+
+    /// Names the report for its reader.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::File(file) => file.path.display().to_string(),
+            Self::Bucket(pieces) => pieces.name(),
+        }
+    }
+}
+
+/// Ends a report in a file.
+#[derive(Debug)]
+pub struct FileReportEnd {
+    file: File,
+    path: PathBuf,
+    is_stream: bool,
+    shared: Arc<Shared>,
+}
+
+impl FileReportEnd {
+    fn finish(mut self, footer: &Footer) -> Result<(), ReportError> {
         if let Some(error) = self.shared.unwritten().take() {
             return Err(ReportError::Unwritten {
-                path: self.path,
+                place: ReportPlace::File(self.path),
                 error,
             });
         }
@@ -457,8 +432,8 @@ impl ReportEnd {
         }
         if let Err(error) = self.write(&footer) {
             return Err(ReportError::Footer {
-                path: self.path,
-                error,
+                place: ReportPlace::File(self.path),
+                error: error.to_string(),
             });
         }
         if !self.is_stream && !target::is_at(&self.file, &self.path) {

@@ -3,6 +3,7 @@
 mod journal;
 mod look;
 mod probe;
+mod report;
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -38,7 +39,7 @@ bucket, and removes them, also when it is stopped. It needs s3:DeleteObject ther
 
 Exit codes: 0 nothing is known to be wrong, 1 a selection with `empty: fail` matches nothing, a server does not do what the
 job relies on or that is not known, or the probe left something behind, 3 a bucket or a local source cannot be used, listed,
-or read, or the journal cannot be used, 4 interrupted.")]
+or read, or the journal or the report in S3 cannot be used, 4 interrupted.")]
 pub(super) struct CheckJob {
     #[command(flatten)]
     job: JobFile,
@@ -119,10 +120,14 @@ impl CheckJob {
             }
             tell(&sides, old_versions.as_ref(), &findings, output)?;
         }
-        let findings = journal::check(&job, &mut connections, output).await?;
-        if findings.is_forbidden() {
-            termination::because(findings.failure().unwrap_or_default());
-            exit = Exit::Refused;
+        for findings in [
+            journal::check(&job, &mut connections, output).await?,
+            report::check(&job, &mut connections, output).await?,
+        ] {
+            if findings.is_forbidden() {
+                termination::because(findings.failure().unwrap_or_default());
+                exit = Exit::Refused;
+            }
         }
         Ok(Looked {
             place,

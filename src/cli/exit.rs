@@ -142,12 +142,22 @@ impl CliError {
             Self::Journal(error) if error.is_passing() => Exit::Interrupted,
             Self::Refused(failure) if failure.is_passing() => Exit::Interrupted,
             // The run is not over before its report is whole.
+            Self::Report(ReportError::Store { failure, .. }) if failure.is_passing() => {
+                Exit::Interrupted
+            }
             Self::Lost(_)
             | Self::Interrupted(_)
-            | Self::Report(ReportError::Incomplete { kept: true, .. }) => Exit::Interrupted,
+            | Self::Report(
+                ReportError::Incomplete { kept: true, .. } | ReportError::TakenOver { .. },
+            ) => Exit::Interrupted,
             Self::Refused(_)
             | Self::Absent(_)
-            | Self::Report(ReportError::Target(_))
+            | Self::Report(
+                ReportError::Target(_)
+                | ReportError::Store { .. }
+                | ReportError::Damaged { .. }
+                | ReportError::Unconditional { .. },
+            )
             | Self::Journal(_)
             | Self::Unusable(_) => Exit::Refused,
             Self::Report(

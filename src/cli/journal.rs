@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
+use futures::FutureExt as _;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tracing::Level;
@@ -27,7 +28,10 @@ use crate::journal::{self, Decision, Intent, Journal, JournalError, Ledger, Loca
 use crate::listing::local::JOURNALS;
 use crate::location::S3Uri;
 use crate::manifest::job::{Access, DEFAULT_ENDPOINT, Job, JournalPlace, OnChange, Source};
-use crate::report::{Origin, ReportEnd, ReportError, ReportWriter, header, last_footer};
+use crate::report::{
+    BucketReport, Origin, PieceLimits, ReportBucket, ReportEnd, ReportError, ReportWriter, header,
+    last_footer,
+};
 use crate::size::{ByteSize, by_number, display_count, display_counted};
 use crate::telemetry::{self, Note};
 
@@ -137,7 +141,7 @@ pub(super) async fn open(
     tell: impl Fn(&str),
 ) -> Result<Session, CliError> {
     let Some(location) = location(job, connections).await? else {
-        return without(job, origin, &tell).await;
+        return without(job, connections, origin, &tell).await;
     };
     let fingerprint = Fingerprint::of(job);
     if let Location::Bucket(..) = location {
@@ -152,6 +156,9 @@ pub(super) async fn open(
             .map(|path| ReportWriter::probe(path, origin))
             .transpose()?;
     }
+    if let Some(reports) = reports(job, connections).await? {
+        reports.probe(&origin.run).boxed().await?;
+    }
     let opened = match reopen(location.clone(), intent, &tell).await {
         Ok(opened) => opened,
         Err(error @ (JournalError::Io { .. } | JournalError::Full { .. }))
@@ -160,7 +167,7 @@ pub(super) async fn open(
             tell(&format!(
                 "no journal is kept, so a run that is killed starts over: {error}"
             ));
-            return without(job, origin, &tell).await;
+            return without(job, connections, origin, &tell).await;
         }
         Err(error) => return Err(unusable(error)),
     };
@@ -177,7 +184,7 @@ pub(super) async fn open(
     }
     begin(opened.state(), &resumed, &changes);
     replaces(job, |_| false, &tell);
-    let (ledger, report) = report(job, origin, ReportWriter::create).await?;
+    let (ledger, report) = report(job, connections, origin, ReportWriter::create).await?;
     let run = RunInfo {
         run: origin.run.clone(),
         job: job.name.clone(),
@@ -200,9 +207,14 @@ pub(super) async fn open(
 }
 
 /// Opens the report of a run that keeps no journal.
-async fn without(job: &Job, origin: &Origin, tell: &impl Fn(&str)) -> Result<Session, CliError> {
+async fn without(
+    job: &Job,
+    connections: &mut Connections,
+    origin: &Origin,
+    tell: &impl Fn(&str),
+) -> Result<Session, CliError> {
     replaces(job, |_| false, tell);
-    let (ledger, report) = report(job, origin, ReportWriter::create).await?;
+    let (ledger, report) = report(job, connections, origin, ReportWriter::create).await?;
     Ok(Session {
         journal: journal::off(ledger),
         resumed: Arc::default(),
@@ -240,7 +252,7 @@ async fn resume(
         ..origin.clone()
     };
     replaces(job, |old| old.is_of_run(&origin), tell);
-    let (ledger, report) = report(job, &origin, ReportWriter::reopen).await?;
+    let (ledger, report) = report(job, connections, &origin, ReportWriter::reopen).await?;
     let journal = opened.resume(ledger).await?;
     if intent == Intent::ResumeAnyway {
         journal
@@ -448,9 +460,16 @@ async fn reopen(
 /// the runtime's threads.
 async fn report(
     job: &Job,
+    connections: &mut Connections,
     origin: &Origin,
     open: impl Fn(&Path, &Origin) -> Result<ReportWriter, ReportError> + Send + 'static,
 ) -> Result<(Option<Box<dyn Ledger>>, Option<ReportEnd>), CliError> {
+    if let Some(reports) = reports(job, connections).await? {
+        let opened = BucketReport::open(&reports, origin, PieceLimits::default()).boxed();
+        let report = opened.await?;
+        let end = report.end();
+        return Ok((Some(Box::new(report) as Box<dyn Ledger>), Some(end)));
+    }
     let Some(path) = job.report.json.clone() else {
         return Ok((None, None));
     };
@@ -461,6 +480,22 @@ async fn report(
         Ok::<_, CliError>((Some(Box::new(writer) as Box<dyn Ledger>), Some(end)))
     });
     opened.await.map_err(io::Error::other)?
+}
+
+/// Returns the prefix below which the job writes its report, if it is in S3.
+pub(super) async fn reports(
+    job: &Job,
+    connections: &mut Connections,
+) -> Result<Option<ReportBucket>, CliError> {
+    let Some(uri) = &job.report.s3 else {
+        return Ok(None);
+    };
+    let bucket = connections.bucket(DEFAULT_ENDPOINT, &uri.bucket).await?;
+    // The last thing that a run does is to write the footer.
+    Ok(Some(ReportBucket::new(
+        bucket.outliving_the_run(),
+        uri.key.clone(),
+    )))
 }
 
 /// Warns that the report of another run is about to be replaced.

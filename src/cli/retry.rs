@@ -13,13 +13,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::parse::parse;
 use super::place::Place;
+use super::report::{FoundReport, unread};
 use super::run::{Terms, run};
 use super::signals::DrainFlags;
-use super::{CliError, Command, Exit, Output, journal, note, output_file, plan, say};
+use super::{CliError, Command, EndpointFlags, Exit, Output, journal, note, plan, say};
 use crate::journal::{Intent, JournalError, look};
 use crate::location::S3Uri;
 use crate::manifest::job::{
-    Attribute, Chosen, Compare, Job, JournalPlace, Policy, Source, Transfer, Versions, When,
+    Attribute, Chosen, Compare, Job, JournalPlace, Policy, ReportPlace, Source, Transfer, Versions,
+    When,
 };
 use crate::manifest::moment::Age;
 use crate::report::Origin;
@@ -33,14 +35,17 @@ Examples:
   s3haul run nightly.yaml --report nightly.jsonl
   s3haul retry nightly.jsonl                        copies what failed; writes nightly.retry-1.jsonl
   s3haul retry nightly.retry-1.jsonl                copies what failed again
+  s3haul retry s3://ops/s3haul/nightly/             the same for the latest run that reported there
   s3haul retry --losses nightly.jsonl               repairs tags and other attributes that were lost")]
 pub(super) struct Retry {
-    /// Report of an earlier run.
+    /// Report of an earlier run: a file, s3://bucket/prefix/ for the latest run that reported
+    /// there, or the directory of one run below it.
     #[arg(value_name = "REPORT")]
-    path: PathBuf,
-    /// Write the new report to FILE. Default: REPORT.retry-N.jsonl.
-    #[arg(long, value_name = "FILE", value_parser = output_file)]
-    report: Option<PathBuf>,
+    place: ReportPlace,
+    /// Write the new report to a file or below s3://bucket/prefix/. Default: REPORT.retry-N.jsonl,
+    /// and for a report in S3 the prefix of the job's reports.
+    #[arg(long, value_name = "PLACE")]
+    report: Option<ReportPlace>,
     /// Repair the copies that lost attributes, instead of copying the objects that failed.
     #[arg(long)]
     losses: bool,
@@ -49,24 +54,25 @@ pub(super) struct Retry {
     dry_run: bool,
     #[command(flatten)]
     drain: DrainFlags,
+    #[command(flatten)]
+    endpoint: EndpointFlags,
 }
 
 impl Retry {
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
-        let path = std::path::absolute(&self.path)?;
-        let report = self.report.map(std::path::absolute).transpose()?;
+        let place = absolute(self.place)?;
+        let report = self.report.map(absolute).transpose()?;
         if report
-            .as_deref()
-            .is_some_and(|report| is_same(report, &path))
+            .as_ref()
+            .is_some_and(|report| is_same(report, &place))
         {
             let message = format!(
-                "--report names {}, whose other receipts would be lost; choose another path",
-                path.display()
+                "--report names {place}, whose other receipts would be lost; choose another path"
             );
             return Err(CliError::Usage(message));
         }
-        let report_read = tokio::task::block_in_place(|| read(&path))
-            .map_err(|error| CliError::Usage(error.to_string()))?;
+        let found = FoundReport::open(&place, &self.endpoint).await?;
+        let report_read = read(found.lines()?).await.map_err(unread)?;
         let is_incomplete = report_read.is_incomplete();
         let Report {
             origin,
@@ -75,9 +81,8 @@ impl Retry {
             ..
         } = report_read;
         let repair_losses = format!(
-            "{} attributes: s3haul retry --losses {} repairs {}",
+            "{} attributes: s3haul retry --losses {place} repairs {}",
             lacking(lost.len() as u64),
-            path.display(),
             by_number(lost.len() as u64, "it", "them")
         );
         if !self.losses && !lost.is_empty() && !failed.is_empty() {
@@ -125,12 +130,12 @@ impl Retry {
         for change in origin.changes(&job) {
             note(&format!("note: {change}"));
         }
-        same_places(&job, &failed, &path)?;
+        same_places(&job, &failed, &place)?;
         narrow(&mut job, &failed)?;
         if self.losses {
             repair(&mut job, &lost);
         }
-        job.report.json = Some(report.unwrap_or_else(|| beside(&path)));
+        set_report(&mut job, report, place);
         journal::leave_out_own_files(&mut job);
         if is_incomplete {
             note(&format!(
@@ -138,9 +143,9 @@ impl Retry {
                  stopped. It may never have listed others: {again} for those"
             ));
         }
-        let place = Place::ambient();
+        let world = Place::ambient();
         if self.dry_run {
-            Box::pin(plan::show(&job, &place, None, output)).await
+            Box::pin(plan::show(&job, &world, None, output)).await
         } else {
             // It has few objects, and the report says which.
             job.journal = JournalPlace::Nowhere;
@@ -150,7 +155,7 @@ impl Retry {
                 intent: Intent::Fresh,
                 drain: self.drain.time(),
             };
-            run(&job, &place, &origin, terms, output).await
+            run(&job, &world, &origin, terms, output).await
         }
     }
 }
@@ -220,7 +225,7 @@ fn job(command: &[String]) -> Result<Job, CliError> {
 
 /// Refuses a report whose failed lines name another place than the job does now: a retry would
 /// write elsewhere.
-fn same_places(job: &Job, failed: &[FailedObject], report: &Path) -> Result<(), CliError> {
+fn same_places(job: &Job, failed: &[FailedObject], report: &ReportPlace) -> Result<(), CliError> {
     for object in failed {
         // A transfer that is gone has a message of its own.
         let Some(transfer) = job
@@ -239,8 +244,7 @@ fn same_places(job: &Job, failed: &[FailedObject], report: &Path) -> Result<(), 
         });
         if let Some(what) = moved {
             return Err(CliError::Usage(format!(
-                "the report {}: line {} {what}. Restore the job, or run the job as it is now",
-                report.display(),
+                "the report {report}: line {} {what}. Restore the job, or run the job as it is now",
                 object.line
             )));
         }
@@ -436,8 +440,29 @@ fn chosen(transfer: &Transfer, failed: &FailedObject) -> Option<Chosen> {
     Some(Chosen { key })
 }
 
-/// Returns true if both paths name one file.
-fn is_same(one: &Path, other: &Path) -> bool {
+/// Makes a path independent of the working directory.
+fn absolute(place: ReportPlace) -> Result<ReportPlace, CliError> {
+    Ok(match place {
+        ReportPlace::File(path) => ReportPlace::File(std::path::absolute(path)?),
+        prefix @ ReportPlace::Prefix(_) => prefix,
+    })
+}
+
+/// Sets the place of the new report. One in S3 replaces nothing, so the job keeps its own.
+fn set_report(job: &mut Job, report: Option<ReportPlace>, of: ReportPlace) {
+    let default = || match of {
+        ReportPlace::File(path) => ReportPlace::File(beside(&path)),
+        ReportPlace::Prefix(uri) => ReportPlace::Prefix(job.report.s3.clone().unwrap_or(uri)),
+    };
+    let place = report.unwrap_or_else(default);
+    job.report.set(place);
+}
+
+/// Returns true if both name one file.
+fn is_same(one: &ReportPlace, other: &ReportPlace) -> bool {
+    let (ReportPlace::File(one), ReportPlace::File(other)) = (one, other) else {
+        return false;
+    };
     matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }
 

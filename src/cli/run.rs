@@ -1,7 +1,6 @@
 //! `run` and the second half of `copy`: connect, watch, stop on a signal, sum up.
 
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,14 +14,14 @@ use super::place::Place;
 use super::progress::Console;
 use super::signals::{self, DrainFlags, Orderly, Signalled};
 use super::{
-    CliError, Exit, JobFile, Output, color, idle, lifecycle, note, output_file, plan, presence,
-    say, say_json, say_line, tell,
+    CliError, Exit, JobFile, Output, color, idle, lifecycle, note, plan, presence, say, say_json,
+    say_line, tell,
 };
 use crate::execute::{self, Outcome, monitor::Monitor};
 use crate::journal::Intent;
 use crate::journal::event::Event;
-use crate::manifest::job::Job;
-use crate::manifest::{Finding, journal_in_source};
+use crate::manifest::job::{Job, ReportPlace};
+use crate::manifest::{Finding, own_objects};
 use crate::plan::unlisted::Cause;
 use crate::report::{Footer, Origin, ReportEnd, ReportError, Target, summary};
 use crate::telemetry::{self, Note};
@@ -40,10 +39,10 @@ pub(super) struct RunJob {
     /// Show what the command would do, and do nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Write one receipt per object to FILE, as JSON lines. Overrides `report.json` of the
-    /// manifest.
-    #[arg(long, value_name = "FILE", value_parser = output_file)]
-    report: Option<PathBuf>,
+    /// Write one receipt per object, as JSON lines, to a file or below s3://bucket/prefix/.
+    /// Overrides `report` of the manifest.
+    #[arg(long, value_name = "PLACE")]
+    report: Option<ReportPlace>,
     #[command(flatten)]
     journal: JournalFlags,
     #[command(flatten)]
@@ -63,12 +62,12 @@ impl RunJob {
     /// Returns the job, as the manifest and the flags say.
     pub(super) fn job(&self) -> Result<Job, CliError> {
         let mut job = self.job.load()?;
-        if let Some(path) = &self.report {
-            job.report.json = Some(path.clone());
+        if let Some(place) = &self.report {
+            job.report.set(place.clone());
         }
         self.journal.apply(&mut job);
-        // The manifest alone was checked; --journal or the environment may have named another one.
-        match journal_in_source(&job) {
+        // The manifest alone was checked; a flag or the environment may have named another place.
+        match own_objects(&job) {
             Some(Finding {
                 message, remedy, ..
             }) => Err(CliError::Usage(format!("{message}; {remedy}"))),
@@ -145,7 +144,7 @@ pub(super) async fn run(
         Arc::clone(connections.pacer()),
         output,
         bars,
-        job.report.json.is_some(),
+        job.report.place().is_some(),
     ));
     // A bucket that cannot be used is told before there is a run, so that a name can be mended and
     // run again.
@@ -213,21 +212,18 @@ pub(super) async fn run(
     let closed = match closed {
         Ok(closed) => closed,
         Err(error) => {
-            unfinished(report, &outcome);
+            unfinished(report, &outcome).await;
             return Err(CliError::Lost(error));
         }
     };
-    if let Some(path) = &job.report.json {
-        closed.report.map_err(|error| ReportError::Incomplete {
-            path: path.clone(),
-            error,
-            kept,
-        })?;
-        report.map_or(Ok(()), |report| {
-            report.finish(&Footer::of(&outcome, exit as i32))
-        })?;
+    if let (Some(place), Some(report)) = (job.report.place(), report) {
+        let name = report.name();
+        closed
+            .report
+            .map_err(|error| ReportError::Incomplete { place, error, kept })?;
+        report.finish(&Footer::of(&outcome, exit as i32)).await?;
         if is_for_people(output) {
-            say_line(&format!("report: {}", path.display()))?;
+            say_line(&format!("report: {name}"))?;
         }
     }
     if was_signalled && exit == Exit::Interrupted {
@@ -253,13 +249,13 @@ fn print(outcome: &Outcome, output: Output) -> Result<(), CliError> {
 }
 
 /// Ends the report of a run whose journal was lost: it is not complete, however its objects ended.
-fn unfinished(report: Option<ReportEnd>, outcome: &Outcome) {
+async fn unfinished(report: Option<ReportEnd>, outcome: &Outcome) {
     let Some(report) = report else { return };
     let footer = Footer {
         complete: false,
         ..Footer::of(outcome, Exit::Interrupted as i32)
     };
-    if let Err(error) = report.finish(&footer) {
+    if let Err(error) = report.finish(&footer).await {
         tracing::warn!(%error, "the report has no footer");
     }
 }

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use self::seed::{Copied, Seed, copied, seed};
 use super::signals::{self, Orderly};
-use super::{CliError, Exit, Output, say, say_json};
+use super::{CliError, Exit, Output, note, say, say_json};
 use crate::endpoint::{Endpoint, Environment, Provider, ProxySetting};
 use crate::execute::DRAIN;
 use crate::location::BucketName;
@@ -345,6 +345,11 @@ pub(super) async fn embed(job: &mut Job) -> Result<(Sandbox, StaticCredentials),
     }
     // The sandbox ends with this process, so its runs cannot be resumed.
     job.journal = JournalPlace::Nowhere;
+    if let Some(uri) = job.report.s3.take() {
+        note(&format!(
+            "--sandbox: no report is written to {uri}, which would end with this process; --report FILE keeps one"
+        ));
+    }
     // Buckets of the same name on two servers are one bucket now.
     if let Some(error) = CliError::of_findings(&check(job)) {
         return Err(CliError::Usage(format!(

@@ -3,7 +3,6 @@
 mod receipts;
 mod tell;
 
-use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
@@ -21,7 +20,8 @@ use super::{
 };
 use crate::location::S3Uri;
 use crate::manifest::job::{
-    DEFAULT_ENDPOINT, Destination, Empty, Job, Source, Symlinks, Transfer, Versions, check,
+    DEFAULT_ENDPOINT, Destination, Empty, Job, ReportPlace, Source, Symlinks, Transfer, Versions,
+    check,
 };
 use crate::planner::Sides;
 use crate::size::{by_number, display_count, display_counted};
@@ -32,6 +32,7 @@ Examples:
   s3haul verify nightly.yaml                       everything that the job would copy
   s3haul verify s3://lake/events/ s3://lake-dr/events/
   s3haul verify --report report.jsonl              what a run has copied, object by object
+  s3haul verify --report s3://ops/s3haul/nightly/  the same for the latest run that reported there
   s3haul verify nightly.yaml --deep                read what checksums and ETags do not settle
   s3haul verify nightly.yaml --deep=all            read everything
 
@@ -46,9 +47,10 @@ pub(super) struct Verify {
     /// A job manifest, or a source and a destination as for `copy`.
     #[arg(value_name = "JOB | SRC DST", num_args = 0..=2)]
     what: Vec<String>,
-    /// Compare again each object that this report calls copied or equal.
-    #[arg(long, value_name = "FILE", conflicts_with = "what")]
-    report: Option<PathBuf>,
+    /// Compare again each object that this report calls copied or equal: a file, or
+    /// s3://bucket/prefix/ for the latest run that reported there.
+    #[arg(long, value_name = "REPORT", conflicts_with = "what")]
+    report: Option<ReportPlace>,
     /// Read both sides and compare the bytes, of pairs that nothing else settles or of all.
     #[arg(long, value_name = "WHICH", num_args = 0..=1, require_equals = true, default_missing_value = "unproven", value_parser = ["unproven", "all"])]
     deep: Option<String>,
@@ -258,11 +260,18 @@ impl Verify {
             self.keys.of_source(),
             self.keys.of_destination(),
         ];
+        // They say how to reach a report in S3.
+        let is_for_report = matches!(self.report, Some(ReportPlace::Prefix(_)));
+        let endpoint = if is_for_report {
+            Vec::new()
+        } else {
+            self.endpoint.flags().to_vec()
+        };
         let flags = [
             &self.select.flags(),
             own.as_slice(),
             &self.access.of_source(),
-            &self.endpoint.flags(),
+            &endpoint,
         ]
         .concat();
         let remedy = "leave that out, or compare SRC DST";

@@ -152,18 +152,18 @@ impl Place {
 
     async fn names(&self) -> Result<BTreeSet<Name>, JournalError> {
         let order = Order::of_objects(self.bucket.capabilities().ordered_lists);
-        let mut paging = Paging::new(
-            Operation::ListObjects,
-            self.bucket.name(),
-            self.prefix.as_str(),
-            order,
-        );
+        // `segment-…` and `snapshot-…`, and none of the many pieces of reports below the prefix.
+        // Lists of a directory bucket begin at a slash.
+        let ours = if self.bucket.capabilities().directory {
+            self.prefix.to_string()
+        } else {
+            format!("{}s", self.prefix)
+        };
+        let (operation, bucket) = (Operation::ListObjects, self.bucket.name());
+        let mut paging = Paging::new(operation, bucket, &ours, order);
         let (mut names, mut token) = (BTreeSet::new(), None);
         loop {
-            let page = self
-                .bucket
-                .list(self.prefix.as_str(), None, token.as_deref())
-                .await;
+            let page = self.bucket.list(&ours, None, token.as_deref()).await;
             let mut page = page.map_err(|failure| JournalError::store(self, failure))?;
             let turn = paging
                 .check(&mut page)

@@ -462,7 +462,8 @@ mod tests {
         );
         assert_eq!(
             changes(|job| job.report = ReportPaths {
-                json: Some("r".into())
+                json: Some("r".into()),
+                ..ReportPaths::default()
             }),
             none
         );

@@ -49,8 +49,8 @@ pub struct ManifestFile {
     /// Ceilings for the whole run. Without them, the pace adapts to what the servers accept.
     #[schemars(extend("examples" = [{"requests_per_second": 3000}]))]
     pub limits: Option<LimitsSection>,
-    /// Files that receive a report.
-    #[schemars(extend("examples" = [{"json": "./report.jsonl"}]))]
+    /// The place that receives the report: a file, or a prefix in S3.
+    #[schemars(extend("examples" = [{"s3": "s3://lake-ops/s3haul/lake-replica/"}]))]
     pub report: Option<ReportSection>,
     /// The journal, from which a run resumes after a stop: a directory, `s3://bucket/prefix/` at
     /// the default endpoint, or `none`. Default: `./.s3haul/` and the job's name.
@@ -551,7 +551,7 @@ pub struct LimitsSection {
     pub max_failures: Option<String>,
 }
 
-/// Files that receive a report.
+/// The place that receives the report. Name one of the two.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(title = "report")]
@@ -559,4 +559,9 @@ pub struct ReportSection {
     /// A file with one JSON document per object. Relative paths start at the working directory.
     #[schemars(extend("examples" = ["./report.jsonl"]))]
     pub json: Option<String>,
+    /// A prefix at the default endpoint, `s3://bucket/prefix/`. Each run writes the lines of the
+    /// report below it, as numbered objects in `report-TIME-RUN/`. They are never changed or
+    /// removed: a lifecycle rule of the bucket expires them.
+    #[schemars(extend("examples" = ["s3://lake-ops/s3haul/lake-replica/"]))]
+    pub s3: Option<String>,
 }

@@ -23,7 +23,7 @@ pub use super::parts::{LayoutChoice, MAX_PART, MIN_PART, PartGoal, PartSize, Par
 pub use super::preserve::{
     Attribute, CustomerKeys, KeySource, Policy, Preserve, PreserveError, Preset, SetValues,
 };
-pub use super::traces::{JournalPlace, OnChange, ReportPaths};
+pub use super::traces::{JournalPlace, OnChange, ReportPaths, ReportPlace};
 pub use crate::endpoint::{
     AssumeRole, DEFAULT_ENDPOINT, Endpoint, Provider, ResolvedEndpoint, Trust,
 };
@@ -42,7 +42,7 @@ pub struct Job {
     pub transfers: Vec<Transfer>,
     /// Ceilings for the whole run.
     pub limits: Limits,
-    /// The files that receive reports.
+    /// The place that receives the report.
     pub report: ReportPaths,
     /// The place of the journal.
     pub journal: JournalPlace,

@@ -80,15 +80,16 @@ impl Origin {
     /// Describes a run of `job` that begins now.
     #[must_use]
     pub fn begin(&self, job: &Job) -> Self {
+        let now = Timestamp::now();
         let of_command = || hex(&Sha256::digest(self.command.join("\0")));
         Self {
             report: FORMAT,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             command: self.command.clone(),
             directory: self.directory.clone(),
-            time: Some(Timestamp::now()),
+            time: Some(now),
             host: host(),
-            run: format!("{:016x}", fastrand::u64(..)),
+            run: run_name(now),
             job: job.name.clone(),
             manifest_sha256: job.manifest_sha256.clone().unwrap_or_else(of_command),
             identity: job
@@ -152,6 +153,23 @@ impl Origin {
     pub fn command_line(&self) -> String {
         format!("s3haul {}", self.command.join(" "))
     }
+}
+
+/// Digits of a run's name that are its time.
+const TIME_DIGITS: usize = 11;
+
+/// Returns a new name for a run: its millisecond and a random number. The names of later runs are
+/// greater, which is the order of reports in S3.
+fn run_name(now: Timestamp) -> String {
+    let millisecond = now.as_millisecond().max(0);
+    format!("{millisecond:011x}{:05x}", fastrand::u32(..1 << 20))
+}
+
+/// Returns the time in the name of a run, or the epoch for a name of another kind.
+pub(super) fn time_of_run(run: &str) -> Timestamp {
+    let time = run.get(..TIME_DIGITS);
+    let millisecond = time.and_then(|time| i64::from_str_radix(time, 16).ok());
+    Timestamp::from_millisecond(millisecond.unwrap_or_default()).unwrap_or_default()
 }
 
 /// Describes the credentials, the Region, and the URL of an endpoint, as in `profile prod,

@@ -8,10 +8,8 @@
 
 use std::collections::hash_map::{Entry, RandomState};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::File;
 use std::hash::BuildHasher as _;
-use std::io::{self, BufRead, BufReader};
-use std::path::Path;
+use std::io;
 
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -19,6 +17,7 @@ use serde::Deserialize;
 use crate::manifest::job::{Attribute, PublishedCopy};
 use crate::plan::loss::Loss;
 
+use super::ReportLines;
 use super::frame::{FORMAT, Footer, Origin, footer, is_gap};
 
 mod error;
@@ -189,16 +188,11 @@ enum Undone {
 /// # Errors
 /// [`ReadError`]. A report that was cut, wherever that is, gives an error: nobody knows what is
 /// missing.
-pub fn read(path: &Path) -> Result<Report, ReadError> {
-    let io = |error| ReadError::Io {
-        path: path.to_owned(),
-        error,
-    };
-    let mut lines = BufReader::new(File::open(path).map_err(io)?).lines();
-    let first = lines.next().transpose().map_err(io)?.unwrap_or_default();
-    let origin = origin(path, &first)?;
+pub async fn read(mut lines: ReportLines) -> Result<Report, ReadError> {
+    let first = lines.next().await?.unwrap_or_default();
+    let origin = origin(lines.place(), &first)?;
     let mut reader = Reader {
-        path,
+        place: lines.place().to_owned(),
         origin: &origin,
         undone: BTreeMap::new(),
         lossy: BTreeMap::new(),
@@ -208,12 +202,16 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
         objects: Objects::default(),
         sum: super::Counted::of_head(format!("{first}\n").as_bytes()).sum,
     };
-    for (number, line) in (2..).zip(lines) {
-        match line {
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+    let mut number = 1;
+    loop {
+        number += 1;
+        match lines.next().await {
+            Ok(None) => break,
+            Ok(Some(line)) => reader.take(number, &line)?,
+            Err(ReadError::Io { error, .. }) if error.kind() == io::ErrorKind::InvalidData => {
                 return Err(reader.torn(number, error.to_string()));
             }
-            line => reader.take(number, &line.map_err(io)?)?,
+            Err(error) => return Err(error),
         }
     }
     reader.check_footer()?;
@@ -248,26 +246,26 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
 }
 
 /// Reads the header, and refuses a report that this version or this machine cannot use.
-fn origin(path: &Path, first: &str) -> Result<Origin, ReadError> {
-    let path = path.to_owned();
+fn origin(place: &str, first: &str) -> Result<Origin, ReadError> {
+    let place = place.to_owned();
     let origin: Origin = match serde_json::from_str(first) {
         Ok(origin) => origin,
         Err(error) => {
             let error = error.to_string();
-            return Err(ReadError::Foreign { path, error });
+            return Err(ReadError::Foreign { place, error });
         }
     };
     if origin.report > FORMAT {
         let (format, version) = (origin.report, origin.version);
         return Err(ReadError::Newer {
-            path,
+            place,
             format,
             version,
         });
     }
     if origin.is_of_sandbox() {
         return Err(ReadError::Sandbox {
-            path,
+            place,
             command: origin.command_line(),
             directory: origin.directory,
         });
@@ -280,7 +278,7 @@ type ObjectVersion = (String, String, Option<String>);
 
 /// The part of a report that was read so far.
 struct Reader<'a> {
-    path: &'a Path,
+    place: String,
     origin: &'a Origin,
     /// With the line that says so, and the destination.
     undone: BTreeMap<ObjectVersion, (Undone, usize, String)>,
@@ -296,7 +294,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn at(&self, line: usize) -> ReportLine {
         ReportLine {
-            path: self.path.to_owned(),
+            place: self.place.clone(),
             line,
             command: self.origin.command_line(),
             directory: self.origin.directory.clone(),
@@ -423,7 +421,7 @@ mod tests {
     fn of(lines: &[&str]) -> Result<Report, ReadError> {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), lines.join("\n")).unwrap();
-        read(file.path())
+        futures::executor::block_on(read(ReportLines::of_file(file.path())?))
     }
 
     #[test]

@@ -1,9 +1,5 @@
 //! `verify --report`: compares again what the receipts of a run name.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader};
-use std::path::Path;
-
 use futures::StreamExt;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
@@ -11,11 +7,12 @@ use tokio_util::sync::CancellationToken;
 use super::Verify;
 use super::tell::Console;
 use crate::cli::place::Place as Surroundings;
+use crate::cli::report::{FoundReport, unread};
 use crate::cli::retry::{job_of, moved};
 use crate::cli::{CliError, note};
 use crate::connections::Connections;
 use crate::location::S3Uri;
-use crate::manifest::job::{Transfer, Versions};
+use crate::manifest::job::{ReportPlace, Transfer, Versions};
 use crate::pace::gate::by_itself;
 use crate::report::read::read;
 use crate::s3::Failure;
@@ -29,17 +26,16 @@ impl Verify {
     /// error and is not skipped.
     pub(super) async fn receipts(
         &self,
-        path: &Path,
+        place: &ReportPlace,
         console: &mut Console,
     ) -> Result<Counts, CliError> {
-        self.says_itself(&path.display().to_string())?;
-        let usage =
-            |what: String| CliError::Usage(format!("the report {}: {what}", path.display()));
+        self.says_itself(&place.to_string())?;
+        let usage = |what: String| CliError::Usage(format!("the report {place}: {what}"));
+        let found = FoundReport::open(place, &self.endpoint).await?;
         // Read to its end before anything is compared: a report that was cut proves nothing.
-        let report = read(path).map_err(|error| CliError::Usage(error.to_string()))?;
-        let file = File::open(path).map_err(|error| usage(error.to_string()))?;
-        let mut lines = BufReader::new(file).lines();
-        lines.next().transpose()?;
+        let report = read(found.lines()?).await.map_err(unread)?;
+        let mut lines = found.lines()?;
+        lines.next().await.map_err(unread)?;
         // The command is read again for its endpoints.
         let job = job_of(&report.origin)?;
         for change in report.origin.changes(&job) {
@@ -53,14 +49,15 @@ impl Verify {
         let mut running = futures::stream::FuturesUnordered::new();
         let deep = self.deep();
         let footers = usize::from(report.footer.is_some());
-        let mut lines = (2_u64..).zip(lines).peekable();
-        while let Some((number, line)) = lines.next() {
-            let line = line?;
-            if footers > 0 && lines.peek().is_none() {
+        let (mut number, mut following) = (1_usize, lines.next().await.map_err(unread)?);
+        while let Some(line) = following {
+            number += 1;
+            following = lines.next().await.map_err(unread)?;
+            if footers > 0 && following.is_none() {
                 break;
             }
             // Each object is compared once.
-            if usize::try_from(number).is_ok_and(|number| report.superseded.contains(&number)) {
+            if report.superseded.contains(&number) {
                 continue;
             }
             let receipt: Line = serde_json::from_str(&line)
