@@ -141,7 +141,7 @@ impl Uploads {
     }
 }
 
-/// What to say about an id that is not that of an open upload.
+/// Returns the error for an id that is not that of an open upload.
 fn not_open(failure: Failure, location: &S3Uri, id: &str) -> CliError {
     if *failure.kind() != FailureKind::NoSuchUpload {
         return failure.into();
@@ -240,7 +240,7 @@ impl Choice {
             .is_none_or(|mine| mine.knows(&found.upload, found.bytes))
     }
 
-    /// Why an upload must not be aborted: a run is at work on it.
+    /// Returns the reason why an upload must not be aborted, if a run is at work on it.
     fn forbids(&self, found: &Found) -> Option<String> {
         let journal = self.journals().at_work(&found.upload, found.bytes)?;
         Some(format!(
@@ -252,7 +252,7 @@ impl Choice {
 /// Open uploads whose parts are asked for at the same time.
 const ASKED_AT_ONCE: usize = 16;
 
-/// An open upload, and what its parts hold. `None` when they can't be listed, for instance because
+/// An open upload, and what its parts hold. `None` when they cannot be listed, for instance because
 /// it has just ended.
 struct Found {
     upload: OpenUpload,
@@ -300,7 +300,7 @@ impl Found {
     }
 }
 
-/// What a list of uploads comes to.
+/// The totals of a list of uploads.
 #[derive(Default)]
 struct Wasted {
     uploads: u64,
@@ -331,7 +331,7 @@ impl Wasted {
     }
 }
 
-/// The uploads below a location that are meant, each with the size of its parts.
+/// Returns the selected uploads below a location, each with the size of its parts.
 fn found<'a>(
     bucket: &'a Bucket,
     location: &'a S3Uri,
@@ -440,9 +440,9 @@ async fn complete(
         return say_json(&line);
     }
     say_line(&format!(
-        "completed {location}: {} in {} parts, ETag {}",
+        "completed {location}: {} in {}, ETag {}",
         ByteSize(size),
-        parts.len(),
+        display_counted(parts.len() as u64, "part"),
         written.etag
     ))
 }

@@ -8,7 +8,7 @@ use super::walk::Found;
 use super::{Deep, Finding, Place, Verdict};
 use crate::bucket::Bucket;
 use crate::checksum::{Running, looks_like_md5};
-use crate::execute::prove::{Expected, Verdict as Evidence, against_weak_sum, by_checksum};
+use crate::execute::prove::{Expected, Verdict as Evidence, against_weak_sum, judge_checksum};
 use crate::execute::read;
 use crate::execute::receipt::Proof;
 use crate::listing::local::path_of;
@@ -33,6 +33,8 @@ pub(super) struct Pair {
     /// As listed.
     size: Option<u64>,
     etag: Option<String>,
+    /// True if the job names this one object, so that no list shows its size.
+    is_named: bool,
 }
 
 #[derive(Debug)]
@@ -43,7 +45,7 @@ pub(super) struct Pair {
 enum Origin {
     Object(Place),
     File(PathBuf),
-    /// Standard input: what was read once can not be compared again.
+    /// Standard input: what was read once cannot be compared again.
     Gone,
 }
 
@@ -67,6 +69,7 @@ impl Pair {
             destination: place(&sides.destination, &step.key, None),
             size: Some(step.entry.size),
             etag: step.entry.etag.clone(),
+            is_named: matches!(sides.transfer.from, Source::Object { .. }),
         }
     }
 
@@ -76,6 +79,7 @@ impl Pair {
             destination,
             size: None,
             etag: None,
+            is_named: false,
         }
     }
 
@@ -189,6 +193,12 @@ impl Pair {
             return Ok(sizes_differ(here.size, there.size));
         }
         let shown = by_heads(source, here, &self.destination, there);
+        if self.is_named && matches!(shown, Some(Verdict::Equal { .. })) && deep != Deep::All {
+            tokio::try_join!(
+                confirm_size(source, here),
+                confirm_size(&self.destination, there)
+            )?;
+        }
         match (shown, deep) {
             // What a checksum contradicts is different, however deep one looks.
             (Some(verdict), Deep::No | Deep::Unproven)
@@ -277,6 +287,15 @@ async fn head(place: &Place) -> Result<Head, Failure> {
         .await
 }
 
+/// Makes sure that an object of which no list showed the size ends where HEAD says, where HEAD is
+/// not believed.
+async fn confirm_size(place: &Place, head: &Head) -> Result<(), Failure> {
+    if place.bucket.capabilities().believes_answers() {
+        return Ok(());
+    }
+    read::confirm_size(&place.bucket, &pin(place, head), head.size).await
+}
+
 /// Refuses a HEAD that shows another `ETag` than the list did, unless the object was replaced since
 /// and the list shows it too: such an answer is about another object.
 async fn etag_as_listed(place: &Place, listed: Option<&str>, head: &Head) -> Result<(), Failure> {
@@ -363,7 +382,7 @@ fn judged(here: &Checksum, there: &Checksum) -> Verdict {
 fn by_heads(source: &Place, here: &Head, destination: &Place, there: &Head) -> Option<Verdict> {
     let expected = Expected::of(here, source.bucket.capabilities());
     let there_etag = Expected::of(there, destination.bucket.capabilities()).etag;
-    match by_checksum(&expected, there.checksum.as_ref()) {
+    match judge_checksum(&expected, there.checksum.as_ref()) {
         Some(Evidence::Proven(proof)) => {
             let against = there_etag.as_deref();
             let against = against
