@@ -102,6 +102,7 @@ pub fn of_parts(
     match kind {
         ChecksumKind::FullObject => combine(algorithm, sums?),
         ChecksumKind::Composite => composite(algorithm, sums?.into_iter().map(|(sum, _)| sum)),
+        ChecksumKind::Untold => None,
     }
 }
 

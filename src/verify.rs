@@ -131,6 +131,9 @@ pub struct Counts {
     /// False where the destination could not be searched for extra objects: its keys come in
     /// another order.
     pub looked_for_extra: bool,
+    /// The reason, if it could not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why_not_extra: Option<&'static str>,
 }
 
 impl Counts {
@@ -175,6 +178,7 @@ impl Counts {
             *self.proofs.entry(proof.clone()).or_default() += count;
         }
         self.looked_for_extra &= other.looked_for_extra;
+        self.why_not_extra = self.why_not_extra.or(other.why_not_extra);
     }
 }
 
@@ -182,7 +186,8 @@ impl Counts {
 pub async fn transfer(sides: &Sides, deep: Deep, mut observe: impl FnMut(&Finding)) -> Counts {
     let walk = Walk::new(sides);
     let mut counts = Counts {
-        looked_for_extra: walk.looks_for_extra(),
+        looked_for_extra: walk.why_not_extra().is_none(),
+        why_not_extra: walk.why_not_extra(),
         ..Counts::default()
     };
     let at_once = AT_ONCE

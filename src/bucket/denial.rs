@@ -1,17 +1,19 @@
-//! Repeats a 403 where the same kind of request has succeeded, and ends the requests of an object
-//! that has failed.
+//! Repeats a 403 if the same kind of request has succeeded before, and calls off the requests of an
+//! object that has failed.
 //!
-//! See [`crate::pace::Lanes::doubts_denial`] for what is doubted and why. An upload that has stored
-//! a part in this run is always worth the doubt: it may hold terabytes.
+//! See [`crate::pace::Lanes::doubts_denial`] for the denials that are doubted, and for the reason.
+//! For an upload that has stored a part in this run, a denial is always doubted: the upload may
+//! hold terabytes.
 //!
 //! Parts of an object wait for their turn and for their next attempt. Once one of them has failed
-//! for good, all others would be sent for nothing, so those that wait are called off. Requests
-//! under way end in peace: an abort that overtakes a part leaves it behind.
+//! for good, all others would be sent for nothing, so those that wait are called off. Requests in
+//! flight are left to finish: an abort that overtakes a part leaves that part behind.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::Bucket;
@@ -23,18 +25,18 @@ impl Bucket {
     #[must_use]
     pub(crate) fn for_upload(&self) -> Self {
         Self {
-            over: self.halt.child_token(),
+            called_off: self.halt.child_token(),
             has_parts: Arc::default(),
             ..self.clone()
         }
     }
 
     /// Returns the token that calls off those requests of an upload that wait.
-    pub(crate) fn over(&self) -> &CancellationToken {
-        &self.over
+    pub(crate) fn called_off(&self) -> &CancellationToken {
+        &self.called_off
     }
 
-    /// Returns the same bucket, whose refusals are believed at once.
+    /// Returns this bucket with denials believed at once.
     pub(super) fn without_doubt(&self) -> Self {
         Self {
             retry: RetryPolicy {
@@ -55,6 +57,30 @@ impl Bucket {
         }
     }
 
+    /// Waits, after the first part of a run was refused, until another one is copied or it takes too
+    /// long. Nothing is sent meanwhile.
+    pub(super) async fn await_news(&self, failure: &Failure) {
+        let operation = failure.details().operation;
+        let lanes = self.lanes(operation.class());
+        let expects_news = || {
+            *failure.kind() == FailureKind::Denied
+                && self.contact.is_none()
+                && failure.details().attempts == 1
+                && !self.has_parts.load(Ordering::Relaxed)
+                && lanes.expects_news(operation, self.pacer.elapsed())
+        };
+        let (began, longest) = (Instant::now(), self.retry.wait_for_news());
+        while expects_news() && began.elapsed() < longest {
+            tokio::select! {
+                () = sleep(longest / 20) => {}
+                () = self.waits_in_vain(lanes, operation, 1) => return,
+            }
+        }
+        if expects_news() && !longest.is_zero() {
+            lanes.believe_denial(operation, self.retry.doubt, self.pacer.elapsed());
+        }
+    }
+
     /// Returns the time to wait before a request that failed is sent again, or `None` to give up.
     /// `waited` is the time since its first failure.
     pub(super) fn wait(&self, failure: &Failure, waited: Duration) -> Option<Duration> {
@@ -66,7 +92,8 @@ impl Bucket {
                 .wait(failure.kind(), attempts, waited, fastrand::f64());
         }
         let (lanes, now) = (self.lanes(operation.class()), self.pacer.elapsed());
-        // Whoever doubts goes on to the end, though another one has come to believe meanwhile.
+        // A request that has begun to retry a 403 goes on, even if another request has accepted the
+        // denial meanwhile.
         let is_doubted = attempts > 1
             || self.has_parts.load(Ordering::Relaxed)
             || lanes.doubts_denial(operation, now);

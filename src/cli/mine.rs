@@ -1,23 +1,27 @@
 //! Whose uploads are open: what journals know of them.
 
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
 use clap::Args;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::journal::{Named, of_environment, places};
-use super::{CliError, EndpointFlags};
+use super::{CliError, EndpointFlags, note};
 use crate::journal::uploads::OpenUpload as Recorded;
-use crate::journal::{Life, look};
+use crate::journal::{Glance, Life, look};
 use crate::listing::local::JOURNALS;
 use crate::location::BucketName;
 use crate::manifest::job::JournalPlace;
 use crate::multipart::was_begun_between;
 use crate::s3::OpenUpload;
+use crate::size::{display_count, display_counted};
 
 /// Which journals say whose uploads are open.
 #[derive(Clone, Debug, Args)]
 pub(super) struct MineFlags {
-    /// Only uploads that a journal of s3haul knows: those in ./.s3haul, or the one that --journal
-    /// names.
+    /// Only uploads that a journal of s3haul knows: those in ./.s3haul, or the one that --journal or
+    /// --job names.
     #[arg(long)]
     mine: bool,
     /// With --mine, the journal: a directory, or s3://bucket/prefix/ (or S3HAUL_JOURNAL).
@@ -25,23 +29,47 @@ pub(super) struct MineFlags {
     // uploads with --journal would be to take no notice of it.
     #[arg(long, value_name = "PLACE", requires = "mine")]
     journal: Option<JournalPlace>,
+    /// With --mine, the manifest of a job: the journal that it names is read.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "mine",
+        conflicts_with = "journal"
+    )]
+    job: Option<PathBuf>,
 }
 
 /// The uploads that journals know, as far as they are in one bucket.
-#[derive(Debug)]
-pub(super) struct Mine(Vec<Known>);
+#[derive(Debug, Default)]
+pub(super) struct Mine {
+    known: Vec<Known>,
+    /// The journals that were read.
+    read: Vec<String>,
+    /// No journal was named, so those below the working directory were read.
+    is_unnamed: bool,
+}
+
+/// Journals that are named in a sentence.
+const NAMED: usize = 5;
+/// A server whose date of an upload differs from ours by more than this makes dates up.
+const FALSE_DATE: SignedDuration = SignedDuration::from_hours(1);
 
 #[derive(Debug)]
 struct Known {
     recorded: Recorded,
-    /// When the journal was written last.
+    /// The time at which the journal was written last.
     until: Timestamp,
     /// The journal, if a run is at work on it.
     running: Option<String>,
 }
 
 impl MineFlags {
-    /// What the journals say about uploads in `bucket`; `None` if that was not asked for.
+    /// True if journals choose the uploads.
+    pub(super) const fn is_asked(&self) -> bool {
+        self.mine
+    }
+
+    /// Reads the uploads in `bucket` that the journals know; `None` if that was not requested.
     pub(super) async fn read(
         &self,
         bucket: &BucketName,
@@ -50,70 +78,153 @@ impl MineFlags {
         if !self.mine {
             return Ok(None);
         }
-        let journal = self
-            .journal
-            .clone()
-            .map_or_else(of_environment, |journal| Ok(Some(journal)))?;
-        let named = match journal {
-            None | Some(JournalPlace::Usual) => Named::None,
-            Some(JournalPlace::Nowhere) => {
-                let message = "--mine looks into journals, and `--journal none` (or S3HAUL_JOURNAL) names none";
-                return Err(CliError::Usage(message.to_owned()));
-            }
-            Some(JournalPlace::Directory(path)) => Named::Directory(path),
-            Some(JournalPlace::Prefix(uri)) => Named::Prefix(uri),
+        let named = match (&self.job, &self.journal) {
+            (Some(path), _) => Named::JobIn(path.clone()),
+            (None, Some(journal)) => named(journal.clone())?,
+            (None, None) => of_environment()?.map_or(Ok(Named::None), named)?,
         };
-        let (mut known, mut journals) = (Vec::new(), 0);
+        let is_unnamed = matches!(named, Named::None);
+        let mut mine = Mine {
+            is_unnamed,
+            ..Mine::default()
+        };
         for (place, location) in places(named, endpoint).await? {
-            let Some(glance) = look(location).await? else {
-                continue;
-            };
-            journals += 1;
-            let until = glance.state.last.unwrap_or_default();
-            let running = (glance.life == Life::Running).then_some(place);
-            let there = glance
-                .state
-                .uploads
-                .into_values()
-                .filter(|open| open.place.bucket == *bucket);
-            known.extend(there.map(|recorded| Known {
-                recorded,
-                until,
-                running: running.clone(),
-            }));
+            if let Some(glance) = look(location).await? {
+                mine.take(bucket, place, glance);
+            }
         }
-        if journals == 0 {
+        if mine.read.is_empty() {
+            let place = if is_unnamed {
+                format!("in ./{JOURNALS}")
+            } else {
+                "at the place that was named".to_owned()
+            };
             let message = format!(
-                "there is no journal in ./{JOURNALS}, so nothing is known to be s3haul's own; name one with --journal, or \
-                 leave --mine out"
+                "there is no journal {place}, so nothing is known to be s3haul's own; name one with --journal PLACE or \
+                 --job FILE, or leave --mine out"
             );
             return Err(CliError::Usage(message));
         }
-        Ok(Some(Mine(known)))
+        Ok(Some(mine))
+    }
+}
+
+/// Returns the journals at a place that was named.
+fn named(place: JournalPlace) -> Result<Named, CliError> {
+    match place {
+        JournalPlace::Usual => Ok(Named::None),
+        JournalPlace::Nowhere => {
+            let message =
+                "--mine looks into journals, and `--journal none` (or S3HAUL_JOURNAL) names none";
+            Err(CliError::Usage(message.to_owned()))
+        }
+        JournalPlace::Directory(path) => Ok(Named::Directory(path)),
+        JournalPlace::Prefix(uri) => Ok(Named::Prefix(uri)),
     }
 }
 
 impl Mine {
-    /// Whether a journal knows this upload, whose parts have so many bytes. One that was about to
-    /// be begun when its journal ended has no id there: it is known by its key and time, and has no
-    /// parts yet.
-    pub(super) fn knows(&self, open: &OpenUpload, bytes: Option<u64>) -> bool {
-        self.find(open, bytes).is_some()
+    /// Returns what the journals of this environment say of uploads that are chosen by their age:
+    /// those below the working directory, and the one that S3HAUL_JOURNAL names. One that cannot be
+    /// read is told and left out.
+    pub(super) async fn beside(bucket: &BucketName, endpoint: &EndpointFlags) -> Self {
+        let named = match of_environment() {
+            Ok(Some(JournalPlace::Directory(path))) => vec![Named::None, Named::Directory(path)],
+            Ok(Some(JournalPlace::Prefix(uri))) => vec![Named::None, Named::Prefix(uri)],
+            _ => vec![Named::None],
+        };
+        let mut mine = Self::default();
+        for named in named {
+            let places = match places(named, endpoint).await {
+                Ok(places) => places,
+                Err(error) => {
+                    note(&format!("a journal cannot be read: {error}"));
+                    continue;
+                }
+            };
+            for (place, location) in places {
+                match look(location).await {
+                    Ok(Some(glance)) => mine.take(bucket, place, glance),
+                    Ok(None) => {}
+                    Err(error) => note(&format!("the journal {place} cannot be read: {error}")),
+                }
+            }
+        }
+        mine
     }
 
-    /// The journal of a run that is at work on this upload.
-    pub(super) fn at_work(&self, open: &OpenUpload, bytes: Option<u64>) -> Option<&str> {
-        self.find(open, bytes)?.running.as_deref()
+    fn take(&mut self, bucket: &BucketName, place: String, glance: Glance) {
+        let until = glance.state.last.unwrap_or_default();
+        let running = (glance.life == Life::Running).then(|| place.clone());
+        self.read.push(place);
+        let there = glance
+            .state
+            .uploads
+            .into_values()
+            .filter(|open| open.place.bucket == *bucket);
+        self.known.extend(there.map(|recorded| Known {
+            recorded,
+            until,
+            running: running.clone(),
+        }));
     }
 
-    fn find(&self, open: &OpenUpload, bytes: Option<u64>) -> Option<&Known> {
-        let ids = |known: &&Known| {
+    /// Returns a sentence about the journals that were read. `found` tells that they know an upload
+    /// that is open.
+    pub(super) fn told(&self, found: bool) -> String {
+        let named: Vec<_> = self.read.iter().take(NAMED).map(String::as_str).collect();
+        let mut text = format!(
+            "read {}: {}",
+            display_counted(self.read.len() as u64, "journal"),
+            named.join(", ")
+        );
+        if self.read.len() > NAMED {
+            let more = display_count((self.read.len() - NAMED) as u64);
+            let _ = write!(text, " and {more} more");
+        }
+        if self.is_unnamed && !found {
+            text.push_str(
+                "; a journal that is elsewhere must be named: --journal PLACE, or --job FILE for that of a manifest",
+            );
+        }
+        text
+    }
+
+    /// Returns the time at which a run of s3haul created this upload, if a journal knows it.
+    pub(super) fn created(&self, open: &OpenUpload) -> Option<Timestamp> {
+        self.by_id(open).map(|known| known.recorded.intended)
+    }
+
+    /// Returns the contradiction between the date that the server gives to an upload and the time
+    /// at which a run of s3haul created it.
+    pub(super) fn false_date(&self, open: &OpenUpload) -> Option<String> {
+        let created = self.created(open)?;
+        false_date(open, created)
+    }
+
+    fn by_id(&self, open: &OpenUpload) -> Option<&Known> {
+        self.known.iter().find(|known| {
             known
                 .recorded
                 .begun
                 .as_ref()
                 .is_some_and(|begun| begun.id == open.upload_id)
-        };
+        })
+    }
+
+    /// Returns true if a journal knows this upload, whose parts have this many bytes. An upload
+    /// that was about to be created when its journal ended has no id there: it is known by its key
+    /// and time, and has no parts yet.
+    pub(super) fn knows(&self, open: &OpenUpload, bytes: Option<u64>) -> bool {
+        self.find(open, bytes).is_some()
+    }
+
+    /// Returns the journal of a run that is at work on this upload.
+    pub(super) fn at_work(&self, open: &OpenUpload, bytes: Option<u64>) -> Option<&str> {
+        self.find(open, bytes)?.running.as_deref()
+    }
+
+    fn find(&self, open: &OpenUpload, bytes: Option<u64>) -> Option<&Known> {
         let intended = |known: &&Known| {
             let Recorded {
                 begun,
@@ -126,11 +237,22 @@ impl Mine {
                 .is_some_and(|initiated| was_begun_between(initiated, *intended, known.until));
             begun.is_none() && place.key.as_str() == open.key && bytes == Some(0) && in_time
         };
-        self.0
-            .iter()
-            .find(ids)
-            .or_else(|| self.0.iter().find(intended))
+        self.by_id(open)
+            .or_else(|| self.known.iter().find(intended))
     }
+}
+
+/// Returns the contradiction between the date that the server gives to an upload and the time of
+/// its creation.
+pub(super) fn false_date(open: &OpenUpload, created: Timestamp) -> Option<String> {
+    let initiated = open.initiated?;
+    let differs = initiated.duration_since(created).abs() > FALSE_DATE;
+    differs.then(|| {
+        format!(
+            "the upload {} of `{}` was created at {created:.0}, and the server dates it {initiated:.0}",
+            open.upload_id, open.key
+        )
+    })
 }
 
 #[cfg(test)]
@@ -195,10 +317,10 @@ mod tests {
 
     #[test]
     fn an_upload_is_known_by_its_id_or_as_the_empty_one_that_was_about_to_be_begun() {
-        let mine = Mine(vec![
-            known(Some("a"), 1000, Some("j")),
-            known(None, 5000, None),
-        ]);
+        let mine = Mine {
+            known: vec![known(Some("a"), 1000, Some("j")), known(None, 5000, None)],
+            ..Mine::default()
+        };
         for (upload, bytes, outcome) in [
             (open("key", "a", 1), Some(9), true),
             (open("key", "b", 1000), Some(0), false),

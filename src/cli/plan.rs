@@ -21,6 +21,7 @@ use crate::location::S3Uri;
 use crate::manifest::job::{Archived, Job, Restore, Transfer};
 use crate::manifest::may_read;
 use crate::plan::attributes::Reads;
+use crate::plan::carried::TagQuestions;
 use crate::plan::cost;
 use crate::plan::decide::{Reason, Route, Skip};
 use crate::plan::empty::EmptySelection;
@@ -30,7 +31,7 @@ use crate::plan::unlisted::UnlistedCounts;
 use crate::planner::{Misses, Planned, Sides, Step};
 use crate::printable::printable;
 use crate::report::{ReportError, Target, comparison};
-use crate::s3::ArchiveState;
+use crate::s3::{ArchiveState, Operation};
 use crate::size::{ByteSize, display_count, display_counted, display_duration};
 
 /// Shows what a job would do.
@@ -106,7 +107,7 @@ impl<'a> Line<'a> {
     }
 }
 
-/// Plans all transfers and prints what they come to.
+/// Plans all transfers and prints their totals.
 pub(super) async fn show(
     job: &Job,
     place: &Place,
@@ -196,7 +197,7 @@ pub(super) async fn show(
     Ok(with_failures(exit, &all, unlisted))
 }
 
-/// Where the lines of the steps go.
+/// The destination of the lines about the steps.
 struct Lines {
     /// The file of `--out`.
     file: Option<BufWriter<File>>,
@@ -228,6 +229,7 @@ struct Tally {
     totals: Totals,
     estimate: Estimate,
     capacity: Capacity,
+    tag_questions: TagQuestions,
     /// True if an object would fail because it is in an archive.
     has_failures: bool,
 }
@@ -238,6 +240,7 @@ impl Tally {
             totals: Totals::default(),
             estimate: Estimate::default(),
             capacity,
+            tag_questions: TagQuestions::default(),
             has_failures: false,
         }
     }
@@ -272,7 +275,7 @@ impl Tally {
                 self.has_failures = true;
             }
             Planned::Excluded(_) => totals.excluded_objects += 1,
-            // A plan goes on with nothing.
+            // A plan resumes nothing.
             Planned::Again(..) => {}
             Planned::Ignored(place, why) => tracing::info!("ignored {place}: {why}"),
             Planned::Failed(_, place, failure) | Planned::Unlisted(place, failure) => {
@@ -303,6 +306,12 @@ impl Tally {
             capabilities,
             reads,
         );
+        if let Some(source) = &sides.source {
+            let both = (source.capabilities(), capabilities);
+            let asks = self.tag_questions.asks(&sides.transfer, both, &step.route);
+            self.totals
+                .request(Operation::GetObjectTagging, u64::from(asks));
+        }
         self.totals.in_place_objects += u64::from(sides.is_in_place());
         self.estimate
             .copy(step.entry.size, &step.route, self.capacity);
@@ -336,7 +345,7 @@ fn price(transfer: &Transfer, totals: &Totals, sides: &Sides) -> Option<String> 
     ))
 }
 
-/// Says that a server's kind was not named, where that costs requests and proofs.
+/// Returns a note that the kind of a server was not named, if that costs requests and proofs.
 fn unnamed_provider(job: &Job, transfer: &Transfer) -> Option<String> {
     let names = transfer
         .from
@@ -354,13 +363,13 @@ fn unnamed_provider(job: &Job, transfer: &Transfer) -> Option<String> {
     ))
 }
 
-/// What becomes of the old versions of objects that are changed in place.
+/// Returns a note on what becomes of the old versions of objects that are changed in place.
 async fn old_versions(connections: &mut Connections, sides: &Sides) -> Option<String> {
     let note = connections.old_versions(sides.changed_bucket()?).await?;
     Some(format!("  versions  {note}"))
 }
 
-/// How long the copies will take, and what that rests on.
+/// Returns the estimated time of the copies, and its basis.
 fn estimated(estimate: &Estimate, capacity: Capacity) -> Option<String> {
     let Capacity { in_flight, speed } = capacity;
     let seconds = Duration::try_from_secs_f64(estimate.seconds(in_flight)?.ceil()).ok()?;
@@ -388,8 +397,8 @@ fn estimated(estimate: &Estimate, capacity: Capacity) -> Option<String> {
     ))
 }
 
-/// The numbers of one transfer, under its places, with the times that it selects by and what its
-/// patterns may have missed.
+/// Returns the numbers of one transfer, under its places, with the times that it selects by and
+/// what its patterns may have missed.
 fn of_transfer(
     transfer: &Transfer,
     totals: &Totals,
@@ -416,7 +425,7 @@ fn of_transfer(
     )
 }
 
-/// The same as JSON.
+/// Returns the numbers of one transfer as JSON.
 fn line_of_transfer(
     transfer: &Transfer,
     totals: &Totals,
@@ -469,7 +478,7 @@ fn with_failures(exit: Exit, all: &Totals, unlisted: UnlistedCounts) -> Exit {
     }
 }
 
-/// What becomes of a transfer's archived objects.
+/// Returns what becomes of a transfer's archived objects.
 fn fate(transfer: &Transfer, totals: &Totals) -> String {
     match (transfer.archived, transfer.restore) {
         (Archived::Fail, _) => {
@@ -491,7 +500,7 @@ fn fate(transfer: &Transfer, totals: &Totals) -> String {
     }
 }
 
-/// A step and those that wait behind it.
+/// Returns a step and those that wait behind it.
 fn chain(sides: &Sides, step: Step) -> impl Iterator<Item = Step> {
     let next = |step: &mut Step| {
         let then = step.turn.as_mut().and_then(|turn| turn.then.take());
@@ -505,7 +514,7 @@ fn chain(sides: &Sides, step: Step) -> impl Iterator<Item = Step> {
     })
 }
 
-/// `fate` is what becomes of archived objects.
+/// Returns the totals as a text. `fate` is what becomes of archived objects.
 fn text(totals: &Totals, fate: &str) -> String {
     let count = display_count;
     let all_in_place = totals.in_place_objects > 0 && totals.in_place_objects == totals.objects;
@@ -526,8 +535,8 @@ fn text(totals: &Totals, fate: &str) -> String {
     )];
     if totals.in_place_objects > 0 && !all_in_place {
         lines.push(format!(
-            "  of them, to change in place: {} objects",
-            count(totals.in_place_objects)
+            "  of them, to change in place: {}",
+            display_counted(totals.in_place_objects, "object")
         ));
     }
     if totals.delete_markers > 0 {

@@ -1,7 +1,7 @@
 //! `retry`: the failed objects of an earlier run once more, and nothing else.
 //!
-//! A report begins with the command that wrote it. That command is read again, manifest and all, so
-//! that what was mended in the meantime counts, and each of its transfers is narrowed down to the
+//! A report begins with the command that wrote it. s3haul reads that command again, with its
+//! manifest, so that corrections made since then apply, and narrows each transfer down to the
 //! objects that failed.
 
 mod there;
@@ -16,18 +16,19 @@ use tokio_util::sync::CancellationToken;
 use super::journal::JournalFlags;
 use super::parse::parse;
 use super::place::Place;
-use super::run::Terms;
+use super::report::{FoundReport, unread};
+use super::run::{Terms, run};
 use super::signals::DrainFlags;
-use super::{CliError, Command, Exit, Output, journal, note, output_file, plan, say};
+use super::{CliError, Command, EndpointFlags, Exit, Output, journal, note, plan, say};
 use crate::journal::{Intent, JournalError, look};
 use crate::location::S3Uri;
 use crate::manifest::job::{
-    Attribute, Chosen, Compare, Job, Policy, Source, Transfer, Versions, When,
+    Attribute, Chosen, Compare, Job, Policy, ReportPlace, Source, Transfer, Versions, When,
 };
 use crate::manifest::moment::Age;
 use crate::report::read::{FailedObject, LostObject, Report, read};
 use crate::report::{Origin, header};
-use crate::size::display_count;
+use crate::size::{by_number, display_count, display_counted};
 
 /// Runs the failed objects of a report again.
 #[derive(Debug, Args)]
@@ -36,14 +37,17 @@ Examples:
   s3haul run nightly.yaml --report nightly.jsonl
   s3haul retry nightly.jsonl                        copies what failed; writes nightly.retry-1.jsonl
   s3haul retry nightly.retry-1.jsonl                copies what failed again
+  s3haul retry s3://ops/s3haul/nightly/             the same for the latest run that reported there
   s3haul retry --losses nightly.jsonl               repairs tags and other attributes that were lost")]
 pub(super) struct Retry {
-    /// Report of an earlier run.
+    /// Report of an earlier run: a file, s3://bucket/prefix/ for the latest run that reported
+    /// there, or the directory of one run below it.
     #[arg(value_name = "REPORT")]
-    path: PathBuf,
-    /// Write the new report to FILE. Default: REPORT.retry-N.jsonl.
-    #[arg(long, value_name = "FILE", value_parser = output_file)]
-    report: Option<PathBuf>,
+    place: ReportPlace,
+    /// Write the new report to a file or below s3://bucket/prefix/. Default: REPORT.retry-N.jsonl,
+    /// and for a report in S3 the prefix of the job's reports.
+    #[arg(long, value_name = "PLACE")]
+    report: Option<ReportPlace>,
     /// Repair the copies that lost attributes, instead of copying the objects that failed.
     #[arg(long)]
     losses: bool,
@@ -54,25 +58,26 @@ pub(super) struct Retry {
     journal: JournalFlags,
     #[command(flatten)]
     drain: DrainFlags,
+    #[command(flatten)]
+    endpoint: EndpointFlags,
 }
 
 impl Retry {
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
-        let path = std::path::absolute(&self.path)?;
+        let place = absolute(self.place)?;
         let directory = std::env::current_dir()?;
-        let report = self.report.map(std::path::absolute).transpose()?;
+        let report = self.report.map(absolute).transpose()?;
         if report
-            .as_deref()
-            .is_some_and(|report| is_same(report, &path))
+            .as_ref()
+            .is_some_and(|report| is_same(report, &place))
         {
             let message = format!(
-                "--report names {}, whose other receipts would be lost; choose another path",
-                path.display()
+                "--report names {place}, whose other receipts would be lost; choose another path"
             );
             return Err(CliError::Usage(message));
         }
-        let report_read = tokio::task::block_in_place(|| read(&path))
-            .map_err(|error| CliError::Usage(error.to_string()))?;
+        let found = FoundReport::open(&place, &self.endpoint).await?;
+        let report_read = read(found.lines()?).await.map_err(unread)?;
         let is_incomplete = report_read.is_incomplete();
         let Report {
             origin,
@@ -82,9 +87,9 @@ impl Retry {
             ..
         } = report_read;
         let repair_losses = format!(
-            "{} copies of this report lack attributes: s3haul retry --losses {} repairs them",
-            display_count(lost.len() as u64),
-            path.display()
+            "{} attributes: s3haul retry --losses {place} repairs {}",
+            lacking(lost.len() as u64),
+            by_number(lost.len() as u64, "it", "them")
         );
         if !self.losses && !lost.is_empty() && !failed.is_empty() {
             note(&repair_losses);
@@ -95,8 +100,9 @@ impl Retry {
             }
             if !failed.is_empty() {
                 note(&format!(
-                    "{} objects of this report failed: retry them without --losses",
-                    failed.len()
+                    "{} of this report failed: retry {} without --losses",
+                    display_counted(failed.len() as u64, "object"),
+                    by_number(failed.len() as u64, "it", "them")
                 ));
             }
             failed = lost.iter().map(|lost| lost.object.clone()).collect();
@@ -114,13 +120,13 @@ impl Retry {
         for change in origin.changes(&job) {
             note(&format!("note: {change}"));
         }
-        same_places(&job, &failed, &path)?;
+        same_places(&job, &failed, &place)?;
         let whole = job.clone();
         narrow(&mut job, &failed)?;
         if self.losses {
             repair(&mut job, &lost);
         }
-        job.retries = Some(format!("{} of the run {}", path.display(), origin.run));
+        job.retries = Some(format!("{place} of the run {}", origin.run));
         self.journal.apply_again(&mut job, &directory);
         if is_incomplete {
             note(&format!(
@@ -128,20 +134,20 @@ impl Retry {
                  stopped. It may never have listed others: {again} for those"
             ));
         }
-        let place = Place::ambient();
+        let world = Place::ambient();
         if self.dry_run {
-            job.report.json = Some(report.unwrap_or_else(|| beside(&path, None)));
+            set_report(&mut job, report, place, None);
             journal::leave_out_own_files(&mut job);
-            return Box::pin(plan::show(&job, &place, None, output)).await;
+            return Box::pin(plan::show(&job, &world, None, output)).await;
         }
-        let mut connections = place.connect(&whole, &CancellationToken::new());
+        let mut connections = world.connect(&whole, &CancellationToken::new());
         if self.journal.intent() != Intent::ResumeAnyway {
             let looked = Box::pin(there::look(&whole, &mut connections, &there)).await?;
-            there::require(&looked, &path, &again)?;
+            there::require(&looked, &place, &again)?;
         }
         let resumed = Box::pin(journal::for_retry(&mut job, &mut connections)).await?;
         let run = resumed.filter(|_| self.journal.intent() != Intent::Fresh);
-        job.report.json = Some(report.unwrap_or_else(|| beside(&path, run.as_deref())));
+        set_report(&mut job, report, place, run.as_deref());
         journal::leave_out_own_files(&mut job);
         // The new report is one of the same command, so that it can be retried in its turn.
         let origin = origin.begin(&job);
@@ -149,7 +155,7 @@ impl Retry {
             intent: self.journal.intent(),
             drain: self.drain.time(),
         };
-        super::run::run(&job, &place, &origin, terms, output).await
+        run(&job, &world, &origin, terms, output).await
     }
 }
 
@@ -179,9 +185,9 @@ async fn nothing_failed(
     Err(CliError::Usage(message))
 }
 
-/// Whether nothing is left to go on with of the run that wrote a report, as far as its journal
-/// tells. What ended a run that gave up is no failure in its report, because the run tries it again
-/// when it goes on.
+/// Returns true if the run that wrote a report has nothing left to resume, as far as its journal
+/// shows. The failure that made a run give up is not in its report, because the run tries that
+/// object again when it is resumed.
 async fn origin_is_over(origin: &Origin) -> Result<bool, CliError> {
     let Ok(job) = job_of(origin) else {
         return Ok(true);
@@ -207,8 +213,8 @@ async fn origin_is_over(origin: &Origin) -> Result<bool, CliError> {
     }
 }
 
-/// The job of the run that wrote a report. The process goes to where that run was started, because
-/// paths in the command and in its manifest are relative to there.
+/// Changes to the directory where the run that wrote a report was started, because paths in the
+/// command and in its manifest are relative to it, and returns the job of that run.
 pub(super) fn job_of(origin: &Origin) -> Result<Job, CliError> {
     std::env::set_current_dir(&origin.directory).map_err(|error| {
         let directory = origin.directory.display();
@@ -219,7 +225,7 @@ pub(super) fn job_of(origin: &Origin) -> Result<Job, CliError> {
     job(&origin.command)
 }
 
-/// The job that a command line stands for.
+/// Returns the job that a command line stands for.
 fn job(command: &[String]) -> Result<Job, CliError> {
     let words: Vec<_> = std::iter::once("s3haul")
         .chain(command.iter().map(String::as_str))
@@ -248,7 +254,7 @@ fn job(command: &[String]) -> Result<Job, CliError> {
 
 /// Refuses a report whose failed lines name another place than the job does now: a retry would
 /// write elsewhere.
-fn same_places(job: &Job, failed: &[FailedObject], report: &Path) -> Result<(), CliError> {
+fn same_places(job: &Job, failed: &[FailedObject], report: &ReportPlace) -> Result<(), CliError> {
     for object in failed {
         // A transfer that is gone has a message of its own.
         let Some(transfer) = job
@@ -267,8 +273,7 @@ fn same_places(job: &Job, failed: &[FailedObject], report: &Path) -> Result<(), 
         });
         if let Some(what) = moved {
             return Err(CliError::Usage(format!(
-                "the report {}: line {} {what}. Restore the job, or run the job as it is now",
-                report.display(),
+                "the report {report}: line {} {what}. Restore the job, or run the job as it is now",
                 object.line
             )));
         }
@@ -276,7 +281,7 @@ fn same_places(job: &Job, failed: &[FailedObject], report: &Path) -> Result<(), 
     Ok(())
 }
 
-/// Says which bucket of a line is not the one that its transfer names now.
+/// Returns a note on the bucket of a line that is not the one that its transfer names now.
 pub(super) fn moved(transfer: &Transfer, source: &str, destination: &str) -> Option<String> {
     let to = &transfer.to.location;
     // A destination that could not be listed or looked at stands on both sides.
@@ -302,8 +307,8 @@ fn writes_elsewhere(transfer: &Transfer, text: &str, now: &str) -> String {
     )
 }
 
-/// Leaves of each transfer what failed in it, and of the job those transfers in which something
-/// did.
+/// Narrows the job down to the transfers in which something failed, and each of them to the objects
+/// that failed.
 fn narrow(job: &mut Job, failed: &[FailedObject]) -> Result<(), CliError> {
     let mut by_transfer: BTreeMap<&str, Vec<&FailedObject>> = BTreeMap::new();
     for object in failed {
@@ -342,8 +347,9 @@ fn narrow(job: &mut Job, failed: &[FailedObject]) -> Result<(), CliError> {
     }
 }
 
-/// The objects that failed, and, where something could not even be listed, the transfer as a whole
-/// behind them. Both write to the same place, so that the second begins when the first has ended.
+/// Returns a transfer of the objects that failed, followed by the whole transfer if something could
+/// not even be listed. Both write to the same destination, so the second starts when the first has
+/// ended.
 fn of_failed(transfer: Transfer, failed: &[&FailedObject]) -> Vec<Transfer> {
     // A copy that is there and failed (its proof, its late tags) is newer than its source and of
     // the right size: what a comparison by lists calls equal.
@@ -420,7 +426,17 @@ fn repair(job: &mut Job, lost: &[LostObject]) {
     }
 }
 
-/// Whether a source is one object by itself, and not what is below it.
+/// Returns the number of copies that lack something, as a text.
+fn lacking(copies: u64) -> String {
+    let copy = by_number(
+        copies,
+        "copy of this report lacks",
+        "copies of this report lack",
+    );
+    format!("{} {copy}", display_count(copies))
+}
+
+/// Returns true if a source is one object by itself, and not everything below it.
 fn is_one(from: &Source) -> bool {
     match from {
         Source::Object { .. } | Source::Stdin => true,
@@ -429,8 +445,8 @@ fn is_one(from: &Source) -> bool {
     }
 }
 
-/// The object below the transfer's source; `None` for a place that could not be listed, which may
-/// be the destination's.
+/// Returns the object below the transfer's source; `None` for a place that could not be listed,
+/// which may be the destination's.
 fn chosen(transfer: &Transfer, failed: &FailedObject) -> Option<Chosen> {
     let key = match &transfer.from {
         Source::Object { .. } | Source::Stdin => return None,
@@ -453,8 +469,29 @@ fn chosen(transfer: &Transfer, failed: &FailedObject) -> Option<Chosen> {
     Some(Chosen { key })
 }
 
-/// Returns true if both paths name one file.
-fn is_same(one: &Path, other: &Path) -> bool {
+/// Makes a path independent of the working directory.
+fn absolute(place: ReportPlace) -> Result<ReportPlace, CliError> {
+    Ok(match place {
+        ReportPlace::File(path) => ReportPlace::File(std::path::absolute(path)?),
+        prefix @ ReportPlace::Prefix(_) => prefix,
+    })
+}
+
+/// Sets the place of the new report. One in S3 replaces nothing, so the job keeps its own.
+fn set_report(job: &mut Job, report: Option<ReportPlace>, of: ReportPlace, run: Option<&str>) {
+    let default = || match of {
+        ReportPlace::File(path) => ReportPlace::File(beside(&path, run)),
+        ReportPlace::Prefix(uri) => ReportPlace::Prefix(job.report.s3.clone().unwrap_or(uri)),
+    };
+    let place = report.unwrap_or_else(default);
+    job.report.set(place);
+}
+
+/// Returns true if both name one file.
+fn is_same(one: &ReportPlace, other: &ReportPlace) -> bool {
+    let (ReportPlace::File(one), ReportPlace::File(other)) = (one, other) else {
+        return false;
+    };
     matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }
 

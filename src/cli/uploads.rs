@@ -5,13 +5,14 @@ mod abort;
 
 use std::future::ready;
 use std::io;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use futures::{Stream, TryStreamExt};
 use jiff::Timestamp;
 
-use super::mine::{Mine, MineFlags};
+use super::mine::{self, Mine, MineFlags};
 use super::place::{AccessFlags, bucket_at};
 use super::{CliError, EndpointFlags, Exit, Output, note, say_json, say_line, signals};
 use crate::bucket::Bucket;
@@ -64,7 +65,7 @@ enum Action {
         /// s3://bucket/key, or a prefix with --older-than or --mine
         location: S3Uri,
         /// Upload ID, from `uploads list`.
-        #[arg(required_unless_present_any = ["older_than", "mine"], conflicts_with_all = ["older_than", "mine"])]
+        #[arg(conflicts_with_all = ["older_than", "mine"])]
         upload_id: Option<String>,
         /// Abort all uploads below LOCATION that were created longer ago than this.
         #[arg(long, value_name = "AGE", value_parser = parse_duration)]
@@ -103,10 +104,7 @@ impl Uploads {
             Action::List {
                 older_than, mine, ..
             } => {
-                let choice = Choice {
-                    older_than,
-                    mine: mine.read(bucket.name(), &self.endpoint).await?,
-                };
+                let choice = Choice::of(older_than, &mine, &bucket, &self.endpoint).await?;
                 list(&bucket, &location, &choice, output).await
             }
             Action::Parts { upload_id, .. } => parts(&bucket, &location, &upload_id, output).await,
@@ -127,10 +125,13 @@ impl Uploads {
                 dry_run,
                 ..
             } => {
-                let choice = Choice {
-                    older_than,
-                    mine: mine.read(bucket.name(), &self.endpoint).await?,
-                };
+                if older_than.is_none() && !mine.is_asked() {
+                    return Err(CliError::Usage(format!(
+                        "nothing says which uploads to abort: add UPLOAD_ID (`s3haul uploads list {location}` shows them), \
+                         --older-than AGE (for instance 7d), or --mine (those that a journal of s3haul knows)"
+                    )));
+                }
+                let choice = Choice::of(older_than, &mine, &bucket, &self.endpoint).await?;
                 abort::all(&bucket, &location, &choice, dry_run).await
             }
             Action::Complete { upload_id, .. } => {
@@ -140,7 +141,7 @@ impl Uploads {
     }
 }
 
-/// What to say about an id that is not that of an open upload.
+/// Returns the error for an id that is not that of an open upload.
 fn not_open(failure: Failure, location: &S3Uri, id: &str) -> CliError {
     if *failure.kind() != FailureKind::NoSuchUpload {
         return failure.into();
@@ -156,8 +157,15 @@ fn absent(location: &S3Uri, id: &str, code: &str) -> CliError {
     ))
 }
 
+/// The first second in which Amazon S3 took requests. A date before it is no date of an upload.
+const S3_BEGAN: i64 = 1_142_294_400;
+
+/// Returns the age by the server's date, if that can be one.
 fn age(upload: &OpenUpload) -> Option<Duration> {
-    let since = Timestamp::now().duration_since(upload.initiated?);
+    let initiated = upload
+        .initiated
+        .filter(|time| time.as_second() >= S3_BEGAN)?;
+    let since = Timestamp::now().duration_since(initiated);
     Some(since.try_into().unwrap_or_default())
 }
 
@@ -165,33 +173,86 @@ fn age(upload: &OpenUpload) -> Option<Duration> {
 struct Choice {
     older_than: Option<Duration>,
     mine: Option<Mine>,
+    /// The uploads that journals of this environment know, where age decides.
+    beside: Mine,
+    /// The first contradiction between the server's date of an upload and a journal.
+    false_date: OnceLock<String>,
 }
 
 impl Choice {
+    async fn of(
+        older_than: Option<Duration>,
+        mine: &MineFlags,
+        bucket: &Bucket,
+        endpoint: &EndpointFlags,
+    ) -> Result<Self, CliError> {
+        let mine = mine.read(bucket.name(), endpoint).await?;
+        let beside = if older_than.is_some() && mine.is_none() {
+            Mine::beside(bucket.name(), endpoint).await
+        } else {
+            Mine::default()
+        };
+        Ok(Self {
+            older_than,
+            mine,
+            beside,
+            false_date: OnceLock::new(),
+        })
+    }
+
+    fn journals(&self) -> &Mine {
+        self.mine.as_ref().unwrap_or(&self.beside)
+    }
+
+    /// Returns true for an upload that is old enough, and notes dates that the server makes up. An
+    /// upload whose age is not known is never older than anything, and one that a journal knows is
+    /// as old as the journal says.
+    fn is_old_enough(&self, upload: &OpenUpload) -> bool {
+        let Some(than) = self.older_than else {
+            return true;
+        };
+        if let Some(contradiction) = self.journals().false_date(upload) {
+            let _ = self.false_date.set(contradiction);
+        }
+        let created = self.journals().created(upload);
+        let known = created.map(|time| {
+            let since = Timestamp::now().duration_since(time);
+            since.try_into().unwrap_or(Duration::ZERO)
+        });
+        age(upload).is_some_and(|age| age.min(known.unwrap_or(age)) > than)
+    }
+
+    /// Returns the contradiction that was found in the server's dates.
+    fn false_date(&self) -> Option<&str> {
+        self.false_date.get().map(String::as_str)
+    }
+
+    /// Says which journals were read.
+    fn tell_journals(&self, found: bool) {
+        if let Some(mine) = &self.mine {
+            note(&mine.told(found));
+        }
+    }
+
     fn takes(&self, found: &Found) -> bool {
         self.mine
             .as_ref()
             .is_none_or(|mine| mine.knows(&found.upload, found.bytes))
     }
 
-    /// Why an upload must not be aborted: a run is at work on it.
+    /// Returns the reason why an upload must not be aborted, if a run is at work on it.
     fn forbids(&self, found: &Found) -> Option<String> {
-        let journal = self.mine.as_ref()?.at_work(&found.upload, found.bytes)?;
+        let journal = self.journals().at_work(&found.upload, found.bytes)?;
         Some(format!(
             "the run of the journal {journal} is at work on it; stop that first"
         ))
     }
 }
 
-/// An upload whose age is not known is never older than anything.
-fn is_older(upload: &OpenUpload, than: Option<Duration>) -> bool {
-    than.is_none_or(|than| age(upload).is_some_and(|age| age > than))
-}
-
 /// Open uploads whose parts are asked for at the same time.
 const ASKED_AT_ONCE: usize = 16;
 
-/// An open upload, and what its parts hold. `None` when they can't be listed, for instance because
+/// An open upload, and what its parts hold. `None` when they cannot be listed, for instance because
 /// it has just ended.
 struct Found {
     upload: OpenUpload,
@@ -239,7 +300,7 @@ impl Found {
     }
 }
 
-/// What a list of uploads comes to.
+/// The totals of a list of uploads.
 #[derive(Default)]
 struct Wasted {
     uploads: u64,
@@ -270,14 +331,14 @@ impl Wasted {
     }
 }
 
-/// The uploads below a location that are meant, each with the size of its parts.
+/// Returns the selected uploads below a location, each with the size of its parts.
 fn found<'a>(
     bucket: &'a Bucket,
     location: &'a S3Uri,
     choice: &'a Choice,
 ) -> impl Stream<Item = Result<Found, Failure>> + 'a {
     multipart::uploads(bucket, location.key.as_str())
-        .try_filter(|upload| ready(is_older(upload, choice.older_than)))
+        .try_filter(|upload| ready(choice.is_old_enough(upload)))
         .map_ok(|upload| async { Ok(Found::of(bucket, upload).await) })
         .try_buffered(ASKED_AT_ONCE)
         .try_filter(|found| ready(choice.takes(found)))
@@ -303,6 +364,12 @@ async fn list(
         }
     }
     wasted.say("open upload", "");
+    choice.tell_journals(wasted.uploads > 0);
+    if let Some(contradiction) = choice.false_date() {
+        note(&format!(
+            "the ages are those that the server tells, and they are not true: {contradiction}"
+        ));
+    }
     Ok(Exit::Done)
 }
 
@@ -373,9 +440,9 @@ async fn complete(
         return say_json(&line);
     }
     say_line(&format!(
-        "completed {location}: {} in {} parts, ETag {}",
+        "completed {location}: {} in {}, ETag {}",
         ByteSize(size),
-        parts.len(),
+        display_counted(parts.len() as u64, "part"),
         written.etag
     ))
 }

@@ -16,15 +16,12 @@ use super::conductor::Conductor;
 use super::monitor::Event;
 use crate::journal::event::PlannedObject;
 use crate::listing::Entry;
-use crate::location::ObjectKey;
+use crate::location::{ObjectKey, S3Uri};
 use crate::manifest::job::Versions;
-use crate::plan::decide::Skip;
+use crate::plan::condition::Seen;
+use crate::plan::decide::{Reason, Skip};
 use crate::planner::{Held, Planned, Step};
 use crate::s3::{Failure, FailureKind, Operation};
-
-/// The note on an object that may be a copy of this run, where nothing proves it.
-pub(super) const MAY_BE_OURS: &str =
-    "an earlier session of this run may have copied it; nothing that is stored with it proves that";
 
 /// The record of a transfer whose keys are listed again.
 #[derive(Default)]
@@ -62,6 +59,27 @@ impl Work {
             && !sides.is_in_place()
             && sides.transfer.versions != Versions::All
     }
+
+    /// Returns the kind of failure of the copy that is there, if it failed its proof in an earlier
+    /// run and the comparison does not prove it.
+    fn distrusts(&self, transfer: u32, key: &ObjectKey, reason: Skip) -> Option<&str> {
+        let Self { sides, resumed, .. } = self;
+        let basis = match reason {
+            Skip::Equal { equal_by, .. } => Some(equal_by),
+            Skip::Present => None,
+            Skip::AsSet | Skip::ChangedMeanwhile | Skip::Archived => return None,
+        };
+        // A list that is read again finds what this run has counted as failed.
+        let is_of_now = self.inherited.lists_anew(transfer);
+        if resumed.unproven.is_empty() || is_of_now || sides.transfer.versions == Versions::All {
+            return None;
+        }
+        let bucket = sides.transfer.to.location.bucket.clone();
+        let key = key.clone();
+        resumed
+            .unproven
+            .still_fails(&S3Uri { bucket, key }.to_string(), basis)
+    }
 }
 
 impl Conductor<'_> {
@@ -77,6 +95,10 @@ impl Conductor<'_> {
         let Some(running) = self.transfers.get_mut(&transfer) else {
             return;
         };
+        if let Some(kind) = running.work.distrusts(transfer, &key, reason) {
+            let kind = kind.to_owned();
+            return self.replace(transfer, None, (entry, key), (reason, &kind), held);
+        }
         if running.work.can_look(reason)
             && let Some(began) = running.listed.under_way.remove(&entry.key)
         {
@@ -93,6 +115,57 @@ impl Conductor<'_> {
         } else {
             running.record.skip(passed, &receipt);
             self.count(&receipt);
+        }
+    }
+
+    /// Copies an object again whose copy failed its proof. Where the job replaces nothing, the
+    /// object fails once more.
+    fn replace(
+        &mut self,
+        transfer: u32,
+        object: Option<u64>,
+        (entry, key): (Entry, ObjectKey),
+        (reason, kind): (Skip, &str),
+        held: &mut Option<Held>,
+    ) {
+        let Some(running) = self.transfers.get(&transfer) else {
+            return;
+        };
+        let sides = &running.work.sides;
+        if reason != Skip::Present {
+            return match (
+                object,
+                sides.step(entry, key, Reason::Unproven, Seen::Unknown),
+            ) {
+                (Some(object), planned) => self.take_again(transfer, object, planned, held),
+                (None, planned) => self.take(transfer, planned, held),
+            };
+        }
+        let passed = entry.key.clone();
+        let message = format!(
+            "the object is a copy that failed its proof in an earlier run ({kind}), and `when: missing` replaces nothing; \
+             delete it, or copy it with `when: always`"
+        );
+        let failure = Failure::new(
+            FailureKind::NotEqual,
+            Operation::HeadObject,
+            sides.destination.place(&key),
+            message,
+        );
+        let step = Step::without_work(entry, key);
+        let (source, destination) = running.work.location(&step);
+        let ending = Ending::Failed {
+            error: (&failure).into(),
+        };
+        let draft = Draft {
+            route: None,
+            reason: None,
+            ..Draft::of(&step)
+        };
+        let receipt = running.receipt(draft, source, destination, ending);
+        self.end_with(transfer, object, &receipt);
+        if object.is_none() {
+            self.pass(transfer, passed);
         }
     }
 
@@ -124,6 +197,16 @@ impl Conductor<'_> {
     ) {
         let Some(running) = self.transfers.get(&transfer) else {
             return;
+        };
+        let planned = match planned {
+            Planned::Skip(entry, key, reason) => {
+                if let Some(kind) = running.work.distrusts(transfer, &key, reason) {
+                    let (kind, object) = (kind.to_owned(), Some(object));
+                    return self.replace(transfer, object, (*entry, key), (reason, &kind), held);
+                }
+                Planned::Skip(entry, key, reason)
+            }
+            planned => planned,
         };
         match planned {
             Planned::Step(mut step) => {

@@ -1,4 +1,4 @@
-//! What becomes of a write that the destination refuses because of its condition.
+//! Handles writes that the destination refuses because of their condition.
 //!
 //! `412`: the key is another's by now, which is a reason to leave it and no failure. `404` for an
 //! `If-Match`: the object that was to be replaced was deleted, so the key is written as an absent
@@ -12,7 +12,7 @@ use crate::plan::condition::{Seen, demanded};
 use crate::plan::decide::Skip;
 use crate::s3::{Failure, FailureKind, OnWrites, WriteCondition};
 
-/// Why the destination refused a conditional write.
+/// The reason why the destination refused a conditional write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refused {
     /// Somebody else's object stands at the key; it stays.
@@ -24,7 +24,7 @@ pub(super) enum Refused {
 }
 
 impl Work {
-    /// What a write demands of its key.
+    /// Returns the condition of a write on its key.
     pub(super) fn condition(&self, seen: &Seen, write: ConditionalWrite) -> WriteCondition {
         // A change in place is about the object that was looked at, also with `when: always`.
         let when = if self.sides.is_in_place() {
@@ -35,8 +35,8 @@ impl Work {
         demanded(when, seen, write, self.sides.destination.capabilities())
     }
 
-    /// True when the job copies only what is missing, the write itself cannot see to it or is not
-    /// believed, and the key is there by now.
+    /// Returns true if the job copies only what is missing, the write itself cannot see to it or is
+    /// not believed, and the key is there by now.
     pub(super) async fn is_taken(
         &self,
         key: &ObjectKey,
@@ -79,8 +79,8 @@ impl Work {
         }
     }
 
-    /// What a failed write with this condition means; `None` when the condition has nothing to do
-    /// with it.
+    /// Explains the failure of a write with this condition; `None` if the condition is not the
+    /// reason.
     pub(super) fn refused(&self, condition: &WriteCondition, failure: &Failure) -> Option<Refused> {
         let skip = match self.sides.transfer.when {
             When::Missing => Skip::Present,
@@ -109,22 +109,23 @@ impl Work {
             (FailureKind::Denied, Some(_)) => {
                 failure.noting("a write with an ACL needs s3:PutObjectAcl on the destination too")
             }
-            (FailureKind::Denied, None) => failure.noting(
-                "a bucket whose policy demands an ACL takes writes with `to.acl: bucket-owner-full-control` (--acl)",
+            (FailureKind::Denied, None) if self.refusals.is_first_denied_write() => failure.noting(
+                "s3haul cannot see the reason; if the bucket's policy demands an ACL, set `to.acl: \
+                 bucket-owner-full-control` (--acl)",
             ),
             _ => failure,
         }
     }
 
-    /// Says what a denied write may lack besides the right to write.
+    /// Adds to the denial of a write the other permission that may be missing.
     pub(super) fn explained(&self, condition: &WriteCondition, failure: Failure) -> Failure {
         let failure = self.explained_acl(failure);
         let knows_conditions =
             self.sides.destination.capabilities().if_none_match != OnWrites::NONE;
         match (failure.kind(), condition) {
             (FailureKind::Denied, WriteCondition::None) if knows_conditions => failure.noting(
-                "a bucket whose policy demands conditional writes takes them with `when: missing`, \
-                 and with `when: changed` where the destination may be listed",
+                "if the bucket's policy demands conditional writes, use `when: missing`, or `when: changed` where the \
+                 destination may be listed",
             ),
             (FailureKind::Denied, WriteCondition::Matches(_)) => failure.noting(
                 "replacing an object that was compared needs s3:GetObject on the destination too",
@@ -134,7 +135,7 @@ impl Work {
     }
 }
 
-/// What a request that names the pinned object has failed with.
+/// Converts the failure of a request that names the pinned object.
 pub(super) fn moved(failure: Failure) -> Trouble {
     match failure.kind() {
         FailureKind::PreconditionFailed => Trouble::SourceChanged,

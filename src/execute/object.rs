@@ -11,14 +11,13 @@
 mod multipart;
 
 use super::adopt::{self, Left};
-use super::again::MAY_BE_OURS;
 use super::archive::{self, Cold};
 use super::attributes::{Wanted, compare_encryption};
 use super::condition::{Refused, moved};
 use super::monitor::Event;
-use super::prove::{Expected, Made, Verdict, by_look};
+use super::prove::{Expected, FromParts, Verdict, judge_head};
 use super::published::Publication;
-use super::receipt::{Ending, Proof};
+use super::receipt::{COPIED_BEFORE, Ending, MAY_BE_OURS, Proof};
 use super::{Draft, Trouble, Work, layout, read, repair};
 use crate::bucket::Bucket;
 use crate::endpoint::capabilities::ConditionalWrite;
@@ -33,12 +32,12 @@ use crate::s3::{
     ArchiveState, Attributes, Failure, FailureKind, Head, Operation, SourcePin, WriteCondition,
 };
 
-/// How often an object whose source keeps changing is planned again.
+/// The most times that an object whose source keeps changing is planned again.
 const ROUNDS: u32 = 4;
 /// A single copy of more than this takes long enough to count as bulk.
 pub(super) use crate::bucket::parking::BULK_FROM;
 
-/// Copies the object of `step`; what it came to is in `draft` and the ending.
+/// Copies the object of `step`; the result is in `draft` and the ending.
 pub(super) async fn copy(
     work: &Work,
     source: &Bucket,
@@ -70,8 +69,7 @@ pub(super) async fn copy(
     outcome
 }
 
-/// Does a step that is planned to be a restore; copies after all if the object turns out to be
-/// readable.
+/// Restores an object, or copies it if it turns out to be readable.
 pub(super) async fn restore(
     work: &Work,
     source: &Bucket,
@@ -134,15 +132,15 @@ pub(super) struct Copy<'a> {
     pub(super) step: &'a Step,
     /// A guess of the source's part boundaries has failed.
     ask_each: bool,
-    /// What stands at the destination's key, as far as we know: what the plan saw, then what a
-    /// round of ours wrote.
+    /// The object at the destination's key, as far as it is known: the one that the plan saw, then
+    /// the one that a round of ours wrote.
     pub(super) seen: Seen,
     /// Set if the destination has the object, perhaps from an earlier session: it is proven, or
     /// left alone for this reason.
     found: Option<Skip>,
     /// Uploads to this key that earlier sessions left open.
     left: Vec<Left>,
-    /// What the object was before the first attempt to change it in place.
+    /// The object before the first attempt to change it in place.
     pub(super) before: Option<Head>,
 }
 
@@ -261,6 +259,9 @@ impl Copy<'_> {
             return Ok(());
         }
         let why = match &head.checksum {
+            None if !self.source.capabilities().checksums => {
+                "checksums of the source's server do not count (`checksums: false`, or the provider's profile)"
+            }
             None => "the source has no checksum",
             Some(_) => {
                 "the source's checksum is none that the copy can have (`parts: {layout: source}` may keep it)"
@@ -287,8 +288,8 @@ impl Copy<'_> {
         }
     }
 
-    /// Makes sure that an object of which no list showed the size is no larger than its ranges
-    /// reach, where HEAD is not believed. A copy in one request shows that afterwards.
+    /// Makes sure that an object whose size no list showed is not larger than its ranges, if HEAD
+    /// is not believed. A copy in one request shows that afterwards.
     async fn confirm_size(&self, head: &Head, pin: &SourcePin) -> Result<(), Trouble> {
         let is_listed = !matches!(self.work.sides.transfer.from, Source::Object { .. });
         if is_listed || self.source.capabilities().believes_answers() {
@@ -333,7 +334,7 @@ impl Copy<'_> {
         let asked = Some(wanted.asked(head));
         let published = Publication {
             written: &written,
-            made: &Made::default(),
+            made: &FromParts::default(),
             parts: 0,
             asked,
             slot: Some(place),
@@ -350,8 +351,8 @@ impl Copy<'_> {
         })
     }
 
-    /// What a `CopyObject` that failed comes to. Its 412 and 404 may be about the source or about
-    /// the destination.
+    /// Handles a `CopyObject` that failed. Its 412 and 404 may be about the source or about the
+    /// destination.
     async fn refused(
         &mut self,
         (head, asked): (&Head, Asked<'_>),
@@ -388,7 +389,8 @@ impl Copy<'_> {
         }
     }
 
-    /// The key of a history is there from its second version on, whatever `when` says.
+    /// Returns the condition of the write. The key of a history exists from its second version on,
+    /// whatever `when` says.
     pub(super) fn condition(&self, by: ConditionalWrite) -> WriteCondition {
         if self.step.turn.is_some() {
             WriteCondition::None
@@ -408,21 +410,24 @@ impl Copy<'_> {
         let destination = &self.work.sides.destination;
         let found = destination.head(&self.step.key, None).await?;
         let expected = Expected::of(head, self.source.capabilities());
-        match by_look(
+        match judge_head(
             &expected,
             &found,
-            &Made::default(),
+            &FromParts::default(),
             destination.capabilities().content_etags,
         ) {
             Verdict::Proven(proof) if proof != Proof::Size => {
-                let proof = self.work.enough(&self.step.key, proof)?;
+                let proof = self.work.require_strength(&self.step.key, proof)?;
                 let written = found.clone().written();
                 compare_encryption(self.work, head, &written, draft);
                 if let Some(asked) = asked {
-                    Box::pin(
-                        self.work
-                            .compare(&self.step.key, &written, asked, &found, draft),
-                    )
+                    Box::pin(self.work.settle_differences(
+                        &self.step.key,
+                        &written,
+                        asked,
+                        &found,
+                        draft,
+                    ))
                     .await?;
                 }
                 Ok(Ending::Done {
@@ -474,9 +479,7 @@ impl Copy<'_> {
         let ending = self.adopt(head, Some(asked), otherwise, draft).await?;
         draft.reason = None;
         draft.notes.push(match &ending {
-            Ending::Done { .. } => {
-                "copied by an earlier session of this run, and proven by this one".to_owned()
-            }
+            Ending::Done { .. } => COPIED_BEFORE.to_owned(),
             _ => MAY_BE_OURS.to_owned(),
         });
         if matches!(ending, Ending::Done { .. }) {

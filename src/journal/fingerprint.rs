@@ -1,4 +1,4 @@
-//! What of a job decides which objects are copied and what they come out as.
+//! The settings of a job that decide which objects are copied, and with which result.
 //!
 //! A run goes on only if this is still the same: half of a prefix copied under one rule and half
 //! under another is something that nobody asked for. Limits, reports, credentials and names of
@@ -27,7 +27,7 @@ const TRANSFERS: &str = "transfers";
 /// The name under which a retry stands.
 const RETRY: &str = "retry";
 
-/// What decides about a job's objects, by the name of the setting.
+/// The settings that decide about a job's objects, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Fingerprint(BTreeMap<String, String>);
@@ -44,7 +44,7 @@ impl Fingerprint {
         side("from").zip(side("to"))
     }
 
-    /// The job's.
+    /// Returns the fingerprint of a job.
     #[must_use]
     pub fn of(job: &Job) -> Self {
         let mut settings = Self::default();
@@ -61,7 +61,7 @@ impl Fingerprint {
         settings
     }
 
-    /// What is different in `now`, in words.
+    /// Returns the differences to `now`, in words.
     #[must_use]
     pub fn changes(&self, now: &Self) -> Vec<String> {
         let mut names: BTreeSet<_> = self
@@ -88,9 +88,11 @@ impl Fingerprint {
             .filter(|(_, before, after)| before != after)
             .map(
                 |(name, before, after)| match (before.as_str(), after.as_str()) {
-                    ("", after) => format!("`{name}` is {after} and was not set"),
-                    (before, "") => format!("`{name}` was {before} and is not set"),
-                    (before, after) => format!("`{name}` was {before} and is {after}"),
+                    ("", after) => format!("`{name}` is {} and was not set", shown(after)),
+                    (before, "") => format!("`{name}` was {} and is not set", shown(before)),
+                    (before, after) => {
+                        format!("`{name}` was {} and is {}", shown(before), shown(after))
+                    }
                 },
             )
             .collect()
@@ -120,13 +122,13 @@ impl Fingerprint {
         self.0.get(RETRY).map(String::as_str)
     }
 
-    /// True when both jobs have the same transfers in the same order.
+    /// Returns true if both jobs have the same transfers in the same order.
     #[must_use]
     pub fn has_transfers_of(&self, other: &Self) -> bool {
         self.0.get(TRANSFERS) == other.0.get(TRANSFERS)
     }
 
-    /// A short name for all of it.
+    /// Returns a short digest of all settings.
     #[must_use]
     pub fn digest(&self) -> String {
         digest(&format!("{:?}", self.0))
@@ -139,7 +141,7 @@ impl Fingerprint {
         }
     }
 
-    // The fields are taken apart by name everywhere, so that a new one can not be forgotten here.
+    // The fields are taken apart by name everywhere, so that a new one cannot be forgotten here.
     fn transfer(&mut self, job: &Job, transfer: &Transfer) {
         let Transfer {
             after: _,
@@ -209,7 +211,7 @@ impl Fingerprint {
             format!("{archived:?} {restore:?}").to_lowercase(),
         );
         self.set(of("proof"), format!("{proof:?}").to_lowercase());
-        // Where the keys come from; what they are is nobody's business.
+        // The source of the keys, never the keys.
         if *customer_keys != CustomerKeys::default() {
             self.set(of("customer_keys"), format!("{customer_keys:?}"));
         }
@@ -313,7 +315,7 @@ fn text(value: Option<&impl Display>) -> String {
     value.map(ToString::to_string).unwrap_or_default()
 }
 
-/// A time as it was written: an age stands for another time in each run.
+/// Returns a time as it was written: an age means another time in each run.
 fn time(age: Option<Duration>, time: Option<Timestamp>) -> String {
     age.map_or_else(|| text(time.as_ref()), |age| format!("{} ago", Age(age)))
 }
@@ -350,8 +352,8 @@ fn source(job: &Job, source: &Source) -> String {
     }
 }
 
-/// Names the server unless it is Amazon S3: the server decides whose buckets are meant, not the
-/// name that a manifest gives to it, nor where its URL was found.
+/// Returns the server unless it is Amazon S3: the server decides whose buckets are meant, not the
+/// name that a manifest gives it, nor the place where its URL was found.
 fn at(job: &Job, endpoint: &str) -> String {
     match job.endpoints.get(endpoint).map(|endpoint| &endpoint.server) {
         Some(server @ Server::Other { .. }) => format!(" at {server}"),
@@ -379,13 +381,63 @@ fn encryption(encryption: &Encryption) -> String {
     }
 }
 
-/// A short digest of a longer text, for comparing what need not be told in words.
+/// Returns a short digest of a longer text, for comparisons that need no words.
 #[must_use]
 pub fn digest(text: &str) -> String {
     format!(
         "{:016x}",
         crc_fast::checksum(CrcAlgorithm::Crc64Nvme, text.as_bytes())
     )
+}
+
+/// Returns the text of a setting for a message: of a group of values those that are set. The text
+/// on record names the fields as the code does, and is kept, because old journals hold it.
+fn shown(text: &str) -> String {
+    let Some((name, fields)) = text
+        .strip_suffix(" }")
+        .and_then(|text| text.split_once(" { "))
+    else {
+        return text.to_owned();
+    };
+    if !name.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return text.to_owned();
+    }
+    let set: Vec<_> = fields_of(fields)
+        .into_iter()
+        .filter(|field| {
+            ![": None", ": none", ": {}", ": []"]
+                .iter()
+                .any(|empty| field.ends_with(empty))
+        })
+        .map(|field| match field.split_once(": Some(") {
+            Some((name, value)) => format!("{name}: {}", value.strip_suffix(')').unwrap_or(value)),
+            None => field.to_owned(),
+        })
+        .collect();
+    format!("({})", set.join(", "))
+}
+
+/// Cuts `a: {"x": "y"}, b: None` into its fields.
+fn fields_of(text: &str) -> Vec<&str> {
+    let (mut fields, mut depth, mut start) = (Vec::new(), 0_u32, 0);
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    for (at, letter) in text.char_indices() {
+        match letter {
+            _ if is_escaped => is_escaped = false,
+            '\\' if is_quoted => is_escaped = true,
+            '"' => is_quoted = !is_quoted,
+            _ if is_quoted => {}
+            '{' | '[' | '(' => depth += 1,
+            '}' | ']' | ')' => depth = depth.saturating_sub(1),
+            ',' if depth == 0 => {
+                fields.push(text[start..at].trim());
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    fields.push(text[start..].trim());
+    fields
 }
 
 #[cfg(test)]
@@ -472,7 +524,8 @@ mod tests {
         );
         assert_eq!(
             changes(|job| job.report = ReportPaths {
-                json: Some("r".into())
+                json: Some("r".into()),
+                ..ReportPaths::default()
             }),
             none
         );
@@ -531,5 +584,20 @@ mod tests {
     fn digests_are_short_and_differ() {
         assert_eq!(digest("a").len(), 16);
         assert_ne!(digest("a"), digest("b"));
+    }
+
+    #[test]
+    fn a_group_of_values_is_told_without_the_names_of_the_code() {
+        let set = crate::manifest::job::SetValues {
+            metadata: [("a".to_owned(), "x, {y} \"z\"".to_owned())].into(),
+            cache_control: Some("no-store".to_owned()),
+            ..Default::default()
+        };
+        assert_eq!(
+            shown(&format!("{set:?}")),
+            r#"(metadata: {"a": "x, {y} \"z\""}, cache_control: "no-store")"#
+        );
+        assert_eq!(shown("kms with a key"), "kms with a key");
+        assert_eq!(shown("s3://b/{x} { y }"), "s3://b/{x} { y }");
     }
 }

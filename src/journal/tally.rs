@@ -97,7 +97,7 @@ impl Tally {
 }
 
 /// Returns true if a copy may be there that lists cannot tell from a good one.
-fn leaves_copy(failed: &FailedObject) -> bool {
+pub(super) fn leaves_copy(failed: &FailedObject) -> bool {
     [
         FailureKind::NotEqual,
         FailureKind::Unprovable,
@@ -131,6 +131,7 @@ impl Totals {
                 reason,
                 losses,
                 in_place,
+                ..
             } => {
                 self.done_objects += 1;
                 self.in_place_objects += u64::from(in_place.is_some());

@@ -101,11 +101,24 @@ pub fn refused(attribute: Attribute, failure: &Failure, bucket: &BucketName) -> 
         (Attribute::Acl, _) if details.code == "AccessControlListNotSupported" => {
             format!("ACLs are disabled on {bucket}")
         }
-        (Attribute::Lock, FailureKind::Invalid) => format!("{bucket} has no Object Lock"),
+        (Attribute::Lock, FailureKind::Invalid) if is_lockless(&details.message) => {
+            format!("{bucket} has no Object Lock")
+        }
+        (Attribute::Lock, FailureKind::Invalid) => {
+            let message = details.message.trim_end_matches('.');
+            format!("{bucket} refuses it ({}: {message})", details.code)
+        }
         (_, FailureKind::NotUnderstood) => format!("{bucket} does not know {}", details.operation),
         _ => format!("{bucket} refuses it ({})", details.code),
     };
     Loss::new(attribute, Lost::NotSet, reason)
+}
+
+/// True for what S3 says to a lock in a bucket that was created without Object Lock.
+fn is_lockless(message: &str) -> bool {
+    message
+        .to_ascii_lowercase()
+        .contains("missing object lock configuration")
 }
 
 /// The loss of an attribute that could not be read from `bucket`.
@@ -291,6 +304,13 @@ mod tests {
         assert_eq!(
             text(refused(Attribute::Lock, &lock, &bucket)),
             "lock not set: lake has no Object Lock"
+        );
+        let other = failure(FailureKind::Invalid, "Content-MD5 is required.");
+        let text = text(refused(Attribute::Lock, &other, &bucket));
+        assert!(
+            text.starts_with("lock not set: lake refuses it (")
+                && text.ends_with(": Content-MD5 is required)"),
+            "{text}"
         );
     }
 }

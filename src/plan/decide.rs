@@ -68,6 +68,9 @@ pub enum Reason {
     ChecksumDiffers,
     /// The bytes are equal, and the object has attributes otherwise than the job sets them.
     AttributesDiffer,
+    /// The destination's object is a copy that failed its proof in an earlier run, and nothing
+    /// proves it now.
+    Unproven,
     /// The job says `when: always`.
     Always,
 }
@@ -83,6 +86,7 @@ impl fmt::Display for Reason {
             Self::EtagDiffers => "ETag differs",
             Self::ChecksumDiffers => "checksum differs",
             Self::AttributesDiffer => "attributes differ",
+            Self::Unproven => "failed its proof",
             Self::Always => "always",
         })
     }
@@ -155,7 +159,7 @@ pub enum Skip {
     AsSet,
     /// Somebody else wrote to the key after it had been compared; the next run compares it again.
     ChangedMeanwhile,
-    /// It can not be read before it is restored, and the job says `archived: skip`.
+    /// It cannot be read before it is restored, and the job says `archived: skip`.
     Archived,
 }
 
@@ -341,7 +345,7 @@ pub fn content(source: &Head, destination: &Head, etags_tell: bool) -> Content {
             }
             (true, _) => return Content::Equal(Basis::Checksum),
             (false, ChecksumKind::FullObject) => return Content::Differs(Reason::ChecksumDiffers),
-            (false, ChecksumKind::Composite) => {}
+            (false, ChecksumKind::Composite | ChecksumKind::Untold) => {}
         }
     }
     if !etags_tell || source.kms || destination.kms {
@@ -417,7 +421,7 @@ impl Route {
 /// Chooses the route by size alone, never by what a server would tolerate.
 ///
 /// # Errors
-/// [`LayoutError::TooLarge`] for objects that the endpoint can not hold or copy.
+/// [`LayoutError::TooLarge`] for objects that the endpoint cannot hold or copy.
 pub fn route(
     size: u64,
     origin: Origin,

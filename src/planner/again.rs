@@ -147,7 +147,7 @@ impl Sides {
 
     async fn look_at_copy(&self, key: &ObjectKey) -> Result<Head, Failure> {
         self.destination
-            .in_place(self.destination.head(key, None))
+            .with_slot(self.destination.head(key, None))
             .await
     }
 
@@ -176,7 +176,7 @@ impl Sides {
     async fn look_anew(&self, entry: &mut Entry) -> Result<(), Failure> {
         if let Some(source) = &self.source {
             let head = source.head(&entry.key, entry.version.as_deref());
-            entry.take(source.in_place(head).await?);
+            entry.take(source.with_slot(head).await?);
         } else if let Source::Files { path, .. } = &self.transfer.from {
             (entry.size, entry.modified) = local::look(&local::path_of(path, entry)).await?;
         }
@@ -190,7 +190,7 @@ impl Sides {
             return Ok(None);
         };
         let here = source
-            .in_place(source.head(&entry.key, entry.version.as_deref()))
+            .with_slot(source.head(&entry.key, entry.version.as_deref()))
             .await?;
         let content = content(&here, &there, self.etags_follow_from_bytes());
         Ok(matches!(content, Content::Equal(_)).then_some(there))

@@ -8,7 +8,7 @@ use super::walk::Found;
 use super::{Deep, Finding, Place, Verdict};
 use crate::bucket::Bucket;
 use crate::checksum::{Running, looks_like_md5};
-use crate::execute::prove::{Expected, Verdict as Evidence, against_weak_sum, by_checksum};
+use crate::execute::prove::{Expected, Verdict as Evidence, against_weak_sum, judge_checksum};
 use crate::execute::read;
 use crate::execute::receipt::Proof;
 use crate::listing::local::path_of;
@@ -33,6 +33,8 @@ pub(super) struct Pair {
     /// As listed.
     size: Option<u64>,
     etag: Option<String>,
+    /// True if the job names this one object, so that no list shows its size.
+    is_named: bool,
 }
 
 #[derive(Debug)]
@@ -43,7 +45,7 @@ pub(super) struct Pair {
 enum Origin {
     Object(Place),
     File(PathBuf),
-    /// Standard input: what was read once can not be compared again.
+    /// Standard input: what was read once cannot be compared again.
     Gone,
 }
 
@@ -67,6 +69,7 @@ impl Pair {
             destination: place(&sides.destination, &step.key, None),
             size: Some(step.entry.size),
             etag: step.entry.etag.clone(),
+            is_named: matches!(sides.transfer.from, Source::Object { .. }),
         }
     }
 
@@ -76,6 +79,7 @@ impl Pair {
             destination,
             size: None,
             etag: None,
+            is_named: false,
         }
     }
 
@@ -189,6 +193,12 @@ impl Pair {
             return Ok(sizes_differ(here.size, there.size));
         }
         let shown = by_heads(source, here, &self.destination, there);
+        if self.is_named && matches!(shown, Some(Verdict::Equal { .. })) && deep != Deep::All {
+            tokio::try_join!(
+                confirm_size(source, here),
+                confirm_size(&self.destination, there)
+            )?;
+        }
         match (shown, deep) {
             // What a checksum contradicts is different, however deep one looks.
             (Some(verdict), Deep::No | Deep::Unproven)
@@ -196,8 +206,8 @@ impl Pair {
             (None, Deep::No) => {
                 let why = format!(
                     "the source has {}, the destination {}",
-                    has(here),
-                    has(there)
+                    has(source, here),
+                    has(&self.destination, there)
                 );
                 return Ok(Verdict::Unprovable { why });
             }
@@ -227,7 +237,7 @@ impl Pair {
         let md5 = content && looks_like_md5(&there.etag);
         if stored.is_none() && !md5 && deep == Deep::No {
             return Ok(Verdict::Unprovable {
-                why: format!("the destination has {}", has(there)),
+                why: format!("the destination has {}", has(&self.destination, there)),
             });
         }
         let algorithm = stored.as_ref().map_or(USUAL, |sum| sum.algorithm);
@@ -275,6 +285,15 @@ async fn head(place: &Place) -> Result<Head, Failure> {
         .bucket
         .head(&place.key, place.version.as_deref())
         .await
+}
+
+/// Makes sure that an object of which no list showed the size ends where HEAD says, where HEAD is
+/// not believed.
+async fn confirm_size(place: &Place, head: &Head) -> Result<(), Failure> {
+    if place.bucket.capabilities().believes_answers() {
+        return Ok(());
+    }
+    read::confirm_size(&place.bucket, &pin(place, head), head.size).await
 }
 
 /// Refuses a HEAD that shows another `ETag` than the list did, unless the object was replaced since
@@ -363,7 +382,7 @@ fn judged(here: &Checksum, there: &Checksum) -> Verdict {
 fn by_heads(source: &Place, here: &Head, destination: &Place, there: &Head) -> Option<Verdict> {
     let expected = Expected::of(here, source.bucket.capabilities());
     let there_etag = Expected::of(there, destination.bucket.capabilities()).etag;
-    match by_checksum(&expected, there.checksum.as_ref()) {
+    match judge_checksum(&expected, there.checksum.as_ref()) {
         Some(Evidence::Proven(proof)) => {
             let against = there_etag.as_deref();
             let against = against
@@ -389,12 +408,13 @@ fn by_heads(source: &Place, here: &Head, destination: &Place, there: &Head) -> O
 }
 
 /// What an object has that could be compared, in words.
-fn has(head: &Head) -> String {
+fn has(place: &Place, head: &Head) -> String {
     let sum = match &head.checksum {
         Some(sum) if sum.kind == ChecksumKind::Composite => {
             format!("a composite {}", sum.algorithm)
         }
         Some(sum) => sum.algorithm.to_string(),
+        None if !place.bucket.capabilities().checksums => "no checksum that counts".to_owned(),
         None => "no checksum".to_owned(),
     };
     let etag = if head.kms {

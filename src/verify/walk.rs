@@ -6,6 +6,7 @@
 //! besides.
 
 use super::{Finding, Verdict};
+use crate::bucket::Bucket;
 use crate::listing::{Entry, Found as Listed, Listing, bucket};
 use crate::location::{ObjectKey, S3Uri};
 use crate::manifest::job::{Archived, Selection, Source, When};
@@ -50,6 +51,8 @@ pub(super) struct Walk {
     there: Option<Front>,
     /// False when a part of the source could not be listed, so that what it lacks is not known.
     source_is_whole: bool,
+    /// The reason why `there` is none.
+    why_not_extra: Option<&'static str>,
 }
 
 /// A listing and the entry under the finger.
@@ -72,20 +75,42 @@ impl Front {
     }
 }
 
+/// Returns the reason why the destination of a transfer cannot be searched for extra objects.
+fn why_not_extra(sides: &Sides) -> Option<&'static str> {
+    let transfer = &sides.transfer;
+    let is_directory = |bucket: &Bucket| bucket.name().is_directory_bucket();
+    let in_order = |bucket: &Bucket| bucket.capabilities().ordered_lists;
+    let (source, destination) = (sides.source.as_ref(), &sides.destination);
+    if !matches!(transfer.from, Source::Prefix { .. } | Source::Files { .. })
+        || !transfer.to.location.key.is_prefix()
+    {
+        return Some("the job copies single objects");
+    }
+    // Of a choice of objects, all the others are not extra.
+    if transfer.chosen.is_some() {
+        return Some("the job copies chosen objects");
+    }
+    if !transfer.keys.preserves_order() {
+        return Some("`keys` changes the order of the keys");
+    }
+    if is_directory(destination) || source.is_some_and(is_directory) {
+        return Some("a directory bucket lists its keys in no order");
+    }
+    if !in_order(destination) {
+        return Some(
+            "the order in which the destination's server lists keys is not known; name its `provider` (--provider)",
+        );
+    }
+    source.is_some_and(|source| !in_order(source)).then_some(
+        "the order in which the source's server lists keys is not known; name its `provider` (--provider)",
+    )
+}
+
 impl Walk {
     pub(super) fn new(sides: &Sides) -> Self {
         let transfer = &sides.transfer;
-        let in_order = |bucket: &crate::bucket::Bucket| {
-            bucket.capabilities().ordered_lists && !bucket.name().is_directory_bucket()
-        };
-        let walks = matches!(transfer.from, Source::Prefix { .. } | Source::Files { .. })
-            && transfer.to.location.key.is_prefix()
-            // Of a choice of objects, all the others are not extra.
-            && transfer.chosen.is_none()
-            && transfer.keys.preserves_order()
-            && in_order(&sides.destination)
-            && sides.source.as_ref().is_none_or(in_order);
-        let there = walks.then(|| Front {
+        let why_not_extra = why_not_extra(sides);
+        let there = why_not_extra.is_none().then(|| Front {
             listing: bucket::objects(sides.destination.clone(), sides.destination_reach(), None),
             current: None,
         });
@@ -93,7 +118,7 @@ impl Walk {
         // keys.
         let mut all = transfer.as_ref().clone();
         all.when = When::Always;
-        // What can not be read can be compared.
+        // What cannot be read can be compared.
         all.archived = Archived::Fail;
         let all = Sides {
             transfer: all.into(),
@@ -105,11 +130,14 @@ impl Walk {
             waiting: None,
             there,
             source_is_whole: true,
+            why_not_extra,
         }
     }
 
-    pub(super) fn looks_for_extra(&self) -> bool {
-        self.there.is_some()
+    /// Returns the reason why the destination is not searched for extra objects, or `None` if it
+    /// is.
+    pub(super) fn why_not_extra(&self) -> Option<&'static str> {
+        self.why_not_extra
     }
 
     pub(super) async fn next(&mut self) -> Option<Task> {
@@ -119,7 +147,7 @@ impl Walk {
             }
             match self.steps.recv().await {
                 Some(Planned::Step(step)) => self.waiting = Some(step),
-                // What can not be read can be compared all the same.
+                // What cannot be read can be compared all the same.
                 Some(Planned::Archived(entry, key)) => {
                     self.waiting = Some(Box::new(Step::without_work(*entry, key)));
                 }
@@ -177,7 +205,7 @@ impl Walk {
         }
     }
 
-    /// The destination can not be listed any further: from here on each key is asked for.
+    /// The destination cannot be listed any further: from here on each key is asked for.
     fn destination_ends(&mut self, step: Box<Step>) -> Task {
         self.waiting = Some(step);
         let failed = self.there.take().and_then(|mut front| front.take());

@@ -319,4 +319,18 @@ async fn a_refusal_says_what_a_bucket_that_demands_conditions_wants() {
         changed.contains("s3:GetObject on the destination"),
         "{changed}"
     );
+    // What nobody knows is told as a guess, and once.
+    let other = Content::pattern(1, SMALL);
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "another", other, &ObjectSpec::default());
+    let run = world.run(copy(When::Always)).await;
+    let guesses = run.receipts.iter().filter(|receipt| match &receipt.ending {
+        Ending::Failed { error } => error
+            .message
+            .contains("if the bucket's policy demands an ACL"),
+        _ => false,
+    });
+    assert_eq!((run.receipts.len(), guesses.count()), (2, 1));
 }

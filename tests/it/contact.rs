@@ -427,7 +427,7 @@ async fn a_server_that_answers_badly_at_first_is_waited_for(
 
 #[rstest]
 #[case::sso("sso", "aws sso login")]
-#[case::process("process", "exited with status 3")]
+#[case::process("process", "exited with status 3; run the program by hand")]
 #[case::no_source("source", "could not find source profile nobody")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_profile_that_gives_no_credentials_is_named(#[case] profile: &str, #[case] told: &str) {
@@ -456,7 +456,7 @@ source_profile = nobody
     let (exit, _, stderr) = run(program, &arguments).await;
     assert_eq!(exit, 3, "{stderr}");
     assert!(
-        stderr.contains(told) && stderr.contains(profile),
+        stderr.contains(told) && stderr.contains(profile) && !stderr.contains("check AWS_PROFILE"),
         "{stderr}"
     );
 }

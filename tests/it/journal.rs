@@ -78,6 +78,7 @@ fn ended(object: u64) -> Event {
         reason: None,
         losses: Vec::new(),
         in_place: None,
+        settles: None,
     };
     Event::ObjectEnded {
         range: 0,

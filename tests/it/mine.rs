@@ -11,7 +11,8 @@ use s3haul::sandbox::{BucketOptions, Content, LatencyModel, Model, ObjectSpec, O
 use s3haul::size::MIB;
 use serde_json::Value;
 
-use crate::cli::{at, process_at, run};
+use crate::cli::{COPY_ALL, at, process_at, run};
+use crate::liar::{Answer, Liar};
 use crate::world::{DESTINATION, SOURCE, World};
 
 async fn world() -> World {
@@ -259,4 +260,137 @@ async fn uploads_of_a_bucket_whose_owner_is_another_are_refused() {
         exit != 0 && stderr.contains("999999999999"),
         "{exit} {stderr}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_journals_that_were_read_are_named_and_that_of_a_manifest_may_be_asked() {
+    let world = world().await;
+    let directory = tempfile::tempdir().unwrap();
+    // A journal of another job is where the command looks by itself.
+    world.sandbox.store().put_object(
+        SOURCE,
+        "small",
+        Content::pattern(1, 10),
+        &ObjectSpec::default(),
+    );
+    let mut command = at(&world);
+    command
+        .current_dir(directory.path())
+        .env_remove("S3HAUL_JOURNAL");
+    let small = ["copy", "s3://source/small", "s3://destination/small"];
+    let (exit, _, stderr) = run(command, &small).await;
+    assert_eq!(exit, 0, "{stderr}");
+    let child = spawn(&world, directory.path(), &["--journal", "./elsewhere"]);
+    both_are_open(&world).await;
+    kill(child).await;
+    let abort = ["abort", "s3://destination/", "--mine", "--dry-run"];
+    let (exit, _, stderr) = uploads(&world, directory.path(), &abort).await;
+    assert_eq!(exit, 0, "{stderr}");
+    assert!(
+        stderr.contains("0 uploads to abort")
+            && stderr.contains("read 1 journal: .s3haul/copy-")
+            && stderr.contains("--job FILE"),
+        "{stderr}"
+    );
+    let manifest = format!("{COPY_ALL}journal: ./elsewhere\n");
+    std::fs::write(directory.path().join("job.yaml"), manifest).unwrap();
+    let of_job = [&abort[..], &["--job", "job.yaml"]].concat();
+    let (exit, stdout, stderr) = uploads(&world, directory.path(), &of_job).await;
+    assert!(
+        exit == 0
+            && !stdout.is_empty()
+            && stderr.contains("read 1 journal: ")
+            && stderr.contains("elsewhere"),
+        "{exit} {stdout} {stderr}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_abort_says_how_uploads_are_chosen() {
+    let world = world().await;
+    let (exit, _, stderr) = uploads(&world, Path::new("."), &["abort", "s3://destination/"]).await;
+    assert!(
+        exit == 2 && stderr.contains("--older-than AGE") && stderr.contains("--mine"),
+        "{exit} {stderr}"
+    );
+}
+
+/// A server that gives this date to every upload.
+async fn dating(world: &World, date: &'static str) -> Liar {
+    Liar::before(world, move |asked, answer| {
+        if !asked.lists_uploads() {
+            return answer;
+        }
+        let mut list = String::from_utf8_lossy(&answer.body).into_owned();
+        let mut at = 0;
+        while let Some(start) = list[at..].find("<Initiated>").map(|found| at + found + 11) {
+            let end = start + list[start..].find('<').unwrap();
+            list.replace_range(start..end, date);
+            at = start;
+        }
+        Answer::document(list)
+    })
+    .await
+}
+
+async fn abort_old(world: &World, liar: &Liar, directory: &Path) -> (i32, String, String) {
+    let mut command = at(world);
+    command.current_dir(directory).env_remove("S3HAUL_JOURNAL");
+    let abort = [
+        "uploads",
+        "abort",
+        "s3://destination/",
+        "--older-than",
+        "7d",
+        "--provider",
+        "aws",
+        "--endpoint-url",
+        &liar.url,
+    ];
+    run(command, &abort).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dates_that_a_server_makes_up_abort_nothing() {
+    let world = world().await;
+    foreign(&world).await;
+    let directory = tempfile::tempdir().unwrap();
+    let liar = dating(&world, "2010-11-10T20:48:33.000Z").await;
+    let (exit, _, stderr) = abort_old(&world, &liar, directory.path()).await;
+    assert!(
+        exit == 2 && stderr.contains("dates of uploads are not true"),
+        "{exit} {stderr}"
+    );
+    let left = world.sandbox.store().open_uploads(DESTINATION);
+    assert_eq!(left.len(), 1, "{left:?}");
+    // Before there was S3: no age at all.
+    let liar = dating(&world, "1970-01-01T00:00:00.000Z").await;
+    let (exit, _, stderr) = abort_old(&world, &liar, directory.path()).await;
+    assert!(
+        exit == 0 && stderr.contains("0 uploads aborted"),
+        "{exit} {stderr}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_at_work_keeps_its_uploads_whatever_their_age() {
+    let world = world().await;
+    let directory = tempfile::tempdir().unwrap();
+    let child = spawn(&world, directory.path(), &[]);
+    both_are_open(&world).await;
+    let liar = dating(&world, "2010-11-10T20:48:33.000Z").await;
+    let (exit, _, stderr) = abort_old(&world, &liar, directory.path()).await;
+    // A journal contradicts the dates before any upload is made for that.
+    assert!(
+        exit == 2 && stderr.contains("was created at"),
+        "{exit} {stderr}"
+    );
+    assert!(liar.count(|asked| asked.creates_upload() || asked.aborts()) == 0);
+    let all = ["abort", "s3://destination/", "--older-than", "0s"];
+    let (exit, _, stderr) = uploads(&world, directory.path(), &all).await;
+    assert!(
+        exit == 1 && stderr.contains("is at work on it; stop that first"),
+        "{exit} {stderr}"
+    );
+    kill(child).await;
 }

@@ -1,7 +1,9 @@
 //! On what a copy's success rests, what it may cost to prove it, and what becomes of a copy that is
 //! not equal.
 
+mod kept;
 mod reading;
+mod untold;
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};

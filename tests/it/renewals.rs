@@ -148,7 +148,7 @@ async fn a_credential_process_that_hangs_in_mid_run_is_named_and_ends_with_the_r
     let (exit, stdout, stderr) = run(with_profile(directory.path(), &gate), &words).await;
     assert_eq!(exit, 4, "{stderr}");
     assert!(
-        stderr.contains("`credential_process` of profile `lake`: no answer within"),
+        stderr.contains("`credential_process` of profile `lake`: no answer yet after"),
         "{stderr}"
     );
     for word in ["timed-out", "refuses the set", "failed:", "--secret"] {

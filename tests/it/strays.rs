@@ -72,7 +72,11 @@ fn notes(run: &Run) -> Vec<&str> {
 }
 
 fn open(world: &World) -> usize {
-    world.sandbox.store().open_uploads(DESTINATION).len()
+    let open = world.sandbox.store().open_uploads(DESTINATION);
+    // `--older-than` checks the dates of a server with an upload, which this one may refuse to abort.
+    open.iter()
+        .filter(|open| !open.key.contains("s3haul-date-check"))
+        .count()
 }
 
 #[rstest]
@@ -277,7 +281,7 @@ async fn an_upload_that_is_left_for_adoption_is_told_and_so_is_one_that_cannot_b
     );
     assert_eq!(
         says(
-            "1 open uploads at this key are left alone; `s3haul uploads list s3://destination/large --"
+            "1 open upload at this key is left alone; `s3haul uploads list s3://destination/large --"
         ),
         1
     );

@@ -3,8 +3,6 @@
 //! A retry copies what failed and nothing else. If the bucket was emptied or made again since, its
 //! success would say nothing about all other objects. Only what the server clearly says counts.
 
-use std::path::Path;
-
 use futures::stream::{self, StreamExt as _};
 
 use crate::bucket::Bucket;
@@ -12,7 +10,7 @@ use crate::cli::CliError;
 use crate::connections::Connections;
 use crate::execute::sample::Looked;
 use crate::location::S3Uri;
-use crate::manifest::job::{Job, Versions};
+use crate::manifest::job::{Job, ReportPlace, Versions};
 use crate::report::read::ReportedObject;
 use crate::s3::{Failure, FailureKind};
 
@@ -67,7 +65,10 @@ async fn found(
         .at
         .map(|at| format!(", reported at {at:.0}"))
         .unwrap_or_default();
-    match destination.in_place(destination.head(&uri.key, None)).await {
+    match destination
+        .with_slot(destination.head(&uri.key, None))
+        .await
+    {
         // Somebody may have replaced it, which says nothing about the others.
         Ok(_) => Some(Ok(())),
         Err(failure) if *failure.kind() == FailureKind::NotFound => {
@@ -78,12 +79,11 @@ async fn found(
 }
 
 /// Refuses a report that is not true any more.
-pub(super) fn require(looked: &Looked, report: &Path, again: &str) -> Result<(), CliError> {
+pub(super) fn require(looked: &Looked, report: &ReportPlace, again: &str) -> Result<(), CliError> {
     let Some(example) = &looked.example else {
         return Ok(());
     };
     let (missing, of) = (looked.objects - looked.there, looked.objects);
-    let report = report.display();
     Err(CliError::Untrue(format!(
         "the report {report} is not true any more: {missing} of {of} of its objects that were looked at are not at the \
          destination, for example {example}. They were deleted, or the bucket was made again. \

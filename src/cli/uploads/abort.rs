@@ -4,13 +4,14 @@
 use std::collections::BTreeMap;
 
 use futures::{StreamExt, TryStreamExt};
+use jiff::Timestamp;
 
-use super::{ASKED_AT_ONCE, Choice, Found, Wasted, absent, found, not_open};
+use super::{ASKED_AT_ONCE, Choice, Found, Wasted, absent, found, mine, not_open};
 use crate::bucket::Bucket;
 use crate::cli::{CliError, Exit, note, say_line, signals};
-use crate::location::S3Uri;
+use crate::location::{ObjectKey, S3Uri};
 use crate::multipart::{self, Aborted, MultipartUpload};
-use crate::s3::{Capabilities, Failure, FailureKind, OpenUpload};
+use crate::s3::{Attributes, Capabilities, Failure, FailureKind, OpenUpload};
 
 /// Aborts one upload. Aborting what is not there succeeds everywhere; a mistyped id must not.
 pub(super) async fn one(bucket: &Bucket, location: &S3Uri, id: &str) -> Result<Exit, CliError> {
@@ -64,6 +65,19 @@ pub(super) async fn all(
     // All are known before the first is aborted: markers of a list do not survive what they point
     // to.
     let uploads: Vec<Found> = found(bucket, location, choice).try_collect().await?;
+    if let Some(contradiction) = choice.false_date() {
+        return Err(made_up(contradiction));
+    }
+    let ages_decide = choice.older_than.is_some() && !uploads.is_empty();
+    // Amazon's dates are true. Elsewhere an upload of this very moment shows it.
+    if ages_decide
+        && !dry_run
+        && bucket.client().url().is_some()
+        && let Some(contradiction) = check_dates(bucket, location).await
+    {
+        return Err(made_up(&contradiction));
+    }
+    let has_found = !uploads.is_empty();
     if !dry_run {
         signals::leaves(
             "uploads that are shown as aborted are gone, others may still be open; run the same command again",
@@ -104,7 +118,50 @@ pub(super) async fn all(
     results
         .wasted
         .say("upload", if dry_run { " to abort" } else { " aborted" });
+    choice.tell_journals(has_found);
     Ok(results.exit)
+}
+
+/// Returns the refusal to abort by ages that the server makes up.
+fn made_up(contradiction: &str) -> CliError {
+    CliError::Usage(format!(
+        "this server's dates of uploads are not true, so no upload was aborted by its age: {contradiction}; abort uploads by \
+         UPLOAD_ID, or those that a journal knows with --mine"
+    ))
+}
+
+/// Creates an upload below the location, compares the date that the server lists for it with the
+/// time, and aborts it. Returns the contradiction, if there is one.
+async fn check_dates(bucket: &Bucket, location: &S3Uri) -> Option<String> {
+    let name = format!(
+        "{}s3haul-date-check-{:016x}",
+        location.key,
+        fastrand::u64(..)
+    );
+    let key: ObjectKey = name.parse().ok()?;
+    let created = Timestamp::now();
+    let upload = match MultipartUpload::initiate(bucket, &key, &Attributes::default()).await {
+        Ok(upload) => upload,
+        Err(failure) => {
+            note(&format!(
+                "the server's dates of uploads were not checked, because none could be created: {failure}"
+            ));
+            return None;
+        }
+    };
+    let listed: Result<Vec<_>, _> = multipart::uploads(bucket, key.as_str()).try_collect().await;
+    let is_gone = matches!(upload.abort().await, Ok(Aborted::Gone));
+    if !is_gone {
+        let id = upload.id();
+        note(&format!(
+            "the upload {id} of {key}, which checked the server's dates, may be left open"
+        ));
+    }
+    let open = listed
+        .ok()?
+        .into_iter()
+        .find(|open| open.upload_id == upload.id())?;
+    mine::false_date(&open, created)
 }
 
 async fn abort(bucket: &Bucket, key: &str, id: &str) -> Result<Aborted, String> {
@@ -131,7 +188,7 @@ async fn listed_as_they_are(
         .await
 }
 
-/// Sees to an upload that was listed a moment ago and that the server did not find.
+/// Handles an upload that was listed a moment ago and that the server did not find.
 async fn not_there(
     bucket: &Bucket,
     upload: &OpenUpload,

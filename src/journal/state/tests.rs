@@ -1,9 +1,10 @@
-//! What the state keeps, forgets, and how large it gets.
+//! Tests of what the state keeps and forgets, and of its size.
 
 use super::super::event::{SourceVersion, UploadPlace};
 use super::super::tests::{at, ended, info, planned, range};
 use super::*;
 use crate::manifest::job::Attribute;
+use crate::plan::decide::Basis;
 use crate::plan::loss::{Loss, Lost};
 
 fn state(events: impl IntoIterator<Item = Event>) -> RunState {
@@ -76,6 +77,7 @@ fn sums_are_over_all_sessions() {
             reason: None,
             losses: vec![loss.clone()],
             in_place: None,
+            settles: None,
         };
         Event::ObjectEnded {
             range: 0,
@@ -87,7 +89,7 @@ fn sums_are_over_all_sessions() {
     let mut state = state([Event::RunBegan(info()), range(), planned(1, "a"), lossy(1)]);
     let began = state.began.unwrap().as_millisecond();
     let after = |seconds: i64| Timestamp::from_millisecond(began + seconds * 1000).unwrap();
-    // Killed after ten seconds, gone on with an hour later, and stopped after five more.
+    // Killed after ten seconds, resumed an hour later, and stopped after five more seconds.
     state.apply(after(10), &planned(2, "b"));
     state.apply(after(3610), &Event::RunResumed);
     assert_eq!((state.worked_ms, state.session_ms()), (10_000, 10_000));
@@ -364,8 +366,8 @@ fn a_cut_leaves_the_two_halves_of_what_was_left() {
             .values()
             .all(|range| range.ordered && range.transfer == 0)
     );
-    // What is over is forgotten, but for what is pending, and for the last: it says that all keys
-    // are known.
+    // Ranges that are over are dropped, except those with pending objects, and the last one: it
+    // says that all keys are known.
     let in_range = |object, number| match planned(object, "u") {
         Event::ObjectPlanned { object, entry, .. } => Event::ObjectPlanned {
             range: number,
@@ -489,4 +491,64 @@ fn the_largest_state_is_a_few_mib() {
         bytes.len()
     );
     assert_eq!(serde_json::from_slice::<RunState>(&bytes).unwrap(), state);
+}
+
+#[test]
+fn a_copy_that_failed_its_proof_stays_on_record_until_one_is_proven() {
+    let failed = |kind: &str| Event::ObjectEnded {
+        range: 0,
+        object: None,
+        ended: Ended::Failed(FailedObject {
+            source: "s3://a/k".into(),
+            destination: "s3://b/k".into(),
+            operation: "HeadObject".into(),
+            code: kind.into(),
+            kind: kind.into(),
+            message: "why".into(),
+        }),
+        receipt: None,
+    };
+    let denied = state([Event::RunBegan(info()), range(), failed("denied")]);
+    assert!(denied.unproven.is_empty());
+    let mut state = state([
+        Event::RunBegan(info()),
+        range(),
+        failed("not-equal"),
+        Event::RunEnded,
+        Event::RunBegan(info()),
+    ]);
+    let still = |state: &RunState, basis| {
+        state
+            .unproven
+            .still_fails("s3://b/k", basis)
+            .map(str::to_owned)
+    };
+    assert_eq!(
+        still(&state, Some(Basis::Time)).as_deref(),
+        Some("not-equal")
+    );
+    assert_eq!(still(&state, None).as_deref(), Some("not-equal"));
+    assert_eq!(still(&state, Some(Basis::Checksum)), None);
+    assert_eq!(state.clone().left_behind().unproven, state.unproven);
+    let read: RunState = serde_json::from_str(&serde_json::to_string(&state).unwrap()).unwrap();
+    assert_eq!(read, state);
+    let proven = Ended::Done {
+        bytes: 1,
+        parts: 0,
+        proof: "read".into(),
+        reason: None,
+        losses: Vec::new(),
+        in_place: None,
+        settles: Some("s3://b/k".into()),
+    };
+    state.apply(
+        at(9),
+        &Event::ObjectEnded {
+            range: 0,
+            object: None,
+            ended: proven,
+            receipt: None,
+        },
+    );
+    assert!(state.unproven.is_empty());
 }

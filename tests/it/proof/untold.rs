@@ -1,0 +1,74 @@
+//! Checksums of servers that do not tell their kind, or whose checksums the manifest does not rely
+//! on.
+
+use rstest::rstest;
+use s3haul::manifest::job::Provider;
+use s3haul::size::MIB;
+
+use super::{READ, message, put, under, unsummed};
+use crate::liar::{Answer, Asked, Liar};
+use crate::world::{DESTINATION, World, restate};
+
+/// A server that shows, of an object of parts, a checksum that is not the one of all bytes.
+fn sums_of_parts(asked: &Asked, answer: Answer, kind: Option<&str>) -> Answer {
+    if asked.method == "POST" && asked.has("uploadId") {
+        return answer.replacing("ChecksumCRC64NVME", "Unknown");
+    }
+    if asked.method != "HEAD" || !asked.path.starts_with(&format!("/{DESTINATION}/")) {
+        return answer;
+    }
+    let answer = answer
+        .without("x-amz-checksum-crc64nvme")
+        .without("x-amz-checksum-type")
+        .with("x-amz-checksum-crc32: AAAAAA==");
+    match kind {
+        Some(kind) => answer.with(&format!("x-amz-checksum-type: {kind}")),
+        None => answer,
+    }
+}
+
+#[rstest]
+#[case::untold(true, None)]
+#[case::not_relied_on(false, Some("FULL_OBJECT"))]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checksum_of_unknown_kind_contradicts_nothing(
+    #[case] checksums: bool,
+    #[case] kind: Option<&'static str>,
+) {
+    let world = World::new().await;
+    put(&world, 20 * MIB, &unsummed());
+    let liar = Liar::before(&world, move |asked, answer| {
+        sums_of_parts(asked, answer, kind)
+    })
+    .await;
+    let mut job = liar.job(&world, under(READ), Provider::Other);
+    restate(&mut job, |endpoint| {
+        endpoint.capabilities.checksums = Some(checksums);
+    });
+    let run = world.try_run_job(&job).await.unwrap();
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (1, 0),
+        "{}",
+        message(&run)
+    );
+    assert_eq!(run.proof(), "read");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn checksums_that_are_not_relied_on_prove_nothing() {
+    for (checksums, proof) in [(true, "crc64nvme"), (false, "size")] {
+        let mut world = World::new().await;
+        world.provider = Provider::Other;
+        put(&world, 1000, &s3haul::sandbox::ObjectSpec::default());
+        let mut job = world.job(s3haul::manifest::job::Transfer {
+            proof: s3haul::manifest::job::ProofPolicy::default(),
+            ..under(READ)
+        });
+        restate(&mut job, |endpoint| {
+            endpoint.capabilities.checksums = Some(checksums);
+        });
+        let run = world.try_run_job(&job).await.unwrap();
+        assert_eq!(run.proof(), proof, "checksums: {checksums}");
+    }
+}
