@@ -146,8 +146,8 @@ impl Retry {
             there::require(&looked, &place, &again)?;
         }
         let resumed = Box::pin(journal::for_retry(&mut job, &mut connections)).await?;
-        let run = resumed.filter(|_| self.journal.intent() != Intent::Fresh);
-        set_report(&mut job, report, place, run.as_deref());
+        let resumed = resumed.filter(|_| self.journal.intent() != Intent::Fresh);
+        set_report(&mut job, report, place, resumed.as_deref());
         journal::leave_out_own_files(&mut job);
         // The new report is one of the same command, so that it can be retried in its turn.
         let origin = origin.begin(&job);

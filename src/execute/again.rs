@@ -14,6 +14,7 @@ use std::collections::HashMap;
 use super::Work;
 use super::conductor::Conductor;
 use super::monitor::Event;
+use super::receipt::{Draft, Ending, MAY_BE_OURS};
 use crate::journal::event::PlannedObject;
 use crate::listing::Entry;
 use crate::location::{ObjectKey, S3Uri};
