@@ -171,6 +171,7 @@ impl Copy {
             let origin = Origin::of_process()?.begin(&job);
             let terms = Terms {
                 intent: self.journal.intent(),
+                wait: self.journal.waits(),
                 drain: self.drain.time(),
             };
             run(&job, &Place::ambient(), &origin, terms, output).await
@@ -252,6 +253,7 @@ impl Copy {
         // Only the same copy goes on with the journal of a copy.
         job.name = format!("copy-{}", Fingerprint::of(&job).digest());
         self.journal.apply(&mut job);
+        self.journal.refuse_idle(&job)?;
         job.count_from(Timestamp::now());
         Ok(job)
     }

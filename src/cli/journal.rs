@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use tokio::task::spawn_blocking;
@@ -16,21 +17,25 @@ use tokio_util::sync::CancellationToken;
 
 use super::idle::Flag;
 use super::place::{Place, bucket_at};
-use super::{CliError, EndpointFlags, idle, load, tidy};
+use super::run::Terms;
+use super::{CliError, EndpointFlags, idle, lease, load, tidy};
 use crate::connections::Connections;
 use crate::execute::sample::{self, Looked};
 use crate::journal::event::{Event, RunInfo};
 use crate::journal::fingerprint::Fingerprint;
 use crate::journal::state::RunState;
-use crate::journal::{self, Decision, Intent, Journal, JournalError, Ledger, Location, Opened};
+use crate::journal::{
+    self, Decision, Intent, Journal, JournalError, Ledger, Life, Location, Opened,
+};
 use crate::listing::local::JOURNALS;
 use crate::location::S3Uri;
 use crate::manifest::job::{Access, DEFAULT_ENDPOINT, Job, JournalPlace, Source};
 use crate::report::{Origin, ReportEnd, ReportError, ReportWriter, header, last_footer};
-use crate::size::{ByteSize, display_count, display_counted};
+use crate::size::{ByteSize, display_count, display_counted, parse_duration};
 
 const JOURNAL: &str = "S3HAUL_JOURNAL";
 const ADOPT: &str = "S3HAUL_ADOPT";
+const WAIT: &str = "S3HAUL_WAIT";
 
 /// Where a run keeps its journal, and what becomes of an unfinished run.
 #[derive(Clone, Debug, Default, Args)]
@@ -49,6 +54,14 @@ pub(super) struct JournalFlags {
     /// nobody else writes to the destination keys.
     #[arg(long, env = ADOPT, value_parser = clap::builder::FalseyValueParser::new())]
     adopt: bool,
+    /// Wait this long for a journal that another run holds. Default: the command ends with exit
+    /// code 6.
+    #[arg(long, value_name = "DURATION", env = WAIT, value_parser = duration)]
+    wait: Option<Duration>,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).map_err(|error| error.to_string())
 }
 
 impl JournalFlags {
@@ -63,7 +76,7 @@ impl JournalFlags {
 
     /// Returns the flags that make no sense for a run that cannot be resumed. `--fresh` and
     /// `--journal none` ask for such a run, so they are not among them.
-    pub(super) fn of_going_on(&self) -> [Flag; 3] {
+    pub(super) fn of_going_on(&self) -> [Flag; 4] {
         let place = self
             .journal
             .as_ref()
@@ -74,7 +87,31 @@ impl JournalFlags {
             ("--journal", idle::typed(place, JOURNAL, read)),
             ("--resume-anyway", self.resume_anyway),
             ("--adopt", idle::typed(adopts, ADOPT, |_| Some(true))),
+            self.of_waiting(),
         ]
+    }
+
+    fn of_waiting(&self) -> Flag {
+        let read = |text: OsString| duration(text.to_str()?).ok();
+        ("--wait", idle::typed(self.wait.as_ref(), WAIT, read))
+    }
+
+    /// Refuses to wait for a journal that the job does not keep.
+    pub(super) fn refuse_idle(&self, job: &Job) -> Result<(), CliError> {
+        if job.journal != JournalPlace::Nowhere {
+            return Ok(());
+        }
+        idle::refuse(
+            "this run",
+            "keeps no journal, so that no other run can hold it",
+            &[self.of_waiting()],
+            "leave that out",
+        )
+    }
+
+    /// Returns the time for which a run waits for its journal.
+    pub(super) fn waits(&self) -> Duration {
+        self.wait.unwrap_or_default()
     }
 
     pub(super) fn intent(&self) -> Intent {
@@ -115,7 +152,7 @@ pub(super) async fn open(
     job: &Job,
     connections: &mut Connections,
     origin: &Origin,
-    intent: Intent,
+    Terms { intent, wait, .. }: Terms,
     tell: impl Fn(&str),
 ) -> Result<Session, CliError> {
     let Some(location) = location(job, connections).await? else {
@@ -123,9 +160,9 @@ pub(super) async fn open(
     };
     let fingerprint = Fingerprint::of(job);
     if let Location::Bucket(..) = location {
-        // To open one there shuts out who is at work on it; what would refuse this run must not
-        // cost that one its journal.
-        examine(&location, &fingerprint, intent)
+        // To open one there shuts out an earlier process of this Job; what would refuse this run
+        // must not cost that one its journal.
+        examine(&location, &fingerprint, intent, wait)
             .await
             .map_err(unusable)?;
         job.report
@@ -134,7 +171,10 @@ pub(super) async fn open(
             .map(|path| ReportWriter::probe(path, origin))
             .transpose()?;
     }
-    let opened = match reopen(location.clone(), intent, &tell).await {
+    let reopened = lease::wait_for(&location, wait, &tell, || {
+        reopen(location.clone(), intent, &tell)
+    });
+    let opened = match reopened.await {
         Ok(opened) => opened,
         Err(error @ (JournalError::Io { .. } | JournalError::Full { .. }))
             if job.journal == JournalPlace::Usual && !may_go_on(&location).await =>
@@ -152,12 +192,31 @@ pub(super) async fn open(
             tidy::remove_old_copies(&job.name).await;
         }
     }
+    let lease = opened.lease();
+    let session = begin(job, connections, origin, opened, fingerprint, intent, &tell).await;
+    if session.is_err() {
+        // Nothing will be written, so that another run need not wait.
+        lease.release().await;
+    }
+    session
+}
+
+/// Begins a run, or resumes the one that the journal records.
+async fn begin(
+    job: &Job,
+    connections: &mut Connections,
+    origin: &Origin,
+    opened: Opened,
+    fingerprint: Fingerprint,
+    intent: Intent,
+    tell: &impl Fn(&str),
+) -> Result<Session, CliError> {
     let decision = journal::decide(opened.state(), &fingerprint, intent)?;
     let resumed = Arc::new(opened.resumed(decision));
     if decision == Decision::Resume {
-        return resume(job, connections, origin, opened, resumed, intent, &tell).await;
+        return resume(job, connections, origin, opened, resumed, intent, tell).await;
     }
-    replaces(job, |_| false, &tell);
+    replaces(job, |_| false, tell);
     let (ledger, report) = report(job, origin, ReportWriter::create).await?;
     let run = RunInfo {
         run: origin.run.clone(),
@@ -352,8 +411,11 @@ async fn examine(
     location: &Location,
     job: &Fingerprint,
     intent: Intent,
+    wait: Duration,
 ) -> Result<(), JournalError> {
     match journal::look(location.clone()).await {
+        // What it holds is another when the run that is at work has ended.
+        Ok(Some(glance)) if glance.life == Life::Running && wait > Duration::ZERO => Ok(()),
         Ok(Some(glance)) => journal::decide(&glance.state, job, intent).map(drop),
         Ok(None) => Ok(()),
         Err(JournalError::Corrupt { .. } | JournalError::NewerVersion { .. })
@@ -382,7 +444,7 @@ async fn reopen(
     intent: Intent,
     tell: impl Fn(&str),
 ) -> Result<Opened, JournalError> {
-    let error = match Opened::open(location.clone()).await {
+    let error = match Opened::open(location.clone(), &lease::terms()).await {
         Err(error @ (JournalError::Corrupt { .. } | JournalError::NewerVersion { .. }))
             if intent == Intent::Fresh =>
         {
@@ -390,7 +452,7 @@ async fn reopen(
         }
         opened => return opened,
     };
-    let (opened, salvage, aside) = Opened::begin_anew(location).await?;
+    let (opened, salvage, aside) = Opened::begin_anew(location, &lease::terms()).await?;
     let aside = aside
         .map(|aside| format!("; it was moved to {}", aside.display()))
         .unwrap_or_default();

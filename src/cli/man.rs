@@ -30,6 +30,14 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ),
     ("S3HAUL_ADOPT", "Set to 1, the same as --adopt."),
     (
+        "S3HAUL_WAIT",
+        "How long to wait for a journal that another run holds, as --wait.",
+    ),
+    (
+        "S3HAUL_JOB_UID, S3HAUL_POD_NAME",
+        "The Job and pod that the process belongs to. A process of the same Job takes the journal over at once.",
+    ),
+    (
         "S3HAUL_DRAIN",
         "How long a run may take to end after a signal, as --drain.",
     ),

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use tokio_util::sync::CancellationToken;
@@ -146,6 +147,7 @@ impl Retry {
             let origin = origin.begin(&job);
             let terms = Terms {
                 intent: Intent::Fresh,
+                wait: Duration::ZERO,
                 drain: self.drain.time(),
             };
             run(&job, &place, &origin, terms, output).await

@@ -53,6 +53,8 @@ pub(super) struct RunJob {
 pub(super) struct Terms {
     /// The treatment of an unfinished run.
     pub(super) intent: Intent,
+    /// The longest wait for a journal that another run holds.
+    pub(super) wait: Duration,
     /// The longest time that the run takes to end after a signal.
     pub(super) drain: Duration,
 }
@@ -65,6 +67,7 @@ impl RunJob {
             job.report.json = Some(path.clone());
         }
         self.journal.apply(&mut job);
+        self.journal.refuse_idle(&job)?;
         // The manifest alone was checked; --journal or the environment may have named another one.
         match journal_in_source(&job) {
             Some(Finding {
@@ -116,6 +119,7 @@ impl RunJob {
             let origin = origin.begin(&job);
             let terms = Terms {
                 intent: self.journal.intent(),
+                wait: self.journal.waits(),
                 drain: self.drain.time(),
             };
             run(&job, &place, &origin, terms, output).await
@@ -128,9 +132,10 @@ pub(super) async fn run(
     job: &Job,
     place: &Place,
     origin: &Origin,
-    Terms { intent, drain }: Terms,
+    terms: Terms,
     output: Output,
 ) -> Result<Exit, CliError> {
+    let drain = terms.drain;
     if let Some(path) = &job.report.json {
         Target::check_report(path, origin).map_err(ReportError::from)?;
     }
@@ -154,7 +159,7 @@ pub(super) async fn run(
         let origin = origin
             .clone()
             .with_sources(job, |endpoint| connections.credential_source(endpoint));
-        journal::open(job, &mut connections, &origin, intent, tell).await
+        journal::open(job, &mut connections, &origin, terms, tell).await
     });
     // A signal ends the wait for a server at once; to end in peace is for what has begun.
     signals::leaves("the run has not begun and copied nothing; run the same command again");

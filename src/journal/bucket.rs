@@ -7,19 +7,27 @@
 //! over is never removed while somebody could still be asleep before it ([`FENCE_AGE`]); otherwise
 //! one who wakes up late would find the number free again.
 //!
+//! A session takes over only from one that has let the journal go, or that is dead ([`lease`]).
+//!
 //! A write whose answer was lost is sent again and then meets its own first attempt. So a number
 //! that is taken is looked at: the same bytes, with the same writer in their first line, are ours.
 
-use std::collections::BTreeSet;
+mod lease;
+mod takeover;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use jiff::{SignedDuration, Timestamp};
 
+pub(super) use self::lease::Lease;
+pub use self::lease::LeaseHandle;
 use super::error::JournalError;
 use super::event::Event;
-use super::identity::Writer;
+use super::holder::session_of;
+use super::identity::{LeaseTerms, Writer};
 use super::salvage::Salvage;
 use super::segment::{self, Fence, Header, Name, Replay, segment_name, snapshot_name};
 use super::state::RunState;
@@ -55,6 +63,7 @@ pub(super) struct BucketLog {
     snapshot_bytes: u64,
     tail_bytes: u64,
     fences: Vec<Fence>,
+    lease: Lease,
 }
 
 /// A prefix of a bucket.
@@ -62,6 +71,22 @@ pub(super) struct BucketLog {
 pub(super) struct Place {
     bucket: Bucket,
     prefix: ObjectKey,
+}
+
+/// The objects below the prefix, with the times at which they were written.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Listing {
+    files: BTreeMap<Name, Option<Timestamp>>,
+    /// The records of sessions, by their ids.
+    records: BTreeMap<String, Option<Timestamp>>,
+}
+
+impl Listing {
+    /// Returns the segment or snapshot that was written last.
+    fn last(&self) -> Option<(Name, Option<Timestamp>)> {
+        let files = self.files.iter().map(|(name, modified)| (*name, *modified));
+        files.max_by_key(|(name, _)| (name.number(), matches!(name, Name::Segment(_))))
+    }
 }
 
 /// What stands below the prefix.
@@ -74,6 +99,8 @@ struct Found {
     tail_bytes: u64,
     /// What the snapshot stands for and is still there.
     stale: Vec<Name>,
+    /// The sessions that have a record.
+    records: Vec<String>,
 }
 
 impl Place {
@@ -151,6 +178,10 @@ impl Place {
     }
 
     async fn names(&self) -> Result<BTreeSet<Name>, JournalError> {
+        Ok(self.listing().await?.files.into_keys().collect())
+    }
+
+    async fn listing(&self) -> Result<Listing, JournalError> {
         let order = Order::of_objects(self.bucket.capabilities().ordered_lists);
         let mut paging = Paging::new(
             Operation::ListObjects,
@@ -158,7 +189,7 @@ impl Place {
             self.prefix.as_str(),
             order,
         );
-        let (mut names, mut token) = (BTreeSet::new(), None);
+        let (mut found, mut token) = (Listing::default(), None);
         loop {
             let page = self
                 .bucket
@@ -171,11 +202,19 @@ impl Place {
             if turn == Turn::Again {
                 continue;
             }
-            let name = |key: &str| Name::parse(key.strip_prefix(self.prefix.as_str())?);
-            names.extend(page.items.iter().filter_map(|object| name(&object.key)));
+            for object in &page.items {
+                let Some(name) = object.key.strip_prefix(self.prefix.as_str()) else {
+                    continue;
+                };
+                if let Some(parsed) = Name::parse(name) {
+                    found.files.insert(parsed, object.modified);
+                } else if let Some(id) = session_of(name) {
+                    found.records.insert(id.to_owned(), object.modified);
+                }
+            }
             match page.next {
                 Some(next) => token = Some(next),
-                None => return Ok(names),
+                None => return Ok(found),
             }
         }
     }
@@ -247,8 +286,13 @@ impl Place {
 
     /// Removes objects that nobody needs any more. What fails is tried again by the next session.
     async fn remove(&self, names: impl IntoIterator<Item = Name, IntoIter: Send>) {
-        let remove = |name: Name| async move {
-            let key = self.key(&name.to_string())?;
+        let names = names.into_iter().map(|name| name.to_string());
+        self.remove_objects(names).await;
+    }
+
+    async fn remove_objects(&self, names: impl IntoIterator<Item = String, IntoIter: Send>) {
+        let remove = |name: String| async move {
+            let key = self.key(&name)?;
             self.bucket
                 .delete_object(&key, None, None)
                 .await
@@ -276,8 +320,12 @@ impl Place {
 
     /// `None` when a writer cleaned up meanwhile.
     async fn try_load(&self) -> Result<Option<Found>, JournalError> {
-        let names = self.names().await?;
-        let mut found = Found::default();
+        let Listing { files, records } = self.listing().await?;
+        let names: BTreeSet<Name> = files.into_keys().collect();
+        let mut found = Found {
+            records: records.into_keys().collect(),
+            ..Found::default()
+        };
         let latest = names.iter().rev().find_map(|name| match name {
             Name::Snapshot(number) => Some(*number),
             Name::Segment(_) => None,
@@ -477,6 +525,14 @@ impl Store for BucketLog {
 
     async fn sync(&mut self) -> Result<(), JournalError> {
         Ok(())
+    }
+
+    async fn lost(&self) -> JournalError {
+        self.lease.lost().await
+    }
+
+    async fn release(&mut self) {
+        self.lease.release().await;
     }
 
     fn wants_snapshot(&self) -> bool {

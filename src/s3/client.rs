@@ -464,6 +464,11 @@ impl Client {
         self.shared.identities.clock().uncorrected()
     }
 
+    /// Returns the time that the server's own clock shows, by its last answer.
+    pub(crate) fn server_time(&self) -> Timestamp {
+        self.shared.identities.clock().of_server()
+    }
+
     /// Returns the earliest time of modification, by the servers' own clocks, of an object that a
     /// request wrote which was sent at this time of ours.
     pub(crate) fn earliest(&self, sent: SystemTime) -> Option<Timestamp> {

@@ -44,9 +44,11 @@ struct Shared {
     /// The least number of milliseconds by which a server of the endpoint has been ahead in an
     /// answer; [`UNTOLD`] before the first.
     least: AtomicI64,
+    /// Milliseconds by which the server was ahead in its last answer; [`UNTOLD`] before the first.
+    latest: AtomicI64,
 }
 
-/// The value of [`Shared::least`] while no answer has had a `Date`.
+/// The value of [`Shared::least`] and of [`Shared::latest`] while no answer has had a `Date`.
 const UNTOLD: i64 = i64::MAX;
 /// The clocks of the servers of an endpoint may differ by this much from each other, and times of
 /// modification have whole seconds.
@@ -67,6 +69,7 @@ impl Clock {
             offset: AtomicI64::new(0),
             is_confirmed: AtomicBool::new(false),
             least: AtomicI64::new(UNTOLD),
+            latest: AtomicI64::new(UNTOLD),
         }))
     }
 
@@ -103,6 +106,19 @@ impl Clock {
                 .and_then(|time| time.checked_sub(SPREAD)),
         };
         Timestamp::from_second(time.ok()?.as_second()).ok()
+    }
+
+    /// Returns the time that the server's own clock shows, by the `Date` of its last answer: up to a
+    /// second early, because a `Date` has whole seconds. A server that tells no time has the time of
+    /// this machine.
+    pub(super) fn of_server(&self) -> Timestamp {
+        let told = match self.0.latest.load(Ordering::Acquire) {
+            UNTOLD => Timestamp::try_from(self.now()).ok(),
+            ahead => Timestamp::try_from(self.uncorrected())
+                .ok()
+                .and_then(|time| time.checked_add(SignedDuration::from_millis(ahead)).ok()),
+        };
+        told.unwrap_or_else(Timestamp::now)
     }
 
     /// Corrects the clock by a refusal. Returns true if the request was signed with a wrong time,
@@ -150,6 +166,7 @@ impl Clock {
         let seen = self.seen_in(response);
         if let Some(ahead) = seen {
             self.0.least.fetch_min(ahead, Ordering::AcqRel);
+            self.0.latest.store(ahead, Ordering::Release);
         }
         if let Some(seen) = seen
             && !is_apart(seen, self.offset(), SUSPICIOUS)

@@ -59,6 +59,7 @@ pub(super) fn lock(path: &Path, writer: &Writer) -> Result<File, JournalError> {
                 return Err(JournalError::Held {
                     place: path.display().to_string(),
                     by,
+                    silence: None,
                 });
             }
             Err(TryLockError::Error(error)) => return Err(failed(&error)),
