@@ -54,7 +54,7 @@ where
         Location::Bucket(..) => BUCKET_AGAIN,
     };
     let until = Instant::now().checked_add(wait);
-    let mut holder: Option<Writer> = None;
+    let mut holder: Option<Box<Writer>> = None;
     loop {
         let error = match open().await {
             Err(error @ JournalError::Held { .. }) => error,

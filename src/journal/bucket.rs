@@ -266,7 +266,7 @@ impl Place {
                                 segment::writer_of(name, &found).unwrap_or_else(Writer::unknown);
                             return Err(JournalError::Fenced {
                                 place: self.to_string(),
-                                by,
+                                by: Box::new(by),
                             });
                         }
                         // 409: another writer was at it at the same moment and did not get through
@@ -413,96 +413,79 @@ impl std::fmt::Display for Place {
 }
 
 impl BucketLog {
-    /// Reads what is there and takes it over: from now on, every other writer is shut out.
-    pub(super) async fn open(place: Place, writer: Writer) -> Result<(Self, Replay), JournalError> {
-        place.demand_conditions()?;
-        let mut rounds = 0;
-        loop {
-            let found = place.load().await?;
-            let (number, next, at) = (found.next_segment, found.replay.next, Timestamp::now());
-            let header = Header::new(number, next, &writer, at).line();
-            match place.create(&segment_name(number), header.clone()).await {
-                Ok(()) => {}
-                // The writer before goes on; what it wrote meanwhile must be read first.
-                Err(JournalError::Fenced { .. }) if rounds < ROUNDS => {
-                    rounds += 1;
-                    continue;
-                }
-                Err(error) => return Err(error),
+    /// Takes the journal over and reads it: from now on, every other writer is shut out.
+    ///
+    /// # Errors
+    /// [`JournalError::Held`] while another session holds it, and what keeps it from being read or
+    /// written.
+    pub(super) async fn open(
+        place: Place,
+        writer: Writer,
+        terms: &LeaseTerms,
+    ) -> Result<(Self, Replay), JournalError> {
+        let lease = Lease::take(&place, &writer, terms).await?;
+        match place.take_over(&writer, terms).await {
+            Ok((number, at, found)) => {
+                let replay = found.replay;
+                let mut fences = replay.fences.clone();
+                fences.push(Fence {
+                    segment: number,
+                    at,
+                });
+                let log = Self {
+                    place,
+                    writer,
+                    segment: number + 1,
+                    snapshot: (replay.snapshot.max(1), replay.base),
+                    snapshot_bytes: found.snapshot_bytes,
+                    tail_bytes: found.tail_bytes,
+                    fences,
+                    lease,
+                };
+                Ok((log, replay))
             }
-            place.try_condition(number, header).await?;
-            let Found {
-                replay,
-                stale,
-                snapshot_bytes,
-                tail_bytes,
-                ..
-            } = found;
-            place.remove(stale).await;
-            let mut fences = replay.fences.clone();
-            fences.push(Fence {
-                segment: number,
-                at,
-            });
-            let log = Self {
-                place,
-                writer,
-                segment: number + 1,
-                snapshot: (replay.snapshot.max(1), replay.base),
-                snapshot_bytes,
-                tail_bytes,
-                fences,
-            };
-            return Ok((log, replay));
+            Err(error) => {
+                lease.withdraw().await;
+                Err(error)
+            }
         }
     }
 
     /// Takes over a prefix whose journal can not be read, and shuts out whoever wrote it. The first
     /// snapshot takes the place of everything that is there.
+    ///
+    /// # Errors
+    /// Those of [`BucketLog::open`].
     pub(super) async fn begin_anew(
         place: Place,
         writer: Writer,
+        terms: &LeaseTerms,
     ) -> Result<(Self, Salvage), JournalError> {
-        place.demand_conditions()?;
-        let mut rounds = 0;
-        loop {
-            let names = place.names().await?;
-            let salvage = place.salvage(&names).await?;
-            // What the last writer would write next.
-            let next = |name: &Name| name.number() + u64::from(matches!(name, Name::Segment(_)));
-            let number = names.iter().map(next).max().unwrap_or(1);
-            let at = Timestamp::now();
-            let header = Header::new(number, 0, &writer, at).line();
-            match place.create(&segment_name(number), header.clone()).await {
-                Ok(()) => {}
-                Err(JournalError::Fenced { .. }) if rounds < ROUNDS => {
-                    rounds += 1;
-                    continue;
-                }
-                Err(error) => return Err(error),
+        let lease = Lease::take(&place, &writer, terms).await?;
+        match place.take_unread(&writer, terms).await {
+            Ok((number, fences, salvage)) => {
+                let log = Self {
+                    place,
+                    writer,
+                    segment: number + 1,
+                    snapshot: (number, 0),
+                    snapshot_bytes: 0,
+                    tail_bytes: 0,
+                    fences,
+                    lease,
+                };
+                Ok((log, salvage))
             }
-            place.try_condition(number, header).await?;
-            // Any of them may be one with which a session took over.
-            let segments = names.iter().filter_map(|name| match name {
-                Name::Segment(number) => Some(*number),
-                Name::Snapshot(_) => None,
-            });
-            let fences = segments
-                .chain([number])
-                .map(|segment| Fence { segment, at })
-                .collect();
-            let (segment, snapshot) = (number + 1, (number, 0));
-            let log = Self {
-                place,
-                writer,
-                segment,
-                snapshot,
-                snapshot_bytes: 0,
-                tail_bytes: 0,
-                fences,
-            };
-            return Ok((log, salvage));
+            Err(error) => {
+                lease.withdraw().await;
+                Err(error)
+            }
         }
+    }
+
+    /// Returns the lease of this session.
+    pub(super) fn held(&self) -> &Lease {
+        &self.lease
     }
 }
 

@@ -21,7 +21,7 @@ pub enum JournalError {
         /// The journal.
         place: String,
         /// Who has it.
-        by: Writer,
+        by: Box<Writer>,
         /// The age of its last sign of life, in S3.
         silence: Option<Duration>,
     },
@@ -33,7 +33,7 @@ pub enum JournalError {
         /// The journal.
         place: String,
         /// Who has it now.
-        by: Writer,
+        by: Box<Writer>,
     },
     /// What is there was changed or is incomplete, and not at its end.
     #[error(

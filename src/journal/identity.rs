@@ -27,7 +27,7 @@ impl Default for LeaseTerms {
         Self {
             job: None,
             pod: None,
-            duration: Duration::from_secs(60),
+            duration: Duration::from_mins(1),
             renewal: Duration::from_secs(15),
         }
     }
@@ -204,7 +204,7 @@ mod tests {
         assert!(!own.outlives(&other), "the child lives");
         assert!(own.outlives(&with_pid(pid, started + 1)), "another process");
         child.kill().unwrap();
-        let patience = std::time::Instant::now() + Duration::from_secs(60);
+        let patience = std::time::Instant::now() + Duration::from_mins(1);
         // It is a zombie now.
         while !own.outlives(&other) {
             assert!(std::time::Instant::now() < patience, "it lives on");
@@ -219,7 +219,7 @@ mod tests {
             ),
             ("boot", |writer| mark(writer).boot = "another".into()),
             ("namespace", |writer| {
-                mark(writer).namespace = "pid:[1]".into()
+                mark(writer).namespace = "pid:[1]".into();
             }),
             ("user", |writer| mark(writer).user += 1),
             ("mark", |writer| writer.process = None),

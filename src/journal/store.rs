@@ -14,7 +14,7 @@ use crate::size::MIB;
 const TAIL: u64 = 8 * MIB;
 
 /// Where a journal is kept. One writer uses it; what it wrote before is read by whoever opens it.
-pub(super) trait Store: Send + 'static {
+pub(super) trait Store: Send + Sync + 'static {
     /// False for a place that forgets everything.
     const KEEPS: bool = true;
 

@@ -70,12 +70,15 @@ impl LeaseHandle {
 }
 
 impl Lease {
-    /// Writes the first sign of life of a session that is about to take the journal.
-    pub(super) async fn begin(
+    /// Writes the first sign of life of a session that is about to take the journal, if nobody holds
+    /// that.
+    pub(super) async fn take(
         place: &Place,
         writer: &Writer,
         terms: &LeaseTerms,
     ) -> Result<Self, JournalError> {
+        place.demand_conditions()?;
+        place.check_holder(writer, terms).await?;
         let shared = Arc::new(Shared {
             place: place.clone(),
             terms: terms.clone(),
@@ -188,8 +191,10 @@ impl Shared {
         if let Some(by) = self.place.last_writer().await?
             && by.id != self.writer.id
         {
-            let place = self.place.to_string();
-            return Err(JournalError::Fenced { place, by });
+            return Err(JournalError::Fenced {
+                place: self.place.to_string(),
+                by: Box::new(by),
+            });
         }
         self.write(&mut kept, WriteCondition::None).await
     }
@@ -299,7 +304,7 @@ impl Place {
         let Some(reason) = holder.gives_way_to(session, terms) else {
             return Err(JournalError::Held {
                 place: self.to_string(),
-                by: holder.writer,
+                by: Box::new(holder.writer),
                 silence: Some(holder.silence),
             });
         };

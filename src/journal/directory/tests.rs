@@ -68,7 +68,7 @@ async fn a_second_process_is_told_who_has_it() {
     let JournalError::Held { by, .. } = &refused else {
         panic!("{refused}")
     };
-    assert_eq!(by, &writer("w"));
+    assert_eq!(**by, writer("w"));
     assert!(
         refused
             .to_string()

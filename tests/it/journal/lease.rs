@@ -50,7 +50,7 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), waited)
+    tokio::time::timeout(Duration::from_mins(1), waited)
         .await
         .unwrap_or_else(|_| panic!("never: {what}"));
 }
@@ -85,7 +85,7 @@ async fn an_idle_session_learns_from_its_renewal_that_it_was_replaced() {
     let world = World::new().await;
     let older = begin(location(&world).await, &lively("a")).await;
     let newer = resume(location(&world).await, &lively("a")).await;
-    let broken = tokio::time::timeout(Duration::from_secs(60), older.broken().cancelled());
+    let broken = tokio::time::timeout(Duration::from_mins(1), older.broken().cancelled());
     broken.await.expect("it is not told");
     let error = older.error();
     assert!(matches!(error, JournalError::Fenced { .. }), "{error}");
@@ -186,7 +186,7 @@ async fn a_live_session_keeps_others_out_and_they_leave_no_record() {
         panic!("{refused:?}")
     };
     assert_eq!(by.job.as_deref(), Some("a"));
-    assert!(silence.is_some_and(|silence| silence < Duration::from_secs(60)));
+    assert!(silence.is_some_and(|silence| silence < Duration::from_mins(1)));
     let refused = Opened::begin_anew(location(&world).await, &lively("b")).await;
     assert!(
         matches!(refused, Err(JournalError::Held { .. })),

@@ -76,7 +76,7 @@ async fn at_work(world: &World) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), working)
+    tokio::time::timeout(Duration::from_mins(1), working)
         .await
         .expect("no record names the run");
 }
@@ -326,7 +326,7 @@ async fn until_said(path: &Path, text: &str) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), said)
+    tokio::time::timeout(Duration::from_mins(1), said)
         .await
         .unwrap_or_else(|_| panic!("{text:?} is not said"));
 }
