@@ -175,9 +175,10 @@ async fn of_two_writers_exactly_one_survives() {
 #[tokio::test]
 async fn two_that_begin_at_the_same_moment_do_not_mix() {
     let world = World::new().await;
+    let terms = terms();
     let (a, b) = tokio::join!(
-        Opened::open(location(&world).await, &terms()),
-        Opened::open(location(&world).await, &terms())
+        Opened::open(location(&world).await, &terms),
+        Opened::open(location(&world).await, &terms)
     );
     let (a, b) = (a.unwrap(), b.unwrap());
     let (a, b) = tokio::join!(a.begin(run(), None), b.begin(run(), None));

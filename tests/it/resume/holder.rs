@@ -17,11 +17,11 @@ use crate::world::{DESTINATION, SOURCE, World};
 
 /// The end of the manifest that names the journal in S3.
 const JOURNAL: &str = "journal: s3://ops/lake/\n";
-const OBJECTS: u32 = 60;
+const OBJECTS: u16 = 60;
 
 /// A sandbox in which a run copies all objects but one, and never ends before [`let_end`].
 async fn endless() -> (World, TempDir) {
-    let world = world(OBJECTS, Duration::ZERO).await;
+    let world = world(OBJECTS.into(), Duration::ZERO).await;
     let store = world.sandbox.store();
     store.create_bucket("ops", BucketOptions::default());
     world.sandbox.faults().add(
