@@ -145,6 +145,7 @@ impl CliError {
                 ReportError::Incomplete { .. }
                 | ReportError::Footer { .. }
                 | ReportError::Changed { .. }
+                | ReportError::Unwritten { .. }
                 | ReportError::Moved { .. },
             )
             | Self::Io(_) => Exit::Failures,

@@ -53,7 +53,7 @@ where
         Location::Directory(_) => DIRECTORY_AGAIN,
         Location::Bucket(..) => BUCKET_AGAIN,
     };
-    let until = Instant::now().checked_add(wait);
+    let mut since: Option<Instant> = None;
     let mut holder: Option<Box<Writer>> = None;
     loop {
         let error = match open().await {
@@ -65,23 +65,21 @@ where
                 return opened;
             }
         };
-        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-        if left == Some(Duration::ZERO) {
+        let left = since.map_or(wait, |since| wait.saturating_sub(since.elapsed()));
+        since.get_or_insert_with(Instant::now);
+        if left.is_zero() {
             return Err(error);
         }
         if let JournalError::Held { place, by, .. } = &error
             && holder.as_ref() != Some(by)
         {
             tell(&format!(
-                "waiting{} for the journal {place}, which is in use by {by}",
-                left.map_or_else(String::new, |left| format!(
-                    " up to {}",
-                    display_duration(left)
-                ))
+                "waiting up to {} for the journal {place}, which is in use by {by}",
+                display_duration(left)
             ));
             holder = Some(by.clone());
         }
-        sleep(left.map_or(again, |left| again.min(left))).await;
+        sleep(again.min(left)).await;
     }
 }
 

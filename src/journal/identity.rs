@@ -148,6 +148,9 @@ impl Writer {
 
 impl std::fmt::Display for Writer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.pid == 0 {
+            return f.write_str("an unknown process");
+        }
         write!(f, "process {} on {}", self.pid, self.host)?;
         if let Some(job) = &self.job {
             write!(f, " (Job {job})")?;

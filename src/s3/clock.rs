@@ -25,6 +25,8 @@ use aws_smithy_types::config_bag::{Storable, StoreReplace};
 use aws_smithy_types::date_time::Format;
 use jiff::{SignedDuration, Timestamp};
 
+use super::Client;
+
 /// A clock that is off by less than this is not corrected because of a refusal that has other
 /// causes too.
 const SUSPICIOUS: Duration = Duration::from_mins(4);
@@ -183,6 +185,24 @@ impl Clock {
     }
 }
 
+impl Client {
+    /// Returns the time of now without any correction, for [`Client::earliest`].
+    pub(super) fn moment(&self) -> SystemTime {
+        self.clock().uncorrected()
+    }
+
+    /// Returns the time that the server's own clock shows, by its last answer.
+    pub(crate) fn server_time(&self) -> Timestamp {
+        self.clock().of_server()
+    }
+
+    /// Returns the earliest time of modification, by the servers' own clocks, of an object that a
+    /// request wrote which was sent at this time of ours.
+    pub(crate) fn earliest(&self, sent: SystemTime) -> Option<Timestamp> {
+        self.clock().earliest(sent)
+    }
+}
+
 fn is_apart(one: i64, other: i64, least: Duration) -> bool {
     u128::from(one.abs_diff(other)) > least.as_millis()
 }
@@ -295,6 +315,19 @@ mod tests {
         let date = DateTime::from(at).fmt(Format::HttpDate).unwrap();
         response.headers_mut().insert("date", date);
         response
+    }
+
+    #[test]
+    fn the_time_of_the_server_is_that_of_its_last_answer() {
+        let clock = Clock::default();
+        let now = || Timestamp::now().as_second();
+        assert!((clock.of_server().as_second() - now()).abs() <= 60);
+        for ahead in [HOUR * 5, Duration::ZERO] {
+            clock.witness(&mut refusal(SystemTime::now() + ahead), 1, 0);
+            let seen = clock.of_server().as_second() - now();
+            let ahead = i64::try_from(ahead.as_secs()).unwrap();
+            assert!((seen - ahead).abs() <= 60, "{seen}");
+        }
     }
 
     /// A refusal by a server whose clock shows this.

@@ -128,12 +128,12 @@ async fn a_session_goes_on_where_the_one_before_was_killed() {
         first.append(planned(object)).await.unwrap();
     }
     first.commit(ended(3)).await.unwrap();
-    drop(first);
     let glance = look(location(&world).await).await.unwrap().unwrap();
     assert_eq!(
         (glance.life, glance.state.pending_objects()),
         (Life::Running, 4)
     );
+    drop(first);
     let second = resume(&world).await;
     second.commit(ended(0)).await.unwrap();
     let closed = second.close(Event::RunStopped).await.unwrap();

@@ -70,8 +70,8 @@ impl LeaseHandle {
 }
 
 impl Lease {
-    /// Writes the first sign of life of a session that is about to take the journal, if nobody holds
-    /// that.
+    /// Writes the first sign of life of a session that is about to take the journal, if nobody else
+    /// holds that.
     pub(super) async fn take(
         place: &Place,
         writer: &Writer,
@@ -248,29 +248,50 @@ impl Place {
         let Some((listing, name, bytes)) = self.last_object().await? else {
             return Ok(None);
         };
-        let (writer, is_closed) = segment::last_words(&name, &bytes);
+        let (writer, released) = segment::last_words(&name, &bytes);
+        // Of a segment that cannot be read, the newest record tells.
+        let newest = || {
+            let records = listing.records.iter();
+            let newest = records.max_by_key(|(_, modified)| **modified);
+            newest.map(|(id, _)| id.clone())
+        };
+        let id = writer.as_ref().map(|writer| writer.id.clone());
+        let id = id.or_else(newest).unwrap_or_default();
+        let renewed = listing.records.get(&id).copied();
+        let record = match renewed {
+            Some(_) => self.record(&id).await?,
+            None => None,
+        };
         let mut holder = BucketHolder {
-            writer: writer.unwrap_or_else(Writer::unknown),
-            released: is_closed,
+            released: record.as_ref().map_or(released, |record| record.released),
+            writer: writer
+                .or(record.map(|record| record.writer))
+                .unwrap_or_else(Writer::unknown),
             silence: Duration::ZERO,
         };
-        let renewed = listing.records.get(&holder.writer.id).copied();
-        if renewed.is_some() {
-            let name = record_name(&holder.writer.id);
-            let bytes = self.get(&name).await?.unwrap_or_default();
-            match serde_json::from_slice::<HolderRecord>(&bytes) {
-                Ok(record) => holder.released = record.released,
-                Err(error) => tracing::warn!(
-                    "{self}{name} cannot be read ({error}); only its age tells if that session is alive"
-                ),
-            }
-        }
         let signs = [
             listing.last().and_then(|(_, modified)| modified),
             renewed.flatten(),
         ];
         holder.silence = silence(signs, self.bucket.client().server_time());
         Ok(Some(holder))
+    }
+
+    /// Returns the record of a session; `None` if it is gone or damaged.
+    async fn record(&self, id: &str) -> Result<Option<HolderRecord>, JournalError> {
+        let name = record_name(id);
+        let Some(bytes) = self.get(&name).await? else {
+            return Ok(None);
+        };
+        match serde_json::from_slice(&bytes) {
+            Ok(record) => Ok(Some(record)),
+            Err(error) => {
+                tracing::warn!(
+                    "{self}{name} cannot be read ({error}); only its age tells if that session is alive"
+                );
+                Ok(None)
+            }
+        }
     }
 
     /// Returns the segment or snapshot that was written last, with its name and all that is there.
