@@ -248,7 +248,7 @@ impl Place {
         let Some((listing, name, bytes)) = self.last_object().await? else {
             return Ok(None);
         };
-        let (writer, released) = segment::last_words(&name, &bytes);
+        let (writer, is_closed) = segment::last_words(&name, &bytes);
         // Of a segment that cannot be read, the newest record tells.
         let newest = || {
             let records = listing.records.iter();
@@ -263,7 +263,7 @@ impl Place {
             None => None,
         };
         let mut holder = BucketHolder {
-            released: record.as_ref().map_or(released, |record| record.released),
+            released: is_closed || record.as_ref().is_some_and(|record| record.released),
             writer: writer
                 .or(record.map(|record| record.writer))
                 .unwrap_or_else(Writer::unknown),
