@@ -22,6 +22,7 @@ mod history;
 mod idle;
 mod journal;
 mod lease;
+mod lifecycle;
 mod man;
 mod mine;
 mod out;
@@ -35,6 +36,7 @@ mod presence;
 mod progress;
 #[cfg(all(test, feature = "sandbox"))]
 mod reference;
+mod report;
 mod retry;
 mod run;
 #[cfg(feature = "sandbox")]
@@ -43,6 +45,7 @@ mod select;
 mod set;
 mod signals;
 mod status;
+mod termination;
 mod tidy;
 mod uploads;
 mod verify;
@@ -55,10 +58,10 @@ use std::process::ExitCode;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ColorChoice, Parser, Subcommand};
 
-use self::exit::CliError;
 pub use self::exit::Exit;
-use self::out::{note, note_lines, row_up, say, say_json, say_line};
-use self::parse::Refusal;
+use self::exit::{CliError, fail};
+use self::out::{note, row_up, say, say_json, say_line, tell};
+use self::parse::{Manner, Refusal};
 pub use self::run::exit_of;
 use self::signals::Signals;
 use crate::endpoint::{
@@ -115,15 +118,14 @@ struct Cli {
     #[arg(short, long, global = true)]
     quiet: bool,
 
-    /// Format of the log.
-    #[arg(
-        long,
-        global = true,
-        value_enum,
-        default_value_t,
-        env = "S3HAUL_LOG_FORMAT"
-    )]
+    /// Format of standard error: text, or json, in which each line is an object.
+    #[arg(long, global = true, value_enum, default_value_t, env = parse::LOG_FORMAT)]
     log_format: LogFormat,
+
+    /// Write the reason of an end that is not good to FILE. Default: /dev/termination-log, where
+    /// that exists.
+    #[arg(long, global = true, value_name = "FILE", env = termination::VARIABLE, value_parser = output_file)]
+    termination_log: Option<PathBuf>,
 
     /// Color of messages. NO_COLOR and TERM=dumb turn colors off too.
     #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t)]
@@ -145,6 +147,8 @@ enum Command {
     Check(check::CheckJob),
     /// Show the progress of a run, from its journal.
     Status(status::Status),
+    /// Show the totals of a report, and what is not done.
+    Report(report::Reports),
     /// Compare both sides of a job, of SRC and DST, or of a report. Writes nothing.
     Verify(Box<verify::Verify>),
     /// List, inspect, abort, or complete unfinished multipart uploads.
@@ -170,7 +174,7 @@ enum Command {
 impl Command {
     fn has_no_manifest(&self) -> bool {
         match self {
-            Self::Copy(_) | Self::Uploads(_) => true,
+            Self::Copy(_) | Self::Uploads(_) | Self::Report(_) => true,
             Self::Verify(verify) => verify.is_of_two_sides(),
             _ => false,
         }
@@ -302,6 +306,12 @@ struct JobFile {
 
 impl JobFile {
     fn load(&self) -> Result<manifest::job::Job, CliError> {
+        let job = self.read()?;
+        telemetry::name_job(&job.name);
+        Ok(job)
+    }
+
+    fn read(&self) -> Result<manifest::job::Job, CliError> {
         let environment = Environment::load();
         #[cfg(feature = "sandbox")]
         if self.sandbox {
@@ -313,10 +323,10 @@ impl JobFile {
     }
 }
 
-/// How standard input is called where a manifest has a file's name.
+/// The name of standard input in the place of a manifest's file name.
 const STDIN: &str = "standard-input";
 
-/// The job in a manifest, with what it takes from the environment.
+/// Loads the job in a manifest, with its settings from the environment.
 fn load(path: &Path) -> Result<manifest::job::Job, CliError> {
     load_in(path, &Environment::load())
 }
@@ -345,7 +355,7 @@ fn read_in(path: &Path, environment: &Environment) -> Result<manifest::job::Job,
     Ok(manifest::parse(&text, STDIN, environment).map_err(ManifestError::from)?)
 }
 
-/// Says what was probably meant by a manifest that is not there.
+/// Returns a hint on what was probably meant by a manifest that is not there.
 fn not_found(path: &Path) -> Option<CliError> {
     if path.exists() {
         return None;
@@ -371,7 +381,7 @@ fn not_found(path: &Path) -> Option<CliError> {
     )))
 }
 
-/// A file to write, as typed. A location in S3 would become a directory called `s3:`.
+/// Parses the file to write, as typed. A location in S3 would become a directory called `s3:`.
 fn output_file(text: &str) -> Result<PathBuf, String> {
     if text.starts_with("s3://") || suggestion(text).is_some() {
         return Err(
@@ -382,8 +392,8 @@ fn output_file(text: &str) -> Result<PathBuf, String> {
     Ok(text.into())
 }
 
-/// A source on this machine, as typed. What is not there may be a location in S3 that was written
-/// in another way.
+/// Parses a source on this machine, as typed. A path that does not exist may be a location in S3
+/// that was written in another way.
 fn local_source(text: &str) -> Result<LocalPath, CliError> {
     let missing = Path::new(text)
         .symlink_metadata()
@@ -398,7 +408,7 @@ fn local_source(text: &str) -> Result<LocalPath, CliError> {
     })
 }
 
-/// What is asked of all commands.
+/// The output settings of all commands.
 #[derive(Clone, Copy, Debug, Default)]
 struct Output {
     json: bool,
@@ -408,7 +418,7 @@ struct Output {
 }
 
 impl Output {
-    /// A remedy in the words of what was typed.
+    /// Returns a remedy in the words that the user typed.
     fn spoken(self, remedy: String) -> String {
         if self.flags {
             flags::spoken(&remedy)
@@ -422,29 +432,44 @@ impl Output {
 #[must_use]
 pub fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
+    let Manner {
+        log_format,
+        termination_log,
+    } = parse::manner(&words);
+    telemetry::set_format(log_format);
+    let (termination_log, exit) = match parse::parse(&words) {
+        Ok(mut cli) => (cli.termination_log.take(), execute(cli)),
+        Err(Refusal::Habit(answer)) => {
+            let error = CliError::Usage(answer);
+            let exit = fail(&error, ColorChoice::Never, Output::default());
+            (termination_log, exit)
+        }
+        Err(Refusal::Parser(error)) => match parse::tell(&error) {
+            // Help is no command whose end anybody waits for.
+            Exit::Done => return Exit::Done.into(),
+            exit => (termination_log, exit),
+        },
+    };
+    termination::write(termination_log, exit);
+    exit.into()
+}
+
+/// Executes a command line to its end.
+fn execute(cli: Cli) -> Exit {
     let Cli {
         command,
         verbose,
         json,
         quiet,
         log_format,
+        termination_log: _,
         color,
-    } = match parse::parse(&words) {
-        Ok(cli) => cli,
-        Err(Refusal::Habit(answer)) => {
-            return fail(
-                &CliError::Usage(answer),
-                ColorChoice::Never,
-                Output::default(),
-            )
-            .into();
-        }
-        Err(Refusal::Parser(error)) => error.exit(),
-    };
-    panics::report(log_format);
+    } = cli;
+    telemetry::set_format(log_format);
+    panics::report();
     signals::note_ignored();
     if let Err(message) = telemetry::init(verbose, log_format, color::is_on(color, &io::stderr())) {
-        return fail(&CliError::Usage(message), color, Output::default()).into();
+        return fail(&CliError::Usage(message), color, Output::default());
     }
     let flags = command.has_no_manifest();
     let output = Output { json, quiet, flags };
@@ -455,7 +480,7 @@ pub fn main() -> ExitCode {
         .build()
     {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&error.into(), color, output).into(),
+        Err(error) => return fail(&error.into(), color, output),
     };
     let outcome = runtime.block_on(async {
         // Before the command does anything: a signal may come at any moment.
@@ -475,9 +500,9 @@ pub fn main() -> ExitCode {
     runtime.shutdown_background();
     end_credential_processes();
     match outcome {
-        Ok(Ok(exit)) => exit.into(),
-        Ok(Err(error)) => fail(&error, color, output).into(),
-        Err(_panicked) => Exit::Bug.into(),
+        Ok(Ok(exit)) => exit,
+        Ok(Err(error)) => fail(&error, color, output),
+        Err(_panicked) => Exit::Bug,
     }
 }
 
@@ -490,6 +515,7 @@ async fn dispatch(command: Command, output: Output) -> Result<Exit, CliError> {
         Command::Check(check) => Box::pin(check.execute(output)).await,
         Command::Status(status) => Box::pin(status.execute(output)).await,
         Command::Verify(verify) => Box::pin(verify.execute(output)).await,
+        Command::Report(reports) => Box::pin(reports.execute(output)).await,
         Command::Uploads(uploads) => Box::pin(uploads.execute(output)).await,
         Command::Schema => {
             let schema =
@@ -502,25 +528,6 @@ async fn dispatch(command: Command, output: Output) -> Result<Exit, CliError> {
         Command::Man(man) => man.execute(),
         Command::Version => say(concat!("s3haul ", env!("CARGO_PKG_VERSION"))),
     }
-}
-
-fn fail(error: &CliError, color: ColorChoice, output: Output) -> Exit {
-    match error {
-        // They escape what they quote.
-        CliError::Manifest(ManifestError::Problems(problems)) => {
-            note_lines(
-                problems
-                    .render(color::is_on(color, &io::stderr()))
-                    .trim_end(),
-                true,
-            );
-        }
-        error @ CliError::Refused(_) => {
-            note(&format!("error: {}", output.spoken(error.to_string())));
-        }
-        error => note_lines(&format!("error: {error}"), false),
-    }
-    error.exit()
 }
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ use self::diagnose::{Doubts, Issue};
 pub use self::diagnose::{Finding, Problem, Problems};
 use self::file::ManifestFile;
 use self::job::Job;
-pub(crate) use self::overlap::{journal as journal_in_source, may_read, must_wait};
+pub(crate) use self::overlap::{may_read, must_wait, own_objects};
 use crate::endpoint::Environment;
 use crate::printable::hex;
 

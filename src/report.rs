@@ -1,13 +1,24 @@
-//! What a run leaves behind: one receipt per object as a line of JSON, and a summary for people.
+//! The report of a run: one receipt per object as a line of JSON, and a summary for people.
 //!
 //! The first line names the command that the receipts come from, so that [`read`] can find out what
-//! to run again. The file is opened before anything is sent, so that a path that can not be written
+//! to run again. The file is opened before anything is sent, so that a path that cannot be written
 //! is told at once. A disk that fills up later does not stop the copies: the first error is kept,
 //! and the run does not exit 0. The writer is the journal's [`Ledger`], which brings what is
 //! missing when the run goes on, or when somebody else cut the file or wrote to it.
+//!
+//! # Layout
+//!
+//! `frame` has the header and the footer, `target` the files that may be written. `stored` is the
+//! layout of reports in S3, and `pieces` writes them. `lines` reads both kinds, [`read`] for
+//! commands that act on a report, and [`overview`] for people. `summary` ends a run.
 
+mod error;
 mod frame;
+mod lines;
+pub mod overview;
+mod pieces;
 pub mod read;
+mod stored;
 mod summary;
 mod target;
 
@@ -18,81 +29,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crc_fast::{CrcAlgorithm, Digest};
-use thiserror::Error;
 
+pub use self::error::ReportError;
 pub use self::frame::{FORMAT, Footer, Origin, header, last_footer};
 use self::frame::{GAP, first_line, is_gap, is_remnant, length_of_receipts};
+pub use self::lines::ReportLines;
+use self::pieces::BucketReportEnd;
+pub use self::pieces::{BucketReport, PieceLimits};
+pub use self::stored::{ReportBucket, StoredReport};
 pub use self::summary::{comparison, summary};
 pub use self::target::{Kind, Target, TargetError};
 use crate::journal::Ledger;
-
-/// Why a report is missing or incomplete.
-#[derive(Debug, Error)]
-pub enum ReportError {
-    /// It could not be begun.
-    #[error(transparent)]
-    Target(#[from] TargetError),
-    /// Some receipts are not in it.
-    #[error(
-        "the report {} lacks receipts: {error}; {}",
-        path.display(),
-        if *kept {
-            "the journal has them: free some space, or put the file back, and run the same command again; it completes the \
-             report and copies nothing twice"
-        } else {
-            "they are lost, because no journal is kept; what was copied is at the destination, and the same command run \
-             again reports it as skipped"
-        }
-    )]
-    Incomplete {
-        /// Where.
-        path: PathBuf,
-        /// The first thing that the system said.
-        error: String,
-        /// They are in the journal, so that the run can still complete the report.
-        kept: bool,
-    },
-    /// It has all receipts and no footer.
-    #[error(
-        "the report {} has all its receipts but no footer, so that `retry` and `verify --report` refuse it: {error}; free \
-         some space and run the same command again", path.display()
-    )]
-    Footer {
-        /// Where.
-        path: PathBuf,
-        /// What the system says.
-        error: io::Error,
-    },
-    /// Somebody else wrote to it, or cut it, after its last receipt.
-    #[error(
-        "the report {}: {CHANGED}; run the same command again for a whole report, and do not rotate a report before its run has \
-         ended", path.display()
-    )]
-    Changed {
-        /// Where.
-        path: PathBuf,
-    },
-    /// It could not take all receipts, and no journal can give them to it later.
-    #[error(
-        "the report {} lacks receipts: {error}; free some space, or put the file back, and run the same command again for a \
-         whole report: it finds what was copied", path.display()
-    )]
-    Unwritten {
-        /// Where.
-        path: PathBuf,
-        /// The first thing that the system said.
-        error: String,
-    },
-    /// The path names another file now.
-    #[error(
-        "the report {} was moved, removed, or replaced during the run; its receipts and its footer are in the file that the \
-         run began, wherever that is now. Do not move a report before its run has ended", path.display()
-    )]
-    Moved {
-        /// Where.
-        path: PathBuf,
-    },
-}
+use crate::manifest::job::ReportPlace;
 
 /// Writes receipts as they come.
 #[derive(Debug)]
@@ -102,8 +50,8 @@ pub struct ReportWriter {
     header: Vec<u8>,
     /// The length of the header in the file, which may be that of an earlier session.
     first: u64,
-    /// Set until the first rewind or receipt if this session has begun the file, so that nothing of
-    /// an earlier one is in it.
+    /// True if this session has begun the file and has not rewound it or written a receipt yet:
+    /// nothing of an earlier session is in it.
     is_new: bool,
     /// Set for a stream that has to begin with [`GAP`].
     lacks_receipts: bool,
@@ -131,7 +79,7 @@ struct Counted {
 }
 
 impl Counted {
-    /// A report that has its first line.
+    /// Returns a report that has its first line.
     fn of_head(head: &[u8]) -> Self {
         let mut sum = checksum();
         sum.update(head);
@@ -170,16 +118,17 @@ impl Shared {
     }
 }
 
-/// Returns the error for a report that another process changed.
+/// The message for a report that another process changed during the run.
 const CHANGED: &str = "the file was cut or written by somebody else during the run";
 
 impl ReportWriter {
-    /// Finds out whether a report can be written there, and leaves it as it is.
+    /// Checks that a report can be written at `path`. Creates its directory and an empty file if
+    /// they are missing, and changes nothing else.
     ///
     /// # Errors
     /// [`ReportError::Target`].
     pub fn probe(path: &Path, origin: &Origin) -> Result<(), ReportError> {
-        // A pipe whose probe is closed again has ended for its reader.
+        // To open and close a pipe would end it for its reader.
         if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
             return Ok(());
         }
@@ -194,8 +143,8 @@ impl ReportWriter {
         Self::open(path, origin, |_| Ok(0))
     }
 
-    /// Opens the report that an earlier session of the run has begun, so that its journal can go on
-    /// with it. Where that is gone, or the file is the report of another run, another one is begun.
+    /// Opens the report that an earlier session of the run has created, so that the journal can
+    /// continue it. If that is gone, or the file is the report of another run, creates a new one.
     ///
     /// # Errors
     /// [`ReportError::Target`]. A file that is not a report stays as it is.
@@ -277,7 +226,7 @@ impl ReportWriter {
         })
     }
 
-    /// Returns the means to end the report when the journal, which takes the writer, has been
+    /// Returns the handle that writes the footer once the journal, which owns the writer, is
     /// closed.
     ///
     /// # Errors
@@ -285,16 +234,16 @@ impl ReportWriter {
     pub fn end(&self, path: &Path) -> io::Result<ReportEnd> {
         let file = self.file.get_ref().try_clone()?;
         let (path, shared) = (path.to_owned(), Arc::clone(&self.shared));
-        Ok(ReportEnd {
+        Ok(ReportEnd::File(FileReportEnd {
             file,
             path,
             is_stream: self.is_stream,
             shared,
-        })
+        }))
     }
 
-    /// Drops what a device or a pipe has not taken yet, or cuts a file. A length of 0 is that of a
-    /// report without receipts.
+    /// Cuts a file to `length`, and returns the length that it has then. A length of 0 means a
+    /// report without receipts. A stream cannot be cut.
     fn rewind_to(&mut self, length: u64) -> io::Result<u64> {
         let mut is_new = std::mem::take(&mut self.is_new);
         if self.is_stream {
@@ -419,11 +368,11 @@ impl ReportWriter {
 
 /// Ends a report.
 #[derive(Debug)]
-pub struct ReportEnd {
-    file: File,
-    path: PathBuf,
-    is_stream: bool,
-    shared: Arc<Shared>,
+pub enum ReportEnd {
+    /// One in a file.
+    File(FileReportEnd),
+    /// One in S3.
+    Bucket(Box<BucketReportEnd>),
 }
 
 impl ReportEnd {
@@ -431,12 +380,39 @@ impl ReportEnd {
     ///
     /// # Errors
     /// [`ReportError::Footer`] if it cannot be written, [`ReportError::Unwritten`] if receipts could
-    /// not, [`ReportError::Changed`] if it is not as the journal left it, and
-    /// [`ReportError::Moved`] if the path names another file by now.
-    pub fn finish(mut self, footer: &Footer) -> Result<(), ReportError> {
+    /// not, [`ReportError::Changed`] if a file is not as the journal left it, and
+    /// [`ReportError::Moved`] if its path names another file by now.
+    pub async fn finish(self, footer: &Footer) -> Result<(), ReportError> {
+        match self {
+            Self::File(file) => file.finish(footer),
+            Self::Bucket(pieces) => pieces.finish(footer).await,
+        }
+    }
+
+    /// Names the report for its reader.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::File(file) => file.path.display().to_string(),
+            Self::Bucket(pieces) => pieces.name(),
+        }
+    }
+}
+
+/// Ends a report in a file.
+#[derive(Debug)]
+pub struct FileReportEnd {
+    file: File,
+    path: PathBuf,
+    is_stream: bool,
+    shared: Arc<Shared>,
+}
+
+impl FileReportEnd {
+    fn finish(mut self, footer: &Footer) -> Result<(), ReportError> {
         if let Some(error) = self.shared.unwritten().take() {
             return Err(ReportError::Unwritten {
-                path: self.path,
+                place: ReportPlace::File(self.path),
                 error,
             });
         }
@@ -456,8 +432,8 @@ impl ReportEnd {
         }
         if let Err(error) = self.write(&footer) {
             return Err(ReportError::Footer {
-                path: self.path,
-                error,
+                place: ReportPlace::File(self.path),
+                error: error.to_string(),
             });
         }
         if !self.is_stream && !target::is_at(&self.file, &self.path) {
@@ -519,7 +495,8 @@ fn count(file: &mut File) -> io::Result<Counted> {
 
 impl Ledger for ReportWriter {
     fn rewind(&mut self, length: u64) -> io::Result<u64> {
-        // What could not be written comes again from the journal; it must not slip in late.
+        // Receipts that could not be written come again from the journal; the old ones must not
+        // slip in late.
         let other = BufWriter::new(self.file.get_ref().try_clone()?);
         let (_, _unwritten) = std::mem::replace(&mut self.file, other).into_parts();
         self.error = None;

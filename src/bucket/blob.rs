@@ -1,14 +1,28 @@
 //! Small objects that this crate keeps for itself.
 
+use std::num::NonZeroU64;
+
 use super::Bucket;
 use crate::location::ObjectKey;
 use crate::s3::{Failure, Operation};
 
 impl Bucket {
-    /// The bytes of an object, in memory.
+    /// Returns the bytes of an object, in memory.
     pub async fn get_small(&self, key: &ObjectKey) -> Result<bytes::Bytes, Failure> {
         self.read(Operation::GetObject, Some(key), || {
-            self.client.get_small(&self.name, key)
+            self.client.get_small(&self.name, key, None)
+        })
+        .await
+    }
+
+    /// Returns the first bytes of an object. A server that knows no ranges gives all.
+    pub async fn get_start(
+        &self,
+        key: &ObjectKey,
+        most: NonZeroU64,
+    ) -> Result<bytes::Bytes, Failure> {
+        self.read(Operation::GetObject, Some(key), || {
+            self.client.get_small(&self.name, key, Some(most))
         })
         .await
     }

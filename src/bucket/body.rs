@@ -5,7 +5,8 @@ use std::future::Future;
 use super::{Answer, Bucket, Repeat};
 use crate::location::ObjectKey;
 use crate::s3::{
-    Attributes, Checksum, Failure, FailureKind, Operation, PartDone, WriteCondition, Written,
+    Attributes, Checksum, Failure, FailureKind, Operation, PartAnswer, PartDone, WriteCondition,
+    Written,
 };
 
 impl Bucket {
@@ -20,17 +21,17 @@ impl Bucket {
     ) -> Result<Answer<Written>, Failure> {
         let signed = self.client.signs_bodies();
         let sent = self
-            .put_paced(key, &body, attributes, checksum, &condition)
+            .put_once(key, &body, attributes, checksum, &condition)
             .await;
-        self.signed_if_need_be(signed, sent, |bucket| async move {
+        self.resend_signed_if_denied(signed, sent, |bucket| async move {
             bucket
-                .put_paced(key, &body, attributes, checksum, &condition)
+                .put_once(key, &body, attributes, checksum, &condition)
                 .await
         })
         .await
     }
 
-    async fn put_paced(
+    async fn put_once(
         &self,
         key: &ObjectKey,
         body: &bytes::Bytes,
@@ -68,17 +69,17 @@ impl Bucket {
     ) -> Result<Answer<PartDone>, Failure> {
         let signed = self.client.signs_bodies();
         let sent = self
-            .part_paced(key, upload_id, number, &body, checksum)
+            .upload_once(key, upload_id, number, &body, checksum)
             .await;
-        self.signed_if_need_be(signed, sent, |bucket| async move {
+        self.resend_signed_if_denied(signed, sent, |bucket| async move {
             bucket
-                .part_paced(key, upload_id, number, &body, checksum)
+                .upload_once(key, upload_id, number, &body, checksum)
                 .await
         })
         .await
     }
 
-    async fn part_paced(
+    async fn upload_once(
         &self,
         key: &ObjectKey,
         upload_id: &str,
@@ -105,7 +106,10 @@ impl Bucket {
                 },
             )
             .await?;
-        let (etag, echoed) = answer.value;
+        let PartAnswer {
+            etag,
+            checksum: echoed,
+        } = answer.value;
         let checksum = echoed.or_else(|| checksum.map(|checksum| checksum.value.clone()));
         Ok(Answer {
             value: PartDone {
@@ -119,8 +123,9 @@ impl Bucket {
         })
     }
 
-    /// Sends a body `again`, signed, when it was denied for what may be the lack of a signature.
-    async fn signed_if_need_be<T, F>(
+    /// Sends a request `again` with its body signed if the server denied it and the missing
+    /// signature may be the reason.
+    async fn resend_signed_if_denied<T, F>(
         &self,
         was_signed: bool,
         sent: Result<Answer<T>, Failure>,

@@ -1,6 +1,5 @@
 //! `copy`: a transfer from the command line instead of a manifest, through the same checks.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -13,13 +12,13 @@ use super::run::{Terms, run};
 use super::select::{PATTERNS, SelectFlags};
 use super::set::SetFlags;
 use super::signals::DrainFlags;
-use super::{CliError, EndpointFlags, Exit, Output, idle, local_source, output_file, plan, word};
+use super::{CliError, EndpointFlags, Exit, Output, idle, local_source, plan, word};
 use crate::journal::fingerprint::Fingerprint;
 use crate::location::{ObjectKey, S3Uri};
 use crate::manifest::job::{
     Compare, DEFAULT_ENDPOINT, Destination, Empty, FailureLimit, Job, LayoutChoice, OnMismatch,
-    PartGoal, PartSize, Parts, Preserve, ProofPolicy, Prove, Source, Symlinks, Transfer, Verify,
-    When, check,
+    PartGoal, PartSize, Parts, Preserve, ProofPolicy, Prove, ReportPlace, Source, Symlinks,
+    Transfer, Verify, When, check,
 };
 use crate::manifest::keys::{KeyGlob, Template};
 use crate::report::Origin;
@@ -132,9 +131,9 @@ pub(super) struct Copy {
     /// Default: warn.
     #[arg(long, value_name = "WHAT", value_parser = word::<Empty>())]
     empty: Option<Empty>,
-    /// Write one receipt per object to FILE, as JSON lines.
-    #[arg(long, value_name = "FILE", value_parser = output_file)]
-    report: Option<PathBuf>,
+    /// Write one receipt per object, as JSON lines, to a file or below s3://bucket/prefix/.
+    #[arg(long, value_name = "PLACE")]
+    report: Option<ReportPlace>,
     /// Show what the command would do, and do nothing.
     #[arg(long)]
     dry_run: bool,
@@ -249,8 +248,10 @@ impl Copy {
         job.limits.in_flight = self.in_flight;
         job.limits.patience = self.patience;
         job.limits.max_failures = self.max_failures;
-        job.report.json.clone_from(&self.report);
-        // Only the same copy goes on with the journal of a copy.
+        if let Some(place) = &self.report {
+            job.report.set(place.clone());
+        }
+        // Only the same copy resumes the journal of a copy.
         job.name = format!("copy-{}", Fingerprint::of(&job).digest());
         self.journal.apply(&mut job);
         self.journal.refuse_idle(&job)?;
@@ -258,7 +259,7 @@ impl Copy {
         Ok(job)
     }
 
-    /// A source as typed, and the glob that its wildcards stand for.
+    /// Returns a source as typed, and the glob that its wildcards stand for.
     fn source(&self, text: &str) -> Result<(Source, Option<KeyGlob>), CliError> {
         if text == "-" {
             return Ok((Source::Stdin, None));
@@ -341,7 +342,7 @@ impl Copy {
         Ok(())
     }
 
-    /// A destination for many objects is a prefix, whether or not the slash was typed.
+    /// Returns the destination. For many objects it is a prefix, even if the slash was not typed.
     pub(super) fn destination_of(
         location: &S3Uri,
         from: &Source,
@@ -403,7 +404,7 @@ pub(super) fn recursive(
     idle::refuse(source, why, &[("--recursive", given)], remedy)
 }
 
-/// A source in S3 as typed, and the glob that its wildcards stand for.
+/// Returns a source in S3 as typed, and the glob that its wildcards stand for.
 pub(super) fn in_s3(
     text: &str,
     recursive: bool,

@@ -1,24 +1,26 @@
-//! Where the journal of a run is, and whether the run is a new one or goes on.
+//! The place of a run's journal, and the decision whether the run is a new one or resumes.
 //!
 //! Nobody has to ask for a journal: it is kept below the working directory unless something else is
-//! said. Where that can't be written (the root of a container often can't), the run does without,
+//! said. Where that cannot be written (the root of a container often cannot), the run does without,
 //! unless an unfinished run is there; a place that was named must be usable.
 
+mod notes;
+
 use std::ffi::OsString;
-use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use futures::FutureExt as _;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use super::idle::Flag;
 use super::place::{Place, bucket_at};
 use super::run::Terms;
-use super::{CliError, EndpointFlags, idle, lease, load, tidy};
+use super::{CliError, EndpointFlags, idle, lease, load, tidy, word};
 use crate::connections::Connections;
 use crate::execute::sample::{self, Looked};
 use crate::journal::event::{Event, RunInfo};
@@ -29,11 +31,14 @@ use crate::journal::{
 };
 use crate::listing::local::JOURNALS;
 use crate::location::S3Uri;
-use crate::manifest::job::{Access, DEFAULT_ENDPOINT, Job, JournalPlace, Source};
-use crate::report::{Origin, ReportEnd, ReportError, ReportWriter, header, last_footer};
-use crate::size::{ByteSize, by_number, display_count, display_counted, parse_duration};
+use crate::manifest::job::{Access, DEFAULT_ENDPOINT, Job, JournalPlace, OnChange, Source};
+use crate::report::{
+    BucketReport, Origin, PieceLimits, ReportBucket, ReportEnd, ReportError, ReportWriter,
+};
+use crate::size::{by_number, display_counted, parse_duration};
 
 const JOURNAL: &str = "S3HAUL_JOURNAL";
+const ON_CHANGE: &str = "S3HAUL_ON_CHANGE";
 const ADOPT: &str = "S3HAUL_ADOPT";
 const WAIT: &str = "S3HAUL_WAIT";
 
@@ -50,6 +55,11 @@ pub(super) struct JournalFlags {
     /// Resume an unfinished run although the job has changed.
     #[arg(long)]
     resume_anyway: bool,
+    /// Consequence if the job differs from the unfinished run in its journal: fail, or new-run,
+    /// which aborts the uploads that run left open and compares both sides. Overrides `on_change`
+    /// of the manifest. Default: fail.
+    #[arg(long, value_name = "WHAT", env = ON_CHANGE, value_parser = word::<OnChange>(), conflicts_with_all = ["fresh", "resume_anyway"])]
+    on_change: Option<OnChange>,
     /// Resume open uploads that no journal knows, if their parts can be proven. Use it only if
     /// nobody else writes to the destination keys.
     #[arg(long, env = ADOPT, value_parser = clap::builder::FalseyValueParser::new())]
@@ -70,13 +80,14 @@ impl JournalFlags {
         if let Some(place) = &self.journal {
             job.journal = place.clone();
         }
+        job.on_change = self.on_change.unwrap_or(job.on_change);
         job.claims = self.adopt;
         leave_out_own_files(job);
     }
 
     /// Returns the flags that make no sense for a run that cannot be resumed. `--fresh` and
     /// `--journal none` ask for such a run, so they are not among them.
-    pub(super) fn of_going_on(&self) -> [Flag; 4] {
+    pub(super) fn of_going_on(&self) -> [Flag; 5] {
         let place = self
             .journal
             .as_ref()
@@ -86,6 +97,10 @@ impl JournalFlags {
         [
             ("--journal", idle::typed(place, JOURNAL, read)),
             ("--resume-anyway", self.resume_anyway),
+            (
+                "--on-change",
+                idle::typed(self.on_change.as_ref(), ON_CHANGE, on_change),
+            ),
             ("--adopt", idle::typed(adopts, ADOPT, |_| Some(true))),
             self.of_waiting(),
         ]
@@ -123,6 +138,11 @@ impl JournalFlags {
     }
 }
 
+/// Reads a value of `on_change`.
+fn on_change(text: OsString) -> Option<OnChange> {
+    serde_json::from_value(text.into_string().ok()?.into()).ok()
+}
+
 /// Leaves the report and the journal of a job out of its sources on this machine.
 pub(super) fn leave_out_own_files(job: &mut Job) {
     let journal = match &job.journal {
@@ -135,11 +155,11 @@ pub(super) fn leave_out_own_files(job: &mut Job) {
     }
 }
 
-/// What a run begins or goes on with.
+/// The data that a run begins or resumes with.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) journal: Journal,
-    /// What the journal said before.
+    /// The journal's state before.
     pub(super) resumed: Arc<RunState>,
     /// Objects on record that were seen at the destination.
     pub(super) seen: u64,
@@ -156,13 +176,13 @@ pub(super) async fn open(
     tell: impl Fn(&str),
 ) -> Result<Session, CliError> {
     let Some(location) = location(job, connections).await? else {
-        return without(job, origin, &tell).await;
+        return without(job, connections, origin, &tell).await;
     };
     let fingerprint = Fingerprint::of(job);
     if let Location::Bucket(..) = location {
         // To open one there shuts out an earlier process of this Job; what would refuse this run
         // must not cost that one its journal.
-        examine(&location, &fingerprint, intent, wait)
+        examine(&location, &fingerprint, (intent, job.on_change), wait)
             .await
             .map_err(unusable)?;
         job.report
@@ -170,6 +190,9 @@ pub(super) async fn open(
             .as_deref()
             .map(|path| ReportWriter::probe(path, origin))
             .transpose()?;
+    }
+    if let Some(reports) = reports(job, connections).await? {
+        reports.probe(&origin.run).boxed().await?;
     }
     let reopened = lease::wait_for(&location, wait, &tell, || {
         reopen(location.clone(), intent, &tell)
@@ -182,7 +205,7 @@ pub(super) async fn open(
             tell(&format!(
                 "no journal is kept, so a run that is killed starts over: {error}"
             ));
-            return without(job, origin, &tell).await;
+            return without(job, connections, origin, &tell).await;
         }
         Err(error) => return Err(unusable(error)),
     };
@@ -211,13 +234,14 @@ async fn begin(
     intent: Intent,
     tell: &impl Fn(&str),
 ) -> Result<Session, CliError> {
-    let decision = journal::decide(opened.state(), &fingerprint, intent)?;
+    let (decision, changes) = decide(opened.state(), &fingerprint, intent, job.on_change)?;
     let resumed = Arc::new(opened.resumed(decision));
     if decision == Decision::Resume {
         return resume(job, connections, origin, opened, resumed, intent, tell).await;
     }
-    replaces(job, |_| false, tell);
-    let (ledger, report) = report(job, origin, ReportWriter::create).await?;
+    notes::begun(opened.state(), &resumed, &changes);
+    notes::replaces(job, |_| false, tell);
+    let (ledger, report) = report(job, connections, origin, ReportWriter::create).await?;
     let run = RunInfo {
         run: origin.run.clone(),
         job: job.name.clone(),
@@ -240,9 +264,14 @@ async fn begin(
 }
 
 /// Opens the report of a run that keeps no journal.
-async fn without(job: &Job, origin: &Origin, tell: &impl Fn(&str)) -> Result<Session, CliError> {
-    replaces(job, |_| false, tell);
-    let (ledger, report) = report(job, origin, ReportWriter::create).await?;
+async fn without(
+    job: &Job,
+    connections: &mut Connections,
+    origin: &Origin,
+    tell: &impl Fn(&str),
+) -> Result<Session, CliError> {
+    notes::replaces(job, |_| false, tell);
+    let (ledger, report) = report(job, connections, origin, ReportWriter::create).await?;
     Ok(Session {
         journal: journal::off(ledger),
         resumed: Arc::default(),
@@ -261,7 +290,7 @@ async fn resume(
     intent: Intent,
     tell: &impl Fn(&str),
 ) -> Result<Session, CliError> {
-    tell(&going_on(&resumed));
+    notes::resumed(&resumed);
     let looked = sample::look(job, connections, &resumed).await?;
     let seen = looked.there;
     if let Some(missing) = untrue(looked) {
@@ -279,8 +308,8 @@ async fn resume(
         run,
         ..origin.clone()
     };
-    replaces(job, |old| old.is_of_run(&origin), tell);
-    let (ledger, report) = report(job, &origin, ReportWriter::reopen).await?;
+    notes::replaces(job, |old| old.is_of_run(&origin), tell);
+    let (ledger, report) = report(job, connections, &origin, ReportWriter::reopen).await?;
     let journal = opened.resume(ledger).await?;
     if intent == Intent::ResumeAnyway {
         journal
@@ -318,7 +347,7 @@ pub(super) enum Named {
     JobIn(PathBuf),
 }
 
-/// The place that `S3HAUL_JOURNAL` names; none where it is empty.
+/// Returns the place that `S3HAUL_JOURNAL` names; none if it is empty.
 pub(super) fn of_environment() -> Result<Option<JournalPlace>, CliError> {
     let text = std::env::var(JOURNAL).unwrap_or_default();
     if text.is_empty() {
@@ -329,7 +358,7 @@ pub(super) fn of_environment() -> Result<Option<JournalPlace>, CliError> {
         .map_err(|error| CliError::Usage(format!("{JOURNAL}: {error}")))
 }
 
-/// Where the journals are that were named, and what they are called.
+/// Returns the locations and the names of the journals that were named.
 pub(super) async fn places(
     named: Named,
     endpoint: &EndpointFlags,
@@ -370,7 +399,8 @@ pub(super) async fn places(
     })
 }
 
-/// Where the journal is; `None` where none is kept. Standard input can't be read twice.
+/// Returns the location of the journal; `None` if none is kept. Standard input cannot be read
+/// twice.
 pub(super) async fn location(
     job: &Job,
     connections: &mut Connections,
@@ -397,7 +427,7 @@ pub(super) async fn location(
     })
 }
 
-/// What keeps a run from a journal, and from doing without.
+/// Returns the error of a run whose journal cannot be used, and that must not run without one.
 fn unusable(error: JournalError) -> CliError {
     match error {
         JournalError::Io { .. } => CliError::Unusable(error),
@@ -405,18 +435,37 @@ fn unusable(error: JournalError) -> CliError {
     }
 }
 
-/// Decides about a journal that is only looked at. One that can't be read any more says nothing
+/// Decides about the run in a journal. Also returns the differences for which it is given up.
+pub(super) fn decide(
+    state: &RunState,
+    job: &Fingerprint,
+    intent: Intent,
+    on_change: OnChange,
+) -> Result<(Decision, Vec<String>), JournalError> {
+    let error = match journal::decide(state, job, intent) {
+        Ok(decision) => return Ok((decision, Vec::new())),
+        Err(error) => error,
+    };
+    match error.changes() {
+        Some(changes) if on_change == OnChange::NewRun && intent == Intent::Resume => {
+            Ok((Decision::Begin, changes.to_vec()))
+        }
+        _ => Err(error),
+    }
+}
+
+/// Decides about a journal that is only looked at. One that cannot be read any more says nothing
 /// against a run that begins anew.
 async fn examine(
     location: &Location,
     job: &Fingerprint,
-    intent: Intent,
+    (intent, on_change): (Intent, OnChange),
     wait: Duration,
 ) -> Result<(), JournalError> {
     match journal::look(location.clone()).await {
         // What it holds is another when the run that is at work has ended.
         Ok(Some(glance)) if glance.life == Life::Running && wait > Duration::ZERO => Ok(()),
-        Ok(Some(glance)) => journal::decide(&glance.state, job, intent).map(drop),
+        Ok(Some(glance)) => decide(&glance.state, job, intent, on_change).map(drop),
         Ok(None) => Ok(()),
         Err(JournalError::Corrupt { .. } | JournalError::NewerVersion { .. })
             if intent == Intent::Fresh =>
@@ -427,8 +476,8 @@ async fn examine(
     }
 }
 
-/// Whether a journal that can't be written has something to go on with. One that can't be read
-/// either may have.
+/// Returns true if a journal that cannot be written has something to resume. One that cannot be
+/// read either may have.
 async fn may_go_on(location: &Location) -> bool {
     match journal::look(location.clone()).await {
         Ok(Some(glance)) => glance.state.is_unfinished() || !glance.state.uploads.is_empty(),
@@ -437,7 +486,7 @@ async fn may_go_on(location: &Location) -> bool {
     }
 }
 
-/// Opens a journal. In the place of one that can't be read any more another one is made if the run
+/// Opens a journal. In the place of one that cannot be read any more another one is made if the run
 /// is to begin anew.
 async fn reopen(
     location: Location,
@@ -471,9 +520,16 @@ async fn reopen(
 /// the runtime's threads.
 async fn report(
     job: &Job,
+    connections: &mut Connections,
     origin: &Origin,
     open: impl Fn(&Path, &Origin) -> Result<ReportWriter, ReportError> + Send + 'static,
 ) -> Result<(Option<Box<dyn Ledger>>, Option<ReportEnd>), CliError> {
+    if let Some(reports) = reports(job, connections).await? {
+        let opened = BucketReport::open(&reports, origin, PieceLimits::default()).boxed();
+        let report = opened.await?;
+        let end = report.end();
+        return Ok((Some(Box::new(report) as Box<dyn Ledger>), Some(end)));
+    }
     let Some(path) = job.report.json.clone() else {
         return Ok((None, None));
     };
@@ -486,49 +542,18 @@ async fn report(
     opened.await.map_err(io::Error::other)?
 }
 
-/// Says that the report of another run is about to be replaced.
-fn replaces(job: &Job, is_kept: impl Fn(&Origin) -> bool, tell: impl Fn(&str)) {
-    let Some(path) = &job.report.json else { return };
-    let Some(old) = header(path).filter(|old| !is_kept(old)) else {
-        return;
+/// Returns the prefix below which the job writes its report, if it is in S3.
+pub(super) async fn reports(
+    job: &Job,
+    connections: &mut Connections,
+) -> Result<Option<ReportBucket>, CliError> {
+    let Some(uri) = &job.report.s3 else {
+        return Ok(None);
     };
-    let time = old.time.map_or_else(
-        || "of an earlier run".to_owned(),
-        |time| format!("of {time:.0}"),
-    );
-    let losses = last_footer(path).map_or(0, |footer| footer.objects_with_losses);
-    let losses = if losses == 0 {
-        String::new()
-    } else {
-        format!(
-            ", which named {} {} attributes; what this run finds equal stays without them, and \
-             `when: always` (--when always) copies it again. To repair them by `s3haul retry --losses`, keep the report or \
-             name another one",
-            display_count(losses),
-            by_number(losses, "copy that lacks", "copies that lack")
-        )
-    };
-    tell(&format!(
-        "{}: replaces the report {time}{losses}",
-        path.display()
-    ));
-}
-
-/// What is told about the run so far.
-fn going_on(state: &RunState) -> String {
-    let began = state
-        .began
-        .map(|began| format!(" of {began:.0}"))
-        .unwrap_or_default();
-    let (totals, open) = (&state.totals, state.open_bytes());
-    let mut line = format!(
-        "going on with the run{began}: {} ({}) done, {} under way",
-        display_counted(totals.done_objects, "object"),
-        ByteSize(totals.done_bytes),
-        display_count(state.pending_objects() as u64)
-    );
-    if open > 0 {
-        let _ = write!(line, ", {} in open uploads", ByteSize(open));
-    }
-    line
+    let bucket = connections.bucket(DEFAULT_ENDPOINT, &uri.bucket).await?;
+    // The last thing that a run does is to write the footer.
+    Ok(Some(ReportBucket::new(
+        bucket.outliving_the_run(),
+        uri.key.clone(),
+    )))
 }

@@ -1,7 +1,7 @@
 //! `retry`: the failed objects of an earlier run once more, and nothing else.
 //!
-//! A report begins with the command that wrote it. That command is read again, manifest and all, so
-//! that what was mended in the meantime counts, and each of its transfers is narrowed down to the
+//! A report begins with the command that wrote it. s3haul reads that command again, with its
+//! manifest, so that corrections made since then apply, and narrows each transfer down to the
 //! objects that failed.
 
 use std::collections::BTreeMap;
@@ -14,13 +14,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::parse::parse;
 use super::place::Place;
+use super::report::{FoundReport, unread};
 use super::run::{Terms, run};
 use super::signals::DrainFlags;
-use super::{CliError, Command, Exit, Output, journal, note, output_file, plan, say};
+use super::{CliError, Command, EndpointFlags, Exit, Output, journal, note, plan, say};
 use crate::journal::{Intent, JournalError, look};
 use crate::location::S3Uri;
 use crate::manifest::job::{
-    Attribute, Chosen, Compare, Job, JournalPlace, Policy, Source, Transfer, Versions, When,
+    Attribute, Chosen, Compare, Job, JournalPlace, Policy, ReportPlace, Source, Transfer, Versions,
+    When,
 };
 use crate::manifest::moment::Age;
 use crate::report::Origin;
@@ -34,14 +36,17 @@ Examples:
   s3haul run nightly.yaml --report nightly.jsonl
   s3haul retry nightly.jsonl                        copies what failed; writes nightly.retry-1.jsonl
   s3haul retry nightly.retry-1.jsonl                copies what failed again
+  s3haul retry s3://ops/s3haul/nightly/             the same for the latest run that reported there
   s3haul retry --losses nightly.jsonl               repairs tags and other attributes that were lost")]
 pub(super) struct Retry {
-    /// Report of an earlier run.
+    /// Report of an earlier run: a file, s3://bucket/prefix/ for the latest run that reported
+    /// there, or the directory of one run below it.
     #[arg(value_name = "REPORT")]
-    path: PathBuf,
-    /// Write the new report to FILE. Default: REPORT.retry-N.jsonl.
-    #[arg(long, value_name = "FILE", value_parser = output_file)]
-    report: Option<PathBuf>,
+    place: ReportPlace,
+    /// Write the new report to a file or below s3://bucket/prefix/. Default: REPORT.retry-N.jsonl,
+    /// and for a report in S3 the prefix of the job's reports.
+    #[arg(long, value_name = "PLACE")]
+    report: Option<ReportPlace>,
     /// Repair the copies that lost attributes, instead of copying the objects that failed.
     #[arg(long)]
     losses: bool,
@@ -50,24 +55,25 @@ pub(super) struct Retry {
     dry_run: bool,
     #[command(flatten)]
     drain: DrainFlags,
+    #[command(flatten)]
+    endpoint: EndpointFlags,
 }
 
 impl Retry {
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
-        let path = std::path::absolute(&self.path)?;
-        let report = self.report.map(std::path::absolute).transpose()?;
+        let place = absolute(self.place)?;
+        let report = self.report.map(absolute).transpose()?;
         if report
-            .as_deref()
-            .is_some_and(|report| is_same(report, &path))
+            .as_ref()
+            .is_some_and(|report| is_same(report, &place))
         {
             let message = format!(
-                "--report names {}, whose other receipts would be lost; choose another path",
-                path.display()
+                "--report names {place}, whose other receipts would be lost; choose another path"
             );
             return Err(CliError::Usage(message));
         }
-        let report_read = tokio::task::block_in_place(|| read(&path))
-            .map_err(|error| CliError::Usage(error.to_string()))?;
+        let found = FoundReport::open(&place, &self.endpoint).await?;
+        let report_read = read(found.lines()?).await.map_err(unread)?;
         let is_incomplete = report_read.is_incomplete();
         let Report {
             origin,
@@ -76,9 +82,8 @@ impl Retry {
             ..
         } = report_read;
         let repair_losses = format!(
-            "{} attributes: s3haul retry --losses {} repairs {}",
+            "{} attributes: s3haul retry --losses {place} repairs {}",
             lacking(lost.len() as u64),
-            path.display(),
             by_number(lost.len() as u64, "it", "them")
         );
         if !self.losses && !lost.is_empty() && !failed.is_empty() {
@@ -126,12 +131,12 @@ impl Retry {
         for change in origin.changes(&job) {
             note(&format!("note: {change}"));
         }
-        same_places(&job, &failed, &path)?;
+        same_places(&job, &failed, &place)?;
         narrow(&mut job, &failed)?;
         if self.losses {
             repair(&mut job, &lost);
         }
-        job.report.json = Some(report.unwrap_or_else(|| beside(&path)));
+        set_report(&mut job, report, place);
         journal::leave_out_own_files(&mut job);
         if is_incomplete {
             note(&format!(
@@ -139,9 +144,9 @@ impl Retry {
                  stopped. It may never have listed others: {again} for those"
             ));
         }
-        let place = Place::ambient();
+        let world = Place::ambient();
         if self.dry_run {
-            Box::pin(plan::show(&job, &place, None, output)).await
+            Box::pin(plan::show(&job, &world, None, output)).await
         } else {
             // It has few objects, and the report says which.
             job.journal = JournalPlace::Nowhere;
@@ -152,14 +157,14 @@ impl Retry {
                 wait: Duration::ZERO,
                 drain: self.drain.time(),
             };
-            run(&job, &place, &origin, terms, output).await
+            run(&job, &world, &origin, terms, output).await
         }
     }
 }
 
-/// Whether nothing is left to go on with of the run that wrote a report, as far as its journal
-/// tells. What ended a run that gave up is no failure in its report, because the run tries it again
-/// when it goes on.
+/// Returns true if the run that wrote a report has nothing left to resume, as far as its journal
+/// shows. The failure that made a run give up is not in its report, because the run tries that
+/// object again when it is resumed.
 async fn origin_is_over(origin: &Origin) -> Result<bool, CliError> {
     let Ok(job) = job_of(origin) else {
         return Ok(true);
@@ -181,8 +186,8 @@ async fn origin_is_over(origin: &Origin) -> Result<bool, CliError> {
     }
 }
 
-/// The job of the run that wrote a report. The process goes to where that run was started, because
-/// paths in the command and in its manifest are relative to there.
+/// Changes to the directory where the run that wrote a report was started, because paths in the
+/// command and in its manifest are relative to it, and returns the job of that run.
 pub(super) fn job_of(origin: &Origin) -> Result<Job, CliError> {
     std::env::set_current_dir(&origin.directory).map_err(|error| {
         let directory = origin.directory.display();
@@ -193,7 +198,7 @@ pub(super) fn job_of(origin: &Origin) -> Result<Job, CliError> {
     job(&origin.command)
 }
 
-/// The job that a command line stands for.
+/// Returns the job that a command line stands for.
 fn job(command: &[String]) -> Result<Job, CliError> {
     let words: Vec<_> = std::iter::once("s3haul")
         .chain(command.iter().map(String::as_str))
@@ -222,7 +227,7 @@ fn job(command: &[String]) -> Result<Job, CliError> {
 
 /// Refuses a report whose failed lines name another place than the job does now: a retry would
 /// write elsewhere.
-fn same_places(job: &Job, failed: &[FailedObject], report: &Path) -> Result<(), CliError> {
+fn same_places(job: &Job, failed: &[FailedObject], report: &ReportPlace) -> Result<(), CliError> {
     for object in failed {
         // A transfer that is gone has a message of its own.
         let Some(transfer) = job
@@ -241,8 +246,7 @@ fn same_places(job: &Job, failed: &[FailedObject], report: &Path) -> Result<(), 
         });
         if let Some(what) = moved {
             return Err(CliError::Usage(format!(
-                "the report {}: line {} {what}. Restore the job, or run the job as it is now",
-                report.display(),
+                "the report {report}: line {} {what}. Restore the job, or run the job as it is now",
                 object.line
             )));
         }
@@ -250,7 +254,7 @@ fn same_places(job: &Job, failed: &[FailedObject], report: &Path) -> Result<(), 
     Ok(())
 }
 
-/// Says which bucket of a line is not the one that its transfer names now.
+/// Returns a note on the bucket of a line that is not the one that its transfer names now.
 pub(super) fn moved(transfer: &Transfer, source: &str, destination: &str) -> Option<String> {
     let to = &transfer.to.location;
     // A destination that could not be listed or looked at stands on both sides.
@@ -276,8 +280,8 @@ fn writes_elsewhere(transfer: &Transfer, text: &str, now: &str) -> String {
     )
 }
 
-/// Leaves of each transfer what failed in it, and of the job those transfers in which something
-/// did.
+/// Narrows the job down to the transfers in which something failed, and each of them to the objects
+/// that failed.
 fn narrow(job: &mut Job, failed: &[FailedObject]) -> Result<(), CliError> {
     let mut by_transfer: BTreeMap<&str, Vec<&FailedObject>> = BTreeMap::new();
     for object in failed {
@@ -316,8 +320,9 @@ fn narrow(job: &mut Job, failed: &[FailedObject]) -> Result<(), CliError> {
     }
 }
 
-/// The objects that failed, and, where something could not even be listed, the transfer as a whole
-/// behind them. Both write to the same place, so that the second begins when the first has ended.
+/// Returns a transfer of the objects that failed, followed by the whole transfer if something could
+/// not even be listed. Both write to the same destination, so the second starts when the first has
+/// ended.
 fn of_failed(transfer: Transfer, failed: &[&FailedObject]) -> Vec<Transfer> {
     // A copy that is there and failed (its proof, its late tags) is newer than its source and of
     // the right size: what a comparison by lists calls equal.
@@ -394,7 +399,7 @@ fn repair(job: &mut Job, lost: &[LostObject]) {
     }
 }
 
-/// Counts copies that lack something.
+/// Returns the number of copies that lack something, as a text.
 fn lacking(copies: u64) -> String {
     let copy = by_number(
         copies,
@@ -404,7 +409,7 @@ fn lacking(copies: u64) -> String {
     format!("{} {copy}", display_count(copies))
 }
 
-/// Whether a source is one object by itself, and not what is below it.
+/// Returns true if a source is one object by itself, and not everything below it.
 fn is_one(from: &Source) -> bool {
     match from {
         Source::Object { .. } | Source::Stdin => true,
@@ -413,8 +418,8 @@ fn is_one(from: &Source) -> bool {
     }
 }
 
-/// The object below the transfer's source; `None` for a place that could not be listed, which may
-/// be the destination's.
+/// Returns the object below the transfer's source; `None` for a place that could not be listed,
+/// which may be the destination's.
 fn chosen(transfer: &Transfer, failed: &FailedObject) -> Option<Chosen> {
     let key = match &transfer.from {
         Source::Object { .. } | Source::Stdin => return None,
@@ -437,12 +442,33 @@ fn chosen(transfer: &Transfer, failed: &FailedObject) -> Option<Chosen> {
     Some(Chosen { key })
 }
 
-/// Returns true if both paths name one file.
-fn is_same(one: &Path, other: &Path) -> bool {
+/// Makes a path independent of the working directory.
+fn absolute(place: ReportPlace) -> Result<ReportPlace, CliError> {
+    Ok(match place {
+        ReportPlace::File(path) => ReportPlace::File(std::path::absolute(path)?),
+        prefix @ ReportPlace::Prefix(_) => prefix,
+    })
+}
+
+/// Sets the place of the new report. One in S3 replaces nothing, so the job keeps its own.
+fn set_report(job: &mut Job, report: Option<ReportPlace>, of: ReportPlace) {
+    let default = || match of {
+        ReportPlace::File(path) => ReportPlace::File(beside(&path)),
+        ReportPlace::Prefix(uri) => ReportPlace::Prefix(job.report.s3.clone().unwrap_or(uri)),
+    };
+    let place = report.unwrap_or_else(default);
+    job.report.set(place);
+}
+
+/// Returns true if both name one file.
+fn is_same(one: &ReportPlace, other: &ReportPlace) -> bool {
+    let (ReportPlace::File(one), ReportPlace::File(other)) = (one, other) else {
+        return false;
+    };
     matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }
 
-/// The first free name beside the report: nothing that was reported is overwritten.
+/// Returns the first free name beside the report, so that no report is overwritten.
 fn beside(report: &Path) -> PathBuf {
     let stem = report
         .file_stem()

@@ -6,11 +6,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
+use futures::FutureExt as _;
 use jiff::Timestamp;
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
-use super::journal::{Named, places};
-use super::{CliError, EndpointFlags, Exit, Output, say, say_json, say_line};
+use super::journal::{Named, places, reports};
+use super::place::Place;
+use super::{CliError, EndpointFlags, Exit, Output, load, say, say_json, say_line};
 use crate::journal::event::{FailedObject, RunInfo};
 use crate::journal::state::Totals;
 use crate::journal::uploads::OpenUpload;
@@ -19,6 +22,7 @@ use crate::listing::local::JOURNALS;
 use crate::location::{S3Uri, suggestion};
 use crate::pace::learned::Learned;
 use crate::printable::printable;
+use crate::report::{Footer, ReportBucket};
 use crate::size::{ByteSize, display_count, display_counted, display_duration};
 
 /// Transfers that are shown with their sources and destinations.
@@ -33,7 +37,7 @@ Examples:
   s3haul status                              the journals in ./.s3haul
   s3haul status nightly.yaml                 the journal of this job
   s3haul status .s3haul/nightly
-  s3haul status s3://ops/s3haul/nightly/ --json")]
+  s3haul status s3://ops/s3haul/nightly/ --json      with the report that is kept there")]
 pub(super) struct Status {
     /// Journal: a directory, s3://bucket/prefix/, or the job that keeps it. Default: all journals
     /// below ./.s3haul.
@@ -45,14 +49,24 @@ pub(super) struct Status {
 
 impl Status {
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
+        let locations = self.locations().await?;
+        let report = self.report(&locations).await?;
         let mut found = Vec::new();
-        for (place, location) in self.locations().await? {
+        for (place, location) in locations {
             found.extend(look(location).await?.map(|glance| (place, glance)));
         }
-        // Where none is named there may be many.
+        if let (true, Some(report)) = (found.is_empty(), &report) {
+            return if output.json {
+                say_json(&serde_json::json!({ "report_in_s3": report }))
+            } else {
+                say_line(&report.to_string())
+            };
+        }
+        // If none is named, there may be many.
         let is_list = self.journal.is_none() && found.len() > 1;
         for (place, glance) in &found {
-            let view = View::of(place.clone(), glance, Timestamp::now());
+            let mut view = View::of(place.clone(), glance, Timestamp::now());
+            view.report = report.as_ref();
             if output.json {
                 say_json(&view)?;
             } else if is_list {
@@ -83,6 +97,40 @@ impl Status {
         }
     }
 
+    /// Returns how far the report in S3 is: that of a named job, or the one beside a named journal.
+    async fn report(
+        &self,
+        locations: &[(String, Location)],
+    ) -> Result<Option<ReportGlance>, CliError> {
+        let job = self
+            .journal
+            .as_deref()
+            .filter(|path| Path::new(path).is_file());
+        let reports = match (job, locations) {
+            (Some(path), _) => {
+                let job = load(Path::new(path))?;
+                let mut connections = Place::ambient().connect(&job, &CancellationToken::new());
+                reports(&job, &mut connections).await?
+            }
+            (None, [(_, Location::Bucket(bucket, prefix))]) => {
+                Some(ReportBucket::new(bucket.clone(), prefix.clone()))
+            }
+            _ => None,
+        };
+        let Some(reports) = reports else {
+            return Ok(None);
+        };
+        let Some(stored) = reports.latest().boxed().await? else {
+            return Ok(None);
+        };
+        Ok(Some(ReportGlance {
+            report: stored.location().to_string(),
+            pieces: stored.pieces(),
+            receipts: stored.receipts(),
+            footer: stored.footer().await?,
+        }))
+    }
+
     async fn locations(&self) -> Result<Vec<(String, Location)>, CliError> {
         let named = match self.journal.as_deref() {
             None => Named::None,
@@ -103,7 +151,30 @@ impl Status {
     }
 }
 
-/// What is shown of a journal.
+/// How far a report in S3 is.
+#[derive(Debug, Serialize)]
+struct ReportGlance {
+    report: String,
+    pieces: usize,
+    receipts: u64,
+    footer: Option<Footer>,
+}
+
+impl std::fmt::Display for ReportGlance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let receipts = display_counted(self.receipts, "receipt");
+        let pieces = display_counted(self.pieces as u64, "piece");
+        let report = printable(&self.report);
+        write!(f, "report   {report}  {receipts} in {pieces}, ")?;
+        match &self.footer {
+            None => f.write_str("no footer yet: its run is at work or was killed"),
+            Some(footer) if footer.complete => write!(f, "complete, exit code {}", footer.exit),
+            Some(footer) => write!(f, "its run was stopped, exit code {}", footer.exit),
+        }
+    }
+}
+
+/// The displayed data of a journal.
 #[derive(Debug, Serialize)]
 struct View<'a> {
     journal: String,
@@ -128,6 +199,8 @@ struct View<'a> {
     latest_failures: Vec<&'a FailedObject>,
     #[serde(skip_serializing_if = "Option::is_none")]
     learned: Option<&'a Learned>,
+    #[serde(rename = "report_in_s3", skip_serializing_if = "Option::is_none")]
+    report: Option<&'a ReportGlance>,
     #[serde(skip)]
     now: Timestamp,
 }
@@ -194,6 +267,7 @@ impl<'a> View<'a> {
             open_uploads: state.uploads.values().map(UploadView::from).collect(),
             latest_failures: state.failures.iter().collect(),
             learned: state.learned.as_ref().map(|remembered| &remembered.learned),
+            report: None,
             now,
         }
     }
@@ -283,7 +357,7 @@ impl<'a> View<'a> {
             count(totals.failed_objects),
             count(self.pending_objects),
             self.ended_transfers,
-            display_counted(self.transfers as u64, "transfer"),
+            display_counted(self.transfers, "transfer"),
         );
         for open in &self.open_uploads {
             let age = self.ago(open.begun);
@@ -325,6 +399,9 @@ impl<'a> View<'a> {
             );
             let _ = writeln!(text, "{}", printable(&shown));
         }
+        if let Some(report) = self.report {
+            let _ = writeln!(text, "  {report}");
+        }
         text
     }
 }
@@ -353,7 +430,7 @@ mod tests {
         }
     }
 
-    /// A run of three objects: an open upload, a done object, and a failed one.
+    /// Returns a run of three objects: an open upload, a done object, and a failed one.
     fn events() -> Vec<Event> {
         let run = RunInfo {
             run: "r1".into(),

@@ -3,7 +3,6 @@
 mod receipts;
 mod tell;
 
-use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
@@ -17,14 +16,15 @@ use super::select::{PATTERNS, SelectFlags};
 use super::set::KeyFlags;
 use super::{
     CliError, EndpointFlags, Exit, JobFile, Output, idle, local_source, note, presence, say,
-    say_json, say_line,
+    say_json, say_line, termination,
 };
 use crate::location::S3Uri;
 use crate::manifest::job::{
-    DEFAULT_ENDPOINT, Destination, Empty, Job, Source, Symlinks, Transfer, Versions, check,
+    DEFAULT_ENDPOINT, Destination, Empty, Job, ReportPlace, Source, Symlinks, Transfer, Versions,
+    check,
 };
 use crate::planner::Sides;
-use crate::size::{by_number, display_counted};
+use crate::size::{by_number, display_count, display_counted};
 use crate::verify::{self, Counts, Deep};
 
 const EXAMPLES: &str = "\
@@ -32,6 +32,7 @@ Examples:
   s3haul verify nightly.yaml                       everything that the job would copy
   s3haul verify s3://lake/events/ s3://lake-dr/events/
   s3haul verify --report report.jsonl              what a run has copied, object by object
+  s3haul verify --report s3://ops/s3haul/nightly/  the same for the latest run that reported there
   s3haul verify nightly.yaml --deep                read what checksums and ETags do not settle
   s3haul verify nightly.yaml --deep=all            read everything
 
@@ -46,9 +47,10 @@ pub(super) struct Verify {
     /// A job manifest, or a source and a destination as for `copy`.
     #[arg(value_name = "JOB | SRC DST", num_args = 0..=2)]
     what: Vec<String>,
-    /// Compare again each object that this report calls copied or equal.
-    #[arg(long, value_name = "FILE", conflicts_with = "what")]
-    report: Option<PathBuf>,
+    /// Compare again each object that this report calls copied or equal: a file, or
+    /// s3://bucket/prefix/ for the latest run that reported there.
+    #[arg(long, value_name = "REPORT", conflicts_with = "what")]
+    report: Option<ReportPlace>,
     /// Read both sides and compare the bytes, of pairs that nothing else settles or of all.
     #[arg(long, value_name = "WHICH", num_args = 0..=1, require_equals = true, default_missing_value = "unproven", value_parser = ["unproven", "all"])]
     deep: Option<String>,
@@ -167,6 +169,16 @@ impl Verify {
         {
             return Ok(cause.into());
         }
+        if bad + doubtful > 0 {
+            termination::because(&format!(
+                "{} compared: {} different, {} missing at the destination, {} failed, {} in doubt",
+                display_counted(counts.compared(), "object"),
+                display_count(counts.different),
+                display_count(counts.missing),
+                display_count(counts.failed),
+                display_count(doubtful)
+            ));
+        }
         Ok(if bad + doubtful > 0 {
             Exit::Failures
         } else {
@@ -174,13 +186,13 @@ impl Verify {
         })
     }
 
-    /// True for SRC DST, which has no manifest.
+    /// Returns true for SRC DST, which has no manifest.
     pub(super) fn is_of_two_sides(&self) -> bool {
         self.what.len() == 2
     }
 
-    /// Names the command that copies what is different or missing. What only reading showed, only
-    /// `when: always` copies.
+    /// Returns the command that copies different or missing objects. A difference that only reading
+    /// shows is copied only with `when: always`.
     fn remedy(&self) -> String {
         let (flag, field) = match self.deep() {
             Deep::No => ("--compare checksum", "compare: checksum"),
@@ -200,7 +212,7 @@ impl Verify {
         }
     }
 
-    /// Says where a strict comparison could not look, and returns the number of such places.
+    /// Prints where a strict comparison could not look, and returns the number of such places.
     fn blind(&self, counts: &Counts) -> u64 {
         let mut reasons = Vec::new();
         if self.report.is_some() {
@@ -248,11 +260,18 @@ impl Verify {
             self.keys.of_source(),
             self.keys.of_destination(),
         ];
+        // They say how to reach a report in S3.
+        let is_for_report = matches!(self.report, Some(ReportPlace::Prefix(_)));
+        let endpoint = if is_for_report {
+            Vec::new()
+        } else {
+            self.endpoint.flags().to_vec()
+        };
         let flags = [
             &self.select.flags(),
             own.as_slice(),
             &self.access.of_source(),
-            &self.endpoint.flags(),
+            &endpoint,
         ]
         .concat();
         let remedy = "leave that out, or compare SRC DST";
@@ -264,7 +283,7 @@ impl Verify {
         )
     }
 
-    /// The job of a source and a destination.
+    /// Returns the job of a source and a destination.
     fn pair(&self, source: &str, destination: &str) -> Result<Job, CliError> {
         if source == "-" {
             let message =

@@ -1,6 +1,6 @@
 //! A journal in S3: the same segments and snapshots as in a directory, each an object.
 //!
-//! Objects can not be appended to, so what gathers within a second is a segment. Each is written
+//! Objects cannot be appended to, so what gathers within a second is a segment. Each is written
 //! with `If-None-Match: *` under the number behind the last one, and that is what keeps a second
 //! writer out: a session takes over by writing the next number itself, and whoever wrote until then
 //! finds that number taken with its next write, and stops. The segment with which a session took
@@ -45,10 +45,10 @@ const HURRY: Duration = Duration::from_millis(100);
 const SEGMENTS: u64 = 64;
 /// Requests of the journal that are under way at the same time when it is read or cleaned up.
 const AT_ONCE: usize = 16;
-/// How often a take-over is tried while another writer goes on writing, and a read while it cleans
-/// up.
+/// The most attempts at a take-over while another writer keeps writing, and at a read while it
+/// cleans up.
 const ROUNDS: u32 = 8;
-/// How long a process may sleep and still find itself shut out.
+/// The longest time that a process may sleep and still find itself shut out.
 const FENCE_AGE: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// A journal below a prefix that this process may write.
@@ -58,7 +58,7 @@ pub(super) struct BucketLog {
     writer: Writer,
     /// The number of the next segment.
     segment: u64,
-    /// Where the last snapshot stands, and the number of the first record behind it.
+    /// The number of the last snapshot, and that of the first record behind it.
     snapshot: (u64, u64),
     snapshot_bytes: u64,
     tail_bytes: u64,
@@ -89,7 +89,7 @@ impl Listing {
     }
 }
 
-/// What stands below the prefix.
+/// The objects below the prefix.
 #[derive(Debug, Default)]
 struct Found {
     replay: Replay,
@@ -97,7 +97,7 @@ struct Found {
     next_segment: u64,
     snapshot_bytes: u64,
     tail_bytes: u64,
-    /// What the snapshot stands for and is still there.
+    /// Objects that the snapshot replaces and that still exist.
     stale: Vec<Name>,
     /// The sessions that have a record.
     records: Vec<String>,
@@ -115,7 +115,7 @@ impl Place {
         })
     }
 
-    /// A second writer is kept out by conditional writes alone.
+    /// Requires conditional writes, because nothing else keeps a second writer out.
     fn demand_conditions(&self) -> Result<(), JournalError> {
         if self.bucket.capabilities().if_none_match.put {
             return Ok(());
@@ -161,7 +161,7 @@ impl Place {
         }
     }
 
-    /// What objects that make no journal together still say.
+    /// Reads what is still readable in objects that do not form a journal.
     async fn salvage(&self, names: &BTreeSet<Name>) -> Result<Salvage, JournalError> {
         let get = |name: Name| async move {
             let bytes = self.get(&name.to_string()).await?.unwrap_or_default();
@@ -183,18 +183,18 @@ impl Place {
 
     async fn listing(&self) -> Result<Listing, JournalError> {
         let order = Order::of_objects(self.bucket.capabilities().ordered_lists);
-        let mut paging = Paging::new(
-            Operation::ListObjects,
-            self.bucket.name(),
-            self.prefix.as_str(),
-            order,
-        );
+        // `segment-…`, `snapshot-…`, and `session-…`, and none of the many pieces of reports below the prefix.
+        // Lists of a directory bucket begin at a slash.
+        let ours = if self.bucket.capabilities().directory {
+            self.prefix.to_string()
+        } else {
+            format!("{}s", self.prefix)
+        };
+        let (operation, bucket) = (Operation::ListObjects, self.bucket.name());
+        let mut paging = Paging::new(operation, bucket, &ours, order);
         let (mut found, mut token) = (Listing::default(), None);
         loop {
-            let page = self
-                .bucket
-                .list(self.prefix.as_str(), None, token.as_deref())
-                .await;
+            let page = self.bucket.list(&ours, None, token.as_deref()).await;
             let mut page = page.map_err(|failure| JournalError::store(self, failure))?;
             let turn = paging
                 .check(&mut page)
@@ -318,7 +318,7 @@ impl Place {
         Err(JournalError::missing(self))
     }
 
-    /// `None` when a writer cleaned up meanwhile.
+    /// Loads the journal once; `None` if a writer cleaned up meanwhile.
     async fn try_load(&self) -> Result<Option<Found>, JournalError> {
         let Listing { files, records } = self.listing().await?;
         let names: BTreeSet<Name> = files.into_keys().collect();
@@ -394,8 +394,8 @@ impl Place {
         Ok(Some(found))
     }
 
-    /// Reads what is there and changes nothing, also while a run writes it. `None` when there is no
-    /// journal.
+    /// Reads the journal and changes nothing, even while a run writes it. Returns `None` if there
+    /// is no journal.
     pub(super) async fn read(&self) -> Result<Option<Replay>, JournalError> {
         let found = self.load().await?;
         Ok(found.replay.header.is_some().then_some(found.replay))
@@ -451,7 +451,7 @@ impl BucketLog {
         }
     }
 
-    /// Takes over a prefix whose journal can not be read, and shuts out whoever wrote it. The first
+    /// Takes over a prefix whose journal cannot be read, and shuts out whoever wrote it. The first
     /// snapshot takes the place of everything that is there.
     ///
     /// # Errors

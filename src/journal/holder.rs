@@ -2,7 +2,7 @@
 //!
 //! The segments decide who *writes*: a session that takes over writes the next number, and whoever
 //! wrote before is shut out. The holder's record decides who *may* take over. Each session has a
-//! record of its own, `holder-ID.json`, and renews it as its sign of life; the session that wrote
+//! record of its own, `session-ID.json`, and renews it as its sign of life; the session that wrote
 //! the last segment is the holder. So no two sessions ever write one record.
 //!
 //! The age of a sign of life is the server's time less the time at which the server says that the
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::identity::{LeaseTerms, Writer};
 
 /// The first letters of the name of a record.
-const PREFIX: &str = "holder-";
+const PREFIX: &str = "session-";
 /// The last letters of the name of a record.
 const SUFFIX: &str = ".json";
 
@@ -178,9 +178,9 @@ mod tests {
             Some("7afc8be4845ba1d8")
         );
         for name in [
-            "holder-.json",
-            "holder-7afc8be4845ba1d.json",
-            "holder-notahexadecimal1.json",
+            "session-.json",
+            "session-7afc8be4845ba1d.json",
+            "session-notahexadecimal1.json",
         ] {
             assert_eq!(session_of(name), None, "{name}");
         }

@@ -47,7 +47,7 @@ impl LeaseTerms {
 /// A session that writes a journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Writer {
-    /// Tells sessions apart.
+    /// The id that distinguishes sessions.
     pub id: String,
     /// The machine or pod.
     pub host: String,

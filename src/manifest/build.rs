@@ -19,12 +19,12 @@ use self::explain::Explain;
 use super::diagnose::{Doubts, Finding};
 use super::file::{
     CustomerKeySection, DefaultsSection, FromSection, KeysSection, ManifestFile, PartsSection,
-    PreserveFields, PreserveSection, RestoreSection, SetSection, TransferSection,
+    PreserveFields, PreserveSection, ReportSection, RestoreSection, SetSection, TransferSection,
 };
 use super::job::{
     Access, Archived, Compare, CustomerKeys, DEFAULT_ENDPOINT, Empty, Endpoint, FailureLimit, Job,
     JournalPlace, LayoutChoice, Limits, PartSize, Parts, Preserve, ProofPolicy, ReportPaths,
-    Restore, SetValues, Source, Transfer,
+    ReportPlace, Restore, SetValues, Source, Transfer,
 };
 use super::keys::{KeyMap, Template};
 use super::moment::{Ages, Moment};
@@ -78,12 +78,7 @@ pub(super) fn build(
         patience: reader.duration("limits.patience", limits.patience),
         max_failures: reader.read::<FailureLimit>("limits.max_failures", limits.max_failures),
     };
-    let report = ReportPaths {
-        json: file
-            .report
-            .and_then(|report| report.json)
-            .map(PathBuf::from),
-    };
+    let report = reader.report(file.report.unwrap_or_default());
     let journal = match file.journal.as_deref().map(str::parse::<JournalPlace>) {
         None => JournalPlace::default(),
         Some(Ok(place)) => place,
@@ -105,6 +100,7 @@ pub(super) fn build(
             limits,
             report,
             journal,
+            on_change: file.on_change.unwrap_or_default(),
             claims: false,
             manifest_sha256: None,
         },
@@ -142,6 +138,31 @@ impl Reader<'_> {
                 self.refuse(path, message, remedy);
                 None
             }
+        }
+    }
+
+    /// Reads the place of the report.
+    fn report(&mut self, section: ReportSection) -> ReportPaths {
+        let s3 = section
+            .s3
+            .and_then(|text| match text.parse::<ReportPlace>() {
+                Ok(ReportPlace::Prefix(uri)) => Some(uri),
+                Ok(ReportPlace::File(_)) => {
+                    self.refuse(
+                        "report.s3",
+                        format!("`{text}` is not a location in S3"),
+                        "write s3://bucket/prefix/, or name a file in `json`",
+                    );
+                    None
+                }
+                Err(message) => {
+                    self.refuse("report.s3", message, "write s3://bucket/prefix/");
+                    None
+                }
+            });
+        ReportPaths {
+            json: section.json.map(PathBuf::from),
+            s3,
         }
     }
 

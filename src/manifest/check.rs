@@ -14,7 +14,7 @@ use super::job::{
 use super::overlap;
 use super::shape::{alternatives, closest};
 use super::{acl, attributes, compare, tenant};
-use crate::endpoint::PLAINTEXT_KEY;
+use crate::endpoint::NO_KEY_OVER_HTTP;
 use crate::location::{LocalPath, suggestion};
 use crate::size::ByteSize;
 
@@ -138,26 +138,34 @@ impl<'j> Rules<'j> {
                 let remedy = "give the endpoint an https:// URL";
                 self.refuse(
                     &format!("{path}.{side}.customer_key"),
-                    PLAINTEXT_KEY,
+                    NO_KEY_OVER_HTTP,
                     remedy,
                 );
             }
         }
     }
 
-    /// A report goes to a file of this machine. A location in S3 would become a directory called
-    /// `s3:`.
+    /// Refuses a report with two places, and a file whose path is a location in S3: it would become
+    /// a directory called `s3:`.
     fn report(&mut self) {
+        if self.job.report.json.is_some() && self.job.report.s3.is_some() {
+            self.refuse(
+                "report",
+                "this names two places, and a report has one",
+                "remove `json` or `s3`",
+            );
+        }
         let Some(path) = &self.job.report.json else {
             return;
         };
         let text = path.to_string_lossy();
         if text.starts_with("s3://") || suggestion(&text).is_some() {
-            let message = format!("`{text}` is not a path: a report is a file of this machine");
+            let message =
+                format!("`{text}` is not a path, and `json` names a file of this machine");
             self.refuse(
                 "report.json",
                 message,
-                "write a path, and copy the file into S3 after the run",
+                "write a path, or move the location to `report.s3`",
             );
         }
     }

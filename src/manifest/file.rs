@@ -15,8 +15,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::job::{
-    Archived, CannedAcl, Compare, Empty, LayoutChoice, OnMismatch, PartGoal, Policy, Preset, Prove,
-    Provider, RestoreTier, Symlinks, Verify, When,
+    Archived, CannedAcl, Compare, Empty, LayoutChoice, OnChange, OnMismatch, PartGoal, Policy,
+    Preset, Prove, Provider, RestoreTier, Symlinks, Verify, When,
 };
 use crate::endpoint::Trust;
 use crate::endpoint::capabilities::Overrides;
@@ -49,13 +49,18 @@ pub struct ManifestFile {
     /// Ceilings for the whole run. Without them, the pace adapts to what the servers accept.
     #[schemars(extend("examples" = [{"requests_per_second": 3000}]))]
     pub limits: Option<LimitsSection>,
-    /// Files that receive a report.
-    #[schemars(extend("examples" = [{"json": "./report.jsonl"}]))]
+    /// The place that receives the report: a file, or a prefix in S3.
+    #[schemars(extend("examples" = [{"s3": "s3://lake-ops/s3haul/lake-replica/"}]))]
     pub report: Option<ReportSection>,
     /// The journal, from which a run resumes after a stop: a directory, `s3://bucket/prefix/` at
     /// the default endpoint, or `none`. Default: `./.s3haul/` and the job's name.
     #[schemars(extend("examples" = ["s3://lake-ops/s3haul/lake-replica/"]))]
     pub journal: Option<String>,
+    /// The consequence if this job differs from the unfinished run in its journal. `new-run` lets an
+    /// edit of a scheduled job take effect without anybody's help. Without effect where no journal
+    /// is kept.
+    #[schemars(extend("default" = "fail"))]
+    pub on_change: Option<OnChange>,
 }
 
 /// A server and the identity to use there. A manifest never holds secrets: use `profile`,
@@ -546,7 +551,7 @@ pub struct LimitsSection {
     pub max_failures: Option<String>,
 }
 
-/// Files that receive a report.
+/// The place that receives the report. Name one of the two.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(title = "report")]
@@ -554,4 +559,9 @@ pub struct ReportSection {
     /// A file with one JSON document per object. Relative paths start at the working directory.
     #[schemars(extend("examples" = ["./report.jsonl"]))]
     pub json: Option<String>,
+    /// A prefix at the default endpoint, `s3://bucket/prefix/`. Each run writes the lines of the
+    /// report below it, as numbered objects in `report-TIME-RUN/`. They are never changed or
+    /// removed: a lifecycle rule of the bucket expires them.
+    #[schemars(extend("examples" = ["s3://lake-ops/s3haul/lake-replica/"]))]
+    pub s3: Option<String>,
 }

@@ -25,7 +25,7 @@ use super::diagnose::{Doubts, Finding};
 use super::job::{
     DEFAULT_ENDPOINT, Job, JournalPlace, ResolvedEndpoint, Source, Transfer, Versions,
 };
-use crate::location::BucketName;
+use crate::location::{BucketName, S3Uri};
 
 /// Keys that a transfer reads or writes: all with a prefix, or one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +79,7 @@ pub(super) fn check(job: &Job, indices: &[usize], doubts: &Doubts, findings: &mu
         written.push((target, *index, transfer));
     }
     if !doubts.about("journal") && !doubts.about("transfers") {
-        findings.extend(journal(job));
+        findings.extend(own_objects(job));
     }
     // Sorted like this, all regions inside another one follow it directly.
     written.sort_by(|(a, i, _), (b, j, _)| (a.bucket, &a.key, i).cmp(&(b.bucket, &b.key, j)));
@@ -93,33 +93,40 @@ pub(super) fn check(job: &Job, indices: &[usize], doubts: &Doubts, findings: &mu
     }
 }
 
-/// Returns the mistake of a journal that lies in what a transfer reads: its objects would be copied
-/// while they are written.
-pub(crate) fn journal(job: &Job) -> Option<Finding> {
-    let JournalPlace::Prefix(place) = &job.journal else {
-        return None;
+/// Returns the mistake of a journal or a report that lies in what a transfer reads: its objects
+/// would be copied while they are written.
+pub(crate) fn own_objects(job: &Job) -> Option<Finding> {
+    let journal = match &job.journal {
+        JournalPlace::Prefix(place) => in_source(job, "journal", "journal", place),
+        _ => None,
     };
+    let report = job.report.s3.as_ref();
+    journal.or_else(|| in_source(job, "report", "report.s3", report?))
+}
+
+/// Returns the mistake if `place`, where the run writes its journal or report, lies in a source.
+fn in_source(job: &Job, what: &str, path: &str, place: &S3Uri) -> Option<Finding> {
     let endpoint = job.endpoints.get(DEFAULT_ENDPOINT)?;
     let (bucket, key) = (&place.bucket, place.key.as_str().to_owned());
-    let journal = Region {
+    let own = Region {
         endpoint,
         bucket,
         key,
         exact: false,
     };
     let inside = |transfer: &&Transfer| {
-        let source = read_region(job, transfer).filter(|source| source.same_bucket(&journal));
-        let rest = source.as_ref().and_then(|source| source.contains(&journal));
+        let source = read_region(job, transfer).filter(|source| source.same_bucket(&own));
+        let rest = source.as_ref().and_then(|source| source.contains(&own));
         rest.is_some_and(|rest| !transfer.select.leaves_out_all_below(rest))
     };
     let transfer = job.transfers.iter().find(inside)?;
     let message = format!(
-        "the journal {place} lies in the source of `{}`: its own objects would be copied",
+        "the {what} {place} lies in the source of `{}`: its own objects would be copied",
         transfer.name
     );
     let remedy = "name a prefix outside of all sources, or exclude it there".to_owned();
     Some(Finding {
-        path: "journal".to_owned(),
+        path: path.to_owned(),
         message,
         remedy,
     })

@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use crate::location::{S3Uri, suggestion};
 
 /// Where a run keeps its journal, by which it goes on after a stop.
@@ -48,9 +51,93 @@ impl std::str::FromStr for JournalPlace {
     }
 }
 
-/// Files that receive a report.
+/// The consequence of a job that differs from the unfinished run in its journal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnChange {
+    /// The command is refused, and names the differences.
+    #[default]
+    Fail,
+    /// A new run begins. It aborts the uploads that the old one left open, and copies nothing again
+    /// that is at the destination and equal.
+    NewRun,
+}
+
+/// The place that receives a report. A job has at most one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReportPaths {
-    /// One JSON value per object.
+    /// A file with one JSON value per object.
     pub json: Option<PathBuf>,
+    /// A prefix at the default endpoint, below which each run writes the same in pieces.
+    pub s3: Option<S3Uri>,
+}
+
+impl ReportPaths {
+    /// Returns the place of the report, if there is one.
+    #[must_use]
+    pub fn place(&self) -> Option<ReportPlace> {
+        let file = self.json.clone().map(ReportPlace::File);
+        file.or_else(|| self.s3.clone().map(ReportPlace::Prefix))
+    }
+
+    /// Replaces the place.
+    pub fn set(&mut self, place: ReportPlace) {
+        *self = match place {
+            ReportPlace::File(path) => Self {
+                json: Some(path),
+                s3: None,
+            },
+            ReportPlace::Prefix(uri) => Self {
+                json: None,
+                s3: Some(uri),
+            },
+        };
+    }
+}
+
+/// Where a report is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReportPlace {
+    /// In a file of this machine.
+    File(PathBuf),
+    /// Below a prefix at the default endpoint.
+    Prefix(S3Uri),
+}
+
+impl std::str::FromStr for ReportPlace {
+    type Err = String;
+
+    /// Reads a path or `s3://bucket/prefix/`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(suggestion) = suggestion(text) {
+            return Err(format!(
+                "`{text}` is neither a file nor an S3 location: {suggestion}"
+            ));
+        }
+        if !text.starts_with("s3://") {
+            return Ok(Self::File(text.into()));
+        }
+        report_prefix(text).map(Self::Prefix)
+    }
+}
+
+impl std::fmt::Display for ReportPlace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Prefix(uri) => uri.fmt(f),
+        }
+    }
+}
+
+/// Reads the prefix of a report.
+pub(super) fn report_prefix(text: &str) -> Result<S3Uri, String> {
+    let uri: S3Uri = text.parse().map_err(|error| format!("{error}"))?;
+    if uri.key.is_prefix() {
+        Ok(uri)
+    } else {
+        Err(format!(
+            "a report in S3 is kept below a prefix; write {uri}/ with a slash at the end"
+        ))
+    }
 }

@@ -2,16 +2,14 @@
 //! undone.
 //!
 //! Lines are read one after another and only failures are kept, so that a report of any length can
-//! be read. A later line about the same object replaces an earlier one, because a run that was gone
-//! on with reports it again. But an object that failed and was then left as it is stays failed:
-//! what was wrong with it, no comparison by lists sees.
+//! be read. A later line about the same object replaces an earlier one, because a resumed run
+//! reports it again. But an object that failed and was then skipped stays failed: a comparison by
+//! lists cannot see what was wrong with it.
 
 use std::collections::hash_map::{Entry, RandomState};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::File;
 use std::hash::BuildHasher as _;
-use std::io::{self, BufRead, BufReader};
-use std::path::Path;
+use std::io;
 
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -19,6 +17,7 @@ use serde::Deserialize;
 use crate::manifest::job::{Attribute, PublishedCopy};
 use crate::plan::loss::Loss;
 
+use super::ReportLines;
 use super::frame::{FORMAT, Footer, Origin, footer, is_gap};
 
 mod error;
@@ -51,20 +50,21 @@ pub struct LostObject {
     pub copy: Option<PublishedCopy>,
 }
 
-/// What a report says, as far as running again needs it.
+/// The content of a report, as far as a retry needs it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
     /// The command that wrote it.
     pub origin: Origin,
-    /// How the run ended; `None` in a report of format 1.
+    /// The end of the run; `None` in a report of format 1.
     pub footer: Option<Footer>,
-    /// What failed or was stopped, without what a later line says is done. Where the run did not
-    /// end by itself, also what it left in an archive.
+    /// Objects that failed or were stopped, except those that a later line reports as done. If the
+    /// run did not end by itself, also objects that were still being restored.
     pub failed: Vec<FailedObject>,
     /// Copied objects of which something was lost.
     pub lost: Vec<LostObject>,
-    /// Lines about copied or equal objects that another line describes too: that of the copy
-    /// counts, or else the newest. In a long report, only those of the first objects are known.
+    /// Lines about copied or skipped objects that are to be ignored, because a better line is about
+    /// the same object: the line of its copy or, if there is none, the newest one. Only found for
+    /// the first million objects.
     pub superseded: BTreeSet<usize>,
 }
 
@@ -104,7 +104,7 @@ impl Line {
     }
 }
 
-/// How an object ended. A line with another word is not a receipt.
+/// The ending of an object. A line with another word is not a receipt.
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Status {
@@ -175,7 +175,7 @@ impl Objects {
     }
 }
 
-/// What became of an object that is not done.
+/// The state of an object that is not done.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Undone {
     Failed,
@@ -186,18 +186,13 @@ enum Undone {
 /// Reads a report to its end.
 ///
 /// # Errors
-/// [`ReadError`]. A report that was cut is one, wherever it was cut: nobody knows what it would
-/// have said.
-pub fn read(path: &Path) -> Result<Report, ReadError> {
-    let io = |error| ReadError::Io {
-        path: path.to_owned(),
-        error,
-    };
-    let mut lines = BufReader::new(File::open(path).map_err(io)?).lines();
-    let first = lines.next().transpose().map_err(io)?.unwrap_or_default();
-    let origin = origin(path, &first)?;
+/// [`ReadError`]. A report that was cut, wherever that is, gives an error: nobody knows what is
+/// missing.
+pub async fn read(mut lines: ReportLines) -> Result<Report, ReadError> {
+    let first = lines.next().await?.unwrap_or_default();
+    let origin = origin(lines.place(), &first)?;
     let mut reader = Reader {
-        path,
+        place: lines.place().to_owned(),
         origin: &origin,
         undone: BTreeMap::new(),
         lossy: BTreeMap::new(),
@@ -207,12 +202,16 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
         objects: Objects::default(),
         sum: super::Counted::of_head(format!("{first}\n").as_bytes()).sum,
     };
-    for (number, line) in (2..).zip(lines) {
-        match line {
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+    let mut number = 1;
+    loop {
+        number += 1;
+        match lines.next().await {
+            Ok(None) => break,
+            Ok(Some(line)) => reader.take(number, &line)?,
+            Err(ReadError::Io { error, .. }) if error.kind() == io::ErrorKind::InvalidData => {
                 return Err(reader.torn(number, error.to_string()));
             }
-            line => reader.take(number, &line.map_err(io)?)?,
+            Err(error) => return Err(error),
         }
     }
     reader.check_footer()?;
@@ -247,26 +246,26 @@ pub fn read(path: &Path) -> Result<Report, ReadError> {
 }
 
 /// Reads the header, and refuses a report that this version or this machine cannot use.
-fn origin(path: &Path, first: &str) -> Result<Origin, ReadError> {
-    let path = path.to_owned();
+fn origin(place: &str, first: &str) -> Result<Origin, ReadError> {
+    let place = place.to_owned();
     let origin: Origin = match serde_json::from_str(first) {
         Ok(origin) => origin,
         Err(error) => {
             let error = error.to_string();
-            return Err(ReadError::Foreign { path, error });
+            return Err(ReadError::Foreign { place, error });
         }
     };
     if origin.report > FORMAT {
         let (format, version) = (origin.report, origin.version);
         return Err(ReadError::Newer {
-            path,
+            place,
             format,
             version,
         });
     }
     if origin.is_of_sandbox() {
         return Err(ReadError::Sandbox {
-            path,
+            place,
             command: origin.command_line(),
             directory: origin.directory,
         });
@@ -277,9 +276,9 @@ fn origin(path: &Path, first: &str) -> Result<Origin, ReadError> {
 /// A transfer, a source, and its version.
 type ObjectVersion = (String, String, Option<String>);
 
-/// What was read so far of a report.
+/// The part of a report that was read so far.
 struct Reader<'a> {
-    path: &'a Path,
+    place: String,
     origin: &'a Origin,
     /// With the line that says so, and the destination.
     undone: BTreeMap<ObjectVersion, (Undone, usize, String)>,
@@ -295,7 +294,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn at(&self, line: usize) -> ReportLine {
         ReportLine {
-            path: self.path.to_owned(),
+            place: self.place.clone(),
             line,
             command: self.origin.command_line(),
             directory: self.origin.directory.clone(),
@@ -341,7 +340,7 @@ impl Reader<'_> {
         match (line.status, before) {
             (Status::Failed, _) => insert(object, Undone::Failed),
             (Status::Done, _) => _ = self.undone.remove(&object),
-            // What failed before has not succeeded since.
+            // An object that failed before has not succeeded since.
             (_, Some(Undone::Failed)) => {}
             (Status::Stopped, _) => insert(object, Undone::Stopped),
             (Status::Restoring, _) => insert(object, Undone::Restoring),
@@ -422,7 +421,7 @@ mod tests {
     fn of(lines: &[&str]) -> Result<Report, ReadError> {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), lines.join("\n")).unwrap();
-        read(file.path())
+        futures::executor::block_on(read(ReportLines::of_file(file.path())?))
     }
 
     #[test]

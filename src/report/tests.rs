@@ -58,6 +58,10 @@ fn a_journal_goes_on_with_a_report_where_it_is_known_to_be_right() {
     assert_eq!(serde_json::from_str::<Origin>(&first).unwrap(), origin());
 }
 
+fn finish(report: &ReportWriter, path: &Path, footer: &Footer) -> Result<(), ReportError> {
+    futures::executor::block_on(report.end(path).unwrap().finish(footer))
+}
+
 #[test]
 fn a_resumed_run_keeps_the_first_header_and_cuts_off_the_footer() {
     let dir = tempfile::tempdir().unwrap();
@@ -66,7 +70,7 @@ fn a_resumed_run_keeps_the_first_header_and_cuts_off_the_footer() {
     first.add("1");
     let length = first.sync().unwrap();
     let end = Footer::of(&Outcome::default(), 4);
-    first.end(&path).unwrap().finish(&end).unwrap();
+    finish(&first, &path, &end).unwrap();
     let longer = Origin {
         host: "another machine".into(),
         ..origin()
@@ -85,7 +89,7 @@ fn a_resumed_run_keeps_the_first_header_and_cuts_off_the_footer() {
         }
         second.sync().unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), format!("{header}\n1\n"));
-        second.end(&path).unwrap().finish(&end).unwrap();
+        finish(&second, &path, &end).unwrap();
         assert!(fs::read_to_string(&path).unwrap().contains(r#""lines":1,"#));
     }
     // Longer in the journal's memory than on the disk: the footer does not end up in the middle.
@@ -96,7 +100,7 @@ fn a_resumed_run_keeps_the_first_header_and_cuts_off_the_footer() {
         fs::read_to_string(&path).unwrap(),
         format!("{header}\n1\n{GAP}")
     );
-    // The report of another run is not gone on with.
+    // The report of another run is not continued.
     let other = Origin {
         run: "other".into(),
         ..origin()
@@ -173,7 +177,7 @@ fn a_report_begun_anew_says_that_it_lacks_receipts_whatever_the_length_of_its_he
             text.ends_with(&format!("}}\n{GAP}2\n")) && text.lines().count() == 3,
             "{text}"
         );
-        // What this session has written is not lost with the next rewind.
+        // The next rewind does not lose receipts of this session.
         assert_eq!(writer.rewind(synced).unwrap(), synced);
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
     }

@@ -1,24 +1,29 @@
 //! Small objects that this crate keeps for itself: read into memory.
 
+use std::num::NonZeroU64;
+
 use super::bounds::TooLong;
 use super::causes::{find, plain};
-use super::verbs::failure;
+use super::requests::failure;
 use super::{Client, Failure, FailureKind, Operation};
 use crate::location::{BucketName, ObjectKey};
 use crate::size::ByteSize;
 
 impl Client {
-    /// The bytes of an object.
+    /// Returns the bytes of an object, or the first `most` of them. A server that knows no ranges
+    /// gives all.
     pub async fn get_small(
         &self,
         bucket: &BucketName,
         key: &ObjectKey,
+        most: Option<NonZeroU64>,
     ) -> Result<bytes::Bytes, Failure> {
         let answer = self
             .sdk
             .get_object()
             .bucket(bucket.as_str())
             .key(key.as_str())
+            .set_range(most.map(|most| format!("bytes=0-{}", most.get() - 1)))
             .send()
             .await;
         let output =
@@ -39,7 +44,7 @@ impl Client {
             .map_err(|error| match find::<TooLong>(&error) {
                 Some(TooLong::Body(most)) => {
                     let message = format!(
-                        "the object has more than {}, too many for a journal",
+                        "the object has more than {}, too many for a journal or a report",
                         ByteSize(*most)
                     );
                     broken(FailureKind::Invalid, message)

@@ -337,6 +337,10 @@ async fn the_journal_is_looked_at_and_not_written() {
     assert_eq!(exit, 0, "{stdout}{stderr}");
     let said = "\nok  journal: s3://destination/journal/\n    not checked: writing to s3://destination/journal/\n";
     assert!(stdout.contains(said), "{stdout}");
+    let report = "report: {s3: s3://destination/reports/}\n";
+    let (exit, stdout, stderr) = check_in(&dir, &world, "check", report).await;
+    let said = "\nok  report: s3://destination/reports/\n    not checked: writing to s3://destination/reports/\n";
+    assert!(exit == 0 && stdout.contains(said), "{stdout}{stderr}");
     assert_nothing_written(&world);
     let (exit, stdout, _) = check_in(&dir, &world, "check", "journal: none\n").await;
     assert!(exit == 0 && !stdout.contains("journal:"), "{stdout}");
@@ -351,6 +355,11 @@ async fn a_journal_that_cannot_be_used_fails_in_check_as_in_run() {
         ("journal: file/x\n", "file is not a directory"),
         ("journal: s3://destination/forbidden/\n", "AccessDenied"),
         ("journal: s3://missing/journal/\n", "missing"),
+        (
+            "report: {s3: s3://destination/forbidden/}\n",
+            "AccessDenied",
+        ),
+        ("report: {s3: s3://missing/reports/}\n", "missing"),
     ] {
         let (exit, stdout, stderr) = check_in(&dir, &world, "check", journal).await;
         assert_eq!(exit, 3, "{journal}: {stdout}{stderr}");

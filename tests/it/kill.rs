@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +22,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::cli::process_at;
+use crate::reports::lines_of;
+use crate::reports::s3::lines_below;
 use crate::world::{DESTINATION, SOURCE, World, destination, upload_all};
 
 /// How often the command is killed in all.
@@ -45,6 +47,8 @@ enum Errand {
     Copy,
     /// The same with its journal in S3.
     JournalInS3,
+    /// The same with its report in S3 too.
+    ReportInS3,
     /// An upload of files.
     Upload,
 }
@@ -56,7 +60,7 @@ impl Errand {
     /// Parts of each of the large objects.
     fn parts(self) -> &'static [u64] {
         match self {
-            Self::Copy | Self::JournalInS3 => &[40, 25, 10],
+            Self::Copy | Self::JournalInS3 | Self::ReportInS3 => &[40, 25, 10],
             // Bytes of files are real.
             Self::Upload => &[4, 2],
         }
@@ -64,7 +68,7 @@ impl Errand {
 
     fn small(self) -> u64 {
         match self {
-            Self::Copy | Self::JournalInS3 => 40,
+            Self::Copy | Self::JournalInS3 | Self::ReportInS3 => 40,
             Self::Upload => 12,
         }
     }
@@ -78,7 +82,7 @@ impl Errand {
         ];
         let own: &[Moment] = match self {
             Self::Copy => COPY,
-            Self::JournalInS3 => &[
+            Self::JournalInS3 | Self::ReportInS3 => &[
                 COPY,
                 &[(Operation::PutObject, 12), (Operation::GetObject, 4)],
             ]
@@ -95,7 +99,9 @@ impl Errand {
     /// Requests that move bytes: of parts, and of whole objects.
     fn moves(self) -> (Operation, Operation) {
         match self {
-            Self::Copy | Self::JournalInS3 => (Operation::UploadPartCopy, Operation::CopyObject),
+            Self::Copy | Self::JournalInS3 | Self::ReportInS3 => {
+                (Operation::UploadPartCopy, Operation::CopyObject)
+            }
             Self::Upload => (Operation::UploadPart, Operation::PutObject),
         }
     }
@@ -209,7 +215,12 @@ impl Round {
                     "s3://source/"
                 },
             ])
-            .args(["s3://destination/", "--report", "report.jsonl"])
+            .args(["s3://destination/", "--report"])
+            .arg(if self.errand == Errand::ReportInS3 {
+                "s3://ops/kill/"
+            } else {
+                "report.jsonl"
+            })
             .args([
                 "--provider",
                 "aws",
@@ -219,10 +230,9 @@ impl Round {
                 "5MiB",
             ])
             .args(["--in-flight", &IN_FLIGHT.to_string()])
-            .args(if self.errand == Errand::JournalInS3 {
-                &["--journal", "s3://ops/kill/"][..]
-            } else {
-                &[]
+            .args(match self.errand {
+                Errand::JournalInS3 | Errand::ReportInS3 => &["--journal", "s3://ops/kill/"][..],
+                Errand::Copy | Errand::Upload => &[],
             })
             .stdout(Stdio::null())
             .stderr(fs::File::create(self.errors()).unwrap())
@@ -331,16 +341,20 @@ impl Round {
                 "{sent} {operation:?} of {needed} after {kills} kills"
             );
         }
-        assert_reported(&self.directory.path().join("report.jsonl"), &keys);
+        let lines = if self.errand == Errand::ReportInS3 {
+            lines_below(&world.sandbox, "kill/")
+        } else {
+            lines_of(&self.directory.path().join("report.jsonl"))
+        };
+        assert_reported(&lines, &keys);
     }
 }
 
 /// Every object stands in the report exactly once, however many sessions it took.
-fn assert_reported(report: &Path, keys: &[String]) {
-    let text = fs::read_to_string(report).unwrap();
+fn assert_reported(report: &[Value], keys: &[String]) {
+    assert!(report.last().unwrap()["footer"]["complete"] == true);
     let mut lines: BTreeMap<String, u32> = BTreeMap::new();
-    for line in text.lines() {
-        let line: Value = serde_json::from_str(line).unwrap();
+    for line in report {
         if let Some(destination) = line["destination"].as_str() {
             *lines.entry(destination.to_owned()).or_default() += 1;
         }
@@ -387,6 +401,11 @@ async fn killed_at_random_moments_it_comes_to_what_one_run_comes_to() {
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_with_its_journal_in_s3_it_comes_to_what_one_run_comes_to() {
     killed(Errand::JournalInS3, FEWER_KILLS).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_with_its_report_in_s3_it_comes_to_what_one_run_comes_to() {
+    killed(Errand::ReportInS3, FEWER_KILLS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

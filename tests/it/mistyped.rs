@@ -68,8 +68,15 @@ async fn another_notation_is_answered_before_any_request(#[case] typed: &str, #[
 #[rstest]
 #[case("journal: s3:/ops/journal/", "s3://ops/journal/")]
 #[case("journal: arn:aws:s3:::ops/journal/", "s3://ops/journal/")]
-#[case("report: {json: s3://ops/report.jsonl}", "a report is a file")]
-#[case("report: {json: S3://ops/report.jsonl}", "a report is a file")]
+#[case(
+    "report: {json: s3://ops/report.jsonl}",
+    "names a file of this machine"
+)]
+#[case(
+    "report: {json: S3://ops/report.jsonl}",
+    "names a file of this machine"
+)]
+#[case("report: {s3: s3://ops/report.jsonl}", "with a slash at the end")]
 #[tokio::test]
 async fn journals_and_reports_go_where_they_can_go(#[case] field: &str, #[case] said: &str) {
     let dir = tempfile::tempdir().unwrap();

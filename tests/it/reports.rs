@@ -2,6 +2,8 @@
 //! for a whole one.
 
 mod read;
+pub(crate) mod s3;
+mod s3_damaged;
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,9 +1,5 @@
 //! `verify --report`: compares again what the receipts of a run name.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader};
-use std::path::Path;
-
 use futures::StreamExt;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
@@ -11,11 +7,12 @@ use tokio_util::sync::CancellationToken;
 use super::Verify;
 use super::tell::Console;
 use crate::cli::place::Place as Surroundings;
+use crate::cli::report::{FoundReport, unread};
 use crate::cli::retry::{job_of, moved};
 use crate::cli::{CliError, note};
 use crate::connections::Connections;
 use crate::location::S3Uri;
-use crate::manifest::job::{Transfer, Versions};
+use crate::manifest::job::{ReportPlace, Transfer, Versions};
 use crate::pace::gate::by_itself;
 use crate::report::read::read;
 use crate::s3::Failure;
@@ -25,21 +22,20 @@ use crate::verify::{self, Counts, Place};
 const AT_ONCE: usize = 256;
 
 impl Verify {
-    /// Compares what the receipts of a run name. A line that is no receipt is a mistake and not
-    /// skipped.
+    /// Compares the objects that the receipts of a run name. A line that is not a receipt is an
+    /// error and is not skipped.
     pub(super) async fn receipts(
         &self,
-        path: &Path,
+        place: &ReportPlace,
         console: &mut Console,
     ) -> Result<Counts, CliError> {
-        self.says_itself(&path.display().to_string())?;
-        let usage =
-            |what: String| CliError::Usage(format!("the report {}: {what}", path.display()));
+        self.says_itself(&place.to_string())?;
+        let usage = |what: String| CliError::Usage(format!("the report {place}: {what}"));
+        let found = FoundReport::open(place, &self.endpoint).await?;
         // Read to its end before anything is compared: a report that was cut proves nothing.
-        let report = read(path).map_err(|error| CliError::Usage(error.to_string()))?;
-        let file = File::open(path).map_err(|error| usage(error.to_string()))?;
-        let mut lines = BufReader::new(file).lines();
-        lines.next().transpose()?;
+        let report = read(found.lines()?).await.map_err(unread)?;
+        let mut lines = found.lines()?;
+        lines.next().await.map_err(unread)?;
         // The command is read again for its endpoints.
         let job = job_of(&report.origin)?;
         for change in report.origin.changes(&job) {
@@ -53,14 +49,15 @@ impl Verify {
         let mut running = futures::stream::FuturesUnordered::new();
         let deep = self.deep();
         let footers = usize::from(report.footer.is_some());
-        let mut lines = (2_u64..).zip(lines).peekable();
-        while let Some((number, line)) = lines.next() {
-            let line = line?;
-            if footers > 0 && lines.peek().is_none() {
+        let (mut number, mut following) = (1_usize, lines.next().await.map_err(unread)?);
+        while let Some(line) = following {
+            number += 1;
+            following = lines.next().await.map_err(unread)?;
+            if footers > 0 && following.is_none() {
                 break;
             }
             // Each object is compared once.
-            if usize::try_from(number).is_ok_and(|number| report.superseded.contains(&number)) {
+            if report.superseded.contains(&number) {
                 continue;
             }
             let receipt: Line = serde_json::from_str(&line)
@@ -122,7 +119,7 @@ impl Verify {
     }
 }
 
-/// What `verify` reads of a receipt.
+/// The fields of a receipt that `verify` reads.
 #[derive(Debug, Deserialize)]
 struct Line {
     transfer: String,
@@ -135,7 +132,7 @@ struct Line {
     destination_version: Option<String>,
 }
 
-/// Why a receipt cannot be compared.
+/// The reason why a receipt cannot be compared.
 enum Unfit {
     /// The line is wrong, for this reason.
     Line(String),
@@ -143,14 +140,14 @@ enum Unfit {
     Bucket(Failure),
 }
 
-/// The two objects of a receipt; `None` for files and for what the run neither copied nor found
-/// equal.
+/// Returns the two objects of a receipt; `None` for files and for objects that the run neither
+/// copied nor found equal.
 async fn places(
     connections: &mut Connections,
     transfer: &Transfer,
     line: Line,
 ) -> Result<Option<(Place, Place)>, Unfit> {
-    // What was left alone because the key was taken need not be equal.
+    // An object that was skipped because its key was taken need not be equal.
     let is_equal = matches!(
         (line.status.as_str(), line.reason.as_deref()),
         ("done", _) | ("skipped", Some("equal"))

@@ -1,8 +1,8 @@
 //! A multipart upload of local bytes, of a file or of a stream.
 //!
 //! Each part is summed while it is in memory anyway. The sums combine into the checksum of the
-//! whole, which S3 must come to before it publishes the object; where the server knows no checksums,
-//! the MD5 of each part is compared with the `ETag` that came back.
+//! whole, which S3 must confirm before it publishes the object; where the server knows no
+//! checksums, the MD5 of each part is compared with the `ETag` that came back.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::endpoint::capabilities::ConditionalWrite;
 use crate::execute::adopt::{self, Begun, Found, Left, Published, Wish};
 use crate::execute::claim;
 use crate::execute::part::Progress;
-use crate::execute::published::Look;
+use crate::execute::published::HeadCheck;
 use crate::execute::receipt::{Ending, Proof};
 use crate::execute::sent::{READ_SUM, Sums, demand, equal, found, look_at, settle};
 use crate::execute::tracked::{Terms, Tracked};
@@ -46,7 +46,7 @@ pub(in crate::execute) struct Upload {
 }
 
 impl Upload {
-    /// Begins the upload of a file, or goes on with one that an earlier session left open.
+    /// Creates the upload of a file, or resumes one that an earlier session left open.
     pub(super) async fn of_file(
         work: &Work,
         step: &Step,
@@ -64,8 +64,8 @@ impl Upload {
             attributes,
             checksum: None,
         };
-        // One that became an object unseen is no proof that the file was whole then: it is sent
-        // again.
+        // An upload that became an object without an answer does not prove that the file was whole
+        // then: the file is sent again.
         if let Some(Found::Open(begun)) = adopt::find(work, left, &wish, draft).await? {
             return Ok(Self::of(work, attributes, *begun));
         }
@@ -83,7 +83,7 @@ impl Upload {
         Ok(Self::of(work, attributes, begun))
     }
 
-    /// Begins the upload of a stream, which can not be gone on with: what was read of it is gone.
+    /// Creates the upload of a stream, which cannot be resumed: bytes that were read are gone.
     pub(in crate::execute) async fn of_stream(
         work: &Work,
         key: &ObjectKey,
@@ -130,7 +130,7 @@ impl Upload {
         }
     }
 
-    /// A part that S3 holds already, if it is of these very bytes.
+    /// Returns a part that S3 holds already, if it consists of exactly these bytes.
     fn kept(&self, number: u32, size: u64, sum: Option<&Checksum>) -> Option<PartDone> {
         let at = self
             .begun
@@ -257,7 +257,7 @@ impl Upload {
         } else {
             attributes
         };
-        let look = Look {
+        let look = HeadCheck {
             size,
             parts,
             is_needed: must_look,
@@ -278,14 +278,14 @@ impl Upload {
         };
         let proof = match proof {
             Ok(proof) => proof,
-            Err(what) => return Err(work.unequal(key, &written, &what).await.into()),
+            Err(what) => return Err(work.reject_published(key, &written, &what).await.into()),
         };
         drop(place);
         let proof = settle(work, key, proof, local, &written, size).await?;
         Ok(done(proof, written))
     }
 
-    /// Returns the algorithm of the parts' checksums, if they are no MD5s.
+    /// Returns the algorithm of the parts' checksums, if they are not MD5s.
     fn summed_with(&self) -> Option<ChecksumAlgorithm> {
         self.algorithm.or(self.reads.then_some(READ_SUM))
     }

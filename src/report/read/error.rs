@@ -1,17 +1,18 @@
-//! Why a report cannot be used, and what to do about it.
+//! The reasons why a report cannot be used, and their remedies.
 
 use std::io;
 use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::report::error::ReportError;
 use crate::report::frame::FORMAT;
 
 /// A line of a report, and the command that wrote the report.
 #[derive(Clone, Debug)]
 pub struct ReportLine {
     /// The report.
-    pub path: PathBuf,
+    pub place: String,
     /// The number of the line, 1 for the first.
     pub line: usize,
     /// The command that wrote the report.
@@ -20,36 +21,39 @@ pub struct ReportLine {
     pub directory: PathBuf,
 }
 
-/// Why a report cannot be used.
+/// The reason why a report cannot be used.
 #[derive(Debug, Error)]
 pub enum ReadError {
     /// It could not be read.
-    #[error("can't read the report {}: {error}", path.display())]
+    #[error("can't read the report {place}: {error}")]
     Io {
         /// The report.
-        path: PathBuf,
+        place: String,
         /// The answer of the operating system.
         error: io::Error,
     },
+    /// It could not be read from S3.
+    #[error(transparent)]
+    Store(ReportError),
     /// It is something else.
     #[error(
-        "{} is no report of s3haul: its first line does not say which command wrote it: {error}; name a file that --report or \
-         `report.json` wrote", path.display()
+        "{place} is no report of s3haul: its first line does not say which command wrote it: {error}; name a file that --report \
+         or `report.json` wrote"
     )]
     Foreign {
         /// The file.
-        path: PathBuf,
+        place: String,
         /// The mistake.
         error: String,
     },
     /// It is the report of a run with `--sandbox`.
     #[error(
-        "the report {} comes from a run with --sandbox: the buckets that it names were in that process and are gone. Run \
-         `{command}` again in {}, without --sandbox for a report of real buckets", path.display(), directory.display()
+        "the report {place} comes from a run with --sandbox: the buckets that it names were in that process and are gone. Run \
+         `{command}` again in {}, without --sandbox for a report of real buckets", directory.display()
     )]
     Sandbox {
         /// The report.
-        path: PathBuf,
+        place: String,
         /// The command that wrote it.
         command: String,
         /// The directory of that command.
@@ -57,12 +61,12 @@ pub enum ReadError {
     },
     /// A later version of s3haul wrote it.
     #[error(
-        "the report {} has format {format}, and this version of s3haul reads up to {FORMAT}; use the version that wrote it, \
-         {version}, or a later one", path.display()
+        "the report {place} has format {format}, and this version of s3haul reads up to {FORMAT}; use the version that wrote it, \
+         {version}, or a later one"
     )]
     Newer {
         /// The report.
-        path: PathBuf,
+        place: String,
         /// Its format.
         format: u32,
         /// The version that wrote it.
@@ -71,7 +75,7 @@ pub enum ReadError {
     /// A line was cut or changed.
     #[error(
         "the report {}: line {} is no receipt: {error}; the file was cut or changed. Run `{}` again in {}, which \
-         writes the report anew", at.path.display(), at.line, at.command, at.directory.display()
+         writes the report anew", at.place, at.line, at.command, at.directory.display()
     )]
     Torn {
         /// The line.
@@ -82,7 +86,7 @@ pub enum ReadError {
     /// A line stands there twice.
     #[error(
         "the report {}: line {} repeats line {of}; the file was changed. Run `{}` again in {}, which writes the \
-         report anew", at.path.display(), at.line, at.command, at.directory.display()
+         report anew", at.place, at.line, at.command, at.directory.display()
     )]
     Repeated {
         /// The line.
@@ -93,7 +97,7 @@ pub enum ReadError {
     /// It has another number of receipts than its footer says.
     #[error(
         "the report {} has {receipts} receipts in lines 2 to {}, and its footer in line {} counts {counted}: lines were \
-         {}. Run `{}` again in {}, which writes the report anew", at.path.display(), at.line - 1, at.line,
+         {}. Run `{}` again in {}, which writes the report anew", at.place, at.line - 1, at.line,
         if *receipts as u64 > *counted { "added" } else { "removed" }, at.command, at.directory.display()
     )]
     Miscounted {
@@ -107,7 +111,7 @@ pub enum ReadError {
     /// A line was changed and is a receipt all the same.
     #[error(
         "the report {}: lines 1 to {} are not those that the footer in line {} was written for: the file was changed. Run \
-         `{}` again in {}, which writes the report anew", .0.path.display(), .0.line - 1, .0.line, .0.command,
+         `{}` again in {}, which writes the report anew", .0.place, .0.line - 1, .0.line, .0.command,
         .0.directory.display()
     )]
     Changed(
@@ -118,7 +122,7 @@ pub enum ReadError {
     #[error(
         "the report {} has no footer behind line {}: its run is still at work or was killed, or the file was cut. Wait for \
          the run, or run `{}` again in {}: that resumes the run if it has a journal, and completes the report",
-        .0.path.display(), .0.line, .0.command, .0.directory.display()
+        .0.place, .0.line, .0.command, .0.directory.display()
     )]
     Unfinished(
         /// The last line.
@@ -127,7 +131,7 @@ pub enum ReadError {
     /// Receipts of an earlier session are not in it.
     #[error(
         "the report {} lacks receipts of an earlier session of its run (line {}), because the file was moved or another \
-         one was named when the run was resumed. Run `{}` again in {} for a whole report", .0.path.display(), .0.line,
+         one was named when the run was resumed. Run `{}` again in {} for a whole report", .0.place, .0.line,
         .0.command, .0.directory.display()
     )]
     Gap(

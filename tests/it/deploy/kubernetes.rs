@@ -7,6 +7,7 @@ use std::process::Command;
 use s3haul::cli::Exit;
 use s3haul::execute;
 use s3haul::manifest;
+use s3haul::manifest::job::JournalPlace;
 use serde_yaml::Value;
 
 use super::{files, read, root, texts, yaml};
@@ -81,18 +82,18 @@ fn a_patch_is_for_something_that_the_base_has() {
 }
 
 #[test]
-fn the_manifests_are_valid_and_their_reports_have_a_place() {
+fn the_manifests_are_valid_and_keep_journal_and_report_in_s3() {
     let (_, _, pod, container) = cron_job();
-    let mounts = container["volumeMounts"].as_sequence().unwrap();
-    let writable: Vec<_> = pod["volumes"]
-        .as_sequence()
-        .unwrap()
-        .iter()
-        .filter(|volume| volume.get("emptyDir").is_some())
-        .filter_map(|volume| mounts.iter().find(|mount| mount["name"] == volume["name"]))
-        .map(|mount| mount["mountPath"].as_str().unwrap())
-        .collect();
-    assert_eq!(writable.len(), 1, "the root file system is read-only");
+    // A pod goes with its files, and one with an emptyDir holds its node.
+    let volumes = pod["volumes"].as_sequence().unwrap();
+    assert!(
+        volumes
+            .iter()
+            .all(|volume| volume.get("configMap").is_some()),
+        "{volumes:?}"
+    );
+    assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
+    let policy = read("deploy/iam/journal.json");
     for directory in [BASE].into_iter().chain(OVERLAYS) {
         let path = Path::new(directory).join("job.yaml");
         let job = manifest::parse(
@@ -103,9 +104,16 @@ fn the_manifests_are_valid_and_their_reports_have_a_place() {
         .unwrap_or_else(|problems| panic!("{problems}"));
         let report = job
             .report
-            .json
+            .s3
             .expect("a run without receipts proves nothing to anybody");
-        assert!(report.starts_with(writable[0]), "{}", report.display());
+        let JournalPlace::Prefix(journal) = job.journal else {
+            panic!("{directory}: {:?}", job.journal);
+        };
+        for place in [report, journal] {
+            let below = place.key.as_str().split('/').next().unwrap();
+            let allowed = format!("arn:aws:s3:::{}/{below}/*", place.bucket);
+            assert!(policy.contains(&allowed), "{directory}: {place}");
+        }
     }
 }
 
@@ -282,7 +290,7 @@ fn the_pod_knows_its_job_and_its_name() {
         field("S3HAUL_JOB_UID"),
         "metadata.labels['batch.kubernetes.io/controller-uid']"
     );
-    assert_eq!(field("S3HAUL_POD_NAME"), "metadata.name");
+    assert_eq!(field("POD_NAME"), "metadata.name");
 }
 
 #[test]
@@ -337,7 +345,7 @@ fn the_pod_may_do_nothing_that_it_need_not() {
     assert_eq!(security["seccompProfile"]["type"], "RuntimeDefault");
     assert_eq!(
         security["fsGroup"], security["runAsUser"],
-        "or the report's directory is not writable"
+        "or a token or a claim that is mounted cannot be used"
     );
     let security = &container["securityContext"];
     assert_eq!(security["allowPrivilegeEscalation"], false);

@@ -53,7 +53,7 @@ fn start(world: &World, directory: &Path, job: &str, pod: &str, more: &[&str]) -
     let mut command = process_at(world);
     command
         .env("S3HAUL_JOB_UID", job)
-        .env("S3HAUL_POD_NAME", pod)
+        .env("POD_NAME", pod)
         .args(["run", "job.yaml"])
         .args(more)
         .current_dir(directory)
@@ -354,7 +354,7 @@ async fn a_run_that_waits_begins_when_the_holder_has_ended(#[case] in_s3: bool) 
         .args(["run", "job.yaml"])
         .args(place)
         .env("S3HAUL_WAIT", "10m")
-        .env("S3HAUL_POD_NAME", "pod-b")
+        .env("POD_NAME", "pod-b")
         .current_dir(second.path())
         .stdout(std::process::Stdio::null())
         .stderr(std::fs::File::create(&messages).unwrap());
@@ -383,7 +383,7 @@ async fn a_run_that_waits_replaces_a_holder_that_dies() {
     let mut second_run = process_at(&world);
     second_run
         .args(["run", "job.yaml", "--wait", "10m"])
-        .env("S3HAUL_POD_NAME", "pod-b")
+        .env("POD_NAME", "pod-b")
         .current_dir(second.path())
         .stdout(std::process::Stdio::null())
         .stderr(std::fs::File::create(&messages).unwrap());

@@ -77,5 +77,8 @@ class Server:
         pages = self.client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         return {each["Key"]: (each["Size"], each["ETag"]) for page in pages for each in page.get("Contents", [])}
 
+    def content(self, bucket, key):
+        return self.client().get_object(Bucket=bucket, Key=key)["Body"].read()
+
     def uploads(self, bucket):
         return self.client().list_multipart_uploads(Bucket=bucket).get("Uploads", [])

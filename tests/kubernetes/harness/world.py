@@ -6,6 +6,7 @@ also knows the pods that are gone.
 
 import json
 import os
+import subprocess
 import time
 
 import yaml
@@ -13,7 +14,7 @@ import yaml
 from . import ROOT
 from .build import IMAGE
 from .processes import Processes
-from .server import KEYS, Server
+from .server import KEYS, REGION, Server
 
 SOURCE, DESTINATION, OPS = "lake-prod", "lake-replica", "lake-ops"
 NEVER = "0 0 1 1 *"
@@ -74,12 +75,14 @@ class World:
             "images": [{"name": "s3haul", "newName": name, "newTag": tag}],
             "patches": [{"patch": yaml.safe_dump(patch)}],
         }
+        manifest = yaml.safe_load((ROOT / "deploy/kubernetes/job.yaml").read_text())
+        # A journal and a report in S3 need a server that is known to honour If-None-Match.
+        manifest["endpoints"]["default"]["provider"] = "aws"
         if job:
-            manifest = yaml.safe_load((ROOT / "deploy/kubernetes/job.yaml").read_text())
             job(manifest)
-            (self.directory / "job.yaml").write_text(yaml.safe_dump(manifest))
-            generator = {"name": "s3haul-job", "behavior": "replace", "files": ["job.yaml"]}
-            kustomization["configMapGenerator"] = [generator]
+        (self.directory / "job.yaml").write_text(yaml.safe_dump(manifest))
+        generator = {"name": "s3haul-job", "behavior": "replace", "files": ["job.yaml"]}
+        kustomization["configMapGenerator"] = [generator]
         (self.directory / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
 
     def run_now(self, name="s3haul-now"):
@@ -176,14 +179,27 @@ class World:
         """The id of a pod's process on this machine."""
         return int(self._of_kubelet(pod, "containers/s3haul/pid").read_text())
 
-    def report(self, pod, name="nightly-replica.jsonl"):
-        """The lines of the report on the pod's emptyDir: head, receipts, and foot."""
-        return [json.loads(line) for line in self._of_kubelet(pod, f"volumes/report/{name}").read_text().splitlines()]
+    def report(self, prefix="s3haul/nightly-replica/"):
+        """The lines of the latest report in S3: head, receipts, and foot. Each piece cuts off what stands behind its beginning."""
+        keys = sorted(key for key in self.server.objects(OPS, f"{prefix}report-"))
+        latest = keys[-1].rpartition("/")[0] if keys else "none"
+        report = b""
+        for key in keys:
+            if key.startswith(f"{latest}/"):
+                head, _, body = self.server.content(OPS, key).partition(b"\n")
+                report = report[: json.loads(head)["at"]] + body
+        return [json.loads(line) for line in report.splitlines()]
 
     def _of_kubelet(self, pod, path):
         found = next(each for each in self.pods() if name_of(each) == pod)
         node = self.cluster.node_directory(found["spec"]["nodeName"])
         return node / "pods" / found["metadata"]["uid"] / path
+
+    def s3haul(self, *arguments):
+        """What a command prints as JSON, run beside the cluster by an engineer with the keys."""
+        environment = {**KEYS, "AWS_ENDPOINT_URL_S3": self.server.url, "AWS_REGION": REGION, "HOME": str(self.directory)}
+        command = [str(self.cluster.binary), *arguments]
+        return json.loads(subprocess.run(command, env=environment, check=True, capture_output=True, timeout=60).stdout)
 
     # What is asserted often.
 
@@ -203,8 +219,8 @@ class World:
         for text in texts:
             assert text in log, f"{text!r} is not in the log:\n{log}"
 
-    def assert_one_receipt_per_object(self, pod):
-        head, *receipts, foot = self.report(pod)
+    def assert_one_receipt_per_object(self, **options):
+        head, *receipts, foot = self.report(**options)
         assert "report" in head and "footer" in foot, (head, foot)
         keys = sorted(receipt["destination"] for receipt in receipts)
         equal(keys, sorted(f"s3://{DESTINATION}/{key}" for key in self.server.objects(SOURCE)), "receipts")

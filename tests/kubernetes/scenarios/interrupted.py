@@ -43,8 +43,12 @@ def evicted(world):
 
 @scenario
 def evicted_without_a_journal(world):
-    """The base as it is: the next pod lists both sides again."""
-    job, pod = half_done(world)
+    """The next pod lists both sides again."""
+
+    def without(manifest):
+        manifest["journal"] = "none"
+
+    job, pod = half_done(world, job=without)
     world.evict(pod)
     completes(world, job, [4, 0])
 
@@ -55,7 +59,7 @@ def drained(world):
     _, there = world.own_nodes(2)
     job, _ = half_done(world, job=journal_in_s3, pod=there)
     node = world.pods(job)[0]["spec"]["nodeName"]
-    world.cluster.kubectl("drain", node, "--delete-emptydir-data", "--ignore-daemonsets", "--timeout=60s")
+    world.cluster.kubectl("drain", node, "--ignore-daemonsets", "--timeout=60s")
     completes(world, job, [4, 0])
     assert world.pods(job)[1]["spec"]["nodeName"] != node, "the second pod is elsewhere"
 

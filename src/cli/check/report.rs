@@ -1,0 +1,44 @@
+//! Looks at the prefix in S3 to which a run of the job would report, and changes nothing there.
+
+use futures::FutureExt as _;
+
+use super::super::journal::reports;
+use super::super::{CliError, Output, say_json, say_line};
+use super::look::{Findings, Status};
+use crate::connections::Connections;
+use crate::manifest::job::Job;
+use crate::report::ReportError;
+
+/// Lists the reports below the prefix, and prints whether a run could write one there.
+pub(super) async fn check(
+    job: &Job,
+    connections: &mut Connections,
+    output: Output,
+) -> Result<Findings, CliError> {
+    let mut findings = Findings::default();
+    let Some(reports) = reports(job, connections).await? else {
+        return Ok(findings);
+    };
+    let place = reports.to_string();
+    match reports.probe("").boxed().await {
+        Ok(()) => findings.add(
+            Status::NotChecked,
+            format!("not checked: writing to {place}"),
+        ),
+        Err(ReportError::Store { failure, .. }) if failure.is_passing() => {
+            return Err(failure.into());
+        }
+        Err(error) => findings.forbidden(error.to_string()),
+    }
+    if output.json {
+        say_json(&serde_json::json!({
+            "report": place, "status": findings.status(), "findings": findings.0,
+        }))?;
+        return Ok(findings);
+    }
+    say_line(&format!("{}  report: {place}", findings.status().word()))?;
+    for finding in &findings.0 {
+        say_line(&format!("    {}", finding.text))?;
+    }
+    Ok(findings)
+}

@@ -1,0 +1,133 @@
+//! Reasons why a report is missing or incomplete.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use super::target::TargetError;
+use crate::manifest::job::ReportPlace;
+use crate::s3::Failure;
+
+/// The reason why a report is missing or incomplete.
+#[derive(Debug, Error)]
+pub enum ReportError {
+    /// Its file could not be created.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// Some receipts are not in it.
+    #[error(
+        "the report {place} lacks receipts: {error}; {}",
+        match (kept, place) {
+            (true, ReportPlace::File(_)) => {
+                "the journal has them: free some space, or put the file back, and run the same command again; it completes the \
+                 report and copies nothing twice"
+            }
+            (true, ReportPlace::Prefix(_)) => {
+                "the journal has them: mend what is wrong there, and run the same command again; it completes the report and \
+                 copies nothing twice"
+            }
+            (false, _) => {
+                "they are lost, because no journal is kept; what was copied is at the destination, and the same command run \
+                 again reports it as skipped"
+            }
+        }
+    )]
+    Incomplete {
+        /// The report.
+        place: ReportPlace,
+        /// The first error.
+        error: String,
+        /// True if the journal has the receipts, so that the run can still complete the report.
+        kept: bool,
+    },
+    /// It has all receipts and no footer.
+    #[error(
+        "the report {place} has all its receipts but no footer, so that `retry` and `verify --report` refuse it: {error}; {}",
+        match place {
+            ReportPlace::File(_) => "free some space and run the same command again",
+            ReportPlace::Prefix(_) => "mend what is wrong there, and run the same command again",
+        }
+    )]
+    Footer {
+        /// The report.
+        place: ReportPlace,
+        /// The error.
+        error: String,
+    },
+    /// Somebody else wrote to its file, or cut it, after its last receipt.
+    #[error(
+        "the report {}: {}; run the same command again for a whole report, and do not rotate a report before its run has \
+         ended", path.display(), super::CHANGED
+    )]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It could not take all receipts, and no journal can give them to it later.
+    #[error(
+        "the report {place} lacks receipts: {error}; {}, and run the same command again for a whole report: it finds what was \
+         copied",
+        match place {
+            ReportPlace::File(_) => "free some space, or put the file back",
+            ReportPlace::Prefix(_) => "mend what is wrong there",
+        }
+    )]
+    Unwritten {
+        /// The report.
+        place: ReportPlace,
+        /// The first error.
+        error: String,
+    },
+    /// The path names another file now.
+    #[error(
+        "the report {} was moved, removed, or replaced during the run; its receipts and its footer are in the file that the \
+         run began, wherever that is now. Do not move a report before its run has ended", path.display()
+    )]
+    Moved {
+        /// The path.
+        path: PathBuf,
+    },
+    /// S3 refused a request for a report there.
+    #[error("the report {place}: {failure}")]
+    Store {
+        /// The report.
+        place: String,
+        /// The answer.
+        failure: Failure,
+    },
+    /// A report in S3 cannot be continued, because its objects do not fit together.
+    #[error(
+        "the report {place}: {what}; put them back from a backup or from older versions, or run the job with --fresh for a new report"
+    )]
+    Damaged {
+        /// The report.
+        place: String,
+        /// The mistake.
+        what: String,
+    },
+    /// Another session of the run writes the report in S3.
+    #[error(
+        "the report {place} was taken over by another session of this run on {host}; this session writes no more of it"
+    )]
+    TakenOver {
+        /// The report.
+        place: String,
+        /// The machine or pod of the other session.
+        host: String,
+    },
+    /// The endpoint has no conditional writes, or ignored one, so that two sessions could write the
+    /// same piece.
+    #[error(
+        "the report {place}: a report in S3 needs `If-None-Match` on PutObject, which the endpoint `{endpoint}` {}; write the \
+         report to a file, use another endpoint, or set the endpoint's `provider`",
+        if *ignored { "ignored in a test" } else { "is not known to honour" }
+    )]
+    Unconditional {
+        /// The report.
+        place: String,
+        /// The endpoint's name.
+        endpoint: String,
+        /// True if the endpoint ignored the condition.
+        ignored: bool,
+    },
+}

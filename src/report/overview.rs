@@ -1,0 +1,358 @@
+//! What a report says in few words: its totals, and what is not done and why.
+//!
+//! A report of any length is read line by line, and one that is not complete is read as far as it
+//! goes. Memory grows with the objects that are not done, up to [`MOST_OBJECTS`].
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+use super::frame::{FORMAT, Footer, Origin, footer, is_gap};
+use super::lines::ReportLines;
+use super::read::ReadError;
+use crate::printable::cut;
+
+/// Objects that are remembered because they are not done.
+const MOST_OBJECTS: usize = 1 << 20;
+/// Causes that are told apart.
+const MOST_CAUSES: usize = 100;
+/// Bytes of a message, and of a name.
+const MOST_BYTES: usize = 1024;
+
+/// What a report says.
+#[derive(Clone, Debug, Serialize)]
+pub struct Overview {
+    /// The report.
+    pub report: String,
+    /// How far the report can be trusted.
+    pub state: ReportState,
+    /// What is wrong with a damaged report.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
+    /// The run that it comes from.
+    pub origin: Origin,
+    /// How the run ended. Absent while it is at work, and after it was killed.
+    pub footer: Option<Footer>,
+    /// The lines about objects. A run that was resumed may have several about one object.
+    pub receipts: ReceiptCounts,
+    /// Objects that are not done by the last line about them.
+    pub not_done: u64,
+    /// Why, the most frequent cause first.
+    pub causes: Vec<UndoneCause>,
+}
+
+/// How far a report can be trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReportState {
+    /// The run ended by itself, and all its receipts are here.
+    Complete,
+    /// The run was stopped or gave up, and may not have listed all objects.
+    Stopped,
+    /// There is no footer: the run is at work, or was killed.
+    Unfinished,
+    /// Lines are missing, or were changed.
+    Damaged,
+}
+
+/// Numbers of receipts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ReceiptCounts {
+    /// All.
+    pub lines: u64,
+    /// Objects copied or uploaded.
+    pub done: u64,
+    /// Their bytes.
+    pub done_bytes: u64,
+    /// Objects left as they are.
+    pub skipped: u64,
+    /// Objects that failed.
+    pub failed: u64,
+    /// Objects that a stop left undone.
+    pub stopped: u64,
+    /// Objects that are being restored from an archive.
+    pub restoring: u64,
+    /// Copies that lack attributes.
+    pub with_losses: u64,
+}
+
+/// A cause for which objects are not done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct UndoneCause {
+    /// `failed`, `stopped`, or `restoring`.
+    pub status: &'static str,
+    /// The request that failed.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub operation: String,
+    /// The code of the answer.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub code: String,
+    /// The message of the answer.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// What can be done.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub remedy: String,
+    /// Objects.
+    pub objects: u64,
+    /// The first of them.
+    pub first: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct ReceiptView {
+    transfer: String,
+    source: String,
+    source_version: Option<String>,
+    status: UndoneStatus,
+    #[serde(default)]
+    size: u64,
+    #[serde(default)]
+    losses: Vec<serde::de::IgnoredAny>,
+    #[serde(default)]
+    error: ErrorView,
+}
+
+#[derive(Default, Deserialize)]
+struct ErrorView {
+    #[serde(default)]
+    operation: String,
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    message: String,
+    #[serde(default)]
+    remedy: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum UndoneStatus {
+    Done,
+    Skipped,
+    Restoring,
+    Failed,
+    Stopped,
+}
+
+/// What was read so far.
+struct OverviewReader {
+    counts: ReceiptCounts,
+    /// Each object that is not done, with its cause.
+    undone: BTreeMap<(String, String, Option<String>), (UndoneStatus, usize)>,
+    causes: Vec<UndoneCause>,
+    known: HashMap<(UndoneStatus, String, String, String), usize>,
+    footer: Option<Footer>,
+    damage: Option<String>,
+    sum: crc_fast::Digest,
+    /// True if there were more objects than are remembered.
+    is_full: bool,
+}
+
+/// Reads a report as far as it goes, and names at most `shown` objects for each cause.
+///
+/// # Errors
+/// [`ReadError::Foreign`] for something else, [`ReadError::Newer`], and what reading meets.
+pub async fn overview(mut lines: ReportLines, shown: usize) -> Result<Overview, ReadError> {
+    let first = lines.next().await?.unwrap_or_default();
+    let place = lines.place().to_owned();
+    let origin: Origin = serde_json::from_str(&first).map_err(|error| ReadError::Foreign {
+        place: place.clone(),
+        error: error.to_string(),
+    })?;
+    if origin.report > FORMAT {
+        return Err(ReadError::Newer {
+            place,
+            format: origin.report,
+            version: origin.version,
+        });
+    }
+    let mut reader = OverviewReader {
+        counts: ReceiptCounts::default(),
+        undone: BTreeMap::new(),
+        causes: Vec::new(),
+        known: HashMap::new(),
+        footer: None,
+        damage: None,
+        sum: super::Counted::of_head(format!("{first}\n").as_bytes()).sum,
+        is_full: false,
+    };
+    for number in 2.. {
+        match lines.next().await {
+            Ok(None) => break,
+            Ok(Some(line)) => reader.take(number, &line),
+            Err(ReadError::Io { error, .. }) if error.kind() == io::ErrorKind::InvalidData => {
+                reader.damaged(number, &error.to_string());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(reader.end(place, origin, shown))
+}
+
+impl OverviewReader {
+    /// Remembers the first thing that is wrong.
+    fn damaged(&mut self, number: u64, what: &str) {
+        let what = || cut(format!("line {number}: {what}"), MOST_BYTES);
+        self.damage.get_or_insert_with(what);
+    }
+
+    fn take(&mut self, number: u64, text: &str) {
+        if self.footer.is_some() {
+            return self.damaged(number, "it is behind the footer");
+        }
+        if is_gap(text) {
+            self.sum.update(text.as_bytes());
+            self.sum.update(b"\n");
+            return self.damaged(number, "receipts of an earlier session are missing here");
+        }
+        match serde_json::from_str::<ReceiptView>(text) {
+            Ok(receipt) => {
+                self.sum.update(text.as_bytes());
+                self.sum.update(b"\n");
+                self.count(&receipt);
+                self.fold(receipt);
+            }
+            Err(error) => match footer(text) {
+                Some(footer) => self.footer = Some(footer),
+                None => self.damaged(number, &error.to_string()),
+            },
+        }
+    }
+
+    fn count(&mut self, receipt: &ReceiptView) {
+        let counts = &mut self.counts;
+        counts.lines += 1;
+        match receipt.status {
+            UndoneStatus::Done => {
+                counts.done += 1;
+                counts.done_bytes = counts.done_bytes.saturating_add(receipt.size);
+                counts.with_losses += u64::from(!receipt.losses.is_empty());
+            }
+            UndoneStatus::Skipped => counts.skipped += 1,
+            UndoneStatus::Restoring => counts.restoring += 1,
+            UndoneStatus::Failed => counts.failed += 1,
+            UndoneStatus::Stopped => counts.stopped += 1,
+        }
+    }
+
+    /// Takes the last word about each object, as [`read`](super::read::read) does.
+    fn fold(&mut self, receipt: ReceiptView) {
+        let object = (receipt.transfer, receipt.source, receipt.source_version);
+        let status = receipt.status;
+        let has_failed = |(before, _): &(UndoneStatus, usize)| *before == UndoneStatus::Failed;
+        match status {
+            UndoneStatus::Done => _ = self.undone.remove(&object),
+            _ if status != UndoneStatus::Failed
+                && self.undone.get(&object).is_some_and(has_failed) => {}
+            UndoneStatus::Skipped => _ = self.undone.remove(&object),
+            _ if self.undone.len() >= MOST_OBJECTS && !self.undone.contains_key(&object) => {
+                self.is_full = true;
+            }
+            _ => {
+                let cause = self.cause(status, receipt.error);
+                self.undone.insert(object, (status, cause));
+            }
+        }
+    }
+
+    /// Returns the number of a cause.
+    fn cause(&mut self, status: UndoneStatus, error: ErrorView) -> usize {
+        let short = |text: String| cut(text, MOST_BYTES);
+        let (operation, code) = (short(error.operation), short(error.code));
+        let message = short(error.message);
+        let key = (status, operation.clone(), code.clone(), message.clone());
+        if let Some(known) = self.known.get(&key) {
+            return *known;
+        }
+        let is_last = self.causes.len() >= MOST_CAUSES;
+        let other = (status, String::new(), String::new(), OTHER.to_owned());
+        if is_last && let Some(known) = self.known.get(&other) {
+            return *known;
+        }
+        let remedy = short(error.remedy);
+        let mut cause = UndoneCause {
+            status: status.name(),
+            operation,
+            code,
+            message,
+            remedy,
+            objects: 0,
+            first: Vec::new(),
+        };
+        if is_last {
+            (cause.operation, cause.code) = (String::new(), String::new());
+            (cause.message, cause.remedy) = (OTHER.to_owned(), String::new());
+        }
+        self.known
+            .insert(if is_last { other } else { key }, self.causes.len());
+        self.causes.push(cause);
+        self.causes.len() - 1
+    }
+
+    fn end(mut self, report: String, origin: Origin, shown: usize) -> Overview {
+        self.check_footer();
+        let not_done = self.undone.len() as u64;
+        for ((_, source, _), (_, cause)) in self.undone {
+            let Some(cause) = self.causes.get_mut(cause) else {
+                continue;
+            };
+            cause.objects += 1;
+            if cause.first.len() < shown {
+                cause.first.push(cut(source, MOST_BYTES));
+            }
+        }
+        self.causes.retain(|cause| cause.objects > 0);
+        self.causes
+            .sort_by_key(|cause| std::cmp::Reverse(cause.objects));
+        let state = match &self.footer {
+            _ if self.damage.is_some() => ReportState::Damaged,
+            None if origin.report > 1 => ReportState::Unfinished,
+            Some(footer) if !footer.complete => ReportState::Stopped,
+            _ => ReportState::Complete,
+        };
+        Overview {
+            report,
+            state,
+            damage: self.damage,
+            origin,
+            footer: self.footer,
+            receipts: self.counts,
+            not_done,
+            causes: self.causes,
+        }
+    }
+
+    /// Finds out whether the footer was written for these lines.
+    fn check_footer(&mut self) {
+        let Some(footer) = &self.footer else { return };
+        let sum = format!("{:016x}", self.sum.finalize());
+        let lines = self.counts.lines;
+        let is_changed = footer.lines.is_some_and(|counted| counted != lines)
+            || footer.checksum.as_ref().is_some_and(|told| *told != sum);
+        if is_changed && self.damage.is_none() {
+            self.damage = Some("the footer was written for other lines".to_owned());
+        }
+        if self.is_full && self.damage.is_none() {
+            tracing::warn!(
+                "more than {MOST_OBJECTS} objects are not done; the others are not shown"
+            );
+        }
+    }
+}
+
+/// Stands for the causes beyond [`MOST_CAUSES`].
+const OTHER: &str = "other causes";
+
+impl UndoneStatus {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Skipped => "skipped",
+            Self::Restoring => "restoring",
+            Self::Failed => "failed",
+            Self::Stopped => "stopped",
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! Reports in S3 that somebody else wrote, changed, or lost a piece of.
+
+use s3haul::journal::Ledger as _;
+use s3haul::report::{ReportBucket, ReportError};
+use s3haul::sandbox::{Content, ObjectSpec};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::run_in;
+use super::s3::{OPS, directories, finish, open, receipt, synced, world};
+use crate::world::World;
+
+fn write(world: &World, key: &str, text: impl Into<Vec<u8>>) {
+    let content = Content::bytes(text.into());
+    let store = world.sandbox.store();
+    store.put_object(OPS, key, content, &ObjectSpec::default());
+}
+
+/// Shows the report below `many/`.
+async fn show(world: &World, more: &[&str]) -> (i32, String, String) {
+    let dir = TempDir::new().unwrap();
+    let words = ["report", "show", "s3://ops/many/", "--provider", "aws"];
+    run_in(world, dir.path(), &[&words[..], more].concat()).await
+}
+
+/// A report with these lines behind its header.
+async fn report(world: &World, lines: &[String]) -> String {
+    let bucket = world.bucket(OPS).await;
+    let mut report = open(&bucket, "19ca71fb900a83f4").await;
+    for line in lines {
+        report.add(line);
+    }
+    let (report, written) = synced(report).await;
+    written.unwrap();
+    finish(report.end()).await.unwrap();
+    directories(&world.sandbox, "many/").pop().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_receipts_are_escaped_and_bounded() {
+    let world = world().await;
+    let long = "m".repeat(100_000);
+    let failed = |number: u32, message: &str| {
+        serde_json::json!({
+            "transfer": "t", "source": format!("s3://source/\u{1b}[2J\n{number}"), "destination": "d", "status": "failed",
+            "error": {"operation": "CopyObject\r", "code": "\u{202e}Denied", "message": message, "remedy": "no\u{7}ne"},
+        })
+        .to_string()
+    };
+    let mut lines: Vec<_> = (0..30).map(|number| failed(number, &long)).collect();
+    // More causes than are told apart.
+    lines.extend((30..400).map(|number| failed(number, &format!("cause {number}"))));
+    report(&world, &lines).await;
+    let (exit, stdout, stderr) = show(&world, &["--first", "3"]).await;
+    assert_eq!(exit, 0, "{stderr}");
+    let is_plain = |c: char| c == '\n' || (!c.is_control() && c != '\u{202e}');
+    assert!(stdout.chars().all(is_plain), "{stdout:?}");
+    for said in [
+        r"s3://source/\u{1b}[2J\n0",
+        "other causes",
+        "(cut after 1024 of 100000 bytes)",
+        "      and 27 more",
+        "400 not done",
+    ] {
+        assert!(stdout.contains(said), "{said}: {stdout}");
+    }
+    assert!(stdout.len() < 200_000, "{}", stdout.len());
+    let (_, stdout, _) = show(&world, &["--json"]).await;
+    assert!(stdout.chars().all(is_plain) && stdout.lines().count() == 1);
+    let shown: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(shown["causes"].as_array().unwrap().len(), 101);
+    assert_eq!(shown["causes"][0]["objects"], 271);
+    assert_eq!(shown["causes"][1]["first"].as_array().unwrap().len(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_piece_that_is_missing_or_changed_is_told() {
+    let world = world().await;
+    let lines: Vec<_> = (0..3).map(receipt).collect();
+    let directory = report(&world, &lines).await;
+    let piece = format!("{directory}000003.jsonl");
+    let whole = world.sandbox.store().object(OPS, &piece).unwrap();
+    let whole = whole.content.to_bytes().to_vec();
+    let longer = [&whole[..], b"{}\n"].concat();
+    for (bytes, said) in [
+        (longer, "its piece 3 was changed"),
+        (b"nothing\n".to_vec(), "its piece 3 has no head"),
+        (vec![b'x'; 10_000], "its piece 3 has no head"),
+        // One that cuts off more than it stands for.
+        (
+            String::from_utf8(whole.clone())
+                .unwrap()
+                .replace("\"at\":", "\"at\":1")
+                .into_bytes(),
+            "its piece 3 begins at byte 1",
+        ),
+    ] {
+        write(&world, &piece, bytes);
+        let (exit, stdout, stderr) = show(&world, &[]).await;
+        assert!(
+            (exit, stdout.as_str()) == (3, "") && stderr.contains(said),
+            "{said}: {exit} {stdout} {stderr}"
+        );
+    }
+    world.sandbox.store().delete_object(OPS, &piece);
+    let (exit, _, stderr) = show(&world, &[]).await;
+    assert!(
+        exit == 3 && stderr.contains("pieces are missing"),
+        "{exit} {stderr}"
+    );
+    // A session that resumes such a run begins its report anew, and says what is missing.
+    let bucket = world.bucket(OPS).await;
+    let mut anew = open(&bucket, "19ca71fb900a83f4").await;
+    anew.rewind(500).unwrap();
+    anew.add(&receipt(9));
+    let (anew, written) = synced(anew).await;
+    written.unwrap();
+    finish(anew.end()).await.unwrap();
+    let (exit, stdout, _) = show(&world, &[]).await;
+    assert!(exit == 0 && stdout.contains("are missing here"), "{stdout}");
+
+    // Other lines of the same length.
+    let world = self::world().await;
+    let directory = report(&world, &lines).await;
+    let piece = format!("{directory}000003.jsonl");
+    let text = String::from_utf8(whole).unwrap();
+    write(&world, &piece, text.replace("s3://source/", "s3://sourse/"));
+    let (exit, stdout, _) = show(&world, &[]).await;
+    assert!(
+        exit == 0 && stdout.contains("damaged: the footer was written for other lines"),
+        "{stdout}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_that_are_no_pieces_are_stepped_over() {
+    let world = world().await;
+    for key in [
+        "many/report-",
+        "many/report-99999999T000000Z/000001.jsonl",
+        "many/report-99999999T000000Z-/000001.jsonl",
+        "many/report-zzz/000001.jsonl",
+        "many/report.jsonl",
+        "many/segment-0000000001.log",
+    ] {
+        write(&world, key, "x");
+    }
+    let (exit, _, stderr) = show(&world, &[]).await;
+    assert!(
+        exit == 2 && stderr.contains("there is no report below"),
+        "{exit} {stderr}"
+    );
+    let directory = report(&world, &[receipt(1)]).await;
+    for name in [
+        "readme",
+        "000002.jsonl.bak",
+        "x.jsonl",
+        "-1.jsonl",
+        "deeper/000009.jsonl",
+    ] {
+        write(&world, &format!("{directory}{name}"), "x");
+    }
+    let dir = TempDir::new().unwrap();
+    // The second one lists in no order that is known.
+    for provider in ["aws", "auto"] {
+        let words = ["report", "show", "s3://ops/many/", "--provider", provider];
+        let (exit, stdout, stderr) = run_in(&world, dir.path(), &words).await;
+        assert!(
+            exit == 0 && stdout.contains("complete, exit code 0"),
+            "{provider}: {exit} {stdout} {stderr}"
+        );
+    }
+    let bucket = world.bucket(OPS).await;
+    let reports = ReportBucket::new(bucket, "none/".parse().unwrap());
+    assert!(matches!(reports.latest().await, Ok::<_, ReportError>(None)));
+}
