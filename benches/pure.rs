@@ -17,7 +17,7 @@ use s3haul::checksum;
 use s3haul::journal::event::{Ended, Event, PlannedObject, RunInfo};
 use s3haul::journal::fingerprint::Fingerprint;
 use s3haul::journal::state::RunState;
-use s3haul::journal::{Location, Opened, look};
+use s3haul::journal::{LeaseTerms, Location, Opened, look};
 use s3haul::listing::bisect::{KeyRange, Ranges};
 use s3haul::listing::filter::Filter;
 use s3haul::listing::join::Counterparts;
@@ -282,9 +282,12 @@ fn bytes_in(directory: &Path) -> u64 {
 /// Writes the journal of a run with `objects` objects that is stopped before the last ones are
 /// over, and returns how many bytes it had at most.
 async fn write_journal(directory: &Path, objects: u64) -> u64 {
-    let opened = Opened::open(Location::Directory(directory.to_owned()))
-        .await
-        .unwrap();
+    let opened = Opened::open(
+        Location::Directory(directory.to_owned()),
+        &LeaseTerms::default(),
+    )
+    .await
+    .unwrap();
     let info = RunInfo {
         run: "bench".into(),
         job: "bench".into(),

@@ -21,6 +21,7 @@ mod help;
 mod history;
 mod idle;
 mod journal;
+mod lease;
 mod lifecycle;
 mod man;
 mod mine;
@@ -99,7 +100,8 @@ Examples:
   s3haul uploads list s3://lake/                         list unfinished multipart uploads
 
 Exit codes: 0 all done, 1 some objects failed, 2 wrong usage or manifest, 3 refused before the first write,
-4 interrupted or waited too long (run it again), 5 waiting for restores from an archive (run it later), 70 a bug.")]
+4 interrupted or waited too long (run it again), 5 waiting for restores from an archive (run it later),
+6 another run holds the journal, 70 a bug.")]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -8,7 +8,8 @@
 //! Events are appended as they happen ([`event`]), folded by one pure function ([`state`]), written
 //! as lines with checksums and replaced by a snapshot now and then. The two stores differ in how a
 //! second writer is kept out: a lock of the operating system, or a conditional write on the next
-//! number, which shuts the older writer out.
+//! number, which shuts the older writer out. In S3, a lease says if that is allowed: a session takes
+//! over from its own predecessor, and from a holder that let the journal go or is dead.
 //!
 //! The caller decides what must be durable before what: an effect that nobody could find again (an
 //! upload) is committed before it is caused. Everything else is appended, and about a second of it
@@ -17,8 +18,8 @@
 //! # Layout
 //!
 //! `event` and `uploads` are what is recorded, `state` folds it, `tally` counts it, `sample` keeps
-//! some of it for a look, `segment` is the format and `salvage` reads what is left of a damaged
-//! one, all of them pure. `directory` and `bucket` are the stores, `writer` the task that uses one.
+//! some of it for a look, `segment` is the format, `salvage` reads what is left of a damaged one, and
+//! `holder` decides who may take over, all of them pure. `directory` and `bucket` are the stores, `writer` the task that uses one.
 //! `fingerprint` tells whether a job is still the same.
 
 mod bucket;
@@ -27,6 +28,7 @@ mod error;
 pub mod event;
 mod fault;
 pub mod fingerprint;
+mod holder;
 mod identity;
 mod salvage;
 pub mod sample;
@@ -47,6 +49,7 @@ use tokio::task::spawn_blocking;
 use crate::bucket::Bucket;
 use crate::location::ObjectKey;
 
+pub use bucket::LeaseHandle;
 use bucket::{BucketLog, Place};
 use directory::Directory;
 pub use error::JournalError;
@@ -54,7 +57,7 @@ use event::{Event, RunInfo};
 use fault::Faulty;
 pub use fault::WriteFault;
 use fingerprint::Fingerprint;
-pub use identity::{Writer, host};
+pub use identity::{LeaseTerms, ProcessMark, Writer, host};
 pub use salvage::Salvage;
 use segment::Replay;
 use state::{Phase, RunState};
@@ -62,8 +65,8 @@ use store::{Nowhere, Store};
 pub use writer::{Closed, Journal, Ledger};
 use writer::{Start, WriterTask};
 
-/// A run whose journal has been silent for longer than this, and that cannot be seen otherwise,
-/// counts as dead: with nothing else to say, a part is confirmed more often.
+/// A run on another machine, in a directory, counts as dead when its journal has been silent for
+/// longer than this: with nothing else to say, a part is confirmed more often.
 const SILENCE: Duration = Duration::from_mins(15);
 
 /// The place where a journal is kept.
@@ -160,8 +163,8 @@ impl Opened {
     ///
     /// # Errors
     /// It is in use, damaged, of a later version, or cannot be reached.
-    pub async fn open(location: Location) -> Result<Self, JournalError> {
-        let writer = Writer::this_process();
+    pub async fn open(location: Location, terms: &LeaseTerms) -> Result<Self, JournalError> {
+        let writer = Writer::this_process(terms);
         match location {
             Location::Directory(path) => {
                 let (store, replay) = blocking(&path, |path| Directory::open(path, writer)).await?;
@@ -172,7 +175,8 @@ impl Opened {
                 })
             }
             Location::Bucket(bucket, prefix) => {
-                let (store, replay) = BucketLog::open(Place::new(bucket, prefix), writer).await?;
+                let place = Place::new(bucket, prefix);
+                let (store, replay) = BucketLog::open(place, writer, terms).await?;
                 Ok(Self {
                     store: AnyStore::Bucket(store),
                     replay,
@@ -206,16 +210,14 @@ impl Opened {
     /// It is in use, or cannot be reached.
     pub async fn begin_anew(
         location: Location,
+        terms: &LeaseTerms,
     ) -> Result<(Self, Salvage, Option<PathBuf>), JournalError> {
+        let writer = Writer::this_process(terms);
         match location {
             Location::Directory(path) => {
                 let work = |path: &Path| {
                     let (aside, salvage) = Directory::put_aside(path)?;
-                    Ok((
-                        Directory::open(path, Writer::this_process())?,
-                        salvage,
-                        aside,
-                    ))
+                    Ok((Directory::open(path, writer)?, salvage, aside))
                 };
                 let ((store, mut replay), salvage, aside) = blocking(&path, work).await?;
                 replay.state = salvage.clone().into_state();
@@ -231,7 +233,7 @@ impl Opened {
             }
             Location::Bucket(bucket, prefix) => {
                 let place = Place::new(bucket, prefix);
-                let (store, salvage) = BucketLog::begin_anew(place, Writer::this_process()).await?;
+                let (store, salvage) = BucketLog::begin_anew(place, writer, terms).await?;
                 let replay = Replay {
                     state: salvage.clone().into_state(),
                     ..Replay::default()
@@ -246,6 +248,15 @@ impl Opened {
                     None,
                 ))
             }
+        }
+    }
+
+    /// Returns what lets the journal go again, should the session end before it begins.
+    #[must_use]
+    pub fn lease(&self) -> LeaseHandle {
+        match &self.store {
+            AnyStore::Directory(_) => LeaseHandle::default(),
+            AnyStore::Bucket(store) => store.held().handle(),
         }
     }
 
@@ -297,6 +308,13 @@ impl Opened {
             replay,
             fault,
         } = self;
+        if let AnyStore::Bucket(store) = &store {
+            let run = match &first {
+                Event::RunBegan(run) => Some(run),
+                _ => replay.state.run.as_ref(),
+            };
+            store.held().name_run(run.map(|run| run.run.clone())).await;
+        }
         match store {
             AnyStore::Directory(store) => {
                 start(Faulty::new(store, fault), replay, ledger, first).await
@@ -390,9 +408,11 @@ pub struct Glance {
     pub state: RunState,
     /// The last writer.
     pub writer: Option<Writer>,
-    /// The life of that writer. In S3, and for another machine's directory, it is judged by the
-    /// time of the last event.
+    /// The life of that writer. In S3 the sign of life tells, and for another machine's directory
+    /// the time of the last event.
     pub life: Life,
+    /// The age of the last sign of life, in S3.
+    pub silence: Option<Duration>,
 }
 
 /// Looks at a journal and changes nothing, also while a run writes it. `None` when there is none.
@@ -400,15 +420,24 @@ pub struct Glance {
 /// # Errors
 /// It is damaged, of a later version, or cannot be reached.
 pub async fn look(location: Location) -> Result<Option<Glance>, JournalError> {
-    let (replay, writer, alive) = match location {
+    let (replay, writer, alive, silence) = match location {
         Location::Directory(path) => match blocking(&path, Directory::read).await? {
-            Some((replay, holder)) => (replay, holder.writer, holder.alive),
+            Some((replay, holder)) => (replay, holder.writer, holder.alive, None),
             None => return Ok(None),
         },
-        Location::Bucket(bucket, prefix) => match Place::new(bucket, prefix).read().await? {
-            Some(replay) => (replay, None, None),
-            None => return Ok(None),
-        },
+        Location::Bucket(bucket, prefix) => {
+            let place = Place::new(bucket, prefix);
+            let Some(replay) = place.read().await? else {
+                return Ok(None);
+            };
+            match place.holder().await? {
+                Some(holder) => {
+                    let alive = Some(holder.is_alive());
+                    (replay, Some(holder.writer), alive, Some(holder.silence))
+                }
+                None => (replay, None, Some(false), None),
+            }
+        }
     };
     let header = replay.header;
     let last = replay
@@ -430,6 +459,7 @@ pub async fn look(location: Location) -> Result<Option<Glance>, JournalError> {
         state: replay.state,
         writer,
         life,
+        silence,
     }))
 }
 

@@ -170,6 +170,7 @@ impl Copy {
             let origin = Origin::of_process()?.begin(&job);
             let terms = Terms {
                 intent: self.journal.intent(),
+                wait: self.journal.waits(),
                 drain: self.drain.time(),
             };
             run(&job, &Place::ambient(), &origin, terms, output).await
@@ -253,6 +254,7 @@ impl Copy {
         // Only the same copy resumes the journal of a copy.
         job.name = format!("copy-{}", Fingerprint::of(&job).digest());
         self.journal.apply(&mut job);
+        self.journal.refuse_idle(&job)?;
         job.count_from(Timestamp::now());
         Ok(job)
     }

@@ -35,11 +35,25 @@ pub enum Exit {
     /// Nothing failed, but some objects are being restored from an archive; run the same command
     /// again later.
     Waiting = 5,
+    /// Another run holds the journal; nothing was copied.
+    Held = 6,
     /// A mistake in s3haul.
     Bug = 70,
 }
 
 impl Exit {
+    /// Each of them.
+    pub const ALL: [Self; 8] = [
+        Self::Done,
+        Self::Failures,
+        Self::Usage,
+        Self::Refused,
+        Self::Interrupted,
+        Self::Waiting,
+        Self::Held,
+        Self::Bug,
+    ];
+
     /// Returns the reason for a command that gave no other one.
     pub(super) fn reason(self) -> &'static str {
         match self {
@@ -51,6 +65,7 @@ impl Exit {
             Self::Waiting => {
                 "objects are being restored from an archive; run the same command again later"
             }
+            Self::Held => "another run holds the journal",
             Self::Bug => "s3haul has a bug",
         }
     }
@@ -142,6 +157,7 @@ impl CliError {
     pub(super) fn exit(&self) -> Exit {
         match self {
             Self::Usage(_) | Self::Manifest(_) => Exit::Usage,
+            Self::Journal(JournalError::Held { .. }) => Exit::Held,
             Self::Journal(error) if error.is_passing() => Exit::Interrupted,
             Self::Refused(failure) if failure.is_passing() => Exit::Interrupted,
             // The run is not over before its report is whole.

@@ -4,41 +4,42 @@
 //! said. Where that cannot be written (the root of a container often cannot), the run does without,
 //! unless an unfinished run is there; a place that was named must be usable.
 
+mod notes;
+
 use std::ffi::OsString;
-use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use futures::FutureExt as _;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
-use tracing::Level;
 
 use super::idle::Flag;
 use super::place::{Place, bucket_at};
-use super::{CliError, EndpointFlags, idle, load, note, tell as tell_note, tidy, word};
+use super::run::Terms;
+use super::{CliError, EndpointFlags, idle, lease, load, note, tidy, word};
 use crate::connections::Connections;
 use crate::execute::sample::{self, Looked};
 use crate::journal::event::{Event, RunInfo};
 use crate::journal::fingerprint::Fingerprint;
 use crate::journal::state::RunState;
-use crate::journal::unproven::UnprovenCopies;
-use crate::journal::{self, Decision, Intent, Journal, JournalError, Ledger, Location, Opened};
-use crate::listing::local::JOURNALS;
+use crate::journal::{
+    self, Decision, Intent, Journal, JournalError, Ledger, Life, Location, Opened,
+};
 use crate::location::S3Uri;
 use crate::manifest::job::{Access, DEFAULT_ENDPOINT, Job, JournalPlace, OnChange, Source};
 use crate::report::{
-    BucketReport, Origin, PieceLimits, ReportBucket, ReportEnd, ReportError, ReportWriter, header,
-    last_footer,
+    BucketReport, Origin, PieceLimits, ReportBucket, ReportEnd, ReportError, ReportWriter,
 };
-use crate::size::{ByteSize, by_number, display_count, display_counted};
-use crate::telemetry::{self, Note};
+use crate::size::{by_number, display_counted, parse_duration};
 
 const JOURNAL: &str = "S3HAUL_JOURNAL";
 const ON_CHANGE: &str = "S3HAUL_ON_CHANGE";
 const ADOPT: &str = "S3HAUL_ADOPT";
+const WAIT: &str = "S3HAUL_WAIT";
 
 /// Where a run keeps its journal, and what becomes of an unfinished run.
 #[derive(Clone, Debug, Default, Args)]
@@ -62,6 +63,14 @@ pub(super) struct JournalFlags {
     /// nobody else writes to the destination keys.
     #[arg(long, env = ADOPT, value_parser = clap::builder::FalseyValueParser::new())]
     adopt: bool,
+    /// Wait this long for a journal that another run holds. Default: the command ends with exit
+    /// code 6.
+    #[arg(long, value_name = "DURATION", env = WAIT, value_parser = duration)]
+    wait: Option<Duration>,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).map_err(|error| error.to_string())
 }
 
 impl JournalFlags {
@@ -92,7 +101,7 @@ impl JournalFlags {
 
     /// Returns the flags that make no sense for a run that cannot be resumed. `--fresh` and
     /// `--journal none` ask for such a run, so they are not among them.
-    pub(super) fn of_going_on(&self) -> [Flag; 4] {
+    pub(super) fn of_going_on(&self) -> [Flag; 5] {
         let place = self
             .journal
             .as_ref()
@@ -107,7 +116,31 @@ impl JournalFlags {
                 idle::typed(self.on_change.as_ref(), ON_CHANGE, on_change),
             ),
             ("--adopt", idle::typed(adopts, ADOPT, |_| Some(true))),
+            self.of_waiting(),
         ]
+    }
+
+    fn of_waiting(&self) -> Flag {
+        let read = |text: OsString| duration(text.to_str()?).ok();
+        ("--wait", idle::typed(self.wait.as_ref(), WAIT, read))
+    }
+
+    /// Refuses to wait for a journal that the job does not keep.
+    pub(super) fn refuse_idle(&self, job: &Job) -> Result<(), CliError> {
+        if job.journal != JournalPlace::Nowhere {
+            return Ok(());
+        }
+        idle::refuse(
+            "this run",
+            "keeps no journal, so that no other run can hold it",
+            &[self.of_waiting()],
+            "leave that out",
+        )
+    }
+
+    /// Returns the time for which a run waits for its journal.
+    pub(super) fn waits(&self) -> Duration {
+        self.wait.unwrap_or_default()
     }
 
     pub(super) fn intent(&self) -> Intent {
@@ -153,7 +186,7 @@ pub(super) async fn open(
     job: &Job,
     connections: &mut Connections,
     origin: &Origin,
-    intent: Intent,
+    Terms { intent, wait, .. }: Terms,
     tell: impl Fn(&str),
 ) -> Result<Session, CliError> {
     let Some(location) = location(job, connections).await? else {
@@ -161,9 +194,9 @@ pub(super) async fn open(
     };
     let fingerprint = Fingerprint::of(job);
     if let Location::Bucket(..) = location {
-        // To open one there shuts out who is at work on it; what would refuse this run must not
-        // cost that one its journal.
-        examine(&location, &fingerprint, (intent, job.on_change))
+        // To open one there shuts out an earlier process of this Job; what would refuse this run
+        // must not cost that one its journal.
+        examine(&location, &fingerprint, (intent, job.on_change), wait)
             .await
             .map_err(unusable)?;
         job.report
@@ -175,7 +208,10 @@ pub(super) async fn open(
     if let Some(reports) = reports(job, connections).await? {
         reports.probe(&origin.run).boxed().await?;
     }
-    let opened = match reopen(location.clone(), intent, &tell).await {
+    let reopened = lease::wait_for(&location, wait, &tell, || {
+        reopen(location.clone(), intent, &tell)
+    });
+    let opened = match reopened.await {
         Ok(opened) => opened,
         Err(error @ (JournalError::Io { .. } | JournalError::Full { .. }))
             if job.journal == JournalPlace::Usual && !may_go_on(&location).await =>
@@ -193,18 +229,37 @@ pub(super) async fn open(
             tidy::remove_old_copies(&job.name).await;
         }
     }
+    let lease = opened.lease();
+    let session = begin(job, connections, origin, opened, fingerprint, intent, &tell).await;
+    if session.is_err() {
+        // Nothing will be written, so that another run need not wait.
+        lease.release().await;
+    }
+    session
+}
+
+/// Begins a run, or resumes the one that the journal records.
+async fn begin(
+    job: &Job,
+    connections: &mut Connections,
+    origin: &Origin,
+    opened: Opened,
+    fingerprint: Fingerprint,
+    intent: Intent,
+    tell: &impl Fn(&str),
+) -> Result<Session, CliError> {
     let (decision, changes) = decide(opened.state(), &fingerprint, intent, job.on_change)?;
     let mut resumed = opened.resumed(decision);
     if job.journal == JournalPlace::Usual {
-        unproven_beside(&job.name, &mut resumed.unproven).await;
+        notes::unproven_beside(&job.name, &mut resumed.unproven).await;
     }
-    tell_unproven(&resumed.unproven, &tell);
+    notes::unproven(&resumed.unproven, tell);
     let resumed = Arc::new(resumed);
     if decision == Decision::Resume {
-        return resume(job, connections, origin, opened, resumed, intent, &tell).await;
+        return resume(job, connections, origin, opened, resumed, intent, tell).await;
     }
-    begin(opened.state(), &resumed, &changes);
-    replaces(job, |_| false, &tell);
+    notes::begun(opened.state(), &resumed, &changes);
+    notes::replaces(job, |_| false, tell);
     let (ledger, report) = report(job, connections, origin, ReportWriter::create).await?;
     let run = RunInfo {
         run: origin.run.clone(),
@@ -227,37 +282,6 @@ pub(super) async fn open(
     })
 }
 
-/// Adds the copies that failed their proof in other runs of this directory: a copy with other flags
-/// has another journal.
-async fn unproven_beside(own: &str, unproven: &mut UnprovenCopies) {
-    let Ok(entries) = std::fs::read_dir(JOURNALS) else {
-        return;
-    };
-    for entry in entries.filter_map(Result::ok) {
-        let is_other = entry.file_name() != own && entry.path().is_dir();
-        // One that cannot be read is no concern of this run.
-        if is_other && let Ok(Some(glance)) = journal::look(Location::Directory(entry.path())).await
-        {
-            unproven.merge(&glance.state.unproven);
-        }
-    }
-}
-
-/// Says that copies of earlier runs are not trusted.
-fn tell_unproven(unproven: &UnprovenCopies, tell: impl Fn(&str)) {
-    if unproven.is_empty() {
-        return;
-    }
-    let copies = match unproven.len() {
-        1 => "1 copy".to_owned(),
-        several => format!("{} copies", display_count(several as u64)),
-    };
-    tell(&format!(
-        "{copies} of earlier runs failed their proof and were kept; this run copies those of them again that are in it, \
-         unless a checksum or ETag proves them now"
-    ));
-}
-
 /// Opens the report of a run that keeps no journal.
 async fn without(
     job: &Job,
@@ -265,7 +289,7 @@ async fn without(
     origin: &Origin,
     tell: &impl Fn(&str),
 ) -> Result<Session, CliError> {
-    replaces(job, |_| false, tell);
+    notes::replaces(job, |_| false, tell);
     let (ledger, report) = report(job, connections, origin, ReportWriter::create).await?;
     Ok(Session {
         journal: journal::off(ledger),
@@ -285,7 +309,7 @@ async fn resume(
     intent: Intent,
     tell: &impl Fn(&str),
 ) -> Result<Session, CliError> {
-    go_on(&resumed);
+    notes::resumed(&resumed);
     let looked = sample::look(job, connections, &resumed).await?;
     let seen = looked.copies;
     if let Some(missing) = untrue(looked) {
@@ -303,7 +327,7 @@ async fn resume(
         run,
         ..origin.clone()
     };
-    replaces(job, |old| old.is_of_run(&origin), tell);
+    notes::replaces(job, |old| old.is_of_run(&origin), tell);
     let (ledger, report) = report(job, connections, &origin, ReportWriter::reopen).await?;
     let journal = opened.resume(ledger).await?;
     if intent == Intent::ResumeAnyway {
@@ -455,8 +479,11 @@ async fn examine(
     location: &Location,
     job: &Fingerprint,
     (intent, on_change): (Intent, OnChange),
+    wait: Duration,
 ) -> Result<(), JournalError> {
     match journal::look(location.clone()).await {
+        // What it holds is another when the run that is at work has ended.
+        Ok(Some(glance)) if glance.life == Life::Running && wait > Duration::ZERO => Ok(()),
         Ok(Some(glance)) => decide(&glance.state, job, intent, on_change).map(drop),
         Ok(None) => Ok(()),
         Err(JournalError::Corrupt { .. } | JournalError::NewerVersion { .. })
@@ -518,7 +545,7 @@ async fn reopen(
     intent: Intent,
     tell: impl Fn(&str),
 ) -> Result<Opened, JournalError> {
-    let error = match Opened::open(location.clone()).await {
+    let error = match Opened::open(location.clone(), &lease::terms()).await {
         Err(error @ (JournalError::Corrupt { .. } | JournalError::NewerVersion { .. }))
             if intent == Intent::Fresh =>
         {
@@ -526,7 +553,7 @@ async fn reopen(
         }
         opened => return opened,
     };
-    let (opened, salvage, aside) = Opened::begin_anew(location).await?;
+    let (opened, salvage, aside) = Opened::begin_anew(location, &lease::terms()).await?;
     let aside = aside
         .map(|aside| format!("; it was moved to {}", aside.display()))
         .unwrap_or_default();
@@ -581,92 +608,4 @@ pub(super) async fn reports(
         bucket.outliving_the_run(),
         uri.key.clone(),
     )))
-}
-
-/// Warns that the report of another run is about to be replaced.
-fn replaces(job: &Job, is_kept: impl Fn(&Origin) -> bool, tell: impl Fn(&str)) {
-    let Some(path) = &job.report.json else { return };
-    let Some(old) = header(path).filter(|old| !is_kept(old)) else {
-        return;
-    };
-    let time = old.time.map_or_else(
-        || "of an earlier run".to_owned(),
-        |time| format!("of {time:.0}"),
-    );
-    let losses = last_footer(path).map_or(0, |footer| footer.objects_with_losses);
-    let losses = if losses == 0 {
-        String::new()
-    } else {
-        format!(
-            ", which named {} {} attributes; what this run finds equal stays without them, and \
-             `when: always` (--when always) copies it again. To repair them by `s3haul retry --losses`, keep the report or \
-             name another one",
-            display_count(losses),
-            by_number(losses, "copy that lacks", "copies that lack")
-        )
-    };
-    tell(&format!(
-        "{}: replaces the report {time}{losses}",
-        path.display()
-    ));
-}
-
-/// Tells that a new run begins, and for which differences the one in the journal is given up.
-fn begin(old: &RunState, left: &RunState, changes: &[String]) {
-    let began = Note::new(Level::INFO, "run_began", "a new run begins").only_json();
-    if changes.is_empty() {
-        return tell_note(&began);
-    }
-    let uploads = left.uploads.len() as u64;
-    let aborts = match uploads {
-        0 => String::new(),
-        uploads => format!(
-            " It aborts the {} that the unfinished run left open.",
-            display_counted(uploads, "upload")
-        ),
-    };
-    let message = format!(
-        "the job was changed: {}; a new run begins (`on_change: new-run`).{aborts} What is at the destination is compared \
-         and not copied again",
-        changes.join("; ")
-    );
-    let old_run = old.run.as_ref().map(|run| run.run.as_str());
-    let note = Note::new(Level::WARN, "job_changed", message)
-        .with("changes", changes)
-        .with("old_run", old_run)
-        .with("open_uploads", uploads);
-    tell_note(&note);
-    tell_note(&began);
-}
-
-/// Tells how far the run is that is resumed.
-fn go_on(state: &RunState) {
-    if let Some(run) = &state.run {
-        telemetry::name_run(&run.run);
-    }
-    let began = state
-        .began
-        .map(|began| format!(" of {began:.0}"))
-        .unwrap_or_default();
-    let (totals, open, pending) = (
-        &state.totals,
-        state.open_bytes(),
-        state.pending_objects() as u64,
-    );
-    let mut line = format!(
-        "going on with the run{began}: {} ({}) done, {} under way",
-        display_counted(totals.done_objects, "object"),
-        ByteSize(totals.done_bytes),
-        display_count(pending)
-    );
-    if open > 0 {
-        let _ = write!(line, ", {} in open uploads", ByteSize(open));
-    }
-    let note = Note::new(Level::INFO, "run_resumed", line)
-        .with("began", state.began)
-        .with("done_objects", totals.done_objects)
-        .with("done_bytes", totals.done_bytes)
-        .with("pending_objects", pending)
-        .with("open_bytes", open);
-    tell_note(&note);
 }

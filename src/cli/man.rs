@@ -30,6 +30,14 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ),
     ("S3HAUL_ADOPT", "Set to 1, the same as --adopt."),
     (
+        "S3HAUL_WAIT",
+        "How long to wait for a journal that another run holds, as --wait.",
+    ),
+    (
+        "S3HAUL_JOB_UID",
+        "The Job that the process belongs to. A process of the same Job takes the journal over at once.",
+    ),
+    (
         "S3HAUL_DRAIN",
         "How long a run may take to end after a signal, as --drain.",
     ),
@@ -43,7 +51,10 @@ const ENVIRONMENT: &[(&str, &str)] = &[
         "S3HAUL_TERMINATION_LOG",
         "File for the reason of an end, as --termination-log.",
     ),
-    ("POD_NAME", "Name of the pod, for lines of the log in JSON."),
+    (
+        "POD_NAME",
+        "Name of the pod, for the journal and for lines of the log in JSON.",
+    ),
     (
         "AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL",
         "URL of an S3 that is not Amazon's, as --endpoint-url.",

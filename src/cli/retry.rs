@@ -153,6 +153,7 @@ impl Retry {
         let origin = origin.begin(&job);
         let terms = Terms {
             intent: self.journal.intent(),
+            wait: self.journal.waits(),
             drain: self.drain.time(),
         };
         run(&job, &world, &origin, terms, output).await

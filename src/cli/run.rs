@@ -54,6 +54,8 @@ pub(super) struct RunJob {
 pub(super) struct Terms {
     /// The treatment of an unfinished run.
     pub(super) intent: Intent,
+    /// The longest wait for a journal that another run holds.
+    pub(super) wait: Duration,
     /// The longest time that the run takes to end after a signal.
     pub(super) drain: Duration,
 }
@@ -66,6 +68,7 @@ impl RunJob {
             job.report.set(place.clone());
         }
         self.journal.apply(&mut job);
+        self.journal.refuse_idle(&job)?;
         // The manifest alone was checked; a flag or the environment may have named another place.
         match own_objects(&job) {
             Some(Finding {
@@ -117,6 +120,7 @@ impl RunJob {
             let origin = origin.begin(&job);
             let terms = Terms {
                 intent: self.journal.intent(),
+                wait: self.journal.waits(),
                 drain: self.drain.time(),
             };
             run(&job, &place, &origin, terms, output).await
@@ -129,9 +133,10 @@ pub(super) async fn run(
     job: &Job,
     place: &Place,
     origin: &Origin,
-    Terms { intent, drain }: Terms,
+    terms: Terms,
     output: Output,
 ) -> Result<Exit, CliError> {
+    let drain = terms.drain;
     lifecycle::start(job, origin);
     if let Some(path) = &job.report.json {
         Target::check_report(path, origin).map_err(ReportError::from)?;
@@ -157,7 +162,7 @@ pub(super) async fn run(
             .clone()
             .with_sources(job, |endpoint| connections.credential_source(endpoint));
         lifecycle::connected(&origin);
-        journal::open(job, &mut connections, &origin, intent, note).await
+        journal::open(job, &mut connections, &origin, terms, note).await
     });
     // A signal ends the wait for a server at once; to end in peace is for what has begun.
     signals::leaves("the run has not begun and copied nothing; run the same command again");

@@ -182,6 +182,9 @@ struct View<'a> {
     run: Option<&'a str>,
     life: Life,
     writer: Option<&'a Writer>,
+    /// Seconds since the last sign of life of a run whose journal is in S3.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_sign_of_life_seconds: Option<u64>,
     began: Option<Timestamp>,
     last: Option<Timestamp>,
     resumed: u32,
@@ -252,6 +255,7 @@ impl<'a> View<'a> {
             run: run.map(|run| run.run.as_str()),
             life: glance.life,
             writer: glance.writer.as_ref(),
+            last_sign_of_life_seconds: glance.silence.map(|silence| silence.as_secs()),
             began: state.began,
             last: state.last,
             resumed: state.resumed,
@@ -328,7 +332,16 @@ impl<'a> View<'a> {
             };
         }
         if let Some(writer) = self.writer {
-            let _ = writeln!(text, "  written by {}", printable(&writer.to_string()));
+            let _ = write!(text, "  written by {}", printable(&writer.to_string()));
+            let seconds = self.last_sign_of_life_seconds.map(Duration::from_secs);
+            let _ = match seconds.filter(|_| matches!(self.life, Life::Running | Life::Dead)) {
+                Some(silence) => writeln!(
+                    text,
+                    ", last sign of life {} ago",
+                    display_duration(silence)
+                ),
+                None => writeln!(text),
+            };
         }
         let totals = self.totals;
         let archived = match totals.archived_objects {
@@ -514,11 +527,14 @@ mod tests {
             host: "node-1".into(),
             pid: 42,
             since: Timestamp::UNIX_EPOCH,
+            job: None,
+            process: None,
         });
         Glance {
             state,
             writer,
             life: Life::Dead,
+            silence: None,
         }
     }
 

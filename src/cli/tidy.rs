@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::journal::{Life, Location, Opened, look};
+use crate::journal::{LeaseTerms, Life, Location, Opened, look};
 use crate::listing::local::JOURNALS;
 
 /// Journals of finished copies are kept for so long.
@@ -72,7 +72,7 @@ async fn remove_if_over(path: PathBuf) {
         return;
     }
     // Opening it shuts out a copy that begins with this very journal now.
-    let Ok(opened) = Opened::open(location).await else {
+    let Ok(opened) = Opened::open(location, &LeaseTerms::default()).await else {
         return;
     };
     if opened.state().is_unfinished() {

@@ -7,19 +7,27 @@
 //! over is never removed while somebody could still be asleep before it ([`FENCE_AGE`]); otherwise
 //! one who wakes up late would find the number free again.
 //!
+//! A session takes over only from one that has let the journal go, or that is dead ([`lease`]).
+//!
 //! A write whose answer was lost is sent again and then meets its own first attempt. So a number
 //! that is taken is looked at: the same bytes, with the same writer in their first line, are ours.
 
-use std::collections::BTreeSet;
+mod lease;
+mod takeover;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use jiff::{SignedDuration, Timestamp};
 
+pub(super) use self::lease::Lease;
+pub use self::lease::LeaseHandle;
 use super::error::JournalError;
 use super::event::Event;
-use super::identity::Writer;
+use super::holder::session_of;
+use super::identity::{LeaseTerms, Writer};
 use super::salvage::Salvage;
 use super::segment::{self, Fence, Header, Name, Replay, segment_name, snapshot_name};
 use super::state::RunState;
@@ -55,6 +63,7 @@ pub(super) struct BucketLog {
     snapshot_bytes: u64,
     tail_bytes: u64,
     fences: Vec<Fence>,
+    lease: Lease,
 }
 
 /// A prefix of a bucket.
@@ -62,6 +71,22 @@ pub(super) struct BucketLog {
 pub(super) struct Place {
     bucket: Bucket,
     prefix: ObjectKey,
+}
+
+/// The objects below the prefix, with the times at which they were written.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Listing {
+    files: BTreeMap<Name, Option<Timestamp>>,
+    /// The records of sessions, by their ids.
+    records: BTreeMap<String, Option<Timestamp>>,
+}
+
+impl Listing {
+    /// Returns the segment or snapshot that was written last.
+    fn last(&self) -> Option<(Name, Option<Timestamp>)> {
+        let files = self.files.iter().map(|(name, modified)| (*name, *modified));
+        files.max_by_key(|(name, _)| (name.number(), matches!(name, Name::Segment(_))))
+    }
 }
 
 /// The objects below the prefix.
@@ -74,6 +99,8 @@ struct Found {
     tail_bytes: u64,
     /// Objects that the snapshot replaces and that still exist.
     stale: Vec<Name>,
+    /// The sessions that have a record.
+    records: Vec<String>,
 }
 
 impl Place {
@@ -151,8 +178,12 @@ impl Place {
     }
 
     async fn names(&self) -> Result<BTreeSet<Name>, JournalError> {
+        Ok(self.listing().await?.files.into_keys().collect())
+    }
+
+    async fn listing(&self) -> Result<Listing, JournalError> {
         let order = Order::of_objects(self.bucket.capabilities().ordered_lists);
-        // `segment-…` and `snapshot-…`, and none of the many pieces of reports below the prefix.
+        // `segment-…`, `snapshot-…`, and `session-…`, and none of the many pieces of reports below the prefix.
         // Lists of a directory bucket begin at a slash.
         let ours = if self.bucket.capabilities().directory {
             self.prefix.to_string()
@@ -161,7 +192,7 @@ impl Place {
         };
         let (operation, bucket) = (Operation::ListObjects, self.bucket.name());
         let mut paging = Paging::new(operation, bucket, &ours, order);
-        let (mut names, mut token) = (BTreeSet::new(), None);
+        let (mut found, mut token) = (Listing::default(), None);
         loop {
             let page = self.bucket.list(&ours, None, token.as_deref()).await;
             let mut page = page.map_err(|failure| JournalError::store(self, failure))?;
@@ -171,11 +202,19 @@ impl Place {
             if turn == Turn::Again {
                 continue;
             }
-            let name = |key: &str| Name::parse(key.strip_prefix(self.prefix.as_str())?);
-            names.extend(page.items.iter().filter_map(|object| name(&object.key)));
+            for object in &page.items {
+                let Some(name) = object.key.strip_prefix(self.prefix.as_str()) else {
+                    continue;
+                };
+                if let Some(parsed) = Name::parse(name) {
+                    found.files.insert(parsed, object.modified);
+                } else if let Some(id) = session_of(name) {
+                    found.records.insert(id.to_owned(), object.modified);
+                }
+            }
             match page.next {
                 Some(next) => token = Some(next),
-                None => return Ok(names),
+                None => return Ok(found),
             }
         }
     }
@@ -227,7 +266,7 @@ impl Place {
                                 segment::writer_of(name, &found).unwrap_or_else(Writer::unknown);
                             return Err(JournalError::Fenced {
                                 place: self.to_string(),
-                                by,
+                                by: Box::new(by),
                             });
                         }
                         // 409: another writer was at it at the same moment and did not get through
@@ -247,8 +286,13 @@ impl Place {
 
     /// Removes objects that nobody needs any more. What fails is tried again by the next session.
     async fn remove(&self, names: impl IntoIterator<Item = Name, IntoIter: Send>) {
-        let remove = |name: Name| async move {
-            let key = self.key(&name.to_string())?;
+        let names = names.into_iter().map(|name| name.to_string());
+        self.remove_objects(names).await;
+    }
+
+    async fn remove_objects(&self, names: impl IntoIterator<Item = String, IntoIter: Send>) {
+        let remove = |name: String| async move {
+            let key = self.key(&name)?;
             self.bucket
                 .delete_object(&key, None, None)
                 .await
@@ -276,8 +320,12 @@ impl Place {
 
     /// Loads the journal once; `None` if a writer cleaned up meanwhile.
     async fn try_load(&self) -> Result<Option<Found>, JournalError> {
-        let names = self.names().await?;
-        let mut found = Found::default();
+        let Listing { files, records } = self.listing().await?;
+        let names: BTreeSet<Name> = files.into_keys().collect();
+        let mut found = Found {
+            records: records.into_keys().collect(),
+            ..Found::default()
+        };
         let latest = names.iter().rev().find_map(|name| match name {
             Name::Snapshot(number) => Some(*number),
             Name::Segment(_) => None,
@@ -365,96 +413,79 @@ impl std::fmt::Display for Place {
 }
 
 impl BucketLog {
-    /// Reads what is there and takes it over: from now on, every other writer is shut out.
-    pub(super) async fn open(place: Place, writer: Writer) -> Result<(Self, Replay), JournalError> {
-        place.demand_conditions()?;
-        let mut rounds = 0;
-        loop {
-            let found = place.load().await?;
-            let (number, next, at) = (found.next_segment, found.replay.next, Timestamp::now());
-            let header = Header::new(number, next, &writer, at).line();
-            match place.create(&segment_name(number), header.clone()).await {
-                Ok(()) => {}
-                // The writer before goes on; what it wrote meanwhile must be read first.
-                Err(JournalError::Fenced { .. }) if rounds < ROUNDS => {
-                    rounds += 1;
-                    continue;
-                }
-                Err(error) => return Err(error),
+    /// Takes the journal over and reads it: from now on, every other writer is shut out.
+    ///
+    /// # Errors
+    /// [`JournalError::Held`] while another session holds it, and what keeps it from being read or
+    /// written.
+    pub(super) async fn open(
+        place: Place,
+        writer: Writer,
+        terms: &LeaseTerms,
+    ) -> Result<(Self, Replay), JournalError> {
+        let lease = Lease::take(&place, &writer, terms).await?;
+        match place.take_over(&writer, terms).await {
+            Ok((number, at, found)) => {
+                let replay = found.replay;
+                let mut fences = replay.fences.clone();
+                fences.push(Fence {
+                    segment: number,
+                    at,
+                });
+                let log = Self {
+                    place,
+                    writer,
+                    segment: number + 1,
+                    snapshot: (replay.snapshot.max(1), replay.base),
+                    snapshot_bytes: found.snapshot_bytes,
+                    tail_bytes: found.tail_bytes,
+                    fences,
+                    lease,
+                };
+                Ok((log, replay))
             }
-            place.try_condition(number, header).await?;
-            let Found {
-                replay,
-                stale,
-                snapshot_bytes,
-                tail_bytes,
-                ..
-            } = found;
-            place.remove(stale).await;
-            let mut fences = replay.fences.clone();
-            fences.push(Fence {
-                segment: number,
-                at,
-            });
-            let log = Self {
-                place,
-                writer,
-                segment: number + 1,
-                snapshot: (replay.snapshot.max(1), replay.base),
-                snapshot_bytes,
-                tail_bytes,
-                fences,
-            };
-            return Ok((log, replay));
+            Err(error) => {
+                lease.withdraw().await;
+                Err(error)
+            }
         }
     }
 
     /// Takes over a prefix whose journal cannot be read, and shuts out whoever wrote it. The first
     /// snapshot takes the place of everything that is there.
+    ///
+    /// # Errors
+    /// Those of [`BucketLog::open`].
     pub(super) async fn begin_anew(
         place: Place,
         writer: Writer,
+        terms: &LeaseTerms,
     ) -> Result<(Self, Salvage), JournalError> {
-        place.demand_conditions()?;
-        let mut rounds = 0;
-        loop {
-            let names = place.names().await?;
-            let salvage = place.salvage(&names).await?;
-            // The object that the last writer would write next.
-            let next = |name: &Name| name.number() + u64::from(matches!(name, Name::Segment(_)));
-            let number = names.iter().map(next).max().unwrap_or(1);
-            let at = Timestamp::now();
-            let header = Header::new(number, 0, &writer, at).line();
-            match place.create(&segment_name(number), header.clone()).await {
-                Ok(()) => {}
-                Err(JournalError::Fenced { .. }) if rounds < ROUNDS => {
-                    rounds += 1;
-                    continue;
-                }
-                Err(error) => return Err(error),
+        let lease = Lease::take(&place, &writer, terms).await?;
+        match place.take_unread(&writer, terms).await {
+            Ok((number, fences, salvage)) => {
+                let log = Self {
+                    place,
+                    writer,
+                    segment: number + 1,
+                    snapshot: (number, 0),
+                    snapshot_bytes: 0,
+                    tail_bytes: 0,
+                    fences,
+                    lease,
+                };
+                Ok((log, salvage))
             }
-            place.try_condition(number, header).await?;
-            // Any of them may be one with which a session took over.
-            let segments = names.iter().filter_map(|name| match name {
-                Name::Segment(number) => Some(*number),
-                Name::Snapshot(_) => None,
-            });
-            let fences = segments
-                .chain([number])
-                .map(|segment| Fence { segment, at })
-                .collect();
-            let (segment, snapshot) = (number + 1, (number, 0));
-            let log = Self {
-                place,
-                writer,
-                segment,
-                snapshot,
-                snapshot_bytes: 0,
-                tail_bytes: 0,
-                fences,
-            };
-            return Ok((log, salvage));
+            Err(error) => {
+                lease.withdraw().await;
+                Err(error)
+            }
         }
+    }
+
+    /// Returns the lease of this session.
+    pub(super) fn held(&self) -> &Lease {
+        &self.lease
     }
 }
 
@@ -477,6 +508,14 @@ impl Store for BucketLog {
 
     async fn sync(&mut self) -> Result<(), JournalError> {
         Ok(())
+    }
+
+    async fn lost(&self) -> JournalError {
+        self.lease.lost().await
+    }
+
+    async fn release(&mut self) {
+        self.lease.release().await;
     }
 
     fn wants_snapshot(&self) -> bool {

@@ -1,11 +1,13 @@
 //! The reasons why a journal cannot be used, or cannot be written any more.
 
 use std::io;
+use std::time::Duration;
 
 use thiserror::Error;
 
 use super::identity::Writer;
 use crate::s3::{Failure, FailureKind};
+use crate::size::display_duration;
 
 /// The reason why a journal cannot be used, or cannot be written any more. The texts name the
 /// remedy.
@@ -13,13 +15,16 @@ use crate::s3::{Failure, FailureKind};
 pub enum JournalError {
     /// Another process has it.
     #[error(
-        "the journal {place} is in use by {by}; wait for it, stop it, or name another one with `journal`"
+        "the journal {place} is in use by {by}{}; wait for it with --wait, stop it, or name another one with `journal`",
+        last_seen(*silence)
     )]
     Held {
         /// The journal.
         place: String,
         /// The writer that holds it.
-        by: Writer,
+        by: Box<Writer>,
+        /// The age of its last sign of life, in S3.
+        silence: Option<Duration>,
     },
     /// Another writer took the journal over; nothing more is written, here or at a destination.
     #[error(
@@ -29,7 +34,7 @@ pub enum JournalError {
         /// The journal.
         place: String,
         /// The writer that holds it now.
-        by: Writer,
+        by: Box<Writer>,
     },
     /// The journal was changed or is incomplete, and not only at its end.
     #[error(
@@ -172,6 +177,13 @@ pub enum JournalError {
     /// The journal was closed before.
     #[error("the journal is closed")]
     Closed,
+}
+
+/// Returns the words for the age of a sign of life.
+fn last_seen(silence: Option<Duration>) -> String {
+    silence
+        .map(|silence| format!(" (last sign of life {} ago)", display_duration(silence)))
+        .unwrap_or_default()
 }
 
 impl JournalError {

@@ -89,6 +89,20 @@ impl<S: Store> Store for Faulty<S> {
         self.store.sync().await
     }
 
+    async fn lost(&self) -> JournalError {
+        self.store.lost().await
+    }
+
+    async fn release(&mut self) {
+        // A process that died says nothing any more.
+        if !matches!(
+            (&self.fault, self.struck),
+            (Some((_, WriteFault::Dead(_))), true)
+        ) {
+            self.store.release().await;
+        }
+    }
+
     fn wants_snapshot(&self) -> bool {
         self.store.wants_snapshot()
     }

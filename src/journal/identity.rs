@@ -1,12 +1,50 @@
-//! The writer of a journal: named to processes that find the journal in use, and the mark by which
-//! an older writer knows that it is not the last one.
+//! The identity of a session: told to whoever finds a journal in use, and to the session itself
+//! when another one has taken the journal over.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// The writer of a journal.
+/// The terms on which a session holds a journal, in the words of a Kubernetes Lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseTerms {
+    /// The Job (or any other unit that restarts its processes) that the session belongs to. A
+    /// session takes over at once from one of the same Job.
+    pub job: Option<String>,
+    /// The pod, told to others in place of the host name.
+    pub pod: Option<String>,
+    /// A holder without a sign of life for this long may be replaced.
+    pub duration: Duration,
+    /// The time between two signs of life.
+    pub renewal: Duration,
+}
+
+impl Default for LeaseTerms {
+    fn default() -> Self {
+        Self {
+            job: None,
+            pod: None,
+            duration: Duration::from_mins(1),
+            renewal: Duration::from_secs(15),
+        }
+    }
+}
+
+impl LeaseTerms {
+    /// Returns the usual terms for a session of this Job.
+    #[must_use]
+    pub fn of_job(job: &str) -> Self {
+        Self {
+            job: Some(job.to_owned()),
+            ..Self::default()
+        }
+    }
+}
+
+/// A session that writes a journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Writer {
     /// The id that distinguishes sessions.
@@ -15,38 +53,109 @@ pub struct Writer {
     pub host: String,
     /// The process there.
     pub pid: u32,
-    /// Since when.
+    /// The time when it took the journal, by its own clock.
     pub since: Timestamp,
+    /// The Job that it belongs to, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
+    /// Tells the process from any other that had or will have its number. Absent off Linux.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<ProcessMark>,
+}
+
+/// What tells a process from all others on a machine, besides its number.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessMark {
+    /// The boot of the machine.
+    boot: String,
+    /// The namespace in which the process has its number.
+    namespace: String,
+    /// The user. Processes of other users may be hidden.
+    user: u32,
+    /// The start of the process, in ticks since the boot.
+    started: u64,
+}
+
+impl ProcessMark {
+    /// Returns that of this process.
+    fn of_this_process() -> Option<Self> {
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        let namespace = fs::read_link("/proc/self/ns/pid").ok()?;
+        Some(Self {
+            boot: boot.trim().to_owned(),
+            namespace: namespace.to_string_lossy().into_owned(),
+            user: fs::metadata("/proc/self").ok()?.uid(),
+            started: start_of(std::process::id())?,
+        })
+    }
+
+    /// Returns true if both processes see each other, so that one that the other cannot see is
+    /// gone.
+    fn is_beside(&self, other: &Self) -> bool {
+        (&self.boot, &self.namespace, self.user) == (&other.boot, &other.namespace, other.user)
+    }
+}
+
+/// Returns when a process of this machine started; `None` for one that is not there, or has died
+/// and only waits for its parent.
+fn start_of(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name stands in parentheses and may have any characters.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?;
+    let started = fields.nth(18)?.parse().ok()?;
+    (!matches!(state, "Z" | "X")).then_some(started)
 }
 
 impl Writer {
-    /// Returns this process, from now on.
-    pub(super) fn this_process() -> Self {
-        let (host, since) = (host(), Timestamp::now());
+    /// Returns a session of this process that begins now.
+    pub(super) fn this_process(terms: &LeaseTerms) -> Self {
         Self {
             id: format!("{:016x}", fastrand::u64(..)),
-            host,
+            host: terms.pod.clone().unwrap_or_else(host),
             pid: std::process::id(),
-            since,
+            since: Timestamp::now(),
+            job: terms.job.clone(),
+            process: ProcessMark::of_this_process(),
         }
     }
 
     /// Returns a writer that could not be found out.
     pub(super) fn unknown() -> Self {
-        let (id, host) = (String::new(), "an unknown machine".to_owned());
         Self {
-            id,
-            host,
+            id: String::new(),
+            host: "an unknown machine".to_owned(),
             pid: 0,
             since: Timestamp::UNIX_EPOCH,
+            job: None,
+            process: None,
         }
+    }
+
+    /// Returns true if this session succeeds the other one: both belong to one Job.
+    pub(super) fn succeeds(&self, other: &Self) -> bool {
+        self.job.is_some() && self.job == other.job
+    }
+
+    /// Returns true if the other session's process ran beside this one and is gone.
+    pub(super) fn outlives(&self, other: &Self) -> bool {
+        let (Some(own), Some(mark)) = (&self.process, &other.process) else {
+            return false;
+        };
+        self.host == other.host && own.is_beside(mark) && start_of(other.pid) != Some(mark.started)
     }
 }
 
 impl std::fmt::Display for Writer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let since = self.since.strftime("%Y-%m-%d %H:%M:%SZ");
-        write!(f, "process {} on {} since {since}", self.pid, self.host)
+        if self.pid == 0 {
+            return f.write_str("an unknown process");
+        }
+        write!(f, "process {} on {}", self.pid, self.host)?;
+        if let Some(job) = &self.job {
+            write!(f, " (Job {job})")?;
+        }
+        write!(f, " since {}", self.since.strftime("%Y-%m-%d %H:%M:%SZ"))
     }
 }
 
@@ -60,5 +169,97 @@ pub fn host() -> String {
     match name.trim() {
         "" => "unknown".to_owned(),
         name => name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    fn with_pid(pid: u32, started: u64) -> Writer {
+        let own = Writer::this_process(&LeaseTerms::default());
+        let process = own
+            .process
+            .clone()
+            .map(|mark| ProcessMark { started, ..mark });
+        Writer {
+            pid,
+            process,
+            ..own
+        }
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn only_a_process_that_would_be_seen_is_gone() {
+        let own = Writer::this_process(&LeaseTerms::default());
+        assert!(!own.outlives(&own), "it lives");
+        let mut child = Command::new("sleep")
+            .arg("600")
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let pid = child.id();
+        let started = start_of(pid).unwrap();
+        let other = with_pid(pid, started);
+        assert!(!own.outlives(&other), "the child lives");
+        assert!(own.outlives(&with_pid(pid, started + 1)), "another process");
+        child.kill().unwrap();
+        let patience = std::time::Instant::now() + Duration::from_mins(1);
+        // It is a zombie now.
+        while !own.outlives(&other) {
+            assert!(std::time::Instant::now() < patience, "it lives on");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        child.wait().unwrap();
+        assert!(own.outlives(&other));
+        for (what, change) in [
+            (
+                "host",
+                (|writer| writer.host = "elsewhere".into()) as fn(&mut Writer),
+            ),
+            ("boot", |writer| mark(writer).boot = "another".into()),
+            ("namespace", |writer| {
+                mark(writer).namespace = "pid:[1]".into();
+            }),
+            ("user", |writer| mark(writer).user += 1),
+            ("mark", |writer| writer.process = None),
+        ] {
+            let mut unseen = other.clone();
+            change(&mut unseen);
+            assert!(!own.outlives(&unseen), "{what}");
+        }
+    }
+
+    fn mark(writer: &mut Writer) -> &mut ProcessMark {
+        writer.process.as_mut().unwrap()
+    }
+
+    #[test]
+    fn a_session_succeeds_those_of_its_own_job() {
+        let of = |job: Option<&str>| {
+            Writer::this_process(&LeaseTerms {
+                job: job.map(str::to_owned),
+                pod: Some("pod-1".to_owned()),
+                ..LeaseTerms::default()
+            })
+        };
+        assert!(of(Some("uid/3")).succeeds(&of(Some("uid/3"))));
+        assert!(!of(Some("uid/3")).succeeds(&of(Some("uid/4"))));
+        assert!(!of(None).succeeds(&of(None)));
+        let said = of(Some("uid/3")).to_string();
+        assert!(said.contains("on pod-1 (Job uid/3) since 2"), "{said}");
+    }
+
+    /// Journals of earlier versions have neither Job nor mark.
+    #[test]
+    fn a_writer_without_job_or_mark_is_read() {
+        let text =
+            r#"{"id":"7afc8be4845ba1d8","host":"vm","pid":6946,"since":"2026-11-29T06:36:53Z"}"#;
+        let writer: Writer = serde_json::from_str(text).unwrap();
+        assert_eq!((writer.job.as_deref(), &writer.process), (None, &None));
+        assert_eq!(serde_json::to_string(&writer).unwrap(), text);
     }
 }

@@ -386,6 +386,22 @@ pub(super) fn writer_of(place: &str, bytes: &[u8]) -> Option<Writer> {
         .map(|header| header.writer)
 }
 
+/// Returns who wrote a segment or a snapshot, as far as that can be read, and if its last record is
+/// the orderly end of a session.
+pub(super) fn last_words(place: &str, bytes: &[u8]) -> (Option<Writer>, bool) {
+    let last = bytes
+        .strip_suffix(b"\n")
+        .unwrap_or_default()
+        .rsplit(|byte| *byte == b'\n')
+        .next();
+    let last = last
+        .and_then(verified)
+        .and_then(|json| serde_json::from_slice::<Record<Event>>(json).ok());
+    let is_closed =
+        last.is_some_and(|record| matches!(record.event, Event::RunStopped | Event::RunEnded));
+    (writer_of(place, bytes), is_closed)
+}
+
 /// Returns the name of a segment, such as `segment-0000000007.log`.
 pub(super) fn segment_name(number: u64) -> String {
     format!("segment-{number:010}.log")

@@ -15,7 +15,7 @@ const TAIL: u64 = 8 * MIB;
 
 /// The place where a journal is kept. One writer uses it; a session that opens it reads what was
 /// written before.
-pub(super) trait Store: Send + 'static {
+pub(super) trait Store: Send + Sync + 'static {
     /// False for a place that forgets everything.
     const KEEPS: bool = true;
 
@@ -33,6 +33,16 @@ pub(super) trait Store: Send + 'static {
 
     /// Makes all that was written durable.
     fn sync(&mut self) -> impl Future<Output = Result<(), JournalError>> + Send;
+
+    /// Waits until another session is seen to have taken the place over.
+    fn lost(&self) -> impl Future<Output = JournalError> + Send {
+        std::future::pending()
+    }
+
+    /// Says that this session is at its end, so that another one may begin at once.
+    fn release(&mut self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
 
     /// Returns true if it is time for a snapshot.
     fn wants_snapshot(&self) -> bool;

@@ -24,6 +24,8 @@ pub(super) fn writer(id: &str) -> Writer {
         host: "test".into(),
         pid: 7,
         since: Timestamp::UNIX_EPOCH,
+        job: None,
+        process: None,
     }
 }
 

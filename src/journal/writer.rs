@@ -12,6 +12,7 @@
 
 mod broken;
 
+use std::future::pending;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -295,15 +296,19 @@ impl<S: Store> WriterTask<S> {
     }
 
     pub(super) async fn run(mut self) {
+        let mut is_ours = true;
         if let Err(error) = self.serve().await {
             tracing::debug!(%error, "the journal is broken");
-            let may_report = !error.leaves_it_to_another();
+            is_ours = !error.leaves_it_to_another();
             // Set once: nothing else sets it.
             let _ = self.shared.error.set(error);
             self.shared.broken.cancel();
-            if may_report {
+            if is_ours {
                 self.serve_report().await;
             }
+        }
+        if is_ours {
+            self.store.release().await;
         }
         self.queue.close();
         self.shared.broken.cancel();
@@ -361,10 +366,11 @@ impl<S: Store> WriterTask<S> {
     /// Collects the messages to write next; `None` if all senders are gone.
     async fn gather(&mut self) -> Result<Option<Vec<Message>>, JournalError> {
         let first = loop {
-            let Some(since) = self.unsynced else {
-                match self.queue.recv().await {
-                    Some(message) => break message,
-                    None => return Ok(None),
+            let unsynced = self.unsynced.map(|since| since + SYNC_AFTER);
+            let is_due = async {
+                match unsynced {
+                    Some(due) => sleep_until(due).await,
+                    None => pending().await,
                 }
             };
             tokio::select! {
@@ -373,7 +379,8 @@ impl<S: Store> WriterTask<S> {
                     Some(message) => break message,
                     None => return Ok(None),
                 },
-                () = sleep_until(since + SYNC_AFTER) => self.sync().await?,
+                error = self.store.lost() => return Err(error),
+                () = is_due => self.sync().await?,
             }
         };
         let is_urgent =
@@ -459,6 +466,7 @@ impl<S: Store> WriterTask<S> {
         if report.is_ok() {
             report = self.report_left().await;
         }
+        self.store.release().await;
         Ok(Closed {
             state: self.start.state.clone(),
             report,

@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_s3::config::retry::RetryConfig;
@@ -16,7 +16,6 @@ use aws_sdk_s3::config::{
     ProvideCredentials as _, RequestChecksumCalculation, ResponseChecksumValidation,
     SharedCredentialsProvider, StalledStreamProtectionConfig,
 };
-use jiff::Timestamp;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
@@ -458,15 +457,9 @@ impl Client {
         self.shared.identities.source().cloned()
     }
 
-    /// Returns the time of now without any correction, for [`Client::earliest`].
-    pub(super) fn moment(&self) -> SystemTime {
-        self.shared.identities.clock().uncorrected()
-    }
-
-    /// Returns the earliest time of modification, by the servers' own clocks, of an object that a
-    /// request wrote which was sent at this time of ours.
-    pub(crate) fn earliest(&self, sent: SystemTime) -> Option<Timestamp> {
-        self.shared.identities.clock().earliest(sent)
+    /// Returns the clock of the endpoint.
+    pub(super) fn clock(&self) -> &Clock {
+        self.shared.identities.clock()
     }
 
     async fn who(&self) -> String {

@@ -25,6 +25,8 @@ use aws_smithy_types::config_bag::{Storable, StoreReplace};
 use aws_smithy_types::date_time::Format;
 use jiff::{SignedDuration, Timestamp};
 
+use super::Client;
+
 /// A clock that is off by less than this is not corrected because of a refusal that has other
 /// causes too.
 const SUSPICIOUS: Duration = Duration::from_mins(4);
@@ -44,9 +46,11 @@ struct Shared {
     /// The least number of milliseconds by which a server of the endpoint has been ahead in an
     /// answer; [`UNTOLD`] before the first.
     least: AtomicI64,
+    /// Milliseconds by which the server was ahead in its last answer; [`UNTOLD`] before the first.
+    latest: AtomicI64,
 }
 
-/// The value of [`Shared::least`] while no answer has had a `Date`.
+/// The value of [`Shared::least`] and of [`Shared::latest`] while no answer has had a `Date`.
 const UNTOLD: i64 = i64::MAX;
 /// The clocks of the servers of an endpoint may differ by this much from each other, and times of
 /// modification have whole seconds.
@@ -67,6 +71,7 @@ impl Clock {
             offset: AtomicI64::new(0),
             is_confirmed: AtomicBool::new(false),
             least: AtomicI64::new(UNTOLD),
+            latest: AtomicI64::new(UNTOLD),
         }))
     }
 
@@ -103,6 +108,19 @@ impl Clock {
                 .and_then(|time| time.checked_sub(SPREAD)),
         };
         Timestamp::from_second(time.ok()?.as_second()).ok()
+    }
+
+    /// Returns the time that the server's own clock shows, by the `Date` of its last answer: up to a
+    /// second early, because a `Date` has whole seconds. A server that tells no time has the time of
+    /// this machine.
+    pub(super) fn of_server(&self) -> Timestamp {
+        let told = match self.0.latest.load(Ordering::Acquire) {
+            UNTOLD => Timestamp::try_from(self.now()).ok(),
+            ahead => Timestamp::try_from(self.uncorrected())
+                .ok()
+                .and_then(|time| time.checked_add(SignedDuration::from_millis(ahead)).ok()),
+        };
+        told.unwrap_or_else(Timestamp::now)
     }
 
     /// Corrects the clock by a refusal. Returns true if the request was signed with a wrong time,
@@ -150,6 +168,7 @@ impl Clock {
         let seen = self.seen_in(response);
         if let Some(ahead) = seen {
             self.0.least.fetch_min(ahead, Ordering::AcqRel);
+            self.0.latest.store(ahead, Ordering::Release);
         }
         if let Some(seen) = seen
             && !is_apart(seen, self.offset(), SUSPICIOUS)
@@ -163,6 +182,24 @@ impl Clock {
                 seen,
             });
         }
+    }
+}
+
+impl Client {
+    /// Returns the time of now without any correction, for [`Client::earliest`].
+    pub(super) fn moment(&self) -> SystemTime {
+        self.clock().uncorrected()
+    }
+
+    /// Returns the time that the server's own clock shows, by its last answer.
+    pub(crate) fn server_time(&self) -> Timestamp {
+        self.clock().of_server()
+    }
+
+    /// Returns the earliest time of modification, by the servers' own clocks, of an object that a
+    /// request wrote which was sent at this time of ours.
+    pub(crate) fn earliest(&self, sent: SystemTime) -> Option<Timestamp> {
+        self.clock().earliest(sent)
     }
 }
 
@@ -278,6 +315,19 @@ mod tests {
         let date = DateTime::from(at).fmt(Format::HttpDate).unwrap();
         response.headers_mut().insert("date", date);
         response
+    }
+
+    #[test]
+    fn the_time_of_the_server_is_that_of_its_last_answer() {
+        let clock = Clock::default();
+        let now = || Timestamp::now().as_second();
+        assert!((clock.of_server().as_second() - now()).abs() <= 60);
+        for ahead in [HOUR * 5, Duration::ZERO] {
+            clock.witness(&mut refusal(SystemTime::now() + ahead), 1, 0);
+            let seen = clock.of_server().as_second() - now();
+            let ahead = i64::try_from(ahead.as_secs()).unwrap();
+            assert!((seen - ahead).abs() <= 60, "{seen}");
+        }
     }
 
     /// Returns a refusal by a server whose clock shows this.

@@ -17,7 +17,8 @@ use s3haul::journal::event::{Event, RunInfo};
 use s3haul::journal::fingerprint::Fingerprint;
 use s3haul::journal::state::{Phase, RunState, Totals};
 use s3haul::journal::{
-    Decision, Intent, Journal, JournalError, Ledger, Location, Opened, WriteFault, decide,
+    Decision, Intent, Journal, JournalError, LeaseTerms, Ledger, Location, Opened, WriteFault,
+    decide,
 };
 use s3haul::manifest::job::{Job, PartSize, Transfer};
 use s3haul::report::{Origin, ReportWriter};
@@ -143,7 +144,8 @@ impl Stage {
         &self,
         first: Option<(u64, WriteFault)>,
     ) -> Result<(Journal, Arc<RunState>), JournalError> {
-        let opened = Opened::open(Location::Directory(self.journal())).await?;
+        let opened =
+            Opened::open(Location::Directory(self.journal()), &LeaseTerms::default()).await?;
         let fingerprint = Fingerprint::of(&self.job);
         let decision = decide(opened.state(), &fingerprint, Intent::Resume)?;
         let resumed = Arc::new(opened.resumed(decision));
@@ -266,7 +268,7 @@ impl Stage {
     /// How many records the journal has.
     fn records(&self) -> u64 {
         let opened = async {
-            Opened::open(Location::Directory(self.journal()))
+            Opened::open(Location::Directory(self.journal()), &LeaseTerms::default())
                 .await
                 .unwrap()
                 .next_record()

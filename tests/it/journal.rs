@@ -1,10 +1,14 @@
 //! The journal in S3: who may write it, and what lost answers do to it; and how much room any
 //! journal takes.
 
+mod lease;
+
 use s3haul::bucket::Bucket;
 use s3haul::journal::event::{Ended, Event, PlannedObject, ReceiptLine, RunInfo, UploadPlace};
 use s3haul::journal::fingerprint::Fingerprint;
-use s3haul::journal::{Intent, Journal, JournalError, Life, Location, Opened, decide, look};
+use s3haul::journal::{
+    Intent, Journal, JournalError, LeaseTerms, Life, Location, Opened, decide, look,
+};
 use s3haul::manifest::job::Provider;
 use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
 use s3haul::size::MIB;
@@ -28,21 +32,29 @@ fn run() -> RunInfo {
     }
 }
 
+/// Each session takes over from the one before.
+fn terms() -> LeaseTerms {
+    LeaseTerms::of_job("nightly")
+}
+
 async fn begin(world: &World) -> Journal {
-    let opened = Opened::open(location(world).await).await.unwrap();
+    let opened = Opened::open(location(world).await, &terms()).await.unwrap();
     opened.begin(run(), None).await.unwrap()
 }
 
 /// A run whose journal is in a directory.
 pub(crate) async fn begin_in(directory: &std::path::Path) -> Journal {
-    let opened = Opened::open(Location::Directory(directory.to_owned()))
-        .await
-        .unwrap();
+    let opened = Opened::open(
+        Location::Directory(directory.to_owned()),
+        &LeaseTerms::default(),
+    )
+    .await
+    .unwrap();
     opened.begin(run(), None).await.unwrap()
 }
 
 async fn resume(world: &World) -> Journal {
-    let opened = Opened::open(location(world).await).await.unwrap();
+    let opened = Opened::open(location(world).await, &terms()).await.unwrap();
     assert!(opened.state().is_unfinished());
     opened.resume(None).await.unwrap()
 }
@@ -117,12 +129,12 @@ async fn a_session_goes_on_where_the_one_before_was_killed() {
         first.append(planned(object)).await.unwrap();
     }
     first.commit(ended(3)).await.unwrap();
-    drop(first);
     let glance = look(location(&world).await).await.unwrap().unwrap();
     assert_eq!(
         (glance.life, glance.state.pending_objects()),
         (Life::Running, 4)
     );
+    drop(first);
     let second = resume(&world).await;
     second.commit(ended(0)).await.unwrap();
     let closed = second.close(Event::RunStopped).await.unwrap();
@@ -164,9 +176,10 @@ async fn of_two_writers_exactly_one_survives() {
 #[tokio::test]
 async fn two_that_begin_at_the_same_moment_do_not_mix() {
     let world = World::new().await;
+    let terms = terms();
     let (a, b) = tokio::join!(
-        Opened::open(location(&world).await),
-        Opened::open(location(&world).await)
+        Opened::open(location(&world).await, &terms),
+        Opened::open(location(&world).await, &terms)
     );
     let (a, b) = (a.unwrap(), b.unwrap());
     let (a, b) = tokio::join!(a.begin(run(), None), b.begin(run(), None));
@@ -291,10 +304,14 @@ async fn damage_is_refused_and_a_fresh_run_gets_out_of_it() {
         Content::bytes(b"00000000 {}\n".to_vec()),
         &ObjectSpec::default(),
     );
-    let refused = Opened::open(location(&world).await).await.unwrap_err();
+    let refused = Opened::open(location(&world).await, &terms())
+        .await
+        .unwrap_err();
     assert!(matches!(refused, JournalError::Corrupt { .. }), "{refused}");
     assert!(refused.to_string().contains(&name), "{refused}");
-    let (opened, salvage, aside) = Opened::begin_anew(location(&world).await).await.unwrap();
+    let (opened, salvage, aside) = Opened::begin_anew(location(&world).await, &terms())
+        .await
+        .unwrap();
     assert_eq!(
         (salvage.open_uploads(), salvage.bad_lines, aside),
         (1, 1, None)
@@ -323,7 +340,9 @@ async fn damage_is_refused_and_a_fresh_run_gets_out_of_it() {
 async fn an_endpoint_without_conditional_writes_is_refused_with_the_reason() {
     let mut world = World::new().await;
     world.provider = Provider::Other;
-    let refused = Opened::open(location(&world).await).await.unwrap_err();
+    let refused = Opened::open(location(&world).await, &terms())
+        .await
+        .unwrap_err();
     assert!(
         matches!(refused, JournalError::Unconditional { .. }),
         "{refused}"
@@ -341,7 +360,9 @@ async fn an_endpoint_without_conditional_writes_is_refused_with_the_reason() {
 async fn a_run_that_is_over_makes_room_for_the_next() {
     let world = World::new().await;
     for round in 0..3 {
-        let opened = Opened::open(location(&world).await).await.unwrap();
+        let opened = Opened::open(location(&world).await, &terms())
+            .await
+            .unwrap();
         assert!(!opened.state().is_unfinished(), "round {round}");
         let fingerprint = Fingerprint::default();
         decide(opened.state(), &fingerprint, Intent::Resume).unwrap();
@@ -395,9 +416,12 @@ async fn a_journal_does_not_grow_with_the_objects() {
     const WINDOW: u64 = 4096;
     const OBJECTS: u64 = 20 * WINDOW;
     let directory = tempfile::tempdir().unwrap();
-    let opened = Opened::open(Location::Directory(directory.path().to_owned()))
-        .await
-        .unwrap();
+    let opened = Opened::open(
+        Location::Directory(directory.path().to_owned()),
+        &LeaseTerms::default(),
+    )
+    .await
+    .unwrap();
     let journal = opened.begin(run(), None).await.unwrap();
     journal.append(RANGE).await.unwrap();
     let (mut peaks, mut written) = ([0; 2], 0);
@@ -448,8 +472,11 @@ async fn a_journal_does_not_grow_with_the_objects() {
     assert!(second <= first + first / 4, "it grows: {peaks:?}");
     assert!(second < 20 * MIB, "{peaks:?}");
     // What a session reads before its first request.
-    let again = Opened::open(Location::Directory(directory.path().to_owned()))
-        .await
-        .unwrap();
+    let again = Opened::open(
+        Location::Directory(directory.path().to_owned()),
+        &LeaseTerms::default(),
+    )
+    .await
+    .unwrap();
     assert_eq!(again.state().pending_objects() as u64, WINDOW);
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use s3haul::journal::{Intent, Location, Opened};
+use s3haul::journal::{Intent, LeaseTerms, Location, Opened};
 use s3haul::location::ObjectKey;
 use s3haul::manifest::job::Limits;
 use s3haul::pace::learned::{Learned, LearnedLane};
@@ -113,9 +113,12 @@ async fn a_session_begins_with_what_the_last_one_learned() {
         "{:?}",
         run.outcome
     );
-    let opened = Opened::open(Location::Directory(directory.path().to_owned()))
-        .await
-        .unwrap();
+    let opened = Opened::open(
+        Location::Directory(directory.path().to_owned()),
+        &LeaseTerms::default(),
+    )
+    .await
+    .unwrap();
     let lanes = opened
         .state()
         .learned

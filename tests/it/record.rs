@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, SystemTime};
 
-use s3haul::journal::{JournalError, Location, Opened};
+use s3haul::journal::{JournalError, LeaseTerms, Location, Opened};
 use s3haul::printable::hex;
 use s3haul::sandbox::{BucketOptions, Content, Effect, Fault, ObjectSpec, Operation, When};
 use serde_json::Value;
@@ -409,9 +409,12 @@ async fn a_journal_whose_directory_lock_or_segment_goes_away_ends_the_run() {
     let dir = TempDir::new().unwrap();
     let journal = begin_in(dir.path()).await;
     fs::remove_file(dir.path().join("lock")).unwrap();
-    let second = Opened::open(Location::Directory(dir.path().to_owned()))
-        .await
-        .unwrap();
+    let second = Opened::open(
+        Location::Directory(dir.path().to_owned()),
+        &LeaseTerms::default(),
+    )
+    .await
+    .unwrap();
     let second = second.resume(None).await.unwrap();
     assert!(journal.commit(planned(1)).await.is_err());
     second.commit(planned(1)).await.unwrap();

@@ -12,7 +12,7 @@ use s3haul::execute::receipt::{Ending, Receipt};
 use s3haul::execute::{self, Outcome};
 use s3haul::journal::event::RunInfo;
 use s3haul::journal::fingerprint::Fingerprint;
-use s3haul::journal::{self, Decision, Intent, JournalError, Location, Opened};
+use s3haul::journal::{self, Decision, Intent, JournalError, LeaseTerms, Location, Opened};
 use s3haul::location::{LocalPath, S3Uri};
 use s3haul::manifest::job::{
     DEFAULT_ENDPOINT, Destination, Endpoint, Job, Limits, Provider, Source, Symlinks, Transfer,
@@ -173,7 +173,12 @@ impl World {
         // A session that was killed lets go of its journal a moment later.
         let mut patience = 1000;
         let opened = loop {
-            match Opened::open(Location::Directory(directory.to_owned())).await {
+            match Opened::open(
+                Location::Directory(directory.to_owned()),
+                &LeaseTerms::default(),
+            )
+            .await
+            {
                 Err(JournalError::Held { .. }) if patience > 0 => {
                     patience -= 1;
                     tokio::time::sleep(Duration::from_millis(5)).await;

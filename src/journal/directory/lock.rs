@@ -58,7 +58,8 @@ pub(super) fn lock(path: &Path, writer: &Writer) -> Result<File, JournalError> {
                 let by = holder(&name).unwrap_or_else(Writer::unknown);
                 return Err(JournalError::Held {
                     place: path.display().to_string(),
-                    by,
+                    by: Box::new(by),
+                    silence: None,
                 });
             }
             Err(TryLockError::Error(error)) => return Err(failed(&error)),

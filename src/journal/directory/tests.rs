@@ -1,7 +1,7 @@
 //! Crashes, damage and other processes, on a real file system.
 
 use super::super::tests::{at, ended, info, planned, range, writer};
-use super::super::{Life, Location, Opened, look};
+use super::super::{LeaseTerms, Life, Location, Opened, look};
 use super::*;
 use crate::journal::segment::push_record;
 
@@ -68,7 +68,7 @@ async fn a_second_process_is_told_who_has_it() {
     let JournalError::Held { by, .. } = &refused else {
         panic!("{refused}")
     };
-    assert_eq!(by, &writer("w"));
+    assert_eq!(**by, writer("w"));
     assert!(
         refused
             .to_string()
@@ -193,9 +193,12 @@ async fn a_look_changes_nothing_and_sees_whether_a_run_is_alive() {
     let dir = tempfile::tempdir().unwrap();
     let glance = || look(Location::Directory(dir.path().join("journal")));
     assert!(glance().await.unwrap().is_none());
-    let opened = Opened::open(Location::Directory(dir.path().join("journal")))
-        .await
-        .unwrap();
+    let opened = Opened::open(
+        Location::Directory(dir.path().join("journal")),
+        &LeaseTerms::default(),
+    )
+    .await
+    .unwrap();
     let journal = opened.begin(info(), None).await.unwrap();
     journal.commit(range()).await.unwrap();
     let before = files(&dir.path().join("journal"));
@@ -216,9 +219,12 @@ async fn a_look_changes_nothing_and_sees_whether_a_run_is_alive() {
         (Event::RunStopped, Life::Stopped),
         (Event::RunEnded, Life::Ended),
     ] {
-        let opened = Opened::open(Location::Directory(dir.path().join("journal")))
-            .await
-            .unwrap();
+        let opened = Opened::open(
+            Location::Directory(dir.path().join("journal")),
+            &LeaseTerms::default(),
+        )
+        .await
+        .unwrap();
         let journal = opened.resume(None).await.unwrap();
         journal.close(last).await.unwrap();
         for _ in 0..500 {

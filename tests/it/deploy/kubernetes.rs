@@ -170,19 +170,11 @@ fn exit_codes_are_answered_as_they_are_meant() {
         assert_eq!(rule["onExitCodes"]["containerName"], container["name"]);
         rule["action"].as_str()
     };
-    for exit in [
-        Exit::Done,
-        Exit::Failures,
-        Exit::Usage,
-        Exit::Refused,
-        Exit::Interrupted,
-        Exit::Waiting,
-        Exit::Bug,
-    ] {
+    for exit in Exit::ALL {
         let expected = match exit {
             // Nothing that a repetition changes, at least not within the hours that a restore
-            // takes.
-            Exit::Usage | Exit::Refused | Exit::Waiting => Some("FailJob"),
+            // takes, or until another Job has ended.
+            Exit::Usage | Exit::Refused | Exit::Waiting | Exit::Held => Some("FailJob"),
             // Nothing that went wrong.
             Exit::Interrupted => Some("Ignore"),
             // Worth another try, but not for ever; and success is no failure, Kubernetes refuses a
@@ -197,6 +189,108 @@ fn exit_codes_are_answered_as_they_are_meant() {
         .unwrap();
     assert_eq!(disruption["action"], "Ignore");
     assert_eq!(disruption["onPodConditions"][0]["type"], "DisruptionTarget");
+}
+
+/// The rows of the first table of a page whose header row has these words: their cells.
+fn rows(page: &str, header: &str) -> Vec<Vec<String>> {
+    let text = read(page);
+    let table = text
+        .lines()
+        .skip_while(|line| !(line.starts_with('|') && line.contains(header)))
+        .take_while(|line| line.starts_with('|'))
+        .skip(2);
+    let cells = |line: &str| {
+        let cells = line.trim_matches('|').split('|');
+        cells.map(|cell| cell.trim().to_owned()).collect()
+    };
+    table.map(cells).collect()
+}
+
+/// The codes in a cell: `2, 3, 5`.
+fn codes(cell: &str) -> impl Iterator<Item = u8> {
+    cell.split(", ")
+        .filter_map(|code| code.split(' ').next()?.parse().ok())
+}
+
+#[test]
+fn the_tables_of_exit_codes_are_complete_and_say_what_the_policy_does() {
+    let (_, job, ..) = cron_job();
+    let rules = job["podFailurePolicy"]["rules"].as_sequence().unwrap();
+    let action = |code: u8| {
+        let has = |rule: &&Value| {
+            let values = rule["onExitCodes"]["values"].as_sequence();
+            values.is_some_and(|values| values.contains(&code.into()))
+        };
+        rules
+            .iter()
+            .find(has)
+            .and_then(|rule| rule["action"].as_str())
+    };
+    let all: BTreeSet<u8> = Exit::ALL.iter().map(|exit| *exit as u8).collect();
+    for rule in rules {
+        for value in rule["onExitCodes"]["values"]
+            .as_sequence()
+            .into_iter()
+            .flatten()
+        {
+            let code = u8::try_from(value.as_u64().unwrap()).unwrap();
+            assert!(all.contains(&code), "s3haul never ends with {code}");
+        }
+    }
+    // Kubernetes reports two more: 128 and the signal.
+    let killed = [137, 143];
+    let mut told = BTreeSet::new();
+    for row in rows("deploy/README.md", "| exit code |") {
+        let code = row[1].parse().unwrap();
+        assert!(told.insert(code), "{code} has two rows");
+        let expected = match action(code) {
+            Some("FailJob") => "fails at once",
+            Some("Ignore") => "does not count against",
+            _ if code == 0 => "completes",
+            _ if code == 143 => "the same",
+            _ => "starts another pod, up to `backoffLimit`",
+        };
+        assert!(row[2].contains(expected), "{code}: {row:?}");
+    }
+    assert_eq!(told, all.iter().copied().chain(killed).collect());
+    let mut told = BTreeSet::new();
+    for row in rows("docs/operations.md", "| code | `podFailurePolicy`") {
+        for code in codes(&row[0]) {
+            assert!(told.insert(code), "{code} has two rows");
+            let expected =
+                action(code).map_or("counts against".to_owned(), |action| format!("`{action}`"));
+            assert!(row[1].contains(&expected), "{code}: {row:?}");
+        }
+    }
+    let failed: BTreeSet<u8> = all.iter().copied().filter(|code| *code != 0).collect();
+    assert_eq!(told, failed);
+    for (page, header) in [
+        ("README.md", "| code | meaning |"),
+        ("docs/troubleshooting.md", "| code | look at |"),
+    ] {
+        let told: BTreeSet<u8> = rows(page, header)
+            .iter()
+            .flat_map(|row| codes(&row[0]))
+            .collect();
+        assert_eq!(told, all, "{page}");
+    }
+}
+
+/// What names the holder of a journal comes from the pod.
+#[test]
+fn the_pod_knows_its_job_and_its_name() {
+    let (.., container) = cron_job();
+    let field = |name: &str| {
+        let variables = container["env"].as_sequence().unwrap();
+        let variable = variables.iter().find(|variable| variable["name"] == name);
+        let variable = variable.unwrap_or_else(|| panic!("{name} is not set"));
+        variable["valueFrom"]["fieldRef"]["fieldPath"].clone()
+    };
+    assert_eq!(
+        field("S3HAUL_JOB_UID"),
+        "metadata.labels['batch.kubernetes.io/controller-uid']"
+    );
+    assert_eq!(field("POD_NAME"), "metadata.name");
 }
 
 #[test]

@@ -1,0 +1,135 @@
+//! The notes that a run writes before it begins: about the run that it resumes or gives up, and about
+//! the report that it replaces.
+
+use std::fmt::Write as _;
+
+use tracing::Level;
+
+use crate::cli::tell as tell_note;
+use crate::journal::state::RunState;
+use crate::journal::unproven::UnprovenCopies;
+use crate::journal::{self, Location};
+use crate::listing::local::JOURNALS;
+use crate::manifest::job::Job;
+use crate::report::{Origin, header, last_footer};
+use crate::size::{ByteSize, by_number, display_count, display_counted};
+use crate::telemetry::{self, Note};
+
+/// Warns that the report of another run is about to be replaced.
+pub(super) fn replaces(job: &Job, is_kept: impl Fn(&Origin) -> bool, tell: impl Fn(&str)) {
+    let Some(path) = &job.report.json else { return };
+    let Some(old) = header(path).filter(|old| !is_kept(old)) else {
+        return;
+    };
+    let time = old.time.map_or_else(
+        || "of an earlier run".to_owned(),
+        |time| format!("of {time:.0}"),
+    );
+    let losses = last_footer(path).map_or(0, |footer| footer.objects_with_losses);
+    let losses = if losses == 0 {
+        String::new()
+    } else {
+        format!(
+            ", which named {} {} attributes; what this run finds equal stays without them, and \
+             `when: always` (--when always) copies it again. To repair them by `s3haul retry --losses`, keep the report or \
+             name another one",
+            display_count(losses),
+            by_number(losses, "copy that lacks", "copies that lack")
+        )
+    };
+    tell(&format!(
+        "{}: replaces the report {time}{losses}",
+        path.display()
+    ));
+}
+
+/// Tells that a new run begins, and for which differences the one in the journal is given up.
+pub(super) fn begun(old: &RunState, left: &RunState, changes: &[String]) {
+    let began = Note::new(Level::INFO, "run_began", "a new run begins").only_json();
+    if changes.is_empty() {
+        return tell_note(&began);
+    }
+    let uploads = left.uploads.len() as u64;
+    let aborts = match uploads {
+        0 => String::new(),
+        uploads => format!(
+            " It aborts the {} that the unfinished run left open.",
+            display_counted(uploads, "upload")
+        ),
+    };
+    let message = format!(
+        "the job was changed: {}; a new run begins (`on_change: new-run`).{aborts} What is at the destination is compared \
+         and not copied again",
+        changes.join("; ")
+    );
+    let old_run = old.run.as_ref().map(|run| run.run.as_str());
+    let note = Note::new(Level::WARN, "job_changed", message)
+        .with("changes", changes)
+        .with("old_run", old_run)
+        .with("open_uploads", uploads);
+    tell_note(&note);
+    tell_note(&began);
+}
+
+/// Tells how far the run is that is resumed.
+pub(super) fn resumed(state: &RunState) {
+    if let Some(run) = &state.run {
+        telemetry::name_run(&run.run);
+    }
+    let began = state
+        .began
+        .map(|began| format!(" of {began:.0}"))
+        .unwrap_or_default();
+    let (totals, open, pending) = (
+        &state.totals,
+        state.open_bytes(),
+        state.pending_objects() as u64,
+    );
+    let mut line = format!(
+        "going on with the run{began}: {} ({}) done, {} under way",
+        display_counted(totals.done_objects, "object"),
+        ByteSize(totals.done_bytes),
+        display_count(pending)
+    );
+    if open > 0 {
+        let _ = write!(line, ", {} in open uploads", ByteSize(open));
+    }
+    let note = Note::new(Level::INFO, "run_resumed", line)
+        .with("began", state.began)
+        .with("done_objects", totals.done_objects)
+        .with("done_bytes", totals.done_bytes)
+        .with("pending_objects", pending)
+        .with("open_bytes", open);
+    tell_note(&note);
+}
+
+/// Says that copies of earlier runs are not trusted.
+pub(super) fn unproven(unproven: &UnprovenCopies, tell: impl Fn(&str)) {
+    if unproven.is_empty() {
+        return;
+    }
+    let copies = match unproven.len() {
+        1 => "1 copy".to_owned(),
+        several => format!("{} copies", display_count(several as u64)),
+    };
+    tell(&format!(
+        "{copies} of earlier runs failed their proof and were kept; this run copies those of them again that are in it, \
+         unless a checksum or ETag proves them now"
+    ));
+}
+
+/// Adds the copies that failed their proof in other runs of this directory: a copy with other flags
+/// has another journal.
+pub(super) async fn unproven_beside(own: &str, unproven: &mut UnprovenCopies) {
+    let Ok(entries) = std::fs::read_dir(JOURNALS) else {
+        return;
+    };
+    for entry in entries.filter_map(Result::ok) {
+        let is_other = entry.file_name() != own && entry.path().is_dir();
+        // One that cannot be read is no concern of this run.
+        if is_other && let Ok(Some(glance)) = journal::look(Location::Directory(entry.path())).await
+        {
+            unproven.merge(&glance.state.unproven);
+        }
+    }
+}

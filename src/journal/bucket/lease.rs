@@ -1,0 +1,341 @@
+//! The lease of a journal in S3: the sign of life of the session that holds it, and the look at the
+//! one that another session holds.
+//!
+//! A task of its own renews the record, so that a writer that waits (for a slow report, or for the
+//! next event) stays alive to others. Where the server honours `If-Match`, the renewal also tells
+//! an idle session within seconds that it was replaced: its successor removes the record.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio::sync::{Mutex, Notify};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{Listing, Place, ROUNDS};
+use crate::journal::error::JournalError;
+use crate::journal::holder::{BucketHolder, HolderRecord, record_name, silence};
+use crate::journal::identity::{LeaseTerms, Writer};
+use crate::journal::segment;
+use crate::s3::{Attributes, FailureKind, WriteCondition};
+
+/// The longest wait for the last write of a record. Without it, a successor waits for the lease to
+/// run out.
+const RELEASE: Duration = Duration::from_secs(5);
+
+/// The lease of this session. Its renewal ends when this is dropped.
+#[derive(Debug)]
+pub(in crate::journal) struct Lease {
+    shared: Arc<Shared>,
+    renewal: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    place: Place,
+    terms: LeaseTerms,
+    writer: Writer,
+    /// Held during each write, so that the records come in order.
+    record: Mutex<Kept>,
+    /// Wakes the renewal early.
+    wake: Notify,
+    fenced: OnceLock<JournalError>,
+    /// Cancelled once `fenced` is set.
+    lost: CancellationToken,
+}
+
+/// The record as it was written last.
+#[derive(Debug)]
+struct Kept {
+    record: HolderRecord,
+    /// Its `ETag`, where the answer told.
+    etag: Option<String>,
+}
+
+/// Releases the lease of a session from outside of its journal's writer.
+#[derive(Clone, Debug, Default)]
+pub struct LeaseHandle(Option<Arc<Shared>>);
+
+impl LeaseHandle {
+    /// Lets the journal go, so that the next session need not wait for the lease to run out. Does
+    /// nothing for a journal without a lease.
+    pub async fn release(&self) {
+        if let Some(shared) = &self.0 {
+            shared.release().await;
+        }
+    }
+}
+
+impl Lease {
+    /// Writes the first sign of life of a session that is about to take the journal, if nobody else
+    /// holds that.
+    pub(super) async fn take(
+        place: &Place,
+        writer: &Writer,
+        terms: &LeaseTerms,
+    ) -> Result<Self, JournalError> {
+        place.demand_conditions()?;
+        place.check_holder(writer, terms).await?;
+        let shared = Arc::new(Shared {
+            place: place.clone(),
+            terms: terms.clone(),
+            writer: writer.clone(),
+            record: Mutex::new(Kept {
+                record: HolderRecord::new(writer.clone()),
+                etag: None,
+            }),
+            wake: Notify::new(),
+            fenced: OnceLock::new(),
+            lost: CancellationToken::new(),
+        });
+        let written = shared
+            .write(&mut *shared.record.lock().await, WriteCondition::Absent)
+            .await;
+        match written {
+            Ok(()) => {}
+            // An earlier attempt took effect, and its answer was lost.
+            Err(error) if is_refused_condition(&error) => {}
+            Err(error) => return Err(error),
+        }
+        let renewal = tokio::spawn(Arc::clone(&shared).renew_always());
+        Ok(Self { shared, renewal })
+    }
+
+    /// Returns what releases it from outside.
+    pub(in crate::journal) fn handle(&self) -> LeaseHandle {
+        LeaseHandle(Some(Arc::clone(&self.shared)))
+    }
+
+    /// Names the run in the record, at once.
+    pub(in crate::journal) async fn name_run(&self, run: Option<String>) {
+        self.shared.record.lock().await.record.run = run;
+        self.shared.wake.notify_one();
+    }
+
+    /// Waits until another session is seen to have taken the journal over.
+    pub(super) async fn lost(&self) -> JournalError {
+        self.shared.lost.cancelled().await;
+        let error = self.shared.fenced.get().cloned();
+        error.unwrap_or(JournalError::Closed)
+    }
+
+    pub(super) async fn release(&self) {
+        self.shared.release().await;
+    }
+
+    /// Removes the record of a session that did not get the journal.
+    pub(super) async fn withdraw(self) {
+        self.renewal.abort();
+        let name = record_name(&self.shared.writer.id);
+        self.shared.place.remove_objects([name]).await;
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.renewal.abort();
+    }
+}
+
+impl Shared {
+    async fn renew_always(self: Arc<Self>) {
+        let mut is_failing = false;
+        loop {
+            tokio::select! {
+                () = sleep(self.terms.renewal) => {}
+                () = self.wake.notified() => {}
+            }
+            match self.renew().await {
+                Ok(()) => is_failing = false,
+                Err(error @ JournalError::Fenced { .. }) => {
+                    // Set once: nothing else sets it.
+                    let _ = self.fenced.set(error);
+                    self.lost.cancel();
+                    return;
+                }
+                Err(error) => {
+                    if !is_failing {
+                        tracing::warn!(
+                            %error,
+                            "the sign of life in the journal cannot be written; after {} s without one, another run may take \
+                             the journal over",
+                            self.terms.duration.as_secs()
+                        );
+                    }
+                    is_failing = true;
+                }
+            }
+        }
+    }
+
+    async fn renew(&self) -> Result<(), JournalError> {
+        let mut kept = self.record.lock().await;
+        if kept.record.released {
+            return Ok(());
+        }
+        let condition = match &kept.etag {
+            Some(etag) if self.place.bucket.capabilities().if_match.put => {
+                WriteCondition::Matches(etag.clone())
+            }
+            _ => WriteCondition::None,
+        };
+        match self.write(&mut kept, condition).await {
+            Err(error) if is_refused_condition(&error) => {}
+            written => return written,
+        }
+        // A successor removes the record. So may a user, and a lost answer changes its `ETag`: the
+        // segments decide.
+        if let Some(by) = self.place.last_writer().await?
+            && by.id != self.writer.id
+        {
+            return Err(JournalError::Fenced {
+                place: self.place.to_string(),
+                by: Box::new(by),
+            });
+        }
+        self.write(&mut kept, WriteCondition::None).await
+    }
+
+    /// Writes the record with the time of now.
+    async fn write(&self, kept: &mut Kept, condition: WriteCondition) -> Result<(), JournalError> {
+        kept.record.renewed = Timestamp::now();
+        let key = self.place.key(&record_name(&self.writer.id))?;
+        let (bytes, attributes) = (kept.record.bytes().into(), Attributes::default());
+        let written = self
+            .place
+            .bucket
+            .put_object(&key, bytes, &attributes, None, condition)
+            .await
+            .map_err(|failure| JournalError::store(&self.place, failure))?;
+        kept.etag = Some(written.value.etag).filter(|etag| !etag.is_empty());
+        Ok(())
+    }
+
+    async fn release(&self) {
+        let released = async {
+            let mut kept = self.record.lock().await;
+            if kept.record.released || self.fenced.get().is_some() {
+                return Ok(());
+            }
+            kept.record.released = true;
+            self.write(&mut kept, WriteCondition::None).await
+        };
+        match timeout(RELEASE, released).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the journal could not be marked as free"),
+            Err(_) => tracing::warn!("the journal could not be marked as free in time"),
+        }
+    }
+}
+
+/// Returns true for the refusal of a condition. `If-Match` on an object that is not there is one.
+fn is_refused_condition(error: &JournalError) -> bool {
+    matches!(
+        error,
+        JournalError::Store { failure, .. } if matches!(
+            failure.kind(),
+            FailureKind::PreconditionFailed | FailureKind::Conflict | FailureKind::NotFound
+        )
+    )
+}
+
+impl Place {
+    /// Returns the session that holds the journal, or held it last; `None` where there is none.
+    pub(in crate::journal) async fn holder(&self) -> Result<Option<BucketHolder>, JournalError> {
+        let Some((listing, name, bytes)) = self.last_object().await? else {
+            return Ok(None);
+        };
+        let (writer, is_closed) = segment::last_words(&name, &bytes);
+        // Of a segment that cannot be read, the newest record tells.
+        let newest = || {
+            let records = listing.records.iter();
+            let newest = records.max_by_key(|(_, modified)| **modified);
+            newest.map(|(id, _)| id.clone())
+        };
+        let id = writer.as_ref().map(|writer| writer.id.clone());
+        let id = id.or_else(newest).unwrap_or_default();
+        let renewed = listing.records.get(&id).copied();
+        let record = match renewed {
+            Some(_) => self.record(&id).await?,
+            None => None,
+        };
+        let mut holder = BucketHolder {
+            released: is_closed || record.as_ref().is_some_and(|record| record.released),
+            writer: writer
+                .or(record.map(|record| record.writer))
+                .unwrap_or_else(Writer::unknown),
+            silence: Duration::ZERO,
+        };
+        let signs = [
+            listing.last().and_then(|(_, modified)| modified),
+            renewed.flatten(),
+        ];
+        holder.silence = silence(signs, self.bucket.client().server_time());
+        Ok(Some(holder))
+    }
+
+    /// Returns the record of a session; `None` if it is gone or damaged.
+    async fn record(&self, id: &str) -> Result<Option<HolderRecord>, JournalError> {
+        let name = record_name(id);
+        let Some(bytes) = self.get(&name).await? else {
+            return Ok(None);
+        };
+        match serde_json::from_slice(&bytes) {
+            Ok(record) => Ok(Some(record)),
+            Err(error) => {
+                tracing::warn!(
+                    "{self}{name} cannot be read ({error}); only its age tells if that session is alive"
+                );
+                Ok(None)
+            }
+        }
+    }
+
+    /// Returns the segment or snapshot that was written last, with its name and all that is there.
+    async fn last_object(&self) -> Result<Option<(Listing, String, Bytes)>, JournalError> {
+        for _ in 0..ROUNDS {
+            let listing = self.listing().await?;
+            let Some((name, _)) = listing.last() else {
+                return Ok(None);
+            };
+            let name = name.to_string();
+            if let Some(bytes) = self.get(&name).await? {
+                return Ok(Some((listing, name, bytes)));
+            }
+            // The session that is at work has put a snapshot in its place.
+        }
+        Err(JournalError::missing(self))
+    }
+
+    /// Refuses a journal that another session holds.
+    ///
+    /// # Errors
+    /// [`JournalError::Held`], and what keeps the journal from being read.
+    pub(super) async fn check_holder(
+        &self,
+        session: &Writer,
+        terms: &LeaseTerms,
+    ) -> Result<(), JournalError> {
+        let Some(holder) = self.holder().await? else {
+            return Ok(());
+        };
+        let Some(reason) = holder.gives_way_to(session, terms) else {
+            return Err(JournalError::Held {
+                place: self.to_string(),
+                by: Box::new(holder.writer),
+                silence: Some(holder.silence),
+            });
+        };
+        tracing::debug!(?reason, from = %holder.writer, "the journal is taken over");
+        Ok(())
+    }
+
+    /// Returns the session that wrote the last segment.
+    async fn last_writer(&self) -> Result<Option<Writer>, JournalError> {
+        let last = self.last_object().await?;
+        Ok(last.and_then(|(_, name, bytes)| segment::writer_of(&name, &bytes)))
+    }
+}

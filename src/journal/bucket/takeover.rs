@@ -1,0 +1,92 @@
+//! The take-over of a journal in S3: a session writes the next number, and shuts out whoever wrote
+//! until then.
+
+use jiff::Timestamp;
+
+use super::{Found, Place, ROUNDS};
+use crate::journal::error::JournalError;
+use crate::journal::holder::record_name;
+use crate::journal::identity::{LeaseTerms, Writer};
+use crate::journal::salvage::Salvage;
+use crate::journal::segment::{Fence, Header, Name, segment_name};
+
+impl Place {
+    /// Reads the journal and writes its next segment. Returns the number and the time of that
+    /// segment with what was read.
+    pub(super) async fn take_over(
+        &self,
+        writer: &Writer,
+        terms: &LeaseTerms,
+    ) -> Result<(u64, Timestamp, Found), JournalError> {
+        let mut rounds = 0;
+        loop {
+            let mut found = self.load().await?;
+            let (number, next, at) = (found.next_segment, found.replay.next, Timestamp::now());
+            let header = Header::new(number, next, writer, at).line();
+            if !self.is_created(number, header.clone(), &mut rounds).await? {
+                // What the writer before has written meanwhile must be read first. It may be
+                // another session that came first, though.
+                self.check_holder(writer, terms).await?;
+                continue;
+            }
+            self.try_condition(number, header).await?;
+            let records = std::mem::take(&mut found.records).into_iter();
+            let others = records.filter(|id| *id != writer.id);
+            self.remove(std::mem::take(&mut found.stale)).await;
+            self.remove_objects(others.map(|id| record_name(&id))).await;
+            return Ok((number, at, found));
+        }
+    }
+
+    /// The same for a journal that cannot be read. Returns the number of the segment, the fences
+    /// that must be kept, and what could still be read.
+    pub(super) async fn take_unread(
+        &self,
+        writer: &Writer,
+        terms: &LeaseTerms,
+    ) -> Result<(u64, Vec<Fence>, Salvage), JournalError> {
+        let mut rounds = 0;
+        loop {
+            let names = self.names().await?;
+            let salvage = self.salvage(&names).await?;
+            // What the last writer would write next.
+            let next = |name: &Name| name.number() + u64::from(matches!(name, Name::Segment(_)));
+            let number = names.iter().map(next).max().unwrap_or(1);
+            let at = Timestamp::now();
+            let header = Header::new(number, 0, writer, at).line();
+            if !self.is_created(number, header.clone(), &mut rounds).await? {
+                self.check_holder(writer, terms).await?;
+                continue;
+            }
+            self.try_condition(number, header).await?;
+            // Any of them may be one with which a session took over.
+            let segments = names.iter().filter_map(|name| match name {
+                Name::Segment(number) => Some(*number),
+                Name::Snapshot(_) => None,
+            });
+            let fences = segments
+                .chain([number])
+                .map(|segment| Fence { segment, at })
+                .collect();
+            return Ok((number, fences, salvage));
+        }
+    }
+
+    /// Writes the first segment of a session; false if another writer was faster, which is tried
+    /// again a bounded number of times.
+    async fn is_created(
+        &self,
+        number: u64,
+        header: Vec<u8>,
+        rounds: &mut u32,
+    ) -> Result<bool, JournalError> {
+        match self.create(&segment_name(number), header).await {
+            Ok(()) => Ok(true),
+            Err(JournalError::Fenced { .. }) if *rounds < ROUNDS => {
+                *rounds += 1;
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}

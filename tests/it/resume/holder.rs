@@ -1,0 +1,470 @@
+//! One journal, one run: who gets a journal that another run holds, and who is told.
+
+use std::path::Path;
+use std::process::Child;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use rstest::rstest;
+use s3haul::sandbox::{BucketOptions, Content, Effect, Fault, ObjectSpec, Operation, When};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{again, assert_all_is_there, command, copied, end, manifest, spawn, world};
+use crate::cli::{process_at, run};
+use crate::signals::send;
+use crate::world::{DESTINATION, SOURCE, World};
+
+/// The end of the manifest that names the journal in S3.
+const JOURNAL: &str = "journal: s3://ops/lake/\n";
+const OBJECTS: u16 = 60;
+
+/// A sandbox in which a run copies all objects but one, and never ends before [`let_end`].
+async fn endless() -> (World, TempDir) {
+    let world = world(OBJECTS.into(), Duration::ZERO).await;
+    let store = world.sandbox.store();
+    store.create_bucket("ops", BucketOptions::default());
+    world.sandbox.faults().add(
+        Fault::on(Operation::CopyObject)
+            .key("k00030")
+            .when(When::Always)
+            .then(Effect::SlowDown),
+    );
+    let directory = manifest(&world.sandbox, JOURNAL);
+    (world, directory)
+}
+
+/// Lets the last object through.
+fn let_end(world: &World) {
+    world.sandbox.faults().clear();
+}
+
+/// The clock of the server shows so many seconds more.
+fn later(world: &World, seconds: i64) {
+    world.sandbox.faults().add(
+        Fault::on_any()
+            .when(When::Always)
+            .then(Effect::Skew(SignedDuration::from_secs(seconds))),
+    );
+}
+
+/// Starts a run in a pod of a Job.
+fn start(world: &World, directory: &Path, job: &str, pod: &str, more: &[&str]) -> Child {
+    let mut command = process_at(world);
+    command
+        .env("S3HAUL_JOB_UID", job)
+        .env("POD_NAME", pod)
+        .args(["run", "job.yaml"])
+        .args(more)
+        .current_dir(directory)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped());
+    command.spawn().unwrap()
+}
+
+/// Runs it on a machine of its own to its end.
+async fn elsewhere(world: &World, job: &str, pod: &str, more: &[&str]) -> (i32, String) {
+    let directory = manifest(&world.sandbox, JOURNAL);
+    end(start(world, directory.path(), job, pod, more)).await
+}
+
+/// Waits until all objects but the last are copied and the record names the run.
+async fn at_work(world: &World) {
+    let working = async {
+        copied(world, u64::from(OBJECTS)).await;
+        while record(world).is_none_or(|record| record["run"].is_null()) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), working)
+        .await
+        .expect("no record names the run");
+}
+
+fn records(world: &World) -> Vec<String> {
+    let mut keys = world.sandbox.store().keys("ops");
+    keys.retain(|key| key.starts_with("lake/holder-"));
+    keys
+}
+
+/// The one record of a holder that is there.
+fn record(world: &World) -> Option<Value> {
+    let keys = records(world);
+    let [key] = keys.as_slice() else { return None };
+    let object = world.sandbox.store().object("ops", key)?;
+    serde_json::from_slice(&object.content.to_bytes()).ok()
+}
+
+async fn killed(mut child: Child) {
+    child.kill().unwrap();
+    tokio::task::spawn_blocking(move || child.wait().unwrap())
+        .await
+        .unwrap();
+}
+
+async fn status(world: &World, directory: &Path) -> (String, Value) {
+    let (exit, text, stderr) = run(command(world, directory), &["status", "job.yaml"]).await;
+    assert_eq!(exit, 0, "{stderr}");
+    let (exit, json, stderr) =
+        run(command(world, directory), &["status", "job.yaml", "--json"]).await;
+    assert_eq!(exit, 0, "{stderr}");
+    (text, serde_json::from_str(&json).unwrap())
+}
+
+fn all_are_there(world: &World) {
+    let store = world.sandbox.store();
+    assert_eq!(store.keys(DESTINATION), store.keys(SOURCE));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_runs_the_first_is_undisturbed_and_the_second_is_told() {
+    let (world, directory) = endless().await;
+    let first = start(&world, directory.path(), "job-a", "pod-a", &[]);
+    at_work(&world).await;
+    let (pid, before) = (first.id(), world.calls(Operation::CopyObject));
+    let own = record(&world).unwrap();
+    assert_eq!(
+        (
+            &own["writer"]["job"],
+            &own["writer"]["host"],
+            &own["released"]
+        ),
+        (&"job-a".into(), &"pod-a".into(), &false.into())
+    );
+    let (exit, stderr) = elsewhere(&world, "job-b", "pod-b", &[]).await;
+    assert_eq!(exit, 6, "{stderr}");
+    for said in [
+        format!("s3://ops/lake/ is in use by process {pid} on pod-a (Job job-a) since 2"),
+        "last sign of life".to_owned(),
+        "--wait".to_owned(),
+    ] {
+        assert!(stderr.contains(&said), "{said}: {stderr}");
+    }
+    assert_eq!(records(&world).len(), 1, "the second one leaves nothing");
+    assert!(world.calls(Operation::CopyObject) >= before);
+    let_end(&world);
+    let (exit, stderr) = end(first).await;
+    assert_eq!(exit, 0, "{stderr}");
+    assert_all_is_there(&world, directory.path(), OBJECTS.into());
+    assert_eq!(record(&world).unwrap()["released"], true);
+    // Released at the end: another Job need not wait.
+    let (exit, stderr) = elsewhere(&world, "job-b", "pod-b", &[]).await;
+    assert_eq!(exit, 0, "{stderr}");
+    assert_eq!(
+        record(&world).unwrap()["writer"]["job"],
+        "job-b",
+        "the record of the first one is removed"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_pod_of_the_same_job_takes_over_and_the_old_one_ends() {
+    let (world, directory) = endless().await;
+    let first = start(&world, directory.path(), "job-a", "pod-a", &[]);
+    at_work(&world).await;
+    let second = manifest(&world.sandbox, JOURNAL);
+    let second = start(&world, second.path(), "job-a", "pod-b", &[]);
+    // The one that was replaced ends by itself, although it has nothing to write.
+    let (exit, stderr) = end(first).await;
+    assert!(
+        exit == 4 && stderr.contains("was taken over by process") && stderr.contains("on pod-b"),
+        "{exit} {stderr}"
+    );
+    let_end(&world);
+    let (exit, stderr) = end(second).await;
+    assert!(
+        exit == 0 && stderr.contains("going on with the run"),
+        "{exit} {stderr}"
+    );
+    all_are_there(&world);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_index_of_a_job_is_another_job() {
+    let (world, directory) = endless().await;
+    let mut first = process_at(&world);
+    first
+        .envs([("S3HAUL_JOB_UID", "job-a"), ("JOB_COMPLETION_INDEX", "0")])
+        .args(["run", "job.yaml"])
+        .current_dir(directory.path())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped());
+    let first = first.spawn().unwrap();
+    at_work(&world).await;
+    let mut second = command(&world, directory.path());
+    second.envs([("S3HAUL_JOB_UID", "job-a"), ("JOB_COMPLETION_INDEX", "1")]);
+    let (exit, _, stderr) = run(second, &["run", "job.yaml"]).await;
+    assert!(
+        exit == 6 && stderr.contains("(Job job-a/0)"),
+        "{exit} {stderr}"
+    );
+    killed(first).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_holder_on_another_machine_is_replaced_after_a_minute() {
+    let (world, directory) = endless().await;
+    let first = start(&world, directory.path(), "job-a", "pod-a", &[]);
+    at_work(&world).await;
+    killed(first).await;
+    let (text, json) = status(&world, directory.path()).await;
+    assert!(
+        text.contains(": running") && text.contains("on pod-a (Job job-a)"),
+        "{text}"
+    );
+    assert!(text.contains(", last sign of life "), "{text}");
+    assert!(
+        json["last_sign_of_life_seconds"].as_u64().unwrap() < 60,
+        "{json}"
+    );
+    let (exit, stderr) = elsewhere(&world, "job-b", "pod-b", &[]).await;
+    assert_eq!(exit, 6, "{stderr}");
+    let_end(&world);
+    later(&world, 62);
+    let (text, json) = status(&world, directory.path()).await;
+    assert!(
+        text.contains(": dead: run the same command again"),
+        "{text}"
+    );
+    assert_eq!(json["life"], "dead");
+    let (exit, stderr) = elsewhere(&world, "job-b", "pod-b", &[]).await;
+    assert!(
+        exit == 0 && stderr.contains("going on with the run"),
+        "{exit} {stderr}"
+    );
+    all_are_there(&world);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_process_of_this_machine_is_replaced_at_once() {
+    let (world, directory) = endless().await;
+    let first = spawn(&world, directory.path(), &["run", "job.yaml"]);
+    at_work(&world).await;
+    let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
+    assert_eq!(exit, 6, "it lives: {stderr}");
+    killed(first).await;
+    let (text, _) = status(&world, directory.path()).await;
+    assert!(
+        text.contains(": dead: run the same command again"),
+        "{text}"
+    );
+    let_end(&world);
+    let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
+    assert!(
+        exit == 0 && stderr.contains("going on with the run"),
+        "{exit} {stderr}"
+    );
+    assert_all_is_there(&world, directory.path(), OBJECTS.into());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_stopped_leaves_the_journal_to_the_next_at_once() {
+    let (world, directory) = endless().await;
+    let first = start(
+        &world,
+        directory.path(),
+        "job-a",
+        "pod-a",
+        &["--drain", "4s"],
+    );
+    at_work(&world).await;
+    send("TERM", &first);
+    let (exit, stderr) = end(first).await;
+    assert_eq!(exit, 4, "{stderr}");
+    assert_eq!(record(&world).unwrap()["released"], true);
+    let (text, _) = status(&world, directory.path()).await;
+    assert!(
+        text.contains(": stopped") && !text.contains("sign of life"),
+        "{text}"
+    );
+    let_end(&world);
+    let (exit, stderr) = elsewhere(&world, "job-b", "pod-b", &[]).await;
+    assert!(
+        exit == 0 && stderr.contains("going on with the run"),
+        "{exit} {stderr}"
+    );
+    all_are_there(&world);
+}
+
+/// A session that does not get as far as to begin a run lets the journal go, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_refused_after_it_took_the_journal_lets_it_go() {
+    let (world, directory) = endless().await;
+    let first = start(
+        &world,
+        directory.path(),
+        "job-a",
+        "pod-a",
+        &["--drain", "4s"],
+    );
+    at_work(&world).await;
+    send("TERM", &first);
+    assert_eq!(end(first).await.0, 4);
+    let_end(&world);
+    for key in world.sandbox.store().keys(DESTINATION) {
+        world.sandbox.store().delete_object(DESTINATION, &key);
+    }
+    let (exit, stderr) = elsewhere(&world, "job-b", "pod-b", &[]).await;
+    assert!(
+        exit == 3 && stderr.contains("record is not true any more"),
+        "{exit} {stderr}"
+    );
+    let left = record(&world).unwrap();
+    assert_eq!(
+        (&left["writer"]["job"], &left["released"]),
+        (&"job-b".into(), &true.into())
+    );
+    let (exit, stderr) = elsewhere(&world, "job-c", "pod-c", &["--fresh"]).await;
+    assert_eq!(exit, 0, "{stderr}");
+    all_are_there(&world);
+}
+
+/// Waits until the file that a process writes its messages to has this text.
+async fn until_said(path: &Path, text: &str) {
+    let said = async {
+        while !std::fs::read_to_string(path).unwrap().contains(text) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), said)
+        .await
+        .unwrap_or_else(|_| panic!("{text:?} is not said"));
+}
+
+#[rstest]
+#[case::in_s3(true)]
+#[case::in_a_directory(false)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_waits_begins_when_the_holder_has_ended(#[case] in_s3: bool) {
+    let (world, directory) = endless().await;
+    let journal = directory.path().join("kept").display().to_string();
+    let place: &[&str] = if in_s3 { &[] } else { &["--journal", &journal] };
+    let first = start(&world, directory.path(), "job-a", "pod-a", place);
+    copied(&world, OBJECTS.into()).await;
+    let waiting = |wait| [place, &["--wait", wait]].concat();
+    let (exit, stderr) = elsewhere(&world, "job-b", "pod-b", &waiting("1s")).await;
+    assert!(
+        exit == 6 && stderr.contains("waiting up to") && stderr.contains("is in use by"),
+        "{exit} {stderr}"
+    );
+    let second = manifest(&world.sandbox, JOURNAL);
+    let messages = second.path().join("messages");
+    let mut second_run = process_at(&world);
+    second_run
+        .args(["run", "job.yaml"])
+        .args(place)
+        .env("S3HAUL_WAIT", "10m")
+        .env("POD_NAME", "pod-b")
+        .current_dir(second.path())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::fs::File::create(&messages).unwrap());
+    let second_run = second_run.spawn().unwrap();
+    until_said(&messages, "waiting up to 10m 00s for the journal").await;
+    let_end(&world);
+    let (exit, stderr) = end(first).await;
+    assert_eq!(exit, 0, "{stderr}");
+    let copies = world.calls(Operation::CopyObject);
+    assert_eq!(end(second_run).await.0, 0);
+    assert_eq!(
+        world.calls(Operation::CopyObject),
+        copies,
+        "nothing is left"
+    );
+    until_said(&messages, "the journal is free").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_waits_replaces_a_holder_that_dies() {
+    let (world, directory) = endless().await;
+    let first = start(&world, directory.path(), "job-a", "pod-a", &[]);
+    at_work(&world).await;
+    let second = manifest(&world.sandbox, JOURNAL);
+    let messages = second.path().join("messages");
+    let mut second_run = process_at(&world);
+    second_run
+        .args(["run", "job.yaml", "--wait", "10m"])
+        .env("POD_NAME", "pod-b")
+        .current_dir(second.path())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::fs::File::create(&messages).unwrap());
+    let second_run = second_run.spawn().unwrap();
+    until_said(&messages, "waiting up to").await;
+    killed(first).await;
+    let_end(&world);
+    later(&world, 62);
+    assert_eq!(end(second_run).await.0, 0);
+    until_said(&messages, "going on with the run").await;
+    all_are_there(&world);
+}
+
+/// Nobody can wait for a journal that is not kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn to_wait_without_a_journal_is_refused() {
+    let world = world(1, Duration::ZERO).await;
+    let directory = manifest(&world.sandbox, "");
+    let flags = ["--journal", "none", "--wait", "1m"];
+    let (exit, _, stderr) = again(&world, directory.path(), &flags).await;
+    assert!(
+        exit == 2 && stderr.contains("--wait means nothing here"),
+        "{exit} {stderr}"
+    );
+    let (exit, _, stderr) = again(&world, directory.path(), &["--wait", "soon"]).await;
+    assert!(exit == 2 && stderr.contains("--wait"), "{exit} {stderr}");
+    assert_eq!(world.calls(Operation::CopyObject), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_record_still_has_an_age_and_the_segments_name_its_holder() {
+    let (world, directory) = endless().await;
+    let first = start(&world, directory.path(), "job-a", "pod-a", &[]);
+    at_work(&world).await;
+    killed(first).await;
+    let [key] = <[String; 1]>::try_from(records(&world)).unwrap();
+    let garbage = Content::bytes(b"{\"writer\":".to_vec());
+    let store = world.sandbox.store();
+    store.put_object("ops", &key, garbage, &ObjectSpec::default());
+    let (exit, stderr) = elsewhere(&world, "job-b", "pod-b", &[]).await;
+    assert_eq!(exit, 6, "{stderr}");
+    assert!(
+        stderr.contains(&format!("s3://ops/{key} cannot be read"))
+            && stderr.contains("on pod-a (Job job-a)"),
+        "{stderr}"
+    );
+    let_end(&world);
+    // Its own Job does not need the record.
+    let (exit, stderr) = elsewhere(&world, "job-a", "pod-c", &[]).await;
+    assert_eq!(exit, 0, "{stderr}");
+    assert!(!records(&world).contains(&key));
+    all_are_there(&world);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_cannot_be_written_or_read_refuses_the_run() {
+    let (world, directory) = endless().await;
+    let store = world.sandbox.store();
+    store.deny("ops", Operation::PutObject, "lake/holder-");
+    let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
+    assert!(
+        exit == 3 && stderr.contains("error: the journal s3://ops/lake/"),
+        "{exit} {stderr}"
+    );
+    assert_eq!(store.keys("ops"), Vec::<String>::new(), "nothing is begun");
+    store.allow_all();
+    let first = start(&world, directory.path(), "job-a", "pod-a", &[]);
+    at_work(&world).await;
+    store.deny("ops", Operation::GetObject, "lake/holder-");
+    let (exit, stderr) = elsewhere(&world, "job-b", "pod-b", &[]).await;
+    assert!(
+        exit == 3 && stderr.contains("error: the journal s3://ops/lake/"),
+        "{exit} {stderr}"
+    );
+    // Who holds it already is not disturbed.
+    store.deny("ops", Operation::PutObject, "lake/holder-");
+    let_end(&world);
+    let (exit, stderr) = end(first).await;
+    assert!(
+        exit == 0 && stderr.contains("the journal could not be marked as free"),
+        "{exit} {stderr}"
+    );
+    all_are_there(&world);
+}
