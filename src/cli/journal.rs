@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::idle::Flag;
 use super::place::{Place, bucket_at};
 use super::run::Terms;
-use super::{CliError, EndpointFlags, idle, lease, load, note, tidy, word};
+use super::{CliError, EndpointFlags, idle, lease, load, tidy, word};
 use crate::connections::Connections;
 use crate::execute::sample::{self, Looked};
 use crate::journal::event::{Event, RunInfo};
@@ -29,6 +29,7 @@ use crate::journal::state::RunState;
 use crate::journal::{
     self, Decision, Intent, Journal, JournalError, Ledger, Life, Location, Opened,
 };
+use crate::listing::local::JOURNALS;
 use crate::location::S3Uri;
 use crate::manifest::job::{Access, DEFAULT_ENDPOINT, Job, JournalPlace, OnChange, Source};
 use crate::report::{
@@ -493,39 +494,6 @@ async fn examine(
         }
         Err(error) => Err(error),
     }
-}
-
-/// Finds out if a retry can have the journal of its job, and does without where another unfinished
-/// run is in it. Returns the id of the run that it resumes, if there is one.
-pub(super) async fn for_retry(
-    job: &mut Job,
-    connections: &mut Connections,
-) -> Result<Option<String>, CliError> {
-    let Some(location) = location(job, connections).await? else {
-        return Ok(None);
-    };
-    let why = match journal::look(location).await {
-        Ok(None) => return Ok(None),
-        Ok(Some(glance)) => {
-            let run = glance.state.run.as_ref();
-            let Some(run) = run.filter(|_| glance.state.is_unfinished()) else {
-                return Ok(None);
-            };
-            let retries = run.fingerprint.retries();
-            if retries.is_some() {
-                let is_this = retries == job.retries.as_deref();
-                return Ok(is_this.then(|| run.run.clone()));
-            }
-            "it holds an unfinished run of the job".to_owned()
-        }
-        Err(error) => error.to_string(),
-    };
-    note(&format!(
-        "note: this retry does not use the job's journal: {why}. If it is killed, `s3haul uploads list` at the destinations \
-         shows the uploads that it leaves"
-    ));
-    job.journal = JournalPlace::Nowhere;
-    Ok(None)
 }
 
 /// Returns true if a journal that cannot be written has something to resume. One that cannot be

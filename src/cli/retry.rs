@@ -4,6 +4,7 @@
 //! manifest, so that corrections made since then apply, and narrows each transfer down to the
 //! objects that failed.
 
+mod own_journal;
 mod there;
 
 use std::collections::BTreeMap;
@@ -145,7 +146,7 @@ impl Retry {
             let looked = Box::pin(there::look(&whole, &mut connections, &there)).await?;
             there::require(&looked, &place, &again)?;
         }
-        let resumed = Box::pin(journal::for_retry(&mut job, &mut connections)).await?;
+        let resumed = Box::pin(own_journal::choose(&mut job, &mut connections)).await?;
         let resumed = resumed.filter(|_| self.journal.intent() != Intent::Fresh);
         set_report(&mut job, report, place, resumed.as_deref());
         journal::leave_out_own_files(&mut job);
