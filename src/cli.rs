@@ -516,7 +516,11 @@ fn fail(error: &CliError, color: ColorChoice, output: Output) -> Exit {
         error @ CliError::Refused(_) => {
             note(&format!("error: {}", output.spoken(error.to_string())));
         }
-        error => note_lines(&format!("error: {error}"), false),
+        error @ (CliError::Usage(_) | CliError::Manifest(_)) => {
+            note_lines(&format!("error: {error}"), false);
+        }
+        // One line each. A line break in what they quote would forge another one.
+        error => note(&format!("error: {error}")),
     }
     error.exit()
 }

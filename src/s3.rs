@@ -39,6 +39,7 @@ mod question;
 mod read;
 mod renewal;
 mod roots;
+mod secrets;
 mod signature;
 mod verbs;
 mod xml;

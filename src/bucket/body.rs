@@ -66,6 +66,19 @@ impl Bucket {
         body: bytes::Bytes,
         checksum: Option<&Checksum>,
     ) -> Result<Answer<PartDone>, Failure> {
+        let sent = self.send_part(key, upload_id, number, body, checksum);
+        sent.await.map(|answer| answer.map(|(part, _)| part))
+    }
+
+    /// The same, and true if the answer has a checksum.
+    pub(crate) async fn send_part(
+        &self,
+        key: &ObjectKey,
+        upload_id: &str,
+        number: u32,
+        body: bytes::Bytes,
+        checksum: Option<&Checksum>,
+    ) -> Result<Answer<(PartDone, bool)>, Failure> {
         let signed = self.client.signs_bodies();
         let sent = self
             .part_paced(key, upload_id, number, &body, checksum)
@@ -85,7 +98,7 @@ impl Bucket {
         number: u32,
         body: &bytes::Bytes,
         checksum: Option<&Checksum>,
-    ) -> Result<Answer<PartDone>, Failure> {
+    ) -> Result<Answer<(PartDone, bool)>, Failure> {
         let size = body.len() as u64;
         let answer = self
             .call(
@@ -105,18 +118,16 @@ impl Bucket {
                 },
             )
             .await?;
-        let (etag, echoed) = answer.value;
-        let checksum = echoed.or_else(|| checksum.map(|checksum| checksum.value.clone()));
-        Ok(Answer {
-            value: PartDone {
+        Ok(answer.map(|(etag, echoed)| {
+            let is_echoed = echoed.is_some();
+            let part = PartDone {
                 number,
                 size,
                 etag,
-                checksum,
-            },
-            attempts: answer.attempts,
-            maybe_twice: answer.maybe_twice,
-        })
+                checksum: echoed.or_else(|| checksum.map(|checksum| checksum.value.clone())),
+            };
+            (part, is_echoed)
+        }))
     }
 
     /// Sends a body `again`, signed, when it was denied for what may be the lack of a signature.

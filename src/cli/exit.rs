@@ -55,6 +55,9 @@ pub(super) enum CliError {
     Manifest(#[from] ManifestError),
     #[error("{0}")]
     Refused(#[from] Failure),
+    /// A write that was done, and did not do what it should.
+    #[error("{0}")]
+    Failed(String),
     /// An object to copy that is not there.
     #[error("{0}")]
     Absent(String),
@@ -130,6 +133,7 @@ impl CliError {
                 | ReportError::Changed { .. }
                 | ReportError::Moved { .. },
             )
+            | Self::Failed(_)
             | Self::Io(_) => Exit::Failures,
         }
     }

@@ -39,6 +39,9 @@ pub(super) struct Refusals {
     replaces: Mutex<HashMap<String, Once<bool>>>,
     /// By bucket, the tags of objects of which HEAD shows no number.
     uncounted: Mutex<HashMap<String, Uncounted>>,
+    /// Buckets in which the `ETag` of an upload was the MD5 of its bytes, although nothing says that
+    /// it must be.
+    md5s: Mutex<BTreeSet<String>>,
 }
 
 /// A bucket, the request that wrote an object, and the kind of attribute that it was asked for.
@@ -71,11 +74,26 @@ impl Refusals {
             answers: Mutex::default(),
             replaces: Mutex::default(),
             uncounted: Mutex::default(),
+            md5s: Mutex::default(),
         }
     }
 
     fn place(bucket: &Bucket) -> String {
         format!("{}/{}", bucket.client().endpoint(), bucket.name())
+    }
+
+    /// Takes note that the `ETag` of an upload to this bucket was the MD5 of its bytes.
+    pub(super) fn saw_md5(&self, bucket: &Bucket) {
+        if !bucket.capabilities().content_etags {
+            let mut md5s = self.md5s.lock().unwrap_or_else(PoisonError::into_inner);
+            md5s.insert(Self::place(bucket));
+        }
+    }
+
+    /// Returns true if the `ETag` of an upload to this bucket was the MD5 of its bytes before.
+    pub(super) fn makes_md5s(&self, bucket: &Bucket) -> bool {
+        let md5s = self.md5s.lock().unwrap_or_else(PoisonError::into_inner);
+        md5s.contains(&Self::place(bucket))
     }
 
     fn losses(&self) -> MutexGuard<'_, BTreeMap<(String, Attribute, Lost), Expected>> {

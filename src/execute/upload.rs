@@ -306,11 +306,14 @@ pub(super) async fn put(
     };
     let proof = match strong_proof(&body, sum.as_ref(), &written) {
         Some(Ok(proof)) => {
+            if proof == Proof::Etag {
+                work.refusals.saw_md5(destination);
+            }
             confirm(work, key, &written, proof, size, attributes, draft).await?;
             proof
         }
         Some(Err(message)) => return Err(work.unequal(key, &written, &message).await.into()),
-        None => by_size(work, key, &written, size, attributes, draft).await?,
+        None => by_size(work, key, &written, &body, attributes, draft).await?,
     };
     drop(place);
     let proof = settle(work, key, proof, local, &written, size).await?;

@@ -16,6 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
 
 use super::error::JournalError;
 use super::event::Event;
@@ -40,6 +41,11 @@ const AT_ONCE: usize = 16;
 /// How often a take-over is tried while another writer goes on writing, and a read while it cleans
 /// up.
 const ROUNDS: u32 = 8;
+/// Objects of a journal that are believed to stand below its prefix: a snapshot takes the place of
+/// [`SEGMENTS`] segments.
+const MOST_OBJECTS: usize = 100_000;
+/// Other objects that are passed by.
+const MOST_OTHERS: usize = 10_000;
 /// How long a process may sleep and still find itself shut out.
 const FENCE_AGE: SignedDuration = SignedDuration::from_hours(7 * 24);
 
@@ -159,6 +165,7 @@ impl Place {
             order,
         );
         let (mut names, mut token) = (BTreeSet::new(), None);
+        let (began, mut others) = (Instant::now(), 0);
         loop {
             let page = self
                 .bucket
@@ -172,7 +179,26 @@ impl Place {
                 continue;
             }
             let name = |key: &str| Name::parse(key.strip_prefix(self.prefix.as_str())?);
-            names.extend(page.items.iter().filter_map(|object| name(&object.key)));
+            for object in &page.items {
+                match name(&object.key) {
+                    Some(name) => _ = names.insert(name),
+                    None => others += 1,
+                }
+            }
+            let is_late = began.elapsed() > self.bucket.patience();
+            if names.len() > MOST_OBJECTS
+                || others > MOST_OTHERS
+                || (page.next.is_some() && is_late)
+            {
+                let count = names.len();
+                return Err(JournalError::Io {
+                    place: self.to_string(),
+                    message: format!(
+                        "the list of the prefix has {count} objects of a journal and {others} others, and does not end; name \
+                         a prefix that holds nothing but the journal"
+                    ),
+                });
+            }
             match page.next {
                 Some(next) => token = Some(next),
                 None => return Ok(names),

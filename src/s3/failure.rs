@@ -326,6 +326,8 @@ pub struct Details {
     pub attempts: u32,
     /// The credentials and clock that signed the request, if the server refused it.
     pub(crate) signed: Option<Signed>,
+    /// Set if the server answered the request.
+    pub(crate) is_answer: bool,
 }
 
 impl Failure {
@@ -347,6 +349,7 @@ impl Failure {
             request_id: None,
             attempts: 1,
             signed: None,
+            is_answer: false,
         }))
     }
 
@@ -444,6 +447,12 @@ impl Failure {
     #[must_use]
     pub fn may_have_taken_effect(&self) -> bool {
         self.0.kind.outcome_unknown() || self.0.attempts > 1
+    }
+
+    /// Returns true if the server answered the request.
+    #[must_use]
+    pub(crate) fn is_answer(&self) -> bool {
+        self.0.is_answer
     }
 
     /// The same failure after `attempts` tries.

@@ -34,6 +34,12 @@ const TRUSTED: &[Trusted] = &[
         ways: &[Way::WithoutEffect, Way::OtherKey],
         by: &[Profile::Aws],
     },
+    // Where no checksum and no `ETag` counts, the size is the proof.
+    Trusted {
+        operation: Operation::PutObject,
+        ways: &[Way::OtherBytes],
+        by: &[Profile::Auto, Profile::AutoNothing],
+    },
     Trusted {
         operation: Operation::CopyObject,
         ways: &[Way::WithoutEffect, Way::IgnoredHeaders],
