@@ -9,12 +9,13 @@
 //! it, [`asked`] where a published object differs from what was asked for, and [`loss`] how that is
 //! told, [`replay`] how a multipart `ETag` stays what it is, [`cause`] counts failures by their
 //! cause, [`empty`] names selections that match nothing, [`claim`] which open uploads of unknown
-//! beginnings are of use, [`totals`] adds up what a run would send before anything is sent, and
-//! [`cost`] what that costs.
+//! beginnings are of use, [`totals`] adds up what a run would send before anything is sent,
+//! [`carried`] counts its questions about tags, and [`cost`] says what that costs.
 
 pub mod archive;
 pub mod asked;
 pub mod attributes;
+pub mod carried;
 pub mod cause;
 pub mod claim;
 pub mod concede;

@@ -14,8 +14,8 @@ mod target;
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, BufWriter, Read, Seek as _, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crc_fast::{CrcAlgorithm, Digest};
 use thiserror::Error;
@@ -71,6 +71,17 @@ pub enum ReportError {
     Changed {
         /// Where.
         path: PathBuf,
+    },
+    /// It could not take all receipts, and no journal can give them to it later.
+    #[error(
+        "the report {} lacks receipts: {error}; free some space, or put the file back, and run the same command again for a \
+         whole report: it finds what was copied", path.display()
+    )]
+    Unwritten {
+        /// Where.
+        path: PathBuf,
+        /// The first thing that the system said.
+        error: String,
     },
     /// The path names another file now.
     #[error(
@@ -146,6 +157,17 @@ struct Shared {
     length: AtomicU64,
     /// The checksum of its lines then.
     sum: AtomicU64,
+    /// The error of the last sync, if it failed for another reason than a file that somebody else
+    /// changed.
+    unwritten: Mutex<Option<String>>,
+}
+
+impl Shared {
+    fn unwritten(&self) -> MutexGuard<'_, Option<String>> {
+        self.unwritten
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Returns the error for a report that another process changed.
@@ -371,6 +393,19 @@ impl ReportWriter {
         Ok(())
     }
 
+    /// Makes all lines durable, and returns the length of the report then.
+    fn sync_lines(&mut self) -> io::Result<u64> {
+        if let Some(error) = &self.error {
+            return Err(again(error));
+        }
+        self.file.flush()?;
+        if self.is_stream {
+            return Ok(self.position);
+        }
+        self.file.get_ref().sync_data()?;
+        self.length()
+    }
+
     /// Returns the length of a file that is as this session wrote it.
     fn length(&self) -> io::Result<u64> {
         let length = self.file.get_ref().metadata()?.len();
@@ -395,10 +430,19 @@ impl ReportEnd {
     /// Adds the footer to a report that has all its receipts.
     ///
     /// # Errors
-    /// [`ReportError::Footer`] if it cannot be written, [`ReportError::Changed`] if it is not as
-    /// the journal left it, and [`ReportError::Moved`] if the path names another file by now.
+    /// [`ReportError::Footer`] if it cannot be written, [`ReportError::Unwritten`] if receipts could
+    /// not, [`ReportError::Changed`] if it is not as the journal left it, and
+    /// [`ReportError::Moved`] if the path names another file by now.
     pub fn finish(mut self, footer: &Footer) -> Result<(), ReportError> {
-        let Shared { lines, length, sum } = &*self.shared;
+        if let Some(error) = self.shared.unwritten().take() {
+            return Err(ReportError::Unwritten {
+                path: self.path,
+                error,
+            });
+        }
+        let Shared {
+            lines, length, sum, ..
+        } = &*self.shared;
         let checksum = Some(format!("{:016x}", sum.load(Ordering::Relaxed)));
         let footer = Footer {
             lines: Some(lines.load(Ordering::Relaxed)),
@@ -431,6 +475,11 @@ impl ReportEnd {
             self.file.sync_data()
         }
     }
+}
+
+/// Returns an error that says the same.
+fn again(error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), error.to_string())
 }
 
 /// Returns true if a line ends at this length of a file.
@@ -493,19 +542,11 @@ impl Ledger for ReportWriter {
 
     fn sync(&mut self) -> io::Result<u64> {
         self.mark_gap();
-        if let Some(error) = &self.error {
-            return Err(io::Error::new(error.kind(), error.to_string()));
-        }
-        let flushed = self.file.flush();
-        let synced = if self.is_stream {
-            flushed.map(|()| self.position)
-        } else {
-            flushed
-                .and_then(|()| self.file.get_ref().sync_data())
-                .and_then(|()| self.length())
-        };
+        let synced = self.sync_lines();
+        let told = synced.as_ref().err().map(ToString::to_string);
+        *self.shared.unwritten() = told.filter(|error| error != CHANGED);
         match &synced {
-            Err(error) => self.error = Some(io::Error::new(error.kind(), error.to_string())),
+            Err(error) => self.error = Some(again(error)),
             Ok(length) => {
                 let lines = self.shared.lines.load(Ordering::Relaxed);
                 self.counted = Counted {

@@ -270,8 +270,17 @@ pub fn display_count(count: u64) -> String {
 /// `1 object`, `2,000 objects`: a count with its noun, which takes an s for the plural.
 #[must_use]
 pub fn display_counted(count: u64, noun: &str) -> String {
-    let plural = if count == 1 { "" } else { "s" };
-    format!("{} {noun}{plural}", display_count(count))
+    format!(
+        "{} {noun}{}",
+        display_count(count),
+        by_number(count, "", "s")
+    )
+}
+
+/// Returns `one` for a count of 1, else `many`: the end of a noun, or the verb behind it.
+#[must_use]
+pub const fn by_number<'t>(count: u64, one: &'t str, many: &'t str) -> &'t str {
+    if count == 1 { one } else { many }
 }
 
 #[cfg(test)]

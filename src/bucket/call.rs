@@ -187,6 +187,7 @@ impl Bucket {
             .contact
             .as_ref()
             .is_some_and(|contact| contact.left().is_zero());
+        self.await_news(&failure).await;
         let wait = self.wait(&failure, waited);
         let wait = match wait.filter(|_| !is_over) {
             Some(wait) => self

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::Bucket;
@@ -52,6 +53,30 @@ impl Bucket {
         }
         if matches!(operation, Operation::UploadPart | Operation::UploadPartCopy) {
             self.has_parts.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits, after the first part of a run was refused, until another one is copied or it takes too
+    /// long. Nothing is sent meanwhile.
+    pub(super) async fn await_news(&self, failure: &Failure) {
+        let operation = failure.details().operation;
+        let lanes = self.lanes(operation.class());
+        let expects_news = || {
+            *failure.kind() == FailureKind::Denied
+                && self.contact.is_none()
+                && failure.details().attempts == 1
+                && !self.has_parts.load(Ordering::Relaxed)
+                && lanes.expects_news(operation, self.pacer.elapsed())
+        };
+        let (began, longest) = (Instant::now(), self.retry.wait_for_news());
+        while expects_news() && began.elapsed() < longest {
+            tokio::select! {
+                () = sleep(longest / 20) => {}
+                () = self.waits_in_vain(lanes, operation, 1) => return,
+            }
+        }
+        if expects_news() && !longest.is_zero() {
+            lanes.believe_denial(operation, self.retry.doubt, self.pacer.elapsed());
         }
     }
 

@@ -131,6 +131,7 @@ impl CliError {
                 ReportError::Incomplete { .. }
                 | ReportError::Footer { .. }
                 | ReportError::Changed { .. }
+                | ReportError::Unwritten { .. }
                 | ReportError::Moved { .. },
             )
             | Self::Failed(_)

@@ -5,28 +5,38 @@ use clap::CommandFactory as _;
 
 use super::Cli;
 
-/// Replaces fields of a manifest by the flags of `copy` that stand for them.
+/// Replaces fields of a manifest by the flags of `copy` that stand for them. A text that names the
+/// flag as well, in parentheses behind the field, says it once.
 pub(super) fn spoken(text: &str) -> String {
     let cli = Cli::command();
     let copy = cli.find_subcommand("copy");
-    let is_flag = |name: &str| {
-        copy.is_some_and(|copy| copy.get_arguments().any(|arg| arg.get_long() == Some(name)))
+    let takes_value = |name: &str| {
+        let arg = copy?
+            .get_arguments()
+            .find(|arg| arg.get_long() == Some(name))?;
+        Some(arg.get_action().takes_values())
     };
     let text = with_exclude(text).replace("the endpoint's `", "`");
     let mut out = String::with_capacity(text.len());
+    let mut last_flag = None;
     for (index, piece) in text.split('`').enumerate() {
         // Every other piece is between backticks.
-        match (index % 2 == 1).then(|| flag(piece, &is_flag)).flatten() {
-            Some(flag) => out.push_str(&flag),
+        let flag = (index % 2 == 1)
+            .then(|| flag(piece, &takes_value))
+            .flatten();
+        match &flag {
+            Some(flag) => out.push_str(flag),
             None if index % 2 == 1 => out.extend(["`", piece, "`"]),
-            None => out.push_str(piece),
+            None => out.push_str(without_flag(piece, last_flag.as_deref())),
         }
+        last_flag = flag;
     }
     out
 }
 
-/// `limits.in_flight` or `archived: restore` as a flag, if there is one.
-fn flag(field: &str, is_flag: &impl Fn(&str) -> bool) -> Option<String> {
+/// `limits.in_flight` or `archived: restore` as a flag, if there is one. `takes_value` tells if a
+/// flag of this name takes a value; `None` if there is no such flag.
+fn flag(field: &str, takes_value: &impl Fn(&str) -> Option<bool>) -> Option<String> {
     let (name, value) = field
         .split_once(": ")
         .map_or((field, None), |(name, value)| (name, Some(value)));
@@ -36,10 +46,25 @@ fn flag(field: &str, is_flag: &impl Fn(&str) -> bool) -> Option<String> {
         last => last.replace('_', "-"),
     };
     let is_plain = name.chars().all(|c| c.is_ascii_lowercase() || c == '-');
-    (is_plain && is_flag(&name)).then(|| match value {
-        Some(value) => format!("--{name} {value}"),
-        None => format!("--{name}"),
-    })
+    if !is_plain {
+        return None;
+    }
+    match (value, takes_value(&name)?) {
+        (Some(value), true) => Some(format!("--{name} {value}")),
+        (None, _) | (Some("true"), false) => Some(format!("--{name}")),
+        // A switch cannot be turned off by a flag.
+        (Some(_), false) => None,
+    }
+}
+
+/// Leaves out ` (--allow-http)` behind a field that has just been told as that flag.
+fn without_flag<'t>(text: &'t str, flag: Option<&str>) -> &'t str {
+    let name = flag.and_then(|flag| flag.split(' ').next());
+    let told = text
+        .strip_prefix(" (")
+        .and_then(|told| told.split_once(')'))
+        .filter(|(told, _)| told.split(' ').next() == name);
+    told.map_or(text, |(_, rest)| rest)
 }
 
 /// `exclude: ["a/**"]` is drawn without backticks.
@@ -79,6 +104,14 @@ mod tests {
             (
                 "set the endpoint's `region: eu-west-1`",
                 "set --region eu-west-1",
+            ),
+            (
+                "write an https:// URL, or allow it with `allow_http: true` (--allow-http)",
+                "write an https:// URL, or allow it with --allow-http",
+            ),
+            (
+                "`when: always` (--when always) copies it again; `allow_http: false` (--x) or `prove: read` (slow)",
+                "--when always copies it again; `allow_http: false` (--x) or --prove read (slow)",
             ),
             (
                 "run `s3haul retry REPORT`, or name a `role`",

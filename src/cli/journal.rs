@@ -27,7 +27,7 @@ use crate::listing::local::JOURNALS;
 use crate::location::S3Uri;
 use crate::manifest::job::{Access, DEFAULT_ENDPOINT, Job, JournalPlace, Source};
 use crate::report::{Origin, ReportEnd, ReportError, ReportWriter, header, last_footer};
-use crate::size::{ByteSize, display_count, display_counted};
+use crate::size::{ByteSize, by_number, display_count, display_counted};
 
 const JOURNAL: &str = "S3HAUL_JOURNAL";
 const ADOPT: &str = "S3HAUL_ADOPT";
@@ -395,11 +395,12 @@ async fn reopen(
         .map(|aside| format!("; it was moved to {}", aside.display()))
         .unwrap_or_default();
     tell(&format!(
-        "the old journal can't be used ({error}){aside}. {} open uploads could be read from it and will be cancelled, {} lines \
-         of it could not: if uploads were in them, `s3haul uploads list` at the destinations shows those. What it knew of \
+        "the old journal can't be used ({error}){aside}. {} could be read from it and will be cancelled, {} \
+         of it could not: if uploads were in {}, `s3haul uploads list` at the destinations shows those. What it knew of \
          objects is given up: they are compared again",
-        display_count(salvage.open_uploads() as u64),
-        display_count(salvage.bad_lines)
+        display_counted(salvage.open_uploads() as u64, "open upload"),
+        display_counted(salvage.bad_lines, "line"),
+        by_number(salvage.bad_lines, "it", "them")
     ));
     Ok(opened)
 }
@@ -438,10 +439,11 @@ fn replaces(job: &Job, is_kept: impl Fn(&Origin) -> bool, tell: impl Fn(&str)) {
         String::new()
     } else {
         format!(
-            ", which named {} copies that lack attributes; what this run finds equal stays without them, and \
+            ", which named {} {} attributes; what this run finds equal stays without them, and \
              `when: always` (--when always) copies it again. To repair them by `s3haul retry --losses`, keep the report or \
              name another one",
-            display_count(losses)
+            display_count(losses),
+            by_number(losses, "copy that lacks", "copies that lack")
         )
     };
     tell(&format!(

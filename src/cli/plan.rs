@@ -21,6 +21,7 @@ use crate::location::S3Uri;
 use crate::manifest::job::{Archived, Job, Restore, Transfer};
 use crate::manifest::may_read;
 use crate::plan::attributes::Reads;
+use crate::plan::carried::TagQuestions;
 use crate::plan::cost;
 use crate::plan::decide::{Reason, Route, Skip};
 use crate::plan::empty::EmptySelection;
@@ -30,7 +31,7 @@ use crate::plan::unlisted::UnlistedCounts;
 use crate::planner::{Misses, Planned, Sides, Step};
 use crate::printable::printable;
 use crate::report::{ReportError, Target, comparison};
-use crate::s3::ArchiveState;
+use crate::s3::{ArchiveState, Operation};
 use crate::size::{ByteSize, display_count, display_counted, display_duration};
 
 /// Shows what a job would do.
@@ -228,6 +229,7 @@ struct Tally {
     totals: Totals,
     estimate: Estimate,
     capacity: Capacity,
+    tag_questions: TagQuestions,
     /// True if an object would fail because it is in an archive.
     has_failures: bool,
 }
@@ -238,6 +240,7 @@ impl Tally {
             totals: Totals::default(),
             estimate: Estimate::default(),
             capacity,
+            tag_questions: TagQuestions::default(),
             has_failures: false,
         }
     }
@@ -303,6 +306,12 @@ impl Tally {
             capabilities,
             reads,
         );
+        if let Some(source) = &sides.source {
+            let both = (source.capabilities(), capabilities);
+            let asks = self.tag_questions.asks(&sides.transfer, both, &step.route);
+            self.totals
+                .request(Operation::GetObjectTagging, u64::from(asks));
+        }
         self.totals.in_place_objects += u64::from(sides.is_in_place());
         self.estimate
             .copy(step.entry.size, &step.route, self.capacity);
@@ -526,8 +535,8 @@ fn text(totals: &Totals, fate: &str) -> String {
     )];
     if totals.in_place_objects > 0 && !all_in_place {
         lines.push(format!(
-            "  of them, to change in place: {} objects",
-            count(totals.in_place_objects)
+            "  of them, to change in place: {}",
+            display_counted(totals.in_place_objects, "object")
         ));
     }
     if totals.delete_markers > 0 {

@@ -14,7 +14,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, P
 use super::estimate::{Done, Planned, rate, time_left};
 use super::{Output, note, row_up, say_json};
 use crate::execute::monitor::{Event, Monitor};
-use crate::execute::receipt::{Ending, Receipt};
+use crate::execute::receipt::{Ending, Receipt, is_usual};
 use crate::journal::state::RunState;
 use crate::pace::Pacer;
 use crate::printable::printable;
@@ -309,10 +309,14 @@ impl Console {
         }
         let bytes_per_second = rate(recent.bytes, now.bytes, now.at.saturating_sub(recent.at));
         pieces.push(format!("{}/s", ByteSize(bytes_per_second as u64)));
+        let objects = if known {
+            display_counted(all.objects, "object")
+        } else {
+            format!("{}+ objects", display_count(all.objects))
+        };
         pieces.push(format!(
-            "{} of {}{more} objects",
-            display_count(load(&self.ended_objects)),
-            display_count(load(&self.planned_objects)),
+            "{} of {objects}",
+            display_count(load(&self.ended_objects))
         ));
         let throttled = self.pacer.counts().throttled;
         if throttled > 0 {
@@ -397,7 +401,11 @@ impl Console {
             tracing::info!(object = %receipt.destination, "{loss}");
         }
         for note in &receipt.notes {
-            tracing::warn!(object = %receipt.destination, "{note}");
+            if is_usual(note) {
+                tracing::info!(object = %receipt.destination, "{note}");
+            } else {
+                tracing::warn!(object = %receipt.destination, "{note}");
+            }
         }
     }
 
@@ -490,18 +498,40 @@ mod tests {
     use crate::manifest::job::Limits;
     use crate::pace::RetryPolicy;
 
+    fn console() -> Console {
+        let pacer = Arc::new(Pacer::new(&Limits::default(), 8, RetryPolicy::default()));
+        let output = Output {
+            quiet: true,
+            ..Output::default()
+        };
+        Console::new(pacer, output, false, false)
+    }
+
+    #[test]
+    fn a_line_tells_what_matters_first() {
+        let console = console();
+        let course = |objects: u64| {
+            let (at, bytes) = (Duration::from_secs(90), objects << 20);
+            console.ended_objects.store(objects, Ordering::Relaxed);
+            Course {
+                now: Done { at, bytes, objects },
+                ..Course::default()
+            }
+        };
+        console.observe(&Event::ObjectPlanned { bytes: 1 << 20 });
+        insta::assert_snapshot!(console.line(&course(0)), @"1m 30s  0B of 1MiB+  0B/s  0 of 1+ objects  0 in flight");
+        console.observe(&Event::PlanEnded);
+        insta::assert_snapshot!(console.line(&course(1)), @"1m 30s  1MiB of 1MiB  11.37KiB/s  1 of 1 object  0 in flight");
+        console.observe(&Event::ObjectPlanned { bytes: 2 << 20 });
+        insta::assert_snapshot!(console.line(&course(1)), @"1m 30s  1MiB of 3MiB  3m 00s left  11.37KiB/s  1 of 2 objects  0 in flight");
+        console.failed_objects.store(1, Ordering::Relaxed);
+        console.observe(&Event::Paused { is_paused: true });
+        insta::assert_snapshot!(console.line(&course(1)), @"1m 30s  1MiB of 3MiB  waiting for the end of refusals, single objects are tried  1 failed  11.37KiB/s  1 of 2 objects  0 in flight");
+    }
+
     #[test]
     fn a_run_that_goes_on_is_shown_as_far_as_it_is() {
-        let pacer = Arc::new(Pacer::new(&Limits::default(), 8, RetryPolicy::default()));
-        let console = Console::new(
-            pacer,
-            Output {
-                quiet: true,
-                ..Output::default()
-            },
-            false,
-            false,
-        );
+        let console = console();
         let totals = Totals {
             done_objects: 4,
             done_bytes: 400,
@@ -530,16 +560,7 @@ mod tests {
 
     #[test]
     fn the_time_left_is_that_of_the_many_small_objects_behind_a_large_one() {
-        let pacer = Arc::new(Pacer::new(&Limits::default(), 8, RetryPolicy::default()));
-        let console = Console::new(
-            pacer,
-            Output {
-                quiet: true,
-                ..Output::default()
-            },
-            false,
-            false,
-        );
+        let console = console();
         for bytes in std::iter::once(10_000_000).chain([10; 470]) {
             console.observe(&Event::ObjectPlanned { bytes });
         }

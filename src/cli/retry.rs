@@ -24,7 +24,7 @@ use crate::manifest::job::{
 use crate::manifest::moment::Age;
 use crate::report::Origin;
 use crate::report::read::{FailedObject, LostObject, Report, read};
-use crate::size::display_count;
+use crate::size::{by_number, display_count, display_counted};
 
 /// Runs the failed objects of a report again.
 #[derive(Debug, Args)]
@@ -75,9 +75,10 @@ impl Retry {
             ..
         } = report_read;
         let repair_losses = format!(
-            "{} copies of this report lack attributes: s3haul retry --losses {} repairs them",
-            display_count(lost.len() as u64),
-            path.display()
+            "{} attributes: s3haul retry --losses {} repairs {}",
+            lacking(lost.len() as u64),
+            path.display(),
+            by_number(lost.len() as u64, "it", "them")
         );
         if !self.losses && !lost.is_empty() && !failed.is_empty() {
             note(&repair_losses);
@@ -88,8 +89,9 @@ impl Retry {
             }
             if !failed.is_empty() {
                 note(&format!(
-                    "{} objects of this report failed: retry them without --losses",
-                    failed.len()
+                    "{} of this report failed: retry {} without --losses",
+                    display_counted(failed.len() as u64, "object"),
+                    by_number(failed.len() as u64, "it", "them")
                 ));
             }
             failed = lost.iter().map(|lost| lost.object.clone()).collect();
@@ -388,6 +390,16 @@ fn repair(job: &mut Job, lost: &[LostObject]) {
             }
         }
     }
+}
+
+/// Counts copies that lack something.
+fn lacking(copies: u64) -> String {
+    let copy = by_number(
+        copies,
+        "copy of this report lacks",
+        "copies of this report lack",
+    );
+    format!("{} {copy}", display_count(copies))
 }
 
 /// Whether a source is one object by itself, and not what is below it.

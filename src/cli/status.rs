@@ -19,7 +19,7 @@ use crate::listing::local::JOURNALS;
 use crate::location::{S3Uri, suggestion};
 use crate::pace::learned::Learned;
 use crate::printable::printable;
-use crate::size::{ByteSize, display_count, display_duration};
+use crate::size::{ByteSize, display_count, display_counted, display_duration};
 
 /// Transfers that are shown with their sources and destinations.
 const SHOWN_COPIES: usize = 5;
@@ -213,9 +213,9 @@ impl<'a> View<'a> {
             .map(|last| format!(", last event {} ago", self.ago(last)))
             .unwrap_or_default();
         format!(
-            "{}: {life}, {} objects done ({}), {} failed, {} pending{last}",
+            "{}: {life}, {} done ({}), {} failed, {} pending{last}",
             self.journal,
-            count(totals.done_objects),
+            display_counted(totals.done_objects, "object"),
             ByteSize(totals.done_bytes),
             count(totals.failed_objects),
             count(self.pending_objects),
@@ -263,14 +263,14 @@ impl<'a> View<'a> {
         };
         let _ = writeln!(
             text,
-            "  {} objects done ({}), {} left as they are{archived}, {} failed, {} known and not done; {} of {} transfers over",
-            count(totals.done_objects),
+            "  {} done ({}), {} left as they are{archived}, {} failed, {} known and not done; {} of {} over",
+            display_counted(totals.done_objects, "object"),
             ByteSize(totals.done_bytes),
             count(totals.skipped_objects),
             count(totals.failed_objects),
             count(self.pending_objects),
             self.ended_transfers,
-            self.transfers,
+            display_counted(self.transfers as u64, "transfer"),
         );
         for open in &self.open_uploads {
             let age = self.ago(open.begun);
@@ -284,10 +284,10 @@ impl<'a> View<'a> {
             };
             let _ = writeln!(
                 text,
-                "  upload   {}  {} of {} parts, {} of {}, begun {age} ago  {}",
+                "  upload   {}  {} of {}, {} of {}, begun {age} ago  {}",
                 printable(&open.destination),
                 count(open.stored_parts.into()),
-                count(open.parts.into()),
+                display_counted(open.parts.into(), "part"),
                 ByteSize(open.stored_bytes),
                 ByteSize(open.size),
                 printable(id),

@@ -406,9 +406,9 @@ async fn complete(
         return say_json(&line);
     }
     say_line(&format!(
-        "completed {location}: {} in {} parts, ETag {}",
+        "completed {location}: {} in {}, ETag {}",
         ByteSize(size),
-        parts.len(),
+        display_counted(parts.len() as u64, "part"),
         written.etag
     ))
 }

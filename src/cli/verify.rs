@@ -24,7 +24,7 @@ use crate::manifest::job::{
     DEFAULT_ENDPOINT, Destination, Empty, Job, Source, Symlinks, Transfer, Versions, check,
 };
 use crate::planner::Sides;
-use crate::size::display_count;
+use crate::size::{by_number, display_counted};
 use crate::verify::{self, Counts, Deep};
 
 const EXAMPLES: &str = "\
@@ -205,9 +205,10 @@ impl Verify {
         let mut reasons = Vec::new();
         if self.report.is_some() {
             if counts.excluded > 0 {
-                let left = display_count(counts.excluded);
+                let left = display_counted(counts.excluded, "line");
+                let name = by_number(counts.excluded, "names", "name");
                 reasons.push(format!(
-                    "{left} lines of the report name no pair to compare (skipped unseen, being restored, local files); \
+                    "{left} of the report {name} no pair to compare (skipped unseen, being restored, local files); \
                      compare the job itself: s3haul verify JOB"
                 ));
             }

@@ -13,16 +13,13 @@ use std::collections::HashSet;
 use super::Work;
 use super::conductor::Conductor;
 use super::monitor::Event;
+use super::receipt::MAY_BE_OURS;
 use crate::listing::Entry;
 use crate::location::ObjectKey;
 use crate::manifest::job::Versions;
 use crate::plan::decide::Skip;
 use crate::planner::{Held, Planned, Step};
 use crate::s3::{Failure, FailureKind, Operation};
-
-/// The note on an object that may be a copy of this run, where nothing proves it.
-pub(super) const MAY_BE_OURS: &str =
-    "an earlier session of this run may have copied it; nothing that is stored with it proves that";
 
 /// The record of a transfer whose keys are listed again.
 #[derive(Default)]

@@ -19,6 +19,7 @@ use super::series::Copies;
 use crate::manifest::job::FailureLimit;
 use crate::pace::Slots;
 use crate::s3::FailureKind;
+use crate::size::display_counted;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -141,7 +142,8 @@ impl Conductor<'_> {
         let ended = self.outcome.ended_objects().saturating_sub(self.before.1);
         limit.is_passed(failed, ended).then(|| {
             let reason = format!(
-                "{failed} of {ended} objects failed, more than `max_failures: {limit}` allows"
+                "{failed} of {} failed, more than `max_failures: {limit}` allows",
+                display_counted(ended, "object")
             );
             GaveUp {
                 reason,

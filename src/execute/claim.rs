@@ -25,6 +25,7 @@ use crate::plan::condition::Seen;
 use crate::plan::parts::PartLayout;
 use crate::planner::Step;
 use crate::s3::{Attributes, Failure, FailureKind, OpenUpload, PartDone};
+use crate::size::{by_number, display_counted};
 
 /// Looks among the open uploads at an object's key for one to go on with, once per object: that
 /// with the most bytes that are of use. `doubt` says why what it makes could not be proven, if so.
@@ -84,7 +85,10 @@ pub(super) async fn find(
     if others > 0 {
         let command = multipart::command(&work.sides.destination, "list", wish.key, None);
         draft.notes.push(format!(
-            "{others} open uploads at this key are left alone; `{command}` shows them"
+            "{} at this key {} left alone; `{command}` shows {}",
+            display_counted(others as u64, "open upload"),
+            by_number(others as u64, "is", "are"),
+            by_number(others as u64, "it", "them")
         ));
     }
     Ok(begun)

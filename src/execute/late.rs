@@ -80,6 +80,9 @@ impl Work {
             let message = "the server took the tags for the content of the object";
             return Err(self.not_equal(key, message));
         }
+        if tags.is_empty() {
+            return self.are_gone((key, version)).await;
+        }
         let attributes = Attributes {
             tags: Tags::Exactly(tags.to_vec()),
             ..Attributes::default()
@@ -103,5 +106,24 @@ impl Work {
             }
         }
         Ok(())
+    }
+
+    /// Looks whether an object has lost all of its tags. Each object is asked, because one that has
+    /// none shows nothing about others.
+    async fn are_gone(&self, (key, version): (&ObjectKey, Option<&str>)) -> Result<(), Failure> {
+        let destination = &self.sides.destination;
+        match Box::pin(destination.tags(key, version)).await {
+            Ok(left) if !left.is_empty() => Err(Failure::new(
+                FailureKind::NotUnderstood,
+                Operation::PutObjectTagging,
+                destination.place(key),
+                "the server kept the tags that were to be taken off",
+            )),
+            Err(failure) if *failure.kind() == FailureKind::NotFound => Err(failure),
+            Err(failure) if *failure.kind() != FailureKind::Denied && !is_no_answer(&failure) => {
+                Err(failure)
+            }
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 }

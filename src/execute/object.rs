@@ -11,14 +11,13 @@
 mod multipart;
 
 use super::adopt::{self, Left};
-use super::again::MAY_BE_OURS;
 use super::archive::{self, Cold};
 use super::attributes::{Wanted, compare_encryption};
 use super::condition::{Refused, moved};
 use super::monitor::Event;
 use super::prove::{Expected, Made, Verdict, by_look};
 use super::published::Publication;
-use super::receipt::{Ending, Proof};
+use super::receipt::{COPIED_BEFORE, Ending, MAY_BE_OURS, Proof};
 use super::{Draft, Trouble, Work, layout, read, repair};
 use crate::bucket::Bucket;
 use crate::endpoint::capabilities::ConditionalWrite;
@@ -490,9 +489,7 @@ impl Copy<'_> {
         let ending = self.adopt(head, Some(asked), otherwise, draft).await?;
         draft.reason = None;
         draft.notes.push(match &ending {
-            Ending::Done { .. } => {
-                "copied by an earlier session of this run, and proven by this one".to_owned()
-            }
+            Ending::Done { .. } => COPIED_BEFORE.to_owned(),
             _ => MAY_BE_OURS.to_owned(),
         });
         if matches!(ending, Ending::Done { .. }) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::receipt::{Ending, Proof, Receipt};
+use super::receipt::{COPIED_BEFORE, Ending, MAY_BE_OURS, Proof, Receipt};
 use crate::journal::state::RunState;
 use crate::pace::PaceCounts;
 use crate::plan::cause::{CauseCounts, Failed, as_list};
@@ -31,6 +31,11 @@ pub struct Outcome {
     pub old_versions: u64,
     /// Their parts.
     pub parts: u64,
+    /// Objects that an earlier session of the run copied without recording it, and that this
+    /// session proved.
+    pub recovered_objects: u64,
+    /// Objects that an earlier session of the run may have copied, and that were left alone.
+    pub maybe_recovered_objects: u64,
     /// Objects left alone because the destination has them.
     pub skipped_objects: u64,
     /// Their bytes.
@@ -183,6 +188,9 @@ impl Outcome {
     }
 
     pub(super) fn count(&mut self, receipt: &Receipt) {
+        let has = |text: &str| u64::from(receipt.notes.iter().any(|note| note == text));
+        self.recovered_objects += has(COPIED_BEFORE);
+        self.maybe_recovered_objects += has(MAY_BE_OURS);
         match &receipt.ending {
             Ending::Done {
                 proof: Proof::DeleteMarker,

@@ -264,6 +264,23 @@ impl Receipt {
     }
 }
 
+/// The note on a copy that an earlier session of the run made and did not record.
+pub(super) const COPIED_BEFORE: &str =
+    "copied by an earlier session of this run, and proven by this one";
+
+/// The note on an object that may be a copy of this run, where nothing proves it.
+pub(super) const MAY_BE_OURS: &str =
+    "an earlier session of this run may have copied it; nothing that is stored with it proves that";
+
+/// The note on a copy that got its tags and nothing else.
+pub(super) const ONLY_TAGS: &str = "only its tags were set: the copy is that of the earlier run";
+
+/// Returns true for a note that tells how an object was done, and not that something is wrong.
+#[must_use]
+pub fn is_usual(note: &str) -> bool {
+    [COPIED_BEFORE, MAY_BE_OURS, ONLY_TAGS].contains(&note)
+}
+
 /// A receipt in the making.
 pub(super) struct Draft {
     pub(super) size: u64,

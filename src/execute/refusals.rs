@@ -31,14 +31,14 @@ pub(super) struct Refusals {
     /// looked at.
     kept: Mutex<BTreeSet<(String, Operation, &'static str)>>,
     /// By bucket and request, what HEAD shows of locks: asked once.
-    shown: Mutex<HashMap<(String, Operation), ShownOnce>>,
+    shown: Mutex<HashMap<(String, Operation), AskedOnce<Shown>>>,
     /// By bucket, writing request, and kind, what the bucket makes of an attribute that HEAD does
     /// not show: asked once.
-    answers: Mutex<HashMap<Asking, Once<Answer>>>,
+    answers: Mutex<HashMap<Asking, AskedOnce<Answer>>>,
     /// By bucket, true if it takes tags that are set on an object for its content.
     replaces: Mutex<HashMap<String, Once<bool>>>,
     /// By bucket, the tags of objects of which HEAD shows no number.
-    uncounted: Mutex<HashMap<String, Uncounted>>,
+    uncounted: Mutex<HashMap<String, (Uncounted, Option<NextQuestion>)>>,
     /// Buckets in which the `ETag` of an upload was the MD5 of its bytes, although nothing says that
     /// it must be.
     md5s: Mutex<BTreeSet<String>>,
@@ -50,8 +50,48 @@ type Asking = (String, Operation, &'static str);
 /// What is asked once, and waited for by all who want to know.
 type Once<T> = Arc<OnceCell<T>>;
 
-/// What HEAD shows of locks, and when a refusal is asked about again.
-type ShownOnce = (Once<Shown>, Option<NextQuestion>);
+/// What is asked once, and when a refusal is asked about again.
+#[derive(Debug)]
+struct AskedOnce<T> {
+    cell: Once<T>,
+    next: Option<NextQuestion>,
+}
+
+impl<T> Default for AskedOnce<T> {
+    fn default() -> Self {
+        Self {
+            cell: Arc::default(),
+            next: None,
+        }
+    }
+}
+
+impl<T> AskedOnce<T> {
+    /// Returns the answer, or an empty cell for the one who asks. A refusal is forgotten when it is
+    /// time to ask again.
+    fn get(&mut self, is_refusal: impl Fn(&T) -> bool, questions: (Duration, Duration)) -> Once<T> {
+        if self.cell.get().is_some_and(is_refusal) && is_due(&mut self.next, questions) {
+            self.cell = Arc::default();
+        }
+        Arc::clone(&self.cell)
+    }
+
+    fn hurry(&mut self, now: Instant) {
+        self.next.iter_mut().for_each(|next| next.hurry(now));
+    }
+}
+
+/// Returns true for the one who asks again about a refusal. The first call begins the interval.
+fn is_due(next: &mut Option<NextQuestion>, questions: (Duration, Duration)) -> bool {
+    let now = Instant::now();
+    next.get_or_insert_with(|| NextQuestion::after(now, questions))
+        .is_due(now)
+}
+
+/// Locks what is remembered, also if a thread has panicked that held the lock.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A loss that all objects of a bucket have.
 #[derive(Debug)]
@@ -85,19 +125,17 @@ impl Refusals {
     /// Takes note that the `ETag` of an upload to this bucket was the MD5 of its bytes.
     pub(super) fn saw_md5(&self, bucket: &Bucket) {
         if !bucket.capabilities().content_etags {
-            let mut md5s = self.md5s.lock().unwrap_or_else(PoisonError::into_inner);
-            md5s.insert(Self::place(bucket));
+            lock(&self.md5s).insert(Self::place(bucket));
         }
     }
 
     /// Returns true if the `ETag` of an upload to this bucket was the MD5 of its bytes before.
     pub(super) fn makes_md5s(&self, bucket: &Bucket) -> bool {
-        let md5s = self.md5s.lock().unwrap_or_else(PoisonError::into_inner);
-        md5s.contains(&Self::place(bucket))
+        lock(&self.md5s).contains(&Self::place(bucket))
     }
 
     fn losses(&self) -> MutexGuard<'_, BTreeMap<(String, Attribute, Lost), Expected>> {
-        self.losses.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.losses)
     }
 
     /// Returns the loss to expect for an object of this bucket. The one object that is to ask
@@ -128,7 +166,7 @@ impl Refusals {
     /// some objects only.
     pub(super) fn remember_denied(&self, bucket: &Bucket, loss: &Loss) {
         if self.has_answered(bucket, loss.attribute) {
-            let mut in_a_row = self.in_a_row.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut in_a_row = lock(&self.in_a_row);
             let number = in_a_row
                 .entry((Self::place(bucket), loss.attribute))
                 .or_default();
@@ -168,25 +206,34 @@ impl Refusals {
         for expected in self.losses().values_mut() {
             expected.next.hurry(now);
         }
+        for shown in lock(&self.shown).values_mut() {
+            shown.hurry(now);
+        }
+        for answer in lock(&self.answers).values_mut() {
+            answer.hurry(now);
+        }
+        for (_, next) in lock(&self.uncounted).values_mut() {
+            next.iter_mut().for_each(|next| next.hurry(now));
+        }
     }
 
     /// Takes note that a bucket answered the question for an attribute.
     pub(super) fn answered(&self, bucket: &Bucket, attribute: Attribute) {
         self.forget(bucket, [attribute], Lost::NotReadable);
         {
-            let mut in_a_row = self.in_a_row.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut in_a_row = lock(&self.in_a_row);
             if !in_a_row.is_empty() {
                 in_a_row.remove(&(Self::place(bucket), attribute));
             }
         }
         if !self.has_answered(bucket, attribute) {
-            let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut answered = lock(&self.answered);
             answered.insert((Self::place(bucket), attribute));
         }
     }
 
     pub(super) fn has_answered(&self, bucket: &Bucket, attribute: Attribute) -> bool {
-        let answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        let answered = lock(&self.answered);
         answered.contains(&(Self::place(bucket), attribute))
     }
 
@@ -202,7 +249,7 @@ impl Refusals {
             return true;
         }
         let place = Self::place(bucket);
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = lock(&self.kept);
         asked
             .kinds()
             .into_iter()
@@ -213,7 +260,7 @@ impl Refusals {
     pub(super) fn keeps(&self, bucket: &Bucket, asked: Asked<'_>) {
         if !bucket.capabilities().refuses_what_it_lacks() {
             let place = Self::place(bucket);
-            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut kept = lock(&self.kept);
             kept.extend(
                 asked
                     .kinds()
@@ -225,28 +272,24 @@ impl Refusals {
 
     /// Returns what HEAD shows of locks, to be asked once; a refusal is asked about again.
     pub(super) fn shown(&self, bucket: &Bucket, operation: Operation) -> Once<Shown> {
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        let (cell, next) = shown.entry((Self::place(bucket), operation)).or_default();
-        if let Some(Shown::Nothing(_)) = cell.get() {
-            let now = Instant::now();
-            let next = next.get_or_insert_with(|| NextQuestion::after(now, self.questions));
-            if next.is_due(now) {
-                *cell = Arc::default();
-            }
-        }
-        Arc::clone(cell)
+        let is_refusal = |shown: &Shown| matches!(shown, Shown::Nothing(_));
+        lock(&self.shown)
+            .entry((Self::place(bucket), operation))
+            .or_default()
+            .get(is_refusal, self.questions)
     }
 
     /// Tells, once the first tags were set on an object that was there, if the bucket took them for
     /// its content.
     pub(super) fn replaces(&self, bucket: &Bucket) -> Once<bool> {
-        let mut replaces = self.replaces.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut replaces = lock(&self.replaces);
         Arc::clone(replaces.entry(Self::place(bucket)).or_default())
     }
 
     /// Asks the bucket about an attribute of an object that `asked` has given it. Asks once for
     /// each bucket, request, and kind of attribute if it is kept or ignored, and again if it came out
-    /// with another value, if `is_each` is set, or with `trust: nothing`.
+    /// with another value, if `is_each` is set, or with `trust: nothing`. A refusal is asked about
+    /// again at growing intervals.
     ///
     /// # Errors
     /// What may pass: then the next object asks again.
@@ -263,9 +306,11 @@ impl Refusals {
             return Box::pin(ask).await;
         }
         let once = {
-            let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
             let place = (Self::place(bucket), asked.write, question.kind);
-            Arc::clone(answers.entry(place).or_default())
+            lock(&self.answers)
+                .entry(place)
+                .or_default()
+                .get(|answer| *answer == Answer::NotReadable, self.questions)
         };
         let lasting = async {
             match Box::pin(ask).await {
@@ -285,35 +330,36 @@ impl Refusals {
     /// Takes note of what a source bucket shows of the tags of its objects, where HEAD shows no
     /// number of them.
     pub(super) fn uncounted(&self, bucket: &Bucket, found: Uncounted) {
-        let mut uncounted = self
-            .uncounted
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let known = uncounted.entry(Self::place(bucket)).or_default();
+        let mut uncounted = lock(&self.uncounted);
+        let (known, _) = uncounted.entry(Self::place(bucket)).or_default();
         *known = match (&*known, found) {
             (Uncounted::Untagged(before), Uncounted::Untagged(more)) => {
                 Uncounted::Untagged(before + more)
             }
-            (Uncounted::Untagged(_) | Uncounted::Tagged, found) => found,
+            (Uncounted::Untagged(_) | Uncounted::Tagged | Uncounted::NotReadable(_), found) => {
+                found
+            }
             (known, _) => known.clone(),
         };
     }
 
-    /// Returns what is known of the tags of objects of which HEAD shows no number.
+    /// Returns what is known of the tags of objects of which HEAD shows no number. For the one
+    /// object that is to ask again about a refusal, that is nothing.
     pub(super) fn known_uncounted(&self, bucket: &Bucket) -> Uncounted {
-        let uncounted = self
-            .uncounted
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        uncounted
-            .get(&Self::place(bucket))
-            .cloned()
-            .unwrap_or_default()
+        let mut uncounted = lock(&self.uncounted);
+        let Some((known, next)) = uncounted.get_mut(&Self::place(bucket)) else {
+            return Uncounted::default();
+        };
+        let is_refusal = matches!(known, Uncounted::NotReadable(_));
+        if is_refusal && is_due(next, self.questions) {
+            return Uncounted::default();
+        }
+        known.clone()
     }
 
     /// Returns true if the bucket was seen to keep the tags that `write` carries along.
     pub(super) fn carries_tags(&self, bucket: &Bucket, write: Operation) -> bool {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = lock(&self.kept);
         kept.contains(&(Self::place(bucket), write, TAGS_OF_SOURCE))
     }
 }

@@ -9,7 +9,7 @@
 use serde_json::Value;
 
 use super::monitor::Event;
-use super::receipt::{Ending, Proof};
+use super::receipt::{Ending, ONLY_TAGS, Proof};
 use super::{Draft, Trouble, Work};
 use crate::bucket::Bucket;
 use crate::manifest::job::PublishedCopy;
@@ -60,15 +60,13 @@ pub(super) async fn tags(
             loss.to_string(),
         )
     })?;
-    if !tags.is_empty() || found.tag_count.unwrap_or_default() > 0 {
+    if !tags.is_empty() || may_have_tags(destination, &found) {
         work.put_late_tags(&step.key, (&found.etag, found.version.as_deref()), &tags)
             .await?;
     }
     (draft.size, draft.version, draft.route, draft.parts) = (head.size, head.version, None, 0);
     draft.in_place = true;
-    draft
-        .notes
-        .push("only its tags were set: the copy is that of the earlier run".to_owned());
+    draft.notes.push(ONLY_TAGS.to_owned());
     work.monitor.observe(&Event::BytesCopied {
         id: None,
         bytes: head.size,
@@ -84,6 +82,13 @@ pub(super) async fn tags(
         etag: found.etag,
         destination_version: None,
     }))
+}
+
+/// Returns true if an object may have tags. Servers other than Amazon's may show no number of them.
+fn may_have_tags(bucket: &Bucket, found: &Head) -> bool {
+    let capabilities = bucket.capabilities();
+    let counts = capabilities.refuses_what_it_lacks() || !capabilities.tags;
+    found.tag_count.map_or(!counts, |count| count > 0)
 }
 
 /// Returns true if the destination has the copy that the earlier run made, and the source is as it

@@ -174,6 +174,26 @@ impl Series {
             example.unwrap_or_default()
         )
     }
+
+    /// Returns the warning of a run that pauses.
+    fn pausing(&self) -> String {
+        format!(
+            "pausing: {}. Single objects are tried for up to {}; `max_failures: none` (--max-failures none) goes on \
+             all the same",
+            self.reason(),
+            display_duration(self.patience)
+        )
+    }
+
+    /// Returns why a paused run ends.
+    fn giving_up(&self) -> String {
+        format!(
+            "{}, and none succeeded for {}. The next session tries them again; `max_failures: none` (--max-failures \
+             none) runs the job to its end all the same",
+            self.reason(),
+            display_duration(self.patience)
+        )
+    }
 }
 
 impl Conductor<'_> {
@@ -251,12 +271,7 @@ impl Conductor<'_> {
             return;
         }
         let (now, interval) = (Instant::now(), self.series.probes.0);
-        tracing::warn!(
-            "pausing: {}. Single objects are tried for up to {}; `max_failures: none` (--max-failures none) goes on \
-             all the same",
-            self.series.reason(),
-            display_duration(self.series.patience)
-        );
+        tracing::warn!("{}", self.series.pausing());
         let is_paused = true;
         self.monitor.observe(&Event::Paused { is_paused });
         self.series.pause = Some(Pause {
@@ -309,12 +324,7 @@ impl Conductor<'_> {
     }
 
     fn give_up_series(&mut self) {
-        let reason = format!(
-            "{}, and none succeeded for {}. The next session tries them again; `max_failures: none` (--max-failures \
-             none) runs the job to its end all the same",
-            self.series.reason(),
-            display_duration(self.series.patience)
-        );
+        let reason = self.series.giving_up();
         tracing::warn!("giving up: {reason}");
         self.outcome.gave_up = Some(GaveUp {
             reason,
@@ -347,8 +357,11 @@ impl Conductor<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::execute::receipt::Draft;
+    use crate::listing::Entry;
+    use crate::location::ObjectKey;
     use crate::plan::decide::Skip;
-    use crate::s3::{Failure, Operation};
+    use crate::s3::{ArchiveState, Failure, Operation};
 
     fn failed(kind: FailureKind) -> Ending {
         Ending::Failed {
@@ -392,6 +405,41 @@ mod tests {
             Verdict::Nothing,
             "no copy"
         );
+    }
+
+    #[test]
+    fn a_pause_and_its_end_are_told() {
+        let times = (Duration::from_mins(15), (Duration::ZERO, Duration::ZERO));
+        let mut series = Series::new(None, Copies::default(), times);
+        for _ in 0..300 {
+            let key: ObjectKey = "k".parse().unwrap();
+            let entry = Entry {
+                key: key.clone(),
+                relative_at: 0,
+                size: 1,
+                etag: None,
+                version: None,
+                modified: None,
+                storage_class: None,
+                archive: ArchiveState::Readable,
+            };
+            let receipt = Draft::of_size(1).receipt(
+                "t".to_owned(),
+                "s3://a/k".to_owned(),
+                "s3://b/k".to_owned(),
+                Duration::ZERO,
+                failed(FailureKind::Denied),
+            );
+            let step = Box::new(Step::without_work(entry, key));
+            let held = Held {
+                transfer: 0,
+                step,
+                receipt,
+            };
+            series.hold("denied", held);
+        }
+        insta::assert_snapshot!(series.pausing(), @"pausing: 300 objects in a row were refused alike (CopyObject denied: ). Single objects are tried for up to 15m 00s; `max_failures: none` (--max-failures none) goes on all the same");
+        insta::assert_snapshot!(series.giving_up(), @"300 objects in a row were refused alike (CopyObject denied: ), and none succeeded for 15m 00s. The next session tries them again; `max_failures: none` (--max-failures none) runs the job to its end all the same");
     }
 
     #[test]

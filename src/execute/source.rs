@@ -13,12 +13,14 @@ use super::{Draft, Trouble, Work};
 use crate::bucket::Bucket;
 use crate::manifest::job::{Attribute, Policy, Transfer};
 use crate::plan::attributes::{merged_tags, set_tags};
+use crate::plan::carried::UNTAGGED;
 use crate::plan::concede;
 use crate::plan::loss::{Loss, Lost};
 use crate::s3::paging::{Order, Paging, Turn};
 use crate::s3::{
     AnnotationEntry, Attributes, Failure, FailureKind, Grant, Head, Operation, SourcePin, Tag, Tags,
 };
+use crate::size::display_counted;
 
 /// An annotation of the source.
 pub(super) struct Annotation {
@@ -30,10 +32,6 @@ pub(super) struct Annotation {
 /// Annotations of one object that are held in memory from their reading to their writing, in bytes:
 /// the largest one, so that at least one is read before anything is published.
 const ANNOTATIONS_HELD: usize = 1 << 20;
-
-/// Objects without tags in a row after which those of a bucket are taken to have none, where HEAD
-/// shows no number and tags are only tried.
-const UNTAGGED: u32 = 100;
 
 /// Returns the failure for a required attribute that the copy cannot have.
 fn not_kept(loss: &Loss, operation: Operation, place: String) -> Failure {
@@ -169,8 +167,8 @@ impl Source<'_> {
         }
         let place = self.bucket.place(key);
         let message = format!(
-            "it answers with {} tags, and HEAD counts {}",
-            tags.len(),
+            "it answers with {}, and HEAD counts {}",
+            display_counted(tags.len() as u64, "tag"),
             count.unwrap_or(0)
         );
         Err(Failure::new(

@@ -102,6 +102,13 @@ impl Lanes {
         self.trust.doubts(operation, now)
     }
 
+    /// Returns true if a 403 to this kind of request is to wait for what the other requests of its
+    /// kind result in, none of which has succeeded yet.
+    #[must_use]
+    pub(crate) fn expects_news(&self, operation: Operation, now: Duration) -> bool {
+        self.trust.expects_news(operation, now)
+    }
+
     /// Notes that a 403 to this kind of request outlasted its repetitions, which took `doubted`.
     pub(crate) fn believe_denial(&self, operation: Operation, doubted: Duration, now: Duration) {
         self.trust.believe(operation, doubted, now);

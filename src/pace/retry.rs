@@ -174,15 +174,22 @@ impl RetryPolicy {
     /// Returns the time to wait before a 403 is doubted once more, or `None` to believe it.
     ///
     /// `attempt` counts those already made, `waited` is the time since the first one, `chance` is
-    /// uniform in `0..1`.
+    /// uniform in `0..1`. Half of each wait is certain, because all that was refused together would
+    /// otherwise come again at once.
     #[must_use]
     pub fn wait_in_doubt(&self, attempt: u32, waited: Duration, chance: f64) -> Option<Duration> {
         let doubt = self.doubt.min(self.patience);
-        if waited >= doubt {
-            return None;
-        }
-        let ceiling = (doubt / 120).saturating_mul(1 << attempt.saturating_sub(1).min(4));
-        Some(ceiling.mul_f64(chance.clamp(0.0, 1.0)))
+        let left = doubt.checked_sub(waited).filter(|left| !left.is_zero())?;
+        let ceiling = (doubt / 30).saturating_mul(1 << attempt.saturating_sub(1).min(4));
+        let wait = ceiling.mul_f64(f64::midpoint(1.0, chance.clamp(0.0, 1.0)));
+        Some(wait.min(left))
+    }
+
+    /// Returns how long a refused part waits for another one to be copied, before its refusal is
+    /// believed.
+    #[must_use]
+    pub(crate) fn wait_for_news(&self) -> Duration {
+        self.doubt.min(self.patience) / 4
     }
 
     /// How long to wait before the next attempt, or `None` to give up.
@@ -249,6 +256,23 @@ mod tests {
             FailureKind::Archived,
         ] {
             assert_eq!(POLICY.wait(&kind, 1, Duration::ZERO, 0.5), None, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_repeated_a_few_times_at_growing_intervals() {
+        for chance in [0.0, 0.5, 1.0] {
+            let (mut waited, mut attempts, mut last) = (Duration::ZERO, 1, Duration::ZERO);
+            while let Some(wait) = POLICY.wait_in_doubt(attempts, waited, chance) {
+                let is_last = waited + wait == POLICY.doubt;
+                assert!(
+                    attempts > 4 || wait > last || is_last,
+                    "{attempts} {wait:?}"
+                );
+                (waited, attempts, last) = (waited + wait, attempts + 1, wait);
+            }
+            assert_eq!(waited, POLICY.doubt, "no longer than the doubt");
+            assert!((5..10).contains(&attempts), "{attempts} attempts");
         }
     }
 

@@ -2,8 +2,9 @@
 //!
 //! Permissions on AWS are eventually consistent: for some seconds after a policy was changed, or a
 //! key of KMS or a role touched, some of S3's servers refuse what the others allow. Where the same
-//! kind of request has succeeded for the bucket in this run, a refusal is therefore repeated for a
-//! while. Other refusals last, because a policy denies one prefix or one object. They would cost
+//! operation has succeeded for the bucket in this run, a refusal is therefore repeated for a
+//! while. The first parts of a run are under way together, and one is refused sooner than another
+//! is copied: a refused part waits for that before it is believed, and is not sent meanwhile. Other refusals last, because a policy denies one prefix or one object. They would cost
 //! each of thousands of objects that time. So after a refusal that outlasted its repetitions, all
 //! refusals of its kind are believed for [`BELIEVED`] times as long; only an upload that has stored
 //! parts already is worth the doubt even then.
@@ -47,12 +48,6 @@ impl Trust {
     /// Notes at `now` that a request of this kind succeeded.
     pub(super) fn succeeded(&self, operation: Operation, now: Duration) {
         self.last_success.fetch_max(millis(now), Ordering::Relaxed);
-        // Parts need the permission that their upload was created with, and are refused sooner than
-        // the first is copied.
-        if operation == Operation::CreateMultipartUpload {
-            self.succeeded(Operation::UploadPart, now);
-            self.succeeded(Operation::UploadPartCopy, now);
-        }
         let of_kind = self.of(operation);
         if !of_kind.succeeded.load(Ordering::Relaxed) {
             of_kind.succeeded.store(true, Ordering::Relaxed);
@@ -72,6 +67,15 @@ impl Trust {
         );
         self.has_succeeded(operation)
             && (!hides_absence || self.has_succeeded(Operation::ListObjects))
+            && !self.believes(operation, now)
+    }
+
+    /// Returns true if a refusal of this kind at `now` is the first news of its kind, and others
+    /// that were sent with it may succeed: it is a part, and its upload was created in this run.
+    pub(super) fn expects_news(&self, operation: Operation, now: Duration) -> bool {
+        matches!(operation, Operation::UploadPart | Operation::UploadPartCopy)
+            && self.has_succeeded(Operation::CreateMultipartUpload)
+            && !self.has_succeeded(operation)
             && !self.believes(operation, now)
     }
 
@@ -133,6 +137,20 @@ mod tests {
             !trust.doubts(Operation::UploadPartCopy, SECOND),
             "another kind"
         );
+    }
+
+    #[test]
+    fn a_part_is_doubted_once_one_was_copied() {
+        let (trust, part) = (Trust::default(), Operation::UploadPartCopy);
+        trust.succeeded(Operation::CopyObject, SECOND);
+        assert!(!trust.expects_news(part, SECOND), "no upload was created");
+        trust.succeeded(Operation::CreateMultipartUpload, SECOND);
+        assert!(trust.expects_news(part, SECOND) && !trust.doubts(part, SECOND));
+        trust.succeeded(part, SECOND);
+        assert!(!trust.expects_news(part, SECOND) && trust.doubts(part, SECOND));
+        assert!(!trust.doubts(Operation::UploadPart, SECOND), "another kind");
+        trust.believe(Operation::UploadPart, SECOND, SECOND);
+        assert!(!trust.expects_news(Operation::UploadPart, SECOND));
     }
 
     #[test]

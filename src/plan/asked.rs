@@ -20,6 +20,7 @@ use self::headers::unlike_headers;
 use self::text::{is_alike, is_showable};
 use crate::manifest::job::Attribute;
 use crate::s3::{Attributes, Head, Operation, Retention, Tag, Tags};
+use crate::size::display_counted;
 
 /// What an object was asked to have.
 #[derive(Clone, Copy, Debug)]
@@ -151,8 +152,7 @@ impl<'a> Asked<'a> {
             .tags()
             .zip(found.tag_count)
             .filter(|(asked, shown)| *asked > 0 && asked != shown);
-        let tags = tags
-            .map(|(asked, shown)| (Attribute::Tags, format!("{shown} tags instead of {asked}")));
+        let tags = tags.map(|(asked, shown)| (Attribute::Tags, tags_instead_of(shown, asked)));
         let shown_class = found.storage_class.as_deref().unwrap_or("STANDARD");
         let class = storage_class
             .as_deref()
@@ -204,6 +204,14 @@ impl<'a> Asked<'a> {
         let asked = self.attributes.encryption.as_ref()?;
         encryption::unlike(asked, found.encryption.as_ref())
     }
+}
+
+/// Describes another number of tags than the one that was asked for.
+fn tags_instead_of(found: u32, asked: u32) -> String {
+    format!(
+        "{} instead of {asked}",
+        display_counted(found.into(), "tag")
+    )
 }
 
 /// Returns true if a retention holds less than the one that was asked for. A longer one may come of

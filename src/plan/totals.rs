@@ -217,6 +217,9 @@ impl Totals {
 
     /// Counts requests.
     pub fn request(&mut self, operation: Operation, count: u64) {
+        if count == 0 {
+            return;
+        }
         *self.requests.entry(operation).or_default() += count;
     }
 

@@ -29,6 +29,7 @@ use crate::pace::gate::by_itself;
 use crate::plan::decide::{Basis, Content, Route, SetAttributes, Skip, content};
 use crate::plan::history::{Likeness, liken, overlaps};
 use crate::s3::{ArchiveState, Failure, FailureKind, Operation};
+use crate::size::{by_number, display_counted};
 
 /// Versions of all keys that are planned and not begun; about 40 MB.
 const VERSIONS_AHEAD: u32 = 200_000;
@@ -357,8 +358,13 @@ impl Sides {
             }
             Ok(None) => {
                 let message = format!(
-                    "the destination has {} versions of {to}, and they are not the oldest of the source's {}",
-                    there.len(),
+                    "the destination has {} of {to}, and {} of the source's {}",
+                    display_counted(there.len() as u64, "version"),
+                    by_number(
+                        there.len() as u64,
+                        "it is not the oldest",
+                        "they are not the oldest"
+                    ),
                     history.versions.len()
                 );
                 let operation = Operation::ListObjectVersions;

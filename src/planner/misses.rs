@@ -7,7 +7,7 @@ use super::{Planned, Sides};
 use crate::listing::local::UNREACHED;
 use crate::manifest::job::Transfer;
 use crate::manifest::keys::KeyGlob;
-use crate::size::display_count;
+use crate::size::{by_number, display_count, display_counted};
 
 /// Counts the keys below the top level whose last segment matches a pattern without a slash.
 #[derive(Debug)]
@@ -95,27 +95,30 @@ impl Misses {
     /// Returns what to tell the user.
     #[must_use]
     pub fn hints(&self) -> Vec<String> {
-        let keys = |count: u64| {
-            format!(
-                "{} {}",
-                display_count(count),
-                if count == 1 { "key" } else { "keys" }
-            )
-        };
         let include = self.include.iter().filter_map(|Missed { glob, keys: count }| {
             // Lists skip what cannot match, so not all keys were seen.
             let missed = match (*count, self.unread) {
                 (0, 0) => return None,
-                (0, unread) => format!("{} directories below it were not read", display_count(unread)),
-                (count, _) => format!("at least {} below it were not matched", keys(count)),
+                (0, unread) => format!(
+                    "{} {} below it {} not read",
+                    display_count(unread),
+                    by_number(unread, "directory", "directories"),
+                    by_number(unread, "was", "were")
+                ),
+                (count, _) => format!(
+                    "at least {} below it {} not matched",
+                    display_counted(count, "key"),
+                    by_number(count, "was", "were")
+                ),
             };
             Some(format!(
                 "`{glob}` matches at the top level only; {missed}: write `**/{glob}` to include them"
             ))
         });
         let exclude = self.exclude.iter().filter(|missed| missed.keys > 0).map(|Missed { glob, keys: count }| {
-            let count = keys(*count);
-            format!("`{glob}` excludes at the top level only; {count} below it were not left out: write `**/{glob}` to exclude them")
+            let (keys, were) = (display_counted(*count, "key"), by_number(*count, "was", "were"));
+            let them = by_number(*count, "it", "them");
+            format!("`{glob}` excludes at the top level only; {keys} below it {were} not left out: write `**/{glob}` to exclude {them}")
         });
         include.chain(exclude).collect()
     }

@@ -11,6 +11,7 @@ use super::scratch::{NotStored, Scratch, is_refusal, plain, reason, told};
 use crate::multipart::{self, MultipartUpload};
 use crate::s3::paging::{Order, Paging, Turn};
 use crate::s3::{Capabilities, Failure, FailureKind, OpenUpload, Operation, PartDone};
+use crate::size::display_counted;
 
 /// The keys of a listing, in the order of their bytes. Listed by directories, `a/b` would come
 /// before `a b`.
@@ -68,8 +69,8 @@ pub(super) async fn objects(scratch: &mut Scratch) -> Objects {
     let list = match missing.first() {
         None => Told::kept(),
         Some(key) => Told::ignored(format!(
-            "the list lacks {} keys, for example {key}",
-            missing.len()
+            "the list lacks {}, for example {key}",
+            display_counted(missing.len() as u64, "key")
         )),
     };
     let shown: Vec<_> = keys.iter().filter(|key| stored.contains(*key)).collect();
@@ -173,8 +174,8 @@ async fn list_of_parts(scratch: &Scratch, upload: &MultipartUpload, part: &PartD
     match upload.parts().try_collect::<Vec<_>>().await {
         Ok(parts) if parts.iter().map(|part| part.size).eq([part.size]) => Told::kept(),
         Ok(parts) => Told::ignored(format!(
-            "it shows {} parts of an upload that has one",
-            parts.len()
+            "it shows {} of an upload that has one",
+            display_counted(parts.len() as u64, "part")
         )),
         Err(failure) => told_by(&failure),
     }

@@ -7,7 +7,9 @@ use crate::execute::{Earlier, Outcome};
 use crate::plan::decide::Reason;
 use crate::plan::unchanged::Unchanged;
 use crate::printable::printable;
-use crate::size::{ByteSize, display_count as count, display_duration};
+use crate::size::{
+    ByteSize, by_number, display_count as count, display_counted as counted, display_duration,
+};
 
 /// Causes of failures that the summary names.
 const SHOWN_CAUSES: usize = 10;
@@ -20,11 +22,16 @@ pub fn summary(outcome: &Outcome) -> String {
     if let Some(earlier) = outcome.earlier.as_ref().filter(|_| outcome.sessions > 1) {
         let _ = writeln!(text, "{}", of_earlier_sessions(earlier));
     }
+    recovered(&mut text, outcome);
     if outcome.old_versions > 0 {
         let _ = writeln!(
             text,
-            "{} old versions stay in the bucket and cost money until they are deleted or expire",
-            count(outcome.old_versions)
+            "{} {} in the bucket and {} money until {} deleted or {}",
+            counted(outcome.old_versions, "old version"),
+            by_number(outcome.old_versions, "stays", "stay"),
+            by_number(outcome.old_versions, "costs", "cost"),
+            by_number(outcome.old_versions, "it is", "they are"),
+            by_number(outcome.old_versions, "expires", "expire")
         );
     }
     reasons(&mut text, outcome);
@@ -78,12 +85,12 @@ fn totals(text: &mut String, outcome: &Outcome) {
     };
     let _ = write!(
         text,
-        "{how} in {took}{sessions}: {} objects {what} and proven ({}",
-        count(outcome.done_objects),
+        "{how} in {took}{sessions}: {} {what} and proven ({}",
+        counted(outcome.done_objects, "object"),
         ByteSize(outcome.done_bytes)
     );
     if outcome.parts > 0 {
-        let _ = write!(text, " in {} parts", count(outcome.parts));
+        let _ = write!(text, " in {}", counted(outcome.parts, "part"));
     }
     let _ = write!(text, ")");
     if outcome.in_place_objects > 0 && !all_in_place {
@@ -96,8 +103,8 @@ fn totals(text: &mut String, outcome: &Outcome) {
     if outcome.delete_markers > 0 {
         let _ = write!(
             text,
-            ", {} delete markers written",
-            count(outcome.delete_markers)
+            ", {} written",
+            counted(outcome.delete_markers, "delete marker")
         );
     }
     let _ = write!(
@@ -156,10 +163,10 @@ fn reasons(text: &mut String, outcome: &Outcome) {
     }
     for (loss, objects) in outcome.losses.iter() {
         let line = format!(
-            "{} {} on {} objects: {}",
+            "{} {} on {}: {}",
             loss.attribute,
             loss.lost,
-            count(objects),
+            counted(objects, "object"),
             loss.reason
         );
         let _ = writeln!(text, "{}", printable(&line));
@@ -167,8 +174,9 @@ fn reasons(text: &mut String, outcome: &Outcome) {
     if outcome.losses.others() > 0 {
         let _ = writeln!(
             text,
-            "{} other losses are in the report",
-            count(outcome.losses.others())
+            "{} other {} in the report",
+            count(outcome.losses.others()),
+            by_number(outcome.losses.others(), "loss is", "losses are")
         );
     }
 }
@@ -184,9 +192,31 @@ fn of_earlier_sessions(earlier: &Earlier) -> String {
     };
     let objects = count(earlier.objects);
     format!(
-        "{objects} of the objects were copied and proven by earlier sessions, until {:.0}; {seen}",
+        "{objects} of the objects {} copied and proven by earlier sessions, until {:.0}; {seen}",
+        by_number(earlier.objects, "was", "were"),
         earlier.until
     )
+}
+
+/// Adds what an earlier session copied, or may have copied, without recording it.
+fn recovered(text: &mut String, outcome: &Outcome) {
+    let (proven, maybe) = (outcome.recovered_objects, outcome.maybe_recovered_objects);
+    if proven > 0 {
+        let _ = writeln!(
+            text,
+            "an earlier session copied {} of the objects without recording it; this session proved {}",
+            count(proven),
+            by_number(proven, "it", "them")
+        );
+    }
+    if maybe > 0 {
+        let _ = writeln!(
+            text,
+            "an earlier session may have copied {} of those left as they are; nothing that is stored with {} proves it",
+            count(maybe),
+            by_number(maybe, "it", "them")
+        );
+    }
 }
 
 /// Adds what objects failed for: a line per cause.
@@ -214,9 +244,10 @@ fn failures(text: &mut String, outcome: &Outcome) {
         let objects = objects + outcome.causes.others();
         let _ = writeln!(
             text,
-            "and {} more kinds of failures ({} objects)",
+            "and {} more {} of failures ({})",
             count(more),
-            count(objects)
+            by_number(more, "kind", "kinds"),
+            counted(objects, "object")
         );
     }
 }
@@ -236,17 +267,82 @@ pub fn comparison(unchanged: &Unchanged) -> Vec<String> {
     }
     if unchanged.attributes_not_checked > 0 {
         lines.push(format!(
-            "{} unchanged objects were not checked for the headers, metadata, tags, or encryption that this job sets; \
-             `compare_attributes: true` (--compare-attributes) checks them, `when: always` copies them",
-            count(unchanged.attributes_not_checked)
+            "{} {} not checked for the headers, metadata, tags, or encryption that this job sets; \
+             `compare_attributes: true` (--compare-attributes) checks {them}, `when: always` copies {them}",
+            counted(unchanged.attributes_not_checked, "unchanged object"),
+            by_number(unchanged.attributes_not_checked, "was", "were"),
+            them = by_number(unchanged.attributes_not_checked, "it", "them")
         ));
     }
     if unchanged.other_storage_class > 0 {
         lines.push(format!(
-            "{} unchanged objects have another storage class than this job sets, perhaps by a lifecycle rule; \
-             `when: always` copies them",
-            count(unchanged.other_storage_class)
+            "{} {} another storage class than this job sets, perhaps by a lifecycle rule; \
+             `when: always` copies {}",
+            counted(unchanged.other_storage_class, "unchanged object"),
+            by_number(unchanged.other_storage_class, "has", "have"),
+            by_number(unchanged.other_storage_class, "it", "them")
         ));
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::decide::Basis;
+
+    fn outcome() -> Outcome {
+        Outcome {
+            done_objects: 3,
+            done_bytes: 300,
+            parts: 1,
+            delete_markers: 1,
+            skipped_objects: 2,
+            recovered_objects: 1,
+            maybe_recovered_objects: 2,
+            objects_with_losses: 1,
+            proofs: [("crc64nvme".to_owned(), 3)].into(),
+            reasons: [(Reason::Missing, 2), (Reason::SizeDiffers, 1)].into(),
+            sessions: 2,
+            seconds: 61.0,
+            ..Outcome::default()
+        }
+    }
+
+    #[test]
+    fn it_tells_why_objects_were_copied() {
+        insta::assert_snapshot!(summary(&outcome()), @r"
+        done in 1m 01s over 2 sessions: 3 objects copied and proven (300B in 1 part), 1 delete marker written, 2 left as they are, 1 with something not kept
+        an earlier session copied 1 of the objects without recording it; this session proved it
+        an earlier session may have copied 2 of those left as they are; nothing that is stored with them proves it
+        proven by: crc64nvme 3
+        copied because: 2 missing, 1 size differs
+        requests of this session: 0 (0 throttled, 0 sent again)
+        ");
+    }
+
+    #[test]
+    fn one_is_one() {
+        let mut outcome = Outcome {
+            done_objects: 1,
+            in_place_objects: 1,
+            old_versions: 1,
+            reasons: [(Reason::Always, 1)].into(),
+            sessions: 1,
+            ..Outcome::default()
+        };
+        outcome.unchanged = Unchanged {
+            by: [(Basis::Etag, 1)].into(),
+            attributes_not_checked: 1,
+            other_storage_class: 1,
+        };
+        insta::assert_snapshot!(summary(&outcome), @r"
+        done in 0.0s: 1 object changed in place and proven (0B), 0 left as they are
+        1 old version stays in the bucket and costs money until it is deleted or expires
+        unchanged: 1 by ETag
+        1 unchanged object was not checked for the headers, metadata, tags, or encryption that this job sets; `compare_attributes: true` (--compare-attributes) checks it, `when: always` copies it
+        1 unchanged object has another storage class than this job sets, perhaps by a lifecycle rule; `when: always` copies it
+        requests: 0 (0 throttled, 0 sent again)
+        ");
+    }
 }

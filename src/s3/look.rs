@@ -1,6 +1,7 @@
 //! Compares the answer to a write with what HEAD shows of the object.
 
 use super::{Capabilities, Head, Written};
+use crate::size::{by_number, display_counted};
 
 /// The object that a write was asked to make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +61,9 @@ impl Written {
         let count =
             count.filter(|count| capabilities.content_etags && parts > 0 && *count != parts)?;
         Some(format!(
-            "its ETag says {count} parts, {parts} were published"
+            "its ETag says {}, {parts} {} published",
+            display_counted(count.into(), "part"),
+            by_number(parts.into(), "was", "were")
         ))
     }
 

@@ -10,6 +10,7 @@ use percent_encoding::percent_decode_str;
 
 use super::convert::decode;
 use super::xml::{Reader, Tag};
+use crate::size::display_counted;
 
 /// The statements of a page about itself.
 #[derive(Debug, Default, PartialEq)]
@@ -46,7 +47,8 @@ impl Told {
         let entries = u64::try_from(entries).unwrap_or(u64::MAX);
         if let Some(count) = self.count.filter(|count| *count > entries) {
             return Some(format!(
-                "the page holds {entries} keys, and its KeyCount says {count}"
+                "the page holds {}, and its KeyCount says {count}",
+                display_counted(entries, "key")
             ));
         }
         let shown = self
@@ -134,7 +136,7 @@ mod tests {
         };
         assert_eq!(
             counted(5).contradiction("", 1).unwrap(),
-            "the page holds 1 keys, and its KeyCount says 5"
+            "the page holds 1 key, and its KeyCount says 5"
         );
         for count in [0, 1] {
             assert_eq!(counted(count).contradiction("", 1), None);

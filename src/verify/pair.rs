@@ -33,6 +33,8 @@ pub(super) struct Pair {
     /// As listed.
     size: Option<u64>,
     etag: Option<String>,
+    /// True if the job names this one object, so that no list shows its size.
+    is_named: bool,
 }
 
 #[derive(Debug)]
@@ -67,6 +69,7 @@ impl Pair {
             destination: place(&sides.destination, &step.key, None),
             size: Some(step.entry.size),
             etag: step.entry.etag.clone(),
+            is_named: matches!(sides.transfer.from, Source::Object { .. }),
         }
     }
 
@@ -76,6 +79,7 @@ impl Pair {
             destination,
             size: None,
             etag: None,
+            is_named: false,
         }
     }
 
@@ -189,6 +193,12 @@ impl Pair {
             return Ok(sizes_differ(here.size, there.size));
         }
         let shown = by_heads(source, here, &self.destination, there);
+        if self.is_named && matches!(shown, Some(Verdict::Equal { .. })) && deep != Deep::All {
+            tokio::try_join!(
+                confirm_size(source, here),
+                confirm_size(&self.destination, there)
+            )?;
+        }
         match (shown, deep) {
             // What a checksum contradicts is different, however deep one looks.
             (Some(verdict), Deep::No | Deep::Unproven)
@@ -275,6 +285,15 @@ async fn head(place: &Place) -> Result<Head, Failure> {
         .bucket
         .head(&place.key, place.version.as_deref())
         .await
+}
+
+/// Makes sure that an object of which no list showed the size ends where HEAD says, where HEAD is
+/// not believed.
+async fn confirm_size(place: &Place, head: &Head) -> Result<(), Failure> {
+    if place.bucket.capabilities().believes_answers() {
+        return Ok(());
+    }
+    read::confirm_size(&place.bucket, &pin(place, head), head.size).await
 }
 
 /// Refuses a HEAD that shows another `ETag` than the list did, unless the object was replaced since

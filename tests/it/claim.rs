@@ -291,10 +291,7 @@ async fn an_upload_that_is_cut_otherwise_is_somebody_elses() {
         (left.len(), left[0].upload_id.as_str(), left[0].parts.len()),
         (1, theirs.id(), 2)
     );
-    assert_noted(
-        &run.receipts[0],
-        "1 open uploads at this key are left alone",
-    );
+    assert_noted(&run.receipts[0], "1 open upload at this key is left alone");
 }
 
 #[tokio::test]

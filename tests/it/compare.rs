@@ -323,7 +323,7 @@ async fn a_storage_class_that_lists_show_is_compared() {
     );
     let summary = s3haul::report::summary(&run.outcome);
     assert!(
-        summary.contains("1 unchanged objects have another storage class"),
+        summary.contains("1 unchanged object has another storage class"),
         "{summary}"
     );
     let heads = world.calls(Operation::HeadObject);
@@ -377,7 +377,7 @@ async fn attributes_that_no_list_shows_are_counted_and_compared_on_demand() {
         assert_eq!(run.receipts[0].ending, Ending::Skipped { reason: skip });
         let summary = s3haul::report::summary(&run.outcome);
         assert!(
-            summary.contains("1 unchanged objects were not checked for the headers"),
+            summary.contains("1 unchanged object was not checked for the headers"),
             "{summary}"
         );
         let checking = Transfer {
@@ -454,7 +454,7 @@ async fn a_plan_says_by_what_objects_are_unchanged() {
     assert_eq!(exit, 0, "{stderr}");
     assert!(stdout.contains("unchanged: 1 by size only"), "{stdout}");
     assert!(
-        stdout.contains("1 unchanged objects were not checked"),
+        stdout.contains("1 unchanged object was not checked"),
         "{stdout}"
     );
     let (_, stdout, _) = run(at(&world), &[&copy[..], &flags, &["--json"]].concat()).await;

@@ -235,7 +235,7 @@ fn page(rest: &str) -> String {
 )]
 #[case::count(
     "<KeyCount>5</KeyCount><IsTruncated>false</IsTruncated>",
-    "the page holds 1 keys, and its KeyCount says 5"
+    "the page holds 1 key, and its KeyCount says 5"
 )]
 #[case::late(
     "<Error><Code>AccessDenied</Code><Message>disk</Message></Error>",

@@ -45,7 +45,7 @@ async fn a_pattern_without_a_slash_gets_a_hint_about_keys_with_one() {
         ),
         (
             &["--include", "?.{csv,gz}"],
-            "at least 1 key below it were not matched: write `**/?.{csv,gz}`",
+            "at least 1 key below it was not matched: write `**/?.{csv,gz}`",
         ),
     ] {
         for command in [&["copy"][..], &["copy", "--dry-run"]] {

@@ -187,18 +187,20 @@ async fn the_command_line_plans_and_counts_it() {
     assert_eq!(object(&world, "k").attributes.class(), "STANDARD");
     let (exit, stdout, stderr) = copy("s3://source/k", "s3://source/k", &[]).await;
     assert!(
-        exit == 0 && stdout.contains("1 objects changed in place"),
+        exit == 0 && stdout.contains("1 object changed in place"),
         "{exit} {stdout} {stderr}"
     );
     assert!(
-        stdout.contains("1 old versions stay in the bucket and cost money"),
+        stdout.contains(
+            "1 old version stays in the bucket and costs money until it is deleted or expires"
+        ),
         "{stdout}"
     );
     assert_eq!(world.sandbox.store().versions(SOURCE, "k").len(), 2);
     // A prefix onto itself, where one of two is done already.
     let (exit, stdout, stderr) = copy("s3://source/", "s3://source/", &[]).await;
     assert!(
-        exit == 0 && stdout.contains("1 objects changed in place"),
+        exit == 0 && stdout.contains("1 object changed in place"),
         "{exit} {stdout} {stderr}"
     );
     assert_eq!(world.sandbox.store().versions(SOURCE, "k").len(), 2);

@@ -346,6 +346,54 @@ async fn while_an_upload_is_completed_and_nobody_answers() {
     world.assert_equal("k", "k");
 }
 
+/// The run does not learn the id of its upload, but its journal knows the key. The next session
+/// aborts what it finds there.
+#[rstest]
+#[case::after_it_was_created(true)]
+#[case::before_it_is_created(false)]
+#[tokio::test(flavor = "multi_thread")]
+async fn while_an_upload_is_created_and_nobody_answers(#[case] is_created: bool) {
+    let world = World::new().await;
+    put(&world, SOURCE, "k", 300 * MIB);
+    let directory = tempfile::tempdir().unwrap();
+    let (stall, open) = if is_created {
+        (Effect::StallAfter(None), 1)
+    } else {
+        (Effect::StallBefore(None), 0)
+    };
+    let create = Fault::on(Operation::CreateMultipartUpload);
+    world.sandbox.faults().add(create.then(stall));
+    let mut program = process_at(&world);
+    program.env("S3HAUL_DRAIN", "2s");
+    let child = start(program, directory.path(), words("copy"));
+    let left = || world.sandbox.store().open_uploads(DESTINATION).len();
+    until(|| world.sandbox.faults().fired() > 0 && left() == open).await;
+    let ended = terminate(child).await;
+    ended.assert_says("the parts of open uploads are in the journal");
+    ended.assert_at_once();
+    world.sandbox.faults().clear();
+    if left() > 0 {
+        let mut status = at(&world);
+        status
+            .current_dir(directory.path())
+            .env_remove("S3HAUL_JOURNAL");
+        let (exit, stdout, stderr) = run(status, &["status"]).await;
+        assert_eq!(exit, 0, "{stderr}");
+        assert!(
+            stdout.contains("upload   s3://destination/k  about to be begun"),
+            "{stdout}"
+        );
+    }
+    let mut again = at(&world);
+    again
+        .current_dir(directory.path())
+        .env_remove("S3HAUL_JOURNAL");
+    let (exit, _, stderr) = run(again, words("copy")).await;
+    assert_eq!(exit, 0, "{stderr}");
+    world.assert_equal("k", "k");
+    world.assert_no_upload_is_left();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_it_at_once() {
     let (_world, _directory, mut child) = hanging_complete("5m").await;

@@ -1,7 +1,10 @@
 //! Servers that lose attributes and do not show it in HEAD: tags that a copy drops, values that come
 //! back otherwise, answers that say nothing. Each loss is told, or fails the object.
 
+mod granted;
 mod in_place;
+mod planned;
+mod repair;
 mod values;
 
 use rstest::rstest;

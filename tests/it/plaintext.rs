@@ -45,6 +45,7 @@ async fn plain_http_must_be_allowed(
         stderr.contains("--allow-http") && stderr.contains(origin),
         "{stderr}"
     );
+    assert_eq!(stderr.matches("--allow-http").count(), 1, "{stderr}");
     if !origin.starts_with("STS") {
         // It is sent now, and nobody answers.
         let (exit, stderr) = ended(&[&arguments[..], &["--allow-http"]].concat(), variables).await;

@@ -68,6 +68,49 @@ async fn one_refused_part_of_many_is_sent_again() {
     world.assert_equal("large", "large");
 }
 
+/// Parts that were never allowed are refused for good: that small objects are copied and uploads
+/// are created says nothing about them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_is_not_sent_again_where_none_was_ever_copied() {
+    let (mut world, mut job) = world().await;
+    world.retry.brief_doubt = Duration::from_secs(4);
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "a", Content::pattern(1, 9), &ObjectSpec::default());
+    job.limits.in_flight = Some(4);
+    world
+        .sandbox
+        .faults()
+        .add(denied(Operation::UploadPartCopy));
+    let run = world.try_run_job(&job).await.unwrap();
+    assert_eq!(
+        (run.outcome.done_objects, run.outcome.failed_objects),
+        (1, 1),
+        "{:?}",
+        run.receipts
+    );
+    let sent = copied_parts(&world);
+    assert!((1..=4).contains(&sent), "{sent} requests for 4 parts");
+    world.assert_no_upload_is_left();
+}
+
+/// The repetitions of a refused part leave the server time.
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_parts_are_sent_again_at_growing_intervals() {
+    let (mut world, mut job) = world().await;
+    world.retry.brief_doubt = Duration::from_secs(2);
+    job.limits.in_flight = Some(4);
+    world
+        .sandbox
+        .faults()
+        .add(denied(Operation::UploadPartCopy).when(When::After(20)));
+    let run = world.try_run_job(&job).await.unwrap();
+    assert_eq!(run.outcome.failed_objects, 1, "{:?}", run.receipts);
+    let again = copied_parts(&world) - 20;
+    assert!((5..40).contains(&again), "{again} requests for 4 parts");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_request_for_a_small_object_is_sent_again_where_others_succeeded() {
     for operation in [Operation::HeadObject, Operation::CopyObject] {

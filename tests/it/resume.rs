@@ -478,7 +478,7 @@ async fn status_tells_of_a_run_by_its_job_and_by_its_journal() {
         assert_eq!(again(&world, directory.path(), &[]).await.0, 0);
         let (_, output, _) = run(command(&world, directory.path()), &["status", "job.yaml"]).await;
         assert!(
-            output.contains("ended") && output.contains("1 of 1 transfers over"),
+            output.contains("ended") && output.contains("1 of 1 transfer over"),
             "{output}"
         );
     }

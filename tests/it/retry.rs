@@ -99,7 +99,7 @@ async fn retry_runs_what_failed_with_the_command_that_failed() {
     let (exit, stdout, stderr) = run(at(&world), &["retry", report]).await;
     assert_eq!(exit, 1, "{stdout} {stderr}");
     assert!(
-        stdout.contains("1 objects copied") && stdout.contains("1 failed"),
+        stdout.contains("1 object copied") && stdout.contains("1 failed"),
         "{stdout}"
     );
     // A refusal is repeated, because the other object was copied.
@@ -408,7 +408,7 @@ async fn objects_that_failed_are_copied_for_sure_and_the_unlisted_only_where_the
     let again = dir.path().join("report.retry-1.jsonl");
     let (exit, stdout, stderr) = run(at(&world), &["retry", again.to_str().unwrap()]).await;
     assert!(
-        exit == 0 && stdout.contains("1 objects copied"),
+        exit == 0 && stdout.contains("1 object copied"),
         "{stdout} {stderr}"
     );
     world.assert_equal("b", "b");

@@ -184,7 +184,7 @@ async fn damaged(world: &World, directory: &Path, journal: &[&str], damage: impl
     let (exit, _, stderr) = copy(world, directory, &[journal, &["--fresh"]].concat()).await;
     assert_eq!(exit, 0, "{stderr}");
     assert!(
-        stderr.contains("1 open uploads could be read from it and will be cancelled"),
+        stderr.contains("1 open upload could be read from it and will be cancelled"),
         "{stderr}"
     );
     world.assert_no_upload_is_left();
@@ -227,7 +227,7 @@ async fn a_damaged_journal_in_a_directory_still_tells_of_open_uploads() {
     .await;
     assert!(
         told.contains("it was moved to journal.damaged-")
-            && told.contains("1 lines of it could not"),
+            && told.contains("1 line of it could not"),
         "{told}"
     );
 }
@@ -260,5 +260,5 @@ async fn a_damaged_journal_in_s3_is_begun_anew_and_still_tells_of_open_uploads()
         told.contains("the old journal can't be used (s3://ops/lake/snapshot-"),
         "{told}"
     );
-    assert!(told.contains("1 lines of it could not"), "{told}");
+    assert!(told.contains("1 line of it could not"), "{told}");
 }

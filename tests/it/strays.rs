@@ -277,7 +277,7 @@ async fn an_upload_that_is_left_for_adoption_is_told_and_so_is_one_that_cannot_b
     );
     assert_eq!(
         says(
-            "1 open uploads at this key are left alone; `s3haul uploads list s3://destination/large --"
+            "1 open upload at this key is left alone; `s3haul uploads list s3://destination/large --"
         ),
         1
     );

@@ -1,13 +1,19 @@
 //! `trust: nothing`: what is asked besides, request by request. What it withstands is in `hostile`.
 
+use rstest::rstest;
+use s3haul::endpoint::Provider;
 use s3haul::execute::receipt::Ending;
-use s3haul::manifest::job::{Job, Transfer, Trust, When};
+use s3haul::manifest::job::{DEFAULT_ENDPOINT, Job, Limits, Source, Transfer, Trust, When};
 use s3haul::plan::decide::Skip;
+use s3haul::planner::Sides;
 use s3haul::sandbox::{Content, ObjectSpec, Operation};
 use s3haul::size::MIB;
+use s3haul::verify::{self, Deep, Finding, Verdict};
+use tokio_util::sync::CancellationToken;
 
 use crate::cli::{at, run as run_command};
-use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, restate, upload_all};
+use crate::liar::{Asked, Liar, Lie};
+use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, restate, upload_all, uri};
 
 const OBJECTS: u64 = 3;
 
@@ -171,4 +177,84 @@ async fn the_flag_does_the_same() {
     let (exit, _, stderr) =
         run_command(at(&world), &["copy", "s3://a/", "s3://b/", "--trust", "me"]).await;
     assert_eq!(exit, 2, "{stderr}");
+}
+
+/// Compares both sides through this server.
+async fn verified(world: &World, liar: &Liar, transfer: Transfer, trust: Trust) -> Finding {
+    let mut job = liar.job(world, transfer, Provider::Other);
+    restate(&mut job, |endpoint| endpoint.trust = trust);
+    let mut connections = world.connections(&job, &CancellationToken::new(), &Limits::default());
+    let mut buckets = Vec::new();
+    for name in [SOURCE, DESTINATION] {
+        let name = name.parse().unwrap();
+        buckets.push(connections.bucket(DEFAULT_ENDPOINT, &name).await.unwrap());
+    }
+    let sides = Sides {
+        transfer: job.transfers.remove(0).into(),
+        destination: buckets.pop().unwrap(),
+        source: buckets.pop(),
+    };
+    let mut findings = Vec::new();
+    verify::transfer(&sides, Deep::No, |finding| findings.push(finding.clone())).await;
+    let [finding] = &findings[..] else {
+        panic!("{findings:?}")
+    };
+    finding.clone()
+}
+
+fn reads(asked: &Asked) -> bool {
+    asked.method == "GET" && asked.header("range").is_some()
+}
+
+/// No list shows the size of an object that is named: `verify` reads its last byte on each side that
+/// is not believed.
+#[rstest]
+#[case::named(true, Trust::Nothing, 2)]
+#[case::believed(true, Trust::Answers, 0)]
+#[case::listed(false, Trust::Nothing, 0)]
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_reads_the_last_byte_of_a_named_object(
+    #[case] is_named: bool,
+    #[case] trust: Trust,
+    #[case] asked: usize,
+) {
+    let world = World::new().await;
+    for bucket in [SOURCE, DESTINATION] {
+        let (content, spec) = (Content::pattern(1, 1000), ObjectSpec::default());
+        world
+            .sandbox
+            .store()
+            .put_object(bucket, "k", content, &spec);
+    }
+    let mut transfer = copy_all();
+    if is_named {
+        transfer.from = Source::Object {
+            endpoint: DEFAULT_ENDPOINT.to_owned(),
+            location: uri("s3://source/k"),
+            version: None,
+        };
+    }
+    let liar = Liar::before(&world, |_, answer| answer).await;
+    let finding = verified(&world, &liar, transfer.clone(), trust).await;
+    assert!(
+        matches!(finding.verdict, Verdict::Equal { .. }),
+        "{finding:?}"
+    );
+    assert_eq!(liar.count(reads), asked);
+    // HEAD shows half of both.
+    let liar = Liar::lying(&world, |asked| match asked.method.as_str() {
+        "HEAD" if asked.path.ends_with("/k") => {
+            Lie::Changed(Box::new(|answer| answer.with("content-length: 500")))
+        }
+        _ => Lie::Truth,
+    })
+    .await;
+    let finding = verified(&world, &liar, transfer, trust).await;
+    match finding.verdict {
+        Verdict::Failed { error } if trust == Trust::Nothing => {
+            assert!(error.message.contains("1000"), "{error:?}");
+        }
+        Verdict::Equal { .. } if trust == Trust::Answers => {}
+        other => panic!("{other:?}"),
+    }
 }

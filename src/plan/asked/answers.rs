@@ -3,7 +3,7 @@
 //! HEAD shows the number of tags and not their values, no ACL, and neither tags nor locks to callers
 //! who may not read them. One request for each tells.
 
-use super::{Asked, is_weaker};
+use super::{Asked, is_weaker, tags_instead_of};
 use crate::manifest::job::Attribute;
 use crate::plan::in_place::has_acl;
 use crate::s3::{Grant, Head, Operation, Retention, Tag, Tags};
@@ -115,8 +115,8 @@ impl Asked<'_> {
             return Some(Unlike::Nothing);
         }
         if asked as usize != found.len() {
-            let count = found.len();
-            return Some(Unlike::Other(format!("{count} tags instead of {asked}")));
+            let count = u32::try_from(found.len()).unwrap_or(u32::MAX);
+            return Some(Unlike::Other(tags_instead_of(count, asked)));
         }
         let is_there = |tag: &Tag| found.contains(tag);
         let values = self.tag_values().unwrap_or_default();

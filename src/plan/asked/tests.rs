@@ -183,7 +183,7 @@ fn headers_tags_and_class_that_are_missing_or_other_are_named() {
         ..Head::default()
     };
     let two = tagged(&[("a", "v"), ("b", "v")]);
-    assert_differs(&two, &one, Some("tags: 1 tags instead of 2"));
+    assert_differs(&two, &one, Some("tags: 1 tag instead of 2"));
     assert_differs(&tagged(&[("a", "v")]), &Head::default(), None);
     let class = |class| Attributes {
         storage_class: text(class),
@@ -337,7 +337,7 @@ fn answers_are_compared_with_what_was_asked_for() {
     for (found, outcome) in [
         (vec![tag("b", "2"), tag("a", "1")], None),
         (vec![], Some(Unlike::Nothing)),
-        (vec![tag("a", "1")], other("1 tags instead of 2")),
+        (vec![tag("a", "1")], other("1 tag instead of 2")),
         (vec![tag("a", "1"), tag("b", "3")], other("other values")),
     ] {
         assert_eq!(asked(&attributes).unlike_tags(&found), outcome);

@@ -31,7 +31,7 @@ async fn failures_exit_1_and_are_told_with_code_and_remedy() {
     let (exit, stdout, stderr) = run(at(&world), &arguments).await;
     assert_eq!(exit, 1);
     assert!(
-        stdout.contains("1 objects copied") && stdout.contains("1 failed"),
+        stdout.contains("1 object copied") && stdout.contains("1 failed"),
         "{stdout}"
     );
     assert!(

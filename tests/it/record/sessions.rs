@@ -147,6 +147,10 @@ async fn what_a_killed_session_copied_unseen_is_proven_by_the_next() {
             exit == 0 && stdout.contains("3 objects copied and proven"),
             "{exit} {stdout} {stderr}"
         );
+        // One line for all of them, and no warning for each.
+        let told = "an earlier session copied 3 of the objects without recording it; this session proved them";
+        assert!(stdout.contains(told), "{stdout}");
+        assert!(!stderr.contains("earlier session of this run"), "{stderr}");
         assert_eq!(world.calls(Operation::CopyObject), 0, "{more:?}");
         let receipts = receipts_in(&dir.path().join("report.jsonl"));
         assert_eq!(receipts.len(), 3, "{receipts:?}");

@@ -43,6 +43,11 @@ async fn a_journal_that_can_not_be_written_any_more_ends_the_run_and_not_the_wor
         exit == 4 && stderr.contains("error: the journal"),
         "{exit} {stderr}"
     );
+    assert!(
+        stderr.contains("the report other.jsonl lacks receipts: File too large")
+            && !stderr.contains("somebody else"),
+        "{stderr}"
+    );
     let (exit, _, stderr) = again(&world, directory.path(), &["--journal", "journal"]).await;
     assert!(exit == 0 && stderr.contains("going on"), "{exit} {stderr}");
     assert_eq!(

@@ -39,7 +39,7 @@ async fn all_versions_are_planned_and_copied() {
     let (exit, stdout, stderr) = run(command_at(&world), &arguments).await;
     assert_eq!(exit, 0, "{stderr}");
     assert!(stdout.contains("4 objects copied and proven"), "{stdout}");
-    assert!(stdout.contains("1 delete markers written"), "{stdout}");
+    assert!(stdout.contains("1 delete marker written"), "{stdout}");
     assert_eq!(
         (there(&world, "k").as_str(), there(&world, "l").as_str()),
         ("xMy", "xy")

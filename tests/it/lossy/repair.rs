@@ -1,0 +1,111 @@
+//! `retry --losses` that takes the last tags off a copy, on servers that show no number of tags or
+//! ignore the request.
+
+use jiff::Timestamp;
+use rstest::rstest;
+use s3haul::endpoint::Provider;
+use s3haul::manifest::job::{Policy, PublishedCopy, When};
+use s3haul::sandbox::{Content, ObjectSpec, Operation};
+
+use super::{job, messages, put, questions, tagged};
+use crate::liar::{Answer, Asked, Liar, Lie};
+use crate::world::{DESTINATION, Run, World};
+
+/// The server before the copy whose tags are taken off.
+#[derive(Clone, Copy)]
+enum Server {
+    /// Counts tags in HEAD.
+    Counting,
+    /// Shows no number of tags.
+    Silent,
+    /// Answers with success and keeps the tags.
+    Ignoring,
+    /// The same, and shows no number of tags.
+    SilentlyIgnoring,
+    /// Refuses to show tags.
+    Denying,
+}
+
+impl Server {
+    fn hides_the_number(self) -> bool {
+        matches!(self, Self::Silent | Self::SilentlyIgnoring)
+    }
+
+    fn ignores(self) -> bool {
+        matches!(self, Self::Ignoring | Self::SilentlyIgnoring)
+    }
+
+    async fn start(self, world: &World) -> Liar {
+        Liar::lying(world, move |asked: &Asked| match asked.method.as_str() {
+            "PUT" if asked.has("tagging") && self.ignores() => Lie::Instead(200, String::new()),
+            "GET"
+                if asked.has("tagging")
+                    && matches!(self, Self::Denying)
+                    && asked.path.starts_with("/destination/") =>
+            {
+                Lie::error(403, "AccessDenied")
+            }
+            "HEAD" if self.hides_the_number() => Lie::Changed(Box::new(|answer: Answer| {
+                answer.without("x-amz-tagging-count")
+            })),
+            _ => Lie::Truth,
+        })
+        .await
+    }
+}
+
+/// Repairs the tags of a copy that has one and whose source has none any more.
+async fn repair(world: &World, liar: &Liar) -> Run {
+    put(world, "k", 10, &ObjectSpec::default());
+    let store = world.sandbox.store();
+    store.put_object(DESTINATION, "k", Content::pattern(1, 10), &tagged());
+    let mut job = job(world, liar, Policy::Require, Provider::Other);
+    let transfer = &mut job.transfers[0];
+    transfer.when = When::Always;
+    let copy = PublishedCopy {
+        source_version: None,
+        etag: store.object(DESTINATION, "k").unwrap().etag,
+        version: None,
+        proof: None,
+        at: Timestamp::now() + jiff::SignedDuration::from_mins(1),
+    };
+    transfer.repairs.insert("k".to_owned(), copy);
+    let run = world.try_run_job(&job).await.unwrap();
+    assert_eq!(world.calls(Operation::CopyObject), 0, "{:?}", run.receipts);
+    run
+}
+
+fn tags(world: &World) -> usize {
+    let object = world.sandbox.store().object(DESTINATION, "k").unwrap();
+    object.attributes.tags.len()
+}
+
+#[rstest]
+#[case::counting(Server::Counting)]
+#[case::silent(Server::Silent)]
+#[case::denying(Server::Denying)]
+#[tokio::test]
+async fn the_last_tags_are_taken_off(#[case] server: Server) {
+    let world = World::new().await;
+    let liar = server.start(&world).await;
+    let run = repair(&world, &liar).await;
+    assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
+    assert_eq!(tags(&world), 0);
+    assert!(questions(&liar, DESTINATION) > 0, "nobody looked");
+}
+
+#[rstest]
+#[case::counted(Server::Ignoring)]
+#[case::uncounted(Server::SilentlyIgnoring)]
+#[tokio::test]
+async fn tags_that_stay_fail_the_object(#[case] server: Server) {
+    let world = World::new().await;
+    let liar = server.start(&world).await;
+    let messages = messages(&repair(&world, &liar).await);
+    assert_eq!(messages.len(), 1);
+    assert!(
+        messages[0].contains("the server kept the tags that were to be taken off"),
+        "{messages:?}"
+    );
+    assert_eq!(tags(&world), 1);
+}
