@@ -71,6 +71,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::checksum::md5_etag;
     use crate::s3::ArchiveState;
 
     /// `M` is a marker, any other letter an object with that content.
@@ -78,7 +79,7 @@ mod tests {
         let is_marker = content == 'M';
         Version {
             id: "v".into(),
-            etag: (!is_marker).then(|| content.to_string().into()),
+            etag: (!is_marker).then(|| md5_etag(content.to_string().as_bytes()).into()),
             storage_class: None,
             // The size tells capital letters from small ones, and no more.
             size: u64::from(content.is_ascii_uppercase()),

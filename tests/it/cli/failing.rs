@@ -281,8 +281,15 @@ async fn mistakes_on_the_command_line_exit_2_with_the_remedy() {
 }
 
 /// A limit of the size of files is like a full disk: it is told, and does not kill the process.
+#[rstest]
+#[case::report(1, "report.jsonl", "none")]
+#[case::journal(4, "journal", "journal")]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_limit_of_the_size_of_files_is_told() {
+async fn a_limit_of_the_size_of_files_is_told(
+    #[case] code: i32,
+    #[case] file: &str,
+    #[case] journal: &str,
+) {
     let world = World::new().await;
     for number in 0..60 {
         put(&world, &format!("{}-{number}", "k".repeat(200)), 10);
@@ -300,19 +307,19 @@ async fn a_limit_of_the_size_of_files_is_told() {
             None => shell.env_remove(name),
         };
     }
-    shell.env("S3HAUL_JOURNAL", "none");
+    let mut arguments = vec!["copy", "s3://source/", "s3://destination/"];
+    if journal == "none" {
+        arguments.extend(["--report", report.to_str().unwrap()]);
+    }
+    shell.env("S3HAUL_JOURNAL", journal).current_dir(dir.path());
     let mut shell = assert_cmd::Command::from_std(shell);
     shell.timeout(std::time::Duration::from_mins(1));
-    let arguments = [
-        "copy",
-        "s3://source/",
-        "s3://destination/",
-        "--report",
-        report.to_str().unwrap(),
-    ];
     let (exit, stdout, stderr) = run(shell, &arguments).await;
-    assert_eq!(exit, 4, "{stdout}{stderr}");
-    assert!(stderr.contains("report.jsonl"), "{stderr}");
+    assert_eq!(exit, code, "{stdout}{stderr}");
+    assert!(
+        stderr.contains(file) && stderr.contains("File too large"),
+        "{stderr}"
+    );
 }
 
 /// The reason names the stream that cannot be written.

@@ -297,6 +297,7 @@ async fn an_etag_that_contradicts_the_bytes_of_an_upload_fails_it(
     };
     let liar = Liar::before(&world, lie).await;
     let mut transfer = upload_all(files.path());
+    transfer.parts.size = s3haul::manifest::job::PartSize::Exactly(ByteSize(5 * MIB));
     transfer.parts.threshold = ByteSize(5 * MIB);
     if size_only {
         transfer.proof.verify = s3haul::manifest::job::Verify::Size;

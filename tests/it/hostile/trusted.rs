@@ -41,6 +41,22 @@ const TRUSTED: &[Trusted] = &[
         by: &[Profile::Auto, Profile::AutoNothing],
     },
     Trusted {
+        operation: Operation::UploadPart,
+        ways: &[Way::OtherBytes],
+        by: &[Profile::Auto],
+    },
+    // A delete marker that a server refuses to write is written once more.
+    Trusted {
+        operation: Operation::DeleteObject,
+        ways: &[Way::DoneAndBusyOnce],
+        by: &[
+            Profile::Aws,
+            Profile::Auto,
+            Profile::AwsNothing,
+            Profile::AutoNothing,
+        ],
+    },
+    Trusted {
         operation: Operation::CopyObject,
         ways: &[Way::WithoutEffect, Way::IgnoredHeaders],
         by: &[Profile::Aws],
