@@ -96,7 +96,10 @@ fn may_hold_secrets(metadata: &Metadata<'_>) -> bool {
     if is_within("s3haul") {
         return false;
     }
+    // The SDK prints the request ids that a server sends, which may quote the request.
+    let quotes_ids = metadata.is_event() && is_within("aws_sdk_s3::operation");
     level == Level::TRACE
+        || (quotes_ids && level > Level::INFO)
         || INDISCREET
             .iter()
             .any(|(module, most)| is_within(module) && level > *most)

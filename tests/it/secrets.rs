@@ -10,7 +10,7 @@ use s3haul::sandbox::{Content, ObjectSpec, SandboxOptions};
 use s3haul::size::MIB;
 
 use crate::cli::{at, run};
-use crate::liar::{Asked, Liar, Lie};
+use crate::liar::{Answer, Asked, Liar, Lie};
 use crate::world::{DESTINATION, SOURCE, World};
 
 const KEY: &str = "customer-key-of-32-bytes-in-all!";
