@@ -132,12 +132,12 @@ async fn what_a_server_quotes_of_a_request_is_no_secret(
             _ => values.collect(),
         };
         let text = values.join("; ");
-        let document = match quoted {
-            "code" => format!("<Error><Code>{text}</Code><Message>no</Message></Error>"),
-            _ => {
-                format!("<Error><Code>InvalidRequest</Code><Message>bad: {text}</Message></Error>")
-            }
-        };
+        if quoted == "code" {
+            let id = format!("x-amz-request-id: {}", values[0]);
+            return Lie::Given(Answer::error(400, &text).with(&id));
+        }
+        let document =
+            format!("<Error><Code>InvalidRequest</Code><Message>bad: {text}</Message></Error>");
         Lie::Instead(400, document)
     };
     let liar = Liar::lying(&world, lie).await;
