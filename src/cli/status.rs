@@ -270,7 +270,7 @@ impl<'a> View<'a> {
             count(totals.failed_objects),
             count(self.pending_objects),
             self.ended_transfers,
-            display_counted(self.transfers as u64, "transfer"),
+            display_counted(self.transfers, "transfer"),
         );
         for open in &self.open_uploads {
             let age = self.ago(open.begun);
