@@ -1,24 +1,25 @@
-//! A bucket as the rest of the crate uses it: S3's verbs, paced, timed and retried.
+//! A bucket as the rest of the crate uses it: S3's requests, paced, timed, and retried.
 //!
-//! One place sends every request, so that each attempt passes the pacer, has a time limit that
-//! grows with its bytes, teaches the controllers and is retried by the same policy. What is *not*
-//! repeated here is a write whose repetition could do harm: completing an upload, which
-//! [`crate::multipart`] resolves by looking.
+//! One function sends every request, so that each attempt passes the pacer, has a time limit that
+//! grows with its bytes, reports to the pacing controllers, and is retried by the same policy. A
+//! write whose repetition could do harm is *not* repeated here: completing an upload, which
+//! [`crate::multipart`] resolves by a look at the destination.
 
+mod attributes;
 mod blob;
 mod body;
 mod call;
 mod caught;
 pub mod contact;
 mod denial;
-mod describe;
-mod doubt;
+mod failures;
 mod hidden;
 pub mod history;
 mod judge;
 mod list;
 pub(crate) mod parking;
 mod stopping;
+mod twice;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -41,8 +42,8 @@ use crate::pace::{Lanes, Pacer, RetryPolicy};
 use crate::s3::{
     Access, Attributes, Begun, BucketHead, Capabilities, Checksum, ChecksumAlgorithm, Class,
     Client, CompleteSpec, Connect, CustomerKey, Failure, FailureKind, Head, OpenUpload, Operation,
-    Page, PartDone, PartHead, PartsPage, SourcePin, UploadMarker, Versioning, WriteCondition,
-    Written,
+    Page, PartAnswer, PartDone, PartHead, PartsPage, SourcePin, UploadMarker, Versioning,
+    WriteCondition, Written,
 };
 
 /// The server of an endpoint without a URL of its own.
@@ -60,17 +61,17 @@ pub struct Bucket {
     /// Set while it is not known whether the bucket can be used.
     contact: Option<Contact>,
     halt: CancellationToken,
-    /// Cancelled with `halt`, or once the object that the requests are for has failed: then what
-    /// waits is not sent.
-    over: CancellationToken,
-    /// Set once the upload that the requests are for has stored a part.
+    /// Cancelled with `halt`, or once the object that the requests belong to has failed. Requests
+    /// that still wait are then not sent.
+    called_off: CancellationToken,
+    /// Set once the upload that the requests belong to has stored a part.
     has_parts: Arc<AtomicBool>,
-    /// Requests that leave their places while they wait.
+    /// The requests that give their slots back while they wait.
     parks: Parks,
     purpose: Purpose,
     hidden: HiddenEtags,
-    /// True if the bucket has or had versions. Asked for once, by what needs to know it.
-    versioned: Arc<OnceCell<Option<Versioning>>>,
+    /// The answer to `GetBucketVersioning`, asked for once; `None` if it was refused.
+    versioning: Arc<OnceCell<Option<Versioning>>>,
     /// The time that the caller has already waited for the outcome.
     waited: Duration,
 }
@@ -78,9 +79,9 @@ pub struct Bucket {
 /// The outcome of a request, and how often it was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer<T> {
-    /// What the server said.
+    /// The answer of the server.
     pub value: T,
-    /// 1 when the first attempt went through.
+    /// The number of attempts; 1 if the first one succeeded.
     pub attempts: u32,
     /// True when an earlier attempt may have taken effect too, because its answer was lost.
     pub maybe_twice: bool,
@@ -98,8 +99,8 @@ impl<T> Answer<T> {
 }
 
 impl Bucket {
-    /// Connects to a bucket on its own, for programs that use the library without a job: no limits
-    /// but those that S3 sets.
+    /// Connects to a single bucket, for programs that use the library without a job. No limits
+    /// apply except those of S3.
     ///
     /// # Errors
     /// The endpoint's settings cannot be used.
@@ -118,8 +119,8 @@ impl Bucket {
         ))
     }
 
-    /// A bucket reached by `client` and paced by `pacer`. `halt` ends waiting retries when the run
-    /// must end.
+    /// Creates a bucket that is reached by `client` and paced by `pacer`. `halt` ends waiting
+    /// retries when the run must end.
     #[must_use]
     pub fn new(
         name: BucketName,
@@ -143,42 +144,42 @@ impl Bucket {
             writes,
             retry,
             contact: None,
-            over: halt.clone(),
+            called_off: halt.clone(),
             halt,
             has_parts: Arc::default(),
             parks: Parks::default(),
             purpose: Purpose::Object,
             hidden,
-            versioned: Arc::default(),
+            versioning: Arc::default(),
             waited: Duration::ZERO,
         }
     }
 
-    /// The bucket's name.
+    /// Returns the bucket's name.
     #[must_use]
     pub fn name(&self) -> &BucketName {
         &self.name
     }
 
-    /// The client that reaches it.
+    /// Returns the client that reaches it.
     #[must_use]
     pub fn client(&self) -> &Client {
         &self.client
     }
 
-    /// What was learned about `ETag`s that a KMS or customer key hides.
+    /// Returns the record of `ETag`s that a KMS or customer key hides.
     #[must_use]
     pub fn hidden_etags(&self) -> &HiddenEtags {
         &self.hidden
     }
 
-    /// What the bucket's endpoint can do.
+    /// Returns the capabilities of the bucket.
     #[must_use]
     pub fn capabilities(&self) -> &Capabilities {
         self.client.capabilities()
     }
 
-    /// The same bucket on these terms, with every request.
+    /// Returns this bucket with these access settings for every request.
     #[must_use]
     pub fn on_terms(&self, access: Access) -> Self {
         Self {
@@ -187,7 +188,7 @@ impl Bucket {
         }
     }
 
-    /// The same bucket for copies whose sources are in a bucket on these terms.
+    /// Returns this bucket for copies whose sources are in a bucket with these access settings.
     #[must_use]
     pub fn reading_from(&self, source: Access) -> Self {
         Self {
@@ -196,7 +197,7 @@ impl Bucket {
         }
     }
 
-    /// The same bucket as if it could do this: for finding out whether it can.
+    /// Returns this bucket with assumed capabilities, to find out whether it has them.
     #[must_use]
     pub fn assuming(&self, capabilities: Capabilities) -> Self {
         Self {
@@ -205,13 +206,13 @@ impl Bucket {
         }
     }
 
-    /// The pacer that all its requests pass.
+    /// Returns the pacer that all its requests pass.
     #[must_use]
     pub fn pacer(&self) -> &Arc<Pacer> {
         &self.pacer
     }
 
-    /// The same bucket for the requests that find out whether it can be used at all.
+    /// Returns this bucket for the requests that find out whether it can be used at all.
     #[must_use]
     pub fn first_contact(&self, contact: &Contact) -> Self {
         Self {
@@ -221,7 +222,8 @@ impl Bucket {
         }
     }
 
-    /// The same bucket with little patience, for odd requests to a server that is known to answer.
+    /// Returns this bucket with little patience, for unusual requests to a server that is known to
+    /// answer.
     #[must_use]
     pub fn for_probes(&self) -> Self {
         Self {
@@ -230,7 +232,7 @@ impl Bucket {
         }
     }
 
-    /// The same bucket, for objects that this customer key (SSE-C) encrypts, or none.
+    /// Returns this bucket for objects that this customer key (SSE-C) encrypts, or no key.
     #[must_use]
     pub fn with_customer_key(&self, key: Option<CustomerKey>) -> Self {
         Self {
@@ -239,13 +241,14 @@ impl Bucket {
         }
     }
 
-    /// How long a request for `key` would stand in line at the moment.
+    /// Returns how long a request for `key` would wait in the queue now.
     #[must_use]
-    pub fn line(&self, class: Class, key: &ObjectKey) -> Duration {
-        self.lanes(class).line(key.as_str(), self.pacer.elapsed())
+    pub fn queue_delay(&self, class: Class, key: &ObjectKey) -> Duration {
+        self.lanes(class)
+            .queue_delay(key.as_str(), self.pacer.elapsed())
     }
 
-    /// Returns true while the bucket refuses everything that is sent for keys like this one.
+    /// Returns true while the bucket refuses all requests for keys like this one.
     #[must_use]
     pub fn is_shut(&self, class: Class, key: &ObjectKey) -> bool {
         self.lanes(class).is_shut(key.as_str())
@@ -258,34 +261,34 @@ impl Bucket {
         }
     }
 
-    /// Where it is: the endpoint's URL, if it has one of its own.
+    /// Returns the endpoint's URL, or `Amazon S3` if it has none of its own.
     #[must_use]
     pub fn server(&self) -> &str {
         self.client.url().unwrap_or(AMAZON)
     }
 
-    /// Sends a request of the plan in a place like those of the copies, so that a ceiling holds for
-    /// all of them together. Nobody who has a place waits for the plan.
+    /// Sends a request of the planner once it has a slot, so that one ceiling holds for planning
+    /// and copying together. No holder of a slot waits for the planner.
     ///
     /// # Errors
-    /// What the request comes to, or [`FailureKind::Stopped`] when there are no more places.
-    pub async fn in_place<T>(
+    /// The failure of the request, or [`FailureKind::Stopped`] once the run gives no more slots.
+    pub async fn with_slot<T>(
         &self,
         request: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
-        let Ok(_place) = self.pacer.slots().request(Want::Small).await else {
+        let Ok(_slot) = self.pacer.slots().request(Want::Small).await else {
             return Err(self.stopped(Operation::HeadObject, None));
         };
         request.await
     }
 
-    /// `bucket/key`, for messages.
+    /// Returns `bucket/key`, for messages.
     #[must_use]
     pub fn place(&self, key: &ObjectKey) -> String {
         format!("{}/{key}", self.name)
     }
 
-    /// See [`Client::head_bucket`].
+    /// Sends a HEAD of the bucket, as [`Client::head_bucket`] does.
     pub async fn head_bucket(&self) -> Result<BucketHead, Failure> {
         self.read(Operation::HeadBucket, None, || {
             self.client.head_bucket(&self.name)
@@ -293,8 +296,8 @@ impl Bucket {
         .await
     }
 
-    /// See [`Client::head_object`]. With a customer key, objects that it does not encrypt are found
-    /// too: S3 refuses to describe those when a key is named.
+    /// Sends a HEAD of an object, as [`Client::head_object`] does. With a customer key, it also
+    /// finds objects that the key does not encrypt: S3 refuses to describe those if a key is sent.
     pub async fn head(&self, key: &ObjectKey, version: Option<&str>) -> Result<Head, Failure> {
         let ask = async |client: &Client| {
             let head = || client.head_object(&self.name, key, version);
@@ -315,13 +318,13 @@ impl Bucket {
             Ok(head)
                 if head.version.is_none() && version.is_some_and(|version| version != "null") =>
             {
-                Box::pin(self.of_version(key, head)).await
+                Box::pin(self.check_is_version(key, head)).await
             }
             answer => answer,
         }
     }
 
-    /// See [`Client::head_part`].
+    /// Sends a HEAD of a part, as [`Client::head_part`] does.
     pub async fn head_part(&self, pin: &SourcePin, number: u32) -> Result<PartHead, Failure> {
         self.read(Operation::HeadObject, Some(&pin.key), || {
             self.client.head_part(pin, number)
@@ -329,8 +332,8 @@ impl Bucket {
         .await
     }
 
-    /// Reads `first..=last` of one version of `size` bytes and sums the bytes as they come: none is
-    /// kept, and one that breaks off is read again. The checksum is one that combines.
+    /// Reads `first..=last` of one version of `size` bytes and computes the checksum on the fly,
+    /// which must be one that combines. A read that breaks off is repeated.
     pub async fn sum_range(
         &self,
         pin: &SourcePin,
@@ -368,12 +371,13 @@ impl Bucket {
         answer.await.map(|answer| answer.value)
     }
 
-    /// See [`Client::delete_object`]. What is gone already is no failure.
+    /// Deletes an object, as [`Client::delete_object`] does. An object that is already gone is not
+    /// a failure.
     pub async fn delete_object(
         &self,
         key: &ObjectKey,
         version: Option<&str>,
-        only: Option<&str>,
+        if_etag: Option<&str>,
     ) -> Result<(), Failure> {
         let answer = self
             .call(
@@ -381,7 +385,7 @@ impl Bucket {
                 Some(key),
                 0,
                 Repeat::Always,
-                || self.client.delete_object(&self.name, key, version, only),
+                || self.client.delete_object(&self.name, key, version, if_etag),
             )
             .await;
         match answer {
@@ -405,7 +409,7 @@ impl Bucket {
             Operation::CopyObject,
             Some(key),
             size,
-            Repeat::Always,
+            self.repeat_of_copy(source, key, &condition),
             || {
                 self.client
                     .copy_object(source, &self.name, key, attributes, &condition)
@@ -414,7 +418,7 @@ impl Bucket {
         .await
     }
 
-    /// Begins a multipart upload. Each attempt that took effect begins one.
+    /// Creates a multipart upload. Each attempt that took effect creates one.
     pub async fn create_upload(
         &self,
         key: &ObjectKey,
@@ -452,7 +456,7 @@ impl Bucket {
                 },
             )
             .await?;
-        let (etag, checksum) = answer.value;
+        let PartAnswer { etag, checksum } = answer.value;
         Ok(Answer {
             value: PartDone {
                 number,
@@ -508,7 +512,7 @@ impl Bucket {
         }
     }
 
-    /// See [`Client::list_parts`].
+    /// Lists parts, as [`Client::list_parts`] does.
     pub async fn list_parts(
         &self,
         key: &ObjectKey,
@@ -521,7 +525,7 @@ impl Bucket {
         .await
     }
 
-    /// See [`Client::list_uploads`].
+    /// Lists open uploads, as [`Client::list_uploads`] does.
     pub async fn list_uploads(
         &self,
         prefix: &str,

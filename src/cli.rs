@@ -21,6 +21,7 @@ mod help;
 mod history;
 mod idle;
 mod journal;
+mod lifecycle;
 mod man;
 mod mine;
 mod out;
@@ -42,6 +43,7 @@ mod select;
 mod set;
 mod signals;
 mod status;
+mod termination;
 mod tidy;
 mod uploads;
 mod verify;
@@ -54,10 +56,10 @@ use std::process::ExitCode;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ColorChoice, Parser, Subcommand};
 
-use self::exit::CliError;
 pub use self::exit::Exit;
-use self::out::{note, note_lines, row_up, say, say_json, say_line};
-use self::parse::Refusal;
+use self::exit::{CliError, fail};
+use self::out::{note, row_up, say, say_json, say_line, tell};
+use self::parse::{Manner, Refusal};
 pub use self::run::exit_of;
 use self::signals::Signals;
 use crate::endpoint::{
@@ -113,15 +115,14 @@ struct Cli {
     #[arg(short, long, global = true)]
     quiet: bool,
 
-    /// Format of the log.
-    #[arg(
-        long,
-        global = true,
-        value_enum,
-        default_value_t,
-        env = "S3HAUL_LOG_FORMAT"
-    )]
+    /// Format of standard error: text, or json, in which each line is an object.
+    #[arg(long, global = true, value_enum, default_value_t, env = parse::LOG_FORMAT)]
     log_format: LogFormat,
+
+    /// Write the reason of an end that is not good to FILE. Default: /dev/termination-log, where
+    /// that exists.
+    #[arg(long, global = true, value_name = "FILE", env = termination::VARIABLE, value_parser = output_file)]
+    termination_log: Option<PathBuf>,
 
     /// Color of messages. NO_COLOR and TERM=dumb turn colors off too.
     #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t)]
@@ -300,6 +301,12 @@ struct JobFile {
 
 impl JobFile {
     fn load(&self) -> Result<manifest::job::Job, CliError> {
+        let job = self.read()?;
+        telemetry::name_job(&job.name);
+        Ok(job)
+    }
+
+    fn read(&self) -> Result<manifest::job::Job, CliError> {
         let environment = Environment::load();
         #[cfg(feature = "sandbox")]
         if self.sandbox {
@@ -311,10 +318,10 @@ impl JobFile {
     }
 }
 
-/// How standard input is called where a manifest has a file's name.
+/// The name of standard input in the place of a manifest's file name.
 const STDIN: &str = "standard-input";
 
-/// The job in a manifest, with what it takes from the environment.
+/// Loads the job in a manifest, with its settings from the environment.
 fn load(path: &Path) -> Result<manifest::job::Job, CliError> {
     load_in(path, &Environment::load())
 }
@@ -343,7 +350,7 @@ fn read_in(path: &Path, environment: &Environment) -> Result<manifest::job::Job,
     Ok(manifest::parse(&text, STDIN, environment).map_err(ManifestError::from)?)
 }
 
-/// Says what was probably meant by a manifest that is not there.
+/// Returns a hint on what was probably meant by a manifest that is not there.
 fn not_found(path: &Path) -> Option<CliError> {
     if path.exists() {
         return None;
@@ -369,7 +376,7 @@ fn not_found(path: &Path) -> Option<CliError> {
     )))
 }
 
-/// A file to write, as typed. A location in S3 would become a directory called `s3:`.
+/// Parses the file to write, as typed. A location in S3 would become a directory called `s3:`.
 fn output_file(text: &str) -> Result<PathBuf, String> {
     if text.starts_with("s3://") || suggestion(text).is_some() {
         return Err(
@@ -380,8 +387,8 @@ fn output_file(text: &str) -> Result<PathBuf, String> {
     Ok(text.into())
 }
 
-/// A source on this machine, as typed. What is not there may be a location in S3 that was written
-/// in another way.
+/// Parses a source on this machine, as typed. A path that does not exist may be a location in S3
+/// that was written in another way.
 fn local_source(text: &str) -> Result<LocalPath, CliError> {
     let missing = Path::new(text)
         .symlink_metadata()
@@ -396,7 +403,7 @@ fn local_source(text: &str) -> Result<LocalPath, CliError> {
     })
 }
 
-/// What is asked of all commands.
+/// The output settings of all commands.
 #[derive(Clone, Copy, Debug, Default)]
 struct Output {
     json: bool,
@@ -406,7 +413,7 @@ struct Output {
 }
 
 impl Output {
-    /// A remedy in the words of what was typed.
+    /// Returns a remedy in the words that the user typed.
     fn spoken(self, remedy: String) -> String {
         if self.flags {
             flags::spoken(&remedy)
@@ -420,29 +427,44 @@ impl Output {
 #[must_use]
 pub fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
+    let Manner {
+        log_format,
+        termination_log,
+    } = parse::manner(&words);
+    telemetry::set_format(log_format);
+    let (termination_log, exit) = match parse::parse(&words) {
+        Ok(mut cli) => (cli.termination_log.take(), execute(cli)),
+        Err(Refusal::Habit(answer)) => {
+            let error = CliError::Usage(answer);
+            let exit = fail(&error, ColorChoice::Never, Output::default());
+            (termination_log, exit)
+        }
+        Err(Refusal::Parser(error)) => match parse::tell(&error) {
+            // Help is no command whose end anybody waits for.
+            Exit::Done => return Exit::Done.into(),
+            exit => (termination_log, exit),
+        },
+    };
+    termination::write(termination_log, exit);
+    exit.into()
+}
+
+/// Executes a command line to its end.
+fn execute(cli: Cli) -> Exit {
     let Cli {
         command,
         verbose,
         json,
         quiet,
         log_format,
+        termination_log: _,
         color,
-    } = match parse::parse(&words) {
-        Ok(cli) => cli,
-        Err(Refusal::Habit(answer)) => {
-            return fail(
-                &CliError::Usage(answer),
-                ColorChoice::Never,
-                Output::default(),
-            )
-            .into();
-        }
-        Err(Refusal::Parser(error)) => error.exit(),
-    };
-    panics::report(log_format);
+    } = cli;
+    telemetry::set_format(log_format);
+    panics::report();
     signals::note_ignored();
     if let Err(message) = telemetry::init(verbose, log_format, color::is_on(color, &io::stderr())) {
-        return fail(&CliError::Usage(message), color, Output::default()).into();
+        return fail(&CliError::Usage(message), color, Output::default());
     }
     let flags = command.has_no_manifest();
     let output = Output { json, quiet, flags };
@@ -453,7 +475,7 @@ pub fn main() -> ExitCode {
         .build()
     {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&error.into(), color, output).into(),
+        Err(error) => return fail(&error.into(), color, output),
     };
     let outcome = runtime.block_on(async {
         // Before the command does anything: a signal may come at any moment.
@@ -473,9 +495,9 @@ pub fn main() -> ExitCode {
     runtime.shutdown_background();
     end_credential_processes();
     match outcome {
-        Ok(Ok(exit)) => exit.into(),
-        Ok(Err(error)) => fail(&error, color, output).into(),
-        Err(_panicked) => Exit::Bug.into(),
+        Ok(Ok(exit)) => exit,
+        Ok(Err(error)) => fail(&error, color, output),
+        Err(_panicked) => Exit::Bug,
     }
 }
 
@@ -500,29 +522,6 @@ async fn dispatch(command: Command, output: Output) -> Result<Exit, CliError> {
         Command::Man(man) => man.execute(),
         Command::Version => say(concat!("s3haul ", env!("CARGO_PKG_VERSION"))),
     }
-}
-
-fn fail(error: &CliError, color: ColorChoice, output: Output) -> Exit {
-    match error {
-        // They escape what they quote.
-        CliError::Manifest(ManifestError::Problems(problems)) => {
-            note_lines(
-                problems
-                    .render(color::is_on(color, &io::stderr()))
-                    .trim_end(),
-                true,
-            );
-        }
-        error @ CliError::Refused(_) => {
-            note(&format!("error: {}", output.spoken(error.to_string())));
-        }
-        error @ (CliError::Usage(_) | CliError::Manifest(_)) => {
-            note_lines(&format!("error: {error}"), false);
-        }
-        // One line each. A line break in what they quote would forge another one.
-        error => note(&format!("error: {error}")),
-    }
-    error.exit()
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! From names in a job to buckets that answer.
 //!
-//! Each bucket is asked once, before any work, where it is and whether we may use it: a wrong
-//! region, missing bucket, wrong credentials or a clock that is off would fail every object alike,
-//! and are told in one sentence instead. Where the manifest names no region, the bucket's own is
-//! taken; S3's redirects to it are not followed by the SDK.
+//! Before any work, s3haul asks each bucket once where it is and whether we may use it. A wrong
+//! Region, a missing bucket, wrong credentials, or a wrong clock would fail every object alike, and
+//! become one error instead. If the manifest names no Region, the bucket's own is taken, because
+//! the SDK does not follow S3's redirects.
 
 mod versioning;
 
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bucket::Bucket;
 use crate::bucket::contact::Contact;
-use crate::endpoint::{CredentialSource, Endpoint, PLAINTEXT_KEY, ResolvedEndpoint};
+use crate::endpoint::{CredentialSource, Endpoint, NO_KEY_OVER_HTTP, ResolvedEndpoint};
 use crate::location::BucketName;
 use crate::manifest::job::{Access, Job, KeySource, Transfer};
 use crate::manifest::tenant;
@@ -64,17 +64,17 @@ impl Connections {
         }
     }
 
-    /// The pacer of all buckets.
+    /// Returns the pacer of all buckets.
     #[must_use]
     pub fn pacer(&self) -> &Arc<Pacer> {
         &self.pacer
     }
 
-    /// Both sides of a transfer, with the customer keys of their objects; no source for local
-    /// files.
+    /// Returns both sides of a transfer, with the customer keys of their objects; no source for
+    /// local files.
     ///
     /// # Errors
-    /// What makes one of the buckets unusable as a whole, and a customer key that is not there.
+    /// One of the buckets cannot be used at all, or a customer key is missing.
     pub async fn of_transfer(
         &mut self,
         transfer: &Transfer,
@@ -105,7 +105,7 @@ impl Connections {
                 }
             }
         }
-        self.keeps_versions(transfer, source.as_ref(), &destination)
+        self.require_versions(transfer, source.as_ref(), &destination)
             .await?;
         let key = customer_key(transfer.customer_keys.destination.as_ref())?;
         self.forbid_plaintext_key(&to.endpoint, key.as_ref())?;
@@ -152,7 +152,7 @@ impl Connections {
         }
         let region = Some(source.client().region().to_owned());
         let bucket = self
-            .reach(&transfer.to.endpoint, source.name(), region)
+            .unchecked_bucket(&transfer.to.endpoint, source.name(), region)
             .await?;
         let key = source.client().customer_key().cloned();
         Ok(bucket
@@ -160,19 +160,19 @@ impl Connections {
             .with_customer_key(key))
     }
 
-    /// The bucket, once it has answered.
+    /// Returns the bucket, once it has answered.
     ///
     /// # Errors
-    /// What makes the bucket unusable as a whole.
+    /// The bucket cannot be used at all.
     pub async fn bucket(&mut self, endpoint: &str, name: &BucketName) -> Result<Bucket, Failure> {
         self.bucket_on_terms(endpoint, name, &Access::default())
             .await
     }
 
-    /// The bucket on its terms, once it has answered.
+    /// Returns the bucket with its access settings, once it has answered.
     ///
     /// # Errors
-    /// What makes the bucket unusable as a whole.
+    /// The bucket cannot be used at all.
     pub async fn bucket_on_terms(
         &mut self,
         endpoint: &str,
@@ -197,7 +197,7 @@ impl Connections {
             ));
         }
         let mut bucket = self
-            .reach(endpoint, name, None)
+            .unchecked_bucket(endpoint, name, None)
             .await?
             .on_terms(access.clone());
         let given = bucket.client().region_was_given();
@@ -223,7 +223,7 @@ impl Connections {
                 ));
             }
             bucket = self
-                .reach(endpoint, name, Some(region))
+                .unchecked_bucket(endpoint, name, Some(region))
                 .await?
                 .on_terms(access.clone());
         }
@@ -240,7 +240,7 @@ impl Connections {
     ) -> Result<(), Failure> {
         match self.endpoints.get(endpoint) {
             Some(at) if key.is_some() && at.is_plaintext() => {
-                let message = format!("{PLAINTEXT_KEY}; write an https:// URL");
+                let message = format!("{NO_KEY_OVER_HTTP}; write an https:// URL");
                 Err(Failure::new(
                     FailureKind::Configuration,
                     Operation::HeadBucket,
@@ -252,7 +252,9 @@ impl Connections {
         }
     }
 
-    async fn reach(
+    /// Returns the bucket without a check that it can be used. Reuses the client of its endpoint
+    /// and Region.
+    async fn unchecked_bucket(
         &mut self,
         endpoint: &str,
         name: &BucketName,
@@ -303,15 +305,15 @@ fn refuse_multi_region(source: &BucketName) -> Result<(), Failure> {
     ))
 }
 
-/// Finds out whether a bucket can be used, and returns the region that it is in where that is told
-/// and means something.
-async fn region_of(contact: &Bucket) -> Result<Option<String>, Failure> {
-    // Look-alikes name regions that mean nothing; a redirect means something everywhere.
-    let trusted = contact.client().url().is_none();
-    let failure = match contact.head_bucket().await {
+/// Checks that a bucket can be used, and returns its Region if the server names one that is to be
+/// relied on.
+async fn region_of(bucket: &Bucket) -> Result<Option<String>, Failure> {
+    // S3-compatible servers name Regions that mean nothing; a redirect means something everywhere.
+    let trusted = bucket.client().url().is_none();
+    let failure = match bucket.head_bucket().await {
         Ok(head) => {
             if !trusted && !head.speaks_s3 {
-                refuse_web_page(contact).await?;
+                refuse_web_page(bucket).await?;
             }
             return Ok(head.region.filter(|_| trusted));
         }
@@ -319,21 +321,21 @@ async fn region_of(contact: &Bucket) -> Result<Option<String>, Failure> {
     };
     match failure.kind() {
         FailureKind::NoSuchBucket if !trusted && failure.details().request_id.is_none() => {
-            refuse_web_page(contact).await?;
+            refuse_web_page(bucket).await?;
             Err(failure)
         }
-        FailureKind::WrongRegion(Some(region)) if !contact.client().region_was_given() => {
+        FailureKind::WrongRegion(Some(region)) if !bucket.client().region_was_given() => {
             Ok(Some(region.clone()))
         }
-        // HEAD says no more than "403"; a list says why. To be forbidden to list is no reason to
+        // HEAD returns only a bare 403; a list returns the reason. A denied list is not a reason to
         // stop.
         FailureKind::Invalid if is_redirect_elsewhere(&failure) => {
             let message = format!(
                 "{} is not an S3 server: it answers with a redirect ({}), as the login page of a portal or a proxy does",
-                contact.server(),
+                bucket.server(),
                 failure.details().code
             );
-            let place = contact.name().to_string();
+            let place = bucket.name().to_string();
             Err(Failure::new(
                 FailureKind::Unreadable,
                 Operation::HeadBucket,
@@ -341,10 +343,10 @@ async fn region_of(contact: &Bucket) -> Result<Option<String>, Failure> {
                 message,
             ))
         }
-        FailureKind::Denied | FailureKind::Invalid => match contact.list("", None, None).await {
+        FailureKind::Denied | FailureKind::Invalid => match bucket.list("", None, None).await {
             Ok(_) => Ok(None),
             Err(listed) if *listed.kind() == FailureKind::Denied => {
-                refuse_foreign(contact, &listed).await?;
+                refuse_foreign(bucket, &listed).await?;
                 Ok(None)
             }
             Err(listed) => Err(listed),
@@ -355,14 +357,14 @@ async fn region_of(contact: &Bucket) -> Result<Option<String>, Failure> {
 
 /// Refuses a server that answers, but with something that no S3 server sends: a web server, or the
 /// page of a captive portal. HEAD has no body, so one list is asked for.
-async fn refuse_web_page(contact: &Bucket) -> Result<(), Failure> {
-    match contact.first("", None).await {
+async fn refuse_web_page(bucket: &Bucket) -> Result<(), Failure> {
+    match bucket.first("", None).await {
         Err(listed) if is_no_answer_of_s3(&listed) => {
             let message = format!(
                 "{} is not an S3 server: it answers, but with something else",
-                contact.server()
+                bucket.server()
             );
-            let place = contact.name().to_string();
+            let place = bucket.name().to_string();
             Err(Failure::new(
                 FailureKind::Unreadable,
                 Operation::ListObjects,
@@ -370,19 +372,19 @@ async fn refuse_web_page(contact: &Bucket) -> Result<(), Failure> {
                 message,
             ))
         }
-        // Whatever else it is, the run finds it too, with all that it does about it.
+        // The run will meet any other failure too, and handles it better than this check could.
         _ => Ok(()),
     }
 }
 
-/// True for a redirect that S3 does not send: those of S3 are 301 and 307, and name the bucket's
-/// Region.
+/// Returns true for a redirect that S3 does not send: those of S3 are 301 and 307, and name the
+/// bucket's Region.
 fn is_redirect_elsewhere(failure: &Failure) -> bool {
     let details = failure.details();
     details.request_id.is_none() && ["HTTP 302", "HTTP 303", "HTTP 308"].contains(&&*details.code)
 }
 
-/// True for an answer that cannot be read, and for a refusal without an error code of S3.
+/// Returns true for an answer that cannot be read, and for a refusal without an error code of S3.
 fn is_no_answer_of_s3(listed: &Failure) -> bool {
     let details = listed.details();
     match listed.kind() {
@@ -394,14 +396,14 @@ fn is_no_answer_of_s3(listed: &Failure) -> bool {
     }
 }
 
-/// A bucket that answers only when no owner is expected belongs to somebody else. Being denied both
-/// ways says nothing: there are rights to objects without any to their bucket.
-async fn refuse_foreign(contact: &Bucket, denied: &Failure) -> Result<(), Failure> {
-    let access = contact.client().access().clone();
+/// Refuses a bucket that answers only if no owner is expected: it belongs to another account. Two
+/// denials prove nothing, because a policy may allow the objects and not their bucket.
+async fn refuse_foreign(bucket: &Bucket, denied: &Failure) -> Result<(), Failure> {
+    let access = bucket.client().access().clone();
     let Some(owner) = access.expected_owner.clone() else {
         return Ok(());
     };
-    let anybodys = contact.on_terms(Access {
+    let anybodys = bucket.on_terms(Access {
         expected_owner: None,
         ..access
     });
@@ -412,7 +414,7 @@ async fn refuse_foreign(contact: &Bucket, denied: &Failure) -> Result<(), Failur
     Err(Failure::new(
         FailureKind::Denied,
         denied.details().operation,
-        contact.name().to_string(),
+        bucket.name().to_string(),
         message,
     ))
 }
@@ -440,7 +442,7 @@ fn read_key_file(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reads a customer key. What stands there is never told, only that it is no key.
+/// Reads a customer key. No message shows the text, not even if it is not a key.
 fn customer_key(from: Option<&KeySource>) -> Result<Option<CustomerKey>, Failure> {
     let Some(from) = from else { return Ok(None) };
     let refuse = |message: String| {

@@ -36,8 +36,8 @@ pub use self::server::{Server, is_plaintext};
 use crate::location::LocalPath;
 use crate::size::ByteSize;
 
-/// Why a customer key is not sent to a plain HTTP server on another machine.
-pub const PLAINTEXT_KEY: &str =
+/// The error message for a customer key at a plain HTTP server on another machine.
+pub const NO_KEY_OVER_HTTP: &str =
     "the endpoint is plain HTTP, and customer keys (SSE-C) are never sent unencrypted";
 
 /// The endpoint of transfers that name none: Amazon S3, unless the environment names another
@@ -53,7 +53,7 @@ pub struct Endpoint {
     pub url: Option<String>,
     /// The AWS region to sign requests for.
     pub region: Option<String>,
-    /// Whether the bucket goes into the path (`https://host/bucket/key`) or into the host name.
+    /// True to put the bucket into the path (`https://host/bucket/key`), false for the host name.
     pub path_style: Option<bool>,
     /// Allows signed requests over plain HTTP to other machines.
     pub allow_http: bool,
@@ -168,7 +168,7 @@ pub struct AssumeRole {
     pub external_id: Option<String>,
     /// The name of the session, which `CloudTrail` shows.
     pub session_name: Option<String>,
-    /// How long one set of credentials lasts; 15 minutes to 12 hours.
+    /// The lifetime of one set of credentials; 15 minutes to 12 hours.
     pub duration: Option<Duration>,
 }
 

@@ -90,11 +90,11 @@ use series::Copies;
 const DRAIN_IN_VAIN: Duration = Duration::from_secs(5);
 /// An object whose requests would wait this long is not started while other objects are in
 /// progress.
-const LINE: Duration = Duration::from_millis(200);
+const LONG_QUEUE: Duration = Duration::from_millis(200);
 /// Memory for parts of local files, in MiB.
 const UPLOAD_MEMORY_MIB: u32 = 256;
 
-/// Why an object is not done.
+/// The reason why an object is not done.
 #[derive(Clone, Debug)]
 enum Trouble {
     /// The source is another one by now: plan it again.
@@ -120,12 +120,12 @@ impl From<Failure> for Trouble {
     }
 }
 
-/// What all objects of a transfer share.
+/// The state that all objects of a transfer share.
 struct Work {
     sides: Sides,
     monitor: Arc<dyn Monitor>,
     journal: Journal,
-    /// What the journal said when this session began: how far the run was, and its open uploads.
+    /// The journal's state when this session began: the progress of the run, and its open uploads.
     resumed: Arc<RunState>,
     /// Objects that stay counted although its keys are listed again.
     settled: u64,
@@ -140,7 +140,7 @@ struct Work {
     /// MiB of memory for parts of local files.
     memory: Arc<Semaphore>,
     buffers: Buffers,
-    /// What buckets refused so far.
+    /// The refusals of buckets so far.
     refusals: Arc<Refusals>,
     ids: AtomicU64,
 }
@@ -172,7 +172,7 @@ impl Work {
     /// stays open, or that is not known to be gone, is on the receipt, because its parts cost
     /// money.
     async fn abandon(&self, upload: &MultipartUpload, draft: &mut Draft) -> bool {
-        // Whoever goes on with the journal has this upload too.
+        // The session that resumes the journal has this upload too.
         if self.journal.keeps()
             && self.journal.broken().is_cancelled()
             && !self.journal.error().leaves_no_record()
@@ -197,23 +197,24 @@ impl Work {
         is_over
     }
 
-    /// A place for requests that are not parts. A stop gives no places, but what is begun may end.
+    /// Waits for a slot for requests that are not parts. Returns `None` after a stop; requests that
+    /// have a slot may finish.
     async fn place(&self) -> Option<Slot> {
         self.slots().request(Want::Small).await.ok()
     }
 
-    /// Returns true while a part that is sent to this key would have to stand in line.
+    /// Returns true while a part that is sent to this key would have to wait in the queue.
     fn is_clogged(&self, key: &ObjectKey) -> bool {
-        self.is_shut(key) || self.sides.destination.line(Class::Write, key) >= LINE
+        self.is_shut(key) || self.sides.destination.queue_delay(Class::Write, key) >= LONG_QUEUE
     }
 
-    /// Returns true while everything is refused that is sent to keys like this one.
+    /// Returns true while the destination refuses all requests for keys like this one.
     fn is_shut(&self, key: &ObjectKey) -> bool {
         self.sides.destination.is_shut(Class::Write, key)
     }
 
-    /// How long the requests of a step would have to stand in line.
-    fn line(&self, step: &Step) -> Duration {
+    /// Returns how long the requests of a step would have to wait in the queue.
+    fn queue_delay(&self, step: &Step) -> Duration {
         let Sides {
             source,
             destination,
@@ -221,9 +222,9 @@ impl Work {
         } = &self.sides;
         let reads = source
             .as_ref()
-            .map(|source| source.line(Class::Read, &step.entry.key));
+            .map(|source| source.queue_delay(Class::Read, &step.entry.key));
         destination
-            .line(Class::Write, &step.key)
+            .queue_delay(Class::Write, &step.key)
             .max(reads.unwrap_or_default())
     }
 
@@ -239,7 +240,7 @@ impl Work {
         )
     }
 
-    /// Does one step from beginning to end.
+    /// Executes one step from beginning to end.
     ///
     /// Hundreds of these are in memory at once, nearly all of them small copies. So what is rarely
     /// awaited is in a box of its own, here and further down: in one piece with everything that
@@ -261,7 +262,7 @@ impl Work {
             (None, _) => Box::pin(stream::stdin(self, step, &mut draft)).await,
         };
         let outcome = match outcome {
-            // What no header carries follows an upload too.
+            // Attributes that no header carries are set after an upload too.
             Ok(ending) if self.sides.source.is_none() => {
                 let wanted = Wanted::of_upload(self, &step.key);
                 wanted
@@ -304,16 +305,16 @@ impl Work {
 
 /// Runs all transfers of a job.
 ///
-/// What happens goes to `journal`, and `resumed` is what that said when this session began: the run
-/// goes on from there. A journal that keeps nothing is [`journal::off`](crate::journal::off), and a
-/// new run has the default state.
+/// Events are recorded in `journal`; `resumed` is its state when this session began, from which the
+/// run continues. [`journal::off`](crate::journal::off) is a journal that keeps nothing, and a new
+/// run has the default state.
 ///
 /// `stop` ends the run in an orderly way; `halt` must be the token that `connections` was made
 /// with, it is cancelled when the time to end in peace is over.
 ///
 /// # Errors
-/// What makes a bucket unusable as a whole; then nothing was written to it. Objects that fail are
-/// in the outcome.
+/// A bucket cannot be used at all; then nothing was written to it. Objects that fail are in the
+/// outcome.
 pub async fn run(
     job: &Job,
     connections: &mut Connections,
@@ -383,7 +384,7 @@ pub async fn run(
             resumed: Arc::clone(resumed),
             settled: settled.get(&number).copied().unwrap_or_default(),
             inherited: Arc::clone(&inherited),
-            // What was read of a stream is gone: nobody could go on with it.
+            // The bytes that were read from a stream are gone: nobody could resume it.
             claims: job.claims && sides.transfer.from != Source::Stdin,
             sides,
             stop: stop.clone(),
@@ -426,8 +427,8 @@ pub async fn run(
     Ok(outcome)
 }
 
-/// Connects both sides of all transfers, and returns them with the fewest requests in flight that
-/// one of their destinations is begun with.
+/// Connects both sides of all transfers, and returns them with the lowest number of requests in
+/// flight that one of their destinations starts with.
 ///
 /// All buckets answer before the first byte moves: a typo in the last transfer is told now, not in
 /// an hour.
@@ -439,7 +440,7 @@ async fn connected(
     let (mut width, mut all_sides) = (u32::MAX, Vec::new());
     for transfer in &job.transfers {
         let (source, destination) = connections.of_transfer(transfer).await?;
-        width = width.min(destination.capabilities().first_width);
+        width = width.min(destination.capabilities().initial_in_flight);
         let mut transfer = transfer.clone();
         // A run that resumes selects by the times that it began with.
         let counted_from = resumed
@@ -475,12 +476,13 @@ async fn halt_after_drain(
 /// Ends the run when its journal cannot be written.
 async fn stop_without_journal(journal: Journal, stop: CancellationToken, halt: CancellationToken) {
     journal.broken().cancelled().await;
-    tracing::error!("{}", journal.error());
+    // The command ends with its error, which tells why.
+    tracing::error!(name: "stopping", "stopping: the journal cannot be used any more");
     stop.cancel();
     halt.cancel();
 }
 
-/// A transfer's name and places, for messages.
+/// Returns a transfer's name and places, for messages.
 #[must_use]
 pub fn describe(transfer: &Transfer) -> String {
     let from = match &transfer.from {

@@ -10,9 +10,9 @@
 //! second writer is kept out: a lock of the operating system, or a conditional write on the next
 //! number, which shuts the older writer out.
 //!
-//! What must be durable before what is the caller's to know: an effect that nobody could find again
-//! (an upload) is committed before it is caused; everything else is appended and may be lost by a
-//! second or so, because the next session sees it at the destination.
+//! The caller decides what must be durable before what: an effect that nobody could find again (an
+//! upload) is committed before it is caused. Everything else is appended, and about a second of it
+//! may be lost, because the next session sees it at the destination.
 //!
 //! # Layout
 //!
@@ -61,11 +61,11 @@ use store::{Nowhere, Store};
 pub use writer::{Closed, Journal, Ledger};
 use writer::{Start, WriterTask};
 
-/// A run whose journal has been silent for longer than this, and that can not be seen otherwise,
+/// A run whose journal has been silent for longer than this, and that cannot be seen otherwise,
 /// counts as dead: with nothing else to say, a part is confirmed more often.
 const SILENCE: Duration = Duration::from_mins(15);
 
-/// Where a journal is kept.
+/// The place where a journal is kept.
 #[derive(Clone, Debug)]
 #[expect(clippy::large_enum_variant, reason = "a run has one")]
 pub enum Location {
@@ -76,7 +76,7 @@ pub enum Location {
     Bucket(Bucket, ObjectKey),
 }
 
-/// What the user said about a run that is there already.
+/// The user's intent for an existing run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Intent {
     /// Go on with an unfinished run of the same job, else begin one.
@@ -88,7 +88,7 @@ pub enum Intent {
     Fresh,
 }
 
-/// What is to be done with what a journal holds.
+/// The decision about the content of a journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// A new run.
@@ -122,7 +122,7 @@ pub fn decide(
     if !run.fingerprint.has_transfers_of(job) {
         return Err(JournalError::OtherTransfers { changes });
     }
-    // What is done there says nothing about another place.
+    // The work there says nothing about another place.
     let moves = run.fingerprint.moves(job);
     if !moves.is_empty() {
         return Err(JournalError::OtherPlaces { changes: moves });
@@ -153,7 +153,7 @@ impl Opened {
     /// short is taken back.
     ///
     /// # Errors
-    /// It is in use, damaged, of a later version, or can not be reached.
+    /// It is in use, damaged, of a later version, or cannot be reached.
     pub async fn open(location: Location) -> Result<Self, JournalError> {
         let writer = Writer::this_process();
         match location {
@@ -176,8 +176,8 @@ impl Opened {
         }
     }
 
-    /// The same journal, which writes no record from number `first` on (the first of all is 0): for
-    /// tests.
+    /// Returns this journal, which fails to write the records from number `first` on (the first of
+    /// all is 0): for tests.
     #[must_use]
     pub fn failing_from(self, first: u64, fault: WriteFault) -> Self {
         Self {
@@ -186,18 +186,18 @@ impl Opened {
         }
     }
 
-    /// The number of the next record.
+    /// Returns the number of the next record.
     #[must_use]
     pub fn next_record(&self) -> u64 {
         self.replay.next
     }
 
-    /// Makes a new journal in the place of one that can not be read, which is lost but for what it
+    /// Makes a new journal in the place of one that cannot be read, which is lost but for what it
     /// still says of open uploads. A directory is put aside, and its new name told; in S3, segments
     /// stay where they are for some days.
     ///
     /// # Errors
-    /// It is in use, or can not be reached.
+    /// It is in use, or cannot be reached.
     pub async fn begin_anew(
         location: Location,
     ) -> Result<(Self, Salvage, Option<PathBuf>), JournalError> {
@@ -243,14 +243,14 @@ impl Opened {
         }
     }
 
-    /// What the journal says.
+    /// Returns the state in the journal.
     #[must_use]
     pub fn state(&self) -> &RunState {
         &self.replay.state
     }
 
-    /// What a session begins with after this decision: all of it, or no more than the open uploads
-    /// of an earlier run.
+    /// Returns the state that a session begins with after this decision: all of it, or only the
+    /// open uploads of an earlier run.
     #[must_use]
     pub fn resumed(&self, decision: Decision) -> RunState {
         match decision {
@@ -263,7 +263,7 @@ impl Opened {
     /// be empty.
     ///
     /// # Errors
-    /// The journal can not be written.
+    /// The journal cannot be written.
     pub async fn begin(
         self,
         run: RunInfo,
@@ -276,7 +276,7 @@ impl Opened {
     /// is cut to where it is known to be right and what is missing is added.
     ///
     /// # Errors
-    /// The journal can not be written.
+    /// The journal cannot be written.
     pub async fn resume(self, ledger: Option<Box<dyn Ledger>>) -> Result<Journal, JournalError> {
         self.start(ledger, Event::RunResumed).await
     }
@@ -302,7 +302,8 @@ impl Opened {
     }
 }
 
-/// A journal that keeps nothing: receipts go to the ledger, and a run that is killed begins anew.
+/// Returns a journal that keeps nothing: receipts go to the ledger, and a run that is killed starts
+/// anew.
 #[must_use]
 pub fn off(ledger: Option<Box<dyn Ledger>>) -> Journal {
     let start = Start {
@@ -362,7 +363,7 @@ async fn blocking<T: Send + 'static>(
     })
 }
 
-/// Whether somebody works on a run.
+/// The answer to whether a process works on a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Life {
@@ -372,26 +373,26 @@ pub enum Life {
     Dead,
     /// It was stopped in an orderly way; the run can go on.
     Stopped,
-    /// It came to its end.
+    /// It ended by itself.
     Ended,
 }
 
 /// A journal as somebody else sees it.
 #[derive(Clone, Debug)]
 pub struct Glance {
-    /// What it says.
+    /// Its state.
     pub state: RunState,
-    /// Who wrote it last.
+    /// The last writer.
     pub writer: Option<Writer>,
-    /// Whether somebody still does. In S3, and for another machine's directory, that is judged by
-    /// the time of the last event.
+    /// The life of that writer. In S3, and for another machine's directory, it is judged by the
+    /// time of the last event.
     pub life: Life,
 }
 
 /// Looks at a journal and changes nothing, also while a run writes it. `None` when there is none.
 ///
 /// # Errors
-/// It is damaged, of a later version, or can not be reached.
+/// It is damaged, of a later version, or cannot be reached.
 pub async fn look(location: Location) -> Result<Option<Glance>, JournalError> {
     let (replay, writer, alive) = match location {
         Location::Directory(path) => match blocking(&path, Directory::read).await? {

@@ -211,8 +211,8 @@ impl MultipartUpload {
     }
 
     /// Returns the token that calls off those of its requests that wait.
-    pub(crate) fn over(&self) -> CancellationToken {
-        self.bucket.over().clone()
+    pub(crate) fn called_off(&self) -> CancellationToken {
+        self.bucket.called_off().clone()
     }
 
     /// The upload id.

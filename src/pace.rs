@@ -13,6 +13,7 @@
 mod answers;
 pub mod gate;
 mod lane;
+pub mod latency;
 pub mod learned;
 mod meter;
 pub mod outage;
@@ -345,6 +346,7 @@ impl Pacer {
                 lanes.answers.note(operation, now);
                 if failure.is_none() {
                     lanes.trust.succeeded(operation, now);
+                    lanes.latencies.observe(operation, bytes, took);
                 }
                 pass.answered(now);
             }

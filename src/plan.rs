@@ -2,7 +2,7 @@
 //!
 //! [`remap`] gives an entry its key at the destination, [`decide`] compares it with what is there
 //! and chooses the route by size, [`detour`] goes round what a server does not do safely,
-//! [`condition`] says what the write demands of its key, [`archive`] says how what can not be read
+//! [`condition`] says what the write demands of its key, [`archive`] says how what cannot be read
 //! is restored, [`history`] finds which versions of a key are missing, [`in_place`] which objects
 //! need a change, [`parts`] cuts an object into byte ranges, [`attributes`] says what the new
 //! object shall be besides its bytes, [`concede`] what to do without when a server refuses some of

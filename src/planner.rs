@@ -44,7 +44,7 @@ pub use ranges::MOST_RANGES;
 use steps::{Exit, Outbox};
 pub use steps::{Held, Hunger, News, Planning, Steps};
 
-/// Keys that are asked for at once where listings can not be compared.
+/// Keys that are asked for at once where listings cannot be compared.
 const HEADS_AT_ONCE: usize = 64;
 /// Steps that wait for the answer about a key before them.
 const WAITING: usize = 2048;
@@ -107,14 +107,14 @@ pub enum Planned {
     Step(Box<Step>),
     /// The destination has it.
     Skip(Box<Entry>, ObjectKey, Skip),
-    /// It would be copied, but can not be read before it is restored, and the job does not say what
+    /// It would be copied, but cannot be read before it is restored, and the job does not say what
     /// to do about it.
     Archived(Box<Entry>, ObjectKey),
     /// The selection leaves it out.
     Excluded(ObjectKey),
     /// It is no object or regular file.
     Ignored(String, &'static str),
-    /// It can not be planned: its key, where it has one, and its place.
+    /// It cannot be planned: its key, where it has one, and its place.
     Failed(Option<ObjectKey>, String, Failure),
     /// A list ended here, and what is behind is not known.
     Unlisted(String, Failure),
@@ -197,7 +197,7 @@ impl Sides {
     pub fn capacity(&self) -> Capacity {
         let pacer = self.destination.pacer();
         Capacity {
-            in_flight: pacer.slots().ceiling(),
+            in_flight: pacer.slots().ceiling().min(crate::pace::slots::USUAL),
             speed: pacer.copy_speed(),
         }
     }
@@ -206,7 +206,7 @@ impl Sides {
     /// `key`.
     ///
     /// # Errors
-    /// [`FailureKind::Invalid`] for objects that the endpoint can not hold.
+    /// [`FailureKind::Invalid`] for objects that the endpoint cannot hold.
     pub fn route(&self, size: u64, source: &ObjectKey, key: &ObjectKey) -> Result<Route, Failure> {
         let capabilities = self.destination.capabilities();
         route(

@@ -1,10 +1,11 @@
-//! What an endpoint really does: measured on a scratch prefix, with the requests of a copy.
+//! Measures what an endpoint really does, on a scratch prefix, with the requests of a copy.
 //!
-//! A profile ([`Capabilities::profile`]) is what is known of a kind of server; this asks the one at
-//! hand. Each question is put as a copy would put it, whatever the profile says: a condition that
-//! does not hold must be refused, a checksum that is wrong too, tags must come back. Each stands
-//! alone, so that one bad answer makes no other question unanswerable, and tells what is refused
-//! from what is ignored, because a run notices only the former by itself.
+//! A profile ([`Capabilities::profile`]) is what is known about a kind of server; a probe asks the
+//! server at hand. It asks each question with the requests of a copy, whatever the profile says:
+//! the server must refuse a condition that does not hold and a checksum that is wrong, and must
+//! return tags. The questions are independent, so that one bad answer makes no other question
+//! unanswerable. The probe distinguishes what a server refuses from what it ignores, because a run
+//! notices only refusals by itself.
 //!
 //! A finding has its consequence for the job ([`Needs`]). A probe is good if nothing that the job
 //! relies on is lacking or unknown, and nothing was left behind. Whatever was made is removed
@@ -42,15 +43,17 @@ use crate::s3::{Capabilities, Failure, FailureKind, Operation};
 const QUESTIONS: Duration = Duration::from_mins(3);
 /// The longest time for the removal of what they made.
 const CLEANING: Duration = Duration::from_mins(1);
-/// The same after a stop, and how long a request that is under way then may go on.
-const HURRY: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(5));
-/// Names behind the prefix are no longer than this.
+/// The longest time for the removal after a stop.
+const CLEANING_AFTER_STOP: Duration = Duration::from_secs(15);
+/// The time that a request in flight may still take after a stop.
+const GRACE_AFTER_STOP: Duration = Duration::from_secs(5);
+/// The longest name behind the prefix.
 const LONGEST_NAME: usize = 40;
 
-/// What a probe found.
+/// The results of a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probe {
-    /// Where it was at work.
+    /// The scratch prefix.
     pub prefix: String,
     /// One per request that jobs depend on.
     pub requests: Vec<RequestFinding>,
@@ -58,7 +61,7 @@ pub struct Probe {
     pub findings: Vec<Finding>,
     /// One per attribute that can be measured.
     pub attributes: Vec<AttributeFinding>,
-    /// Keys that the server did not take.
+    /// Keys that the server did not accept.
     pub not_stored: Vec<NotStored>,
     /// The objects and uploads that it made and could not remove.
     pub left: Vec<Left>,
@@ -67,7 +70,8 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// True when nothing that is relied on is lacking or unknown, and nothing is left behind.
+    /// Returns true if nothing that the job relies on is missing or unknown, and nothing is left
+    /// behind.
     #[must_use]
     pub fn is_good(&self) -> bool {
         !self.left.iter().any(|left| left.is_certain)
@@ -77,15 +81,16 @@ impl Probe {
             && !self.attributes.iter().any(AttributeFinding::fails)
     }
 
-    /// Returns what to state under `capabilities:`, one field each: what was found otherwise than
-    /// said.
+    /// Returns the fields to state under `capabilities:`: those that the probe found to differ from
+    /// what is stated.
     pub fn statements(&self) -> impl Iterator<Item = String> {
         let differs =
             |finding: &Finding| Some(format!("{}: {}", finding.name, finding.statement()?));
         self.findings.iter().filter_map(differs)
     }
 
-    /// The value of `capabilities:` that states all of it; `None` when there is nothing.
+    /// Returns the value of `capabilities:` that states all of them; `None` if there is nothing to
+    /// state.
     #[must_use]
     pub fn statement(&self) -> Option<String> {
         let all: Vec<_> = self.statements().collect();
@@ -93,32 +98,33 @@ impl Probe {
     }
 }
 
-/// A scratch prefix that nobody else uses.
+/// Returns a scratch prefix that nobody else uses.
 #[must_use]
 pub fn scratch_prefix() -> String {
     format!(".s3haul-probe-{:08x}/", fastrand::u32(..))
 }
 
-/// Measures what `bucket`'s endpoint does for a job that needs this, with some 120 requests and 11
-/// MiB of bytes below `prefix`, which must end in a slash and hold nothing. `stop` ends it early,
-/// and it cleans up then too.
+/// Measures what `bucket`'s endpoint does for a job with these `needs`, with some 120 requests and
+/// 11 MiB of bytes below `prefix`, which must end in a slash and hold nothing. `stop` ends the
+/// probe early; it cleans up then too.
 ///
 /// # Errors
-/// What makes the bucket unusable for a probe: it cannot be listed or written to, it locks all
-/// objects, or the prefix is not empty.
+/// The bucket cannot be used for a probe: it cannot be listed or written to, it locks all objects,
+/// or the prefix is not empty.
 pub async fn probe(
     bucket: &Bucket,
     prefix: &str,
     needs: &Needs,
     stop: &CancellationToken,
 ) -> Result<Probe, Failure> {
-    let said = bucket.capabilities().clone();
+    let stated = bucket.capabilities().clone();
     let everything = Capabilities {
-        directory: said.directory,
-        locks: said.locks,
-        annotations: said.annotations,
-        archive_lists: said.archive_lists,
-        tag_sets: false,
+        directory: stated.directory,
+        locks: stated.locks,
+        annotations: stated.annotations,
+        is_amazon: stated.is_amazon,
+        restore_status_in_lists: stated.restore_status_in_lists,
+        sends_empty_tag_sets: false,
         ..Capabilities::AWS
     };
     let halt = CancellationToken::new();
@@ -135,10 +141,10 @@ pub async fn probe(
         QUESTIONS,
     );
     let asked = {
-        let mut asking = std::pin::pin!(questions::ask(&mut scratch, &said, needs));
+        let mut asking = std::pin::pin!(questions::ask(&mut scratch, &stated, needs));
         let halting = async {
             stop.cancelled().await;
-            sleep(HURRY.1).await;
+            sleep(GRACE_AFTER_STOP).await;
             halt.cancel();
         };
         tokio::select! {
@@ -148,7 +154,16 @@ pub async fn probe(
     };
     let stopped = stop.is_cancelled();
     let not_stored = std::mem::take(&mut scratch.not_stored);
-    let end = clean::clean(scratch, &cleaner, if stopped { HURRY.0 } else { CLEANING }).await;
+    let end = clean::clean(
+        scratch,
+        &cleaner,
+        if stopped {
+            CLEANING_AFTER_STOP
+        } else {
+            CLEANING
+        },
+    )
+    .await;
     let found = match asked {
         Ok(found) => found,
         Err(_) if stopped => questions::Findings::default(),
@@ -167,8 +182,8 @@ pub async fn probe(
     })
 }
 
-/// Refuses a prefix where a probe could not work, or could not tell its own things from those of
-/// others.
+/// Refuses a prefix where a probe could not work, or could not distinguish its own objects from
+/// those of others.
 async fn refuse_unusable(bucket: &Bucket, prefix: &str) -> Result<(), Failure> {
     let place = format!("{}/{prefix}", bucket.name());
     let refuse = |message: &str| {
@@ -197,14 +212,14 @@ async fn refuse_unusable(bucket: &Bucket, prefix: &str) -> Result<(), Failure> {
         return refuse("the scratch prefix is not empty; name another one");
     }
     let mut uploads = std::pin::pin!(multipart::uploads(&bucket, prefix));
-    // A server that does not list them is found out later.
+    // The questions find out later if a server does not list them.
     if let Ok(Some(_)) = futures::TryStreamExt::try_next(&mut uploads).await {
         return refuse("there are open uploads below the scratch prefix; name another one");
     }
     Ok(())
 }
 
-/// Adds what was left behind to the reason for which there are no findings.
+/// Adds the things left behind to the failure that prevented findings.
 fn with_left(failure: Failure, left: &[Left]) -> Failure {
     let Some(first) = left.first() else {
         return failure;
@@ -227,14 +242,14 @@ mod tests {
     fn what_differs_is_stated_as_a_manifest_states_it() {
         let kept = Told::kept;
         let no = || Told::ignored("");
-        let flag = |name, said, told| Finding {
+        let flag = |name, stated, measured| Finding {
             name,
-            claim: Claim::Flag { said, told },
+            claim: Claim::Flag { stated, measured },
             is_needed: true,
         };
-        let said = OnWrites::ALL;
+        let stated = OnWrites::ALL;
         let writes = Claim::Writes {
-            said,
+            stated,
             copy: no(),
             put: kept(),
             complete: kept(),

@@ -1,7 +1,7 @@
-//! What a run leaves behind: one receipt per object as a line of JSON, and a summary for people.
+//! The report of a run: one receipt per object as a line of JSON, and a summary for people.
 //!
 //! The first line names the command that the receipts come from, so that [`read`] can find out what
-//! to run again. The file is opened before anything is sent, so that a path that can not be written
+//! to run again. The file is opened before anything is sent, so that a path that cannot be written
 //! is told at once. A disk that fills up later does not stop the copies: the first error is kept,
 //! and the run does not exit 0. The writer is the journal's [`Ledger`], which brings what is
 //! missing when the run goes on, or when somebody else cut the file or wrote to it.
@@ -26,7 +26,7 @@ pub use self::summary::{comparison, summary};
 pub use self::target::{Kind, Target, TargetError};
 use crate::journal::Ledger;
 
-/// Why a report is missing or incomplete.
+/// The reason why a report is missing or incomplete.
 #[derive(Debug, Error)]
 pub enum ReportError {
     /// It could not be begun.
@@ -45,7 +45,7 @@ pub enum ReportError {
         }
     )]
     Incomplete {
-        /// Where.
+        /// The path.
         path: PathBuf,
         /// The first thing that the system said.
         error: String,
@@ -58,9 +58,9 @@ pub enum ReportError {
          some space and run the same command again", path.display()
     )]
     Footer {
-        /// Where.
+        /// The path.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         error: io::Error,
     },
     /// Somebody else wrote to it, or cut it, after its last receipt.
@@ -69,7 +69,7 @@ pub enum ReportError {
          ended", path.display()
     )]
     Changed {
-        /// Where.
+        /// The path.
         path: PathBuf,
     },
     /// It could not take all receipts, and no journal can give them to it later.
@@ -78,7 +78,7 @@ pub enum ReportError {
          whole report: it finds what was copied", path.display()
     )]
     Unwritten {
-        /// Where.
+        /// The path.
         path: PathBuf,
         /// The first thing that the system said.
         error: String,
@@ -89,7 +89,7 @@ pub enum ReportError {
          run began, wherever that is now. Do not move a report before its run has ended", path.display()
     )]
     Moved {
-        /// Where.
+        /// The path.
         path: PathBuf,
     },
 }
@@ -102,8 +102,8 @@ pub struct ReportWriter {
     header: Vec<u8>,
     /// The length of the header in the file, which may be that of an earlier session.
     first: u64,
-    /// Set until the first rewind or receipt if this session has begun the file, so that nothing of
-    /// an earlier one is in it.
+    /// True if this session has begun the file and has not rewound it or written a receipt yet:
+    /// nothing of an earlier session is in it.
     is_new: bool,
     /// Set for a stream that has to begin with [`GAP`].
     lacks_receipts: bool,
@@ -131,7 +131,7 @@ struct Counted {
 }
 
 impl Counted {
-    /// A report that has its first line.
+    /// Returns a report that has its first line.
     fn of_head(head: &[u8]) -> Self {
         let mut sum = checksum();
         sum.update(head);
@@ -170,16 +170,17 @@ impl Shared {
     }
 }
 
-/// Returns the error for a report that another process changed.
+/// The message for a report that another process changed during the run.
 const CHANGED: &str = "the file was cut or written by somebody else during the run";
 
 impl ReportWriter {
-    /// Finds out whether a report can be written there, and leaves it as it is.
+    /// Checks that a report can be written at `path`. Creates its directory and an empty file if
+    /// they are missing, and changes nothing else.
     ///
     /// # Errors
     /// [`ReportError::Target`].
     pub fn probe(path: &Path, origin: &Origin) -> Result<(), ReportError> {
-        // A pipe whose probe is closed again has ended for its reader.
+        // To open and close a pipe would end it for its reader.
         if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir()) {
             return Ok(());
         }
@@ -194,8 +195,8 @@ impl ReportWriter {
         Self::open(path, origin, |_| Ok(0))
     }
 
-    /// Opens the report that an earlier session of the run has begun, so that its journal can go on
-    /// with it. Where that is gone, or the file is the report of another run, another one is begun.
+    /// Opens the report that an earlier session of the run has created, so that the journal can
+    /// continue it. If that is gone, or the file is the report of another run, creates a new one.
     ///
     /// # Errors
     /// [`ReportError::Target`]. A file that is not a report stays as it is.
@@ -277,7 +278,7 @@ impl ReportWriter {
         })
     }
 
-    /// Returns the means to end the report when the journal, which takes the writer, has been
+    /// Returns the handle that writes the footer once the journal, which owns the writer, is
     /// closed.
     ///
     /// # Errors
@@ -293,8 +294,8 @@ impl ReportWriter {
         })
     }
 
-    /// Drops what a device or a pipe has not taken yet, or cuts a file. A length of 0 is that of a
-    /// report without receipts.
+    /// Cuts a file to `length`, and returns the length that it has then. A length of 0 means a
+    /// report without receipts. A stream cannot be cut.
     fn rewind_to(&mut self, length: u64) -> io::Result<u64> {
         let mut is_new = std::mem::take(&mut self.is_new);
         if self.is_stream {
@@ -519,7 +520,8 @@ fn count(file: &mut File) -> io::Result<Counted> {
 
 impl Ledger for ReportWriter {
     fn rewind(&mut self, length: u64) -> io::Result<u64> {
-        // What could not be written comes again from the journal; it must not slip in late.
+        // Receipts that could not be written come again from the journal; the old ones must not
+        // slip in late.
         let other = BufWriter::new(self.file.get_ref().try_clone()?);
         let (_, _unwritten) = std::mem::replace(&mut self.file, other).into_parts();
         self.error = None;

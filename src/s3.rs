@@ -1,12 +1,13 @@
-//! S3 as this crate speaks to it: the few verbs that a copy needs, in types of our own.
+//! S3 as this crate speaks to it: the few requests that a copy needs, in types of our own.
 //!
 //! [`client::Client`] sends exactly one request per call: no retries, no redirects, no hidden
-//! checksums. The frequent requests go past most of the SDK (`direct`). Pacing and retrying belong
-//! to [`crate::bucket`], so that every attempt is counted and paid for in one place. Nothing
-//! outside this module names a type of the SDK, and every error that S3, a proxy or the network can
-//! produce becomes a [`failure::Failure`] in [`failure`].
+//! checksums. The frequent requests take the fast path past most of the SDK (`fast_path`). Pacing
+//! and retrying belong to [`crate::bucket`], so that every attempt is counted and paid for in one
+//! place. Nothing outside this module names a type of the SDK, and every error that S3, a proxy or
+//! the network can produce becomes a [`failure::Failure`] in [`failure`].
 
 mod access;
+mod attributes;
 mod blob;
 mod bodies;
 mod bounds;
@@ -17,9 +18,8 @@ mod clock;
 mod convert;
 mod credentials;
 mod customer_key;
-mod describe;
-mod direct;
 pub mod failure;
+mod fast_path;
 mod guard;
 mod headers;
 pub mod history;
@@ -38,10 +38,10 @@ mod providers;
 mod question;
 mod read;
 mod renewal;
+mod requests;
 mod roots;
 mod secrets;
 mod signature;
-mod verbs;
 mod xml;
 
 use std::collections::BTreeMap;
@@ -79,14 +79,14 @@ pub enum ChecksumAlgorithm {
 }
 
 impl ChecksumAlgorithm {
-    /// CRCs can be combined from parts, so a multipart upload may declare them for the whole
-    /// object; SHA can not.
+    /// Returns true for CRCs: they can be combined from those of the parts, so a multipart upload
+    /// may declare them for the whole object. SHA cannot.
     #[must_use]
     pub const fn combines(self) -> bool {
         matches!(self, Self::Crc64Nvme | Self::Crc32 | Self::Crc32c)
     }
 
-    /// True for sums of 32 bits, which other bytes may have too.
+    /// Returns true for checksums of 32 bits, which different bytes may share.
     #[must_use]
     pub const fn is_weak(self) -> bool {
         matches!(self, Self::Crc32 | Self::Crc32c)
@@ -105,7 +105,7 @@ impl fmt::Display for ChecksumAlgorithm {
     }
 }
 
-/// What a stored checksum covers.
+/// The bytes that a stored checksum covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ChecksumKind {
     /// Over the bytes of the object: equal for equal bytes, however they were uploaded.
@@ -120,7 +120,7 @@ pub enum ChecksumKind {
 pub struct Checksum {
     /// The algorithm.
     pub algorithm: ChecksumAlgorithm,
-    /// What it covers.
+    /// The bytes that it covers.
     pub kind: ChecksumKind,
     /// Base64.
     pub value: String,
@@ -135,7 +135,7 @@ pub struct ContentHeaders {
     pub content_language: Option<String>,
     pub content_disposition: Option<String>,
     pub cache_control: Option<String>,
-    /// Raw: S3 stores any text here, also one that is no date.
+    /// The raw text: S3 stores any text here, even one that is not a date.
     pub expires: Option<String>,
     pub website_redirect: Option<String>,
 }
@@ -143,8 +143,8 @@ pub struct ContentHeaders {
 /// The tags that a write gives to the object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Tags {
-    /// What the source has. `CopyObject` can do that by itself; for a multipart upload they must be
-    /// read first.
+    /// The tags of the source. `CopyObject` can copy them by itself; for a multipart upload they
+    /// must be read first.
     #[default]
     AsSource,
     /// Exactly these, possibly none.
@@ -159,7 +159,7 @@ pub struct Tag {
     pub value: String,
 }
 
-/// Until when a version may not be deleted, and how firmly that holds.
+/// The date until which a version must not be deleted, and the mode of that protection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retention {
     /// `GOVERNANCE` or `COMPLIANCE`.
@@ -173,21 +173,21 @@ pub struct Retention {
 pub struct Lock {
     /// None: not retained, or not visible to the caller.
     pub retention: Option<Retention>,
-    /// Whether there is a legal hold; none: never set, or not visible to the caller.
+    /// The legal hold; `None` if it was never set or is not visible to the caller.
     pub legal_hold: Option<bool>,
 }
 
 /// One permission that an ACL gives.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Grant {
-    /// What is permitted.
+    /// The permission.
     pub permission: Permission,
     /// Whom, as a grant header names them: `id="…"` (an account's canonical id), `uri="…"` (a
     /// group).
     pub grantee: String,
 }
 
-/// What an ACL can permit on an object.
+/// A permission that an ACL can grant on an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "each is S3's own name")]
 pub enum Permission {
@@ -221,7 +221,7 @@ pub struct Attributes {
     pub storage_class: Option<String>,
     /// Encryption that is asked for.
     pub encryption: Option<Encryption>,
-    /// The checksum that S3 shall compute and keep; none leaves the choice to the server.
+    /// The checksum that S3 must compute and keep; `None` leaves the choice to the server.
     pub checksum: Option<(ChecksumAlgorithm, ChecksumKind)>,
     /// Retention and legal hold.
     pub lock: Lock,
@@ -229,11 +229,11 @@ pub struct Attributes {
     pub grants: Vec<Grant>,
     /// The canned ACL, instead of `grants`.
     pub acl: Option<CannedAcl>,
-    /// Whether `CopyObject` carries the source's annotations along. Other requests write none.
+    /// True if `CopyObject` copies the source's annotations too. Other requests write none.
     pub annotations: bool,
 }
 
-/// What HEAD tells about an object.
+/// The answer to a HEAD of an object.
 #[derive(Clone, Debug, Default)]
 pub struct Head {
     /// Bytes.
@@ -254,9 +254,9 @@ pub struct Head {
     pub tag_count: Option<u32>,
     /// The stored checksum, when one was asked for and the caller may see it.
     pub checksum: Option<Checksum>,
-    /// User metadata that the server has and can not show as headers.
+    /// The number of user metadata entries that the server has and cannot show as headers.
     pub missing_metadata: u32,
-    /// How S3 encrypts the object, where it tells and no customer key is in play.
+    /// The encryption of the object, if S3 states it and no customer key is used.
     pub encryption: Option<Encryption>,
     /// True when a customer key (SSE-C) encrypts the object.
     pub customer_key: bool,
@@ -264,17 +264,17 @@ pub struct Head {
     pub lock: Lock,
     /// True when the object has an event hold, which no request of ours sets.
     pub event_hold: bool,
-    /// True when the `ETag` can not be an MD5 because a KMS or customer key encrypts the object.
+    /// True when the `ETag` cannot be an MD5 because a KMS or customer key encrypts the object.
     pub kms: bool,
-    /// Whether the bytes can be read: not in `GLACIER`, `DEEP_ARCHIVE` and the archive tiers of
-    /// `INTELLIGENT_TIERING`, unless restored.
+    /// The archive state: the bytes of `GLACIER`, `DEEP_ARCHIVE`, and the archive tiers of
+    /// `INTELLIGENT_TIERING` cannot be read until restored.
     pub archive: ArchiveState,
     /// `ARCHIVE_ACCESS` or `DEEP_ARCHIVE_ACCESS`, of `INTELLIGENT_TIERING`; only HEAD tells it.
     pub archive_tier: Option<String>,
 }
 
 impl Head {
-    /// What is there, as the answer to writing it would have told.
+    /// Returns the object as the answer to its write would have described it.
     #[must_use]
     pub fn written(self) -> Written {
         let Self {
@@ -310,7 +310,7 @@ pub struct SourcePin {
     pub customer_key: Option<CustomerKey>,
 }
 
-/// What S3 says about an object that it has just written.
+/// The answer about an object that S3 has just written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Written {
     /// Without quotes.
@@ -319,7 +319,7 @@ pub struct Written {
     pub version: Option<String>,
     /// Computed by S3 over what it stored.
     pub checksum: Option<Checksum>,
-    /// How it is encrypted, where the answer tells and no customer key is in play.
+    /// The encryption, if the answer states it and no customer key is used.
     pub encryption: Option<Encryption>,
     /// The write's own answer was lost, and this is what stood at the key afterwards.
     pub was_found: bool,
@@ -327,7 +327,16 @@ pub struct Written {
     pub since: Option<Timestamp>,
 }
 
-/// What S3 says about one part.
+/// The answer to `UploadPartCopy` or `UploadPart`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartAnswer {
+    /// Without quotes.
+    pub etag: String,
+    /// Base64, in the algorithm that the upload declared.
+    pub checksum: Option<String>,
+}
+
+/// A part that S3 holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartDone {
     /// 1 to 10,000.
@@ -340,7 +349,7 @@ pub struct PartDone {
     pub checksum: Option<String>,
 }
 
-/// An upload that was begun.
+/// An upload that was created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Begun {
     /// The upload id.
@@ -348,20 +357,20 @@ pub struct Begun {
     /// True when the object will be encrypted with a KMS or customer key, so that no `ETag` of it
     /// or its parts follows from bytes.
     pub kms: bool,
-    /// Where the answer says that the upload is, if that is not where it was asked for.
+    /// The location of the upload in the answer, if it differs from the requested one.
     pub elsewhere: Option<Elsewhere>,
-    /// What the upload becomes is at least this new, by the server's own clock.
+    /// A lower bound of the object's modification time, by the server's own clock.
     pub since: Option<Timestamp>,
 }
 
-/// One page of the parts that an upload has, and the checksum that it declared when it was begun.
+/// One page of the parts that an upload has, and the checksum that it declared when it was created.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PartsPage {
     /// By ascending number.
     pub items: Vec<PartDone>,
-    /// Where the next page starts; `None` on the last one.
+    /// The start of the next page; `None` on the last one.
     pub next: Option<String>,
-    /// What Create declared; without it the upload can not be completed as it was meant.
+    /// The checksum that Create declared; without it, the upload cannot be completed as intended.
     pub checksum: Option<(ChecksumAlgorithm, ChecksumKind)>,
 }
 
@@ -370,7 +379,7 @@ pub struct PartsPage {
 pub struct PartHead {
     /// Bytes of the part.
     pub size: u64,
-    /// How many parts the object has, where the server tells.
+    /// The number of parts of the object, if the server states it.
     pub count: Option<u32>,
 }
 
@@ -387,7 +396,7 @@ pub struct ListedObject {
     pub modified: Option<Timestamp>,
     /// Absent means STANDARD.
     pub storage_class: Option<String>,
-    /// What the listing tells about it. The archive tiers of `INTELLIGENT_TIERING` look readable
+    /// The archive state in the listing. The archive tiers of `INTELLIGENT_TIERING` look readable
     /// here.
     pub archive: ArchiveState,
 }
@@ -404,9 +413,9 @@ pub struct BucketHead {
 /// One page of a paged answer.
 #[derive(Clone, Debug)]
 pub struct Page<T, M = String> {
-    /// What the page holds, in the server's order.
+    /// The entries of the page, in the server's order.
     pub items: Vec<T>,
-    /// Where the next page starts; `None` on the last one.
+    /// The start of the next page; `None` on the last one.
     pub next: Option<M>,
 }
 
@@ -417,13 +426,13 @@ pub struct OpenUpload {
     pub key: String,
     /// The upload id.
     pub upload_id: String,
-    /// When it was begun.
+    /// The time at which the upload was created.
     pub initiated: Option<Timestamp>,
-    /// The storage class that it was begun with.
+    /// The storage class that it was created with.
     pub storage_class: Option<String>,
 }
 
-/// Where the next page of open uploads starts.
+/// The start of the next page of open uploads.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct UploadMarker {
     /// `key-marker`.
@@ -432,7 +441,7 @@ pub struct UploadMarker {
     pub upload_id: Option<String>,
 }
 
-/// What a write demands of the destination.
+/// The condition that a write puts on the destination.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum WriteCondition {
     /// Nothing: the write replaces what is there.
@@ -445,15 +454,15 @@ pub enum WriteCondition {
     Matches(String),
 }
 
-/// What `CompleteMultipartUpload` sends besides the parts.
+/// The fields of `CompleteMultipartUpload` besides the parts.
 #[derive(Clone, Debug, Default)]
 pub struct CompleteSpec {
     /// `x-amz-mp-object-size`: S3 refuses to publish an object of another size.
     pub size: u64,
-    /// What every part declares; needed for composite checksums.
+    /// The checksum that every part declares; needed for composite checksums.
     pub checksum: Option<(ChecksumAlgorithm, ChecksumKind)>,
     /// The checksum of the whole object, when it is known: S3 refuses to publish other bytes.
     pub full_checksum: Option<Checksum>,
-    /// What must hold at the destination.
+    /// The condition that must hold at the destination.
     pub condition: WriteCondition,
 }

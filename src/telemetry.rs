@@ -4,13 +4,17 @@
 //! used on the path of a request: at thousands of requests a second they cost more than the
 //! request.
 //!
+//! All of standard error goes through one writer ([`line`]), which knows the format.
+//!
 //! Two things hold whatever the directives say. No secret is logged: the SDK and the HTTP client
 //! print requests with all their headers at the level trace, and so nothing from outside this crate
 //! passes at that level ([`may_hold_secrets`]). And one event is one line: values are escaped
 //! ([`crate::printable`]), so that a key with a line break cannot forge an event.
 
+mod json;
+mod line;
+
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::{Level, Metadata};
 use tracing_subscriber::filter::filter_fn;
@@ -20,7 +24,10 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, field::MakeExt as _};
 
-use crate::printable::{printable, printable_json};
+use self::json::JsonLines;
+pub(crate) use self::line::{Note, is_json, name_job, name_run, pod, set_format};
+pub use self::line::{Screen, draw_above};
+use crate::printable::printable;
 
 /// The variable with filter directives.
 pub const VARIABLE: &str = "S3HAUL_LOG";
@@ -53,25 +60,18 @@ pub fn init(verbosity: u8, format: LogFormat, colors: bool) -> Result<(), String
     };
     let safe = filter_fn(|metadata| !may_hold_secrets(metadata));
     let registry = tracing_subscriber::registry().with(filter).with(safe);
-    let layer = tracing_subscriber::fmt::layer()
-        .with_timer(SystemTime)
-        .with_ansi(colors);
     // A second initialisation is a test's; the first one stays.
     let _ = match format {
         LogFormat::Text => {
-            let layer = layer
+            let layer = tracing_subscriber::fmt::layer()
+                .with_timer(SystemTime)
+                .with_ansi(colors)
                 .with_target(false)
                 .fmt_fields(fields())
-                .with_writer(|| Above { json: false });
+                .with_writer(|| Above);
             registry.with(layer).try_init()
         }
-        LogFormat::Json => {
-            let layer = layer
-                .json()
-                .flatten_event(true)
-                .with_writer(|| Above { json: true });
-            registry.with(layer).try_init()
-        }
+        LogFormat::Json => registry.with(JsonLines).try_init(),
     };
     Ok(())
 }
@@ -117,43 +117,13 @@ fn fields() -> impl for<'a> FormatFields<'a> + Send + Sync + 'static {
     .delimited(" ")
 }
 
-/// Makes room on a screen while something is written to it.
-pub type Screen = Arc<dyn Fn(&mut dyn FnMut()) + Send + Sync>;
-
-/// The screen that bars are on, if there are any.
-static SCREEN: Mutex<Option<Screen>> = Mutex::new(None);
-
-/// Writes log lines above what is drawn on this screen, or plainly again.
-pub fn draw_above(screen: Option<Screen>) {
-    *SCREEN.lock().unwrap_or_else(PoisonError::into_inner) = screen;
-}
-
 /// Standard error, above the bars.
-struct Above {
-    /// The lines are JSON.
-    json: bool,
-}
+struct Above;
 
 impl io::Write for Above {
     /// Writes a line. The subscriber writes each event as a whole.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let written = line.len();
-        let text = String::from_utf8_lossy(line);
-        let escaped = self
-            .json
-            .then(|| format!("{}\n", printable_json(text.trim_end_matches('\n'))));
-        let line = escaped.as_ref().map_or(line, String::as_bytes);
-        let screen = SCREEN
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        let mut outcome = Ok(());
-        let mut write = || outcome = io::Write::write_all(&mut io::stderr().lock(), line);
-        match screen {
-            Some(screen) => screen(&mut write),
-            None => write(),
-        }
-        outcome.map(|()| written)
+        line::write(line).map(|()| line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -7,6 +7,8 @@ KIB, MIB, GIB, TIB = (1 << shift for shift in (10, 20, 30, 40))
 
 # The model `--model aws`, in seconds, bytes per second and requests per second.
 LIST, HEAD, CREATE, COPY, COMPLETE = 0.060, 0.015, 0.025, 0.035, 0.080
+SLOW_PART = 2.45
+"""What Amazon S3 was measured to take for a large part, besides its bytes."""
 SPEED, WRITES, READS = 80e6, 3500, 5500
 BURST = 0.25
 """Seconds of a rate that may be used at once."""
@@ -54,6 +56,19 @@ def multipart(sizes, small=0, in_flight=math.inf):
 
     parts = [part * MIB for part in range(5, 5121) if all(size <= 10_000 * part * MIB for size in sizes)]
     return HEAD + CREATE + min(time(part) for part in parts) + COMPLETE
+
+
+FAULTS = (
+    '{"probability": 0.01, "seed": 1, "effect": {"answer": {"status": 500, "code": "InternalError"}}}',
+    '{"probability": 0.005, "seed": 2, "effect": "throttle"}',
+    '{"probability": 0.005, "seed": 3, "effect": {"reset": "before"}}',
+    '{"probability": 0.003, "seed": 4, "effect": {"reset": "after"}}',
+    '{"operation": ["CopyObject", "UploadPartCopy", "CompleteMultipartUpload"], "probability": 0.005, "seed": 5, '
+    '"effect": {"answer": {"status": 200, "code": "InternalError"}}}',
+    '{"probability": 0.001, "seed": 6, "effect": {"delay": "30s"}}',
+)
+"""1 % of all requests fail with 500, 0.5 % with 503, 0.5 % are reset before and 0.3 % after they took effect, 0.5 % fail
+inside a 200, and 0.1 % are not answered for 30 s."""
 
 
 def ramped(count, period, start):
@@ -117,6 +132,21 @@ def works(scale):
             "mixed", f"{beside:,} small and 30 of 2-20 GiB ({sum(large) / GIB:,.0f} GiB)", "copy-many",
             (*aws, f"--object=s3://data/s/={beside}x64KiB-1MiB", *mixed), LIST + multipart(large, beside),
             goal="5.0 s", part=64,
+        ),
+        Work(
+            "faults", f"{beside:,} small and 30 of 2-20 GiB, with faults", "copy-many",
+            (*aws, f"--object=s3://data/s/={beside}x64KiB-1MiB", *mixed, *(f"--rule={rule}" for rule in FAULTS)),
+            LIST + multipart(large, beside), limit_text="without faults", goal="8 s, nothing lost", part=64,
+        ),
+        Work(
+            "slow-parts", f"one object of {tera / TIB:g} TiB, each part takes {SLOW_PART} s and its bytes", "copy-one",
+            (*aws, one, "--part-latency", f"{round(SLOW_PART * 1000)}ms"),
+            HEAD + CREATE + writes(8192 * scale) + SLOW_PART + 128 * MIB / SPEED + COMPLETE, goal="13 s", part=128,
+        ),
+        Work(
+            "five", f"{number(1_500):,} objects of 1 KiB, 5 connections are served at once", "copy-many",
+            ("--bucket", "copies", "--model", "aws", "--connections", "5", f"--object=s3://data/s/={number(1_500)}x1KiB"),
+            LIST + number(1_500) * COPY / 5, goal="15 s", in_flight=8,
         ),
         Work(
             "ramp", f"{small:,} small, the rates begin at 1/8 and double every {period:g} s", "copy-many",

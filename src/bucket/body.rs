@@ -5,7 +5,8 @@ use std::future::Future;
 use super::{Answer, Bucket, Repeat};
 use crate::location::ObjectKey;
 use crate::s3::{
-    Attributes, Checksum, Failure, FailureKind, Operation, PartDone, WriteCondition, Written,
+    Attributes, Checksum, Failure, FailureKind, Operation, PartAnswer, PartDone, WriteCondition,
+    Written,
 };
 
 impl Bucket {
@@ -20,17 +21,17 @@ impl Bucket {
     ) -> Result<Answer<Written>, Failure> {
         let signed = self.client.signs_bodies();
         let sent = self
-            .put_paced(key, &body, attributes, checksum, &condition)
+            .put_once(key, &body, attributes, checksum, &condition)
             .await;
-        self.signed_if_need_be(signed, sent, |bucket| async move {
+        self.resend_signed_if_denied(signed, sent, |bucket| async move {
             bucket
-                .put_paced(key, &body, attributes, checksum, &condition)
+                .put_once(key, &body, attributes, checksum, &condition)
                 .await
         })
         .await
     }
 
-    async fn put_paced(
+    async fn put_once(
         &self,
         key: &ObjectKey,
         body: &bytes::Bytes,
@@ -81,17 +82,17 @@ impl Bucket {
     ) -> Result<Answer<(PartDone, bool)>, Failure> {
         let signed = self.client.signs_bodies();
         let sent = self
-            .part_paced(key, upload_id, number, &body, checksum)
+            .upload_once(key, upload_id, number, &body, checksum)
             .await;
-        self.signed_if_need_be(signed, sent, |bucket| async move {
+        self.resend_signed_if_denied(signed, sent, |bucket| async move {
             bucket
-                .part_paced(key, upload_id, number, &body, checksum)
+                .upload_once(key, upload_id, number, &body, checksum)
                 .await
         })
         .await
     }
 
-    async fn part_paced(
+    async fn upload_once(
         &self,
         key: &ObjectKey,
         upload_id: &str,
@@ -118,20 +119,26 @@ impl Bucket {
                 },
             )
             .await?;
-        Ok(answer.map(|(etag, echoed)| {
-            let is_echoed = echoed.is_some();
-            let part = PartDone {
-                number,
-                size,
-                etag,
-                checksum: echoed.or_else(|| checksum.map(|checksum| checksum.value.clone())),
-            };
-            (part, is_echoed)
-        }))
+        Ok(answer.map(
+            |PartAnswer {
+                 etag,
+                 checksum: echoed,
+             }| {
+                let is_echoed = echoed.is_some();
+                let part = PartDone {
+                    number,
+                    size,
+                    etag,
+                    checksum: echoed.or_else(|| checksum.map(|checksum| checksum.value.clone())),
+                };
+                (part, is_echoed)
+            },
+        ))
     }
 
-    /// Sends a body `again`, signed, when it was denied for what may be the lack of a signature.
-    async fn signed_if_need_be<T, F>(
+    /// Sends a request `again` with its body signed if the server denied it and the missing
+    /// signature may be the reason.
+    async fn resend_signed_if_denied<T, F>(
         &self,
         was_signed: bool,
         sent: Result<Answer<T>, Failure>,

@@ -10,15 +10,19 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::judge::{Doubts, Verdict};
+use super::twice::{Attempt, Sent};
 use super::{Answer, Bucket};
 use crate::location::ObjectKey;
-use crate::s3::progress::within;
 use crate::s3::{Failure, FailureKind, Operation};
 
 /// States if a request may be sent again when its outcome is not known.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Repeat {
-    /// It has the same effect twice.
+    /// It has the same effect twice, even if both requests are under way at once.
+    AtOnce,
+    /// [`Repeat::AtOnce`] in a bucket that keeps no versions, [`Repeat::Always`] in others.
+    IfOneVersion,
+    /// It has the same effect twice, one after the other.
     Always,
     /// Only when it surely did not happen.
     UnlessUnknown,
@@ -92,28 +96,28 @@ impl Bucket {
             };
             let silent = silent.max(admitted.pass.down_for);
             let limit = self.attempt_limit(operation, full_limit, silent);
-            let (sent, credentials) = (Instant::now(), self.client.credentials());
-            let answer = tokio::select! {
-                answer = within(limit, full_limit.max(limit), self.caught(operation, key, &attempt)) => answer,
+            let (began, credentials) = (Instant::now(), self.client.credentials());
+            let one = Attempt {
+                at,
+                operation,
+                key,
+                bytes,
+                repeat,
+                silence: limit,
+                limit: full_limit.max(limit),
+            };
+            let sent = tokio::select! {
+                sent = self.once_or_twice(one, admitted, &attempt) => sent,
                 () = self.halt.cancelled() => return Err(self.stopped(operation, key).after(attempts)),
             };
-            let took = sent.elapsed();
-            let silent_for = answer.as_ref().err().copied();
+            attempts += sent.requests - 1;
+            maybe_twice |= sent.requests > 1;
+            let silent_for = sent.answer.as_ref().err().copied();
             is_late = silent_for.is_some();
-            let outcome = answer.unwrap_or_else(|_| Err(self.late(limit, operation, key)));
-            match outcome.as_ref().err() {
-                // A server that is not up yet says nothing about the pace that it can bear later.
-                Some(failure) if self.contact.is_some() && failure.kind().may_pass_later() => {
-                    drop(admitted);
-                }
-                failure => self
-                    .pacer
-                    .learn(admitted, operation, failure, bytes, took, limit),
-            }
+            let outcome = self.learned(&one, sent);
             let failure = match outcome {
                 Ok(value) => {
-                    self.note_success(operation, bytes, took);
-                    self.client.accepted(credentials, sent);
+                    self.client.accepted(credentials, began);
                     return Ok(Answer {
                         value,
                         attempts,
@@ -160,6 +164,29 @@ impl Bucket {
                 () = self.waits_in_vain(lanes, operation, attempts) => return Err(self.stopped(operation, key).after(attempts)),
             }
         }
+    }
+
+    /// Teaches the pacer what came of an attempt.
+    fn learned<T>(&self, attempt: &Attempt<'_>, sent: Sent<'_, T>) -> Result<T, Failure> {
+        let (operation, limit) = (attempt.operation, attempt.silence);
+        let outcome = sent
+            .answer
+            .unwrap_or_else(|_| Err(self.late(limit, operation, attempt.key)));
+        match outcome.as_ref().err() {
+            // A server that is not up yet says nothing about the pace that it can bear later.
+            Some(failure) if self.contact.is_some() && failure.kind().may_pass_later() => {
+                drop(sent.admitted);
+            }
+            failure => {
+                let bytes = attempt.bytes;
+                self.pacer
+                    .learn(sent.admitted, operation, failure, bytes, sent.took, limit);
+                if failure.is_none() {
+                    self.note_success(operation, bytes, sent.took);
+                }
+            }
+        }
+        outcome
     }
 
     /// Limits the time of an attempt, when the server has been silent for `spent` already.
@@ -226,7 +253,13 @@ impl Bucket {
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        self.call(operation, key, 0, Repeat::Always, attempt)
+        // The first contact and the end of an outage are told by this one.
+        let repeat = if operation == Operation::HeadBucket {
+            Repeat::Always
+        } else {
+            Repeat::AtOnce
+        };
+        self.call(operation, key, 0, repeat, attempt)
             .await
             .map(|answer| answer.value)
     }

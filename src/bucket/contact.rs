@@ -1,9 +1,9 @@
 //! The first requests of a run, which find out whether its buckets can be used at all.
 //!
-//! A server that does not answer yet, and a configured provider of credentials that is not up yet,
-//! are waited for as long as the run's patience lasts, counted from the first request. Nobody waits
-//! in silence: from second 2 on the log says what is waited for and how much patience is left. A
-//! fault that cannot pass ends the command at once.
+//! s3haul waits for a server that does not answer yet, and for a configured credential provider
+//! that is not up yet, until the run's patience is used up; it counts from the first request. After
+//! two seconds, the log says what s3haul waits for and how much patience is left. A failure that
+//! waiting cannot cure ends the command at once.
 
 use std::fmt::Write as _;
 use std::future::Future;
@@ -35,14 +35,14 @@ pub struct Contact(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     patience: Duration,
-    /// When the first request was sent.
+    /// The time at which the first request was sent.
     began: OnceLock<Instant>,
     /// The last failure that may pass.
     last: Mutex<Option<Failure>>,
 }
 
 impl Contact {
-    /// Begins with the first request that is sent.
+    /// Creates a patience that starts with the first request.
     #[must_use]
     pub fn new(patience: Duration) -> Self {
         Self(Arc::new(Shared {
@@ -52,9 +52,14 @@ impl Contact {
         }))
     }
 
+    /// Starts the clock, unless it runs already.
+    fn start(&self) {
+        self.0.began.get_or_init(Instant::now);
+    }
+
     /// Returns the time since the first request.
     pub(super) fn elapsed(&self) -> Duration {
-        self.0.began.get_or_init(Instant::now).elapsed()
+        self.0.began.get().map_or(Duration::ZERO, Instant::elapsed)
     }
 
     /// Returns the patience that is left.
@@ -62,18 +67,19 @@ impl Contact {
         self.0.patience.saturating_sub(self.elapsed())
     }
 
-    /// Returns how long to wait before the next attempt, of a pause that the retry policy asks for.
+    /// Limits a pause of the retry policy to the patience that is left.
     pub(super) fn pause(&self, pause: Duration) -> Duration {
         pause.min(LONGEST_PAUSE).min(self.left())
     }
 
-    /// Returns how long an attempt may take that would otherwise be given up after `limit`.
+    /// Limits the time of an attempt to the patience that is left.
     pub(super) fn time_limit(&self, limit: Duration) -> Duration {
         limit.min(self.left().max(LEAST))
     }
 
-    /// Takes note of a failed attempt that is repeated.
+    /// Remembers the failure of an attempt that is repeated.
     pub(super) fn failed(&self, failure: &Failure) {
+        self.start();
         *self.0.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure.clone());
     }
 
@@ -88,8 +94,8 @@ impl Contact {
         ))
     }
 
-    /// Does `ask`, which sends the first requests to `bucket`, and says what it waits for when that
-    /// takes long.
+    /// Awaits `ask`, which sends the first requests to `bucket`, and logs what the run waits for if
+    /// that takes long.
     ///
     /// # Errors
     /// Those of `ask`.
@@ -99,7 +105,7 @@ impl Contact {
         ask: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
         let (began, mut ask) = (Instant::now(), pin!(ask));
-        self.elapsed();
+        self.start();
         *self.0.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let (mut pause, mut awaited) = (SILENT, None);
         loop {
@@ -107,7 +113,7 @@ impl Contact {
                 biased;
                 answer = &mut ask => answer,
                 () = sleep(pause) => {
-                    awaited = Some(self.say(bucket));
+                    awaited = Some(self.log_wait(bucket));
                     pause = AGAIN;
                     continue;
                 }
@@ -117,6 +123,8 @@ impl Contact {
             });
             if let Some(awaited) = awaited.filter(|_| is_there) {
                 tracing::warn!(
+                    name: "back",
+                    seconds = began.elapsed().as_secs_f64(),
                     "{awaited} answers after {}",
                     display_duration(began.elapsed())
                 );
@@ -125,8 +133,8 @@ impl Contact {
         }
     }
 
-    /// Says what is waited for, and returns its name.
-    fn say(&self, bucket: &Bucket) -> String {
+    /// Logs what the run waits for, and returns its name.
+    fn log_wait(&self, bucket: &Bucket) -> String {
         let last = self
             .0
             .last
@@ -159,7 +167,7 @@ impl Contact {
                 display_duration(left)
             ),
         };
-        tracing::warn!("waiting for {text}");
+        tracing::warn!(name: "waiting", "waiting for {text}");
         awaited
     }
 }

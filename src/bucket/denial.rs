@@ -1,12 +1,13 @@
-//! Repeats a 403 where the same kind of request has succeeded, and ends the requests of an object
-//! that has failed.
+//! Repeats a 403 if the same kind of request has succeeded before, and calls off the requests of an
+//! object that has failed.
 //!
-//! See [`crate::pace::Lanes::doubts_denial`] for what is doubted and why. An upload that has stored
-//! a part in this run is always worth the doubt: it may hold terabytes.
+//! See [`crate::pace::Lanes::doubts_denial`] for the denials that are doubted, and for the reason.
+//! For an upload that has stored a part in this run, a denial is always doubted: the upload may
+//! hold terabytes.
 //!
 //! Parts of an object wait for their turn and for their next attempt. Once one of them has failed
-//! for good, all others would be sent for nothing, so those that wait are called off. Requests
-//! under way end in peace: an abort that overtakes a part leaves it behind.
+//! for good, all others would be sent for nothing, so those that wait are called off. Requests in
+//! flight are left to finish: an abort that overtakes a part leaves that part behind.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,18 +25,18 @@ impl Bucket {
     #[must_use]
     pub(crate) fn for_upload(&self) -> Self {
         Self {
-            over: self.halt.child_token(),
+            called_off: self.halt.child_token(),
             has_parts: Arc::default(),
             ..self.clone()
         }
     }
 
     /// Returns the token that calls off those requests of an upload that wait.
-    pub(crate) fn over(&self) -> &CancellationToken {
-        &self.over
+    pub(crate) fn called_off(&self) -> &CancellationToken {
+        &self.called_off
     }
 
-    /// Returns the same bucket, whose refusals are believed at once.
+    /// Returns this bucket with denials believed at once.
     pub(super) fn without_doubt(&self) -> Self {
         Self {
             retry: RetryPolicy {
@@ -91,7 +92,8 @@ impl Bucket {
                 .wait(failure.kind(), attempts, waited, fastrand::f64());
         }
         let (lanes, now) = (self.lanes(operation.class()), self.pacer.elapsed());
-        // Whoever doubts goes on to the end, though another one has come to believe meanwhile.
+        // A request that has begun to retry a 403 goes on, even if another request has accepted the
+        // denial meanwhile.
         let is_doubted = attempts > 1
             || self.has_parts.load(Ordering::Relaxed)
             || lanes.doubts_denial(operation, now);

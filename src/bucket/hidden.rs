@@ -1,22 +1,24 @@
-//! Remembers whether keys hide the `ETag`s of a bucket.
+//! Remembers whether the encryption of a bucket's objects makes their `ETag`s useless for
+//! comparison.
 //!
-//! An object that a KMS or customer key encrypts has an `ETag` that is no MD5 and looks like one. A
-//! list does not show the encryption, HEAD does. In a bucket that encrypts everything so, a HEAD
-//! for each object whose `ETag` disagrees would cost as many requests as there are objects, every
-//! night, and say the same each time.
+//! An object that a KMS or customer key encrypts has an `ETag` that looks like an MD5 and is not
+//! one. HEAD shows the encryption, a list does not. In a bucket that encrypts everything this way,
+//! a HEAD for each object whose `ETag` disagrees would cost as many requests as there are objects,
+//! every night, with the same answer each time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// After so many objects in a row whose `ETag`s a key hides, further ones are no longer asked for.
+/// The objects in a row with hidden `ETag`s after which s3haul sends no further HEAD.
 const ENOUGH: u32 = 100;
 
-/// What looks at the objects of a bucket have shown. Cheap to clone; clones share it.
+/// Counts the objects in a row whose `ETag`s an encryption key hides. Cheap to clone; clones share
+/// the count.
 #[derive(Clone, Debug, Default)]
 pub struct HiddenEtags(Arc<AtomicU32>);
 
 impl HiddenEtags {
-    /// Takes note of a look at an object whose `ETag` disagreed with that of its counterpart.
+    /// Counts the HEAD of an object whose `ETag` disagreed with that of its counterpart.
     pub fn note(&self, is_hidden: bool) {
         // A race loses a count, which costs a request.
         let next = if is_hidden {
@@ -27,7 +29,7 @@ impl HiddenEtags {
         self.0.store(next, Ordering::Relaxed);
     }
 
-    /// True when a disagreement of `ETag`s says nothing in this bucket.
+    /// Returns true if a disagreement of `ETag`s says nothing in this bucket.
     #[must_use]
     pub fn are_usual(&self) -> bool {
         self.0.load(Ordering::Relaxed) >= ENOUGH

@@ -1,9 +1,9 @@
-//! What a bucket keeps besides its current objects: versions, delete markers and archives.
+//! Versions, delete markers, and archived objects of a bucket.
 //!
-//! A copy into a bucket with versions is not harmless to repeat: a request whose answer was lost
-//! may have made a version, and the same again makes another. So what is appended to a history is
-//! sent again only after a look at the key: when its newest version is no longer the one from
-//! before ([`Tip`]), the request took effect and is not repeated.
+//! A copy into a bucket with versions must not simply be repeated: an attempt whose answer was lost
+//! may have made a version, and a repetition makes another. So s3haul lists the key first. If its
+//! newest version is not the one from before ([`Tip`]), the attempt took effect and is not
+//! repeated.
 
 use std::future::Future;
 use std::time::Duration;
@@ -24,21 +24,29 @@ use crate::s3::{
 pub enum Tip {
     /// The key has neither.
     Nothing,
-    /// By its version id.
+    /// The version with this id.
     Version(String),
-    /// The server did not tell.
+    /// The server did not return a version id.
     Unknown,
 }
 
+/// The answer to `GetBucketVersioning`, as far as there is one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum KnownVersioning {
+    Is(Versioning),
+    Refused,
+    NoAnswer,
+}
+
 impl From<Option<String>> for Tip {
-    /// What a write says that it made.
+    /// Converts the version in the answer to a write.
     fn from(version: Option<String>) -> Self {
         version.map_or(Self::Unknown, Self::Version)
     }
 }
 
 impl Bucket {
-    /// Whether the bucket keeps versions.
+    /// Returns the versioning state of the bucket.
     pub async fn versioning(&self) -> Result<Versioning, Failure> {
         self.read(Operation::GetBucketVersioning, None, || {
             self.client.get_versioning(&self.name)
@@ -46,16 +54,16 @@ impl Bucket {
         .await
     }
 
-    /// Takes the version `null` off an object of a bucket that has no versions. Some servers send
-    /// it there, and refuse it in requests.
+    /// Removes the version `null` from an object of a bucket without versions. Some servers return
+    /// it, and refuse it in requests.
     pub(super) async fn without_null(&self, head: Head) -> Head {
         match self.known_versioning().await {
-            Some(Some(Versioning::Never)) => Head {
+            KnownVersioning::Is(Versioning::Never) => Head {
                 version: None,
                 ..head
             },
-            // Amazon S3 sends `null` only where there are versions.
-            Some(None) if self.client.url().is_some() => Head {
+            // Amazon S3 returns `null` only in buckets with versions.
+            KnownVersioning::Refused if self.client.url().is_some() => Head {
                 version: None,
                 ..head
             },
@@ -63,10 +71,14 @@ impl Bucket {
         }
     }
 
-    /// Returns what HEAD shows of a version that it does not name: in a bucket without versions,
-    /// that is the current object.
-    pub(super) async fn of_version(&self, key: &ObjectKey, head: Head) -> Result<Head, Failure> {
-        if self.known_versioning().await != Some(Some(Versioning::Never)) {
+    /// Refuses the answer to a HEAD of a version if the bucket has no versions: the server has
+    /// ignored the version, and the answer is about the current object.
+    pub(super) async fn check_is_version(
+        &self,
+        key: &ObjectKey,
+        head: Head,
+    ) -> Result<Head, Failure> {
+        if self.known_versioning().await != KnownVersioning::Is(Versioning::Never) {
             return Ok(head);
         }
         let message = "a version was asked for, and the bucket has none: the answer is about the current object";
@@ -78,13 +90,13 @@ impl Bucket {
         ))
     }
 
-    /// Returns what `GetBucketVersioning` says, which is asked once: `Some(None)` if it is refused,
-    /// and `None` if there was no answer.
-    async fn known_versioning(&self) -> Option<Option<Versioning>> {
-        let asked = self.versioned.get_or_try_init(|| async {
+    /// Returns the answer to `GetBucketVersioning`, which is sent until there is one, and then not
+    /// again.
+    pub(super) async fn known_versioning(&self) -> KnownVersioning {
+        let asked = self.versioning.get_or_try_init(|| async {
             match self.versioning().await {
                 Ok(versioning) => Ok(Some(versioning)),
-                // It will be asked for again.
+                // The next call asks again.
                 Err(failure)
                     if failure.kind().may_pass_later()
                         || *failure.kind() == FailureKind::Stopped =>
@@ -94,10 +106,14 @@ impl Bucket {
                 Err(_) => Ok(None),
             }
         });
-        asked.await.ok().copied()
+        match asked.await {
+            Ok(Some(versioning)) => KnownVersioning::Is(*versioning),
+            Ok(None) => KnownVersioning::Refused,
+            Err(_) => KnownVersioning::NoAnswer,
+        }
     }
 
-    /// See [`Client::list_versions`](crate::s3::Client::list_versions).
+    /// Lists versions, as [`Client::list_versions`](crate::s3::Client::list_versions) does.
     pub async fn list_versions(
         &self,
         prefix: &str,
@@ -110,12 +126,12 @@ impl Bucket {
         .await
     }
 
-    /// The newest version or delete marker of a key.
+    /// Returns the newest version or delete marker of a key.
     pub(crate) async fn newest_version(
         &self,
         key: &ObjectKey,
     ) -> Result<Option<ListedVersion>, Failure> {
-        // Where lists are in order, the key itself comes before all that begin with it.
+        // If lists are in order, the key itself comes before all keys that begin with it.
         let most = self.capabilities().ordered_lists.then_some(1);
         let order = Order::of_versions(self.capabilities().ordered_lists);
         let mut paging = Paging::new(
@@ -164,7 +180,7 @@ impl Bucket {
         .await
     }
 
-    /// Puts a delete marker, once, on the version `tip` of `key`. Everything that is there stays.
+    /// Writes one delete marker as the version of `key` that follows `tip`. It removes no version.
     pub async fn append_marker(
         &self,
         key: &ObjectKey,
@@ -214,7 +230,7 @@ impl Bucket {
                     .wait(failure.kind(), attempts, began.elapsed(), fastrand::f64())
                 {
                     Some(wait) if unknown => wait,
-                    // The look below waits for the end of an outage.
+                    // The list below waits for the end of an outage.
                     None if unknown && self.writes.is_out() => Duration::ZERO,
                     _ => return Err(failure.after(attempts)),
                 };
@@ -248,8 +264,8 @@ impl Bucket {
         }
     }
 
-    /// Asks for an archived version to be made readable. Asking twice does no harm: S3 says that it
-    /// is under way.
+    /// Requests the restore of an archived version. A second request does no harm: S3 answers that
+    /// the restore is in progress.
     pub async fn restore(
         &self,
         key: &ObjectKey,

@@ -1,30 +1,31 @@
-//! Tells refusals that are about a request from those that are about who sent it, and when.
+//! Distinguishes refusals of a request from refusals of its credentials or of its time.
 //!
-//! A server that no longer takes a session token, a key, or the time of a signature refuses every
-//! request, whatever it is about. No object fails for that: the request is sent again with a newer
-//! set of credentials or a corrected clock, and waits as long as `patience` lasts while there is
-//! none. A HEAD hides the reason behind a bare 400 or 403, as it does for an object that one may
-//! not read, and a signature may also not match because of the key of one object. In both cases a
-//! list says what it is, unless the server has taken the same credentials in a request that was
-//! sent after the refusal.
+//! A server that no longer accepts a session token, an access key, or the time of a signature
+//! refuses every request, whatever it is about. Objects must not fail because of that: s3haul sends
+//! the request again with newer credentials or a corrected clock and, if there are none yet, waits
+//! as long as `patience` allows. The answer to a HEAD hides the reason behind a bare 400 or 403,
+//! and `SignatureDoesNotMatch` may be about the key of one object. In both cases s3haul sends a
+//! list to learn the reason, unless the server has meanwhile accepted the same credentials in a
+//! later request.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Bucket;
-use super::doubt::GLANCE;
+use super::failures::GLANCE;
 use crate::location::ObjectKey;
 use crate::s3::client::NotReady;
 use crate::s3::{Failure, FailureKind, Operation};
 use crate::size::display_duration;
 
-/// A request is sent again so often because of the clock, which may be set while it is under way.
-const CLOCKS: u32 = 3;
-/// A request is sent again so often with credentials that cannot change.
-const FIXED: u32 = 1;
-/// Lists that are sent to find out the reason of a refusal, as long as they get no answer.
-const LISTS: u32 = 3;
+/// The most times that a request is sent again because of the clock, which may be set while the
+/// request is in flight.
+const MAX_CLOCK_RETRIES: u32 = 3;
+/// The most times that a request is sent again with credentials that cannot change.
+const MAX_FIXED_KEY_RETRIES: u32 = 1;
+/// The most lists that are sent to find out the reason of a refusal, if they get no answer.
+const MAX_LISTS: u32 = 3;
 
 /// The refusals that a request has had so far.
 #[derive(Debug, Default)]
@@ -74,7 +75,7 @@ impl Bucket {
         }
     }
 
-    /// The failure of a request that waited for credentials in vain.
+    /// Returns the failure of a request that waited for credentials as long as the patience lasts.
     fn no_credentials(
         &self,
         operation: Operation,
@@ -105,16 +106,16 @@ impl Bucket {
         else {
             return Verdict::Stands(failure);
         };
-        if doubts.clocks < CLOCKS && self.is_about_clock(&failure, doubts) {
+        if doubts.clocks < MAX_CLOCK_RETRIES && self.correct_clock(&failure, doubts) {
             doubts.clocks += 1;
             return Verdict::Again;
         }
-        // It was signed with a set that has been replaced since.
+        // The set that it was signed with has been replaced since.
         if signed.generation < self.client.credentials() {
             return Verdict::Again;
         }
-        // A key that was never taken is wrong. A session that has expired may be that of a provider
-        // which lags.
+        // A key that was never accepted is wrong. An expired session may come from a provider that
+        // is late.
         let is_unknown = *failure.kind() == FailureKind::Credentials && !failure.is_about_expiry();
         if is_unknown && !self.client.has_accepted_credentials() {
             return Verdict::Stands(failure);
@@ -139,7 +140,7 @@ impl Bucket {
             };
         };
         if *cause.kind() == FailureKind::ClockSkew {
-            let is_over = doubts.clocks >= CLOCKS || !self.is_about_clock(&cause, doubts);
+            let is_over = doubts.clocks >= MAX_CLOCK_RETRIES || !self.correct_clock(&cause, doubts);
             doubts.clocks += 1;
             return if is_over {
                 Verdict::Stands(cause)
@@ -150,8 +151,8 @@ impl Bucket {
         self.without_valid_credentials(cause, key, doubts)
     }
 
-    /// Returns true if there are newer credentials than those that a refused request was signed with.
-    /// A session that was revoked is denied everything like one that lacks a permission, so the
+    /// Returns true if there are newer credentials than those that a refused request was signed
+    /// with. To a revoked session everything is denied, as to one without permissions, so the
     /// provider is asked.
     async fn is_replaced(&self, failure: &Failure, generation: u64) -> bool {
         if *failure.kind() != FailureKind::Denied {
@@ -163,15 +164,15 @@ impl Bucket {
         }
     }
 
-    /// Corrects the clock by a refusal. Returns true if the request may go through when it is sent
+    /// Corrects the clock by a refusal. Returns true if the request may succeed when it is sent
     /// again.
-    fn is_about_clock(&self, failure: &Failure, doubts: &Doubts) -> bool {
+    fn correct_clock(&self, failure: &Failure, doubts: &Doubts) -> bool {
         let Some(signed) = failure.details().signed else {
             return false;
         };
         let is_told = *failure.kind() == FailureKind::ClockSkew;
         // The clock may have been set between the signature and the answer.
-        self.client.corrects_clock(&signed, is_told) || (is_told && doubts.clocks == 0)
+        self.client.correct_clock(&signed, is_told) || (is_told && doubts.clocks == 0)
     }
 
     fn without_valid_credentials(
@@ -197,11 +198,11 @@ impl Bucket {
             return Verdict::Stands(cause);
         };
         if self.client.has_fixed_credentials() {
-            // A key may be unknown to a request about a bucket because it is wrong. Objects are not
-            // asked about before it was right.
+            // A request about a bucket may be refused because the key is wrong. Requests about
+            // objects are sent only after it was accepted.
             let has_ended = self.client.has_accepted_credentials()
                 && (cause.is_about_expiry() || key.is_some());
-            return if doubts.refusals <= FIXED {
+            return if doubts.refusals <= MAX_FIXED_KEY_RETRIES {
                 Verdict::Again
             } else if has_ended {
                 let note = "keys in variables cannot be renewed";
@@ -215,14 +216,14 @@ impl Bucket {
         Verdict::Again
     }
 
-    /// Returns the refusal of all requests that hides behind a refusal that was `answered` then, if
-    /// there is one.
+    /// Lists one key to find out whether the server refuses all requests with these credentials,
+    /// and returns that refusal. Returns `None` if only the request that was `answered` is refused.
     async fn cause(&self, credentials: u64, answered: Instant) -> Option<Failure> {
-        // One asks for all that were refused together.
+        // Of several requests that were refused together, only one sends the list.
         let _inquiry = self.client.inquiry().await;
         let operation = Operation::ListObjects;
         let limit = self.retry.time_limit(operation, 0).min(GLANCE);
-        for attempt in 1..=LISTS {
+        for attempt in 1..=MAX_LISTS {
             let newest = self.client.credentials();
             if newest != credentials || self.client.is_proven_since(credentials, answered) {
                 return None;
@@ -250,7 +251,7 @@ impl Bucket {
                 return Some(refused.clone());
             }
             if !refused.kind().is_retryable() {
-                // A server that says what is forbidden knows who asks.
+                // A server that denies a permission has accepted the credentials.
                 self.client.accepted(newest, asked);
                 return None;
             }

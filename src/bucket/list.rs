@@ -7,8 +7,8 @@ use crate::s3::paging::{Order, Paging, Turn};
 use crate::s3::{Failure, FailureKind, ListedObject, Operation, Page};
 
 impl Bucket {
-    /// Prefixes of a directory bucket end in a slash; S3's own words for one that does not are of
-    /// no help.
+    /// Refuses a prefix that does not end in a slash in a directory bucket, with a clearer message
+    /// than S3's.
     pub(super) fn check_prefix(&self, operation: Operation, prefix: &str) -> Result<(), Failure> {
         if !self.capabilities().directory || prefix.is_empty() || prefix.ends_with('/') {
             return Ok(());
@@ -24,7 +24,7 @@ impl Bucket {
         ))
     }
 
-    /// See [`Client::list_objects`].
+    /// Lists objects, as [`Client::list_objects`] does.
     pub async fn list(
         &self,
         prefix: &str,
@@ -33,8 +33,8 @@ impl Bucket {
     ) -> Result<Page<ListedObject>, Failure> {
         self.check_prefix(Operation::ListObjects, prefix)?;
         let list = || self.client.list_objects(&self.name, prefix, after, token);
-        // A policy may allow the list of one prefix and not of another, which is asked for in vain
-        // at its first page.
+        // A policy may allow one prefix and deny another. So a 403 for the first page is not
+        // retried.
         let goes_on = token.is_some() || after.is_some();
         let asks = if goes_on { self } else { &self.without_doubt() };
         asks.list_at(Operation::ListObjects, after.unwrap_or(prefix), list)
@@ -79,7 +79,7 @@ impl Bucket {
         }
     }
 
-    /// A listing from the key `at` on.
+    /// Returns a listing from the key `at` on.
     pub(super) async fn list_at<T, F>(
         &self,
         operation: Operation,
@@ -89,7 +89,7 @@ impl Bucket {
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        self.call_at(at, operation, None, 0, Repeat::Always, attempt)
+        self.call_at(at, operation, None, 0, Repeat::AtOnce, attempt)
             .await
             .map(|answer| answer.value)
     }

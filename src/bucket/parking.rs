@@ -1,13 +1,13 @@
-//! Gives the place of a request back while it waits for its turn.
+//! Gives back the slot of a request that waits for its turn.
 //!
-//! A request of an object has a place in flight, and keeps it from one attempt to the next. While
-//! it waits after a refusal, or stands in a long line, the place is of no use to it: in a prefix in
-//! which everything is refused, such requests would hold all places of the run within a minute. So
-//! it leaves the place to others and takes the next free one when its turn has come.
+//! A request of an object holds a slot, and keeps it from one attempt to the next. While it waits
+//! after a refusal or in a long queue, the slot is idle: under a prefix where every request is
+//! refused, such requests would hold all slots of the run within a minute. So a waiting request
+//! gives its slot back, and takes the next free one when its turn comes.
 //!
-//! A request may give its place back only if no holder of a place waits for it. A request that
+//! A request may give its slot back only if no holder of a slot waits for it. A request that
 //! answers a question for all objects, or that holds memory for parts of files, could otherwise
-//! wait for the places of those that wait for it. So only copies leave their places, and the HEAD
+//! wait for the slots of those that wait for it. So only copies give their slots back, and the HEAD
 //! with which an object starts.
 
 use std::time::Duration;
@@ -18,13 +18,13 @@ use crate::pace::outage::Outlasted;
 use crate::pace::slots::Parked;
 use crate::s3::{Failure, FailureKind, Operation};
 
-/// A request in a longer line leaves its place.
-const LINE: Duration = Duration::from_millis(200);
-/// A copy in one request of more than this takes a place of bulk work.
+/// A request that would wait in the queue longer than this gives its slot back.
+const LONG_QUEUE: Duration = Duration::from_millis(200);
+/// A `CopyObject` of more bytes than this takes a slot of bulk work.
 pub(crate) const BULK_FROM: u64 = 16 << 20;
 
 impl Bucket {
-    /// Returns the same bucket for objects whose copies leave their places while they wait.
+    /// Returns this bucket for objects whose copies give their slots back while they wait.
     #[must_use]
     pub(crate) fn parking_copies(&self) -> Self {
         Self {
@@ -33,7 +33,7 @@ impl Bucket {
         }
     }
 
-    /// Returns the same bucket for a HEAD that leaves its place while it waits.
+    /// Returns this bucket for a HEAD that gives its slot back while it waits.
     #[must_use]
     pub(crate) fn parking_heads(&self) -> Self {
         Self {
@@ -42,8 +42,8 @@ impl Bucket {
         }
     }
 
-    /// Waits until a request about the keys around `at` may be sent, and has its place again if it
-    /// was `parked`. Returns `None` if requests that wait were called off.
+    /// Waits until a request about the keys near `at` may be sent and, if it was `parked`, has a
+    /// slot again. Returns `None` if the request was called off meanwhile.
     pub(super) async fn admitted<'a>(
         &'a self,
         at: &'a str,
@@ -66,28 +66,30 @@ impl Bucket {
         };
         tokio::select! {
             biased;
-            // Before the permission: a request that was called off must not be sent, though it is
-            // its turn.
-            () = self.over.cancelled() => None,
+            // First of all: a request that was called off must not be sent, even if it is its turn.
+            () = self.called_off.cancelled() => None,
             admitted = wait => Some(admitted),
             () = self.waits_in_vain(lanes, operation, attempts) => None,
         }
     }
 
-    /// Gives the place of a request about the keys around `at` back if it has to wait in line.
+    /// Gives back the slot of a request about the keys near `at` if it would wait long in the
+    /// queue.
     fn park_in_line(&self, at: &str, operation: Operation, bytes: u64) -> Option<Parked> {
         if !self.may_park(operation) {
             return None;
         }
-        let line = self.lanes(operation.class()).line(at, self.pacer.elapsed());
-        if line < LINE {
+        let delay = self
+            .lanes(operation.class())
+            .queue_delay(at, self.pacer.elapsed());
+        if delay < LONG_QUEUE {
             None
         } else {
             self.park(operation, bytes)
         }
     }
 
-    /// Gives the place of a request that was throttled back until it is sent again.
+    /// Gives back the slot of a throttled request until it is sent again.
     pub(super) fn park_throttled(&self, failure: &Failure, bytes: u64) -> Option<Parked> {
         let operation = failure.details().operation;
         let is_throttled = *failure.kind() == FailureKind::Throttled;
@@ -115,7 +117,7 @@ impl Bucket {
     }
 }
 
-/// Tells which requests have a place in flight that they may leave while they wait.
+/// The requests that give their slots back while they wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Parks {
     #[default]

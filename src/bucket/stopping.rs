@@ -1,7 +1,7 @@
 //! Ends the requests of a bucket when the run stops.
 //!
-//! A request that is in flight may end until `halt`. A request that only waits for its next attempt
-//! would be sent into a run that is over, so the stop ends it at once.
+//! A request in flight may finish before `halt` is cancelled. A request that only waits for its
+//! next attempt would be sent into a run that is over, so the stop ends it at once.
 
 use std::time::Duration;
 
@@ -21,12 +21,12 @@ pub(super) enum Purpose {
     /// Cleaning up after an object. These requests are sent after the stop too, as long as the
     /// server answers.
     CleanUp,
-    /// Writing the journal, which goes on to the end.
+    /// Writing the journal, which continues to the end.
     Journal,
 }
 
 impl Bucket {
-    /// Returns the same bucket for requests that tidy up behind the run, and do not end with it.
+    /// Returns this bucket for requests that clean up after the run and do not end with it.
     #[must_use]
     pub fn tidying_up(&self) -> Self {
         Self {
@@ -35,7 +35,7 @@ impl Bucket {
         }
     }
 
-    /// Returns the same bucket for requests that record how the run ended, and do not end with it.
+    /// Returns this bucket for requests that record the end of the run and do not end with it.
     #[must_use]
     pub fn outliving_the_run(&self) -> Self {
         Self {
@@ -48,7 +48,7 @@ impl Bucket {
     #[must_use]
     pub fn halted_by(&self, halt: CancellationToken) -> Self {
         Self {
-            over: halt.clone(),
+            called_off: halt.clone(),
             halt,
             ..self.clone()
         }
@@ -72,8 +72,8 @@ impl Bucket {
         }
     }
 
-    /// Waits until a request that is not under way, after so many attempts, is not to be sent any
-    /// more.
+    /// Waits until a request that has made `attempts` attempts, and is not in flight, must not be
+    /// sent again.
     pub(super) async fn waits_in_vain(&self, lanes: &Lanes, operation: Operation, attempts: u32) {
         let stopped = async {
             self.pacer.stopping().cancelled().await;
@@ -81,8 +81,8 @@ impl Bucket {
             let is_over = match self.purpose {
                 Purpose::Journal => false,
                 Purpose::CleanUp => lanes.is_out(),
-                // The first attempt of anything but a part is what an object that has begun still
-                // needs.
+                // An object that has begun still needs the first attempt of any request except a
+                // part.
                 Purpose::Object => attempts > 0 || is_part || lanes.is_out(),
             };
             if !is_over {
@@ -90,7 +90,7 @@ impl Bucket {
             }
         };
         tokio::select! {
-            () = self.over.cancelled() => {}
+            () = self.called_off.cancelled() => {}
             () = stopped => {}
         }
     }

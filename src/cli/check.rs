@@ -9,17 +9,19 @@ use std::fmt::Display;
 
 use clap::Args;
 use tokio_util::sync::CancellationToken;
+use tracing::Level;
 
 use look::{Finding, Findings, Status, look};
 
 use super::journal::of_environment;
 use super::place::Place;
 use super::signals::{self, Orderly};
-use super::{CliError, Exit, JobFile, Output, note, presence, say_json, say_line};
+use super::{CliError, Exit, JobFile, Output, out, presence, say_json, say_line, termination};
 use crate::connections::Connections;
 use crate::execute::{DRAIN, describe};
 use crate::manifest::job::Job;
 use crate::planner::Sides;
+use crate::telemetry::Note;
 
 /// Checks a job without writing anything, but for a probe that is asked for.
 #[derive(Debug, Args)]
@@ -66,9 +68,9 @@ impl CheckJob {
         let stopping = stop.clone();
         let listening = tokio::spawn(async move {
             signalled.wait().await;
-            note(
-                "stopping: what the probe made is removed (up to 20 s); once more to stop at once",
-            );
+            let message =
+                "stopping: what the probe made is removed (up to 20 s); once more to stop at once";
+            out::tell(&Note::new(Level::WARN, "stopping", message));
             stopping.cancel();
         });
         let prefix = self.probe_prefix.as_deref();
@@ -112,12 +114,14 @@ impl CheckJob {
                 Status::Failed => Exit::Failures,
                 _ => exit,
             };
+            if let Some(failure) = findings.failure() {
+                termination::because(&format!("{}: {failure}", transfer.name));
+            }
             tell(&sides, old_versions.as_ref(), &findings, output)?;
         }
-        if journal::check(&job, &mut connections, output)
-            .await?
-            .is_forbidden()
-        {
+        let findings = journal::check(&job, &mut connections, output).await?;
+        if findings.is_forbidden() {
+            termination::because(findings.failure().unwrap_or_default());
             exit = Exit::Refused;
         }
         Ok(Looked {
@@ -138,7 +142,7 @@ struct Looked {
     exit: Exit,
 }
 
-/// A scratch prefix as typed. Without its slash it would be the beginning of other keys too.
+/// Parses a scratch prefix as typed. Without its slash it would be the beginning of other keys too.
 fn scratch(text: &str) -> Result<String, String> {
     let name = text.strip_prefix("s3://").map_or(text, |location| {
         // The bucket is the job's.
@@ -154,7 +158,7 @@ fn scratch(text: &str) -> Result<String, String> {
     ))
 }
 
-/// Says who asks at each endpoint, and where that is.
+/// Logs the identity at each endpoint, and its place.
 async fn introduce(
     job: &Job,
     connections: &mut Connections,

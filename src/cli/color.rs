@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 
 use clap::ColorChoice;
 
-/// What the environment says about colours.
+/// The environment's settings for colours.
 #[derive(Clone, Copy, Debug, Default)]
 struct Environment {
     no_color: bool,
@@ -25,8 +25,8 @@ impl Environment {
     }
 }
 
-/// True for a terminal that only prints (TERM is `dumb` or unset): it can neither colour nor redraw
-/// a line.
+/// Returns true for a terminal that only prints (TERM is `dumb` or unset): it can neither colour
+/// nor redraw a line.
 pub(super) fn is_dumb() -> bool {
     console::is_dumb()
 }
@@ -36,7 +36,7 @@ pub(super) fn is_on(choice: ColorChoice, stream: &impl IsTerminal) -> bool {
     decide(choice, stream.is_terminal(), Environment::read())
 }
 
-/// The order is that of the parser's own messages.
+/// Decides whether to use colours. The order is that of the parser's own messages.
 fn decide(choice: ColorChoice, is_terminal: bool, environment: Environment) -> bool {
     let Environment {
         no_color,

@@ -5,7 +5,7 @@ use clap_complete::Shell;
 
 use super::Cli;
 
-/// The script for a shell.
+/// Returns the script for a shell.
 pub(super) fn script(shell: Shell) -> String {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "s3haul", &mut script);
@@ -17,7 +17,7 @@ pub(super) fn script(shell: Shell) -> String {
     }
 }
 
-/// How the section of a command ends, after its flags with values.
+/// The end of a command's section, after its flags with values.
 const LAST_RESORT: &str = "            COMPREPLY=( $(compgen -W \"${opts}\"";
 
 /// Makes bash offer files to commands that take one. The generator offers flags and the names of

@@ -249,14 +249,14 @@ impl Copy {
         job.limits.patience = self.patience;
         job.limits.max_failures = self.max_failures;
         job.report.json.clone_from(&self.report);
-        // Only the same copy goes on with the journal of a copy.
+        // Only the same copy resumes the journal of a copy.
         job.name = format!("copy-{}", Fingerprint::of(&job).digest());
         self.journal.apply(&mut job);
         job.count_from(Timestamp::now());
         Ok(job)
     }
 
-    /// A source as typed, and the glob that its wildcards stand for.
+    /// Returns a source as typed, and the glob that its wildcards stand for.
     fn source(&self, text: &str) -> Result<(Source, Option<KeyGlob>), CliError> {
         if text == "-" {
             return Ok((Source::Stdin, None));
@@ -339,7 +339,7 @@ impl Copy {
         Ok(())
     }
 
-    /// A destination for many objects is a prefix, whether or not the slash was typed.
+    /// Returns the destination. For many objects it is a prefix, even if the slash was not typed.
     pub(super) fn destination_of(
         location: &S3Uri,
         from: &Source,
@@ -401,7 +401,7 @@ pub(super) fn recursive(
     idle::refuse(source, why, &[("--recursive", given)], remedy)
 }
 
-/// A source in S3 as typed, and the glob that its wildcards stand for.
+/// Returns a source in S3 as typed, and the glob that its wildcards stand for.
 pub(super) fn in_s3(
     text: &str,
     recursive: bool,

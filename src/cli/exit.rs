@@ -3,12 +3,20 @@
 use std::io;
 use std::process::ExitCode;
 
-use super::flags;
+use clap::ColorChoice;
+use tracing::Level;
+
+use super::out::{tell, tell_lines};
+use super::{Output, color, flags, termination};
 use crate::journal::JournalError;
 use crate::manifest::{Finding, ManifestError};
 use crate::plan::unlisted::Cause;
 use crate::report::ReportError;
 use crate::s3::Failure;
+use crate::telemetry::{self, Note};
+
+/// Stands between the sentences of an error about several things.
+pub(super) const ANOTHER: &str = "\nerror: ";
 
 /// The end of a command, as its exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +37,23 @@ pub enum Exit {
     Waiting = 5,
     /// A mistake in s3haul.
     Bug = 70,
+}
+
+impl Exit {
+    /// Returns the reason for a command that gave no other one.
+    pub(super) fn reason(self) -> &'static str {
+        match self {
+            Self::Done => "all is done",
+            Self::Failures => "some objects failed or differ; the log and the report name them",
+            Self::Usage => "the command line or the manifest is wrong",
+            Self::Refused => "a bucket, the credentials, or the journal cannot be used",
+            Self::Interrupted => "interrupted; run the same command again",
+            Self::Waiting => {
+                "objects are being restored from an archive; run the same command again later"
+            }
+            Self::Bug => "s3haul has a bug",
+        }
+    }
 }
 
 impl From<Exit> for ExitCode {
@@ -80,15 +105,16 @@ pub(super) enum CliError {
 }
 
 impl CliError {
-    /// Everything that is wrong with a job, if anything is.
+    /// Returns one error for all mistakes in a job, if there are any.
     pub(super) fn of_findings(findings: &[Finding]) -> Option<Self> {
         let lines = findings
             .iter()
             .map(|finding| format!("{}; {}", finding.message, finding.remedy));
-        (!findings.is_empty()).then(|| Self::Usage(lines.collect::<Vec<_>>().join("\nerror: ")))
+        (!findings.is_empty()).then(|| Self::Usage(lines.collect::<Vec<_>>().join(ANOTHER)))
     }
 
-    /// The same of a job that the command line makes, whose transfers stand for these sources.
+    /// Returns one error for all mistakes in a job from the command line, whose transfers stand for
+    /// these sources.
     pub(super) fn of_flags(findings: &[Finding], sources: &[String]) -> Option<Self> {
         let findings: Vec<_> = findings
             .iter()
@@ -138,4 +164,54 @@ impl CliError {
             | Self::Io(_) => Exit::Failures,
         }
     }
+}
+
+/// Tells the error that a command ends with, and returns its exit code.
+pub(super) fn fail(error: &CliError, choice: ColorChoice, output: Output) -> Exit {
+    let exit = error.exit();
+    let note =
+        |message: String| Note::new(Level::ERROR, "error", message).with("exit", exit as i32);
+    match error {
+        CliError::Manifest(ManifestError::Problems(problems)) => {
+            let lines = problems.as_slice().iter().map(|problem| {
+                let (file, line) = (problems.file_name(), problem.line);
+                format!("{file}:{line}: {}; {}", problem.message, problem.remedy)
+            });
+            termination::because(&lines.collect::<Vec<_>>().join(" "));
+            if !telemetry::is_json() {
+                // They escape what they quote.
+                let text = problems.render(color::is_on(choice, &io::stderr()));
+                tell_lines(&note(String::new()).in_text(text.trim_end()), true);
+                return exit;
+            }
+            for problem in problems.as_slice() {
+                let note = note(format!("{}; {}", problem.message, problem.remedy))
+                    .with("file", problems.file_name())
+                    .with("line", problem.line)
+                    .with("column", problem.column)
+                    .with("field", &problem.path);
+                tell(&note);
+            }
+        }
+        error => {
+            let message = match error {
+                CliError::Refused(_) => output.spoken(error.to_string()),
+                error => error.to_string(),
+            };
+            termination::because(&message.replace(ANOTHER, " "));
+            if telemetry::is_json() {
+                let messages = message.split(ANOTHER);
+                messages.for_each(|message| tell(&note(message.to_owned())));
+            } else {
+                let text = format!("error: {message}");
+                let note = note(message).in_text(text);
+                match error {
+                    CliError::Usage(_) | CliError::Manifest(_) => tell_lines(&note, false),
+                    // One line each. A line break in what they quote would forge another one.
+                    _ => tell(&note),
+                }
+            }
+        }
+    }
+    exit
 }

@@ -34,8 +34,8 @@ pub(super) fn spoken(text: &str) -> String {
     out
 }
 
-/// `limits.in_flight` or `archived: restore` as a flag, if there is one. `takes_value` tells if a
-/// flag of this name takes a value; `None` if there is no such flag.
+/// Returns `limits.in_flight` or `archived: restore` as a flag, if there is one. `takes_value`
+/// returns true if a flag of this name takes a value; `None` if there is no such flag.
 fn flag(field: &str, takes_value: &impl Fn(&str) -> Option<bool>) -> Option<String> {
     let (name, value) = field
         .split_once(": ")
@@ -67,7 +67,7 @@ fn without_flag<'t>(text: &'t str, flag: Option<&str>) -> &'t str {
     told.map_or(text, |(_, rest)| rest)
 }
 
-/// `exclude: ["a/**"]` is drawn without backticks.
+/// Replaces `exclude: ["a/**"]` in a text by the flag, without backticks.
 fn with_exclude(text: &str) -> String {
     match text
         .split_once("exclude: [\"")

@@ -301,7 +301,7 @@ const FLAGS: &[Answer] = &[
     ),
 ];
 
-/// Answers an error of the command line by habit, or mends the words of the parser.
+/// Answers an error of the command line by habit, or improves the words of the parser.
 pub(super) fn answer(mut error: clap::Error, given: &[String]) -> Result<String, clap::Error> {
     let word = |kind| match error.get(kind) {
         Some(ContextValue::String(word)) => Some(word.clone()),
@@ -363,7 +363,7 @@ fn find(table: &[Answer], word: &str) -> Option<&'static str> {
         .map(|(_, answer)| *answer)
 }
 
-/// Answers a word in the place of a command.
+/// Returns the answer to a word in the place of a command.
 fn about_command(word: &str) -> Option<String> {
     if let Some(answer) = find(COMMANDS, &word.to_ascii_lowercase()) {
         return Some(format!("there is no command `{word}`: {answer}"));
@@ -377,7 +377,7 @@ fn about_command(word: &str) -> Option<String> {
     is_file.then(|| format!("{word} stands where a command belongs: write `s3haul run {word}`"))
 }
 
-/// Answers a word that `command` does not take.
+/// Returns the answer to a word that `command` does not take.
 fn about_flag(word: &str, command: Option<&str>) -> Option<String> {
     let command = command.unwrap_or("s3haul");
     if !word.starts_with('-') {
@@ -414,7 +414,7 @@ fn about_flag(word: &str, command: Option<&str>) -> Option<String> {
     Some(format!("there is no flag {word}: {answer}"))
 }
 
-/// True if this is the flag's name or one of its other names.
+/// Returns true if this is the flag's name or one of its other names.
 fn is_called(argument: &clap::Arg, name: &str) -> bool {
     argument.get_long() == Some(name)
         || argument

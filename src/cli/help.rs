@@ -1,4 +1,4 @@
-//! How help looks: flags under headings, and examples that fit the terminal.
+//! The layout of help: flags under headings, and examples that fit the terminal.
 //!
 //! Headings stand here and not at the flags, because structs of flags are shared by commands and a
 //! heading set on one flag of a struct would hold for all that follow it.
@@ -31,7 +31,15 @@ const HEADINGS: &[(&str, &[&str])] = &[
     ),
     (
         "Output",
-        &["report", "verbose", "json", "quiet", "log-format", "color"],
+        &[
+            "report",
+            "verbose",
+            "json",
+            "quiet",
+            "log-format",
+            "termination-log",
+            "color",
+        ],
     ),
 ];
 /// Options of the command itself that share a struct with others.

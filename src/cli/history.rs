@@ -32,7 +32,7 @@ pub(super) struct HistoryFlags {
 }
 
 impl HistoryFlags {
-    /// A flag that would mean nothing.
+    /// Returns the mistake of a flag that would mean nothing.
     pub(super) fn mistake(&self) -> Option<&'static str> {
         let restores = self.archived.as_deref() == Some("restore");
         let says_how = self.restore_tier.is_some() || self.restore_days.is_some();
@@ -41,7 +41,7 @@ impl HistoryFlags {
         )
     }
 
-    /// Those about a source in S3. `--version-id` has a rule of its own.
+    /// Returns the flags about a source in S3. `--version-id` has a rule of its own.
     pub(super) fn of_source(&self) -> [Flag; 5] {
         [
             ("--versions", self.versions.is_some()),

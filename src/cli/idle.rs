@@ -29,8 +29,8 @@ pub(super) fn refuse(
     )))
 }
 
-/// True for a value that the environment does not explain. A variable is set for many commands, a
-/// flag for one.
+/// Returns true for a value that the environment does not explain. A variable is set for many
+/// commands, a flag for one.
 pub(super) fn typed<T: PartialEq>(
     value: Option<&T>,
     variable: &str,

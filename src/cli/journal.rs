@@ -1,7 +1,7 @@
-//! Where the journal of a run is, and whether the run is a new one or goes on.
+//! The place of a run's journal, and the decision whether the run is a new one or resumes.
 //!
 //! Nobody has to ask for a journal: it is kept below the working directory unless something else is
-//! said. Where that can't be written (the root of a container often can't), the run does without,
+//! said. Where that cannot be written (the root of a container often cannot), the run does without,
 //! unless an unfinished run is there; a place that was named must be usable.
 
 use std::ffi::OsString;
@@ -13,10 +13,11 @@ use std::sync::Arc;
 use clap::Args;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
+use tracing::Level;
 
 use super::idle::Flag;
 use super::place::{Place, bucket_at};
-use super::{CliError, EndpointFlags, idle, load, tidy};
+use super::{CliError, EndpointFlags, idle, load, tell as tell_note, tidy, word};
 use crate::connections::Connections;
 use crate::execute::sample::{self, Looked};
 use crate::journal::event::{Event, RunInfo};
@@ -25,11 +26,13 @@ use crate::journal::state::RunState;
 use crate::journal::{self, Decision, Intent, Journal, JournalError, Ledger, Location, Opened};
 use crate::listing::local::JOURNALS;
 use crate::location::S3Uri;
-use crate::manifest::job::{Access, DEFAULT_ENDPOINT, Job, JournalPlace, Source};
+use crate::manifest::job::{Access, DEFAULT_ENDPOINT, Job, JournalPlace, OnChange, Source};
 use crate::report::{Origin, ReportEnd, ReportError, ReportWriter, header, last_footer};
 use crate::size::{ByteSize, by_number, display_count, display_counted};
+use crate::telemetry::{self, Note};
 
 const JOURNAL: &str = "S3HAUL_JOURNAL";
+const ON_CHANGE: &str = "S3HAUL_ON_CHANGE";
 const ADOPT: &str = "S3HAUL_ADOPT";
 
 /// Where a run keeps its journal, and what becomes of an unfinished run.
@@ -45,6 +48,11 @@ pub(super) struct JournalFlags {
     /// Resume an unfinished run although the job has changed.
     #[arg(long)]
     resume_anyway: bool,
+    /// Consequence if the job differs from the unfinished run in its journal: fail, or new-run,
+    /// which aborts the uploads that run left open and compares both sides. Overrides `on_change`
+    /// of the manifest. Default: fail.
+    #[arg(long, value_name = "WHAT", env = ON_CHANGE, value_parser = word::<OnChange>(), conflicts_with_all = ["fresh", "resume_anyway"])]
+    on_change: Option<OnChange>,
     /// Resume open uploads that no journal knows, if their parts can be proven. Use it only if
     /// nobody else writes to the destination keys.
     #[arg(long, env = ADOPT, value_parser = clap::builder::FalseyValueParser::new())]
@@ -57,13 +65,14 @@ impl JournalFlags {
         if let Some(place) = &self.journal {
             job.journal = place.clone();
         }
+        job.on_change = self.on_change.unwrap_or(job.on_change);
         job.claims = self.adopt;
         leave_out_own_files(job);
     }
 
     /// Returns the flags that make no sense for a run that cannot be resumed. `--fresh` and
     /// `--journal none` ask for such a run, so they are not among them.
-    pub(super) fn of_going_on(&self) -> [Flag; 3] {
+    pub(super) fn of_going_on(&self) -> [Flag; 4] {
         let place = self
             .journal
             .as_ref()
@@ -73,6 +82,10 @@ impl JournalFlags {
         [
             ("--journal", idle::typed(place, JOURNAL, read)),
             ("--resume-anyway", self.resume_anyway),
+            (
+                "--on-change",
+                idle::typed(self.on_change.as_ref(), ON_CHANGE, on_change),
+            ),
             ("--adopt", idle::typed(adopts, ADOPT, |_| Some(true))),
         ]
     }
@@ -84,6 +97,11 @@ impl JournalFlags {
             (false, false) => Intent::Resume,
         }
     }
+}
+
+/// Reads a value of `on_change`.
+fn on_change(text: OsString) -> Option<OnChange> {
+    serde_json::from_value(text.into_string().ok()?.into()).ok()
 }
 
 /// Leaves the report and the journal of a job out of its sources on this machine.
@@ -98,11 +116,11 @@ pub(super) fn leave_out_own_files(job: &mut Job) {
     }
 }
 
-/// What a run begins or goes on with.
+/// The data that a run begins or resumes with.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) journal: Journal,
-    /// What the journal said before.
+    /// The journal's state before.
     pub(super) resumed: Arc<RunState>,
     /// Objects on record that were seen at the destination.
     pub(super) seen: u64,
@@ -125,7 +143,7 @@ pub(super) async fn open(
     if let Location::Bucket(..) = location {
         // To open one there shuts out who is at work on it; what would refuse this run must not
         // cost that one its journal.
-        examine(&location, &fingerprint, intent)
+        examine(&location, &fingerprint, (intent, job.on_change))
             .await
             .map_err(unusable)?;
         job.report
@@ -152,11 +170,12 @@ pub(super) async fn open(
             tidy::remove_old_copies(&job.name).await;
         }
     }
-    let decision = journal::decide(opened.state(), &fingerprint, intent)?;
+    let (decision, changes) = decide(opened.state(), &fingerprint, intent, job.on_change)?;
     let resumed = Arc::new(opened.resumed(decision));
     if decision == Decision::Resume {
         return resume(job, connections, origin, opened, resumed, intent, &tell).await;
     }
+    begin(opened.state(), &resumed, &changes);
     replaces(job, |_| false, &tell);
     let (ledger, report) = report(job, origin, ReportWriter::create).await?;
     let run = RunInfo {
@@ -202,7 +221,7 @@ async fn resume(
     intent: Intent,
     tell: &impl Fn(&str),
 ) -> Result<Session, CliError> {
-    tell(&going_on(&resumed));
+    go_on(&resumed);
     let looked = sample::look(job, connections, &resumed).await?;
     let seen = looked.there;
     if let Some(missing) = untrue(looked) {
@@ -259,7 +278,7 @@ pub(super) enum Named {
     JobIn(PathBuf),
 }
 
-/// The place that `S3HAUL_JOURNAL` names; none where it is empty.
+/// Returns the place that `S3HAUL_JOURNAL` names; none if it is empty.
 pub(super) fn of_environment() -> Result<Option<JournalPlace>, CliError> {
     let text = std::env::var(JOURNAL).unwrap_or_default();
     if text.is_empty() {
@@ -270,7 +289,7 @@ pub(super) fn of_environment() -> Result<Option<JournalPlace>, CliError> {
         .map_err(|error| CliError::Usage(format!("{JOURNAL}: {error}")))
 }
 
-/// Where the journals are that were named, and what they are called.
+/// Returns the locations and the names of the journals that were named.
 pub(super) async fn places(
     named: Named,
     endpoint: &EndpointFlags,
@@ -311,7 +330,8 @@ pub(super) async fn places(
     })
 }
 
-/// Where the journal is; `None` where none is kept. Standard input can't be read twice.
+/// Returns the location of the journal; `None` if none is kept. Standard input cannot be read
+/// twice.
 pub(super) async fn location(
     job: &Job,
     connections: &mut Connections,
@@ -338,7 +358,7 @@ pub(super) async fn location(
     })
 }
 
-/// What keeps a run from a journal, and from doing without.
+/// Returns the error of a run whose journal cannot be used, and that must not run without one.
 fn unusable(error: JournalError) -> CliError {
     match error {
         JournalError::Io { .. } => CliError::Unusable(error),
@@ -346,15 +366,34 @@ fn unusable(error: JournalError) -> CliError {
     }
 }
 
-/// Decides about a journal that is only looked at. One that can't be read any more says nothing
+/// Decides about the run in a journal. Also returns the differences for which it is given up.
+pub(super) fn decide(
+    state: &RunState,
+    job: &Fingerprint,
+    intent: Intent,
+    on_change: OnChange,
+) -> Result<(Decision, Vec<String>), JournalError> {
+    let error = match journal::decide(state, job, intent) {
+        Ok(decision) => return Ok((decision, Vec::new())),
+        Err(error) => error,
+    };
+    match error.changes() {
+        Some(changes) if on_change == OnChange::NewRun && intent == Intent::Resume => {
+            Ok((Decision::Begin, changes.to_vec()))
+        }
+        _ => Err(error),
+    }
+}
+
+/// Decides about a journal that is only looked at. One that cannot be read any more says nothing
 /// against a run that begins anew.
 async fn examine(
     location: &Location,
     job: &Fingerprint,
-    intent: Intent,
+    (intent, on_change): (Intent, OnChange),
 ) -> Result<(), JournalError> {
     match journal::look(location.clone()).await {
-        Ok(Some(glance)) => journal::decide(&glance.state, job, intent).map(drop),
+        Ok(Some(glance)) => decide(&glance.state, job, intent, on_change).map(drop),
         Ok(None) => Ok(()),
         Err(JournalError::Corrupt { .. } | JournalError::NewerVersion { .. })
             if intent == Intent::Fresh =>
@@ -365,8 +404,8 @@ async fn examine(
     }
 }
 
-/// Whether a journal that can't be written has something to go on with. One that can't be read
-/// either may have.
+/// Returns true if a journal that cannot be written has something to resume. One that cannot be
+/// read either may have.
 async fn may_go_on(location: &Location) -> bool {
     match journal::look(location.clone()).await {
         Ok(Some(glance)) => glance.state.is_unfinished() || !glance.state.uploads.is_empty(),
@@ -375,7 +414,7 @@ async fn may_go_on(location: &Location) -> bool {
     }
 }
 
-/// Opens a journal. In the place of one that can't be read any more another one is made if the run
+/// Opens a journal. In the place of one that cannot be read any more another one is made if the run
 /// is to begin anew.
 async fn reopen(
     location: Location,
@@ -424,7 +463,7 @@ async fn report(
     opened.await.map_err(io::Error::other)?
 }
 
-/// Says that the report of another run is about to be replaced.
+/// Warns that the report of another run is about to be replaced.
 fn replaces(job: &Job, is_kept: impl Fn(&Origin) -> bool, tell: impl Fn(&str)) {
     let Some(path) = &job.report.json else { return };
     let Some(old) = header(path).filter(|old| !is_kept(old)) else {
@@ -452,21 +491,62 @@ fn replaces(job: &Job, is_kept: impl Fn(&Origin) -> bool, tell: impl Fn(&str)) {
     ));
 }
 
-/// What is told about the run so far.
-fn going_on(state: &RunState) -> String {
+/// Tells that a new run begins, and for which differences the one in the journal is given up.
+fn begin(old: &RunState, left: &RunState, changes: &[String]) {
+    let began = Note::new(Level::INFO, "run_began", "a new run begins").only_json();
+    if changes.is_empty() {
+        return tell_note(&began);
+    }
+    let uploads = left.uploads.len() as u64;
+    let aborts = match uploads {
+        0 => String::new(),
+        uploads => format!(
+            " It aborts the {} that the unfinished run left open.",
+            display_counted(uploads, "upload")
+        ),
+    };
+    let message = format!(
+        "the job was changed: {}; a new run begins (`on_change: new-run`).{aborts} What is at the destination is compared \
+         and not copied again",
+        changes.join("; ")
+    );
+    let old_run = old.run.as_ref().map(|run| run.run.as_str());
+    let note = Note::new(Level::WARN, "job_changed", message)
+        .with("changes", changes)
+        .with("old_run", old_run)
+        .with("open_uploads", uploads);
+    tell_note(&note);
+    tell_note(&began);
+}
+
+/// Tells how far the run is that is resumed.
+fn go_on(state: &RunState) {
+    if let Some(run) = &state.run {
+        telemetry::name_run(&run.run);
+    }
     let began = state
         .began
         .map(|began| format!(" of {began:.0}"))
         .unwrap_or_default();
-    let (totals, open) = (&state.totals, state.open_bytes());
+    let (totals, open, pending) = (
+        &state.totals,
+        state.open_bytes(),
+        state.pending_objects() as u64,
+    );
     let mut line = format!(
         "going on with the run{began}: {} ({}) done, {} under way",
         display_counted(totals.done_objects, "object"),
         ByteSize(totals.done_bytes),
-        display_count(state.pending_objects() as u64)
+        display_count(pending)
     );
     if open > 0 {
         let _ = write!(line, ", {} in open uploads", ByteSize(open));
     }
-    line
+    let note = Note::new(Level::INFO, "run_resumed", line)
+        .with("began", state.began)
+        .with("done_objects", totals.done_objects)
+        .with("done_bytes", totals.done_bytes)
+        .with("pending_objects", pending)
+        .with("open_bytes", open);
+    tell_note(&note);
 }

@@ -38,6 +38,12 @@ const ENVIRONMENT: &[(&str, &str)] = &[
         "What is logged: a level, or directives such as s3haul=debug,aws=info. Wins over -v.",
     ),
     ("S3HAUL_LOG_FORMAT", "text or json, as --log-format."),
+    ("S3HAUL_ON_CHANGE", "fail or new-run, as --on-change."),
+    (
+        "S3HAUL_TERMINATION_LOG",
+        "File for the reason of an end, as --termination-log.",
+    ),
+    ("POD_NAME", "Name of the pod, for lines of the log in JSON."),
     (
         "AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL",
         "URL of an S3 that is not Amazon's, as --endpoint-url.",
@@ -56,6 +62,10 @@ const FILES: &[(&str, &str)] = &[
     (
         "./.s3haul/JOB/",
         "The journal of a job, by which a run resumes after a stop.",
+    ),
+    (
+        "/dev/termination-log",
+        "The reason of an end that is not good, where the file exists: Kubernetes shows it.",
     ),
     ("~/.aws/config, ~/.aws/credentials", "Profiles."),
 ];
@@ -119,7 +129,7 @@ fn write_all(command: &Command, dir: &Path) -> io::Result<()> {
         .try_for_each(|inner| write_all(inner, dir))
 }
 
-/// The page of a command, as roff.
+/// Returns the page of a command, as roff.
 fn page(command: &Command) -> io::Result<String> {
     let man = clap_mangen::Man::new(command.clone());
     let mut out = Vec::new();
@@ -169,8 +179,8 @@ fn page(command: &Command) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&out).into_owned())
 }
 
-/// Text as it is: no backslash, and no dot or apostrophe at the start of a line, means anything to
-/// roff.
+/// Escapes a text, so that no backslash, and no dot or apostrophe at the start of a line, means
+/// anything to roff.
 fn escaped(text: &str) -> String {
     let lines = text.lines().map(|line| {
         let line = line.replace('\\', "\\e").replace('-', "\\-");

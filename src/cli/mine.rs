@@ -34,14 +34,14 @@ pub(super) struct Mine(Vec<Known>);
 #[derive(Debug)]
 struct Known {
     recorded: Recorded,
-    /// When the journal was written last.
+    /// The time at which the journal was written last.
     until: Timestamp,
     /// The journal, if a run is at work on it.
     running: Option<String>,
 }
 
 impl MineFlags {
-    /// What the journals say about uploads in `bucket`; `None` if that was not asked for.
+    /// Reads the uploads in `bucket` that the journals know; `None` if that was not requested.
     pub(super) async fn read(
         &self,
         bucket: &BucketName,
@@ -94,14 +94,14 @@ impl MineFlags {
 }
 
 impl Mine {
-    /// Whether a journal knows this upload, whose parts have so many bytes. One that was about to
-    /// be begun when its journal ended has no id there: it is known by its key and time, and has no
-    /// parts yet.
+    /// Returns true if a journal knows this upload, whose parts have this many bytes. An upload
+    /// that was about to be created when its journal ended has no id there: it is known by its key
+    /// and time, and has no parts yet.
     pub(super) fn knows(&self, open: &OpenUpload, bytes: Option<u64>) -> bool {
         self.find(open, bytes).is_some()
     }
 
-    /// The journal of a run that is at work on this upload.
+    /// Returns the journal of a run that is at work on this upload.
     pub(super) fn at_work(&self, open: &OpenUpload, bytes: Option<u64>) -> Option<&str> {
         self.find(open, bytes)?.running.as_deref()
     }

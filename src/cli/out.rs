@@ -1,5 +1,5 @@
-//! Writes to standard output and standard error. Nothing else of the command line does, so that
-//! untrusted text is always escaped ([`crate::printable`]).
+//! Writes to standard output and, through [`crate::telemetry`], to standard error. Nothing else of
+//! the command line does, so that untrusted text is always escaped ([`crate::printable`]).
 
 use std::io::{self, Write as _};
 
@@ -7,8 +7,9 @@ use serde::Serialize;
 
 use super::{CliError, Exit};
 use crate::printable::{printable, printable_json, printable_lines};
+use crate::telemetry::Note;
 
-/// Prints a result. A reader that has gone away (`| head`) is no failure.
+/// Prints a result. A reader that has gone away (`| head`) is not a failure.
 ///
 /// Lines are kept: text that a stranger chose must be escaped before it becomes part of several
 /// lines.
@@ -30,33 +31,35 @@ pub(crate) fn say_json(value: &impl Serialize) -> Result<Exit, CliError> {
 
 /// Writes a line to standard error.
 pub(crate) fn note(line: &str) {
-    let _ = writeln!(io::stderr().lock(), "{}", printable(line));
+    tell(&Note::of_text(line));
 }
 
-/// Writes a line of JSON to standard error.
-pub(crate) fn note_json(value: &serde_json::Value) {
-    let _ = writeln!(
-        io::stderr().lock(),
-        "{}",
-        printable_json(&value.to_string())
-    );
+/// Writes a note of one line to standard error.
+pub(crate) fn tell(note: &Note) {
+    note.write(|text| printable(text).into_owned());
+}
+
+/// Writes a note to standard error while its thread panics.
+pub(crate) fn tell_panic(note: &Note) {
+    note.write_in_a_panic(|text| printable(text).into_owned());
+}
+
+/// Writes a note to standard error whose text may have several lines. It may have colours if
+/// `is_safe`, which promises that everything else in it is escaped.
+pub(crate) fn tell_lines(note: &Note, is_safe: bool) {
+    note.write(|text| {
+        if is_safe {
+            text.to_owned()
+        } else {
+            printable_lines(text).into_owned()
+        }
+    });
 }
 
 /// Moves the cursor of the terminal that is standard error up by one row.
 pub(crate) fn row_up() {
     let mut stderr = io::stderr().lock();
     let _ = stderr.write_all(b"\x1b[1A").and_then(|()| stderr.flush());
-}
-
-/// Writes a message of several lines to standard error. It may have colours if `is_safe`, which
-/// promises that everything else in it is escaped.
-pub(crate) fn note_lines(text: &str, is_safe: bool) {
-    let text = if is_safe {
-        text.into()
-    } else {
-        printable_lines(text)
-    };
-    let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
 fn print(text: &str) -> Result<Exit, CliError> {

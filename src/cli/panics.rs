@@ -9,15 +9,18 @@ use std::collections::BTreeSet;
 use std::panic::Location;
 use std::sync::Mutex;
 
-use super::out::{note, note_json};
+use tracing::Level;
+
+use super::out::tell_panic;
+use super::termination;
 use crate::s3::takes_panic;
-use crate::telemetry::LogFormat;
+use crate::telemetry::Note;
 
 /// The page for bug reports, if the package names one.
 const PAGE: &str = env!("CARGO_PKG_REPOSITORY");
 
 /// Sets the message that panics of this process print.
-pub(super) fn report(format: LogFormat) {
+pub(super) fn report() {
     let told = Mutex::new(BTreeSet::new());
     std::panic::set_hook(Box::new(move |panic| {
         let place = panic
@@ -35,12 +38,9 @@ pub(super) fn report(format: LogFormat) {
             return;
         }
         let sentence = sentence(&place);
-        match format {
-            LogFormat::Text => note(&format!("error: {sentence}")),
-            LogFormat::Json => note_json(&serde_json::json!({
-                "timestamp": jiff::Timestamp::now().to_string(), "level": "ERROR", "message": sentence,
-            })),
-        }
+        termination::because(&sentence);
+        let text = format!("error: {sentence}");
+        tell_panic(&Note::new(Level::ERROR, "panic", sentence).in_text(text));
     }));
 }
 
@@ -74,6 +74,7 @@ mod tests {
 
     use super::*;
     use crate::printable::is_printable;
+    use crate::telemetry::{LogFormat, set_format};
 
     const FORGED: &str = "\u{1b}[2J<html>\n2026-01-01T00:00:00Z ERROR forged";
 
@@ -86,7 +87,8 @@ mod tests {
         } else {
             LogFormat::Text
         };
-        report(format);
+        set_format(format);
+        report();
         for _ in 0..2 {
             let _ = std::panic::catch_unwind(|| panic!("{FORGED}"));
         }

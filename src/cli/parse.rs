@@ -5,14 +5,20 @@
 //! those that the environment happens to set.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use clap::builder::StyledStr;
-use clap::error::{ContextKind, ContextValue};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ColorChoice, Command, CommandFactory as _, FromArgMatches as _, ValueEnum as _};
+use tracing::Level;
 
-use super::{Cli, habits, help};
+use super::{Cli, Exit, habits, help, out, termination};
+use crate::telemetry::{self, LogFormat, Note};
 
-/// Why there is no command.
+/// The variable that sets the format of the log.
+pub(super) const LOG_FORMAT: &str = "S3HAUL_LOG_FORMAT";
+
+/// The reason why there is no command.
 pub(super) enum Refusal {
     /// One sentence for a word of another tool.
     Habit(String),
@@ -21,7 +27,8 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
-    /// The text without colours, for a message about a command line that is not this process's.
+    /// Returns the text without colours, for a message about a command line that is not this
+    /// process's.
     pub(super) fn text(&self) -> String {
         match self {
             Self::Habit(answer) => answer.clone(),
@@ -55,25 +62,94 @@ pub(super) fn parse(words: &[OsString]) -> Result<Cli, Refusal> {
 
 /// Returns what `--color` says, which must be known before the first message of the parser.
 fn color(words: &[OsString]) -> ColorChoice {
+    last_value(words, "--color", |value| {
+        ColorChoice::from_str(value, true).ok()
+    })
+    .unwrap_or(ColorChoice::Auto)
+}
+
+/// How and where a refusal of the command line is told.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Manner {
+    pub(super) log_format: LogFormat,
+    pub(super) termination_log: Option<PathBuf>,
+}
+
+/// Returns what the flags and the environment say about refusals, before they are parsed.
+pub(super) fn manner(words: &[OsString]) -> Manner {
+    manner_of(words, |name| std::env::var(name).ok())
+}
+
+fn manner_of(words: &[OsString], variable: impl Fn(&str) -> Option<String>) -> Manner {
+    let format = |text: &str| LogFormat::from_str(text, false).ok();
+    let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
+    let of_variable = |name| variable(name).unwrap_or_default();
+    Manner {
+        log_format: last_value(words, "--log-format", format)
+            .or_else(|| format(&of_variable(LOG_FORMAT)))
+            .unwrap_or_default(),
+        termination_log: last_value(words, "--termination-log", path)
+            .or_else(|| path(&of_variable(termination::VARIABLE))),
+    }
+}
+
+/// Returns the last value of a flag that can be read.
+fn last_value<T>(words: &[OsString], flag: &str, read: impl Fn(&str) -> Option<T>) -> Option<T> {
     let words = words
         .iter()
         .skip(1)
         .map(|word| word.to_string_lossy())
         .take_while(|word| word != "--");
-    let mut choice = ColorChoice::Auto;
-    let mut is_value = false;
+    let (mut last, mut is_value) = (None, false);
     for word in words {
         let value = if is_value {
             Some(&*word)
         } else {
-            word.strip_prefix("--color=")
+            word.strip_prefix(flag)
+                .and_then(|rest| rest.strip_prefix('='))
         };
-        choice = value
-            .and_then(|value| ColorChoice::from_str(value, true).ok())
-            .unwrap_or(choice);
-        is_value = word == "--color";
+        last = value.and_then(&read).or(last);
+        is_value = word == flag;
     }
-    choice
+    last
+}
+
+/// Tells what the parser refuses, and returns the exit code. Help and the version are results.
+pub(super) fn tell(error: &clap::Error) -> Exit {
+    let is_refusal = error.use_stderr();
+    let text = error.render().to_string();
+    if is_refusal && telemetry::is_json() {
+        let (message, usage) = sentence(error, &text);
+        termination::because(&message);
+        let note = Note::new(Level::ERROR, "error", message)
+            .with("exit", Exit::Usage as i32)
+            .with("usage", usage);
+        out::tell(&note);
+        return Exit::Usage;
+    }
+    if is_refusal {
+        termination::because(&sentence(error, &text).0);
+    }
+    // It knows which stream takes it, and whether that has colours.
+    let _ = error.print();
+    if is_refusal { Exit::Usage } else { Exit::Done }
+}
+
+/// Returns the text of a refusal in one line, and the usage that it names.
+fn sentence(error: &clap::Error, text: &str) -> (String, Option<String>) {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let message = "there is no command, or the command has no arguments; see `s3haul --help`";
+        return (message.to_owned(), None);
+    }
+    let one_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let (said, rest) = text.split_once("\nUsage:").unwrap_or((text, ""));
+    let said = said
+        .split("\nFor more information")
+        .next()
+        .unwrap_or_default();
+    let message = one_line(said.strip_prefix("error: ").unwrap_or(said));
+    let usage = rest.lines().next().map(one_line);
+    (message, usage.filter(|usage| !usage.is_empty()))
 }
 
 fn without_empty_variables(command: Command) -> Command {
@@ -140,5 +216,35 @@ mod tests {
             let words: Vec<OsString> = ["s3haul"].iter().chain(words).map(OsString::from).collect();
             assert_eq!(color(&words), choice, "{words:?}");
         }
+    }
+
+    #[test]
+    fn the_format_is_known_before_the_command_line_is_read() {
+        let words = |words: &[&str]| -> Vec<OsString> {
+            ["s3haul"].iter().chain(words).map(OsString::from).collect()
+        };
+        let json = |path: Option<&str>| Manner {
+            log_format: LogFormat::Json,
+            termination_log: path.map(PathBuf::from),
+        };
+        let nothing = |_: &str| None;
+        for (line, manner) in [
+            (&["run", "--log-format", "json", "--bad"][..], json(None)),
+            (
+                &["--log-format=json", "--termination-log", "t"],
+                json(Some("t")),
+            ),
+            (&["--log-format", "xml"], Manner::default()),
+            (&["--", "--log-format=json"], Manner::default()),
+        ] {
+            assert_eq!(manner_of(&words(line), nothing), manner, "{line:?}");
+        }
+        let variable = |name: &str| match name {
+            LOG_FORMAT => Some("json".to_owned()),
+            _ => Some(String::new()),
+        };
+        assert_eq!(manner_of(&words(&[]), variable), json(None));
+        let text = manner_of(&words(&["--log-format", "text"]), variable);
+        assert_eq!(text, Manner::default());
     }
 }

@@ -1,4 +1,4 @@
-//! Where a command works: the world as it is, or a sandbox in this process.
+//! The place where a command works: the world as it is, or a sandbox in this process.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use crate::manifest::Finding;
 use crate::manifest::job::{Access, DEFAULT_ENDPOINT, Destination, Job, Source, Transfer, check};
 use crate::pace::{Pacer, RetryPolicy, slots};
 use crate::s3::client::StaticCredentials;
+use crate::size::display_count;
 
 /// Whose a bucket must be, and who pays for it.
 #[derive(Clone, Debug, Default, Args)]
@@ -52,7 +53,7 @@ pub(super) struct SidesFlags {
 }
 
 impl SidesFlags {
-    /// Those about the source.
+    /// Returns the flags about the source.
     pub(super) fn of_source(&self) -> [Flag; 2] {
         [
             ("--source-owner", self.source_owner.is_some()),
@@ -60,7 +61,7 @@ impl SidesFlags {
         ]
     }
 
-    /// The one about the destination.
+    /// Returns the flag about the destination.
     pub(super) fn of_destination(&self) -> Flag {
         ("--destination-owner", self.destination_owner.is_some())
     }
@@ -80,8 +81,8 @@ impl SidesFlags {
     }
 }
 
-/// Where a job runs: with ambient credentials at its own endpoints, or on a sandbox in this
-/// process.
+/// The place where a job runs: with ambient credentials at its own endpoints, or on a sandbox in
+/// this process.
 #[derive(Debug)]
 pub(super) struct Place {
     credentials: Option<StaticCredentials>,
@@ -93,7 +94,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The world as it is.
+    /// Returns the world as it is.
     pub(super) fn ambient() -> Self {
         Self {
             credentials: None,
@@ -136,7 +137,7 @@ impl Place {
         self.connect_within(DRAIN, job, halt)
     }
 
-    /// The same for a run that ends within this time of a signal.
+    /// Connects for a run that ends within this time of a signal.
     pub(super) fn connect_within(
         &self,
         drain: Duration,
@@ -144,6 +145,18 @@ impl Place {
         halt: &CancellationToken,
     ) -> Connections {
         let ceiling = slots::default_ceiling(self.sockets);
+        if let Some(wanted) = job.limits.in_flight.filter(|wanted| *wanted > ceiling) {
+            let remedy = if ceiling < slots::CEILING {
+                "; raise the limit of open files (`ulimit -n`)"
+            } else {
+                ""
+            };
+            tracing::warn!(
+                "in_flight: {} is more than s3haul can have in flight here: {}{remedy}",
+                display_count(u64::from(wanted)),
+                display_count(u64::from(ceiling)),
+            );
+        }
         let retry = RetryPolicy {
             drain,
             ..RetryPolicy::default()
@@ -153,7 +166,7 @@ impl Place {
     }
 }
 
-/// The bucket, reached as the flags say.
+/// Returns the bucket, reached as the flags say.
 pub(super) async fn bucket_at(
     location: &S3Uri,
     endpoint: &EndpointFlags,
@@ -169,7 +182,7 @@ pub(super) async fn bucket_at(
     let mut transfer = Transfer::new("uploads", Source::Stdin, to);
     transfer.destination_access = access.clone();
     let job = Job::single(transfer, [endpoint.endpoint()]);
-    // Of a transfer there are no more than its destination's terms here.
+    // Only the access settings of the destination are known here.
     let matters = |finding: &Finding| {
         finding.path.ends_with("expected_owner") || finding.path.starts_with("endpoints.")
     };

@@ -107,7 +107,7 @@ impl<'a> Line<'a> {
     }
 }
 
-/// Plans all transfers and prints what they come to.
+/// Plans all transfers and prints their totals.
 pub(super) async fn show(
     job: &Job,
     place: &Place,
@@ -197,7 +197,7 @@ pub(super) async fn show(
     Ok(with_failures(exit, &all, unlisted))
 }
 
-/// Where the lines of the steps go.
+/// The destination of the lines about the steps.
 struct Lines {
     /// The file of `--out`.
     file: Option<BufWriter<File>>,
@@ -275,7 +275,7 @@ impl Tally {
                 self.has_failures = true;
             }
             Planned::Excluded(_) => totals.excluded_objects += 1,
-            // A plan goes on with nothing.
+            // A plan resumes nothing.
             Planned::Again(..) => {}
             Planned::Ignored(place, why) => tracing::info!("ignored {place}: {why}"),
             Planned::Failed(_, place, failure) | Planned::Unlisted(place, failure) => {
@@ -345,7 +345,7 @@ fn price(transfer: &Transfer, totals: &Totals, sides: &Sides) -> Option<String> 
     ))
 }
 
-/// Says that a server's kind was not named, where that costs requests and proofs.
+/// Returns a note that the kind of a server was not named, if that costs requests and proofs.
 fn unnamed_provider(job: &Job, transfer: &Transfer) -> Option<String> {
     let names = transfer
         .from
@@ -363,13 +363,13 @@ fn unnamed_provider(job: &Job, transfer: &Transfer) -> Option<String> {
     ))
 }
 
-/// What becomes of the old versions of objects that are changed in place.
+/// Returns a note on what becomes of the old versions of objects that are changed in place.
 async fn old_versions(connections: &mut Connections, sides: &Sides) -> Option<String> {
     let note = connections.old_versions(sides.changed_bucket()?).await?;
     Some(format!("  versions  {note}"))
 }
 
-/// How long the copies will take, and what that rests on.
+/// Returns the estimated time of the copies, and its basis.
 fn estimated(estimate: &Estimate, capacity: Capacity) -> Option<String> {
     let Capacity { in_flight, speed } = capacity;
     let seconds = Duration::try_from_secs_f64(estimate.seconds(in_flight)?.ceil()).ok()?;
@@ -397,8 +397,8 @@ fn estimated(estimate: &Estimate, capacity: Capacity) -> Option<String> {
     ))
 }
 
-/// The numbers of one transfer, under its places, with the times that it selects by and what its
-/// patterns may have missed.
+/// Returns the numbers of one transfer, under its places, with the times that it selects by and
+/// what its patterns may have missed.
 fn of_transfer(
     transfer: &Transfer,
     totals: &Totals,
@@ -425,7 +425,7 @@ fn of_transfer(
     )
 }
 
-/// The same as JSON.
+/// Returns the numbers of one transfer as JSON.
 fn line_of_transfer(
     transfer: &Transfer,
     totals: &Totals,
@@ -478,7 +478,7 @@ fn with_failures(exit: Exit, all: &Totals, unlisted: UnlistedCounts) -> Exit {
     }
 }
 
-/// What becomes of a transfer's archived objects.
+/// Returns what becomes of a transfer's archived objects.
 fn fate(transfer: &Transfer, totals: &Totals) -> String {
     match (transfer.archived, transfer.restore) {
         (Archived::Fail, _) => {
@@ -500,7 +500,7 @@ fn fate(transfer: &Transfer, totals: &Totals) -> String {
     }
 }
 
-/// A step and those that wait behind it.
+/// Returns a step and those that wait behind it.
 fn chain(sides: &Sides, step: Step) -> impl Iterator<Item = Step> {
     let next = |step: &mut Step| {
         let then = step.turn.as_mut().and_then(|turn| turn.then.take());
@@ -514,7 +514,7 @@ fn chain(sides: &Sides, step: Step) -> impl Iterator<Item = Step> {
     })
 }
 
-/// `fate` is what becomes of archived objects.
+/// Returns the totals as a text. `fate` is what becomes of archived objects.
 fn text(totals: &Totals, fate: &str) -> String {
     let count = display_count;
     let all_in_place = totals.in_place_objects > 0 && totals.in_place_objects == totals.objects;

@@ -74,7 +74,7 @@ async fn look(source: &Bucket, location: &S3Uri, transfer: &Transfer) -> Result<
         return Ok(());
     };
     if !matches!(failure.kind(), FailureKind::NotFound | FailureKind::Denied) {
-        // Whatever else it is, the run finds it too, with all that it does about it.
+        // The run will meet any other failure too, and handles it better than this check could.
         return Ok(());
     }
     let is_missing = *failure.kind() == FailureKind::NotFound;
@@ -112,7 +112,7 @@ async fn look(source: &Bucket, location: &S3Uri, transfer: &Transfer) -> Result<
     }
 }
 
-/// The server's own words.
+/// Returns the server's own words.
 fn answer(failure: &Failure) -> String {
     let details = failure.details();
     format!(
@@ -123,7 +123,8 @@ fn answer(failure: &Failure) -> String {
     )
 }
 
-/// Names a transfer of a manifest; one from the command line has no name that anybody gave.
+/// Returns the name of a manifest's transfer, for messages; a transfer from the command line has no
+/// name of its own.
 fn prefix_of(transfer: &Transfer) -> String {
     match transfer.name.as_str() {
         "copy" | "verify" => String::new(),

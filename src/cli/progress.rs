@@ -1,4 +1,4 @@
-//! What one sees while a run is under way.
+//! The display while a run is at work.
 //!
 //! On a terminal: one bar for the run and one for each of the few largest objects, which are the
 //! first to begin. Elsewhere (a log, a CronJob): one line every half minute. Bytes advance with
@@ -10,16 +10,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use tracing::Level;
 
 use super::estimate::{Done, Planned, rate, time_left};
-use super::{Output, note, row_up, say_json};
+use super::{Output, lifecycle, row_up, say_json, tell};
 use crate::execute::monitor::{Event, Monitor};
 use crate::execute::receipt::{Ending, Receipt, is_usual};
 use crate::journal::state::RunState;
 use crate::pace::Pacer;
 use crate::printable::printable;
 use crate::size::{ByteSize, display_count, display_counted, display_duration};
-use crate::telemetry;
+use crate::telemetry::{self, Note};
 
 /// Bars for single objects.
 const OBJECT_BARS: usize = 4;
@@ -31,7 +32,7 @@ const DONE_WIDTH: usize = 22;
 const SHORTEST_KEY: usize = 12;
 /// Failures that are shown one by one; the summary counts all of them by cause.
 const SHOWN_FAILURES: u64 = 20;
-/// Between lines where there is no terminal.
+/// The time between lines if there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(30);
 /// Between redraws of the bars.
 const DRAW_EVERY: Duration = Duration::from_millis(250);
@@ -194,7 +195,8 @@ impl Console {
         }
     }
 
-    /// Begins where earlier sessions of the run came to. What they had under way is planned again.
+    /// Begins with the counts of the run's earlier sessions. Objects that they had in progress are
+    /// planned again.
     pub(super) fn go_on(&self, state: &RunState) {
         let totals = &state.totals;
         let ended = totals.done_objects + totals.restoring_objects + totals.failed_objects;
@@ -206,14 +208,6 @@ impl Console {
             i64::try_from(totals.done_bytes).unwrap_or(i64::MAX),
             Ordering::Relaxed,
         );
-    }
-
-    /// Writes a line to standard error, above the bars.
-    pub(super) fn tell(&self, line: &str) {
-        match &self.bars {
-            Some(bars) => bars.screen.suspend(|| note(line)),
-            None => note(line),
-        }
     }
 
     /// Takes the cursor back behind the bars after a key was pressed that interrupts. The bars
@@ -250,7 +244,7 @@ impl Console {
                     bars.total.set_position(now.bytes);
                     bars.total.set_message(self.message(&course, columns()));
                 }
-                None if !self.output.quiet => self.tell(&self.line(&course)),
+                None if !self.output.quiet => tell(&self.progress(&course)),
                 None => {}
             }
         }
@@ -266,7 +260,7 @@ impl Console {
         }
     }
 
-    /// What is told about the run, the most important first.
+    /// Returns the facts about the run, the most important first.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -342,7 +336,7 @@ impl Console {
         waits
     }
 
-    /// A line of a log.
+    /// Returns a line of a log.
     fn line(&self, course: &Course) -> String {
         format!(
             "{}  {}",
@@ -351,7 +345,30 @@ impl Console {
         )
     }
 
-    /// The message beside a bar, as much of it as a terminal with so many columns has room for.
+    /// The event `progress`.
+    fn progress(&self, course: &Course) -> Note {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (in_flight, _) = self.pacer.slots().in_flight();
+        let time = course.now.at.saturating_sub(course.recent.at);
+        Note::new(Level::INFO, "progress", self.line(course))
+            .with("seconds", course.now.at.as_secs_f64())
+            .with("copied_bytes", course.now.bytes)
+            .with("planned_bytes", load(&self.planned_bytes))
+            .with("ended_objects", course.now.objects)
+            .with("planned_objects", load(&self.planned_objects))
+            .with("is_planned", load(&self.plan_ended) > 0)
+            .with("failed_objects", load(&self.failed_objects))
+            .with(
+                "bytes_per_second",
+                rate(course.recent.bytes, course.now.bytes, time).round(),
+            )
+            .with("throttled", self.pacer.counts().throttled)
+            .with("in_flight", in_flight)
+            .with("waits_for", self.waits_for())
+    }
+
+    /// Returns the message beside a bar, as much of it as a terminal with so many columns has room
+    /// for.
     fn message(&self, course: &Course, columns: usize) -> String {
         let mut pieces = self.pieces(course);
         pieces.push(display_duration(course.now.at));
@@ -374,24 +391,14 @@ impl Console {
                 self.ended_objects.fetch_add(1, Ordering::Relaxed);
                 let number = self.failed_objects.fetch_add(1, Ordering::Relaxed);
                 if number < SHOWN_FAILURES {
-                    let request = error
-                        .request_id
-                        .as_ref()
-                        .map(|id| format!(" [request {id}]"))
-                        .unwrap_or_default();
-                    let (code, message) = (&error.code, error.message.trim_end_matches('.'));
-                    let Receipt { source, .. } = receipt;
-                    let operation = &error.operation;
-                    self.tell(&format!(
-                        "failed: {source}: {operation}: {code}: {message}{request}; {}",
-                        self.output.spoken(error.remedy.clone())
-                    ));
+                    tell(&lifecycle::failure(receipt, error, self.output));
                 } else if number == SHOWN_FAILURES {
-                    self.tell(if self.has_report {
+                    let message = if self.has_report {
                         "more objects fail; the report has them all"
                     } else {
                         "more objects fail; the summary counts them by cause, and --report FILE lists each"
-                    });
+                    };
+                    tell(&Note::new(Level::ERROR, "more_failures", message));
                 }
             }
             Ending::Skipped { .. } | Ending::Stopped => {}
@@ -424,7 +431,12 @@ impl Monitor for Console {
             Event::TransferBegan { name, number, of } => {
                 self.plan_ended.store(0, Ordering::Relaxed);
                 if !self.output.quiet && *of > 1 {
-                    self.tell(&format!("transfer {number} of {of}: {name}"));
+                    let message = format!("transfer {number} of {of}: {name}");
+                    let note = Note::new(Level::INFO, "transfer", message)
+                        .with("transfer", name)
+                        .with("number", number)
+                        .with("of", of);
+                    tell(&note);
                 }
             }
             Event::ObjectPlanned { bytes } => {
@@ -542,7 +554,7 @@ mod tests {
             totals,
             ..RunState::default()
         });
-        // What was under way is planned again, with the parts that are there.
+        // Objects in progress are planned again, with the parts that are there.
         console.observe(&Event::ObjectPlanned { bytes: 600 });
         console.observe(&Event::BytesCopied {
             id: None,

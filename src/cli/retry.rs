@@ -1,7 +1,7 @@
 //! `retry`: the failed objects of an earlier run once more, and nothing else.
 //!
-//! A report begins with the command that wrote it. That command is read again, manifest and all, so
-//! that what was mended in the meantime counts, and each of its transfers is narrowed down to the
+//! A report begins with the command that wrote it. s3haul reads that command again, with its
+//! manifest, so that corrections made since then apply, and narrows each transfer down to the
 //! objects that failed.
 
 use std::collections::BTreeMap;
@@ -155,9 +155,9 @@ impl Retry {
     }
 }
 
-/// Whether nothing is left to go on with of the run that wrote a report, as far as its journal
-/// tells. What ended a run that gave up is no failure in its report, because the run tries it again
-/// when it goes on.
+/// Returns true if the run that wrote a report has nothing left to resume, as far as its journal
+/// shows. The failure that made a run give up is not in its report, because the run tries that
+/// object again when it is resumed.
 async fn origin_is_over(origin: &Origin) -> Result<bool, CliError> {
     let Ok(job) = job_of(origin) else {
         return Ok(true);
@@ -179,8 +179,8 @@ async fn origin_is_over(origin: &Origin) -> Result<bool, CliError> {
     }
 }
 
-/// The job of the run that wrote a report. The process goes to where that run was started, because
-/// paths in the command and in its manifest are relative to there.
+/// Changes to the directory where the run that wrote a report was started, because paths in the
+/// command and in its manifest are relative to it, and returns the job of that run.
 pub(super) fn job_of(origin: &Origin) -> Result<Job, CliError> {
     std::env::set_current_dir(&origin.directory).map_err(|error| {
         let directory = origin.directory.display();
@@ -191,7 +191,7 @@ pub(super) fn job_of(origin: &Origin) -> Result<Job, CliError> {
     job(&origin.command)
 }
 
-/// The job that a command line stands for.
+/// Returns the job that a command line stands for.
 fn job(command: &[String]) -> Result<Job, CliError> {
     let words: Vec<_> = std::iter::once("s3haul")
         .chain(command.iter().map(String::as_str))
@@ -248,7 +248,7 @@ fn same_places(job: &Job, failed: &[FailedObject], report: &Path) -> Result<(), 
     Ok(())
 }
 
-/// Says which bucket of a line is not the one that its transfer names now.
+/// Returns a note on the bucket of a line that is not the one that its transfer names now.
 pub(super) fn moved(transfer: &Transfer, source: &str, destination: &str) -> Option<String> {
     let to = &transfer.to.location;
     // A destination that could not be listed or looked at stands on both sides.
@@ -274,8 +274,8 @@ fn writes_elsewhere(transfer: &Transfer, text: &str, now: &str) -> String {
     )
 }
 
-/// Leaves of each transfer what failed in it, and of the job those transfers in which something
-/// did.
+/// Narrows the job down to the transfers in which something failed, and each of them to the objects
+/// that failed.
 fn narrow(job: &mut Job, failed: &[FailedObject]) -> Result<(), CliError> {
     let mut by_transfer: BTreeMap<&str, Vec<&FailedObject>> = BTreeMap::new();
     for object in failed {
@@ -314,8 +314,9 @@ fn narrow(job: &mut Job, failed: &[FailedObject]) -> Result<(), CliError> {
     }
 }
 
-/// The objects that failed, and, where something could not even be listed, the transfer as a whole
-/// behind them. Both write to the same place, so that the second begins when the first has ended.
+/// Returns a transfer of the objects that failed, followed by the whole transfer if something could
+/// not even be listed. Both write to the same destination, so the second starts when the first has
+/// ended.
 fn of_failed(transfer: Transfer, failed: &[&FailedObject]) -> Vec<Transfer> {
     // A copy that is there and failed (its proof, its late tags) is newer than its source and of
     // the right size: what a comparison by lists calls equal.
@@ -392,7 +393,7 @@ fn repair(job: &mut Job, lost: &[LostObject]) {
     }
 }
 
-/// Counts copies that lack something.
+/// Returns the number of copies that lack something, as a text.
 fn lacking(copies: u64) -> String {
     let copy = by_number(
         copies,
@@ -402,7 +403,7 @@ fn lacking(copies: u64) -> String {
     format!("{} {copy}", display_count(copies))
 }
 
-/// Whether a source is one object by itself, and not what is below it.
+/// Returns true if a source is one object by itself, and not everything below it.
 fn is_one(from: &Source) -> bool {
     match from {
         Source::Object { .. } | Source::Stdin => true,
@@ -411,8 +412,8 @@ fn is_one(from: &Source) -> bool {
     }
 }
 
-/// The object below the transfer's source; `None` for a place that could not be listed, which may
-/// be the destination's.
+/// Returns the object below the transfer's source; `None` for a place that could not be listed,
+/// which may be the destination's.
 fn chosen(transfer: &Transfer, failed: &FailedObject) -> Option<Chosen> {
     let key = match &transfer.from {
         Source::Object { .. } | Source::Stdin => return None,
@@ -440,7 +441,7 @@ fn is_same(one: &Path, other: &Path) -> bool {
     matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }
 
-/// The first free name beside the report: nothing that was reported is overwritten.
+/// Returns the first free name beside the report, so that no report is overwritten.
 fn beside(report: &Path) -> PathBuf {
     let stem = report
         .file_stem()

@@ -8,14 +8,15 @@ use std::time::Duration;
 use clap::Args;
 use tokio::signal::unix::SignalKind;
 use tokio_util::sync::CancellationToken;
+use tracing::Level;
 
 use super::journal::{self, JournalFlags, Session};
 use super::place::Place;
 use super::progress::Console;
 use super::signals::{self, DrainFlags, Orderly, Signalled};
 use super::{
-    CliError, Exit, JobFile, Output, color, idle, output_file, plan, presence, say, say_json,
-    say_line,
+    CliError, Exit, JobFile, Output, color, idle, lifecycle, note, output_file, plan, presence,
+    say, say_json, say_line, tell,
 };
 use crate::execute::{self, Outcome, monitor::Monitor};
 use crate::journal::Intent;
@@ -24,6 +25,7 @@ use crate::manifest::job::Job;
 use crate::manifest::{Finding, journal_in_source};
 use crate::plan::unlisted::Cause;
 use crate::report::{Footer, Origin, ReportEnd, ReportError, Target, summary};
+use crate::telemetry::{self, Note};
 
 /// Runs a job manifest.
 #[derive(Debug, Args)]
@@ -58,7 +60,7 @@ pub(super) struct Terms {
 }
 
 impl RunJob {
-    /// The job, as the manifest and the flags say.
+    /// Returns the job, as the manifest and the flags say.
     pub(super) fn job(&self) -> Result<Job, CliError> {
         let mut job = self.job.load()?;
         if let Some(path) = &self.report {
@@ -74,7 +76,7 @@ impl RunJob {
         }
     }
 
-    /// True when the manifest is read from standard input.
+    /// Returns true if the manifest is read from standard input.
     pub(super) fn is_from_stdin(&self) -> bool {
         self.job.path.as_os_str() == "-"
     }
@@ -131,21 +133,22 @@ pub(super) async fn run(
     Terms { intent, drain }: Terms,
     output: Output,
 ) -> Result<Exit, CliError> {
+    lifecycle::start(job, origin);
     if let Some(path) = &job.report.json {
         Target::check_report(path, origin).map_err(ReportError::from)?;
     }
     let (stop, halt) = (CancellationToken::new(), CancellationToken::new());
     let mut connections = place.connect_within(drain, job, &halt);
-    let bars = !output.quiet && io::stderr().is_terminal() && !color::is_dumb();
+    let bars =
+        !output.quiet && !telemetry::is_json() && io::stderr().is_terminal() && !color::is_dumb();
     let console = Arc::new(Console::new(
         Arc::clone(connections.pacer()),
         output,
         bars,
         job.report.json.is_some(),
     ));
-    // A bucket that can't be used is told before there is a run, so that a name can be mended and
+    // A bucket that cannot be used is told before there is a run, so that a name can be mended and
     // run again.
-    let tell = |line: &str| console.tell(line);
     let contact = Box::pin(async {
         for transfer in &job.transfers {
             connections.of_transfer(transfer).await?;
@@ -154,7 +157,8 @@ pub(super) async fn run(
         let origin = origin
             .clone()
             .with_sources(job, |endpoint| connections.credential_source(endpoint));
-        journal::open(job, &mut connections, &origin, intent, tell).await
+        lifecycle::connected(&origin);
+        journal::open(job, &mut connections, &origin, intent, note).await
     });
     // A signal ends the wait for a server at once; to end in peace is for what has begun.
     signals::leaves("the run has not begun and copied nothing; run the same command again");
@@ -204,11 +208,8 @@ pub(super) async fn run(
     signals.abort();
     let was_signalled = orderly.signalled().has_come();
     drop(orderly);
-    if output.json {
-        say_json(&serde_json::json!({ "summary": outcome }))?;
-    } else {
-        say(summary(&outcome).trim_end())?;
-    }
+    lifecycle::summarize(job, &outcome, exit);
+    print(&outcome, output)?;
     let closed = match closed {
         Ok(closed) => closed,
         Err(error) => {
@@ -225,7 +226,7 @@ pub(super) async fn run(
         report.map_or(Ok(()), |report| {
             report.finish(&Footer::of(&outcome, exit as i32))
         })?;
-        if !output.json {
+        if is_for_people(output) {
             say_line(&format!("report: {}", path.display()))?;
         }
     }
@@ -235,8 +236,23 @@ pub(super) async fn run(
     Ok(exit)
 }
 
-/// Ends the report of a run whose journal was lost: it is not complete, whatever its objects came
-/// to.
+/// Returns true if results are for people. A log of JSON has the summary, and what reads it may read
+/// standard output too.
+fn is_for_people(output: Output) -> bool {
+    !output.json && !telemetry::is_json()
+}
+
+/// Prints what a run came to.
+fn print(outcome: &Outcome, output: Output) -> Result<(), CliError> {
+    if output.json {
+        say_json(&serde_json::json!({ "summary": outcome }))?;
+    } else if is_for_people(output) {
+        say(summary(outcome).trim_end())?;
+    }
+    Ok(())
+}
+
+/// Ends the report of a run whose journal was lost: it is not complete, however its objects ended.
 fn unfinished(report: Option<ReportEnd>, outcome: &Outcome) {
     let Some(report) = report else { return };
     let footer = Footer {
@@ -269,7 +285,7 @@ pub fn exit_of(outcome: &Outcome) -> Exit {
     }
 }
 
-/// Says what a run leaves behind that a signal ends.
+/// Returns what a run leaves behind if a signal ends it.
 fn left(keeps_journal: bool) -> &'static str {
     if keeps_journal {
         "what is done and the parts of open uploads are in the journal; run the same command again to go on"
@@ -279,8 +295,8 @@ fn left(keeps_journal: bool) -> &'static str {
     }
 }
 
-/// The first SIGINT, SIGTERM or SIGHUP ends the run in an orderly way; the second one, or the end
-/// of the drain time, ends the process.
+/// Ends the run in an orderly way at the first SIGINT, SIGTERM, or SIGHUP, and the process at the
+/// second one or at the end of the drain time.
 async fn stop_on_signal(
     signalled: Signalled,
     stop: CancellationToken,
@@ -291,9 +307,13 @@ async fn stop_on_signal(
     if signal == SignalKind::interrupt() && io::stdin().is_terminal() {
         console.skip_echo();
     }
-    console.tell(&format!(
+    let message = format!(
         "stopping: requests under way may end (up to {}); once more to stop at once",
         signals::in_words(drain)
-    ));
+    );
+    let note = Note::new(Level::WARN, "stopping", message)
+        .with("signal", signals::name(signal))
+        .with("within_seconds", drain.as_secs_f64());
+    tell(&note);
     stop.cancel();
 }

@@ -6,6 +6,7 @@ mod seed;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
@@ -68,6 +69,13 @@ pub(super) struct Serve {
     /// after every TIME, as S3 divides partitions: 1/8:10s
     #[arg(long, value_name = "FRACTION:TIME", value_parser = ramp)]
     ramp: Option<Ramp>,
+    /// Serve this many connections at once. Further ones wait until one closes.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    connections: Option<u32>,
+    /// Latency of a part copy besides its bytes, instead of the model's: 2450ms is what Amazon S3
+    /// takes for large parts.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    part_latency: Option<Duration>,
     /// Keep no bytes of uploads above 64 KiB, only lengths and checksums, so that it is the client
     /// that is measured: other bytes are read back, ETags are not MD5 sums, and neither Content-MD5
     /// nor a signature that covers the SHA-256 of the bytes is checked.
@@ -77,9 +85,14 @@ pub(super) struct Serve {
     /// and DELETE of /_sandbox/rules, JSON); port 0 is a free one.
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = loopback)]
     control: Option<SocketAddr>,
+    /// A rule for faults that holds from the start, in the JSON that --control takes. May be
+    /// repeated.
+    #[arg(long, value_name = "JSON")]
+    rule: Vec<String>,
 }
 
-/// An address that only this machine reaches: whoever reaches it can change what the sandbox does.
+/// Parses an address that only this machine reaches: anyone who reaches it can change what the
+/// sandbox does.
 fn loopback(text: &str) -> Result<SocketAddr, String> {
     let at: SocketAddr = text
         .parse()
@@ -94,7 +107,7 @@ fn loopback(text: &str) -> Result<SocketAddr, String> {
     ))
 }
 
-/// `1/8:10s`.
+/// Parses a ramp such as `1/8:10s`.
 fn ramp(text: &str) -> Result<Ramp, String> {
     let wrong = || format!("`{text}` is no ramp: write FRACTION:TIME, for instance 1/8:10s");
     let (fraction, time) = text.split_once(':').ok_or_else(wrong)?;
@@ -117,7 +130,7 @@ fn ramp(text: &str) -> Result<Ramp, String> {
     })
 }
 
-/// What a sandbox has seen, and what it holds at its end.
+/// The requests that a sandbox has seen, and the objects that it holds at its end.
 #[derive(Debug, Serialize)]
 struct Seen {
     /// All that came in.
@@ -148,7 +161,7 @@ impl Seen {
         }
     }
 
-    /// For people.
+    /// Returns a text for people.
     fn text(&self) -> String {
         let mut lines = vec![format!(
             "requests: {} ({} throttled), {} in flight at most, {} copied",
@@ -178,7 +191,7 @@ impl Seen {
 }
 
 impl Serve {
-    /// How it behaves in time.
+    /// Returns the model of its behaviour in time.
     fn model(&self) -> Result<Model, CliError> {
         let mut model = if self.model == "aws" {
             Model::aws_like()
@@ -197,12 +210,14 @@ impl Serve {
             return Err(CliError::Usage(message.to_owned()));
         }
         limits.ramp.clone_from(&self.ramp);
+        limits.connections = self.connections.map(|most| most as usize);
+        model.latency.part_copy = self.part_latency;
         Ok(model)
     }
 
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
         let model = self.model()?;
-        // Each request in flight is a socket. Where the limit can't be raised, connections wait.
+        // Each request in flight is a socket. Where the limit cannot be raised, connections wait.
         let _ = rlimit::increase_nofile_limit(u64::MAX);
         let options = SandboxOptions {
             port: self.port,
@@ -232,6 +247,10 @@ impl Serve {
             sandbox
                 .store()
                 .create_bucket(&bucket, BucketOptions::default());
+        }
+        for rule in &self.rule {
+            let armed = sandbox.faults().add_json(rule.as_bytes());
+            armed.map_err(|why| CliError::Usage(format!("--rule {rule}: {why}")))?;
         }
         for (number, seed) in self.object.iter().enumerate() {
             seed.plant(&sandbox, number as u64);

@@ -61,7 +61,7 @@ pub(super) struct SelectFlags {
 }
 
 impl SelectFlags {
-    /// Those that were given.
+    /// Returns the flags that were given.
     pub(super) fn flags(&self) -> [Flag; 9] {
         [
             ("--include", !self.include.is_empty()),

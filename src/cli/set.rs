@@ -58,12 +58,12 @@ pub(super) struct KeyFlags {
 }
 
 impl KeyFlags {
-    /// The one about the source.
+    /// Returns the flag about the source.
     pub(super) fn of_source(&self) -> Flag {
         ("--source-customer-key", self.source_customer_key.is_some())
     }
 
-    /// The one about the destination.
+    /// Returns the flag about the destination.
     pub(super) fn of_destination(&self) -> Flag {
         ("--customer-key", self.customer_key.is_some())
     }
@@ -87,7 +87,7 @@ enum Sse {
     Dsse,
 }
 
-/// `name=value`; the value may hold more of them.
+/// Parses `name=value`; the value may contain more `=`.
 fn pair(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("write it as name=value")?;
     Ok((name.to_owned(), value.to_owned()))

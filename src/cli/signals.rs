@@ -89,13 +89,13 @@ fn conduct() -> MutexGuard<'static, Conduct> {
     CONDUCT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Says what a signal leaves behind from now on, as the end of a sentence that begins with
+/// Sets what a signal leaves behind from now on, as the end of a sentence that begins with
 /// "interrupted".
 pub(super) fn leaves(what: impl Into<Cow<'static, str>>) {
     conduct().leaves = what.into();
 }
 
-/// Tells a command that a signal has come.
+/// The notice to a command that a signal has come.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Signalled {
     came: CancellationToken,
@@ -109,7 +109,7 @@ impl Signalled {
         self.kind.get().copied().unwrap_or(SignalKind::terminate())
     }
 
-    /// True when it has come.
+    /// Returns true if it has come.
     pub(super) fn has_come(&self) -> bool {
         self.came.is_cancelled()
     }
@@ -172,6 +172,15 @@ const LISTENED: [(&str, i32); 3] = [("HUP", 1), ("INT", 2), ("TERM", 15)];
 /// The number of SIGXFSZ, which tells a process that its file has reached the limit of its size.
 const XFSZ: i32 = 25;
 
+/// Returns the name of a signal: `SIGTERM`.
+pub(super) fn name(kind: SignalKind) -> String {
+    let number = kind.as_raw_value();
+    LISTENED
+        .iter()
+        .find(|(_, listened)| *listened == number)
+        .map_or_else(|| number.to_string(), |(name, _)| format!("SIG{name}"))
+}
+
 /// Numbers of the signals that were ignored when this process began.
 static IGNORED: OnceLock<Vec<i32>> = OnceLock::new();
 
@@ -201,8 +210,8 @@ fn mask(status: &str) -> Option<u64> {
     u64::from_str_radix(line.trim(), 16).ok()
 }
 
-/// True when a shell started by this process survives the signal, which it can only if the signal
-/// is ignored here too.
+/// Returns true if a shell started by this process survives the signal, which it can only if the
+/// signal is ignored here too.
 fn survives(name: &str, number: i32) -> bool {
     let shell = Command::new("/bin/sh")
         .args(["-c", &format!("kill -s {name} $$; exit 0")])

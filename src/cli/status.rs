@@ -49,7 +49,7 @@ impl Status {
         for (place, location) in self.locations().await? {
             found.extend(look(location).await?.map(|glance| (place, glance)));
         }
-        // Where none is named there may be many.
+        // If none is named, there may be many.
         let is_list = self.journal.is_none() && found.len() > 1;
         for (place, glance) in &found {
             let view = View::of(place.clone(), glance, Timestamp::now());
@@ -103,7 +103,7 @@ impl Status {
     }
 }
 
-/// What is shown of a journal.
+/// The displayed data of a journal.
 #[derive(Debug, Serialize)]
 struct View<'a> {
     journal: String,
@@ -340,7 +340,7 @@ mod tests {
         }
     }
 
-    /// A run of three objects: an open upload, a done object, and a failed one.
+    /// Returns a run of three objects: an open upload, a done object, and a failed one.
     fn events() -> Vec<Event> {
         let run = RunInfo {
             run: "r1".into(),

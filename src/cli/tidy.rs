@@ -46,7 +46,7 @@ pub(super) async fn remove_old_copies(own: &str) {
     }
 }
 
-/// True for the name of a one-off copy.
+/// Returns true for the name of a one-off copy.
 pub(super) fn is_one_off(job: &str) -> bool {
     let digits = job.strip_prefix("copy-").unwrap_or_default();
     digits.len() == DIGITS && digits.bytes().all(|b| b.is_ascii_hexdigit())

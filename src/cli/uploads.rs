@@ -140,7 +140,7 @@ impl Uploads {
     }
 }
 
-/// What to say about an id that is not that of an open upload.
+/// Returns the error for an id that is not that of an open upload.
 fn not_open(failure: Failure, location: &S3Uri, id: &str) -> CliError {
     if *failure.kind() != FailureKind::NoSuchUpload {
         return failure.into();
@@ -189,7 +189,7 @@ impl Choice {
             .is_none_or(|mine| mine.knows(&found.upload, found.bytes))
     }
 
-    /// Why an upload must not be aborted: a run is at work on it.
+    /// Returns the reason why an upload must not be aborted, if a run is at work on it.
     fn forbids(&self, found: &Found) -> Option<String> {
         let journal = self.mine.as_ref()?.at_work(&found.upload, found.bytes)?;
         Some(format!(
@@ -198,7 +198,7 @@ impl Choice {
     }
 }
 
-/// An upload whose age is not known is never older than anything.
+/// Returns true if an upload is older than this. An upload of unknown age is never older.
 fn is_older(upload: &OpenUpload, than: Option<Duration>) -> bool {
     than.is_none_or(|than| age(upload).is_some_and(|age| age > than))
 }
@@ -206,7 +206,7 @@ fn is_older(upload: &OpenUpload, than: Option<Duration>) -> bool {
 /// Open uploads whose parts are asked for at the same time.
 const ASKED_AT_ONCE: usize = 16;
 
-/// An open upload, and what its parts hold. `None` when they can't be listed, for instance because
+/// An open upload, and what its parts hold. `None` when they cannot be listed, for instance because
 /// it has just ended.
 struct Found {
     upload: OpenUpload,
@@ -254,7 +254,7 @@ impl Found {
     }
 }
 
-/// What a list of uploads comes to.
+/// The totals of a list of uploads.
 #[derive(Default)]
 struct Wasted {
     uploads: u64,
@@ -285,7 +285,7 @@ impl Wasted {
     }
 }
 
-/// The uploads below a location that are meant, each with the size of its parts.
+/// Returns the selected uploads below a location, each with the size of its parts.
 fn found<'a>(
     bucket: &'a Bucket,
     location: &'a S3Uri,

@@ -17,14 +17,14 @@ use super::select::{PATTERNS, SelectFlags};
 use super::set::KeyFlags;
 use super::{
     CliError, EndpointFlags, Exit, JobFile, Output, idle, local_source, note, presence, say,
-    say_json, say_line,
+    say_json, say_line, termination,
 };
 use crate::location::S3Uri;
 use crate::manifest::job::{
     DEFAULT_ENDPOINT, Destination, Empty, Job, Source, Symlinks, Transfer, Versions, check,
 };
 use crate::planner::Sides;
-use crate::size::{by_number, display_counted};
+use crate::size::{by_number, display_count, display_counted};
 use crate::verify::{self, Counts, Deep};
 
 const EXAMPLES: &str = "\
@@ -167,6 +167,16 @@ impl Verify {
         {
             return Ok(cause.into());
         }
+        if bad + doubtful > 0 {
+            termination::because(&format!(
+                "{} compared: {} different, {} missing at the destination, {} failed, {} in doubt",
+                display_counted(counts.compared(), "object"),
+                display_count(counts.different),
+                display_count(counts.missing),
+                display_count(counts.failed),
+                display_count(doubtful)
+            ));
+        }
         Ok(if bad + doubtful > 0 {
             Exit::Failures
         } else {
@@ -174,13 +184,13 @@ impl Verify {
         })
     }
 
-    /// True for SRC DST, which has no manifest.
+    /// Returns true for SRC DST, which has no manifest.
     pub(super) fn is_of_two_sides(&self) -> bool {
         self.what.len() == 2
     }
 
-    /// Names the command that copies what is different or missing. What only reading showed, only
-    /// `when: always` copies.
+    /// Returns the command that copies different or missing objects. A difference that only reading
+    /// shows is copied only with `when: always`.
     fn remedy(&self) -> String {
         let (flag, field) = match self.deep() {
             Deep::No => ("--compare checksum", "compare: checksum"),
@@ -200,7 +210,7 @@ impl Verify {
         }
     }
 
-    /// Says where a strict comparison could not look, and returns the number of such places.
+    /// Prints where a strict comparison could not look, and returns the number of such places.
     fn blind(&self, counts: &Counts) -> u64 {
         let mut reasons = Vec::new();
         if self.report.is_some() {
@@ -264,7 +274,7 @@ impl Verify {
         )
     }
 
-    /// The job of a source and a destination.
+    /// Returns the job of a source and a destination.
     fn pair(&self, source: &str, destination: &str) -> Result<Job, CliError> {
         if source == "-" {
             let message =

@@ -1,5 +1,5 @@
-//! Whether the buckets of a transfer keep the versions that it is about. Asked once per bucket,
-//! before the first write.
+//! Checks that the buckets of a transfer keep the versions that it needs, once per bucket, before
+//! the first write.
 
 use super::Connections;
 use crate::bucket::Bucket;
@@ -8,7 +8,7 @@ use crate::s3::{Failure, FailureKind, Operation, Versioning};
 
 impl Connections {
     /// Refuses a transfer of versions from or to a bucket that has none.
-    pub(super) async fn keeps_versions(
+    pub(super) async fn require_versions(
         &mut self,
         transfer: &Transfer,
         source: Option<&Bucket>,
@@ -42,8 +42,8 @@ impl Connections {
         ))
     }
 
-    /// Says of objects that are changed in place what becomes of their old versions. `None` where
-    /// there are none.
+    /// Returns a note on what becomes of the old versions of objects that are changed in place;
+    /// `None` if the bucket keeps none.
     pub async fn old_versions(&mut self, bucket: &Bucket) -> Option<String> {
         let stay = "the old version of each changed object stays and costs money until it is deleted or expires";
         match self.versioning(bucket).await {

@@ -1,4 +1,5 @@
-//! What a manifest says about an endpoint that its provider's profile does not, or says otherwise.
+//! The capabilities that a manifest states for an endpoint, where its provider's profile is silent
+//! or wrong.
 //!
 //! A profile is a claim about a kind of server; the server at hand may be older, newer or set up in
 //! another way. `s3haul check --probe` measures it and prints what differs in just these fields, so
@@ -21,8 +22,9 @@ pub enum ConditionalWrite {
     Complete,
 }
 
-/// What holds for this endpoint whatever its `provider` says. `s3haul check JOB --probe` measures
-/// most of it. `S` is text as it is typed, then a size.
+/// Capabilities of this endpoint that differ from what its `provider` is known to support. `s3haul
+/// check JOB --probe` measures most of them.
+// `S` is the type of a size: the typed text first, then `ByteSize`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(
     deny_unknown_fields,
@@ -113,7 +115,7 @@ impl<S> Default for Overrides<S> {
 }
 
 impl<S> Overrides<S> {
-    /// The same with other sizes; `read` gets the name of the field.
+    /// Converts the sizes; `read` gets the name of the field.
     #[must_use]
     pub fn sized<T>(self, mut read: impl FnMut(&str, Option<S>) -> Option<T>) -> Overrides<T> {
         Overrides {

@@ -108,7 +108,8 @@ impl Environment {
         environment
     }
 
-    /// An environment of these variables and the text of the two files, for tests and libraries.
+    /// Returns an environment of these variables and the text of the two files, for tests and
+    /// libraries.
     #[must_use]
     pub fn of<'a>(
         variables: impl IntoIterator<Item = (&'a str, &'a str)>,
@@ -129,8 +130,8 @@ impl Environment {
         environment
     }
 
-    /// The same environment for a job that runs on a sandbox: `${NAME}` still has its text, and no
-    /// setting, profile, or file applies to any endpoint.
+    /// Returns the environment of a job that runs on a sandbox: `${NAME}` still has its text, but
+    /// no setting, profile, or file applies to any endpoint.
     #[must_use]
     pub fn isolated(self) -> Self {
         Self {
@@ -140,7 +141,7 @@ impl Environment {
         }
     }
 
-    /// True for an environment of which no endpoint may use anything.
+    /// Returns true for an environment of which no endpoint may use anything.
     #[must_use]
     pub fn is_isolated(&self) -> bool {
         self.is_isolated
@@ -191,20 +192,22 @@ impl Environment {
         }
     }
 
-    /// The variable's text, even if it is empty.
+    /// Returns the variable's text, even if it is empty or the environment is isolated: for
+    /// `${NAME}` only.
     #[must_use]
     pub fn text(&self, name: &str) -> Option<&str> {
         self.variables.get(name).map(String::as_str)
     }
 
-    /// The variable's text, or `None` if it is unset or empty.
+    /// Returns the variable's text as a setting, or `None` if it is unset or empty, or the
+    /// environment is isolated.
     #[must_use]
     pub fn variable(&self, name: &str) -> Option<&str> {
         let text = self.text(name).filter(|_| !self.is_isolated)?.trim();
         (!text.is_empty()).then_some(text)
     }
 
-    /// The profile of this name, if a file has it.
+    /// Returns the profile of this name, if a file has it.
     #[must_use]
     pub fn profile(&self, name: &str) -> Option<Profile<'_>> {
         let profile = self.sections.get_profile(name)?;
@@ -214,8 +217,8 @@ impl Environment {
         })
     }
 
-    /// The name of the profile that applies when an endpoint names none, and the variable that
-    /// chose it.
+    /// Returns the name of the profile that applies when an endpoint names none, and the variable
+    /// that chose it.
     #[must_use]
     pub fn selected_profile(&self) -> (&str, Option<&'static str>) {
         for variable in ["AWS_PROFILE", "AWS_DEFAULT_PROFILE"] {
@@ -226,7 +229,7 @@ impl Environment {
         (DEFAULT_PROFILE, None)
     }
 
-    /// The names of all profiles, sorted.
+    /// Returns the names of all profiles, sorted.
     #[must_use]
     pub fn profile_names(&self) -> Vec<&str> {
         let mut names: Vec<_> = self.sections.profiles().collect();
@@ -234,7 +237,7 @@ impl Environment {
         names
     }
 
-    /// The files that were searched for profiles, as the end of a sentence.
+    /// Returns the files that were searched for profiles, as the end of a sentence.
     #[must_use]
     pub fn searched(&self) -> String {
         let file = |file: &ConfigFile| match &file.state {
@@ -252,7 +255,7 @@ impl Environment {
             .join(" and ")
     }
 
-    /// What is wrong with the files as a whole: a syntax error, or a file that cannot be read.
+    /// Returns the error in the files as a whole: a syntax error, or a file that cannot be read.
     #[must_use]
     pub fn broken_files(&self) -> Option<String> {
         let unreadable = self.files.iter().find_map(|file| match &file.state {
@@ -262,20 +265,20 @@ impl Environment {
         self.syntax_error.clone().or(unreadable)
     }
 
-    /// The variables that would decide something if their text were UTF-8.
+    /// Returns the names of AWS and proxy variables whose values are not UTF-8.
     #[must_use]
     pub fn not_utf8(&self) -> &[String] {
         &self.not_utf8
     }
 
-    /// True if a `services` section has this name.
+    /// Returns true if a `services` section has this name.
     #[must_use]
     pub fn has_services(&self, name: &str) -> bool {
         self.services.contains(name)
     }
 
-    /// The text of the files that exist, for the SDK's own credential providers: a file may change
-    /// or vanish before they would read it.
+    /// Returns the text of the files that exist, for the SDK's own credential providers: a file may
+    /// change or vanish before they would read it.
     #[must_use]
     pub(crate) fn contents(&self) -> &[(EnvConfigFileKind, String)] {
         &self.contents
@@ -300,26 +303,26 @@ impl fmt::Debug for Profile<'_> {
 }
 
 impl<'a> Profile<'a> {
-    /// The profile's name.
+    /// Returns the profile's name.
     #[must_use]
     pub fn name(&self) -> &'a str {
         self.name
     }
 
-    /// A property, unless it is empty.
+    /// Returns a property, unless it is empty.
     #[must_use]
     pub fn get(&self, property: &str) -> Option<&'a str> {
         let value = self.sections.get_profile(self.name)?.get(property)?.trim();
         (!value.is_empty()).then_some(value)
     }
 
-    /// A setting below the property `s3`, such as `addressing_style`.
+    /// Returns a setting below the property `s3`, such as `addressing_style`.
     #[must_use]
     pub fn s3(&self, setting: &str) -> Option<&'a str> {
         nested(self.sections.get_profile(self.name)?.get("s3")?, setting)
     }
 
-    /// The URL of a service: that of the profile's `services` section, or else of the whole
+    /// Returns the URL of a service: that of the profile's `services` section, or else of the whole
     /// profile.
     #[must_use]
     pub fn service_url(&self, service: &str) -> Option<&'a str> {
@@ -339,7 +342,7 @@ impl<'a> Profile<'a> {
         (!url.is_empty()).then_some(url)
     }
 
-    /// True if the profile says how to get credentials.
+    /// Returns true if the profile says how to get credentials.
     #[must_use]
     pub fn has_credentials(&self) -> bool {
         const WAYS: [&str; 8] = [
@@ -375,7 +378,7 @@ fn is_missing(kind: io::ErrorKind) -> bool {
     matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-/// True for variables that decide about endpoints.
+/// Returns true for variables that decide about endpoints.
 fn is_setting(name: &str) -> bool {
     let upper = name.to_ascii_uppercase();
     upper.starts_with("AWS_") || upper.ends_with("_PROXY") || upper == "SSL_CERT_FILE"
@@ -393,7 +396,7 @@ fn services_sections(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// A setting in the indented lines below a property.
+/// Returns a setting in the indented lines below a property.
 fn nested<'a>(lines: &'a str, setting: &str) -> Option<&'a str> {
     let value = lines.lines().find_map(|line| {
         let (name, value) = line.split_once('=')?;

@@ -1,11 +1,10 @@
-//! The flags that describe an endpoint on a command line, for commands that messages tell.
+//! Writes an endpoint as command-line flags, for the commands that messages suggest.
 
 use super::{Endpoint, Provider, ProxySetting};
 
 impl Endpoint {
-    /// Returns the flags that state what this endpoint states, as far as there are flags: there is
-    /// none for a role or for capabilities. A proxy with a password is left out, because everybody
-    /// on a machine sees command lines.
+    /// Returns the flags for the settings of this endpoint. Roles and capabilities have no flags. A
+    /// proxy with a password is left out, because everybody on a machine sees command lines.
     #[must_use]
     pub fn flags(&self) -> Vec<String> {
         let Self {

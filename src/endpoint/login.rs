@@ -1,9 +1,9 @@
 //! Finds out how a profile gets its credentials: which of the profiles that it leads to has them,
 //! and in which form.
 //!
-//! The rules are those of the SDK (`aws-config`, `profile/credentials/repr.rs`), which follows
-//! `source_profile` and does not tell what it found. s3haul runs a `credential_process` by itself,
-//! and names what it asks in messages.
+//! The rules are those of the SDK (`aws-config`, `profile/credentials/repr.rs`), which does not say
+//! which profile it found. s3haul has to know: it runs a `credential_process` itself, and its
+//! messages name the provider of the credentials.
 
 use super::environment::{Environment, Profile};
 
@@ -20,7 +20,7 @@ pub(crate) enum Login {
     Session,
     /// A token in a file.
     WebIdentity,
-    /// What `credential_source` names.
+    /// The source that `credential_source` names.
     Source,
 }
 

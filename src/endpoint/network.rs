@@ -1,4 +1,4 @@
-//! How to connect to an endpoint: through which proxy, and trusting which certificates.
+//! The network settings of an endpoint: its proxy, and the certificates that it is trusted by.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use super::{NoProxy, Origin, Setting};
 
-/// Why a text does not name a proxy. No variant shows the text: it may hold a password.
+/// The reason why a text does not name a proxy. No variant shows the text: it may hold a password.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ProxyError {
     /// The scheme is one of SOCKS.
@@ -29,7 +29,7 @@ pub enum ProxyError {
 }
 
 impl ProxyError {
-    /// What to write instead.
+    /// The advice in messages about a wrong proxy.
     pub const REMEDY: &str = "write http://host:port, or none to connect directly";
 }
 
@@ -64,7 +64,8 @@ pub struct Network {
 }
 
 impl Network {
-    /// The file of trusted certificates, unless it comes from the environment and nothing needs it.
+    /// Returns the file of trusted certificates, unless it comes from the environment and nothing
+    /// needs it.
     #[must_use]
     pub fn needed_ca_bundle(&self) -> Option<&Setting<PathBuf>> {
         self.ca_bundle
@@ -72,7 +73,7 @@ impl Network {
             .filter(|bundle| !self.is_plain || bundle.origin == Origin::Stated)
     }
 
-    /// The proxy for requests to this URL, if they go through one.
+    /// Returns the proxy for requests to this URL, if they go through one.
     #[must_use]
     pub fn proxy_for(&self, url: &str) -> Option<&Setting<ProxyUrl>> {
         let is_plain = url.starts_with("http://");
@@ -80,10 +81,9 @@ impl Network {
         proxy.as_ref().filter(|_| !self.no_proxy.covers_url(url))
     }
 
-    /// Returns the proxy on another machine that would see requests to a plain HTTP server of this
-    /// machine.
+    /// Returns the proxy on another machine that would see plain HTTP requests to this URL.
     #[must_use]
-    pub fn plain_proxy(&self, url: &str) -> Option<&ProxyUrl> {
+    pub fn remote_plaintext_proxy(&self, url: &str) -> Option<&ProxyUrl> {
         let proxy = &self
             .proxy_for(url)
             .filter(|_| url.starts_with("http://"))?
@@ -94,7 +94,7 @@ impl Network {
 }
 
 impl ProxyUrl {
-    /// The whole URL, with the password. Not for messages.
+    /// Returns the whole URL, with the password. Not for messages.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -117,7 +117,8 @@ impl FromStr for ProxyUrl {
             _ => return Err(ProxyError::Scheme),
         }
         let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
-        // The rest of a password with a slash, which would make the user the host.
+        // An `@` behind the first slash means that the password has a slash: the user would be
+        // taken for the host.
         if rest[authority.len()..].contains('@') {
             return Err(ProxyError::User);
         }

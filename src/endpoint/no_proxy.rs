@@ -46,7 +46,7 @@ impl NoProxy {
         )
     }
 
-    /// True if this port of the host is reached without a proxy.
+    /// Returns true if this port of the host is reached without a proxy.
     #[must_use]
     pub fn covers(&self, host: &str, port: u16) -> bool {
         let host = host
@@ -60,7 +60,7 @@ impl NoProxy {
         })
     }
 
-    /// True if the host and port of this `http` or `https` URL are reached without a proxy.
+    /// Returns true if the host and port of this `http` or `https` URL are reached without a proxy.
     #[must_use]
     pub fn covers_url(&self, url: &str) -> bool {
         let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
@@ -112,7 +112,8 @@ impl Entry {
 }
 
 impl Hosts {
-    /// True if the host, whose address this is if it is one, is among them.
+    /// Returns true if the host is among these. `address` is the host as an IP address, if it is
+    /// one.
     fn has(&self, host: &str, address: Option<IpAddr>) -> bool {
         match (self, address) {
             (Self::Every, _) => true,

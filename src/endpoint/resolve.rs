@@ -30,11 +30,11 @@ use super::{AssumeRole, Endpoint, Provider};
 pub struct Setting<T> {
     /// The value.
     pub value: T,
-    /// Where it comes from.
+    /// The origin of the setting.
     pub origin: Origin,
 }
 
-/// Where a setting comes from.
+/// The origin of a setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// Flags or the manifest.
@@ -69,9 +69,9 @@ pub struct Mistake {
     /// The field of the endpoint in a manifest, if the mistake is what the manifest or a flag says
     /// and not the environment.
     pub field: Option<&'static str>,
-    /// What is wrong, as a sentence without its full stop.
+    /// The mistake, as a sentence without its full stop.
     pub message: String,
-    /// What to do about it.
+    /// The remedy.
     pub remedy: String,
 }
 
@@ -94,7 +94,7 @@ pub struct ResolvedEndpoint {
     pub provider: Provider,
     /// The profile whose settings apply, if any.
     pub profile: Option<String>,
-    /// Where credentials may come from, in order. The first that is set up decides.
+    /// The possible sources of credentials, in order. The first that is set up decides.
     pub credentials: Vec<CredentialSource>,
     /// A role to assume with these credentials.
     pub assume_role: Option<AssumeRole>,
@@ -102,9 +102,9 @@ pub struct ResolvedEndpoint {
     pub sts_url: Option<String>,
     /// Proxies and trusted certificates.
     pub network: Network,
-    /// Whether to use AWS's FIPS endpoints, where no URL is given.
+    /// True to use AWS's FIPS endpoints if no URL is given.
     pub use_fips: bool,
-    /// Whether to use AWS's dual-stack endpoints, where no URL is given.
+    /// True to use AWS's dual-stack endpoints if no URL is given.
     pub use_dual_stack: bool,
     /// Settings that cannot be used. An endpoint with mistakes must not be connected to.
     pub mistakes: Vec<Mistake>,
@@ -167,19 +167,20 @@ impl Endpoint {
 }
 
 impl ResolvedEndpoint {
-    /// True for Amazon S3, by whatever URL.
+    /// Returns true for Amazon S3, by whatever URL.
     #[must_use]
     pub fn is_aws(&self) -> bool {
         self.server.is_amazon()
     }
 
-    /// True if both endpoints lead to the same buckets, so that S3 can copy between them by itself.
+    /// Returns true if both endpoints lead to the same buckets, so that S3 can copy between them by
+    /// itself.
     #[must_use]
     pub fn is_same_server(&self, other: &Self) -> bool {
         self.server == other.server
     }
 
-    /// The URL to connect to; `None` for the public endpoint of Amazon S3.
+    /// Returns the URL to connect to; `None` for the public endpoint of Amazon S3.
     #[must_use]
     pub fn url(&self) -> Option<&str> {
         self.url.as_ref().map(|url| &*url.value)
@@ -188,18 +189,19 @@ impl ResolvedEndpoint {
     /// Returns true if requests leave this machine unencrypted.
     #[must_use]
     pub fn is_plaintext(&self) -> bool {
-        self.url()
-            .is_some_and(|url| is_plaintext(url) || self.network.plain_proxy(url).is_some())
+        self.url().is_some_and(|url| {
+            is_plaintext(url) || self.network.remote_plaintext_proxy(url).is_some()
+        })
     }
 
-    /// True if the flags or the manifest name the Region, so that another one is a mistake to
-    /// report and not one to correct.
+    /// Returns true if the flags or the manifest name the Region. If the bucket is in another one,
+    /// that is an error and not something to correct.
     #[must_use]
     pub fn region_is_stated(&self) -> bool {
         self.region.origin == Origin::Stated
     }
 
-    /// The endpoint and its origin, for messages: `` `prod` (https://…, profile prod) ``.
+    /// Returns the endpoint and its origin, for messages: `` `prod` (https://…, profile prod) ``.
     #[must_use]
     pub fn describe(&self) -> String {
         let place = match &self.url {
@@ -260,7 +262,7 @@ impl fmt::Display for CredentialSource {
     }
 }
 
-/// The public endpoint of Amazon S3, as the SDK resolves it.
+/// Returns the public endpoint of Amazon S3, as the SDK resolves it.
 pub(crate) fn public_url(region: &str) -> String {
     let domain = if region.starts_with("cn-") {
         "amazonaws.com.cn"

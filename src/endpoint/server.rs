@@ -23,7 +23,8 @@ pub enum Server {
 }
 
 impl Server {
-    /// The server at this URL, or Amazon S3 in the partition of this Region if there is no URL.
+    /// Returns the server at this URL, or Amazon S3 in the partition of this Region if there is no
+    /// URL.
     #[must_use]
     pub fn of(url: Option<&str>, region: &str) -> Self {
         let Some(url) = url else {
@@ -42,7 +43,7 @@ impl Server {
         }
     }
 
-    /// True for Amazon S3.
+    /// Returns true for Amazon S3.
     #[must_use]
     pub const fn is_amazon(&self) -> bool {
         matches!(self, Self::Amazon { .. })
@@ -142,7 +143,7 @@ fn is_region(label: &str) -> bool {
     is_number && area.len() > 1 && area[0].len() <= 4 && area.iter().all(is_word)
 }
 
-/// The partition of a Region.
+/// Returns the partition of a Region.
 fn partition(region: &str) -> &'static str {
     match region.split('-').collect::<Vec<_>>().as_slice() {
         ["cn", ..] => "aws-cn",
@@ -156,7 +157,8 @@ fn partition(region: &str) -> &'static str {
     }
 }
 
-/// Scheme, host, and port in lower case, without a path and without the scheme's default port.
+/// Returns scheme, host, and port in lower case, without a path and without the scheme's default
+/// port.
 fn origin(url: &str) -> String {
     let url = url.trim().to_ascii_lowercase();
     let (scheme, rest) = url.split_once("://").unwrap_or(("https", &url));
@@ -195,7 +197,7 @@ fn is_loopback(host: &str) -> bool {
             .is_ok_and(|address| address.is_loopback())
 }
 
-/// Finds what keeps a URL from being scheme, host, and port: a message and a remedy.
+/// Returns a message and a remedy if a URL is not just scheme, host, and port.
 pub(crate) fn url_mistake(url: &str) -> Option<(String, String)> {
     // Before anything that shows the URL.
     if url.contains('@') {

@@ -14,7 +14,7 @@
 //! attempt may succeed. That run finds the upload by bucket and key, because the object has another
 //! number then.
 //!
-//! What nobody takes up is aborted ([`inherited`]).
+//! Uploads that nobody resumes are aborted ([`inherited`]).
 
 mod begun;
 mod inherited;
@@ -37,7 +37,7 @@ use crate::s3::{Attributes, Checksum, ChecksumKind, FailureKind, Head};
 pub(super) use begun::{Begun, Published};
 pub(super) use inherited::{Inherited, Left};
 
-/// Where an upload that was found open may have become a copy, unseen.
+/// Returns the places where an adopted upload may have become a copy without an answer.
 pub(super) fn claimed(state: &RunState) -> impl Iterator<Item = &UploadPlace> + Clone {
     let completing = |begun: &BegunUpload| begun.claimed && begun.completing.is_some();
     let claimed = state
@@ -47,29 +47,28 @@ pub(super) fn claimed(state: &RunState) -> impl Iterator<Item = &UploadPlace> + 
     claimed.map(|open| &open.place)
 }
 
-/// What became of the uploads that were left of an object.
+/// The result of the search among the uploads that were left of an object.
 #[derive(Debug)]
 pub(super) enum Found {
-    /// One can be gone on with.
+    /// One can be resumed.
     Open(Box<Begun>),
     /// One became the object, and the `ETag` that its parts make.
     Published(Box<Head>, Option<String>),
 }
 
-/// What an upload is wanted for.
+/// The object that an upload is wanted for.
 #[derive(Debug)]
 pub(super) struct Wish<'a> {
     pub(super) key: &'a ObjectKey,
     pub(super) terms: &'a Terms,
     pub(super) layout: &'a PartLayout,
-    /// What the object shall have.
+    /// The attributes that the object must have.
     pub(super) attributes: &'a Attributes,
     /// Of the source.
     pub(super) checksum: Option<&'a Checksum>,
 }
 
-/// Looks for an upload to go on with among those that were left of an object, and cancels the
-/// others.
+/// Looks for an upload to resume among those that were left of an object, and cancels the others.
 pub(super) async fn find(
     work: &Work,
     left: &mut Vec<Left>,
@@ -78,7 +77,7 @@ pub(super) async fn find(
 ) -> Result<Option<Found>, Trouble> {
     while let Some(candidate) = left.pop() {
         let found = match &candidate.open.begun {
-            // Only as long as it is no more than tried, an upload may lack something.
+            // An upload may lack an attribute only as long as the policy is no more than `try`.
             Some(begun)
                 if begun
                     .losses
@@ -93,7 +92,7 @@ pub(super) async fn find(
                 Err(Trouble::Failed(failure))
                     if !failure.kind().may_pass_later() && !failure.ends_run() =>
                 {
-                    tracing::warn!(key = %wish.key, %failure, "an open upload can not be gone on with: beginning anew");
+                    tracing::warn!(key = %wish.key, %failure, "an open upload cannot be resumed: beginning anew");
                     None
                 }
                 // It is still to be cancelled.
@@ -108,8 +107,8 @@ pub(super) async fn find(
             cancel(work, &candidate, draft).await;
         }
         if found.is_some() {
-            // What it was begun without is still missing; what this session found out says nothing
-            // about it.
+            // The attributes that it was created without are still missing, whatever this session
+            // found out.
             if let Some(begun) = &candidate.open.begun {
                 draft.losses.retain(|loss| loss.lost != Lost::NotSet);
                 draft.losses.extend(begun.losses.iter().cloned());
@@ -121,13 +120,13 @@ pub(super) async fn find(
     Ok(None)
 }
 
-/// True for a loss that fails an object now, unless this session comes to it too.
+/// Returns true for a loss that fails an object now, unless this session has the same loss.
 fn is_demanded(work: &Work, loss: &Loss, draft: &Draft) -> bool {
     work.sides.transfer.preserve.of(loss.attribute) == Policy::Require
         && !draft.losses.contains(loss)
 }
 
-/// Cancels what is left of an object and will not be gone on with.
+/// Cancels the uploads of an object that are not resumed.
 pub(super) async fn cancel_all(work: &Work, left: &mut Vec<Left>, draft: &mut Draft) {
     while let Some(candidate) = left.pop() {
         cancel(work, &candidate, draft).await;
@@ -146,7 +145,8 @@ async fn cancel(work: &Work, left: &Left, draft: &mut Draft) {
     draft.notes.extend(notes);
 }
 
-/// Whether an upload can be gone on with, or became the object. `None`: it is of no use.
+/// Finds out whether an upload can be resumed, or became the object. Returns `None` if it is of no
+/// use.
 async fn judge(
     work: &Work,
     left: &Left,
@@ -215,8 +215,8 @@ async fn judge(
     }))))
 }
 
-/// The layout that an upload was begun with, if it tiles the object that `now` is for. Automatic
-/// part sizes depend on how many requests can be in flight, so they may be others now.
+/// Returns the layout that an upload was created with, if it tiles the object that `now` is for.
+/// Automatic part sizes depend on how many requests can be in flight, so they may differ now.
 fn tiling(recorded: &PartLengths, now: &PartLayout) -> Option<PartLayout> {
     let is = |layout: &PartLayout| lengths(layout) == *recorded;
     if is(now) {
@@ -227,12 +227,12 @@ fn tiling(recorded: &PartLengths, now: &PartLayout) -> Option<PartLayout> {
         .then_some(uniform)
 }
 
-/// The lengths of a layout's parts.
+/// Returns the lengths of a layout's parts.
 pub(super) fn lengths(layout: &PartLayout) -> PartLengths {
     layout.parts().map(|part| part.length).collect()
 }
 
-/// What stands at the key, if an upload became it whose Complete was sent and never answered.
+/// Returns the object at the key, if it is the upload whose Complete was sent and never answered.
 async fn published(
     work: &Work,
     begun: &BegunUpload,

@@ -17,7 +17,7 @@ use crate::plan::decide::Skip;
 use crate::planner::Step;
 use crate::s3::{ArchiveState, Failure, FailureKind, Head, Operation, Restored};
 
-/// What is known about an object that can not be read.
+/// The state of an archived object.
 #[derive(Clone, Debug)]
 pub(super) struct Cold<'a> {
     state: ArchiveState,
@@ -27,7 +27,7 @@ pub(super) struct Cold<'a> {
 }
 
 impl<'a> Cold<'a> {
-    /// As the listing tells.
+    /// Reads the state from the listing.
     pub(super) fn listed(step: &'a Step) -> Self {
         let storage_class = step.entry.storage_class.as_deref();
         Self {
@@ -38,7 +38,7 @@ impl<'a> Cold<'a> {
         }
     }
 
-    /// As HEAD tells.
+    /// Reads the state from HEAD.
     pub(super) fn seen(head: &'a Head) -> Self {
         Self {
             state: head.archive,
@@ -48,7 +48,7 @@ impl<'a> Cold<'a> {
         }
     }
 
-    /// As the copy was refused, whatever HEAD had said.
+    /// Reads the state from the refusal of a copy, whatever HEAD showed.
     pub(super) fn refused(step: &'a Step, failure: &Failure) -> Self {
         Self {
             state: ArchiveState::Archived,
@@ -57,7 +57,7 @@ impl<'a> Cold<'a> {
         }
     }
 
-    /// Why it is not copied.
+    /// Returns the failure of an object that is not copied because it is archived.
     pub(super) fn failure(&self, place: String) -> Failure {
         let class = self
             .archive_tier
@@ -75,7 +75,7 @@ impl<'a> Cold<'a> {
 }
 
 impl Conductor<'_> {
-    /// What the listing tells about an object that the job does not know what to do with.
+    /// Fails an object that the listing shows to be archived and that the job does not restore.
     pub(super) fn fail_archived(
         &mut self,
         transfer: u32,
@@ -100,8 +100,8 @@ impl Conductor<'_> {
     }
 }
 
-/// What the job says about an object that can not be read. [`Trouble::SourceChanged`] says that it
-/// can by now.
+/// Does with an archived object what the job says. Returns [`Trouble::SourceChanged`] if it can be
+/// read by now.
 pub(super) async fn meet(
     work: &Work,
     source: &Bucket,
@@ -134,7 +134,7 @@ pub(super) async fn meet(
     }
 }
 
-/// True when S3 refused the copy because the bytes are in an archive: what was restored has
+/// Returns true if S3 refused the copy because the bytes are in an archive: what was restored has
 /// expired, or HEAD did not tell.
 pub(super) fn told_late(failure: &Failure) -> bool {
     let by_copy = matches!(

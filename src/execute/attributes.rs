@@ -1,14 +1,15 @@
-//! What an object shall have besides its bytes: read before it is created, set with it, and
-//! finished after it.
+//! The attributes of an object: reads them before the object is created, sends them with the
+//! request that creates it, and sets the rest afterwards.
 //!
-//! What HEAD does not tell is read first, so that a `require` fails before anything is published.
-//! The request that creates the object carries all of it; when the server refuses an attribute that
-//! is only tried, the request is sent again without it ([`concede`]). What no header can carry,
-//! annotations and long tags, follows once the object is there and before its receipt is written.
+//! Attributes that HEAD does not show are read first, so that a `require` fails before anything is
+//! published. The request that creates the object carries all of them; if the server refuses an
+//! attribute that is only tried, the request is sent again without it ([`concede`]). Attributes
+//! that no header can carry (annotations and long tags) are set once the object exists and before
+//! its receipt is written.
 //!
-//! A permission that a bucket denied once is not asked for again: the run remembers it
-//! ([`Refusals`](super::refusals::Refusals)) and does without, and each object's receipt still
-//! tells.
+//! If a bucket denies a permission, the run remembers that
+//! ([`Refusals`](super::refusals::Refusals)) and sends no such request for later objects. Each
+//! receipt still records the loss.
 
 use jiff::Timestamp;
 
@@ -30,17 +31,18 @@ use crate::s3::{
     Written,
 };
 
-/// What one object shall have, and how far that came.
+/// The attributes of one object, and the attempts to set them.
 pub(super) struct Wanted<'w> {
     work: &'w Work,
-    /// As the job wants it, less what is known not to be possible. Nothing changes it from attempt
-    /// to attempt.
-    full: Attributes,
-    /// What is sent: the same, or less after a refusal.
+    /// The attributes that the job asks for, without those that the bucket is known to refuse. Each
+    /// attempt starts from these.
+    possible: Attributes,
+    /// The attributes in the next request: `possible`, or fewer after a refusal.
     sent: Attributes,
-    /// As the job wants it, whatever servers let it have: the same in every session.
-    wished: Attributes,
-    trial: Option<Trial>,
+    /// All attributes that the job asks for, whether or not the servers accept them. They are the
+    /// same in every session.
+    requested: Attributes,
+    trial: Option<Elimination>,
     late_tags: Vec<Tag>,
     annotations: Vec<Annotation>,
     /// The source's tags, which the request carries along by itself, if they were read to be
@@ -50,8 +52,8 @@ pub(super) struct Wanted<'w> {
     write: Operation,
 }
 
-/// The search for the attribute that the server does not take.
-struct Trial {
+/// The search for the attribute that the server does not accept.
+struct Elimination {
     refusal: Failure,
     left_out: Vec<Attribute>,
     next: std::vec::IntoIter<Vec<Attribute>>,
@@ -69,7 +71,7 @@ impl<'w> Wanted<'w> {
         pin: &SourcePin,
         draft: &mut Draft,
     ) -> Result<(), Trouble> {
-        if self.full.tags != Tags::AsSource || head.tag_count.is_some() {
+        if self.possible.tags != Tags::AsSource || head.tag_count.is_some() {
             return Ok(());
         }
         self.source_tags(bucket, pin, draft).await?;
@@ -94,8 +96,8 @@ impl<'w> Wanted<'w> {
             .await
     }
 
-    /// Reads what a copy of `head` shall have. `head` is completed with what S3 shows elsewhere
-    /// only.
+    /// Reads the attributes for a copy of `head`. Completes `head` with those that S3 shows only
+    /// elsewhere.
     pub(super) async fn of_copy(
         work: &'w Work,
         bucket: &Bucket,
@@ -140,9 +142,12 @@ impl<'w> Wanted<'w> {
         } else {
             Vec::new()
         };
-        let wished = full.clone();
+        let requested = full.clone();
         for attribute in optional(&full, transfer) {
-            if let Some(loss) = work.refusals.get(destination, attribute, Lost::NotSet) {
+            if let Some(loss) = work
+                .refusals
+                .expected_loss(destination, attribute, Lost::NotSet)
+            {
                 full = without(&full, &[attribute], transfer);
                 draft.losses.push(loss);
             }
@@ -152,7 +157,7 @@ impl<'w> Wanted<'w> {
             _ => Operation::CopyObject,
         };
         Ok(Self {
-            wished,
+            requested,
             annotations,
             carried,
             write,
@@ -160,7 +165,7 @@ impl<'w> Wanted<'w> {
         })
     }
 
-    /// What an uploaded file shall have.
+    /// Returns the attributes of an uploaded file.
     pub(super) fn of_upload(work: &'w Work, key: &ObjectKey) -> Self {
         let capabilities = work.sides.destination.capabilities();
         Self::new(
@@ -170,13 +175,13 @@ impl<'w> Wanted<'w> {
     }
 
     fn new(work: &'w Work, mut full: Attributes) -> Self {
-        let wished = full.clone();
+        let requested = full.clone();
         let late_tags = take_late_tags(&mut full, work.sides.destination.capabilities());
         Self {
             work,
             sent: full.clone(),
-            full,
-            wished,
+            possible: full,
+            requested,
             trial: None,
             late_tags,
             annotations: Vec::new(),
@@ -185,12 +190,12 @@ impl<'w> Wanted<'w> {
         }
     }
 
-    /// What the object shall have, whatever servers let it have.
-    pub(super) fn wished(&self) -> &Attributes {
-        &self.wished
+    /// Returns all attributes that the job asks for, whether or not the servers accept them.
+    pub(super) fn requested(&self) -> &Attributes {
+        &self.requested
     }
 
-    /// What the request that creates the object is to carry.
+    /// Returns the attributes that the request that creates the object must carry.
     pub(super) fn attributes(&self) -> &Attributes {
         &self.sent
     }
@@ -245,10 +250,10 @@ impl<'w> Wanted<'w> {
             };
             match answer {
                 Ok(answer) => {
-                    self.accepted(draft);
+                    self.record_left_out(draft);
                     return Ok(answer);
                 }
-                Err(failure) => Box::pin(self.give_way(source, pin, failure, draft)).await?,
+                Err(failure) => Box::pin(self.drop_next(source, pin, failure, draft)).await?,
             }
         }
     }
@@ -267,7 +272,7 @@ impl<'w> Wanted<'w> {
         loop {
             match MultipartUpload::begin(&self.work.sides.destination, key, &self.sent).await {
                 Ok(upload) => {
-                    self.accepted(draft);
+                    self.record_left_out(draft);
                     return Ok(match (unseen, is_refused) {
                         (1.., _) => upload.without_twins(began).await,
                         (0, true) => upload.after_refusal(began),
@@ -279,7 +284,7 @@ impl<'w> Wanted<'w> {
                     if failure.may_have_taken_effect() {
                         unseen = unseen.max(failure.details().attempts);
                     }
-                    let given_up = Box::pin(self.give_way(source, pin, failure, draft)).await;
+                    let given_up = Box::pin(self.drop_next(source, pin, failure, draft)).await;
                     given_up.map_err(|failure| {
                         let attempts = failure.details().attempts.max(unseen);
                         failure.after(attempts)
@@ -289,9 +294,9 @@ impl<'w> Wanted<'w> {
         }
     }
 
-    /// Takes something out of what is sent, so that the request can be sent again; gives the
-    /// failure back when there is nothing that it may be about.
-    async fn give_way(
+    /// Leaves the next suspected attribute out, so that the request can be sent again. Returns the
+    /// failure if no attribute is suspected any more.
+    async fn drop_next(
         &mut self,
         bucket: &Bucket,
         pin: &SourcePin,
@@ -301,20 +306,20 @@ impl<'w> Wanted<'w> {
         let transfer = &*self.work.sides.transfer;
         let trial = match self.trial.take() {
             Some(trial) if failure.kind() == trial.refusal.kind() => trial,
-            // The attempts to do with less came to something else: that is what counts now.
+            // The attempt with fewer attributes failed for another reason: that one counts now.
             Some(_) => return Err(failure),
             None => {
-                let mut optional = optional(&self.full, transfer);
+                let mut optional = optional(&self.possible, transfer);
                 // CopyObject reads the tags by itself; a denial of that looks like any other.
                 if *failure.kind() == FailureKind::Denied
-                    && self.full.tags == Tags::AsSource
+                    && self.possible.tags == Tags::AsSource
                     && optional.contains(&Attribute::Tags)
                     && !suspects(&failure, &[Attribute::Tags]).is_empty()
                 {
                     match self.source_tags(bucket, pin, draft).await? {
                         None => {
-                            self.full.tags = Tags::Exactly(set_tags(transfer));
-                            self.sent = self.full.clone();
+                            self.possible.tags = Tags::Exactly(set_tags(transfer));
+                            self.sent = self.possible.clone();
                             return Ok(());
                         }
                         Some(tags) if tags.is_empty() => {
@@ -324,21 +329,21 @@ impl<'w> Wanted<'w> {
                     }
                 }
                 let next = suspects(&failure, &optional).into_iter();
-                Trial {
+                Elimination {
                     refusal: failure,
                     left_out: Vec::new(),
                     next,
                 }
             }
         };
-        let Trial {
+        let Elimination {
             refusal, mut next, ..
         } = trial;
         let Some(left_out) = next.next() else {
             return Err(refusal);
         };
-        self.sent = without(&self.full, &left_out, transfer);
-        self.trial = Some(Trial {
+        self.sent = without(&self.possible, &left_out, transfer);
+        self.trial = Some(Elimination {
             refusal,
             left_out,
             next,
@@ -346,9 +351,10 @@ impl<'w> Wanted<'w> {
         Ok(())
     }
 
-    /// The server took what was sent: what was left out is lost.
-    fn accepted(&mut self, draft: &mut Draft) {
-        let Some(Trial {
+    /// Records the attributes that were left out as lost, because the server accepted the request
+    /// without them.
+    fn record_left_out(&mut self, draft: &mut Draft) {
+        let Some(Elimination {
             refusal, left_out, ..
         }) = self.trial.take()
         else {
@@ -368,7 +374,7 @@ impl<'w> Wanted<'w> {
     }
 
     /// Returns what is set only when the object is there.
-    pub(super) fn late(&self) -> Option<Attribute> {
+    pub(super) fn late_attribute(&self) -> Option<Attribute> {
         match (self.late_tags.is_empty(), self.annotations.is_empty()) {
             (false, _) => Some(Attribute::Tags),
             (true, false) => Some(Attribute::Annotations),
@@ -423,7 +429,7 @@ impl<'w> Wanted<'w> {
             } else {
                 Policy::Require
             };
-            self.or_lost(Attribute::Tags, policy, outcome, draft)?;
+            self.lose_or_fail(Attribute::Tags, policy, outcome, draft)?;
         }
         let Some((bucket, pin)) = source else {
             return Ok(());
@@ -446,7 +452,7 @@ impl<'w> Wanted<'w> {
                 }
                 Err(failure) => Err(failure),
             };
-            if !self.or_lost(Attribute::Annotations, policy, outcome, draft)? {
+            if !self.lose_or_fail(Attribute::Annotations, policy, outcome, draft)? {
                 break;
             }
         }
@@ -458,9 +464,9 @@ impl<'w> Wanted<'w> {
         Ok(())
     }
 
-    /// Whether it worked; by the policy, what did not is a loss or fails the object, which is there
-    /// without it.
-    fn or_lost(
+    /// Returns true if `outcome` is a success. Otherwise, as the policy says, records a loss and
+    /// returns false, or fails the object, which was published without the attribute.
+    fn lose_or_fail(
         &self,
         attribute: Attribute,
         policy: Policy,
@@ -470,7 +476,7 @@ impl<'w> Wanted<'w> {
         let Err(failure) = outcome else {
             return Ok(true);
         };
-        // What may go through later is no refusal: nothing is given up for it.
+        // A failure that may pass is not a refusal: no attribute is given up because of it.
         let is_refusal = !failure.kind().is_retryable() && !failure.ends_run();
         if policy == Policy::Try && is_refusal && *failure.kind() != FailureKind::Stopped {
             draft.losses.push(refused(
@@ -484,7 +490,7 @@ impl<'w> Wanted<'w> {
     }
 }
 
-/// Tells when the copy turned out to be encrypted with less than its source.
+/// Records a loss if the copy is encrypted more weakly than its source.
 pub(super) fn compare_encryption(work: &Work, head: &Head, written: &Written, draft: &mut Draft) {
     // With the destination's own customer key, or where the answer is silent about one, there is
     // nothing to compare.

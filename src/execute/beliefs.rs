@@ -1,4 +1,4 @@
-//! Decides how long a refusal is believed that may pass.
+//! Decides when to test again a refusal that may pass.
 //!
 //! A missing permission costs each object of a bucket a request and an answer, so a run remembers
 //! it and does without. But permissions change while a run of days is at work, and an outage looks
@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Where an attribute could be read before, it takes so many refusals in a row to believe that they
-/// are about all objects: a policy may deny one prefix or one object.
+/// The refusals in a row after which an attribute that could be read before counts as unreadable in
+/// the whole bucket. Fewer may come from a policy that denies one prefix or one object.
 pub(super) const IN_A_ROW: u32 = 16;
 
-/// Tells when to ask again.
+/// The time at which to ask again.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NextQuestion {
     at: Instant,
@@ -32,13 +32,18 @@ impl NextQuestion {
     }
 
     /// Returns true for the one who asks, and puts the next question off.
-    pub(super) fn is_due(&mut self, now: Instant) -> bool {
+    pub(super) fn take_turn(&mut self, now: Instant) -> bool {
         if now < self.at {
             return false;
         }
         self.interval = (self.interval * 2).min(self.longest);
         self.at = now + self.interval;
         true
+    }
+
+    /// Returns true if somebody is to ask.
+    pub(super) fn is_open(&self, now: Instant) -> bool {
+        now >= self.at
     }
 
     /// Makes the next one ask.
@@ -55,13 +60,13 @@ mod tests {
     fn one_asks_at_a_time_and_the_intervals_grow() {
         let (second, now) = (Duration::from_secs(1), Instant::now());
         let mut next = NextQuestion::after(now, (second * 2, second * 8));
-        assert!(!next.is_due(now + second));
-        assert!(next.is_due(now + second * 2));
-        assert!(!next.is_due(now + second * 2), "another one asks");
-        assert!(!next.is_due(now + second * 5));
-        assert!(next.is_due(now + second * 6));
-        assert!(next.is_due(now + second * 14), "8 s are the longest");
+        assert!(!next.take_turn(now + second));
+        assert!(next.take_turn(now + second * 2));
+        assert!(!next.take_turn(now + second * 2), "another one asks");
+        assert!(!next.take_turn(now + second * 5));
+        assert!(next.take_turn(now + second * 6));
+        assert!(next.take_turn(now + second * 14), "8 s are the longest");
         next.hurry(now + second * 15);
-        assert!(next.is_due(now + second * 15));
+        assert!(next.take_turn(now + second * 15));
     }
 }

@@ -31,7 +31,7 @@ pub(super) const LIMIT: u64 = 300;
 /// Counts failures alike until something else happens.
 #[derive(Debug)]
 pub(super) struct Breaker {
-    is_on: bool,
+    is_armed: bool,
     /// The kind of all failures so far.
     kind: Option<&'static str>,
     failed: u64,
@@ -41,46 +41,46 @@ impl Breaker {
     /// Creates the breaker of a job with this limit.
     /// A run that has copied something in an earlier session needs no such haste.
     pub(super) fn new(limit: Option<FailureLimit>, has_succeeded: bool) -> Self {
-        let is_on = matches!(limit, None | Some(FailureLimit::Auto)) && !has_succeeded;
+        let is_armed = matches!(limit, None | Some(FailureLimit::Auto)) && !has_succeeded;
         Self {
-            is_on,
+            is_armed,
             kind: None,
             failed: 0,
         }
     }
 
     /// Returns true while every object has failed alike.
-    pub(super) fn is_on(&self) -> bool {
-        self.is_on
+    pub(super) fn is_armed(&self) -> bool {
+        self.is_armed
     }
 
-    /// Takes note of the end of an object.
+    /// Counts the end of an object.
     pub(super) fn observe(&mut self, ending: &Ending) {
         match ending {
             Ending::Failed { error } => {
-                self.is_on &= *self.kind.get_or_insert(error.kind) == error.kind;
+                self.is_armed &= *self.kind.get_or_insert(error.kind) == error.kind;
                 self.failed += 1;
             }
             Ending::Stopped => {}
             Ending::Done { .. } | Ending::Skipped { .. } | Ending::Restoring { .. } => {
-                self.is_on = false;
+                self.is_armed = false;
             }
         }
     }
 
-    /// Takes note of copied bytes.
-    pub(super) fn turn_off(&mut self) {
-        self.is_on = false;
+    /// Disarms the breaker for good.
+    pub(super) fn disarm(&mut self) {
+        self.is_armed = false;
     }
 
     /// Returns true if one more object may be opened beside those that are.
     pub(super) fn may_open(&self, open: usize) -> bool {
-        !self.is_on || self.failed == 0 || self.failed + (open as u64) < LIMIT
+        !self.is_armed || self.failed == 0 || self.failed + (open as u64) < LIMIT
     }
 
     /// Returns true if the session is to end.
     pub(super) fn is_tripped(&self, open: usize) -> bool {
-        self.is_on && self.failed >= LIMIT && open == 0
+        self.is_armed && self.failed >= LIMIT && open == 0
     }
 }
 
@@ -92,7 +92,7 @@ pub(super) struct Suspect {
     receipt: Receipt,
 }
 
-/// What a conductor shares with others.
+/// The parts of a conductor that others share.
 pub(super) struct Means {
     pub(super) slots: Slots,
     pub(super) monitor: Arc<dyn Monitor>,
@@ -125,8 +125,8 @@ impl Monitor for Noting {
 }
 
 impl Conductor<'_> {
-    /// Whether going on after this failure would be in vain.
-    pub(super) fn is_hopeless(&self, error: &ErrorRecord) -> Option<GaveUp> {
+    /// Returns the reason to end the run after this failure, if there is one.
+    pub(super) fn reason_to_give_up(&self, error: &ErrorRecord) -> Option<GaveUp> {
         if error.ends_run {
             let mut reason = format!("{}: {}", error.code, error.message);
             if !error.remedy.is_empty() {
@@ -154,7 +154,7 @@ impl Conductor<'_> {
 
     /// Ends the session.
     pub(super) fn give_up_run(&mut self, gave_up: GaveUp) {
-        tracing::warn!("giving up: {}", gave_up.reason);
+        tracing::warn!(name: "giving_up", "giving up: {}", gave_up.reason);
         if gave_up.may_pass_later {
             self.in_vain.cancel();
         }
@@ -162,9 +162,10 @@ impl Conductor<'_> {
         self.stop.cancel();
     }
 
-    /// Turns the failure of an object into a stop if nothing is wrong with the object: it waited
-    /// for what the session ends for. All requests that wait for credentials give up together.
-    pub(super) fn without_blame(&mut self, receipt: Receipt) -> Receipt {
+    /// Turns the failure of an object into a stop if its cause ends the run, may pass later, and
+    /// the run has given up already. If the cause is the credentials, gives up the run first: all
+    /// requests that wait for credentials give up together.
+    pub(super) fn stop_if_run_ends(&mut self, receipt: Receipt) -> Receipt {
         let Ending::Failed { error } = &receipt.ending else {
             return receipt;
         };
@@ -177,7 +178,7 @@ impl Conductor<'_> {
         ]
         .iter()
         .any(|kind| error.kind == kind.name());
-        match (&self.outcome.gave_up, self.is_hopeless(error)) {
+        match (&self.outcome.gave_up, self.reason_to_give_up(error)) {
             (None, Some(gave_up)) if is_about_credentials => self.give_up_run(gave_up),
             (None, _) => return receipt,
             (Some(_), _) => {}
@@ -188,33 +189,34 @@ impl Conductor<'_> {
         }
     }
 
-    /// Counts a receipt, and ends the run if going on would be in vain.
+    /// Counts a receipt, and ends the run if there is a reason to give up.
     pub(super) fn count(&mut self, receipt: &Receipt) {
         self.outcome.count(receipt);
         self.monitor.observe(&Event::ObjectEnded(receipt));
         if let Ending::Failed { error } = &receipt.ending
             && self.outcome.gave_up.is_none()
-            && let Some(gave_up) = self.is_hopeless(error)
+            && let Some(gave_up) = self.reason_to_give_up(error)
         {
             self.give_up_run(gave_up);
         }
     }
 
-    /// Records the end of an object, or holds its failure back while the breaker is on.
+    /// Records the end of an object, or holds its failure back while the breaker is armed.
+    /// `is_followed` is true if other versions of the object follow, which cannot be held back.
     pub(super) fn end_or_suspect(
         &mut self,
         transfer: u32,
         object: Option<u64>,
         receipt: Receipt,
-        chain: bool,
+        is_followed: bool,
     ) {
         self.breaker.observe(&receipt.ending);
-        if !self.breaker.is_on() {
-            self.clear_suspects();
+        if !self.breaker.is_armed() {
+            self.record_all_suspects();
         }
         let is_published =
             matches!(&receipt.ending, Ending::Failed { error } if error.is_published);
-        if !self.breaker.is_on() || !receipt.is_failure() || is_published || chain {
+        if !self.breaker.is_armed() || !receipt.is_failure() || is_published || is_followed {
             return self.end_with(transfer, object, &receipt);
         }
         self.count(&receipt);
@@ -225,23 +227,24 @@ impl Conductor<'_> {
         });
     }
 
-    /// Turns the breaker off: some bytes were copied.
-    pub(super) fn see_progress(&mut self) {
-        self.breaker.turn_off();
-        self.clear_suspects();
+    /// Disarms the breaker, because some bytes were copied.
+    pub(super) fn disarm_breaker(&mut self) {
+        self.breaker.disarm();
+        self.record_all_suspects();
     }
 
     /// Records all failures that were held back.
-    pub(super) fn clear_suspects(&mut self) {
+    pub(super) fn record_all_suspects(&mut self) {
         self.record_suspects(|_| true);
     }
 
     /// Records the failures that were held back in a transfer.
-    pub(super) fn clear_suspects_of(&mut self, transfer: u32) {
+    pub(super) fn record_suspects_of(&mut self, transfer: u32) {
         self.record_suspects(|suspect| suspect.transfer == transfer);
     }
 
-    /// The failures that tripped the breaker are left to the next session.
+    /// Records the failures that `which` selects. Those that tripped the breaker are left to the
+    /// next session.
     fn record_suspects(&mut self, which: impl Fn(&Suspect) -> bool) {
         let (cleared, kept) = std::mem::take(&mut self.suspects)
             .into_iter()
@@ -282,7 +285,7 @@ impl Conductor<'_> {
             "all {failed} objects that were tried failed alike and none succeeded{example}. `max_failures: none` \
              (--max-failures none) runs the job to its end all the same"
         );
-        tracing::warn!("giving up: {reason}");
+        tracing::warn!(name: "giving_up", "giving up: {reason}");
         self.is_tripped = true;
         self.outcome.gave_up = Some(GaveUp {
             reason,
@@ -381,7 +384,7 @@ mod tests {
         assert!(breaker.may_open(2048), "nothing has failed");
         breaker.observe(&failed("denied"));
         assert!(breaker.may_open(298) && !breaker.may_open(299));
-        breaker.turn_off();
+        breaker.disarm();
         assert!(breaker.may_open(2048));
     }
 }

@@ -20,7 +20,8 @@ const MOST_KEPT: usize = 256 << 20;
 pub(super) struct Buffers(Arc<Mutex<Vec<Vec<u8>>>>);
 
 impl Buffers {
-    /// Bytes as `fill` makes them out of a buffer of this length with anything in it.
+    /// Returns the bytes that `fill` writes into a buffer of this length, whose content is
+    /// arbitrary.
     ///
     /// # Errors
     /// Those of `fill`.

@@ -1,13 +1,13 @@
 //! Taking up uploads that no journal knows, where the user asks for it.
 //!
-//! When a journal is lost with its disk, what it knew is still open at the destination and still
-//! costs money. Whoever says that nobody else writes these keys lets a run go on with it. What S3
-//! does not show of an open upload is made sure of by other means ([`crate::plan::claim`]): parts
-//! are proven to make the source by a checksum before they are published, or one by one where the
-//! source is a file; where there is nothing to prove them by, the object is copied anew. What the
-//! object has besides its bytes is compared once it is there, and where that is not as it shall be,
-//! it is copied anew over it. An upload that turns out to be of something else is told and left
-//! alone: it may be somebody's.
+//! If a journal is lost with its disk, its uploads are still open at the destination and still cost
+//! money. A user who states that nobody else writes these keys lets a run adopt them. Other checks
+//! replace what S3 does not show about an open upload ([`crate::plan::claim`]): parts are proven to
+//! make the source by a checksum before they are published, or one by one where the source is a
+//! file; where there is nothing to prove them by, the object is copied anew. What the object has
+//! besides its bytes is compared once it is there, and where that is not as it shall be, it is
+//! copied anew over it. An upload that turns out to be of something else is told and left alone: it
+//! may be somebody's.
 
 use std::future::ready;
 
@@ -27,8 +27,9 @@ use crate::planner::Step;
 use crate::s3::{Attributes, Failure, FailureKind, OpenUpload, PartDone};
 use crate::size::{by_number, display_counted};
 
-/// Looks among the open uploads at an object's key for one to go on with, once per object: that
-/// with the most bytes that are of use. `doubt` says why what it makes could not be proven, if so.
+/// Looks among the open uploads at an object's key for one to adopt, once per object: the one with
+/// the most usable bytes. `doubt` is the reason why its result could not be proven, if there is
+/// one.
 pub(super) async fn find(
     work: &Work,
     step: &Step,
@@ -51,7 +52,7 @@ pub(super) async fn find(
         {
             draft
                 .notes
-                .push(format!("open uploads can not be looked for: {failure}"));
+                .push(format!("open uploads cannot be listed: {failure}"));
             return Ok(None);
         }
         Err(failure) => return Err(failure.into()),
@@ -94,20 +95,22 @@ pub(super) async fn find(
     Ok(begun)
 }
 
-/// Why an upload of unknown beginnings cannot be told from one that was created with another ACL.
+/// Returns the reason why an upload of unknown origin cannot be distinguished from one that was
+/// created with another ACL, if there is one.
 pub(super) fn unseen_acl(attributes: &Attributes) -> Option<&'static str> {
     let has_acl = attributes.acl.is_some() || !attributes.grants.is_empty();
-    has_acl.then_some("its ACL can not be seen before it is an object")
+    has_acl.then_some("its ACL cannot be seen before it is an object")
 }
 
-/// The uploads that are open at exactly this key and that the journal does not know.
+/// Returns the uploads that are open at exactly this key and that the journal does not know.
 async fn open_at(work: &Work, key: &ObjectKey) -> Result<Vec<OpenUpload>, Failure> {
     let listed = multipart::uploads_to(&work.sides.destination, key);
     let unknown = listed.try_filter(|open| ready(!work.inherited.knows(&open.upload_id)));
     unknown.try_collect().await
 }
 
-/// The one of most use, how it is cut, and its parts. Those that cannot be judged are told.
+/// Returns the most useful upload, its layout, and its parts. Reports uploads that cannot be
+/// judged.
 async fn best(
     work: &Work,
     listed: Vec<OpenUpload>,
@@ -169,7 +172,7 @@ async fn best(
 }
 
 impl Begun {
-    /// The parts of this upload do not make the source, so somebody else began it.
+    /// Disowns this upload: its parts do not make the source, so somebody else created it.
     pub(super) fn disown(&self, work: &Work, draft: &mut Draft) -> Trouble {
         let id = self.upload.id();
         let command = multipart::command(
@@ -185,9 +188,9 @@ impl Begun {
         Trouble::NotOurs
     }
 
-    /// Compares what came of an upload of unknown beginnings with what it shall have. Where that
-    /// differs, it is copied anew. To be done while the upload is still on record, so that a
-    /// session that is killed before leaves it to the next one.
+    /// Compares an object made from an adopted upload with the requested attributes, and copies it
+    /// anew if they differ. Must be called while the upload is still on record, so that a session
+    /// that is killed before leaves the comparison to the next one.
     pub(super) async fn vouched(
         &self,
         work: &Work,

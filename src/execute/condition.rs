@@ -1,4 +1,4 @@
-//! What becomes of a write that the destination refuses because of its condition.
+//! Handles writes that the destination refuses because of their condition.
 //!
 //! `412`: the key is another's by now, which is a reason to leave it and no failure. `404` for an
 //! `If-Match`: the object that was to be replaced was deleted, so the key is written as an absent
@@ -12,7 +12,7 @@ use crate::plan::condition::{Seen, demanded};
 use crate::plan::decide::Skip;
 use crate::s3::{Failure, FailureKind, OnWrites, WriteCondition};
 
-/// Why the destination refused a conditional write.
+/// The reason why the destination refused a conditional write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refused {
     /// Somebody else's object stands at the key; it stays.
@@ -24,7 +24,7 @@ pub(super) enum Refused {
 }
 
 impl Work {
-    /// What a write demands of its key.
+    /// Returns the condition of a write on its key.
     pub(super) fn condition(&self, seen: &Seen, write: ConditionalWrite) -> WriteCondition {
         // A change in place is about the object that was looked at, also with `when: always`.
         let when = if self.sides.is_in_place() {
@@ -35,8 +35,8 @@ impl Work {
         demanded(when, seen, write, self.sides.destination.capabilities())
     }
 
-    /// True when the job copies only what is missing, the write itself cannot see to it or is not
-    /// believed, and the key is there by now.
+    /// Returns true if the job copies only what is missing, the write itself cannot see to it or is
+    /// not believed, and the key is there by now.
     pub(super) async fn is_taken(
         &self,
         key: &ObjectKey,
@@ -79,8 +79,8 @@ impl Work {
         }
     }
 
-    /// What a failed write with this condition means; `None` when the condition has nothing to do
-    /// with it.
+    /// Explains the failure of a write with this condition; `None` if the condition is not the
+    /// reason.
     pub(super) fn refused(&self, condition: &WriteCondition, failure: &Failure) -> Option<Refused> {
         let skip = match self.sides.transfer.when {
             When::Missing => Skip::Present,
@@ -116,7 +116,7 @@ impl Work {
         }
     }
 
-    /// Says what a denied write may lack besides the right to write.
+    /// Adds to the denial of a write the other permission that may be missing.
     pub(super) fn explained(&self, condition: &WriteCondition, failure: Failure) -> Failure {
         let failure = self.explained_acl(failure);
         let knows_conditions =
@@ -134,7 +134,7 @@ impl Work {
     }
 }
 
-/// What a request that names the pinned object has failed with.
+/// Converts the failure of a request that names the pinned object.
 pub(super) fn moved(failure: Failure) -> Trouble {
     match failure.kind() {
         FailureKind::PreconditionFailed => Trouble::SourceChanged,

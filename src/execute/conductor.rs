@@ -1,11 +1,11 @@
 //! The conductor: begins transfers, takes their steps from the planner, keeps the right objects
-//! open, and folds what they come to.
+//! open, and counts their results.
 //!
-//! All transfers of a run share the places in flight. One begins in its turn, as soon as everything
-//! that the ones before it found is begun or waits, so that the tail of one leaves no places empty,
-//! or while they cannot keep the places busy; unless it has to wait for the end of another
-//! ([`must_wait`](crate::manifest::must_wait)). Only single objects are planned side by side with others: a listing takes up
-//! memory.
+//! All transfers of a run share the slots. A transfer begins in its turn, as soon as all objects
+//! that the ones before it found have begun or wait, so that the tail of one leaves no slots empty,
+//! or while they cannot keep the slots busy; unless it has to wait for the end of another
+//! ([`must_wait`](crate::manifest::must_wait)). Only single objects are planned side by side with
+//! others: a listing takes up memory.
 //!
 //! The largest objects are opened first (their tail is what a run ends with) while small ones fill
 //! the places beside them. As many uploads are open as it takes to have a part for every place, and
@@ -55,11 +55,11 @@ pub(super) struct Conductor<'a> {
     /// Transfers that have not begun, by their place in the job.
     coming: VecDeque<(u32, Arc<Work>)>,
     pub(super) transfers: BTreeMap<u32, Running>,
-    /// What is told of the transfers that are being planned; `None` at the end of each.
+    /// The events of the transfers that are being planned; `None` at the end of each.
     news: SelectAll<BoxStream<'static, (u32, Option<News>)>>,
     pub(super) waiting: Waiting,
     tasks: JoinSet<(Receipt, Box<Step>)>,
-    /// What is under way, so that a task that panics can still be named.
+    /// The open objects, so that a task that panics can still be named.
     pub(super) open: HashMap<Id, Open>,
     /// Open objects by prefix.
     shares: Shares,
@@ -85,7 +85,7 @@ pub(super) struct Conductor<'a> {
 }
 
 impl<'a> Conductor<'a> {
-    /// For these transfers of the job, each with its place there.
+    /// Creates a conductor for these transfers of the job, each with its position there.
     pub(super) fn new(
         job: &'a Job,
         coming: VecDeque<(u32, Arc<Work>)>,
@@ -148,7 +148,7 @@ impl<'a> Conductor<'a> {
             tokio::select! {
                 Some((transfer, news)) = self.news.next() => self.hear(transfer, news),
                 Some(joined) = self.tasks.join_next_with_id() => self.fold(joined),
-                () = copied.cancelled(), if is_busy && !stopping && self.breaker.is_on() => self.see_progress(),
+                () = copied.cancelled(), if is_busy && !stopping && self.breaker.is_armed() => self.disarm_breaker(),
                 () = sleep_until(next_look), if may_stall => {}
                 Some(()) = OptionFuture::from(look.map(sleep_until)), if !stopping => self.look_again(),
                 () = stop.cancelled(), if is_busy && !stopping => {
@@ -159,7 +159,7 @@ impl<'a> Conductor<'a> {
                 else => break,
             }
         }
-        self.clear_suspects();
+        self.record_all_suspects();
         self.end_series();
         for running in self.transfers.values_mut() {
             running.record.flush_all();
@@ -187,7 +187,7 @@ impl<'a> Conductor<'a> {
     }
 
     fn hear(&mut self, transfer: u32, news: Option<News>) {
-        // What is not heard is not passed by: the next session finds it again.
+        // Keys that are not received are not passed: the next session finds them again.
         if self.stop.is_cancelled() {
             return;
         }
@@ -303,7 +303,7 @@ impl<'a> Conductor<'a> {
     /// Ends a transfer of which nothing is left to do.
     fn settle(&mut self, transfer: u32) {
         if self.transfers.get(&transfer).is_some_and(Running::is_over) {
-            self.clear_suspects_of(transfer);
+            self.record_suspects_of(transfer);
         }
         if let Some(running) = self.transfers.get_mut(&transfer)
             && running.is_over()
@@ -338,7 +338,7 @@ impl<'a> Conductor<'a> {
         self.end_with(transfer, object, &receipt);
     }
 
-    /// A key that failed before it had a number is over, unless the run ends with it.
+    /// Passes a key that failed before it had a number, unless the run ends with it.
     fn pass(&mut self, transfer: u32, key: ObjectKey) {
         if self.outcome.gave_up.is_none() {
             self.tell(transfer, |record| record.pass(key));

@@ -15,14 +15,16 @@ use crate::location::ObjectKey;
 
 /// Groups that are told apart.
 const MOST: usize = 64;
-/// Stands for all others: no key begins with a slash behind a slash and this.
+/// The segment of the group of all other prefixes. A real segment has its only slash at its end, so
+/// none is equal to it.
 const OTHERS: &str = "//";
 
-/// Objects of a transfer whose keys go on alike behind what all of them begin with.
+/// The objects of a transfer whose keys have the same path segment behind the prefix that all its
+/// keys share.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Group {
     transfer: u32,
-    piece: String,
+    segment: String,
 }
 
 impl Group {
@@ -42,8 +44,8 @@ pub(super) struct Shares {
 }
 
 impl Shares {
-    /// Takes note of a key of a transfer. If the keys turn out to have less in common, all groups
-    /// of the transfer so far are one from now on, which is returned.
+    /// Learns the common prefix of a transfer from one of its keys. If the key makes it shorter,
+    /// merges all groups of the transfer so far into one and returns that.
     pub(super) fn learn(&mut self, transfer: u32, key: &ObjectKey) -> Option<Group> {
         let key = key.as_str();
         let Some(base) = self.bases.get_mut(&transfer) else {
@@ -68,7 +70,7 @@ impl Shares {
         self.known.retain(|group| group.transfer != transfer);
         let group = Group {
             transfer,
-            piece: self.piece(transfer, &before).to_owned(),
+            segment: self.segment(transfer, &before).to_owned(),
         };
         let open = self
             .open
@@ -84,22 +86,22 @@ impl Shares {
     pub(super) fn group(&mut self, transfer: u32, key: &ObjectKey) -> Group {
         let group = Group {
             transfer,
-            piece: self.piece(transfer, key.as_str()).to_owned(),
+            segment: self.segment(transfer, key.as_str()).to_owned(),
         };
-        if self.known.contains(&group) || group.piece.is_empty() {
+        if self.known.contains(&group) || group.segment.is_empty() {
             return group;
         }
         if self.known.len() >= MOST {
             return Group {
                 transfer,
-                piece: OTHERS.to_owned(),
+                segment: OTHERS.to_owned(),
             };
         }
         self.known.insert(group.clone());
         group
     }
 
-    fn piece<'k>(&self, transfer: u32, key: &'k str) -> &'k str {
+    fn segment<'k>(&self, transfer: u32, key: &'k str) -> &'k str {
         let base = self.bases.get(&transfer).map_or("", String::as_str);
         let rest = key.strip_prefix(base).unwrap_or(key);
         rest.find('/').map_or("", |at| &rest[..=at])
@@ -110,12 +112,12 @@ impl Shares {
         self.open.get(group).copied().unwrap_or_default()
     }
 
-    /// Takes note that an object was opened.
+    /// Counts an object that was opened.
     pub(super) fn opened(&mut self, group: &Group) {
         *self.open.entry(group.clone()).or_default() += 1;
     }
 
-    /// Takes note that an object is not open any more.
+    /// Counts an object that is not open any more.
     pub(super) fn closed(&mut self, group: &Group) {
         if let Some(open) = self.open.get_mut(group) {
             *open -= 1;
@@ -143,30 +145,33 @@ mod tests {
     #[test]
     fn groups_begin_where_keys_differ() {
         let mut shares = Shares::default();
-        let piece = |shares: &mut Shares, text: &str| shares.group(1, &key(text)).piece;
+        let segment = |shares: &mut Shares, text: &str| shares.group(1, &key(text)).segment;
         shares.learn(1, &key("data/2026/a/x"));
-        assert_eq!(piece(&mut shares, "data/2026/a/x"), "");
+        assert_eq!(segment(&mut shares, "data/2026/a/x"), "");
         shares.opened(&Group {
             transfer: 1,
-            piece: String::new(),
+            segment: String::new(),
         });
         let merged = shares.learn(1, &key("data/2026/b/y")).unwrap();
-        assert_eq!((merged.piece.as_str(), shares.open_in(&merged)), ("a/", 1));
-        assert_eq!(piece(&mut shares, "data/2026/a/x"), "a/");
-        assert_eq!(piece(&mut shares, "data/2026/b/deep/er"), "b/");
+        assert_eq!(
+            (merged.segment.as_str(), shares.open_in(&merged)),
+            ("a/", 1)
+        );
+        assert_eq!(segment(&mut shares, "data/2026/a/x"), "a/");
+        assert_eq!(segment(&mut shares, "data/2026/b/deep/er"), "b/");
         shares.learn(1, &key("data/2025/ä"));
-        assert_eq!(piece(&mut shares, "data/2026/a/x"), "2026/");
+        assert_eq!(segment(&mut shares, "data/2026/a/x"), "2026/");
         shares.learn(2, &key("other"));
         assert_eq!(
-            piece(&mut shares, "data/2025/z"),
+            segment(&mut shares, "data/2025/z"),
             "2025/",
             "another transfer has keys of its own"
         );
         shares.learn(1, &key("täglich"));
         assert_eq!(
             (
-                piece(&mut shares, "data/2025/z").as_str(),
-                piece(&mut shares, "täglich").as_str()
+                segment(&mut shares, "data/2025/z").as_str(),
+                segment(&mut shares, "täglich").as_str()
             ),
             ("data/", "")
         );
@@ -204,8 +209,8 @@ mod tests {
     }
 
     proptest! {
-        /// A group whose objects never end has no more than its share, however many of the others
-        /// have ended.
+        /// Checks that a group whose objects never end has no more than its share, however many of
+        /// the others have ended.
         #[test]
         fn a_slow_group_has_no_more_than_its_share(
             groups in 2..8usize, places in 8..400u32, ends in 1..2000usize,

@@ -7,28 +7,21 @@
 //! that changed and whose `ETag`s follow from the bytes. The second request may still arrive when
 //! the object is published, and changes nothing then.
 //!
-//! What is overdue is judged as TCP judges a lost segment: by the mean of what the answers took,
-//! and by how much they differ. All parts but the last are of one size, so their times compare.
+//! A [`LatencyEstimate`] tells what is overdue. All parts but the last are of one size, so their
+//! times compare.
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::pin;
-use std::time::Duration;
 
 use futures::future::{Either, select};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::bucket::Answer;
+use crate::pace::latency::LatencyEstimate;
 use crate::s3::{Failure, PartDone};
 
-/// Answers before anything is called overdue.
-const ENOUGH: u32 = 8;
-/// Mean deviations beyond the mean.
-const DEVIATIONS: u32 = 6;
-/// At least so much beyond the mean, and at least twice the mean: a second request costs as much as
-/// the first.
-const LEAST: Duration = Duration::from_secs(1);
 /// One part in so many may be asked for twice: a server that is slow as a whole is not helped by
 /// more requests.
 const ONE_IN: u32 = 20;
@@ -38,9 +31,7 @@ const ONE_IN: u32 = 20;
 pub(super) struct Hedge {
     /// Parts that were asked for once, by number: when, and how to have one asked for again.
     single: BTreeMap<u32, (Instant, oneshot::Sender<()>)>,
-    answers: u32,
-    mean: Duration,
-    deviation: Duration,
+    latency: LatencyEstimate,
     left: u32,
 }
 
@@ -50,9 +41,7 @@ impl Hedge {
         let left = if is_safe { parts.div_ceil(ONE_IN) } else { 0 };
         Self {
             single: BTreeMap::new(),
-            answers: 0,
-            mean: Duration::ZERO,
-            deviation: Duration::ZERO,
+            latency: LatencyEstimate::NONE,
             left,
         }
     }
@@ -73,22 +62,12 @@ impl Hedge {
         let Some((asked, _)) = self.single.remove(&number) else {
             return;
         };
-        let took = now.saturating_duration_since(asked);
-        if self.answers == 0 {
-            (self.mean, self.deviation) = (took, took / 2);
-        } else {
-            self.deviation = (self.deviation * 3 + self.mean.abs_diff(took)) / 4;
-            self.mean = (self.mean * 7 + took) / 8;
-        }
-        self.answers += 1;
+        self.latency.observe(now.saturating_duration_since(asked));
     }
 
     /// When the part that has waited longest is overdue, if anything may be asked for again.
     pub(super) fn due(&self) -> Option<Instant> {
-        if self.left == 0 || self.answers < ENOUGH {
-            return None;
-        }
-        let patience = self.mean + (self.deviation * DEVIATIONS).max(LEAST).max(self.mean);
+        let patience = self.latency.overdue_after().filter(|_| self.left > 0)?;
         self.single
             .values()
             .map(|(asked, _)| *asked)
@@ -150,6 +129,7 @@ where
 mod tests {
     use std::cell::RefCell;
     use std::future::ready;
+    use std::time::Duration;
 
     use super::*;
     use crate::s3::{FailureKind, Operation};
@@ -170,18 +150,6 @@ mod tests {
             hedge.answered(number, start + ms(millis));
         }
         (hedge, start, told)
-    }
-
-    #[test]
-    fn a_part_is_overdue_when_it_takes_far_longer_than_the_others() {
-        let (hedge, start, _told) = after((0..20).map(|at| 900 + at % 3 * 50), true);
-        let due = hedge.due().unwrap().duration_since(start);
-        assert!((ms(1900)..=ms(2100)).contains(&due), "{due:?}");
-        // Where times differ much, a long one says little.
-        let (hedge, start, _told) = after((0..40).map(|at| 200 + at % 5 * 900), true);
-        assert!(hedge.due().unwrap().duration_since(start) > ms(5000));
-        let (hedge, start, _told) = after((0..40).map(|_| 60_000), true);
-        assert!(hedge.due().unwrap().duration_since(start) >= ms(119_000));
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! The versions of a key, one after the other.
 //!
-//! The conductor begins a version when the one before it is done, and puts it at the head of what
-//! waits, so that a key that was begun is also finished. When a version does not come to be, the
-//! newer ones behind it end with it: written without it they would be another history. The next run
-//! goes on where this one ended.
+//! The conductor begins a version when the one before it is done, and puts it first in the queue,
+//! so that a key that was begun is also finished. If a version is not written, the newer ones
+//! behind it end with it: without it they would be another history. The next run continues where
+//! this one ended.
 
 use super::conductor::Conductor;
 use super::receipt::{Ending, Proof, Receipt};
@@ -48,7 +48,7 @@ pub(super) async fn mark(work: &Work, step: &Step, draft: &mut Draft) -> Result<
             newest.is_some_and(|newest| newest.is_marker && Some(newest.id) == made.version);
         if !is_there {
             let what = "the server answered that there is a delete marker, and lists none";
-            return Err(work.not_equal(&step.key, what).into());
+            return Err(work.refuse_to_publish(&step.key, what).into());
         }
     }
     Ok(Ending::Done {
@@ -77,7 +77,7 @@ impl Work {
 }
 
 impl Conductor<'_> {
-    /// Goes on with the next version of a key, or ends those that can not follow.
+    /// Goes on with the next version of a key, or ends those that cannot follow.
     pub(super) fn follow(&mut self, transfer: u32, following: Box<Following>, receipt: &Receipt) {
         let ending = match &receipt.ending {
             Ending::Done {

@@ -1,8 +1,9 @@
 //! Changing an object where it is.
 //!
-//! The change is a copy of the object onto itself that is refused if the object is no more the one
-//! that was looked at, so that nobody's overwrite is lost. Then the object is looked at again, and
-//! changed only if it still needs to be: an attempt whose answer was lost may have changed it.
+//! The change is a copy of the object onto itself. The server refuses it if the object is no longer
+//! the one that s3haul looked at, so that nobody's overwrite is lost. Then s3haul looks at the
+//! object again and changes it only if it still needs the change: an attempt whose answer was lost
+//! may have made it.
 
 use super::attributes::Wanted;
 use super::object::Copy;
@@ -63,9 +64,9 @@ impl Copy<'_> {
         }
     }
 
-    /// The version that a copy names as its source. Where the write itself cannot demand that the
-    /// object is still the same, a change in place names none: then its condition on the source is
-    /// about the current version.
+    /// Returns the version that a copy names as its source. If the write itself cannot demand that
+    /// the object is still the same, a change in place names none: then its condition on the source
+    /// is about the current version.
     pub(super) fn version_to_read(&self, head: &Head) -> Option<String> {
         let if_match = self.work.sides.destination.capabilities().if_match;
         let is_guarded = !self.work.sides.is_in_place() || (if_match.copy && if_match.complete);
@@ -77,7 +78,7 @@ impl Wanted<'_> {
     /// Refuses an in-place change that would take more than one request to bring back all that the
     /// object has: a run that is killed between them would lose the rest.
     pub(super) fn come_at_once(&self, key: &ObjectKey) -> Result<(), Failure> {
-        let Some(late) = self.late() else {
+        let Some(late) = self.late_attribute() else {
             return Ok(());
         };
         let message = format!(

@@ -63,13 +63,13 @@ impl Work {
         if destination.capabilities().refuses_what_it_lacks() {
             return destination.put_tags(key, version, tags).await;
         }
-        if self.refusals.replaces(destination).get() == Some(&true) {
+        if self.refusals.tags_replace_content(destination).get() == Some(&true) {
             return Err(unknown(
                 "the server takes tags for the content of an object",
             ));
         }
         destination.put_tags(key, version, tags).await?;
-        let replaces = self.refusals.replaces(destination);
+        let replaces = self.refusals.tags_replace_content(destination);
         let look = async { Ok::<_, Failure>(destination.head(key, version).await?.etag != etag) };
         let has_replaced = if destination.capabilities().believes_answers() {
             *replaces.get_or_try_init(|| Box::pin(look)).await?
@@ -78,7 +78,7 @@ impl Work {
         };
         if has_replaced {
             let message = "the server took the tags for the content of the object";
-            return Err(self.not_equal(key, message));
+            return Err(self.refuse_to_publish(key, message));
         }
         if tags.is_empty() {
             return self.are_gone((key, version)).await;
@@ -89,12 +89,12 @@ impl Work {
         };
         let asked = Asked::of(&attributes, Operation::PutObjectTagging, false);
         // Every object that is changed in place has only these.
-        let is_each = self.sides.is_in_place();
+        let for_each_object = self.sides.is_in_place();
         for question in asked.questions(&Head::default()) {
             let at = (key, version);
             let answer = self
                 .refusals
-                .answer(destination, asked, question, at, is_each);
+                .answer(destination, asked, question, at, for_each_object);
             match answer.await? {
                 Answer::Kept | Answer::NotReadable => {}
                 Answer::NotKnown | Answer::Unlike(Unlike::Nothing) => {

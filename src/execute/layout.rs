@@ -1,9 +1,9 @@
 //! Finding out where the parts of a source end, when its boundaries are to be replayed.
 //!
-//! What can be kept at all is decided from the source's HEAD alone ([`crate::plan::replay`]). One
-//! HEAD of the first part then gives a uniform layout that fits nearly every upload; each part is
-//! asked for only when that one does not fit by arithmetic, or when what it makes turned out not to
-//! be the source's `ETag`.
+//! The source's HEAD alone decides whether the parts can be kept at all ([`crate::plan::replay`]).
+//! One HEAD of the first part then gives a uniform layout that fits nearly every upload; s3haul
+//! asks for each part only if that layout does not fit by arithmetic, or if its result turned out
+//! not to be the source's `ETag`.
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 
@@ -22,8 +22,8 @@ use crate::s3::{ChecksumKind, Failure, FailureKind, Head, Operation, SourcePin};
 /// Parts that are asked for at once.
 const HEADS_AT_ONCE: usize = 64;
 
-/// The route of an object whose HEAD is known, and the place that the caller holds. `ask_each` says
-/// that a guess has failed.
+/// Returns the route of an object whose HEAD is known, and the slot that the caller holds.
+/// `ask_each` says that a guess has failed.
 pub(super) async fn route(
     work: &Work,
     source: &Bucket,
@@ -48,8 +48,8 @@ pub(super) async fn route(
     .await
 }
 
-/// The route that gives the copy the source's own parts, as far as they are told; otherwise the
-/// `usual` one.
+/// Returns the route that gives the copy the source's own parts, if the server shows them;
+/// otherwise the `usual` one.
 async fn as_the_source(
     work: &Work,
     (source, step): (&Bucket, &Step),
@@ -62,7 +62,7 @@ async fn as_the_source(
     if !finds_parts_of(&step.entry.key, destination) {
         lose(
             draft,
-            "this server can not copy parts of an object with % or ? in its name",
+            "this server cannot copy parts of an object with % or ? in its name",
         );
         return Ok((usual, slot));
     }
@@ -146,8 +146,8 @@ async fn as_the_source(
     Ok((usual, slot))
 }
 
-/// A checksum that parts can not make is kept by a single copy, where the job demands a checksum
-/// and the size allows it.
+/// Returns a single copy if it keeps a checksum that parts cannot make, the job demands a checksum,
+/// and the size allows it; otherwise the `usual` route.
 fn keeping_the_checksum(work: &Work, head: &Head, usual: Route) -> Route {
     let single = head
         .checksum
@@ -165,7 +165,7 @@ fn keeping_the_checksum(work: &Work, head: &Head, usual: Route) -> Route {
     }
 }
 
-/// Bytes of one part of the source; `None` when the server does not tell.
+/// Returns the size of one part of the source; `None` if the server does not show it.
 async fn part_size(
     source: &Bucket,
     pin: &SourcePin,

@@ -1,5 +1,4 @@
-//! What the pacer learns goes into the journal now and then, and a session that goes on begins with
-//! it.
+//! Writes the pacer's knowledge into the journal now and then; a resumed session starts with it.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -9,7 +9,7 @@ use super::attributes::Wanted;
 use super::condition::Refused;
 use super::monitor::Event;
 use super::object::Copy;
-use super::prove::{Expected, Made};
+use super::prove::{Expected, FromParts};
 use super::published::Publication;
 use super::receipt::Ending;
 use super::{Draft, Trouble};
@@ -22,7 +22,7 @@ use crate::plan::decide::Route;
 use crate::s3::{FailureKind, Head, SourcePin};
 
 impl Copy<'_> {
-    /// The listed `ETag`, if the listing tells all that the copy takes.
+    /// Returns the listed `ETag`, if the listing tells all that the copy takes.
     pub(super) fn needs_no_look(&self) -> Option<String> {
         let entry = &self.step.entry;
         let reads = Reads::of(
@@ -34,8 +34,8 @@ impl Copy<'_> {
             entry.storage_class.as_deref(),
             Some("GLACIER" | "DEEP_ARCHIVE")
         );
-        // An ETag is no checksum, what HEAD tells saves most of the reading, and the versions of a
-        // history come one after another.
+        // An ETag is not a checksum, HEAD saves most of the reading, and the versions of a history
+        // come one after another.
         let proof = self.work.sides.transfer.proof;
         let demanding = proof.verify == Verify::RequireChecksum || proof.prove == Prove::Read;
         let simple = self.step.route == Route::Copy && self.step.turn.is_none();
@@ -122,7 +122,7 @@ impl Copy<'_> {
         let asked = Some(wanted.asked(&looked_at));
         let published = Publication {
             written: &written,
-            made: &Made::default(),
+            made: &FromParts::default(),
             parts: 0,
             asked,
             slot: None,

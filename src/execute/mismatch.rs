@@ -1,9 +1,9 @@
-//! What becomes of a copy that was published and is not equal to its source, or not proven as the
-//! job demands.
+//! Handles a copy that was published and is not equal to its source, or not proven as the job
+//! demands.
 //!
 //! Nothing is deleted unless the job says so, and then exactly what this run wrote: on a versioned
 //! bucket that version, elsewhere the object on condition that it still has the `ETag` of the copy.
-//! Where the server can not be trusted with that condition, the copy stays, and the report says so.
+//! Where the server cannot be trusted with that condition, the copy stays, and the report says so.
 
 use super::Work;
 use super::receipt::Proof;
@@ -12,16 +12,27 @@ use crate::manifest::job::{OnMismatch, Verify};
 use crate::s3::{Failure, FailureKind, Operation, Written};
 
 impl Work {
-    /// The failure of an object whose published copy differs from its source by `what`.
-    pub(super) async fn unequal(&self, key: &ObjectKey, written: &Written, what: &str) -> Failure {
-        let fate = self.fate(key, written).await;
-        self.not_equal(key, &format!("{what}; {fate}"))
+    /// Keeps or removes a published copy that is not equal to its source, as `on_mismatch` says,
+    /// and returns the failure.
+    pub(super) async fn reject_published(
+        &self,
+        key: &ObjectKey,
+        written: &Written,
+        what: &str,
+    ) -> Failure {
+        let fate = self.keep_or_remove(key, written).await;
+        self.refuse_to_publish(key, &format!("{what}; {fate}"))
     }
 
     /// Returns the failure of an object whose published copy lacks an attribute that the job
     /// requires.
-    pub(super) async fn unkept(&self, key: &ObjectKey, written: &Written, what: &str) -> Failure {
-        let fate = self.fate(key, written).await;
+    pub(super) async fn reject_incomplete(
+        &self,
+        key: &ObjectKey,
+        written: &Written,
+        what: &str,
+    ) -> Failure {
+        let fate = self.keep_or_remove(key, written).await;
         let place = self.sides.destination.place(key);
         Failure::new(
             FailureKind::NotKept,
@@ -31,29 +42,29 @@ impl Work {
         )
     }
 
-    /// Does with a bad copy what the job says, and returns that in words.
-    async fn fate(&self, key: &ObjectKey, written: &Written) -> String {
+    /// Keeps or removes a bad copy, as `on_mismatch` says, and returns a text that says which.
+    async fn keep_or_remove(&self, key: &ObjectKey, written: &Written) -> String {
         match self.sides.transfer.proof.on_mismatch {
             OnMismatch::Keep => "the copy was kept (`on_mismatch: keep`)".to_owned(),
-            OnMismatch::Remove => self.take_back(key, written).await,
+            OnMismatch::Remove => self.remove_copy(key, written).await,
         }
     }
 
-    /// The failure of an object that would not be equal; nothing was published.
-    pub(super) fn not_equal(&self, key: &ObjectKey, what: &str) -> Failure {
+    /// Returns the failure of an object that would not be equal; nothing was published.
+    pub(super) fn refuse_to_publish(&self, key: &ObjectKey, what: &str) -> Failure {
         let place = self.sides.destination.place(key);
         Failure::new(FailureKind::NotEqual, Operation::HeadObject, place, what)
     }
 
-    /// The failure of an object that can not have, or does not have, the proof that the job
+    /// Returns the failure of an object that cannot have, or does not have, the proof that the job
     /// demands.
     pub(super) fn unprovable(&self, key: &ObjectKey, why: &str) -> Failure {
         let place = self.sides.destination.place(key);
         Failure::new(FailureKind::Unprovable, Operation::HeadObject, place, why)
     }
 
-    /// Lets pass what is as strong as the job demands of an object that is there.
-    pub(super) fn enough(&self, key: &ObjectKey, proof: Proof) -> Result<Proof, Failure> {
+    /// Returns the proof if it is as strong as the job demands, and fails the object otherwise.
+    pub(super) fn require_strength(&self, key: &ObjectKey, proof: Proof) -> Result<Proof, Failure> {
         if self.sides.transfer.proof.verify == Verify::RequireChecksum && !proof.is_checksum() {
             let why = format!("the copy is there, but no checksum proves it (only: {proof})");
             return Err(self.unprovable(key, &why));
@@ -61,8 +72,8 @@ impl Work {
         Ok(proof)
     }
 
-    /// Removes what this run wrote; what it came to, in words.
-    async fn take_back(&self, key: &ObjectKey, written: &Written) -> String {
+    /// Tries to remove what this run wrote, and returns the outcome as a text.
+    async fn remove_copy(&self, key: &ObjectKey, written: &Written) -> String {
         let destination = &self.sides.destination;
         if written.was_found {
             return "the copy was kept, because the answer to its write was lost: it may be somebody else's"
@@ -81,16 +92,16 @@ impl Work {
         }
         let deleted = destination.delete_object(key, version, Some(&written.etag));
         match deleted.await {
-            Ok(()) => self.removal(key, version, &written.etag).await,
+            Ok(()) => self.confirm_removal(key, version, &written.etag).await,
             Err(failure) => {
                 format!("the copy was kept, because it could not be removed: {failure}")
             }
         }
     }
 
-    /// Returns the end of a bad copy whose removal the server answered with success. Servers other
-    /// than Amazon's may answer so and keep it, so it is looked for there.
-    async fn removal(&self, key: &ObjectKey, version: Option<&str>, etag: &str) -> String {
+    /// Checks that a bad copy is gone after the server confirmed its removal, and returns the
+    /// outcome as a text. Servers other than Amazon's may confirm it and keep the copy.
+    async fn confirm_removal(&self, key: &ObjectKey, version: Option<&str>, etag: &str) -> String {
         let destination = &self.sides.destination;
         let removed = version.map_or_else(
             || "the copy was removed".to_owned(),

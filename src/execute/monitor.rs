@@ -1,4 +1,4 @@
-//! What the library tells a user interface while it works.
+//! The events that the library reports to a user interface while it works.
 
 use super::receipt::Receipt;
 
@@ -21,9 +21,9 @@ pub enum Event<'a> {
     },
     /// All objects of the transfer are known.
     PlanEnded,
-    /// A multipart object was begun.
+    /// A multipart object has begun.
     UploadBegan {
-        /// Tells objects apart in later events.
+        /// The number by which later events refer to the object.
         id: u64,
         /// The key at the destination.
         key: &'a str,
@@ -39,23 +39,23 @@ pub enum Event<'a> {
         /// Their number.
         bytes: u64,
     },
-    /// Bytes that had arrived are void, because the object is begun again or given up.
+    /// Bytes that had arrived are void, because the object starts again or is given up.
     BytesVoided {
         /// Their number.
         bytes: u64,
     },
-    /// A multipart object is no longer at work.
+    /// A multipart object has ended.
     UploadEnded {
         /// As in [`Event::UploadBegan`].
         id: u64,
     },
     /// An object is finished, for better or worse.
     ObjectEnded(&'a Receipt),
-    /// Something is no object and was left out.
+    /// Something is not an object and was left out.
     Ignored {
-        /// Where.
+        /// Its place.
         place: &'a str,
-        /// Why.
+        /// The reason.
         why: &'static str,
     },
     /// The selection left an object out.
@@ -69,7 +69,7 @@ pub enum Event<'a> {
 
 /// Watches a run. Called from many tasks; must not block.
 pub trait Monitor: Send + Sync {
-    /// Takes note of something that happened.
+    /// Receives an event.
     fn observe(&self, event: &Event<'_>);
 }
 

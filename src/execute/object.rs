@@ -15,7 +15,7 @@ use super::archive::{self, Cold};
 use super::attributes::{Wanted, compare_encryption};
 use super::condition::{Refused, moved};
 use super::monitor::Event;
-use super::prove::{Expected, Made, Verdict, by_look};
+use super::prove::{Expected, FromParts, Verdict, judge_head};
 use super::published::Publication;
 use super::receipt::{COPIED_BEFORE, Ending, MAY_BE_OURS, Proof};
 use super::{Draft, Trouble, Work, layout, read, repair};
@@ -32,12 +32,12 @@ use crate::s3::{
     ArchiveState, Attributes, Failure, FailureKind, Head, Operation, SourcePin, WriteCondition,
 };
 
-/// How often an object whose source keeps changing is planned again.
+/// The most times that an object whose source keeps changing is planned again.
 const ROUNDS: u32 = 4;
 /// A single copy of more than this takes long enough to count as bulk.
 pub(super) use crate::bucket::parking::BULK_FROM;
 
-/// Copies the object of `step`; what it came to is in `draft` and the ending.
+/// Copies the object of `step`; the result is in `draft` and the ending.
 pub(super) async fn copy(
     work: &Work,
     source: &Bucket,
@@ -70,8 +70,7 @@ pub(super) async fn copy(
     outcome
 }
 
-/// Does a step that is planned to be a restore; copies after all if the object turns out to be
-/// readable.
+/// Restores an object, or copies it if it turns out to be readable.
 pub(super) async fn restore(
     work: &Work,
     source: &Bucket,
@@ -140,12 +139,12 @@ pub(super) struct Copy<'a> {
     pub(super) step: &'a Step,
     /// A guess of the source's part boundaries has failed.
     ask_each: bool,
-    /// What stands at the destination's key, as far as we know: what the plan saw, then what a
-    /// round of ours wrote.
+    /// The object at the destination's key, as far as it is known: the one that the plan saw, then
+    /// the one that a round of ours wrote.
     pub(super) seen: Seen,
     /// Uploads to this key that earlier sessions left open.
     left: Vec<Left>,
-    /// What the object was before the first attempt to change it in place.
+    /// The object before the first attempt to change it in place.
     pub(super) before: Option<Head>,
     /// The `ETag` that HEAD shows of the source, as long as it is the same each time.
     pinned: Option<Pinned>,
@@ -329,8 +328,8 @@ impl Copy<'_> {
         }
     }
 
-    /// Makes sure that an object of which no list showed the size is no larger than its ranges
-    /// reach, where HEAD is not believed. A copy in one request shows that afterwards.
+    /// Makes sure that an object whose size no list showed is not larger than its ranges, if HEAD
+    /// is not believed. A copy in one request shows that afterwards.
     async fn confirm_size(&self, head: &Head, pin: &SourcePin) -> Result<(), Trouble> {
         let is_listed = !matches!(self.work.sides.transfer.from, Source::Object { .. });
         if is_listed || self.source.capabilities().believes_answers() {
@@ -375,7 +374,7 @@ impl Copy<'_> {
         let asked = Some(wanted.asked(head));
         let published = Publication {
             written: &written,
-            made: &Made::default(),
+            made: &FromParts::default(),
             parts: 0,
             asked,
             slot: Some(place),
@@ -392,8 +391,8 @@ impl Copy<'_> {
         })
     }
 
-    /// What a `CopyObject` that failed comes to. Its 412 and 404 may be about the source or about
-    /// the destination.
+    /// Handles a `CopyObject` that failed. Its 412 and 404 may be about the source or about the
+    /// destination.
     async fn refused(
         &mut self,
         (head, asked): (&Head, Asked<'_>),
@@ -431,7 +430,8 @@ impl Copy<'_> {
         }
     }
 
-    /// The key of a history is there from its second version on, whatever `when` says.
+    /// Returns the condition of the write. The key of a history exists from its second version on,
+    /// whatever `when` says.
     pub(super) fn condition(&self, by: ConditionalWrite) -> WriteCondition {
         if self.step.turn.is_some() {
             WriteCondition::None
@@ -451,21 +451,24 @@ impl Copy<'_> {
         let destination = &self.work.sides.destination;
         let found = destination.head(&self.step.key, None).await?;
         let expected = Expected::of(head, self.source.capabilities());
-        match by_look(
+        match judge_head(
             &expected,
             &found,
-            &Made::default(),
+            &FromParts::default(),
             destination.capabilities().content_etags,
         ) {
             Verdict::Proven(proof) if proof != Proof::Size => {
-                let proof = self.work.enough(&self.step.key, proof)?;
+                let proof = self.work.require_strength(&self.step.key, proof)?;
                 let written = found.clone().written();
                 compare_encryption(self.work, head, &written, draft);
                 if let Some(asked) = asked {
-                    Box::pin(
-                        self.work
-                            .compare(&self.step.key, &written, asked, &found, draft),
-                    )
+                    Box::pin(self.work.settle_differences(
+                        &self.step.key,
+                        &written,
+                        asked,
+                        &found,
+                        draft,
+                    ))
                     .await?;
                 }
                 Ok(Ending::Done {

@@ -1,4 +1,4 @@
-//! What a run came to, counted receipt by receipt.
+//! The outcome of a run, counted receipt by receipt.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::plan::loss::LossCounts;
 use crate::plan::unchanged::Unchanged;
 use crate::plan::unlisted::{Cause, UnlistedCounts};
 
-/// What a run came to.
+/// The outcome of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Outcome {
     /// Objects copied or uploaded, and proven; versions where all of them are copied.
@@ -52,11 +52,11 @@ pub struct Outcome {
     pub restoring_bytes: u64,
     /// Objects that the selections left out.
     pub excluded_objects: u64,
-    /// What was no object or regular file.
+    /// Entries that are not an object or a regular file.
     pub ignored: u64,
     /// Objects that failed.
     pub failed_objects: u64,
-    /// What they failed for, the most frequent cause first.
+    /// The causes of their failures, the most frequent one first.
     #[serde(rename = "failures", serialize_with = "as_list")]
     pub causes: CauseCounts,
     /// Those failures of this session that were lists.
@@ -68,14 +68,14 @@ pub struct Outcome {
     pub objects_with_losses: u64,
     /// The attributes that could not be kept, with the number of objects.
     pub losses: LossCounts,
-    /// What is probably not as it was meant, in words.
+    /// Observations that the user probably did not intend, in words.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub hints: Vec<String>,
     /// Selections that matched nothing.
     pub empty: Vec<EmptySelection>,
     /// True when the run was stopped before its end.
     pub stopped: bool,
-    /// Why the run ended itself before its end.
+    /// The reason why the run gave up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gave_up: Option<GaveUp>,
     /// Objects by the proof that they rest on.
@@ -102,17 +102,17 @@ pub struct Earlier {
     pub seen: u64,
 }
 
-/// Why a run ended itself: to go on would have been in vain.
+/// The reason why a run gave up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct GaveUp {
     /// A sentence for the summary.
     pub reason: String,
-    /// True when nothing has to be mended, and the same run may succeed later.
+    /// True if nothing has to be corrected, and the same run may succeed later.
     pub may_pass_later: bool,
 }
 
 impl From<&RunState> for Outcome {
-    /// What earlier sessions of the run came to, where this one begins.
+    /// Returns the outcome of the earlier sessions of the run, which this one adds to.
     fn from(state: &RunState) -> Self {
         let (totals, earlier) = (&state.totals, Duration::from_millis(state.session_ms()));
         let mut proofs = totals.proofs.clone();
@@ -159,8 +159,7 @@ impl From<&RunState> for Outcome {
 }
 
 impl Outcome {
-    /// True when all transfers were gone through to their end, so that there is nothing to go on
-    /// with.
+    /// Returns true if all transfers are finished, so that there is nothing to resume.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         !self.stopped && self.gave_up.is_none()
@@ -180,7 +179,7 @@ impl Outcome {
             .cause(self.failed_objects, found + self.excluded_objects)
     }
 
-    /// Objects that came to an end, good or bad.
+    /// Returns the number of objects that ended, good or bad.
     pub(super) fn ended_objects(&self) -> u64 {
         let done = self.done_objects + self.delete_markers;
         let left = self.skipped_objects + self.archived_objects + self.restoring_objects;

@@ -1,9 +1,9 @@
 //! The parts of one object, under way side by side.
 //!
-//! A part is begun only when a place in flight is there for it, so a 10,000-part object holds as
-//! many futures as it has requests in flight. The first part that fails ends the beginning of new
-//! ones, and calls off those that wait for their next attempt; requests under way are let finish,
-//! because an abort that overtakes a part leaves it behind.
+//! A part begins only when there is a slot for it, so a 10,000-part object holds only as many
+//! futures as it has requests in flight. After the first failed part no new ones begin, and those
+//! that wait for their next attempt are called off; requests in flight are left to finish, because
+//! an abort that overtakes a part leaves it behind.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -27,7 +27,7 @@ use crate::s3::{Failure, FailureKind, Operation, PartDone};
 use super::monitor::Event;
 use super::tracked::Tracked;
 
-/// How far an upload came.
+/// The progress of an upload.
 #[derive(Debug)]
 pub(super) struct Progress {
     tracked: Tracked,
@@ -44,10 +44,10 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Where an upload is when it is begun or taken up: S3 holds `kept` already.
+    /// Returns the progress of an upload that is created or resumed: S3 holds `kept` already.
     pub(super) fn of(begun: &Begun, kept: Vec<PartDone>) -> Self {
         let bytes = kept.iter().map(|part| part.size).sum();
-        let (over, key) = (begun.upload.over(), begun.upload.key().clone());
+        let (over, key) = (begun.upload.called_off(), begun.upload.key().clone());
         Self {
             tracked: begun.tracked,
             over,
@@ -110,7 +110,7 @@ where
     let mut place = None;
     let mut running = progress.begin();
     loop {
-        // Where parts stand in line, those that do so already are enough.
+        // If parts wait in the queue, those that wait already are enough.
         let is_clogged = !running.is_empty() && work.is_clogged(&progress.key);
         if place.is_none() && running.trouble.is_none() && parts.peek().is_some() && !is_clogged {
             place = Some(
@@ -179,9 +179,9 @@ impl Running {
         });
     }
 
-    /// Takes note of trouble; the first one counts. Parts that wait for their turn or their next
-    /// attempt are not sent any more, unless the run only stops: then they have the time that all
-    /// requests have.
+    /// Records trouble; the first one counts. Parts that wait for their turn or their next attempt
+    /// are not sent any more, unless the run only stops: then they have the time that all requests
+    /// have.
     pub(super) fn fail(&mut self, trouble: Trouble) {
         if !matches!(trouble, Trouble::Stopped) {
             self.over.cancel();
@@ -189,7 +189,7 @@ impl Running {
         self.trouble.get_or_insert(trouble);
     }
 
-    /// The next confirmed part, or `None` when nothing is under way any more.
+    /// Waits for the next confirmed part, or returns `None` if no part is in flight any more.
     pub(super) async fn next(&mut self, work: &Work) -> Option<Answer<PartDone>> {
         loop {
             let joined = tokio::select! {
@@ -236,7 +236,7 @@ impl Running {
         None
     }
 
-    /// The outcome, once nothing is under way.
+    /// Returns the outcome, once no part is in flight.
     pub(super) fn finish(self) -> Result<(), Trouble> {
         self.trouble.map_or(Ok(()), Err)
     }

@@ -1,31 +1,31 @@
 //! Is the copy equal? Decided from what S3 computed, without reading a byte.
 //!
-//! The strongest evidence that is at hand decides; evidence that *contradicts* always decides. What
-//! the parts of an upload make is computed from their answers *before* the upload is completed
-//! ([`forecast`]), so that a part that went wrong publishes nothing. After that, what the write's
-//! own answer holds is used first. Only when that says nothing is the destination looked at once
-//! more, and what the endpoint does not derive from the bytes is never taken for evidence.
+//! The strongest evidence decides, and a contradiction always decides. *Before* an upload is
+//! completed, [`forecast`] computes the checksum and the `ETag` of the whole object from the
+//! answers about its parts, so that a wrong part publishes nothing. Afterwards the answer to the
+//! write is the first evidence. Only if it proves nothing does s3haul look at the destination once
+//! more. An `ETag` that the endpoint does not derive from the bytes is never evidence.
 
 use super::receipt::Proof;
 use crate::checksum::{looks_like_md5, may_be_of_content, multipart_etag, of_parts};
 use crate::plan::parts::Boundaries;
 use crate::s3::{Capabilities, Checksum, ChecksumAlgorithm, ChecksumKind, Head, PartDone, Written};
 
-/// What is known of the source, for the comparison.
+/// The properties of the source that the copy is compared with.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Expected {
     /// Bytes.
     pub(crate) size: u64,
-    /// Where there is one.
+    /// Its checksum, if there is one.
     pub(crate) checksum: Option<Checksum>,
     /// True when the checksum was computed by reading the source, and not by S3.
     pub(crate) read: bool,
-    /// Where it follows from the bytes.
+    /// Its `ETag`, if that follows from the bytes.
     pub(crate) etag: Option<String>,
 }
 
 impl Expected {
-    /// What the source's HEAD promises.
+    /// Reads the properties from the source's HEAD.
     pub(crate) fn of(head: &Head, capabilities: &Capabilities) -> Self {
         let tells = capabilities.content_etags && !head.kms && may_be_of_content(&head.etag);
         let etag = tells.then(|| head.etag.clone());
@@ -37,9 +37,9 @@ impl Expected {
         }
     }
 
-    /// Whether a copy can come to a checksum of the same algorithm and kind. `declared` is what the
-    /// upload declares; `CopyObject` keeps the algorithm and computes it over the whole object, and
-    /// a server to which nothing may be declared may still do so.
+    /// Returns true if the copy can have a checksum of the same algorithm and kind as the source.
+    /// `declared` is what the upload declares. Without a declaration, `CopyObject` keeps the
+    /// algorithm and computes it over the whole object, and other servers may do so too.
     pub(super) fn is_comparable(
         &self,
         declared: Option<(ChecksumAlgorithm, ChecksumKind)>,
@@ -51,17 +51,17 @@ impl Expected {
     }
 }
 
-/// What the parts of an upload make, computed from what S3 answered to each of them.
+/// The checksum and the `ETag` of a whole object, computed from S3's answers about its parts.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Made {
+pub(super) struct FromParts {
     /// In the algorithm and kind that the upload declared, when all parts have one.
     pub(super) checksum: Option<Checksum>,
-    /// When all parts' `ETag`s are MD5s.
+    /// Set if all parts' `ETag`s are MD5s.
     etag: Option<String>,
 }
 
-impl Made {
-    /// `parts` ascend by number.
+impl FromParts {
+    /// Computes both from `parts`, which ascend by number.
     pub(super) fn of(
         parts: &[PartDone],
         declared: Option<(ChecksumAlgorithm, ChecksumKind)>,
@@ -73,7 +73,7 @@ impl Made {
         }
     }
 
-    /// What is known to come of parts that are gone: an earlier session has put it on record.
+    /// Restores the `ETag` of parts that are gone from the record of an earlier session.
     pub(super) fn recorded(etag: Option<String>) -> Self {
         Self {
             checksum: None,
@@ -81,24 +81,24 @@ impl Made {
         }
     }
 
-    /// The `ETag` of the whole, where it follows from the parts'.
+    /// Returns the `ETag` of the whole, if it follows from those of the parts.
     pub(super) fn etag(&self) -> Option<&str> {
         self.etag.as_deref()
     }
 
-    /// The same where a key makes `ETag`s of its own, which say nothing then.
+    /// Drops the `ETag`, for objects whose encryption key makes `ETag`s meaningless.
     pub(super) fn without_etag(self) -> Self {
         Self { etag: None, ..self }
     }
 
-    fn is(&self, etag: &str) -> bool {
+    fn has_etag(&self, etag: &str) -> bool {
         self.etag.as_deref() == Some(etag)
     }
 }
 
-/// True when the parts make the source, by a checksum that covers it. Uploads of unknown beginnings
-/// are published only then.
-pub(super) fn proves(expected: &Expected, made: &Made) -> bool {
+/// Returns true if a checksum of the whole object proves that the parts make the source. An upload
+/// of unknown origin is published only then.
+pub(super) fn proves(expected: &Expected, made: &FromParts) -> bool {
     expected
         .checksum
         .as_ref()
@@ -106,7 +106,7 @@ pub(super) fn proves(expected: &Expected, made: &Made) -> bool {
         .is_some_and(|(source, made)| source == made)
 }
 
-/// What is to be expected of an upload whose parts are all there.
+/// The expected result of an upload whose parts are all there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Forecast {
     /// It may be published.
@@ -122,7 +122,7 @@ pub(super) enum Forecast {
 /// Judges an upload before it is completed.
 pub(super) fn forecast(
     expected: &Expected,
-    made: &Made,
+    made: &FromParts,
     boundaries: &Boundaries,
     content_etags: bool,
 ) -> Forecast {
@@ -135,15 +135,14 @@ pub(super) fn forecast(
             what.algorithm
         ))
     };
-    match (sums, are_equal, boundaries) {
-        (Some((source, made)), Some(false), _) if source.kind == ChecksumKind::FullObject => {
-            return differ(source, &made.value, &source.value);
+    if let Some((source, made)) = sums
+        && are_equal == Some(false)
+    {
+        let is_whole = source.kind == ChecksumKind::FullObject;
+        if !is_whole && matches!(boundaries, Boundaries::Guessed) {
+            return Forecast::OtherBoundaries;
         }
-        (Some(_), Some(false), Boundaries::Guessed) => return Forecast::OtherBoundaries,
-        (Some((source, made)), Some(false), _) => {
-            return differ(source, &made.value, &source.value);
-        }
-        _ => {}
+        return differ(source, &made.value, &source.value);
     }
     let (Some(etag), Some(made), true) = (&expected.etag, &made.etag, content_etags) else {
         return Forecast::Publish;
@@ -163,7 +162,7 @@ pub(super) fn forecast(
     }
 }
 
-/// What the evidence so far says.
+/// The verdict of the evidence so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Equal, and why.
@@ -188,13 +187,13 @@ impl Verdict {
 }
 
 /// Judges by the answer of the write alone. Nothing was `made` of parts by single requests.
-pub(super) fn by_answer(
+pub(super) fn judge_answer(
     expected: &Expected,
     written: &Written,
-    made: &Made,
+    made: &FromParts,
     content_etags: bool,
 ) -> Verdict {
-    if let Some(verdict) = by_checksum(expected, written.checksum.as_ref()) {
+    if let Some(verdict) = judge_checksum(expected, written.checksum.as_ref()) {
         // A look tells if a key makes ETags of its own.
         let is_doubtful =
             content_etags && against_weak_sum(expected, &verdict, &written.etag).is_some();
@@ -211,23 +210,23 @@ pub(super) fn by_answer(
     if expected.checksum.is_some() && written.checksum.is_none() {
         return Verdict::Unknown;
     }
-    if content_etags && made.is(&written.etag) {
+    if content_etags && made.has_etag(&written.etag) {
         return Verdict::Proven(Proof::PartEtags);
     }
-    by_parts(made, written.checksum.as_ref()).unwrap_or(Verdict::Unknown)
+    judge_against_parts(made, written.checksum.as_ref()).unwrap_or(Verdict::Unknown)
 }
 
 /// Judges by a HEAD of the destination, which is the last word.
-pub(super) fn by_look(
+pub(super) fn judge_head(
     expected: &Expected,
     found: &Head,
-    made: &Made,
+    made: &FromParts,
     content_etags: bool,
 ) -> Verdict {
     if found.size != expected.size {
         return Verdict::Contradicted(format!("{} bytes arrived of {}", found.size, expected.size));
     }
-    if let Some(verdict) = by_checksum(expected, found.checksum.as_ref()) {
+    if let Some(verdict) = judge_checksum(expected, found.checksum.as_ref()) {
         let etag_tells = content_etags && !found.kms;
         let against = against_weak_sum(expected, &verdict, &found.etag).filter(|_| etag_tells);
         return against.map_or(verdict, Verdict::Contradicted);
@@ -249,12 +248,12 @@ pub(super) fn by_look(
             _ => {}
         }
     }
-    by_parts(made, found.checksum.as_ref()).unwrap_or(Verdict::Proven(Proof::Size))
+    judge_against_parts(made, found.checksum.as_ref()).unwrap_or(Verdict::Proven(Proof::Size))
 }
 
-/// `None` when the two say nothing about each other. Unequal composite checksums may come of other
-/// boundaries.
-pub(crate) fn by_checksum(expected: &Expected, found: Option<&Checksum>) -> Option<Verdict> {
+/// Compares two checksums; `None` if they cannot be compared. Unequal composite checksums may come
+/// from other boundaries.
+pub(crate) fn judge_checksum(expected: &Expected, found: Option<&Checksum>) -> Option<Verdict> {
     let (sum, found) = (expected.checksum.as_ref()?, found?);
     if (sum.algorithm, sum.kind) != (found.algorithm, found.kind) {
         return None;
@@ -274,7 +273,7 @@ pub(crate) fn by_checksum(expected: &Expected, found: Option<&Checksum>) -> Opti
     })
 }
 
-/// Returns what two MD5s say against equal sums of 32 bits.
+/// Returns the contradiction if two MD5s differ although the 32-bit checksums are equal.
 pub(crate) fn against_weak_sum(
     expected: &Expected,
     verdict: &Verdict,
@@ -293,8 +292,9 @@ pub(crate) fn against_weak_sum(
     })
 }
 
-/// Is what was published what the parts make?
-fn by_parts(made: &Made, found: Option<&Checksum>) -> Option<Verdict> {
+/// Judges a published object by the checksum that its parts make; `None` if the two cannot be
+/// compared.
+fn judge_against_parts(made: &FromParts, found: Option<&Checksum>) -> Option<Verdict> {
     let (made, found) = (made.checksum.as_ref()?, found?);
     ((made.algorithm, made.kind) == (found.algorithm, found.kind)).then(|| {
         if made.value == found.value {
@@ -352,26 +352,26 @@ mod tests {
     #[test]
     fn the_strongest_evidence_decides_and_a_contradiction_always_does() {
         let md5 = md5_etag(b"x");
-        let (source, nothing) = (expected(Some(crc("A")), Some(&md5)), Made::default());
+        let (source, nothing) = (expected(Some(crc("A")), Some(&md5)), FromParts::default());
         assert_eq!(
-            by_answer(&source, &written(&md5, Some(crc("A"))), &nothing, true),
+            judge_answer(&source, &written(&md5, Some(crc("A"))), &nothing, true),
             Verdict::Proven(Proof::Crc64nvme)
         );
-        let torn = by_answer(&source, &written(&md5, Some(crc("B"))), &nothing, true);
+        let torn = judge_answer(&source, &written(&md5, Some(crc("B"))), &nothing, true);
         assert!(
             matches!(torn, Verdict::Contradicted(_)),
             "an equal ETag does not heal a wrong checksum"
         );
         assert_eq!(
-            by_answer(&source, &written(&md5, None), &nothing, true),
+            judge_answer(&source, &written(&md5, None), &nothing, true),
             Verdict::Proven(Proof::Etag)
         );
         assert_eq!(
-            by_answer(&source, &written(&md5, None), &nothing, false),
+            judge_answer(&source, &written(&md5, None), &nothing, false),
             Verdict::Unknown
         );
         assert_eq!(
-            by_answer(&source, &written("other", None), &nothing, true),
+            judge_answer(&source, &written("other", None), &nothing, true),
             Verdict::Unknown
         );
         let read = Expected {
@@ -379,7 +379,7 @@ mod tests {
             ..source
         };
         assert_eq!(
-            by_answer(&read, &written("other", Some(crc("A"))), &nothing, true),
+            judge_answer(&read, &written("other", Some(crc("A"))), &nothing, true),
             Verdict::Proven(Proof::Read)
         );
     }
@@ -392,14 +392,14 @@ mod tests {
             value: "AAAAAA==".into(),
         };
         let (here, there) = (md5_etag(b"x"), md5_etag(b"y"));
-        let nothing = Made::default();
+        let nothing = FromParts::default();
         for (algorithm, is_weak) in [
             (ChecksumAlgorithm::Crc32, true),
             (ChecksumAlgorithm::Crc32c, true),
             (CRC, false),
         ] {
             let source = expected(Some(sum(algorithm)), Some(&here));
-            let answer = by_answer(
+            let answer = judge_answer(
                 &source,
                 &written(&there, Some(sum(algorithm))),
                 &nothing,
@@ -412,13 +412,13 @@ mod tests {
                 checksum: Some(sum(algorithm)),
                 ..Head::default()
             };
-            let look = by_look(&source, &found, &nothing, true);
+            let look = judge_head(&source, &found, &nothing, true);
             assert_eq!(
                 matches!(look, Verdict::Contradicted(_)),
                 is_weak,
                 "{look:?}"
             );
-            // Where ETags say nothing, the sum is what there is.
+            // If ETags prove nothing, the checksum is all there is.
             for (found, content) in [
                 (
                     Head {
@@ -430,7 +430,7 @@ mod tests {
                 (found, false),
             ] {
                 assert!(matches!(
-                    by_look(&source, &found, &nothing, content),
+                    judge_head(&source, &found, &nothing, content),
                     Verdict::Proven(_)
                 ));
             }
@@ -439,15 +439,15 @@ mod tests {
 
     #[test]
     fn parts_prove_what_they_make_where_etags_follow_from_bytes() {
-        let made = Made::of(&[part(1, b"x", CRC), part(2, b"y", CRC)], None);
+        let made = FromParts::of(&[part(1, b"x", CRC), part(2, b"y", CRC)], None);
         let etag = made.etag.clone().unwrap();
         let source = expected(None, Some("0123-2"));
         assert_eq!(
-            by_answer(&source, &written(&etag, None), &made, true),
+            judge_answer(&source, &written(&etag, None), &made, true),
             Verdict::Proven(Proof::PartEtags)
         );
         assert_eq!(
-            by_answer(&source, &written(&etag, None), &made, false),
+            judge_answer(&source, &written(&etag, None), &made, false),
             Verdict::Unknown
         );
         let head = |etag: &str| Head {
@@ -456,11 +456,11 @@ mod tests {
             ..Head::default()
         };
         assert_eq!(
-            by_look(&source, &head(&etag), &made, true),
+            judge_head(&source, &head(&etag), &made, true),
             Verdict::Proven(Proof::PartEtags)
         );
         assert!(matches!(
-            by_look(&source, &head("ffff-1"), &made, true),
+            judge_head(&source, &head("ffff-1"), &made, true),
             Verdict::Contradicted(_)
         ));
         let kms = Head {
@@ -468,7 +468,7 @@ mod tests {
             ..head("ffff-1")
         };
         assert_eq!(
-            by_look(&source, &kms, &made, true),
+            judge_head(&source, &kms, &made, true),
             Verdict::Proven(Proof::Size)
         );
         let short = Head {
@@ -476,14 +476,14 @@ mod tests {
             ..head(&etag)
         };
         assert!(matches!(
-            by_look(&source, &short, &made, true),
+            judge_head(&source, &short, &made, true),
             Verdict::Contradicted(_)
         ));
     }
 
     #[test]
     fn parts_prove_what_they_make_by_their_checksums_where_a_key_hides_the_etags() {
-        let made = Made::of(
+        let made = FromParts::of(
             &[part(1, b"x", CRC), part(2, b"y", CRC)],
             Some((CRC, ChecksumKind::FullObject)),
         );
@@ -497,18 +497,18 @@ mod tests {
         };
         let source = expected(None, None);
         assert_eq!(
-            by_look(&source, &kms(compute(CRC, b"xy")), &made, true),
+            judge_head(&source, &kms(compute(CRC, b"xy")), &made, true),
             Verdict::Proven(Proof::PartChecksums)
         );
         assert!(matches!(
-            by_look(&source, &kms(crc("B")), &made, true),
+            judge_head(&source, &kms(crc("B")), &made, true),
             Verdict::Contradicted(_)
         ));
     }
 
     #[test]
     fn what_contradicts_the_source_is_not_published() {
-        let made = Made::of(
+        let made = FromParts::of(
             &[part(1, b"x", CRC), part(2, b"y", CRC)],
             Some((CRC, ChecksumKind::FullObject)),
         );
@@ -555,18 +555,18 @@ mod tests {
     fn composite_checksums_prove_equality_and_never_the_contrary() {
         let algorithm = ChecksumAlgorithm::Sha256;
         let parts = [part(1, b"x", algorithm), part(2, b"y", algorithm)];
-        let made = Made::of(&parts, Some((algorithm, ChecksumKind::Composite)));
+        let made = FromParts::of(&parts, Some((algorithm, ChecksumKind::Composite)));
         let sum = made.checksum.clone().unwrap();
         let source = expected(Some(sum.clone()), None);
         assert_eq!(
-            by_answer(&source, &written("k-2", Some(sum.clone())), &made, true),
+            judge_answer(&source, &written("k-2", Some(sum.clone())), &made, true),
             Verdict::Proven(Proof::CompositeSha256)
         );
         let other = Checksum {
             value: "other".into(),
             ..sum
         };
-        assert_eq!(by_checksum(&source, Some(&other)), None);
+        assert_eq!(judge_checksum(&source, Some(&other)), None);
         let source = expected(Some(other), None);
         let judged = |boundaries| forecast(&source, &made, &boundaries, true);
         assert_eq!(judged(Boundaries::Guessed), Forecast::OtherBoundaries);

@@ -10,7 +10,7 @@
 //! what the look shows is a proof.
 
 use super::object::Copy;
-use super::prove::{Expected, Made, Verdict, by_answer, by_checksum, by_look};
+use super::prove::{Expected, FromParts, Verdict, judge_answer, judge_checksum, judge_head};
 use super::receipt::Proof;
 use super::refusals::Answer;
 use super::{Draft, Trouble, Work, condition, read};
@@ -28,7 +28,7 @@ use crate::s3::{
 #[derive(Debug)]
 pub(super) struct Publication<'a> {
     pub(super) written: &'a Written,
-    pub(super) made: &'a Made,
+    pub(super) made: &'a FromParts,
     /// The parts that it was published from; 0 for an object that one request wrote.
     pub(super) parts: u32,
     /// The requested attributes; `None` if the caller compares them.
@@ -40,7 +40,7 @@ pub(super) struct Publication<'a> {
 
 /// A write, and everything that a look at its object compares.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Look<'a> {
+pub(super) struct HeadCheck<'a> {
     pub(super) key: &'a ObjectKey,
     pub(super) written: &'a Written,
     pub(super) size: u64,
@@ -54,7 +54,7 @@ pub(super) struct Look<'a> {
 
 /// The result of a look at a published object.
 #[derive(Debug)]
-pub(super) struct Looked {
+pub(super) struct HeadResult {
     /// The judgement of the bytes; a contradiction means that nothing else was compared.
     pub(super) verdict: Verdict,
     /// `None` if the caller may not look, and need not.
@@ -62,8 +62,8 @@ pub(super) struct Looked {
 }
 
 impl Copy<'_> {
-    /// Returns the proof that the published object rests on. An object that is not equal, lacks
-    /// what is required, or is less proven than the job demands fails.
+    /// Returns the proof of the published object. Fails it if it is not equal, lacks a required
+    /// attribute, or has a weaker proof than the job demands.
     pub(super) async fn prove(
         &self,
         mut expected: Expected,
@@ -84,7 +84,7 @@ impl Copy<'_> {
         let policy = work.sides.transfer.proof;
         let capabilities = destination.capabilities();
         let content_etags = capabilities.content_etags;
-        let mut verdict = by_answer(&expected, written, made, content_etags);
+        let mut verdict = judge_answer(&expected, written, made, content_etags);
         let mut checksum = written.checksum.clone();
         // Complete has seen to the size where the server knows `x-amz-mp-object-size`.
         let size_is_seen = made.checksum.is_some() && capabilities.checksums;
@@ -92,10 +92,10 @@ impl Copy<'_> {
             verdict == Verdict::Unknown && !(policy.verify == Verify::Size && size_is_seen);
         let must_look = is_unanswered || !capabilities.believes_answers();
         let is_over = matches!(verdict, Verdict::Contradicted(_));
-        let is_unproven = asked.is_some_and(|asked| work.refusals.is_unproven(destination, asked));
+        let is_unproven = asked.is_some_and(|asked| work.refusals.needs_look(destination, asked));
         if (must_look || parts > 0 || is_unproven) && !is_over {
             let (key, size) = (&step.key, expected.size);
-            let look = Look {
+            let look = HeadCheck {
                 key,
                 written,
                 size,
@@ -103,7 +103,7 @@ impl Copy<'_> {
                 is_needed: must_look,
                 asked,
             };
-            let judge = |found: &Head| by_look(&expected, found, made, content_etags);
+            let judge = |found: &Head| judge_head(&expected, found, made, content_etags);
             let looked = Box::pin(work.look(look, judge, draft)).await?;
             verdict = match looked.verdict {
                 looked if capabilities.believes_answers() => verdict.and(looked),
@@ -135,15 +135,17 @@ impl Copy<'_> {
         let proof = match verdict {
             Verdict::Proven(proof) => proof,
             Verdict::Contradicted(what) => {
-                return Err(Box::pin(self.differs(head, pin, &what, Some(written))).await);
+                return Err(
+                    Box::pin(self.explain_difference(head, pin, &what, Some(written))).await,
+                );
             }
             Verdict::Unknown => Proof::Size,
         };
-        Ok(work.enough(&step.key, proof)?)
+        Ok(work.require_strength(&step.key, proof)?)
     }
 
-    /// Reads what S3 has no comparable checksum of: the source, and the destination too if `stored`
-    /// is none.
+    /// Compares by reading: reads the source unless its checksum is known in the same algorithm,
+    /// and the destination if there is no `stored` checksum.
     async fn compare_by_reading(
         &self,
         expected: &mut Expected,
@@ -178,12 +180,12 @@ impl Copy<'_> {
             let sum = read::sum_written(destination, &step.key, written, head.size, algorithm);
             sum.await.map_err(condition::moved)?
         };
-        Ok(by_checksum(expected, Some(&stored)).unwrap_or(Verdict::Unknown))
+        Ok(judge_checksum(expected, Some(&stored)).unwrap_or(Verdict::Unknown))
     }
 
-    /// Returns the reason for an unequal copy: the source changed under a server that ignores
-    /// conditions, or the copy is wrong.
-    pub(super) async fn differs(
+    /// Finds out why a copy is not equal: the source changed and the server ignores conditions, or
+    /// the copy is wrong. In the second case keeps or removes a published copy, as the job says.
+    pub(super) async fn explain_difference(
         &self,
         head: &Head,
         pin: &SourcePin,
@@ -191,7 +193,8 @@ impl Copy<'_> {
         published: Option<&Written>,
     ) -> Trouble {
         let (work, key) = (self.work, &self.step.key);
-        // An object that was changed in place is no more what it was.
+        // A change in place has replaced the source itself, so the source cannot be looked at
+        // again.
         let replaced = published.is_some() && work.sides.is_in_place();
         let unchanged = if replaced {
             Ok(true)
@@ -201,8 +204,8 @@ impl Copy<'_> {
         match unchanged {
             Ok(false) => Trouble::SourceChanged,
             Ok(true) => match published {
-                Some(written) => work.unequal(key, written, what).await.into(),
-                None => work.not_equal(key, what).into(),
+                Some(written) => work.reject_published(key, written, what).await.into(),
+                None => work.refuse_to_publish(key, what).into(),
             },
             Err(trouble) => trouble,
         }
@@ -234,11 +237,11 @@ impl Work {
     /// An object that is not there, cannot be looked at, or lacks what the job requires.
     pub(super) async fn look(
         &self,
-        look: Look<'_>,
+        look: HeadCheck<'_>,
         judge: impl FnOnce(&Head) -> Verdict,
         draft: &mut Draft,
-    ) -> Result<Looked, Trouble> {
-        let Look { key, written, .. } = look;
+    ) -> Result<HeadResult, Trouble> {
+        let HeadCheck { key, written, .. } = look;
         let destination = &self.sides.destination;
         let found = match destination.head(key, written.version.as_deref()).await {
             Ok(found) => found,
@@ -247,14 +250,14 @@ impl Work {
                 draft.notes.push(format!(
                     "not looked at after it was published: s3:GetObject missing on {name}"
                 ));
-                return Ok(Looked {
+                return Ok(HeadResult {
                     verdict: Verdict::Unknown,
                     found: None,
                 });
             }
             Err(failure) if *failure.kind() == FailureKind::NotFound => {
                 let what = "the server answered that the object is published, and there is none";
-                return Err(self.not_equal(key, what).into());
+                return Err(self.refuse_to_publish(key, what).into());
             }
             Err(failure) => return Err(failure.into()),
         };
@@ -268,12 +271,14 @@ impl Work {
             .asked
             .filter(|_| !matches!(verdict, Verdict::Contradicted(_)));
         if let Some(asked) = asked
-            && self.compare(key, written, asked, &found, draft).await?
+            && self
+                .settle_differences(key, written, asked, &found, draft)
+                .await?
             && look.parts == 0
         {
-            self.refusals.keeps(destination, asked);
+            self.refusals.note_kept(destination, asked);
         }
-        Ok(Looked {
+        Ok(HeadResult {
             verdict,
             found: Some(found),
         })
@@ -283,8 +288,8 @@ impl Work {
     /// all of it. By the policy of the attribute, a difference is a loss or fails the object.
     ///
     /// # Errors
-    /// What the job requires and the object does not have.
-    pub(super) async fn compare(
+    /// The object lacks an attribute that the job requires.
+    pub(super) async fn settle_differences(
         &self,
         key: &ObjectKey,
         written: &Written,
@@ -312,7 +317,7 @@ impl Work {
             differences.remove(lost);
         }
         let has_all = differences.is_empty();
-        // What is known to be lost already is told once.
+        // A loss that is known already is recorded once.
         differences.retain(|(attribute, _)| {
             !draft
                 .losses
@@ -325,7 +330,7 @@ impl Work {
         if let Some((attribute, how)) = required {
             let what =
                 format!("{name} ignored the {attribute} that were asked for: it shows {how}");
-            return Err(self.unkept(key, written, &what).await.into());
+            return Err(self.reject_incomplete(key, written, &what).await.into());
         }
         draft
             .losses
@@ -339,7 +344,8 @@ impl Work {
         Ok(has_all)
     }
 
-    /// Asks about an attribute that HEAD does not show, and returns how it differs from the request.
+    /// Asks about an attribute that HEAD does not show, and returns how it differs from the
+    /// request.
     async fn ask_about(
         &self,
         key: &ObjectKey,
@@ -355,15 +361,15 @@ impl Work {
             is_hidden,
             ..
         } = question;
-        let is_each = asked.compares_tags && attribute == Attribute::Tags;
+        let for_each_object = asked.compares_tags && attribute == Attribute::Tags;
         let at = (key, written.version.as_deref());
         let answer = self
             .refusals
-            .answer(destination, asked, question, at, is_each)
+            .answer(destination, asked, question, at, for_each_object)
             .await?;
         Ok(match answer {
             Answer::Kept => None,
-            // What HEAD shows must do.
+            // The answer of HEAD has to suffice.
             Answer::NotReadable | Answer::NotKnown if !is_hidden => None,
             Answer::NotReadable => {
                 let name = destination.name();
@@ -409,11 +415,11 @@ impl Work {
             failure.details().message,
             tags.join(", ")
         );
-        Err(self.unkept(key, written, &what).await.into())
+        Err(self.reject_incomplete(key, written, &what).await.into())
     }
 
-    /// True for what fails an object that lacks it. An upload has no source whose attributes a
-    /// policy could be about.
+    /// Returns true for what fails an object that lacks it. An upload has no source whose
+    /// attributes a policy could be about.
     fn is_required(&self, attribute: Attribute, asked: Asked<'_>) -> bool {
         let is_keyed = attribute == Attribute::Encryption && asked.customer_key;
         let by_policy = self.sides.transfer.preserve.of(attribute) == Policy::Require;

@@ -39,7 +39,7 @@ pub(crate) async fn confirm_size(
         .map(drop)
 }
 
-/// The checksum over all bytes of what was just written to `key`.
+/// Returns the checksum over all bytes of what was just written to `key`.
 ///
 /// # Errors
 /// See [`sum`].
@@ -60,7 +60,8 @@ pub(crate) async fn sum_written(
     sum(bucket, &pin, size, algorithm).await
 }
 
-/// The checksum over all `size` bytes of one version of an object, in an algorithm that combines.
+/// Returns the checksum over all `size` bytes of one version of an object, in an algorithm that
+/// combines.
 ///
 /// # Errors
 /// [`FailureKind::PreconditionFailed`] when the object is another one by now, else what S3 says.

@@ -1,4 +1,4 @@
-//! What is on record about one object when the run is done with it.
+//! The record of one object once the run is done with it.
 //!
 //! A receipt is one line of `report.jsonl`. It says what was read (the exact version), what was
 //! written, by which route, with how many requests, and on what the claim rests that both are
@@ -55,7 +55,7 @@ pub enum Proof {
 }
 
 impl Proof {
-    /// The proof that an equal checksum of this kind is.
+    /// Returns the proof that an equal checksum of this kind gives.
     #[must_use]
     pub fn by(checksum: &Checksum) -> Self {
         match (checksum.kind, checksum.algorithm) {
@@ -70,9 +70,9 @@ impl Proof {
         }
     }
 
-    /// True when a checksum of all bytes was compared between source and destination: what `verify:
-    /// require-checksum` demands. An `ETag` is none, because S3 does not promise of what it is the
-    /// MD5.
+    /// Returns true if a checksum of all bytes was compared between source and destination: what
+    /// `verify: require-checksum` demands. An `ETag` is none, because S3 does not promise of what
+    /// it is the MD5.
     #[must_use]
     pub const fn is_checksum(self) -> bool {
         !matches!(
@@ -116,7 +116,7 @@ impl std::fmt::Display for Proof {
     }
 }
 
-/// How an object ended.
+/// The ending of an object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "status")]
 pub enum Ending {
@@ -133,7 +133,7 @@ pub enum Ending {
     },
     /// Left alone.
     Skipped {
-        /// Why.
+        /// The reason.
         #[serde(flatten)]
         reason: Skip,
     },
@@ -145,7 +145,7 @@ pub enum Ending {
     },
     /// Not copied.
     Failed {
-        /// What went wrong.
+        /// The error.
         error: ErrorRecord,
     },
     /// The run was stopped before this object was done; nothing of it is visible at the
@@ -167,12 +167,12 @@ pub struct ErrorRecord {
     /// `x-amz-request-id`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
-    /// What the user can do.
+    /// The remedy.
     pub remedy: String,
     /// True when no other object will fare better now: the run ends with this one.
     #[serde(skip)]
     pub ends_run: bool,
-    /// True when the same run may succeed later without anything being mended.
+    /// True if the same run may succeed later although nothing is corrected.
     #[serde(skip)]
     pub may_pass_later: bool,
     /// True when the copy is there, and something is wrong with it.
@@ -189,7 +189,7 @@ impl From<&Failure> for ErrorRecord {
             code: details.code.clone(),
             message: details.message.clone(),
             request_id: details.request_id.clone(),
-            remedy: details.kind.remedy(),
+            remedy: failure.remedy(),
             ends_run: failure.ends_run(),
             may_pass_later: details.kind.may_pass_later(),
             is_published: matches!(
@@ -222,29 +222,29 @@ pub struct Receipt {
     pub parts: u32,
     /// Requests that wrote bytes, retries included.
     pub attempts: u32,
-    /// How long it took, in seconds.
+    /// The duration in seconds.
     pub seconds: f64,
-    /// When it ended.
+    /// The time at which it ended.
     pub at: Timestamp,
-    /// How it ended.
+    /// Its ending.
     #[serde(flatten)]
     pub ending: Ending,
     /// True for an object that was changed where it is, and not copied anywhere.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub in_place: bool,
-    /// Why it was copied, or was to be.
+    /// The reason why it was copied, or was to be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub copy_reason: Option<Reason>,
-    /// What could not be kept.
+    /// The attributes that could not be kept.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub losses: Vec<Loss>,
-    /// What else is worth to know, in words: an upload that could not be aborted, for instance.
+    /// Other notes, in words: an upload that could not be aborted, for instance.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }
 
 impl Receipt {
-    /// True if the bucket keeps what the object was before it was changed in place.
+    /// Returns true if the bucket keeps what the object was before it was changed in place.
     #[must_use]
     pub fn leaves_old_version(&self) -> bool {
         let Ending::Done {
@@ -257,7 +257,7 @@ impl Receipt {
         self.in_place && version != "null"
     }
 
-    /// True for objects that the run was to copy and did not.
+    /// Returns true for objects that the run was to copy and did not.
     #[must_use]
     pub fn is_failure(&self) -> bool {
         matches!(self.ending, Ending::Failed { .. })
@@ -326,7 +326,7 @@ impl Draft {
         }
     }
 
-    /// The source is known exactly now.
+    /// Records the exact source.
     pub(super) fn pinned(&mut self, head: &Head, route: &Route, version: Option<String>) {
         (self.size, self.version) = (head.size, version);
         (self.route, self.parts) = (Some(route.name()), route.parts());

@@ -1,4 +1,4 @@
-//! What the conductor tells the journal.
+//! Records in the journal what the conductor does.
 //!
 //! It decides, event by event, what the next session must know, and the conductor hands the events
 //! over before it begins anything new: an object is on record before its first request. Keys that
@@ -40,7 +40,7 @@ pub(super) struct Record {
     objects: HashMap<u64, u32>,
     /// Ranges whose lists ended early: the rest of their keys is listed again by the next session.
     missing: BTreeSet<u32>,
-    /// What is told of those if the transfer ends without another session.
+    /// The events of those if the transfer ends without another session.
     unlisted: Vec<Event>,
     /// Receipts of what is left to the next session.
     left: Vec<ReceiptLine>,
@@ -54,7 +54,7 @@ struct Gathered {
     count: u32,
 }
 
-/// How far an earlier session came with this transfer.
+/// Returns the progress of an earlier session with this transfer.
 pub(super) fn resume(work: &Work, transfer: u32) -> Resume {
     // The numbers of two transfers never meet: a manifest has no room for so many.
     let next = (transfer + 1).saturating_mul(RANGES);
@@ -143,12 +143,12 @@ impl Record {
         }
     }
 
-    /// What follows is about this range.
+    /// Sets the range that the following events are about.
     pub(super) fn turn_to(&mut self, range: u32) {
         self.range = range;
     }
 
-    /// A range was cut.
+    /// Records that a range was cut.
     pub(super) fn cut(&mut self, cut: Cut) {
         if let Some(at) = cut.new.after {
             self.events.push(Event::RangeCut {
@@ -159,7 +159,7 @@ impl Record {
         }
     }
 
-    /// An object is to be copied; the range in which it was found.
+    /// Records an object that is to be copied. Returns the range in which it was found.
     pub(super) fn plan(&mut self, step: &mut Step) -> u32 {
         if step.object.is_some() {
             return self.range;
@@ -176,7 +176,7 @@ impl Record {
         self.range
     }
 
-    /// The destination has an object, or it is left out.
+    /// Records an object that the destination has, or that is left out.
     pub(super) fn skip(&mut self, key: ObjectKey, receipt: &Receipt) {
         let line = self.line(receipt);
         self.gather(|passed| {
@@ -194,7 +194,7 @@ impl Record {
         });
     }
 
-    /// The destination has an object, which an earlier list of the run has counted.
+    /// Records an object that the destination has and that an earlier list of the run has counted.
     pub(super) fn skip_known(&mut self, key: ObjectKey, receipt: &Receipt) {
         let line = self.line(receipt);
         self.gather(|passed| {
@@ -204,7 +204,7 @@ impl Record {
         });
     }
 
-    /// The selection leaves an object out.
+    /// Records an object that the selection leaves out.
     pub(super) fn exclude(&mut self, key: ObjectKey) {
         self.gather(|passed| {
             passed.excluded_objects += 1;
@@ -212,12 +212,12 @@ impl Record {
         });
     }
 
-    /// Something is no object.
+    /// Records an entry that is not an object.
     pub(super) fn ignore(&mut self) {
         self.gather(|passed| passed.ignored += 1);
     }
 
-    /// Nothing is left to do about a key and all before it in its range. It has a receipt already,
+    /// Records that a key and all keys before it in its range are done. It has a receipt already,
     /// and gets no second one.
     pub(super) fn pass(&mut self, key: ObjectKey) {
         self.gather(|passed| passed.to = Some(key));
@@ -233,8 +233,8 @@ impl Record {
         }
     }
 
-    /// A list ended early. The next session lists the rest of the range again, so it is no failure
-    /// before the transfer ends.
+    /// Records that a list ended early. The next session lists the rest of the range again, so this
+    /// is not a failure before the transfer ends.
     pub(super) fn unlisted(&mut self, receipt: &Receipt) {
         self.missing.insert(self.range);
         let line = self.line(receipt);
@@ -251,7 +251,7 @@ impl Record {
         }
     }
 
-    /// All keys of a range are known.
+    /// Records that all keys of a range are known.
     pub(super) fn planned(&mut self, range: u32) {
         self.flush(range);
         if self.plans_once && !self.missing.contains(&range) {
@@ -259,8 +259,8 @@ impl Record {
         }
     }
 
-    /// An object is over. `goes_on` says that it is left to the next session, if there can be one:
-    /// that has it by its number, or finds its key again, which was not passed by.
+    /// Records the end of an object. If `goes_on`, it is left to the next session, if there can be
+    /// one: that session knows its number, or finds its key again, which was not passed.
     pub(super) fn end(&mut self, object: Option<u64>, receipt: &Receipt, goes_on: bool) {
         let goes_on = goes_on || matches!(receipt.ending, Ending::Stopped);
         let line = self.line(receipt);
@@ -268,7 +268,7 @@ impl Record {
             return self.left.extend(line);
         }
         let Some(ended) = ended(receipt) else {
-            // Where nothing is kept, the receipt is all that there will ever be.
+            // Without a journal, the receipt is all that there will ever be.
             return self.gather(|passed| passed.receipts.extend(line));
         };
         let range = object
@@ -287,7 +287,7 @@ impl Record {
             return None;
         }
         ReceiptLine::of(receipt)
-            .inspect_err(|error| tracing::error!(%error, "a receipt can not be written as JSON"))
+            .inspect_err(|error| tracing::error!(%error, "a receipt cannot be written as JSON"))
             .ok()
     }
 
@@ -299,7 +299,7 @@ impl Record {
         }
     }
 
-    /// The same of all ranges.
+    /// Records the passed keys of all ranges.
     pub(super) fn flush_all(&mut self) {
         for (range, Gathered { passed, .. }) in std::mem::take(&mut self.gathered) {
             self.events
@@ -307,7 +307,7 @@ impl Record {
         }
     }
 
-    /// Nothing is left to do in this session, and nothing at all if `is_done`.
+    /// Ends the transfer for this session, or for good if `is_done`.
     pub(super) fn end_transfer(&mut self, is_done: bool) {
         self.flush_all();
         if is_done {
@@ -341,7 +341,8 @@ impl Record {
     }
 }
 
-/// True for what is left out because of where its bytes are: the destination has nothing of it.
+/// Returns true for what is left out because of where its bytes are: the destination has nothing of
+/// it.
 fn is_archived(ending: &Ending) -> bool {
     matches!(
         ending,
@@ -351,7 +352,7 @@ fn is_archived(ending: &Ending) -> bool {
     )
 }
 
-/// How an object ended; `None` if it did not.
+/// Returns the ending of an object; `None` if it did not end.
 fn ended(receipt: &Receipt) -> Option<Ended> {
     let bytes = receipt.size;
     Some(match &receipt.ending {
@@ -389,9 +390,9 @@ fn ended(receipt: &Receipt) -> Option<Ended> {
     })
 }
 
-/// Transfers of which all keys are listed again, by position in the job: lists without order can't
-/// be gone on with. Whether a list is in order is what the job says now; an earlier session may
-/// have believed otherwise.
+/// Returns the transfers whose keys are all listed again, by position in the job: lists without
+/// order cannot be resumed. The job as it is now decides whether a list is in order; an earlier
+/// session may have decided otherwise.
 pub(super) fn listed_anew<'a>(
     state: &RunState,
     transfers: impl IntoIterator<Item = (u32, &'a Sides)>,
@@ -410,8 +411,8 @@ pub(super) fn listed_anew<'a>(
 }
 
 impl Sides {
-    /// True when what is planned comes in the order of the source's keys, so that a later session
-    /// can go on behind any of them.
+    /// Returns true if what is planned comes in the order of the source's keys, so that a later
+    /// session can go on behind any of them.
     fn plans_in_order(&self) -> bool {
         self.source
             .as_ref()
@@ -421,7 +422,7 @@ impl Sides {
     }
 }
 
-/// A transfer's steps; standard input is one without a listing.
+/// Plans a transfer; a transfer from standard input has one step and no listing.
 pub(super) fn planning(work: &Work, transfer: u32) -> Planning {
     let sides = &work.sides;
     if sides.transfer.from != Source::Stdin {

@@ -17,27 +17,28 @@ use crate::plan::concede::concerns_whole_bucket;
 use crate::plan::loss::{Loss, Lost};
 use crate::s3::{Failure, FailureKind, Operation};
 
-/// What buckets refused in this run.
+/// The refusals of buckets in this run.
 #[derive(Debug)]
 pub(super) struct Refusals {
-    /// The first and the longest interval at which the run asks again for what was refused.
+    /// The first and the longest interval at which the run tests a refusal again.
     questions: (Duration, Duration),
+    /// By bucket, the losses that all its objects have.
     losses: Mutex<BTreeMap<(String, Attribute, Lost), Expected>>,
     /// By bucket, the refusals in a row of an attribute that was answered before.
     in_a_row: Mutex<BTreeMap<(String, Attribute), u32>>,
-    /// By bucket, attributes that it was asked for and answered well.
+    /// By bucket, the attributes that could be read.
     answered: Mutex<BTreeSet<(String, Attribute)>>,
-    /// By bucket, what was asked for by requests of this kind and was there when the object was
-    /// looked at.
+    /// By bucket, request, and kind, the attributes that were requested and that HEAD showed
+    /// afterwards.
     kept: Mutex<BTreeSet<(String, Operation, &'static str)>>,
-    /// By bucket and request, what HEAD shows of locks: asked once.
+    /// By bucket and request, the locks that HEAD shows: asked once.
     shown: Mutex<HashMap<(String, Operation), AskedOnce<Shown>>>,
-    /// By bucket, writing request, and kind, what the bucket makes of an attribute that HEAD does
+    /// By bucket, writing request, and kind, the bucket's treatment of an attribute that HEAD does
     /// not show: asked once.
     answers: Mutex<HashMap<Asking, AskedOnce<Answer>>>,
-    /// By bucket, true if it takes tags that are set on an object for its content.
-    replaces: Mutex<HashMap<String, Once<bool>>>,
-    /// By bucket, the tags of objects of which HEAD shows no number.
+    /// By bucket, true if setting tags on an object replaces its content with them.
+    tags_replace_content: Mutex<HashMap<String, Once<bool>>>,
+    /// By bucket, what is known about tags if HEAD shows no tag count.
     uncounted: Mutex<HashMap<String, (Uncounted, Option<NextQuestion>)>>,
     /// Buckets in which the `ETag` of an upload was the MD5 of its bytes, although nothing says that
     /// it must be.
@@ -47,10 +48,10 @@ pub(super) struct Refusals {
 /// A bucket, the request that wrote an object, and the kind of attribute that it was asked for.
 type Asking = (String, Operation, &'static str);
 
-/// What is asked once, and waited for by all who want to know.
+/// A question that is asked once; all who need the answer wait for it.
 type Once<T> = Arc<OnceCell<T>>;
 
-/// What is asked once, and when a refusal is asked about again.
+/// A question that is asked once, and the time at which a refusal is tested again.
 #[derive(Debug)]
 struct AskedOnce<T> {
     cell: Once<T>,
@@ -67,28 +68,44 @@ impl<T> Default for AskedOnce<T> {
 }
 
 impl<T> AskedOnce<T> {
-    /// Returns the answer, or an empty cell for the one who asks. A refusal is forgotten when it is
+    /// Returns the answer, or an empty cell for the object that asks. Forgets a refusal when it is
     /// time to ask again.
     fn get(&mut self, is_refusal: impl Fn(&T) -> bool, questions: (Duration, Duration)) -> Once<T> {
-        if self.cell.get().is_some_and(is_refusal) && is_due(&mut self.next, questions) {
+        if self.cell.get().is_some_and(is_refusal) && take_turn(&mut self.next, questions) {
             self.cell = Arc::default();
         }
         Arc::clone(&self.cell)
     }
 
+    /// Returns true if the answer is a refusal and it is time to ask again.
+    fn is_open(
+        &mut self,
+        is_refusal: impl Fn(&T) -> bool,
+        questions: (Duration, Duration),
+    ) -> bool {
+        let now = Instant::now();
+        self.cell.get().is_some_and(is_refusal)
+            && self
+                .next
+                .get_or_insert_with(|| NextQuestion::after(now, questions))
+                .is_open(now)
+    }
+
     fn hurry(&mut self, now: Instant) {
-        self.next.iter_mut().for_each(|next| next.hurry(now));
+        if let Some(next) = &mut self.next {
+            next.hurry(now);
+        }
     }
 }
 
-/// Returns true for the one who asks again about a refusal. The first call begins the interval.
-fn is_due(next: &mut Option<NextQuestion>, questions: (Duration, Duration)) -> bool {
+/// Returns true for the object that tests a refusal again. The first call begins the interval.
+fn take_turn(next: &mut Option<NextQuestion>, questions: (Duration, Duration)) -> bool {
     let now = Instant::now();
     next.get_or_insert_with(|| NextQuestion::after(now, questions))
-        .is_due(now)
+        .take_turn(now)
 }
 
-/// Locks what is remembered, also if a thread has panicked that held the lock.
+/// Locks a memory, even if a thread that held the lock has panicked.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -100,9 +117,17 @@ struct Expected {
     next: NextQuestion,
 }
 
+/// The outcome of a question that the next object asks again.
+enum NotLasting {
+    /// The answer is about this object only.
+    Answer(Answer),
+    /// The question failed.
+    Failure(Failure),
+}
+
 impl Refusals {
-    /// Remembers nothing yet. `questions` are the first and the longest interval at which the run
-    /// asks again for what was refused.
+    /// Creates an empty memory. `questions` are the first and the longest interval at which the run
+    /// tests a refusal again.
     pub(super) fn new(questions: (Duration, Duration)) -> Self {
         Self {
             questions,
@@ -112,7 +137,7 @@ impl Refusals {
             kept: Mutex::default(),
             shown: Mutex::default(),
             answers: Mutex::default(),
-            replaces: Mutex::default(),
+            tags_replace_content: Mutex::default(),
             uncounted: Mutex::default(),
             md5s: Mutex::default(),
         }
@@ -138,15 +163,20 @@ impl Refusals {
         lock(&self.losses)
     }
 
-    /// Returns the loss to expect for an object of this bucket. The one object that is to ask
-    /// again has none.
-    pub(super) fn get(&self, bucket: &Bucket, attribute: Attribute, lost: Lost) -> Option<Loss> {
+    /// Returns the loss that an object of this bucket will have. From time to time it elects one
+    /// object to ask again, and returns `None` for that.
+    pub(super) fn expected_loss(
+        &self,
+        bucket: &Bucket,
+        attribute: Attribute,
+        lost: Lost,
+    ) -> Option<Loss> {
         let mut losses = self.losses();
         if losses.is_empty() {
             return None;
         }
         let expected = losses.get_mut(&(Self::place(bucket), attribute, lost))?;
-        (!expected.next.is_due(Instant::now())).then(|| expected.loss.clone())
+        (!expected.next.take_turn(Instant::now())).then(|| expected.loss.clone())
     }
 
     pub(super) fn remember(&self, bucket: &Bucket, loss: &Loss) {
@@ -199,8 +229,7 @@ impl Refusals {
         !self.losses().is_empty()
     }
 
-    /// Lets the next objects ask for all that was refused, because the cause of other refusals is
-    /// gone.
+    /// Makes the next objects test all refusals again, because the cause of other refusals is gone.
     pub(super) fn ask_again(&self) {
         let now = Instant::now();
         for expected in self.losses().values_mut() {
@@ -213,12 +242,14 @@ impl Refusals {
             answer.hurry(now);
         }
         for (_, next) in lock(&self.uncounted).values_mut() {
-            next.iter_mut().for_each(|next| next.hurry(now));
+            if let Some(next) = next {
+                next.hurry(now);
+            }
         }
     }
 
-    /// Takes note that a bucket answered the question for an attribute.
-    pub(super) fn answered(&self, bucket: &Bucket, attribute: Attribute) {
+    /// Records that a bucket answered the request for an attribute.
+    pub(super) fn note_answer(&self, bucket: &Bucket, attribute: Attribute) {
         self.forget(bucket, [attribute], Lost::NotReadable);
         {
             let mut in_a_row = lock(&self.in_a_row);
@@ -237,11 +268,11 @@ impl Refusals {
         answered.contains(&(Self::place(bucket), attribute))
     }
 
-    /// Returns true if the bucket was asked for something that this request has not been seen to
-    /// give yet, the object itself among it, or if the tags of each object are compared. Amazon S3
-    /// refuses what it cannot do, and needs no look. With `trust: nothing`, what it has kept before
-    /// says nothing.
-    pub(super) fn is_unproven(&self, bucket: &Bucket, asked: Asked<'_>) -> bool {
+    /// Returns true if the object must be looked at: its request asks for something that the bucket
+    /// has not been seen to keep yet (the object itself included), something that the bucket may not
+    /// show is to be asked about again, or the tags of each object are compared. Amazon S3 refuses
+    /// what it cannot do, and needs no look. With `trust: nothing`, every object is looked at.
+    pub(super) fn needs_look(&self, bucket: &Bucket, asked: Asked<'_>) -> bool {
         if bucket.capabilities().refuses_what_it_lacks() {
             return false;
         }
@@ -250,14 +281,18 @@ impl Refusals {
         }
         let place = Self::place(bucket);
         let kept = lock(&self.kept);
-        asked
-            .kinds()
-            .into_iter()
-            .any(|kind| !kept.contains(&(place.clone(), asked.write, kind)))
+        let mut answers = lock(&self.answers);
+        asked.kinds().into_iter().any(|kind| {
+            let asking = (place.clone(), asked.write, kind);
+            !kept.contains(&asking)
+                || answers
+                    .get_mut(&asking)
+                    .is_some_and(|once| once.is_open(is_not_readable, self.questions))
+        })
     }
 
-    /// Takes note that the bucket keeps what it was asked for.
-    pub(super) fn keeps(&self, bucket: &Bucket, asked: Asked<'_>) {
+    /// Notes that the bucket keeps the requested attributes.
+    pub(super) fn note_kept(&self, bucket: &Bucket, asked: Asked<'_>) {
         if !bucket.capabilities().refuses_what_it_lacks() {
             let place = Self::place(bucket);
             let mut kept = lock(&self.kept);
@@ -270,7 +305,8 @@ impl Refusals {
         }
     }
 
-    /// Returns what HEAD shows of locks, to be asked once; a refusal is asked about again.
+    /// Returns the cell for the locks that HEAD shows. It is filled once; a refusal is tested again
+    /// later.
     pub(super) fn shown(&self, bucket: &Bucket, operation: Operation) -> Once<Shown> {
         let is_refusal = |shown: &Shown| matches!(shown, Shown::Nothing(_));
         lock(&self.shown)
@@ -279,30 +315,30 @@ impl Refusals {
             .get(is_refusal, self.questions)
     }
 
-    /// Tells, once the first tags were set on an object that was there, if the bucket took them for
-    /// its content.
-    pub(super) fn replaces(&self, bucket: &Bucket) -> Once<bool> {
-        let mut replaces = lock(&self.replaces);
+    /// Returns the cell that says, once tags were set on the first finished object, whether they
+    /// replaced its content.
+    pub(super) fn tags_replace_content(&self, bucket: &Bucket) -> Once<bool> {
+        let mut replaces = lock(&self.tags_replace_content);
         Arc::clone(replaces.entry(Self::place(bucket)).or_default())
     }
 
     /// Asks the bucket about an attribute of an object that `asked` has given it. Asks once for
-    /// each bucket, request, and kind of attribute if it is kept or ignored, and again if it came out
-    /// with another value, if `is_each` is set, or with `trust: nothing`. A refusal is asked about
-    /// again at growing intervals.
+    /// each bucket, request, and kind of attribute if it is kept or ignored, and again if it came
+    /// out with another value, if `for_each_object` is set, or with `trust: nothing`. Tests a
+    /// refusal again at growing intervals.
     ///
     /// # Errors
-    /// What may pass: then the next object asks again.
+    /// A failure that may pass: then the next object asks again.
     pub(super) async fn answer(
         &self,
         bucket: &Bucket,
         asked: Asked<'_>,
         question: Question,
         (key, version): (&ObjectKey, Option<&str>),
-        is_each: bool,
+        for_each_object: bool,
     ) -> Result<Answer, Failure> {
         let ask = ask(bucket, asked, question.by, key, version);
-        if is_each || !bucket.capabilities().believes_answers() {
+        if for_each_object || !bucket.capabilities().believes_answers() {
             return Box::pin(ask).await;
         }
         let once = {
@@ -310,26 +346,24 @@ impl Refusals {
             lock(&self.answers)
                 .entry(place)
                 .or_default()
-                .get(|answer| *answer == Answer::NotReadable, self.questions)
+                .get(is_not_readable, self.questions)
         };
         let lasting = async {
             match Box::pin(ask).await {
-                Ok(Answer::Unlike(Unlike::Other(how))) => {
-                    Err(Ok(Answer::Unlike(Unlike::Other(how))))
-                }
+                Ok(answer @ Answer::Unlike(Unlike::Other(_))) => Err(NotLasting::Answer(answer)),
                 Ok(answer) => Ok(answer),
-                Err(failure) => Err(Err(failure)),
+                Err(failure) => Err(NotLasting::Failure(failure)),
             }
         };
         match once.get_or_try_init(|| lasting).await {
             Ok(answer) => Ok(answer.clone()),
-            Err(answer) => answer,
+            Err(NotLasting::Answer(answer)) => Ok(answer),
+            Err(NotLasting::Failure(failure)) => Err(failure),
         }
     }
 
-    /// Takes note of what a source bucket shows of the tags of its objects, where HEAD shows no
-    /// number of them.
-    pub(super) fn uncounted(&self, bucket: &Bucket, found: Uncounted) {
+    /// Notes what a source bucket shows of the tags of its objects, if its HEAD shows no tag count.
+    pub(super) fn note_uncounted(&self, bucket: &Bucket, found: Uncounted) {
         let mut uncounted = lock(&self.uncounted);
         let (known, _) = uncounted.entry(Self::place(bucket)).or_default();
         *known = match (&*known, found) {
@@ -343,15 +377,15 @@ impl Refusals {
         };
     }
 
-    /// Returns what is known of the tags of objects of which HEAD shows no number. For the one
-    /// object that is to ask again about a refusal, that is nothing.
+    /// Returns what is known about tags in a bucket whose HEAD shows no tag count. The one object
+    /// that tests a refusal again learns nothing.
     pub(super) fn known_uncounted(&self, bucket: &Bucket) -> Uncounted {
         let mut uncounted = lock(&self.uncounted);
         let Some((known, next)) = uncounted.get_mut(&Self::place(bucket)) else {
             return Uncounted::default();
         };
         let is_refusal = matches!(known, Uncounted::NotReadable(_));
-        if is_refusal && is_due(next, self.questions) {
+        if is_refusal && take_turn(next, self.questions) {
             return Uncounted::default();
         }
         known.clone()
@@ -364,7 +398,7 @@ impl Refusals {
     }
 }
 
-/// What a source bucket shows of the tags of objects of which HEAD shows no number.
+/// What is known about tags in a source bucket whose HEAD shows no tag count.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Uncounted {
     /// So many objects in a row have none.
@@ -396,6 +430,10 @@ pub(super) enum Answer {
     NotKnown,
     /// The object has it otherwise.
     Unlike(Unlike),
+}
+
+fn is_not_readable(answer: &Answer) -> bool {
+    *answer == Answer::NotReadable
 }
 
 /// Asks about an attribute of an object.
@@ -433,7 +471,7 @@ async fn ask(
     }
 }
 
-/// True for the answer of a server that does not know what it was asked.
+/// Returns true for the answer of a server that does not know what it was asked.
 pub(super) fn is_no_answer(failure: &Failure) -> bool {
     matches!(
         failure.kind(),
@@ -445,7 +483,7 @@ pub(super) fn is_no_answer(failure: &Failure) -> bool {
     )
 }
 
-/// What HEAD shows of the locks in a bucket.
+/// The locks in a bucket that HEAD shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Shown {
     /// All: what it does not show is not there.

@@ -36,12 +36,12 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Nothing is left to do.
+    /// Returns true if nothing is left to do.
     pub(super) fn is_over(&self) -> bool {
         self.is_planned && self.left == 0
     }
 
-    /// Takes note of an object that will be copied; the range in which it was found.
+    /// Counts an object that will be copied. Returns the range in which it was found.
     pub(super) fn plan(&mut self, step: &mut Step) -> u32 {
         self.left += 1;
         self.record.plan(step)

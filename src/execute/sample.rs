@@ -75,7 +75,7 @@ async fn found(sides: Sides, copied: &Copied) -> Option<Result<(), String>> {
     };
     match sides
         .destination
-        .in_place(sides.destination.head(&key, None))
+        .with_slot(sides.destination.head(&key, None))
         .await
     {
         Ok(head) if head.size == copied.bytes => Some(Ok(())),

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::prove::Verdict;
-use super::published::{Look, Looked};
+use super::published::{HeadCheck, HeadResult};
 use super::receipt::Proof;
 use super::{Draft, Trouble, Work, read};
 use crate::checksum;
@@ -12,10 +12,11 @@ use crate::manifest::job::{Prove, Verify};
 use crate::plan::asked::Asked;
 use crate::s3::{Attributes, Checksum, ChecksumAlgorithm, Head, Operation, Written};
 
-/// What is summed for comparison with what is read back.
+/// The checksum of sent bytes that is compared with the bytes read back.
 pub(super) const READ_SUM: ChecksumAlgorithm = ChecksumAlgorithm::Crc64Nvme;
 
-/// What is summed of a part: what the server checks, or else what is compared afterwards.
+/// The checksums of a part: the one that the server checks, or else the one that is compared
+/// afterwards.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sums {
     /// Declared to the server, which checks each part against it.
@@ -34,7 +35,7 @@ impl Sums {
     }
 }
 
-/// What the answer says beyond the size: equal, unequal, or nothing.
+/// Judges the answer beyond the size: equal, unequal, or nothing.
 pub(super) fn strong_proof(
     body: &Bytes,
     sent: Option<&Checksum>,
@@ -87,7 +88,7 @@ pub(super) async fn by_size(
     let believes = work.sides.destination.capabilities().believes_answers();
     let is_doubtful = against_md5(&md5, &written.etag, are_md5s).is_some();
     if work.sides.transfer.proof.verify != Verify::Size || !believes || is_doubtful {
-        let look = Look {
+        let look = HeadCheck {
             size: body.len() as u64,
             is_needed: true,
             ..look_at(work, key, written, attributes, Operation::PutObject)
@@ -96,7 +97,7 @@ pub(super) async fn by_size(
         if let Some(found) = Box::pin(found(work, look, draft)).await?
             && let Some(what) = against_md5(&md5, &found.etag, are_md5s && !found.kms)
         {
-            return Err(work.unequal(key, written, &what).await.into());
+            return Err(work.reject_published(key, written, &what).await.into());
         }
     }
     Ok(Proof::Size)
@@ -106,14 +107,15 @@ pub(super) async fn by_size(
 /// caller may not look, and need not.
 pub(super) async fn found(
     work: &Work,
-    look: Look<'_>,
+    look: HeadCheck<'_>,
     draft: &mut Draft,
 ) -> Result<Option<Head>, Trouble> {
-    let Looked { verdict, found } = work.look(look, |_| Verdict::Unknown, draft).await?;
+    let HeadResult { verdict, found } = work.look(look, |_| Verdict::Unknown, draft).await?;
     match verdict {
-        Verdict::Contradicted(what) => {
-            Err(work.unequal(look.key, look.written, &what).await.into())
-        }
+        Verdict::Contradicted(what) => Err(work
+            .reject_published(look.key, look.written, &what)
+            .await
+            .into()),
         _ => Ok(found),
     }
 }
@@ -132,14 +134,14 @@ pub(super) async fn confirm(
 ) -> Result<(), Trouble> {
     let destination = &work.sides.destination;
     let is_needed = !destination.capabilities().believes_answers();
-    let look = Look {
+    let look = HeadCheck {
         size,
         is_needed,
         ..look_at(work, key, written, attributes, Operation::PutObject)
     };
     if !look
         .asked
-        .is_some_and(|asked| work.refusals.is_unproven(destination, asked))
+        .is_some_and(|asked| work.refusals.needs_look(destination, asked))
     {
         return Ok(());
     }
@@ -151,7 +153,7 @@ pub(super) async fn confirm(
             "the ETag of the object is {}, and what was sent has {}",
             found.etag, written.etag
         );
-        return Err(work.unequal(key, written, &what).await.into());
+        return Err(work.reject_published(key, written, &what).await.into());
     }
     Ok(())
 }
@@ -163,10 +165,10 @@ pub(super) fn look_at<'a>(
     written: &'a Written,
     attributes: &'a Attributes,
     write: Operation,
-) -> Look<'a> {
+) -> HeadCheck<'a> {
     let customer_key = work.sides.destination.client().customer_key().is_some();
     let asked = Asked::of(attributes, write, customer_key);
-    Look {
+    HeadCheck {
         key,
         written,
         size: 0,
@@ -176,7 +178,7 @@ pub(super) fn look_at<'a>(
     }
 }
 
-/// A job that demands a checksum is told before anything is sent that there will be none.
+/// Fails an object before anything is sent if the job demands a checksum and there will be none.
 pub(super) fn demand(work: &Work, key: &ObjectKey, attributes: &Attributes) -> Result<(), Trouble> {
     if work.sides.transfer.proof.demands_an_answer() && attributes.checksum.is_none() {
         return Err(work
@@ -201,9 +203,9 @@ pub(super) async fn settle(
     if let (false, Prove::Read, Some(sent)) = (proof.is_checksum(), prove, local) {
         let stored = read::sum_written(destination, key, written, size, sent.algorithm).await?;
         if let Err(what) = equal(&sent, &stored) {
-            return Err(work.unequal(key, written, &what).await.into());
+            return Err(work.reject_published(key, written, &what).await.into());
         }
         proof = Proof::Read;
     }
-    Ok(work.enough(key, proof)?)
+    Ok(work.require_strength(key, proof)?)
 }

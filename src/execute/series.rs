@@ -10,7 +10,7 @@
 //! interrupted, and the next one tries them.
 //!
 //! Only refusals that say nothing about the object count: a thousand archived objects in a row are
-//! no reason to stop. What is skipped says nothing either way.
+//! not a reason to stop. Skipped objects count for neither side.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -205,7 +205,7 @@ impl Conductor<'_> {
         }
         match self.series.judge(&held.receipt.ending) {
             Verdict::Refused(kind)
-                if is_single && !self.breaker.is_on() && self.outcome.gave_up.is_none() =>
+                if is_single && !self.breaker.is_armed() && self.outcome.gave_up.is_none() =>
             {
                 if self.series.has_copied() || self.series.kind.is_some_and(|other| other != kind) {
                     self.break_series();
@@ -234,6 +234,8 @@ impl Conductor<'_> {
             let is_paused = false;
             self.monitor.observe(&Event::Paused { is_paused });
             tracing::warn!(
+                name: "back",
+                objects = held.len(),
                 "going on: an object was copied again; {} objects are tried again",
                 held.len()
             );
@@ -271,7 +273,7 @@ impl Conductor<'_> {
             return;
         }
         let (now, interval) = (Instant::now(), self.series.probes.0);
-        tracing::warn!("{}", self.series.pausing());
+        tracing::warn!(name: "paused", "{}", self.series.pausing());
         let is_paused = true;
         self.monitor.observe(&Event::Paused { is_paused });
         self.series.pause = Some(Pause {
@@ -325,7 +327,7 @@ impl Conductor<'_> {
 
     fn give_up_series(&mut self) {
         let reason = self.series.giving_up();
-        tracing::warn!("giving up: {reason}");
+        tracing::warn!(name: "giving_up", "giving up: {reason}");
         self.outcome.gave_up = Some(GaveUp {
             reason,
             may_pass_later: true,

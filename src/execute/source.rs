@@ -54,7 +54,7 @@ impl Source<'_> {
         self.pin.version.as_deref()
     }
 
-    /// The permission, which has a name of its own where a version is named.
+    /// Returns the name of the permission, which is another one for named versions.
     pub(super) fn permission(&self, what: &str) -> String {
         let version = if self.pin.version.is_some() {
             "Version"
@@ -64,8 +64,8 @@ impl Source<'_> {
         format!("s3:GetObject{version}{what}")
     }
 
-    /// Returns what `ask` reads, or `None` where it cannot be read and is only tried: that is a loss
-    /// then. A server that does not know the question is not asked again.
+    /// Returns what `ask` reads, or `None` where it cannot be read and is only tried: that is a
+    /// loss then. A server that does not know the question is not asked again.
     pub(super) async fn or_loss<T, F: Future<Output = Result<T, Failure>>>(
         &self,
         attribute: Attribute,
@@ -74,9 +74,9 @@ impl Source<'_> {
         draft: &mut Draft,
     ) -> Result<Option<T>, Failure> {
         let mut answer = ask().await;
-        // What could be read before may be refused because everything is, in an outage: then this
-        // is no loss, and the object fails or waits with the others. A refusal counts that is given
-        // after a HEAD of the object has succeeded.
+        // An attribute that could be read before may be refused in an outage that refuses
+        // everything: then this is not a loss, and the object fails or waits with the others. The
+        // refusal counts only if it comes again after a successful HEAD of the object.
         if let Err(failure) = &answer
             && *failure.kind() == FailureKind::Denied
             && self.transfer().preserve.of(attribute) == Policy::Try
@@ -87,7 +87,7 @@ impl Source<'_> {
         }
         match answer {
             Ok(value) => {
-                self.work.refusals.answered(self.bucket, attribute);
+                self.work.refusals.note_answer(self.bucket, attribute);
                 Ok(Some(value))
             }
             Err(failure) => {
@@ -137,8 +137,8 @@ impl Source<'_> {
         Ok(())
     }
 
-    /// Returns true if the attribute was found unreadable before and is only tried: a loss without a
-    /// request.
+    /// Returns true if the attribute was found unreadable before and is only tried: a loss without
+    /// a request.
     pub(super) fn is_known_unreadable(&self, attribute: Attribute, draft: &mut Draft) -> bool {
         if self.transfer().preserve.of(attribute) != Policy::Try {
             return false;
@@ -146,14 +146,14 @@ impl Source<'_> {
         let known = self
             .work
             .refusals
-            .get(self.bucket, attribute, Lost::NotReadable);
+            .expected_loss(self.bucket, attribute, Lost::NotReadable);
         draft.losses.extend(known.clone());
         known.is_some()
     }
 
-    /// Reads the source's tags. HEAD counts them, so that a list of another length is no answer:
-    /// some servers answer what they do not know with nothing, as others answer for an object
-    /// without tags.
+    /// Reads the source's tags. HEAD shows their number, so a list of another length is not an
+    /// answer: some servers answer an unknown request with nothing, just as others answer for an
+    /// object without tags.
     async fn counted_tags(&self, count: Option<u32>) -> Result<Vec<Tag>, Failure> {
         let (key, version) = (&self.pin.key, self.version());
         let tags = self.bucket.tags(key, version).await?;
@@ -179,8 +179,8 @@ impl Source<'_> {
         ))
     }
 
-    /// Reads the source's tags, or returns `None` for an object that is changed in place on a server
-    /// without tags, which has none to lose.
+    /// Reads the source's tags, or returns `None` for an object that is changed in place on a
+    /// server without tags, which has none to lose.
     async fn own_tags(&self, count: Option<u32>) -> Result<Option<Vec<Tag>>, Failure> {
         match self.counted_tags(count).await {
             Err(failure)
@@ -223,12 +223,12 @@ impl Source<'_> {
         Ok(())
     }
 
-    /// Returns true if the tags that a copy carries along by itself must be read, so that they can be
-    /// compared with those of the copy or be written back. HEAD shows `count`.
+    /// Returns true if the tags that a copy carries along by itself must be read, so that they can
+    /// be compared with those of the copy or be written back. HEAD shows `count`.
     ///
-    /// Where HEAD shows a number, that is compared; a change in place needs the values, because it
-    /// destroys what it does not keep. Where HEAD shows none and tags are only tried, nobody is
-    /// asked any more once the destination has kept some, HEAD was seen to count others, or many
+    /// If HEAD shows a number, that is compared; a change in place needs the values, because it
+    /// destroys what it does not keep. If HEAD shows none and tags are only tried, s3haul stops
+    /// asking once the destination has kept some, HEAD has shown the number of others, or many
     /// objects in a row had none.
     fn reads_carried_tags(&self, count: Option<u32>, draft: &mut Draft) -> bool {
         let Self { work, bucket, .. } = self;
@@ -236,7 +236,7 @@ impl Source<'_> {
         match count {
             Some(0) => return false,
             Some(_) if !work.sides.is_in_place() => {
-                refusals.uncounted(bucket, Uncounted::Counts);
+                refusals.note_uncounted(bucket, Uncounted::Counts);
                 return false;
             }
             _ => {}
@@ -273,13 +273,13 @@ impl Source<'_> {
         let refusals = &work.refusals;
         let failure = match self.counted_tags(count).await {
             Ok(tags) => {
-                refusals.answered(bucket, Attribute::Tags);
+                refusals.note_answer(bucket, Attribute::Tags);
                 let found = if tags.is_empty() {
                     Uncounted::Untagged(1)
                 } else {
                     Uncounted::Tagged
                 };
-                refusals.uncounted(bucket, found);
+                refusals.note_uncounted(bucket, found);
                 return Ok(Some(tags));
             }
             Err(failure) => failure,
@@ -298,7 +298,7 @@ impl Source<'_> {
             FailureKind::Denied if is_tried => {
                 let name = bucket.name();
                 let why = format!("tags not compared: {permission} missing on {name}");
-                refusals.uncounted(bucket, Uncounted::NotReadable(why.clone()));
+                refusals.note_uncounted(bucket, Uncounted::NotReadable(why.clone()));
                 draft.notes.push(why);
                 Ok(None)
             }
@@ -306,15 +306,15 @@ impl Source<'_> {
             FailureKind::Unsupported | FailureKind::NotUnderstood
                 if (is_in_place || is_tried) && is_about_all =>
             {
-                refusals.uncounted(bucket, Uncounted::NotKnown);
+                refusals.note_uncounted(bucket, Uncounted::NotKnown);
                 Ok(None)
             }
             kind if is_tried && is_no_answer(&failure) && is_about_all => {
-                // An object that is gone is no server without tags.
+                // An object that is gone does not mean a server without tags.
                 if *kind == FailureKind::NotFound {
                     Box::pin(bucket.head(&self.pin.key, self.version())).await?;
                 }
-                refusals.uncounted(bucket, Uncounted::NotKnown);
+                refusals.note_uncounted(bucket, Uncounted::NotKnown);
                 Ok(None)
             }
             _ => {
@@ -363,8 +363,8 @@ impl Source<'_> {
         Ok(())
     }
 
-    /// The names of the annotations, and the texts of the first ones: whether they may be read must
-    /// be known before anything is published.
+    /// Reads the names of the annotations, and the texts of the first ones, to find out whether
+    /// they may be read before anything is published.
     pub(super) async fn annotations(&self, draft: &mut Draft) -> Result<Vec<Annotation>, Trouble> {
         if self.is_known_unreadable(Attribute::Annotations, draft) {
             return Ok(Vec::new());
@@ -450,7 +450,7 @@ impl Source<'_> {
         Ok(())
     }
 
-    /// Half of a lock that HEAD did not show. `get` asks for it, if it is needed.
+    /// Reads the half of a lock that HEAD did not show, by `get`, if it is needed.
     async fn unshown<T>(
         &self,
         operation: Operation,

@@ -1,7 +1,7 @@
 //! Sends standard input, a stream of unknown length.
 //!
-//! The first part decides whether the stream is one request or many. What was read of it is gone,
-//! so that no later session can go on with its upload.
+//! The first part decides whether the stream is one request or many. Bytes that were read are gone,
+//! so no later session can resume its upload.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,10 +27,10 @@ use crate::s3::{Failure, FailureKind, Operation};
 /// size.
 const PARTS_PER_SIZE: u32 = 1000;
 
-/// How much later than the end of a stream the signal may come that caused it.
+/// The time after the end of a stream in which the signal that caused it may still come.
 const SIGNAL_GRACE: Duration = Duration::from_millis(250);
 
-/// The one step of a transfer from standard input.
+/// Returns the one step of a transfer from standard input.
 pub(super) fn stdin_step(sides: &Sides) -> Planned {
     let key = sides.transfer.to.location.key.clone();
     let entry = Entry {
@@ -158,9 +158,9 @@ async fn stream(
 
 /// Reads until the part is full or the stream ends.
 ///
-/// A Ctrl-C reaches the producer too, whose end then looks like the end of its data; what came
-/// until then is no whole and must not be published. So an end is believed only when no stop comes
-/// with it.
+/// Reads one part. A Ctrl-C reaches the producer too, whose end then looks like the end of its
+/// data; the data is incomplete and must not be published. So an end is believed only if no stop
+/// comes with it.
 async fn read_part(
     work: &Work,
     reader: &mut (impl AsyncRead + Unpin),

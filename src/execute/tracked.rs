@@ -1,9 +1,9 @@
-//! What the journal is told of an upload, and what becomes of one that is not finished.
+//! Records uploads in the journal, and ends those that are not finished.
 //!
 //! An upload that nobody remembers costs money until somebody finds it. So it is on record before
-//! it is begun, its id before its first part, and its end only when the server has it no more.
-//! Where no journal is kept, an upload that a stop or a failure left unfinished is aborted; where
-//! one is kept, or the next session claims what is open, that goes on with it. A Create whose
+//! it is created, its id before its first part, and its end only when the server no longer has it.
+//! Without a journal, an upload that a stop or a failure left unfinished is aborted. With a
+//! journal, or if the next session adopts open uploads, that session resumes it. A Create whose
 //! answer was lost or cannot be read is searched for in both cases. An upload that cannot be shown
 //! to be gone is reported once, with its id and a command.
 
@@ -27,25 +27,25 @@ use crate::planner::Step;
 use crate::s3::{Attributes, Failure, FailureKind, Operation, PartDone};
 use crate::size::ByteSize;
 
-/// An upload's number in the journal, none where no journal is kept, and the time before it was
-/// begun.
+/// An upload's number in the journal, `None` if no journal is kept, and the time just before it was
+/// created.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tracked {
     upload: Option<u64>,
     intended: Timestamp,
 }
 
-/// What an upload is begun with: it can be gone on with only if all of it is still the same.
+/// The fingerprint of an upload: it can be resumed only if all of this is still the same.
 #[derive(Clone, Debug)]
 pub(super) struct Terms {
-    /// What is copied.
+    /// The source.
     pub(super) source: SourceVersion,
-    /// A digest of what the object shall have. Not of what it is begun with, which is less where a
-    /// server refuses something that is only tried: the next session does not know that yet.
+    /// A digest of the requested attributes. The upload may be created with fewer if the server
+    /// refuses one that is only tried: the next session does not know that yet.
     attributes: String,
-    /// What the server did not let it be begun with.
+    /// The attributes that the server refused when the upload was created.
     losses: Vec<Loss>,
-    /// It was found open, and how it was begun is not known.
+    /// It was adopted, and the request that created it is not known.
     claimed: bool,
 }
 
@@ -60,7 +60,7 @@ impl Terms {
         }
     }
 
-    /// An upload was begun, without what is lost by now.
+    /// Returns the fingerprint of a new upload, without the attributes that are lost by now.
     pub(super) fn begun_with(self, draft: &Draft) -> Self {
         let losses = draft
             .losses
@@ -71,7 +71,7 @@ impl Terms {
         Self { losses, ..self }
     }
 
-    /// An upload was found open.
+    /// Returns the fingerprint of an adopted upload.
     pub(super) fn claimed(&self) -> Self {
         Self {
             claimed: true,
@@ -79,14 +79,14 @@ impl Terms {
         }
     }
 
-    /// Whether an upload was begun for the same.
+    /// Returns true if an upload was created with the same fingerprint.
     pub(super) fn are_those_of(&self, begun: &BegunUpload) -> bool {
         begun.source == self.source && begun.attributes == self.attributes
     }
 }
 
 impl Work {
-    /// Where this transfer's uploads to `key` are.
+    /// Returns the place of this transfer's uploads to `key`.
     pub(super) fn upload_place(&self, key: &ObjectKey) -> UploadPlace {
         let to = &self.sides.transfer.to;
         UploadPlace {
@@ -98,7 +98,7 @@ impl Work {
 }
 
 impl Tracked {
-    /// The record of an upload that is in the journal already.
+    /// Returns the record of an upload that is in the journal already.
     pub(super) const fn known(upload: u64, intended: Timestamp) -> Self {
         Self {
             upload: Some(upload),
@@ -106,7 +106,7 @@ impl Tracked {
         }
     }
 
-    /// An upload that is about to be begun and that no journal has.
+    /// Returns the record of an upload that is about to be created and that no journal has.
     pub(super) fn off_record() -> Self {
         Self {
             upload: None,
@@ -114,7 +114,7 @@ impl Tracked {
         }
     }
 
-    /// Puts on record that an upload is about to be begun.
+    /// Records that an upload is about to be created.
     pub(super) async fn intend(work: &Work, step: &Step) -> Result<Self, Trouble> {
         let Some(object) = step.object.filter(|_| work.journal.keeps()) else {
             return Ok(Self::off_record());
@@ -173,8 +173,8 @@ impl Tracked {
         outcome
     }
 
-    /// Sees to an upload that could not be begun, as far as one knows: the request may have taken
-    /// effect all the same. Returns sentences about what may be left open.
+    /// Handles a Create that failed: aborts the upload in case it took effect anyway. Returns
+    /// sentences about what may be left open.
     pub(super) async fn not_begun(
         self,
         work: &Work,
@@ -220,7 +220,7 @@ impl Tracked {
             .collect()
     }
 
-    /// S3 holds a part.
+    /// Records a part that S3 holds.
     pub(super) async fn part(self, work: &Work, part: &PartDone) -> Result<(), Trouble> {
         let Some(upload) = self.upload else {
             return Ok(());
@@ -247,7 +247,7 @@ impl Tracked {
             .await
     }
 
-    /// The server has the upload no more.
+    /// Records that the server no longer has the upload.
     pub(super) async fn ended(self, journal: &Journal) {
         if let Some(upload) = self.upload {
             // A journal that is broken stops the run by itself; the next session finds the upload
@@ -256,8 +256,8 @@ impl Tracked {
         }
     }
 
-    /// Sees to what an upload came to: one that did not become the object is aborted, unless the
-    /// next session goes on with it. Returns true when its parts are lost.
+    /// Handles the result of an upload: one that did not become the object is aborted, unless the
+    /// next session resumes it. Returns true if its parts are lost.
     pub(super) async fn settle(
         self,
         work: &Work,
@@ -269,13 +269,13 @@ impl Tracked {
             self.ended(&work.journal).await;
             return false;
         }
-        // What ends the run is tried again by the next session.
+        // The next session tries the object that ends the run again.
         let is_left = match outcome {
             Err(Trouble::Stopped) => true,
             Err(Trouble::Failed(failure)) => failure.ends_run(),
             _ => false,
         };
-        // When the journal is broken the upload may be another session's by now.
+        // If the journal is broken, the upload may belong to another session by now.
         let goes_on = is_left || work.journal.broken().is_cancelled();
         if goes_on && (self.upload.is_some() || work.claims) {
             if self.upload.is_none() {
@@ -318,8 +318,7 @@ impl Tracked {
         true
     }
 
-    /// Puts on record that the next run goes on with the upload. Returns false where nobody would
-    /// know of it then.
+    /// Records that the next run resumes the upload. Returns false if nobody would know of it then.
     async fn keep(self, work: &Work) -> bool {
         let Some(upload) = self.upload else {
             return false;
@@ -343,7 +342,7 @@ impl Tracked {
     /// record no more.
     ///
     /// # Errors
-    /// What S3 says; the upload stays on record then.
+    /// The failure of the abort; the upload stays on record then.
     pub(super) async fn cancel(
         self,
         journal: &Journal,

@@ -2,7 +2,7 @@
 //!
 //! A file is opened once and read by `pread`, so that its parts go side by side without a shared
 //! position and without the whole file in memory. Each part is summed while it is in memory anyway;
-//! the sums combine into the checksum of the whole, which S3 must come to before it publishes the
+//! the sums combine into the checksum of the whole, which S3 must confirm before it publishes the
 //! object. Where the server knows no checksums, the MD5 of what was sent is compared with the
 //! `ETag` that came back. A file whose size or time of change differs when it was read is sent
 //! again.
@@ -46,10 +46,10 @@ pub(super) use multipart::Upload;
 
 /// A file of at most this many bytes is read when it is opened.
 const READ_AT_ONCE: u64 = MIB;
-/// How often a file that keeps changing is begun again.
+/// The most times that the upload of a file that keeps changing is started again.
 const ROUNDS: u32 = 4;
 
-/// What tells that a file is still the one that was opened.
+/// The properties that show that a file is still the one that was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
     size: u64,
@@ -67,7 +67,7 @@ impl Stamp {
         })
     }
 
-    /// As it is put on record.
+    /// Returns the version as it is recorded.
     fn version(&self) -> SourceVersion {
         let (seconds, nanoseconds) = self.modified;
         let modified = i32::try_from(nanoseconds)
@@ -312,7 +312,9 @@ pub(super) async fn put(
             confirm(work, key, &written, proof, size, attributes, draft).await?;
             proof
         }
-        Some(Err(message)) => return Err(work.unequal(key, &written, &message).await.into()),
+        Some(Err(message)) => {
+            return Err(work.reject_published(key, &written, &message).await.into());
+        }
         None => by_size(work, key, &written, &body, attributes, draft).await?,
     };
     drop(place);
@@ -332,7 +334,7 @@ fn done(proof: Proof, written: Written) -> Ending {
     }
 }
 
-/// Memory for `bytes`, at most all that there is.
+/// Reserves memory for `bytes`, at most all that there is.
 pub(super) async fn reserve(
     memory: Arc<tokio::sync::Semaphore>,
     bytes: u64,
@@ -349,7 +351,7 @@ fn pread(file: &File, offset: u64, length: u64, buffers: &Buffers) -> io::Result
     buffers.filled(length, |buffer| file.read_exact_at(buffer, offset))
 }
 
-/// File work off the runtime's threads. A file that ends early has changed.
+/// Does file work outside the runtime's threads. A file that ends early has changed.
 async fn blocking<T: Send + 'static>(
     path: &Path,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,

@@ -1,4 +1,4 @@
-//! Whether what came of an upload of unknown beginnings has what it shall have.
+//! Checks that an object made from an adopted upload has the requested attributes.
 //!
 //! S3 shows the attributes of an upload only once it is published. So they are compared then, by
 //! the session that published it or by the next one.
@@ -29,7 +29,7 @@ pub(super) async fn is_as_wished(
     Ok(unlike.is_none())
 }
 
-/// What an object has otherwise than it shall.
+/// Returns the attributes in which an object differs from the requested ones.
 async fn unlike(
     bucket: &Bucket,
     key: &ObjectKey,

@@ -1,11 +1,11 @@
 //! Objects that are planned and not begun.
 //!
-//! What takes long waits by size, the largest first, because its tail is what a run ends with.
-//! Small objects wait by the range of keys in which they were planned, and the ranges take turns:
-//! they lie in different places of the bucket, so that a run spreads over S3's partitions. In each
-//! range, every prefix has a line of its own. One whose next key lies where requests are standing
-//! in line is passed over, as long as others are not: a prefix that is throttled must not fill all
-//! places in flight with objects that wait for it.
+//! Long copies wait by size, the largest first, because a run ends with their tail. Small objects
+//! wait by the range of keys in which they were planned, and the ranges take turns: they lie in
+//! different parts of the bucket, so that a run spreads over S3's partitions. In each range, every
+//! prefix has a queue of its own. One whose next key lies where requests are standing in line is
+//! passed over, as long as others are not: a prefix that is throttled must not fill all places in
+//! flight with objects that wait for it.
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, VecDeque};
@@ -19,9 +19,9 @@ use crate::planner::{Held, Step};
 pub(super) struct Queued {
     /// Its transfer's place in the job.
     pub(super) transfer: u32,
-    /// What is to be done.
+    /// The step to do.
     pub(super) step: Box<Step>,
-    /// Its room in the planner's window, until it is begun.
+    /// Its room in the planner's window, until it begins.
     pub(super) held: Option<Held>,
 }
 
@@ -70,12 +70,12 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    /// The groups of small objects.
+    /// Returns the groups of small objects.
     pub(super) fn groups(&mut self) -> impl Iterator<Item = &mut Group> {
         self.small.iter_mut().map(|line| &mut line.group)
     }
 
-    /// How many they are.
+    /// Returns the number of waiting objects.
     pub(super) fn len(&self) -> usize {
         let small = self
             .small
@@ -85,7 +85,7 @@ impl Waiting {
         self.large.len() + self.heavy.len() + self.urgent.len() + small
     }
 
-    /// One more, found in this range.
+    /// Adds an object that was found in this range.
     pub(super) fn push(&mut self, range: u32, group: Group, queued: Queued) {
         match queued.step.route.parts() {
             0 if queued.step.entry.size > BULK_FROM => self.heavy.push(BySize(queued)),
@@ -105,7 +105,7 @@ impl Waiting {
         }
     }
 
-    /// One more, that goes before all of its kind.
+    /// Adds an object before all others of its kind.
     pub(super) fn push_first(&mut self, queued: Queued) {
         match queued.step.route.parts() {
             0 => self.urgent.push_front(queued),
@@ -113,18 +113,18 @@ impl Waiting {
         }
     }
 
-    /// The largest in parts whose requests would not stand in a long line.
+    /// Takes the largest object in parts whose requests would not wait in a long queue.
     pub(super) fn pop_large(&mut self, is_free: impl Fn(&Queued) -> bool) -> Option<Queued> {
         pop_free(&mut self.large, is_free)
     }
 
-    /// The largest copy in one request that takes long and would not stand in a long line.
+    /// Takes the largest long copy in one request that would not wait in a long queue.
     pub(super) fn pop_heavy(&mut self, is_free: impl Fn(&Queued) -> bool) -> Option<Queued> {
         pop_free(&mut self.heavy, is_free)
     }
 
-    /// The next small one whose requests would not stand in a long line, of the prefix with the
-    /// fewest `open` ones.
+    /// Takes the next small object whose requests would not wait in a long queue, from the prefix
+    /// with the fewest `open` ones.
     pub(super) fn pop_small(
         &mut self,
         is_free: impl Fn(&Queued) -> bool,
@@ -151,7 +151,7 @@ impl Waiting {
         queued
     }
 
-    /// Any of them, of the range whose turn it is.
+    /// Takes any object of the range whose turn it is.
     pub(super) fn pop_any(&mut self) -> Option<Queued> {
         let all = |_: &Queued| true;
         self.pop_small(all, |_| 0)
@@ -159,7 +159,7 @@ impl Waiting {
             .or_else(|| self.pop_large(all))
     }
 
-    /// All of them, because none will be begun.
+    /// Takes all of them, because none will be started.
     pub(super) fn take(&mut self) -> impl Iterator<Item = Queued> + use<> {
         let Self {
             large,
@@ -174,7 +174,7 @@ impl Waiting {
     }
 }
 
-/// Objects that are looked at for one that need not stand in line.
+/// The objects that are examined to find one that need not wait in the queue.
 const PASSED_OVER: usize = 64;
 
 /// Takes the largest that is free, of the first ones.

@@ -1,6 +1,6 @@
 //! A journal in S3: the same segments and snapshots as in a directory, each an object.
 //!
-//! Objects can not be appended to, so what gathers within a second is a segment. Each is written
+//! Objects cannot be appended to, so what gathers within a second is a segment. Each is written
 //! with `If-None-Match: *` under the number behind the last one, and that is what keeps a second
 //! writer out: a session takes over by writing the next number itself, and whoever wrote until then
 //! finds that number taken with its next write, and stops. The segment with which a session took
@@ -38,15 +38,15 @@ const HURRY: Duration = Duration::from_millis(100);
 const SEGMENTS: u64 = 64;
 /// Requests of the journal that are under way at the same time when it is read or cleaned up.
 const AT_ONCE: usize = 16;
-/// How often a take-over is tried while another writer goes on writing, and a read while it cleans
-/// up.
+/// The most attempts at a take-over while another writer keeps writing, and at a read while it
+/// cleans up.
 const ROUNDS: u32 = 8;
 /// Objects of a journal that are believed to stand below its prefix: a snapshot takes the place of
 /// [`SEGMENTS`] segments.
 const MOST_OBJECTS: usize = 100_000;
 /// Other objects that are passed by.
 const MOST_OTHERS: usize = 10_000;
-/// How long a process may sleep and still find itself shut out.
+/// The longest time that a process may sleep and still find itself shut out.
 const FENCE_AGE: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// A journal below a prefix that this process may write.
@@ -56,7 +56,7 @@ pub(super) struct BucketLog {
     writer: Writer,
     /// The number of the next segment.
     segment: u64,
-    /// Where the last snapshot stands, and the number of the first record behind it.
+    /// The number of the last snapshot, and that of the first record behind it.
     snapshot: (u64, u64),
     snapshot_bytes: u64,
     tail_bytes: u64,
@@ -70,7 +70,7 @@ pub(super) struct Place {
     prefix: ObjectKey,
 }
 
-/// What stands below the prefix.
+/// The objects below the prefix.
 #[derive(Debug, Default)]
 struct Found {
     replay: Replay,
@@ -78,7 +78,7 @@ struct Found {
     next_segment: u64,
     snapshot_bytes: u64,
     tail_bytes: u64,
-    /// What the snapshot stands for and is still there.
+    /// Objects that the snapshot replaces and that still exist.
     stale: Vec<Name>,
 }
 
@@ -94,7 +94,7 @@ impl Place {
         })
     }
 
-    /// A second writer is kept out by conditional writes alone.
+    /// Requires conditional writes, because nothing else keeps a second writer out.
     fn demand_conditions(&self) -> Result<(), JournalError> {
         if self.bucket.capabilities().if_none_match.put {
             return Ok(());
@@ -140,7 +140,7 @@ impl Place {
         }
     }
 
-    /// What objects that make no journal together still say.
+    /// Reads what is still readable in objects that do not form a journal.
     async fn salvage(&self, names: &BTreeSet<Name>) -> Result<Salvage, JournalError> {
         let get = |name: Name| async move {
             let bytes = self.get(&name.to_string()).await?.unwrap_or_default();
@@ -300,7 +300,7 @@ impl Place {
         Err(JournalError::missing(self))
     }
 
-    /// `None` when a writer cleaned up meanwhile.
+    /// Loads the journal once; `None` if a writer cleaned up meanwhile.
     async fn try_load(&self) -> Result<Option<Found>, JournalError> {
         let names = self.names().await?;
         let mut found = Found::default();
@@ -372,8 +372,8 @@ impl Place {
         Ok(Some(found))
     }
 
-    /// Reads what is there and changes nothing, also while a run writes it. `None` when there is no
-    /// journal.
+    /// Reads the journal and changes nothing, even while a run writes it. Returns `None` if there
+    /// is no journal.
     pub(super) async fn read(&self) -> Result<Option<Replay>, JournalError> {
         let found = self.load().await?;
         Ok(found.replay.header.is_some().then_some(found.replay))
@@ -435,7 +435,7 @@ impl BucketLog {
         }
     }
 
-    /// Takes over a prefix whose journal can not be read, and shuts out whoever wrote it. The first
+    /// Takes over a prefix whose journal cannot be read, and shuts out whoever wrote it. The first
     /// snapshot takes the place of everything that is there.
     pub(super) async fn begin_anew(
         place: Place,
@@ -446,7 +446,7 @@ impl BucketLog {
         loop {
             let names = place.names().await?;
             let salvage = place.salvage(&names).await?;
-            // What the last writer would write next.
+            // The object that the last writer would write next.
             let next = |name: &Name| name.number() + u64::from(matches!(name, Name::Segment(_)));
             let number = names.iter().map(next).max().unwrap_or(1);
             let at = Timestamp::now();

@@ -37,7 +37,7 @@ use crate::size::MIB;
 /// Segments are read as a whole, so none gets longer than this, whether or not a snapshot can be
 /// taken.
 const SEGMENT: u64 = 8 * MIB;
-/// How often a reader begins again because files went away under it.
+/// The most times that a reader starts again because files were removed meanwhile.
 const LOOKS: u32 = 10;
 
 /// A journal that this process may write.
@@ -53,7 +53,7 @@ pub(super) struct Directory {
     segment_bytes: u64,
     /// The segments between the last snapshot and that one, with their lengths.
     past: Vec<(u64, u64)>,
-    /// Where the last snapshot stands, and the number of the first record behind it.
+    /// The number of the last snapshot, and that of the first record behind it.
     snapshot: (u64, u64),
     snapshot_bytes: u64,
     tail_bytes: u64,
@@ -119,13 +119,13 @@ impl Directory {
         Ok((directory, replay))
     }
 
-    /// Moves a journal that can not be read out of the way, with all that is in it.
+    /// Moves a journal that cannot be read out of the way, with all that is in it.
     pub(super) fn put_aside(path: &Path) -> Result<(PathBuf, Salvage), JournalError> {
         let failed = |error: io::Error| JournalError::io(&path.display(), &error);
         let mut files = Vec::new();
         for entry in fs::read_dir(path).map_err(failed)? {
             let entry = entry.map_err(failed)?;
-            // A file that can not be read says nothing.
+            // A file that cannot be read says nothing.
             if let Some(name) = entry.file_name().to_str().and_then(Name::parse)
                 && let Ok(bytes) = fs::read(entry.path())
             {
@@ -139,14 +139,14 @@ impl Directory {
         Ok((aside.into(), salvage))
     }
 
-    /// Reads what is there and changes nothing, also while a run writes it. `None` when there is no
-    /// journal.
+    /// Reads the journal and changes nothing, even while a run writes it. Returns `None` if there
+    /// is no journal.
     pub(super) fn read(path: &Path) -> Result<Option<(Replay, Holder)>, JournalError> {
         let mut looks = 0;
         loop {
             let found = match Found::look(path) {
                 Ok(found) => found,
-                // Or something stands in the way that is no directory.
+                // Or something that is not a directory has this name.
                 Err(error)
                     if matches!(
                         error.kind(),
@@ -173,7 +173,7 @@ impl Directory {
         JournalError::io(&self.path.display(), error)
     }
 
-    /// File work off the runtime's threads.
+    /// Does file work outside the runtime's threads.
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
@@ -315,7 +315,7 @@ fn is_at(file: &File, name: &Path) -> bool {
     let same = |open: &fs::Metadata, named: &fs::Metadata| {
         (open.dev(), open.ino()) == (named.dev(), named.ino())
     };
-    // Who cannot look has no reason to say that it is gone.
+    // A failure to look does not prove that it is gone.
     let Ok(open) = file.metadata() else {
         return true;
     };

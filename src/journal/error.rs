@@ -1,4 +1,4 @@
-//! Why a journal can not be used, or can not be written any more.
+//! The reasons why a journal cannot be used, or cannot be written any more.
 
 use std::io;
 
@@ -7,7 +7,8 @@ use thiserror::Error;
 use super::identity::Writer;
 use crate::s3::{Failure, FailureKind};
 
-/// Why a journal can not be used, or can not be written any more. The texts name the remedy.
+/// The reason why a journal cannot be used, or cannot be written any more. The texts name the
+/// remedy.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum JournalError {
     /// Another process has it.
@@ -17,7 +18,7 @@ pub enum JournalError {
     Held {
         /// The journal.
         place: String,
-        /// Who has it.
+        /// The writer that holds it.
         by: Writer,
     },
     /// Another writer took the journal over; nothing more is written, here or at a destination.
@@ -27,10 +28,10 @@ pub enum JournalError {
     Fenced {
         /// The journal.
         place: String,
-        /// Who has it now.
+        /// The writer that holds it now.
         by: Writer,
     },
-    /// What is there was changed or is incomplete, and not at its end.
+    /// The journal was changed or is incomplete, and not only at its end.
     #[error(
         "{place}, line {line}: {what}; put back a copy from a backup, or run the job with --fresh to begin anew \
          (what is at the destination is compared and not copied again)"
@@ -40,7 +41,7 @@ pub enum JournalError {
         place: String,
         /// The line, from 1.
         line: usize,
-        /// What is wrong with it.
+        /// The mistake in it.
         what: String,
     },
     /// A later version of s3haul wrote it.
@@ -111,7 +112,8 @@ pub enum JournalError {
         /// True if another process may have taken the journal.
         is_taken: bool,
     },
-    /// A file of it is shorter than what was written to it. The writer puts a snapshot in its place.
+    /// A file of it is shorter than what was written to it. The writer puts a snapshot in its
+    /// place.
     #[error(
         "the journal's file {place} was cut while the run was at work; run the same command again: it compares what is at the \
          destination and copies the rest"
@@ -156,7 +158,7 @@ pub enum JournalError {
     Io {
         /// The file or directory.
         place: String,
-        /// What the system says.
+        /// The system's message.
         message: String,
     },
     /// S3 failed.
@@ -164,7 +166,7 @@ pub enum JournalError {
     Store {
         /// The journal.
         place: String,
-        /// What S3 says.
+        /// The failure of the request.
         failure: Failure,
     },
     /// The journal was closed before.
@@ -184,7 +186,7 @@ impl JournalError {
         }
     }
 
-    /// A file or object that must be there and is not.
+    /// Returns the error for a file or object that must be there and is not.
     pub(super) fn missing(place: &(impl ToString + ?Sized)) -> Self {
         Self::Corrupt {
             place: place.to_string(),
@@ -197,6 +199,17 @@ impl JournalError {
         Self::Store {
             place: place.to_string(),
             failure,
+        }
+    }
+
+    /// Returns the differences from the unfinished run for which a job is refused, in words.
+    #[must_use]
+    pub fn changes(&self) -> Option<&[String]> {
+        match self {
+            Self::Changed { changes }
+            | Self::OtherTransfers { changes }
+            | Self::OtherPlaces { changes } => Some(changes),
+            _ => None,
         }
     }
 
@@ -220,7 +233,8 @@ impl JournalError {
         )
     }
 
-    /// True when nothing is wrong with the journal and the same command may be run again later.
+    /// Returns true if nothing is wrong with the journal and the same command may be run again
+    /// later.
     #[must_use]
     pub fn is_passing(&self) -> bool {
         match self {

@@ -1,6 +1,6 @@
-//! What a journal holds: things that have happened, in the past tense.
+//! The events of a journal, named in the past tense.
 //!
-//! An event says what the next session can not find out by itself, and nothing else: keys that need
+//! An event says what the next session cannot find out by itself, and nothing else: keys that need
 //! not be listed again, uploads whose ids nobody else knows, and what the report must say about
 //! objects that are over. Objects and uploads go by numbers that are unique in the journal, because
 //! an upload id has a hundred characters and is named once per part.
@@ -26,15 +26,15 @@ pub enum Event {
     RunBegan(RunInfo),
     /// An unfinished run goes on.
     RunResumed,
-    /// The job was changed, and the run goes on with it as it is now.
+    /// The job was changed, and the run continues with it as it is now.
     JobChanged(Fingerprint),
     /// The run was stopped in an orderly way.
     RunStopped,
-    /// The run came to its end; objects may have failed.
+    /// The run ended by itself; objects may have failed.
     RunEnded,
     /// A range of keys is being planned. Each transfer begins with one, from its first key to its
-    /// last; so does one whose lists can not be gone on with, and what was known of its keys is
-    /// void.
+    /// last. So does a transfer whose lists cannot be resumed; everything known about its keys is
+    /// then void.
     RangeBegan {
         /// Its number.
         range: u32,
@@ -71,7 +71,7 @@ pub enum Event {
         range: u32,
         /// Its number.
         object: u64,
-        /// What the listing says about it.
+        /// The object as it was listed.
         entry: PlannedObject,
     },
     /// An object is over.
@@ -80,45 +80,45 @@ pub enum Event {
         range: u32,
         /// Its number; none for what could not even be planned.
         object: Option<u64>,
-        /// How it ended.
+        /// The ending.
         ended: Ended,
         /// Its line in the report, if there is one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         receipt: Option<ReceiptLine>,
     },
-    /// An upload is about to be begun. On record before the request, because one whose answer is
-    /// lost leaves an upload behind that only a search can find.
+    /// An upload is about to be created. On record before the request, because a request whose
+    /// answer is lost leaves an upload behind that only a search can find.
     UploadIntended {
         /// Its number.
         upload: u64,
         /// The object that it is for.
         object: u64,
-        /// Where it is.
+        /// Its place.
         place: UploadPlace,
         /// The server that the endpoint stands for; absent in old records.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         server: Option<String>,
     },
-    /// An upload was begun. On record before its first part.
+    /// An upload was created. On record before its first part.
     UploadBegan {
         /// Its number.
         upload: u64,
         /// S3's upload id.
         id: String,
-        /// What is copied.
+        /// The source.
         source: SourceVersion,
-        /// How it is cut.
+        /// The lengths of its parts.
         parts: PartLengths,
-        /// A digest of the attributes that the object shall have.
+        /// A digest of the attributes that the object must have.
         attributes: String,
         /// A KMS or customer key encrypts it, so that no `ETag` follows from its bytes.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         kms: bool,
-        /// What the server did not let it be begun with: whoever goes on with it must tell that
-        /// too.
+        /// The attributes that the server refused when the upload was created: a session that
+        /// resumes it must report them too.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         losses: Vec<Loss>,
-        /// It was found open and taken up without a record of how it was begun.
+        /// It was adopted without a record of the request that created it.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         claimed: bool,
     },
@@ -151,20 +151,20 @@ pub enum Event {
         /// The upload.
         upload: u64,
     },
-    /// What the servers accept, as far as it was learned; in the place of what was known before.
+    /// The pace that the servers accept, as far as it was learned; replaces earlier knowledge.
     PaceLearned(Learned),
 }
 
-/// What a run is.
+/// The identity of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunInfo {
-    /// Tells runs apart.
+    /// The id that distinguishes runs.
     pub run: String,
     /// The job's name.
     pub job: String,
     /// The names of its transfers, in order.
     pub transfers: Vec<String>,
-    /// What of the job decides about its objects.
+    /// The settings of the job that decide about its objects.
     pub fingerprint: Fingerprint,
     /// The version of s3haul that began it.
     pub tool: String,
@@ -173,7 +173,7 @@ pub struct RunInfo {
     pub counted_from: Option<Timestamp>,
 }
 
-/// What is left of an object that was changed in place.
+/// The remains of an object that was changed in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InPlace {
@@ -261,7 +261,7 @@ impl From<&Entry> for PlannedObject {
 }
 
 impl PlannedObject {
-    /// The entry as it was listed; `relative_at` follows from the transfer's prefix.
+    /// Returns the entry as it was listed; `relative_at` follows from the transfer's prefix.
     #[must_use]
     pub fn into_entry(self, relative_at: usize) -> Entry {
         let Self {
@@ -287,7 +287,7 @@ impl PlannedObject {
     }
 }
 
-/// How an object ended. One that a stop left undone has not ended.
+/// The ending of an object. An object that a stop left undone has not ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ended {
@@ -299,10 +299,10 @@ pub enum Ended {
         parts: u32,
         /// By what it was proven.
         proof: String,
-        /// Why it was copied; absent in old records.
+        /// The reason why it was copied; absent in old records.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<Reason>,
-        /// What of it could not be kept.
+        /// The attributes that could not be kept.
         #[serde(
             default,
             skip_serializing_if = "Vec::is_empty",
@@ -333,7 +333,7 @@ pub enum Ended {
     Failed(FailedObject),
 }
 
-/// Version 1 of the format told only whether there were any.
+/// Reads losses. Version 1 of the format recorded only whether there were any.
 fn losses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Loss>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -363,11 +363,11 @@ pub struct FailedObject {
     pub code: String,
     /// The kind of failure, one word.
     pub kind: String,
-    /// What went wrong.
+    /// The error.
     pub message: String,
 }
 
-/// Where an upload is.
+/// The place of an upload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UploadPlace {
     /// The endpoint's name in the job.
@@ -384,7 +384,7 @@ impl std::fmt::Display for UploadPlace {
     }
 }
 
-/// One version of a source: an upload is gone on with only if the source is still this one.
+/// One version of a source: an upload is resumed only if the source is still this one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceVersion {
     /// Bytes.
@@ -420,14 +420,14 @@ impl FromIterator<u64> for PartLengths {
 }
 
 impl PartLengths {
-    /// Each part's bytes, in order.
+    /// Returns each part's bytes, in order.
     pub fn iter(&self) -> impl Iterator<Item = u64> + '_ {
         self.0
             .iter()
             .flat_map(|(count, length)| std::iter::repeat_n(*length, *count as usize))
     }
 
-    /// How many parts.
+    /// Returns the number of parts.
     #[must_use]
     pub fn count(&self) -> u32 {
         self.0
@@ -435,7 +435,7 @@ impl PartLengths {
             .fold(0, |sum: u32, (count, _)| sum.saturating_add(*count))
     }
 
-    /// All bytes.
+    /// Returns the bytes of all parts.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.0.iter().fold(0, |sum: u64, (count, length)| {
@@ -451,15 +451,15 @@ impl PartLengths {
 pub struct ReceiptLine(Box<RawValue>);
 
 impl ReceiptLine {
-    /// A value as a line of JSON.
+    /// Returns a value as a line of JSON.
     ///
     /// # Errors
-    /// What can not be written as JSON.
+    /// The value cannot be written as JSON.
     pub fn of(value: &impl Serialize) -> Result<Self, serde_json::Error> {
         serde_json::value::to_raw_value(value).map(Self)
     }
 
-    /// The line, without its end.
+    /// Returns the line, without its end.
     #[must_use]
     pub fn as_str(&self) -> &str {
         self.0.get()

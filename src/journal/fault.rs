@@ -1,5 +1,5 @@
 //! A journal that gives out at a record that a test names: what a run makes of a full disk, and of
-//! its own death between any two events, can't be found out otherwise at exactly that moment. Like
+//! its own death between any two events, cannot be found out otherwise at exactly that moment. Like
 //! the faults of the sandbox it is scripted from outside, and without a script every call goes
 //! straight through.
 
@@ -13,7 +13,7 @@ use super::event::Event;
 use super::state::RunState;
 use super::store::Store;
 
-/// How a journal gives out.
+/// The way in which a journal fails.
 #[derive(Clone, Debug)]
 pub enum WriteFault {
     /// No space is left.
@@ -41,7 +41,7 @@ impl<S: Store> Faulty<S> {
         }
     }
 
-    /// What becomes of a write from here on.
+    /// Fails a write once the fault has come.
     async fn strike(&mut self) -> Result<(), JournalError> {
         self.struck = true;
         match &self.fault {

@@ -1,4 +1,4 @@
-//! What of a job decides which objects are copied and what they come out as.
+//! The settings of a job that decide which objects are copied, and with which result.
 //!
 //! A run goes on only if this is still the same: half of a prefix copied under one rule and half
 //! under another is something that nobody asked for. Limits, reports, credentials and names of
@@ -25,7 +25,7 @@ use crate::size::ByteSize;
 /// The name under which the names of all transfers stand.
 const TRANSFERS: &str = "transfers";
 
-/// What decides about a job's objects, by the name of the setting.
+/// The settings that decide about a job's objects, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Fingerprint(BTreeMap<String, String>);
@@ -42,7 +42,7 @@ impl Fingerprint {
         side("from").zip(side("to"))
     }
 
-    /// The job's.
+    /// Returns the fingerprint of a job.
     #[must_use]
     pub fn of(job: &Job) -> Self {
         let mut settings = Self::default();
@@ -58,7 +58,7 @@ impl Fingerprint {
         settings
     }
 
-    /// What is different in `now`, in words.
+    /// Returns the differences to `now`, in words.
     #[must_use]
     pub fn changes(&self, now: &Self) -> Vec<String> {
         let mut names: BTreeSet<_> = self
@@ -110,13 +110,13 @@ impl Fingerprint {
         sides(self).changes(&sides(now))
     }
 
-    /// True when both jobs have the same transfers in the same order.
+    /// Returns true if both jobs have the same transfers in the same order.
     #[must_use]
     pub fn has_transfers_of(&self, other: &Self) -> bool {
         self.0.get(TRANSFERS) == other.0.get(TRANSFERS)
     }
 
-    /// A short name for all of it.
+    /// Returns a short digest of all settings.
     #[must_use]
     pub fn digest(&self) -> String {
         digest(&format!("{:?}", self.0))
@@ -129,7 +129,7 @@ impl Fingerprint {
         }
     }
 
-    // The fields are taken apart by name everywhere, so that a new one can not be forgotten here.
+    // The fields are taken apart by name everywhere, so that a new one cannot be forgotten here.
     fn transfer(&mut self, job: &Job, transfer: &Transfer) {
         let Transfer {
             after: _,
@@ -199,7 +199,7 @@ impl Fingerprint {
             format!("{archived:?} {restore:?}").to_lowercase(),
         );
         self.set(of("proof"), format!("{proof:?}").to_lowercase());
-        // Where the keys come from; what they are is nobody's business.
+        // The source of the keys, never the keys.
         if *customer_keys != CustomerKeys::default() {
             self.set(of("customer_keys"), format!("{customer_keys:?}"));
         }
@@ -303,7 +303,7 @@ fn text(value: Option<&impl Display>) -> String {
     value.map(ToString::to_string).unwrap_or_default()
 }
 
-/// A time as it was written: an age stands for another time in each run.
+/// Returns a time as it was written: an age means another time in each run.
 fn time(age: Option<Duration>, time: Option<Timestamp>) -> String {
     age.map_or_else(|| text(time.as_ref()), |age| format!("{} ago", Age(age)))
 }
@@ -340,8 +340,8 @@ fn source(job: &Job, source: &Source) -> String {
     }
 }
 
-/// Names the server unless it is Amazon S3: the server decides whose buckets are meant, not the
-/// name that a manifest gives to it, nor where its URL was found.
+/// Returns the server unless it is Amazon S3: the server decides whose buckets are meant, not the
+/// name that a manifest gives it, nor the place where its URL was found.
 fn at(job: &Job, endpoint: &str) -> String {
     match job.endpoints.get(endpoint).map(|endpoint| &endpoint.server) {
         Some(server @ Server::Other { .. }) => format!(" at {server}"),
@@ -369,7 +369,7 @@ fn encryption(encryption: &Encryption) -> String {
     }
 }
 
-/// A short digest of a longer text, for comparing what need not be told in words.
+/// Returns a short digest of a longer text, for comparisons that need no words.
 #[must_use]
 pub fn digest(text: &str) -> String {
     format!(

@@ -1,15 +1,15 @@
-//! Who writes a journal: told to whoever finds it in use, and how an older writer knows that it is
-//! not the last one.
+//! The writer of a journal: named to processes that find the journal in use, and the mark by which
+//! an older writer knows that it is not the last one.
 
 use std::fs;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// Who writes a journal.
+/// The writer of a journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Writer {
-    /// Tells sessions apart.
+    /// The id that distinguishes sessions.
     pub id: String,
     /// The machine or pod.
     pub host: String,
@@ -20,7 +20,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// This process, from now on.
+    /// Returns this process, from now on.
     pub(super) fn this_process() -> Self {
         let (host, since) = (host(), Timestamp::now());
         Self {
@@ -31,7 +31,7 @@ impl Writer {
         }
     }
 
-    /// A writer that could not be found out.
+    /// Returns a writer that could not be found out.
     pub(super) fn unknown() -> Self {
         let (id, host) = (String::new(), "an unknown machine".to_owned());
         Self {
@@ -50,7 +50,7 @@ impl std::fmt::Display for Writer {
     }
 }
 
-/// This machine's name.
+/// Returns this machine's name.
 #[must_use]
 pub fn host() -> String {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").ok();

@@ -1,18 +1,17 @@
-//! What can still be read of a journal that is damaged, when its user gives the run up.
+//! Reads what is left of a damaged journal when its user gives up the run.
 //!
-//! Of a run that is begun anew nothing has to be known but the uploads that the old one may have
-//! left open: nobody else knows their ids. So every line counts by itself here, and what is between
-//! two of them may be missing. At worst an upload is taken for open that is over by now, and
-//! aborting that is no mistake.
+//! A run that starts anew only needs the uploads that the old one may have left open: nobody else
+//! knows their ids. So every line counts by itself here, and lines between two of them may be
+//! missing. At worst an upload that is over counts as open, and to abort that does no harm.
 
 use super::segment::{Name, Piece, pieces};
 use super::state::RunState;
 
-/// What a damaged journal still says of open uploads.
+/// The open uploads that a damaged journal still shows.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Salvage {
     state: RunState,
-    /// Lines that can not be read.
+    /// Lines that cannot be read.
     pub bad_lines: u64,
 }
 
@@ -36,13 +35,13 @@ impl Salvage {
         salvage
     }
 
-    /// Uploads that may be open.
+    /// Returns the number of uploads that may be open.
     #[must_use]
     pub fn open_uploads(&self) -> usize {
         self.state.uploads.len()
     }
 
-    /// What a new journal begins with.
+    /// Returns the state that a new journal begins with.
     pub(super) fn into_state(self) -> RunState {
         self.state.left_behind()
     }

@@ -1,4 +1,4 @@
-//! How a journal is written: segments of lines, each line with its checksum.
+//! The format of a journal: segments of lines, each line with its checksum.
 //!
 //! ```text
 //! 8e1f0c2a {"journal":2,"segment":7,"next":4711,"writer":{…},"at":1763819111000}
@@ -34,9 +34,9 @@ pub(super) struct Header {
     pub(super) segment: u64,
     /// The number of the first record that follows.
     pub(super) next: u64,
-    /// Who writes it.
+    /// Its writer.
     pub(super) writer: Writer,
-    /// When it was begun.
+    /// The time at which it was created.
     #[serde(with = "jiff::fmt::serde::timestamp::millisecond::required")]
     pub(super) at: Timestamp,
 }
@@ -95,7 +95,7 @@ pub(super) struct Fence {
     pub(super) at: Timestamp,
 }
 
-/// A snapshot: a header, then the state.
+/// Returns a snapshot: a header, then the state.
 pub(super) fn snapshot(
     header: &Header,
     report: u64,
@@ -117,7 +117,7 @@ pub(super) fn snapshot(
 fn push_line(lines: &mut Vec<u8>, value: &impl Serialize) {
     let begin = lines.len();
     lines.extend_from_slice(b"00000000 ");
-    // Writing to memory does not fail, and no type here has a map with keys that are no strings.
+    // Writing to memory does not fail, and the keys of all maps here are strings.
     let _ = serde_json::to_writer(&mut *lines, value);
     let sum = format!("{:08x}", crc32c(&lines[begin + 9..]));
     lines[begin..begin + 8].copy_from_slice(sum.as_bytes());
@@ -133,7 +133,7 @@ fn crc32c(bytes: &[u8]) -> u32 {
     .unwrap_or_default()
 }
 
-/// The JSON of a line without its end, if its checksum is right.
+/// Returns the JSON of a line without its end, if its checksum is right.
 fn verified(line: &[u8]) -> Option<&[u8]> {
     let (sum, rest) = line.split_at_checked(8)?;
     let json = rest.strip_prefix(b" ")?;
@@ -185,7 +185,8 @@ impl<'a> Lines<'a> {
         }
     }
 
-    /// What is left when no good line comes next: nothing, or damage that may be at the end only.
+    /// Ends the reading if no good line follows: the rest must be empty, or damage that may only be
+    /// at the end.
     fn finish(self, may_be_torn: bool) -> Result<usize, JournalError> {
         if self.rest.is_empty() {
             return Ok(self.good);
@@ -201,13 +202,13 @@ impl<'a> Lines<'a> {
         Err(self.damaged())
     }
 
-    /// The line behind the last good one is bad.
+    /// Returns the error for a bad line behind the last good one.
     fn damaged(mut self) -> JournalError {
         self.line += 1;
         self.corrupt("the line is damaged")
     }
 
-    /// The first line, if it is of a format that is known.
+    /// Returns the first line, if it is of a format that is known.
     fn header(&mut self) -> Option<Result<Header, JournalError>> {
         #[derive(Deserialize)]
         struct Format {
@@ -304,7 +305,7 @@ impl Replay {
     }
 }
 
-/// What was found in a segment.
+/// The content of a segment.
 pub(super) struct SegmentRead {
     pub(super) header: Option<Header>,
     /// The number of the record that comes next.
@@ -313,7 +314,7 @@ pub(super) struct SegmentRead {
     pub(super) good: usize,
 }
 
-/// Reads the records of a segment, which must go on with number `next`.
+/// Reads the records of a segment, the first of which must have the number `next`.
 pub(super) fn read_segment(
     place: &str,
     number: u64,
@@ -351,15 +352,15 @@ pub(super) fn read_segment(
     })
 }
 
-/// What a line says that is taken by itself.
+/// The meaning of a single line.
 pub(super) enum Piece {
     Header,
     State(Box<RunState>),
     Event(Timestamp, Event),
 }
 
-/// The lines of a segment or snapshot of which the whole may be damaged; `None` for each that can
-/// not be read.
+/// Returns the lines of a segment or snapshot that may be damaged; `None` for each line that cannot
+/// be read.
 pub(super) fn pieces(bytes: &[u8]) -> impl Iterator<Item = Option<Piece>> {
     let lines = bytes
         .split(|byte| *byte == b'\n')
@@ -378,7 +379,7 @@ pub(super) fn pieces(bytes: &[u8]) -> impl Iterator<Item = Option<Piece>> {
     })
 }
 
-/// Only who wrote a segment; none if that can not be read.
+/// Returns only the writer of a segment; `None` if that cannot be read.
 pub(super) fn writer_of(place: &str, bytes: &[u8]) -> Option<Writer> {
     Lines::new(place, bytes)
         .header()?
@@ -386,12 +387,12 @@ pub(super) fn writer_of(place: &str, bytes: &[u8]) -> Option<Writer> {
         .map(|header| header.writer)
 }
 
-/// `segment-0000000007.log`
+/// Returns the name of a segment, such as `segment-0000000007.log`.
 pub(super) fn segment_name(number: u64) -> String {
     format!("segment-{number:010}.log")
 }
 
-/// `snapshot-0000000007.log`
+/// Returns the name of a snapshot, such as `snapshot-0000000007.log`.
 pub(super) fn snapshot_name(number: u64) -> String {
     format!("snapshot-{number:010}.log")
 }
@@ -405,7 +406,7 @@ impl std::fmt::Display for Name {
     }
 }
 
-/// What a name of a file or object stands for.
+/// The meaning of the name of a file or object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Name {
     Segment(u64),

@@ -1,12 +1,12 @@
-//! What has happened so far, folded from events by one pure function.
+//! The state of a run, folded from its events by one pure function.
 //!
 //! [`RunState::apply`] is used while a run writes its journal and when the next session reads it,
 //! so that both see the same state. The state does not grow with the number of objects. A range is
 //! walked in key order, so it is enough to know how far the planner came and which of the planned
 //! objects are not over, range by range; both are bounded, because the executor looks only so many
-//! objects ahead. (The other way round, "all is over up to here, and these beyond it are too",
-//! would not do: an object of terabytes at the front would hold the mark for hours while millions
-//! end behind it.)
+//! objects ahead. (The opposite, one mark up to which all objects have ended and a list of those
+//! that ended beyond it, would not be bounded: one object of terabytes would hold the mark for
+//! hours while millions end behind it.)
 //!
 //! The function is total: an event about something unknown changes nothing. A journal that was
 //! written must be readable.
@@ -29,18 +29,18 @@ const FAILURES_KEPT: usize = 20;
 /// Of a message, no more characters than this are kept.
 const MESSAGE_KEPT: usize = 500;
 
-/// Where a run stands.
+/// The phase of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// There is no run yet.
+    /// No run has begun.
     #[default]
     Empty,
     /// A session is at work, or was when it was killed.
     Running,
     /// It was stopped in an orderly way and can go on.
     Stopped,
-    /// It came to its end.
+    /// It ended by itself.
     Ended,
 }
 
@@ -49,18 +49,18 @@ pub enum Phase {
 pub struct RunState {
     /// The run.
     pub run: Option<RunInfo>,
-    /// Where it stands.
+    /// Its phase.
     pub phase: Phase,
-    /// When it began.
+    /// The time at which it began.
     pub began: Option<Timestamp>,
-    /// When the last event happened.
+    /// The time of the last event.
     pub last: Option<Timestamp>,
-    /// How often it was gone on with.
+    /// The number of times that the run was resumed.
     pub resumed: u32,
-    /// When the last session began.
+    /// The time at which the last session began.
     #[serde(default)]
     pub session: Option<Timestamp>,
-    /// How long the sessions before that one lasted, in milliseconds.
+    /// The duration of the sessions before that one, in milliseconds.
     #[serde(default)]
     pub worked_ms: u64,
     /// Transfers that are over.
@@ -85,30 +85,31 @@ pub struct RunState {
     pub failures: VecDeque<FailedObject>,
     /// The next number for an object or upload.
     pub next_id: u64,
-    /// What the servers accept.
+    /// The pace that the servers accept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub learned: Option<Remembered>,
 }
 
-/// What was learned about the servers, and when.
+/// The learned pace of the servers, and its time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Remembered {
-    /// When.
+    /// The time.
     pub at: Timestamp,
-    /// What.
+    /// The pace.
     pub learned: Learned,
 }
 
-/// How far a range of keys is.
+/// The progress of a range of keys.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RangeState {
     /// Its transfer, by position in the job.
     pub transfer: u32,
     /// Keys come in the order of their bytes.
     pub ordered: bool,
-    /// All keys up to this one are known, and all of them are over but for the pending ones.
+    /// The planner has seen all keys up to this one, and all of their objects have ended except the
+    /// pending ones.
     pub passed: Option<ObjectKey>,
-    /// Where it ends: the last key that may be in it. None is the last key of the transfer.
+    /// The last key that may be in the range; `None` if the range ends with the transfer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<ObjectKey>,
     /// All keys are known.
@@ -264,8 +265,8 @@ impl RunState {
         }
     }
 
-    /// Drops a range with which nothing is left to do, unless it is the last one of its transfer,
-    /// which says that all keys are known. So there are no more ranges than are being listed or
+    /// Drops a range if nothing is left to do in it, unless it is the last one of its transfer,
+    /// which says that all keys are known. So the only ranges are those that are being listed or
     /// have pending objects.
     fn forget(&mut self, range: u32) {
         let Some(over) = self
@@ -394,9 +395,9 @@ impl RunState {
         }
     }
 
-    /// Takes back what was counted of a transfer whose keys are all listed again, as far as they
-    /// are found again. Returns the number of objects that stay counted although the list finds
-    /// them too.
+    /// Subtracts the counts of a transfer that is listed again from its start, because the new list
+    /// repeats them. Returns the number of objects that stay counted although the list finds them
+    /// too.
     pub fn relist(&mut self, transfer: u32) -> u64 {
         let Some(tally) = self.tallies.get_mut(&transfer) else {
             return 0;
@@ -405,7 +406,7 @@ impl RunState {
         tally.settled
     }
 
-    /// What a new run takes over from this one: no more than its open uploads.
+    /// Returns the state that a new run takes over from this one: only its open uploads.
     #[must_use]
     pub fn left_behind(self) -> Self {
         let Self {
@@ -422,21 +423,21 @@ impl RunState {
         }
     }
 
-    /// True when there is a run that can be gone on with.
+    /// Returns true if there is a run to resume.
     #[must_use]
     pub fn is_unfinished(&self) -> bool {
         matches!(self.phase, Phase::Running | Phase::Stopped)
     }
 
-    /// How long all sessions so far were at work, in milliseconds. One that was killed counts until
-    /// it was heard of last.
+    /// Returns the total duration of all sessions so far, in milliseconds. A session that was
+    /// killed counts up to its last event.
     #[must_use]
     pub fn session_ms(&self) -> u64 {
         self.worked_ms
             .saturating_add(between(self.session, self.last))
     }
 
-    /// The ranges of a transfer, by number.
+    /// Returns the ranges of a transfer, by number.
     pub fn ranges_of(&self, transfer: u32) -> impl Iterator<Item = (u32, &RangeState)> {
         let ranges = self
             .ranges
@@ -445,13 +446,13 @@ impl RunState {
         ranges.map(|(number, range)| (*number, range))
     }
 
-    /// Objects that were planned and are not over, over all ranges.
+    /// Returns the number of objects that were planned and have not ended, over all ranges.
     #[must_use]
     pub fn pending_objects(&self) -> usize {
         self.ranges.values().map(|range| range.pending.len()).sum()
     }
 
-    /// Bytes of all stored parts of open uploads.
+    /// Returns the bytes of all stored parts of open uploads.
     #[must_use]
     pub fn open_bytes(&self) -> u64 {
         self.uploads
@@ -461,7 +462,8 @@ impl RunState {
             .sum()
     }
 
-    /// The open uploads of an object, the latest last. More than one only if an abort failed.
+    /// Returns the open uploads of an object, the latest last. There is more than one only if an
+    /// abort failed.
     pub fn uploads_of(&self, object: u64) -> impl Iterator<Item = (u64, &OpenUpload)> {
         self.uploads
             .iter()
@@ -478,7 +480,7 @@ fn for_next_run(mut uploads: BTreeMap<u64, OpenUpload>) -> BTreeMap<u64, OpenUpl
     uploads
 }
 
-/// Milliseconds; none when a clock was set back, or nothing has happened.
+/// Returns the milliseconds between two times, or 0 if one is missing or the clock was set back.
 fn between(from: Option<Timestamp>, until: Option<Timestamp>) -> u64 {
     let took = from
         .zip(until)

@@ -1,4 +1,4 @@
-//! What the writer asks of the place where a journal is kept.
+//! The interface between the writer and the place where a journal is kept.
 
 use std::future::Future;
 use std::time::Duration;
@@ -13,12 +13,13 @@ use crate::size::MIB;
 /// within a second.
 const TAIL: u64 = 8 * MIB;
 
-/// Where a journal is kept. One writer uses it; what it wrote before is read by whoever opens it.
+/// The place where a journal is kept. One writer uses it; a session that opens it reads what was
+/// written before.
 pub(super) trait Store: Send + 'static {
     /// False for a place that forgets everything.
     const KEEPS: bool = true;
 
-    /// How long events gather before they are written: when nobody waits for them, and when
+    /// Returns how long events gather before they are written: if nobody waits for them, and if
     /// somebody does.
     fn gather(&self) -> (Duration, Duration);
 
@@ -33,7 +34,7 @@ pub(super) trait Store: Send + 'static {
     /// Makes all that was written durable.
     fn sync(&mut self) -> impl Future<Output = Result<(), JournalError>> + Send;
 
-    /// Whether it is time for a snapshot.
+    /// Returns true if it is time for a snapshot.
     fn wants_snapshot(&self) -> bool;
 
     /// Puts the state, durably, in the place of all that was written; the next record is `next`.
@@ -51,7 +52,7 @@ pub(super) trait Store: Send + 'static {
     ) -> impl Future<Output = Result<(), JournalError>> + Send;
 }
 
-/// Whether a tail of so many bytes is due to be folded into a snapshot.
+/// Returns true if a tail of this many bytes is due to be folded into a snapshot.
 pub(super) fn is_long(tail_bytes: u64, snapshot_bytes: u64) -> bool {
     tail_bytes >= TAIL.max(snapshot_bytes.saturating_mul(2))
 }

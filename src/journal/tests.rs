@@ -253,7 +253,7 @@ impl Teller {
     }
 }
 
-/// A story of a run that has begun.
+/// Returns a story of a run that has begun.
 pub(super) fn story() -> impl Strategy<Value = Vec<Event>> {
     prop::collection::vec(any::<u32>(), 0..120).prop_map(|choices| {
         let mut teller = Teller::default();
@@ -267,7 +267,7 @@ pub(super) fn story() -> impl Strategy<Value = Vec<Event>> {
     })
 }
 
-/// The state after each event, the empty one first.
+/// Returns the state after each event, the empty one first.
 fn live(story: &[Event]) -> Vec<RunState> {
     let mut states = vec![RunState::default()];
     for (n, event) in story.iter().enumerate() {
@@ -278,7 +278,7 @@ fn live(story: &[Event]) -> Vec<RunState> {
     states
 }
 
-/// A segment with these events, and where each line ends.
+/// Returns a segment with these events, and where each line ends.
 fn written(number: u64, story: &[Event], from: usize) -> (Vec<u8>, Vec<usize>) {
     let mut bytes = Header::new(number, from as u64, &writer("w"), at(0)).line();
     let mut ends = vec![bytes.len()];
@@ -411,7 +411,7 @@ fn an_unfinished_run_of_the_same_job_is_gone_on_with() {
     assert_eq!(state.phase, Phase::Ended);
 }
 
-/// Version 1 told only whether anything was lost.
+/// Checks that version 1 is read, which recorded only whether anything was lost.
 #[test]
 fn what_ended_in_the_first_format_is_read() {
     for losses in [

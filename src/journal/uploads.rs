@@ -1,4 +1,4 @@
-//! Open uploads, kept small, and what of them can be gone on with.
+//! Open uploads in a compact form, and the parts of them that can be resumed.
 //!
 //! 48 uploads of 10,000 parts may be open at once, so a part takes eight bytes here: a mark of its
 //! `ETag`. That is enough to recognise the part in the server's own list, which has everything
@@ -21,22 +21,22 @@ use crate::s3::PartDone;
 pub struct OpenUpload {
     /// The object that it is for.
     pub object: u64,
-    /// Where it is.
+    /// Its place.
     pub place: UploadPlace,
     /// The server that the endpoint stood for; absent in old records.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
-    /// When it was about to be begun.
+    /// The time just before it was created.
     pub intended: Timestamp,
     /// Its object failed, and the next run resumes it.
     #[serde(default, skip_serializing_if = "Kept::is_not")]
     pub kept: Kept,
-    /// What is known of it since it was begun. Without it, it may exist and its id is not known.
+    /// The data of the created upload. If `None`, the upload may exist and its id is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begun: Option<BegunUpload>,
 }
 
-/// Tells for whom the upload of a failed object is kept.
+/// The session that the upload of a failed object is kept for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kept {
@@ -73,19 +73,19 @@ impl Kept {
 pub struct BegunUpload {
     /// S3's upload id.
     pub id: String,
-    /// What is copied.
+    /// The source.
     pub source: SourceVersion,
-    /// How it is cut.
+    /// The lengths of its parts.
     pub parts: PartLengths,
-    /// A digest of the attributes that the object shall have.
+    /// A digest of the attributes that the object must have.
     pub attributes: String,
     /// A KMS or customer key encrypts it, so that no `ETag` follows from its bytes.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub kms: bool,
-    /// What the server did not let it be begun with.
+    /// The attributes that the server refused when it was created.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub losses: Vec<Loss>,
-    /// It was found open and taken up without a record of how it was begun.
+    /// It was adopted without a record of the request that created it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub claimed: bool,
     /// The parts that S3 has confirmed.
@@ -104,7 +104,7 @@ pub struct Completing {
     pub etag: Option<String>,
 }
 
-/// How the parts that the server lists agree with the journal.
+/// The agreement of the parts that the server lists with the journal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reconciled {
     /// Parts that need not be sent again, by number.
@@ -116,9 +116,9 @@ pub struct Reconciled {
 }
 
 impl BegunUpload {
-    /// Which of the `listed` parts are good. A part that is listed and not on record is good if it
-    /// has the right size: its request was under way when the record ended, and it was pinned to
-    /// the same source. One that is on record must be the one on record.
+    /// Selects the good ones among the `listed` parts. A part that is listed and not on record is
+    /// good if it has the right size: its request was in flight when the record ended, and was
+    /// pinned to the same source. A part on record must match its record.
     #[must_use]
     pub fn reconcile(&self, listed: Vec<PartDone>) -> Reconciled {
         let mut outcome = Reconciled::default();
@@ -147,7 +147,7 @@ impl BegunUpload {
 /// eight bytes per part.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PartMarks {
-    /// By number - 1; zero where there is no part.
+    /// By number - 1; zero if there is no part.
     marks: Vec<u64>,
     count: u32,
 }
@@ -156,7 +156,7 @@ pub struct PartMarks {
 const MAX_NUMBER: u32 = 10_000;
 
 impl PartMarks {
-    /// Takes note of a part; returns true if the number is new.
+    /// Records a part. Returns true if the number is new.
     pub(super) fn insert(&mut self, number: u32, etag: &str) -> bool {
         let Some(index) = number.checked_sub(1).filter(|_| number <= MAX_NUMBER) else {
             return false;
@@ -176,14 +176,14 @@ impl PartMarks {
         self.marks.get(index).copied().filter(|mark| *mark != 0)
     }
 
-    /// How many parts.
+    /// Returns the number of parts.
     #[must_use]
     pub fn count(&self) -> u32 {
         self.count
     }
 }
 
-/// Never zero, which stands for no part.
+/// Returns the mark of an `ETag`. It is never zero, which stands for no part.
 fn mark_of(etag: &str) -> u64 {
     crc_fast::checksum(CrcAlgorithm::Crc64Nvme, etag.as_bytes()).max(1)
 }

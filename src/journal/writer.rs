@@ -1,15 +1,14 @@
 //! The one task that writes a journal, and the handle by which all others tell it what happened.
 //!
-//! Events come through a bounded queue. What has gathered while the last write was under way is
-//! written at once and, if somebody waits for it, made durable once for all of them: one sync
-//! serves a hundred uploads. The task also folds the events, so that a snapshot is nothing but its
-//! state written down.
+//! Events come through a bounded queue. The task writes all events that have come since the last
+//! write together. If somebody waits for one of them, it syncs once for all: one sync serves a
+//! hundred uploads. The task also folds the events, so that a snapshot is simply its state.
 //!
-//! The journal is the log ahead of the report. Receipts are events first; the task hands them to
-//! the [`Ledger`] in their order, and a snapshot is taken only when the ledger is durable too, with
-//! its length. After a crash the report is cut to that length and the receipts behind the snapshot
-//! are added again. A report that can not be written (a full disk) only holds up the snapshots: its
-//! receipts stay in the journal until it can.
+//! The journal is the write-ahead log of the report. Receipts are events first; the task passes
+//! them to the [`Ledger`] in order. It takes a snapshot only when the ledger is durable, and
+//! records the length of the ledger in it. After a crash, the report is cut to that length, and the
+//! receipts since the snapshot are added again. A report that cannot be written (a full disk) only
+//! delays snapshots: its receipts stay in the journal.
 
 mod broken;
 
@@ -35,23 +34,25 @@ use super::uploads::OpenUpload;
 const QUEUE: usize = 8192;
 /// Events in one write.
 const BATCH: usize = 4096;
-/// A report that can not be written is tried again after this, or after as many times what the last
-/// try took. Each reads again what the journal has gathered since.
+/// The shortest pause after a report could not be written, and the pause as a multiple of the time
+/// that the last try took; the longer one counts. Each try reads again what the journal has
+/// gathered since the last snapshot.
 const REPORT_AGAIN: (Duration, u32) = (Duration::from_secs(5), 10);
-/// What nobody waits for is made durable after this.
+/// Events that nobody waits for are made durable after this.
 const SYNC_AFTER: Duration = Duration::from_secs(1);
 
-/// Where receipts go: the report.
+/// The destination of receipts: the report.
 pub trait Ledger: Send {
     /// Cuts it to this many bytes, which an earlier [`Ledger::sync`] gave; receipts are added
     /// behind them. Returns how many it has then: fewer if it was lost meanwhile, for instance with
     /// the disk of a pod.
     ///
     /// # Errors
-    /// It can not be written.
+    /// It cannot be written.
     fn rewind(&mut self, length: u64) -> io::Result<u64>;
 
-    /// Says in it that receipts are missing: those of sessions that wrote no report.
+    /// Writes a line that says that receipts of earlier sessions are missing, because those
+    /// sessions wrote no report.
     fn lack(&mut self);
 
     /// Adds a receipt, a line of JSON without its end. What goes wrong is told by the next
@@ -65,7 +66,7 @@ pub trait Ledger: Send {
     fn sync(&mut self) -> io::Result<u64>;
 }
 
-/// Tells the journal what happened. Cheap to clone.
+/// The handle by which events reach the journal. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Journal {
     queue: mpsc::Sender<Message>,
@@ -83,7 +84,7 @@ struct Shared {
 
 #[derive(Debug)]
 enum Message {
-    /// What happened, and whom to tell when that is durable.
+    /// An event, and the channel that is notified once it is durable.
     Event(Event, Option<oneshot::Sender<()>>),
     /// A receipt of what is left to the next session.
     Left(ReceiptLine),
@@ -93,49 +94,49 @@ enum Message {
     Close(Event, oneshot::Sender<Closed>),
 }
 
-/// What a journal came to when it was closed.
+/// The result of closing a journal.
 #[derive(Clone, Debug)]
 pub struct Closed {
     /// The final state.
     pub state: RunState,
-    /// Why the report lacks receipts, if it does. Then they are still in the journal, and the run
-    /// is not over: the same command run again puts them into the report.
+    /// The reason why the report lacks receipts, if it does. Then they are still in the journal,
+    /// and the run is not over: the same command run again puts them into the report.
     pub report: Result<(), String>,
 }
 
 impl Journal {
-    /// A new number for an object or an upload.
+    /// Returns a new number for an object or an upload.
     #[must_use]
     pub fn next_id(&self) -> u64 {
         self.shared.next_id.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// False if nothing is kept, so that what is unfinished at the end of a session is lost.
+    /// Returns false if no journal is kept, so that unfinished objects start over in the next
+    /// session.
     #[must_use]
     pub fn keeps(&self) -> bool {
         self.shared.keeps
     }
 
-    /// False if there is no report, so that nobody wants receipts.
+    /// Returns false if there is no report, so that no receipts are needed.
     #[must_use]
     pub fn has_ledger(&self) -> bool {
         self.shared.has_ledger
     }
 
-    /// Takes note of an event, which is durable a second later. Waits only while the writer is far
-    /// behind.
+    /// Sends an event to the writer, which makes it durable within about a second. Waits only if
+    /// the queue is full.
     ///
     /// # Errors
-    /// The journal can not be written any more.
+    /// The journal cannot be written any more.
     pub async fn append(&self, event: Event) -> Result<(), JournalError> {
         self.send(Message::Event(event, None)).await
     }
 
-    /// Takes note of an event and returns when it, and all that were appended before it, are
-    /// durable.
+    /// Sends an event to the writer, and waits until it and all events before it are durable.
     ///
     /// # Errors
-    /// The journal can not be written any more.
+    /// The journal cannot be written any more.
     pub async fn commit(&self, event: Event) -> Result<(), JournalError> {
         let (done, durable) = oneshot::channel();
         self.send(Message::Event(event, Some(done))).await?;
@@ -145,11 +146,11 @@ impl Journal {
         }
     }
 
-    /// Reports what this session leaves to the next one, which has it from the events. The receipt
-    /// stands behind all others in the report, and the next session cuts it off.
+    /// Reports an object that this session leaves to the next one. The receipt is the last in the
+    /// report; the next session cuts it off, because it knows the object from the events.
     ///
     /// # Errors
-    /// The journal can not be written any more.
+    /// The journal cannot be written any more.
     pub async fn leave(&self, receipt: ReceiptLine) -> Result<(), JournalError> {
         self.send(Message::Left(receipt)).await
     }
@@ -164,7 +165,7 @@ impl Journal {
     /// Ends the session with a last event, [`Event::RunStopped`] or [`Event::RunEnded`].
     ///
     /// # Errors
-    /// The journal can not be written any more.
+    /// The journal cannot be written any more.
     pub async fn close(self, last: Event) -> Result<Closed, JournalError> {
         let (done, closed) = oneshot::channel();
         if self.queue.send(Message::Close(last, done)).await.is_ok()
@@ -177,13 +178,14 @@ impl Journal {
         Err(self.failed().await)
     }
 
-    /// Cancelled when the journal can not be written any more: the run must end.
+    /// Returns the token that is cancelled when the journal cannot be written any more: the run
+    /// must end.
     #[must_use]
     pub fn broken(&self) -> &CancellationToken {
         &self.shared.broken
     }
 
-    /// Why the journal can not be written any more.
+    /// Returns the reason why the journal cannot be written any more.
     #[must_use]
     pub fn error(&self) -> JournalError {
         self.shared
@@ -202,14 +204,14 @@ impl Journal {
         }
     }
 
-    /// Why nobody answers, once the writer has said so.
+    /// Waits for the reason why the writer does not answer.
     async fn failed(&self) -> JournalError {
         self.shared.broken.cancelled().await;
         self.error()
     }
 }
 
-/// What the writer begins with.
+/// The live state of the writer.
 pub(super) struct Start {
     pub(super) state: RunState,
     /// The number of the next record.
@@ -226,12 +228,13 @@ pub(super) struct WriterTask<S> {
     start: Start,
     queue: mpsc::Receiver<Message>,
     shared: Arc<Shared>,
-    /// When something was written that is not durable yet.
+    /// The time at which something was written that is not durable yet.
     unsynced: Option<Instant>,
     last_write: Instant,
     /// Receipts of what is left to the next session.
     left: Vec<ReceiptLine>,
-    /// Until when a report that could not be written is let be, and the snapshots with it.
+    /// The time before which a report that could not be written is not tried again, and no snapshot
+    /// is taken.
     report_rests: Option<Instant>,
     /// Set once nothing comes any more.
     is_closing: bool,
@@ -355,7 +358,7 @@ impl<S: Store> WriterTask<S> {
         self.sync().await
     }
 
-    /// What is to be written next; `None` when nobody is left who could tell anything.
+    /// Collects the messages to write next; `None` if all senders are gone.
     async fn gather(&mut self) -> Result<Option<Vec<Message>>, JournalError> {
         let first = loop {
             let Some(since) = self.unsynced else {
@@ -399,7 +402,8 @@ impl<S: Store> WriterTask<S> {
 
     /// Folds an event, and adds its line and its receipts.
     fn record(&mut self, lines: &mut Vec<u8>, event: &Event) {
-        // Whole milliseconds, as they are written, so that a replay comes to the very same state.
+        // Whole milliseconds, as they are written, so that a replay results in exactly the same
+        // state.
         let now = Timestamp::now();
         let at = Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now);
         push_record(lines, self.start.next, at, event);
@@ -442,7 +446,7 @@ impl<S: Store> WriterTask<S> {
 
     async fn close(&mut self, last: Event) -> Result<Closed, JournalError> {
         let mut report = self.settle().await?.map(drop);
-        // With receipts missing the run is not over, whatever its objects came to.
+        // If receipts are missing, the run is not over, however its objects ended.
         let last = if report.is_err() && S::KEEPS {
             Event::RunStopped
         } else {
@@ -483,8 +487,8 @@ impl<S: Store> WriterTask<S> {
         }
     }
 
-    /// The length of the report, which is durable now; where there is none, what the last snapshot
-    /// says of it.
+    /// Makes the report durable and returns its length. Without a report, returns the length in the
+    /// last snapshot.
     async fn sync_ledger(&mut self) -> Result<u64, String> {
         let Some(mut ledger) = self.start.ledger.take() else {
             return Ok(self.start.report);
@@ -515,7 +519,7 @@ impl<S: Store> WriterTask<S> {
         }
         let mut add = |event: Event| {
             if matches!(event, Event::RunBegan(_)) && rewound.is_ok() {
-                // What stands before belongs to the report of an earlier run.
+                // The bytes before belong to the report of an earlier run.
                 rewound = ledger.rewind(0);
             }
             for receipt in receipts(&event) {
@@ -529,8 +533,8 @@ impl<S: Store> WriterTask<S> {
         self.start.ledger = Some(ledger);
         read?;
         match rewound {
-            // What was lost does not come back: the next time, too, receipts are added behind what
-            // was there.
+            // Lost receipts do not come back: the next time, too, receipts are added behind the
+            // existing ones.
             Ok(length) => {
                 self.start.report = length;
                 Ok(self.sync_ledger().await)
@@ -540,7 +544,7 @@ impl<S: Store> WriterTask<S> {
     }
 }
 
-/// The receipts that an event carries.
+/// Returns the receipts that an event carries.
 fn receipts(event: &Event) -> &[ReceiptLine] {
     match event {
         Event::ObjectEnded {

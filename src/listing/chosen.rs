@@ -37,7 +37,7 @@ async fn find(bucket: Bucket, relative_at: usize, chosen: Chosen) -> Found {
     let Ok(key) = ObjectKey::new(&chosen.key) else {
         return Found::Ignored(place, super::KEY_TOO_LONG);
     };
-    match bucket.in_place(bucket.head(&key, None)).await {
+    match bucket.with_slot(bucket.head(&key, None)).await {
         Ok(head) => Found::Entry(Entry {
             relative_at,
             key,

@@ -105,6 +105,7 @@ pub(super) fn build(
             limits,
             report,
             journal,
+            on_change: file.on_change.unwrap_or_default(),
             claims: false,
             manifest_sha256: None,
         },

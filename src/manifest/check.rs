@@ -14,7 +14,7 @@ use super::job::{
 use super::overlap;
 use super::shape::{alternatives, closest};
 use super::{acl, attributes, compare, tenant};
-use crate::endpoint::PLAINTEXT_KEY;
+use crate::endpoint::NO_KEY_OVER_HTTP;
 use crate::location::{LocalPath, suggestion};
 use crate::size::ByteSize;
 
@@ -138,7 +138,7 @@ impl<'j> Rules<'j> {
                 let remedy = "give the endpoint an https:// URL";
                 self.refuse(
                     &format!("{path}.{side}.customer_key"),
-                    PLAINTEXT_KEY,
+                    NO_KEY_OVER_HTTP,
                     remedy,
                 );
             }

@@ -118,6 +118,12 @@ impl Problems {
         }
     }
 
+    /// The name of the file, as given.
+    #[must_use]
+    pub fn file_name(&self) -> &str {
+        &self.file_name
+    }
+
     /// The problems in the order of the file; never empty.
     #[must_use]
     pub fn as_slice(&self) -> &[Problem] {

@@ -15,8 +15,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::job::{
-    Archived, CannedAcl, Compare, Empty, LayoutChoice, OnMismatch, PartGoal, Policy, Preset, Prove,
-    Provider, RestoreTier, Symlinks, Verify, When,
+    Archived, CannedAcl, Compare, Empty, LayoutChoice, OnChange, OnMismatch, PartGoal, Policy,
+    Preset, Prove, Provider, RestoreTier, Symlinks, Verify, When,
 };
 use crate::endpoint::Trust;
 use crate::endpoint::capabilities::Overrides;
@@ -56,6 +56,11 @@ pub struct ManifestFile {
     /// the default endpoint, or `none`. Default: `./.s3haul/` and the job's name.
     #[schemars(extend("examples" = ["s3://lake-ops/s3haul/lake-replica/"]))]
     pub journal: Option<String>,
+    /// The consequence if this job differs from the unfinished run in its journal. `new-run` lets an
+    /// edit of a scheduled job take effect without anybody's help. Without effect where no journal
+    /// is kept.
+    #[schemars(extend("default" = "fail"))]
+    pub on_change: Option<OnChange>,
 }
 
 /// A server and the identity to use there. A manifest never holds secrets: use `profile`,

@@ -23,7 +23,7 @@ pub use super::parts::{LayoutChoice, MAX_PART, MIN_PART, PartGoal, PartSize, Par
 pub use super::preserve::{
     Attribute, CustomerKeys, KeySource, Policy, Preserve, PreserveError, Preset, SetValues,
 };
-pub use super::traces::{JournalPlace, ReportPaths};
+pub use super::traces::{JournalPlace, OnChange, ReportPaths};
 pub use crate::endpoint::{
     AssumeRole, DEFAULT_ENDPOINT, Endpoint, Provider, ResolvedEndpoint, Trust,
 };
@@ -46,6 +46,8 @@ pub struct Job {
     pub report: ReportPaths,
     /// The place of the journal.
     pub journal: JournalPlace,
+    /// The consequence of differences from the unfinished run in the journal.
+    pub on_change: OnChange,
     /// Set by `--adopt`: uploads that are open at the keys to be written, and that no journal
     /// knows, are resumed if their parts can be proven. Only the user knows that nobody else writes
     /// these keys.
@@ -495,6 +497,7 @@ impl Job {
             limits: Limits::default(),
             report: ReportPaths::default(),
             journal: JournalPlace::default(),
+            on_change: OnChange::default(),
             claims: false,
             manifest_sha256: None,
         }

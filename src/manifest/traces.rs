@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use crate::location::{S3Uri, suggestion};
 
 /// Where a run keeps its journal, by which it goes on after a stop.
@@ -46,6 +49,18 @@ impl std::str::FromStr for JournalPlace {
             }
         }
     }
+}
+
+/// The consequence of a job that differs from the unfinished run in its journal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnChange {
+    /// The command is refused, and names the differences.
+    #[default]
+    Fail,
+    /// A new run begins. It aborts the uploads that the old one left open, and copies nothing again
+    /// that is at the destination and equal.
+    NewRun,
 }
 
 /// Files that receive a report.

@@ -1,17 +1,20 @@
 //! Publishing an upload, and finding out what an unanswered Complete did.
 //!
 //! After a timeout, a dropped connection, or a 5xx the object may be there or not. The upload is
-//! asked first: while it is open, Complete is sent again. When it is gone, the object at the key
+//! asked first: while it is open, Complete is sent again. It is asked too while Complete is
+//! unanswered for some seconds. When it is gone, the object at the key
 //! must be what this upload makes. Its size is no evidence, for another writer's object may have
 //! it: the checksum and the `ETag` that the parts make decide where they are known, then the number
 //! of parts in the `ETag`, and always the time of modification by the server's own clock.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use futures::stream::TryStreamExt;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::MultipartUpload;
+use crate::bucket::Bucket;
 use crate::checksum;
 use crate::s3::look::Made;
 use crate::s3::{
@@ -21,6 +24,10 @@ use crate::s3::{
 
 /// The longest pause between two looks at a Complete of unknown outcome.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// The time without an answer to Complete after which the object is looked for, and the longest
+/// between two such looks.
+const FIRST_LOOK: Duration = Duration::from_secs(5);
+const LONGEST_LOOK: Duration = Duration::from_mins(1);
 /// How often a Complete of unknown outcome is sent at least, before all parts are given up.
 const COMPLETE_ROUNDS: u32 = 4;
 /// The remark on the failure of an upload that is gone without having made the object.
@@ -79,10 +86,7 @@ impl MultipartUpload {
                 Duration::ZERO
             };
             let bucket = self.bucket.after_waiting(waited);
-            let failure = match bucket
-                .complete_upload(&self.key, &self.id, &parts, &spec)
-                .await
-            {
+            let failure = match self.complete_watched(&bucket, &parts, &spec).await {
                 Ok(written) => return Ok(self.dated(written)),
                 Err(failure) => failure.after(round),
             };
@@ -133,6 +137,42 @@ impl MultipartUpload {
                 .pause(pause, Operation::CompleteMultipartUpload, &self.key)
                 .await?;
             round += 1;
+        }
+    }
+
+    /// Sends Complete once, and looks for the object while there is no answer.
+    ///
+    /// S3 may need minutes for an upload of many parts, so the request stays under way. But where
+    /// the upload is gone and the object is there, only the answer was lost.
+    async fn complete_watched(
+        &self,
+        bucket: &Bucket,
+        parts: &[PartDone],
+        spec: &CompleteSpec,
+    ) -> Result<Written, Failure> {
+        let mut answer = pin!(bucket.complete_upload(&self.key, &self.id, parts, spec));
+        let mut pause = FIRST_LOOK;
+        loop {
+            tokio::select! {
+                answer = &mut answer => return answer,
+                () = sleep(pause) => pause = (pause * 2).min(LONGEST_LOOK),
+            }
+            // In a box: hardly any Complete needs it. A look that fails tells nothing.
+            let look = Box::pin(async {
+                match self.is_gone().await {
+                    Ok(true) => self.published(parts, spec, Evidence::Strong).await,
+                    _ => Ok(None),
+                }
+            });
+            let found = tokio::select! {
+                answer = &mut answer => return answer,
+                found = look => found,
+            };
+            if let Ok(Some(written)) = found {
+                let place = bucket.place(&self.key);
+                tracing::info!(object = %place, "CompleteMultipartUpload was not answered, but the object is there");
+                return Ok(written);
+            }
         }
     }
 
@@ -195,7 +235,7 @@ impl MultipartUpload {
     /// Gives parts the checksums that S3 holds for them: Complete of a composite upload must name
     /// all of them.
     async fn fill_in_checksums(&self, parts: &mut [PartDone]) -> Result<(), Failure> {
-        let mut held = std::pin::pin!(self.parts());
+        let mut held = pin!(self.parts());
         while let Some(part) = held.try_next().await? {
             if let Ok(at) = parts.binary_search_by_key(&part.number, |part| part.number)
                 && parts[at].etag == part.etag
@@ -210,7 +250,7 @@ impl MultipartUpload {
     /// Gives parts the `ETag`s that S3 lists for them, where those follow from no bytes; true if
     /// one had another. A part of another size or checksum is none of ours.
     async fn take_names(&self, parts: &mut [PartDone]) -> Result<bool, Failure> {
-        let mut held = std::pin::pin!(self.parts());
+        let mut held = pin!(self.parts());
         let mut is_other = false;
         while let Some(part) = held.try_next().await? {
             let Ok(at) = parts.binary_search_by_key(&part.number, |part| part.number) else {

@@ -19,6 +19,7 @@ use tokio::time::sleep;
 
 use super::answers::LastAnswers;
 use super::gate::NAP;
+use super::latency::Latencies;
 use super::learned::LearnedLane;
 use super::outage::Outage;
 use super::prefix::Hot;
@@ -56,6 +57,7 @@ pub struct Lanes {
     pub(super) outage: Arc<Outage>,
     pub(super) answers: LastAnswers,
     pub(super) trust: Trust,
+    pub(super) latencies: Latencies,
 }
 
 #[derive(Clone, Debug)]
@@ -80,6 +82,7 @@ impl Lanes {
             outage,
             answers,
             trust,
+            latencies: Latencies::default(),
         }
     }
 
@@ -93,6 +96,16 @@ impl Lanes {
     #[must_use]
     pub fn answered_after(&self, operation: Operation, since: Duration) -> bool {
         self.answers.any_after(operation, since)
+    }
+
+    /// Returns the time after which a request is overdue, once enough answers are known.
+    pub(crate) fn overdue_after(&self, operation: Operation, bytes: u64) -> Option<Duration> {
+        self.latencies.overdue_after(operation, bytes)
+    }
+
+    /// Takes the right to send one request twice, if the answers so far have earned one.
+    pub(crate) fn may_repeat(&self) -> bool {
+        !self.is_out() && self.latencies.spend()
     }
 
     /// Returns true if a 403 to this kind of request is worth a repetition: others of its kind have
@@ -123,9 +136,9 @@ impl Lanes {
         Arc::clone(branch.unwrap_or(&table.root))
     }
 
-    /// How long a request for `key` that comes now would stand in line, with those before it that
-    /// were refused and come back.
-    pub(crate) fn line(&self, key: &str, now: Duration) -> Duration {
+    /// Returns how long a request for `key` would wait in the queue now, behind those that were
+    /// refused and come back.
+    pub(crate) fn queue_delay(&self, key: &str, now: Duration) -> Duration {
         let lane = self.of(key);
         let mut state = lane.lock();
         if state.evidence.is_open(now) && state.may_scout(&lane.prefix, key) {

@@ -14,6 +14,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
+use crate::size::display_duration;
+
 /// Failures in a row that the budget covers; a good answer gives [`REFILL`] back. One failure in
 /// five answers is borne for ever, which is far beyond any server's bad days and far below an
 /// outage.
@@ -243,7 +245,7 @@ impl Outage {
     pub fn begin(&self, now: Duration, since: Duration, reason: &str) {
         if self.health().silent(now, since, fastrand::f64()) {
             reason.clone_into(&mut self.reason.lock().unwrap_or_else(PoisonError::into_inner));
-            tracing::warn!("the endpoint does not answer: waiting for it ({reason})");
+            tracing::warn!(name: "waiting", "the endpoint does not answer: waiting for it ({reason})");
         }
     }
 
@@ -302,7 +304,15 @@ impl<'a> Pass<'a> {
     /// The server answered, be it with a refusal.
     pub fn answered(mut self, now: Duration) {
         self.is_probe = false;
+        let down_for = self.outage.health().down_for(now);
         if self.outage.health().good(now) {
+            let down_for = down_for.unwrap_or_default();
+            tracing::warn!(
+                name: "back",
+                seconds = down_for.as_secs_f64(),
+                "the endpoint answers again after {}",
+                display_duration(down_for)
+            );
             self.outage.over.notify_waiters();
         }
     }
@@ -327,7 +337,7 @@ impl<'a> Pass<'a> {
             );
         }
         if begins {
-            tracing::warn!("the endpoint does not answer: waiting for it ({reason})");
+            tracing::warn!(name: "waiting", "the endpoint does not answer: waiting for it ({reason})");
         }
     }
 }

@@ -4,7 +4,7 @@
 //! tells nobody where. What can be seen is who is refused. While refusals come, requests are
 //! counted by the next *piece* of their key: up to its next slash, or two characters where there is
 //! none. In each fraction of a second, every piece has its share of the refusals to expect: keys
-//! mostly come in order, and what is refused now can not be compared with what went through a
+//! mostly come in order, and what is refused now cannot be compared with what went through a
 //! second ago, at another rate. When some pieces are refused again and again, and another one that
 //! was there at the same times is spared although chance would hardly do that, the former lie in
 //! partitions of their own. When all keys share one piece, that tells nothing, and the next one is

@@ -3,7 +3,7 @@
 //! Backoff has full jitter, because requests that failed together must not come back together.
 //! Throttling is not counted against the attempts: it means "later", and the pacer has slowed the
 //! lane down already. The run's patience bounds every wait, and ends this one. Everything else that
-//! may pass by itself gets a bounded number of attempts, and a server that can not be reached at
+//! may pass by itself gets a bounded number of attempts, and a server that cannot be reached at
 //! all is waited for as long as a throttling one.
 
 use std::time::Duration;
@@ -141,7 +141,7 @@ impl RetryPolicy {
     }
 
     /// How long one attempt may take. It grows with the bytes: a 5 GiB part is silent for more than
-    /// a minute, and a limit that it can not meet would make it fail for ever.
+    /// a minute, and a limit that it cannot meet would make it fail for ever.
     #[must_use]
     pub fn time_limit(&self, operation: Operation, bytes: u64) -> Duration {
         let base = if operation == Operation::CompleteMultipartUpload {

@@ -27,8 +27,11 @@ const START: u32 = 512;
 /// Where that of small work does: 3,500 copies a second that take 70 ms each, one of S3's
 /// partitions, are 250 in flight.
 const START_SMALL: u32 = 256;
-/// The most requests in flight that are useful by default.
-pub const CEILING: u32 = 2048;
+/// The most requests in flight, where the limit of open files allows it. More are tried only while
+/// more make the run faster.
+pub const CEILING: u32 = 8192;
+/// The requests in flight that layouts and estimates count on, below the ceiling.
+pub const USUAL: u32 = 2048;
 /// Requests that may wait without a place. Each takes some KiB of memory.
 const MOST_PARKED: u32 = 4096;
 /// Requests that move less are small: no part is.
@@ -208,7 +211,7 @@ impl Drop for Returned {
 pub fn default_ceiling(per_request: u64) -> u32 {
     const OTHER_FILES: u64 = 128;
     let wanted = u64::from(CEILING) * per_request + OTHER_FILES;
-    let limit = rlimit::increase_nofile_limit(wanted.max(8192)).unwrap_or(1024);
+    let limit = rlimit::increase_nofile_limit(wanted).unwrap_or(1024);
     let places = limit.saturating_sub(OTHER_FILES) / per_request.max(1);
     u32::try_from(places).unwrap_or(CEILING).clamp(16, CEILING)
 }

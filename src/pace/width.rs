@@ -319,7 +319,7 @@ mod tests {
 
     #[test]
     fn a_server_far_away_that_is_crowded_needs_no_trial() {
-        // A look-alike on disks that does 500 MB/s: a thousand parts of 64 MiB take two minutes.
+        // A server on disks that moves 500 MB/s: a thousand parts of 64 MiB take two minutes.
         let disks = Server {
             latency: 1.0,
             knee: 8.0,

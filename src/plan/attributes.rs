@@ -101,7 +101,7 @@ impl Reads {
 /// The attributes of a copy of `head`, made at `now`.
 ///
 /// # Errors
-/// What a `require` asks for and the copy can not have.
+/// What a `require` asks for and the copy cannot have.
 pub fn of_copy(
     head: &Head,
     transfer: &Transfer,

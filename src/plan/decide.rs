@@ -155,7 +155,7 @@ pub enum Skip {
     AsSet,
     /// Somebody else wrote to the key after it had been compared; the next run compares it again.
     ChangedMeanwhile,
-    /// It can not be read before it is restored, and the job says `archived: skip`.
+    /// It cannot be read before it is restored, and the job says `archived: skip`.
     Archived,
 }
 
@@ -417,7 +417,7 @@ impl Route {
 /// Chooses the route by size alone, never by what a server would tolerate.
 ///
 /// # Errors
-/// [`LayoutError::TooLarge`] for objects that the endpoint can not hold or copy.
+/// [`LayoutError::TooLarge`] for objects that the endpoint cannot hold or copy.
 pub fn route(
     size: u64,
     origin: Origin,

@@ -2,7 +2,7 @@
 //!
 //! A job that must overwrite nothing needs a write that the server refuses when the key is taken.
 //! `CopyObject` can be refused on few servers and Complete on more, so there a multipart upload of
-//! one part takes its place. An empty object can not be made of parts. The other way round,
+//! one part takes its place. An empty object cannot be made of parts. The other way round,
 //! `UploadPartCopy` does not find every source on every server, where `CopyObject` does.
 
 use super::decide::Route;
@@ -47,7 +47,7 @@ pub fn detour(
     }
 }
 
-/// True when a Complete can be refused and a `CopyObject` can not, and the job needs that.
+/// True when a Complete can be refused and a `CopyObject` cannot, and the job needs that.
 fn closes_the_race(when: When, capabilities: &Capabilities) -> bool {
     let Capabilities {
         if_none_match,

@@ -48,7 +48,7 @@ pub fn class(transfer: &Transfer, found: Option<&str>, capabilities: &Capabiliti
     };
     match (step(found), step(wanted)) {
         // Other servers may show one class for all objects, whatever they were told.
-        (Some(found), Some(wanted)) if capabilities.archive_lists && found <= wanted => {
+        (Some(found), Some(wanted)) if capabilities.restore_status_in_lists && found <= wanted => {
             Class::Differs
         }
         _ => Class::MayBeMoved,

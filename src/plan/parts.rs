@@ -108,7 +108,7 @@ impl Capacity {
     }
 }
 
-/// Why an object can not be cut into parts.
+/// Why an object cannot be cut into parts.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum LayoutError {
     /// A range needs at least one byte.

@@ -5,7 +5,7 @@
 //! `ETag` (`…-N`) and the size of each one by `HEAD ?partNumber=k`. Nearly all uploads have equal
 //! parts, so the first one tells all of them; that guess is proven by the `ETag` that the copied
 //! parts make, before anything is published, and only when it fails is each part asked for. What
-//! can not be replayed is copied as usual, and the reason is on the receipt.
+//! cannot be replayed is copied as usual, and the reason is on the receipt.
 
 use super::decide::Route;
 use super::parts::{Boundaries, PartLayout};
@@ -120,7 +120,7 @@ pub fn guess(size: u64, count: u32, first: u64, limits: &PartLimits) -> Option<P
 /// The layout whose parts have these sizes, in their order.
 ///
 /// # Errors
-/// Why this destination can not be given such parts.
+/// Why this destination cannot be given such parts.
 pub fn exactly(size: u64, sizes: &[u64], limits: &PartLimits) -> Result<PartLayout, &'static str> {
     let mut ends = Vec::with_capacity(sizes.len());
     let mut end = 0_u64;

@@ -36,9 +36,9 @@ pub struct Totals {
     pub unchanged: Unchanged,
     /// Objects that the selection leaves out.
     pub excluded_objects: u64,
-    /// Objects that can not be copied, for instance because they are too large.
+    /// Objects that cannot be copied, for instance because they are too large.
     pub impossible_objects: u64,
-    /// Objects that can not be read before they are restored.
+    /// Objects that cannot be read before they are restored.
     pub archived_objects: u64,
     /// Their bytes.
     pub archived_bytes: u64,

@@ -77,7 +77,7 @@ impl Sides {
             Planned::Skip(entry, key, why @ (Skip::Equal { .. } | Skip::Present)) => {
                 let there = if claimed {
                     self.destination
-                        .in_place(self.destination.head(&key, None))
+                        .with_slot(self.destination.head(&key, None))
                         .await
                         .map(Some)
                 } else {
@@ -112,7 +112,7 @@ impl Sides {
             return Ok(None);
         };
         let here = source
-            .in_place(source.head(&entry.key, entry.version.as_deref()))
+            .with_slot(source.head(&entry.key, entry.version.as_deref()))
             .await?;
         let content = content(&here, &there, self.etags_follow_from_bytes());
         Ok(matches!(content, Content::Equal(_)).then_some(there))

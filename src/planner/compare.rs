@@ -77,7 +77,7 @@ impl Sides {
         }
         let head = match self
             .destination
-            .in_place(self.destination.head(&key, None))
+            .with_slot(self.destination.head(&key, None))
             .await
         {
             Ok(head) => head,
@@ -113,7 +113,7 @@ impl Sides {
             return Ok(());
         };
         let head = source
-            .in_place(source.head(&entry.key, entry.version.as_deref()))
+            .with_slot(source.head(&entry.key, entry.version.as_deref()))
             .await?;
         (entry.size, entry.modified, entry.archive) = (head.size, head.modified, head.archive);
         (entry.etag, entry.storage_class) = (Some(head.etag), head.storage_class);
@@ -195,7 +195,7 @@ impl Sides {
         doubt: Doubt,
     ) -> Result<Decision, Failure> {
         let here = source
-            .in_place(source.head(&entry.key, entry.version.as_deref()))
+            .with_slot(source.head(&entry.key, entry.version.as_deref()))
             .await?;
         if let Some(message) = entry.contradicted_by(&here, source.capabilities().content_etags) {
             let place = source.place(&entry.key);
@@ -332,7 +332,7 @@ impl Sides {
             if transfer.compare_attributes {
                 let tags = self
                     .destination
-                    .in_place(self.destination.tags(key, None))
+                    .with_slot(self.destination.tags(key, None))
                     .await?;
                 if !existing::has_set_tags(transfer, &tags) {
                     return Ok(Decision::Copy(Reason::AttributesDiffer));
@@ -347,7 +347,7 @@ impl Sides {
                     acl,
                     &self
                         .destination
-                        .in_place(self.destination.acl(key, None))
+                        .with_slot(self.destination.acl(key, None))
                         .await?,
                 )
             } else {
@@ -385,7 +385,7 @@ async fn first_part(
             .filter(|_| head.customer_key)
             .cloned(),
     };
-    let part = bucket.in_place(bucket.head_part(&pin, 1)).await.ok()?;
+    let part = bucket.with_slot(bucket.head_part(&pin, 1)).await.ok()?;
     let parts = part_count(&head.etag)?;
     // Servers that do not know the parameter answer with the size of the whole.
     (part.size > 0 && (part.size < head.size || parts == 1)).then_some(part.size)

@@ -1,8 +1,8 @@
 //! The entries of a transfer's source: how they are listed, and which of them are taken to which
 //! keys.
 //!
-//! A prefix is listed (or, if the transfer names its objects, each is asked for), a single object is
-//! asked for by HEAD, and files are walked. The selection and the key map then decide without
+//! A prefix is listed (or, if the transfer names its objects, each is asked for), a single object
+//! is asked for by HEAD, and files are walked. The selection and the key map then decide without
 //! another request.
 
 use super::{Planned, Sides};
@@ -48,9 +48,11 @@ impl Sides {
                 let key = location.key.clone();
                 let place = location.to_string();
                 let head = if self.is_in_place() {
-                    source.in_place(self.look_in_place(&key)).await
+                    source.with_slot(self.look_in_place(&key)).await
                 } else {
-                    source.in_place(source.head(&key, version.as_deref())).await
+                    source
+                        .with_slot(source.head(&key, version.as_deref()))
+                        .await
                 };
                 let head = head.map_err(|failure| (place, failure))?;
                 Ok(Listing::of(vec![Found::Entry(Entry {

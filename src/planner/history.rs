@@ -6,7 +6,7 @@
 //! order, whatever fails. What is already there is found by
 //! [`plan::history`](crate::plan::history).
 //!
-//! A version that can not be copied holds up the newer ones behind it: they could never be put in
+//! A version that cannot be copied holds up the newer ones behind it: they could never be put in
 //! order afterwards. How many versions wait for the executor is bounded; a single key may have more
 //! than that, and then is held alone.
 
@@ -318,7 +318,7 @@ impl Sides {
             Some(there) => there,
             None => match self
                 .destination
-                .in_place(versions::of_key(&self.destination, &to))
+                .with_slot(versions::of_key(&self.destination, &to))
                 .await
             {
                 Ok(there) => there,
@@ -409,9 +409,9 @@ impl Sides {
                 .map(|(a, b)| async move {
                     let (source_id, id) = (&*history.versions[a].id, &*there[b].id);
                     let (from, copy) = tokio::join!(
-                        source.in_place(source.head(&history.key, Some(source_id))),
+                        source.with_slot(source.head(&history.key, Some(source_id))),
                         self.destination
-                            .in_place(self.destination.head(to, Some(id)))
+                            .with_slot(self.destination.head(to, Some(id)))
                     );
                     let (from, copy) = (from?, copy?);
                     // Where nothing can be compared, size and order must do, and that a copy is no

@@ -91,7 +91,7 @@ impl Sides {
             let difference = self.difference_in_place(&key, &head).await?;
             Ok((head, difference))
         };
-        let (head, difference) = match self.destination.in_place(look).await {
+        let (head, difference) = match self.destination.with_slot(look).await {
             Ok(looked) => looked,
             Err(failure) => return self.failed(&entry, failure),
         };

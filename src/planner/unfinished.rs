@@ -21,7 +21,7 @@ impl Sides {
         if self.finishes_late() {
             return Ok(Some(
                 self.destination
-                    .in_place(self.destination.head(key, None))
+                    .with_slot(self.destination.head(key, None))
                     .await?,
             ));
         }
@@ -40,7 +40,7 @@ impl Sides {
                 .tags =>
             {
                 let head = source.head(&entry.key, entry.version.as_deref());
-                source.in_place(head).await?.tag_count > Some(0)
+                source.with_slot(head).await?.tag_count > Some(0)
             }
             _ => false,
         };
@@ -49,7 +49,7 @@ impl Sides {
         }
         Ok(Some(
             self.destination
-                .in_place(self.destination.head(key, None))
+                .with_slot(self.destination.head(key, None))
                 .await?,
         )
         .filter(lacks))

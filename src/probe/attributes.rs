@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::finding::{AttributeFinding, How, Told};
 use super::needs::Needs;
-use super::questions::Works;
+use super::questions::WorkingWrites;
 use super::scratch::{Scratch, is_refusal, plain, reason};
 use crate::endpoint::capabilities::ConditionalWrite;
 use crate::manifest::job::Attribute;
@@ -36,18 +36,18 @@ const ROUTES: [ConditionalWrite; 3] = [
 /// The answers of one request, by attribute.
 type Answers = BTreeMap<Attribute, Told>;
 
-/// Asks about all attributes but ACLs and annotations: a grant that shows would open an object to
-/// somebody. Returns the answer of `PutObjectTagging` too, which is asked for where another request
-/// does not give tags.
+/// Asks about all attributes except ACLs and annotations: a grant that can be seen opens an object
+/// to somebody. Also returns the answer to `PutObjectTagging`, which is tried if one of the other
+/// requests does not set tags.
 pub(super) async fn ask(
     scratch: &mut Scratch,
     source: &SourcePin,
-    works: &Works<'_>,
+    works: &WorkingWrites<'_>,
     needs: &Needs,
-    said: &Capabilities,
+    stated: &Capabilities,
     lock: AttributeFinding,
 ) -> (Vec<AttributeFinding>, Told) {
-    let asked = asked(needs, said);
+    let asked = asked(needs, stated);
     let mut answers = Vec::new();
     for route in ROUTES {
         answers.push(match works.moot(route) {
@@ -79,11 +79,11 @@ pub(super) async fn ask(
         && tags
             .routes()
             .iter()
-            .any(|(_, told)| !matches!(told.how, How::Kept | How::Moot))
+            .any(|(_, measured)| !matches!(measured.how, How::Kept | How::Moot))
     {
-        set_tags = set_later(scratch, said).await;
+        set_tags = set_later(scratch, stated).await;
         // A run that does not rely on these requests sets tags by another one.
-        tags.is_set_later = set_tags.how == How::Kept && said.tags && !said.tag_headers;
+        tags.is_set_later = set_tags.how == How::Kept && stated.tags && !stated.tag_headers;
     }
     findings.push(lock);
     (findings, set_tags)
@@ -101,13 +101,13 @@ fn finding(
         put,
         copy,
         multipart,
-        used: needs.writes(),
+        sent_by_job: needs.writes(),
         is_set_later: false,
     }
 }
 
-/// The attributes that are asked for, each with requests that hold nothing else.
-fn asked(needs: &Needs, said: &Capabilities) -> Vec<(Attribute, Attributes)> {
+/// Returns the attributes that are asked for, each with requests that hold nothing else.
+fn asked(needs: &Needs, stated: &Capabilities) -> Vec<(Attribute, Attributes)> {
     let text = |text: &str| Some(text.to_owned());
     let headers = ContentHeaders {
         content_type: text("text/x-s3haul"),
@@ -135,7 +135,7 @@ fn asked(needs: &Needs, said: &Capabilities) -> Vec<(Attribute, Attributes)> {
         ),
     ];
     // A directory bucket has one class only.
-    if needs.wants(Attribute::StorageClass) && !said.directory {
+    if needs.wants(Attribute::StorageClass) && !stated.directory {
         let storage_class = needs.storage_class.clone().or_else(|| text(CLASS));
         all.push((
             Attribute::StorageClass,
@@ -205,7 +205,7 @@ async fn all(
             let kinds: Vec<_> = asked.iter().map(|(attribute, _)| *attribute).collect();
             return look(scratch, &name, &together, &kinds).await;
         }
-        Err(failure) if !says_no(&failure) => {
+        Err(failure) if !is_refused_or_denied(&failure) => {
             let why = reason(&failure);
             return asked
                 .iter()
@@ -228,13 +228,14 @@ async fn all(
     answers
 }
 
-/// Credentials that may not set an attribute get the same answer from a job.
-fn says_no(failure: &Failure) -> bool {
+/// Returns true if the server refused the attribute. A denial counts, because a job with these
+/// credentials gets it too.
+fn is_refused_or_denied(failure: &Failure) -> bool {
     is_refusal(failure) || *failure.kind() == FailureKind::Denied
 }
 
 fn answer(failure: &Failure) -> Told {
-    if says_no(failure) {
+    if is_refused_or_denied(failure) {
         Told::refused(reason(failure))
     } else {
         Told::unknown(reason(failure))
@@ -275,7 +276,7 @@ async fn look(
 
 async fn has_tag(scratch: &Scratch, name: &str) -> Told {
     let tags = async {
-        let bucket = scratch.ask(Operation::GetObjectTagging)?;
+        let bucket = scratch.bucket_for(Operation::GetObjectTagging)?;
         bucket.tags(&scratch.key(name)?, None).await
     };
     match tags.await {
@@ -290,13 +291,13 @@ async fn has_tag(scratch: &Scratch, name: &str) -> Told {
 }
 
 /// Sets tags on an object that is there, and looks for them.
-async fn set_later(scratch: &mut Scratch, said: &Capabilities) -> Told {
-    if said.directory {
+async fn set_later(scratch: &mut Scratch, stated: &Capabilities) -> Told {
+    if stated.directory {
         return Told::moot("a directory bucket has no tags");
     }
     let set = async {
         let (bucket, key) = (
-            scratch.ask(Operation::PutObjectTagging)?,
+            scratch.bucket_for(Operation::PutObjectTagging)?,
             scratch.key("object")?,
         );
         bucket.put_tags(&key, None, &[tag()]).await
@@ -331,8 +332,8 @@ pub(super) fn gives_tags(attributes: &[AttributeFinding]) -> Told {
         return Told::unknown("it was not asked for");
     };
     let both = [&tags.copy, &tags.multipart];
-    let lacking = both.into_iter().find(|told| told.is_lacking());
-    let worst = lacking.or_else(|| both.into_iter().find(|told| told.how != How::Kept));
+    let lacking = both.into_iter().find(|measured| measured.is_lacking());
+    let worst = lacking.or_else(|| both.into_iter().find(|measured| measured.how != How::Kept));
     worst.cloned().unwrap_or_else(Told::kept)
 }
 
@@ -400,7 +401,7 @@ async fn is_locked(scratch: &Scratch, name: &str) -> Told {
             Some(retention) => Ok(Some(retention)),
             None => {
                 scratch
-                    .ask(Operation::GetObjectRetention)?
+                    .bucket_for(Operation::GetObjectRetention)?
                     .retention(&scratch.key(name)?, None)
                     .await
             }

@@ -1,10 +1,10 @@
 //! Removes what a probe made, and looks what is still there.
 //!
-//! A good answer to an abort or a delete proves little, and a bad one too: an upload that was
-//! completed is gone, and a server may call that an error. So everything is removed first, and what
-//! is left is what the lists still show and a look at the very object or upload confirms. Whatever
-//! stands below the prefix is the probe's, because the prefix was empty before; the lists therefore
-//! also find what an answer that was lost had made.
+//! The answer to an abort or a delete proves little: a completed upload is gone, and a server may
+//! call its abort an error. So the probe removes everything first. Left behind is only what a list
+//! still shows and a request about that object or upload confirms. Everything below the prefix is
+//! the probe's, because the prefix was empty; so the lists also find what a request made whose
+//! answer was lost.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,7 +15,7 @@ use serde::Serialize;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::finding::{How, RequestFinding, Told};
-use super::scratch::{Doubt, Made, Scratch, reason, told};
+use super::scratch::{Doubt, Made, Scratch, answer_from, reason};
 use crate::bucket::Bucket;
 use crate::location::ObjectKey;
 use crate::multipart::{self, MultipartUpload};
@@ -60,8 +60,8 @@ pub struct Left {
     /// The version id or the upload id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// False if the server took the removal and does not show whether it is still there, or if it
-    /// is not known whether it was ever made.
+    /// False if the server accepted the removal but does not show whether the object is gone, or if
+    /// the object may never have existed.
     pub is_certain: bool,
     /// The reason why it is not removed.
     pub reason: String,
@@ -75,13 +75,13 @@ pub(super) struct Cleaned {
     pub(super) requests: [RequestFinding; 2],
 }
 
-/// Something that was to be removed, and the answer.
-struct Removed {
+/// An attempt to remove something, and the answer.
+struct RemovalAttempt {
     made: Made,
     answer: Result<(), Failure>,
 }
 
-/// Removes all that was made and looks whether it is gone, within `limit`.
+/// Removes all that was made and checks that it is gone, within `limit`.
 pub(super) async fn clean(scratch: Scratch, bucket: &Bucket, limit: Duration) -> Cleaned {
     let deadline = Instant::now() + limit;
     // Names may come back in an encoding that the server does not undo; here they only need to be
@@ -97,24 +97,25 @@ pub(super) async fn clean(scratch: Scratch, bucket: &Bucket, limit: Duration) ->
         prefix: scratch.prefix.clone(),
         deadline,
     };
-    let (uploads, abort, uploads_are_listed) =
-        cleaner.uploads(&scratch.uploads, &scratch.completed).await;
+    let (uploads, abort, uploads_are_listed) = cleaner
+        .remove_uploads(&scratch.uploads, &scratch.completed)
+        .await;
     if let Some(end) = scratch.locked_until {
         sleep_until(end).await;
     }
-    let (objects, delete) = cleaner.objects(&scratch.objects).await;
+    let (objects, delete) = cleaner.remove_objects(&scratch.objects).await;
     let mut left = [uploads, objects].concat();
     left.sort_unstable();
     left.dedup();
     for doubt in scratch.doubts.iter().collect::<BTreeSet<_>>() {
-        let is_told = left.iter().any(|left| left.key == doubt.key.as_str());
-        if !is_told && (doubt.is_late || (doubt.is_upload && !uploads_are_listed)) {
+        let is_reported = left.iter().any(|left| left.key == doubt.key.as_str());
+        if !is_reported && (doubt.is_late || (doubt.is_upload && !uploads_are_listed)) {
             left.push(cleaner.doubtful(doubt));
         }
     }
-    let request = |operation, told| RequestFinding {
+    let request = |operation, measured| RequestFinding {
         operation,
-        told,
+        measured,
         is_needed: false,
     };
     let requests = [
@@ -150,8 +151,8 @@ impl Cleaner {
             })
     }
 
-    /// Removes each of them, some at a time.
-    async fn remove(&self, what: Thing, all: Vec<Made>) -> Vec<Removed> {
+    /// Removes them, several at a time.
+    async fn remove(&self, what: Thing, all: Vec<Made>) -> Vec<RemovalAttempt> {
         let removals: Vec<_> = all
             .into_iter()
             .map(|made| self.remove_one(what, made))
@@ -162,7 +163,7 @@ impl Cleaner {
             .await
     }
 
-    async fn remove_one(&self, what: Thing, made: Made) -> Removed {
+    async fn remove_one(&self, what: Thing, made: Made) -> RemovalAttempt {
         let answer = if what == Thing::Upload {
             let id = made.id.clone().unwrap_or_default();
             let abort = async { self.bucket.abort_upload(&made.key, &id).await.map(drop) };
@@ -173,14 +174,14 @@ impl Cleaner {
                 .delete_object(&made.key, made.id.as_deref(), None);
             self.within(Operation::DeleteObject, delete).await
         };
-        Removed { made, answer }
+        RemovalAttempt { made, answer }
     }
 
-    async fn uploads(&self, open: &[Made], completed: &[Made]) -> (Vec<Left>, Told, bool) {
+    async fn remove_uploads(&self, open: &[Made], completed: &[Made]) -> (Vec<Left>, Told, bool) {
         let mut removed = self.remove(Thing::Upload, distinct(open)).await;
         let mut listed = self.list_uploads().await;
         let more: Vec<_> = match &listed {
-            // What nobody has the id of, and what Complete did not end.
+            // Uploads whose id nobody has, and those that Complete did not end.
             Ok(shown) => shown
                 .iter()
                 .filter(|made| !open.contains(made))
@@ -201,11 +202,11 @@ impl Cleaner {
             .collect()
             .await;
         let left: Vec<_> = left.into_iter().flatten().collect();
-        let verdict = verdict(&removed, &left);
-        (left, verdict, listed.is_ok())
+        let answer = removal_answer(&removed, &left);
+        (left, answer, listed.is_ok())
     }
 
-    /// Names what may exist although no list shows it.
+    /// Describes an object or upload that may exist although no list shows it.
     fn doubtful(
         &self,
         Doubt {
@@ -251,10 +252,10 @@ impl Cleaner {
         Ok(open.into_iter().filter_map(made).collect())
     }
 
-    /// Looks for an upload where the list does not tell that it is gone.
+    /// Checks an upload that the list does not prove to be gone.
     async fn left_upload(
         &self,
-        Removed { made, answer, .. }: &Removed,
+        RemovalAttempt { made, answer, .. }: &RemovalAttempt,
         listed: &Result<Vec<Made>, Failure>,
     ) -> Option<Left> {
         let id = made.id.clone().unwrap_or_default();
@@ -294,9 +295,10 @@ impl Cleaner {
         })
     }
 
-    async fn objects(&self, known: &[Made]) -> (Vec<Left>, Told) {
+    async fn remove_objects(&self, known: &[Made]) -> (Vec<Left>, Told) {
         let mut removed = self.remove(Thing::Object, distinct(known)).await;
-        // Versions and delete markers that no answer told of. Not all servers know the question.
+        // Versions and delete markers that no answer mentioned. Not all servers support the
+        // request.
         let versions = self.list_versions().await.unwrap_or_default();
         for (what, is_marker) in [(Thing::Version, false), (Thing::DeleteMarker, true)] {
             let all: Vec<_> = versions
@@ -338,7 +340,7 @@ impl Cleaner {
             .collect();
         let shown: BTreeSet<ObjectKey> = match listed {
             Ok(keys) => keys.into_iter().collect(),
-            // Each of them is looked at instead.
+            // Each of them is checked by HEAD instead.
             Err(_) => removed
                 .iter()
                 .map(|removed| removed.made.key.clone())
@@ -354,8 +356,8 @@ impl Cleaner {
             .collect()
             .await;
         left.extend(objects.into_iter().flatten());
-        let verdict = verdict(&removed, &left);
-        (left, verdict)
+        let answer = removal_answer(&removed, &left);
+        (left, answer)
     }
 
     async fn list_objects(&self) -> Result<Vec<ObjectKey>, Failure> {
@@ -402,8 +404,8 @@ impl Cleaner {
         }
     }
 
-    /// Looks at an object that may still be there.
-    async fn left_object(&self, key: &ObjectKey, removed: &[Removed]) -> Option<Left> {
+    /// Checks an object that may still be there.
+    async fn left_object(&self, key: &ObjectKey, removed: &[RemovalAttempt]) -> Option<Left> {
         let head = self
             .within(Operation::HeadObject, self.bucket.head(key, None))
             .await;
@@ -414,7 +416,7 @@ impl Cleaner {
             .map(|found| &found.answer);
         let (is_certain, why) = match (&head, answer) {
             (Err(failure), _) if *failure.kind() == FailureKind::NotFound => return None,
-            // A delete without an answer may have taken effect: then only a look tells.
+            // A delete without an answer may have taken effect: only HEAD shows that.
             (_, Some(Err(failure))) => (
                 head.is_ok() || *failure.kind() == FailureKind::Denied,
                 reason(failure),
@@ -447,8 +449,8 @@ impl Cleaner {
         })
     }
 
-    fn left_version(&self, version: &ListedVersion, removed: &[Removed]) -> Left {
-        let is_it = |removed: &&Removed| {
+    fn left_version(&self, version: &ListedVersion, removed: &[RemovalAttempt]) -> Left {
+        let is_it = |removed: &&RemovalAttempt| {
             removed.made.key.as_str() == version.key
                 && removed.made.id.as_ref() == Some(&version.id)
         };
@@ -457,7 +459,7 @@ impl Cleaner {
             .rev()
             .find(is_it)
             .and_then(|removed| removed.answer.as_ref().err());
-        // A bucket without versions calls its objects so.
+        // The version id of objects in a bucket without versions.
         let id = Some(version.id.clone()).filter(|id| id != "null" || version.is_marker);
         Left {
             what: match id {
@@ -508,8 +510,8 @@ fn still_there(operation: Operation) -> String {
     format!("the server answers {operation} with success and still shows it")
 }
 
-/// The answer about the request that removes.
-fn verdict(removed: &[Removed], left: &[Left]) -> Told {
+/// Returns the answer about the request that removes.
+fn removal_answer(removed: &[RemovalAttempt], left: &[Left]) -> Told {
     if removed.is_empty() {
         return Told::moot("there was nothing to remove");
     }
@@ -521,7 +523,7 @@ fn verdict(removed: &[Removed], left: &[Left]) -> Told {
             Some(failure) if *failure.kind() == FailureKind::Denied => {
                 Told::refused(reason(failure))
             }
-            Some(failure) => told(failure),
+            Some(failure) => answer_from(failure),
             None => Told::ignored(left.reason.clone()),
         };
     }

@@ -1,8 +1,8 @@
 //! Questions about conditions: one that does not hold must be refused, and one that holds must not.
 
 use super::finding::{How, Told};
-use super::questions::Works;
-use super::scratch::{Scratch, is_refusal, plain, reason, told};
+use super::questions::WorkingWrites;
+use super::scratch::{Scratch, answer_from, is_refusal, plain, reason};
 use crate::endpoint::capabilities::ConditionalWrite;
 use crate::s3::{Failure, FailureKind, SourcePin, WriteCondition, Written};
 use crate::size::MIB;
@@ -28,17 +28,17 @@ const WRITES: [ConditionalWrite; 3] = [
 pub(super) async fn ask(
     scratch: &mut Scratch,
     source: &SourcePin,
-    works: &Works<'_>,
+    works: &WorkingWrites<'_>,
     part_copy: &Told,
 ) -> Conditions {
     let copy_source = match works.moot(ConditionalWrite::Copy) {
         Some(moot) => moot,
-        None => copy_source(scratch, source).await,
+        None => ask_copy_source(scratch, source).await,
     };
     let part_source = if part_copy.is_lacking() {
         Told::moot("there are no part copies")
     } else {
-        part_source(scratch, source).await
+        ask_part_source(scratch, source).await
     };
     let (mut if_none_match, mut if_match) =
         ([const { not_asked() }; 3], [const { not_asked() }; 3]);
@@ -47,8 +47,8 @@ pub(super) async fn ask(
             (if_none_match[position], if_match[position]) = (moot.clone(), moot);
             continue;
         }
-        if_none_match[position] = absent(scratch, source, write).await;
-        if_match[position] = matches(scratch, source, write).await;
+        if_none_match[position] = ask_if_none_match(scratch, source, write).await;
+        if_match[position] = ask_if_match(scratch, source, write).await;
     }
     Conditions {
         copy_source,
@@ -65,29 +65,33 @@ const fn not_asked() -> Told {
     }
 }
 
-async fn copy_source(scratch: &mut Scratch, source: &SourcePin) -> Told {
+async fn ask_copy_source(scratch: &mut Scratch, source: &SourcePin) -> Told {
     let other = pinned_wrongly(source);
-    forbidden(
+    judge_must_refuse(
         scratch
             .copy(&other, "unpinned", &plain(), WriteCondition::None)
             .await,
     )
 }
 
-async fn part_source(scratch: &mut Scratch, source: &SourcePin) -> Told {
+async fn ask_part_source(scratch: &mut Scratch, source: &SourcePin) -> Told {
     let upload = match scratch.begin("unpinned", &plain()).await {
         Ok(upload) => upload,
         Err(failure) => return Told::unknown(reason(&failure)),
     };
-    forbidden(
+    judge_must_refuse(
         scratch
             .copy_part(&upload, 1, &pinned_wrongly(source), None, MIB)
             .await,
     )
 }
 
-/// A key that is absent may be written, one that is taken may not.
-async fn absent(scratch: &mut Scratch, source: &SourcePin, by: ConditionalWrite) -> Told {
+/// Finds out whether `If-None-Match: *` lets an absent key be written, and no other.
+async fn ask_if_none_match(
+    scratch: &mut Scratch,
+    source: &SourcePin,
+    by: ConditionalWrite,
+) -> Told {
     let name = format!("absent-{}", word(by));
     let free = scratch
         .write(by, &name, source, &plain(), WriteCondition::Absent)
@@ -95,11 +99,11 @@ async fn absent(scratch: &mut Scratch, source: &SourcePin, by: ConditionalWrite)
     let taken = scratch
         .write(by, &name, source, &plain(), WriteCondition::Absent)
         .await;
-    honours(free, taken)
+    judge_pair(free, taken)
 }
 
-/// An object with the named `ETag` may be replaced, another one may not.
-async fn matches(scratch: &mut Scratch, source: &SourcePin, by: ConditionalWrite) -> Told {
+/// Finds out whether `If-Match` lets the object with this `ETag` be replaced, and no other.
+async fn ask_if_match(scratch: &mut Scratch, source: &SourcePin, by: ConditionalWrite) -> Told {
     let name = format!("matched-{}", word(by));
     let there = scratch
         .put(&name, &b"there"[..], &plain(), None, WriteCondition::None)
@@ -109,7 +113,7 @@ async fn matches(scratch: &mut Scratch, source: &SourcePin, by: ConditionalWrite
         Err(failure) => return Told::unknown(reason(&failure)),
     };
     let condition = |etag: &str| WriteCondition::Matches(etag.to_owned());
-    // What must be refused comes first: what replaces the object gives it another ETag.
+    // The write that must be refused comes first, because a replaced object has another ETag.
     let other = scratch
         .write(by, &name, source, &plain(), condition(NO_ETAG))
         .await;
@@ -122,7 +126,7 @@ async fn matches(scratch: &mut Scratch, source: &SourcePin, by: ConditionalWrite
     let same = scratch
         .write(by, &name, source, &plain(), condition(&etag))
         .await;
-    honours(same, other)
+    judge_pair(same, other)
 }
 
 const fn word(by: ConditionalWrite) -> &'static str {
@@ -140,19 +144,19 @@ fn pinned_wrongly(source: &SourcePin) -> SourcePin {
     }
 }
 
-/// The answer of a request whose condition does not hold.
-fn forbidden<T>(answer: Result<T, Failure>) -> Told {
+/// Judges a request whose condition does not hold: the server must refuse it.
+fn judge_must_refuse<T>(answer: Result<T, Failure>) -> Told {
     match answer {
         Ok(_) => Told::ignored("a condition that does not hold has no effect"),
         Err(failure) if *failure.kind() == FailureKind::PreconditionFailed => Told::kept(),
-        Err(failure) => told(&failure),
+        Err(failure) => answer_from(&failure),
     }
 }
 
-/// A condition is honoured when it lets through what it must, and nothing else.
-fn honours(allowed: Result<Written, Failure>, other: Result<Written, Failure>) -> Told {
+/// Judges two requests: the condition holds for the first and not for the other.
+fn judge_pair(allowed: Result<Written, Failure>, other: Result<Written, Failure>) -> Told {
     let Err(failure) = allowed else {
-        return forbidden(other);
+        return judge_must_refuse(other);
     };
     if *failure.kind() == FailureKind::PreconditionFailed {
         return Told::refused("a condition that holds is refused");
@@ -160,8 +164,9 @@ fn honours(allowed: Result<Written, Failure>, other: Result<Written, Failure>) -
     if is_refusal(&failure) {
         return Told::refused(reason(&failure));
     }
-    // A server that lets through what it must not is known all the same.
-    let other = forbidden(other);
+    // A server that accepts what it must refuse has answered the question, whatever became of the
+    // other request.
+    let other = judge_must_refuse(other);
     if other.how == How::Ignored {
         other
     } else {

@@ -104,7 +104,7 @@ impl Finding {
         } = self.meaning()?;
         match self.verdict() {
             Verdict::Lacks => Some((*danger).to_owned()),
-            Verdict::Unknown if !self.is_relied_on() => {
+            Verdict::Unknown if !self.relies_on_unconfirmed() => {
                 Some(format!("s3haul does without it: {without}"))
             }
             Verdict::Unknown if self.is_needed => Some(format!(
@@ -119,16 +119,16 @@ impl Finding {
         }
     }
 
-    /// The statement that relies on nothing unknown.
+    /// Returns the statement that relies on nothing unknown.
     fn safe_statement(&self) -> String {
         match &self.claim {
-            Claim::Flag { said, .. } => format!("{}: {}", self.name, !said),
-            Claim::Writes { said, .. } => {
+            Claim::Flag { stated, .. } => format!("{}: {}", self.name, !stated),
+            Claim::Writes { stated, .. } => {
                 let is_safe = |write| {
-                    said.on(write)
+                    stated.on(write)
                         && self
                             .writes()
-                            .any(|(other, told)| other == write && told.how == How::Kept)
+                            .any(|(other, measured)| other == write && measured.how == How::Kept)
                 };
                 let writes = OnWrites {
                     copy: is_safe(ConditionalWrite::Copy),
@@ -170,7 +170,7 @@ impl RequestFinding {
             Operation::PutObjectTagging => "no tags can be set on an object that is there",
             _ => return None,
         };
-        match self.told.how {
+        match self.measured.how {
             How::Kept | How::Moot => None,
             How::Unknown => Some(format!("if it does not work, {danger}")),
             How::Refused | How::Ignored => Some(danger.to_owned()),
@@ -193,7 +193,9 @@ impl AttributeFinding {
             Attribute::Annotations => ("annotations", "them"),
         };
         let is_required = self.policy == Policy::Require;
-        let is_refused = !self.used(|told| told.how == How::Refused).is_empty();
+        let is_refused = !self
+            .answers_where(|measured| measured.how == How::Refused)
+            .is_empty();
         match self.verdict() {
             Verdict::Lacks if self.is_named && is_refused => Some(format!(
                 "each object fails, because the job gives all of them {what}"
@@ -233,14 +235,14 @@ mod tests {
         } in &MEANINGS
         {
             for how in [How::Kept, How::Unknown, How::Refused, How::Ignored] {
-                for said in [false, true] {
-                    let told = Told {
+                for stated in [false, true] {
+                    let measured = Told {
                         how,
                         reason: String::new(),
                     };
                     let finding = Finding {
                         name,
-                        claim: Claim::Flag { said, told },
+                        claim: Claim::Flag { stated, measured },
                         is_needed: true,
                     };
                     let consequence = finding.consequence();
@@ -249,11 +251,14 @@ mod tests {
                         finding.verdict() == Verdict::Agrees,
                         "{finding:?}"
                     );
-                    let said = consequence.unwrap_or_else(|| (*danger).to_owned());
-                    assert!(said.contains(danger) || said.contains(without), "{said}");
+                    let stated = consequence.unwrap_or_else(|| (*danger).to_owned());
                     assert!(
-                        !said.ends_with('.') && !said.starts_with(char::is_uppercase),
-                        "{said}"
+                        stated.contains(danger) || stated.contains(without),
+                        "{stated}"
+                    );
+                    assert!(
+                        !stated.ends_with('.') && !stated.starts_with(char::is_uppercase),
+                        "{stated}"
                     );
                 }
             }

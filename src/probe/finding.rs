@@ -1,9 +1,9 @@
-//! The findings of a probe, and the decision if a job can work with them.
+//! The findings of a probe, and the decision whether a job can work with them.
 //!
 //! Three kinds of findings share one scale ([`How`]): requests that a job sends
 //! ([`RequestFinding`]), capabilities that a manifest can state ([`Finding`]), and attributes of
-//! objects ([`AttributeFinding`]). Each finding knows what is relied on, so that it can say if the
-//! job fails for it, and its consequence in one sentence.
+//! objects ([`AttributeFinding`]). Each finding knows what the job relies on, so that it can say
+//! whether the job fails because of it, and states its consequence in one sentence.
 
 mod attribute;
 
@@ -22,14 +22,13 @@ pub use attribute::AttributeFinding;
 pub enum How {
     /// It took effect.
     Kept,
-    /// The question means nothing here, because of another answer or because the job does not ask
-    /// for it.
+    /// The question is moot, because of another answer or because the job does not ask for it.
     Moot,
     /// The question had no answer.
     Unknown,
-    /// The server said no.
+    /// The server refused it.
     Refused,
-    /// The server said yes, and it had no effect.
+    /// The server confirmed it, and it had no effect.
     Ignored,
 }
 
@@ -109,7 +108,7 @@ pub enum Value {
 }
 
 impl fmt::Display for Value {
-    /// As a manifest writes it.
+    /// Writes the value as a manifest does.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Flag(flag) => f.pad(if *flag { "true" } else { "false" }),
@@ -163,14 +162,14 @@ pub enum Claim {
     /// Something that is there or not.
     Flag {
         /// The value that the profile or the manifest states.
-        said: bool,
+        stated: bool,
         /// The server's answer; [`How::Kept`] is `true`.
-        told: Told,
+        measured: Told,
     },
     /// Something that holds for some of the writes.
     Writes {
         /// The value that the profile or the manifest states.
-        said: OnWrites,
+        stated: OnWrites,
         /// The answer of `CopyObject`.
         copy: Told,
         /// The answer of `PutObject`.
@@ -192,7 +191,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// The writes and their answers; none for a flag.
+    /// Returns the writes and their answers; none for a flag.
     pub fn writes(&self) -> impl Iterator<Item = (ConditionalWrite, &Told)> {
         let writes = match &self.claim {
             Claim::Flag { .. } => None,
@@ -210,24 +209,24 @@ impl Finding {
         writes.into_iter().flatten()
     }
 
-    /// Returns what the profile or the manifest says.
+    /// Returns the value that the profile or the manifest states.
     #[must_use]
-    pub const fn said(&self) -> Value {
+    pub const fn stated(&self) -> Value {
         match self.claim {
-            Claim::Flag { said, .. } => Value::Flag(said),
-            Claim::Writes { said, .. } => Value::Writes(said),
+            Claim::Flag { stated, .. } => Value::Flag(stated),
+            Claim::Writes { stated, .. } => Value::Writes(stated),
         }
     }
 
-    /// Returns what the endpoint did, as far as it is known.
+    /// Returns the value that the probe found, as far as it is known.
     #[must_use]
     pub fn found(&self) -> Option<Value> {
-        let is_known = |told: &Told| told.how == How::Kept || told.is_lacking();
+        let is_known = |measured: &Told| measured.how == How::Kept || measured.is_lacking();
         match &self.claim {
-            Claim::Flag { told, .. } => {
-                is_known(told).then_some(Value::Flag(told.how == How::Kept))
+            Claim::Flag { measured, .. } => {
+                is_known(measured).then_some(Value::Flag(measured.how == How::Kept))
             }
-            Claim::Writes { .. } if !self.writes().any(|(_, told)| is_known(told)) => None,
+            Claim::Writes { .. } if !self.writes().any(|(_, measured)| is_known(measured)) => None,
             Claim::Writes {
                 copy,
                 put,
@@ -241,8 +240,8 @@ impl Finding {
         }
     }
 
-    /// To demand equal parts is the one `true` that takes something away.
-    fn takes_away(&self) -> bool {
+    /// Returns true for `equal_parts`, the only capability that is a restriction.
+    fn is_restriction(&self) -> bool {
         self.name == "equal_parts"
     }
 
@@ -250,18 +249,20 @@ impl Finding {
     #[must_use]
     pub fn verdict(&self) -> Verdict {
         match &self.claim {
-            Claim::Flag { told, .. } if told.how == How::Unknown => Verdict::Unknown,
-            Claim::Flag { told, .. } if told.how == How::Moot => Verdict::Moot,
-            Claim::Flag { said, told } if *said == (told.how == How::Kept) => Verdict::Agrees,
-            Claim::Flag { said, .. } if *said == self.takes_away() => Verdict::CanDoMore,
+            Claim::Flag { measured, .. } if measured.how == How::Unknown => Verdict::Unknown,
+            Claim::Flag { measured, .. } if measured.how == How::Moot => Verdict::Moot,
+            Claim::Flag { stated, measured } if *stated == (measured.how == How::Kept) => {
+                Verdict::Agrees
+            }
+            Claim::Flag { stated, .. } if *stated == self.is_restriction() => Verdict::CanDoMore,
             Claim::Flag { .. } => Verdict::Lacks,
-            Claim::Writes { said, .. } => {
+            Claim::Writes { stated, .. } => {
                 let any = |is_said: bool, of: fn(&Told) -> bool| {
                     self.writes()
-                        .any(|(write, told)| said.on(write) == is_said && of(told))
+                        .any(|(write, measured)| stated.on(write) == is_said && of(measured))
                 };
-                let is_unknown = |told: &Told| told.how == How::Unknown;
-                let is_kept = |told: &Told| told.how == How::Kept;
+                let is_unknown = |measured: &Told| measured.how == How::Unknown;
+                let is_kept = |measured: &Told| measured.how == How::Kept;
                 if any(true, Told::is_lacking) {
                     Verdict::Lacks
                 } else if any(true, is_unknown) {
@@ -279,45 +280,50 @@ impl Finding {
         }
     }
 
-    /// Returns true if something that is relied on is not known to be so.
+    /// Returns true if the job relies on something that the probe did not confirm. Called only if
+    /// the answer is unknown: so a flag counts without a look at its answer, and a write only if
+    /// its own answer is not known to be good.
     #[must_use]
-    pub fn is_relied_on(&self) -> bool {
+    pub fn relies_on_unconfirmed(&self) -> bool {
         match &self.claim {
-            Claim::Flag { said, .. } => *said != self.takes_away(),
-            Claim::Writes { said, .. } => self
+            Claim::Flag { stated, .. } => *stated != self.is_restriction(),
+            Claim::Writes { stated, .. } => self
                 .writes()
-                .any(|(write, told)| said.on(write) && told.how != How::Kept),
+                .any(|(write, measured)| stated.on(write) && measured.how != How::Kept),
         }
     }
 
-    /// Returns true if the job, or the endpoint as it is configured, cannot work for it.
+    /// Returns true if the job, or the endpoint as it is configured, cannot work because of this.
     #[must_use]
     pub fn fails(&self) -> bool {
         match self.verdict() {
             Verdict::Lacks => true,
-            Verdict::Unknown => self.is_needed && self.is_relied_on(),
+            Verdict::Unknown => self.is_needed && self.relies_on_unconfirmed(),
             _ => false,
         }
     }
 
-    /// Returns the reasons of all answers that are no plain yes, in one line.
+    /// Returns the reasons of all answers that are not a plain yes, in one line.
     #[must_use]
     pub fn reason(&self) -> String {
         match &self.claim {
-            Claim::Flag { told, .. } => told.reason.clone(),
+            Claim::Flag { measured, .. } => measured.reason.clone(),
             Claim::Writes { .. } => {
-                let told = self.writes().filter(|(_, told)| told.how != How::Kept);
-                let told = told.map(|(write, Told { how, reason })| match reason.as_str() {
-                    "" => format!("{} {}", request_of(write), how.word()),
-                    reason => {
-                        let request = request_of(write);
-                        let reason = reason
-                            .strip_prefix(&format!("{request}: "))
-                            .unwrap_or(reason);
-                        format!("{request} {}: {reason}", how.word())
-                    }
-                });
-                told.collect::<Vec<_>>().join("; ")
+                let measured = self
+                    .writes()
+                    .filter(|(_, measured)| measured.how != How::Kept);
+                let measured =
+                    measured.map(|(write, Told { how, reason })| match reason.as_str() {
+                        "" => format!("{} {}", request_of(write), how.word()),
+                        reason => {
+                            let request = request_of(write);
+                            let reason = reason
+                                .strip_prefix(&format!("{request}: "))
+                                .unwrap_or(reason);
+                            format!("{request} {}: {reason}", how.word())
+                        }
+                    });
+                measured.collect::<Vec<_>>().join("; ")
             }
         }
     }
@@ -327,11 +333,11 @@ impl Finding {
     #[must_use]
     pub fn statement(&self) -> Option<Value> {
         let value = match (self.found()?, &self.claim) {
-            (Value::Writes(found), Claim::Writes { said, .. }) => {
+            (Value::Writes(found), Claim::Writes { stated, .. }) => {
                 let stays = |write| {
-                    said.on(write)
-                        && self.writes().any(|(other, told)| {
-                            other == write && matches!(told.how, How::Unknown | How::Moot)
+                    stated.on(write)
+                        && self.writes().any(|(other, measured)| {
+                            other == write && matches!(measured.how, How::Unknown | How::Moot)
                         })
                 };
                 Value::Writes(OnWrites {
@@ -342,11 +348,11 @@ impl Finding {
             }
             (found, _) => found,
         };
-        (value != self.said()).then_some(value)
+        (value != self.stated()).then_some(value)
     }
 }
 
-/// The request that publishes by this write.
+/// Returns the request that publishes by this write.
 pub(super) const fn request_of(write: ConditionalWrite) -> Operation {
     match write {
         ConditionalWrite::Copy => Operation::CopyObject,
@@ -361,7 +367,7 @@ pub struct RequestFinding {
     /// The request.
     pub operation: Operation,
     /// The reaction of the server.
-    pub told: Told,
+    pub measured: Told,
     /// True if the job depends on it.
     pub is_needed: bool,
 }
@@ -370,7 +376,7 @@ impl RequestFinding {
     /// Compares what was found with what the job needs.
     #[must_use]
     pub const fn verdict(&self) -> Verdict {
-        match self.told.how {
+        match self.measured.how {
             How::Kept => Verdict::Agrees,
             How::Moot => Verdict::Moot,
             How::Unknown => Verdict::Unknown,
@@ -381,7 +387,7 @@ impl RequestFinding {
     /// Returns the word for it in tables and in JSON.
     #[must_use]
     pub const fn word(&self) -> &'static str {
-        match self.told.how {
+        match self.measured.how {
             How::Kept => "works",
             How::Ignored => "no-effect",
             how => how.word(),
@@ -391,7 +397,7 @@ impl RequestFinding {
     /// Returns the reason for which it does not work.
     #[must_use]
     pub fn reason(&self) -> &str {
-        let reason = self.told.reason.as_str();
+        let reason = self.measured.reason.as_str();
         reason
             .strip_prefix(&format!("{}: ", self.operation))
             .unwrap_or(reason)

@@ -1,13 +1,13 @@
 //! Questions about lists: of objects, of open uploads, and of parts.
 //!
-//! A key that the server does not take is left out and told; the others answer for the list.
+//! A key that the server does not accept is left out and reported; the others answer for the list.
 
 use std::collections::BTreeSet;
 
 use futures::TryStreamExt;
 
 use super::finding::Told;
-use super::scratch::{NotStored, Scratch, is_refusal, plain, reason, told};
+use super::scratch::{NotStored, Scratch, answer_from, is_refusal, plain, reason};
 use crate::multipart::{self, MultipartUpload};
 use crate::s3::paging::{Order, Paging, Turn};
 use crate::s3::{Capabilities, Failure, FailureKind, OpenUpload, Operation, PartDone};
@@ -38,26 +38,26 @@ pub(super) async fn objects(scratch: &mut Scratch) -> Objects {
             Err(failure) => refusal = Some(failure),
         }
     }
-    let all = |told: Told| Objects {
-        list: told.clone(),
-        ordered: told.clone(),
-        encoded: told,
+    let all = |measured: Told| Objects {
+        list: measured.clone(),
+        ordered: measured.clone(),
+        encoded: measured,
     };
     if let (true, Some(failure)) = (stored.is_empty(), refusal) {
         return all(Told::unknown(reason(&failure)));
     }
     let odd = format!("{prefix}{ODD}");
     let is_exact = |keys: &[String]| stored.iter().eq(keys.iter().collect::<BTreeSet<_>>());
-    let (keys, encoded) = match keys(scratch, &prefix, true).await {
+    let (keys, encoded) = match list_keys(scratch, &prefix, true).await {
         Ok(keys) if is_exact(&keys) => (keys, Told::kept()),
         first => {
             let why = match &first {
                 Ok(_) => Told::ignored("names come back otherwise than they were written"),
-                Err(failure) => told(failure),
+                Err(failure) => answer_from(failure),
             };
-            match self::keys(scratch, &prefix, false).await {
+            match list_keys(scratch, &prefix, false).await {
                 Ok(keys) => (keys, why),
-                Err(failure) => return all(told(&failure)),
+                Err(failure) => return all(answer_from(&failure)),
             }
         }
     };
@@ -91,17 +91,17 @@ pub(super) async fn objects(scratch: &mut Scratch) -> Objects {
     }
 }
 
-async fn keys(
+async fn list_keys(
     scratch: &Scratch,
     prefix: &str,
     encoded_lists: bool,
 ) -> Result<Vec<String>, Failure> {
-    let bucket = scratch.ask(Operation::ListObjects)?;
+    let bucket = scratch.bucket_for(Operation::ListObjects)?;
     let bucket = bucket.assuming(Capabilities {
         encoded_lists,
         ..bucket.capabilities().clone()
     });
-    // The order is what is asked for.
+    // The question is about the order.
     let mut paging = Paging::new(Operation::ListObjects, bucket.name(), "", Order::Short);
     let (mut keys, mut token) = (Vec::new(), None);
     loop {
@@ -114,7 +114,7 @@ async fn keys(
         if token.is_none() {
             return Ok(keys);
         }
-        scratch.ask(Operation::ListObjects)?;
+        scratch.bucket_for(Operation::ListObjects)?;
     }
 }
 
@@ -168,8 +168,8 @@ pub(super) async fn uploads(scratch: &mut Scratch) -> Uploads {
 }
 
 async fn list_of_parts(scratch: &Scratch, upload: &MultipartUpload, part: &PartDone) -> Told {
-    if let Err(failure) = scratch.ask(Operation::ListParts) {
-        return told_by(&failure);
+    if let Err(failure) = scratch.bucket_for(Operation::ListParts) {
+        return answer_about_uploads(&failure);
     }
     match upload.parts().try_collect::<Vec<_>>().await {
         Ok(parts) if parts.iter().map(|part| part.size).eq([part.size]) => Told::kept(),
@@ -177,14 +177,14 @@ async fn list_of_parts(scratch: &Scratch, upload: &MultipartUpload, part: &PartD
             "it shows {} of an upload that has one",
             display_counted(parts.len() as u64, "part")
         )),
-        Err(failure) => told_by(&failure),
+        Err(failure) => answer_about_uploads(&failure),
     }
 }
 
 /// Returns the answers of the plain and of the encoded list of uploads, which must show this one.
 async fn list_of_uploads(scratch: &Scratch, upload: &MultipartUpload) -> (Told, Told) {
     let is_it = |open: &OpenUpload| open.upload_id == upload.id();
-    let encoded = listed(scratch, true).await;
+    let encoded = list_open(scratch, true).await;
     if let Ok(uploads) = &encoded
         && uploads
             .iter()
@@ -194,20 +194,23 @@ async fn list_of_uploads(scratch: &Scratch, upload: &MultipartUpload) -> (Told, 
     }
     let why = match &encoded {
         Ok(_) => Told::ignored("keys come back otherwise than they were written"),
-        Err(failure) => told_by(failure),
+        Err(failure) => answer_about_uploads(failure),
     };
-    match listed(scratch, false).await {
+    match list_open(scratch, false).await {
         Ok(uploads) if uploads.iter().any(is_it) => (Told::kept(), why),
         Ok(_) => {
             let list = Told::ignored("the list does not show an upload that is open");
             (list.clone(), Told::unknown(list.reason))
         }
-        Err(failure) => (told_by(&failure), Told::unknown(reason(&failure))),
+        Err(failure) => (
+            answer_about_uploads(&failure),
+            Told::unknown(reason(&failure)),
+        ),
     }
 }
 
-async fn listed(scratch: &Scratch, encoded_uploads: bool) -> Result<Vec<OpenUpload>, Failure> {
-    let bucket = scratch.ask(Operation::ListMultipartUploads)?;
+async fn list_open(scratch: &Scratch, encoded_uploads: bool) -> Result<Vec<OpenUpload>, Failure> {
+    let bucket = scratch.bucket_for(Operation::ListMultipartUploads)?;
     let bucket = bucket.assuming(Capabilities {
         encoded_uploads,
         ..bucket.capabilities().clone()
@@ -216,10 +219,11 @@ async fn listed(scratch: &Scratch, encoded_uploads: bool) -> Result<Vec<OpenUplo
     multipart::uploads(&bucket, &prefix).try_collect().await
 }
 
-/// A server that answers a question about uploads unreadably does not know it.
-fn told_by(failure: &Failure) -> Told {
+/// Turns the failure of a question about uploads into an answer. If the server does not understand
+/// the question, or knows no such upload, that is a refusal.
+fn answer_about_uploads(failure: &Failure) -> Told {
     match failure.kind() {
         FailureKind::NoSuchUpload | FailureKind::NotUnderstood => Told::refused(reason(failure)),
-        _ => told(failure),
+        _ => answer_from(failure),
     }
 }

@@ -29,7 +29,7 @@ pub struct Needs {
 }
 
 impl Default for Needs {
-    /// Copies and uploads with the defaults of a manifest.
+    /// Returns the needs of copies and uploads with the defaults of a manifest.
     fn default() -> Self {
         let (preserve, named) = (Preserve::default(), BTreeSet::new());
         Self {
@@ -64,7 +64,7 @@ impl Needs {
         encryption: None,
     };
 
-    /// Returns what these transfers ask of the bucket that all of them write to.
+    /// Returns the requirements of these transfers for the bucket that all of them write to.
     #[must_use]
     pub fn of<'t>(transfers: impl IntoIterator<Item = &'t Transfer>) -> Self {
         let mut needs = Self {
@@ -113,7 +113,7 @@ impl Needs {
         }
     }
 
-    /// Returns true if objects shall have this attribute.
+    /// Returns true if objects must have this attribute.
     pub(super) fn wants(&self, attribute: Attribute) -> bool {
         self.preserve.of(attribute).keeps() || self.named.contains(&attribute)
     }

@@ -1,8 +1,8 @@
 //! The questions. Each is a few requests, makes its own objects, and has its own answer.
 //!
-//! A question that needs the answer of another one says so: it is moot where there is nothing to
-//! ask about, and asks in another way where it can. What follows from one bad answer is therefore
-//! told once, as the answer to its own question.
+//! Some questions depend on the answer to another one. They are moot if there is nothing left to
+//! ask, or are asked in another way. So each defect is reported once, as the answer to its own
+//! question.
 
 mod answers;
 
@@ -11,7 +11,7 @@ use futures::TryStreamExt;
 use super::conditions;
 use super::finding::{Finding, How, RequestFinding, Told};
 use super::needs::Needs;
-use super::scratch::{Scratch, is_refusal, plain, reason, told};
+use super::scratch::{Scratch, answer_from, is_refusal, plain, reason};
 use super::{attributes, lists};
 use crate::checksum::{self, md5_etag, multipart_etag};
 use crate::endpoint::capabilities::ConditionalWrite;
@@ -43,7 +43,7 @@ pub(super) struct Findings {
 /// Asks everything. Nothing can be asked where no object can be written.
 pub(super) async fn ask(
     scratch: &mut Scratch,
-    said: &Capabilities,
+    stated: &Capabilities,
     needs: &Needs,
 ) -> Result<Findings, Failure> {
     let written = scratch
@@ -65,7 +65,7 @@ pub(super) async fn ask(
                 .effect("copied", ConditionalWrite::Copy, OBJECT.len() as u64)
                 .await
         }
-        Err(failure) => told(failure),
+        Err(failure) => answer_from(failure),
     };
     let body = random(SOURCE);
     let large = scratch
@@ -87,14 +87,15 @@ pub(super) async fn ask(
     };
     let etags = content_etags(scratch, &head, &written, &copied, &parts, &body);
     drop(body);
-    let works = Works {
+    let works = WorkingWrites {
         copy: &copy,
         multipart: &multipart,
     };
     let conditions = conditions::ask(scratch, &object, &works, &parts.part_copy).await;
     let lists = lists::objects(scratch).await;
     let uploads = lists::uploads(scratch).await;
-    let (attributes, set_tags) = attributes::ask(scratch, &object, &works, needs, said, lock).await;
+    let (attributes, set_tags) =
+        attributes::ask(scratch, &object, &works, needs, stated, lock).await;
     let tags = attributes::knows_tags(&attributes, &set_tags);
     let tag_headers = attributes::gives_tags(&attributes);
     let checksums = checksums(scratch, multipart.is_lacking()).await;
@@ -111,7 +112,7 @@ pub(super) async fn ask(
         request(Operation::ListMultipartUploads, uploads.list, false),
         request(Operation::PutObjectTagging, set_tags, false),
     ];
-    let told = Answers {
+    let measured = Answers {
         part_copy: parts.part_copy,
         equal_parts: parts.equal,
         conditions,
@@ -127,27 +128,27 @@ pub(super) async fn ask(
     };
     Ok(Findings {
         requests,
-        capabilities: told.findings(said, needs),
+        capabilities: measured.findings(stated, needs),
         attributes,
     })
 }
 
-fn request(operation: Operation, told: Told, is_needed: bool) -> RequestFinding {
+fn request(operation: Operation, measured: Told, is_needed: bool) -> RequestFinding {
     RequestFinding {
         operation,
-        told,
+        measured,
         is_needed,
     }
 }
 
-/// The answers to the requests that make objects, which other questions build upon.
-pub(super) struct Works<'t> {
+/// The answers to the requests that make objects, which other questions depend on.
+pub(super) struct WorkingWrites<'t> {
     copy: &'t Told,
     multipart: &'t Told,
 }
 
-impl Works<'_> {
-    /// Returns why there is nothing to ask about this write, if there is nothing.
+impl WorkingWrites<'_> {
+    /// Returns the reason why there is nothing to ask about this write, if there is one.
     pub(super) fn moot(&self, by: ConditionalWrite) -> Option<Told> {
         match by {
             ConditionalWrite::Copy if self.copy.is_lacking() => {
@@ -161,7 +162,7 @@ impl Works<'_> {
     }
 }
 
-/// A bucket that locks all its objects would keep those of the probe too.
+/// Refuses a bucket that locks all its objects: it would keep those of the probe too.
 fn refuse_default_lock(scratch: &Scratch, head: Option<&Head>) -> Result<(), Failure> {
     let Some(retention) = head.and_then(|head| head.lock.retention.as_ref()) else {
         return Ok(());
@@ -219,7 +220,7 @@ async fn multipart(scratch: &mut Scratch) -> (Told, Told) {
             // Taken, whatever became of it.
             return (effect, Told::kept());
         }
-        Err(failure) => told(&failure),
+        Err(failure) => answer_from(&failure),
     };
     scratch.assume(|capabilities| capabilities.object_size = false);
     match scratch
@@ -232,7 +233,7 @@ async fn multipart(scratch: &mut Scratch) -> (Told, Told) {
                 .await,
             sized,
         ),
-        Err(failure) => (told(&failure), Told::moot(NO_UPLOADS)),
+        Err(failure) => (answer_from(&failure), Told::moot(NO_UPLOADS)),
     }
 }
 
@@ -259,16 +260,16 @@ impl Parts {
     }
 }
 
-/// The reason for which part copies made no object.
-struct NotMade {
+/// The reason why part copies made no object.
+struct PartsFailed {
     part_copy: Told,
     why: Told,
     is_invalid: bool,
 }
 
-/// Copies the source in two parts, of which the second is the larger one, and if that is refused in
-/// two of which it is the smaller one.
-async fn parts(scratch: &mut Scratch, source: &SourcePin, is_last: bool) -> Parts {
+/// Copies the source in two parts, of which the second is the larger one. If the server refuses
+/// that, copies it with a smaller second part.
+async fn parts(scratch: &mut Scratch, source: &SourcePin, cannot_complete: bool) -> Parts {
     let unequal = match in_parts(scratch, source, 5 * MIB).await {
         Ok(made) => {
             let equal = Told::ignored("a last part may be the largest one");
@@ -278,13 +279,13 @@ async fn parts(scratch: &mut Scratch, source: &SourcePin, is_last: bool) -> Part
                 made: Some(made),
             };
         }
-        Err(not_made) => not_made,
+        Err(failed) => failed,
     };
-    // Where nothing can be completed, other parts make no difference.
-    if is_last || !unequal.is_invalid {
+    // If nothing can be completed, other parts make no difference.
+    if cannot_complete || !unequal.is_invalid {
         let equal = if unequal.part_copy.is_lacking() {
             Told::moot("there are no part copies")
-        } else if is_last {
+        } else if cannot_complete {
             Told::moot(NO_UPLOADS)
         } else {
             Told::unknown(unequal.why.reason)
@@ -301,7 +302,7 @@ async fn parts(scratch: &mut Scratch, source: &SourcePin, is_last: bool) -> Part
             equal: Told::kept(),
             made: Some(made),
         },
-        Err(NotMade { part_copy, why, .. }) => Parts {
+        Err(PartsFailed { part_copy, why, .. }) => Parts {
             part_copy,
             equal: Told::unknown(why.reason),
             made: None,
@@ -314,17 +315,17 @@ async fn in_parts(
     scratch: &mut Scratch,
     source: &SourcePin,
     first: u64,
-) -> Result<MadeOfParts, NotMade> {
-    let not_made = |failure: &Failure, part_copy: Option<Told>| NotMade {
+) -> Result<MadeOfParts, PartsFailed> {
+    let failed = |failure: &Failure, part_copy: Option<Told>| PartsFailed {
         part_copy: part_copy.unwrap_or_else(|| Told::unknown(reason(failure))),
-        why: told(failure),
+        why: answer_from(failure),
         is_invalid: *failure.kind() == FailureKind::Invalid,
     };
     let name = format!("parts-{}", first / MIB);
     let upload = scratch
         .begin(&name, &plain())
         .await
-        .map_err(|failure| not_made(&failure, None))?;
+        .map_err(|failure| failed(&failure, None))?;
     let mut done: Vec<PartDone> = Vec::new();
     for (number, range) in (1..).zip([(0, first - 1), (first, SOURCE - 1)]) {
         let size = range.1 - range.0 + 1;
@@ -333,14 +334,14 @@ async fn in_parts(
             .await
         {
             Ok(part) => done.push(part),
-            Err(failure) if number == 1 && is_missing(&failure) => {
+            Err(failure) if number == 1 && is_unknown_request(&failure) => {
                 let refused = Told::refused(reason(&failure));
-                return Err(NotMade {
+                return Err(PartsFailed {
                     is_invalid: false,
-                    ..not_made(&failure, Some(refused))
+                    ..failed(&failure, Some(refused))
                 });
             }
-            Err(failure) => return Err(not_made(&failure, None)),
+            Err(failure) => return Err(failed(&failure, None)),
         }
     }
     let spec = CompleteSpec {
@@ -351,7 +352,7 @@ async fn in_parts(
         Ok(written) => written,
         Err(failure) => {
             let part_copy = by_list_of_parts(scratch, &upload, &done).await;
-            return Err(not_made(&failure, part_copy));
+            return Err(failed(&failure, part_copy));
         }
     };
     let effect = scratch
@@ -367,27 +368,27 @@ async fn in_parts(
     }
     let listed = by_list_of_parts(scratch, &upload, &done).await;
     let part_copy = listed.unwrap_or_else(|| effect.clone());
-    Err(NotMade {
+    Err(PartsFailed {
         part_copy,
         why: effect,
         is_invalid: false,
     })
 }
 
-/// Part copies that were not published show in the list of the upload's parts.
+/// Finds out whether the list of the upload's parts shows part copies that were not published.
 async fn by_list_of_parts(
     scratch: &Scratch,
     upload: &MultipartUpload,
     done: &[PartDone],
 ) -> Option<Told> {
-    scratch.ask(Operation::ListParts).ok()?;
+    scratch.bucket_for(Operation::ListParts).ok()?;
     let held: Vec<PartDone> = upload.parts().try_collect().await.ok()?;
     let sizes = |parts: &[PartDone]| parts.iter().map(|part| part.size).collect::<Vec<_>>();
     (sizes(&held) == sizes(done)).then(Told::kept)
 }
 
-/// `ETag`s that follow from the bytes: of what is put, of what is copied, of parts and of what they
-/// make.
+/// Finds out whether `ETag`s follow from the bytes: of objects that are put, of copies, of parts,
+/// and of the objects that parts make.
 fn content_etags(
     scratch: &Scratch,
     head: &Result<Head, Failure>,
@@ -489,7 +490,7 @@ async fn shows(
     expected: &Checksum,
 ) -> Told {
     if let Err(failure) = answer {
-        return told(&failure);
+        return answer_from(&failure);
     }
     match scratch.head(name).await {
         Ok(head) if head.checksum.as_ref() == Some(expected) => Told::kept(),
@@ -498,8 +499,8 @@ async fn shows(
     }
 }
 
-/// Finds out whether a part is copied from the key that was named, and not from what its name means
-/// when it is decoded again.
+/// Finds out whether `UploadPartCopy` reads the key that was named, and not the key that results
+/// from decoding it once more.
 async fn odd_part_sources(scratch: &mut Scratch) -> Told {
     const MEANT: (&str, &[u8]) = ("odd%20name", b"meant");
     const OTHER: (&str, &[u8]) = ("odd name", b"another one");
@@ -541,15 +542,15 @@ async fn odd_part_sources(scratch: &mut Scratch) -> Told {
     }
 }
 
-/// The server has no such request.
-fn is_missing(failure: &Failure) -> bool {
+/// Returns true if the server does not know the request.
+fn is_unknown_request(failure: &Failure) -> bool {
     matches!(
         failure.kind(),
         FailureKind::Unsupported | FailureKind::Invalid | FailureKind::NotFound
     )
 }
 
-/// Bytes without a pattern.
+/// Returns bytes without a pattern.
 fn random(size: u64) -> bytes::Bytes {
     let mut bytes = vec![0; usize::try_from(size).unwrap_or_default()];
     fastrand::fill(&mut bytes);

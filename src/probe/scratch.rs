@@ -130,8 +130,7 @@ impl Scratch {
         })
     }
 
-    /// Takes note of a write that began at this time; one whose outcome is not known may have
-    /// happened too.
+    /// Records a write that began at this time, even if its outcome is not known.
     fn note(&mut self, key: &ObjectKey, began: Instant, answer: &Result<Answer<Written>, Failure>) {
         let id = match answer {
             Ok(Answer {
@@ -351,13 +350,13 @@ impl Scratch {
         }
     }
 
-    /// Looks at the object that stands at the key now.
+    /// Sends a HEAD of the object that is at the key now.
     pub(super) async fn head(&self, name: &str) -> Result<Head, Failure> {
         self.may_send(Operation::HeadObject)?;
         self.bucket.head(&self.key(name)?, None).await
     }
 
-    /// Looks whether a write that was answered well made an object of this size.
+    /// Checks that a write that succeeded made an object of this size.
     pub(super) async fn effect(&self, name: &str, by: ConditionalWrite, size: u64) -> Told {
         match self.head(name).await {
             Ok(head) if head.size == size => Told::kept(),
@@ -373,14 +372,14 @@ impl Scratch {
         }
     }
 
-    /// Refuses a request of another kind that must not be sent any more.
-    pub(super) fn ask(&self, operation: Operation) -> Result<&Bucket, Failure> {
+    /// Returns the bucket for another kind of request, or refuses it if the probe is over.
+    pub(super) fn bucket_for(&self, operation: Operation) -> Result<&Bucket, Failure> {
         self.may_send(operation)?;
         Ok(&self.bucket)
     }
 }
 
-/// Nothing but bytes.
+/// Returns no attributes: an object of nothing but bytes.
 pub(super) fn plain() -> Attributes {
     Attributes {
         tags: Tags::AsSource,
@@ -393,7 +392,7 @@ fn may_have_happened(failure: &Failure) -> bool {
         || (*failure.kind() == FailureKind::Stopped && failure.details().attempts > 0)
 }
 
-/// A server that did not answer in time may still be at work.
+/// Returns true if the request may still take effect, because the server did not answer in time.
 fn may_come_late(failure: &Failure) -> bool {
     matches!(
         failure.kind(),
@@ -401,7 +400,7 @@ fn may_come_late(failure: &Failure) -> bool {
     )
 }
 
-/// The server does not want this request as it is, now or ever.
+/// Returns true if the server refuses this request, now and later.
 pub(super) fn is_refusal(failure: &Failure) -> bool {
     matches!(
         failure.kind(),
@@ -412,8 +411,8 @@ pub(super) fn is_refusal(failure: &Failure) -> bool {
     )
 }
 
-/// The answer of a request that was not answered well.
-pub(super) fn told(failure: &Failure) -> Told {
+/// Turns the failure of a request into an answer.
+pub(super) fn answer_from(failure: &Failure) -> Told {
     if is_refusal(failure) {
         Told::refused(reason(failure))
     } else {
@@ -421,7 +420,7 @@ pub(super) fn told(failure: &Failure) -> Told {
     }
 }
 
-/// Says what failed, in one line.
+/// Describes a failure in one line.
 pub(super) fn reason(failure: &Failure) -> String {
     let details = failure.details();
     if details.code.is_empty() || *failure.kind() == FailureKind::Stopped {

@@ -22,7 +22,7 @@ use crate::printable::hex;
 pub const FORMAT: u32 = 2;
 /// Bytes at the end of a report in which its last line is looked for.
 const TAIL: u64 = 16 * 1024;
-/// Bytes in which the end of the first line is looked for. A command line is no longer than that.
+/// The bytes in which the end of the first line is looked for. No command line is longer.
 const HEAD: u64 = 4 << 20;
 
 /// The header of a report. No secret can be in it, because none can be on a command line.
@@ -35,9 +35,9 @@ pub struct Origin {
     pub version: String,
     /// The command line, without the program.
     pub command: Vec<String>,
-    /// Where it was given.
+    /// The working directory of the command.
     pub directory: PathBuf,
-    /// When the report was begun.
+    /// The time at which the report was created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<Timestamp>,
     /// The machine or pod.
@@ -49,7 +49,7 @@ pub struct Origin {
     /// The job's name.
     #[serde(default)]
     pub job: String,
-    /// The SHA-256 of the manifest, or of the command line where there is no manifest.
+    /// The SHA-256 of the manifest, or of the command line if there is no manifest.
     #[serde(default)]
     pub manifest_sha256: String,
     /// Profile or other credentials, Region, and URL of each endpoint.
@@ -61,10 +61,10 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// The command line of this process.
+    /// Returns the command line of this process.
     ///
     /// # Errors
-    /// When the working directory is gone.
+    /// The working directory is gone.
     pub fn of_process() -> io::Result<Self> {
         let command = std::env::args_os()
             .skip(1)
@@ -100,7 +100,7 @@ impl Origin {
         }
     }
 
-    /// Names the sources that gave the credentials, where that is known, instead of all that may.
+    /// Names the actual sources of the credentials, if known, instead of the possible ones.
     #[must_use]
     pub fn with_sources(
         mut self,
@@ -130,7 +130,8 @@ impl Origin {
         self.run.is_empty() || self.run == other.run
     }
 
-    /// Names the endpoints of a job, read again, that now have another server or Region.
+    /// Returns the names of the endpoints of a job, read again, that now have another server or
+    /// Region.
     #[must_use]
     pub fn changes(&self, job: &Job) -> Vec<String> {
         let now = job.endpoints.iter().map(|(name, at)| (name, place(at)));
@@ -153,8 +154,8 @@ impl Origin {
     }
 }
 
-/// Names the credentials, the Region, and the URL of an endpoint, as in `profile prod, eu-west-1,
-/// https://…`. Before a source has given credentials, all that may are named.
+/// Describes the credentials, the Region, and the URL of an endpoint, as in `profile prod,
+/// eu-west-1, https://…`. Before a source has returned credentials, names all possible sources.
 fn identity(endpoint: &ResolvedEndpoint, source: Option<&CredentialSource>) -> String {
     let possible = || {
         let possible: Vec<_> = endpoint
@@ -177,7 +178,7 @@ fn identity(endpoint: &ResolvedEndpoint, source: Option<&CredentialSource>) -> S
     format!("{credentials}{role}, {}", place(endpoint))
 }
 
-/// Names the Region and the URL of an endpoint.
+/// Describes the Region and the URL of an endpoint.
 fn place(endpoint: &ResolvedEndpoint) -> String {
     let place = endpoint
         .url()
@@ -188,7 +189,7 @@ fn place(endpoint: &ResolvedEndpoint) -> String {
 /// The footer of a report.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Footer {
-    /// When the run ended.
+    /// The time at which the run ended.
     pub time: Timestamp,
     /// The exit code of the process.
     pub exit: i32,

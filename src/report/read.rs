@@ -2,9 +2,9 @@
 //! undone.
 //!
 //! Lines are read one after another and only failures are kept, so that a report of any length can
-//! be read. A later line about the same object replaces an earlier one, because a run that was gone
-//! on with reports it again. But an object that failed and was then left as it is stays failed:
-//! what was wrong with it, no comparison by lists sees.
+//! be read. A later line about the same object replaces an earlier one, because a resumed run
+//! reports it again. But an object that failed and was then skipped stays failed: a comparison by
+//! lists cannot see what was wrong with it.
 
 use std::collections::hash_map::{Entry, RandomState};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -51,20 +51,21 @@ pub struct LostObject {
     pub copy: Option<PublishedCopy>,
 }
 
-/// What a report says, as far as running again needs it.
+/// The content of a report, as far as a retry needs it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
     /// The command that wrote it.
     pub origin: Origin,
-    /// How the run ended; `None` in a report of format 1.
+    /// The end of the run; `None` in a report of format 1.
     pub footer: Option<Footer>,
-    /// What failed or was stopped, without what a later line says is done. Where the run did not
-    /// end by itself, also what it left in an archive.
+    /// Objects that failed or were stopped, except those that a later line reports as done. If the
+    /// run did not end by itself, also objects that were still being restored.
     pub failed: Vec<FailedObject>,
     /// Copied objects of which something was lost.
     pub lost: Vec<LostObject>,
-    /// Lines about copied or equal objects that another line describes too: that of the copy
-    /// counts, or else the newest. In a long report, only those of the first objects are known.
+    /// Lines about copied or skipped objects that are to be ignored, because a better line is about
+    /// the same object: the line of its copy or, if there is none, the newest one. Only found for
+    /// the first million objects.
     pub superseded: BTreeSet<usize>,
 }
 
@@ -104,7 +105,7 @@ impl Line {
     }
 }
 
-/// How an object ended. A line with another word is not a receipt.
+/// The ending of an object. A line with another word is not a receipt.
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Status {
@@ -175,7 +176,7 @@ impl Objects {
     }
 }
 
-/// What became of an object that is not done.
+/// The state of an object that is not done.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Undone {
     Failed,
@@ -186,8 +187,8 @@ enum Undone {
 /// Reads a report to its end.
 ///
 /// # Errors
-/// [`ReadError`]. A report that was cut is one, wherever it was cut: nobody knows what it would
-/// have said.
+/// [`ReadError`]. A report that was cut, wherever that is, gives an error: nobody knows what is
+/// missing.
 pub fn read(path: &Path) -> Result<Report, ReadError> {
     let io = |error| ReadError::Io {
         path: path.to_owned(),
@@ -277,7 +278,7 @@ fn origin(path: &Path, first: &str) -> Result<Origin, ReadError> {
 /// A transfer, a source, and its version.
 type ObjectVersion = (String, String, Option<String>);
 
-/// What was read so far of a report.
+/// The part of a report that was read so far.
 struct Reader<'a> {
     path: &'a Path,
     origin: &'a Origin,
@@ -341,7 +342,7 @@ impl Reader<'_> {
         match (line.status, before) {
             (Status::Failed, _) => insert(object, Undone::Failed),
             (Status::Done, _) => _ = self.undone.remove(&object),
-            // What failed before has not succeeded since.
+            // An object that failed before has not succeeded since.
             (_, Some(Undone::Failed)) => {}
             (Status::Stopped, _) => insert(object, Undone::Stopped),
             (Status::Restoring, _) => insert(object, Undone::Restoring),

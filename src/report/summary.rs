@@ -1,4 +1,4 @@
-//! The summary that ends a run: what its objects came to, for people.
+//! The summary that ends a run: the results of its objects, for people.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::size::{
 /// Causes of failures that the summary names.
 const SHOWN_CAUSES: usize = 10;
 
-/// The summary that ends a run, a few lines.
+/// Returns the summary that ends a run, a few lines.
 #[must_use]
 pub fn summary(outcome: &Outcome) -> String {
     let mut text = String::new();
@@ -48,7 +48,7 @@ pub fn summary(outcome: &Outcome) -> String {
     let requests = outcome.requests;
     let _ = writeln!(
         text,
-        "requests{}: {} ({} throttled, {} sent again)",
+        "requests{}: {} ({} throttled, {} sent again{})",
         if outcome.sessions > 1 {
             " of this session"
         } else {
@@ -56,7 +56,11 @@ pub fn summary(outcome: &Outcome) -> String {
         },
         count(requests.requests),
         count(requests.throttled),
-        count(requests.retried)
+        count(requests.retried),
+        match requests.hedged {
+            0 => String::new(),
+            hedged => format!(", {} sent twice because they hung", count(hedged)),
+        }
     );
     text
 }
@@ -145,7 +149,7 @@ fn reasons(text: &mut String, outcome: &Outcome) {
             .collect();
         let _ = writeln!(text, "proven by: {}", proofs.join(", "));
     }
-    // That of a job which copies always says nothing, and is no wish of who retries.
+    // `when: always` is the job's own setting, or that of a retry: as a reason it says nothing.
     let says_something = outcome
         .reasons
         .keys()
@@ -181,7 +185,8 @@ fn reasons(text: &mut String, outcome: &Outcome) {
     }
 }
 
-/// Tells what was proven before this session, and what this session saw of it.
+/// Returns a line about the objects that earlier sessions proved, and about those of them that this
+/// session saw.
 fn of_earlier_sessions(earlier: &Earlier) -> String {
     let seen = match earlier.seen {
         0 => "not looked at again since".to_owned(),
@@ -252,8 +257,8 @@ fn failures(text: &mut String, outcome: &Outcome) {
     }
 }
 
-/// Tells how objects were compared that are left as they are, and what of them was not compared,
-/// line by line.
+/// Returns lines that say how unchanged objects were compared, and which of their attributes were
+/// not checked.
 #[must_use]
 pub fn comparison(unchanged: &Unchanged) -> Vec<String> {
     let mut lines = Vec::new();

@@ -21,7 +21,7 @@ const MODE: u32 = 0o600;
 /// Bytes in which the end of a plan's first line is looked for.
 const LINE: u64 = 64 * 1024;
 
-/// Why a file cannot be written.
+/// The reason why a file cannot be written.
 #[derive(Debug, Error)]
 pub enum TargetError {
     /// The system does not allow it.
@@ -29,9 +29,9 @@ pub enum TargetError {
     Create {
         /// The kind of file that was to be written.
         kind: Kind,
-        /// Where.
+        /// The path.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         error: io::Error,
     },
     /// Something else is in it.
@@ -42,9 +42,9 @@ pub enum TargetError {
     Foreign {
         /// The kind of file that was to be written.
         kind: Kind,
-        /// Where.
+        /// The path.
         path: PathBuf,
-        /// What is there.
+        /// The kind of file that is there.
         reason: &'static str,
     },
     /// The file is about real buckets.
@@ -55,7 +55,7 @@ pub enum TargetError {
     Real {
         /// The kind of file that was to be written.
         kind: Kind,
-        /// Where.
+        /// The path.
         path: PathBuf,
     },
 }
@@ -217,8 +217,8 @@ impl Target {
             }
         }
         let mut options = OpenOptions::new();
-        // Whatever happens to the file meanwhile, each write goes to its end: a report that is cut
-        // gets no hole.
+        // Each write goes to the end of the file, whatever happens to it meanwhile: a report that
+        // is cut gets no hole.
         let file = options
             .read(true)
             .append(true)

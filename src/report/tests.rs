@@ -96,7 +96,7 @@ fn a_resumed_run_keeps_the_first_header_and_cuts_off_the_footer() {
         fs::read_to_string(&path).unwrap(),
         format!("{header}\n1\n{GAP}")
     );
-    // The report of another run is not gone on with.
+    // The report of another run is not continued.
     let other = Origin {
         run: "other".into(),
         ..origin()
@@ -173,7 +173,7 @@ fn a_report_begun_anew_says_that_it_lacks_receipts_whatever_the_length_of_its_he
             text.ends_with(&format!("}}\n{GAP}2\n")) && text.lines().count() == 3,
             "{text}"
         );
-        // What this session has written is not lost with the next rewind.
+        // The next rewind does not lose receipts of this session.
         assert_eq!(writer.rewind(synced).unwrap(), synced);
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
     }

@@ -1,8 +1,8 @@
 //! The headers that a bucket wants on *every* request: whose it must be, and who pays.
 //!
-//! They are added below the verbs, to whatever request passes, so that a verb of tomorrow has them
-//! too. A copy concerns two buckets: its request goes to the destination's and names the source's
-//! in a header, by which it is known here.
+//! They are added below the single requests, to whatever passes, so that a request of tomorrow has
+//! them too. A copy concerns two buckets: its request goes to the destination's and names the
+//! source's in a header, by which it is known here.
 
 use aws_sdk_s3::config::interceptors::{
     BeforeDeserializationInterceptorContextMut, BeforeTransmitInterceptorContextMut,
@@ -24,7 +24,7 @@ pub(super) struct AccessHeaders {
 }
 
 impl AccessHeaders {
-    /// What a request gets, by name and value.
+    /// Returns the headers that a request gets, by name and value.
     fn of(&self, is_copy: bool) -> Vec<(&'static str, String)> {
         let mut headers = Vec::new();
         if let Some(owner) = &self.own.expected_owner {
@@ -43,7 +43,7 @@ impl AccessHeaders {
     /// Adds them to those of a request.
     ///
     /// # Errors
-    /// A value that can not stand in a header.
+    /// A value that cannot stand in a header.
     pub(super) fn add_to(&self, headers: &mut Headers) -> Result<(), BoxError> {
         let is_copy = headers.contains_key("x-amz-copy-source");
         for (name, value) in self.of(is_copy) {

@@ -2,13 +2,13 @@
 
 use super::bounds::TooLong;
 use super::causes::{find, plain};
-use super::verbs::failure;
+use super::requests::failure;
 use super::{Client, Failure, FailureKind, Operation};
 use crate::location::{BucketName, ObjectKey};
 use crate::size::ByteSize;
 
 impl Client {
-    /// The bytes of an object.
+    /// Returns the bytes of an object.
     pub async fn get_small(
         &self,
         bucket: &BucketName,

@@ -1,10 +1,10 @@
-//! Whether the bodies that go to a bucket are signed.
+//! Decides whether the bodies that are sent to a bucket are signed.
 //!
-//! Where a checksum covers a body and nobody can change it on the way, a signature of it costs more
-//! than the rest of the request and tells nobody anything. A bucket's policy may want it all the
-//! same (`s3:x-amz-content-sha256`), and its refusal says no more than any other that access is
-//! denied. So the first bodies that are denied are sent once more with a signature. Where that
-//! helps, all are signed from then on; where it did not a few times, it is not tried again.
+//! If a checksum covers a body and TLS protects it, signing the body costs more than the rest of
+//! the request and adds nothing. A bucket's policy may demand it all the same
+//! (`s3:x-amz-content-sha256`), and the refusal is an ordinary `AccessDenied`. So the first bodies
+//! that are denied are sent once more with a signature. If that helps, all later bodies are signed;
+//! after a few failures, it is not tried again.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -12,17 +12,17 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use super::FailureKind;
 
-/// Bodies that are signed in vain before none is any more: keys may be denied for reasons of their
-/// own.
+/// The trials that may fail before no body is signed any more: keys may be denied for reasons of
+/// their own.
 const TRIALS: u32 = 3;
 
-/// What is known of one bucket.
+/// The state of one bucket.
 #[derive(Debug)]
 pub(super) struct Bodies {
     unsigned_were_sent: AtomicBool,
     must_be_signed: AtomicBool,
-    /// How many signatures may still be in vain. Held during a trial: what is denied meanwhile
-    /// waits for its outcome.
+    /// The number of trials that may still fail. Locked during a trial: a request that is denied
+    /// meanwhile waits for its outcome.
     trials: Mutex<u32>,
 }
 
@@ -38,17 +38,17 @@ impl Default for Bodies {
 }
 
 impl Bodies {
-    /// True once a signature has helped.
+    /// Returns true once a signature has helped.
     pub(super) fn must_be_signed(&self) -> bool {
         self.must_be_signed.load(Ordering::Relaxed)
     }
 
-    /// Notes that one goes without a signature.
+    /// Notes that a body is sent without a signature.
     pub(super) fn sent_unsigned(&self) {
         self.unsigned_were_sent.store(true, Ordering::Relaxed);
     }
 
-    /// Leave to send a body that was denied once more, signed; `None` where that is in vain.
+    /// Grants a trial: to send a denied body once more, signed. Returns `None` if that cannot help.
     pub(super) async fn trial(&self) -> Option<Trial<'_>> {
         if !self.unsigned_were_sent.load(Ordering::Relaxed) {
             return None;

@@ -1,10 +1,11 @@
-//! Bounds the size of every answer, on both ways to the wire.
+//! Bounds the size of every answer, whether the SDK or the fast path sent the
+//! request.
 //!
-//! All requests pass one connector (`s3::pool`), which knows from the request what it asks for. It
-//! gives each body a limit somewhat above what S3 sends and ends the answer as soon as it is
-//! passed, so that no server decides how much memory a run takes. Documents are also limited in
-//! elements, because an empty element of ten bytes becomes a record of hundreds. The table in
-//! docs/semantics.md lists all bounds.
+//! All requests pass one connector (`s3::pool`), which recognizes each of them. It gives the body
+//! of the answer a limit somewhat above what S3 sends, and cuts it off there, so that no server
+//! decides how much memory a run takes. Documents are also limited in elements, because an empty
+//! element of ten bytes becomes a record of hundreds. The table in docs/semantics.md lists all
+//! bounds.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -28,16 +29,16 @@ const KIB: u64 = 1 << 10;
 pub(super) const HEADERS: u64 = 64 * KIB;
 /// The body of an answer that refuses the request.
 pub(super) const REFUSAL: Bound = Bound::bytes(64 * KIB);
-/// An object that is read into memory: a segment of a journal.
-pub(super) const SMALL_OBJECT: u64 = 64 * MIB;
-/// Answers of services other than S3, which give credentials and identities.
-pub(super) const OTHER: Bound = Bound::bytes(MIB);
-/// Documents beyond this many bytes wait for one of [`LARGE`] places.
-const SMALL: u64 = MIB;
-/// Large documents that are read at once.
-const LARGE: usize = 6;
+/// The most bytes of an object that is read into memory: a segment of a journal.
+pub(super) const MAX_SEGMENT: u64 = 64 * MIB;
+/// The limit for services other than S3, which return credentials and identities.
+pub(super) const OTHER_SERVICE: Bound = Bound::bytes(MIB);
+/// Documents that are longer than this wait for one of [`MAX_LARGE_AT_ONCE`] permits.
+const LARGE_FROM: u64 = MIB;
+/// The most large documents that are read at once.
+const MAX_LARGE_AT_ONCE: usize = 6;
 
-static PLACES: Semaphore = Semaphore::const_new(LARGE);
+static LARGE_DOCUMENTS: Semaphore = Semaphore::const_new(MAX_LARGE_AT_ONCE);
 
 /// Limits of one answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +61,7 @@ impl Bound {
         }
     }
 
-    /// Returns the bound of a successful answer. `GetObject` is bounded by the range asked for.
+    /// Returns the bound of a successful answer. `GetObject` is bounded by the requested range.
     pub(super) const fn of(operation: Operation) -> Self {
         match operation {
             // 1,000 entries, each with a key of 1,024 bytes that XML may write as six.
@@ -71,7 +72,7 @@ impl Bound {
             // 100 grants.
             Operation::GetObjectAcl => Self::list(256 * KIB, 10_000),
             Operation::GetObjectAnnotation => Self::bytes(MIB),
-            Operation::GetObject => Self::bytes(SMALL_OBJECT),
+            Operation::GetObject => Self::bytes(MAX_SEGMENT),
             // Ten tags, a retention, a result of a copy behind the spaces that S3 sends while it
             // works.
             _ => Self::bytes(64 * KIB),
@@ -96,25 +97,25 @@ pub(super) enum TooLong {
     Headers(u64),
 }
 
-/// What a request asks for, as far as its answer needs a limit.
+/// The body that the answer to a request is expected to have, which decides its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(super) enum ExpectedBody {
     /// A HEAD request, whose answer has no body.
-    Nothing,
+    None,
     /// This many bytes of an object.
     Range(u64),
     /// The document of an operation, or an object as a whole.
     Document(Operation),
-    /// Something of another service.
-    Other,
+    /// An answer of another service.
+    OtherService,
 }
 
-impl Asked {
+impl ExpectedBody {
     /// Recognizes a request by its method, query, and headers, which hold for all kinds of URLs.
     pub(super) fn of(request: &HttpRequest) -> Self {
         let headers = request.headers();
         let range = headers.get("range");
-        Self::by(
+        Self::from_parts(
             request.method(),
             request.uri(),
             range,
@@ -122,7 +123,7 @@ impl Asked {
         )
     }
 
-    fn by(method: &str, uri: &str, range: Option<&str>, is_copy: bool) -> Self {
+    fn from_parts(method: &str, uri: &str, range: Option<&str>, is_copy: bool) -> Self {
         let query = uri.split_once('?').map_or("", |(_, query)| query);
         let has = |name: &str| {
             query
@@ -134,7 +135,7 @@ impl Asked {
             .find_map(|pair| pair.strip_prefix("x-id="))
             .unwrap_or_default();
         Self::Document(match method {
-            "HEAD" => return Self::Nothing,
+            "HEAD" => return Self::None,
             "GET" if has("list-type") => Operation::ListObjects,
             "GET" if has("uploads") => Operation::ListMultipartUploads,
             "GET" if has("versions") => Operation::ListObjectVersions,
@@ -160,15 +161,15 @@ impl Asked {
             "POST" if has("restore") => Operation::RestoreObject,
             "DELETE" if has("uploadId") => Operation::AbortMultipartUpload,
             "DELETE" => Operation::DeleteObject,
-            _ => return Self::Other,
+            _ => return Self::OtherService,
         })
     }
 
     /// Returns the limit of an answer with this status.
     fn bound(self, is_success: bool) -> Option<Bound> {
         match self {
-            Self::Nothing => None,
-            Self::Other => Some(OTHER),
+            Self::None => None,
+            Self::OtherService => Some(OTHER_SERVICE),
             _ if !is_success => Some(REFUSAL),
             Self::Range(bytes) => Some(Bound::bytes(bytes)),
             Self::Document(operation) => Some(Bound::of(operation)),
@@ -189,7 +190,10 @@ fn length(range: &str) -> Option<u64> {
 ///
 /// # Errors
 /// [`TooLong`] if its header is too long already.
-pub(super) fn limit(mut response: HttpResponse, asked: Asked) -> Result<HttpResponse, TooLong> {
+pub(super) fn limit(
+    mut response: HttpResponse,
+    expected: ExpectedBody,
+) -> Result<HttpResponse, TooLong> {
     let header = response
         .headers()
         .iter_bytes()
@@ -198,17 +202,17 @@ pub(super) fn limit(mut response: HttpResponse, asked: Asked) -> Result<HttpResp
         return Err(TooLong::Headers(HEADERS));
     }
     let is_success = response.status().is_success();
-    let Some(bound) = asked.bound(is_success) else {
+    let Some(bound) = expected.bound(is_success) else {
         return Ok(response);
     };
-    let is_range = is_success && matches!(asked, Asked::Range(_));
+    let is_range = is_success && matches!(expected, ExpectedBody::Range(_));
     let body = std::mem::replace(response.body_mut(), SdkBody::taken());
     *response.body_mut() = if body.is_end_stream() {
         body
     } else {
         let announced = body.size_hint().lower();
         let progress = Progress::current().filter(|_| is_range);
-        let place = Place::None;
+        let permit = LargePermit::None;
         let limited = Limited {
             body,
             bound,
@@ -216,7 +220,7 @@ pub(super) fn limit(mut response: HttpResponse, asked: Asked) -> Result<HttpResp
             announced,
             bytes: 0,
             tags: 0,
-            place,
+            permit,
             progress,
         };
         SdkBody::from_body_1_x(limited)
@@ -224,8 +228,8 @@ pub(super) fn limit(mut response: HttpResponse, asked: Asked) -> Result<HttpResp
     Ok(response)
 }
 
-/// A place among the large documents that are read at once.
-enum Place {
+/// The permit to read a large document.
+enum LargePermit {
     None,
     Awaited(Pin<Box<dyn Future<Output = Option<SemaphorePermit<'static>>> + Send + Sync>>),
     Taken {
@@ -233,7 +237,7 @@ enum Place {
     },
 }
 
-/// A body that fails where it passes its bound.
+/// A body that fails as soon as it exceeds its bound.
 struct Limited {
     body: SdkBody,
     bound: Bound,
@@ -243,7 +247,7 @@ struct Limited {
     announced: u64,
     bytes: u64,
     tags: u64,
-    place: Place,
+    permit: LargePermit,
     progress: Option<Arc<Progress>>,
 }
 
@@ -263,16 +267,20 @@ impl Limited {
         }
     }
 
-    /// Waits for a place once the document is a large one.
-    fn poll_place(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Waits for a permit once the document is a large one.
+    fn poll_permit(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            self.place = match &mut self.place {
-                Place::None if self.is_range || self.bytes <= SMALL => return Poll::Ready(()),
-                Place::None => Place::Awaited(Box::pin(async { PLACES.acquire().await.ok() })),
-                Place::Awaited(place) => Place::Taken {
-                    _permit: ready!(place.as_mut().poll(cx)),
+            self.permit = match &mut self.permit {
+                LargePermit::None if self.is_range || self.bytes <= LARGE_FROM => {
+                    return Poll::Ready(());
+                }
+                LargePermit::None => {
+                    LargePermit::Awaited(Box::pin(async { LARGE_DOCUMENTS.acquire().await.ok() }))
+                }
+                LargePermit::Awaited(permit) => LargePermit::Taken {
+                    _permit: ready!(permit.as_mut().poll(cx)),
                 },
-                Place::Taken { .. } => return Poll::Ready(()),
+                LargePermit::Taken { .. } => return Poll::Ready(()),
             };
         }
     }
@@ -290,7 +298,7 @@ impl Body for Limited {
         if let Err(error) = this.check() {
             return Poll::Ready(Some(Err(error.into())));
         }
-        ready!(this.poll_place(cx));
+        ready!(this.poll_permit(cx));
         let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
@@ -372,8 +380,8 @@ mod tests {
         #[case] operation: Operation,
     ) {
         assert_eq!(
-            Asked::by(method, uri, None, false),
-            Asked::Document(operation)
+            ExpectedBody::from_parts(method, uri, None, false),
+            ExpectedBody::Document(operation)
         );
     }
 
@@ -381,28 +389,28 @@ mod tests {
     fn a_range_bounds_its_answer_and_a_copy_is_no_upload() {
         let uri = "http://h/b/k?x-id=GetObject";
         assert_eq!(
-            Asked::by("GET", uri, Some("bytes=5-9"), false),
-            Asked::Range(5)
+            ExpectedBody::from_parts("GET", uri, Some("bytes=5-9"), false),
+            ExpectedBody::Range(5)
         );
         assert_eq!(
-            Asked::by("HEAD", "http://h/b/k", None, false),
-            Asked::Nothing
+            ExpectedBody::from_parts("HEAD", "http://h/b/k", None, false),
+            ExpectedBody::None
         );
         let part = "http://h/b/k?x-id=UploadPartCopy&partNumber=1&uploadId=u";
         assert_eq!(
-            Asked::by("PUT", part, None, true),
-            Asked::Document(Operation::UploadPartCopy)
+            ExpectedBody::from_parts("PUT", part, None, true),
+            ExpectedBody::Document(Operation::UploadPartCopy)
         );
         assert_eq!(
-            Asked::by("POST", "https://sts.amazonaws.com/", None, false),
-            Asked::Other
+            ExpectedBody::from_parts("POST", "https://sts.amazonaws.com/", None, false),
+            ExpectedBody::OtherService
         );
         for range in ["bytes=5-", "bytes=9-5", "bytes=-5", "lines=1-2"] {
             assert_eq!(length(range), None, "{range}");
         }
     }
 
-    /// A row of the table in the documentation, without its first cell.
+    /// Returns a row of the table in the documentation, without its first cell.
     fn row(bound: Bound) -> String {
         let tags = bound
             .tags
@@ -448,7 +456,7 @@ mod tests {
                 "a refusal (status other than 2xx) of any operation",
                 REFUSAL,
             ),
-            ("services other than S3 (STS", OTHER),
+            ("services other than S3 (STS", OTHER_SERVICE),
             ("names and values together", Bound::bytes(HEADERS)),
         ];
         for (name, bound) in others {
@@ -457,7 +465,7 @@ mod tests {
     }
 
     fn limited(bound: Bound, body: &'static [u8], announced: u64) -> ByteStream {
-        let (body, place) = (SdkBody::from(body), Place::None);
+        let (body, permit) = (SdkBody::from(body), LargePermit::None);
         let limited = Limited {
             body,
             bound,
@@ -465,7 +473,7 @@ mod tests {
             announced,
             bytes: 0,
             tags: 0,
-            place,
+            permit,
             progress: None,
         };
         ByteStream::new(SdkBody::from_body_1_x(limited))

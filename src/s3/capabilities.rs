@@ -1,11 +1,11 @@
-//! What an endpoint can do, as a value.
+//! The capabilities of an endpoint, as a value.
 //!
-//! Look-alikes differ in ways that an error in the middle of a run tells too late: some ignore
-//! source conditions, some want equal parts, some have no `UploadPartCopy` at all. What is relied
-//! on is decided before the first write: by the profile ([`profiles`]) of the manifest's `provider` (AWS when no
-//! `url` is given, one that trusts in nothing otherwise), by the `capabilities` that the manifest
-//! states, and by the kind of the bucket. [`crate::probe`] measures an endpoint, so that a manifest
-//! can state what is true.
+//! S3-compatible servers differ in ways that would show too late, as an error in the middle of a
+//! run: some ignore source conditions, some want equal parts, some have no `UploadPartCopy` at all.
+//! Three things decide before the first write what s3haul relies on: the profile ([`profiles`]) of
+//! the manifest's `provider` (AWS if no `url` is given, otherwise one that trusts nothing), the
+//! `capabilities` that the manifest states, and the kind of the bucket. [`crate::probe`] measures
+//! an endpoint, so that a manifest can state what is true.
 
 mod profiles;
 
@@ -41,8 +41,8 @@ impl PartLimits {
         largest: u64::MAX,
     };
 
-    /// The largest object that a multipart upload can make: 53,687,091,200,000 bytes (48.8 TiB) on
-    /// S3.
+    /// Returns the largest object that a multipart upload can make: 53,687,091,200,000 bytes (48.8
+    /// TiB) on S3.
     #[must_use]
     pub const fn max_object(&self) -> u64 {
         let parts = self.max_part.saturating_mul(self.max_parts as u64);
@@ -54,7 +54,7 @@ impl PartLimits {
     }
 }
 
-/// Which of the writes honour a condition on what stands at their key.
+/// The writes that honour a condition on the object at their key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OnWrites {
     /// `CopyObject`.
@@ -92,7 +92,7 @@ impl OnWrites {
         }
     }
 
-    /// True for a write that honours it.
+    /// Returns true if this write honours the condition.
     #[must_use]
     pub const fn on(self, write: ConditionalWrite) -> bool {
         match write {
@@ -102,7 +102,7 @@ impl OnWrites {
         }
     }
 
-    /// True when everything that the other claims is true here.
+    /// Returns true if these writes include all of the `other` ones.
     #[must_use]
     pub fn covers(self, other: Self) -> bool {
         (self.copy || !other.copy) && (self.put || !other.put) && (self.complete || !other.complete)
@@ -110,7 +110,7 @@ impl OnWrites {
 }
 
 impl fmt::Display for OnWrites {
-    /// As a manifest writes it: `[copy, put, complete]`.
+    /// Writes the set as a manifest does: `[copy, put, complete]`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = [
             (self.copy, "copy"),
@@ -125,31 +125,31 @@ impl fmt::Display for OnWrites {
     }
 }
 
-/// What an endpoint can do.
+/// The capabilities of an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is one independent fact about a server"
 )]
 pub struct Capabilities {
-    /// Requests in flight that a run begins with, before it has learned how many the endpoint
-    /// answers well.
-    pub first_width: u32,
+    /// The requests in flight that a run starts with, before it has learned how many the endpoint
+    /// can serve.
+    pub initial_in_flight: u32,
     /// `UploadPartCopy` exists.
     pub part_copy: bool,
     /// The largest source of one `CopyObject`, in bytes.
     pub max_copy: u64,
     /// Limits on parts.
     pub parts: PartLimits,
-    /// `CopyObject` honours `x-amz-copy-source-if-match`. Where it does not (or is not known to),
-    /// the source is looked at again after the copy.
+    /// `CopyObject` honours `x-amz-copy-source-if-match`. If it does not, or may not, s3haul looks
+    /// at the source again after the copy.
     pub copy_conditions: bool,
-    /// `UploadPartCopy` honours it. Where it does not, the source is looked at again before the
-    /// copy is published.
+    /// `UploadPartCopy` honours `x-amz-copy-source-if-match`. If it does not, s3haul looks at the
+    /// source again before it publishes the copy.
     pub part_conditions: bool,
-    /// Which writes honour `If-None-Match: *`.
+    /// The writes that honour `If-None-Match: *`.
     pub if_none_match: OnWrites,
-    /// Which writes honour `If-Match`.
+    /// The writes that honour `If-Match`.
     pub if_match: OnWrites,
     /// `ETag`s are the MD5 of the bytes, or of the parts' MD5s: equal `ETag`s prove equal bytes.
     pub content_etags: bool,
@@ -160,83 +160,85 @@ pub struct Capabilities {
     pub checksums: bool,
     /// `x-amz-mp-object-size` may be sent with Complete. Servers that do not know it ignore it.
     pub object_size: bool,
-    /// Lists come in the order of the keys' bytes. Where they do not (or are not known to), that a
-    /// key is absent is seen by HEAD and not by its place in a list.
+    /// Lists are in the order of the keys' bytes. If they are not, or may not be, only HEAD shows
+    /// that a key is absent.
     pub ordered_lists: bool,
     /// `encoding-type=url` is honoured in lists of objects.
     pub encoded_lists: bool,
-    /// And in those of open uploads.
+    /// `encoding-type=url` is honoured in lists of open uploads.
     pub encoded_uploads: bool,
-    /// `If-Match` is honoured on `DeleteObject`: only then an object without versions may be taken
-    /// back.
+    /// `DeleteObject` honours `If-Match`. Otherwise s3haul never deletes a bad copy in a bucket
+    /// without versions.
     pub conditional_deletes: bool,
     /// The endpoint knows object tags.
     pub tags: bool,
     /// `CopyObject` (with `x-amz-tagging-directive`) and `CreateMultipartUpload` (with
-    /// `x-amz-tagging`) give tags to what they make. Where only `tags` is true, they can be put on
-    /// the finished object.
+    /// `x-amz-tagging`) set tags. If only `tags` is true, tags can be set on the finished object.
     pub tag_headers: bool,
-    /// The tags of an object that has none are an empty set. Elsewhere they may be an empty answer,
-    /// which on S3 is one that broke.
-    pub tag_sets: bool,
-    /// `UploadPartCopy` finds its source under any name. Ceph 16 decodes the name twice: a key with
-    /// a `%` in it is another key then, or none. Such objects are copied in one request.
+    /// For an object without tags, the server sends an empty tag set. Other servers may send an
+    /// empty body, which from S3 would be a broken answer.
+    pub sends_empty_tag_sets: bool,
+    /// `UploadPartCopy` finds its source under any key. Ceph 16 decodes the key twice, so that a
+    /// key with a `%` becomes another one. Such objects are copied in one request.
     pub odd_part_sources: bool,
     /// A directory bucket (S3 Express One Zone): prefixes end in a slash, and a copy must say that
     /// it carries neither tags nor annotations.
     pub directory: bool,
-    /// `GLACIER` and `DEEP_ARCHIVE` are S3's archives, and lists tell the state of a restore when
-    /// they are asked for it (`OptionalObjectAttributes=RestoreStatus`). Elsewhere a class of that
-    /// name may be anything: HEAD and the copy tell.
-    pub archive_lists: bool,
-    /// The endpoint knows the requests about Object Lock. Elsewhere what HEAD shows of a lock is
-    /// all that is known: servers that do not know them may answer with the object itself.
+    /// The endpoint is Amazon S3, which refuses requests that it cannot carry out.
+    pub is_amazon: bool,
+    /// `GLACIER` and `DEEP_ARCHIVE` are S3's archives, and lists show the state of a restore on
+    /// request (`OptionalObjectAttributes=RestoreStatus`). Elsewhere a class of that name may mean
+    /// anything, and only HEAD and the copy show it.
+    pub restore_status_in_lists: bool,
+    /// The endpoint supports the requests about Object Lock. Elsewhere only HEAD shows a lock:
+    /// servers that do not support these requests may answer with the object itself.
     pub locks: bool,
-    /// The endpoint knows annotations, and the header that tells `CopyObject` what to do with them.
+    /// The endpoint supports annotations and the annotation directive of `CopyObject`.
     pub annotations: bool,
-    /// The trust in its answers, whatever its capabilities.
+    /// The trust in its answers, whatever its capabilities are.
     pub trust: Trust,
 }
 
 impl Capabilities {
-    /// Returns what an endpoint can do, by its provider and what the manifest knows better.
+    /// Returns the capabilities of an endpoint: those of its provider, overridden by the manifest.
     #[must_use]
     pub fn of(endpoint: &ResolvedEndpoint) -> Self {
         let trust = endpoint.stated.trust;
         Self {
             trust,
-            ..Self::profile(endpoint.provider).with(&endpoint.stated.capabilities)
+            ..Self::profile(endpoint.provider).overridden_by(&endpoint.stated.capabilities)
         }
     }
 
-    /// True where an answer that proves what a request did is enough.
+    /// Returns true if the answer to a request is accepted as proof of its effect.
     #[must_use]
     pub const fn believes_answers(&self) -> bool {
         matches!(self.trust, Trust::Answers)
     }
 
-    /// True for Amazon S3, which refuses what it cannot do. Other servers may ignore it and answer
-    /// with success.
+    /// Returns true for Amazon S3, which refuses requests that it cannot carry out. Other servers
+    /// may ignore a part of the request and answer with success.
     #[must_use]
     pub const fn refuses_what_it_lacks(&self) -> bool {
-        self.believes_answers() && (self.archive_lists || self.directory)
+        self.believes_answers() && self.is_amazon
     }
 
-    /// True where `CopyObject` makes sure that it copies the version that it names, and is
+    /// Returns true if `CopyObject` makes sure that it copies the version that it names, and is
     /// believed.
     #[must_use]
     pub const fn pins_copies(&self) -> bool {
         self.copy_conditions && self.believes_answers()
     }
 
-    /// True where `UploadPartCopy` does.
+    /// Returns true if `UploadPartCopy` makes sure that it copies the version that it names, and is
+    /// believed.
     #[must_use]
     pub const fn pins_parts(&self) -> bool {
         self.part_conditions && self.believes_answers()
     }
 
-    /// The same in one bucket. Directory buckets are told by their names, and only on AWS:
-    /// elsewhere the name means nothing.
+    /// Returns the capabilities in one bucket. A directory bucket is recognized by its name, and
+    /// only on AWS: elsewhere the name means nothing.
     #[must_use]
     pub fn in_bucket(&self, bucket: &BucketName, is_aws: bool) -> Self {
         if !is_aws || !bucket.is_directory_bucket() {
@@ -245,7 +247,7 @@ impl Capabilities {
         self.of_directory_bucket()
     }
 
-    /// The same without what directory buckets lack.
+    /// Returns these capabilities without those that directory buckets lack.
     const fn of_directory_bucket(&self) -> Self {
         Self {
             content_etags: false,
@@ -254,16 +256,17 @@ impl Capabilities {
             tags: false,
             tag_headers: false,
             directory: true,
-            archive_lists: false,
+            is_amazon: true,
+            restore_status_in_lists: false,
             locks: false,
             annotations: false,
             ..*self
         }
     }
 
-    /// The same but for what is stated otherwise.
+    /// Returns these capabilities, overridden by those that a manifest states.
     #[must_use]
-    pub fn with(self, stated: &Overrides<ByteSize>) -> Self {
+    pub fn overridden_by(self, stated: &Overrides<ByteSize>) -> Self {
         let writes = |stated: Option<&Vec<ConditionalWrite>>, otherwise| {
             stated.map_or(otherwise, |writes| OnWrites::of(writes))
         };
@@ -281,23 +284,15 @@ impl Capabilities {
             if_none_match: writes(stated.if_none_match.as_ref(), self.if_none_match),
             if_match: writes(stated.if_match.as_ref(), self.if_match),
             content_etags: stated.content_etags.unwrap_or(self.content_etags),
-            part_counts: self.part_counts,
             checksums: stated.checksums.unwrap_or(self.checksums),
             object_size: stated.object_size.unwrap_or(self.object_size),
-            first_width: self.first_width,
-            archive_lists: self.archive_lists,
-            conditional_deletes: self.conditional_deletes,
-            locks: self.locks,
-            annotations: self.annotations,
-            trust: self.trust,
             ordered_lists: stated.ordered_lists.unwrap_or(self.ordered_lists),
             encoded_lists: stated.encoded_lists.unwrap_or(self.encoded_lists),
             encoded_uploads: stated.encoded_uploads.unwrap_or(self.encoded_uploads),
             tags: stated.tags.unwrap_or(self.tags),
             tag_headers: stated.tag_headers.unwrap_or(self.tag_headers),
-            tag_sets: self.tag_sets,
             odd_part_sources: stated.odd_part_sources.unwrap_or(self.odd_part_sources),
-            directory: self.directory,
+            ..self
         }
     }
 }

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use super::access::AccessHeaders;
 use super::clock::{Clock, Signed, Witness};
-use super::direct::{Extra, Header, Learn, Way};
+use super::fast_path::{Extra, FastPath, Header, LearnFastPath};
 use super::identity::Identities;
 pub use super::identity::NotReady;
 use super::pool::{CONNECT_TIMEOUT, http_client};
@@ -47,7 +47,7 @@ pub struct StaticCredentials {
 }
 
 impl std::fmt::Debug for StaticCredentials {
-    /// Without the secret: what is printed ends up in logs.
+    /// Omits the secret, because printed values end up in logs.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("StaticCredentials")
             .field("access_key", &self.access_key)
@@ -55,7 +55,7 @@ impl std::fmt::Debug for StaticCredentials {
     }
 }
 
-/// How to reach an endpoint.
+/// The settings to reach an endpoint with.
 #[derive(Clone)]
 pub struct Connect {
     /// The endpoint, with every setting decided.
@@ -83,9 +83,9 @@ impl From<Endpoint> for Connect {
     }
 }
 
-/// How long the identity may take: it is asked for a message only.
+/// The time limit for the identity, which is only needed for a message.
 const IDENTITY_PATIENCE: Duration = Duration::from_secs(5);
-/// How long its credentials may take, which may start a program.
+/// The time limit for its credentials, whose provider may start a program.
 const PROVIDER_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Sends single requests to one endpoint in one region. Cheap to clone.
@@ -97,10 +97,10 @@ pub struct Client {
     shared: Arc<Shared>,
     headers: AccessHeaders,
     capabilities: Arc<Capabilities>,
-    /// The bucket that it was made for, if it was, and the short way there once that is known.
+    /// The bucket that it was made for, if it was, and the fast path to it once that is known.
     bucket: Option<BucketName>,
-    way: Arc<OnceLock<Way>>,
-    /// Whatever the way there says.
+    fast_path: Arc<OnceLock<FastPath>>,
+    /// True if all bodies are signed, whatever the fast path has learned.
     pub(super) signs_bodies: bool,
 }
 
@@ -114,7 +114,7 @@ struct Shared {
     plain: aws_sdk_s3::Client,
     identities: Identities,
     inquiry: Mutex<()>,
-    /// Where requests to the Security Token Service go.
+    /// The configuration for requests to the Security Token Service.
     sts: SdkConfig,
 }
 
@@ -239,12 +239,12 @@ impl Client {
             capabilities: Arc::new(capabilities),
             customer_key: None,
             bucket: None,
-            way: Arc::default(),
+            fast_path: Arc::default(),
             signs_bodies: false,
         })
     }
 
-    /// The same client for objects that this customer key (SSE-C) encrypts, or none.
+    /// Returns a client for objects that this customer key (SSE-C) encrypts, or no key.
     #[must_use]
     pub fn with_customer_key(&self, customer_key: Option<CustomerKey>) -> Self {
         Self {
@@ -253,14 +253,13 @@ impl Client {
         }
     }
 
-    /// The customer key that goes with its requests.
+    /// Returns the customer key that goes with its requests.
     #[must_use]
     pub fn customer_key(&self) -> Option<&CustomerKey> {
         self.customer_key.as_ref()
     }
 
-    /// The same connection for the requests to one bucket, which all carry what its `access`
-    /// demands.
+    /// Returns a client for one bucket, whose requests all carry the headers that `access` demands.
     #[must_use]
     pub fn to_bucket(&self, bucket: &BucketName, access: Access) -> Self {
         let capabilities = self.capabilities.in_bucket(bucket, self.shared.is_aws);
@@ -274,7 +273,7 @@ impl Client {
         }
     }
 
-    /// The same connection for copies out of a bucket with this `access`.
+    /// Returns a client for copies out of a bucket with this `access`.
     #[must_use]
     pub fn reading_from(&self, source: Access) -> Self {
         self.with(
@@ -286,7 +285,7 @@ impl Client {
         )
     }
 
-    /// The same connection as if the endpoint could do this: for finding out whether it can.
+    /// Returns a client that assumes these capabilities, to find out whether the endpoint has them.
     #[must_use]
     pub fn assuming(&self, capabilities: Capabilities) -> Self {
         Self {
@@ -307,13 +306,13 @@ impl Client {
             .config()
             .to_builder()
             .interceptor(headers.clone());
-        let way = Arc::default();
+        let fast_path = Arc::default();
         if let Some(bucket) = &bucket {
-            config = config.interceptor(Learn {
+            config = config.interceptor(LearnFastPath {
                 bucket: bucket.to_string(),
                 access: headers.clone(),
                 identities: shared.identities.clone(),
-                way: Arc::clone(&way),
+                fast_path: Arc::clone(&fast_path),
             });
         }
         let sdk = aws_sdk_s3::Client::from_conf(config.build());
@@ -324,28 +323,28 @@ impl Client {
             headers,
             capabilities,
             bucket,
-            way,
+            fast_path,
             signs_bodies: false,
         }
     }
 
-    /// True once the bucket was found to want signatures of all bodies.
+    /// Returns true once the bucket was found to want signatures of all bodies.
     #[must_use]
     pub fn signs_bodies(&self) -> bool {
         self.signs_bodies
             || self
-                .way
+                .fast_path
                 .get()
-                .is_some_and(|way| way.bodies.must_be_signed())
+                .is_some_and(|path| path.bodies.must_be_signed())
     }
 
-    /// Leave to send a body that was denied once more by [`Client::signing_bodies`]; `None` where
-    /// that would be in vain.
+    /// Grants a trial: to send a denied body once more by [`Client::signing_bodies`]. Returns
+    /// `None` if that cannot help.
     pub async fn trial(&self) -> Option<Trial<'_>> {
-        self.way.get()?.bodies.trial().await
+        self.fast_path.get()?.bodies.trial().await
     }
 
-    /// The same connection with signatures of all bodies.
+    /// Returns a client that signs all bodies.
     #[must_use]
     pub fn signing_bodies(&self) -> Self {
         Self {
@@ -354,7 +353,7 @@ impl Client {
         }
     }
 
-    /// The SDK's client, for a request that sends this header too.
+    /// Returns an SDK client that adds this header to its requests.
     pub(super) fn sdk_with(&self, header: Header) -> Cow<'_, aws_sdk_s3::Client> {
         let Some((name, value)) = header else {
             return Cow::Borrowed(&self.sdk);
@@ -367,32 +366,32 @@ impl Client {
         Cow::Owned(aws_sdk_s3::Client::from_conf(config.build()))
     }
 
-    /// The short way to `bucket`, once it is known.
-    pub(super) fn way(&self, bucket: &BucketName) -> Option<&Way> {
-        self.way
+    /// Returns the fast path to `bucket`, once it is known.
+    pub(super) fn fast_path(&self, bucket: &BucketName) -> Option<&FastPath> {
+        self.fast_path
             .get()
             .filter(|_| self.bucket.as_ref() == Some(bucket))
     }
 
-    /// What the endpoint can do, and the bucket where one was named.
+    /// Returns the capabilities of the endpoint, or of the bucket if one was named.
     #[must_use]
     pub fn capabilities(&self) -> &Capabilities {
         &self.capabilities
     }
 
-    /// The terms of the bucket that the requests go to.
+    /// Returns the access settings of the bucket that the requests go to.
     #[must_use]
     pub fn access(&self) -> &Access {
         &self.headers.own
     }
 
-    /// The endpoint's name in the manifest.
+    /// Returns the endpoint's name in the manifest.
     #[must_use]
     pub fn endpoint(&self) -> &str {
         &self.shared.endpoint.name
     }
 
-    /// The endpoint's URL, when it is not AWS's own.
+    /// Returns the endpoint's URL, when it is not AWS's own.
     #[must_use]
     pub fn url(&self) -> Option<&str> {
         self.shared
@@ -432,7 +431,7 @@ impl Client {
         })
     }
 
-    /// The URL of the endpoint.
+    /// Returns the URL of the endpoint.
     fn place(&self) -> String {
         self.shared
             .endpoint
@@ -512,7 +511,7 @@ impl Client {
         }
     }
 
-    /// The set of credentials that requests are signed with now, counted from 1.
+    /// Returns the number of the set of credentials that requests are signed with now, from 1 on.
     #[must_use]
     pub fn credentials(&self) -> u64 {
         self.shared.identities.generation()
@@ -527,7 +526,7 @@ impl Client {
         self.shared.identities.ready(patience, left).await
     }
 
-    /// True if the credentials never change, as those in variables do not.
+    /// Returns true if the credentials never change, as those in variables do not.
     pub(crate) fn has_fixed_credentials(&self) -> bool {
         self.shared.identities.is_fixed()
     }
@@ -538,33 +537,35 @@ impl Client {
         self.shared.identities.has_newer(credentials).await
     }
 
-    /// True once the server has taken credentials of this endpoint.
+    /// Returns true once the server has accepted credentials of this endpoint.
     pub(crate) fn has_accepted_credentials(&self) -> bool {
         self.shared.identities.is_accepted()
     }
 
-    /// Takes note that the server refused this set of credentials.
+    /// Records that the server refused this set of credentials.
     pub(crate) fn refused(&self, credentials: u64, failure: &Failure) {
         self.shared.identities.refused(credentials, failure);
     }
 
-    /// Takes note that the server took this set of credentials in a request that was sent then.
+    /// Records that the server accepted this set of credentials in a request that was sent at this
+    /// time.
     pub(crate) fn accepted(&self, credentials: u64, sent: Instant) {
         self.shared.identities.accepted(credentials, sent);
     }
 
-    /// Returns true if the server has taken this set in a request that was sent later than this.
+    /// Returns true if the server has accepted this set in a request that was sent later than this.
     pub(crate) fn is_proven_since(&self, credentials: u64, sent: Instant) -> bool {
         self.shared.identities.is_proven_since(credentials, sent)
     }
 
     /// Corrects the clock by a refusal. Returns true if the request was signed with a wrong time.
     /// `is_told` says that the server named the time as the reason.
-    pub(crate) fn corrects_clock(&self, signed: &Signed, is_told: bool) -> bool {
+    pub(crate) fn correct_clock(&self, signed: &Signed, is_told: bool) -> bool {
         self.shared.identities.clock().learn(signed, is_told)
     }
 
-    /// Held by the one request that finds out whether the credentials of this endpoint are refused.
+    /// Locks out other requests while one finds out whether the credentials of this endpoint are
+    /// refused.
     pub(crate) async fn inquiry(&self) -> MutexGuard<'_, ()> {
         self.shared.inquiry.lock().await
     }
@@ -576,20 +577,20 @@ impl Client {
         self.shared.identities.awaited()
     }
 
-    /// The region that requests are signed for.
+    /// Returns the region that requests are signed for.
     #[must_use]
     pub fn region(&self) -> &str {
         &self.shared.region
     }
 
-    /// True when the manifest names the region, so that another one is a mistake to report and not
-    /// to repair.
+    /// Returns true if the manifest names the Region. If the bucket is in another one, that is an
+    /// error to report and not something to correct.
     #[must_use]
     pub fn region_was_given(&self) -> bool {
         self.shared.endpoint.region_is_stated()
     }
 
-    /// True for the same server: only then can one copy from the other's buckets by itself.
+    /// Returns true if both reach the same server: only then can it copy between their buckets.
     #[must_use]
     pub fn same_server(&self, other: &Self) -> bool {
         self.shared.endpoint.is_same_server(&other.shared.endpoint)

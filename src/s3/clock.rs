@@ -85,10 +85,10 @@ impl Clock {
         self.0.offset.load(Ordering::Acquire)
     }
 
-    /// Returns true if this time is over by a clock that a server has confirmed, and by that of this
-    /// machine. A clock that nobody has confirmed may be off by years. A server whose clock is wrong
-    /// for a while must not make all sets of credentials look old: nothing would be sent any more
-    /// that could show that its clock is right again.
+    /// Returns true if this time is over by a clock that a server has confirmed, and by that of
+    /// this machine. A clock that nobody has confirmed may be off by years. A server whose clock is
+    /// wrong for a while must not make all sets of credentials look old: nothing would be sent any
+    /// more that could show that its clock is right again.
     pub(super) fn is_past(&self, time: SystemTime) -> bool {
         self.0.is_confirmed.load(Ordering::Acquire)
             && time <= self.now()
@@ -166,8 +166,8 @@ impl Clock {
         }
     }
 
-    /// Takes note of an answer whose body has not been read yet, and of what its request was signed
-    /// with.
+    /// Records the time of an answer whose body has not been read yet, and the credentials and the
+    /// clock offset that its request was signed with.
     pub(super) fn witness(&self, response: &mut HttpResponse, generation: u64, offset: i64) {
         let is_refusal = response.status().is_client_error();
         let seen = self.seen_in(response);
@@ -320,7 +320,7 @@ mod tests {
         response
     }
 
-    /// A refusal by a server whose clock shows this.
+    /// Returns a refusal by a server whose clock shows this.
     fn refused(clock: &Clock, at: SystemTime) -> Signed {
         let mut response = refusal(at);
         clock.witness(&mut response, 1, clock.offset());

@@ -99,14 +99,14 @@ pub(super) fn head(output: HeadObjectOutput, knows_classes: bool) -> Result<Head
     })
 }
 
-/// The classes whose objects can not be read until they are restored.
+/// Returns true for the storage classes whose objects cannot be read until they are restored.
 pub(super) fn is_archive(storage_class: Option<&str>) -> bool {
     matches!(storage_class, Some("GLACIER" | "DEEP_ARCHIVE"))
 }
 
-/// What a list says about an object in this class, when it was asked for `RestoreStatus`: absent
-/// until a restore is asked for, then in progress, then with the date until which the object can be
-/// read.
+/// Returns the archive state of an object in this class from a list that was asked for
+/// `RestoreStatus`: absent until a restore is requested, then in progress, then with the date until
+/// which the object can be read.
 pub(super) fn listed_archive(
     storage_class: Option<&str>,
     status: Option<&sdk::RestoreStatus>,
@@ -119,7 +119,7 @@ pub(super) fn listed_archive(
     }
 }
 
-/// How an object is encrypted; `None` where the server says nothing that we know.
+/// Returns the encryption of an object; `None` if the server states none that we know.
 pub(super) fn encryption(
     name: Option<&sdk::ServerSideEncryption>,
     key: Option<String>,
@@ -142,7 +142,7 @@ pub(super) fn encryption(
     }
 }
 
-/// A retention, when both of its fields are there.
+/// Returns a retention, when both of its fields are there.
 pub(super) fn retention(mode: Option<&str>, until: Option<DateTime>) -> Option<Retention> {
     Some(Retention {
         mode: mode?.to_owned(),
@@ -225,7 +225,7 @@ pub(super) fn completed_part(
     .build()
 }
 
-/// Tags as the query string that `x-amz-tagging` wants.
+/// Returns tags as the query string that `x-amz-tagging` takes.
 pub(super) fn tagging_header(tags: &[Tag]) -> String {
     let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
     tags.iter()
@@ -247,12 +247,12 @@ pub(super) fn decode(key: String, encoded: bool) -> Result<String, String> {
         .map_err(|_| key)
 }
 
-/// The value of `If-None-Match`.
+/// Returns the value of `If-None-Match`.
 pub(super) fn if_none_match(condition: &WriteCondition) -> Option<String> {
     (*condition == WriteCondition::Absent).then(|| "*".to_owned())
 }
 
-/// The value of `If-Match`.
+/// Returns the value of `If-Match`.
 pub(super) fn if_match(condition: &WriteCondition) -> Option<String> {
     match condition {
         WriteCondition::Matches(etag) => Some(quoted(etag)),
@@ -294,8 +294,8 @@ impl From<ChecksumAlgorithm> for sdk::ChecksumAlgorithm {
     }
 }
 
-/// What an upload declared. An algorithm that this crate does not know is none: the server will say
-/// what it lacks.
+/// Returns the checksum that an upload declared. An algorithm that this crate does not know counts
+/// as none: the server will name what it lacks.
 pub(super) fn declared(
     algorithm: Option<&sdk::ChecksumAlgorithm>,
     kind: Option<&sdk::ChecksumType>,

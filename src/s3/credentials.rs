@@ -24,7 +24,7 @@ use super::process;
 use super::providers::{Link, Lost, Unsignable};
 use crate::endpoint::{CredentialSource, ResolvedEndpoint};
 
-/// What the SDK says when the metadata service answers 403. Its type for it is private.
+/// The SDK's message when the metadata service answers 403. Its error type is private.
 const METADATA_SHUT_OFF: &str = "IMDS is disabled or the caller has insufficient permissions";
 
 /// No credentials came from where they were looked for.
@@ -139,8 +139,8 @@ impl Machine<'_> {
         provider.unwrap_or(Provider::Instance)
     }
 
-    /// Names what is asked for credentials, while no answer has come: this source of a chain, or
-    /// what the settings lead to.
+    /// Names the provider that was asked for credentials and has not answered: this source of a
+    /// chain, or the one that the settings lead to.
     pub(super) fn asked(&self, origin: &Origin, link: Option<&Link>) -> String {
         if let Some(Link { source, name }) = link {
             return match name {
@@ -160,7 +160,7 @@ impl Machine<'_> {
         }
     }
 
-    /// Is the metadata service expected to be there?
+    /// Returns true if the metadata service is expected to be there.
     fn expects_metadata(&self) -> bool {
         self.is_instance || self.var("AWS_EC2_METADATA_SERVICE_ENDPOINT").is_some()
     }
@@ -392,7 +392,7 @@ fn reason(error: &CredentialsError, provider: &Provider) -> (bool, String) {
         CredentialsError::InvalidConfiguration(_) => false,
         _ => {
             let lost = find::<ConnectorError>(error).is_some_and(|failure| !failure.is_user());
-            // An answer of the HTTP provider that is no refusal broke off.
+            // An answer of the HTTP provider that is not a refusal broke off.
             let broken = find::<SdkError<CredentialsError, HttpResponse>>(error).is_some();
             lost || broken || find::<ImdsError>(error).is_some() || is_busy(&text)
         }
@@ -442,7 +442,7 @@ fn sts_says<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> Optio
     ))
 }
 
-/// Does a provider of which only texts are known ask to come back later?
+/// Returns true if a provider of which only the messages are known asks to come back later.
 pub(super) fn is_busy(text: &str) -> bool {
     let statuses = [
         "StatusCode(5",

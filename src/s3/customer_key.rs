@@ -19,7 +19,7 @@ const LENGTH: usize = 32;
 #[derive(Clone, PartialEq, Eq)]
 pub struct CustomerKey([u8; LENGTH]);
 
-/// The text is no key. What it was is not told.
+/// The text is not a key. The error does not repeat it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a customer key: it must be {LENGTH} bytes, raw or in base64")]
 pub struct NoCustomerKey;
@@ -40,12 +40,12 @@ impl CustomerKey {
         decoded.try_into().map(Self).map_err(|_| NoCustomerKey)
     }
 
-    /// The key as the header has it.
+    /// Returns the key as the header has it.
     pub(super) fn encoded(&self) -> String {
         STANDARD.encode(self.0)
     }
 
-    /// The digest by which S3 checks that the key has arrived whole.
+    /// Returns the digest by which S3 checks that the key has arrived whole.
     pub(super) fn digest(&self) -> String {
         STANDARD.encode(Md5::digest(self.0))
     }

@@ -14,7 +14,7 @@ use super::Operation;
 use super::clock::Signed;
 use crate::printable::printable;
 
-/// What went wrong, as far as anyone who must act on it needs to know.
+/// The kind of a failure, as far as code that handles it needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FailureKind {
     /// Too many requests: 503 `SlowDown`, also inside a 200, also KMS's.
@@ -87,7 +87,7 @@ pub enum FailureKind {
     Diverged,
     /// The job demands a stronger proof than both sides can give.
     Unprovable,
-    /// The job requires an attribute of the source that the copy can not have.
+    /// The job requires an attribute of the source that the copy cannot have.
     NotKept,
     /// The endpoint's own settings are wrong: a profile, a proxy, a file of certificates.
     Configuration,
@@ -100,7 +100,7 @@ pub enum FailureKind {
 }
 
 impl FailureKind {
-    /// True when the same request may go through later.
+    /// Returns true if the same request may succeed later.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         matches!(
@@ -115,7 +115,7 @@ impl FailureKind {
         )
     }
 
-    /// True when a write may have happened although no good answer came back.
+    /// Returns true if a write may have happened although no good answer came back.
     #[must_use]
     pub const fn outcome_unknown(&self) -> bool {
         matches!(
@@ -130,7 +130,8 @@ impl FailureKind {
         )
     }
 
-    /// True when the server or the network is at fault, so that other requests will fail alike.
+    /// Returns true if the server or the network is at fault, so that other requests will fail
+    /// alike.
     #[must_use]
     pub const fn speaks_of_an_outage(&self) -> bool {
         matches!(
@@ -139,8 +140,8 @@ impl FailureKind {
         )
     }
 
-    /// True when waiting was in vain this time, but nothing in the job has to be mended: the same run
-    /// may succeed later.
+    /// Returns true if waiting did not help this time, but nothing in the job has to be corrected:
+    /// the same run may succeed later.
     #[must_use]
     pub const fn may_pass_later(&self) -> bool {
         matches!(
@@ -155,7 +156,7 @@ impl FailureKind {
         )
     }
 
-    /// True when no request of the run can go through, whatever it is about.
+    /// Returns true if no request of the run can succeed, whatever it is about.
     const fn concerns_all(&self) -> bool {
         matches!(
             self,
@@ -170,8 +171,8 @@ impl FailureKind {
         )
     }
 
-    /// True when identity, permission, or the place of the bucket stands in the way, which waiting
-    /// does not change: what concerns all requests and does not pass, and what concerns all
+    /// Returns true if the identity, a permission, or the location of the bucket is the obstacle,
+    /// which waiting does not change: permanent failures of all requests, and failures of all
     /// requests about one bucket.
     const fn refuses_access(&self) -> bool {
         let concerns_the_bucket = matches!(
@@ -186,7 +187,7 @@ impl FailureKind {
         concerns_the_bucket || (self.concerns_all() && !self.may_pass_later())
     }
 
-    /// One word for reports and metrics.
+    /// Returns the name of the kind for reports and metrics, one word.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
@@ -231,7 +232,7 @@ impl FailureKind {
         }
     }
 
-    /// What the user can do, as the end of a sentence.
+    /// Returns what the user can do, as the end of a sentence.
     #[must_use]
     pub fn remedy(&self) -> String {
         match self {
@@ -310,7 +311,7 @@ pub struct Failure(Box<Details>);
 /// The fields of a [`Failure`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Details {
-    /// The kind, on which every decision hangs.
+    /// The kind, on which every decision depends.
     pub kind: FailureKind,
     /// The request.
     pub operation: Operation,
@@ -322,7 +323,7 @@ pub struct Details {
     pub message: String,
     /// `x-amz-request-id`, for support.
     pub request_id: Option<String>,
-    /// How often the request was sent.
+    /// The number of times that the request was sent.
     pub attempts: u32,
     /// The credentials and clock that signed the request, if the server refused it.
     pub(crate) signed: Option<Signed>,
@@ -331,7 +332,7 @@ pub struct Details {
 }
 
 impl Failure {
-    /// A failure of ours, not the server's.
+    /// Creates a failure that s3haul found itself, without an answer of the server.
     #[must_use]
     pub fn new(
         kind: FailureKind,
@@ -353,19 +354,35 @@ impl Failure {
         }))
     }
 
-    /// The kind, on which every decision hangs.
+    /// Returns the kind, on which every decision depends.
     #[must_use]
     pub fn kind(&self) -> &FailureKind {
         &self.0.kind
     }
 
-    /// All fields.
+    /// Returns what the user can do, as the end of a sentence. The message of a refusal by s3haul
+    /// itself says so already.
+    #[must_use]
+    pub fn remedy(&self) -> String {
+        if self.is_own_refusal() {
+            String::new()
+        } else {
+            self.0.kind.remedy()
+        }
+    }
+
+    /// True if s3haul itself refuses something, for which no server has an answer.
+    fn is_own_refusal(&self) -> bool {
+        self.0.kind == FailureKind::Invalid && self.0.code == self.0.kind.name()
+    }
+
+    /// Returns all fields.
     #[must_use]
     pub fn details(&self) -> &Details {
         &self.0
     }
 
-    /// True when the server calls the credentials expired: new ones may do.
+    /// Returns true if the server calls the credentials expired: new ones may be accepted.
     #[must_use]
     pub fn is_about_expiry(&self) -> bool {
         let expired = [
@@ -393,15 +410,15 @@ impl Failure {
         failure
     }
 
-    /// True when the server refuses the credentials, so that no other request fares better with
-    /// them.
+    /// Returns true if the server refuses the credentials, so that no other request fares better
+    /// with them.
     #[must_use]
     pub fn is_about_credentials(&self) -> bool {
         self.is_about_expiry() || self.0.code == "InvalidAccessKeyId"
     }
 
-    /// True for a refusal that may be about the credentials or the time that the request was signed
-    /// with.
+    /// Returns true for a refusal that may be about the credentials or the time that the request
+    /// was signed with.
     #[must_use]
     pub fn may_be_about_signature(&self) -> bool {
         matches!(
@@ -410,7 +427,8 @@ impl Failure {
         ) || self.hides_reason()
     }
 
-    /// True for a refusal that may be about one object or about all requests, and does not say so.
+    /// Returns true for a refusal that may be about one object or about all requests, and does not
+    /// say so.
     #[must_use]
     pub fn hides_reason(&self) -> bool {
         let is_bare = matches!(self.0.code.as_str(), "HTTP 400" | "HTTP 403");
@@ -418,15 +436,15 @@ impl Failure {
             || self.0.code == "SignatureDoesNotMatch"
     }
 
-    /// True when nothing has to be mended and the same command may be run again: waiting was in
-    /// vain, or was interrupted.
+    /// Returns true if nothing has to be corrected and the same command may be run again: waiting
+    /// did not help, or was interrupted.
     #[must_use]
     pub fn is_passing(&self) -> bool {
         self.0.kind.may_pass_later() || self.0.kind == FailureKind::Stopped
     }
 
-    /// True for what no other object of the job can escape either: the run ends instead of failing
-    /// each of them alike.
+    /// Returns true if every other object of the job would fail alike, so that the run ends
+    /// instead.
     ///
     /// A signature that does not match is not among them: odd keys and proxies cause it for single
     /// objects.
@@ -455,22 +473,22 @@ impl Failure {
         self.0.is_answer
     }
 
-    /// The same failure after `attempts` tries.
+    /// Returns this failure with the number of attempts.
     #[must_use]
     pub fn after(mut self, attempts: u32) -> Self {
         self.0.attempts = attempts;
         self
     }
 
-    /// The same failure with a remark on its message.
+    /// Returns this failure with a note added to its message.
     #[must_use]
     pub fn noting(mut self, note: &str) -> Self {
         self.0.message = format!("{} ({note})", self.0.message);
         self
     }
 
-    /// The same failure seen as another kind, for callers that know what a code means in their
-    /// place.
+    /// Returns this failure as another kind, for callers that know what a code means for their
+    /// request.
     #[must_use]
     pub fn as_kind(mut self, kind: FailureKind) -> Self {
         self.0.kind = kind;
@@ -481,7 +499,6 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Details {
-            kind,
             operation,
             place,
             code,
@@ -491,18 +508,18 @@ impl fmt::Display for Failure {
             ..
         } = &*self.0;
         let (place, code, message) = (printable(place), printable(code), printable(message));
-        write!(
-            f,
-            "{operation} {place}: {code}: {}",
-            message.trim_end_matches('.')
-        )?;
+        let message = message.trim_end_matches('.');
+        if self.is_own_refusal() {
+            return write!(f, "{place}: {message}");
+        }
+        write!(f, "{operation} {place}: {code}: {message}")?;
         if *attempts > 1 {
             write!(f, " (after {attempts} attempts)")?;
         }
         if let Some(id) = request_id {
             write!(f, " [request {}]", printable(id))?;
         }
-        match kind.remedy() {
+        match self.remedy() {
             remedy if remedy.is_empty() => Ok(()),
             remedy => write!(f, "; {}", printable(&remedy)),
         }
@@ -514,6 +531,25 @@ impl std::error::Error for Failure {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_of_its_own_is_one_sentence_about_a_place() {
+        let message = "write `a/` instead of `a`";
+        let own = Failure::new(
+            FailureKind::Invalid,
+            Operation::ListObjects,
+            "s3://b",
+            message,
+        );
+        assert_eq!(own.to_string(), format!("s3://b: {message}"));
+        let mut of_server = own.clone();
+        of_server.0.code = "InvalidArgument".to_owned();
+        let text = of_server.to_string();
+        assert!(
+            text.contains("InvalidArgument") && text.contains("; see the server's"),
+            "{text}"
+        );
+    }
 
     #[test]
     fn the_message_holds_place_code_request_and_remedy() {

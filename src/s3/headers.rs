@@ -1,4 +1,4 @@
-//! What several requests send in the same headers, one text for all of them.
+//! The headers that several requests share, written once for all of them.
 
 use aws_sdk_s3::primitives::DateTime;
 use aws_sdk_s3::types as sdk;
@@ -113,7 +113,7 @@ macro_rules! with_source_key {
 }
 pub(super) use with_source_key;
 
-/// The grantees of a permission, as its header has them.
+/// Returns the grantees of a permission, as its header has them.
 pub(super) fn granted(grants: &[Grant], permission: Permission) -> Option<String> {
     let grantees = grants.iter().filter(|grant| grant.permission == permission);
     let grantees: Vec<_> = grantees.map(|grant| grant.grantee.as_str()).collect();

@@ -1,8 +1,8 @@
 //! Requests about what a bucket was and what it holds in archives: versions, delete markers,
 //! restores.
 //!
-//! `ListObjectVersions` needs two repairs: the SDK has no paginator for it, and it loses the order of
-//! versions and delete markers ([`order`]).
+//! `ListObjectVersions` needs two repairs: the SDK has no paginator for it, and it loses the order
+//! of versions and delete markers ([`order`]).
 
 mod order;
 
@@ -15,14 +15,14 @@ use super::convert::{decode, listed_archive, timestamp, unquote};
 use super::ids::{Name, required_size};
 use super::page::Told;
 use super::paging::follows_unless_last;
-use super::verbs::{failure, fault, place};
+use super::requests::{failure, fault, place};
 use super::{Client, Failure, FailureKind, Operation, Page};
 use crate::location::{BucketName, ObjectKey};
 use crate::manifest::job::{Restore, RestoreTier};
 
 use order::{Seen, in_order, newest_first};
 
-/// Whether the bytes of an object can be read.
+/// The archive state of an object, which decides whether its bytes can be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum ArchiveState {
     /// They can: it is in no archive, or was restored.
@@ -34,7 +34,7 @@ pub enum ArchiveState {
     Restoring,
 }
 
-/// Whether a bucket keeps versions.
+/// The versioning state of a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Versioning {
     /// It never did.
@@ -45,7 +45,7 @@ pub enum Versioning {
     Suspended,
 }
 
-/// What became of the request for a restore.
+/// The result of a request for a restore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Restored {
     /// It began, or was under way already.
@@ -73,11 +73,11 @@ pub struct ListedVersion {
     pub modified: Option<Timestamp>,
     /// Absent means STANDARD.
     pub storage_class: Option<String>,
-    /// What the listing tells about it.
+    /// The archive state in the listing.
     pub archive: ArchiveState,
 }
 
-/// Where the next page of versions starts.
+/// The start of the next page of versions.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct VersionMarker {
     /// `key-marker`.
@@ -87,12 +87,13 @@ pub struct VersionMarker {
 }
 
 impl Client {
-    /// What lists are asked for besides names; only Amazon's know the question.
+    /// Returns the optional attributes that lists are asked for: `RestoreStatus`, which only Amazon
+    /// S3 supports.
     pub(super) fn asks_for_restores(
         &self,
         bucket: &BucketName,
     ) -> Option<Vec<sdk::OptionalObjectAttributes>> {
-        let asks = self.capabilities().archive_lists && !bucket.is_directory_bucket();
+        let asks = self.capabilities().restore_status_in_lists && !bucket.is_directory_bucket();
         asks.then(|| vec![sdk::OptionalObjectAttributes::RestoreStatus])
     }
 
@@ -101,14 +102,14 @@ impl Client {
         storage_class: Option<&str>,
         status: Option<&sdk::RestoreStatus>,
     ) -> ArchiveState {
-        if self.capabilities().archive_lists {
+        if self.capabilities().restore_status_in_lists {
             listed_archive(storage_class, status)
         } else {
             ArchiveState::Readable
         }
     }
 
-    /// Whether the bucket keeps versions.
+    /// Returns the versioning state of the bucket.
     pub async fn get_versioning(&self, bucket: &BucketName) -> Result<Versioning, Failure> {
         let answer = self
             .sdk
@@ -125,8 +126,8 @@ impl Client {
         })
     }
 
-    /// One page of versions and delete markers: keys in the order of their bytes, newest first
-    /// within a key. A key's versions may go on on the next page.
+    /// Returns one page of versions and delete markers: keys in the order of their bytes, newest
+    /// first within a key. A key's versions may continue on the next page.
     pub async fn list_versions(
         &self,
         bucket: &BucketName,

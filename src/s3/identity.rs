@@ -43,10 +43,10 @@ pub(super) struct Identities(Arc<Shared>);
 
 struct Shared {
     provider: Provider,
-    /// Where credentials come from, for messages.
+    /// The origin of the credentials, for messages.
     origin: Origin,
     clock: Clock,
-    held: ArcSwapOption<Held>,
+    held: ArcSwapOption<CachedIdentity>,
     renewal: Mutex<Renewal>,
     /// True unless the set that is held is refused.
     is_calm: AtomicBool,
@@ -59,7 +59,7 @@ struct Shared {
 }
 
 /// A set of credentials.
-pub(super) struct Held {
+pub(super) struct CachedIdentity {
     pub(super) identity: Identity,
     pub(super) generation: u64,
     /// The time at which it expires, by the clock of those who issued it.
@@ -68,7 +68,7 @@ pub(super) struct Held {
     since: Instant,
 }
 
-impl Held {
+impl CachedIdentity {
     /// Returns true if it is time to renew the set. The clock may have been corrected since the set
     /// came.
     fn is_due(&self, clock: &Clock) -> bool {
@@ -89,8 +89,8 @@ impl Held {
 /// The reason why a request is not sent.
 #[derive(Clone, Debug)]
 pub enum NotReady {
-    /// The provider gives no credentials: they were waited for in vain if the first field is true,
-    /// and never will be given otherwise. The second field names the provider and the reason.
+    /// The provider returns no credentials: not within the patience if the first field is true, and
+    /// never otherwise. The second field names the provider and the reason.
     Nothing(bool, String),
     /// The server refuses them, and there will be no others.
     Refused(Box<Failure>),
@@ -111,7 +111,7 @@ impl Identities {
         }))
     }
 
-    /// The clock that requests are signed by.
+    /// Returns the clock that requests are signed by.
     pub(super) fn clock(&self) -> &Clock {
         &self.0.clock
     }
@@ -125,17 +125,17 @@ impl Identities {
             .map_or(0, |held| held.generation)
     }
 
-    /// The source that gave the credentials, once one has.
+    /// Returns the source that gave the credentials, once one has.
     pub(super) fn source(&self) -> Option<&CredentialSource> {
         self.0.provider.used()
     }
 
-    /// True if the provider never gives another set.
+    /// Returns true if the provider never gives another set.
     pub(super) fn is_fixed(&self) -> bool {
         self.0.provider.is_fixed()
     }
 
-    /// True once the server has taken a set.
+    /// Returns true once the server has taken a set.
     pub(super) fn is_accepted(&self) -> bool {
         self.renewal().is_accepted()
     }
@@ -163,7 +163,7 @@ impl Identities {
     }
 
     /// Returns the set that is held, unless it has expired.
-    fn usable(&self) -> Option<Arc<Held>> {
+    fn usable(&self) -> Option<Arc<CachedIdentity>> {
         let held = self.0.held.load_full()?;
         let is_over = held
             .identity
@@ -268,7 +268,7 @@ impl Identities {
         }
     }
 
-    /// True if the set that is held is that of a session.
+    /// Returns true if the set that is held is that of a session.
     fn is_session(&self) -> bool {
         let held = self.0.held.load();
         let credentials = held
@@ -277,13 +277,13 @@ impl Identities {
         credentials.is_some_and(|credentials| credentials.session_token().is_some())
     }
 
-    /// Says once what all requests wait for. At the start of a command, its first contact with the
-    /// servers says so.
+    /// Logs once what all requests wait for. At the start of a command, its first contact with the
+    /// servers logs that instead.
     fn tell(&self) {
         let mut renewal = self.renewal();
         if renewal.has_worked() && renewal.tell() {
             drop(renewal);
-            tracing::warn!("waiting for credentials: {}", self.reason());
+            tracing::warn!(name: "waiting", "waiting for credentials: {}", self.reason());
         }
     }
 
@@ -338,10 +338,7 @@ impl Identities {
             );
         }
         if let Some(waited) = told {
-            tracing::warn!(
-                "there are credentials again after {}",
-                display_duration(waited)
-            );
+            tell_back("there are credentials again", waited);
         }
         self.0.changed.notify_waiters();
     }
@@ -367,7 +364,7 @@ impl Identities {
             });
         // The same set may last longer than it was said to.
         let generation = last.map_or(0, |last| last.generation) + u64::from(!is_same);
-        self.0.held.store(Some(Arc::new(Held {
+        self.0.held.store(Some(Arc::new(CachedIdentity {
             identity: credentials.into(),
             generation,
             end,
@@ -378,7 +375,7 @@ impl Identities {
 
     /// Returns the set to sign a request with. A set that has ended since the request was
     /// [`ready`](Self::ready) is not waited for here, where the time would count as the server's.
-    pub(super) async fn to_sign(&self) -> Result<Arc<Held>, NoIdentity> {
+    pub(super) async fn to_sign(&self) -> Result<Arc<CachedIdentity>, NoIdentity> {
         if let Some(held) = self.usable() {
             return Ok(held);
         }
@@ -395,7 +392,7 @@ impl Identities {
     }
 
     /// Returns the set that is held. Waits for one renewal if there is none that can be used.
-    async fn resolve(&self) -> Result<Arc<Held>, NoIdentity> {
+    async fn resolve(&self) -> Result<Arc<CachedIdentity>, NoIdentity> {
         if let Some(held) = self.usable() {
             return Ok(held);
         }
@@ -426,8 +423,8 @@ impl Identities {
         }
     }
 
-    /// Takes note that the server refused a set. It is used no more, unless another one has taken
-    /// its place.
+    /// Records that the server refused a set, which is not used any more, unless another one has
+    /// replaced it already.
     pub(super) fn refused(&self, generation: u64, failure: &Failure) {
         let mut renewal = self.renewal();
         if self.generation() == generation {
@@ -436,7 +433,7 @@ impl Identities {
         }
     }
 
-    /// Takes note that the server took this set in a request that was sent then.
+    /// Records that the server accepted this set in a request that was sent at this time.
     pub(super) fn accepted(&self, generation: u64, sent: Instant) {
         let mut proven = self.proven();
         let is_first = proven.is_none_or(|(last, _)| last != generation);
@@ -457,10 +454,7 @@ impl Identities {
             .store(!renewal.is_refused(), Ordering::Release);
         drop(renewal);
         if let Some(waited) = told {
-            tracing::warn!(
-                "the server takes the credentials again after {}",
-                display_duration(waited)
-            );
+            tell_back("the server takes the credentials again", waited);
         }
         self.0.changed.notify_waiters();
     }
@@ -513,8 +507,9 @@ impl fmt::Debug for Identities {
 }
 
 impl ResolveCachedIdentity for Identities {
-    /// All requests of a client are signed with the same credentials. The sessions of directory
-    /// buckets have a cache of their own, which asks here for what they are made with.
+    /// Returns the credentials that all requests of a client are signed with. The sessions of
+    /// directory buckets have a cache of their own, which asks here for the credentials to create
+    /// them with.
     fn resolve_cached_identity<'a>(
         &'a self,
         _: SharedIdentityResolver,
@@ -547,6 +542,12 @@ impl ProvideCredentials for Identities {
     }
 }
 
+/// Tells that something is there again that requests waited for.
+fn tell_back(what: &str, waited: Duration) {
+    let seconds = waited.as_secs_f64();
+    tracing::warn!(name: "back", seconds, "{what} after {}", display_duration(waited));
+}
+
 #[cfg(test)]
 mod tests {
     use aws_smithy_types::DateTime;
@@ -555,8 +556,8 @@ mod tests {
     use super::super::clock::refused_at;
     use super::*;
 
-    fn held(end: SystemTime) -> Held {
-        Held {
+    fn held(end: SystemTime) -> CachedIdentity {
+        CachedIdentity {
             identity: Credentials::new("id", "secret", None, Some(end), "test").into(),
             generation: 1,
             end: Some(end),
@@ -580,7 +581,7 @@ mod tests {
             !long.is_due(&clock),
             "it lasts for a minute and has just come"
         );
-        let older = Held {
+        let older = CachedIdentity {
             since: Instant::now().checked_sub(minutes(30)).unwrap(),
             ..held(now + minutes(60))
         };

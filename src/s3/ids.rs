@@ -22,7 +22,7 @@ pub(super) enum Name {
 }
 
 impl Name {
-    /// The longest name of this kind in bytes.
+    /// Returns the longest name of this kind in bytes.
     pub(super) const fn limit(self) -> usize {
         match self {
             Self::Etag | Self::Version => 1024,

@@ -1,10 +1,10 @@
 //! `ListObjectsV2`, read from the answer's text.
 //!
-//! A sync of a million objects that are in place is two million lines of lists and nothing else, so
-//! a line must cost next to nothing. With the SDK's reader such a sync took 16.4 s of CPU, with
-//! this one 8.3 s. The request, its signature and its failures are the SDK's all the same: for an
-//! answer that is no failure, an interceptor puts our reader in the place of the SDK's. A page that
-//! it did not read is never taken for an empty one.
+//! A sync of a million objects that are all up to date reads two million list entries and does
+//! nothing else, so an entry must cost next to nothing. With the SDK's reader such a sync took 16.4
+//! s of CPU, with this one 8.3 s. The SDK still handles the request, its signature, and its
+//! failures: for a successful answer, an interceptor replaces the SDK's reader with ours. A page
+//! that it did not read is never taken for an empty one.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,13 +21,13 @@ use super::convert::{decode, is_archive};
 use super::ids::{Name, possible_size};
 use super::page::Told;
 use super::paging::follows;
-use super::verbs::{failure, fault};
+use super::requests::{failure, fault};
 use super::xml::{Reader, Tag, Unreadable};
 use super::{ArchiveState, Client, Failure, ListedObject, Operation, Page};
 use crate::location::BucketName;
 
 impl Client {
-    /// One page of keys in the order of their bytes. `after` is the last key seen before.
+    /// Returns one page of keys in the order of their bytes. `after` is the last key seen before.
     pub async fn list_objects(
         &self,
         bucket: &BucketName,
@@ -63,7 +63,7 @@ impl Client {
     ) -> Result<Page<ListedObject>, Failure> {
         let encode = self.capabilities().encoded_lists;
         let reader = PageReader {
-            knows_archives: self.capabilities().archive_lists,
+            knows_archives: self.capabilities().restore_status_in_lists,
             ..PageReader::default()
         };
         self.sdk
@@ -114,7 +114,7 @@ impl Client {
     }
 }
 
-/// What an answer says.
+/// The content of an answer.
 #[derive(Debug, Default, PartialEq)]
 struct Listed {
     items: Vec<ListedObject>,
@@ -124,8 +124,8 @@ struct Listed {
     /// Absent if the answer does not say it.
     truncated: Option<bool>,
     next: Option<String>,
-    /// Why the page cannot be used, although it can be read: a key that is not UTF-8, an object
-    /// without a size.
+    /// The reason why the page cannot be used although it can be read: a key that is not UTF-8, an
+    /// object without a size.
     mistake: Option<String>,
 }
 
@@ -187,7 +187,7 @@ impl DeserializeResponse for PageReader {
     }
 }
 
-/// Why a document is no page.
+/// The reason why a document is not a page.
 #[derive(Debug, thiserror::Error)]
 enum ReadError {
     /// It is an error, whatever the status says.
@@ -294,7 +294,7 @@ fn group(reader: &mut Reader<'_>) -> Result<Option<String>, Unreadable> {
     Ok(prefix)
 }
 
-/// The code and the message of an error.
+/// Returns the code and the message of an error.
 fn refusal(reader: &mut Reader<'_>) -> Result<ErrorMetadata, Unreadable> {
     let mut metadata = ErrorMetadata::builder();
     while let Some(tag) = reader.child()? {
@@ -308,7 +308,7 @@ fn refusal(reader: &mut Reader<'_>) -> Result<ErrorMetadata, Unreadable> {
     Ok(metadata.build())
 }
 
-/// One object, and what is wrong with it; the key is as it is written.
+/// Reads one object and the mistake in it, if there is one; the key is as it is written.
 fn object(
     reader: &mut Reader<'_>,
     knows_archives: bool,
@@ -358,7 +358,7 @@ fn object(
     Ok((object, mistake))
 }
 
-/// What `RestoreStatus` says about an object in an archive.
+/// Reads the archive state of an object from its `RestoreStatus`.
 fn restore_status(reader: &mut Reader<'_>) -> Result<ArchiveState, Unreadable> {
     let (mut ongoing, mut expires) = (false, false);
     while let Some(tag) = reader.child()? {

@@ -1,6 +1,6 @@
-//! Header values that are not UTF-8, which S3's look-alikes keep and give out as they are.
+//! Header values that are not UTF-8, which S3-compatible servers store and return unchanged.
 //!
-//! This crate and the SDK hold values as text. A value that is no UTF-8 is held as a text in which
+//! This crate and the SDK hold values as text. A value that is not UTF-8 is held as a text in which
 //! a private character (U+F780 to U+F7FF) stands for each byte from 0x80 on, and such a text is
 //! sent as the bytes that it stands for. A UTF-8 value in which one of these characters occurs by
 //! itself is held the same way, so that no two values share a text.
@@ -51,7 +51,7 @@ pub(crate) fn bytes_of(text: &str) -> Cow<'_, [u8]> {
     value_of(text).map_or(Cow::Borrowed(text.as_bytes()), Cow::Owned)
 }
 
-/// Replaces the values of an answer that are no UTF-8 by texts, which the SDK can read.
+/// Replaces the values of an answer that are not UTF-8 by texts, which the SDK can read.
 pub(super) fn make_readable(response: &mut HttpResponse) -> Result<(), BoxError> {
     let texts: Vec<_> = response
         .headers()
@@ -86,8 +86,8 @@ pub(super) fn restore(request: HttpRequest) -> Result<HttpRequest, BoxError> {
     Ok(HttpRequest::try_from(request)?)
 }
 
-/// Returns true for attributes of which one is no UTF-8. The SDK would leave such a header out of
-/// its signature.
+/// Returns true if one of the attributes is not UTF-8. The SDK would leave such a header out of its
+/// signature.
 pub(super) fn are_in(attributes: &Attributes) -> bool {
     let headers = &attributes.headers;
     let texts = [

@@ -49,7 +49,7 @@ pub enum Class {
 }
 
 impl Operation {
-    /// How many there are.
+    /// The number of operations.
     pub(crate) const COUNT: usize = Self::ReadFile as usize + 1;
 
     /// All of them, in the order of their declaration.
@@ -83,7 +83,7 @@ impl Operation {
         Self::ReadFile,
     ];
 
-    /// Which of S3's request limits this operation counts against.
+    /// Returns the request limit of S3 that this operation counts against.
     #[must_use]
     pub const fn class(self) -> Class {
         match self {

@@ -21,10 +21,10 @@ use super::{
 };
 use crate::location::BucketName;
 
-/// Empty pages in a row that still are no endless list. Servers send some where they have deleted
-/// keys.
+/// The most empty pages in a row that do not count as an endless list. Servers send some if they
+/// have deleted keys.
 pub const MOST_EMPTY_PAGES: u32 = 100;
-/// How often a page is asked for that turns out to be the one before.
+/// The number of times that a page is requested if the answer is the page before.
 pub const PAGE_TRIES: u32 = 3;
 
 /// A list of uploads or parts that shows more than this at one key is no list that ends: S3 allows
@@ -35,15 +35,15 @@ const MOST_PAGES_AT_A_KEY: u32 = MOST_AT_A_KEY / 10;
 
 /// A line of a list.
 pub trait Entry {
-    /// The key, or what stands for it in this list.
+    /// Returns the key, or the value that stands for it in this list.
     fn key(&self) -> Cow<'_, str>;
 
-    /// Tells entries of one key apart.
+    /// Returns the id that distinguishes entries of one key.
     fn id(&self) -> Option<&str> {
         None
     }
 
-    /// True for the newest entry of its key, in a list of versions.
+    /// Returns true for the newest entry of its key, in a list of versions.
     fn is_latest(&self) -> bool {
         false
     }
@@ -91,7 +91,7 @@ impl Entry for AnnotationEntry {
     }
 }
 
-/// What a list promises about the order of its entries.
+/// The order that a list promises for its entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     /// Keys ascend, by their bytes.
@@ -105,7 +105,7 @@ pub enum Order {
 }
 
 impl Order {
-    /// The order of a list of objects.
+    /// Returns the order of a list of objects.
     #[must_use]
     pub const fn of_objects(ordered_lists: bool) -> Self {
         if ordered_lists {
@@ -115,7 +115,7 @@ impl Order {
         }
     }
 
-    /// The order of a list of versions.
+    /// Returns the order of a list of versions.
     #[must_use]
     pub const fn of_versions(ordered_lists: bool) -> Self {
         if ordered_lists {
@@ -126,7 +126,7 @@ impl Order {
     }
 }
 
-/// What a page turned out to be.
+/// The verdict on a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
     /// A new page; the list goes on where it says.
@@ -151,12 +151,12 @@ pub struct Paging {
     last: Option<String>,
     /// True if the entries of that key began with the latest.
     led: bool,
-    /// What is remembered of the list.
+    /// The entries of the list that are remembered.
     seen: HashSet<Print>,
-    /// What is remembered of the page before.
+    /// The entries of the page before that are remembered.
     before: HashSet<Print>,
     first_and_last: Option<(Print, Print)>,
-    /// Where the page before led to.
+    /// The marker that the page before led to.
     token: Option<u64>,
     empty: u32,
     again: u32,
@@ -214,7 +214,7 @@ impl Paging {
         }
     }
 
-    /// The same list, which begins behind this key.
+    /// Sets the key that the list begins behind.
     #[must_use]
     pub fn behind(mut self, key: Option<String>) -> Self {
         self.last = key;
@@ -402,8 +402,9 @@ impl Paging {
         Ok(())
     }
 
-    /// Of a list without order, takes out what was on the page before, or at the end of any page.
-    /// The same key twice on one page may be two keys that the server writes alike, and is counted.
+    /// Removes from a list without order the entries that were on the page before, or at the end of
+    /// any page. The same key twice on one page may be two keys that the server writes alike, and
+    /// is kept.
     fn drop_repeated<T: Entry>(&mut self, items: &mut Vec<T>, ends: (Print, Print)) {
         let mut here = HashSet::with_capacity(items.len());
         let Self {
@@ -453,7 +454,7 @@ fn print_of<T: Entry>(hashers: &(RandomState, RandomState), item: &T) -> Print {
     (hashers.0.hash_one(&name), hashers.1.hash_one(&name))
 }
 
-/// The beginning of a key, for messages.
+/// Returns the beginning of a key, for messages.
 fn shortened(key: &str) -> String {
     match key.char_indices().nth(100) {
         Some((end, _)) => format!("{}…", &key[..end]),
@@ -481,9 +482,9 @@ pub(super) fn follows<M>(
     }
 }
 
-/// The same for lists with markers. There S3 names the last entry on every page, the last page
-/// included, and other servers repeat the marker they were `asked` for. Neither says anything
-/// against `IsTruncated: false`.
+/// Returns the next marker of a list, or `None` after the last page. S3 names the last entry on
+/// every page, including the last page, and other servers repeat the marker that they were `asked`
+/// for. Neither contradicts `IsTruncated: false`.
 ///
 /// # Errors
 /// Those of [`follows`].

@@ -29,7 +29,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use thiserror::Error;
 
-use super::bounds::{self, Asked};
+use super::bounds::{self, ExpectedBody};
 use super::progress;
 use crate::endpoint::{Network, NoProxy, ProxyUrl, Setting};
 
@@ -135,7 +135,7 @@ fn pem(certificate: &CertificateDer<'_>) -> Vec<u8> {
     format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n").into_bytes()
 }
 
-/// A pool of connections, all through this proxy if there is one.
+/// Returns a pool of connections, all through this proxy if there is one.
 fn pool(proxy: Option<&ProxyUrl>, trusted: TrustStore) -> SharedHttpClient {
     // The URL was checked when it was read.
     let proxy = proxy.and_then(|url| ProxyConfig::all(url.as_str()).ok());
@@ -181,7 +181,7 @@ impl Pools {
         })
     }
 
-    /// True if a request to this URL would go through a proxy, but for `NO_PROXY`.
+    /// Returns true if a request to this URL would go through a proxy, but for `NO_PROXY`.
     fn is_exempt(&self, url: &str) -> bool {
         let Settings {
             http,
@@ -275,9 +275,9 @@ impl HttpConnector for Connector {
             self.secure.get_or_init(|| connect(self.pools.0.secure()))
         };
         progress::watch(&mut request);
-        let (asked, answer) = (Asked::of(&request), connector.call(request));
+        let (expected, answer) = (ExpectedBody::of(&request), connector.call(request));
         HttpConnectorFuture::new(async move {
-            let limited = bounds::limit(answer.await?, asked);
+            let limited = bounds::limit(answer.await?, expected);
             limited.map_err(|error| ConnectorError::other(error.into(), None))
         })
     }

@@ -277,7 +277,7 @@ mod tests {
         }
     }
 
-    /// The program of the shell and what runs beside it are ended too.
+    /// Checks that the shell's child and the processes beside it are ended too.
     #[tokio::test]
     async fn a_program_that_takes_too_long_is_ended_with_all_that_it_started() {
         let directory = tempfile::tempdir().unwrap();

@@ -1,8 +1,8 @@
 //! Bounds the time of one attempt, with regard to the bytes of an object that move meanwhile.
 //!
-//! A server that is silent must not be waited for longer than the run's patience. A part that goes
-//! up, or a range that comes down, over a slow line is no silence. The connector (`s3::pool`) notes
-//! each 64 KiB of it; a byte a second is no progress.
+//! s3haul must not wait for a silent server longer than the run's patience. A slow upload of a
+//! part, or a slow download of a range, is not silence. The connector (`s3::pool`) notes each 64
+//! KiB that moves; a byte per second does not count as progress.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -27,7 +27,7 @@ tokio::task_local! {
     static PROGRESS: Arc<Progress>;
 }
 
-/// When bytes moved last.
+/// The time at which bytes moved last.
 #[derive(Debug)]
 pub(super) struct Progress {
     began: Instant,
@@ -60,7 +60,7 @@ impl Progress {
 /// Runs an attempt that may take `total`, and `quiet` without bytes of an object that move.
 ///
 /// # Errors
-/// How long nothing moved, if the attempt took too long.
+/// Returns the time without progress as an error if the attempt took too long.
 pub fn within<F: Future>(
     quiet: Duration,
     total: Duration,
@@ -110,7 +110,7 @@ pub(super) fn watch(request: &mut HttpRequest) {
 struct Pieces {
     /// The body, which gives all its bytes at once.
     whole: SdkBody,
-    /// What it gave and was not sent yet.
+    /// The bytes that the body returned and that are not sent yet.
     piece: Bytes,
     /// Bytes that were not sent yet.
     left: u64,
@@ -160,7 +160,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// An attempt that moves so many bytes in each of so many seconds, and nothing afterwards.
+    /// Moves this many bytes in each of this many seconds, and nothing afterwards.
     async fn moving(bytes: u64, seconds: u32) {
         let progress = Progress::current().unwrap();
         for _ in 0..seconds {

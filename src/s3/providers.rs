@@ -73,7 +73,7 @@ impl Provider {
         }
     }
 
-    /// True if it never gives another set.
+    /// Returns true if the provider never returns another set.
     pub(super) fn is_fixed(&self) -> bool {
         match self {
             Self::Fixed(_) => true,
@@ -84,7 +84,7 @@ impl Provider {
         }
     }
 
-    /// The source that gave the credentials, once one has.
+    /// Returns the source that gave the credentials, once one has.
     pub(super) fn used(&self) -> Option<&CredentialSource> {
         match self {
             Self::Fixed(_) => None,
@@ -92,8 +92,8 @@ impl Provider {
         }
     }
 
-    /// The source that is asked now, or was asked last, unless that gave credentials with which
-    /// another one is asked.
+    /// Returns the source that is asked now, or was asked last, unless that gave credentials with
+    /// which another one is asked.
     pub(super) fn asked(&self) -> Option<Link> {
         match self {
             Self::Fixed(_) => None,
@@ -121,7 +121,7 @@ impl Foundation {
         }
     }
 
-    /// A configuration for requests to the Security Token Service.
+    /// Returns a configuration for requests to the Security Token Service.
     pub(super) fn sts_config(&self, credentials: SharedCredentialsProvider) -> SdkConfig {
         let mut config = SdkConfig::builder()
             .behavior_version(BehaviorVersion::v2026_01_12())
@@ -296,10 +296,10 @@ impl ProvideCredentials for Lost {
     }
 }
 
-/// What is known of the sources that were asked.
+/// The state of the sources that were asked.
 #[derive(Debug, Default)]
 pub(super) struct Asked {
-    /// The source that gave the credentials, once one has.
+    /// Returns the source of the credentials, once one has returned some.
     used: OnceLock<CredentialSource>,
     /// See [`Provider::asked`].
     link: Mutex<Option<Link>>,

@@ -2,14 +2,14 @@
 //! question.
 //!
 //! A server that ignores `?tagging` answers with the object itself, of which no more is read than a
-//! good answer has (`s3::bounds`). What cannot be read and is not just cut short or empty is no
-//! accident either, so that nobody asks again.
+//! good answer has (`s3::bounds`). An unreadable answer that is neither cut short nor empty is not
+//! an accident either, so the question is not repeated.
 
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::{RequestId, RequestIdExt};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
-use super::verbs::{failure, place};
+use super::requests::{failure, place};
 use super::{Failure, FailureKind, Operation};
 use crate::location::{BucketName, ObjectKey};
 

@@ -11,7 +11,7 @@ use super::causes::{find, plain};
 use super::convert::{part_number, quoted, unquote};
 use super::headers::with_customer_key;
 use super::ids::{Name, other_version, required_size};
-use super::verbs::{failure, fault, place};
+use super::requests::{failure, fault, place};
 use super::{Client, Failure, FailureKind, Operation, PartHead, SourcePin};
 use crate::location::{BucketName, ObjectKey};
 
@@ -23,11 +23,11 @@ pub struct Body {
 }
 
 impl Body {
-    /// The next bytes, or `None` at the end.
+    /// Returns the next bytes, or `None` at the end.
     ///
     /// # Errors
-    /// [`FailureKind::Transient`] when the connection breaks; what came until then is no whole.
-    /// [`FailureKind::AnswerTooLong`] when more comes than was asked for.
+    /// [`FailureKind::Transient`] if the connection breaks: the bytes so far are incomplete.
+    /// [`FailureKind::AnswerTooLong`] if there are more bytes than were requested.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
         match self.stream.next().await {
             None => Ok(None),
@@ -159,7 +159,8 @@ fn same_range((first, last): (u64, u64), size: u64, answered: Option<&str>) -> R
     }
 }
 
-/// Servers that ignore `If-Match` answer with whatever is there; its `ETag` tells.
+/// Checks that the answer is about the requested version. Servers that ignore `If-Match` answer
+/// with the current object, and only its `ETag` shows that.
 fn same_version(
     pin: &SourcePin,
     etag: Option<String>,

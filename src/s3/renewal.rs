@@ -53,7 +53,7 @@ pub(super) enum Step {
     Refused(Box<Failure>),
 }
 
-/// Whether the provider is asked for a newer set.
+/// The decision whether to ask the provider for a newer set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Inquiry {
     /// A renewal starts.
@@ -191,13 +191,13 @@ impl Renewal {
         }
     }
 
-    /// True while the provider is asked.
+    /// Returns true while the provider is asked.
     pub(super) fn is_under_way(&self) -> bool {
         self.under_way.is_some()
     }
 
-    /// Takes note of the end of a renewal. Returns how long requests waited for it if that is to be
-    /// told.
+    /// Records the end of a renewal. Returns how long requests waited for it if that is to be
+    /// logged.
     pub(super) fn ended(
         &mut self,
         now: Instant,
@@ -254,7 +254,7 @@ impl Renewal {
             .then(|| now.saturating_duration_since(trouble.since))
     }
 
-    /// Takes note that the server refused the set that is held.
+    /// Records that the server refused the set that is held.
     pub(super) fn refused(&mut self, at: Instant, generation: u64, failure: &Failure) {
         if self
             .refusal
@@ -271,8 +271,8 @@ impl Renewal {
         }
     }
 
-    /// Takes note that the server took the set that is held in a request that was `sent` then.
-    /// Returns how long requests waited for that if it is to be told.
+    /// Records that the server accepted the set that is held, in a request that was `sent` at this
+    /// time. Returns how long requests waited for that if it is to be logged.
     pub(super) fn accepted(&mut self, now: Instant, sent: Instant) -> Option<Duration> {
         self.progress = Progress::Taken;
         if std::mem::take(&mut self.is_on_trial) {
@@ -283,17 +283,17 @@ impl Renewal {
         self.over(now)
     }
 
-    /// True once the server has taken a set.
+    /// Returns true once the server has accepted a set.
     pub(super) fn is_accepted(&self) -> bool {
         self.progress == Progress::Taken
     }
 
-    /// True once the provider has given a set.
+    /// Returns true once the provider has given a set.
     pub(super) fn has_worked(&self) -> bool {
         self.progress >= Progress::Given
     }
 
-    /// True while the set that is held is refused.
+    /// Returns true while the set that is held is refused.
     pub(super) fn is_refused(&self) -> bool {
         self.refusal.is_some()
     }
@@ -317,7 +317,7 @@ impl Renewal {
         !std::mem::replace(&mut self.is_warned, true)
     }
 
-    /// Says why there are no credentials that can be used, given the name of the provider.
+    /// Returns the reason why no credentials can be used, given the name of the provider.
     pub(super) fn reason(&self, provider: &str, now: Instant) -> String {
         let silent_for = self
             .under_way
@@ -372,7 +372,7 @@ mod tests {
         )
     }
 
-    /// The renewals that a crowd of requests causes in an hour of a sick provider.
+    /// Returns the number of renewals that many requests cause in an hour while the provider fails.
     fn renewals(set: Option<Set>, brought: &Brought, refused: bool) -> u32 {
         let (start, mut renewal, mut count) = (Instant::now(), Renewal::default(), 0);
         renewal.accepted(start, start);

@@ -2,10 +2,10 @@
 //!
 //! The SDK refuses a document whose root has another name than in the model of S3; boto3 and most
 //! other clients never look at it. Servers that were written against those call it
-//! `ListPartsResponse`, or wrap the document into such an element. So a root is renamed to what the
-//! SDK expects if the document holds an element that only an answer to this operation has. A
-//! document that holds none (a page of HTML, an object in the place of its tags) stays as it is and
-//! is refused.
+//! `ListPartsResponse`, or wrap the document into such an element. So this module gives a root the
+//! name that the SDK expects, if the document holds an element that only an answer to this
+//! operation has. Any other document (a page of HTML, an object instead of its tags) stays as it is
+//! and is refused.
 
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextMut;
@@ -22,7 +22,7 @@ use aws_smithy_runtime_api::client::ser_de::{DeserializeResponse, SharedResponse
 use super::page::holds_error;
 use super::xml::{Reader, Tag, Unreadable};
 
-/// What the SDK expects of the document that answers an operation.
+/// The root element that the SDK expects in the answer to an operation.
 #[derive(Debug)]
 pub(super) struct Root {
     operation: &'static str,
@@ -41,8 +41,8 @@ struct Mark {
     values: &'static [&'static str],
 }
 
-/// The root of a list of objects: what a server answers to a question about a bucket that it does
-/// not know. Such a list would be taken for an empty list of uploads or versions.
+/// The root of a list of objects. A server answers with such a list if it does not know a question
+/// about a bucket; it would be read as an empty list of uploads or versions.
 const OBJECTS: &str = "ListBucketResult";
 /// An element that all lists have.
 const OF_ALL_LISTS: &str = "IsTruncated";
@@ -76,7 +76,7 @@ roots! {
 }
 
 impl Root {
-    /// Returns what answers an operation of this name, where that is a document.
+    /// Returns the root of the answer to this operation, if the answer is a document.
     pub(super) fn of(operation: &str) -> Option<&'static Self> {
         ROOTS.iter().find(|root| root.operation == operation)
     }
@@ -90,23 +90,13 @@ impl Root {
             .map(SdkBody::from)
     }
 
-    /// Returns true for an answer whose document ends before its root does. The SDK takes what it
-    /// holds for all of it.
-    pub(super) fn is_cut_off(response: &HttpResponse) -> bool {
-        document_of(response).is_some_and(ends_early)
-    }
-
-    /// Returns true for an answer about tags that has no set of them. The SDK takes it for an empty
-    /// one.
-    pub(super) fn is_bare_tagging(response: &HttpResponse) -> bool {
-        document_of(response).is_some_and(|document| is_bare(document, "Tagging"))
-    }
-
     fn renamed(&self, document: &str) -> Result<Option<String>, Unreadable> {
         let mut reader = Reader::new(document);
         let root = match reader.child()? {
-            // Some servers answer so for a bucket that never had versions.
-            Some(Tag::Empty(root)) if self.is_alias(root) => return Ok(Some(self.wrap(""))),
+            // Some servers answer like this for a bucket that never had versions.
+            Some(Tag::Empty(root)) if self.means_no_versions(root) => {
+                return Ok(Some(self.wrap("")));
+            }
             Some(Tag::Open(root)) if root != self.name && root != "Error" => root,
             _ => return Ok(None),
         };
@@ -131,7 +121,7 @@ impl Root {
                 }
             }
         }
-        let is_known = is_known || (is_empty && self.is_alias(root));
+        let is_known = is_known || (is_empty && self.means_no_versions(root));
         Ok(inner(document, begin, &reader)
             .filter(|_| is_known)
             .map(|inner| self.wrap(inner)))
@@ -147,8 +137,8 @@ impl Root {
         })
     }
 
-    /// True for a root that says by its name alone that a bucket has no versions.
-    fn is_alias(&self, root: &str) -> bool {
+    /// Returns true if the name of the root alone says that a bucket has no versions.
+    fn means_no_versions(&self, root: &str) -> bool {
         self.operation == "GetBucketVersioning" && root.starts_with(self.operation)
     }
 
@@ -157,14 +147,25 @@ impl Root {
     }
 }
 
-/// Returns the document of an answer that tells of success.
+/// Returns true if the document ends before its root element is closed. The SDK would read it as
+/// complete.
+pub(super) fn is_cut_off(response: &HttpResponse) -> bool {
+    document_of(response).is_some_and(ends_early)
+}
+
+/// Returns true for an answer about tags without a `TagSet`. The SDK would read it as an empty set.
+pub(super) fn lacks_tag_set(response: &HttpResponse) -> bool {
+    document_of(response).is_some_and(|document| is_bare(document, "Tagging"))
+}
+
+/// Returns the document of a successful answer.
 fn document_of(response: &HttpResponse) -> Option<&str> {
     let is_success = response.status().is_success();
     let document = response.body().bytes().filter(|_| is_success)?;
     std::str::from_utf8(document).ok()
 }
 
-/// True if the last tag of a document does not close its first.
+/// Returns true if the last tag of a document does not close its first.
 fn ends_early(document: &str) -> bool {
     let Ok(Some(Tag::Open(root))) = Reader::new(document).child() else {
         return false;
@@ -177,7 +178,7 @@ fn ends_early(document: &str) -> bool {
     last != Some(root)
 }
 
-/// True for a document of this name that holds no element.
+/// Returns true for a document of this name that holds no element.
 fn is_bare(document: &str, name: &str) -> bool {
     let mut reader = Reader::new(document);
     match reader.child() {
@@ -187,7 +188,7 @@ fn is_bare(document: &str, name: &str) -> bool {
     }
 }
 
-/// Returns what stands between `begin` and the tag that was closed last.
+/// Returns the text between `begin` and the tag that was closed last.
 fn inner<'d>(document: &'d str, begin: usize, reader: &Reader<'_>) -> Option<&'d str> {
     let read = document.get(begin..document.len() - reader.left())?;
     read.get(..read.rfind("</")?)
@@ -239,22 +240,15 @@ impl DeserializeResponse for Renaming {
         let Some(inner) = self.layer.load::<SharedResponseDeserializer>() else {
             return Err(OrchestratorError::other("nothing reads this answer"));
         };
-        if Root::is_cut_off(response) {
+        if is_cut_off(response) {
             return Err(OrchestratorError::response(Unreadable.into()));
         }
-        let document = response
-            .body()
-            .bytes()
-            .filter(|_| response.status().is_success());
-        if document
-            .and_then(|document| std::str::from_utf8(document).ok())
-            .is_some_and(holds_error)
-        {
+        if document_of(response).is_some_and(holds_error) {
             return Err(OrchestratorError::response(
                 "the document ends in an error".into(),
             ));
         }
-        if self.root.operation == "GetObjectTagging" && Root::is_bare_tagging(response) {
+        if self.root.operation == "GetObjectTagging" && lacks_tag_set(response) {
             return Err(OrchestratorError::response(
                 "the document has no set of tags".into(),
             ));
@@ -399,8 +393,7 @@ mod tests {
                 "<order><Status>open</Status><Mode>express</Mode></order>",
                 "<order><Status/><Mode/></order>",
                 "<order><Status><ON/></Status></order>",
-                // A list of objects in the place of one of uploads or versions is no empty list of
-                // those.
+                // A list of objects is not an empty list of uploads or versions.
                 "<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>k</Key></Contents></ListBucketResult>",
             ] {
                 assert_eq!(

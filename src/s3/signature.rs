@@ -48,7 +48,8 @@ struct SigningKey {
 }
 
 impl Signer {
-    /// `endpoint` is a URL; the host is the one that the HTTP client will name.
+    /// Creates a signer for the URL `endpoint`. The signed host is the one that the HTTP client
+    /// sends.
     pub(super) fn new(endpoint: &str, region: String, service: String) -> Self {
         let (scheme, rest) = endpoint.split_once("://").unwrap_or(("https", endpoint));
         let host = rest.split(['/', '?']).next().unwrap_or_default();
@@ -66,7 +67,7 @@ impl Signer {
     /// hexadecimal SHA-256 of its body or [`UNSIGNED`].
     ///
     /// # Errors
-    /// Credentials that can not stand in a header.
+    /// Credentials that cannot stand in a header.
     pub(super) fn sign(
         &self,
         request: &mut HttpRequest,
@@ -98,7 +99,7 @@ impl Signer {
         Ok(())
     }
 
-    /// The canonical request, and the names of the headers in it.
+    /// Returns the canonical request, and the names of the headers in it.
     fn canonical(&self, request: &HttpRequest, payload: &str) -> (Vec<u8>, String) {
         // Values need not be text.
         let mut headers: Vec<(&str, &[u8])> = request
@@ -177,7 +178,7 @@ impl Signer {
 }
 
 impl std::fmt::Debug for Signer {
-    /// Without the secret.
+    /// Omits the secret.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Signer")
             .field("host", &self.host)
@@ -186,7 +187,7 @@ impl std::fmt::Debug for Signer {
     }
 }
 
-/// The SHA-256 of a body, as it is signed.
+/// Returns the SHA-256 of a body, as it is signed.
 pub(super) fn payload_hash(body: &[u8]) -> String {
     hex(&Sha256::digest(body))
 }
@@ -203,7 +204,7 @@ fn path_and_query(uri: &str) -> (&str, &str) {
     (if path.is_empty() { "/" } else { path }, query)
 }
 
-/// `20150830T123600Z`.
+/// Formats a time as `20150830T123600Z`.
 fn amz_date(time: SystemTime) -> String {
     let seconds = time
         .duration_since(UNIX_EPOCH)
@@ -247,7 +248,7 @@ mod tests {
 
     use super::*;
 
-    /// What the SDK signs the same request with.
+    /// Returns the SDK's signature of the same request.
     fn of_the_sdk(request: &HttpRequest, credentials: &Credentials, time: SystemTime) -> String {
         let mut settings = SigningSettings::default();
         settings.percent_encoding_mode = PercentEncodingMode::Single;

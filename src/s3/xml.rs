@@ -17,13 +17,13 @@ pub(super) enum Tag<'a> {
     Empty(&'a str),
 }
 
-/// What is left of a document.
+/// The rest of a document.
 #[derive(Clone, Debug)]
 pub(super) struct Reader<'a> {
     rest: &'a str,
 }
 
-/// The document can not be read.
+/// The document cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the document is cut off or not what it should be")]
 pub(super) struct Unreadable;
@@ -38,7 +38,7 @@ impl<'a> Reader<'a> {
         self.rest.len()
     }
 
-    /// The text up to the next tag, and the tag.
+    /// Reads the text up to the next tag, and the tag.
     pub(super) fn next(&mut self) -> Result<(&'a str, Tag<'a>), Unreadable> {
         loop {
             let (text, rest) = self.rest.split_once('<').ok_or(Unreadable)?;
@@ -62,7 +62,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The next element inside another; `None` at the other's end.
+    /// Reads the next child element; `None` at the end of the parent.
     pub(super) fn child(&mut self) -> Result<Option<Tag<'a>>, Unreadable> {
         match self.next()?.1 {
             Tag::Close(_) => Ok(None),
@@ -70,7 +70,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The text of the element that was opened last, which has no others in it.
+    /// Reads the text of the element that was opened last, which has no child elements.
     pub(super) fn text(&mut self) -> Result<Cow<'a, str>, Unreadable> {
         let (text, Tag::Close(_)) = self.next()? else {
             return Err(Unreadable);

@@ -8,7 +8,7 @@ use super::walk::Found;
 use super::{Deep, Finding, Place, Verdict};
 use crate::bucket::Bucket;
 use crate::checksum::{Running, looks_like_md5, may_be_of_content};
-use crate::execute::prove::{Expected, Verdict as Evidence, against_weak_sum, by_checksum};
+use crate::execute::prove::{Expected, Verdict as Evidence, against_weak_sum, judge_checksum};
 use crate::execute::read;
 use crate::execute::receipt::Proof;
 use crate::listing::local::path_of;
@@ -45,7 +45,7 @@ pub(super) struct Pair {
 enum Origin {
     Object(Place),
     File(PathBuf),
-    /// Standard input: what was read once can not be compared again.
+    /// Standard input: what was read once cannot be compared again.
     Gone,
 }
 
@@ -382,7 +382,7 @@ fn judged(here: &Checksum, there: &Checksum) -> Verdict {
 fn by_heads(source: &Place, here: &Head, destination: &Place, there: &Head) -> Option<Verdict> {
     let expected = Expected::of(here, source.bucket.capabilities());
     let there_etag = Expected::of(there, destination.bucket.capabilities()).etag;
-    match by_checksum(&expected, there.checksum.as_ref()) {
+    match judge_checksum(&expected, there.checksum.as_ref()) {
         Some(Evidence::Proven(proof)) => {
             let against = there_etag.as_deref();
             let against = against

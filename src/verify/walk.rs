@@ -93,7 +93,7 @@ impl Walk {
         // keys.
         let mut all = transfer.as_ref().clone();
         all.when = When::Always;
-        // What can not be read can be compared.
+        // What cannot be read can be compared.
         all.archived = Archived::Fail;
         let all = Sides {
             transfer: all.into(),
@@ -119,7 +119,7 @@ impl Walk {
             }
             match self.steps.recv().await {
                 Some(Planned::Step(step)) => self.waiting = Some(step),
-                // What can not be read can be compared all the same.
+                // What cannot be read can be compared all the same.
                 Some(Planned::Archived(entry, key)) => {
                     self.waiting = Some(Box::new(Step::without_work(*entry, key)));
                 }
@@ -177,7 +177,7 @@ impl Walk {
         }
     }
 
-    /// The destination can not be listed any further: from here on each key is asked for.
+    /// The destination cannot be listed any further: from here on each key is asked for.
     fn destination_ends(&mut self, step: Box<Step>) -> Task {
         self.waiting = Some(step);
         let failed = self.there.take().and_then(|mut front| front.take());

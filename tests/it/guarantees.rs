@@ -90,7 +90,7 @@ async fn g2_the_same_for_every_size() {
     }
 }
 
-/// 2. What can not be kept is on record.
+/// 2. What cannot be kept is on record.
 #[tokio::test]
 async fn g2_losses_are_reported() {
     let world = World::new().await;

@@ -326,7 +326,7 @@ async fn one_request_that_fails_makes_no_other_question_unknown() {
         let requests = probe
             .requests
             .iter()
-            .filter(|finding| finding.told.how == How::Unknown);
+            .filter(|finding| finding.measured.how == How::Unknown);
         let requests = requests.map(|finding| finding.operation.to_string());
         let found: BTreeSet<_> = requests.chain(capabilities).collect();
         assert_eq!(

@@ -83,11 +83,12 @@ async fn answer(
     };
     match (request.method(), id) {
         (&Method::POST, None) => {
-            let armed = rules::parse(&body(request).await?).map_err(|why| Refused {
-                status: StatusCode::BAD_REQUEST,
-                why,
-            })?;
-            let ids: Vec<_> = armed.into_iter().map(|fault| faults.add(fault)).collect();
+            let ids = faults
+                .add_json(&body(request).await?)
+                .map_err(|why| Refused {
+                    status: StatusCode::BAD_REQUEST,
+                    why,
+                })?;
             Ok((StatusCode::CREATED, json!({ "ids": ids })))
         }
         (&Method::GET, None) => {

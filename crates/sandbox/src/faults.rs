@@ -300,6 +300,15 @@ impl Faults {
         id
     }
 
+    /// Arms rules in the JSON that the control port takes: one object, or a list of them.
+    ///
+    /// # Errors
+    /// What is wrong, and in which field. Then no rule is armed.
+    pub fn add_json(&self, rules: &[u8]) -> Result<Vec<u64>, String> {
+        let faults = crate::rules::parse(rules)?;
+        Ok(faults.into_iter().map(|fault| self.add(fault)).collect())
+    }
+
     /// Disarms one; false if there is none of this number. Calls that it keeps waiting go on
     /// waiting.
     pub fn remove(&self, id: u64) -> bool {

@@ -137,6 +137,7 @@ impl Sandbox {
         let record = Arc::new(CallRecord::new(options.record_calls));
         let keys = KeyRing::default();
         keys.add(&options.access_key, &options.secret_key);
+        let most = options.model.limits.connections;
         let front = Front::new(
             store.clone(),
             Arc::clone(&faults),
@@ -152,7 +153,8 @@ impl Sandbox {
                 let (faults, until) = (Arc::clone(&faults), stop.clone());
                 let serve =
                     move |stream| control::serve(stream, Arc::clone(&faults), until.clone());
-                tasks.spawn(wire::accept(listener, stop.clone(), tasks.clone(), serve));
+                let accept = wire::accept(listener, None, stop.clone(), tasks.clone(), serve);
+                tasks.spawn(accept);
                 Some(url)
             }
             None => None,
@@ -162,7 +164,8 @@ impl Sandbox {
             connections.connected();
             wire::serve(stream, Arc::clone(&front), until.clone())
         };
-        tasks.spawn(wire::accept(listener, stop.clone(), tasks.clone(), serve));
+        let accept = wire::accept(listener, most, stop.clone(), tasks.clone(), serve);
+        tasks.spawn(accept);
         Ok(Self {
             url,
             control,

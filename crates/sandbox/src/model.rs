@@ -32,6 +32,7 @@ impl Model {
                 head: ms(15),
                 create: ms(25),
                 copy: ms(35),
+                part_copy: None,
                 complete: ms(80),
                 put: ms(25),
                 get: ms(20),
@@ -58,6 +59,8 @@ pub struct LatencyModel {
     pub create: Duration,
     /// CopyObject and UploadPartCopy, besides their bytes.
     pub copy: Duration,
+    /// `UploadPartCopy`, besides its bytes; `None` is as long as `copy`.
+    pub part_copy: Option<Duration>,
     /// `CompleteMultipartUpload`.
     pub complete: Duration,
     /// `PutObject` and `UploadPart`, besides their bytes.
@@ -84,7 +87,8 @@ impl LatencyModel {
                 self.head
             }
             Operation::CreateMultipartUpload => self.create,
-            Operation::CopyObject | Operation::UploadPartCopy => self.copy,
+            Operation::CopyObject => self.copy,
+            Operation::UploadPartCopy => self.part_copy.unwrap_or(self.copy),
             Operation::CompleteMultipartUpload => self.complete,
             Operation::PutObject | Operation::UploadPart => self.put,
             Operation::GetObject => self.get,
@@ -117,6 +121,8 @@ pub struct RateModel {
     pub ramp: Option<Ramp>,
     /// The one prefix (`logs/`) that has limits; `None` means that each has its own.
     pub only: Option<String>,
+    /// Connections that are served at once; further ones wait unaccepted. `None` is unlimited.
+    pub connections: Option<usize>,
 }
 
 /// The growth of a prefix's rate after its first request: in steps, as S3 divides a partition in

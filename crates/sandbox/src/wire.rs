@@ -13,6 +13,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -74,22 +75,36 @@ impl AsyncWrite for Wire {
     }
 }
 
-/// Accepts connections until told to stop, and hands each to `serve`.
+/// Accepts connections until told to stop, and hands each to `serve`. At most `most` are open at
+/// once.
 pub(super) async fn accept<F>(
     listener: TcpListener,
+    most: Option<usize>,
     stop: CancellationToken,
     tasks: TaskTracker,
     serve: impl Fn(TcpStream) -> F,
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
+    let most = most.unwrap_or(Semaphore::MAX_PERMITS);
+    let open = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
     loop {
-        let accepted = tokio::select! {
+        let accepted = async {
+            let permit = Arc::clone(&open).acquire_owned().await;
+            (permit, listener.accept().await)
+        };
+        let (permit, accepted) = tokio::select! {
             () = stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
+            accepted = accepted => accepted,
         };
         match accepted {
-            Ok((stream, _)) => drop(tasks.spawn(serve(stream))),
+            Ok((stream, _)) => {
+                let served = serve(stream);
+                tasks.spawn(async move {
+                    served.await;
+                    drop(permit);
+                });
+            }
             // Out of file descriptors, most likely: they come back when connections end.
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }

@@ -8,7 +8,7 @@ use super::super::{CliError, Output, say_json, say_line};
 use super::look::{Findings, Status};
 use crate::connections::Connections;
 use crate::journal::fingerprint::Fingerprint;
-use crate::journal::{Intent, JournalError, Life, Location, decide, look};
+use crate::journal::{Intent, JournalError, Life, Location, look};
 use crate::manifest::job::{Job, JournalPlace};
 
 /// Reads the journal, and prints whether a run could keep it there.
@@ -30,13 +30,21 @@ pub(super) async fn check(
             if let Some(writer) = glance.writer.filter(|_| glance.life == Life::Running) {
                 findings.add(Status::Warning, format!("it is in use by {writer}"));
             }
-            if let Err(error) = decide(&glance.state, &Fingerprint::of(job), Intent::Resume) {
-                findings.forbidden(error.to_string());
-            } else if glance.state.is_unfinished() {
-                findings.add(
+            let fingerprint = Fingerprint::of(job);
+            match journal::decide(&glance.state, &fingerprint, Intent::Resume, job.on_change) {
+                Err(error) => findings.forbidden(error.to_string()),
+                Ok((_, changes)) if !changes.is_empty() => findings.add(
+                    Status::Warning,
+                    format!(
+                        "holds an unfinished run, and the job was changed: {}; the next run is a new one (`on_change: new-run`)",
+                        changes.join("; ")
+                    ),
+                ),
+                Ok(_) if glance.state.is_unfinished() => findings.add(
                     Status::Ok,
                     "holds an unfinished run, which the next run resumes",
-                );
+                ),
+                Ok(_) => {}
             }
         }
         Ok(None) => {}

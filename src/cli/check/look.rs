@@ -18,7 +18,7 @@ use crate::s3::{Failure, FailureKind};
 /// The most prefixes of `include` patterns that are listed until one has an object.
 const MOST_PREFIXES: usize = 16;
 
-/// How a transfer or one finding stands. The order is that of severity.
+/// The status of a transfer or of one finding. The order is that of severity.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Status {
@@ -54,7 +54,7 @@ pub(super) struct Finding {
     pub(super) is_access: bool,
 }
 
-/// What was found out about a transfer.
+/// The findings about a transfer.
 #[derive(Debug, Default)]
 pub(super) struct Findings(pub(super) Vec<Finding>);
 
@@ -73,6 +73,12 @@ impl Findings {
             text,
             is_access: true,
         });
+    }
+
+    /// Returns the first thing that fails, if any does.
+    pub(super) fn failure(&self) -> Option<&str> {
+        let failed = |finding: &&Finding| finding.status == Status::Failed;
+        self.0.iter().find(failed).map(|finding| &*finding.text)
     }
 
     /// Returns the status of the transfer.
@@ -347,7 +353,7 @@ fn look_at_files(path: &LocalPath, transfer: &Transfer, findings: &mut Findings)
     }
 }
 
-/// The server's own words.
+/// Returns the server's own words.
 fn words(failure: &Failure) -> String {
     let details = failure.details();
     let message = details.message.trim_end_matches('.');

@@ -65,7 +65,7 @@ fn interrupted(what: &str) -> CliError {
     CliError::Interrupted(what.to_owned())
 }
 
-/// Everything as one JSON document.
+/// Returns everything as one JSON document.
 fn document(bucket: &Bucket, probe: &Probe) -> Value {
     let status = match probe {
         Probe { stopped: true, .. } => "stopped",
@@ -125,15 +125,15 @@ fn of_request(finding: &RequestFinding) -> Value {
 
 fn of_capability(finding: &Finding) -> Value {
     let mut fields = json!({
-        "capability": finding.name, "relied_on": finding.said(), "found": finding.found(),
+        "capability": finding.name, "relied_on": finding.stated(), "found": finding.found(),
         "needed": finding.is_needed,
     });
     let writes: Map<_, _> = finding
         .writes()
-        .map(|(write, told)| {
+        .map(|(write, measured)| {
             (
                 json!(write).as_str().unwrap_or_default().to_owned(),
-                json!(told.how),
+                json!(measured.how),
             )
         })
         .collect();
@@ -161,7 +161,7 @@ fn of_attribute(finding: &AttributeFinding) -> Value {
     )
 }
 
-/// The same for people.
+/// Returns everything as a text for people.
 fn text(bucket: &Bucket, probe: &Probe) -> String {
     let endpoint = bucket.client().endpoint();
     let mut lines = vec![
@@ -217,9 +217,9 @@ fn tables(probe: &Probe) -> Vec<String> {
     };
     lines.extend([String::new(), row("capability", "relied on", "found", "")]);
     for finding in &probe.findings {
-        let said = finding.said().to_string();
+        let stated = finding.stated().to_string();
         let mark = mark(finding.verdict(), finding.fails());
-        lines.push(row(finding.name, &said, &shown(finding), mark));
+        lines.push(row(finding.name, &stated, &shown(finding), mark));
     }
     if probe.attributes.is_empty() {
         return lines;
@@ -232,11 +232,11 @@ fn tables(probe: &Probe) -> Vec<String> {
         row("attribute", "policy", ["put", "copy", "multipart"], ""),
     ]);
     for finding in &probe.attributes {
-        let told = finding.routes().map(|(_, told)| {
-            if told.how == How::Moot {
+        let measured = finding.routes().map(|(_, measured)| {
+            if measured.how == How::Moot {
                 "-"
             } else {
-                told.how.word()
+                measured.how.word()
             }
         });
         let policy = json!(finding.policy);
@@ -244,17 +244,17 @@ fn tables(probe: &Probe) -> Vec<String> {
         lines.push(row(
             finding.attribute.name(),
             policy.as_str().unwrap_or_default(),
-            told,
+            measured,
             mark,
         ));
     }
     lines
 }
 
-/// The value that was found, with a question mark for what is not known.
+/// Returns the value that was found, with a question mark for what is not known.
 fn shown(finding: &Finding) -> String {
     match &finding.claim {
-        Claim::Flag { told, .. } if told.how == How::Moot => "-".to_owned(),
+        Claim::Flag { measured, .. } if measured.how == How::Moot => "-".to_owned(),
         Claim::Flag { .. } => finding
             .found()
             .map_or_else(|| "?".to_owned(), |found| found.to_string()),
@@ -266,13 +266,13 @@ fn shown(finding: &Finding) -> String {
         } => {
             let all = [copy, put, complete];
             let (kept, unknown) = (
-                all.map(|told| told.how == How::Kept),
-                all.map(|told| told.how == How::Unknown),
+                all.map(|measured| measured.how == How::Kept),
+                all.map(|measured| measured.how == How::Unknown),
             );
             if !kept.contains(&true)
                 && all
                     .iter()
-                    .all(|told| matches!(told.how, How::Unknown | How::Moot))
+                    .all(|measured| matches!(measured.how, How::Unknown | How::Moot))
             {
                 return if unknown.contains(&true) { "?" } else { "-" }.to_owned();
             }
@@ -297,7 +297,7 @@ const fn mark(verdict: Verdict, fails: bool) -> &'static str {
     match verdict {
         Verdict::Unknown if fails => "FAIL: unknown",
         _ if fails => "FAIL",
-        // What was found says the rest.
+        // The finding says the rest.
         Verdict::Agrees | Verdict::Moot => "",
         Verdict::CanDoMore => "can do more",
         Verdict::Loses => "lost",
@@ -355,8 +355,8 @@ fn remarks(probe: &Probe) -> Vec<String> {
         ));
     }
     for key in &probe.not_stored {
-        let told = format!("{} ({}); objects with such keys fail", key.key, key.reason);
-        lines.extend(wrapped("not stored: ", &told));
+        let text = format!("{} ({}); objects with such keys fail", key.key, key.reason);
+        lines.extend(wrapped("not stored: ", &text));
     }
     if lines.len() == 1 {
         lines.clear();
@@ -364,7 +364,7 @@ fn remarks(probe: &Probe) -> Vec<String> {
     lines
 }
 
-/// The text with a capital at its beginning, unless that is a name.
+/// Returns the text with a capital at its beginning, unless that is a name.
 fn sentence(text: &str) -> String {
     let mut chars = text.chars();
     let first = chars.next().map(|first| first.to_ascii_uppercase());

@@ -1,4 +1,4 @@
-//! What a sandbox begins with, as the flags say it: objects, and copies of them.
+//! The content that a sandbox begins with, as the flags state it: objects, and copies of them.
 
 use crate::location::S3Uri;
 use crate::size::ByteSize;
@@ -24,7 +24,8 @@ pub(super) struct Copied {
     pub(super) to: S3Uri,
 }
 
-/// `s3://data/big.bin=1TiB`, `s3://data/s/=20000x64KiB` or `s3://data/s/=20000x64KiB-1MiB`.
+/// Parses a seed: `s3://data/big.bin=1TiB`, `s3://data/s/=20000x64KiB`, or
+/// `s3://data/s/=20000x64KiB-1MiB`.
 pub(super) fn seed(text: &str) -> Result<Seed, String> {
     let (uri, size) = text
         .rsplit_once('=')
@@ -63,7 +64,7 @@ pub(super) fn seed(text: &str) -> Result<Seed, String> {
     })
 }
 
-/// `s3://data/s/=s3://copies/s/`.
+/// Parses a copy: `s3://data/s/=s3://copies/s/`.
 pub(super) fn copied(text: &str) -> Result<Copied, String> {
     let (from, to) = text
         .split_once('=')
@@ -76,8 +77,8 @@ pub(super) fn copied(text: &str) -> Result<Copied, String> {
 }
 
 impl Seed {
-    /// Keys as uploads of sensors or users have them: spread evenly, so that listings have no
-    /// pattern to exploit.
+    /// Creates the objects. Their keys look like uploads of sensors or users and are spread evenly,
+    /// so that listings have no pattern to exploit.
     pub(super) fn plant(&self, sandbox: &Sandbox, number: u64) {
         let bucket = self.location.bucket.as_str();
         let put = |key: &str, size: u64| {
@@ -104,8 +105,8 @@ impl Seed {
         }
     }
 
-    /// The size of the object at this place: all of the [`SIZES`] alike often, and mixed, in any
-    /// run of objects.
+    /// Returns the size of the object at this index: any run of objects has all [`SIZES`] equally
+    /// often, and mixed.
     fn size(&self, index: u32) -> u64 {
         let step = u64::from(index).wrapping_mul(167) % SIZES;
         let range = u128::from(self.largest.0 - self.smallest.0);
@@ -115,7 +116,7 @@ impl Seed {
 }
 
 impl Copied {
-    /// How many there are.
+    /// Copies the objects, and returns their number.
     pub(super) fn plant(&self, sandbox: &Sandbox) -> usize {
         let from = (self.from.bucket.as_str(), self.from.key.as_str());
         sandbox

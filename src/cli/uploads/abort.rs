@@ -131,7 +131,7 @@ async fn listed_as_they_are(
         .await
 }
 
-/// Sees to an upload that was listed a moment ago and that the server did not find.
+/// Handles an upload that was listed a moment ago and that the server did not find.
 async fn not_there(
     bucket: &Bucket,
     upload: &OpenUpload,

@@ -25,8 +25,8 @@ use crate::verify::{self, Counts, Place};
 const AT_ONCE: usize = 256;
 
 impl Verify {
-    /// Compares what the receipts of a run name. A line that is no receipt is a mistake and not
-    /// skipped.
+    /// Compares the objects that the receipts of a run name. A line that is not a receipt is an
+    /// error and is not skipped.
     pub(super) async fn receipts(
         &self,
         path: &Path,
@@ -122,7 +122,7 @@ impl Verify {
     }
 }
 
-/// What `verify` reads of a receipt.
+/// The fields of a receipt that `verify` reads.
 #[derive(Debug, Deserialize)]
 struct Line {
     transfer: String,
@@ -135,7 +135,7 @@ struct Line {
     destination_version: Option<String>,
 }
 
-/// Why a receipt cannot be compared.
+/// The reason why a receipt cannot be compared.
 enum Unfit {
     /// The line is wrong, for this reason.
     Line(String),
@@ -143,14 +143,14 @@ enum Unfit {
     Bucket(Failure),
 }
 
-/// The two objects of a receipt; `None` for files and for what the run neither copied nor found
-/// equal.
+/// Returns the two objects of a receipt; `None` for files and for objects that the run neither
+/// copied nor found equal.
 async fn places(
     connections: &mut Connections,
     transfer: &Transfer,
     line: Line,
 ) -> Result<Option<(Place, Place)>, Unfit> {
-    // What was left alone because the key was taken need not be equal.
+    // An object that was skipped because its key was taken need not be equal.
     let is_equal = matches!(
         (line.status.as_str(), line.reason.as_deref()),
         ("done", _) | ("skipped", Some("equal"))

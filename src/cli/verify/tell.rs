@@ -1,4 +1,4 @@
-//! What `verify` prints: a line per difference, and a summary.
+//! The output of `verify`: a line per difference, and a summary.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -48,7 +48,7 @@ impl Console {
         if matches!(finding.verdict, Verdict::Equal { .. }) {
             return;
         }
-        // A reader that has gone away is no failure: the exit code still tells.
+        // A reader that has gone away is not a failure: the exit code still shows the result.
         let _ = if self.output.json {
             say_json(finding)
         } else {

@@ -102,12 +102,12 @@ impl<'e> Layers<'e> {
         }
     }
 
-    /// The profile whose settings apply.
+    /// Returns the profile whose settings apply.
     pub(super) fn profile(&self) -> Option<Profile<'e>> {
         self.named.or(self.selected)
     }
 
-    /// The first of the layers that has the setting, read by `read`.
+    /// Returns the first of the layers that has the setting, read by `read`.
     pub(super) fn pick<T>(
         &mut self,
         stated: Option<T>,

@@ -72,7 +72,7 @@ impl Layers<'_> {
             .chain(sts_url.map(|url| (url, "STS at ")))
         {
             let Setting { value, origin } = url;
-            let proxy = network.plain_proxy(value);
+            let proxy = network.remote_plaintext_proxy(value);
             if url_mistake(value).is_some() || !(is_plaintext(value) || proxy.is_some()) {
                 continue;
             }
@@ -98,9 +98,9 @@ impl Layers<'_> {
         }
     }
 
-    /// Decides how to reach the endpoint at the URL `place`, and credential services over TLS if
-    /// `asks_elsewhere`. A setting of the environment that none of these connections uses is no
-    /// mistake, whatever it says.
+    /// Decides on proxies and certificates for the endpoint at the URL `place` and, if
+    /// `asks_elsewhere`, for credential services over TLS. An environment setting that none of
+    /// these connections uses is ignored, even if it is wrong.
     pub(super) fn network(
         &mut self,
         endpoint: &Endpoint,
@@ -160,7 +160,8 @@ impl Layers<'_> {
         }
     }
 
-    /// Proxies stand in variables only; the shared configuration has none.
+    /// Reads a proxy from the first of these variables that is set; the shared configuration has no
+    /// proxies. A value that cannot be used is a mistake only if the proxy `is_used`.
     pub(super) fn proxy(
         &mut self,
         variables: &[&'static str],

@@ -54,7 +54,7 @@ fn named(profile: Option<&str>) -> Endpoint {
     }
 }
 
-/// Region, URL, CA bundle, addressing, in words.
+/// Returns the Region, URL, CA bundle, and addressing as texts.
 fn settings(endpoint: Endpoint, variables: &[(&str, &str)], config: &str) -> [String; 4] {
     let resolved = endpoint.resolve(&Environment::of(variables.iter().copied(), config, ""));
     assert_eq!(resolved.mistakes, [], "{resolved:?}");

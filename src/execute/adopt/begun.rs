@@ -21,20 +21,20 @@ use crate::s3::{CompleteSpec, Failure, FailureKind, PartDone, Written};
 
 use super::lengths;
 
-/// An upload to go on with, or one that was just begun.
+/// An upload to resume, or one that was just created.
 #[derive(Clone, Debug)]
 pub(in crate::execute) struct Begun {
     pub(in crate::execute) upload: MultipartUpload,
     pub(in crate::execute) tracked: Tracked,
-    /// Where its parts end.
+    /// The layout of its parts.
     pub(in crate::execute) layout: PartLayout,
     /// Parts that S3 holds.
     pub(in crate::execute) kept: Vec<PartDone>,
-    /// It was found open, and how it was begun is not known.
+    /// It was adopted, and the request that created it is not known.
     pub(in crate::execute) claimed: bool,
 }
 
-/// What publishing an upload came to.
+/// The result of publishing an upload.
 #[derive(Debug)]
 pub(in crate::execute) enum Published {
     /// It is the object now.
@@ -114,8 +114,8 @@ impl Begun {
         }
     }
 
-    /// Tells the monitor, with the bytes that are there already, and gives the number by which it
-    /// knows the upload.
+    /// Announces the upload to the monitor, with the bytes that S3 holds already, and returns the
+    /// number by which the monitor knows it.
     pub(in crate::execute) fn announce(&self, work: &Work, held: u64) -> u64 {
         let id = work.next_id();
         let Self {
@@ -158,8 +158,8 @@ impl Begun {
         draft.notes.extend(told);
     }
 
-    /// Sees to what the upload came to. One that was taken up and that the server does not take any
-    /// more is begun anew.
+    /// Handles the result of the upload. A resumed upload that the server no longer accepts is
+    /// created anew.
     pub(in crate::execute) async fn settle(
         &self,
         work: &Work,

@@ -24,7 +24,7 @@ use crate::manifest::job::{Job, Transfer};
 use crate::multipart::{self, MultipartUpload, Stray};
 use crate::s3::{Failure, FailureKind, Operation};
 
-/// How long a request of a session that ended may be under way.
+/// The time that a request of an ended session may still be in flight.
 const LATE: Duration = Duration::from_mins(5);
 
 /// Uploads that earlier sessions left open, until somebody takes them.
@@ -33,15 +33,15 @@ pub(in crate::execute) struct Inherited {
     left: Mutex<BTreeMap<u64, OpenUpload>>,
     /// Ids of all of them: those are nobody's strays.
     known: BTreeSet<String>,
-    /// Until when a request of the last session may have begun one.
+    /// The time until which a request of the last session may have created an upload.
     until: Timestamp,
-    /// Objects that this session goes on with by their numbers.
+    /// The numbers of the objects that this session resumes.
     pending: BTreeSet<u64>,
     /// Transfers of which all keys are listed again, by position in the job: their objects will
     /// have other numbers.
     listed_anew: BTreeSet<u32>,
-    /// Transfers that are gone on with. What they left may be of an object that had another number
-    /// then.
+    /// The transfers that this session resumes. An upload that they left may belong to an object
+    /// that had another number then.
     begun: BTreeSet<u32>,
 }
 
@@ -62,7 +62,7 @@ impl Left {
 }
 
 impl Inherited {
-    /// What the journal says was left.
+    /// Collects the uploads that the journal records as open.
     pub(in crate::execute) fn of(
         state: &RunState,
         listed_anew: BTreeSet<u32>,
@@ -93,7 +93,8 @@ impl Inherited {
         }
     }
 
-    /// The uploads of an object to this place, the latest last. They are the caller's from now on.
+    /// Takes the uploads of an object to this place, the latest last. They belong to the caller
+    /// from now on.
     pub(in crate::execute) fn take(&self, object: Option<u64>, place: &UploadPlace) -> Vec<Left> {
         self.take_if(|open| {
             let is_its = Some(open.object) == object || !self.pending.contains(&open.object);
@@ -110,17 +111,17 @@ impl Inherited {
             .insert(upload, open);
     }
 
-    /// True when all keys of a transfer are listed again.
+    /// Returns true if all keys of a transfer are listed again.
     pub(in crate::execute) fn lists_anew(&self, transfer: u32) -> bool {
         self.listed_anew.contains(&transfer)
     }
 
-    /// True for an upload that some session of the journal has begun.
+    /// Returns true for an upload that some session of the journal has created.
     pub(in crate::execute) fn knows(&self, id: &str) -> bool {
         self.known.contains(id)
     }
 
-    /// The ids of all uploads that sessions of the journal have begun.
+    /// Returns the ids of all uploads that sessions of the journal have created.
     pub(in crate::execute) fn known(&self) -> &BTreeSet<String> {
         &self.known
     }
@@ -242,7 +243,8 @@ impl Inherited {
             &left.open.place.key,
             left.open.begun.as_ref().map(|begun| begun.id.as_str()),
         );
-        // Another server has no such upload, which says nothing about the one that it was begun at.
+        // Another server has no such upload, which says nothing about the server that it was
+        // created at.
         if let Some(server) = left
             .open
             .server

@@ -1,9 +1,10 @@
-//! What begins next: transfers in their turn, and as many of their objects as the places can serve.
+//! Decides what begins next: transfers in their turn, and as many of their objects as the slots can
+//! serve.
 //!
-//! A transfer begins when everything that the ones before it found is begun or waits, or while they
-//! do not keep the places busy. Of the objects the largest are opened first, because a run ends with
-//! their tail, and small ones fill the places beside them. An object whose requests would stand in
-//! line waits, unless nothing else goes on.
+//! A transfer begins when all objects that the ones before it found have begun or wait, or while
+//! they do not keep the slots busy. The largest objects are opened first, because a run ends with
+//! their tail, and small ones fill the slots beside them. An object whose requests would wait in
+//! the queue waits, unless nothing else goes on.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use crate::execute::monitor::Event;
 use crate::execute::record::{self, Record};
 use crate::execute::running::{Open, Running};
 use crate::execute::waiting::Queued;
-use crate::execute::{LINE, Work};
+use crate::execute::{LONG_QUEUE, Work};
 use crate::manifest::job::Source;
 use crate::manifest::must_wait;
 use crate::planner::{Misses, Planning};
@@ -90,7 +91,7 @@ impl Conductor<'_> {
         }
     }
 
-    /// Whether it is a transfer's turn.
+    /// Returns true if it is a transfer's turn.
     pub(super) fn may_begin(&self, work: &Work) -> bool {
         let is_one = |work: &Work| matches!(work.sides.transfer.from, Source::Object { .. });
         let (_, width) = self.slots.in_flight();
@@ -135,8 +136,8 @@ impl Conductor<'_> {
         let places = self.slots.for_small();
         let small = places + self.slots.parked_small() + AHEAD.min((places / 4).max(FEW_AHEAD));
         while self.open_small() < small as usize && self.breaker.may_open(self.open.len()) {
-            // What waits for a rate takes none of the places that others could use; somebody always
-            // goes on.
+            // An object that waits for a rate takes no slot that others could use; one object
+            // always proceeds.
             let is_idle = self.open_small() == 0;
             let (transfers, shares) = (&self.transfers, &self.shares);
             let is_free = |queued: &Queued| is_idle || is_free(transfers, queued);
@@ -154,7 +155,7 @@ impl Conductor<'_> {
             .for_each(|running| running.hunger.set(is_hungry));
     }
 
-    /// The largest that would not stand in line; somebody always goes on.
+    /// Takes the largest object that would not wait in the queue; one object always proceeds.
     pub(super) fn pop_large(&mut self) -> Option<Queued> {
         let (transfers, is_idle) = (&self.transfers, self.open_large == 0);
         self.waiting
@@ -171,7 +172,7 @@ impl Conductor<'_> {
         self.open.len() - self.open_large - self.open_heavy as usize
     }
 
-    /// Whether one more multipart object should be open.
+    /// Returns true if one more multipart object should be open.
     pub(super) fn opens_more(&self, width: u32) -> bool {
         let opens = |large: usize, parts: u64| {
             let lacks_parts = parts < 2 * u64::from(width);
@@ -239,9 +240,9 @@ impl Conductor<'_> {
     }
 }
 
-/// Returns true if the requests of an object would not have to stand in line.
+/// Returns true if the requests of an object would not have to wait in the queue.
 fn is_free(transfers: &BTreeMap<u32, Running>, queued: &Queued) -> bool {
     transfers
         .get(&queued.transfer)
-        .is_none_or(|running| running.work.line(&queued.step) < LINE)
+        .is_none_or(|running| running.work.queue_delay(&queued.step) < LONG_QUEUE)
 }

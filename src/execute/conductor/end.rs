@@ -1,5 +1,5 @@
-//! What an object comes to: its task ends, its receipt is counted and recorded, and its places are
-//! free again.
+//! Ends an object: its task is over, its receipt is counted and recorded, and its slots are free
+//! again.
 //!
 //! A task that panics still has a receipt, made of what is known about the open object. What waits
 //! when the run stops is recorded as not done.
@@ -29,7 +29,7 @@ impl Conductor<'_> {
         match receipt {
             Ok((receipt, step)) => {
                 let is_single = open.then.is_none();
-                let receipt = self.without_blame(receipt);
+                let receipt = self.stop_if_run_ends(receipt);
                 let held = Refused {
                     transfer,
                     step,
@@ -73,7 +73,7 @@ impl Conductor<'_> {
         self.over(transfer);
     }
 
-    /// One object less to do.
+    /// Counts one object of the transfer as done.
     pub(in crate::execute) fn over(&mut self, transfer: u32) {
         if let Some(running) = self.transfers.get_mut(&transfer) {
             running.left -= 1;
@@ -91,7 +91,7 @@ impl Conductor<'_> {
         Some(open)
     }
 
-    /// What waits when the run stops is on record as not done.
+    /// Records the objects that wait when the run stops as not done.
     pub(super) fn give_up_waiting(&mut self) {
         for Queued {
             transfer, mut step, ..
@@ -140,8 +140,8 @@ impl Conductor<'_> {
         receipt: &Receipt,
     ) {
         self.count(receipt);
-        // What ended the run is tried again when it goes on, and so is what failed after it; but
-        // not a bad copy, which looks like a good one then.
+        // The object that ended the run is tried again when it is resumed, and so are those that
+        // failed after it; but not a bad copy, which looks like a good one then.
         let is_published =
             matches!(&receipt.ending, Ending::Failed { error } if error.is_published);
         let goes_on = receipt.is_failure() && self.outcome.gave_up.is_some() && !is_published;

@@ -1,8 +1,8 @@
 //! Copying one object as a multipart upload.
 //!
-//! An upload that an earlier session left open is resumed, or one that was found open is adopted, if
-//! it is of the same version and terms; otherwise a new one is created. Parts that do not make the
-//! source are found out before they become an object.
+//! An upload that an earlier session left open is resumed, or one that was found open is adopted,
+//! if it is of the same version and terms; otherwise a new one is created. Parts that do not make
+//! the source are found out before they become an object.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::execute::claim;
 use crate::execute::condition::moved;
 use crate::execute::monitor::Event;
 use crate::execute::part::{self, Progress};
-use crate::execute::prove::{Expected, Forecast, Made, forecast, proves};
+use crate::execute::prove::{Expected, Forecast, FromParts, forecast, proves};
 use crate::execute::published::Publication;
 use crate::execute::receipt::Ending;
 use crate::execute::tracked::Terms;
@@ -48,7 +48,7 @@ impl Copy<'_> {
             etag: Some(pin.etag.clone()),
             modified: head.modified,
         };
-        let terms = Terms::of(version, wanted.wished());
+        let terms = Terms::of(version, wanted.requested());
         let wish = Wish {
             key: &step.key,
             terms: &terms,
@@ -92,8 +92,8 @@ impl Copy<'_> {
             .await
     }
 
-    /// Why an upload of unknown beginnings could not be told from one of other bytes, or with
-    /// another ACL.
+    /// Returns the reason why an upload of unknown origin could not be distinguished from one of
+    /// other bytes, or with another ACL, if there is one.
     fn doubt(&self, head: &Head, attributes: &Attributes) -> Option<&'static str> {
         let declared = attributes.checksum;
         let is_comparable = Expected::of(head, self.source.capabilities()).is_comparable(declared);
@@ -141,7 +141,7 @@ impl Copy<'_> {
         let written = found.clone().written();
         compare_encryption(self.work, head, &written, draft);
         let expected = Expected::of(head, self.source.capabilities());
-        let made = Made::recorded(etag);
+        let made = FromParts::recorded(etag);
         let slot = self.work.place().await;
         let published = Publication {
             written: &written,
@@ -152,7 +152,7 @@ impl Copy<'_> {
         };
         let proof = self.prove(expected, head, pin, published, draft).await?;
         self.work
-            .compare(&self.step.key, &written, asked, &found, draft)
+            .settle_differences(&self.step.key, &written, asked, &found, draft)
             .await?;
         self.work.monitor.observe(&Event::BytesCopied {
             id: None,
@@ -183,7 +183,7 @@ impl Copy<'_> {
         copied?;
         progress.done.sort_unstable_by_key(|part| part.number);
         let declared = upload.declared().await?;
-        let made = Made::of(&progress.done, declared);
+        let made = FromParts::of(&progress.done, declared);
         let mut expected = Expected::of(head, source.capabilities());
         if upload.is_kms() {
             expected.etag = None;
@@ -205,7 +205,9 @@ impl Copy<'_> {
             Forecast::Publish => {}
             Forecast::Unkept(why) => layout::lose(draft, &why),
             Forecast::OtherBoundaries => return Err(Trouble::OtherBoundaries),
-            Forecast::Contradicted(what) => return Err(self.differs(head, pin, &what, None).await),
+            Forecast::Contradicted(what) => {
+                return Err(self.explain_difference(head, pin, &what, None).await);
+            }
         }
         let place = work.place().await;
         if !capabilities.pins_parts() && !self.is_unchanged(head, pin).await? {
@@ -302,7 +304,7 @@ impl Copy<'_> {
         head: &Head,
         pin: &SourcePin,
         begun: &Begun,
-        (made, parts): (&Made, &[PartDone]),
+        (made, parts): (&FromParts, &[PartDone]),
         condition: WriteCondition,
     ) -> Result<Published, Trouble> {
         let (work, upload) = (self.work, &begun.upload);
@@ -322,7 +324,7 @@ impl Copy<'_> {
         match begun.publish(work, parts, spec, &mut self.seen).await {
             Err(Trouble::Failed(failure)) if *failure.kind() == FailureKind::Corrupted => {
                 let what = "S3 refused to publish parts that do not make the source's checksum";
-                Err(self.differs(head, pin, what, None).await)
+                Err(self.explain_difference(head, pin, what, None).await)
             }
             published => published,
         }
@@ -337,7 +339,7 @@ impl Copy<'_> {
         head: &Head,
         pin: &SourcePin,
         declared: Option<(ChecksumAlgorithm, ChecksumKind)>,
-        made: &Made,
+        made: &FromParts,
     ) -> Result<(), Trouble> {
         let wanted = self.work.sides.transfer.proof.prove == Prove::Read;
         let Some(sum) = made

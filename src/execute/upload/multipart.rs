@@ -1,8 +1,8 @@
 //! A multipart upload of local bytes, of a file or of a stream.
 //!
 //! Each part is summed while it is in memory anyway. The sums combine into the checksum of the
-//! whole, which S3 must come to before it publishes the object; where the server knows no checksums,
-//! the MD5 of each part is compared with the `ETag` that came back.
+//! whole, which S3 must confirm before it publishes the object; where the server knows no
+//! checksums, the MD5 of each part is compared with the `ETag` that came back.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +17,7 @@ use crate::endpoint::capabilities::ConditionalWrite;
 use crate::execute::adopt::{self, Begun, Found, Left, Published, Wish};
 use crate::execute::claim;
 use crate::execute::part::Progress;
-use crate::execute::published::Look;
+use crate::execute::published::HeadCheck;
 use crate::execute::receipt::{Ending, Proof};
 use crate::execute::sent::{
     READ_SUM, Sums, against_md5, are_md5s, demand, equal, found, look_at, settle,
@@ -53,7 +53,7 @@ pub(in crate::execute) struct Upload {
 }
 
 impl Upload {
-    /// Begins the upload of a file, or goes on with one that an earlier session left open.
+    /// Creates the upload of a file, or resumes one that an earlier session left open.
     pub(super) async fn of_file(
         work: &Work,
         step: &Step,
@@ -71,8 +71,8 @@ impl Upload {
             attributes,
             checksum: None,
         };
-        // One that became an object unseen is no proof that the file was whole then: it is sent
-        // again.
+        // An upload that became an object without an answer does not prove that the file was whole
+        // then: the file is sent again.
         if let Some(Found::Open(begun)) = adopt::find(work, left, &wish, draft).await? {
             return Ok(Self::of(work, attributes, *begun));
         }
@@ -90,7 +90,7 @@ impl Upload {
         Ok(Self::of(work, attributes, begun))
     }
 
-    /// Begins the upload of a stream, which can not be gone on with: what was read of it is gone.
+    /// Creates the upload of a stream, which cannot be resumed: bytes that were read are gone.
     pub(in crate::execute) async fn of_stream(
         work: &Work,
         key: &ObjectKey,
@@ -141,7 +141,7 @@ impl Upload {
         }
     }
 
-    /// A part that S3 holds already, if it is of these very bytes.
+    /// Returns a part that S3 holds already, if it consists of exactly these bytes.
     fn kept(&self, number: u32, size: u64, sum: Option<&Checksum>) -> Option<PartDone> {
         let at = self
             .begun
@@ -289,7 +289,7 @@ impl Upload {
         let sent = self.named(parts);
         let key = self.begun.upload.key();
         if let Some(what) = self.unlike_part(parts) {
-            return Err(work.not_equal(key, &what).into());
+            return Err(work.refuse_to_publish(key, &what).into());
         }
         let are_md5s = self.have_md5s();
         if are_md5s && self.summed_with().is_none() {
@@ -325,7 +325,7 @@ impl Upload {
         } else {
             attributes
         };
-        let look = Look {
+        let look = HeadCheck {
             size,
             parts,
             is_needed: must_look,
@@ -355,7 +355,7 @@ impl Upload {
         };
         let proof = match proof {
             Ok(proof) => proof,
-            Err(what) => return Err(work.unequal(key, &written, &what).await.into()),
+            Err(what) => return Err(work.reject_published(key, &written, &what).await.into()),
         };
         drop(place);
         let proof = settle(work, key, proof, local, &written, size).await?;
@@ -381,7 +381,7 @@ impl Upload {
         ))
     }
 
-    /// Returns the algorithm of the parts' checksums, if they are no MD5s.
+    /// Returns the algorithm of the parts' checksums, if they are not MD5s.
     fn summed_with(&self) -> Option<ChecksumAlgorithm> {
         self.algorithm.or(self.reads.then_some(READ_SUM))
     }

@@ -18,7 +18,7 @@ use crate::journal::identity::{Writer, host};
 pub(super) const LOCK: &str = "lock";
 /// The first bytes of a lock that has been taken.
 const LOCK_BEGINS: &[u8] = b"{\"id\":\"";
-/// How often a lock that another process holds, or that is being written, is tried again.
+/// The most attempts at a lock that another process holds or is writing.
 const TRIES: u32 = 10;
 
 /// Refuses to write over a file that is called like the lock and is none. One that was torn by a
@@ -91,7 +91,7 @@ fn holder(name: &Path) -> Option<Writer> {
 /// The writer of a journal, found out without touching its lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::journal) struct Holder {
-    /// Who wrote it last.
+    /// The last writer.
     pub(in crate::journal) writer: Option<Writer>,
     /// Set if that process holds the lock now; `None` where this cannot be seen: on another
     /// machine, or off Linux.

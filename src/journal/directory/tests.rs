@@ -35,7 +35,7 @@ fn files(path: &Path) -> Vec<String> {
     names
 }
 
-/// A journal of four events, whose process is gone.
+/// Returns a journal of four events, whose process is gone.
 async fn written(path: &Path) -> RunState {
     let (mut directory, mut replay) = open(path);
     directory.write(0, lines(0, &events())).await.unwrap();

@@ -1,4 +1,4 @@
-//! What a reader refuses, and what it says.
+//! Tests of what a reader refuses, and with which message.
 
 use super::super::tests::{at, info, planned, range, writer};
 use super::*;

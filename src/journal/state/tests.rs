@@ -1,4 +1,4 @@
-//! What the state keeps, forgets, and how large it gets.
+//! Tests of what the state keeps and forgets, and of its size.
 
 use super::super::event::{SourceVersion, UploadPlace};
 use super::super::tests::{at, ended, info, planned, range};
@@ -87,7 +87,7 @@ fn sums_are_over_all_sessions() {
     let mut state = state([Event::RunBegan(info()), range(), planned(1, "a"), lossy(1)]);
     let began = state.began.unwrap().as_millisecond();
     let after = |seconds: i64| Timestamp::from_millisecond(began + seconds * 1000).unwrap();
-    // Killed after ten seconds, gone on with an hour later, and stopped after five more.
+    // Killed after ten seconds, resumed an hour later, and stopped after five more seconds.
     state.apply(after(10), &planned(2, "b"));
     state.apply(after(3610), &Event::RunResumed);
     assert_eq!((state.worked_ms, state.session_ms()), (10_000, 10_000));
@@ -364,8 +364,8 @@ fn a_cut_leaves_the_two_halves_of_what_was_left() {
             .values()
             .all(|range| range.ordered && range.transfer == 0)
     );
-    // What is over is forgotten, but for what is pending, and for the last: it says that all keys
-    // are known.
+    // Ranges that are over are dropped, except those with pending objects, and the last one: it
+    // says that all keys are known.
     let in_range = |object, number| match planned(object, "u") {
         Event::ObjectPlanned { object, entry, .. } => Event::ObjectPlanned {
             range: number,

@@ -1,4 +1,4 @@
-//! What the writer does when the journal is damaged under it.
+//! The behaviour of the writer once its journal is broken.
 //!
 //! A file that was cut is replaced, because the state that it stands for is in memory. When the
 //! journal cannot be written any more, the run ends; its receipts still go to the report, so that
@@ -9,8 +9,8 @@ use crate::journal::error::JournalError;
 use crate::journal::store::Store;
 
 impl<S: Store> WriterTask<S> {
-    /// Writes receipts to the report while a run ends whose journal is broken. Whoever waits for
-    /// the journal hears that it is.
+    /// Goes on writing receipts to the report while a run with a broken journal ends. Senders that
+    /// wait for the journal get an error.
     pub(super) async fn serve_report(&mut self) {
         while !self.is_closing
             && let Some(message) = self.queue.recv().await

@@ -19,7 +19,7 @@ struct Disk {
     writes: u32,
     syncs: u32,
     snapshots: Vec<(u64, u64)>,
-    /// How often it was read again.
+    /// The number of times that it was read again.
     tails: u32,
     /// Bytes that still fit.
     room: Option<usize>,
@@ -349,7 +349,7 @@ async fn a_run_whose_report_lacks_receipts_is_not_over() {
     assert!(closed.report.is_ok() && !closed.state.is_unfinished());
 }
 
-/// A session in which twelve objects ended, some of them before the last snapshot.
+/// Returns a session in which twelve objects ended, some of them before the last snapshot.
 async fn twelve_ended() -> (Memory, Report, Journal) {
     let (store, report) = (Memory::default(), Report::default());
     store.0.lock().unwrap().snapshot_after = Some(900);
@@ -365,7 +365,7 @@ async fn twelve_ended() -> (Memory, Report, Journal) {
 async fn after_a_crash_the_report_has_each_receipt_once() {
     let (store, report, _journal) = twelve_ended().await;
     let (next, length) = *store.0.lock().unwrap().snapshots.last().unwrap();
-    // What the report got after the snapshot may be there, in part or not at all.
+    // The receipts after the snapshot may be in the report, in part or not at all.
     let whole = report.0.lock().unwrap().text.clone();
     let length_then = usize::try_from(length).unwrap();
     assert!(

@@ -1,4 +1,4 @@
-//! The finding about an attribute of objects, which each route gives by another request.
+//! The finding about an attribute of objects, which each route sets by another request.
 //!
 //! An attribute is asked for at all three routes, but judged only by those that the job uses, and
 //! only if the job wants it. The policy decides if a loss is fatal.
@@ -24,13 +24,13 @@ pub struct AttributeFinding {
     /// The answer of `CreateMultipartUpload`, seen at the finished object.
     pub multipart: Told,
     /// The requests that the job sends.
-    pub used: OnWrites,
-    /// True if it is set by another request where these do not keep it.
+    pub sent_by_job: OnWrites,
+    /// True if another request sets it if these do not keep it.
     pub is_set_later: bool,
 }
 
 impl AttributeFinding {
-    /// The requests and their answers.
+    /// Returns the requests and their answers.
     #[must_use]
     pub const fn routes(&self) -> [(ConditionalWrite, &Told); 3] {
         [
@@ -40,14 +40,14 @@ impl AttributeFinding {
         ]
     }
 
-    /// Returns the answers to requests that the job sends and that answer so.
-    pub(in crate::probe) fn used(
+    /// Returns the requests that the job sends and whose answers satisfy `of`.
+    pub(in crate::probe) fn answers_where(
         &self,
         of: impl Fn(&Told) -> bool,
     ) -> Vec<(ConditionalWrite, &Told)> {
         let routes = self.routes().into_iter();
         routes
-            .filter(|(write, told)| self.used.on(*write) && of(told))
+            .filter(|(write, measured)| self.sent_by_job.on(*write) && of(measured))
             .collect()
     }
 
@@ -61,17 +61,23 @@ impl AttributeFinding {
         if !self.is_wanted() {
             return Verdict::Moot;
         }
-        if !self.is_set_later && !self.used(Told::is_lacking).is_empty() {
+        if !self.is_set_later && !self.answers_where(Told::is_lacking).is_empty() {
             return if self.is_fatal() {
                 Verdict::Lacks
             } else {
                 Verdict::Loses
             };
         }
-        if !self.is_set_later && !self.used(|told| told.how == How::Unknown).is_empty() {
+        if !self.is_set_later
+            && !self
+                .answers_where(|measured| measured.how == How::Unknown)
+                .is_empty()
+        {
             return Verdict::Unknown;
         }
-        let is_kept = !self.used(|told| told.how == How::Kept).is_empty();
+        let is_kept = !self
+            .answers_where(|measured| measured.how == How::Kept)
+            .is_empty();
         if is_kept || self.is_set_later {
             Verdict::Agrees
         } else {
@@ -79,14 +85,17 @@ impl AttributeFinding {
         }
     }
 
-    /// True if objects fail for want of it. Only some objects have a lock, or a class other than
-    /// the usual one: s3haul sees to it that those fail where they are refused, and all others can
-    /// be copied.
+    /// Returns true if the job cannot work without the attribute. Only some objects have a lock or
+    /// an unusual storage class: if the server refuses these, only those objects fail.
     fn is_fatal(&self) -> bool {
         let is_rare =
             matches!(self.attribute, Attribute::Lock | Attribute::StorageClass) && !self.is_named;
-        let is_refused = !self.used(|told| told.how == How::Refused).is_empty();
-        let is_ignored = !self.used(|told| told.how == How::Ignored).is_empty();
+        let is_refused = !self
+            .answers_where(|measured| measured.how == How::Refused)
+            .is_empty();
+        let is_ignored = !self
+            .answers_where(|measured| measured.how == How::Ignored)
+            .is_empty();
         match self.policy {
             Policy::Require => is_ignored || !is_rare,
             // A value that the job names is part of each request, and no request is sent without
@@ -95,7 +104,7 @@ impl AttributeFinding {
         }
     }
 
-    /// Returns true if the job cannot work for it.
+    /// Returns true if the job cannot work because of this.
     #[must_use]
     pub fn fails(&self) -> bool {
         match self.verdict() {
@@ -105,35 +114,37 @@ impl AttributeFinding {
         }
     }
 
-    /// Returns the reasons of all answers that are no plain yes, in one line.
+    /// Returns the reasons of all answers that are not a plain yes, in one line.
     #[must_use]
     pub fn reason(&self) -> String {
         let mut reasons: Vec<(String, Vec<String>)> = Vec::new();
-        for (write, told) in self.used(|told| !matches!(told.how, How::Kept | How::Moot)) {
+        for (write, measured) in
+            self.answers_where(|measured| !matches!(measured.how, How::Kept | How::Moot))
+        {
             let route = route_name(write).to_owned();
-            let reason = told
+            let reason = measured
                 .reason
                 .strip_prefix(&format!("{route}: "))
-                .unwrap_or(&told.reason);
+                .unwrap_or(&measured.reason);
             let why = if reason.is_empty() {
                 String::new()
             } else {
                 format!(" ({reason})")
             };
-            let how = format!("{}{why}", told.how.word());
+            let how = format!("{}{why}", measured.how.word());
             match reasons.iter_mut().find(|(other, _)| *other == how) {
                 Some((_, routes)) => routes.push(route),
                 None => reasons.push((how, vec![route])),
             }
         }
-        let told = reasons
+        let routes = reasons
             .into_iter()
-            .map(|(how, routes)| format!("{how} by {}", routes.join(" and ")));
-        told.collect::<Vec<_>>().join("; ")
+            .map(|(how, by)| format!("{how} by {}", by.join(" and ")));
+        routes.collect::<Vec<_>>().join("; ")
     }
 }
 
-/// The request that gives an attribute to what this write publishes.
+/// Returns the request that sets an attribute of the object that this write publishes.
 pub(in crate::probe) const fn route_name(write: ConditionalWrite) -> &'static str {
     match write {
         ConditionalWrite::Copy => "CopyObject",

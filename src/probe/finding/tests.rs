@@ -3,30 +3,30 @@
 use super::*;
 use crate::manifest::job::{Attribute, Policy};
 
-fn told(how: How) -> Told {
+fn answer_from(how: How) -> Told {
     Told {
         how,
         reason: String::new(),
     }
 }
 
-fn flag(name: &'static str, said: bool, how: How) -> Finding {
+fn flag(name: &'static str, stated: bool, how: How) -> Finding {
     Finding {
         name,
         claim: Claim::Flag {
-            said,
-            told: told(how),
+            stated,
+            measured: answer_from(how),
         },
         is_needed: true,
     }
 }
 
-fn writes(said: OnWrites, [copy, put, complete]: [How; 3]) -> Finding {
+fn writes(stated: OnWrites, [copy, put, complete]: [How; 3]) -> Finding {
     let claim = Claim::Writes {
-        said,
-        copy: told(copy),
-        put: told(put),
-        complete: told(complete),
+        stated,
+        copy: answer_from(copy),
+        put: answer_from(put),
+        complete: answer_from(complete),
     };
     Finding {
         name: "if_match",
@@ -122,10 +122,10 @@ fn an_attribute_fails_the_job_by_its_policy() {
         attribute,
         policy,
         is_named: false,
-        put: told(How::Moot),
-        copy: told(how),
-        multipart: told(Kept),
-        used: OnWrites {
+        put: answer_from(How::Moot),
+        copy: answer_from(how),
+        multipart: answer_from(Kept),
+        sent_by_job: OnWrites {
             put: false,
             ..OnWrites::ALL
         },
@@ -196,7 +196,7 @@ fn an_attribute_fails_the_job_by_its_policy() {
     assert_eq!(later.verdict(), Verdict::Agrees);
     let uploads = OnWrites::UPLOADS;
     let unused = AttributeFinding {
-        used: uploads,
+        sent_by_job: uploads,
         ..of(Attribute::Tags, Policy::Require, Ignored)
     };
     assert!(

@@ -25,16 +25,16 @@ pub(super) struct Answers {
 impl Answers {
     /// Puts each answer beside what the profile or the manifest says, and notes if the job needs
     /// it.
-    pub(super) fn findings(self, said: &Capabilities, needs: &Needs) -> Vec<Finding> {
+    pub(super) fn findings(self, stated: &Capabilities, needs: &Needs) -> Vec<Finding> {
         let wants_tags = needs.wants(Attribute::Tags);
-        let flag = |name, said, told, is_needed| Finding {
+        let flag = |name, stated, measured, is_needed| Finding {
             name,
-            claim: Claim::Flag { said, told },
+            claim: Claim::Flag { stated, measured },
             is_needed,
         };
-        let writes = |name, said, [copy, put, complete]: [Told; 3]| {
+        let writes = |name, stated, [copy, put, complete]: [Told; 3]| {
             let claim = Claim::Writes {
-                said,
+                stated,
                 copy,
                 put,
                 complete,
@@ -47,62 +47,62 @@ impl Answers {
         };
         let conditions = self.conditions;
         vec![
-            flag("part_copy", said.part_copy, self.part_copy, needs.copies),
+            flag("part_copy", stated.part_copy, self.part_copy, needs.copies),
             flag(
                 "equal_parts",
-                said.parts.equal_parts,
+                stated.parts.equal_parts,
                 self.equal_parts,
                 needs.copies,
             ),
             flag(
                 "copy_conditions",
-                said.copy_conditions,
+                stated.copy_conditions,
                 conditions.copy_source,
                 needs.copies,
             ),
             flag(
                 "part_conditions",
-                said.part_conditions,
+                stated.part_conditions,
                 conditions.part_source,
                 needs.copies,
             ),
             writes(
                 "if_none_match",
-                said.if_none_match,
+                stated.if_none_match,
                 conditions.if_none_match,
             ),
-            writes("if_match", said.if_match, conditions.if_match),
-            flag("content_etags", said.content_etags, self.etags, true),
-            flag("checksums", said.checksums, self.checksums, true),
-            flag("object_size", said.object_size, self.object_size, true),
+            writes("if_match", stated.if_match, conditions.if_match),
+            flag("content_etags", stated.content_etags, self.etags, true),
+            flag("checksums", stated.checksums, self.checksums, true),
+            flag("object_size", stated.object_size, self.object_size, true),
             flag(
                 "ordered_lists",
-                said.ordered_lists,
+                stated.ordered_lists,
                 self.ordered_lists,
                 true,
             ),
             flag(
                 "encoded_lists",
-                said.encoded_lists,
+                stated.encoded_lists,
                 self.encoded_lists,
                 true,
             ),
             flag(
                 "encoded_uploads",
-                said.encoded_uploads,
+                stated.encoded_uploads,
                 self.encoded_uploads,
                 false,
             ),
-            flag("tags", said.tags, self.tags, wants_tags),
+            flag("tags", stated.tags, self.tags, wants_tags),
             flag(
                 "tag_headers",
-                said.tag_headers,
+                stated.tag_headers,
                 self.tag_headers,
                 wants_tags,
             ),
             flag(
                 "odd_part_sources",
-                said.odd_part_sources,
+                stated.odd_part_sources,
                 self.odd_part_sources,
                 needs.copies,
             ),

@@ -1,4 +1,4 @@
-//! Why a report cannot be used, and what to do about it.
+//! The reasons why a report cannot be used, and their remedies.
 
 use std::io;
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ pub struct ReportLine {
     pub directory: PathBuf,
 }
 
-/// Why a report cannot be used.
+/// The reason why a report cannot be used.
 #[derive(Debug, Error)]
 pub enum ReadError {
     /// It could not be read.

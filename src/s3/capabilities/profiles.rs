@@ -12,11 +12,12 @@ impl Capabilities {
     /// Amazon S3 itself; also the sandbox. `CopyObject` knows conditions on the destination since
     /// October 2025.
     ///
-    /// It copies each part at the same speed however many there are, so that a run that begins
-    /// narrow only takes longer: the rates of the lanes are its limit. All 800 parts of a 50 GiB
-    /// object are over before anything could be learned.
+    /// A run starts with 3,072 requests in flight. S3 copies each part at the same speed however
+    /// many there are, so a low start would only cost time; the rates of the lanes are the limit.
+    /// All 800 parts of a 50 GiB object end before a run could learn anything, and large parts take
+    /// four seconds, so a run starts with what the documented rate sends in the first of them.
     pub const AWS: Self = Self {
-        first_width: 2048,
+        initial_in_flight: 3072,
         part_copy: true,
         max_copy: 5 * GIB,
         parts: PartLimits::S3,
@@ -34,10 +35,11 @@ impl Capabilities {
         conditional_deletes: true,
         tags: true,
         tag_headers: true,
-        tag_sets: true,
+        sends_empty_tag_sets: true,
         odd_part_sources: true,
         directory: false,
-        archive_lists: true,
+        is_amazon: true,
+        restore_status_in_lists: true,
         locks: true,
         annotations: true,
         trust: Trust::Answers,
@@ -49,10 +51,10 @@ impl Capabilities {
 
     /// A server that we know nothing about: nothing is proven by what it may ignore.
     ///
-    /// Nor is it buried in copies: an appliance that moves 500 MB/s has a minute of work in 512
-    /// parts of 64 MiB.
+    /// A run starts with only 512 requests in flight: for an appliance that moves 500 MB/s, 512
+    /// parts of 64 MiB are a minute of work.
     pub const CAUTIOUS: Self = Self {
-        first_width: 512,
+        initial_in_flight: 512,
         copy_conditions: false,
         part_conditions: false,
         if_none_match: OnWrites::NONE,
@@ -61,16 +63,17 @@ impl Capabilities {
         checksums: false,
         ordered_lists: false,
         encoded_uploads: false,
-        tag_sets: false,
+        sends_empty_tag_sets: false,
         odd_part_sources: false,
-        archive_lists: false,
+        is_amazon: false,
+        restore_status_in_lists: false,
         conditional_deletes: false,
         locks: false,
         annotations: false,
         ..Self::AWS
     };
 
-    /// The profile of a provider, at its own endpoint.
+    /// Returns the profile of a provider, at its own endpoint.
     #[must_use]
     pub const fn profile(provider: Provider) -> Self {
         match provider {
@@ -224,8 +227,8 @@ const SCALEWAY: Capabilities = Capabilities {
     ..PLAIN
 };
 
-/// Ceph of an unknown age behind a front of its own, whose encoding of lists can not be
-/// relied on.
+/// Ceph of an unknown version behind a front end of its own, whose encoding of lists is not
+/// reliable.
 const DIGITALOCEAN: Capabilities = Capabilities {
     encoded_lists: false,
     tag_headers: false,

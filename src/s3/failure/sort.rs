@@ -108,7 +108,7 @@ impl Failure {
     }
 }
 
-/// How far a request came that got no answer.
+/// The progress of a request that got no answer.
 #[derive(Clone, Copy)]
 enum Network {
     /// Nothing was sent: the request could not be built or signed.
@@ -120,8 +120,8 @@ enum Network {
 }
 
 impl Network {
-    /// The HTTP client marks everything up to the end of the TLS handshake as `Connect`; what it
-    /// does not mark happened later, or has nothing to do with it.
+    /// Finds out how far a request came. The HTTP client marks everything up to the end of the TLS
+    /// handshake as `Connect`; an error without that mark happened later or elsewhere.
     fn of(error: &(dyn Error + 'static), otherwise: Self) -> Self {
         let text = whole(error);
         if ["(Connect)", "dns error", "tcp connect error"]
@@ -325,8 +325,8 @@ fn by_code(code: &str, status: Option<u16>, region: Option<String>) -> FailureKi
     }
 }
 
-/// Ceph says `NoSuchKey` for an upload that is gone. No other key can be meant by requests that
-/// name nothing else.
+/// Corrects the kind of a failure about an upload: Ceph answers `NoSuchKey` if the upload is gone,
+/// and the request names no other key that could be missing.
 fn of_upload(operation: Operation, kind: FailureKind) -> FailureKind {
     let names_an_upload = matches!(
         operation,

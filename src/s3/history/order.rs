@@ -57,8 +57,8 @@ impl Intercept for Seen {
     }
 }
 
-/// The kinds of a document's entries, in order. What a key holds of `<` is escaped, so no name
-/// looks like a tag.
+/// Returns the kinds of a document's entries, in order. A `<` in a key is escaped, so no name looks
+/// like a tag.
 fn order_of(document: &[u8]) -> Vec<bool> {
     let mut order = Vec::new();
     for (at, _) in document
@@ -76,7 +76,8 @@ fn order_of(document: &[u8]) -> Vec<bool> {
     order
 }
 
-/// One list of both, by the order of the document where that is the order of a history.
+/// Merges versions and delete markers into one list, in the order of the document if that is the
+/// order of a history.
 pub(super) fn in_order(
     versions: Vec<ListedVersion>,
     markers: Vec<ListedVersion>,

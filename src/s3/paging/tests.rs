@@ -32,7 +32,7 @@ fn paging(prefix: &str, order: Order) -> Paging {
     )
 }
 
-/// The keys that are left of a page that leads to a new one.
+/// Returns the keys that are left of a page that leads to a new one.
 fn check(paging: &mut Paging, keys: &[&str]) -> Result<(Turn, Vec<String>), Failure> {
     let mut page = page(keys, true);
     page.next = Some(fastrand::u64(..).to_string());
@@ -166,7 +166,7 @@ fn empty_pages_are_borne_and_an_endless_row_of_them_is_not() {
         }
         let failed = (0..=MOST_EMPTY_PAGES).find_map(|_| check(&mut paging, &[]).err());
         assert_eq!(*failed.unwrap().kind(), FailureKind::ServerFault);
-        // Those that lead nowhere else are no list either.
+        // A list that never leads on is not a list either.
         let mut back = self::paging("", order);
         let failed = (0..=PAGE_TRIES).find_map(|_| back.check(&mut page(&[], true)).err());
         assert_eq!(*failed.unwrap().kind(), FailureKind::ServerFault);
@@ -219,7 +219,7 @@ fn a_key_that_comes_twice_on_one_page_is_told() {
         told.contains("the same key twice on one page (1, for example `a b`)"),
         "{told}"
     );
-    // The page before once more is no such page.
+    // The page before, sent once more, is not such a page.
     assert_eq!(check(&mut list, &["a b", "c"]).unwrap().1, ["c"]);
     assert!(list.take_refused().is_empty());
 }

@@ -192,7 +192,7 @@ fn comes_to(scene: Scene, operation: Operation, effect: &Effect, usual: Comes) -
         )
         | (_, Operation::PutObjectTagging, Comes::Fails(_)) => Comes::IsLost,
         // What may be denied is a body without a signature: it goes once more with one. An upload
-        // that can not be looked into is begun anew. The list of all uploads proves an abort too.
+        // that cannot be looked into is begun anew. The list of all uploads proves an abort too.
         (_, Operation::PutObject | Operation::UploadPart, Comes::Fails(_))
         | (Scene::Resume | Scene::Abort, Operation::ListParts, Comes::Fails(_)) => Comes::Passes,
         // The object has failed already, for a reason of its own.
@@ -213,7 +213,7 @@ struct Stage {
     world: World,
     job: Job,
     directory: TempDir,
-    /// Keys that can not be copied in this scene.
+    /// Keys that cannot be copied in this scene.
     denied: &'static [&'static str],
 }
 

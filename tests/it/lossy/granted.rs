@@ -1,5 +1,7 @@
 //! A right to read tags that is granted in mid-run is used.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rstest::rstest;
@@ -8,42 +10,59 @@ use s3haul::manifest::job::Policy;
 use s3haul::sandbox::Operation;
 use tokio::time::sleep;
 
-use super::{job, put, tagged, uncounted};
-use crate::world::{DESTINATION, SOURCE, World};
+use super::{job, place, put, questions, tagged};
+use crate::liar::{Answer, Asked, Liar, Lie};
+use crate::world::{SOURCE, World};
 
 const OBJECTS: u64 = 400;
 
 #[rstest]
-#[case::of_the_source(SOURCE)]
-#[case::of_the_copy(DESTINATION)]
+#[case::of_the_source(SOURCE, true)]
+#[case::of_the_source_never(SOURCE, false)]
 #[tokio::test(flavor = "multi_thread")]
-async fn tags_that_may_be_read_at_last_are_compared(#[case] bucket: &str) {
+async fn tags_that_may_be_read_at_last_are_compared(
+    #[case] bucket: &'static str,
+    #[case] is_granted: bool,
+) {
     let mut world = World::new().await;
     world.retry.questions = (Duration::from_millis(20), Duration::from_secs(2));
     for number in 0..OBJECTS {
         put(&world, &format!("k{number:04}"), 9, &tagged());
     }
-    let store = world.sandbox.store().clone();
-    store.deny(bucket, Operation::GetObjectTagging, "");
-    let liar = uncounted(&world).await;
+    let granted = Arc::new(AtomicBool::new(false));
+    let may_read = Arc::clone(&granted);
+    let liar = Liar::lying(&world, move |asked: &Asked| match asked.method.as_str() {
+        "GET"
+            if asked.has("tagging")
+                && place(asked).0 == bucket
+                && !may_read.load(Ordering::Relaxed) =>
+        {
+            Lie::error(403, "AccessDenied")
+        }
+        "HEAD" => Lie::Changed(Box::new(|answer: Answer| {
+            answer.without("x-amz-tagging-count")
+        })),
+        _ => Lie::Truth,
+    })
+    .await;
     let mut job = job(&world, &liar, Policy::Try, Provider::Other);
     job.limits.in_flight = Some(4);
     let grant = async {
         while world.calls(Operation::CopyObject) < OBJECTS / 8 {
             sleep(Duration::from_millis(1)).await;
         }
-        store.allow_all();
+        granted.store(is_granted, Ordering::Relaxed);
+        questions(&liar, bucket)
     };
-    let (run, ()) = tokio::join!(world.try_run_job(&job), grant);
+    let (run, before) = tokio::join!(world.try_run_job(&job), grant);
     let run = run.unwrap();
     assert_eq!(run.outcome.done_objects, OBJECTS, "{:?}", run.receipts);
-    let note = format!("tags not compared: s3:GetObjectTagging missing on {bucket}");
-    let noted = run
-        .receipts
-        .iter()
-        .filter(|done| done.notes == [note.as_str()]);
-    let noted = noted.count() as u64;
-    assert!((1..OBJECTS).contains(&noted), "{noted} without a look");
-    let last = run.receipts.last().unwrap();
-    assert_eq!(last.notes, Vec::<String>::new());
+    let asked = questions(&liar, bucket);
+    assert!(asked > before, "nobody asks again after {before} questions");
+    if is_granted {
+        let last = run.receipts.last().unwrap();
+        assert_eq!(last.notes, Vec::<String>::new());
+    } else {
+        assert!(asked < 40, "{asked} questions for {OBJECTS} objects");
+    }
 }

@@ -186,7 +186,7 @@ async fn an_attribute_that_is_refused_does_not_hide_the_others() {
         );
     }
     assert_eq!(
-        request(&probe, Request::PutObjectTagging).told.how,
+        request(&probe, Request::PutObjectTagging).measured.how,
         How::Refused
     );
     assert!(

@@ -51,7 +51,7 @@ async fn what_nothing_shows_may_be_left() {
         probe.left
     );
     assert_eq!(
-        request(&probe, Request::AbortMultipartUpload).told.how,
+        request(&probe, Request::AbortMultipartUpload).measured.how,
         How::Unknown
     );
     assert_clean(&world, DESTINATION);
@@ -209,7 +209,7 @@ async fn a_probe_tells_what_it_may_not_remove() {
         "{source:?}"
     );
     assert_eq!(
-        request(&probe, Request::DeleteObject).told.how,
+        request(&probe, Request::DeleteObject).measured.how,
         How::Refused
     );
     assert!(world.sandbox.store().open_uploads(DESTINATION).is_empty());

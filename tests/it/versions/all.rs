@@ -418,7 +418,7 @@ async fn an_unknown_server_gets_the_same_histories() {
     );
 }
 
-/// A version that can not be read holds up the newer ones of its key, which could not be put before
+/// A version that cannot be read holds up the newer ones of its key, which could not be put before
 /// it later.
 #[tokio::test]
 async fn an_archived_version_holds_up_those_behind_it() {

@@ -88,7 +88,7 @@ def two_jobs_at_once(world):
     world.assert_replica()
 
 
-@scenario(EXPECTED_TO_FAIL="K10: a changed manifest is refused until somebody passes --fresh by hand", WITH="PodFailurePolicy")
+@scenario
 def job_edited_between_two_nights(world):
     world.start_server(a=20, b=20)
     world.server.rules([{"operation": "CopyObject", "prefix": "b/", "effect": "throttle"}])

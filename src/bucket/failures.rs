@@ -1,4 +1,5 @@
-//! Looks again at failures that may be about something else than the request that met them.
+//! Constructs the failures of a bucket's requests, and finds out whether a failure is about its
+//! request or about the whole server.
 
 use std::time::Duration;
 
@@ -28,8 +29,8 @@ impl Bucket {
         key.map_or_else(|| self.name.to_string(), |key| self.place(key))
     }
 
-    /// The failure of a request that was not answered within `limit`: that of the server, unless it
-    /// never got there because the provider of the credentials did not answer.
+    /// Returns the failure of a request that was not answered within `limit`. It names the provider
+    /// of the credentials if the request was never sent because of that.
     pub(super) fn late(
         &self,
         limit: Duration,
@@ -48,8 +49,8 @@ impl Bucket {
         Failure::new(kind, operation, self.place_of(key), message)
     }
 
-    /// Names what stands between the server and this machine, where that may be at fault: a proxy
-    /// that does not answer, or a CA bundle without the issuer of the certificate.
+    /// Adds to a failure the part of the network that may be at fault: a proxy that does not
+    /// answer, or a CA bundle without the issuer of the certificate.
     pub(super) fn in_its_network(&self, failure: Failure) -> Failure {
         match failure.kind() {
             FailureKind::Certificate(None) if let Some(bundle) = self.client.ca_bundle() => {
@@ -74,18 +75,18 @@ impl Bucket {
         }
     }
 
-    /// Returns true if the endpoint answers nobody. Called before a request is given up for
-    /// `failure`: a run with few requests in flight would fail object after object before enough
-    /// have failed to count as an outage. If the server chokes on one object only, it still answers
-    /// other requests, even with a refusal.
+    /// Sends one HEAD of the bucket, and declares an outage if that gets no answer either. Called
+    /// before a request is given up for `failure`: with few requests in flight, object after object
+    /// would fail before enough failures count as an outage. A server that has trouble with one
+    /// object only still answers, even if with a refusal.
     pub(super) async fn is_silent(&self, failure: &Failure, waited: Duration) -> bool {
         tokio::select! {
-            is_silent = self.answers_nobody(failure, waited) => is_silent,
+            is_silent = self.probe_silence(failure, waited) => is_silent,
             () = self.halt.cancelled() => false,
         }
     }
 
-    async fn answers_nobody(&self, failure: &Failure, waited: Duration) -> bool {
+    async fn probe_silence(&self, failure: &Failure, waited: Duration) -> bool {
         let limit = self.retry.silence.min(GLANCE);
         let Ok(admitted) = self
             .pacer
@@ -122,8 +123,8 @@ impl Bucket {
         is_silent
     }
 
-    /// The same bucket for a request whose outcome was waited for so long already: that counts
-    /// against the patience.
+    /// Returns the same bucket for a request whose caller has already waited `waited` for its
+    /// outcome. That time counts against the patience.
     #[must_use]
     pub fn after_waiting(&self, waited: Duration) -> Self {
         Self {
@@ -150,8 +151,9 @@ impl Bucket {
         self.waited + since.map_or(Duration::ZERO, |since| since.elapsed().saturating_sub(held))
     }
 
-    /// The failure of a request that was given up after waiting so long: one of the whole run if no
-    /// request of this kind was answered meanwhile.
+    /// Returns the failure of a request that was given up after `waited`. It becomes
+    /// [`FailureKind::Silent`], which is about the whole run, if no request of this operation was
+    /// answered in that time.
     pub(crate) fn unanswered(&self, failure: Failure, waited: Duration) -> Failure {
         let operation = failure.details().operation;
         let since = self.pacer.elapsed().saturating_sub(waited);

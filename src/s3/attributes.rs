@@ -10,8 +10,8 @@ use super::causes::find;
 use super::convert::{quoted, retention};
 use super::ids::{Name, required_size};
 use super::question::{lacking, too_long, unanswered};
-use super::roots::Root;
-use super::verbs::{failure, fault, is_empty_success, place};
+use super::requests::{failure, fault, is_empty_success, place};
+use super::roots::lacks_tag_set;
 use super::{
     AnnotationEntry, Checksum, Client, Failure, FailureKind, Grant, Operation, Page, Permission,
     Retention, Tag,
@@ -19,7 +19,7 @@ use super::{
 use crate::location::{BucketName, ObjectKey};
 
 impl Client {
-    /// The tags of one version of an object.
+    /// Returns the tags of one version of an object.
     pub async fn get_tags(
         &self,
         bucket: &BucketName,
@@ -34,13 +34,14 @@ impl Client {
         let request = request.set_version_id(version.map(str::to_owned));
         let answer = request.send().await;
         // Some servers answer so for an object without tags.
-        let takes_nothing = !self.capabilities().tag_sets && self.capabilities().believes_answers();
+        let takes_nothing =
+            !self.capabilities().sends_empty_tag_sets && self.capabilities().believes_answers();
         let output = match answer {
             Ok(output) => output,
             Err(error)
                 if takes_nothing
                     && (is_empty_success(&error)
-                        || error.raw_response().is_some_and(Root::is_bare_tagging)) =>
+                        || error.raw_response().is_some_and(lacks_tag_set)) =>
             {
                 return Ok(Vec::new());
             }
@@ -99,7 +100,7 @@ impl Client {
         Ok(())
     }
 
-    /// The grants of an ACL; none when it is private to the owner.
+    /// Returns the grants of an ACL; none if the object is private to its owner.
     pub async fn get_acl(
         &self,
         bucket: &BucketName,
@@ -141,7 +142,7 @@ impl Client {
         Ok(grants)
     }
 
-    /// The retention of one version; none when it has none.
+    /// Returns the retention of one version; `None` if it has none.
     ///
     /// # Errors
     /// [`FailureKind::Unsupported`] when the bucket has no Object Lock at all, else what S3 says.
@@ -177,7 +178,7 @@ impl Client {
         }
     }
 
-    /// The legal hold of one version; none when it never had one.
+    /// Returns the legal hold of one version; `None` if it never had one.
     ///
     /// # Errors
     /// As [`get_retention`](Self::get_retention).
@@ -206,7 +207,7 @@ impl Client {
         }
     }
 
-    /// One page of the annotations of one version.
+    /// Returns one page of the annotations of one version.
     pub async fn list_annotations(
         &self,
         bucket: &BucketName,
@@ -247,8 +248,8 @@ impl Client {
         })
     }
 
-    /// The text of one annotation, at most 1 MiB. It has no checksum, so that its listed size must
-    /// tell whether it is whole.
+    /// Returns the text of one annotation, at most 1 MiB. It has no checksum, so only its listed
+    /// size shows whether it is whole.
     pub async fn get_annotation(
         &self,
         bucket: &BucketName,
@@ -326,7 +327,7 @@ impl Client {
     }
 }
 
-/// A grant as a header names it; `None` for a grantee without an id or a group.
+/// Returns a grant as a header names it; `None` for a grantee without an id or a group.
 fn grant(grant: sdk::Grant) -> Option<Grant> {
     let permission = match grant.permission? {
         sdk::Permission::FullControl => Permission::FullControl,
@@ -347,7 +348,8 @@ fn grant(grant: sdk::Grant) -> Option<Grant> {
     })
 }
 
-/// An object that has no lock is no failure, and a bucket that can have none is told apart.
+/// Returns `None` for an object without a lock, which is not a failure, and
+/// [`FailureKind::Unsupported`] for a bucket that can have none.
 fn unlocked<T>(failure: Failure) -> Result<Option<T>, Failure> {
     let details = failure.details();
     match details.code.as_str() {

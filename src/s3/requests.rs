@@ -17,7 +17,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use super::convert::{
     any_checksums, checksum, encryption, head, if_match, if_none_match, quoted, unquote,
 };
-use super::direct::Header;
+use super::fast_path::Header;
 use super::headers::{with_attributes, with_customer_key, with_source_key};
 use super::ids::{Name, other_version, written_version};
 use super::octets;
@@ -60,7 +60,7 @@ macro_rules! any_checksum {
     };
 }
 
-/// How what an answer is about is encrypted.
+/// Reads the encryption of an object from an answer about it.
 macro_rules! encryption_of {
     ($answer:expr) => {
         encryption(
@@ -71,14 +71,14 @@ macro_rules! encryption_of {
     };
 }
 
-/// Sends a request: by the short way to the bucket where it is known, else through the whole of the
-/// SDK. The header goes in as it is.
+/// Sends a request: on the fast path if it is known for the bucket, otherwise through the SDK.
+/// The extra header is sent unchanged.
 macro_rules! send {
     ($client:expr, $bucket:expr, $operation:ty, $request:expr, $header:expr) => {{
         let (request, header): (_, Header) = ($request, $header);
-        match $client.way($bucket) {
-            Some(way) => {
-                way.send::<$operation>(request.build(), header, $client.signs_bodies)
+        match $client.fast_path($bucket) {
+            Some(path) => {
+                path.send::<$operation>(request.build(), header, $client.signs_bodies)
                     .await
             }
             // In a box: these futures are large, and most requests need none.
@@ -90,7 +90,8 @@ macro_rules! send {
 // Below the macros, which it uses.
 mod multipart;
 
-/// `Expires` is sent as it is, because S3 keeps texts there that are no dates.
+/// Returns the `Expires` header with its text unchanged, because S3 keeps texts there that are not
+/// dates.
 fn expires(attributes: &Attributes) -> Header {
     attributes
         .headers
@@ -112,8 +113,8 @@ impl Client {
         })
     }
 
-    /// Everything that HEAD tells. The checksum is asked for everywhere: a server that has none
-    /// ignores the question.
+    /// Returns everything that HEAD shows. It always asks for the checksum: a server without one
+    /// ignores that.
     pub async fn head_object(
         &self,
         bucket: &BucketName,
@@ -129,7 +130,7 @@ impl Client {
         let output = send!(self, bucket, HeadObject, request, None)
             .map_err(|error| failure(Operation::HeadObject, bucket, Some(key), &error))?;
         other_version(version, output.version_id())
-            .and_then(|()| head(output, self.capabilities().archive_lists))
+            .and_then(|()| head(output, self.capabilities().restore_status_in_lists))
             .map_err(|message| fault(Operation::HeadObject, bucket, Some(key), message))
     }
 
@@ -152,7 +153,7 @@ impl Client {
             // S3 answers 501 to a copy that would bring tags or annotations into a directory
             // bucket.
             _ if directory => Some(sdk::TaggingDirective::Replace),
-            Tags::AsSource => None, // COPY is the default, and look-alikes without tags refuse the header
+            Tags::AsSource => None, // COPY is the default, and servers without tags refuse the header
             Tags::Exactly(_) if !tag_headers => None,
             Tags::Exactly(_) => Some(sdk::TaggingDirective::Replace),
         };
@@ -179,7 +180,7 @@ impl Client {
         let request = with_source_key!(request, &source.customer_key);
         let request = with_customer_key!(request, &self.customer_key);
         let request = with_attributes!(request, attributes);
-        self.can_sign(Operation::CopyObject, bucket, key, attributes)
+        self.ensure_signable(Operation::CopyObject, bucket, key, attributes)
             .await?;
         let sent = self.moment();
         let output = send!(self, bucket, CopyObject, request, expires(attributes))
@@ -202,21 +203,22 @@ impl Client {
         })
     }
 
-    /// Makes sure that values that are no UTF-8 can be signed, which only the short way can; the
-    /// SDK's signature leaves them out.
-    async fn can_sign(
+    /// Makes sure that header values that are not UTF-8 can be signed, which only the fast path
+    /// can: the SDK's signature leaves them out. Sends a HEAD of the bucket if that path is not
+    /// known yet.
+    async fn ensure_signable(
         &self,
         operation: Operation,
         bucket: &BucketName,
         key: &ObjectKey,
         attributes: &Attributes,
     ) -> Result<(), Failure> {
-        if !octets::are_in(attributes) || self.way(bucket).is_some() {
+        if !octets::are_in(attributes) || self.fast_path(bucket).is_some() {
             return Ok(());
         }
-        // The way is learned from a request that is answered well.
+        // The path is learned from a request that succeeds.
         Box::pin(self.head_bucket(bucket)).await?;
-        if self.way(bucket).is_some() {
+        if self.fast_path(bucket).is_some() {
             return Ok(());
         }
         let message =
@@ -248,7 +250,7 @@ impl Client {
         request = with_checksum!(request, checksum_value);
         let request = with_customer_key!(request, &self.customer_key);
         let request = with_attributes!(request, attributes);
-        self.can_sign(Operation::PutObject, bucket, key, attributes)
+        self.ensure_signable(Operation::PutObject, bucket, key, attributes)
             .await?;
         let sent = self.moment();
         let output = send!(self, bucket, PutObject, request, expires(attributes))
@@ -278,7 +280,7 @@ where
     Failure::from_sdk(operation, place(bucket, key), error)
 }
 
-/// A 200 that says in full that it says nothing.
+/// Returns true for a complete `200 OK` with an empty body.
 pub(super) fn is_empty_success<E>(error: &SdkError<E, HttpResponse>) -> bool {
     error.raw_response().is_some_and(|response| {
         response.status().as_u16() == 200
@@ -291,7 +293,7 @@ pub(super) fn place(bucket: &BucketName, key: Option<&ObjectKey>) -> String {
     key.map_or_else(|| bucket.to_string(), |key| format!("{bucket}/{key}"))
 }
 
-/// An answer that contradicts the protocol.
+/// Returns the failure for an answer that contradicts the protocol.
 pub(super) fn fault(
     operation: Operation,
     bucket: &BucketName,
@@ -306,7 +308,7 @@ pub(super) fn fault(
     )
 }
 
-/// Returns the version that a write made.
+/// Returns the id of the version that a write created.
 fn written(
     version: Option<String>,
     operation: Operation,
@@ -316,8 +318,8 @@ fn written(
     written_version(version).map_err(|message| fault(operation, bucket, Some(key), message))
 }
 
-/// Returns the `ETag` that shows that a write took effect. A 200 without one may be an answer of
-/// something in between, and is worth another try.
+/// Returns the `ETag` that shows that a write took effect. A 200 without one may come from a proxy,
+/// and is worth another try.
 fn required_etag(
     etag: Option<String>,
     operation: Operation,

@@ -8,8 +8,8 @@ use crate::s3::{
 };
 
 impl Bucket {
-    /// See [`Client::get_tags`](crate::s3::Client::get_tags). Where there are no tags, nobody is
-    /// asked.
+    /// Returns the tags of an object, as [`Client::get_tags`](crate::s3::Client::get_tags) does.
+    /// For an endpoint without tagging, returns none and sends nothing.
     pub async fn tags(&self, key: &ObjectKey, version: Option<&str>) -> Result<Vec<Tag>, Failure> {
         if !self.capabilities().tags {
             return Ok(Vec::new());
@@ -37,7 +37,7 @@ impl Bucket {
         answer.await.map(|answer| answer.value)
     }
 
-    /// See [`Client::get_acl`](crate::s3::Client::get_acl).
+    /// Returns the ACL of an object, as [`Client::get_acl`](crate::s3::Client::get_acl) does.
     pub async fn acl(&self, key: &ObjectKey, version: Option<&str>) -> Result<Vec<Grant>, Failure> {
         self.read(Operation::GetObjectAcl, Some(key), || {
             self.client.get_acl(&self.name, key, version)
@@ -45,7 +45,8 @@ impl Bucket {
         .await
     }
 
-    /// See [`Client::get_retention`](crate::s3::Client::get_retention).
+    /// Returns the retention of an object, as
+    /// [`Client::get_retention`](crate::s3::Client::get_retention) does.
     pub async fn retention(
         &self,
         key: &ObjectKey,
@@ -56,7 +57,8 @@ impl Bucket {
             .await
     }
 
-    /// See [`Client::get_legal_hold`](crate::s3::Client::get_legal_hold).
+    /// Returns the legal hold of an object, as
+    /// [`Client::get_legal_hold`](crate::s3::Client::get_legal_hold) does.
     pub async fn legal_hold(
         &self,
         key: &ObjectKey,
@@ -67,7 +69,8 @@ impl Bucket {
             .await
     }
 
-    /// See [`Client::list_annotations`](crate::s3::Client::list_annotations).
+    /// Lists annotations of an object, as
+    /// [`Client::list_annotations`](crate::s3::Client::list_annotations) does.
     pub async fn annotations(
         &self,
         key: &ObjectKey,
@@ -82,7 +85,8 @@ impl Bucket {
             .await
     }
 
-    /// See [`Client::get_annotation`](crate::s3::Client::get_annotation).
+    /// Returns an annotation of an object, as
+    /// [`Client::get_annotation`](crate::s3::Client::get_annotation) does.
     pub async fn annotation(
         &self,
         key: &ObjectKey,

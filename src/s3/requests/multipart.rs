@@ -18,7 +18,7 @@ use crate::s3::convert::{
     any_checksums, checksum, completed_part, declared, decode, encryption, if_match, if_none_match,
     is_kms, part_number, quoted, timestamp, unquote,
 };
-use crate::s3::direct::Header;
+use crate::s3::fast_path::Header;
 use crate::s3::headers::{with_attributes, with_customer_key, with_source_key};
 use crate::s3::ids::{self, Name, other_version, required_size};
 use crate::s3::octets;
@@ -26,11 +26,11 @@ use crate::s3::page::Told;
 use crate::s3::paging::follows_unless_last;
 use crate::s3::{
     Attributes, Begun, Checksum, ChecksumAlgorithm, Client, CompleteSpec, Failure, OpenUpload,
-    Operation, Page, PartDone, PartsPage, SourcePin, UploadMarker, Written,
+    Operation, Page, PartAnswer, PartDone, PartsPage, SourcePin, UploadMarker, Written,
 };
 
 impl Client {
-    /// Begins a multipart upload.
+    /// Creates a multipart upload.
     pub async fn create_upload(
         &self,
         bucket: &BucketName,
@@ -44,13 +44,13 @@ impl Client {
             .set_checksum_type(attributes.checksum.map(|(_, kind)| kind.into()));
         let request = with_customer_key!(request, &self.customer_key);
         let request = with_attributes!(request, attributes);
-        self.can_sign(Operation::CreateMultipartUpload, bucket, key, attributes)
+        self.ensure_signable(Operation::CreateMultipartUpload, bucket, key, attributes)
             .await?;
         let header = expires(attributes);
         let sent = self.moment();
-        let output = match self.way(bucket) {
-            Some(way) if octets::are_in(attributes) => {
-                Box::pin(way.send::<CreateMultipartUpload>(
+        let output = match self.fast_path(bucket) {
+            Some(path) if octets::are_in(attributes) => {
+                Box::pin(path.send::<CreateMultipartUpload>(
                     request.build(),
                     header,
                     self.signs_bodies,
@@ -76,7 +76,7 @@ impl Client {
         })
     }
 
-    /// Copies `first..=last` of the source as one part; the whole source when no range is given.
+    /// Copies `first..=last` of the source as one part, or the whole source without a range.
     pub async fn copy_part(
         &self,
         source: &SourcePin,
@@ -85,7 +85,7 @@ impl Client {
         key: &ObjectKey,
         upload_id: &str,
         number: u32,
-    ) -> Result<(String, Option<String>), Failure> {
+    ) -> Result<PartAnswer, Failure> {
         let request = UploadPartCopyInput::builder()
             .bucket(bucket.as_str())
             .key(key.as_str())
@@ -110,7 +110,7 @@ impl Client {
         let etag = result.as_ref().and_then(|result| result.e_tag.clone());
         let etag = required_etag(etag, Operation::UploadPartCopy, bucket, key)?;
         let checksum = result.and_then(|result| any_checksum!(result));
-        Ok((etag, checksum))
+        Ok(PartAnswer { etag, checksum })
     }
 
     /// Sends one part from memory. With a checksum, S3 refuses bytes that do not match it.
@@ -122,7 +122,7 @@ impl Client {
         number: u32,
         body: bytes::Bytes,
         checksum: Option<&Checksum>,
-    ) -> Result<(String, Option<String>), Failure> {
+    ) -> Result<PartAnswer, Failure> {
         let mut request = UploadPartInput::builder()
             .bucket(bucket.as_str())
             .key(key.as_str())
@@ -135,7 +135,7 @@ impl Client {
             .map_err(|error| failure(Operation::UploadPart, bucket, Some(key), &error))?;
         let etag = required_etag(output.e_tag, Operation::UploadPart, bucket, key)?;
         let checksum = any_checksum!(output);
-        Ok((etag, checksum))
+        Ok(PartAnswer { etag, checksum })
     }
 
     /// Publishes the object made of `parts`, which must ascend by number.
@@ -205,7 +205,7 @@ impl Client {
         })
     }
 
-    /// Ends an upload and frees its parts; parts in flight at that moment may survive it.
+    /// Aborts an upload and frees its parts; parts in flight at that moment may survive it.
     pub async fn abort_upload(
         &self,
         bucket: &BucketName,
@@ -224,7 +224,7 @@ impl Client {
         Ok(())
     }
 
-    /// One page of the parts that an upload has so far, by ascending number.
+    /// Returns one page of the parts that an upload has so far, by ascending number.
     pub async fn list_parts(
         &self,
         bucket: &BucketName,
@@ -285,7 +285,7 @@ impl Client {
         })
     }
 
-    /// One page of the bucket's open uploads, by key and then by age.
+    /// Returns one page of the bucket's open uploads, by key and then by age.
     pub async fn list_uploads(
         &self,
         bucket: &BucketName,

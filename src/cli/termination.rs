@@ -1,0 +1,99 @@
+//! The reason of the end of a command, where Kubernetes looks for it.
+//!
+//! The kubelet reads a file of the container when it has ended, and shows the text in the state of
+//! the pod (`kubectl describe pod`). It reads 4,096 bytes. A command that ends well leaves the file
+//! empty.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use tracing::Level;
+
+use super::Exit;
+use super::out::tell;
+use crate::printable::{cut, printable};
+use crate::telemetry::Note;
+
+/// The variable that names the file.
+pub(super) const VARIABLE: &str = "S3HAUL_TERMINATION_LOG";
+/// The file of a container in Kubernetes, unless its pod says otherwise.
+const USUAL: &str = "/dev/termination-log";
+/// Bytes of a reason, so that with the note about a cut no more than 4,096 are written.
+const MOST: usize = 4000;
+
+/// The reason why the command ends as it does.
+static REASON: Mutex<Option<String>> = Mutex::new(None);
+
+/// Notes the reason for the end of the command. The last one counts.
+pub(super) fn because(reason: &str) {
+    *REASON.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+}
+
+/// Writes the reason of this end to the named file. Without a name, it goes to the usual one, if
+/// that is there.
+pub(super) fn write(named: Option<PathBuf>, exit: Exit) {
+    let path = match named {
+        Some(path) => path,
+        None if Path::new(USUAL).exists() => USUAL.into(),
+        None => return,
+    };
+    let text = match exit {
+        Exit::Done => String::new(),
+        exit => text(exit),
+    };
+    if text.is_empty() && !path.exists() {
+        return;
+    }
+    if let Err(error) = put(&path, &text) {
+        let path = path.display();
+        let message = format!(
+            "the reason of this end cannot be written to {path}: {error}; name another file with --termination-log"
+        );
+        let note = Note::new(Level::WARN, "log", &message).in_text(format!("warning: {message}"));
+        tell(&note);
+    }
+}
+
+/// Returns the reason as one line.
+fn text(exit: Exit) -> String {
+    let reason = REASON
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone()
+        .unwrap_or_else(|| exit.reason().to_owned());
+    let words: Vec<_> = reason.split_whitespace().collect();
+    cut(printable(&words.join(" ")).into_owned(), MOST)
+}
+
+fn put(path: &Path, text: &str) -> io::Result<()> {
+    // A pipe without a reader would hold up the end.
+    if fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo()) {
+        return Err(io::Error::other("it is a pipe"));
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(path)?;
+    file.write_all(text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_reason_of_several_lines_is_one_line_that_the_kubelet_reads() {
+        because(&format!("two\n  lines \u{1b}{}", "ü".repeat(5000)));
+        let text = text(Exit::Failures);
+        assert!(text.starts_with(r"two lines \u{1b}ü"), "{text}");
+        assert!(
+            text.len() <= 4096 && text.contains("cut after"),
+            "{}",
+            text.len()
+        );
+    }
+}

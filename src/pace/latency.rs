@@ -1,0 +1,188 @@
+//! How long requests take, to tell which of them are overdue.
+//!
+//! Of ten thousand requests a few are not answered for half a minute, and a run is done when its
+//! last request is. So a request that takes far longer than others of its kind may be sent once
+//! more, on another connection. "Far longer" is judged as TCP judges a lost segment: by the mean of
+//! what the answers took, and by how much they differ. Requests that move bytes are compared with
+//! those that move about as many.
+//!
+//! A server that is slow as a whole is not helped by more requests. So answers earn the right to
+//! send requests twice: one for each [`ANSWERS_PER_REPEAT`], and no more than [`MOST_SAVED`] are
+//! saved up.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::s3::Operation;
+use crate::size::MIB;
+
+/// Answers before anything is overdue.
+const ENOUGH: u32 = 8;
+/// Mean deviations beyond the mean.
+const DEVIATIONS: u32 = 6;
+/// A request is overdue no earlier than this beyond the mean, and no earlier than at twice the
+/// mean: a second request costs as much as the first.
+const LEAST: Duration = Duration::from_secs(1);
+/// Answers that earn the right to send one request twice.
+pub const ANSWERS_PER_REPEAT: u32 = 20;
+/// The most requests that may be sent twice in a row, after many answers.
+const MOST_SAVED: u32 = 32;
+/// The requests that a young run may send twice.
+const FIRST_SAVED: u32 = 2;
+
+/// An estimate of the time that a request takes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LatencyEstimate {
+    answers: u32,
+    mean: Duration,
+    deviation: Duration,
+}
+
+impl LatencyEstimate {
+    /// An estimate from no answer.
+    pub const NONE: Self = Self {
+        answers: 0,
+        mean: Duration::ZERO,
+        deviation: Duration::ZERO,
+    };
+
+    /// Learns from an answer that came after `took`.
+    pub fn observe(&mut self, took: Duration) {
+        if self.answers == 0 {
+            (self.mean, self.deviation) = (took, took / 2);
+        } else {
+            self.deviation = (self.deviation * 3 + self.mean.abs_diff(took)) / 4;
+            self.mean = (self.mean * 7 + took) / 8;
+        }
+        self.answers = self.answers.saturating_add(1);
+    }
+
+    /// Returns the time after which an answer is overdue, once enough answers are known.
+    #[must_use]
+    pub fn overdue_after(&self) -> Option<Duration> {
+        let margin = (self.deviation * DEVIATIONS).max(LEAST).max(self.mean);
+        (self.answers >= ENOUGH).then(|| self.mean + margin)
+    }
+}
+
+/// The latencies of one class of requests to one bucket, and the budget for requests that are sent
+/// twice.
+#[derive(Debug)]
+pub(super) struct Latencies(Mutex<Learned>);
+
+#[derive(Debug)]
+struct Learned {
+    estimates: HashMap<(Operation, u32), LatencyEstimate>,
+    /// Answers that have not paid for a second request yet.
+    credit: u32,
+}
+
+impl Default for Latencies {
+    fn default() -> Self {
+        Self(Mutex::new(Learned {
+            estimates: HashMap::new(),
+            credit: FIRST_SAVED * ANSWERS_PER_REPEAT,
+        }))
+    }
+}
+
+impl Latencies {
+    fn lock(&self) -> MutexGuard<'_, Learned> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Learns from a good answer.
+    pub(super) fn observe(&self, operation: Operation, bytes: u64, took: Duration) {
+        let mut learned = self.lock();
+        learned.credit = (learned.credit + 1).min(MOST_SAVED * ANSWERS_PER_REPEAT);
+        let estimate = learned.estimates.entry((operation, scale(bytes)));
+        estimate.or_default().observe(took);
+    }
+
+    /// Returns the time after which a request is overdue, once enough answers are known.
+    pub(super) fn overdue_after(&self, operation: Operation, bytes: u64) -> Option<Duration> {
+        let learned = self.lock();
+        let estimate = learned.estimates.get(&(operation, scale(bytes)))?;
+        estimate.overdue_after()
+    }
+
+    /// Takes the right to send one request twice, if there is one.
+    pub(super) fn spend(&self) -> bool {
+        let mut learned = self.lock();
+        let left = learned.credit.checked_sub(ANSWERS_PER_REPEAT);
+        learned.credit = left.unwrap_or(learned.credit);
+        left.is_some()
+    }
+}
+
+/// Requests of one scale move about as many bytes: up to 1 MiB, 4 MiB, 16 MiB, and so on.
+fn scale(bytes: u64) -> u32 {
+    let mebibytes = bytes.div_ceil(MIB).max(1);
+    mebibytes.next_power_of_two().ilog2().div_ceil(2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COPY: Operation = Operation::CopyObject;
+
+    fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    fn estimate(took: impl IntoIterator<Item = u64>) -> LatencyEstimate {
+        let mut estimate = LatencyEstimate::default();
+        for millis in took {
+            estimate.observe(ms(millis));
+        }
+        estimate
+    }
+
+    #[test]
+    fn a_request_is_overdue_when_it_takes_far_longer_than_the_others() {
+        let due = estimate((0..20).map(|at| 900 + at % 3 * 50)).overdue_after();
+        assert!((ms(1900)..=ms(2100)).contains(&due.unwrap()), "{due:?}");
+        // Where times differ much, a long one says little.
+        let due = estimate((0..40).map(|at| 200 + at % 5 * 900)).overdue_after();
+        assert!(due.unwrap() > ms(5000), "{due:?}");
+        let due = estimate((0..40).map(|_| 60_000)).overdue_after();
+        assert!(due.unwrap() >= ms(119_000), "{due:?}");
+    }
+
+    #[test]
+    fn nothing_is_overdue_before_enough_is_known() {
+        assert_eq!(estimate([900; 7]).overdue_after(), None);
+        assert!(estimate([900; 8]).overdue_after().is_some());
+    }
+
+    #[test]
+    fn requests_are_compared_with_those_of_their_kind_and_size() {
+        let latencies = Latencies::default();
+        for _ in 0..20 {
+            latencies.observe(COPY, 1000, ms(20));
+            latencies.observe(COPY, 5 << 30, ms(60_000));
+        }
+        assert!(latencies.overdue_after(COPY, 0).unwrap() < ms(1100));
+        assert!(latencies.overdue_after(COPY, MIB).unwrap() < ms(1100));
+        assert!(latencies.overdue_after(COPY, 5 << 30).unwrap() > ms(100_000));
+        assert_eq!(latencies.overdue_after(COPY, 100 * MIB), None);
+        assert_eq!(latencies.overdue_after(Operation::HeadObject, 0), None);
+    }
+
+    #[test]
+    fn answers_pay_for_requests_that_are_sent_twice() {
+        let latencies = Latencies::default();
+        let spent = |latencies: &Latencies| (0..1000).take_while(|_| latencies.spend()).count();
+        assert_eq!(spent(&latencies), 2);
+        for _ in 0..ANSWERS_PER_REPEAT * 3 {
+            latencies.observe(COPY, 0, ms(20));
+        }
+        assert_eq!(spent(&latencies), 3);
+        for _ in 0..ANSWERS_PER_REPEAT * 1000 {
+            latencies.observe(COPY, 0, ms(20));
+        }
+        assert_eq!(spent(&latencies), MOST_SAVED as usize);
+    }
+}

@@ -1,0 +1,279 @@
+//! The one writer of standard error.
+//!
+//! Everything that s3haul says there comes through here: events of the log, notes, and errors.
+//! As text, each is written as it is. With `--log-format json` each is one JSON object with the
+//! fields `time`, `level`, `event`, `message`, then `job`, `run`, and `pod` as far as they are
+//! known, then the event's own fields.
+
+use std::env;
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use tracing::Level;
+
+use super::LogFormat;
+use crate::printable::printable_json;
+
+/// The event of a line that has no name of its own.
+pub(crate) const PLAIN_EVENT: &str = "log";
+/// Fields that each line has. Those of an event are put beside them under another name.
+const COMMON: [&str; 7] = ["time", "level", "event", "message", "job", "run", "pod"];
+
+/// Set if lines are JSON.
+static IS_JSON: AtomicBool = AtomicBool::new(false);
+/// The job and the run that lines name.
+static SUBJECT: Mutex<Subject> = Mutex::new(Subject {
+    job: None,
+    run: None,
+});
+/// The screen that bars are on, if there are any.
+static SCREEN: Mutex<Option<Screen>> = Mutex::new(None);
+
+/// Makes room on a screen while something is written to it.
+pub type Screen = Arc<dyn Fn(&mut dyn FnMut()) + Send + Sync>;
+
+#[derive(Clone, Debug)]
+struct Subject {
+    job: Option<String>,
+    run: Option<String>,
+}
+
+/// Sets the format of all lines from now on.
+pub(crate) fn set_format(format: LogFormat) {
+    IS_JSON.store(format == LogFormat::Json, Ordering::Relaxed);
+}
+
+/// Returns true if lines are JSON.
+pub(crate) fn is_json() -> bool {
+    IS_JSON.load(Ordering::Relaxed)
+}
+
+/// Names the job that the following lines are about.
+pub(crate) fn name_job(job: &str) {
+    SUBJECT.lock().unwrap_or_else(PoisonError::into_inner).job = Some(job.to_owned());
+}
+
+/// Names the run that the following lines are about.
+pub(crate) fn name_run(run: &str) {
+    SUBJECT.lock().unwrap_or_else(PoisonError::into_inner).run = Some(run.to_owned());
+}
+
+/// Returns the name of the pod that this process runs in: `POD_NAME`, which the downward API sets,
+/// or the host name that Kubernetes gives to a pod.
+pub(crate) fn pod() -> Option<&'static str> {
+    static POD: OnceLock<Option<String>> = OnceLock::new();
+    let variable = |name| env::var(name).ok().filter(|value| !value.is_empty());
+    POD.get_or_init(|| {
+        variable("POD_NAME").or_else(|| {
+            variable("KUBERNETES_SERVICE_HOST")?;
+            variable("HOSTNAME")
+        })
+    })
+    .as_deref()
+}
+
+/// Writes log lines above what is drawn on this screen, or plainly again.
+pub fn draw_above(screen: Option<Screen>) {
+    *SCREEN.lock().unwrap_or_else(PoisonError::into_inner) = screen;
+}
+
+/// Returns a line of JSON, without its end.
+pub(super) fn json(
+    level: Level,
+    event: &str,
+    message: &str,
+    fields: &Map<String, Value>,
+) -> String {
+    let subject = SUBJECT
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
+    let time = format!("{:.6}", Timestamp::now());
+    let mut line = String::from("{");
+    let mut add = |name: &str, value: &str| {
+        let comma = if line.len() > 1 { "," } else { "" };
+        let _ = write!(line, "{comma}{}:{value}", Value::from(name));
+    };
+    for (name, value) in [
+        ("time", Some(time.as_str())),
+        ("level", Some(level.as_str())),
+        ("event", Some(event)),
+        ("message", Some(message)),
+        ("job", subject.job.as_deref()),
+        ("run", subject.run.as_deref()),
+        ("pod", pod()),
+    ] {
+        if let Some(value) = value {
+            add(name, &Value::from(value).to_string());
+        }
+    }
+    for (name, value) in fields {
+        if COMMON.contains(&name.as_str()) {
+            add(&format!("{name}_"), &value.to_string());
+        } else {
+            add(name, &value.to_string());
+        }
+    }
+    line.push('}');
+    printable_json(&line).into_owned()
+}
+
+/// Writes a line, with its end, above what is drawn on the screen.
+pub(super) fn write(line: &[u8]) -> io::Result<()> {
+    let screen = SCREEN
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
+    let mut outcome = Ok(());
+    let mut write = || outcome = io::stderr().lock().write_all(line);
+    match screen {
+        Some(screen) => screen(&mut write),
+        None => write(),
+    }
+    outcome
+}
+
+/// A line of its own: what a command says besides the events of the log.
+#[derive(Debug)]
+pub(crate) struct Note {
+    level: Level,
+    event: &'static str,
+    message: String,
+    text: Option<String>,
+    fields: Map<String, Value>,
+}
+
+impl Note {
+    /// Makes a note. As text it is its message.
+    pub(crate) fn new(level: Level, event: &'static str, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self {
+            level,
+            event,
+            text: Some(message.clone()),
+            message,
+            fields: Map::new(),
+        }
+    }
+
+    /// Makes a note of text for people, whose first word may tell its level.
+    pub(crate) fn of_text(text: &str) -> Self {
+        let prefixes = [
+            ("error: ", Level::ERROR, "error"),
+            ("warning: ", Level::WARN, PLAIN_EVENT),
+            ("note: ", Level::INFO, PLAIN_EVENT),
+        ];
+        let known = prefixes.into_iter().find_map(|(prefix, level, event)| {
+            Some(Self::new(level, event, text.strip_prefix(prefix)?).in_text(text))
+        });
+        known.unwrap_or_else(|| {
+            let level = if text.starts_with("failed: ") {
+                Level::ERROR
+            } else {
+                Level::INFO
+            };
+            Self::new(level, PLAIN_EVENT, text)
+        })
+    }
+
+    /// Replaces the text for people.
+    pub(crate) fn in_text(self, text: impl Into<String>) -> Self {
+        let text = Some(text.into());
+        Self { text, ..self }
+    }
+
+    /// Keeps the note out of text: what it says is told there in another way.
+    pub(crate) fn only_json(self) -> Self {
+        Self { text: None, ..self }
+    }
+
+    /// Adds a field.
+    pub(crate) fn with(mut self, name: &str, value: impl Serialize) -> Self {
+        // What cannot be a value is no reason to lose the line.
+        if let Ok(value) = serde_json::to_value(value) {
+            self.fields.insert(name.to_owned(), value);
+        }
+        self
+    }
+
+    /// Adds the fields of a struct.
+    pub(crate) fn with_fields_of(mut self, value: impl Serialize) -> Self {
+        if let Ok(Value::Object(fields)) = serde_json::to_value(value) {
+            self.fields.extend(fields);
+        }
+        self
+    }
+
+    /// Returns the line in the format of the log, with its end.
+    fn line(&self, escape: impl Fn(&str) -> String) -> Option<String> {
+        if is_json() {
+            let line = json(self.level, self.event, &self.message, &self.fields);
+            return Some(format!("{line}\n"));
+        }
+        self.text
+            .as_deref()
+            .map(|text| format!("{}\n", escape(text)))
+    }
+
+    /// Writes the note. `escape` makes its text harmless.
+    pub(crate) fn write(&self, escape: impl Fn(&str) -> String) {
+        if let Some(line) = self.line(escape) {
+            let _ = write(line.as_bytes());
+        }
+    }
+
+    /// Writes the note without a look at the screen, which the thread that panics may hold.
+    pub(crate) fn write_in_a_panic(&self, escape: impl Fn(&str) -> String) {
+        if let Some(line) = self.line(escape) {
+            let _ = io::stderr().lock().write_all(line.as_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_word_of_a_text_tells_its_level() {
+        for (text, level, event, message) in [
+            ("error: no", Level::ERROR, "error", "no"),
+            ("warning: hm", Level::WARN, "log", "hm"),
+            ("note: so", Level::INFO, "log", "so"),
+            ("failed: s3://a/b", Level::ERROR, "log", "failed: s3://a/b"),
+            ("3 compared", Level::INFO, "log", "3 compared"),
+        ] {
+            let note = Note::of_text(text);
+            assert_eq!(
+                (
+                    note.level,
+                    note.event,
+                    note.message.as_str(),
+                    note.text.as_deref()
+                ),
+                (level, event, message, Some(text))
+            );
+        }
+    }
+
+    #[test]
+    fn a_field_cannot_take_the_place_of_a_common_one() {
+        let note = Note::new(Level::INFO, "x", "said\u{1b}\n")
+            .with("message", 1)
+            .with("objects", 2);
+        let line = json(note.level, note.event, &note.message, &note.fields);
+        assert!(!line.contains(['\u{1b}', '\n']), "{line}");
+        let line: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(line["message"], "said\u{1b}\n");
+        assert_eq!(
+            (&line["message_"], &line["objects"]),
+            (&1.into(), &2.into())
+        );
+        assert!(line["time"].as_str().unwrap().parse::<Timestamp>().is_ok());
+    }
+}

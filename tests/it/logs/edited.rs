@@ -1,0 +1,187 @@
+//! A job that is edited while an unfinished run of it is in the journal.
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use s3haul::sandbox::{BucketOptions, Content, Effect, Fault, ObjectSpec, Operation};
+use s3haul::size::MIB;
+
+use super::{lines, only};
+use crate::cli::{at, process_at, run};
+use crate::world::{DESTINATION, SOURCE, World};
+
+const LARGE: &str = "tmp/large";
+
+/// Three small objects, and a large one that an edit excludes.
+async fn world() -> World {
+    let world = super::world().await;
+    let store = world.sandbox.store();
+    store.create_bucket("ops", BucketOptions::default());
+    let content = Content::pattern(1, 300 * MIB);
+    store.put_object(SOURCE, LARGE, content, &ObjectSpec::default());
+    world
+}
+
+/// Writes the job, with more fields and with more of its source.
+fn write(directory: &Path, more: &str, from: &str) {
+    let text = format!(
+        "version: 1\nname: lake\nendpoints: {{default: {{provider: aws, url: \"${{AWS_ENDPOINT_URL_S3}}\"}}}}\n{more}\
+         transfers:\n  - {{name: all, from: {{s3: s3://source/{from}}}, to: {{s3: s3://destination/}}}}\n"
+    );
+    fs::write(directory.join("lake.yaml"), text).unwrap();
+}
+
+/// Kills a run that has copied the small objects and some parts of the large one.
+async fn unfinished(world: &World, directory: &Path) {
+    let faults = world.sandbox.faults();
+    let stall = Fault::on(Operation::CompleteMultipartUpload).then(Effect::StallBefore(None));
+    let stall = faults.add(stall);
+    let mut child = process_at(world)
+        .args(["run", "lake.yaml"])
+        .current_dir(directory)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    while faults.fired() == 0 || world.sandbox.store().keys(DESTINATION).len() < 3 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    child.kill().unwrap();
+    tokio::task::spawn_blocking(move || child.wait().unwrap())
+        .await
+        .unwrap();
+    assert!(faults.remove(stall));
+    assert_eq!(world.sandbox.store().open_uploads(DESTINATION).len(), 1);
+    world.sandbox.calls().clear();
+}
+
+async fn again(world: &World, directory: &Path, more: &[&str]) -> (i32, String, String) {
+    let mut program = at(world);
+    program.current_dir(directory).env_remove("S3HAUL_JOURNAL");
+    run(program, &[&["run", "lake.yaml"], more].concat()).await
+}
+
+/// Asserts that the edited job was run: nothing twice, and nothing left of the old run.
+fn assert_run(world: &World) {
+    assert_eq!(world.sandbox.store().keys(DESTINATION), ["a", "b", "c"]);
+    assert_eq!(world.calls(Operation::CopyObject), 0, "copied twice");
+    assert_eq!(world.calls(Operation::UploadPartCopy), 0);
+    world.assert_no_upload_is_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edited_job_is_refused_unless_it_asks_for_a_new_run() {
+    let world = world().await;
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    write(directory, "", "");
+    unfinished(&world, directory).await;
+
+    for more in ["", "on_change: fail\n"] {
+        write(directory, more, ", exclude: [\"tmp/**\"]");
+        let (exit, _, stderr) = again(&world, directory, &[]).await;
+        assert_eq!(exit, 3, "{stderr}");
+        assert!(
+            stderr.contains("`all.from.exclude` is tmp/** and was not set"),
+            "{stderr}"
+        );
+    }
+    assert_eq!(world.sandbox.store().open_uploads(DESTINATION).len(), 1);
+
+    write(directory, "on_change: new-run\n", ", exclude: [\"tmp/**\"]");
+    let mut check = at(&world);
+    check.current_dir(directory).env_remove("S3HAUL_JOURNAL");
+    let (exit, stdout, stderr) = run(check, &["check", "lake.yaml"]).await;
+    assert!(
+        exit == 0 && stdout.contains("the next run is a new one (`on_change: new-run`)"),
+        "{exit} {stdout}{stderr}"
+    );
+    let (exit, stdout, stderr) = again(&world, directory, &[]).await;
+    assert_eq!(exit, 0, "{stderr}");
+    assert!(
+        stderr.contains(
+            "the job was changed: `all.from.exclude` is tmp/** and was not set; a new run begins"
+        ) && stderr.contains("It aborts the 1 upload that the unfinished run left open"),
+        "{stderr}"
+    );
+    assert!(
+        stdout.contains("0 objects copied") && stdout.contains("3 left as they are"),
+        "{stdout}"
+    );
+    assert_run(&world);
+
+    // That run has ended, so that there is nothing to say next time.
+    let (exit, _, stderr) = again(&world, directory, &[]).await;
+    assert_eq!((exit, stderr.as_str()), (0, ""));
+}
+
+/// With the journal in S3, other places, and the flag; the log tells it in fields.
+#[tokio::test(flavor = "multi_thread")]
+async fn other_transfers_begin_a_new_run_too() {
+    let world = world().await;
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let journal = "journal: s3://ops/lake/\n";
+    write(directory, journal, "");
+    unfinished(&world, directory).await;
+
+    let path = directory.join("lake.yaml");
+    write(directory, journal, ", exclude: [\"tmp/**\"]");
+    let renamed = fs::read_to_string(&path)
+        .unwrap()
+        .replace("name: all", "name: events");
+    fs::write(&path, renamed).unwrap();
+    let (exit, _, stderr) = again(&world, directory, &[]).await;
+    assert!(
+        exit == 3 && stderr.contains("other transfers"),
+        "{exit} {stderr}"
+    );
+
+    let flags = ["--on-change", "new-run", "--log-format", "json"];
+    let (exit, _, stderr) = again(&world, directory, &flags).await;
+    assert_eq!(exit, 0, "{stderr}");
+    let lines = lines(&stderr);
+    let changed = only(&lines, "job_changed");
+    assert_eq!(
+        (&changed["level"], &changed["open_uploads"]),
+        (&"WARN".into(), &1.into())
+    );
+    let difference = changed["changes"][0].as_str().unwrap();
+    assert!(
+        difference.contains("`transfers` was all and is events"),
+        "{difference}"
+    );
+    let summary = only(&lines, "summary");
+    assert_eq!(
+        (&summary["done_objects"], &summary["skipped_objects"]),
+        (&0.into(), &3.into())
+    );
+    assert_run(&world);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unchanged_job_resumes_whatever_on_change_says() {
+    let world = world().await;
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    write(directory, "on_change: new-run\n", "");
+    unfinished(&world, directory).await;
+    let (exit, _, stderr) = again(&world, directory, &["--log-format", "json"]).await;
+    assert_eq!(exit, 0, "{stderr}");
+    let lines = lines(&stderr);
+    assert_eq!(only(&lines, "run_resumed")["level"], "INFO");
+    assert_eq!(world.calls(Operation::CopyObject), 0, "copied twice");
+    assert_eq!(
+        world.calls(Operation::CreateMultipartUpload),
+        0,
+        "the upload is resumed"
+    );
+    world.assert_equal(LARGE, LARGE);
+    let (exit, _, stderr) = again(&world, directory, &["--on-change", "fail", "--fresh"]).await;
+    assert!(
+        exit == 2 && stderr.contains("cannot be used with"),
+        "{stderr}"
+    );
+}

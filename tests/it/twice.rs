@@ -1,0 +1,151 @@
+//! Requests that hang are sent once more, if both together do no more than one of them.
+
+use std::time::Duration;
+
+use rstest::rstest;
+use s3haul::manifest::job::{PartSize, When};
+use s3haul::sandbox::{
+    BucketOptions, Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions,
+};
+use s3haul::size::{ByteSize, MIB};
+
+use crate::world::{DESTINATION, Run, SOURCE, World, copy_all};
+
+const COUNT: u64 = 60;
+const COPY: Operation = Operation::CopyObject;
+
+fn put_all(world: &World, size: u64) {
+    for index in 0..COUNT {
+        world.sandbox.store().put_object(
+            SOURCE,
+            &format!("{index:03}"),
+            Content::pattern(index, size),
+            &ObjectSpec::default(),
+        );
+    }
+}
+
+/// A world of which nobody can wait for a request that hangs.
+async fn patient(buckets: BucketOptions) -> World {
+    let mut world = World::with(SandboxOptions::default(), buckets).await;
+    world.retry.silence = Duration::from_mins(10);
+    world.retry.patience = Duration::from_mins(10);
+    world
+}
+
+/// The requests that were sent twice because they hung, and because they failed.
+fn repeated(run: &Run) -> (u64, u64) {
+    let requests = run.outcome.requests;
+    (requests.hedged, requests.retried)
+}
+
+#[rstest]
+#[case::before_it_took_effect(Effect::StallBefore(None))]
+#[case::after_it_took_effect(Effect::StallAfter(None))]
+#[tokio::test]
+async fn a_copy_that_hangs_is_sent_once_more(
+    #[case] effect: Effect,
+    #[values(When::Changed, When::Always)] when: When,
+) {
+    let world = patient(BucketOptions::default()).await;
+    put_all(&world, 1000);
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(COPY).nth(40).then(effect));
+    let mut transfer = copy_all();
+    transfer.when = when;
+    let run = world.run(transfer).await;
+    assert_eq!(run.outcome.done_objects, COUNT, "{:?}", run.outcome);
+    assert_eq!(world.calls(COPY), COUNT + 1);
+    assert_eq!(repeated(&run), (1, 0));
+    let attempts: u32 = run.receipts.iter().map(|receipt| receipt.attempts).sum();
+    assert_eq!(u64::from(attempts), COUNT + 1, "it is accounted for");
+    for index in 0..COUNT {
+        let key = format!("{index:03}");
+        world.assert_equal(&key, &key);
+    }
+    // Without a condition, the bucket is asked once if two copies would be two versions.
+    let asked = u64::from(when == When::Always);
+    assert_eq!(world.calls(Operation::GetBucketVersioning), asked);
+}
+
+#[tokio::test]
+async fn no_copy_is_sent_twice_that_would_leave_two_versions() {
+    let buckets = BucketOptions {
+        versioning: true,
+        ..BucketOptions::default()
+    };
+    let mut world = patient(buckets).await;
+    world.retry.silence = Duration::from_secs(6);
+    put_all(&world, 1000);
+    let stall = Fault::on(COPY).nth(40).then(Effect::StallBefore(None));
+    world.sandbox.faults().add(stall);
+    let mut transfer = copy_all();
+    transfer.when = When::Always;
+    let run = world.run(transfer).await;
+    assert_eq!(run.outcome.done_objects, COUNT, "{:?}", run.outcome);
+    assert_eq!(repeated(&run), (0, 1));
+    assert_eq!(world.calls(Operation::GetBucketVersioning), 1);
+}
+
+#[tokio::test]
+async fn reads_that_hang_are_sent_once_more() {
+    let world = patient(BucketOptions::default()).await;
+    put_all(&world, 6 * MIB);
+    let stall = Fault::on(Operation::HeadObject)
+        .nth(50)
+        .then(Effect::StallBefore(None));
+    world.sandbox.faults().add(stall);
+    let mut transfer = copy_all();
+    (transfer.parts.size, transfer.parts.threshold) =
+        (PartSize::Exactly(ByteSize(5 * MIB)), ByteSize(5 * MIB));
+    let run = world.run(transfer).await;
+    assert_eq!(run.outcome.done_objects, COUNT, "{:?}", run.outcome);
+    assert_eq!(repeated(&run), (1, 0));
+    world.assert_no_upload_is_left();
+}
+
+#[tokio::test]
+async fn a_server_that_is_slow_as_a_whole_is_not_sent_much_more() {
+    let world = patient(BucketOptions::default()).await;
+    put_all(&world, 1000);
+    for nth in 20..=COUNT {
+        let slow = Effect::StallBefore(Some(Duration::from_secs(4)));
+        world
+            .sandbox
+            .faults()
+            .add(Fault::on(COPY).nth(nth).then(slow));
+    }
+    let run = world.run(copy_all()).await;
+    assert_eq!(run.outcome.done_objects, COUNT, "{:?}", run.outcome);
+    let (hedged, _) = repeated(&run);
+    // Two at first, and one for each 20 answers.
+    assert!((1..=5).contains(&hedged), "{hedged} were sent twice");
+    assert_eq!(world.calls(COPY), COUNT + hedged);
+    assert_eq!(world.sandbox.store().keys(DESTINATION).len() as u64, COUNT);
+}
+
+#[tokio::test]
+async fn an_object_is_found_whose_complete_is_not_answered() {
+    let mut world = patient(BucketOptions::default()).await;
+    world.retry.complete = Duration::from_mins(10);
+    let spec = ObjectSpec::default();
+    let content = Content::pattern(1, 20 * MIB);
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "large", content, &spec);
+    let complete = Operation::CompleteMultipartUpload;
+    let stall = Fault::on(complete).then(Effect::StallAfter(None));
+    world.sandbox.faults().add(stall);
+    let mut transfer = copy_all();
+    (transfer.parts.size, transfer.parts.threshold) =
+        (PartSize::Exactly(ByteSize(5 * MIB)), ByteSize(5 * MIB));
+    let run = world.run(transfer).await;
+    assert_eq!(run.outcome.done_objects, 1, "{:?}", run.outcome);
+    assert_eq!(world.calls(complete), 1);
+    assert_eq!(run.proof(), "crc64nvme");
+    world.assert_equal("large", "large");
+    world.assert_no_upload_is_left();
+}
