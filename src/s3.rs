@@ -66,6 +66,9 @@ pub use operation::{Class, Operation};
 pub(crate) use process::end_credential_processes;
 pub use read::Body;
 
+/// The module of the SDK that logs the request ids of answers.
+pub(crate) const LOGS_REQUEST_IDS: &str = "aws_sdk_s3::operation";
+
 /// The checksum algorithms that S3 stores and that a multipart upload may declare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -2,6 +2,7 @@
 //! not for each object.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -40,9 +41,9 @@ pub(super) struct Refusals {
     tags_replace_content: Mutex<HashMap<String, Once<bool>>>,
     /// By bucket, what is known about tags if HEAD shows no tag count.
     uncounted: Mutex<HashMap<String, (Uncounted, Option<NextQuestion>)>>,
-    /// Buckets in which the `ETag` of an upload was the MD5 of its bytes, although nothing says that
-    /// it must be.
-    md5s: Mutex<BTreeSet<String>>,
+    /// By bucket, true if the `ETag` of an upload is the MD5 of its bytes where no key makes it: its
+    /// profile says so, or one was.
+    md5s: Mutex<BTreeMap<String, Arc<AtomicBool>>>,
 }
 
 /// A bucket, the request that wrote an object, and the kind of attribute that it was asked for.
@@ -147,16 +148,15 @@ impl Refusals {
         format!("{}/{}", bucket.client().endpoint(), bucket.name())
     }
 
-    /// Takes note that the `ETag` of an upload to this bucket was the MD5 of its bytes.
-    pub(super) fn saw_md5(&self, bucket: &Bucket) {
-        if !bucket.capabilities().content_etags {
-            lock(&self.md5s).insert(Self::place(bucket));
-        }
-    }
-
-    /// Returns true if the `ETag` of an upload to this bucket was the MD5 of its bytes before.
-    pub(super) fn makes_md5s(&self, bucket: &Bucket) -> bool {
-        lock(&self.md5s).contains(&Self::place(bucket))
+    /// Returns a flag that is set if the `ETag` of an upload to this bucket is the MD5 of its bytes.
+    /// Whoever sees one that is sets it.
+    pub(super) fn md5s(&self, bucket: &Bucket) -> Arc<AtomicBool> {
+        let told = bucket.capabilities().content_etags;
+        let mut md5s = lock(&self.md5s);
+        let flag = md5s
+            .entry(Self::place(bucket))
+            .or_insert_with(|| Arc::new(AtomicBool::new(told)));
+        Arc::clone(flag)
     }
 
     fn losses(&self) -> MutexGuard<'_, BTreeMap<(String, Attribute, Lost), Expected>> {

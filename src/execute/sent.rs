@@ -1,5 +1,7 @@
 //! Did what was sent from here arrive? Sums of ours against what the server stored.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 
 use super::prove::Verdict;
@@ -69,8 +71,8 @@ pub(super) fn against_md5(md5: &str, etag: &str, are_md5s: bool) -> Option<Strin
 /// Returns true if the `ETag`s of single requests are MD5s where no key makes them: the profile says
 /// so, or an upload of this run had one that was.
 pub(super) fn are_md5s(work: &Work) -> bool {
-    let destination = &work.sides.destination;
-    destination.capabilities().content_etags || work.refusals.makes_md5s(destination)
+    let md5s = work.refusals.md5s(&work.sides.destination);
+    md5s.load(Ordering::Acquire)
 }
 
 /// Looks at an object whose write answered with no proof, and returns the proof that its size is.

@@ -14,6 +14,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -307,7 +308,8 @@ pub(super) async fn put(
     let proof = match strong_proof(&body, sum.as_ref(), &written) {
         Some(Ok(proof)) => {
             if proof == Proof::Etag {
-                work.refusals.saw_md5(destination);
+                let md5s = work.refusals.md5s(destination);
+                md5s.store(true, Ordering::Release);
             }
             confirm(work, key, &written, proof, size, attributes, draft).await?;
             proof

@@ -19,9 +19,7 @@ use crate::execute::claim;
 use crate::execute::part::Progress;
 use crate::execute::published::HeadCheck;
 use crate::execute::receipt::{Ending, Proof};
-use crate::execute::sent::{
-    READ_SUM, Sums, against_md5, are_md5s, demand, equal, found, look_at, settle,
-};
+use crate::execute::sent::{READ_SUM, Sums, against_md5, demand, equal, found, look_at, settle};
 use crate::execute::tracked::{Terms, Tracked};
 use crate::execute::{Draft, Trouble, Work};
 use crate::location::ObjectKey;
@@ -137,7 +135,7 @@ impl Upload {
             algorithm,
             reads,
             may_be_md5s,
-            are_md5s: Arc::new(AtomicBool::new(are_md5s(work))),
+            are_md5s: work.refusals.md5s(&work.sides.destination),
         }
     }
 
@@ -292,9 +290,6 @@ impl Upload {
             return Err(work.refuse_to_publish(key, &what).into());
         }
         let are_md5s = self.have_md5s();
-        if are_md5s && self.summed_with().is_none() {
-            work.refusals.saw_md5(&work.sides.destination);
-        }
         let predicted = checksum::multipart_etag(parts.iter().map(|part| part.etag.as_str()));
         self.begun
             .tracked
