@@ -116,12 +116,11 @@ async fn rounds(copy: &mut Copy<'_>, draft: &mut Draft) -> Result<Ending, Troubl
             other => return other,
         }
     }
-    let (kind, message) = match copy.contradiction() {
-        Some(message) => (FailureKind::ServerFault, message),
-        None => {
-            let message = format!("the source changed {ROUNDS} times while it was copied");
-            (FailureKind::SourceChanged, message)
-        }
+    let (kind, message) = if let Some(message) = copy.contradiction() {
+        (FailureKind::ServerFault, message)
+    } else {
+        let message = format!("the source changed {ROUNDS} times while it was copied");
+        (FailureKind::SourceChanged, message)
     };
     let place = source.place(&step.entry.key);
     Err(Trouble::Failed(Failure::new(

@@ -405,9 +405,8 @@ mod tests {
 
     #[test]
     fn what_is_no_checksum_of_its_algorithm_says_nothing() {
-        let widths = [8, 4, 4, 20, 32];
-        for at in 0..5 {
-            let right = sum(widths[at]);
+        for (at, width) in [8, 4, 4, 20, 32].into_iter().enumerate() {
+            let right = sum(width);
             let wrong = [
                 String::new(),
                 "=".to_owned(),
@@ -418,8 +417,8 @@ mod tests {
                 format!("{right}-"),
                 format!("{right}-0"),
                 format!("{right}-x"),
-                sum(widths[at] - 1),
-                sum(widths[at] + 1),
+                sum(width - 1),
+                sum(width + 1),
                 sum(0),
             ];
             for value in wrong {
