@@ -40,11 +40,6 @@ const TRUSTED: &[Trusted] = &[
         ways: &[Way::OtherBytes],
         by: &[Profile::Auto, Profile::AutoNothing],
     },
-    Trusted {
-        operation: Operation::UploadPart,
-        ways: &[Way::OtherBytes],
-        by: &[Profile::Auto],
-    },
     // A delete marker that a server refuses to write is written once more.
     Trusted {
         operation: Operation::DeleteObject,
