@@ -90,6 +90,17 @@ pub struct Answer<T> {
     pub maybe_twice: bool,
 }
 
+impl<T> Answer<T> {
+    /// The same answer with another value.
+    pub(crate) fn map<U>(self, change: impl FnOnce(T) -> U) -> Answer<U> {
+        Answer {
+            value: change(self.value),
+            attempts: self.attempts,
+            maybe_twice: self.maybe_twice,
+        }
+    }
+}
+
 impl Bucket {
     /// Connects to a single bucket, for programs that use the library without a job. No limits
     /// apply except those of S3.

@@ -260,6 +260,13 @@ pub fn part_count(etag: &str) -> Option<u32> {
         .filter(|count| is_number && looks_like_md5(digest) && *count > 0)
 }
 
+/// True for an `ETag` that may follow from the bytes: a plain MD5, or one of an upload in parts. No
+/// other text says anything about them, even if two objects have it.
+#[must_use]
+pub fn may_be_of_content(etag: &str) -> bool {
+    looks_like_md5(etag) || part_count(etag).is_some()
+}
+
 /// True for 32 hexadecimal digits: the `ETag` of one request, and perhaps an MD5.
 #[must_use]
 pub fn looks_like_md5(etag: &str) -> bool {
@@ -341,6 +348,19 @@ mod tests {
             &format!("{part}-+1"),
         ] {
             assert_eq!(part_count(other), None, "{other}");
+        }
+        for (etag, may_be) in [
+            (part.as_str(), true),
+            (&part.to_uppercase(), true),
+            (&whole, true),
+            ("abc", false),
+            ("-", false),
+            ("0", false),
+            ("abc-1", false),
+            (&format!("{part}-0"), false),
+            (&part[1..], false),
+        ] {
+            assert_eq!(may_be_of_content(etag), may_be, "{etag}");
         }
     }
 

@@ -173,9 +173,10 @@ impl Work {
         sleep(self.tidying()).await;
     }
 
-    /// Returns how long an upload may take to abort when the run is over.
+    /// Returns how long an upload may take to abort when the run is over. The process ends with
+    /// the drain time, and what is left open must be in the report before that.
     fn tidying(&self) -> Duration {
-        self.sides.destination.pacer().retry.tidying()
+        self.sides.destination.pacer().retry.tidying() / 2
     }
 
     /// Ends an upload that will not be completed; true when it needs no record any more. One that

@@ -58,19 +58,22 @@ mod abort;
 mod complete;
 mod elsewhere;
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use futures::future::ready;
-use futures::stream::{self, Stream, TryStreamExt};
+use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use self::abort::Stray;
 pub(crate) use self::abort::{
-    Aborted, abort_forgotten, abort_unknown, command, command_at, quoted, was_begun_between,
+    Aborted, abort_forgotten, abort_unknown, after_refusal, command, command_at, quoted,
+    was_begun_between,
 };
 use crate::bucket::{Answer, Bucket};
 use crate::checksum;
@@ -80,6 +83,7 @@ use crate::s3::{
     Attributes, Checksum, ChecksumAlgorithm, ChecksumKind, Failure, FailureKind, OpenUpload,
     Operation, Page, PartDone, PartsPage, SourcePin,
 };
+use crate::size::display_duration;
 
 /// The checksum that an upload declared when it was begun, if any.
 type Declared = Option<(ChecksumAlgorithm, ChecksumKind)>;
@@ -100,6 +104,8 @@ pub struct MultipartUpload {
     since: Option<Timestamp>,
     /// What earlier attempts to create it may have left open.
     strays: Vec<Stray>,
+    /// When attempts to create it were refused that may have taken effect all the same.
+    refused: Option<(Timestamp, Timestamp)>,
 }
 
 impl MultipartUpload {
@@ -110,6 +116,20 @@ impl MultipartUpload {
     /// Whatever S3 says, after retries; [`FailureKind::ServerFault`] if the answer is about an
     /// upload to another key or bucket, which is aborted.
     pub async fn initiate(
+        bucket: &Bucket,
+        key: &ObjectKey,
+        attributes: &Attributes,
+    ) -> Result<Self, Failure> {
+        let mut upload = Self::begin(bucket, key, attributes).await?;
+        let strays = upload.refused_twins(&BTreeSet::new()).await;
+        upload.strays.extend(strays);
+        upload.refused = None;
+        Ok(upload)
+    }
+
+    /// [`MultipartUpload::initiate`] for a caller that calls [`MultipartUpload::refused_twins`]
+    /// later, when the server is less busy.
+    pub(crate) async fn begin(
         bucket: &Bucket,
         key: &ObjectKey,
         attributes: &Attributes,
@@ -126,12 +146,15 @@ impl MultipartUpload {
             kms: begun.kms,
             since: begun.since,
             strays: Vec::new(),
+            refused: None,
         };
         if let Some(elsewhere) = &begun.elsewhere {
             return Err(Box::pin(upload.refuse(elsewhere)).await);
         }
         if answer.maybe_twice {
             upload.abort_twins(before).await;
+        } else if answer.attempts > 1 {
+            upload.refused = Some((before, Timestamp::now()));
         }
         Ok(upload)
     }
@@ -140,6 +163,14 @@ impl MultipartUpload {
     /// taken effect: aborts what that left behind.
     pub(crate) async fn without_twins(mut self, began: Timestamp) -> Self {
         self.abort_twins(began).await;
+        self.refused = None;
+        self
+    }
+
+    /// The same upload after an attempt since `began` that the server refused. The refusal may be
+    /// false: [`MultipartUpload::refused_twins`] looks for what that left behind.
+    pub(crate) fn after_refusal(mut self, began: Timestamp) -> Self {
+        self.refused = Some((began, Timestamp::now()));
         self
     }
 
@@ -156,6 +187,7 @@ impl MultipartUpload {
             kms: false,
             since: None,
             strays: Vec::new(),
+            refused: None,
         }
     }
 
@@ -256,18 +288,19 @@ impl MultipartUpload {
         let sum = declared.map(|(algorithm, _)| checksum::compute(algorithm, &body));
         self.send_part(number, body.into(), sum.as_ref())
             .await
-            .map(|answer| answer.value)
+            .map(|answer| answer.value.0)
     }
 
-    /// Sends a part that is in memory and summed already.
+    /// Sends a part that is in memory and summed already. Also returns true if the answer has a
+    /// checksum.
     pub(crate) async fn send_part(
         &self,
         number: u32,
         body: bytes::Bytes,
         sum: Option<&Checksum>,
-    ) -> Result<Answer<PartDone>, Failure> {
+    ) -> Result<Answer<(PartDone, bool)>, Failure> {
         self.bucket
-            .upload_part(&self.key, &self.id, number, body, sum)
+            .send_part(&self.key, &self.id, number, body, sum)
             .await
     }
 
@@ -330,6 +363,23 @@ impl MultipartUpload {
     }
 }
 
+/// Open uploads that are looked through for those to one key, at most.
+const MOST_LISTED: u64 = 100_000;
+
+/// Returns the failure of a list of uploads in which those to a key were looked for.
+fn endless(bucket: &Bucket, key: &ObjectKey, count: u64, time: Duration) -> Failure {
+    let message = format!(
+        "the list of open uploads whose keys begin with this one has not ended after {count} uploads and {}",
+        display_duration(time)
+    );
+    Failure::new(
+        FailureKind::TimedOut,
+        Operation::ListMultipartUploads,
+        bucket.place(key),
+        message,
+    )
+}
+
 /// The open uploads to exactly this key.
 pub(crate) fn uploads_to<'a>(
     bucket: &'a Bucket,
@@ -340,6 +390,15 @@ pub(crate) fn uploads_to<'a>(
     // Of all keys that begin with this one, it is the first.
     let listed =
         listed.try_take_while(move |open| ready(Ok(!in_order || open.key == key.as_str())));
+    // A list of other keys need not end in the time that anybody waits for it.
+    let (began, patience, mut count) = (Instant::now(), bucket.patience(), 0);
+    let listed = listed.map(move |open| {
+        count += 1;
+        if count > MOST_LISTED || began.elapsed() > patience {
+            return Err(endless(bucket, key, count, began.elapsed()));
+        }
+        open
+    });
     listed.try_filter(move |open| ready(open.key == key.as_str()))
 }
 

@@ -40,6 +40,7 @@ mod read;
 mod renewal;
 mod requests;
 mod roots;
+mod secrets;
 mod signature;
 mod xml;
 
@@ -64,6 +65,9 @@ pub(crate) use octets::bytes_of;
 pub use operation::{Class, Operation};
 pub(crate) use process::end_credential_processes;
 pub use read::Body;
+
+/// The module of the SDK that logs the request ids of answers.
+pub(crate) const LOGS_REQUEST_IDS: &str = "aws_sdk_s3::operation";
 
 /// The checksum algorithms that S3 stores and that a multipart upload may declare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

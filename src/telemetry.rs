@@ -28,6 +28,7 @@ use self::json::JsonLines;
 pub(crate) use self::line::{Note, is_json, name_job, name_run, pod, set_format};
 pub use self::line::{Screen, draw_above};
 use crate::printable::printable;
+use crate::s3::LOGS_REQUEST_IDS;
 
 /// The variable with filter directives.
 pub const VARIABLE: &str = "S3HAUL_LOG";
@@ -96,7 +97,10 @@ fn may_hold_secrets(metadata: &Metadata<'_>) -> bool {
     if is_within("s3haul") {
         return false;
     }
+    // The SDK prints the request ids that a server sends, which may quote the request.
+    let quotes_ids = metadata.is_event() && is_within(LOGS_REQUEST_IDS);
     level == Level::TRACE
+        || (quotes_ids && level > Level::INFO)
         || INDISCREET
             .iter()
             .any(|(module, most)| is_within(module) && level > *most)

@@ -67,6 +67,19 @@ impl Bucket {
         body: bytes::Bytes,
         checksum: Option<&Checksum>,
     ) -> Result<Answer<PartDone>, Failure> {
+        let sent = self.send_part(key, upload_id, number, body, checksum);
+        sent.await.map(|answer| answer.map(|(part, _)| part))
+    }
+
+    /// The same, and true if the answer has a checksum.
+    pub(crate) async fn send_part(
+        &self,
+        key: &ObjectKey,
+        upload_id: &str,
+        number: u32,
+        body: bytes::Bytes,
+        checksum: Option<&Checksum>,
+    ) -> Result<Answer<(PartDone, bool)>, Failure> {
         let signed = self.client.signs_bodies();
         let sent = self
             .upload_once(key, upload_id, number, &body, checksum)
@@ -86,7 +99,7 @@ impl Bucket {
         number: u32,
         body: &bytes::Bytes,
         checksum: Option<&Checksum>,
-    ) -> Result<Answer<PartDone>, Failure> {
+    ) -> Result<Answer<(PartDone, bool)>, Failure> {
         let size = body.len() as u64;
         let answer = self
             .call(
@@ -106,21 +119,21 @@ impl Bucket {
                 },
             )
             .await?;
-        let PartAnswer {
-            etag,
-            checksum: echoed,
-        } = answer.value;
-        let checksum = echoed.or_else(|| checksum.map(|checksum| checksum.value.clone()));
-        Ok(Answer {
-            value: PartDone {
-                number,
-                size,
-                etag,
-                checksum,
+        Ok(answer.map(
+            |PartAnswer {
+                 etag,
+                 checksum: echoed,
+             }| {
+                let is_echoed = echoed.is_some();
+                let part = PartDone {
+                    number,
+                    size,
+                    etag,
+                    checksum: echoed.or_else(|| checksum.map(|checksum| checksum.value.clone())),
+                };
+                (part, is_echoed)
             },
-            attempts: answer.attempts,
-            maybe_twice: answer.maybe_twice,
-        })
+        ))
     }
 
     /// Sends a request `again` with its body signed if the server denied it and the missing

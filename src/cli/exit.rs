@@ -95,6 +95,9 @@ pub(super) enum CliError {
     Manifest(#[from] ManifestError),
     #[error("{0}")]
     Refused(#[from] Failure),
+    /// A write that was done, and did not do what it should.
+    #[error("{0}")]
+    Failed(String),
     /// An object to copy that is not there.
     #[error("{0}")]
     Absent(String),
@@ -187,6 +190,7 @@ impl CliError {
                 | ReportError::Unwritten { .. }
                 | ReportError::Moved { .. },
             )
+            | Self::Failed(_)
             | Self::Io(_) => Exit::Failures,
         }
     }
@@ -232,8 +236,9 @@ pub(super) fn fail(error: &CliError, choice: ColorChoice, output: Output) -> Exi
                 let text = format!("error: {message}");
                 let note = note(message).in_text(text);
                 match error {
-                    CliError::Refused(_) => tell(&note),
-                    _ => tell_lines(&note, false),
+                    CliError::Usage(_) | CliError::Manifest(_) => tell_lines(&note, false),
+                    // One line each. A line break in what they quote would forge another one.
+                    _ => tell(&note),
                 }
             }
         }

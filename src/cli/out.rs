@@ -64,7 +64,10 @@ pub(crate) fn row_up() {
 
 fn print(text: &str) -> Result<Exit, CliError> {
     match writeln!(io::stdout().lock(), "{text}") {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            let message = format!("standard output: {error}");
+            Err(io::Error::new(error.kind(), message).into())
+        }
         _ => Ok(Exit::Done),
     }
 }

@@ -169,6 +169,9 @@ pub(super) async fn interruption(mut signals: Signals) -> CliError {
 /// Signals that commands listen to. Their numbers are the same on every Unix.
 const LISTENED: [(&str, i32); 3] = [("HUP", 1), ("INT", 2), ("TERM", 15)];
 
+/// The number of SIGXFSZ, which tells a process that its file has reached the limit of its size.
+const XFSZ: i32 = 25;
+
 /// Returns the name of a signal: `SIGTERM`.
 pub(super) fn name(kind: SignalKind) -> String {
     let number = kind.as_raw_value();
@@ -229,6 +232,9 @@ impl Signals {
     /// the start.
     pub(super) fn of_the_end() -> io::Result<Self> {
         note_ignored();
+        // With a handler a write beyond `ulimit -f` fails like one to a full disk. Without one the
+        // process dies of it.
+        drop(signal(SignalKind::from_raw(XFSZ))?);
         let ignored = IGNORED.get().map_or(&[][..], Vec::as_slice);
         let all = [
             SignalKind::interrupt(),

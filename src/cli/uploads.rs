@@ -19,7 +19,7 @@ use crate::bucket::Bucket;
 use crate::location::S3Uri;
 use crate::multipart::{self, MultipartUpload};
 use crate::plan::cost;
-use crate::s3::{CompleteSpec, Failure, FailureKind, OpenUpload};
+use crate::s3::{CompleteSpec, Failure, FailureKind, OpenUpload, Operation, PartDone};
 use crate::size::{ByteSize, display_counted, display_duration, parse_duration};
 
 /// Lists, inspects, aborts or completes open uploads.
@@ -76,7 +76,7 @@ enum Action {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Complete an upload from all its parts.
+    /// Complete an upload from all the parts that the server lists.
     Complete {
         /// s3://bucket/key
         location: S3Uri,
@@ -147,6 +147,21 @@ fn not_open(failure: Failure, location: &S3Uri, id: &str) -> CliError {
         return failure.into();
     }
     absent(location, id, &failure.details().code)
+}
+
+/// Returns the error of an upload that was completed and whose object is not what it should be, or
+/// cannot be looked at. That is no refusal before a write, and no run has a report of it.
+fn not_published(failure: Failure, location: &S3Uri) -> CliError {
+    let is_done = *failure.kind() == FailureKind::NotEqual
+        || failure.details().operation == Operation::HeadObject;
+    if !is_done || failure.is_passing() {
+        return failure.into();
+    }
+    CliError::Failed(format!(
+        "{location}: the server says that the upload is completed, and the object is not proven to be what its parts make: \
+         {}; compare the object with what was uploaded, and upload it again if it is another one",
+        failure.details().message
+    ))
 }
 
 fn absent(location: &S3Uri, id: &str, code: &str) -> CliError {
@@ -266,7 +281,7 @@ impl Found {
             let parts = MultipartUpload::open(bucket, &key, &upload.upload_id);
             parts
                 .parts()
-                .try_fold(0, async |sum, part| Ok(sum + part.size))
+                .try_fold(0_u64, async |sum, part| Ok(sum.saturating_add(part.size)))
                 .await
                 .ok()
         };
@@ -311,7 +326,7 @@ struct Wasted {
 impl Wasted {
     fn add(&mut self, found: &Found, bucket: &Bucket) {
         self.uploads += 1;
-        self.bytes += found.bytes.unwrap_or(0);
+        self.bytes = self.bytes.saturating_add(found.bytes.unwrap_or(0));
         if let Some(month) = found.month(bucket) {
             *self.month.get_or_insert(0.0) += month;
         }
@@ -382,13 +397,13 @@ async fn parts(
     let upload = MultipartUpload::open(bucket, &location.key, upload_id);
     let parts = upload.parts();
     let mut parts = std::pin::pin!(parts);
-    let (mut count, mut bytes) = (0, 0);
+    let (mut count, mut bytes) = (0, 0_u64);
     while let Some(part) = parts
         .try_next()
         .await
         .map_err(|failure| not_open(failure, location, upload_id))?
     {
-        (count, bytes) = (count + 1, bytes + part.size);
+        (count, bytes) = (count + 1, bytes.saturating_add(part.size));
         if output.json {
             say_json(
                 &serde_json::json!({ "number": part.number, "size": part.size, "etag": part.etag }),
@@ -417,14 +432,31 @@ async fn complete(
     output: Output,
 ) -> Result<Exit, CliError> {
     let upload = MultipartUpload::open(bucket, &location.key, upload_id);
-    let parts = upload.parts().try_collect().await;
-    let parts: Vec<_> = parts.map_err(|failure| not_open(failure, location, upload_id))?;
+    let listed = async || -> Result<Vec<PartDone>, CliError> {
+        let parts = upload.parts().try_collect().await;
+        parts.map_err(|failure| not_open(failure, location, upload_id))
+    };
+    let parts = listed().await?;
     if parts.is_empty() {
         return Err(CliError::Usage(format!(
             "{location}: the upload has no parts yet; abort it instead"
         )));
     }
-    let size = parts.iter().map(|part| part.size).sum();
+    // Nothing but this list says which parts there are.
+    if parts != listed().await? {
+        let what =
+            "the parts of the upload changed between two lists of them; nothing was completed";
+        return Err(Failure::new(
+            FailureKind::SourceChanged,
+            Operation::ListParts,
+            location.to_string(),
+            what,
+        )
+        .into());
+    }
+    let size = parts
+        .iter()
+        .fold(0_u64, |sum, part| sum.saturating_add(part.size));
     signals::leaves("the upload may be completed or still open; run the same command again");
     let written = upload
         .complete_and_look(
@@ -434,7 +466,8 @@ async fn complete(
                 ..CompleteSpec::default()
             },
         )
-        .await?;
+        .await
+        .map_err(|failure| not_published(failure, location))?;
     if output.json {
         let line = serde_json::json!({ "destination": location.to_string(), "size": size, "parts": parts.len(), "etag": written.etag });
         return say_json(&line);

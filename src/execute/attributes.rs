@@ -268,18 +268,19 @@ impl<'w> Wanted<'w> {
         draft: &mut Draft,
     ) -> Result<MultipartUpload, Failure> {
         let began = Timestamp::now();
-        let mut unseen = 0;
+        let (mut unseen, mut is_refused) = (0, false);
         loop {
-            match MultipartUpload::initiate(&self.work.sides.destination, key, &self.sent).await {
+            match MultipartUpload::begin(&self.work.sides.destination, key, &self.sent).await {
                 Ok(upload) => {
                     self.record_left_out(draft);
-                    return Ok(if unseen > 0 {
-                        upload.without_twins(began).await
-                    } else {
-                        upload
+                    return Ok(match (unseen, is_refused) {
+                        (1.., _) => upload.without_twins(began).await,
+                        (0, true) => upload.after_refusal(began),
+                        (0, false) => upload,
                     });
                 }
                 Err(failure) => {
+                    is_refused = true;
                     if failure.may_have_taken_effect() {
                         unseen = unseen.max(failure.details().attempts);
                     }

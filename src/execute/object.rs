@@ -61,6 +61,8 @@ pub(super) async fn copy(
         found: step.found,
         left,
         before: None,
+        pinned: None,
+        refused_pins: 0,
     };
     let outcome = rounds(&mut copy, draft).await;
     if !matches!(outcome, Err(Trouble::Stopped)) && !copy.left.is_empty() {
@@ -115,10 +117,15 @@ async fn rounds(copy: &mut Copy<'_>, draft: &mut Draft) -> Result<Ending, Troubl
             other => return other,
         }
     }
-    let message = format!("the source changed {ROUNDS} times while it was copied");
+    let (kind, message) = if let Some(message) = copy.contradiction() {
+        (FailureKind::ServerFault, message)
+    } else {
+        let message = format!("the source changed {ROUNDS} times while it was copied");
+        (FailureKind::SourceChanged, message)
+    };
     let place = source.place(&step.entry.key);
     Err(Trouble::Failed(Failure::new(
-        FailureKind::SourceChanged,
+        kind,
         Operation::HeadObject,
         place,
         message,
@@ -142,9 +149,49 @@ pub(super) struct Copy<'a> {
     left: Vec<Left>,
     /// The object before the first attempt to change it in place.
     pub(super) before: Option<Head>,
+    /// The `ETag` that HEAD shows of the source, as long as it is the same each time.
+    pinned: Option<Pinned>,
+    /// How often the server refused to copy the `ETag` that it had just shown.
+    pub(super) refused_pins: u32,
+}
+
+/// The `ETag`s of the source in the rounds so far.
+enum Pinned {
+    /// One and the same.
+    Same(String),
+    /// Several.
+    Several,
 }
 
 impl Copy<'_> {
+    /// Takes note of the `ETag` that HEAD shows.
+    fn shows(&mut self, etag: &str) {
+        self.pinned = Some(match &self.pinned {
+            None => Pinned::Same(etag.to_owned()),
+            Some(Pinned::Same(last)) if last == etag => return,
+            Some(_) => Pinned::Several,
+        });
+    }
+
+    /// Returns how the server contradicts itself about a source that has not changed: HEAD shows
+    /// one `ETag` each time, and what names it is refused each time.
+    fn contradiction(&self) -> Option<String> {
+        let Some(Pinned::Same(etag)) = &self.pinned else {
+            return None;
+        };
+        let listed = self.step.entry.etag.as_ref();
+        let listed = listed
+            .filter(|listed| *listed != etag)
+            .map(|listed| format!(", its list shows {listed}"));
+        (self.refused_pins >= ROUNDS).then(|| {
+            format!(
+                "the server contradicts itself about the source: HEAD shows the ETag {etag} each time{}, and each of \
+                 {ROUNDS} copies of what has it was refused as if the source had changed",
+                listed.unwrap_or_default()
+            )
+        })
+    }
+
     async fn round(&mut self, draft: &mut Draft) -> Result<Ending, Trouble> {
         let (work, source, step) = (self.work, self.source, self.step);
         let is_bulk = step.route.parts() == 0 && step.entry.size > BULK_FROM;
@@ -183,6 +230,7 @@ impl Copy<'_> {
             return archive::meet(work, source, step, &Cold::seen(&head)).await;
         }
         let pin = self.pin(&head);
+        self.shows(&pin.etag);
         let place = (slot, self.ask_each);
         let (route, slot) = layout::route(work, source, step, &head, &pin, place, draft).await?;
         draft.pinned(&head, &route, pin.version.clone());
@@ -363,6 +411,7 @@ impl Copy<'_> {
     ) -> Result<Ending, Trouble> {
         match self.work.refused(condition, &failure) {
             None if *failure.kind() == FailureKind::PreconditionFailed => {
+                self.refused_pins += 1;
                 Err(Trouble::SourceChanged)
             }
             None => Err(self.work.explained(condition, failure).into()),

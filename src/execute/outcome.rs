@@ -201,7 +201,7 @@ impl Outcome {
                 self.done_objects += 1;
                 self.in_place_objects += u64::from(receipt.in_place);
                 self.old_versions += u64::from(receipt.leaves_old_version());
-                self.done_bytes += receipt.size;
+                self.done_bytes = self.done_bytes.saturating_add(receipt.size);
                 self.parts += u64::from(receipt.parts);
                 *self.proofs.entry(proof.to_string()).or_default() += 1;
                 if let Some(reason) = receipt.copy_reason {
@@ -213,11 +213,11 @@ impl Outcome {
             } => self.archived_objects += 1,
             Ending::Restoring { .. } => {
                 self.restoring_objects += 1;
-                self.restoring_bytes += receipt.size;
+                self.restoring_bytes = self.restoring_bytes.saturating_add(receipt.size);
             }
             Ending::Skipped { reason } => {
                 self.skipped_objects += 1;
-                self.skipped_bytes += receipt.size;
+                self.skipped_bytes = self.skipped_bytes.saturating_add(receipt.size);
                 self.unchanged.add(*reason);
             }
             Ending::Failed { error } => {

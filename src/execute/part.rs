@@ -75,7 +75,7 @@ impl Progress {
     ) -> Result<(), Trouble> {
         let bytes = answer.value.size;
         self.attempts += answer.attempts;
-        self.bytes += bytes;
+        self.bytes = self.bytes.saturating_add(bytes);
         let recorded = self.tracked.part(work, &answer.value).await;
         self.done.push(answer.value);
         work.monitor.observe(&Event::BytesCopied {

@@ -7,7 +7,7 @@
 //! more. An `ETag` that the endpoint does not derive from the bytes is never evidence.
 
 use super::receipt::Proof;
-use crate::checksum::{looks_like_md5, multipart_etag, of_parts};
+use crate::checksum::{looks_like_md5, may_be_of_content, multipart_etag, of_parts};
 use crate::plan::parts::Boundaries;
 use crate::s3::{Capabilities, Checksum, ChecksumAlgorithm, ChecksumKind, Head, PartDone, Written};
 
@@ -27,7 +27,8 @@ pub(crate) struct Expected {
 impl Expected {
     /// Reads the properties from the source's HEAD.
     pub(crate) fn of(head: &Head, capabilities: &Capabilities) -> Self {
-        let etag = (capabilities.content_etags && !head.kms).then(|| head.etag.clone());
+        let tells = capabilities.content_etags && !head.kms && may_be_of_content(&head.etag);
+        let etag = tells.then(|| head.etag.clone());
         Self {
             size: head.size,
             checksum: head.checksum.clone(),

@@ -186,7 +186,7 @@ impl Record {
                 passed.archived_objects += 1;
             } else {
                 passed.skipped_objects += 1;
-                passed.skipped_bytes += receipt.size;
+                passed.skipped_bytes = passed.skipped_bytes.saturating_add(receipt.size);
                 if let Ending::Skipped { reason } = receipt.ending {
                     passed.unchanged.add(reason);
                     let is_equal = matches!(reason, Skip::Equal { .. });

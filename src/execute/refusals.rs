@@ -43,6 +43,9 @@ pub(super) struct Refusals {
     uncounted: Mutex<HashMap<String, (Uncounted, Option<NextQuestion>)>>,
     /// A write was denied, and what it may lack was told.
     has_denied_write: AtomicBool,
+    /// By bucket, true if the `ETag` of an upload is the MD5 of its bytes where no key makes it: its
+    /// profile says so, or one was.
+    md5s: Mutex<BTreeMap<String, Arc<AtomicBool>>>,
 }
 
 /// A bucket, the request that wrote an object, and the kind of attribute that it was asked for.
@@ -140,6 +143,7 @@ impl Refusals {
             tags_replace_content: Mutex::default(),
             uncounted: Mutex::default(),
             has_denied_write: AtomicBool::new(false),
+            md5s: Mutex::default(),
         }
     }
 
@@ -151,6 +155,17 @@ impl Refusals {
 
     fn place(bucket: &Bucket) -> String {
         format!("{}/{}", bucket.client().endpoint(), bucket.name())
+    }
+
+    /// Returns a flag that is set if the `ETag` of an upload to this bucket is the MD5 of its bytes.
+    /// Whoever sees one that is sets it.
+    pub(super) fn md5s(&self, bucket: &Bucket) -> Arc<AtomicBool> {
+        let told = bucket.capabilities().content_etags;
+        let mut md5s = lock(&self.md5s);
+        let flag = md5s
+            .entry(Self::place(bucket))
+            .or_insert_with(|| Arc::new(AtomicBool::new(told)));
+        Arc::clone(flag)
     }
 
     fn losses(&self) -> MutexGuard<'_, BTreeMap<(String, Attribute, Lost), Expected>> {

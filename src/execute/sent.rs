@@ -1,5 +1,7 @@
 //! Did what was sent from here arrive? Sums of ours against what the server stored.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 
 use super::prove::Verdict;
@@ -62,25 +64,46 @@ pub(super) fn equal(sent: &Checksum, stored: &Checksum) -> Result<Proof, String>
     ))
 }
 
+/// Returns what an `ETag` says against bytes that were sent with this MD5. It says nothing if it is
+/// no MD5, or if the server may make `ETag`s of something else.
+pub(super) fn against_md5(md5: &str, etag: &str, are_md5s: bool) -> Option<String> {
+    let differ = are_md5s && checksum::looks_like_md5(etag) && !etag.eq_ignore_ascii_case(md5);
+    differ.then(|| format!("the MD5 of what was sent is {md5}, and its ETag is {etag}"))
+}
+
+/// Returns true if the `ETag`s of single requests are MD5s where no key makes them: the profile says
+/// so, or an upload of this run had one that was.
+pub(super) fn are_md5s(work: &Work) -> bool {
+    let md5s = work.refusals.md5s(&work.sides.destination);
+    md5s.load(Ordering::Acquire)
+}
+
 /// Looks at an object whose write answered with no proof, and returns the proof that its size is.
 /// Also compares what it has with the attributes that were sent. A job that asks for the size only
-/// and believes the server does not look.
+/// and believes the server does not look, unless the answer speaks against the bytes.
 pub(super) async fn by_size(
     work: &Work,
     key: &ObjectKey,
     written: &Written,
-    size: u64,
+    body: &Bytes,
     attributes: &Attributes,
     draft: &mut Draft,
 ) -> Result<Proof, Trouble> {
+    let (md5, are_md5s) = (checksum::md5_etag(body), are_md5s(work));
     let believes = work.sides.destination.capabilities().believes_answers();
-    if work.sides.transfer.proof.verify != Verify::Size || !believes {
+    let is_doubtful = against_md5(&md5, &written.etag, are_md5s).is_some();
+    if work.sides.transfer.proof.verify != Verify::Size || !believes || is_doubtful {
         let look = HeadCheck {
-            size,
+            size: body.len() as u64,
             is_needed: true,
             ..look_at(work, key, written, attributes, Operation::PutObject)
         };
-        Box::pin(found(work, look, draft)).await?;
+        // A key makes ETags of its own, and only the object shows if there is one.
+        if let Some(found) = Box::pin(found(work, look, draft)).await?
+            && let Some(what) = against_md5(&md5, &found.etag, are_md5s && !found.kms)
+        {
+            return Err(work.reject_published(key, written, &what).await.into());
+        }
     }
     Ok(Proof::Size)
 }

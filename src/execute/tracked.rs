@@ -183,7 +183,8 @@ impl Tracked {
     ) -> Vec<String> {
         let is_stopped = *failure.kind() == FailureKind::Stopped;
         let was_sent = is_stopped && failure.details().attempts > 0;
-        if !was_sent && !failure.may_have_taken_effect() {
+        let is_refused = !is_stopped && !failure.may_have_taken_effect();
+        if !was_sent && !failure.may_have_taken_effect() && (is_stopped || !failure.is_answer()) {
             self.ended(&work.journal).await;
             return Vec::new();
         }
@@ -197,9 +198,17 @@ impl Tracked {
         // does it end with the run.
         let bucket = work.sides.destination.for_probes().tidying_up();
         let window = (self.intended, Timestamp::now());
-        let search = multipart::abort_unknown(&bucket, key, window, work.inherited.known());
+        let known = work.inherited.known();
+        let search = async {
+            // A refusal is believed where nothing speaks against it.
+            if is_refused {
+                return multipart::after_refusal(&bucket, key, window, known).await;
+            }
+            let found = multipart::abort_unknown(&bucket, key, window, known).await;
+            found.unwrap_or_else(|failure| vec![Stray::failed(None, &failure)])
+        };
         let strays = tokio::select! {
-            found = search => found.unwrap_or_else(|failure| vec![Stray::failed(None, &failure)]),
+            strays = search => strays,
             () = work.hurry() => vec![Stray::unanswered(None, work.tidying())],
         };
         if !strays.iter().any(|stray| stray.may_pass) {

@@ -14,6 +14,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -306,13 +307,17 @@ pub(super) async fn put(
     };
     let proof = match strong_proof(&body, sum.as_ref(), &written) {
         Some(Ok(proof)) => {
+            if proof == Proof::Etag {
+                let md5s = work.refusals.md5s(destination);
+                md5s.store(true, Ordering::Release);
+            }
             confirm(work, key, &written, proof, size, attributes, draft).await?;
             proof
         }
         Some(Err(message)) => {
             return Err(work.reject_published(key, &written, &message).await.into());
         }
-        None => by_size(work, key, &written, size, attributes, draft).await?,
+        None => by_size(work, key, &written, &body, attributes, draft).await?,
     };
     drop(place);
     let proof = settle(work, key, proof, local, &written, size).await?;

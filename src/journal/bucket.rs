@@ -21,6 +21,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
 
 pub(super) use self::lease::Lease;
 pub use self::lease::LeaseHandle;
@@ -48,6 +49,11 @@ const AT_ONCE: usize = 16;
 /// The most attempts at a take-over while another writer keeps writing, and at a read while it
 /// cleans up.
 const ROUNDS: u32 = 8;
+/// Objects of a journal that are believed to stand below its prefix: a snapshot takes the place of
+/// [`SEGMENTS`] segments.
+const MOST_OBJECTS: usize = 100_000;
+/// Other objects that are passed by.
+const MOST_OTHERS: usize = 10_000;
 /// The longest time that a process may sleep and still find itself shut out.
 const FENCE_AGE: SignedDuration = SignedDuration::from_hours(7 * 24);
 
@@ -193,6 +199,7 @@ impl Place {
         let (operation, bucket) = (Operation::ListObjects, self.bucket.name());
         let mut paging = Paging::new(operation, bucket, &ours, order);
         let (mut found, mut token) = (Listing::default(), None);
+        let (began, mut others) = (Instant::now(), 0);
         loop {
             let page = self.bucket.list(&ours, None, token.as_deref()).await;
             let mut page = page.map_err(|failure| JournalError::store(self, failure))?;
@@ -203,14 +210,26 @@ impl Place {
                 continue;
             }
             for object in &page.items {
-                let Some(name) = object.key.strip_prefix(self.prefix.as_str()) else {
-                    continue;
-                };
+                let name = object.key.strip_prefix(self.prefix.as_str());
+                let name = name.unwrap_or_default();
                 if let Some(parsed) = Name::parse(name) {
                     found.files.insert(parsed, object.modified);
                 } else if let Some(id) = session_of(name) {
                     found.records.insert(id.to_owned(), object.modified);
+                } else {
+                    others += 1;
                 }
+            }
+            let is_late = began.elapsed() > self.bucket.patience();
+            let count = found.files.len() + found.records.len();
+            if count > MOST_OBJECTS || others > MOST_OTHERS || (page.next.is_some() && is_late) {
+                return Err(JournalError::Io {
+                    place: self.to_string(),
+                    message: format!(
+                        "the list of the prefix has {count} objects of a journal and {others} others, and does not end; name \
+                         a prefix that holds nothing but the journal"
+                    ),
+                });
             }
             match page.next {
                 Some(next) => token = Some(next),

@@ -17,6 +17,7 @@ use super::error::JournalError;
 use super::event::Event;
 use super::identity::Writer;
 use super::state::RunState;
+use crate::printable::printable;
 
 /// The version of this format. A reader refuses what is newer, and reads what is older: version 1
 /// has no cut ranges.
@@ -180,7 +181,7 @@ impl<'a> Lines<'a> {
         JournalError::Corrupt {
             place: self.place.to_owned(),
             line: self.line,
-            what: what.to_owned(),
+            what: printable(what).into_owned(),
         }
     }
 

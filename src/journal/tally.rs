@@ -110,16 +110,20 @@ pub(super) fn leaves_copy(failed: &FailedObject) -> bool {
 impl Totals {
     pub(super) fn plan(&mut self, bytes: u64) {
         self.planned_objects += 1;
-        self.planned_bytes += bytes;
+        self.planned_bytes = self.planned_bytes.saturating_add(bytes);
     }
 
     pub(super) fn pass(&mut self, passed: &Passed) {
-        self.skipped_objects += passed.skipped_objects;
-        self.skipped_bytes += passed.skipped_bytes;
+        self.skipped_objects = self.skipped_objects.saturating_add(passed.skipped_objects);
+        self.skipped_bytes = self.skipped_bytes.saturating_add(passed.skipped_bytes);
         self.unchanged.merge(&passed.unchanged);
-        self.archived_objects += passed.archived_objects;
-        self.excluded_objects += passed.excluded_objects;
-        self.ignored += passed.ignored;
+        self.archived_objects = self
+            .archived_objects
+            .saturating_add(passed.archived_objects);
+        self.excluded_objects = self
+            .excluded_objects
+            .saturating_add(passed.excluded_objects);
+        self.ignored = self.ignored.saturating_add(passed.ignored);
     }
 
     pub(super) fn end(&mut self, ended: &Ended) {
@@ -136,7 +140,7 @@ impl Totals {
                 self.done_objects += 1;
                 self.in_place_objects += u64::from(in_place.is_some());
                 self.old_versions += u64::from(*in_place == Some(InPlace::OldVersionLeft));
-                self.done_bytes += bytes;
+                self.done_bytes = self.done_bytes.saturating_add(*bytes);
                 self.parts += u64::from(*parts);
                 self.objects_with_losses += u64::from(!losses.is_empty());
                 for loss in losses {
@@ -154,12 +158,12 @@ impl Totals {
                 unchanged,
             } => {
                 self.skipped_objects += 1;
-                self.skipped_bytes += bytes;
+                self.skipped_bytes = self.skipped_bytes.saturating_add(*bytes);
                 self.unchanged.merge(unchanged);
             }
             Ended::Restoring { bytes } => {
                 self.restoring_objects += 1;
-                self.restoring_bytes += bytes;
+                self.restoring_bytes = self.restoring_bytes.saturating_add(*bytes);
             }
             Ended::Failed(failed) => {
                 self.failed_objects += 1;

@@ -292,6 +292,19 @@ impl MultipartUpload {
         self.strays.extend(strays);
     }
 
+    /// Aborts what attempts to create this upload left behind that the server refused, such as with
+    /// `SlowDown`, and that took effect all the same. Asks nothing if there was no refusal. Returns
+    /// those that may be left open; none if the server does not list uploads, for nearly all
+    /// refusals are true.
+    pub(crate) async fn refused_twins(&self, known: &BTreeSet<String>) -> Vec<Stray> {
+        let Some(window) = self.refused else {
+            return Vec::new();
+        };
+        let mut known = known.clone();
+        known.insert(self.id.clone());
+        after_refusal(&self.bucket, &self.key, window, &known).await
+    }
+
     /// Uploads that earlier attempts to create this one may have left open.
     #[must_use]
     pub fn strays(&self) -> &[Stray] {
@@ -352,6 +365,24 @@ pub(crate) async fn abort_unknown(
         candidates.iter().map(|(open, ours)| (open, *ours)),
     )
     .await)
+}
+
+/// The same after a Create that the server refused. It has told that there is no upload, so that a
+/// list that it refuses too is no reason for a warning.
+pub(crate) async fn after_refusal(
+    bucket: &Bucket,
+    key: &ObjectKey,
+    window: (Timestamp, Timestamp),
+    known: &BTreeSet<String>,
+) -> Vec<Stray> {
+    match abort_unknown(bucket, key, window, known).await {
+        Ok(strays) => strays,
+        Err(failure) if failure.refuses_access() => {
+            tracing::debug!(%key, %failure, "nothing shows if a refused upload was created");
+            Vec::new()
+        }
+        Err(failure) => vec![Stray::failed(None, &failure)],
+    }
 }
 
 /// The same for a Create of an earlier run. Where the uploads of that key are from other times, one

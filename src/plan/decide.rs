@@ -30,7 +30,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::parts::{Capacity, Goal, LayoutError, PartLayout, UPLOAD_PART, layout};
-use crate::checksum::{looks_like_md5, part_count};
+use crate::checksum::{looks_like_md5, may_be_of_content, part_count};
 use crate::manifest::job::{Compare, PartSize, Parts, When};
 use crate::s3::{Capabilities, ChecksumKind, Head};
 
@@ -259,7 +259,7 @@ impl Etags {
         let (Some(source), Some(destination)) = (source, destination) else {
             return Self::Incomparable;
         };
-        if source == destination {
+        if source == destination && may_be_of_content(source) {
             return Self::Equal;
         }
         match (part_count(source), part_count(destination)) {

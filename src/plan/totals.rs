@@ -138,7 +138,7 @@ impl Totals {
             return self.request(Operation::DeleteObject, 1);
         }
         self.objects += 1;
-        self.bytes += size;
+        self.bytes = self.bytes.saturating_add(size);
         self.parts += u64::from(route.parts());
         let parts = u64::from(route.parts());
         // The source again where the server may ignore conditions; the destination where its
@@ -194,23 +194,23 @@ impl Totals {
     /// Counts an object that stays as it is.
     pub fn skip(&mut self, size: u64, why: Skip) {
         self.skipped_objects += 1;
-        self.skipped_bytes += size;
+        self.skipped_bytes = self.skipped_bytes.saturating_add(size);
         self.unchanged.add(why);
     }
 
     /// Counts an object that must be restored first; `asks` when the run would ask for it.
     pub fn archived(&mut self, size: u64, storage_class: Option<&str>, asks: bool) {
         self.archived_objects += 1;
-        self.archived_bytes += size;
+        self.archived_bytes = self.archived_bytes.saturating_add(size);
         let class = self
             .archived_classes
             .entry(storage_class.unwrap_or("STANDARD").to_owned())
             .or_default();
         class.objects += 1;
-        class.bytes += size;
+        class.bytes = class.bytes.saturating_add(size);
         if asks {
             class.restored_objects += 1;
-            class.restored_bytes += size;
+            class.restored_bytes = class.restored_bytes.saturating_add(size);
             self.request(Operation::RestoreObject, 1);
         }
     }
@@ -244,23 +244,23 @@ impl Totals {
 impl AddAssign<&Self> for Totals {
     fn add_assign(&mut self, other: &Self) {
         self.objects += other.objects;
-        self.bytes += other.bytes;
+        self.bytes = self.bytes.saturating_add(other.bytes);
         self.parts += other.parts;
         self.in_place_objects += other.in_place_objects;
         self.delete_markers += other.delete_markers;
         self.skipped_objects += other.skipped_objects;
-        self.skipped_bytes += other.skipped_bytes;
+        self.skipped_bytes = self.skipped_bytes.saturating_add(other.skipped_bytes);
         self.unchanged.merge(&other.unchanged);
         self.excluded_objects += other.excluded_objects;
         self.impossible_objects += other.impossible_objects;
         self.archived_objects += other.archived_objects;
-        self.archived_bytes += other.archived_bytes;
+        self.archived_bytes = self.archived_bytes.saturating_add(other.archived_bytes);
         for (class, added) in &other.archived_classes {
             let class = self.archived_classes.entry(class.clone()).or_default();
             class.objects += added.objects;
-            class.bytes += added.bytes;
+            class.bytes = class.bytes.saturating_add(added.bytes);
             class.restored_objects += added.restored_objects;
-            class.restored_bytes += added.restored_bytes;
+            class.restored_bytes = class.restored_bytes.saturating_add(added.restored_bytes);
         }
         for (reason, count) in &other.reasons {
             *self.reasons.entry(*reason).or_default() += count;

@@ -57,10 +57,15 @@ impl Unchanged {
     /// Adds the counts of others.
     pub fn merge(&mut self, other: &Self) {
         for (basis, count) in &other.by {
-            *self.by.entry(*basis).or_default() += count;
+            let counted = self.by.entry(*basis).or_default();
+            *counted = counted.saturating_add(*count);
         }
-        self.attributes_not_checked += other.attributes_not_checked;
-        self.other_storage_class += other.other_storage_class;
+        self.attributes_not_checked = self
+            .attributes_not_checked
+            .saturating_add(other.attributes_not_checked);
+        self.other_storage_class = self
+            .other_storage_class
+            .saturating_add(other.other_storage_class);
     }
 
     /// Subtracts counts that a list repeats.

@@ -8,9 +8,10 @@
 //! endpoint, on both ways to the wire, and may change again: a machine that was suspended has lost
 //! some time.
 
+use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use aws_sdk_s3::config::interceptors::{
@@ -26,6 +27,7 @@ use aws_smithy_types::date_time::Format;
 use jiff::{SignedDuration, Timestamp};
 
 use super::Client;
+use super::secrets::Secrets;
 
 /// A clock that is off by less than this is not corrected because of a refusal that has other
 /// causes too.
@@ -43,18 +45,17 @@ struct Shared {
     offset: AtomicI64,
     /// Set once a server has told its time.
     is_confirmed: AtomicBool,
-    /// The least number of milliseconds by which a server of the endpoint has been ahead in an
-    /// answer; [`UNTOLD`] before the first.
-    least: AtomicI64,
-    /// Milliseconds by which the server was ahead in its last answer; [`UNTOLD`] before the first.
-    latest: AtomicI64,
+    /// Milliseconds by which the servers of the endpoint were ahead in the last answers.
+    recent: Mutex<VecDeque<i64>>,
 }
 
-/// The value of [`Shared::least`] and of [`Shared::latest`] while no answer has had a `Date`.
-const UNTOLD: i64 = i64::MAX;
+/// Answers whose dates are remembered.
+const RECENT: usize = 9;
 /// The clocks of the servers of an endpoint may differ by this much from each other, and times of
 /// modification have whole seconds.
 const SPREAD: Duration = Duration::from_secs(1);
+/// The clocks of a server and of whoever it serves differ by less than this.
+const MAX_SKEW: Duration = Duration::from_mins(15);
 /// The clock of a server that tells no time may be behind by this much.
 const UNKNOWN_SKEW: Duration = Duration::from_mins(5);
 
@@ -70,8 +71,7 @@ impl Clock {
             began: (now, Instant::now()),
             offset: AtomicI64::new(0),
             is_confirmed: AtomicBool::new(false),
-            least: AtomicI64::new(UNTOLD),
-            latest: AtomicI64::new(UNTOLD),
+            recent: Mutex::default(),
         }))
     }
 
@@ -101,9 +101,9 @@ impl Clock {
     /// cut to whole seconds and older than the moment it arrives, so that this errs by being early.
     pub(super) fn earliest(&self, sent: SystemTime) -> Option<Timestamp> {
         let sent = Timestamp::try_from(sent).ok()?;
-        let time = match self.0.least.load(Ordering::Acquire) {
-            UNTOLD => sent.checked_sub(UNKNOWN_SKEW),
-            ahead => sent
+        let time = match self.least() {
+            None => sent.checked_sub(UNKNOWN_SKEW),
+            Some(ahead) => sent
                 .checked_add(SignedDuration::from_millis(ahead))
                 .and_then(|time| time.checked_sub(SPREAD)),
         };
@@ -114,13 +114,33 @@ impl Clock {
     /// second early, because a `Date` has whole seconds. A server that tells no time has the time of
     /// this machine.
     pub(super) fn of_server(&self) -> Timestamp {
-        let told = match self.0.latest.load(Ordering::Acquire) {
-            UNTOLD => Timestamp::try_from(self.now()).ok(),
-            ahead => Timestamp::try_from(self.uncorrected())
+        let latest = self.recent().front().copied();
+        let told = match latest {
+            None => Timestamp::try_from(self.now()).ok(),
+            Some(ahead) => Timestamp::try_from(self.uncorrected())
                 .ok()
                 .and_then(|time| time.checked_add(SignedDuration::from_millis(ahead)).ok()),
         };
         told.unwrap_or_else(Timestamp::now)
+    }
+
+    /// Returns the least number of milliseconds by which a server of the endpoint was ahead in one
+    /// of the last answers. A server refuses requests of clocks that are further off than
+    /// [`MAX_SKEW`], so that a date that is further behind most others is none of now: an answer
+    /// that something kept has it.
+    fn least(&self) -> Option<i64> {
+        let recent = self.recent();
+        let mut sorted: Vec<i64> = recent.iter().copied().collect();
+        drop(recent);
+        sorted.sort_unstable();
+        let usual = *sorted.get(sorted.len().checked_sub(1)? / 2)?;
+        let skew = i64::try_from(MAX_SKEW.as_millis()).unwrap_or(i64::MAX);
+        let earliest = usual.saturating_sub(skew);
+        sorted.into_iter().find(|ahead| *ahead >= earliest)
+    }
+
+    fn recent(&self) -> MutexGuard<'_, VecDeque<i64>> {
+        self.0.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Corrects the clock by a refusal. Returns true if the request was signed with a wrong time,
@@ -167,8 +187,9 @@ impl Clock {
         let is_refusal = response.status().is_client_error();
         let seen = self.seen_in(response);
         if let Some(ahead) = seen {
-            self.0.least.fetch_min(ahead, Ordering::AcqRel);
-            self.0.latest.store(ahead, Ordering::Release);
+            let mut recent = self.recent();
+            recent.truncate(RECENT - 1);
+            recent.push_front(ahead);
         }
         if let Some(seen) = seen
             && !is_apart(seen, self.offset(), SUSPICIOUS)
@@ -274,12 +295,26 @@ impl Intercept for Witness {
         Ok(())
     }
 
+    fn read_before_transmit(
+        &self,
+        context: &BeforeTransmitInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let secrets = Secrets::of(context.request().headers());
+        config.interceptor_state().store_put(secrets);
+        Ok(())
+    }
+
     fn modify_before_deserialization(
         &self,
         context: &mut BeforeDeserializationInterceptorContextMut<'_>,
         _: &RuntimeComponents,
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
+        if let Some(secrets) = config.load::<Secrets>().cloned() {
+            context.response_mut().add_extension(secrets);
+        }
         if let Some(signing) = config.load::<Signing>() {
             let generation = signing.generation.load(Ordering::Acquire);
             self.0
@@ -309,6 +344,7 @@ mod tests {
     use super::*;
 
     const HOUR: Duration = Duration::from_hours(1);
+    const MINUTE: Duration = Duration::from_mins(1);
 
     fn refusal(at: SystemTime) -> HttpResponse {
         let mut response = HttpResponse::new(403.try_into().unwrap(), SdkBody::empty());
@@ -385,9 +421,13 @@ mod tests {
         );
         for (server, bound) in [
             (now + HOUR, now + HOUR),
-            (now - HOUR, now - HOUR),
             // One of several servers is behind the others.
-            (now + HOUR, now - HOUR),
+            (now + HOUR - MINUTE * 9, now + HOUR - MINUTE * 9),
+            (now + HOUR, now + HOUR - MINUTE * 9),
+            // Something kept these answers.
+            (now, now + HOUR - MINUTE * 9),
+            (SystemTime::UNIX_EPOCH, now + HOUR - MINUTE * 9),
+            (now + HOUR * 24, now + HOUR - MINUTE * 9),
         ] {
             refused(&clock, server);
             let earliest = earliest(now);
@@ -396,6 +436,11 @@ mod tests {
                 "{server:?} {earliest:?}"
             );
         }
+        // The server's clock was set back.
+        for _ in 0..RECENT {
+            refused(&clock, now - HOUR);
+        }
+        assert!(earliest(now) <= now - HOUR && least(now - HOUR) <= earliest(now));
     }
 
     #[test]

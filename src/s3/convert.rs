@@ -1,5 +1,7 @@
 //! Between the SDK's types and ours: what an answer says, and how a header is spelt.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
@@ -149,7 +151,9 @@ pub(super) fn retention(mode: Option<&str>, until: Option<DateTime>) -> Option<R
 }
 
 /// Returns the strongest checksum that is there. CRC64NVME comes first: those of parts combine into
-/// that of the whole. An answer without a type tells the kind of a composite value only.
+/// that of the whole. An answer without a type tells the kind of a composite value only. A value
+/// that is no checksum of its algorithm, such as an empty one, says nothing: two of them would be
+/// equal whatever the bytes are.
 pub(super) fn checksum(
     values: [Option<String>; 5],
     kind: Option<&sdk::ChecksumType>,
@@ -163,14 +167,16 @@ pub(super) fn checksum(
         (Crc32c, crc32c),
         (Crc32, crc32),
     ];
-    let (algorithm, value) = by_strength
-        .into_iter()
-        .find_map(|(algorithm, value)| Some((algorithm, value?)))?;
-    // Composite values carry "-N" in HEAD; old answers carry no type but the suffix.
-    let (value, suffix) = match value.split_once('-') {
-        Some((value, _)) => (value.to_owned(), true),
-        None => (value, false),
-    };
+    let (algorithm, value, suffix) = by_strength.into_iter().find_map(|(algorithm, value)| {
+        let value = value?;
+        // Composite values carry "-N" in HEAD; old answers carry no type but the suffix.
+        let (sum, parts) = match value.split_once('-') {
+            Some((sum, parts)) => (sum, Some(parts)),
+            None => (value.as_str(), None),
+        };
+        let is_known = is_sum(algorithm, sum) && parts.is_none_or(is_count);
+        is_known.then(|| (algorithm, sum.to_owned(), parts.is_some()))
+    })?;
     let kind = match kind {
         Some(sdk::ChecksumType::Composite) => ChecksumKind::Composite,
         _ if suffix => ChecksumKind::Composite,
@@ -182,6 +188,24 @@ pub(super) fn checksum(
         kind,
         value,
     })
+}
+
+/// True for the base64 of as many bytes as a checksum of this algorithm has.
+fn is_sum(algorithm: ChecksumAlgorithm, value: &str) -> bool {
+    let width = match algorithm {
+        ChecksumAlgorithm::Crc64Nvme => 8,
+        ChecksumAlgorithm::Crc32 | ChecksumAlgorithm::Crc32c => 4,
+        ChecksumAlgorithm::Sha1 => 20,
+        ChecksumAlgorithm::Sha256 => 32,
+    };
+    STANDARD
+        .decode(value)
+        .is_ok_and(|bytes| bytes.len() == width)
+}
+
+/// True for the number of parts behind a composite checksum.
+fn is_count(parts: &str) -> bool {
+    parts.parse().is_ok_and(|count: u32| count > 0)
 }
 
 pub(super) fn completed_part(
@@ -348,18 +372,24 @@ mod tests {
         );
     }
 
+    /// A checksum of as many bytes.
+    fn sum(bytes: usize) -> String {
+        STANDARD.encode(vec![7; bytes])
+    }
+
     #[test]
     fn the_strongest_checksum_is_taken() {
-        let mut values =
-            ["crc64", "crc32", "crc32c", "sha1", "sha256"].map(|value| Some(value.to_owned()));
+        let widths = [8, 4, 4, 20, 32];
+        let mut values = widths.map(|bytes| Some(sum(bytes)));
         for (at, strongest) in [
-            (0, "crc64"),
-            (4, "sha256"),
-            (3, "sha1"),
-            (2, "crc32c"),
-            (1, "crc32"),
+            (0, ChecksumAlgorithm::Crc64Nvme),
+            (4, ChecksumAlgorithm::Sha256),
+            (3, ChecksumAlgorithm::Sha1),
+            (2, ChecksumAlgorithm::Crc32c),
+            (1, ChecksumAlgorithm::Crc32),
         ] {
-            assert_eq!(checksum(values.clone(), None).unwrap().value, strongest);
+            let seen = checksum(values.clone(), None).unwrap();
+            assert_eq!((seen.algorithm, seen.value), (strongest, sum(widths[at])));
             values[at] = None;
         }
     }
@@ -367,20 +397,47 @@ mod tests {
     #[test]
     fn composite_checksums_are_told_by_type_or_suffix() {
         let value = |text: &str| [None, None, None, None, Some(text.to_owned())];
-        let seen = checksum(value("abc=-3"), None).unwrap();
+        let seen = checksum(value(&format!("{}-3", sum(32))), None).unwrap();
+        assert_eq!((seen.kind, seen.value), (ChecksumKind::Composite, sum(32)));
         assert_eq!(
-            (seen.kind, seen.value.as_str()),
-            (ChecksumKind::Composite, "abc=")
-        );
-        assert_eq!(
-            checksum(value("abc="), None).unwrap().kind,
+            checksum(value(&sum(32)), None).unwrap().kind,
             ChecksumKind::Untold
         );
         let whole = sdk::ChecksumType::FullObject;
         assert_eq!(
-            checksum(value("abc="), Some(&whole)).unwrap().kind,
+            checksum(value(&sum(32)), Some(&whole)).unwrap().kind,
             ChecksumKind::FullObject
         );
         assert_eq!(checksum([const { None }; 5], None), None);
+    }
+
+    #[test]
+    fn what_is_no_checksum_of_its_algorithm_says_nothing() {
+        for (at, width) in [8, 4, 4, 20, 32].into_iter().enumerate() {
+            let right = sum(width);
+            let wrong = [
+                String::new(),
+                "=".to_owned(),
+                "-1".to_owned(),
+                "no base64".to_owned(),
+                right[..right.len() - 1].to_owned(),
+                format!("{right} "),
+                format!("{right}-"),
+                format!("{right}-0"),
+                format!("{right}-x"),
+                sum(width - 1),
+                sum(width + 1),
+                sum(0),
+            ];
+            for value in wrong {
+                let mut values = [const { None }; 5];
+                values[at] = Some(value.clone());
+                assert_eq!(checksum(values.clone(), None), None, "{value:?} at {at}");
+                // A weaker one that is whole is better than a stronger one that is not.
+                let other = if at == 1 { 2 } else { 1 };
+                values[other] = Some(sum(4));
+                assert_eq!(checksum(values, None).unwrap().value, sum(4));
+            }
+        }
     }
 }

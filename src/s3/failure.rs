@@ -338,6 +338,8 @@ pub struct Details {
     pub attempts: u32,
     /// The credentials and clock that signed the request, if the server refused it.
     pub(crate) signed: Option<Signed>,
+    /// Set if the server answered the request.
+    pub(crate) is_answer: bool,
 }
 
 impl Failure {
@@ -359,6 +361,7 @@ impl Failure {
             request_id: None,
             attempts: 1,
             signed: None,
+            is_answer: false,
         }))
     }
 
@@ -476,6 +479,12 @@ impl Failure {
     #[must_use]
     pub fn may_have_taken_effect(&self) -> bool {
         self.0.kind.outcome_unknown() || self.0.attempts > 1
+    }
+
+    /// Returns true if the server answered the request.
+    #[must_use]
+    pub(crate) fn is_answer(&self) -> bool {
+        self.0.is_answer
     }
 
     /// Returns this failure with the number of attempts.

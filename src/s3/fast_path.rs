@@ -51,6 +51,7 @@ use super::identity::Identities;
 use super::octets;
 use super::pool::CONNECT_TIMEOUT;
 use super::roots::{Root, is_cut_off};
+use super::secrets::Secrets;
 use super::signature::{EMPTY, Signer, UNSIGNED, payload_hash};
 use super::xml::Unreadable;
 use crate::endpoint::is_plaintext;
@@ -230,11 +231,13 @@ impl FastPath {
         let offset = self.identities.clock().offset();
         let request = self.request(codec, input, header, signs_body, &held.identity);
         let request = request.map_err(SdkError::construction_failure)?;
+        let secrets = Secrets::of(request.headers());
         let mut response = self
             .connector
             .call(request)
             .await
             .map_err(SdkError::dispatch_failure)?;
+        response.add_extension(secrets);
         self.identities
             .clock()
             .witness(&mut response, held.generation, offset);

@@ -129,14 +129,30 @@ pub(super) fn other_version(asked: Option<&str>, answered: Option<&str>) -> Resu
     }
 }
 
-/// Returns a number of bytes or of parts, which must be there and not negative.
+/// The largest size that is believed: far beyond the 50 TB of S3, and a number that JSON and the sums
+/// of a run can hold.
+pub(super) const LARGEST: u64 = 1 << 53;
+
+/// Returns a number of bytes, which must be there, not negative, and one that an object can have.
 pub(super) fn required_size<N>(size: Option<N>, what: &str) -> Result<u64, String>
 where
     u64: TryFrom<N>,
 {
     let size = size.ok_or_else(|| format!("the answer has no {what}"))?;
-    size.try_into()
-        .map_err(|_| format!("the answer has a negative {what}"))
+    let size: u64 = size
+        .try_into()
+        .map_err(|_| format!("the answer has a negative {what}"))?;
+    possible_size(size, what)
+}
+
+/// Returns a number of bytes that an object can have.
+pub(super) fn possible_size(size: u64, what: &str) -> Result<u64, String> {
+    if size > LARGEST {
+        return Err(format!(
+            "the answer has a {what} of {size} bytes; s3haul accepts at most {LARGEST}"
+        ));
+    }
+    Ok(size)
 }
 
 /// Returns the number of a part, which is 1 to 10,000 on S3 and at most 100,000 elsewhere.
@@ -249,6 +265,11 @@ mod tests {
             "the answer has no Content-Length"
         );
         assert!(required_size(Some(-1_i64), "Size").is_err());
+        assert_eq!(required_size(Some(LARGEST), "Size"), Ok(LARGEST));
+        for size in [LARGEST + 1, u64::MAX / 2, u64::MAX] {
+            let message = required_size(Some(size), "Size").unwrap_err();
+            assert!(message.contains(&size.to_string()), "{message}");
+        }
         assert_eq!(part_number(Some(10_000)), Ok(10_000));
         for bad in [None, Some(0), Some(-1), Some(i32::MAX)] {
             assert!(part_number(bad).is_err());

@@ -18,7 +18,7 @@ use aws_smithy_runtime_api::client::orchestrator::{HttpResponse, OrchestratorErr
 use aws_smithy_runtime_api::client::ser_de::{DeserializeResponse, SharedResponseDeserializer};
 
 use super::convert::{decode, is_archive};
-use super::ids::Name;
+use super::ids::{Name, possible_size};
 use super::page::Told;
 use super::paging::follows;
 use super::requests::{failure, fault};
@@ -343,7 +343,10 @@ fn object(
         }
     }
     match size {
-        Some(size) => object.size = size,
+        Some(size) => match possible_size(size, &format!("size of `{}`", object.key)) {
+            Ok(size) => object.size = size,
+            Err(message) => mistake = Some(message),
+        },
         None => mistake = Some(format!("the list holds no size for `{}`", object.key)),
     }
     if object.key.is_empty() {
@@ -513,6 +516,14 @@ mod tests {
         for (bad, says) in [
             (PAGE.replace(size, ""), "no size for `a+b%2F%C3%A9&`"),
             (PAGE.replace(size, "<Size>-5</Size>"), "no size for"),
+            (
+                PAGE.replace(size, "<Size>9223372036854775807</Size>"),
+                "accepts at most 9007199254740992",
+            ),
+            (
+                PAGE.replace(size, "<Size>18446744073709551615</Size>"),
+                "accepts at most 9007199254740992",
+            ),
             (PAGE.replace("<Key>b</Key>", ""), "without a key"),
             (
                 PAGE.replace("4567", &"4".repeat(2000)),

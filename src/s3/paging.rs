@@ -8,7 +8,7 @@
 //!
 //! Memory: a list in order needs its last key. A list without order remembers the first and the
 //! last entry of each page and all entries of the page before. Lists of uploads, parts, and
-//! annotations are short and are remembered whole.
+//! annotations are short and are remembered whole; one that stays at a key for ever is a failure.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
@@ -26,6 +26,12 @@ use crate::location::BucketName;
 pub const MOST_EMPTY_PAGES: u32 = 100;
 /// The number of times that a page is requested if the answer is the page before.
 pub const PAGE_TRIES: u32 = 3;
+
+/// A list of uploads or parts that shows more than this at one key is no list that ends: S3 allows
+/// 10,000 parts, and nobody begins as many uploads to one key.
+const MOST_AT_A_KEY: u32 = 10_000;
+/// The same in pages. A server that sends few entries a page sends ten of them.
+const MOST_PAGES_AT_A_KEY: u32 = MOST_AT_A_KEY / 10;
 
 /// A line of a list.
 pub trait Entry {
@@ -154,7 +160,17 @@ pub struct Paging {
     token: Option<u64>,
     empty: u32,
     again: u32,
+    /// In a list of uploads or parts, what one key has so far.
+    at_key: AtKey,
     refused: BTreeMap<&'static str, Refused>,
+}
+
+/// The entries of one key, and the pages on which they stand.
+#[derive(Debug, Default)]
+struct AtKey {
+    key: String,
+    entries: u32,
+    pages: u32,
 }
 
 /// Entries that were taken out of a list.
@@ -193,6 +209,7 @@ impl Paging {
             token: None,
             empty: 0,
             again: 0,
+            at_key: AtKey::default(),
             refused: BTreeMap::new(),
         }
     }
@@ -244,6 +261,7 @@ impl Paging {
                 let prints: Vec<_> = page.items.iter().map(|item| self.print(item)).collect();
                 let mut is_new = prints.into_iter().map(|print| self.seen.insert(print));
                 page.items.retain(|_| is_new.next().unwrap_or(true));
+                self.check_length(&page.items)?;
             }
         }
         self.first_and_last = Some(ends);
@@ -315,6 +333,36 @@ impl Paging {
                 .iter()
                 .all(|item| self.seen.contains(&self.print(item))),
         }
+    }
+
+    /// Checks that a list of uploads or parts does not stay at one key for ever. It would fill the
+    /// memory, because it is remembered.
+    fn check_length<T: Entry>(&mut self, items: &[T]) -> Result<(), Failure> {
+        let (is_of_parts, what) = match self.operation {
+            Operation::ListParts => (true, "parts of one upload"),
+            Operation::ListMultipartUploads => (false, "uploads to one key"),
+            _ => return Ok(()),
+        };
+        self.at_key.pages += 1;
+        for item in items {
+            let key = item.key();
+            if !is_of_parts && key != self.at_key.key {
+                self.at_key = AtKey {
+                    key: key.into_owned(),
+                    entries: 0,
+                    pages: 1,
+                };
+            }
+            self.at_key.entries += 1;
+        }
+        let AtKey { entries, pages, .. } = self.at_key;
+        if entries > MOST_AT_A_KEY || pages > MOST_PAGES_AT_A_KEY {
+            return Err(self.fault(format!(
+                "the server lists {entries} {what} on {pages} pages, and says that there are more; s3haul reads at most \
+                 {MOST_AT_A_KEY}"
+            )));
+        }
+        Ok(())
     }
 
     /// Checks that each key comes behind the one before it; of one key, that each entry is another

@@ -56,7 +56,7 @@ macro_rules! checksum_of {
 /// The value of a part's checksum; its algorithm is the upload's.
 macro_rules! any_checksum {
     ($answer:expr) => {
-        any_checksums!($answer).into_iter().flatten().next()
+        checksum(any_checksums!($answer), None).map(|checksum| checksum.value)
     };
 }
 

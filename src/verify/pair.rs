@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::walk::Found;
 use super::{Deep, Finding, Place, Verdict};
 use crate::bucket::Bucket;
-use crate::checksum::{Running, looks_like_md5};
+use crate::checksum::{Running, looks_like_md5, may_be_of_content};
 use crate::execute::prove::{Expected, Verdict as Evidence, against_weak_sum, judge_checksum};
 use crate::execute::read;
 use crate::execute::receipt::Proof;
@@ -125,7 +125,7 @@ impl Pair {
             && self.destination.bucket.capabilities().believes_answers();
         let equal = follow
             && believed
-            && self.etag.is_some()
+            && self.etag.as_deref().is_some_and(may_be_of_content)
             && self.etag == entry.etag
             && deep != Deep::All;
         equal.then_some(Verdict::Equal { proof: Proof::Etag })
@@ -399,7 +399,7 @@ fn by_heads(source: &Place, here: &Head, destination: &Place, there: &Head) -> O
     }
     let there_etag = there_etag?;
     let here_etag = expected.etag?;
-    if here_etag == there_etag {
+    if here_etag == there_etag && may_be_of_content(&here_etag) {
         return Some(Verdict::Equal { proof: Proof::Etag });
     }
     (looks_like_md5(&here_etag) && looks_like_md5(&there_etag)).then(|| Verdict::Different {

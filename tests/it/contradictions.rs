@@ -1,6 +1,7 @@
 //! Answers that contradict themselves, the request, or each other: each would pass for a success if
 //! nobody compared them.
 
+mod endless;
 mod objects;
 
 use std::time::{Duration, SystemTime};

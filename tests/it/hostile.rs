@@ -8,6 +8,7 @@
 //! [`trusted`]. A test fails when an entry there is of no use any more.
 
 mod commands;
+mod documents;
 mod large;
 mod probe;
 mod scenario;

@@ -12,7 +12,7 @@ use crate::execute::part::Progress;
 use crate::execute::receipt::Ending;
 use crate::execute::tracked::{Terms, Tracked};
 use crate::execute::{Draft, Trouble, Work};
-use crate::multipart::MultipartUpload;
+use crate::multipart::{MultipartUpload, Stray};
 use crate::plan::condition::Seen;
 use crate::plan::decide::Skip;
 use crate::plan::parts::PartLayout;
@@ -144,6 +144,20 @@ impl Begun {
         id
     }
 
+    /// Aborts what refused attempts to create the upload left open. They hold no bytes, so that this
+    /// has time until the object is done.
+    async fn end_twins(&self, work: &Work, draft: &mut Draft) {
+        let upload = self.upload.outliving_the_run();
+        let strays = tokio::select! {
+            strays = upload.refused_twins(work.inherited.known()) => strays,
+            // The uploads that are left have all the time that there is then.
+            () = work.halt.cancelled() => vec![Stray::interrupted()],
+        };
+        let (bucket, key) = (&work.sides.destination, self.upload.key());
+        let told = strays.iter().map(|stray| stray.told(bucket, key));
+        draft.notes.extend(told);
+    }
+
     /// Handles the result of the upload. A resumed upload that the server no longer accepts is
     /// created anew.
     pub(in crate::execute) async fn settle(
@@ -155,6 +169,7 @@ impl Begun {
         draft: &mut Draft,
     ) -> Result<Ending, Trouble> {
         draft.attempts += progress.attempts;
+        self.end_twins(work, draft).await;
         if self
             .tracked
             .settle(work, &self.upload, &outcome, (progress, draft))

@@ -187,7 +187,11 @@ impl Copy<'_> {
         let (work, source, step) = (self.work, self.source, self.step);
         let Begun { upload, layout, .. } = begun;
         let capabilities = work.sides.destination.capabilities();
-        self.copy_parts(pin, begun, (id, progress)).await?;
+        let copied = self.copy_parts(pin, begun, (id, progress)).await;
+        if let Err(Trouble::SourceChanged) = &copied {
+            self.refused_pins += 1;
+        }
+        copied?;
         progress.done.sort_unstable_by_key(|part| part.number);
         let declared = upload.declared().await?;
         let made = FromParts::of(&progress.done, declared);

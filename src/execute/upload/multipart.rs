@@ -5,6 +5,7 @@
 //! checksums, the MD5 of each part is compared with the `ETag` that came back.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use tokio::task::spawn_blocking;
@@ -18,7 +19,9 @@ use crate::execute::claim;
 use crate::execute::part::Progress;
 use crate::execute::published::HeadCheck;
 use crate::execute::receipt::{Ending, Proof};
-use crate::execute::sent::{READ_SUM, Sums, demand, equal, found, is_comparable, look_at, settle};
+use crate::execute::sent::{
+    READ_SUM, Sums, against_md5, demand, equal, found, is_comparable, look_at, settle,
+};
 use crate::execute::tracked::{Terms, Tracked};
 use crate::execute::{Draft, Trouble, Work};
 use crate::location::ObjectKey;
@@ -43,6 +46,10 @@ pub(in crate::execute) struct Upload {
     /// The destination will be read where the server knows no checksums, and compared with a sum of
     /// ours.
     reads: bool,
+    /// No key is known to make `ETag`s of its own.
+    may_be_md5s: bool,
+    /// Set once the `ETag`s of the destination are known to be MD5s where no key makes them.
+    are_md5s: Arc<AtomicBool>,
 }
 
 impl Upload {
@@ -73,7 +80,7 @@ impl Upload {
         if let Some(begun) = claim::find(work, step, &wish, doubt, draft).await? {
             return Ok(Self::of(work, attributes, begun));
         }
-        let initiate = Box::pin(MultipartUpload::initiate(
+        let initiate = Box::pin(MultipartUpload::begin(
             &work.sides.destination,
             &step.key,
             attributes,
@@ -92,7 +99,7 @@ impl Upload {
     ) -> Result<Self, Trouble> {
         demand(work, key, attributes)?;
         let (bucket, tracked) = (&work.sides.destination, Tracked::off_record());
-        let upload = match MultipartUpload::initiate(bucket, key, attributes).await {
+        let upload = match MultipartUpload::begin(bucket, key, attributes).await {
             Ok(upload) => upload,
             Err(failure) => {
                 draft
@@ -122,11 +129,15 @@ impl Upload {
         let algorithm = attributes.checksum.map(|(algorithm, _)| algorithm);
         let reads = algorithm.is_none() && work.sides.transfer.proof.prove == Prove::Read;
         let id = begun.announce(work, 0);
+        // Of an upload that was found open, nobody knows its key.
+        let may_be_md5s = !begun.upload.is_kms() && !begun.claimed;
         Self {
             begun: Arc::new(begun),
             id,
             algorithm,
             reads,
+            may_be_md5s,
+            are_md5s: work.refusals.md5s(&work.sides.destination),
         }
     }
 
@@ -184,16 +195,66 @@ impl Upload {
                 maybe_twice: false,
             });
         }
-        let reads = self.reads;
-        let mut answer = self
-            .begun
-            .upload
-            .send_part(number, body, sum.as_ref())
-            .await?;
-        answer.value.checksum = sum
-            .map(|sum| sum.value)
-            .or(ours.filter(|ours| reads || *ours == answer.value.etag));
-        Ok(answer)
+        let upload = &self.begun.upload;
+        let sent = upload.send_part(number, body.clone(), sum.as_ref()).await?;
+        let (mut part, is_echoed) = sent.value.clone();
+        let answered = part.checksum.take();
+        part.checksum = match (&sum, ours) {
+            (Some(sum), _) => Some(sum.value.clone()),
+            (None, ours) if self.reads => ours,
+            (None, Some(md5)) => (md5 == part.etag).then_some(md5),
+            (None, None) => None,
+        };
+        let against = match (&sum, answered) {
+            (Some(sum), Some(answered)) if is_echoed => {
+                // Another algorithm's says nothing.
+                let differ = answered.len() == sum.value.len() && answered != sum.value;
+                differ.then(|| {
+                    let Checksum {
+                        algorithm, value, ..
+                    } = sum;
+                    format!("{algorithm} of what was sent is {value}, S3 stored {answered}")
+                })
+            }
+            _ if self.reads => None,
+            // The server ignores checksums.
+            _ => self.against_md5(&part, body).await?,
+        };
+        if let Some(what) = against {
+            let place = format!("{} part {number}", upload.key());
+            return Err(Failure::new(
+                FailureKind::Corrupted,
+                Operation::UploadPart,
+                place,
+                what,
+            ));
+        }
+        Ok(sent.map(|_| part))
+    }
+
+    /// Returns what the `ETag` of a part says against the bytes that were sent.
+    async fn against_md5(&self, part: &PartDone, body: Bytes) -> Result<Option<String>, Failure> {
+        if !self.may_be_md5s {
+            return Ok(None);
+        }
+        if self.summed_with().is_none() && part.checksum.is_some() {
+            self.are_md5s.store(true, Ordering::Release);
+            return Ok(None);
+        }
+        if !self.are_md5s.load(Ordering::Acquire) {
+            return Ok(None);
+        }
+        let md5 = spawn_blocking(move || checksum::md5_etag(&body)).await;
+        let md5 = md5.map_err(|error| {
+            let place = self.begun.upload.key().as_str();
+            Failure::new(
+                FailureKind::Bug,
+                Operation::UploadPart,
+                place,
+                error.to_string(),
+            )
+        })?;
+        Ok(against_md5(&md5, &part.etag, true))
     }
 
     pub(in crate::execute) async fn complete(
@@ -227,6 +288,10 @@ impl Upload {
         };
         let sent = self.named(parts);
         let key = self.begun.upload.key();
+        if let Some(what) = self.unlike_part(parts) {
+            return Err(work.refuse_to_publish(key, &what).into());
+        }
+        let are_md5s = self.have_md5s();
         let predicted = checksum::multipart_etag(parts.iter().map(|part| part.etag.as_str()));
         self.begun
             .tracked
@@ -264,6 +329,9 @@ impl Upload {
             ..look_at(work, key, &written, asked, Operation::CreateMultipartUpload)
         };
         let found = Box::pin(found(work, look, draft)).await?;
+        let may_be_made = are_md5s
+            && work.sides.destination.capabilities().content_etags
+            && found.as_ref().is_none_or(|found| !found.kms);
         // KMS uploads answer without a checksum; the object shows it.
         let shown = found.and_then(|found| found.checksum);
         let stored = if believes {
@@ -274,7 +342,13 @@ impl Upload {
         let proof = match (&whole, &stored) {
             (Some(sent), Some(stored)) if is_comparable(sent, stored) => equal(sent, stored),
             _ if made_of_md5s => Ok(Proof::PartEtags),
-            _ => Ok(Proof::Size),
+            _ => match predicted.filter(|predicted| *predicted != written.etag) {
+                Some(made) if may_be_made => {
+                    let etag = &written.etag;
+                    Err(format!("the ETag is {etag}, but its parts make {made}"))
+                }
+                _ => Ok(Proof::Size),
+            },
         };
         let proof = match proof {
             Ok(proof) => proof,
@@ -283,6 +357,25 @@ impl Upload {
         drop(place);
         let proof = settle(work, key, proof, local, &written, size).await?;
         Ok(done(proof, written))
+    }
+
+    /// True once the `ETag`s of the parts are known to be the MD5s of their bytes.
+    fn have_md5s(&self) -> bool {
+        self.may_be_md5s && self.are_md5s.load(Ordering::Acquire)
+    }
+
+    /// Returns what the `ETag` of a part says against its bytes: the part came before the first one
+    /// whose `ETag` is the MD5 of its bytes.
+    fn unlike_part(&self, parts: &[PartDone]) -> Option<String> {
+        if !self.have_md5s() || self.summed_with().is_some() {
+            return None;
+        }
+        let is_other =
+            |part: &&PartDone| part.checksum.is_none() && checksum::looks_like_md5(&part.etag);
+        let PartDone { number, etag, .. } = parts.iter().find(is_other)?;
+        Some(format!(
+            "the ETag of part {number} is {etag}, which is not the MD5 of what was sent"
+        ))
     }
 
     /// Returns the algorithm of the parts' checksums, if they are not MD5s.

@@ -52,6 +52,19 @@ fn damage_in_the_middle_is_refused_with_what_to_do() {
 }
 
 #[test]
+fn what_a_line_holds_makes_no_line_of_its_own() {
+    let mut bytes = segment(1, 0, &[]);
+    let json = r#"{"n":0,"at":0,"event":{"x\n2026-01-01T00:00:00Z ERROR forged\u001b[31m":{}}}"#;
+    bytes.extend(format!("{:08x} {json}\n", crc32c(json.as_bytes())).into_bytes());
+    let message = refused(1, &bytes);
+    assert!(
+        message.contains(r"x\n2026-01-01T00:00:00Z ERROR forged\u{1b}"),
+        "{message}"
+    );
+    assert!(!message.contains(|c: char| c.is_control()), "{message:?}");
+}
+
+#[test]
 fn a_line_or_segment_that_is_missing_is_noticed() {
     let events = [Event::RunBegan(info()), range(), planned(1, "a")];
     let whole = segment(1, 0, &events);

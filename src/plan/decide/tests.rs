@@ -61,6 +61,10 @@ fn auto_is_size_then_etag_then_a_destination_that_is_strictly_newer() {
             equal(Basis::Time),
         ),
         (Some(side(Some("opaque"), 101)), equal(Basis::Time)),
+        (
+            Some(side(Some("opaque"), 50)),
+            Decision::Copy(Reason::Newer),
+        ),
         // Two plain MD5s: either the bytes differ, or a key hides them.
         (Some(side(Some(B), 101)), Decision::Ask(Doubt::Etags)),
         (Some(side(Some(B), 100)), Decision::Copy(Reason::SameSecond)),
@@ -456,4 +460,26 @@ fn a_server_without_part_copies_copies_any_size_in_one_request() {
         routed(50 * GIB, Origin::Bucket, 256 * MIB, &neither),
         "too large"
     );
+}
+
+#[test]
+fn equal_etags_that_are_no_md5s_say_nothing() {
+    let parts = format!("{A}-2");
+    for (etag, says) in [
+        (A, equal(Basis::Etag)),
+        (parts.as_str(), equal(Basis::Etag)),
+        ("abc", Decision::Copy(Reason::Newer)),
+        ("-", Decision::Copy(Reason::Newer)),
+        ("0", Decision::Copy(Reason::Newer)),
+        ("abc-1", Decision::Copy(Reason::Newer)),
+    ] {
+        let of = |second| Side {
+            etag: Some(etag),
+            ..side(None, second)
+        };
+        for compare in [Compare::Auto, Compare::Etag] {
+            let decided = decide(When::Changed, compare, of(100), Some(of(50)));
+            assert_eq!(decided, says, "{etag} {compare}");
+        }
+    }
 }

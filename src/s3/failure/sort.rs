@@ -14,6 +14,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use super::super::bounds::TooLong;
 use super::super::causes::{find, plain};
 use super::super::credentials::NoIdentity;
+use super::super::secrets::Secrets;
 use super::{Details, Failure, FailureKind, Operation, tls};
 use crate::printable::cut;
 
@@ -84,18 +85,25 @@ impl Failure {
             SdkError::ResponseError(_) => verdict(FailureKind::Unreadable, "unreadable answer"),
             _ => not_answered(Network::Unused, error),
         };
+        let response = error.raw_response();
+        // A server may quote the request's headers.
+        let secrets = response.and_then(|response| response.extension::<Secrets>());
+        let hidden = |text: String| match secrets {
+            Some(secrets) => secrets.hide(text),
+            None => text,
+        };
         Self(Box::new(Details {
             kind,
             operation,
             place,
-            code: cut(code, MAX_CODE),
-            message: cut(message, MAX_MESSAGE),
-            request_id: error.request_id().map(|id| cut(id.to_owned(), MAX_CODE)),
+            code: cut(hidden(code), MAX_CODE),
+            message: cut(hidden(message), MAX_MESSAGE),
+            request_id: error
+                .request_id()
+                .map(|id| cut(hidden(id.to_owned()), MAX_CODE)),
             attempts: 1,
-            signed: error
-                .raw_response()
-                .and_then(|response| response.extension())
-                .copied(),
+            signed: response.and_then(|response| response.extension()).copied(),
+            is_answer: response.is_some(),
         }))
     }
 }
@@ -189,7 +197,10 @@ where
             of_upload(operation, by_code(code, status, region)),
             code.to_owned(),
         ),
-        None if status == Some(200) => (FailureKind::Unreadable, "unreadable answer".to_owned()),
+        // A success, whichever the SDK expects. Nothing is refused.
+        None if status.is_some_and(|status| (200..300).contains(&status)) => {
+            (FailureKind::Unreadable, "unreadable answer".to_owned())
+        }
         None => (
             by_status(operation, status, region),
             format!("HTTP {}", status.unwrap_or_default()),

@@ -316,3 +316,66 @@ proptest! {
         }
     }
 }
+
+/// Reads pages of a list that never ends, until it fails. Returns the number of pages.
+fn pages_of<T: Entry>(operation: Operation, mut page: impl FnMut(u32) -> Vec<T>) -> (u32, Failure) {
+    let bucket = BucketName::new("lake").unwrap();
+    let mut paging = Paging::new(operation, &bucket, "", Order::Short);
+    let mut number = 0;
+    loop {
+        number += 1;
+        let mut page = Page {
+            items: page(number),
+            next: Some(number),
+        };
+        if let Err(failure) = paging.check(&mut page) {
+            return (number, failure);
+        }
+        assert!(number < 20_000, "it does not end");
+    }
+}
+
+fn upload(key: &str, id: u32) -> OpenUpload {
+    OpenUpload {
+        key: key.to_owned(),
+        upload_id: id.to_string(),
+        initiated: None,
+        storage_class: None,
+    }
+}
+
+#[test]
+fn a_list_of_uploads_to_one_key_or_of_parts_ends() {
+    let part = |number| PartDone {
+        number,
+        size: 1,
+        etag: String::new(),
+        checksum: None,
+    };
+    let uploads = |page: u32| {
+        let first = page * 1000;
+        (first..first + 1000).map(|id| upload("k", id)).collect()
+    };
+    let (pages, failure) = pages_of(Operation::ListMultipartUploads, uploads);
+    assert_eq!((pages, failure.kind()), (11, &FailureKind::ServerFault));
+    let message = &failure.details().message;
+    assert!(message.contains("11000 uploads to one key"), "{message}");
+    let (pages, _) = pages_of(Operation::ListMultipartUploads, |page| {
+        vec![upload("k", page)]
+    });
+    assert_eq!(pages, MOST_PAGES_AT_A_KEY + 1);
+    let (pages, failure) = pages_of(Operation::ListParts, |page| vec![part(page)]);
+    assert_eq!(pages, MOST_PAGES_AT_A_KEY + 1);
+    let message = &failure.details().message;
+    assert!(message.contains("parts of one upload"), "{message}");
+    // Many keys with an upload each are an honest list.
+    let bucket = BucketName::new("lake").unwrap();
+    let mut paging = Paging::new(Operation::ListMultipartUploads, &bucket, "", Order::Short);
+    for number in 0..2 * MOST_AT_A_KEY {
+        let mut page = Page {
+            items: vec![upload(&number.to_string(), 1)],
+            next: Some(number),
+        };
+        assert_eq!(paging.check(&mut page).unwrap(), Turn::Next);
+    }
+}

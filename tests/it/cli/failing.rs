@@ -279,3 +279,70 @@ async fn mistakes_on_the_command_line_exit_2_with_the_remedy() {
         assert!(stderr.contains(said), "{arguments:?}: {stderr}");
     }
 }
+
+/// A limit of the size of files is like a full disk: it is told, and does not kill the process.
+#[rstest]
+#[case::report(1, "report.jsonl", "none")]
+#[case::journal(4, "journal", "journal")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_of_the_size_of_files_is_told(
+    #[case] code: i32,
+    #[case] file: &str,
+    #[case] journal: &str,
+) {
+    let world = World::new().await;
+    for number in 0..60 {
+        put(&world, &format!("{}-{number}", "k".repeat(200)), 10);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let report = dir.path().join("report.jsonl");
+    let program = super::process_at(&world);
+    let mut shell = std::process::Command::new("/bin/sh");
+    shell
+        .args(["-c", "ulimit -f 4; exec \"$0\" \"$@\""])
+        .arg(program.get_program());
+    for (name, value) in program.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    let mut arguments = vec!["copy", "s3://source/", "s3://destination/"];
+    if journal == "none" {
+        arguments.extend(["--report", report.to_str().unwrap()]);
+    }
+    shell.env("S3HAUL_JOURNAL", journal).current_dir(dir.path());
+    let mut shell = assert_cmd::Command::from_std(shell);
+    shell.timeout(std::time::Duration::from_mins(1));
+    let (exit, stdout, stderr) = run(shell, &arguments).await;
+    assert_eq!(exit, code, "{stdout}{stderr}");
+    assert!(
+        stderr.contains(file) && stderr.contains("File too large"),
+        "{stderr}"
+    );
+}
+
+/// The reason names the stream that cannot be written.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_standard_output_is_named() {
+    let mut program = process();
+    let full = fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let output = program
+        .arg("version")
+        .stdout(full)
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap()
+        .wait_with_output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(
+        stderr.contains("standard output: No space left"),
+        "{stderr}"
+    );
+}

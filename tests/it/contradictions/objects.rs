@@ -11,8 +11,8 @@ use s3haul::sandbox::{ObjectSpec, VersionInfo};
 use s3haul::size::{ByteSize, MIB};
 use s3haul::verify::{self, Deep, Finding, Verdict};
 
-use crate::liar::{Answer, Asked, Liar};
-use crate::world::{DESTINATION, SOURCE, World, copy_all, uri};
+use crate::liar::{Answer, Asked, Liar, Lie};
+use crate::world::{DESTINATION, SOURCE, World, copy_all, upload_all, uri};
 
 use super::{bucket, failure, heads, put, run, with_versions};
 
@@ -261,4 +261,173 @@ async fn a_header_that_cannot_be_read_is_named(#[case] header: &'static str, #[c
         "{}",
         failure(&run)
     );
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_etag_that_contradicts_the_bytes_of_an_upload_fails_it(
+    #[values(Provider::Minio, Provider::Auto)] provider: Provider,
+    #[values(false, true)] in_parts: bool,
+    #[values(false, true)] size_only: bool,
+) {
+    let world = World::new().await;
+    let files = tempfile::tempdir().unwrap();
+    let size = if in_parts { 11 * MIB } else { 100 };
+    for (seed, name) in [(1, "a"), (2, "b")] {
+        let content = s3haul::sandbox::Content::pattern_bytes(seed, size);
+        std::fs::write(files.path().join(name), content.to_bytes()).unwrap();
+    }
+    // The server stores what it likes of the second object, and shows no checksum. Under no profile
+    // the first one shows what its ETags are.
+    let wrong = "ffffffffffffffffffffffffffffffff";
+    let is_wrong = move |asked: &Asked| {
+        asked.path.ends_with("/b") && (asked.method == "HEAD" || asked.method == "PUT")
+    };
+    let lie = move |asked: &Asked, answer: Answer| {
+        let mut answer = answer;
+        answer
+            .head
+            .retain(|line| !line.to_ascii_lowercase().starts_with("x-amz-checksum-"));
+        let is_part_or_whole = asked.method == "PUT" || !in_parts;
+        if is_wrong(asked) && is_part_or_whole && answer.head[0].contains(" 200") {
+            answer.with(&format!("etag: \"{wrong}\""))
+        } else {
+            answer
+        }
+    };
+    let liar = Liar::before(&world, lie).await;
+    let mut transfer = upload_all(files.path());
+    transfer.parts.size = s3haul::manifest::job::PartSize::Exactly(ByteSize(5 * MIB));
+    transfer.parts.threshold = ByteSize(5 * MIB);
+    if size_only {
+        transfer.proof.verify = s3haul::manifest::job::Verify::Size;
+    }
+    let mut job = liar.job(&world, transfer, provider);
+    job.limits.in_flight = Some(1);
+    let run = world.try_run_job(&job).await.unwrap();
+    let failed = super::messages(&run);
+    assert_eq!(
+        (run.outcome.done_objects, failed.len()),
+        (1, 1),
+        "{failed:?}"
+    );
+    assert!(failed[0].contains(wrong), "{failed:?}");
+    assert!(failed[0].contains("MD5 of what was sent"), "{failed:?}");
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_contradicts_itself_is_not_a_source_that_changed(
+    #[values(false, true)] in_parts: bool,
+) {
+    let world = World::new().await;
+    let size = if in_parts { 12 * MIB } else { 100 };
+    put(&world, SOURCE, "a", 1, size, &ObjectSpec::default());
+    let wrong = "ffffffffffffffffffffffffffffffff";
+    let lie = move |asked: &Asked, answer: Answer| {
+        if heads(asked, SOURCE) {
+            answer.with(&format!("etag: \"{wrong}\""))
+        } else {
+            answer
+        }
+    };
+    let liar = Liar::before(&world, lie).await;
+    let mut transfer = copy_all();
+    transfer.parts.threshold = ByteSize(6 * MIB);
+    let run = run(&world, &liar, transfer, Provider::Auto).await;
+    let told = failure(&run);
+    let says = format!("HEAD shows the ETag {wrong} each time");
+    assert!(
+        told.starts_with("server-fault") && told.contains(&says),
+        "{told}"
+    );
+    let listed = world.sandbox.store().object(SOURCE, "a").unwrap().etag;
+    assert!(told.contains(&format!("its list shows {listed}")), "{told}");
+}
+
+/// A date that is none of now in one answer.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stale_date_in_one_answer_does_not_hide_a_write_without_effect(
+    #[values("list-type", "HEAD")] stale: &'static str,
+) {
+    let world = World::new().await;
+    put(&world, SOURCE, "a", 1, 100, &ObjectSpec::default());
+    let yesterday = std::time::SystemTime::now() - Duration::from_hours(24);
+    let old = ObjectSpec::default().last_modified(yesterday);
+    put(&world, DESTINATION, "a", 2, 100, &old);
+    let is_first = std::sync::atomic::AtomicBool::new(true);
+    let lie = move |asked: &Asked| {
+        use std::sync::atomic::Ordering::Relaxed;
+        if asked.method == "PUT" {
+            let body = "<CopyObjectResult><ETag>\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"</ETag>\
+                        <LastModified>2030-01-01T00:00:00.000Z</LastModified></CopyObjectResult>";
+            return Lie::Given(Answer::document(body));
+        }
+        let is_stale = (asked.method == stale || asked.has(stale)) && is_first.swap(false, Relaxed);
+        Lie::Changed(Box::new(move |answer: Answer| {
+            let mut answer = answer;
+            answer
+                .head
+                .retain(|line| !line.to_ascii_lowercase().starts_with("x-amz-checksum-"));
+            if is_stale {
+                answer.with("date: Thu, 01 Jan 1970 00:00:00 GMT")
+            } else {
+                answer
+            }
+        }))
+    };
+    let liar = Liar::lying(&world, lie).await;
+    let mut transfer = copy_all();
+    transfer.when = s3haul::manifest::job::When::Always;
+    let run = run(&world, &liar, transfer, Provider::Auto).await;
+    let told = failure(&run);
+    assert!(told.contains("did not write it"), "{told}");
+}
+
+#[rstest]
+#[case::nothing_published(false, "is the one that was there before")]
+#[case::parts_that_come_and_go(true, "changed between two lists")]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_is_completed_from_parts_that_stay_and_is_there_afterwards(
+    #[case] forgets: bool,
+    #[case] says: &str,
+) {
+    let world = World::new().await;
+    put(&world, DESTINATION, "u", 1, 100, &ObjectSpec::default());
+    let bucket_of = world.bucket(DESTINATION).await;
+    let attributes = s3haul::s3::Attributes::default();
+    let key = "u".parse().unwrap();
+    let upload = s3haul::multipart::MultipartUpload::initiate(&bucket_of, &key, &attributes);
+    let upload = upload.await.unwrap();
+    upload.upload_part(1, &[7_u8; 100][..]).await.unwrap();
+    let lists = std::sync::atomic::AtomicU32::new(0);
+    let lie = move |asked: &Asked| {
+        let is_first =
+            asked.lists_parts() && lists.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0;
+        if forgets && is_first {
+            return Lie::rewrite(|body| body.replace("<Size>100</Size>", "<Size>50</Size>"));
+        }
+        if !forgets && asked.method == "POST" && asked.has("uploadId") {
+            let body = "<CompleteMultipartUploadResult>\
+                        <ETag>\"0123456789abcdef0123456789abcdef-1\"</ETag></CompleteMultipartUploadResult>";
+            return Lie::Given(Answer::document(body));
+        }
+        Lie::Truth
+    };
+    let liar = Liar::lying(&world, lie).await;
+    let mut command = crate::cli::at(&world);
+    command.env("AWS_ENDPOINT_URL_S3", &liar.url);
+    let arguments = [
+        "uploads",
+        "complete",
+        "s3://destination/u",
+        upload.id(),
+        "--provider",
+        "other",
+    ];
+    let (exit, stdout, stderr) = crate::cli::run(command, &arguments).await;
+    assert_eq!(exit, if forgets { 3 } else { 1 }, "{stdout}{stderr}");
+    assert!(stderr.contains(says), "{stderr}");
+    assert!(!stderr.contains("retry REPORT"), "{stderr}");
 }

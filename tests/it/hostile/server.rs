@@ -14,7 +14,8 @@ use s3haul::sandbox::{Operation, Store};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::ways::{Way, refusal};
+use super::documents::{pretended, refusal};
+use super::ways::Way;
 use crate::liar::dechunked;
 
 /// The pause before each byte of a slow answer.
@@ -124,7 +125,7 @@ impl Context {
             Way::NoAnswer => return None,
             Way::Silent => return std::future::pending().await,
             Way::WithoutEffect => {
-                let answer = super::ways::pretended(operation, &request, &self.store);
+                let answer = pretended(operation, &request, &self.store);
                 return send(&mut stream, &answer, head).await;
             }
             Way::NotModified => {
@@ -146,6 +147,9 @@ impl Context {
         let asked = request.clone();
         way.change_request(operation, &mut request, &self.store);
         let answer = self.forward(&request).await?;
+        if let Some(refusal) = way.refusal_of_done(number) {
+            return send(&mut stream, &refusal, head).await;
+        }
         match way {
             Way::EffectWithoutAnswer => None,
             Way::Repeated => {

@@ -34,6 +34,23 @@ const TRUSTED: &[Trusted] = &[
         ways: &[Way::WithoutEffect, Way::OtherKey],
         by: &[Profile::Aws],
     },
+    // Where no checksum and no `ETag` counts, the size is the proof.
+    Trusted {
+        operation: Operation::PutObject,
+        ways: &[Way::OtherBytes],
+        by: &[Profile::Auto, Profile::AutoNothing],
+    },
+    // A delete marker that a server refuses to write is written once more.
+    Trusted {
+        operation: Operation::DeleteObject,
+        ways: &[Way::DoneAndBusyOnce],
+        by: &[
+            Profile::Aws,
+            Profile::Auto,
+            Profile::AwsNothing,
+            Profile::AutoNothing,
+        ],
+    },
     Trusted {
         operation: Operation::CopyObject,
         ways: &[Way::WithoutEffect, Way::IgnoredHeaders],

@@ -1,10 +1,11 @@
 //! The ways of answering wrongly.
 
-use std::fmt::Write as _;
-
 use s3haul::sandbox::{Content, Operation, Store};
 
-use super::scenario::{KEYS, spec};
+use super::documents::{
+    halved, other_key, other_range, refusal, replaced, root_of, set_checksums, under_another_root,
+};
+use super::scenario::spec;
 use super::server::{Answer, Request};
 use crate::world::SOURCE;
 
@@ -59,6 +60,10 @@ ways!(
     HalfSize,
     /// No header that tells anything.
     NoHeaders,
+    /// Checksums that are empty.
+    BlankChecksums,
+    /// Checksums that are of no algorithm.
+    ShortChecksums,
     /// A version `null`.
     NullVersion,
     /// Ids and `ETag`s far beyond S3's.
@@ -87,6 +92,28 @@ ways!(
     NotModified,
     /// Nothing is done, and an error document comes with status 200.
     ErrorInSuccess,
+    /// Sizes that no object has, and whose sum no number holds.
+    ImpossibleSizes,
+    /// `ETag`s that are short texts, the same for all objects.
+    BareEtags,
+    /// Other bytes arrive than those that were sent, and no checksum is known.
+    OtherBytes,
+    /// It is done, and the server asks for fewer requests.
+    DoneAndBusy,
+    /// The same each second time; in between it is done and answered well.
+    DoneAndBusyOnce,
+    /// It is done, and said to be forbidden.
+    DoneAndDenied,
+    /// It is done, and nothing is said to be there.
+    DoneAndMissing,
+    /// It is done, and said not to be implemented.
+    DoneAndUnknown,
+    /// It is done, and the answer is a success without a result.
+    DoneAndEmpty,
+    /// It is done, and the answer leads elsewhere.
+    DoneAndMoved,
+    /// It is done, and an error document comes with status 200.
+    DoneAndError,
     /// Pages of one entry, and none says that there are more, but for its token.
     UntoldPages,
     /// Each page says that there are more, and is the first one.
@@ -141,7 +168,16 @@ impl Way {
                 to,
                 Operation::HeadObject | Operation::HeadBucket | Operation::GetObject
             ),
-            Self::WithoutEffect => to.is_write(),
+            Self::WithoutEffect
+            | Self::DoneAndBusy
+            | Self::DoneAndBusyOnce
+            | Self::DoneAndDenied
+            | Self::DoneAndMissing
+            | Self::DoneAndUnknown
+            | Self::DoneAndEmpty
+            | Self::DoneAndMoved
+            | Self::DoneAndError => to.is_write(),
+            Self::OtherBytes => matches!(to, Operation::PutObject | Operation::UploadPart),
             Self::IgnoredHeaders => {
                 matches!(
                     to,
@@ -182,7 +218,9 @@ impl Way {
                     Operation::HeadObject | Operation::CopyObject | Operation::UploadPartCopy
                 )
             }
-            Self::HalfSize => to == Operation::HeadObject || LISTS.contains(&to),
+            Self::HalfSize | Self::ImpossibleSizes | Self::BareEtags => {
+                to == Operation::HeadObject || LISTS.contains(&to)
+            }
             Self::Refused => to.is_write() || to == Operation::HeadObject,
             _ => true,
         }
@@ -191,6 +229,24 @@ impl Way {
     /// True when the answer may fill memory, so that the program needs a process of its own.
     pub(super) const fn is_large(self) -> bool {
         matches!(self, Self::Huge | Self::HugeHeader)
+    }
+
+    /// Returns the refusal of the request with this number, which was done.
+    pub(super) fn refusal_of_done(self, number: usize) -> Option<Answer> {
+        Some(match self {
+            Self::DoneAndBusyOnce if number.is_multiple_of(2) => return None,
+            Self::DoneAndBusy | Self::DoneAndBusyOnce => refusal(503, "SlowDown"),
+            Self::DoneAndDenied => refusal(403, "AccessDenied"),
+            Self::DoneAndMissing => refusal(404, "NoSuchKey"),
+            Self::DoneAndUnknown => refusal(501, "NotImplemented"),
+            Self::DoneAndEmpty => Answer {
+                status: 204,
+                ..Answer::default()
+            },
+            Self::DoneAndMoved => refusal(307, "TemporaryRedirect"),
+            Self::DoneAndError => refusal(200, "AccessDenied"),
+            _ => return None,
+        })
     }
 
     pub(super) fn change_request(self, operation: Operation, request: &mut Request, store: &Store) {
@@ -231,6 +287,17 @@ impl Way {
                 } else if !is_copy {
                     request.path = other_key(&request.path);
                 }
+            }
+            Self::OtherBytes => {
+                for byte in request.body.iter_mut().take(10) {
+                    *byte ^= 1;
+                }
+                request.headers.retain(|(name, _)| {
+                    !starts(
+                        name,
+                        &["x-amz-checksum-", "x-amz-sdk-checksum-", "content-md5"],
+                    )
+                });
             }
             Self::OtherRange => {
                 for (name, value) in &mut request.headers {
@@ -350,6 +417,30 @@ impl Way {
                 answer.headers.clear();
                 answer.untold = true;
             }
+            Self::OtherBytes => answer
+                .headers
+                .retain(|(name, _)| !name.starts_with("x-amz-checksum-")),
+            Self::ImpossibleSizes => {
+                let size = "9223372036854775807";
+                for (_, value) in answer
+                    .headers
+                    .iter_mut()
+                    .filter(|(name, _)| name == "content-length")
+                {
+                    size.clone_into(value);
+                }
+                answer.body = replaced(&text(), "Size", size).into_bytes();
+            }
+            Self::BareEtags => {
+                for (_, value) in answer.headers.iter_mut().filter(|(name, _)| name == "etag") {
+                    "\"abc\"".clone_into(value);
+                }
+                answer.body = replaced(&text(), "ETag", "abc").into_bytes();
+                // Nothing else tells objects apart.
+                set_checksums(operation, &mut answer, "");
+            }
+            Self::BlankChecksums => set_checksums(operation, &mut answer, ""),
+            Self::ShortChecksums => set_checksums(operation, &mut answer, "AAAA"),
             Self::NullVersion => {
                 answer
                     .headers
@@ -395,129 +486,5 @@ impl Way {
             _ => {}
         }
         answer
-    }
-}
-
-/// The name of the root of a document.
-fn root_of(document: &str) -> String {
-    let last = document.trim_end().rsplit("</").next().unwrap_or_default();
-    last.trim_end_matches('>').to_owned()
-}
-
-/// The document with another name of its root.
-fn under_another_root(document: &str) -> String {
-    let root = root_of(document);
-    if root.is_empty() {
-        return document.to_owned();
-    }
-    let (open, close) = (format!("<{root}"), format!("</{root}>"));
-    document
-        .replacen(&open, "<AnotherRoot", 1)
-        .replace(&close, "</AnotherRoot>")
-}
-
-/// The document with half of each size.
-fn halved(document: &str) -> String {
-    let mut pieces = document.split("<Size>");
-    let mut text = pieces.next().unwrap_or_default().to_owned();
-    for piece in pieces {
-        let (size, rest) = piece.split_once('<').unwrap_or_default();
-        let size = size.parse().map_or(0, |size: u64| size / 2);
-        let _ = write!(text, "<Size>{size}<{rest}");
-    }
-    text
-}
-
-/// A path that ends in another of the keys.
-fn other_key(path: &str) -> String {
-    let at = KEYS.iter().position(|key| path.contains(key));
-    at.map_or_else(
-        || path.to_owned(),
-        |at| path.replace(KEYS[at], KEYS[(at + 2) % KEYS.len()]),
-    )
-}
-
-/// A range of the same length, a little before or behind.
-fn other_range(range: &str) -> String {
-    const BY: u64 = 100;
-    let bounds = range.trim_start_matches("bytes=").split_once('-');
-    let bounds = bounds.and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
-    let Some((first, last)): Option<(u64, u64)> = bounds else {
-        return range.to_owned();
-    };
-    let moved = |at: u64| if first >= BY { at - BY } else { at + BY };
-    format!("bytes={}-{}", moved(first), moved(last))
-}
-
-/// The document with another text in each element of this name.
-fn replaced(document: &str, name: &str, by: &str) -> String {
-    let (open, close) = (format!("<{name}>"), format!("</{name}>"));
-    let mut pieces = document.split(&open);
-    let mut text = pieces.next().unwrap_or_default().to_owned();
-    for piece in pieces {
-        let rest = piece.split_once(&close).map_or("", |(_, rest)| rest);
-        let _ = write!(text, "{open}{by}{close}{rest}");
-    }
-    text
-}
-
-/// A refusal, or one that claims success.
-pub(super) fn refusal(status: u16, code: &str) -> Answer {
-    let body =
-        format!("<?xml version=\"1.0\"?>\n<Error><Code>{code}</Code><Message>m</Message></Error>");
-    let headers = vec![("content-type".to_owned(), "application/xml".to_owned())];
-    Answer {
-        status,
-        headers,
-        body: body.into_bytes(),
-        ..Answer::default()
-    }
-}
-
-/// An answer that tells of success where nothing was done.
-pub(super) fn pretended(operation: Operation, request: &Request, store: &Store) -> Answer {
-    let source = store
-        .object(SOURCE, request.key())
-        .map(|object| object.etag);
-    let source = source.filter(|_| operation != Operation::PutObject);
-    let etag = source.unwrap_or_else(|| s3haul::checksum::md5_etag(&request.body));
-    let xml =
-        |root: &str, inside: &str| format!("<?xml version=\"1.0\"?>\n<{root}>{inside}</{root}>");
-    let date = "<LastModified>2026-01-01T00:00:00.000Z</LastModified>";
-    let body = match operation {
-        Operation::CopyObject => xml(
-            "CopyObjectResult",
-            &format!("{date}<ETag>\"{etag}\"</ETag>"),
-        ),
-        Operation::UploadPartCopy => {
-            xml("CopyPartResult", &format!("{date}<ETag>\"{etag}\"</ETag>"))
-        }
-        Operation::CreateMultipartUpload => xml(
-            "InitiateMultipartUploadResult",
-            &format!(
-                "<Bucket>destination</Bucket><Key>{}</Key><UploadId>made-up</UploadId>",
-                request.key()
-            ),
-        ),
-        Operation::CompleteMultipartUpload => xml(
-            "CompleteMultipartUploadResult",
-            &format!(
-                "<Bucket>destination</Bucket><Key>{}</Key><ETag>\"{etag}-3\"</ETag>",
-                request.key()
-            ),
-        ),
-        _ => String::new(),
-    };
-    let status = if request.method == "DELETE" { 204 } else { 200 };
-    let mut headers = vec![("etag".to_owned(), format!("\"{etag}\""))];
-    if operation == Operation::DeleteObject {
-        headers.push(("x-amz-delete-marker".to_owned(), "true".to_owned()));
-        headers.push(("x-amz-version-id".to_owned(), "made-up".to_owned()));
-    }
-    Answer {
-        status,
-        headers,
-        body: body.into_bytes(),
-        ..Answer::default()
     }
 }
