@@ -300,6 +300,31 @@ impl<'a> View<'a> {
         )
     }
 
+    /// Adds a line for each open upload.
+    fn write_uploads(&self, text: &mut String) {
+        for open in &self.open_uploads {
+            let age = self.ago(open.begun);
+            let Some(id) = open.upload_id else {
+                let _ = writeln!(
+                    text,
+                    "  upload   {}  about to be begun {age} ago",
+                    printable(&open.destination)
+                );
+                continue;
+            };
+            let _ = writeln!(
+                text,
+                "  upload   {}  {} of {}, {} of {}, begun {age} ago  {}",
+                printable(&open.destination),
+                count(open.stored_parts.into()),
+                display_counted(open.parts.into(), "part"),
+                ByteSize(open.stored_bytes),
+                ByteSize(open.size),
+                printable(id),
+            );
+        }
+    }
+
     fn text(&self) -> String {
         let mut text = String::new();
         let count = display_count;
@@ -359,27 +384,7 @@ impl<'a> View<'a> {
             self.ended_transfers,
             display_counted(self.transfers, "transfer"),
         );
-        for open in &self.open_uploads {
-            let age = self.ago(open.begun);
-            let Some(id) = open.upload_id else {
-                let _ = writeln!(
-                    text,
-                    "  upload   {}  about to be begun {age} ago",
-                    printable(&open.destination)
-                );
-                continue;
-            };
-            let _ = writeln!(
-                text,
-                "  upload   {}  {} of {}, {} of {}, begun {age} ago  {}",
-                printable(&open.destination),
-                count(open.stored_parts.into()),
-                display_counted(open.parts.into(), "part"),
-                ByteSize(open.stored_bytes),
-                ByteSize(open.size),
-                printable(id),
-            );
-        }
+        self.write_uploads(&mut text);
         for lane in self
             .learned
             .iter()
