@@ -316,7 +316,7 @@ impl<'a> View<'a> {
                 text,
                 "  upload   {}  {} of {}, {} of {}, begun {age} ago  {}",
                 printable(&open.destination),
-                count(open.stored_parts.into()),
+                display_count(open.stored_parts.into()),
                 display_counted(open.parts.into(), "part"),
                 ByteSize(open.stored_bytes),
                 ByteSize(open.size),
