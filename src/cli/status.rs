@@ -50,11 +50,15 @@ pub(super) struct Status {
 impl Status {
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
         let locations = self.locations().await?;
-        let report = self.report(&locations).await?;
         let mut found = Vec::new();
-        for (place, location) in locations {
-            found.extend(look(location).await?.map(|glance| (place, glance)));
+        for (place, location) in &locations {
+            found.extend(
+                look(location.clone())
+                    .await?
+                    .map(|glance| (place.clone(), glance)),
+            );
         }
+        let report = self.report(&locations).await?;
         if let (true, Some(report)) = (found.is_empty(), &report) {
             return if output.json {
                 say_json(&serde_json::json!({ "report_in_s3": report }))

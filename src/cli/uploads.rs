@@ -96,9 +96,33 @@ impl Action {
     }
 }
 
+impl Action {
+    /// Refuses to abort uploads if nothing says which.
+    fn check(&self) -> Result<(), CliError> {
+        let Self::Abort {
+            location,
+            upload_id: None,
+            older_than: None,
+            mine,
+            ..
+        } = self
+        else {
+            return Ok(());
+        };
+        if mine.is_asked() {
+            return Ok(());
+        }
+        Err(CliError::Usage(format!(
+            "nothing says which uploads to abort: add UPLOAD_ID (`s3haul uploads list {location}` shows them), \
+             --older-than AGE (for instance 7d), or --mine (those that a journal of s3haul knows)"
+        )))
+    }
+}
+
 impl Uploads {
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
         let location = self.action.location().clone();
+        self.action.check()?;
         let bucket = bucket_at(&location, &self.endpoint, self.access.access()).await?;
         match self.action {
             Action::List {
@@ -125,12 +149,6 @@ impl Uploads {
                 dry_run,
                 ..
             } => {
-                if older_than.is_none() && !mine.is_asked() {
-                    return Err(CliError::Usage(format!(
-                        "nothing says which uploads to abort: add UPLOAD_ID (`s3haul uploads list {location}` shows them), \
-                         --older-than AGE (for instance 7d), or --mine (those that a journal of s3haul knows)"
-                    )));
-                }
                 let choice = Choice::of(older_than, &mine, &bucket, &self.endpoint).await?;
                 abort::all(&bucket, &location, &choice, dry_run).await
             }

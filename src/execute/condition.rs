@@ -109,7 +109,7 @@ impl Work {
             (FailureKind::Denied, Some(_)) => {
                 failure.noting("a write with an ACL needs s3:PutObjectAcl on the destination too")
             }
-            (FailureKind::Denied, None) if self.refusals.is_first_denied_write() => failure.noting(
+            (FailureKind::Denied, None) => failure.noting(
                 "s3haul cannot see the reason; if the bucket's policy demands an ACL, set `to.acl: \
                  bucket-owner-full-control` (--acl)",
             ),

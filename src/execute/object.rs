@@ -307,8 +307,8 @@ impl Copy<'_> {
             return Ok(());
         }
         let why = match &head.checksum {
-            None if !self.source.capabilities().checksums => {
-                "checksums of the source's server do not count (`checksums: false`, or the provider's profile)"
+            None if self.source.capabilities().ignores_checksums => {
+                "checksums of the source's server do not count (`checksums: false`)"
             }
             None => "the source has no checksum",
             Some(_) => {

@@ -2,7 +2,7 @@
 //! not for each object.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -41,8 +41,6 @@ pub(super) struct Refusals {
     tags_replace_content: Mutex<HashMap<String, Once<bool>>>,
     /// By bucket, what is known about tags if HEAD shows no tag count.
     uncounted: Mutex<HashMap<String, (Uncounted, Option<NextQuestion>)>>,
-    /// A write was denied, and what it may lack was told.
-    has_denied_write: AtomicBool,
     /// By bucket, true if the `ETag` of an upload is the MD5 of its bytes where no key makes it: its
     /// profile says so, or one was.
     md5s: Mutex<BTreeMap<String, Arc<AtomicBool>>>,
@@ -142,15 +140,8 @@ impl Refusals {
             answers: Mutex::default(),
             tags_replace_content: Mutex::default(),
             uncounted: Mutex::default(),
-            has_denied_write: AtomicBool::new(false),
             md5s: Mutex::default(),
         }
-    }
-
-    /// Returns true for the first write of the run that is denied. A guess at the reason is told
-    /// once.
-    pub(super) fn is_first_denied_write(&self) -> bool {
-        !self.has_denied_write.swap(true, Ordering::Relaxed)
     }
 
     fn place(bucket: &Bucket) -> String {

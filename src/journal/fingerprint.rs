@@ -5,6 +5,8 @@
 //! endpoints may change between two sessions. The parts are kept as texts and not as a hash, so
 //! that a change can be told in words.
 
+mod words;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::time::Duration;
@@ -88,10 +90,14 @@ impl Fingerprint {
             .filter(|(_, before, after)| before != after)
             .map(
                 |(name, before, after)| match (before.as_str(), after.as_str()) {
-                    ("", after) => format!("`{name}` is {} and was not set", shown(after)),
-                    (before, "") => format!("`{name}` was {} and is not set", shown(before)),
+                    ("", after) => format!("`{name}` is {} and was not set", words::shown(after)),
+                    (before, "") => format!("`{name}` was {} and is not set", words::shown(before)),
                     (before, after) => {
-                        format!("`{name}` was {} and is {}", shown(before), shown(after))
+                        format!(
+                            "`{name}` was {} and is {}",
+                            words::shown(before),
+                            words::shown(after)
+                        )
                     }
                 },
             )
@@ -390,56 +396,6 @@ pub fn digest(text: &str) -> String {
     )
 }
 
-/// Returns the text of a setting for a message: of a group of values those that are set. The text
-/// on record names the fields as the code does, and is kept, because old journals hold it.
-fn shown(text: &str) -> String {
-    let Some((name, fields)) = text
-        .strip_suffix(" }")
-        .and_then(|text| text.split_once(" { "))
-    else {
-        return text.to_owned();
-    };
-    if !name.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-        return text.to_owned();
-    }
-    let set: Vec<_> = fields_of(fields)
-        .into_iter()
-        .filter(|field| {
-            ![": None", ": none", ": {}", ": []"]
-                .iter()
-                .any(|empty| field.ends_with(empty))
-        })
-        .map(|field| match field.split_once(": Some(") {
-            Some((name, value)) => format!("{name}: {}", value.strip_suffix(')').unwrap_or(value)),
-            None => field.to_owned(),
-        })
-        .collect();
-    format!("({})", set.join(", "))
-}
-
-/// Cuts `a: {"x": "y"}, b: None` into its fields.
-fn fields_of(text: &str) -> Vec<&str> {
-    let (mut fields, mut depth, mut start) = (Vec::new(), 0_u32, 0);
-    let (mut is_quoted, mut is_escaped) = (false, false);
-    for (at, letter) in text.char_indices() {
-        match letter {
-            _ if is_escaped => is_escaped = false,
-            '\\' if is_quoted => is_escaped = true,
-            '"' => is_quoted = !is_quoted,
-            _ if is_quoted => {}
-            '{' | '[' | '(' => depth += 1,
-            '}' | ']' | ')' => depth = depth.saturating_sub(1),
-            ',' if depth == 0 => {
-                fields.push(text[start..at].trim());
-                start = at + 1;
-            }
-            _ => {}
-        }
-    }
-    fields.push(text[start..].trim());
-    fields
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -594,10 +550,10 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(
-            shown(&format!("{set:?}")),
+            words::shown(&format!("{set:?}")),
             r#"(metadata: {"a": "x, {y} \"z\""}, cache_control: "no-store")"#
         );
-        assert_eq!(shown("kms with a key"), "kms with a key");
-        assert_eq!(shown("s3://b/{x} { y }"), "s3://b/{x} { y }");
+        assert_eq!(words::shown("kms with a key"), "kms with a key");
+        assert_eq!(words::shown("s3://b/{x} { y }"), "s3://b/{x} { y }");
     }
 }

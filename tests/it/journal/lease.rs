@@ -32,7 +32,7 @@ async fn resume(location: Location, terms: &LeaseTerms) -> Journal {
 
 fn records(world: &World) -> Vec<String> {
     let mut keys = world.sandbox.store().keys(DESTINATION);
-    keys.retain(|key| key.starts_with(&format!("{PREFIX}holder-")));
+    keys.retain(|key| key.starts_with(&format!("{PREFIX}session-")));
     keys
 }
 

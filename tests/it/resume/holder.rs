@@ -83,7 +83,7 @@ async fn at_work(world: &World) {
 
 fn records(world: &World) -> Vec<String> {
     let mut keys = world.sandbox.store().keys("ops");
-    keys.retain(|key| key.starts_with("lake/holder-"));
+    keys.retain(|key| key.starts_with("lake/session-"));
     keys
 }
 
@@ -442,7 +442,7 @@ async fn a_damaged_record_still_has_an_age_and_the_segments_name_its_holder() {
 async fn a_record_that_cannot_be_written_or_read_refuses_the_run() {
     let (world, directory) = endless().await;
     let store = world.sandbox.store();
-    store.deny("ops", Operation::PutObject, "lake/holder-");
+    store.deny("ops", Operation::PutObject, "lake/session-");
     let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
     assert!(
         exit == 3 && stderr.contains("error: the journal s3://ops/lake/"),
@@ -452,14 +452,14 @@ async fn a_record_that_cannot_be_written_or_read_refuses_the_run() {
     store.allow_all();
     let first = start(&world, directory.path(), "job-a", "pod-a", &[]);
     at_work(&world).await;
-    store.deny("ops", Operation::GetObject, "lake/holder-");
+    store.deny("ops", Operation::GetObject, "lake/session-");
     let (exit, stderr) = elsewhere(&world, "job-b", "pod-b", &[]).await;
     assert!(
         exit == 3 && stderr.contains("error: the journal s3://ops/lake/"),
         "{exit} {stderr}"
     );
     // Who holds it already is not disturbed.
-    store.deny("ops", Operation::PutObject, "lake/holder-");
+    store.deny("ops", Operation::PutObject, "lake/session-");
     let_end(&world);
     let (exit, stderr) = end(first).await;
     assert!(
