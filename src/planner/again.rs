@@ -114,20 +114,15 @@ impl Sides {
             }
         );
         let has_changed = began.differs_from(now);
-        if !is_proven && (has_changed || made.etag.is_some()) {
+        if !is_proven && has_changed {
             let there = self.look_at_copy(key).await?;
-            let reason = if has_changed {
-                Reason::Newer
-            } else {
-                Reason::Always
-            };
+            let reason = Reason::Newer;
             if self.is_of_an_earlier_session(&there, made) {
                 return Ok(Some((reason, there)));
             }
             // Sizes and times do not tell a copy of the source as it was from one of the source as
             // it is.
-            let is_old_copy =
-                has_changed && (why != Skip::Present || self.is_copy_of(began, &there));
+            let is_old_copy = why != Skip::Present || self.is_copy_of(began, &there);
             if is_old_copy {
                 return Ok(Some((reason, there)));
             }

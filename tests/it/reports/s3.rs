@@ -170,7 +170,7 @@ async fn all_commands_read_a_report_in_s3() {
     let retry = ["retry", NIGHTLY];
     let (exit, stdout, stderr) = s3haul(&world, job.path(), &retry).await;
     assert!(
-        exit == 0 && stdout.contains("1 objects copied"),
+        exit == 0 && stdout.contains("1 object copied"),
         "{exit} {stdout} {stderr}"
     );
     assert_eq!(directories(&world.sandbox, "nightly/").len(), 2);
