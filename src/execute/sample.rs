@@ -4,7 +4,10 @@
 //! server clearly says counts. That it does not answer, or that a look is denied, says nothing
 //! about an object.
 
+use std::time::Duration;
+
 use futures::stream::{self, StreamExt as _};
+use tokio::time::sleep;
 
 use crate::connections::Connections;
 use crate::journal::sample::Copied;
@@ -16,6 +19,10 @@ use crate::s3::{Failure, FailureKind};
 
 /// Looks under way at once.
 const AT_ONCE: usize = 8;
+/// An object of another size is looked at again this often, after a pause. A server that does not
+/// replace objects at once may still be at work on the last request of a session that was killed.
+const LOOKS_AGAIN: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// The result of looks at some objects on record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -83,11 +90,20 @@ async fn found(sides: Sides, copied: &Copied) -> Option<Result<bool, String>> {
     } else {
         format!("copied at {:.0}", copied.at)
     };
-    match sides
-        .destination
-        .with_slot(sides.destination.head(&key, None))
-        .await
-    {
+    let look = || {
+        sides
+            .destination
+            .with_slot(sides.destination.head(&key, None))
+    };
+    let mut answer = look().await;
+    for _ in 0..LOOKS_AGAIN {
+        if !matches!(&answer, Ok(head) if head.size != copied.bytes) {
+            break;
+        }
+        sleep(PAUSE).await;
+        answer = look().await;
+    }
+    match answer {
         Ok(head) if head.size == copied.bytes => Some(Ok(!copied.found)),
         Ok(head) => Some(Err(format!(
             "{uri}, {what} with {} bytes, has {}",

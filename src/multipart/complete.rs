@@ -28,6 +28,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// between two such looks.
 const FIRST_LOOK: Duration = Duration::from_secs(5);
 const LONGEST_LOOK: Duration = Duration::from_mins(1);
+/// Looks at a new object that is smaller than what was published, and the pause between two.
+const LOOKS_AT_PART: u32 = 10;
+const PAUSE_AT_PART: Duration = Duration::from_millis(300);
 /// How often a Complete of unknown outcome is sent at least, before all parts are given up.
 const COMPLETE_ROUNDS: u32 = 4;
 /// The remark on the failure of an upload that is gone without having made the object.
@@ -284,17 +287,27 @@ impl MultipartUpload {
         spec: &CompleteSpec,
         evidence: Evidence,
     ) -> Result<Option<Written>, Failure> {
-        let head = match self.bucket.head(&self.key, None).await {
-            Ok(head) => head,
-            Err(failure) if *failure.kind() == FailureKind::NotFound => return Ok(None),
-            Err(failure) => return Err(failure),
+        let is_old = |head: &Head| {
+            let times = head.modified.zip(self.since);
+            times.is_some_and(|(modified, since)| modified < since)
         };
-        let is_old = head
-            .modified
-            .zip(self.since)
-            .is_some_and(|(modified, since)| modified < since);
+        let mut looks = 1;
+        let head = loop {
+            let head = match self.bucket.head(&self.key, None).await {
+                Ok(head) => head,
+                Err(failure) if *failure.kind() == FailureKind::NotFound => return Ok(None),
+                Err(failure) => return Err(failure),
+            };
+            // Some servers show an object while they still write it.
+            let may_grow = head.size < spec.size && !is_old(&head);
+            if !may_grow || looks == LOOKS_AT_PART {
+                break head;
+            }
+            looks += 1;
+            sleep(PAUSE_AT_PART).await;
+        };
         let ours = head.size == spec.size
-            && !is_old
+            && !is_old(&head)
             && made_by(parts, spec, &head, self.bucket.capabilities(), evidence);
         Ok(ours.then_some(head.written()))
     }
