@@ -14,7 +14,7 @@ def secret_missing(world):
     job = world.run_now()
     state = ("CreateContainerConfigError", 'secret "s3haul-credentials" not found')
     world.wait(lambda: [waiting(pod) for pod in world.pods(job)] == [state], "the pod tells that the Secret is missing")
-    assert ("Failed", f"Error: {state[1]}") in world.events()
+    world.wait(lambda: ("Failed", f"Error: {state[1]}") in world.events(), "an event tells it too")
     world.create_secret()
     world.assert_ended(job, "Complete", "CompletionsReached", [0])
     world.assert_replica()
