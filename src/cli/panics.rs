@@ -60,7 +60,7 @@ fn sentence(place: &str) -> String {
 fn place(location: &Location<'_>) -> String {
     let file = location.file();
     // A crate of a registry:
-    // `…/registry/src/index.crates.io-1949cf8c6b5b557f/name-version/src/lib.rs`.
+    // `…/registry/src/HOST/name-version/src/lib.rs`.
     let file = file
         .split_once("/registry/src/")
         .and_then(|(_, file)| file.split_once('/'))
