@@ -17,13 +17,14 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Either, select};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::history::KnownVersioning;
 use super::stopping::Purpose;
 use super::{Bucket, Repeat};
 use crate::location::ObjectKey;
 use crate::pace::Admitted;
+use crate::pace::latency::LEAST as LATENCY_MARGIN;
 use crate::pace::slots::{Slot, Want};
 use crate::s3::progress::within;
 use crate::s3::{Failure, FailureKind, Operation, SourcePin, Versioning, WriteCondition};
@@ -80,10 +81,23 @@ impl Bucket {
         };
         let began = Instant::now();
         let mut first = pin!(send());
+        let sent_once = |answer, admitted| Sent {
+            answer,
+            admitted,
+            took: began.elapsed(),
+            requests: 1,
+        };
+        if !self.may_repeat_at_once(attempt.repeat) {
+            return sent_once((&mut first).await, admitted);
+        }
+        // Nothing is overdue sooner, so most requests allocate nothing for a second one.
+        if let Ok(answer) = timeout(LATENCY_MARGIN, &mut first).await {
+            return sent_once(answer, admitted);
+        }
         let permission = tokio::select! {
             biased;
-            answer = &mut first => return Sent { answer, admitted, took: began.elapsed(), requests: 1 },
-            // In a box: hardly any request needs it. Without its type, which holds that of a request.
+            answer = &mut first => return sent_once(answer, admitted),
+            // Without its type, which holds that of a request.
             permission = self.second_permission(attempt, began).boxed() => permission,
         };
         tracing::info!(operation = %attempt.operation, key = attempt.at, "no answer for long: sending the request once more");
@@ -129,6 +143,15 @@ impl Bucket {
         }
     }
 
+    /// Returns true if a request may be sent while its first attempt is unanswered. The first contact,
+    /// probes, and what tidies up or records the run send each request once.
+    fn may_repeat_at_once(&self, repeat: Repeat) -> bool {
+        self.contact.is_none()
+            && self.purpose == Purpose::Object
+            && !self.retry.persistence.is_zero()
+            && matches!(repeat, Repeat::AtOnce | Repeat::IfOneVersion)
+    }
+
     /// Waits until an attempt that began at `began` is overdue and a second request may be sent.
     async fn second_permission<'a>(
         &'a self,
@@ -142,12 +165,6 @@ impl Bucket {
             repeat,
             ..
         } = attempt;
-        let is_plain = self.contact.is_none()
-            && self.purpose == Purpose::Object
-            && !self.retry.persistence.is_zero();
-        if !is_plain || matches!(repeat, Repeat::Always | Repeat::UnlessUnknown) {
-            std::future::pending::<()>().await;
-        }
         let lanes = self.lanes(operation.class());
         loop {
             let overdue = lanes.overdue_after(operation, bytes);

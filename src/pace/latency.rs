@@ -23,7 +23,7 @@ const ENOUGH: u32 = 8;
 const DEVIATIONS: u32 = 6;
 /// A request is overdue no earlier than this beyond the mean, and no earlier than at twice the
 /// mean: a second request costs as much as the first.
-const LEAST: Duration = Duration::from_secs(1);
+pub(crate) const LEAST: Duration = Duration::from_secs(1);
 /// Answers that earn the right to send one request twice.
 pub const ANSWERS_PER_REPEAT: u32 = 20;
 /// The most requests that may be sent twice in a row, after many answers.
