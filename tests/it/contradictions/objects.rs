@@ -142,25 +142,19 @@ async fn verified(world: &World, liar: &Liar) -> Vec<Finding> {
     findings
 }
 
+/// A world with one object of 100 bytes on both sides, without checksums, made from these seeds.
+async fn without_checksums(source: u64, destination: u64) -> World {
+    let world = World::new().await;
+    for (bucket, seed) in [(SOURCE, source), (DESTINATION, destination)] {
+        let spec = ObjectSpec::default().without_checksum();
+        put(&world, bucket, "a", seed, 100, &spec);
+    }
+    world
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn objects_whose_heads_are_empty_are_not_equal() {
-    let world = World::new().await;
-    put(
-        &world,
-        SOURCE,
-        "a",
-        1,
-        100,
-        &ObjectSpec::default().without_checksum(),
-    );
-    put(
-        &world,
-        DESTINATION,
-        "a",
-        2,
-        100,
-        &ObjectSpec::default().without_checksum(),
-    );
+    let world = without_checksums(1, 2).await;
     let lie = |asked: &Asked, answer: Answer| {
         if heads(asked, SOURCE) || heads(asked, DESTINATION) {
             answer.with("content-length: 0")
@@ -200,23 +194,7 @@ async fn objects_whose_heads_are_empty_are_not_equal() {
 #[case::right("bytes 0-99/100", true)]
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_of_another_range_are_not_read(#[case] range: &'static str, #[case] is_right: bool) {
-    let world = World::new().await;
-    put(
-        &world,
-        SOURCE,
-        "a",
-        1,
-        100,
-        &ObjectSpec::default().without_checksum(),
-    );
-    put(
-        &world,
-        DESTINATION,
-        "a",
-        1,
-        100,
-        &ObjectSpec::default().without_checksum(),
-    );
+    let world = without_checksums(1, 1).await;
     let lie = move |asked: &Asked, answer: Answer| {
         let reads = asked.method == "GET"
             && asked.path.ends_with("/a")

@@ -169,8 +169,9 @@ async fn a_retry_goes_on_with_the_parts_that_the_failed_run_kept() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_retry_that_is_killed_goes_on_where_it_was() {
+/// Returns a world, the directory of a run that failed there because no upload may be created, and
+/// the command of that run. Uploads may be created now.
+async fn denied_large() -> (World, TempDir, Vec<&'static str>) {
     let world = world(3, Duration::ZERO).await;
     put_large(&world);
     let denied = Fault::on(Operation::CreateMultipartUpload)
@@ -182,6 +183,12 @@ async fn a_retry_that_is_killed_goes_on_where_it_was() {
     let command = [&COPY[..], &more, &PARTS, &["--provider", "aws"]].concat();
     assert_eq!(run_in(&world, dir.path(), &command).await.0, 1);
     world.sandbox.faults().clear();
+    (world, dir, command)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_that_is_killed_goes_on_where_it_was() {
+    let (world, dir, _) = denied_large().await;
     let silent = Fault::on(Operation::UploadPartCopy)
         .when(When::After(3))
         .then(Effect::StallBefore(None));
@@ -226,17 +233,7 @@ async fn a_retry_that_is_killed_goes_on_where_it_was() {
 /// An unfinished retry is no reason for the job itself to stop.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_job_takes_over_what_a_killed_retry_left() {
-    let world = world(3, Duration::ZERO).await;
-    put_large(&world);
-    let denied = Fault::on(Operation::CreateMultipartUpload)
-        .when(When::Always)
-        .then(Effect::Error(403, "AccessDenied"));
-    world.sandbox.faults().add(denied);
-    let dir = TempDir::new().unwrap();
-    let more = ["--report", "report.jsonl", "--journal", "kept"];
-    let command = [&COPY[..], &more, &PARTS, &["--provider", "aws"]].concat();
-    assert_eq!(run_in(&world, dir.path(), &command).await.0, 1);
-    world.sandbox.faults().clear();
+    let (world, dir, command) = denied_large().await;
     let silent = Fault::on(Operation::UploadPartCopy)
         .when(When::Always)
         .then(Effect::StallBefore(None));

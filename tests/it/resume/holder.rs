@@ -81,6 +81,14 @@ async fn at_work(world: &World) {
         .expect("no record names the run");
 }
 
+/// Starts a run of `job-a` that holds the journal, and waits until it is at work.
+async fn holding(more: &[&str]) -> (World, TempDir, Child) {
+    let (world, directory) = endless().await;
+    let first = start(&world, directory.path(), "job-a", "pod-a", more);
+    at_work(&world).await;
+    (world, directory, first)
+}
+
 fn records(world: &World) -> Vec<String> {
     let mut keys = world.sandbox.store().keys("ops");
     keys.retain(|key| key.starts_with("lake/session-"));
@@ -118,9 +126,7 @@ fn all_are_there(world: &World) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_runs_the_first_is_undisturbed_and_the_second_is_told() {
-    let (world, directory) = endless().await;
-    let first = start(&world, directory.path(), "job-a", "pod-a", &[]);
-    at_work(&world).await;
+    let (world, directory, first) = holding(&[]).await;
     let (pid, before) = (first.id(), world.calls(Operation::CopyObject));
     let own = record(&world).unwrap();
     assert_eq!(
@@ -159,9 +165,7 @@ async fn of_two_runs_the_first_is_undisturbed_and_the_second_is_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_pod_of_the_same_job_takes_over_and_the_old_one_ends() {
-    let (world, directory) = endless().await;
-    let first = start(&world, directory.path(), "job-a", "pod-a", &[]);
-    at_work(&world).await;
+    let (world, _directory, first) = holding(&[]).await;
     let second = manifest(&world.sandbox, JOURNAL);
     let second = start(&world, second.path(), "job-a", "pod-b", &[]);
     // The one that was replaced ends by itself, although it has nothing to write.
@@ -203,9 +207,7 @@ async fn another_index_of_a_job_is_another_job() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_holder_on_another_machine_is_replaced_after_a_minute() {
-    let (world, directory) = endless().await;
-    let first = start(&world, directory.path(), "job-a", "pod-a", &[]);
-    at_work(&world).await;
+    let (world, directory, first) = holding(&[]).await;
     killed(first).await;
     let (text, json) = status(&world, directory.path()).await;
     assert!(
@@ -259,15 +261,7 @@ async fn a_dead_process_of_this_machine_is_replaced_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_is_stopped_leaves_the_journal_to_the_next_at_once() {
-    let (world, directory) = endless().await;
-    let first = start(
-        &world,
-        directory.path(),
-        "job-a",
-        "pod-a",
-        &["--drain", "4s"],
-    );
-    at_work(&world).await;
+    let (world, directory, first) = holding(&["--drain", "4s"]).await;
     send("TERM", &first);
     let (exit, stderr) = end(first).await;
     assert_eq!(exit, 4, "{stderr}");
@@ -289,15 +283,7 @@ async fn a_run_that_is_stopped_leaves_the_journal_to_the_next_at_once() {
 /// A session that does not get as far as to begin a run lets the journal go, too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_is_refused_after_it_took_the_journal_lets_it_go() {
-    let (world, directory) = endless().await;
-    let first = start(
-        &world,
-        directory.path(),
-        "job-a",
-        "pod-a",
-        &["--drain", "4s"],
-    );
-    at_work(&world).await;
+    let (world, _directory, first) = holding(&["--drain", "4s"]).await;
     send("TERM", &first);
     assert_eq!(end(first).await.0, 4);
     let_end(&world);
@@ -375,9 +361,7 @@ async fn a_run_that_waits_begins_when_the_holder_has_ended(#[case] in_s3: bool) 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_waits_replaces_a_holder_that_dies() {
-    let (world, directory) = endless().await;
-    let first = start(&world, directory.path(), "job-a", "pod-a", &[]);
-    at_work(&world).await;
+    let (world, _directory, first) = holding(&[]).await;
     let second = manifest(&world.sandbox, JOURNAL);
     let messages = second.path().join("messages");
     let mut second_run = process_at(&world);
@@ -415,9 +399,7 @@ async fn to_wait_without_a_journal_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_record_still_has_an_age_and_the_segments_name_its_holder() {
-    let (world, directory) = endless().await;
-    let first = start(&world, directory.path(), "job-a", "pod-a", &[]);
-    at_work(&world).await;
+    let (world, _directory, first) = holding(&[]).await;
     killed(first).await;
     let [key] = <[String; 1]>::try_from(records(&world)).unwrap();
     let garbage = Content::bytes(b"{\"writer\":".to_vec());
