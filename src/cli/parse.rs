@@ -68,7 +68,7 @@ fn color(words: &[OsString]) -> ColorChoice {
     .unwrap_or(ColorChoice::Auto)
 }
 
-/// How and where a refusal of the command line is told.
+/// The format and the file of the message that refuses a command line.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Manner {
     pub(super) log_format: LogFormat,

@@ -155,7 +155,7 @@ impl Status {
     }
 }
 
-/// How far a report in S3 is.
+/// The progress of a report in S3.
 #[derive(Debug, Serialize)]
 struct ReportGlance {
     report: String,

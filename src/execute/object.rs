@@ -151,7 +151,7 @@ pub(super) struct Copy<'a> {
     pub(super) before: Option<Head>,
     /// The `ETag` that HEAD shows of the source, as long as it is the same each time.
     pinned: Option<Pinned>,
-    /// How often the server refused to copy the `ETag` that it had just shown.
+    /// The number of times that the server refused to copy the `ETag` that it had just shown.
     pub(super) refused_pins: u32,
 }
 

@@ -50,7 +50,7 @@ pub(super) struct Record {
     /// Receipts of what is left to the next session.
     left: Vec<ReceiptLine>,
     plans_once: bool,
-    /// What the journal said when this session began.
+    /// The state in the journal when this session began.
     resumed: Arc<RunState>,
 }
 

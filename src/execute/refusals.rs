@@ -398,7 +398,7 @@ impl Refusals {
     }
 }
 
-/// What is known about tags in a source bucket whose HEAD shows no tag count.
+/// The knowledge about tags in a source bucket whose HEAD shows no tag count.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Uncounted {
     /// So many objects in a row have none.

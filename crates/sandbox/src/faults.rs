@@ -303,7 +303,7 @@ impl Faults {
     /// Arms rules in the JSON that the control port takes: one object, or a list of them.
     ///
     /// # Errors
-    /// What is wrong, and in which field. Then no rule is armed.
+    /// Names the field that is wrong, and why. No rule is armed then.
     pub fn add_json(&self, rules: &[u8]) -> Result<Vec<u64>, String> {
         let faults = crate::rules::parse(rules)?;
         Ok(faults.into_iter().map(|fault| self.add(fault)).collect())

@@ -108,10 +108,12 @@ pub(super) fn unproven(unproven: &UnprovenCopies, tell: impl Fn(&str)) {
     if unproven.is_empty() {
         return;
     }
-    let copies = match unproven.len() {
-        1 => "1 copy".to_owned(),
-        several => format!("{} copies", display_count(several as u64)),
-    };
+    let count = unproven.len() as u64;
+    let copies = format!(
+        "{} {}",
+        display_count(count),
+        by_number(count, "copy", "copies")
+    );
     tell(&format!(
         "{copies} of earlier runs failed their proof and were kept; this run copies those of them again that are in it, \
          unless a checksum or ETag proves them now"
