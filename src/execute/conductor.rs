@@ -324,6 +324,7 @@ impl<'a> Conductor<'a> {
             .map(|running| Arc::clone(&running.work))
     }
 
+    /// Ends an object that failed before it had a task, or that stops with the run.
     pub(super) fn fail(
         &mut self,
         transfer: u32,
@@ -335,6 +336,7 @@ impl<'a> Conductor<'a> {
             return;
         };
         let receipt = running.failed(place, failure);
+        let receipt = self.stop_if_run_ends(receipt);
         self.end_with(transfer, object, &receipt);
     }
 

@@ -290,13 +290,19 @@ async fn a_provider_that_has_no_new_set_is_waited_for(#[case] meanwhile: Reply) 
     assert!((1..=60).contains(&refusals), "{refusals} refusals");
 }
 
+/// Requests of the plan fail beside those of the copies, and no object fails by either.
+#[rstest]
+#[case::while_it_plans(4)]
+#[case::while_it_copies(100)]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_without_valid_credentials_ends_after_its_patience_and_has_failed_nothing() {
+async fn a_run_without_valid_credentials_ends_after_its_patience_and_has_failed_nothing(
+    #[case] requests: usize,
+) {
     let world = world().await;
     let issuer = issuer(set("one", 3600)).await;
     let gives = Arc::clone(&issuer);
     let gate = Gate::before(&world, (403, "InvalidAccessKeyId"), move |log, _| {
-        if log.passes(100) {
+        if log.passes(requests) {
             log.refuse("one");
             gives.reply(Reply::Status(503, ""));
         }
