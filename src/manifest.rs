@@ -57,7 +57,7 @@ use crate::printable::hex;
 /// A manifest of more bytes than this is something else.
 pub const MAX_BYTES: u64 = 1 << 20;
 
-/// Why there is no job.
+/// The reasons why there is no job.
 #[derive(Debug, Error)]
 pub enum ManifestError {
     /// The file can't be read.
@@ -65,7 +65,7 @@ pub enum ManifestError {
     Io {
         /// As given.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
     /// It can be read and is wrong.

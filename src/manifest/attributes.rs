@@ -21,7 +21,7 @@ const MAX_TAG: (usize, usize) = (128, 256);
 /// All headers that describe the content share 2 KB; one of more than this is a mistake.
 const MAX_HEADER: usize = 1024;
 
-/// What is wrong with `preserve`, `set` and the customer keys of the transfer at `path`.
+/// Returns the mistakes in `preserve`, `set`, and the customer keys of the transfer at `path`.
 pub(super) fn check(path: &str, transfer: &Transfer) -> Vec<Finding> {
     let mut rules = Rules {
         path,

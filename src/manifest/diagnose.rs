@@ -22,9 +22,9 @@ use crate::printable::{printable, printable_lines};
 pub struct Finding {
     /// The field, for instance `transfers[0].parts.size`.
     pub path: String,
-    /// What is wrong.
+    /// The mistake.
     pub message: String,
-    /// What to do about it.
+    /// The remedy.
     pub remedy: String,
 }
 
@@ -37,11 +37,11 @@ pub struct Problem {
     pub line: usize,
     /// From 1, in characters.
     pub column: usize,
-    /// What is wrong.
+    /// The mistake.
     pub message: String,
-    /// What to do about it.
+    /// The remedy.
     pub remedy: String,
-    /// What is underlined: bytes of `line`.
+    /// The underlined bytes of `line`.
     underline: Range<usize>,
 }
 
@@ -77,7 +77,7 @@ impl Doubts {
         self.0.extend(paths.into_iter().map(str::to_owned));
     }
 
-    /// Whether the field, or anything inside it, was refused.
+    /// Returns true if the field, or anything inside it, was refused.
     pub(super) fn about(&self, path: &str) -> bool {
         let from = self
             .0
@@ -87,7 +87,7 @@ impl Doubts {
     }
 }
 
-/// How much of a text from the file is repeated in a message, in characters.
+/// The most characters of the file that a message repeats.
 const MAX_MESSAGE: usize = 400;
 
 impl fmt::Display for Finding {

@@ -4,17 +4,17 @@
 //! brings is not looked at again. There are no defaults (`${NAME:-x}`): a manifest in git says what
 //! it means, and an unset variable is a deployment that went wrong.
 
-/// Why a `${…}` could not be replaced; each knows the text to underline.
+/// The reasons why a `${…}` could not be replaced; each knows the text to underline.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Mistake {
     /// No variable of that name is set.
     Unset(String),
-    /// What stands between the braces is not a name, or the brace is never closed.
+    /// The text between the braces is not a name, or the brace is never closed.
     Malformed(String),
 }
 
 impl Mistake {
-    /// What the mistake looks like in the source.
+    /// Returns the text of the mistake as it stands in the source.
     pub(super) fn needle(&self) -> String {
         match self {
             Self::Unset(name) => format!("${{{name}}}"),
@@ -53,7 +53,7 @@ pub(super) fn substitute(
     (out, mistakes)
 }
 
-/// Whether an environment variable may be called so.
+/// Returns true if an environment variable may have this name.
 pub(super) fn is_name(name: &str) -> bool {
     !name.is_empty()
         && !name.starts_with(|c: char| c.is_ascii_digit())

@@ -28,7 +28,7 @@ struct Compiled {
     slashes: Option<usize>,
 }
 
-/// Why a glob was refused.
+/// The reasons why a glob was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum GlobError {
     /// It matches nothing.
@@ -43,22 +43,23 @@ pub enum GlobError {
     /// The syntax is wrong.
     #[error("`{pattern}` is not a glob: {reason}")]
     Syntax {
-        /// What was typed.
+        /// The text as it was typed.
         pattern: String,
-        /// What is wrong with it.
+        /// The mistake.
         reason: String,
     },
 }
 
 impl KeyGlob {
-    /// Whether the glob matches the key behind the source's prefix.
+    /// Returns true if the glob matches the key behind the source's prefix.
     #[must_use]
     pub fn matches(&self, relative_key: &str) -> bool {
         self.0.matcher.is_match(relative_key)
     }
 
-    /// Whether the glob matches every key that begins with `prefix` (empty, or with a slash at the
-    /// end). Says `false` when in doubt: only patterns that end in `**` are understood.
+    /// Returns true if the glob certainly matches every key that begins with `prefix` (empty, or
+    /// with a slash at the end). Only patterns that end in `**` are understood; all others return
+    /// false.
     #[must_use]
     pub fn covers(&self, prefix: &str) -> bool {
         match &*self.0.text {
@@ -164,9 +165,9 @@ impl PartialEq for KeyGlob {
 
 impl Eq for KeyGlob {}
 
-/// How the key behind the source's prefix becomes the key behind the destination's: `strip_prefix`
-/// goes off the front, `rename` rewrites the rest, `add_prefix` comes in front. The default changes
-/// nothing.
+/// Maps the key behind the source's prefix to the key behind the destination's: `strip_prefix` is
+/// removed from the front, `rename` rewrites the rest, and `add_prefix` is put in front. The
+/// default changes nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyMap {
     /// Every key must have it.
@@ -184,7 +185,7 @@ impl KeyMap {
         *self == Self::default()
     }
 
-    /// What every key begins with that comes out of this map.
+    /// Returns the longest text that every key out of this map begins with.
     #[must_use]
     pub fn fixed_prefix(&self) -> String {
         let mut fixed = self.add_prefix.clone().unwrap_or_default();
@@ -236,7 +237,7 @@ const PLACEHOLDERS: [(&str, Piece); 6] = [
     ("size", Piece::Size),
 ];
 
-/// Why a template was refused.
+/// The reasons why a template was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum TemplateError {
     /// There is no placeholder of that name.
@@ -250,7 +251,7 @@ pub enum TemplateError {
     Doubled {
         /// `dir` or `ext`.
         placeholder: &'static str,
-        /// What would be there twice.
+        /// The mark that would be there twice.
         mark: char,
     },
     /// Objects of different directories or names would get one key, and overwrite each other.

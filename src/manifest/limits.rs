@@ -36,7 +36,7 @@ pub enum Empty {
     Ok,
 }
 
-/// How many objects may fail before a run counts as hopeless and ends.
+/// The number of failed objects at which a run counts as hopeless and ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureLimit {
     /// Any number, unless the first few hundred objects all fail alike.

@@ -25,13 +25,13 @@ pub enum Moment {
     Ago(Duration),
 }
 
-/// Why a text is no point in time.
+/// The reason why a text is not a point in time.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("`{text}` is not a point in time: {remedy}")]
 pub struct MomentError {
-    /// What was typed.
+    /// The text as it was typed.
     pub text: String,
-    /// What to write.
+    /// The form to write instead.
     pub remedy: &'static str,
 }
 

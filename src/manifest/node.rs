@@ -273,7 +273,8 @@ impl<'s> Reader<'s> {
         }
     }
 
-    /// What to underline for a list or mapping: all of it in flow style, else its first line.
+    /// Returns the part of a list or mapping to underline: all of it in flow style, else its first
+    /// line.
     fn composite(&self, start: &Range<usize>, end: usize, open: char) -> Range<usize> {
         let rest = &self.text[start.start..];
         if rest.starts_with(open) {

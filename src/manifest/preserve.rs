@@ -197,7 +197,7 @@ impl Preserve {
     }
 }
 
-/// Why a text is no [`Preserve`].
+/// The reason why a text is not a [`Preserve`].
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum PreserveError {
     /// Neither a preset nor `attribute=policy`.

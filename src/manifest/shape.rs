@@ -14,14 +14,14 @@ use super::diagnose::Issue;
 use super::env::is_name;
 use super::node::{Entry, Kind, Node};
 
-/// What is left of the tree.
+/// The tree without the parts that were refused.
 pub(super) struct Shaped {
     /// Fits the schema, except that fields may be missing.
     pub value: Yaml,
     /// By path: what to underline for a mistake in the field's meaning.
     pub places: BTreeMap<String, Range<usize>>,
     pub issues: Vec<Issue>,
-    /// What must not be shown to anybody.
+    /// The parts of the text that must not be shown to anybody.
     pub secrets: Vec<Range<usize>>,
 }
 

@@ -11,8 +11,8 @@ use crate::manifest::job::{Restore, RestoreTier};
 pub struct Request {
     /// Tier and days, as far as the archive knows them.
     pub restore: Restore,
-    /// Whether the days are named: what `INTELLIGENT_TIERING` restores moves up for good, and days
-    /// are refused.
+    /// Set if the restore names days. An `INTELLIGENT_TIERING` object moves up for good instead,
+    /// and days are refused.
     pub for_days: bool,
 }
 

@@ -22,7 +22,7 @@ use crate::manifest::job::Attribute;
 use crate::s3::{Attributes, Head, Operation, Retention, Tag, Tags};
 use crate::size::display_counted;
 
-/// What an object was asked to have.
+/// The attributes that an object was asked to have.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {
     /// The attributes that were sent with the request that created it.
@@ -37,7 +37,7 @@ pub struct Asked<'a> {
     pub compares_tags: bool,
 }
 
-/// What is known of the tags of a source.
+/// The knowledge of the tags of a source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SourceTags<'a> {
     /// Nothing.

@@ -36,16 +36,16 @@ const MAX_METADATA: usize = 2048;
 const MAX_TAGS: usize = 10;
 /// The longest `x-amz-tagging` that is sent.
 const MAX_TAGGING: usize = 2048;
-/// What the attributes of one request may come to: S3 takes 8 KB of headers, of which the source's
-/// name, the signature and the SDK's own take up to 4.
+/// The most bytes that the attributes of one request may have: S3 takes 8 KB of headers, of which
+/// the source's name, the signature, and the SDK's own take up to 4.
 const MAX_ATTRIBUTES: usize = 4096;
 
-/// What a copy shall have.
+/// The attributes of a copy to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spec {
-    /// What is known so far: tags and grants may still be to read, see [`Reads`].
+    /// The attributes that are known so far: tags and grants may still be to read, see [`Reads`].
     pub attributes: Attributes,
-    /// What is lost already.
+    /// The attributes that are already lost.
     pub losses: Vec<Loss>,
 }
 
@@ -67,7 +67,7 @@ pub struct Reads {
 }
 
 impl Reads {
-    /// What must be read for an object that goes by `route`.
+    /// Returns the requests that must be sent for an object that takes `route`.
     #[must_use]
     pub fn of(transfer: &Transfer, capabilities: &Capabilities, route: &Route) -> Self {
         let keeps = |attribute| transfer.preserve.of(attribute).keeps();
@@ -98,10 +98,10 @@ impl Reads {
     }
 }
 
-/// The attributes of a copy of `head`, made at `now`.
+/// Returns the attributes of a copy of `head`, made at `now`.
 ///
 /// # Errors
-/// What a `require` asks for and the copy cannot have.
+/// Returns a loss that the policy `require` forbids.
 pub fn of_copy(
     head: &Head,
     transfer: &Transfer,
@@ -259,11 +259,10 @@ pub fn set_tags(transfer: &Transfer) -> Vec<Tag> {
     transfer.set.tags.iter().map(tag).collect()
 }
 
-/// The source's tags with those that the job sets.
+/// Merges the tags of the source with those that the job sets.
 ///
 /// # Errors
-/// That they are too many for one object; by its policy that is a loss, and the job's alone are
-/// set.
+/// Returns a loss if they are too many for one object; then only the job's are set.
 pub fn merged_tags(kept: Vec<Tag>, transfer: &Transfer) -> Result<Vec<Tag>, Loss> {
     let set = set_tags(transfer);
     let mut tags: Vec<_> = kept
@@ -323,8 +322,8 @@ fn encryption(
     Ok(head.encryption.clone())
 }
 
-/// Whether the copy is encrypted with less than its source, where the job lets the destination's
-/// bucket choose.
+/// Returns the loss if the copy is encrypted with less than its source because the job leaves the
+/// choice to the destination's bucket.
 #[must_use]
 pub fn weaker_encryption(
     head: &Head,

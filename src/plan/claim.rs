@@ -20,8 +20,8 @@ use crate::s3::{
 /// The class of what is written without one.
 const STANDARD: &str = "STANDARD";
 
-/// Whether an upload can have been begun for a source that was last written at `modified`, with
-/// these attributes.
+/// Returns true if an upload can have been created with these attributes for a source that was last
+/// written at `modified`.
 #[must_use]
 pub fn may_be_for(open: &OpenUpload, modified: Option<Timestamp>, wanted: &Attributes) -> bool {
     // Both times are S3's own and have whole seconds at the least.
@@ -36,7 +36,7 @@ fn class(name: Option<&str>) -> &str {
     name.unwrap_or(STANDARD)
 }
 
-/// How an upload must be cut to be ours.
+/// The cut that an upload must have to be ours.
 #[derive(Clone, Copy, Debug)]
 pub enum Cut<'a> {
     /// As the layout of now: its part size was given, or the source's boundaries are.

@@ -14,7 +14,7 @@ use crate::endpoint::capabilities::ConditionalWrite;
 use crate::manifest::job::When;
 use crate::s3::{Capabilities, WriteCondition};
 
-/// What stood at the destination's key when the object was planned.
+/// The object at the destination's key when the object was planned.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Seen {
     /// Nobody looked, or was allowed to.

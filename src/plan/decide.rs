@@ -34,7 +34,7 @@ use crate::checksum::{looks_like_md5, may_be_of_content, part_count};
 use crate::manifest::job::{Compare, PartSize, Parts, When};
 use crate::s3::{Capabilities, ChecksumKind, Head};
 
-/// What a listing says about one side.
+/// One side of an object as a list shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Side<'a> {
     /// Bytes.
@@ -47,7 +47,7 @@ pub struct Side<'a> {
     pub is_file: bool,
 }
 
-/// Why an object is copied.
+/// The reasons to copy an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reason {
@@ -120,7 +120,7 @@ impl fmt::Display for Basis {
     }
 }
 
-/// What is known of the attributes that the job sets, about an object that is left as it is.
+/// The knowledge of the attributes that the job sets, for an object that is left unchanged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SetAttributes {
@@ -141,7 +141,7 @@ impl SetAttributes {
     }
 }
 
-/// Why an object is left alone.
+/// The reasons to leave an object unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "reason")]
 pub enum Skip {
@@ -151,7 +151,7 @@ pub enum Skip {
     Equal {
         /// By what it was found equal.
         equal_by: Basis,
-        /// Whether it has what the job sets besides.
+        /// Tells if it has the attributes that the job sets besides.
         #[serde(skip_serializing_if = "SetAttributes::are_kept")]
         set_attributes: SetAttributes,
     },
@@ -174,7 +174,7 @@ impl Skip {
     }
 }
 
-/// What to do with one source object.
+/// The decision about one source object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// Copy it.
@@ -185,7 +185,7 @@ pub enum Decision {
     Ask(Doubt),
 }
 
-/// Why lists do not tell.
+/// The reasons why lists do not decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Doubt {
     /// The destination is newer, but the source is dated at the beginning of its upload.
@@ -242,7 +242,7 @@ pub fn decide(
     }
 }
 
-/// What two `ETag`s that derive from the bytes say about them.
+/// The result of comparing two `ETag`s that derive from the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Etags {
     Equal,
@@ -297,9 +297,9 @@ fn is_dated_early(source: Side<'_>, destination: Side<'_>) -> bool {
         })
 }
 
-/// How long the upload of so many bytes is believed to take at most: at 128 KiB/s (a slow line),
-/// and a quarter of an hour for its tools to think; no longer than the seven days after which
-/// lifecycle rules commonly abort uploads.
+/// Returns the longest time that the upload of so many bytes is believed to take: at 128 KiB/s (a
+/// slow line), and a quarter of an hour of pauses; at most seven days, after which lifecycle rules
+/// commonly abort uploads.
 #[must_use]
 pub fn longest_upload(size: u64) -> Duration {
     const SLOWEST: u64 = 128 << 10;
@@ -307,7 +307,7 @@ pub fn longest_upload(size: u64) -> Duration {
     (pause + Duration::from_secs(size / SLOWEST)).min(Duration::from_hours(7 * 24))
 }
 
-/// What a look at both objects says about their bytes.
+/// The result of comparing the bytes of two objects by looking at both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
     /// They are equal.
@@ -359,7 +359,7 @@ pub fn content(source: &Head, destination: &Head, etags_tell: bool) -> Content {
     }
 }
 
-/// Where the bytes come from.
+/// The place where the bytes come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// An object of the same server.

@@ -20,7 +20,7 @@ const WATERFALL: [&[&str]; 7] = [
     &["DEEP_ARCHIVE"],
 ];
 
-/// What the storage class of an object says.
+/// The meaning of an object's storage class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     /// It is the one that the job sets, or the job sets none.

@@ -43,7 +43,7 @@ pub fn strict(transfer: &Transfer, capabilities: &Capabilities) -> Transfer {
     strict
 }
 
-/// What a list shows of an object that is to be changed.
+/// An object to be changed, as a list shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listed {
     /// It has another storage class than the job sets.

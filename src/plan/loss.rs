@@ -14,7 +14,7 @@ use crate::manifest::job::Attribute;
 /// Different losses that are counted apart; a run with more of them counts the rest together.
 const MAX_KINDS: usize = 64;
 
-/// What happened to an attribute.
+/// The ways of losing an attribute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Lost {
@@ -41,7 +41,7 @@ impl fmt::Display for Lost {
 pub struct Loss {
     /// Which.
     pub attribute: Attribute,
-    /// What happened to it.
+    /// The way in which it was lost.
     #[serde(rename = "loss")]
     pub lost: Lost,
     /// Why, without the object's name.
@@ -120,18 +120,18 @@ pub mod whole {
 
     use super::{Counted, LossCounts};
 
-    /// Writes them.
+    /// Writes the counts as a list.
     ///
     /// # Errors
-    /// The serializer's own.
+    /// Returns the serializer's own.
     pub fn serialize<S: Serializer>(counts: &LossCounts, serializer: S) -> Result<S::Ok, S::Error> {
         (counts, counts.others).serialize(serializer)
     }
 
-    /// Reads them.
+    /// Reads the counts that [`serialize`] writes.
     ///
     /// # Errors
-    /// What is written otherwise.
+    /// Returns the deserializer's own.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<LossCounts, D::Error> {
         let (listed, others) = <(Vec<Counted>, u64)>::deserialize(deserializer)?;
         let counts = listed

@@ -57,7 +57,7 @@ pub struct PartLayout {
     /// Bytes of every part but the last; of the largest part where the boundaries are given one by
     /// one.
     pub part_size: u64,
-    /// How many parts.
+    /// The number of parts.
     pub count: u32,
     /// Whose boundaries these are.
     pub boundaries: Boundaries,
@@ -75,14 +75,14 @@ pub enum Boundaries {
     Replayed(Arc<[u64]>),
 }
 
-/// What the layout is chosen for.
+/// The goal of a layout.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Goal {
     /// A server-side copy with about this many parts in flight.
     Copy {
-        /// What matters most.
+        /// The aim that comes first.
         aim: PartGoal,
-        /// What the server and this machine can do.
+        /// The capacity of the server and this machine.
         capacity: Capacity,
     },
     /// An upload from memory.
@@ -91,12 +91,12 @@ pub enum Goal {
     Exactly(u64),
 }
 
-/// What parts can be copied with.
+/// The capacity for copies of parts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Capacity {
-    /// How many requests can be in flight.
+    /// The number of requests that can be in flight.
     pub in_flight: u32,
-    /// How long each of them takes.
+    /// The time that each of them takes.
     pub speed: Speed,
 }
 
@@ -108,7 +108,7 @@ impl Capacity {
     }
 }
 
-/// Why an object cannot be cut into parts.
+/// The reasons why an object cannot be cut into parts.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum LayoutError {
     /// A range needs at least one byte.
@@ -181,8 +181,8 @@ pub fn layout(size: u64, limits: &PartLimits, goal: Goal) -> Result<PartLayout, 
     Ok(PartLayout::uniform(size, part_size, count))
 }
 
-/// Whether an automatic layout of a copy may have parts of this size. Which one it has depends on
-/// what was learned of the server by the time that it was chosen.
+/// Returns true if an automatic layout of a copy may have parts of this size. The size that it has
+/// depends on what was known about the server when the layout was chosen.
 #[must_use]
 pub const fn may_be_automatic(part_size: u64, limits: &PartLimits) -> bool {
     part_size >= FASTEST_PART && part_size <= limits.max_part && part_size.is_multiple_of(MIB)

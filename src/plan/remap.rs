@@ -14,7 +14,7 @@ use thiserror::Error;
 use crate::location::{LocationError, ObjectKey};
 use crate::manifest::keys::{KeyMap, Piece, Template};
 
-/// Why an object gets no key at the destination.
+/// The reasons why an object gets no key at the destination.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RemapError {
     /// `strip_prefix` asks for something that the key does not have.
@@ -22,7 +22,7 @@ pub enum RemapError {
     PrefixMissing {
         /// The relative key.
         key: String,
-        /// What should be taken off.
+        /// The prefix to strip.
         prefix: String,
     },
     /// Nothing would be left of the key.

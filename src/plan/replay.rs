@@ -13,7 +13,7 @@ use crate::checksum::{looks_like_md5, part_count};
 use crate::s3::capabilities::PartLimits;
 use crate::s3::{Capabilities, ChecksumKind, Head};
 
-/// What keeps a source's `ETag`.
+/// The way to keep a source's `ETag`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Replay {
     /// One `CopyObject`: the `ETag` is the MD5 of the bytes.
@@ -24,8 +24,8 @@ pub enum Replay {
     Impossible(&'static str),
 }
 
-/// What of a source's identity can be kept, before its boundaries are known. `to_kms` tells that
-/// the destination is known to be encrypted with a KMS key.
+/// Returns what of a source's identity can be kept before its boundaries are known. `to_kms` is
+/// true if the destination is known to be encrypted with a KMS key.
 #[must_use]
 pub fn replay(
     head: &Head,
@@ -117,10 +117,10 @@ pub fn guess(size: u64, count: u32, first: u64, limits: &PartLimits) -> Option<P
     })
 }
 
-/// The layout whose parts have these sizes, in their order.
+/// Returns the layout whose parts have these sizes, in their order.
 ///
 /// # Errors
-/// Why this destination cannot be given such parts.
+/// Returns the reason why this destination cannot take such parts.
 pub fn exactly(size: u64, sizes: &[u64], limits: &PartLimits) -> Result<PartLayout, &'static str> {
     let mut ends = Vec::with_capacity(sizes.len());
     let mut end = 0_u64;

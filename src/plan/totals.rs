@@ -65,7 +65,7 @@ pub struct ArchivedClass {
     pub restored_bytes: u64,
 }
 
-/// How long the copies of a plan will take, by what one of them takes.
+/// The time that the copies of a plan will take, from the time that one of them takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Estimate {
     /// Seconds of all copies, one after another.
@@ -223,8 +223,8 @@ impl Totals {
         *self.requests.entry(operation).or_default() += count;
     }
 
-    /// What the requests cost at AWS's list prices, in dollars, when the objects get this storage
-    /// class. Reads are those of STANDARD: the class of each source is not known here.
+    /// Returns the price of the requests at AWS's list prices, in dollars, for objects of this
+    /// storage class. Reads are those of STANDARD: the class of each source is not known here.
     #[must_use]
     pub fn dollars(&self, class: Option<&str>) -> f64 {
         let cost = |(operation, count): (&Operation, &u64)| {

@@ -48,7 +48,7 @@ pub(super) struct Bucket {
     state: RwLock<State>,
 }
 
-/// What the lock of a bucket guards.
+/// The state of a bucket, behind its lock.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) versioning: Versioning,
@@ -62,7 +62,7 @@ pub(super) struct State {
     completed_order: VecDeque<String>,
 }
 
-/// What a delete did.
+/// The effect of a delete.
 #[derive(Debug, Default)]
 pub(super) struct Deleted {
     pub(super) marker: bool,
@@ -118,7 +118,7 @@ impl Bucket {
         }
     }
 
-    /// When the lifecycle rule ends an upload that was initiated at this time.
+    /// Returns the time at which the lifecycle rule ends an upload that was initiated at this time.
     pub(super) fn abort_date(&self, initiated: SystemTime) -> Option<SystemTime> {
         // The rule acts at the next midnight UTC.
         const DAY: u64 = 86_400;

@@ -18,7 +18,7 @@ pub(super) struct ReadConditions {
     pub(super) if_unmodified_since: Option<SystemTime>,
 }
 
-/// How a read that meets an unmet condition is answered.
+/// The answer to a read whose condition is not met.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Unmet {
     /// 412, with the name of the condition.

@@ -45,7 +45,7 @@ pub struct Fault {
     pub from: Duration,
     /// Ends this long after its start.
     pub lasts: Option<Duration>,
-    /// What happens to them.
+    /// The effect on them.
     pub then: Effect,
 }
 
@@ -241,7 +241,7 @@ impl Strike {
 /// The faults of a sandbox.
 #[derive(Debug, Default)]
 pub struct Faults {
-    /// How many are armed, so that sandboxes without faults take no lock.
+    /// The number of armed faults, so that sandboxes without faults take no lock.
     count: AtomicUsize,
     fired: AtomicU64,
     armed: Mutex<Vec<Armed>>,
@@ -326,7 +326,7 @@ impl Faults {
         self.count.store(0, Ordering::Release);
     }
 
-    /// How many calls were struck so far.
+    /// Returns the number of calls that were struck so far.
     #[must_use]
     pub fn fired(&self) -> u64 {
         self.fired.load(Ordering::Relaxed)
@@ -352,7 +352,7 @@ impl Faults {
             .map(|one| one.counts)
     }
 
-    /// What happens to this call.
+    /// Decides what happens to this call.
     pub(super) fn strike(&self, call: &Call, headers: &HeaderMap) -> Strike {
         let mut strike = Strike::default();
         if self.count.load(Ordering::Acquire) == 0 {

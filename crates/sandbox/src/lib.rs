@@ -77,7 +77,7 @@ pub use self::pattern::PERIOD;
 pub use self::record::{CallEntry, CallRecord};
 pub use self::store::{BucketOptions, BucketUsage, OWNER, Quirks, Store};
 
-/// How a sandbox is set up.
+/// The settings of a sandbox.
 #[derive(Clone, Debug)]
 pub struct SandboxOptions {
     /// TCP port on 127.0.0.1; 0 takes a free one.
@@ -90,7 +90,7 @@ pub struct SandboxOptions {
     pub secret_key: String,
     /// Latency and rates.
     pub model: Model,
-    /// Whether the list of calls is kept. It grows with every request: benchmarks turn it off.
+    /// Set to keep the list of calls. It grows with every request: benchmarks turn it off.
     pub record_calls: bool,
     /// The address that accepts rules for faults from other processes; `None` accepts none.
     pub control: Option<SocketAddr>,
@@ -200,7 +200,7 @@ impl Sandbox {
         self.keys.remove(access_key);
     }
 
-    /// What it stores.
+    /// Returns its buckets and objects.
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store

@@ -16,7 +16,7 @@ use super::object::{Object, Version};
 /// Entries per page at most, and by default.
 pub(super) const PAGE: usize = 1000;
 
-/// What a listing asks for.
+/// The parameters of a listing.
 #[derive(Debug, Default)]
 pub(super) struct Query<'a> {
     pub(super) prefix: &'a str,
@@ -36,7 +36,7 @@ pub(super) struct Page<T> {
 }
 
 impl<T> Page<T> {
-    /// Where the page ended: its last key or rolled-up prefix.
+    /// Returns the last key or rolled-up prefix of the page.
     pub(super) fn last(&self) -> Option<&str> {
         match self.last_entry() {
             Some((key, _)) => Some(key),

@@ -11,12 +11,12 @@ use tokio::time::Instant;
 
 use super::operation::{Call, Operation};
 
-/// How the sandbox behaves in time.
+/// The behaviour of the sandbox in time.
 #[derive(Clone, Debug, Default)]
 pub struct Model {
-    /// How long answers take.
+    /// The time that answers take.
     pub latency: LatencyModel,
-    /// How many requests are let through.
+    /// The rates up to which requests are admitted.
     pub limits: RateModel,
 }
 
@@ -177,7 +177,7 @@ impl Limiter {
         }
     }
 
-    /// Whether the call is let through.
+    /// Returns true if the call is admitted.
     pub(super) fn admits(&self, call: &Call) -> bool {
         let write = call.operation.is_write();
         let limited = if write {

@@ -49,11 +49,11 @@ pub struct UploadInfo {
     pub key: String,
     /// Its id.
     pub upload_id: String,
-    /// When it was created.
+    /// The time of its creation.
     pub initiated: SystemTime,
     /// Number, size in bytes and `ETag` of the parts, by number.
     pub parts: Vec<(i32, u64, String)>,
-    /// What the object will have.
+    /// The attributes of the object that it will become.
     pub attributes: Arc<Attributes>,
 }
 
@@ -91,7 +91,7 @@ pub(super) struct ListedPart {
     pub(super) checksums: Vec<(Algorithm, String)>,
 }
 
-/// What Complete demands besides the parts.
+/// The conditions of Complete besides the parts.
 #[derive(Debug, Default)]
 pub(super) struct CompleteRequest {
     pub(super) parts: Vec<ListedPart>,
@@ -187,7 +187,7 @@ impl Bucket {
         id
     }
 
-    /// What a part of the upload must be made with: the declared checksum and the attributes.
+    /// Returns what each part of the upload must match: the declared checksum and the attributes.
     pub(super) fn upload_settings(
         &self,
         key: &str,

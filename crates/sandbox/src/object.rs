@@ -28,7 +28,7 @@ pub enum Encryption {
     Kms {
         /// ARN of the key.
         key_id: String,
-        /// Whether an S3 bucket key is used.
+        /// Set if an S3 bucket key is used.
         bucket_key: bool,
         /// Two layers: `aws:kms:dsse`.
         dual_layer: bool,
@@ -69,7 +69,7 @@ impl Encryption {
         matches!(self, Self::Kms { .. })
     }
 
-    /// Whether `ETags` do not follow from the content.
+    /// Returns true if `ETags` do not follow from the content.
     pub(super) fn hides_content(&self) -> bool {
         !matches!(self, Self::Aes256)
     }
@@ -85,7 +85,7 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Whether the version may not be deleted now.
+    /// Returns true if the version may not be deleted now.
     pub(super) fn is_held(&self, now: SystemTime) -> bool {
         self.legal_hold == Some(true)
             || self
@@ -150,7 +150,7 @@ impl Attributes {
         self.storage_class.as_deref().unwrap_or("STANDARD")
     }
 
-    /// Whether the bytes must be restored before they can be read.
+    /// Returns true if the bytes must be restored before they can be read.
     pub(super) fn is_archived(&self) -> bool {
         let archived =
             matches!(self.class(), "GLACIER" | "DEEP_ARCHIVE") || self.archive_status.is_some();
@@ -251,7 +251,7 @@ impl Version {
     }
 }
 
-/// How an arranged object is to be described. Start from `ObjectSpec::default()`.
+/// The description of an object that a test arranges. Start from `ObjectSpec::default()`.
 #[derive(Clone, Debug, Default)]
 pub struct ObjectSpec {
     /// Headers, metadata, tags, class, encryption, lock.
@@ -264,7 +264,7 @@ pub struct ObjectSpec {
     /// Part sizes of an object that shall look as if it was uploaded in parts (`ETag` `-N`). A rest
     /// becomes the last part.
     pub part_sizes: Option<Vec<u64>>,
-    /// When it was written; `None` is now.
+    /// The time of its last write; `None` is now.
     pub last_modified: Option<SystemTime>,
 }
 
@@ -454,7 +454,7 @@ pub struct ObjectInfo {
     pub attributes: Arc<Attributes>,
     /// Parts, in order; empty for an object written in one piece.
     pub parts: Vec<PartInfo>,
-    /// When it was written (for multipart objects: initiated), in whole seconds.
+    /// The time of its last write (for multipart objects: of Create), in whole seconds.
     pub last_modified: SystemTime,
     /// Version id; `None` is the null version.
     pub version_id: Option<String>,

@@ -27,7 +27,7 @@ const RESERVED: usize = 1 << 30;
 /// The body of a write.
 #[derive(Debug)]
 pub(super) struct Payload {
-    /// What is stored.
+    /// The stored bytes.
     pub(super) content: Content,
     /// Checksums of the bytes that came, if these are not kept.
     sums: Vec<(Algorithm, String)>,

@@ -36,9 +36,9 @@ pub struct CallEntry {
     pub status: Option<u16>,
     /// S3's error code, also of errors inside a 200.
     pub code: Option<String>,
-    /// When it arrived, since the start of the sandbox.
+    /// The time of its arrival, since the start of the sandbox.
     pub arrived: Duration,
-    /// When it was answered, since the start of the sandbox.
+    /// The time of its answer, since the start of the sandbox.
     pub answered: Duration,
     /// Calls in flight when it arrived, this one included.
     pub in_flight: u64,
@@ -46,7 +46,7 @@ pub struct CallEntry {
     pub headers: BTreeMap<String, String>,
 }
 
-/// What was answered.
+/// The answer, as it is recorded.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Outcome {
     pub(super) status: Option<u16>,
@@ -186,7 +186,7 @@ pub(super) struct InFlight {
     call: Option<(Call, HeaderMap)>,
     arrived: Duration,
     at_once: u64,
-    /// What to record at the end.
+    /// The answer to record at the end.
     pub(super) outcome: Outcome,
 }
 

@@ -29,25 +29,25 @@ use super::refusal::Refusal;
 /// The account that owns buckets unless told otherwise.
 pub const OWNER: &str = "111122223333";
 
-/// How a bucket is set up.
+/// The settings of a bucket.
 #[derive(Clone, Debug, Default)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is one setting of a bucket"
 )]
 pub struct BucketOptions {
-    /// Whether versioning is enabled.
+    /// Set if versioning is enabled.
     pub versioning: bool,
     /// The region it is in; `None` is the sandbox's own. Requests signed for another region get
     /// 301.
     pub region: Option<String>,
     /// The account that owns it; `None` is [`OWNER`].
     pub owner: Option<String>,
-    /// Whether requests must carry `x-amz-request-payer`.
+    /// Set if requests must carry `x-amz-request-payer`.
     pub requester_pays: bool,
-    /// Whether a policy denies bodies that are not signed.
+    /// Set if a policy denies bodies that are not signed.
     pub signed_bodies: bool,
-    /// Whether objects can be locked; turns versioning on.
+    /// Set if objects can be locked; turns versioning on.
     pub object_lock: bool,
     /// Mode and days of the retention of objects that are written without one; wants `object_lock`.
     pub retention: Option<(String, u32)>,
@@ -56,13 +56,13 @@ pub struct BucketOptions {
     pub abort_after_days: Option<u32>,
     /// Encryption of objects that are written without a choice.
     pub encryption: Encryption,
-    /// Whether ACLs count; they are disabled in new buckets.
+    /// Set if ACLs count; they are disabled in new buckets.
     pub acls: bool,
     /// The canned ACL without which a policy denies all writes of objects.
     pub demanded_acl: Option<&'static str>,
 }
 
-/// What a bucket holds.
+/// The number and size of the objects in a bucket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct BucketUsage {
     /// Its name.
@@ -232,7 +232,7 @@ impl Store {
         count
     }
 
-    /// What the buckets hold, by name.
+    /// Returns the usage of all buckets, by name.
     #[must_use]
     pub fn usage(&self) -> Vec<BucketUsage> {
         self.buckets()
@@ -436,7 +436,7 @@ impl Store {
         )))
     }
 
-    /// Whether `ETags` of what is written with this encryption do not follow from the content.
+    /// Returns true if `ETags` of objects with this encryption do not follow from the content.
     pub(super) fn hides_content(&self, encryption: &Encryption) -> bool {
         encryption.hides_content() || Quirks::on(&self.quirks().opaque_etags)
     }

@@ -17,7 +17,7 @@ impl Rules<'_> {
         }
     }
 
-    /// What can't have a history, and where one can't go.
+    /// Checks that the source can have a history and that the destination can take one.
     pub(super) fn versions(&mut self, path: &str, transfer: &Transfer) {
         if transfer.restore.days == 0 {
             let message = "an object is restored for at least one day";

@@ -18,13 +18,14 @@ pub struct Question {
     pub attribute: Attribute,
     /// The request that asks for it.
     pub by: Operation,
-    /// What a bucket that has answered well once is known to keep, see [`Asked::kinds`].
+    /// The kind of attribute that a bucket is known to keep once it has kept one, see
+    /// [`Asked::kinds`].
     pub kind: &'static str,
     /// True if HEAD shows nothing of it.
     pub is_hidden: bool,
 }
 
-/// What an object has instead of what it was asked to have.
+/// A difference between an object and what it was asked to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unlike {
     /// Nothing: the server ignores the attribute.

@@ -31,7 +31,7 @@ pub enum Effect {
     },
     /// The answer of a success has blanks in front of its document, as while S3 works.
     Blanks {
-        /// How many.
+        /// The number of calls.
         count: usize,
         /// Before the XML declaration, as some servers do, which parsers refuse; S3 sends them
         /// behind it.

@@ -15,7 +15,7 @@ use crate::operation::Operation;
 use crate::refusal::Refusal;
 use crate::store::{OWNER, Store};
 
-/// How the headers of a customer key begin.
+/// The beginning of the names of all headers of a customer key.
 pub(super) const OWN_KEY: &str = "x-amz-server-side-encryption-customer";
 /// The same for the source of a copy.
 pub(super) const SOURCE_KEY: &str = "x-amz-copy-source-server-side-encryption-customer";
@@ -78,7 +78,7 @@ pub(super) fn check_own_key(encryption: &Encryption, headers: &HeaderMap) -> Res
     check_key(encryption, customer_key(headers, OWN_KEY)?.as_deref())
 }
 
-/// What a write may not do: S3 refuses all of it for one header that the caller may not send.
+/// Refuses a write as a whole if it has a header that the caller may not send, as S3 does.
 pub(super) fn check_write(
     store: &Store,
     bucket: &Bucket,

@@ -28,7 +28,7 @@ use crate::store::Quirks;
 struct Source {
     bucket: String,
     key: String,
-    /// Whether the request named a version.
+    /// Set if the request named a version.
     pinned: bool,
     object: Arc<Object>,
     /// As S3 shows it.

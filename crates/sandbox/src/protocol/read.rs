@@ -22,7 +22,7 @@ use crate::object::{DEFAULT_CONTENT_TYPE, Encryption, Object};
 use crate::operation::Operation;
 use crate::refusal::Refusal;
 
-/// What a read found.
+/// The object that a read found.
 struct Found {
     object: Arc<Object>,
     /// As S3 shows it.
