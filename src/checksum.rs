@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::s3::{Checksum, ChecksumAlgorithm, ChecksumKind, PartDone};
 
-/// The CRC parameters of an algorithm; SHA has none.
+/// Returns the CRC parameters of an algorithm; SHA has none.
 const fn crc(algorithm: ChecksumAlgorithm) -> Option<(CrcAlgorithm, usize)> {
     match algorithm {
         ChecksumAlgorithm::Crc64Nvme => Some((CrcAlgorithm::Crc64Nvme, 8)),
@@ -26,7 +26,7 @@ const fn crc(algorithm: ChecksumAlgorithm) -> Option<(CrcAlgorithm, usize)> {
     }
 }
 
-/// The checksum over all of `bytes`.
+/// Returns the checksum over all of `bytes`.
 #[must_use]
 pub fn compute(algorithm: ChecksumAlgorithm, bytes: &[u8]) -> Checksum {
     let value = match crc(algorithm) {
@@ -65,8 +65,8 @@ pub fn combine<'a>(
     })
 }
 
-/// The composite checksum of parts with these base64 values: S3's own formula, the checksum of the
-/// checksums.
+/// Returns the composite checksum of parts with these base64 values: S3's own formula, the checksum
+/// of the checksums.
 ///
 /// `None` for values that are not base64 and for no parts at all.
 #[must_use]
@@ -134,13 +134,13 @@ impl Running {
         self.bytes += bytes.len() as u64;
     }
 
-    /// How many bytes were added.
+    /// Returns the number of bytes that were added.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// The sum of what was added.
+    /// Returns the sum of what was added.
     #[must_use]
     pub fn finish(&self) -> Checksum {
         let value = encode(self.digest.finalize(), self.width);
@@ -222,23 +222,23 @@ impl RunningMd5 {
         self.0.update(bytes);
     }
 
-    /// The `ETag` of what was added.
+    /// Returns the `ETag` of the bytes that were added.
     #[must_use]
     pub fn finish(self) -> String {
         hex(&self.0.finalize())
     }
 }
 
-/// The `ETag` of one request's bytes where no KMS key is in play.
+/// Computes the `ETag` of one request's bytes where no KMS key is involved.
 #[must_use]
 pub fn md5_etag(bytes: &[u8]) -> String {
     hex(&Md5::digest(bytes))
 }
 
-/// The `ETag` that S3 gives to an upload of these parts: the MD5 of their MD5s, and how many there
-/// are.
+/// Computes the `ETag` that S3 gives to an upload of these parts: the MD5 of their MD5s, and their
+/// number.
 ///
-/// `None` when a part's `ETag` is no MD5 (KMS, or servers with rules of their own).
+/// Returns `None` if a part's `ETag` is no MD5 (KMS, or servers with rules of their own).
 #[must_use]
 pub fn multipart_etag<'a>(parts: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let (mut digest, mut count) = (Md5::new(), 0_u32);
@@ -249,7 +249,7 @@ pub fn multipart_etag<'a>(parts: impl IntoIterator<Item = &'a str>) -> Option<St
     (count > 0).then(|| format!("{}-{count}", hex(&digest.finalize())))
 }
 
-/// The number of parts that a multipart `ETag` (`…-N`) tells; `None` for any other.
+/// Returns the number of parts that a multipart `ETag` (`…-N`) tells; `None` for any other.
 #[must_use]
 pub fn part_count(etag: &str) -> Option<u32> {
     let (digest, count) = etag.split_once('-')?;
@@ -260,14 +260,14 @@ pub fn part_count(etag: &str) -> Option<u32> {
         .filter(|count| is_number && looks_like_md5(digest) && *count > 0)
 }
 
-/// True for an `ETag` that may follow from the bytes: a plain MD5, or one of an upload in parts. No
-/// other text says anything about them, even if two objects have it.
+/// Returns true for an `ETag` that may follow from the bytes: a plain MD5, or one of an upload in
+/// parts. No other text says anything about them, even if two objects have it.
 #[must_use]
 pub fn may_be_of_content(etag: &str) -> bool {
     looks_like_md5(etag) || part_count(etag).is_some()
 }
 
-/// True for 32 hexadecimal digits: the `ETag` of one request, and perhaps an MD5.
+/// Returns true for 32 hexadecimal digits: the `ETag` of one request, and perhaps an MD5.
 #[must_use]
 pub fn looks_like_md5(etag: &str) -> bool {
     md5_bytes(etag).is_some()

@@ -110,7 +110,7 @@ impl BucketName {
         Ok(Self(name.into()))
     }
 
-    /// The name as S3 knows it.
+    /// Returns the name as S3 knows it.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -125,21 +125,22 @@ impl BucketName {
         self.0.split_once(':').map(|(tenant, _)| tenant)
     }
 
-    /// True when this is an access point or the like, which may lead to any bucket.
+    /// Returns true if this is an access point or the like, which may lead to any bucket.
     #[must_use]
     pub fn is_alias(&self) -> bool {
         const SUFFIXES: [&str; 5] = ["-s3alias", "--ol-s3", ".mrap", "--op-s3", "--xa-s3"];
         self.0.starts_with("arn:") || SUFFIXES.iter().any(|suffix| self.0.ends_with(suffix))
     }
 
-    /// True for a Multi-Region Access Point, which S3 accepts as the destination of a copy and not
-    /// as its source.
+    /// Returns true for a Multi-Region Access Point, which S3 accepts as the destination of a copy
+    /// and not as its source.
     #[must_use]
     pub fn is_multi_region(&self) -> bool {
         self.0.starts_with("arn:") && self.0.ends_with(".mrap")
     }
 
-    /// Directory buckets (S3 Express One Zone) list without order and know no versions or tags.
+    /// Returns true for directory buckets (S3 Express One Zone), which list without order and have
+    /// no versions or tags.
     #[must_use]
     pub fn is_directory_bucket(&self) -> bool {
         self.0.ends_with("--x-s3")
@@ -158,25 +159,25 @@ impl ObjectKey {
         Ok(Self(key.into()))
     }
 
-    /// The prefix of all keys.
+    /// Returns the prefix of all keys.
     #[must_use]
     pub fn empty() -> Self {
         Self("".into())
     }
 
-    /// The key as S3 knows it, not encoded.
+    /// Returns the key as S3 knows it, not encoded.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// True when this can only name a prefix: empty, or with a slash at the end.
+    /// Returns true if this can only name a prefix: empty, or with a slash at the end.
     #[must_use]
     pub fn is_prefix(&self) -> bool {
         self.0.is_empty() || self.0.ends_with('/')
     }
 
-    /// What stands behind the last slash.
+    /// Returns the text behind the last slash.
     #[must_use]
     pub fn file_name(&self) -> &str {
         self.0.rsplit_once('/').map_or(&*self.0, |(_, name)| name)
@@ -273,10 +274,10 @@ macro_rules! text_newtype {
 text_newtype!(BucketName);
 text_newtype!(ObjectKey);
 
-/// The value of `x-amz-copy-source`: `bucket/key`, percent-encoded byte by byte, then `?versionId=`
-/// when a version is named (an encoded `%3F` belongs to the key, a bare `?` starts the version).
-/// The colon of `tenant:bucket` stays as it is: Ceph's `UploadPartCopy` splits the name before it
-/// decodes anything.
+/// Returns the value of `x-amz-copy-source`: `bucket/key`, percent-encoded byte by byte, then
+/// `?versionId=` when a version is named (an encoded `%3F` belongs to the key, a bare `?` starts
+/// the version). The colon of `tenant:bucket` stays as it is: Ceph's `UploadPartCopy` splits the
+/// name before it decodes anything.
 #[must_use]
 pub fn copy_source(bucket: &BucketName, key: &ObjectKey, version: Option<&str>) -> String {
     // An object on Outposts is named by its Outpost, without the access point.
@@ -305,7 +306,7 @@ pub fn copy_source(bucket: &BucketName, key: &ObjectKey, version: Option<&str>) 
 pub struct LocalPath(pub PathBuf);
 
 impl LocalPath {
-    /// The path for the standard library.
+    /// Returns the path for the standard library.
     #[must_use]
     pub fn as_path(&self) -> &Path {
         &self.0

@@ -204,7 +204,7 @@ fn place(finding: Finding, places: &BTreeMap<String, Range<usize>>) -> Issue {
     }
 }
 
-/// The file's stem, with everything that a name can't have replaced.
+/// Returns the file's stem, with everything replaced that a name cannot have.
 fn default_name(file_name: &str) -> String {
     let stem = Path::new(file_name)
         .file_stem()

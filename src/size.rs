@@ -135,7 +135,8 @@ fn suggest(number: &str, unit: &str) -> String {
     )
 }
 
-/// `number` (digits with at most one point) times `factor`, when that is a whole number of bytes.
+/// Returns `number` (digits with at most one point) times `factor`, if that is a whole number of
+/// bytes.
 fn scale(number: &str, factor: u64) -> Option<u64> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     let whole: u64 = if whole.is_empty() {
@@ -172,7 +173,7 @@ impl ByteSize {
 }
 
 impl fmt::Display for ByteSize {
-    /// Exact in the largest unit that divides the size, else rounded to two decimals for people.
+    /// Writes the size exactly in the largest unit that divides it, else rounded to two decimals.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = self.0;
         let (name, factor) = UNITS
@@ -242,7 +243,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, SizeError> {
     Duration::try_from(span).map_err(|_| refuse())
 }
 
-/// `1h 02m`, `3m 20s`, `4.2s`: short enough for a progress line.
+/// Writes a duration that is short enough for a progress line: `1h 02m`, `3m 20s`, `4.2s`.
 #[must_use]
 pub fn display_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
@@ -253,7 +254,7 @@ pub fn display_duration(duration: Duration) -> String {
     }
 }
 
-/// `1234567` as `1,234,567`.
+/// Writes `1234567` as `1,234,567`.
 #[must_use]
 pub fn display_count(count: u64) -> String {
     let digits = count.to_string();
@@ -267,7 +268,7 @@ pub fn display_count(count: u64) -> String {
     out
 }
 
-/// `1 object`, `2,000 objects`: a count with its noun, which takes an s for the plural.
+/// Writes a count with its noun, which takes an s for the plural: `1 object`, `2,000 objects`.
 #[must_use]
 pub fn display_counted(count: u64, noun: &str) -> String {
     format!(

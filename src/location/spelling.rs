@@ -6,7 +6,7 @@ use percent_encoding::percent_decode_str;
 
 use super::{BucketName, S3Uri};
 
-/// What to say about a text that is not an S3 location.
+/// Returns the remedy for a text that is not an S3 location.
 pub(super) fn remedy(text: &str) -> String {
     match suggestion(text).or_else(|| bare(text)) {
         Some(Suggestion::Location(location)) => format!("did you mean {location}?"),
@@ -78,7 +78,7 @@ pub fn bare(text: &str) -> Option<Suggestion> {
     if is_path { None } else { at(text, "") }
 }
 
-/// A suggestion of `s3://` and this, if that is a location; `flags` go behind it.
+/// Returns a suggestion of `s3://` and this, if that is a location; `flags` go behind it.
 fn at(rest: &str, flags: &str) -> Option<Suggestion> {
     let location: S3Uri = format!("s3://{rest}").parse().ok()?;
     Some(Suggestion::Location(format!("{location}{flags}")))

@@ -29,7 +29,7 @@ pub enum CannedAcl {
 }
 
 impl CannedAcl {
-    /// S3's name of the ACL.
+    /// Returns S3's name of the ACL.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

@@ -50,7 +50,7 @@ impl Rules<'_> {
         });
     }
 
-    /// `replace` without anything that takes the place is either a mistake or `skip`.
+    /// Reports a `replace` without anything that takes the place: it is either a mistake or `skip`.
     fn policies(&mut self, transfer: &Transfer) {
         for attribute in Attribute::ALL {
             if transfer.preserve.of(attribute) != Policy::Replace {
@@ -222,14 +222,14 @@ impl Rules<'_> {
     }
 }
 
-/// Visible ASCII, with blanks only inside.
+/// Returns true for visible ASCII, with blanks only inside.
 fn is_header_value(value: &str) -> bool {
     value.bytes().all(|b| b == b' ' || b.is_ascii_graphic())
         && value.trim() == value
         && !value.is_empty()
 }
 
-/// RFC 9110: what the name of a header consists of.
+/// Returns true for bytes of which RFC 9110 lets the name of a header consist.
 fn is_token(b: u8) -> bool {
     b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
 }

@@ -125,7 +125,7 @@ impl Reader<'_> {
         });
     }
 
-    /// The text as a `T`; `None` when there is none or when it can't be read, which is then
+    /// Returns the text as a `T`; `None` when there is none or when it can't be read, which is then
     /// reported.
     fn read<T>(&mut self, path: &str, text: Option<String>) -> Option<T>
     where
@@ -377,7 +377,8 @@ impl Reader<'_> {
         }
     }
 
-    /// S3 keeps names of user metadata in lower case, so two that differ only in case are one.
+    /// Reads `set`. S3 keeps names of user metadata in lower case, so two that differ only in case
+    /// are one.
     fn overrides(&mut self, path: &str, section: SetSection) -> SetValues {
         let mut metadata = BTreeMap::new();
         for (name, value) in section.metadata.unwrap_or_default() {
@@ -452,7 +453,7 @@ fn access(expected_owner: Option<&String>, requester_pays: Option<bool>) -> Acce
     }
 }
 
-/// A transfer's policies: its own fields over the defaults'. A preset of its own is a new
+/// Returns a transfer's policies: its own fields over the defaults'. A preset of its own is a new
 /// beginning.
 fn preserve(own: Option<&PreserveSection>, shared: Option<&PreserveSection>) -> Preserve {
     let over = |base: Preserve, section: Option<&PreserveSection>| match section {

@@ -34,8 +34,8 @@ const STORAGE_CLASSES: [&str; 12] = [
     "FSX_OPENZFS",
 ];
 
-/// Everything about the job that can't work or would not do what it seems to; empty when all is
-/// well. Paths are those of a manifest.
+/// Returns everything about the job that cannot work or would not do what it seems to; empty if all
+/// is well. Paths are those of a manifest.
 #[must_use]
 pub fn check(job: &Job) -> Vec<Finding> {
     let indices: Vec<_> = (0..job.transfers.len()).collect();
@@ -54,8 +54,8 @@ pub fn check(job: &Job) -> Vec<Finding> {
     findings
 }
 
-/// [`check`] of what could be read of a manifest, where `indices` tells for each transfer which one
-/// of the file it is. That there is none may then have another reason, which was reported.
+/// Returns [`check`] of what could be read of a manifest. `indices` gives the number in the file of
+/// each transfer. A job without any may then have another reason, which was reported.
 pub(super) fn check_with(job: &Job, indices: &[usize], doubts: &Doubts) -> Vec<Finding> {
     let mut rules = Rules {
         job,
@@ -170,7 +170,7 @@ impl<'j> Rules<'j> {
         }
     }
 
-    /// `after` names no transfer above this one.
+    /// Reports an `after` that names no transfer above this one.
     fn no_such_transfer(&mut self, path: &str, after: &str, transfer: &Transfer) {
         // One that could not be read has its own finding.
         if self.doubts.about("transfers") {
@@ -431,7 +431,8 @@ impl<'j> Rules<'j> {
     }
 }
 
-/// True for a path that can only be a directory; whether another one is shows when the run starts.
+/// Returns true for a path that can only be a directory; whether another one is shows when the run
+/// starts.
 fn is_directory(path: &LocalPath) -> bool {
     path.as_path().to_string_lossy().ends_with('/') || path.as_path().file_name().is_none()
 }

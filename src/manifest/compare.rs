@@ -44,13 +44,13 @@ impl fmt::Display for Compare {
 }
 
 impl Transfer {
-    /// True when the job sets attributes of the new objects, whatever the source has.
+    /// Returns true if the job sets attributes of the new objects, whatever the source has.
     #[must_use]
     pub fn sets_attributes(&self) -> bool {
         self.to.storage_class.is_some() || self.sets_unlisted_attributes()
     }
 
-    /// The same without the storage class, which lists show.
+    /// Returns the same without the storage class, which lists show.
     #[must_use]
     pub fn sets_unlisted_attributes(&self) -> bool {
         self.set != SetValues::default()
@@ -59,7 +59,7 @@ impl Transfer {
             || self.customer_keys.destination.is_some()
     }
 
-    /// True for versions that are not the newest ones of their keys.
+    /// Returns true for versions that are not the newest ones of their keys.
     fn reads_the_past(&self) -> bool {
         matches!(self.versions, Versions::AsOf(_))
             || matches!(

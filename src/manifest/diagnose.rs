@@ -118,20 +118,20 @@ impl Problems {
         }
     }
 
-    /// The name of the file, as given.
+    /// Returns the name of the file, as given.
     #[must_use]
     pub fn file_name(&self) -> &str {
         &self.file_name
     }
 
-    /// The problems in the order of the file; never empty.
+    /// Returns the problems in the order of the file; never empty.
     #[must_use]
     pub fn as_slice(&self) -> &[Problem] {
         &self.list
     }
 
-    /// Every problem with its line, the reason below it and the remedy, and at the end how many
-    /// there are.
+    /// Draws every problem with its line, the reason below it, and the remedy, and counts them at
+    /// the end.
     #[must_use]
     pub fn render(&self, colour: bool) -> String {
         let renderer = if colour {
@@ -194,7 +194,7 @@ impl<'s> Lines<'s> {
         }
     }
 
-    /// The line that the cursor is at, without its line break.
+    /// Returns the line that the cursor is at, without its line break.
     fn current(&self) -> &'s str {
         let rest = &self.source[self.start..];
         rest.split('\n')
@@ -252,8 +252,8 @@ fn shorten(text: String) -> String {
     }
 }
 
-/// The source with secrets replaced by asterisks, byte for byte so that places stay where they are:
-/// the ranges that are known to be secret, and what stands before the `@` of any
+/// Replaces secrets in the source by asterisks, byte for byte so that places stay where they are:
+/// the ranges that are known to be secret, and the text before the `@` of any
 /// `http(s)://user:password@host`.
 fn blot(source: &str, secrets: &[Range<usize>]) -> String {
     let mut ranges = secrets.to_vec();

@@ -23,7 +23,8 @@ impl Mistake {
     }
 }
 
-/// `raw` with every `${NAME}` replaced and `$${` made `${`, and what could not be replaced.
+/// Replaces every `${NAME}` in `raw` and makes `$${` a `${`. Returns what could not be replaced as
+/// well.
 pub(super) fn substitute(
     raw: &str,
     env: &dyn Fn(&str) -> Option<String>,

@@ -106,7 +106,7 @@ impl KeyGlob {
         self.is_flat() && name.is_some_and(|name| !name.is_empty() && self.matches(name))
     }
 
-    /// As it was typed.
+    /// Returns the glob as it was typed.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0.text
@@ -179,7 +179,7 @@ pub struct KeyMap {
 }
 
 impl KeyMap {
-    /// True when keys stay as they are.
+    /// Returns true if keys stay as they are.
     #[must_use]
     pub fn is_identity(&self) -> bool {
         *self == Self::default()
@@ -260,13 +260,13 @@ pub enum TemplateError {
 }
 
 impl Template {
-    /// The pieces in order.
+    /// Returns the pieces in order.
     #[must_use]
     pub fn pieces(&self) -> &[Piece] {
         &self.pieces
     }
 
-    /// As it was typed.
+    /// Returns the template as it was typed.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
@@ -279,7 +279,7 @@ impl Template {
         }
     }
 
-    /// The mistakes that would only show as odd or lost keys at the destination.
+    /// Refuses mistakes that would only show as odd or lost keys at the destination.
     fn check(&self) -> Result<(), TemplateError> {
         for pair in self.pieces.windows(2) {
             match pair {

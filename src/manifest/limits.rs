@@ -57,7 +57,7 @@ pub enum FailureLimit {
 pub struct FailureLimitError(pub String);
 
 impl FailureLimit {
-    /// True when `failed` of the `ended` objects are more than the limit allows.
+    /// Returns true if `failed` of the `ended` objects are more than the limit allows.
     #[must_use]
     pub fn is_passed(self, failed: u64, ended: u64) -> bool {
         match self {

@@ -46,12 +46,12 @@ pub(super) struct Entry {
 }
 
 impl Node {
-    /// True for what YAML reads as null: `~`, `null` or nothing at all.
+    /// Returns true for what YAML reads as null: `~`, `null` or nothing at all.
     pub(super) fn is_null(&self) -> bool {
         matches!(&self.kind, Kind::Scalar { text, bare: true } if matches!(&**text, "" | "~" | "null"))
     }
 
-    /// From the first to the last byte, with everything inside.
+    /// Returns the bytes from the first to the last one, with everything inside.
     pub(super) fn extent(&self) -> Range<usize> {
         let last = match &self.kind {
             Kind::List(items) => items.last(),
@@ -89,7 +89,7 @@ struct Reader<'s> {
     issues: Vec<Issue>,
 }
 
-/// The parser counts characters; everything else here counts bytes.
+/// Maps characters, which the parser counts, to bytes, which everything else here counts.
 fn byte_offsets(text: &str) -> Vec<usize> {
     text.char_indices()
         .map(|(at, _)| at)
@@ -325,7 +325,7 @@ impl<'s> Reader<'s> {
         Node { at, kind }
     }
 
-    /// The parser lets a scalar reach to the next token; this cuts blanks and comments off.
+    /// Cuts blanks and comments off a scalar, which the parser lets reach to the next token.
     fn scalar_extent(&self, style: ScalarStyle, at: Range<usize>) -> Range<usize> {
         let source = &self.text[at.clone()];
         let length = match style {
@@ -358,7 +358,8 @@ impl<'s> Reader<'s> {
         at.start..at.start + length
     }
 
-    /// The parser's words name its rules; the remedy guesses the habit behind them.
+    /// Reports a syntax error. The parser's words name its rules; the remedy guesses the habit
+    /// behind them.
     fn syntax_error(&mut self, error: &ScanError) {
         let mut at = self.byte(error.marker().index());
         if error.info().contains("recursion limit") {

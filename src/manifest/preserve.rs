@@ -49,7 +49,7 @@ impl Attribute {
         Self::Annotations,
     ];
 
-    /// The field under `preserve:`.
+    /// Returns the field under `preserve:`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -87,7 +87,7 @@ pub enum Policy {
 }
 
 impl Policy {
-    /// True when the source's value is wanted.
+    /// Returns true if the source's value is wanted.
     #[must_use]
     pub const fn keeps(self) -> bool {
         matches!(self, Self::Require | Self::Try)
@@ -158,7 +158,7 @@ impl From<Preset> for Preserve {
 }
 
 impl Preserve {
-    /// The policy of one attribute.
+    /// Returns the policy of one attribute.
     #[must_use]
     pub const fn of(&self, attribute: Attribute) -> Policy {
         match attribute {
@@ -188,7 +188,7 @@ impl Preserve {
         *field = policy;
     }
 
-    /// True when nothing of the source is kept besides the bytes.
+    /// Returns true if nothing of the source is kept besides the bytes.
     #[must_use]
     pub fn is_content_only(&self) -> bool {
         Attribute::ALL
@@ -219,7 +219,8 @@ fn word<T: for<'de> Deserialize<'de>>(text: &str) -> Option<T> {
 impl FromStr for Preserve {
     type Err = PreserveError;
 
-    /// A preset, policies, or both: `everything`, `tags=require,acl=try`, `everything,acl=skip`.
+    /// Reads a preset, policies, or both: `everything`, `tags=require,acl=try`,
+    /// `everything,acl=skip`.
     fn from_str(text: &str) -> Result<Self, PreserveError> {
         let mut preserve = Self::default();
         for (position, item) in text.split(',').map(str::trim).enumerate() {
@@ -259,7 +260,7 @@ pub struct SetValues {
 }
 
 impl SetValues {
-    /// The content headers with their fields' names.
+    /// Returns the content headers with their fields' names.
     #[must_use]
     pub fn headers(&self) -> [(&'static str, Option<&str>); 5] {
         [
@@ -294,7 +295,7 @@ impl fmt::Display for KeySource {
 impl FromStr for KeySource {
     type Err = String;
 
-    /// `env:NAME` or `file:PATH`.
+    /// Reads `env:NAME` or `file:PATH`.
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
             Some(("env", name)) if !name.is_empty() => Ok(Self::Env(name.to_owned())),

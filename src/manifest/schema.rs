@@ -17,21 +17,21 @@ static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
         .to_value()
 });
 
-/// The schema of [`ManifestFile`]: titles, descriptions, examples and defaults; no other fields are
-/// allowed.
+/// Returns the schema of [`ManifestFile`]: titles, descriptions, examples and defaults; no other
+/// fields are allowed.
 #[must_use]
 pub fn json() -> Value {
     SCHEMA.clone()
 }
 
-/// The same without a copy.
+/// Returns the same without a copy.
 pub(super) fn shared() -> &'static Value {
     &SCHEMA
 }
 
-/// `Option` makes schemars allow `null`, but a field without a value is a mistake in a manifest:
-/// either it is a line that was not finished or a default that is not what the reader expects. And
-/// the line breaks of the doc comments mean nothing on hover.
+/// Removes what schemars allows and a manifest does not: it lets an `Option` be `null`, but a field
+/// without a value is either a line that was not finished or a default that is not what the reader
+/// expects. Joins the lines of doc comments, whose breaks mean nothing on hover.
 fn tidy(schema: &mut Schema) {
     let Some(object) = schema.as_object_mut() else {
         return;

@@ -45,7 +45,7 @@ pub(super) fn check(root: &Node, schema: &Value) -> Shaped {
     }
 }
 
-/// The candidate that `typed` was probably meant to be.
+/// Returns the candidate that `typed` was probably meant to be.
 pub(super) fn closest<'c>(
     typed: &str,
     candidates: impl IntoIterator<Item = &'c str>,
@@ -61,7 +61,7 @@ pub(super) fn closest<'c>(
         .map(|(_, candidate)| candidate)
 }
 
-/// `a, b or c`.
+/// Joins the choices: `a, b or c`.
 pub(super) fn alternatives<'c>(choices: impl IntoIterator<Item = &'c str>) -> String {
     let choices: Vec<_> = choices.into_iter().collect();
     match choices.as_slice() {
@@ -80,7 +80,7 @@ struct Shape<'s> {
 }
 
 impl<'s> Shape<'s> {
-    /// The value of `node`, or `None` when it does not fit. `at` is what to underline.
+    /// Returns the value of `node`, or `None` when it does not fit. `at` is what to underline.
     fn value(&mut self, node: &Node, schema: &'s Value, at: &Range<usize>) -> Option<Yaml> {
         self.places.insert(self.path.clone(), at.clone());
         if matches!(node.kind, Kind::Refused) {
@@ -117,8 +117,8 @@ impl<'s> Shape<'s> {
         }
     }
 
-    /// Who does not know that only the place of a customer key stands here may have written the key
-    /// itself.
+    /// Hides the text of a customer key: someone may have written the key itself instead of its
+    /// place.
     fn hide_customer_key(&mut self, node: &Node) {
         let Kind::Scalar { text, .. } = &node.kind else {
             return;
@@ -201,8 +201,8 @@ impl<'s> Shape<'s> {
         Yaml::Mapping(out)
     }
 
-    /// An entry of `endpoints` that does not fit still exists, or its uses would look like mistakes
-    /// too.
+    /// Makes an empty entry: an entry of `endpoints` that does not fit still exists, or its uses would look like
+    /// mistakes too.
     fn hollow(&self, node: &Node, schema: &'s Value, any: Option<&Value>) -> Option<Yaml> {
         let schema = self.pick(node, schema);
         (any.is_some() && kind_of(schema) == "object").then(|| Yaml::Mapping(Mapping::new()))
@@ -362,7 +362,7 @@ impl<'s> Shape<'s> {
         );
     }
 
-    /// The last field of the path.
+    /// Returns the last field of the path.
     fn last(&self) -> &str {
         self.path.rsplit('.').next().unwrap_or_default()
     }
@@ -385,7 +385,7 @@ impl<'s> Shape<'s> {
     }
 }
 
-/// The schema's type; enumerations are strings.
+/// Returns the schema's type; enumerations are strings.
 fn kind_of(schema: &Value) -> &str {
     match schema.get("type").and_then(Value::as_str) {
         Some(kind) => kind,
@@ -394,7 +394,7 @@ fn kind_of(schema: &Value) -> &str {
     }
 }
 
-/// The values that an enumeration allows; empty when any text will do.
+/// Returns the values that an enumeration allows; empty when any text will do.
 fn choices(schema: &Value) -> Vec<&str> {
     let direct = schema
         .get("enum")
@@ -410,7 +410,7 @@ fn choices(schema: &Value) -> Vec<&str> {
     direct.chain(constants).filter_map(Value::as_str).collect()
 }
 
-/// The places in the schema that have a field of this name, as `transfers[].from`.
+/// Returns the places in the schema that have a field of this name, as `transfers[].from`.
 fn homes(root: &Value, name: &str) -> Vec<String> {
     fn walk(root: &Value, schema: &Value, path: &str, name: &str, found: &mut Vec<String>) {
         if let Some(target) = schema.get("$ref").and_then(Value::as_str) {
@@ -458,7 +458,7 @@ fn homes(root: &Value, name: &str) -> Vec<String> {
     found
 }
 
-/// `name: value` with the field's first example or its default.
+/// Returns `name: value` with the field's first example or its default.
 fn example(name: &str, field: &Value) -> String {
     let value = field
         .pointer("/examples/0")
@@ -469,7 +469,7 @@ fn example(name: &str, field: &Value) -> String {
     }
 }
 
-/// A value in YAML's flow style.
+/// Returns a value in YAML's flow style.
 fn flow(value: &Value) -> String {
     match value {
         Value::Object(fields) => {

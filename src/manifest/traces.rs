@@ -24,7 +24,7 @@ pub enum JournalPlace {
 impl std::str::FromStr for JournalPlace {
     type Err = String;
 
-    /// `none`, `s3://bucket/prefix/`, or a directory.
+    /// Reads `none`, `s3://bucket/prefix/`, or a directory.
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "" => Err("write a directory, s3://bucket/prefix/, or none".to_owned()),

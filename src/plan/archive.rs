@@ -16,7 +16,7 @@ pub struct Request {
     pub for_days: bool,
 }
 
-/// The request for an object of this storage class. `archive_tier` is what HEAD tells of
+/// Returns the request for an object of this storage class. `archive_tier` is what HEAD tells of
 /// `INTELLIGENT_TIERING`.
 #[must_use]
 pub fn request(

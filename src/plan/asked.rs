@@ -76,7 +76,7 @@ impl<'a> Asked<'a> {
         }
     }
 
-    /// The number of tags that the object must have; `None` where that is not known.
+    /// Returns the number of tags that the object must have; `None` where that is not known.
     #[must_use]
     pub fn tags(&self) -> Option<u32> {
         match (self.tag_values(), self.source_tags) {

@@ -85,7 +85,7 @@ impl Reads {
         }
     }
 
-    /// The requests by their names.
+    /// Returns the requests by their names.
     pub fn operations(self) -> impl Iterator<Item = Operation> {
         let all = [
             (self.head, Operation::HeadObject),
@@ -155,7 +155,7 @@ pub fn of_copy(
     })
 }
 
-/// The attributes of an uploaded file.
+/// Returns the attributes of an uploaded file.
 #[must_use]
 pub fn of_upload(name: &str, transfer: &Transfer, capabilities: &Capabilities) -> Attributes {
     let content_type = mime_guess::from_path(name)
@@ -201,7 +201,7 @@ impl Losses<'_> {
     }
 }
 
-/// The content headers: those that are kept, and over them those that the job sets.
+/// Returns the content headers: those that are kept, and over them those that the job sets.
 pub(super) fn headers(kept: ContentHeaders, transfer: &Transfer) -> ContentHeaders {
     let set = &transfer.set;
     ContentHeaders {
@@ -249,7 +249,7 @@ fn metadata(
     Ok(set.clone())
 }
 
-/// The tags that the job sets.
+/// Returns the tags that the job sets.
 #[must_use]
 pub fn set_tags(transfer: &Transfer) -> Vec<Tag> {
     let tag = |(key, value): (&String, &String)| Tag {
@@ -449,7 +449,7 @@ pub fn take_late_tags(attributes: &mut Attributes, capabilities: &Capabilities) 
     std::mem::take(tags)
 }
 
-/// The checksum to declare: the source's algorithm where it comes out comparable, else S3's
+/// Returns the checksum to declare: the source's algorithm where it comes out comparable, else S3's
 /// default.
 fn checksum(head: &Head, route: &Route) -> Option<(ChecksumAlgorithm, ChecksumKind)> {
     let source = head

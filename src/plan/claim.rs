@@ -46,7 +46,7 @@ pub enum Cut<'a> {
 }
 
 impl Cut<'_> {
-    /// The layout of an upload that has these parts.
+    /// Returns the layout of an upload that has these parts.
     fn layout_of(self, listed: &[PartDone]) -> Option<PartLayout> {
         match self {
             Self::Exactly(layout) => Some(layout.clone()),
@@ -60,8 +60,8 @@ impl Cut<'_> {
     }
 }
 
-/// The parts of an upload and how it is cut, if that may be by us and it declares the checksum that
-/// `wanted` has. One that is cut otherwise is somebody else's.
+/// Returns the parts of an upload and how it is cut, if that may be by us and it declares the
+/// checksum that `wanted` has. One that is cut otherwise is somebody else's.
 #[must_use]
 pub fn usable(
     mut listed: Vec<PartDone>,
@@ -83,8 +83,8 @@ pub fn usable(
     usable.then_some((layout, listed))
 }
 
-/// The first attribute of the object `found` that is not as wanted. What was left to the bucket
-/// (encryption, a default retention) is as it came out.
+/// Returns the first attribute of the object `found` that is not as wanted. What was left to the
+/// bucket (encryption, a default retention) is as it came out.
 #[must_use]
 pub fn difference(wanted: &Attributes, found: &Head, tags: &[Tag]) -> Option<Attribute> {
     let lock = &wanted.lock;
@@ -149,8 +149,8 @@ fn tags_are(wanted: &Tags, found: &[Tag]) -> bool {
     }
 }
 
-/// A key that was named by something else than what HEAD shows of it, an alias, counts as another
-/// one.
+/// Compares two encryptions. A key that was named by an alias counts as another one than the key
+/// that HEAD shows.
 pub(super) fn encryption_is(wanted: Option<&Encryption>, found: Option<&Encryption>) -> bool {
     match (wanted, found) {
         (None, _) | (Some(Encryption::S3), Some(Encryption::S3)) => true,

@@ -22,7 +22,7 @@ pub fn optional(attributes: &Attributes, transfer: &Transfer) -> Vec<Attribute> 
         .collect()
 }
 
-/// `attributes` with nothing of the source in those that are left `out`.
+/// Returns `attributes` with nothing of the source in those that are left `out`.
 #[must_use]
 pub fn without(attributes: &Attributes, out: &[Attribute], transfer: &Transfer) -> Attributes {
     let mut left = attributes.clone();
@@ -93,7 +93,7 @@ pub fn suspects(failure: &Failure, optional: &[Attribute]) -> Vec<Vec<Attribute>
     attempts
 }
 
-/// The loss of an attribute that `bucket` did not take.
+/// Returns the loss of an attribute that `bucket` did not take.
 #[must_use]
 pub fn refused(attribute: Attribute, failure: &Failure, bucket: &BucketName) -> Loss {
     let details = failure.details();
@@ -115,14 +115,14 @@ pub fn refused(attribute: Attribute, failure: &Failure, bucket: &BucketName) -> 
     Loss::new(attribute, Lost::NotSet, reason)
 }
 
-/// True for what S3 says to a lock in a bucket that was created without Object Lock.
+/// Returns true for what S3 says to a lock in a bucket that was created without Object Lock.
 fn is_lockless(message: &str) -> bool {
     message
         .to_ascii_lowercase()
         .contains("missing object lock configuration")
 }
 
-/// The loss of an attribute that could not be read from `bucket`.
+/// Returns the loss of an attribute that could not be read from `bucket`.
 #[must_use]
 pub fn unreadable(
     attribute: Attribute,
@@ -150,8 +150,8 @@ pub fn without_answer(failure: &Failure, bucket: &BucketName) -> String {
     }
 }
 
-/// True for losses that happen to every object of a bucket alike, and not to those of one class or
-/// size.
+/// Returns true for losses that happen to every object of a bucket alike, and not to those of one
+/// class or size.
 #[must_use]
 pub const fn concerns_whole_bucket(attribute: Attribute) -> bool {
     matches!(

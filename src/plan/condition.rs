@@ -27,7 +27,7 @@ pub enum Seen {
 }
 
 impl Route {
-    /// The request that makes the object visible.
+    /// Returns the request that makes the object visible.
     #[must_use]
     pub const fn publishes_by(&self) -> ConditionalWrite {
         match self {
@@ -39,7 +39,7 @@ impl Route {
     }
 }
 
-/// The condition that a write carries.
+/// Returns the condition that a write carries.
 #[must_use]
 pub fn demanded(
     when: When,

@@ -21,7 +21,8 @@ struct Prices {
     month: f64,
 }
 
-/// By class, from S3's price list of 2026. Unknown classes cost as much as STANDARD.
+/// Returns the prices of a class, from S3's price list of 2026. Unknown classes cost as much as
+/// STANDARD.
 const fn prices(class: &str) -> Prices {
     let (writes, reads, month) = match class.as_bytes() {
         b"STANDARD_IA" => (0.01, 0.001, 0.0125),
@@ -100,7 +101,7 @@ fn is_archive(class: Option<&str>) -> bool {
     matches!(class, Some("GLACIER" | "DEEP_ARCHIVE"))
 }
 
-/// `$0.04`, `$12`, `less than $0.01`.
+/// Writes an amount: `$0.04`, `$12`, `less than $0.01`.
 #[must_use]
 pub fn display(dollars: f64) -> String {
     match dollars {

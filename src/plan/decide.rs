@@ -134,7 +134,7 @@ pub enum SetAttributes {
 }
 
 impl SetAttributes {
-    /// True when there is nothing to tell.
+    /// Returns true if there is nothing to tell.
     #[must_use]
     pub fn are_kept(&self) -> bool {
         *self == Self::Kept
@@ -164,7 +164,7 @@ pub enum Skip {
 }
 
 impl Skip {
-    /// The destination has an equal object, by this.
+    /// Returns the reason for an object that the destination has already, found equal by this.
     #[must_use]
     pub const fn equal(equal_by: Basis) -> Self {
         Self::Equal {
@@ -386,7 +386,7 @@ pub enum Route {
 }
 
 impl Route {
-    /// The name in plans, receipts and metrics.
+    /// Returns the name in plans, receipts and metrics.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
@@ -399,7 +399,7 @@ impl Route {
         }
     }
 
-    /// Parts of the upload; zero for single requests.
+    /// Returns the number of parts of the upload; zero for single requests.
     #[must_use]
     pub const fn parts(&self) -> u32 {
         match self {
@@ -408,7 +408,7 @@ impl Route {
         }
     }
 
-    /// Write requests that the route costs when nothing fails.
+    /// Returns the write requests that the route costs if nothing fails.
     #[must_use]
     pub const fn writes(&self) -> u64 {
         match self.parts() {

@@ -11,7 +11,7 @@ use crate::location::ObjectKey;
 use crate::manifest::job::When;
 use crate::s3::Capabilities;
 
-/// The route of a copy of `size` bytes from `source`, given the one that its size demands.
+/// Returns the route of a copy of `size` bytes from `source`, given the one that its size demands.
 ///
 /// # Errors
 /// [`LayoutError::OddSource`] for objects that can be copied neither in parts nor at once.
@@ -47,7 +47,7 @@ pub fn detour(
     }
 }
 
-/// True when a Complete can be refused and a `CopyObject` cannot, and the job needs that.
+/// Returns true if a Complete can be refused and a `CopyObject` cannot, and the job needs that.
 fn closes_the_race(when: When, capabilities: &Capabilities) -> bool {
     let Capabilities {
         if_none_match,
@@ -57,7 +57,7 @@ fn closes_the_race(when: When, capabilities: &Capabilities) -> bool {
     when == When::Missing && !if_none_match.copy && if_none_match.complete && *part_copy
 }
 
-/// False for sources whose names are others after they were decoded once too often, where
+/// Returns false for sources whose names are others after they were decoded once too often, where
 /// `UploadPartCopy` does that.
 #[must_use]
 pub fn finds_parts_of(source: &ObjectKey, capabilities: &Capabilities) -> bool {

@@ -49,7 +49,7 @@ pub struct Loss {
 }
 
 impl Loss {
-    /// A loss.
+    /// Creates a loss.
     pub fn new(attribute: Attribute, lost: Lost, reason: impl Into<String>) -> Self {
         Self {
             attribute,
@@ -84,7 +84,7 @@ impl LossCounts {
         }
     }
 
-    /// Each loss with the number of objects that it happened to.
+    /// Returns each loss with the number of objects that it happened to.
     pub fn iter(&self) -> impl Iterator<Item = (&Loss, u64)> {
         self.counts.iter().map(|(loss, count)| (loss, *count))
     }
@@ -105,7 +105,7 @@ struct Counted {
 }
 
 impl Serialize for LossCounts {
-    /// A list of losses, each with `objects`.
+    /// Writes a list of losses, each with `objects`.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(self.iter().map(|(loss, objects)| Counted {
             loss: loss.clone(),

@@ -41,7 +41,7 @@ pub struct PartRange {
 }
 
 impl PartRange {
-    /// First and last byte, both included, as `x-amz-copy-source-range` wants them.
+    /// Returns the first and the last byte, both included, as `x-amz-copy-source-range` wants them.
     #[must_use]
     pub const fn first_last(&self) -> (u64, u64) {
         (self.offset, self.offset + self.length - 1)
@@ -188,9 +188,9 @@ pub const fn may_be_automatic(part_size: u64, limits: &PartLimits) -> bool {
     part_size >= FASTEST_PART && part_size <= limits.max_part && part_size.is_multiple_of(MIB)
 }
 
-/// The part size for which the last wave of parts is full, between 64 and 128 MiB if the size
-/// allows. Where copies begin slowly, parts are so large that most of their time is not spent on
-/// that, but not so large that places in flight stay empty.
+/// Returns the part size for which the last wave of parts is full, between 64 and 128 MiB if the
+/// size allows. Where copies begin slowly, parts are so large that most of their time is not spent
+/// on that, but not so large that places in flight stay empty.
 fn balanced(size: u64, Capacity { in_flight, speed }: Capacity) -> u64 {
     let in_flight = u64::from(in_flight.max(1));
     let smallest = speed
@@ -223,7 +223,7 @@ fn fastest(size: u64, Capacity { in_flight, speed }: Capacity) -> u64 {
 }
 
 impl PartLayout {
-    /// Equal parts of our choice. `count` parts of `part_size` must tile `size`.
+    /// Makes a layout of equal parts of our choice. `count` parts of `part_size` must tile `size`.
     #[must_use]
     pub const fn uniform(size: u64, part_size: u64, count: u32) -> Self {
         Self {
@@ -234,7 +234,7 @@ impl PartLayout {
         }
     }
 
-    /// The part with this number, when the layout has it.
+    /// Returns the part with this number, when the layout has it.
     #[must_use]
     pub fn part(&self, number: u32) -> Option<PartRange> {
         let index = number.checked_sub(1)?;
@@ -262,12 +262,12 @@ impl PartLayout {
         })
     }
 
-    /// All parts, in the order of their numbers.
+    /// Returns all parts, in the order of their numbers.
     pub fn parts(&self) -> impl Iterator<Item = PartRange> + Send + '_ {
         (1..=self.count).filter_map(move |number| self.part(number))
     }
 
-    /// True when the parts are meant to be those of the source.
+    /// Returns true if the parts are meant to be those of the source.
     #[must_use]
     pub fn is_replay(&self) -> bool {
         self.boundaries != Boundaries::Chosen

@@ -34,8 +34,8 @@ pub enum RemapError {
 }
 
 impl KeyMap {
-    /// The key at the destination for the object with `relative` key and `size` bytes, where `to`
-    /// is the key of the destination's location.
+    /// Returns the key at the destination for the object with `relative` key and `size` bytes,
+    /// where `to` is the key of the destination's location.
     ///
     /// # Errors
     /// [`RemapError`], with the key in its text.
@@ -70,9 +70,9 @@ impl KeyMap {
         Ok(ObjectKey::new(&key)?)
     }
 
-    /// The relative key whose object would go to `key`, where the map can be turned round: the
-    /// inverse of [`KeyMap::destination_key`] for maps that keep the order of keys. `None` for keys
-    /// that no object would go to.
+    /// Returns the relative key whose object would go to `key`, where the map can be turned round:
+    /// the inverse of [`KeyMap::destination_key`] for maps that keep the order of keys. `None` for
+    /// keys that no object would go to.
     #[must_use]
     pub fn relative_of(&self, to: &ObjectKey, key: &str) -> Option<String> {
         let rest = key.strip_prefix(to.as_str()).filter(|_| to.is_prefix())?;
@@ -88,9 +88,9 @@ impl KeyMap {
         ))
     }
 
-    /// True when destination keys sort as source keys do. Taking the same bytes off every key, or
-    /// putting the same bytes in front of it, keeps the order; a template does only if it is fixed
-    /// text and then `{key}`.
+    /// Returns true if destination keys sort as source keys do. Taking the same bytes off every
+    /// key, or putting the same bytes in front of it, keeps the order; a template does only if it
+    /// is fixed text and then `{key}`.
     #[must_use]
     pub fn preserves_order(&self) -> bool {
         self.rename.as_ref().is_none_or(|template| {

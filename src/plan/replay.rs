@@ -71,8 +71,8 @@ pub fn replay(
     Replay::Parts(count)
 }
 
-/// The route of an object of which only a line of a list is known, for the plan: the executor looks
-/// closer. `None` where the list tells nothing that could be kept.
+/// Returns the route of an object of which only a line of a list is known, for the plan: the
+/// executor looks closer. `None` where the list tells nothing that could be kept.
 #[must_use]
 pub fn by_etag(
     size: u64,
@@ -101,8 +101,8 @@ pub fn by_etag(
     }
 }
 
-/// The uniform layout that a first part of `first` bytes and `count` parts in all make of `size`
-/// bytes, if they do.
+/// Returns the uniform layout that a first part of `first` bytes and `count` parts in all make of
+/// `size` bytes, if they do.
 #[must_use]
 pub fn guess(size: u64, count: u32, first: u64, limits: &PartLimits) -> Option<PartLayout> {
     let before_last = u64::from(count.checked_sub(1)?).checked_mul(first)?;

@@ -100,7 +100,7 @@ impl Estimate {
         (self.stream > 0.0).then(|| (self.stream / f64::from(in_flight.max(1))).max(self.longest))
     }
 
-    /// The smallest and the largest part, in bytes.
+    /// Returns the smallest and the largest part, in bytes.
     #[must_use]
     pub fn parts(&self) -> Option<(u64, u64)> {
         self.parts
@@ -234,7 +234,7 @@ impl Totals {
         self.requests.iter().map(cost).sum()
     }
 
-    /// All requests.
+    /// Returns the number of all requests.
     #[must_use]
     pub fn all_requests(&self) -> u64 {
         self.requests.values().sum()

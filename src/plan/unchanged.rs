@@ -29,7 +29,7 @@ fn is_zero(number: &u64) -> bool {
 }
 
 impl Unchanged {
-    /// The counts of one object that is left.
+    /// Returns the counts of one object that is left.
     #[must_use]
     pub fn one(skip: Skip) -> Self {
         let mut counts = Self::default();
@@ -84,7 +84,7 @@ impl Unchanged {
             .saturating_sub(void.other_storage_class);
     }
 
-    /// True when nothing was counted.
+    /// Returns true if nothing was counted.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()

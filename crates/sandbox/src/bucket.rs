@@ -109,7 +109,7 @@ impl Bucket {
         write(&self.state)
     }
 
-    /// The `ETag` of an object or a part written in one piece.
+    /// Returns the `ETag` of an object or a part written in one piece.
     pub(super) fn etag(&self, store: &Store, content: &Content, encryption: &Encryption) -> String {
         if self.directory {
             store.unique()
@@ -209,12 +209,12 @@ impl Bucket {
 }
 
 impl State {
-    /// The object that a plain read of the key finds.
+    /// Returns the object that a plain read of the key finds.
     pub(super) fn current(&self, key: &str) -> Option<&Arc<Object>> {
         self.objects.get(key)?.first()?.object()
     }
 
-    /// The version that a read finds: the current one, or the named one.
+    /// Returns the version that a read finds: the current one, or the named one.
     pub(super) fn resolve(
         &self,
         key: &str,
@@ -245,7 +245,8 @@ impl State {
         }
     }
 
-    /// Version ids are shown once a bucket has had versioning; the null version is `null`.
+    /// Returns the version id to show: none before a bucket had versioning, and `null` for the null
+    /// version.
     pub(super) fn shown_id(&self, version_id: Option<&str>) -> Option<String> {
         match (version_id, self.versioning) {
             (Some(id), _) => Some(id.to_owned()),
@@ -332,7 +333,7 @@ impl State {
         Ok(deleted)
     }
 
-    /// The open uploads of one key.
+    /// Returns the open uploads of one key.
     pub(super) fn uploads_of_mut<'a>(
         &'a mut self,
         key: &str,

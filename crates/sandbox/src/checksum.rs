@@ -75,7 +75,7 @@ impl Algorithm {
         Self::Sha256,
     ];
 
-    /// The name in headers and documents: `CRC64NVME`.
+    /// Returns the name in headers and documents: `CRC64NVME`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -87,7 +87,7 @@ impl Algorithm {
         }
     }
 
-    /// The header that carries a value.
+    /// Returns the header that carries a value.
     pub(super) const fn header(self) -> &'static str {
         match self {
             Self::Crc32 => "x-amz-checksum-crc32",
@@ -113,7 +113,7 @@ impl Algorithm {
         }
     }
 
-    /// The kind of a multipart checksum when the caller names none, by algorithm.
+    /// Returns the kind of a multipart checksum, by algorithm, for a caller who names none.
     pub(super) const fn default_kind(self) -> ChecksumKind {
         match self {
             Self::Crc64Nvme => ChecksumKind::FullObject,
@@ -130,7 +130,7 @@ impl Algorithm {
         }
     }
 
-    /// Base64 of the checksum of `content`.
+    /// Returns the base64 of the checksum of `content`.
     #[must_use]
     pub fn of(self, content: &Content) -> String {
         BASE64.encode(kept(content, Some(self), || match (self.crc(), self) {
@@ -140,7 +140,7 @@ impl Algorithm {
         }))
     }
 
-    /// The checksum of the parts' checksums. `None` if a part's value is not base64.
+    /// Returns the checksum of the parts' checksums. `None` if a part's value is not base64.
     pub(super) fn composite<'a>(self, parts: impl IntoIterator<Item = &'a str>) -> Option<String> {
         let mut joined = Vec::new();
         for part in parts {
@@ -149,9 +149,9 @@ impl Algorithm {
         Some(self.of(&Content::bytes(joined)))
     }
 
-    /// The checksum of contents joined, from those of the pieces and their lengths in bytes. `None`
-    /// for the SHA algorithms, which can't be joined, and for values that are not base64 of the
-    /// algorithm's width.
+    /// Returns the checksum of contents joined, from those of the pieces and their lengths in
+    /// bytes. `None` for the SHA algorithms, which can't be joined, and for values that are not
+    /// base64 of the algorithm's width.
     #[must_use]
     pub fn joined<'a>(self, pieces: impl IntoIterator<Item = (&'a str, u64)>) -> Option<String> {
         let crc = self.crc()?;
@@ -171,7 +171,7 @@ impl Algorithm {
 }
 
 impl ChecksumKind {
-    /// The name in headers and documents: `FULL_OBJECT`.
+    /// Returns the name in headers and documents: `FULL_OBJECT`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -188,7 +188,7 @@ impl ChecksumKind {
 }
 
 impl Checksum {
-    /// The checksum of all of `content`.
+    /// Returns the checksum of all of `content`.
     pub(super) fn full(algorithm: Algorithm, content: &Content) -> Self {
         Self {
             algorithm,
@@ -198,7 +198,7 @@ impl Checksum {
         }
     }
 
-    /// The value as HEAD, GET and Complete show it: composite ones end in `-N`.
+    /// Returns the value as HEAD, GET and Complete show it: composite ones end in `-N`.
     #[must_use]
     pub fn shown(&self) -> String {
         match self.kind {
@@ -238,7 +238,7 @@ impl Hasher {
         }
     }
 
-    /// Base64 of the checksum.
+    /// Returns the base64 of the checksum.
     pub(super) fn finish(self) -> String {
         match self {
             Self::Crc32(hash) => BASE64.encode(hash.finalize()),
@@ -300,7 +300,7 @@ fn sha<S: s3s::crypto::Checksum>(content: &Content) -> Vec<u8> {
     hash.finalize().as_ref().to_vec()
 }
 
-/// MD5 of the content, or of its description (see the module's documentation).
+/// Returns the MD5 of the content, or of its description (see the module's documentation).
 pub(super) fn md5(content: &Content) -> [u8; 16] {
     let sum = kept(content, None, || {
         let mut hash = Md5::new();
@@ -344,12 +344,12 @@ fn kept(
     sum
 }
 
-/// The `ETag` of an object written in one piece, unquoted.
+/// Returns the `ETag` of an object written in one piece, unquoted.
 pub(super) fn etag(content: &Content) -> String {
     hex(&md5(content))
 }
 
-/// The `ETag` of a multipart object from those of its parts, unquoted.
+/// Computes the `ETag` of a multipart object from those of its parts, unquoted.
 pub(super) fn multipart_etag<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
     let mut hash = Md5::new();
     let mut count = 0;
@@ -363,7 +363,7 @@ pub(super) fn multipart_etag<'a>(parts: impl IntoIterator<Item = &'a str>) -> St
     format!("{}-{count}", hex(&hash.finalize()))
 }
 
-/// Lower-case hexadecimal digits.
+/// Returns lower-case hexadecimal digits.
 pub(super) fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = String::with_capacity(2 * bytes.len());

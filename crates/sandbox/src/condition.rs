@@ -27,7 +27,7 @@ pub(super) enum Unmet {
     NotModified,
 }
 
-/// The point in time that a header or an element named.
+/// Returns the point in time that a header or an element names.
 pub(super) fn time(timestamp: Option<&Timestamp>) -> Option<SystemTime> {
     let mut text = Vec::new();
     timestamp?
@@ -45,8 +45,8 @@ fn matches(condition: &ETagCondition, etag: &str) -> bool {
 }
 
 impl ReadConditions {
-    /// For GET and HEAD, after RFC 9110: the `ETag` headers win over the dates, and a cache that is
-    /// fresh gets 304.
+    /// Checks the conditions of GET and HEAD after RFC 9110: the `ETag` headers win over the dates,
+    /// and a cache that is fresh gets 304.
     pub(super) fn check_read(&self, object: &Object) -> Option<Unmet> {
         match (&self.if_match, self.if_unmodified_since) {
             (Some(wanted), _) if !matches(wanted, &object.etag) => {
@@ -66,9 +66,9 @@ impl ReadConditions {
         }
     }
 
-    /// For copy sources: always 412, reported in the order If-Match, If-Unmodified-Since,
-    /// If-None-Match, If-Modified-Since; a match excuses If-Unmodified-Since; a date in the future
-    /// is no condition.
+    /// Checks the conditions of copy sources: always 412, reported in the order If-Match,
+    /// If-Unmodified-Since, If-None-Match, If-Modified-Since. A match excuses If-Unmodified-Since;
+    /// a date in the future is not a condition.
     pub(super) fn check_source(&self, object: &Object) -> Result<(), Refusal> {
         let failed = |condition| Err(Refusal::precondition_failed(condition));
         match (&self.if_match, self.if_unmodified_since) {
@@ -108,8 +108,9 @@ pub(super) enum WriteCondition {
 }
 
 impl WriteCondition {
-    /// From the headers of `PutObject`, CopyObject and `CompleteMultipartUpload`, which accept
-    /// `If-None-Match: *` or `If-Match: <ETag>` and nothing else.
+    /// Reads the condition from the headers of `PutObject`, `CopyObject`, and
+    /// `CompleteMultipartUpload`, which accept `If-None-Match: *` or `If-Match: <ETag>` and nothing
+    /// else.
     pub(super) fn from_headers(headers: &HeaderMap) -> Result<Self, Refusal> {
         let value = |name: &str| {
             headers
@@ -136,7 +137,7 @@ impl WriteCondition {
         }
     }
 
-    /// [`Self::from_headers`], or nothing where the server ignores conditions.
+    /// Returns [`Self::from_headers`], or nothing where the server ignores conditions.
     pub(super) fn unless(ignored: bool, headers: &HeaderMap) -> Result<Self, Refusal> {
         if ignored {
             Ok(Self::None)
@@ -157,7 +158,7 @@ impl WriteCondition {
     }
 }
 
-/// Now, in whole seconds.
+/// Returns the current time in whole seconds.
 pub(super) fn now() -> SystemTime {
     whole_seconds(SystemTime::now())
 }

@@ -73,7 +73,7 @@ impl Segment {
         }
     }
 
-    /// The real bytes. The caller bounds the length.
+    /// Holds the real bytes. The caller bounds the length.
     fn to_bytes(&self) -> Bytes {
         match self {
             Self::Bytes(bytes) => bytes.clone(),
@@ -85,7 +85,7 @@ impl Segment {
         }
     }
 
-    /// One segment for the two, if `next` goes on where this one ends in the same pattern.
+    /// Joins two segments if `next` continues the same pattern where this one ends.
     fn join(&self, next: &Self) -> Option<Self> {
         match (self, next) {
             (
@@ -127,7 +127,7 @@ impl Segment {
 }
 
 impl Content {
-    /// Real bytes.
+    /// Makes a content of real bytes.
     pub fn bytes(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
         Self {
@@ -136,13 +136,13 @@ impl Content {
         }
     }
 
-    /// No bytes.
+    /// Makes a content without bytes.
     #[must_use]
     pub fn empty() -> Self {
         Self::bytes(Bytes::new())
     }
 
-    /// The same with one bit of its first byte turned over; an empty content stays empty.
+    /// Returns the same with one bit of its first byte turned over; an empty content stays empty.
     pub(super) fn corrupted(&self) -> Self {
         if self.len == 0 {
             return self.clone();
@@ -156,7 +156,7 @@ impl Content {
         Self::concat([&Self::bytes(first), &self.slice(1..self.len)])
     }
 
-    /// The first `len` bytes of the pseudo-random pattern `seed`, none of them in memory.
+    /// Returns the first `len` bytes of the pseudo-random pattern `seed`, none of them in memory.
     #[must_use]
     pub fn pattern(seed: u64, len: u64) -> Self {
         Self {
@@ -169,8 +169,8 @@ impl Content {
         }
     }
 
-    /// Like [`Content::pattern`], but held in memory, so that its MD5 and SHA sums are the real
-    /// ones at any size.
+    /// Makes the same content as [`Content::pattern`], but in memory, so that its MD5 and SHA sums
+    /// are the real ones at any size.
     #[must_use]
     pub fn pattern_bytes(seed: u64, len: u64) -> Self {
         Self::bytes(
@@ -183,7 +183,7 @@ impl Content {
         )
     }
 
-    /// Length in bytes.
+    /// Returns the length in bytes.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.len
@@ -202,7 +202,7 @@ impl Content {
         }
     }
 
-    /// The bytes of `range`, which is cut at the end of the content.
+    /// Returns the bytes of `range`, which is cut at the end of the content.
     #[must_use]
     pub fn slice(&self, range: Range<u64>) -> Self {
         let (start, end) = (range.start.min(self.len), range.end.min(self.len));
@@ -222,7 +222,7 @@ impl Content {
         Self::of_segments(cut)
     }
 
-    /// The contents one after the other.
+    /// Joins the contents, one after the other.
     pub fn concat<'a>(contents: impl IntoIterator<Item = &'a Self>) -> Self {
         Self::of_segments(
             contents
@@ -262,7 +262,7 @@ impl Content {
         }
     }
 
-    /// All bytes, in memory. Meant for small contents.
+    /// Returns all bytes, in memory. Meant for small contents.
     #[must_use]
     pub fn to_bytes(&self) -> Bytes {
         match &self.segments {
@@ -275,7 +275,7 @@ impl Content {
         }
     }
 
-    /// The bytes in chunks of at most 256 KiB.
+    /// Returns the bytes in chunks of at most 256 KiB.
     pub(super) fn chunks(&self) -> Chunks {
         Chunks {
             content: self.clone(),

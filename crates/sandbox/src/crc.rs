@@ -23,7 +23,7 @@ pub(super) struct CrcSum {
 }
 
 impl Crc {
-    /// Bytes of the value.
+    /// Returns the length of the value in bytes.
     pub(super) const fn width(self) -> usize {
         match self {
             Self::Crc32 | Self::Crc32c => 4,
@@ -31,7 +31,7 @@ impl Crc {
         }
     }
 
-    /// The polynomial, reflected.
+    /// Returns the polynomial, reflected.
     const fn polynomial(self) -> u64 {
         match self {
             Self::Crc32 => 0xedb8_8320,
@@ -40,12 +40,12 @@ impl Crc {
         }
     }
 
-    /// The polynomial `1`: in reflected order the highest bit.
+    /// Returns the polynomial `1`: in reflected order the highest bit.
     const fn one(self) -> u64 {
         1 << (8 * self.width() - 1)
     }
 
-    /// The CRC of `bytes`.
+    /// Computes the CRC of `bytes`.
     pub(super) fn of(self, bytes: &[u8]) -> CrcSum {
         let algorithm = match self {
             Self::Crc32 => CrcAlgorithm::Crc32IsoHdlc,
@@ -58,7 +58,7 @@ impl Crc {
         }
     }
 
-    /// `a * b` modulo the polynomial.
+    /// Computes `a * b` modulo the polynomial.
     const fn multiply(self, a: u64, mut b: u64) -> u64 {
         let mut bit = self.one();
         let mut product = 0;
@@ -76,7 +76,7 @@ impl Crc {
         product
     }
 
-    /// `x^(8 * 2^k)` for `k` in 0..64.
+    /// Returns `x^(8 * 2^k)` for `k` in 0..64.
     const fn powers(self) -> [u64; 64] {
         let mut powers = [0; 64];
         // x^8
@@ -89,7 +89,7 @@ impl Crc {
         powers
     }
 
-    /// `value * x^(8 * bytes)`: what `bytes` zero bytes appended do to a remainder.
+    /// Computes `value * x^(8 * bytes)`: the remainder after `bytes` zero bytes are appended.
     fn shift(self, value: u64, bytes: u64) -> u64 {
         static CRC32: [u64; 64] = Crc::Crc32.powers();
         static CRC32C: [u64; 64] = Crc::Crc32c.powers();
@@ -123,7 +123,7 @@ impl CrcSum {
         self.value
     }
 
-    /// The CRC of these bytes followed by those of `next`.
+    /// Computes the CRC of these bytes followed by those of `next`.
     pub(super) fn then(self, next: Self, crc: Crc) -> Self {
         Self {
             value: crc.shift(self.value, next.len) ^ next.value,
@@ -131,7 +131,7 @@ impl CrcSum {
         }
     }
 
-    /// The CRC of what follows `prefix` in these bytes.
+    /// Computes the CRC of what follows `prefix` in these bytes.
     pub(super) fn without_prefix(self, prefix: Self, crc: Crc) -> Self {
         let len = self.len - prefix.len;
         Self {
@@ -140,7 +140,7 @@ impl CrcSum {
         }
     }
 
-    /// The CRC of these bytes written `times` times.
+    /// Computes the CRC of these bytes written `times` times.
     pub(super) fn repeat(self, times: u64, crc: Crc) -> Self {
         let (mut result, mut doubled, mut left) = (Self::EMPTY, self, times);
         // What appending `doubled` multiplies by: squaring it is cheaper than deriving it from the
@@ -167,7 +167,7 @@ impl CrcSum {
         result
     }
 
-    /// The value as S3 writes it: big-endian bytes.
+    /// Returns the value as S3 writes it: big-endian bytes.
     pub(super) fn to_bytes(self, crc: Crc) -> Vec<u8> {
         self.value.to_be_bytes()[8 - crc.width()..].to_vec()
     }

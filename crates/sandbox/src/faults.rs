@@ -94,61 +94,61 @@ impl Fault {
         }
     }
 
-    /// Only calls of this bucket.
+    /// Limits the fault to calls of this bucket.
     #[must_use]
     pub fn bucket(mut self, name: impl Into<String>) -> Self {
         self.bucket = Some(name.into());
         self
     }
 
-    /// Only calls whose key contains this.
+    /// Limits the fault to calls whose key contains this.
     #[must_use]
     pub fn key(mut self, part: impl Into<String>) -> Self {
         self.key = Some(part.into());
         self
     }
 
-    /// Only calls whose key, or the prefix of whose list, begins with this.
+    /// Limits the fault to calls whose key, or the prefix of whose list, begins with this.
     #[must_use]
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = Some(prefix.into());
         self
     }
 
-    /// Only calls that are signed with this access key.
+    /// Limits the fault to calls that are signed with this access key.
     #[must_use]
     pub fn access_key(mut self, key: impl Into<String>) -> Self {
         self.access_key = Some(key.into());
         self
     }
 
-    /// Only calls that carry this session token.
+    /// Limits the fault to calls that carry this session token.
     #[must_use]
     pub fn token(mut self, token: impl Into<String>) -> Self {
         self.token = Some(token.into());
         self
     }
 
-    /// Only these of the matching calls.
+    /// Limits the fault to these of the matching calls.
     #[must_use]
     pub fn when(mut self, when: When) -> Self {
         self.when = when;
         self
     }
 
-    /// Only the nth of the matching calls, counted from 1.
+    /// Limits the fault to the nth of the matching calls, counted from 1.
     #[must_use]
     pub fn nth(self, n: u64) -> Self {
         self.when(When::Nth(n))
     }
 
-    /// Only the first n of the matching calls.
+    /// Limits the fault to the first n of the matching calls.
     #[must_use]
     pub fn first(self, n: u64) -> Self {
         self.when(When::First(n))
     }
 
-    /// Only in this span of time, counted from when it is armed.
+    /// Limits the fault to this span of time, counted from when it is armed.
     #[must_use]
     pub fn during(mut self, from: Duration, lasts: Duration) -> Self {
         self.from = from;
@@ -156,7 +156,7 @@ impl Fault {
         self
     }
 
-    /// With this effect.
+    /// Sets the effect.
     #[must_use]
     pub fn then(mut self, effect: Effect) -> Self {
         self.then = effect;
@@ -187,7 +187,7 @@ impl Fault {
                 .is_none_or(|token| session_token(headers) == Some(token))
     }
 
-    /// True at this age of the fault.
+    /// Returns true at this age of the fault.
     fn is_due(&self, age: Duration) -> bool {
         let since = age.checked_sub(self.from);
         since.is_some_and(|since| self.lasts.is_none_or(|lasts| since < lasts))

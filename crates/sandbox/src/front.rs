@@ -279,9 +279,9 @@ impl Front {
         Ok(bucket.requester_pays)
     }
 
-    /// `s3s` insists on a date in `Expires`, S3 takes any text; and it knows no tenants. The
-    /// request is shown to it as it is, so that its signature is verified; what it objects to then
-    /// is said to a service that verifies nothing, in headers of ours.
+    /// Rewrites what `s3s` objects to and S3 accepts: any text in `Expires`, and tenants. `s3s`
+    /// gets the request as it is, so that it verifies the signature; what it objects to goes to a
+    /// service that verifies nothing, in headers of ours.
     async fn call_with(
         &self,
         mut parts: Parts,
@@ -350,8 +350,9 @@ impl Front {
     }
 }
 
-/// The headers of a request without a body as `s3s` can read them, unsigned, if it cannot read them
-/// as they are: because `Expires` is no date, or because the source of a copy belongs to a tenant.
+/// Returns the headers of a request without a body as `s3s` can read them, unsigned, if it cannot
+/// read them as they are: because `Expires` is no date, or because the source of a copy belongs to
+/// a tenant.
 fn readable(parts: &Parts, body: &Incoming) -> Option<HeaderMap> {
     if !hyper::body::Body::is_end_stream(body) {
         return None;
@@ -385,8 +386,8 @@ fn readable(parts: &Parts, body: &Incoming) -> Option<HeaderMap> {
     is_rewritten.then_some(headers)
 }
 
-/// `GetObjectAttributes` is the one answer that shows the `ETag` without quotes; `s3s` writes them
-/// everywhere.
+/// Removes the quotes from the `ETag` of `GetObjectAttributes`, the one answer that shows it
+/// without; `s3s` writes them everywhere.
 fn unquote_etag(response: &mut Response<Body>) {
     let Some(body) = response.body().bytes() else {
         return;
@@ -457,7 +458,7 @@ fn insert(response: &mut Response<Body>, lines: &str) {
     }
 }
 
-/// The region of the request's credential scope.
+/// Returns the region of the request's credential scope.
 fn signed_region(headers: &HeaderMap) -> Option<&str> {
     let (_, scope) = headers
         .get(AUTHORIZATION)?
@@ -479,7 +480,7 @@ async fn drain(body: Incoming) {
     let _ = Limited::new(body, DRAINED).collect().await;
 }
 
-/// The code of an error document.
+/// Returns the code of an error document.
 fn error_code(body: &Body) -> Option<String> {
     let bytes = body.bytes()?;
     let text = std::str::from_utf8(&bytes).ok()?;

@@ -33,7 +33,7 @@ impl KeyRing {
             .remove(access_key);
     }
 
-    /// True if a request names a key that is accepted, whatever its signature is.
+    /// Returns true if a request names a key that is accepted, whatever its signature is.
     pub(super) fn signs(&self, headers: &HeaderMap) -> bool {
         signing_key(headers).is_some_and(|key| self.secret(key).is_some())
     }

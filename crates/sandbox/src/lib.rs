@@ -178,13 +178,13 @@ impl Sandbox {
         })
     }
 
-    /// The endpoint: `http://127.0.0.1:PORT`.
+    /// Returns the endpoint: `http://127.0.0.1:PORT`.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// The URL that accepts rules: `http://HOST:PORT`.
+    /// Returns the URL that accepts rules: `http://HOST:PORT`.
     #[must_use]
     pub fn control_url(&self) -> Option<&str> {
         self.control.as_deref()
@@ -206,13 +206,13 @@ impl Sandbox {
         &self.store
     }
 
-    /// The faults to strike.
+    /// Returns the faults to strike.
     #[must_use]
     pub fn faults(&self) -> &Faults {
         &self.faults
     }
 
-    /// The calls that it has seen.
+    /// Returns the calls that it has seen.
     #[must_use]
     pub fn calls(&self) -> &CallRecord {
         &self.record

@@ -44,7 +44,7 @@ impl<T> Page<T> {
         }
     }
 
-    /// The last entry, if no rolled-up prefix follows it.
+    /// Returns the last entry, if no rolled-up prefix follows it.
     pub(super) fn last_entry(&self) -> Option<(&str, &T)> {
         self.entries
             .last()
@@ -58,7 +58,7 @@ impl<T> Page<T> {
 }
 
 impl Query<'_> {
-    /// The prefix that `key` is rolled up to.
+    /// Returns the prefix that `key` is rolled up to.
     fn rolled<'k>(&self, key: &'k str) -> Option<&'k str> {
         let delimiter = self.delimiter.filter(|delimiter| !delimiter.is_empty())?;
         let rest = key.strip_prefix(self.prefix)?;
@@ -79,7 +79,8 @@ impl Query<'_> {
     }
 }
 
-/// A string after all keys that start with `prefix`, but for those that go on with U+10FFFF.
+/// Returns a string after all keys that start with `prefix`, but for those that go on with
+/// U+10FFFF.
 fn past(prefix: &str) -> String {
     format!("{prefix}{}", char::MAX)
 }
@@ -143,7 +144,7 @@ where
     }
 }
 
-/// Current objects.
+/// Lists current objects.
 pub(super) fn objects(
     map: &BTreeMap<String, Vec<Version>>,
     query: &Query<'_>,
@@ -159,8 +160,8 @@ pub(super) fn objects(
     )
 }
 
-/// Current objects of a directory bucket: in no order that a client could know, and with none of
-/// the marks of one.
+/// Lists current objects of a directory bucket: in no order that a client could know, and with none
+/// of the marks of one.
 pub(super) fn unordered(
     map: &BTreeMap<String, Vec<Version>>,
     query: &Query<'_>,
@@ -236,8 +237,8 @@ pub(super) fn versions(
     )
 }
 
-/// Open uploads by key and initiation. With `upload_marker` the page goes on among the uploads of
-/// the key that `query.after` names, after that upload.
+/// Lists open uploads by key and initiation. With `upload_marker` the page continues among the
+/// uploads of the key that `query.after` names, after that upload.
 pub(super) fn uploads<'m>(
     map: &'m BTreeMap<(String, u64), Upload>,
     query: &Query<'_>,
@@ -273,7 +274,7 @@ pub(super) fn uploads<'m>(
     )
 }
 
-/// A key as `encoding-type=url` shows it: a form's encoding, but for slashes.
+/// Returns a key as `encoding-type=url` shows it: a form's encoding, but for slashes.
 pub(super) fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -313,7 +314,7 @@ mod tests {
             .collect()
     }
 
-    /// Keys and prefixes of all pages, in the order in which they came.
+    /// Returns keys and prefixes of all pages, in the order in which they came.
     fn all(
         map: &BTreeMap<String, Vec<Version>>,
         prefix: &str,

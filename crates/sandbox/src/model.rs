@@ -21,8 +21,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// S3 as seen from a machine in its region: 60 ms lists, copies of 35 ms plus the bytes at 80
-    /// MB/s, 3,500 writes and 5,500 reads per second and prefix.
+    /// Models S3 as seen from a machine in its region: 60 ms lists, copies of 35 ms plus the bytes
+    /// at 80 MB/s, 3,500 writes and 5,500 reads per second and prefix.
     #[must_use]
     pub fn aws_like() -> Self {
         let ms = Duration::from_millis;
@@ -74,7 +74,7 @@ pub struct LatencyModel {
 }
 
 impl LatencyModel {
-    /// Time before anything is done.
+    /// Returns the time before anything is done.
     pub(super) fn base(&self, operation: Operation) -> Duration {
         match operation {
             Operation::ListBuckets
@@ -96,7 +96,7 @@ impl LatencyModel {
         }
     }
 
-    /// Time that moving these bytes takes.
+    /// Returns the time that moving these bytes takes.
     pub(super) fn transfer(&self, bytes: u64) -> Duration {
         match self.bytes_per_second {
             #[expect(

@@ -101,7 +101,7 @@ pub(super) struct CompleteRequest {
     pub(super) condition: WriteCondition,
 }
 
-/// The checksum that a Create declares, after S3's rules for algorithm and type.
+/// Returns the checksum that a Create declares, after S3's rules for algorithm and type.
 pub(super) fn declare(algorithm: Option<&str>, kind: Option<&str>) -> Result<Declared, Refusal> {
     let Some(name) = algorithm else {
         return match kind {
@@ -133,7 +133,7 @@ pub(super) fn declare(algorithm: Option<&str>, kind: Option<&str>) -> Result<Dec
     Ok(Some((algorithm, kind)))
 }
 
-/// Part numbers run from 1 to 10,000.
+/// Refuses part numbers outside 1 to 10,000.
 pub(super) fn check_part_number(number: i32) -> Result<(), Refusal> {
     if (1..=LAST_PART_NUMBER).contains(&number) {
         return Ok(());
@@ -320,7 +320,7 @@ impl Bucket {
     }
 }
 
-/// All but the last have one size, and the last is not larger.
+/// Returns true if all parts but the last have one size, and the last is not larger.
 fn check_equal(parts: &[&Part]) -> Result<(), Refusal> {
     let sizes: Vec<_> = parts.iter().map(|part| part.content.len()).collect();
     let [first, middle @ .., last] = sizes.as_slice() else {
@@ -335,7 +335,7 @@ fn check_equal(parts: &[&Part]) -> Result<(), Refusal> {
 }
 
 impl Upload {
-    /// The parts that a Complete lists, in order, checked against those that are there.
+    /// Returns the parts that a Complete lists, in order, checked against those that are there.
     fn chosen(&self, request: &CompleteRequest, dense: bool) -> Result<Vec<&Part>, Refusal> {
         if request.parts.is_empty() {
             return Err(Refusal::invalid_request(
@@ -409,7 +409,7 @@ impl Upload {
         }
     }
 
-    /// The checksum of the object, checked against what the request claims.
+    /// Returns the checksum of the object, checked against what the request claims.
     fn checksum(
         &self,
         parts: &[&Part],
@@ -463,8 +463,8 @@ impl Upload {
         Ok(checksum)
     }
 
-    /// Beside the plain rules: a key that was deleted or rewritten since Create is a conflict, not
-    /// a match.
+    /// Checks the condition of Complete. Beside the plain rules, a key that was deleted or
+    /// rewritten since Create is a conflict, not a match.
     fn check_condition(
         &self,
         key: &str,

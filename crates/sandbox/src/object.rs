@@ -41,7 +41,7 @@ pub enum Encryption {
 }
 
 impl Encryption {
-    /// The value of `x-amz-server-side-encryption`.
+    /// Returns the value of `x-amz-server-side-encryption`.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -56,7 +56,7 @@ impl Encryption {
         }
     }
 
-    /// SSE-KMS with this key and no bucket key.
+    /// Encrypts by SSE-KMS with this key and no bucket key.
     pub fn kms(key_id: impl Into<String>) -> Self {
         Self::Kms {
             key_id: key_id.into(),
@@ -144,7 +144,7 @@ pub struct Attributes {
 }
 
 impl Attributes {
-    /// The storage class, `STANDARD` if none was given.
+    /// Returns the storage class, `STANDARD` if none was given.
     #[must_use]
     pub fn class(&self) -> &str {
         self.storage_class.as_deref().unwrap_or("STANDARD")
@@ -165,7 +165,7 @@ impl Attributes {
 /// `x-amz-restore` of an object that is being restored.
 pub(super) const RESTORE_ONGOING: &str = "ongoing-request=\"true\"";
 
-/// `x-amz-restore` of an object that can be read for so many days.
+/// Returns the `x-amz-restore` of an object that can be read for so many days.
 pub(super) fn restored_until(days: i32) -> String {
     let seconds = u64::from(days.max(0).unsigned_abs()) * 86_400;
     let until = jiff::Timestamp::try_from(SystemTime::now() + Duration::from_secs(seconds))
@@ -174,7 +174,7 @@ pub(super) fn restored_until(days: i32) -> String {
     format!("ongoing-request=\"false\", expiry-date=\"{date}\"")
 }
 
-/// Until when an object that was restored can be read.
+/// Returns the time until which a restored object can be read.
 pub(super) fn restore_expiry(restore: &str) -> Option<SystemTime> {
     let (_, date) = restore.split_once("expiry-date=\"")?;
     let date = jiff::fmt::rfc2822::parse(date.strip_suffix('"')?).ok()?;
@@ -238,7 +238,7 @@ impl Version {
         }
     }
 
-    /// The version id as S3 writes it: `null` for the null version.
+    /// Returns the version id as S3 writes it: `null` for the null version.
     pub(super) fn shown_id(&self) -> &str {
         self.version_id().map_or("null", |id| id)
     }
@@ -269,49 +269,49 @@ pub struct ObjectSpec {
 }
 
 impl ObjectSpec {
-    /// With a `Content-Type`.
+    /// Sets a `Content-Type`.
     #[must_use]
     pub fn content_type(mut self, value: impl Into<String>) -> Self {
         self.attributes.content_type = Some(value.into());
         self
     }
 
-    /// With an entry of user metadata.
+    /// Adds an entry of user metadata.
     #[must_use]
     pub fn metadata(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.attributes.metadata.insert(name.into(), value.into());
         self
     }
 
-    /// With a tag.
+    /// Adds a tag.
     #[must_use]
     pub fn tag(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.attributes.tags.insert(key.into(), value.into());
         self
     }
 
-    /// In a storage class.
+    /// Sets the storage class.
     #[must_use]
     pub fn storage_class(mut self, class: impl Into<String>) -> Self {
         self.attributes.storage_class = Some(class.into());
         self
     }
 
-    /// Encrypted in this way.
+    /// Sets the encryption.
     #[must_use]
     pub fn encryption(mut self, encryption: Encryption) -> Self {
         self.attributes.encryption = encryption;
         self
     }
 
-    /// With this lock.
+    /// Sets the lock.
     #[must_use]
     pub fn lock(mut self, lock: Lock) -> Self {
         self.attributes.lock = lock;
         self
     }
 
-    /// With a grant.
+    /// Adds a grant.
     #[must_use]
     pub fn grant(mut self, permission: impl Into<String>, grantee: impl Into<String>) -> Self {
         self.attributes.grants.push(Grant {
@@ -321,42 +321,43 @@ impl ObjectSpec {
         self
     }
 
-    /// With an annotation.
+    /// Adds an annotation.
     #[must_use]
     pub fn annotation(mut self, name: impl Into<String>, text: impl Into<String>) -> Self {
         self.attributes.annotations.insert(name.into(), text.into());
         self
     }
 
-    /// With this checksum.
+    /// Sets the checksum.
     #[must_use]
     pub fn checksum(mut self, algorithm: Algorithm, kind: ChecksumKind) -> Self {
         self.checksum = Some((algorithm, kind));
         self
     }
 
-    /// With no additional checksum.
+    /// Removes the additional checksum.
     #[must_use]
     pub fn without_checksum(mut self) -> Self {
         self.without_checksum = true;
         self
     }
 
-    /// As if uploaded in parts of these sizes in bytes; a rest becomes the last part.
+    /// Makes the object look as if it was uploaded in parts of these sizes in bytes; a rest becomes
+    /// the last part.
     #[must_use]
     pub fn part_sizes(mut self, sizes: impl Into<Vec<u64>>) -> Self {
         self.part_sizes = Some(sizes.into());
         self
     }
 
-    /// Written at this time.
+    /// Sets the time of the last write.
     #[must_use]
     pub fn last_modified(mut self, time: SystemTime) -> Self {
         self.last_modified = Some(time);
         self
     }
 
-    /// The object that this describes. `unique` makes `ETags` that are not MD5 sums.
+    /// Returns the object that this describes. `unique` makes `ETags` that are not MD5 sums.
     pub(super) fn build(
         &self,
         content: Content,
@@ -431,7 +432,7 @@ fn cut(content: &Content, sizes: &[u64]) -> Vec<Content> {
     pieces
 }
 
-/// S3 keeps modification times in whole seconds.
+/// Rounds a time down to whole seconds, as S3 keeps modification times.
 pub(super) fn whole_seconds(time: SystemTime) -> SystemTime {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     UNIX_EPOCH + Duration::from_secs(since.as_secs())

@@ -20,7 +20,7 @@ macro_rules! operations {
             /// All operations.
             pub const ALL: [Self; [$(Self::$name),+].len()] = [$(Self::$name),+];
 
-            /// The name in the S3 API: `UploadPartCopy`.
+            /// Returns the name in the S3 API: `UploadPartCopy`.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$name => stringify!($name)),+ }
@@ -238,12 +238,12 @@ impl<'a> Query<'a> {
         Some(percent_decode_str(value).decode_utf8_lossy())
     }
 
-    /// No sub-resource is named. SDKs add `x-id`.
+    /// Returns true if no sub-resource is named. SDKs add `x-id`.
     fn is_plain(&self) -> bool {
         self.pairs().all(|(key, _)| key == "x-id")
     }
 
-    /// Only what `ListObjects` takes is named.
+    /// Returns true if only parameters of `ListObjects` are named.
     fn is_listing(&self) -> bool {
         const NAMES: [&str; 6] = [
             "delimiter",

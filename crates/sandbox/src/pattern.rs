@@ -26,7 +26,7 @@ const SEEDS_KEPT: usize = 256;
 /// Ranges of fewer bytes than this are hashed directly; tables would cost more than they save.
 const DIRECT: u64 = 256 * 1024;
 
-/// The eight bytes at `8 * index` of the block of `seed` (`splitmix64` of a counter).
+/// Returns the eight bytes at `8 * index` of the block of `seed` (`splitmix64` of a counter).
 fn word(seed: u64, index: u64) -> [u8; 8] {
     let mut z = (seed ^ 0x5851_f42d_4c95_7f2d)
         .wrapping_mul(0x2545_f491_4f6c_dd1d)
@@ -77,7 +77,7 @@ impl Prefixes {
         Self { at, block: sum }
     }
 
-    /// CRC of the first `len` bytes of the block.
+    /// Computes the CRC of the first `len` bytes of the block.
     fn prefix(&self, seed: u64, len: u64, crc: Crc) -> CrcSum {
         if len == PERIOD {
             return self.block;
@@ -116,7 +116,7 @@ fn prefixes(seed: u64, crc: Crc) -> Arc<Prefixes> {
     made
 }
 
-/// The CRC of the `len` bytes at `offset` of the pattern `seed`: the true CRC of these bytes.
+/// Computes the true CRC of the `len` bytes at `offset` of the pattern `seed`.
 pub(super) fn crc(seed: u64, offset: u64, len: u64, crc: Crc) -> CrcSum {
     let start = offset % PERIOD;
     if len < DIRECT {

@@ -83,13 +83,13 @@ impl Payload {
         })
     }
 
-    /// Base64 of the checksum of what came.
+    /// Returns the base64 of the checksum of what came.
     pub(super) fn sum(&self, algorithm: Algorithm) -> String {
         let taken = self.sums.iter().find(|(taken, _)| *taken == algorithm);
         taken.map_or_else(|| algorithm.of(&self.content), |(_, sum)| sum.clone())
     }
 
-    /// `Content-MD5` must be the MD5 of the payload, which is unknown if that is not kept.
+    /// Checks that `Content-MD5` is the MD5 of the payload, which is unknown if that is not kept.
     pub(super) fn check_md5(&self, header: Option<&str>) -> Result<(), Refusal> {
         let Some(header) = header.filter(|_| self.sums.is_empty()) else {
             return Ok(());
@@ -106,7 +106,8 @@ impl Payload {
     }
 }
 
-/// The algorithm of the checksum that a request announces, in a header or in what follows the body.
+/// Returns the algorithm of the checksum that a request announces, in a header or in what follows
+/// the body.
 pub(super) fn announced(headers: &HeaderMap) -> Option<Algorithm> {
     let trailer = headers
         .get("x-amz-trailer")

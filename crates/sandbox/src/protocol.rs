@@ -79,7 +79,7 @@ pub(super) struct SuccessStatus(pub(super) StatusCode);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Corrupted;
 
-/// The payload as it is stored: as it came, or wrong where a fault says so.
+/// Returns the payload to store: as it came, or wrong where a fault says so.
 fn stored(payload: Payload, extensions: &Extensions) -> Payload {
     if extensions.get::<Corrupted>().is_some() {
         payload.content.corrupted().into()

@@ -96,7 +96,7 @@ impl CallRecord {
             .sum()
     }
 
-    /// Most calls that were in flight at once.
+    /// Returns the largest number of calls that were in flight at once.
     #[must_use]
     pub fn max_in_flight(&self) -> u64 {
         self.max_in_flight.load(Ordering::Relaxed)
@@ -108,7 +108,7 @@ impl CallRecord {
         self.throttled.load(Ordering::Relaxed)
     }
 
-    /// Bytes copied inside the server.
+    /// Returns the bytes that were copied inside the server.
     #[must_use]
     pub fn copied_bytes(&self) -> u64 {
         self.copied_bytes.load(Ordering::Relaxed)
@@ -124,7 +124,7 @@ impl CallRecord {
         self.connections.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// All calls in the order in which they were answered; empty if calls are not recorded.
+    /// Returns all calls in the order in which they were answered; none if calls are not recorded.
     #[must_use]
     pub fn list(&self) -> Vec<CallEntry> {
         let Some(entries) = &self.entries else {
@@ -136,7 +136,7 @@ impl CallRecord {
             .clone()
     }
 
-    /// The recorded calls of one operation.
+    /// Returns the recorded calls of one operation.
     #[must_use]
     pub fn of(&self, operation: Operation) -> Vec<CallEntry> {
         self.list()

@@ -36,13 +36,13 @@ impl Refusal {
         }
     }
 
-    /// With an element in the error document.
+    /// Adds an element to the error document.
     pub(super) fn with(mut self, name: &'static str, value: impl Display) -> Self {
         self.details.push((name, value.to_string()));
         self
     }
 
-    /// With a response header.
+    /// Adds a response header.
     pub(super) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
@@ -201,14 +201,14 @@ impl Refusal {
         )
     }
 
-    /// The `Error` document.
+    /// Writes the `Error` document.
     pub(super) fn document(&self, request_id: &str) -> String {
         let mut xml = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
         xml.push_str(&self.element(request_id));
         xml
     }
 
-    /// The `Error` element alone.
+    /// Writes the `Error` element alone.
     pub(super) fn element(&self, request_id: &str) -> String {
         let mut xml = String::from("<Error>");
         element(&mut xml, "Code", &self.code);
@@ -228,7 +228,7 @@ impl Refusal {
         xml
     }
 
-    /// The whole answer.
+    /// Makes the whole answer.
     pub(super) fn response(&self, request_id: &str) -> Response<Body> {
         let mut response = Response::new(Body::from(self.document(request_id)));
         *response.status_mut() = self.status;
@@ -250,7 +250,7 @@ fn element(xml: &mut String, name: &str, value: &str) {
     let _ = write!(xml, "<{name}>{}</{name}>", escape(value));
 }
 
-/// A text as an element holds it. Characters that XML can't hold come percent-encoded.
+/// Returns a text as an element holds it. Characters that XML can't hold come percent-encoded.
 pub(super) fn escape(text: &str) -> String {
     let mut xml = String::new();
     for c in text.chars() {

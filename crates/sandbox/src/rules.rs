@@ -100,7 +100,7 @@ impl<'a> Fields<'a> {
         Ok(self.text(name)?.map(str::to_owned))
     }
 
-    /// A number of at least `least`.
+    /// Returns a number of at least `least`.
     fn number(&self, name: &str, least: u64) -> Result<Option<u64>, String> {
         let number = |value: &Value| {
             let number = value.as_u64().filter(|number| *number >= least);
@@ -116,7 +116,7 @@ impl<'a> Fields<'a> {
         self.text(name)?.map(duration).transpose()
     }
 
-    /// The other field beside this one, of those that cannot stand together.
+    /// Returns the other field beside this one, of those that cannot stand together.
     fn alone(&self, name: &str, others: &[&str]) -> Result<(), String> {
         match others.iter().find(|other| self.map.contains_key(**other)) {
             Some(other) if self.map.contains_key(name) => {
@@ -147,7 +147,7 @@ fn fault(at: &str, rule: &Value) -> Result<Fault, String> {
     })
 }
 
-/// The operations of a rule: one name, or a list of them.
+/// Returns the operations of a rule: one name, or a list of them.
 fn operations(fields: &Fields<'_>) -> Result<Vec<Operation>, String> {
     let Some(said) = fields.map.get("operation") else {
         return Ok(Vec::new());
@@ -237,7 +237,7 @@ fn effect(at: &str, said: &Value) -> Result<Effect, String> {
     }
 }
 
-/// Names all effects.
+/// Lists the names of all effects.
 fn effects() -> String {
     let words: Vec<_> = WORDS.iter().map(|(name, _)| *name).collect();
     let objects: Vec<_> = OBJECTS
@@ -247,7 +247,7 @@ fn effects() -> String {
     format!("there are {}, and {}", words.join(", "), objects.join(", "))
 }
 
-/// True if the effect strikes before the operation, false if behind it.
+/// Returns true if the effect strikes before the operation, false if behind it.
 fn is_before(fields: &Fields<'_>, name: &str) -> Result<bool, String> {
     match fields.text(name)? {
         Some("before") => Ok(true),
@@ -262,7 +262,7 @@ fn is_before(fields: &Fields<'_>, name: &str) -> Result<bool, String> {
     }
 }
 
-/// `-20m` is a clock that is slow, `20m` and `+20m` one that is fast.
+/// Reads the skew of a clock: `-20m` is slow, `20m` and `+20m` are fast.
 fn skew(fields: &Fields<'_>) -> Result<Effect, String> {
     let text = fields.text("skew")?.unwrap_or_default();
     parse_signed(text.strip_prefix('+').unwrap_or(text))

@@ -258,7 +258,7 @@ impl Store {
             .collect()
     }
 
-    /// The current version of an object; `None` if there is none or it is deleted.
+    /// Returns the current version of an object; `None` if there is none or it is deleted.
     #[must_use]
     pub fn object(&self, bucket: &str, key: &str) -> Option<ObjectInfo> {
         let bucket = self.find(bucket)?;
@@ -266,7 +266,7 @@ impl Store {
         state.current(key).map(|object| ObjectInfo::of(key, object))
     }
 
-    /// All versions and delete markers of a key, newest first.
+    /// Returns all versions and delete markers of a key, newest first.
     #[must_use]
     pub fn versions(&self, bucket: &str, key: &str) -> Vec<VersionInfo> {
         let Some(bucket) = self.find(bucket) else {
@@ -289,7 +289,7 @@ impl Store {
             .collect()
     }
 
-    /// The keys that a listing of the bucket shows, in order.
+    /// Returns the keys that a listing of the bucket shows, in order.
     #[must_use]
     pub fn keys(&self, bucket: &str) -> Vec<String> {
         let Some(bucket) = self.find(bucket) else {
@@ -304,7 +304,7 @@ impl Store {
             .collect()
     }
 
-    /// Uploads that are neither completed nor aborted, by key and initiation.
+    /// Returns the uploads that are neither completed nor aborted, by key and initiation.
     #[must_use]
     pub fn open_uploads(&self, bucket: &str) -> Vec<UploadInfo> {
         let Some(bucket) = self.find(bucket) else {
@@ -326,8 +326,8 @@ impl Store {
         }
     }
 
-    /// The same at this time, in a versioned bucket: the marker's time, that is, for its place is
-    /// the newest one.
+    /// Returns the same at this time, in a versioned bucket: the marker's time, that is, for its
+    /// place is the newest one.
     pub fn delete_object_at(&self, bucket: &str, key: &str, time: SystemTime) {
         self.delete_object(bucket, key);
         let Some(bucket) = self.find(bucket) else {
@@ -359,8 +359,8 @@ impl Store {
         }
     }
 
-    /// From now on `operation` on keys that start with `key_prefix` is answered 403 `AccessDenied`.
-    /// Reads of copy sources count as [`Operation::GetObject`]; without
+    /// Answers `operation` on keys that start with `key_prefix` with 403 `AccessDenied` from now
+    /// on. Reads of copy sources count as [`Operation::GetObject`]; without
     /// [`Operation::ListObjectsV2`] a missing key is 403, not 404.
     pub fn deny(&self, bucket: &str, operation: Operation, key_prefix: &str) {
         write(&self.inner.denied).push(Denied {
@@ -424,12 +424,12 @@ impl Store {
         &self.inner.region
     }
 
-    /// The next place in the order of writes.
+    /// Returns the next place in the order of writes.
     pub(super) fn next_sequence(&self) -> u64 {
         self.inner.sequence.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// 32 hexadecimal digits that were not given out before.
+    /// Returns 32 hexadecimal digits that were not given out before.
     pub(super) fn unique(&self) -> String {
         hex(&checksum::md5(&Content::bytes(
             self.next_sequence().to_le_bytes().to_vec(),
@@ -441,7 +441,7 @@ impl Store {
         encryption.hides_content() || Quirks::on(&self.quirks().opaque_etags)
     }
 
-    /// The `ETag` of an object or a part written in one piece.
+    /// Returns the `ETag` of an object or a part written in one piece.
     pub(super) fn etag(&self, content: &Content, encryption: &Encryption) -> String {
         if self.hides_content(encryption) {
             self.unique()
@@ -451,7 +451,8 @@ impl Store {
     }
 }
 
-/// A panic elsewhere leaves nothing half done under these locks, so a poisoned one is used on.
+/// Locks the state: a panic elsewhere leaves nothing half done under these locks, so a poisoned one is used
+/// on.
 pub(super) fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
 }

@@ -58,7 +58,7 @@ impl Reader<'_> {
     }
 }
 
-/// `https://host/` is `https://host`; what is no URL is left to the rules.
+/// Removes the slash at the end of `https://host/`; the rules report what is not a URL.
 fn without_slash(url: String) -> String {
     match url.strip_suffix('/') {
         Some(stripped) if !stripped.ends_with('/') => stripped.to_owned(),

@@ -113,8 +113,8 @@ impl Rules<'_> {
         }
     }
 
-    /// S3 copies only between buckets of one server. A copy between two would go to a bucket of the
-    /// same name at the destination's server.
+    /// Reports a copy between two servers. S3 copies only between buckets of one server; the copy
+    /// would go to a bucket of the same name at the destination's server.
     pub(super) fn one_server(
         &mut self,
         path: &str,

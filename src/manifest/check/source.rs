@@ -198,7 +198,7 @@ impl Rules<'_> {
     }
 }
 
-/// The first condition of a selection, by the name of its field.
+/// Returns the first condition of a selection, by the name of its field.
 fn first_condition(select: &Selection) -> Option<&'static str> {
     let conditions = [
         ("include", !select.include.is_empty()),

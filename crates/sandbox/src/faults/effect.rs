@@ -122,12 +122,12 @@ impl fmt::Debug for Effect {
 }
 
 impl Effect {
-    /// A hook, see [`Effect::Hook`].
+    /// Returns a hook, see [`Effect::Hook`].
     pub fn hook(run: impl Fn(&Store) + Send + Sync + 'static) -> Self {
         Self::Hook(Arc::new(run))
     }
 
-    /// An error in a 200 that stands for an operation that was not done.
+    /// Returns an error in a 200 that stands for an operation that was not done.
     #[must_use]
     pub fn error_in_200(code: &'static str) -> Self {
         Self::ErrorIn200 {

@@ -86,7 +86,7 @@ pub(super) fn error_in_200(code: &'static str, blanks: usize, id: &str) -> Respo
     response
 }
 
-/// The answer with blanks in its document.
+/// Returns the answer with blanks in its document.
 fn blanked(mut response: Response<Body>, count: usize, before_declaration: bool) -> Response<Body> {
     let Some(body) = response.body().bytes() else {
         return response;
@@ -102,7 +102,7 @@ fn blanked(mut response: Response<Body>, count: usize, before_declaration: bool)
     response
 }
 
-/// The answer with its full length announced and half of its body sent.
+/// Returns the answer with its full length announced and half of its body sent.
 fn truncated(response: Response<Body>) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
     let announced = parts
@@ -129,7 +129,7 @@ fn truncated(response: Response<Body>) -> Response<Body> {
     Response::from_parts(parts, Body::http_body_unsync(StreamBody::new(sent)))
 }
 
-/// The answer with its body byte by byte.
+/// Returns the answer with its body byte by byte.
 fn trickling(response: Response<Body>, pause: Duration) -> Response<Body> {
     let (parts, body) = response.into_parts();
     let sent = futures::stream::unfold(

@@ -27,7 +27,7 @@ const AUTHENTICATED_USERS: &str = "http://acs.amazonaws.com/groups/global/Authen
 /// The canonical id of Amazon EC2, which reads machine images.
 const EC2: &str = "6aa5a366c34c1cbe25dc49211496e913e0351eb0e8c37aa3477e40942ec6b97c";
 
-/// The MD5 of the customer key of a request, if it brings a whole one.
+/// Returns the MD5 of the customer key of a request, if it brings a whole one.
 pub(super) fn customer_key(headers: &HeaderMap, prefix: &str) -> Result<Option<String>, Refusal> {
     let field = |name: &str| text(headers, &format!("{prefix}-{name}"));
     let (algorithm, key, digest) = (field("algorithm"), field("key"), field("key-md5"));
@@ -57,8 +57,8 @@ pub(super) fn customer_key(headers: &HeaderMap, prefix: &str) -> Result<Option<S
     }
 }
 
-/// An object that a customer key encrypts is readable with that key, and every other one without
-/// any.
+/// Checks the customer key of a read: an object that a customer key encrypts is readable with that key, and every other one
+/// without any.
 pub(super) fn check_key(encryption: &Encryption, given: Option<&str>) -> Result<(), Refusal> {
     match (encryption, given) {
         (Encryption::Customer { key_md5 }, Some(given)) if key_md5 == given => Ok(()),
@@ -73,7 +73,7 @@ pub(super) fn check_key(encryption: &Encryption, given: Option<&str>) -> Result<
     }
 }
 
-/// The same from the headers of a request.
+/// Returns the same from the headers of a request.
 pub(super) fn check_own_key(encryption: &Encryption, headers: &HeaderMap) -> Result<(), Refusal> {
     check_key(encryption, customer_key(headers, OWN_KEY)?.as_deref())
 }
@@ -108,8 +108,8 @@ pub(super) fn check_write(
     Ok(())
 }
 
-/// The grants of a write. Where ACLs are disabled, as in all new buckets, only what changes nothing
-/// is accepted.
+/// Returns the grants of a write. Where ACLs are disabled, as in all new buckets, only grants that
+/// change nothing are accepted.
 pub(super) fn grants(
     canned: Option<&str>,
     headers: [(&'static str, Option<&str>); 4],

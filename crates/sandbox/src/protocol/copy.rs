@@ -254,7 +254,8 @@ impl Service {
         Ok(response)
     }
 
-    /// The `ETag` of the copy: MD5 of the bytes, which a source written in one piece has already.
+    /// Returns the `ETag` of the copy: the MD5 of the bytes, which a source written in one piece
+    /// has already.
     fn copied_etag(&self, bucket: &Bucket, source: &Object, encryption: &Encryption) -> String {
         let known = !bucket.directory
             && source.parts.is_none()
@@ -265,8 +266,8 @@ impl Service {
         bucket.etag(&self.store, &source.content, encryption)
     }
 
-    /// The checksum of the copy: the source's algorithm unless another is asked for, always of the
-    /// full object.
+    /// Returns the checksum of the copy: the source's algorithm unless another is asked for, always
+    /// of the full object.
     fn copied_checksum(&self, source: &Object, asked: Option<Algorithm>) -> Option<Checksum> {
         if !fields::checksums_on(&self.store) {
             return None;
@@ -395,7 +396,7 @@ fn kept(
     attributes
 }
 
-/// The key of a raw `x-amz-copy-source`, with plus signs read as spaces.
+/// Returns the key of a raw `x-amz-copy-source`, with plus signs read as spaces.
 fn parse_key(raw: &str) -> Option<String> {
     let path = raw.split_once("?versionId=").map_or(raw, |(path, _)| path);
     let decoded = percent_encoding::percent_decode_str(&path.replace('+', " "))
@@ -406,7 +407,7 @@ fn parse_key(raw: &str) -> Option<String> {
     decoded.split_once('/').map(|(_, key)| key.to_owned())
 }
 
-/// `x-amz-copy-source-range`: both ends given, inside the source, never cut to fit.
+/// Reads `x-amz-copy-source-range`: both ends given, inside the source, never cut to fit.
 fn copy_range(text: &str, size: u64) -> Result<Range<u64>, Refusal> {
     let invalid =
         |message: String| Refusal::invalid_argument("x-amz-copy-source-range", text, message);

@@ -144,7 +144,7 @@ macro_rules! set_server_encryption {
 }
 pub(super) use set_server_encryption;
 
-/// A quoted `ETag`.
+/// Returns a quoted `ETag`.
 pub(super) fn etag(value: &str) -> Option<ETag> {
     Some(ETag::Strong(value.to_owned()))
 }
@@ -153,23 +153,23 @@ pub(super) fn timestamp(time: SystemTime) -> Option<Timestamp> {
     Some(Timestamp::from(time))
 }
 
-/// A count or size as the API types it.
+/// Returns a count or size as the API types it.
 pub(super) fn long(value: u64) -> Option<i64> {
     Some(i64::try_from(value).unwrap_or(i64::MAX))
 }
 
-/// A count as the API types it.
+/// Returns a count as the API types it.
 pub(super) fn int(value: usize) -> Option<i32> {
     Some(i32::try_from(value).unwrap_or(i32::MAX))
 }
 
-/// The text of a header.
+/// Returns the text of a header.
 pub(super) fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     let value = headers.get(name)?;
     Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
 }
 
-/// `aws-chunked` is the framing of the request, not an encoding of the object.
+/// Removes `aws-chunked`, which is the framing of the request and not an encoding of the object.
 pub(super) fn content_encoding(value: Option<&str>) -> Option<String> {
     let kept: Vec<_> = value?
         .split(',')
@@ -187,7 +187,7 @@ pub(super) fn sorted(map: Option<&HashMap<String, String>>) -> BTreeMap<String, 
         .collect()
 }
 
-/// User metadata is at most 2 KB: the sum of the bytes of names and values.
+/// Refuses user metadata of more than 2 KB: the sum of the bytes of names and values.
 pub(super) fn check_metadata(metadata: Option<&HashMap<String, String>>) -> Result<(), Refusal> {
     let size: usize = metadata
         .into_iter()
@@ -354,7 +354,7 @@ pub(super) fn parse_tags(header: &str) -> Result<BTreeMap<String, String>, Refus
     check_tags(pairs)
 }
 
-/// At most 10 tags, keys of 1 to 128 characters, values of up to 256, no key twice.
+/// Accepts at most 10 tags, keys of 1 to 128 characters, values of up to 256, and no key twice.
 pub(super) fn check_tags(
     pairs: impl IntoIterator<Item = (String, String)>,
 ) -> Result<BTreeMap<String, String>, Refusal> {
@@ -403,7 +403,7 @@ pub(super) async fn read_body(
     Payload::pass(body, &algorithms).await
 }
 
-/// The checksum that an upload claims in its headers or in its trailer.
+/// Returns the checksum that an upload claims in its headers or in its trailer.
 pub(super) fn claimed_checksum(
     headers: &HeaderMap,
     trailers: Option<&TrailingHeaders>,

@@ -64,7 +64,7 @@ impl Names {
     }
 }
 
-/// The page size: up to 1,000.
+/// Returns the page size: up to 1,000.
 fn page_size(name: &'static str, asked: Option<i32>) -> Result<usize, Refusal> {
     match asked.map(usize::try_from) {
         None => Ok(PAGE),
@@ -91,7 +91,7 @@ pub(super) fn initiator(bucket: &Bucket) -> Initiator {
     }
 }
 
-/// `RestoreStatus` of archived objects, where the request asks for it.
+/// Returns the `RestoreStatus` of archived objects, where the request asks for it.
 fn restore_status(
     object: &Object,
     asked: Option<&[OptionalObjectAttributes]>,
@@ -106,9 +106,8 @@ fn restore_status(
     })
 }
 
-/// The lines of a page of `ListObjectsV2`. They are written here and not by `s3s`, which makes a
-/// dozen texts of each object first: a sandbox must not be what limits a client that is measured
-/// with it.
+/// Writes the lines of a page of `ListObjectsV2`. `s3s` would make a dozen texts of each object
+/// first: a sandbox must not be what limits a client that is measured with it.
 fn lines(
     names: Names,
     page: &Page<Arc<Object>>,
@@ -177,7 +176,7 @@ fn escaped(text: &str) -> Cow<'_, str> {
         .into()
 }
 
-/// An entry of `ListObjects`.
+/// Returns an entry of `ListObjects`.
 fn entry(
     names: Names,
     key: &str,

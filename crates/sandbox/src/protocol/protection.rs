@@ -230,7 +230,7 @@ impl Service {
     }
 }
 
-/// A grant as a document shows it.
+/// Returns a grant as a document shows it.
 fn grant(permission: &str, grantee: &str) -> Grant {
     let group = grantee.starts_with("http://");
     Grant {
@@ -249,7 +249,7 @@ fn grant(permission: &str, grantee: &str) -> Grant {
     }
 }
 
-/// The end of a retention that begins now.
+/// Returns the end of a retention that begins now.
 pub(super) fn retained_for(days: u32) -> SystemTime {
     condition::now() + std::time::Duration::from_secs(u64::from(days) * 86_400)
 }

@@ -102,7 +102,7 @@ macro_rules! describe {
 }
 
 impl Piece {
-    /// The bytes that `Range` or `partNumber` ask for.
+    /// Returns the bytes that `Range` or `partNumber` ask for.
     fn asked(
         object: &Object,
         range: Option<s3s::dto::Range>,
@@ -169,8 +169,8 @@ impl Piece {
         })
     }
 
-    /// The checksum that an answer shows: the object's for all of it, the part's for a part of a
-    /// COMPOSITE object.
+    /// Returns the checksum that an answer shows: the object's for all of it, the part's for a part
+    /// of a COMPOSITE object.
     fn checksum(&self, object: &Object) -> Option<(Algorithm, ChecksumKind, String)> {
         let checksum = object.checksum.as_ref()?;
         let value = match (self.partial, self.part, &object.parts) {
@@ -407,8 +407,8 @@ fn check_read(object: &Object, conditions: ReadConditions) -> Result<(), Refusal
     }
 }
 
-/// The parts as `GetObjectAttributes` shows them: each of them for COMPOSITE objects, only their
-/// number for others, nothing for objects that have no checksum or were written in one piece.
+/// Returns the parts as `GetObjectAttributes` shows them: each of them for COMPOSITE objects, only
+/// their number for others, nothing for objects that have no checksum or were written in one piece.
 fn object_parts(
     object: &Object,
     marker: Option<i32>,

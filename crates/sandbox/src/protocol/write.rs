@@ -149,7 +149,7 @@ impl Service {
     }
 }
 
-/// A claimed checksum must be the computed one.
+/// Checks that a claimed checksum is the computed one.
 pub(super) fn check_claim(
     claimed: Option<&(Algorithm, String)>,
     computed: &str,
