@@ -65,7 +65,7 @@ use self::parse::{Manner, Refusal};
 pub use self::run::exit_of;
 use self::signals::Signals;
 use crate::endpoint::{
-    DEFAULT_ENDPOINT, Endpoint, Environment, Mistake, Provider, ProxyError, ProxySetting,
+    DEFAULT_ENDPOINT, Endpoint, EndpointMistake, Environment, Provider, ProxyError, ProxySetting,
     ResolvedEndpoint, Trust,
 };
 use crate::location::{LocalPath, bare, suggestion};
@@ -261,7 +261,7 @@ impl EndpointFlags {
         };
         if let Some((message, remedy)) = mistake {
             let remedy = remedy.to_owned();
-            resolved.mistakes.push(Mistake {
+            resolved.mistakes.push(EndpointMistake {
                 field: Some("proxy"),
                 message,
                 remedy,

@@ -30,7 +30,9 @@ pub(crate) use self::login::Login;
 pub use self::network::{Network, ProxyError, ProxySetting, ProxyUrl};
 pub use self::no_proxy::NoProxy;
 pub(crate) use self::resolve::public_url;
-pub use self::resolve::{CredentialSource, Mistake, Origin, ResolvedEndpoint, Setting};
+pub use self::resolve::{
+    CredentialSource, EndpointMistake, ResolvedEndpoint, Setting, SettingOrigin,
+};
 pub(crate) use self::server::url_mistake;
 pub use self::server::{Server, is_plaintext};
 use crate::location::LocalPath;

@@ -5,7 +5,7 @@
 //! text.
 //!
 //! Files that do not exist count as empty. A named profile that is in none of them becomes a
-//! [`Mistake`](super::Mistake) that names the files searched.
+//! [`EndpointMistake`](super::Mistake) that names the files searched.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

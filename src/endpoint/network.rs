@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-use super::{NoProxy, Origin, Setting};
+use super::{NoProxy, Setting, SettingOrigin};
 
 /// The reason why a text does not name a proxy. No variant shows the text: it may hold a password.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -70,7 +70,7 @@ impl Network {
     pub fn needed_ca_bundle(&self) -> Option<&Setting<PathBuf>> {
         self.ca_bundle
             .as_ref()
-            .filter(|bundle| !self.is_plain || bundle.origin == Origin::Stated)
+            .filter(|bundle| !self.is_plain || bundle.origin == SettingOrigin::Stated)
     }
 
     /// Returns the proxy for requests to this URL, if they go through one.

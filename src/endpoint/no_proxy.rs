@@ -12,10 +12,10 @@ const METADATA: &str = "169.254.169.254,169.254.170.2,169.254.170.23,fd00:ec2::2
 
 /// Hosts that are reached without a proxy.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct NoProxy(Vec<Entry>);
+pub struct NoProxy(Vec<NoProxyEntry>);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Entry {
+struct NoProxyEntry {
     hosts: Hosts,
     /// The only port of these hosts that is meant; all of them without one.
     port: Option<u16>,
@@ -41,7 +41,7 @@ impl NoProxy {
         Self(
             entries
                 .filter(|entry| !entry.is_empty())
-                .map(Entry::of)
+                .map(NoProxyEntry::of)
                 .collect(),
         )
     }
@@ -75,7 +75,7 @@ impl NoProxy {
     }
 }
 
-impl Entry {
+impl NoProxyEntry {
     fn of(text: &str) -> Self {
         if text == "*" {
             return Self {

@@ -31,12 +31,12 @@ pub struct Setting<T> {
     /// The value.
     pub value: T,
     /// The origin of the setting.
-    pub origin: Origin,
+    pub origin: SettingOrigin,
 }
 
 /// The origin of a setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub enum SettingOrigin {
     /// Flags or the manifest.
     Stated,
     /// A profile of the shared configuration.
@@ -65,7 +65,7 @@ pub enum CredentialSource {
 
 /// A setting that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistake {
+pub struct EndpointMistake {
     /// The field of the endpoint in a manifest, if the mistake is what the manifest or a flag says
     /// and not the environment.
     pub field: Option<&'static str>,
@@ -107,7 +107,7 @@ pub struct ResolvedEndpoint {
     /// True to use AWS's dual-stack endpoints if no URL is given.
     pub use_dual_stack: bool,
     /// Settings that cannot be used. An endpoint with mistakes must not be connected to.
-    pub mistakes: Vec<Mistake>,
+    pub mistakes: Vec<EndpointMistake>,
 }
 
 impl Endpoint {
@@ -198,7 +198,7 @@ impl ResolvedEndpoint {
     /// that is an error and not something to correct.
     #[must_use]
     pub fn region_is_stated(&self) -> bool {
-        self.region.origin == Origin::Stated
+        self.region.origin == SettingOrigin::Stated
     }
 
     /// Returns the endpoint and its origin, for messages: `` `prod` (https://…, profile prod) ``.
@@ -207,7 +207,7 @@ impl ResolvedEndpoint {
         let place = match &self.url {
             Some(Setting {
                 value,
-                origin: Origin::Stated | Origin::Default,
+                origin: SettingOrigin::Stated | SettingOrigin::Default,
             }) => value.clone(),
             Some(Setting { value, origin }) => format!("{value}, {origin}"),
             None => self.server.to_string(),
@@ -234,12 +234,12 @@ impl<T> Setting<T> {
     fn stated(value: T) -> Self {
         Self {
             value,
-            origin: Origin::Stated,
+            origin: SettingOrigin::Stated,
         }
     }
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for SettingOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Stated => f.write_str("as stated"),

@@ -8,7 +8,7 @@ use aws_sdk_s3::types as sdk;
 use super::bounds::TooLong;
 use super::causes::find;
 use super::convert::{quoted, retention};
-use super::ids::{Name, required_size};
+use super::ids::{IdKind, required_size};
 use super::question::{lacking, too_long, unanswered};
 use super::requests::{failure, fault, is_empty_success, place};
 use super::roots::lacks_tag_set;
@@ -228,7 +228,7 @@ impl Client {
             .await;
         let output = answer.map_err(|error| unanswered(operation, bucket, key, &error))?;
         let faulty = |message| fault(operation, bucket, Some(key), message);
-        let next = Name::Token
+        let next = IdKind::Token
             .optional(output.next_continuation_token)
             .map_err(faulty)?;
         let items = output

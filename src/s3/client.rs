@@ -30,7 +30,7 @@ use super::roots::AnyRoot;
 use super::{Capabilities, CustomerKey, Trial};
 use super::{Failure, FailureKind, Operation};
 use crate::endpoint::{
-    CredentialSource, Endpoint, Network, Origin, Provider, ResolvedEndpoint, public_url,
+    CredentialSource, Endpoint, Network, Provider, ResolvedEndpoint, SettingOrigin, public_url,
 };
 use crate::location::BucketName;
 use crate::manifest::job::Access;
@@ -93,7 +93,7 @@ pub struct Client {
     pub(super) sdk: aws_sdk_s3::Client,
     /// Goes with every request about an object.
     pub(super) customer_key: Option<CustomerKey>,
-    shared: Arc<Shared>,
+    shared: Arc<ClientState>,
     headers: AccessHeaders,
     capabilities: Arc<Capabilities>,
     /// The bucket that it was made for, if it was, and the fast path to it once that is known.
@@ -104,7 +104,7 @@ pub struct Client {
 }
 
 #[derive(Debug)]
-struct Shared {
+struct ClientState {
     endpoint: ResolvedEndpoint,
     region: String,
     /// Amazon S3, also behind a URL of another host if the manifest says `provider: aws`.
@@ -225,7 +225,7 @@ impl Client {
         let plain = sdk.clone();
         Ok(Self {
             sdk,
-            shared: Arc::new(Shared {
+            shared: Arc::new(ClientState {
                 endpoint,
                 region,
                 is_aws,
@@ -425,7 +425,7 @@ impl Client {
     pub fn ca_bundle(&self) -> Option<String> {
         let bundle = self.shared.endpoint.network.needed_ca_bundle()?;
         Some(match bundle.origin {
-            Origin::Stated => bundle.value.display().to_string(),
+            SettingOrigin::Stated => bundle.value.display().to_string(),
             _ => format!("{} ({})", bundle.value.display(), bundle.origin),
         })
     }

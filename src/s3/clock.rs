@@ -37,9 +37,9 @@ const INEXACT: Duration = Duration::from_secs(30);
 
 /// The clock of an endpoint. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Clock(Arc<Shared>);
+pub(super) struct Clock(Arc<ClockState>);
 
-struct Shared {
+struct ClockState {
     began: (SystemTime, Instant),
     /// Milliseconds by which the server is ahead.
     offset: AtomicI64,
@@ -67,7 +67,7 @@ impl Default for Clock {
 
 impl Clock {
     fn beginning(now: SystemTime) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(ClockState {
             began: (now, Instant::now()),
             offset: AtomicI64::new(0),
             is_confirmed: AtomicBool::new(false),

@@ -9,7 +9,7 @@ use aws_sdk_s3::primitives::DateTime;
 use aws_sdk_s3::types as sdk;
 use jiff::Timestamp;
 
-use super::ids::{Name, required_size};
+use super::ids::{IdKind, required_size};
 use super::{
     ArchiveState, Checksum, ChecksumAlgorithm, ChecksumKind, ContentHeaders, Encryption, Head,
     Lock, PartDone, Retention, Tag, WriteCondition,
@@ -49,8 +49,8 @@ pub(super) fn head(output: HeadObjectOutput, knows_classes: bool) -> Result<Head
     };
     Ok(Head {
         size: required_size(output.content_length, "Content-Length")?,
-        etag: Name::Etag.required(output.e_tag.map(unquote))?,
-        version: Name::Version.optional(output.version_id)?,
+        etag: IdKind::Etag.required(output.e_tag.map(unquote))?,
+        version: IdKind::Version.optional(output.version_id)?,
         modified: output.last_modified.and_then(timestamp),
         storage_class,
         headers: ContentHeaders {

@@ -21,7 +21,7 @@ use aws_smithy_runtime_api::client::result::ConnectorError;
 use super::causes::{causes, find, one_line, plain};
 use super::failure::tls;
 use super::process;
-use super::providers::{Link, Lost, Unsignable};
+use super::providers::{Link, ProfileGone, Unsignable};
 use crate::endpoint::{CredentialSource, ResolvedEndpoint};
 
 /// The SDK's message when the metadata service answers 403. Its error type is private.
@@ -46,7 +46,7 @@ impl Error for NoIdentity {}
 
 /// The settings that decide where credentials come from.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Origin {
+pub(super) struct CredentialOrigin {
     /// The endpoint's name.
     endpoint: String,
     /// The endpoint's `profile`.
@@ -55,7 +55,7 @@ pub(super) struct Origin {
     role: Option<String>,
 }
 
-impl From<&ResolvedEndpoint> for Origin {
+impl From<&ResolvedEndpoint> for CredentialOrigin {
     fn from(endpoint: &ResolvedEndpoint) -> Self {
         let role = endpoint.assume_role.as_ref().map(|role| role.arn.clone());
         Self {
@@ -93,7 +93,7 @@ impl Machine<'_> {
         (self.env)(name).filter(|value| !value.is_empty())
     }
 
-    fn profile(&self, origin: &Origin) -> String {
+    fn profile(&self, origin: &CredentialOrigin) -> String {
         match (&origin.profile, self.var("AWS_PROFILE")) {
             (Some(name), _) => format!("profile `{name}`"),
             (None, Some(name)) => format!("profile `{name}` (AWS_PROFILE)"),
@@ -128,7 +128,7 @@ impl Machine<'_> {
     }
 
     /// Returns the provider of a source.
-    fn provider(&self, source: &CredentialSource, origin: &Origin) -> Provider {
+    fn provider(&self, source: &CredentialSource, origin: &CredentialOrigin) -> Provider {
         let provider = match source {
             CredentialSource::Environment => Some(Provider::Keys),
             CredentialSource::Profile(_) => Some(Provider::Profile(self.profile(origin))),
@@ -141,7 +141,7 @@ impl Machine<'_> {
 
     /// Names the provider that was asked for credentials and has not answered: this source of a
     /// chain, or the one that the settings lead to.
-    pub(super) fn asked(&self, origin: &Origin, link: Option<&Link>) -> String {
+    pub(super) fn asked(&self, origin: &CredentialOrigin, link: Option<&Link>) -> String {
         if let Some(Link { source, name }) = link {
             return match name {
                 Some(name) => name.clone(),
@@ -189,7 +189,7 @@ impl fmt::Display for Provider {
 /// earlier in this process.
 pub(super) fn explain(
     error: &(dyn Error + 'static),
-    origin: &Origin,
+    origin: &CredentialOrigin,
     link: Option<&Link>,
     machine: &Machine<'_>,
     worked_before: bool,
@@ -216,7 +216,7 @@ pub(super) fn explain(
 
 fn sort(
     error: &(dyn Error + 'static),
-    origin: &Origin,
+    origin: &CredentialOrigin,
     link: Option<&Link>,
     machine: &Machine<'_>,
     worked_before: bool,
@@ -227,7 +227,7 @@ fn sort(
             message: failed.to_string(),
         };
     }
-    if let Some(Lost(reason)) = find::<Lost>(error) {
+    if let Some(ProfileGone(reason)) = find::<ProfileGone>(error) {
         return NoIdentity {
             may_pass: true,
             message: format!("{}: {reason}", machine.profile(origin)),
@@ -284,7 +284,7 @@ fn sort(
 fn not_loaded(
     error: &CredentialsError,
     wrapped: bool,
-    origin: &Origin,
+    origin: &CredentialOrigin,
     link: Option<&Link>,
     machine: &Machine<'_>,
     worked_before: bool,
@@ -485,7 +485,7 @@ mod tests {
         };
         explain(
             error,
-            &Origin::default(),
+            &CredentialOrigin::default(),
             None,
             &Machine {
                 env: &env,
@@ -557,15 +557,15 @@ mod tests {
             env: &|_| None,
             is_instance: false,
         };
-        assert!(explain(&error, &Origin::default(), None, &machine, true).may_pass);
-        assert!(!explain(&error, &Origin::default(), None, &machine, false).may_pass);
+        assert!(explain(&error, &CredentialOrigin::default(), None, &machine, true).may_pass);
+        assert!(!explain(&error, &CredentialOrigin::default(), None, &machine, false).may_pass);
     }
 
     #[test]
     fn profiles_are_named() {
-        let origin = Origin {
+        let origin = CredentialOrigin {
             profile: Some("prod".to_owned()),
-            ..Origin::default()
+            ..CredentialOrigin::default()
         };
         let machine = Machine {
             env: &|_| None,

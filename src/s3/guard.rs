@@ -47,16 +47,16 @@ impl fmt::Display for Panicked {
 impl Error for Panicked {}
 
 /// Marks this thread until it is dropped.
-struct Mark;
+struct GuardMark;
 
-impl Mark {
+impl GuardMark {
     fn set() -> Self {
         IS_GUARDED.set(true);
         Self
     }
 }
 
-impl Drop for Mark {
+impl Drop for GuardMark {
     fn drop(&mut self) {
         IS_GUARDED.set(false);
     }
@@ -70,7 +70,7 @@ pub(super) async fn guarded<T>(provider: impl Future<Output = T>) -> Result<T, P
     let mut provider = pin!(provider);
     poll_fn(|context| {
         let polled = {
-            let _mark = Mark::set();
+            let _mark = GuardMark::set();
             catch_unwind(AssertUnwindSafe(|| provider.as_mut().poll(context)))
         };
         match polled {

@@ -12,15 +12,15 @@ use aws_sdk_s3::types as sdk;
 use jiff::Timestamp;
 
 use super::convert::{decode, listed_archive, timestamp, unquote};
-use super::ids::{Name, required_size};
-use super::page::Told;
+use super::ids::{IdKind, required_size};
+use super::page::PageClaims;
 use super::paging::follows_unless_last;
 use super::requests::{failure, fault, place};
 use super::{Client, Failure, FailureKind, Operation, Page};
 use crate::location::{BucketName, ObjectKey};
 use crate::manifest::job::{Restore, RestoreTier};
 
-use order::{Seen, in_order, newest_first};
+use order::{RawAnswer, in_order, newest_first};
 
 /// The archive state of an object, which decides whether its bytes can be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -136,7 +136,7 @@ impl Client {
         most: Option<u32>,
     ) -> Result<Page<ListedVersion, VersionMarker>, Failure> {
         const OPERATION: Operation = Operation::ListObjectVersions;
-        let seen = Seen::default();
+        let seen = RawAnswer::default();
         let encode = self.capabilities().encoded_lists;
         let mut output = self
             .sdk
@@ -155,7 +155,7 @@ impl Client {
             .map_err(|error| failure(OPERATION, bucket, None, &error))?;
         let encoded = output.encoding_type == Some(sdk::EncodingType::Url);
         let faulty = |message| fault(OPERATION, bucket, None, message);
-        let told = Told::of(output.prefix(), output.common_prefixes());
+        let told = PageClaims::of(output.prefix(), output.common_prefixes());
         let contradiction = told.contradiction(prefix, output.versions().len());
         if let Some(message) =
             contradiction.or_else(|| self.of_another(bucket, output.name.as_deref()))
@@ -193,7 +193,7 @@ impl Client {
                 id: version_id(version.version_id)?,
                 is_marker: false,
                 is_latest: version.is_latest.unwrap_or(false),
-                etag: Name::Etag.optional(version.e_tag.map(unquote))?,
+                etag: IdKind::Etag.optional(version.e_tag.map(unquote))?,
                 modified: version.last_modified.and_then(timestamp),
                 archive: self
                     .listed_archive(storage_class.as_deref(), version.restore_status.as_ref()),
@@ -218,7 +218,7 @@ impl Client {
             .send()
             .await
             .map_err(|error| failure(Operation::DeleteObject, bucket, Some(key), &error))?;
-        let version = Name::Version.optional(output.version_id);
+        let version = IdKind::Version.optional(output.version_id);
         let version = version
             .map_err(|message| fault(Operation::DeleteObject, bucket, Some(key), message))?;
         match version {
@@ -264,7 +264,7 @@ impl Client {
                 )
             })?;
         let days = days.then(|| i32::try_from(restore.days).unwrap_or(i32::MAX));
-        let seen = Seen::default();
+        let seen = RawAnswer::default();
         let answer = self
             .sdk
             .restore_object()
@@ -320,8 +320,8 @@ fn next_marker(
     output: ListObjectVersionsOutput,
     encoded: bool,
 ) -> Result<Option<VersionMarker>, String> {
-    let key = Name::Token.optional(output.next_key_marker)?;
-    let id = Name::Version.optional(output.next_version_id_marker)?;
+    let key = IdKind::Token.optional(output.next_key_marker)?;
+    let id = IdKind::Version.optional(output.next_version_id_marker)?;
     Ok(match key {
         Some(key) => Some(VersionMarker {
             key: decoded_key(Some(key), encoded)?,
@@ -339,6 +339,6 @@ fn decoded_key(key: Option<String>, encoded: bool) -> Result<String, String> {
 
 /// Checks a version id. Of objects from before versioning, some servers name none.
 fn version_id(id: Option<String>) -> Result<String, String> {
-    let id = Name::Version.optional(id)?;
+    let id = IdKind::Version.optional(id)?;
     Ok(id.unwrap_or_else(|| "null".to_owned()))
 }

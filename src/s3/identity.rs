@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::Failure;
 use super::clock::{Clock, Signing};
-use super::credentials::{self, Machine, NoIdentity, Origin};
+use super::credentials::{self, CredentialOrigin, Machine, NoIdentity};
 use super::guard::{Panicked, guarded};
 use super::providers::{ANSWER, Provider};
 use super::renewal::{Brought, Inquiry, Renewal, Set, Step, lead};
@@ -39,12 +39,12 @@ const SILENT: Duration = Duration::from_secs(2);
 
 /// The owner of an endpoint's credentials. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Identities(Arc<Shared>);
+pub(super) struct Identities(Arc<IdentityState>);
 
-struct Shared {
+struct IdentityState {
     provider: Provider,
     /// The origin of the credentials, for messages.
-    origin: Origin,
+    origin: CredentialOrigin,
     clock: Clock,
     held: ArcSwapOption<CachedIdentity>,
     renewal: Mutex<Renewal>,
@@ -97,8 +97,8 @@ pub enum NotReady {
 }
 
 impl Identities {
-    pub(super) fn new(provider: Provider, origin: Origin, clock: Clock) -> Self {
-        Self(Arc::new(Shared {
+    pub(super) fn new(provider: Provider, origin: CredentialOrigin, clock: Clock) -> Self {
+        Self(Arc::new(IdentityState {
             provider,
             origin,
             clock,
@@ -195,7 +195,7 @@ impl Identities {
                 }
                 Step::Refused(failure) => return Err(NotReady::Refused(failure)),
             };
-            waiting.get_or_insert_with(|| Waiting::new(&self.0.waiting));
+            waiting.get_or_insert_with(|| WaitingRequest::new(&self.0.waiting));
             let waited = self.renewal().waiting_for(Instant::now());
             let left = match left {
                 Some(left) => left.saturating_sub(began.elapsed()),
@@ -396,7 +396,7 @@ impl Identities {
         if let Some(held) = self.usable() {
             return Ok(held);
         }
-        let _waiting = Waiting::new(&self.0.waiting);
+        let _waiting = WaitingRequest::new(&self.0.waiting);
         loop {
             let mut changed = std::pin::pin!(self.0.changed.notified());
             changed.as_mut().enable();
@@ -483,16 +483,16 @@ fn with_machine<T>(ask: impl FnOnce(&Machine<'_>) -> T) -> T {
 }
 
 /// Counts a request as waiting for credentials until it is dropped.
-struct Waiting<'a>(&'a AtomicUsize);
+struct WaitingRequest<'a>(&'a AtomicUsize);
 
-impl<'a> Waiting<'a> {
+impl<'a> WaitingRequest<'a> {
     fn new(counter: &'a AtomicUsize) -> Self {
         counter.fetch_add(1, Ordering::AcqRel);
         Self(counter)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitingRequest<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }

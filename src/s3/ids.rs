@@ -10,7 +10,7 @@ use crate::location::{BucketName, MAX_KEY_BYTES, ObjectKey};
 
 /// A kind of name, with its limit in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Name {
+pub(super) enum IdKind {
     /// S3 sends 32 hexadecimal digits and a count of parts; other servers send texts of their own.
     Etag,
     /// "No more than 1,024 bytes", says S3.
@@ -21,7 +21,7 @@ pub(super) enum Name {
     Token,
 }
 
-impl Name {
+impl IdKind {
     /// Returns the longest name of this kind in bytes.
     pub(super) const fn limit(self) -> usize {
         match self {
@@ -113,7 +113,7 @@ pub(super) fn elsewhere(
 /// versioning is suspended, other servers for buckets without versioning, and those refuse it in a
 /// request.
 pub(super) fn written_version(version: Option<String>) -> Result<Option<String>, String> {
-    Ok(Name::Version
+    Ok(IdKind::Version
         .optional(version)?
         .filter(|version| version != "null"))
 }
@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn names_have_limits() {
-        for name in [Name::Etag, Name::Version, Name::Upload, Name::Token] {
+        for name in [IdKind::Etag, IdKind::Version, IdKind::Upload, IdKind::Token] {
             let most = "x".repeat(name.limit());
             assert_eq!(name.check(most.clone()), Ok(most.clone()), "{name:?}");
             assert!(name.check(format!("{most}x")).is_err(), "{name:?}");
@@ -189,17 +189,17 @@ mod tests {
             assert_eq!(name.optional(Some(String::new())), Ok(None));
             assert!(name.required(None).is_err() && name.required(Some(String::new())).is_err());
         }
-        assert!(Name::Etag.check("é".to_owned()).is_err());
+        assert!(IdKind::Etag.check("é".to_owned()).is_err());
         assert!(
-            Name::Version.check("é".to_owned()).is_ok(),
+            IdKind::Version.check("é".to_owned()).is_ok(),
             "it is percent-encoded"
         );
         assert_eq!(
-            Name::Etag.required(None),
+            IdKind::Etag.required(None),
             Err("the answer has no ETag".to_owned())
         );
         assert_eq!(
-            Name::Upload.required(None),
+            IdKind::Upload.required(None),
             Err("the answer has no upload id".to_owned())
         );
     }

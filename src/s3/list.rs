@@ -18,11 +18,11 @@ use aws_smithy_runtime_api::client::orchestrator::{HttpResponse, OrchestratorErr
 use aws_smithy_runtime_api::client::ser_de::{DeserializeResponse, SharedResponseDeserializer};
 
 use super::convert::{decode, is_archive};
-use super::ids::{Name, possible_size};
-use super::page::Told;
+use super::ids::{IdKind, possible_size};
+use super::page::PageClaims;
 use super::paging::follows;
 use super::requests::{failure, fault};
-use super::xml::{Reader, Tag, Unreadable};
+use super::xml::{Tag, Unreadable, XmlReader};
 use super::{ArchiveState, Client, Failure, ListedObject, Operation, Page};
 use crate::location::BucketName;
 
@@ -81,7 +81,7 @@ impl Client {
             .await
             .map_err(|error| failure(Operation::ListObjects, bucket, None, &error))?;
         let faulty = |message| fault(Operation::ListObjects, bucket, None, message);
-        let Some(Listed {
+        let Some(ListPage {
             items,
             name,
             told,
@@ -96,7 +96,7 @@ impl Client {
         if let Some(message) = contradiction.or_else(|| self.of_another(bucket, name.as_deref())) {
             return Err(faulty(message));
         }
-        let next = Name::Token
+        let next = IdKind::Token
             .optional(next)
             .and_then(|next| follows(truncated, next, None))
             .map_err(faulty)?;
@@ -116,11 +116,11 @@ impl Client {
 
 /// The content of an answer.
 #[derive(Debug, Default, PartialEq)]
-struct Listed {
+struct ListPage {
     items: Vec<ListedObject>,
     /// The bucket, as the server calls it.
     name: Option<String>,
-    told: Told,
+    told: PageClaims,
     /// Absent if the answer does not say it.
     truncated: Option<bool>,
     next: Option<String>,
@@ -134,11 +134,11 @@ struct Listed {
 struct PageReader {
     knows_archives: bool,
     /// Absent until an answer was read.
-    listed: Arc<Mutex<Option<Listed>>>,
+    listed: Arc<Mutex<Option<ListPage>>>,
 }
 
 impl PageReader {
-    fn take(&self) -> Option<Listed> {
+    fn take(&self) -> Option<ListPage> {
         self.listed
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -179,7 +179,7 @@ impl DeserializeResponse for PageReader {
                 *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = Some(listed);
                 Ok(Output::erase(ListObjectsV2Output::builder().build()))
             }
-            Err(ReadError::Refused(metadata)) => Err(OrchestratorError::operation(Error::erase(
+            Err(PageError::Refused(metadata)) => Err(OrchestratorError::operation(Error::erase(
                 ListObjectsV2Error::generic(*metadata),
             ))),
             Err(error) => Err(OrchestratorError::response(error.into())),
@@ -189,7 +189,7 @@ impl DeserializeResponse for PageReader {
 
 /// The reason why a document is not a page.
 #[derive(Debug, thiserror::Error)]
-enum ReadError {
+enum PageError {
     /// It is an error, whatever the status says.
     #[error("{0:?}")]
     Refused(Box<ErrorMetadata>),
@@ -209,17 +209,17 @@ const OF_A_PAGE: [&str; 7] = [
 ];
 
 /// Reads a page: by its elements, whatever the root is called.
-fn read(document: &str, knows_archives: bool) -> Result<Listed, ReadError> {
-    let mut reader = Reader::new(document);
+fn read(document: &str, knows_archives: bool) -> Result<ListPage, PageError> {
+    let mut reader = XmlReader::new(document);
     let mut is_page = match reader.child()? {
         Some(Tag::Open("Error")) => {
-            return Err(ReadError::Refused(Box::new(refusal(&mut reader)?)));
+            return Err(PageError::Refused(Box::new(refusal(&mut reader)?)));
         }
         Some(Tag::Open(root)) => root == "ListBucketResult",
         _ => return Err(Unreadable.into()),
     };
     // A page has a thousand lines, or none.
-    let mut listed = Listed::default();
+    let mut listed = ListPage::default();
     let (mut encoded, mut hollow) = (false, false);
     while let Some(tag) = reader.child()? {
         if let Tag::Open(name) | Tag::Empty(name) = tag {
@@ -251,7 +251,7 @@ fn read(document: &str, knows_archives: bool) -> Result<Listed, ReadError> {
                 listed.told.group = group(&mut reader)?.or(listed.told.group);
             }
             // A server that fails late puts the error behind what it has sent.
-            Tag::Open("Error") => return Err(ReadError::Refused(Box::new(refusal(&mut reader)?))),
+            Tag::Open("Error") => return Err(PageError::Refused(Box::new(refusal(&mut reader)?))),
             Tag::Open(_) => reader.skip()?,
             // Such an end says nothing.
             Tag::Empty("IsTruncated") => return Err(Unreadable.into()),
@@ -280,7 +280,7 @@ fn read(document: &str, knows_archives: bool) -> Result<Listed, ReadError> {
 }
 
 /// Returns the prefix that stands for several keys, if it is there.
-fn group(reader: &mut Reader<'_>) -> Result<Option<String>, Unreadable> {
+fn group(reader: &mut XmlReader<'_>) -> Result<Option<String>, Unreadable> {
     let mut prefix = None;
     while let Some(tag) = reader.child()? {
         match tag {
@@ -295,7 +295,7 @@ fn group(reader: &mut Reader<'_>) -> Result<Option<String>, Unreadable> {
 }
 
 /// Returns the code and the message of an error.
-fn refusal(reader: &mut Reader<'_>) -> Result<ErrorMetadata, Unreadable> {
+fn refusal(reader: &mut XmlReader<'_>) -> Result<ErrorMetadata, Unreadable> {
     let mut metadata = ErrorMetadata::builder();
     while let Some(tag) = reader.child()? {
         match tag {
@@ -310,7 +310,7 @@ fn refusal(reader: &mut Reader<'_>) -> Result<ErrorMetadata, Unreadable> {
 
 /// Reads one object and the mistake in it, if there is one; the key is as it is written.
 fn object(
-    reader: &mut Reader<'_>,
+    reader: &mut XmlReader<'_>,
     knows_archives: bool,
 ) -> Result<(ListedObject, Option<String>), Unreadable> {
     let mut object = ListedObject {
@@ -327,7 +327,7 @@ fn object(
             Tag::Open("Key") => object.key = reader.text()?.into_owned(),
             Tag::Open("Size") => size = reader.text()?.trim().parse().ok(),
             Tag::Open("ETag") => {
-                match Name::Etag.optional(Some(reader.text()?.trim_matches('"').to_owned())) {
+                match IdKind::Etag.optional(Some(reader.text()?.trim_matches('"').to_owned())) {
                     Ok(etag) => object.etag = etag,
                     Err(message) => mistake = Some(message),
                 }
@@ -359,7 +359,7 @@ fn object(
 }
 
 /// Reads the archive state of an object from its `RestoreStatus`.
-fn restore_status(reader: &mut Reader<'_>) -> Result<ArchiveState, Unreadable> {
+fn restore_status(reader: &mut XmlReader<'_>) -> Result<ArchiveState, Unreadable> {
     let (mut ongoing, mut expires) = (false, false);
     while let Some(tag) = reader.child()? {
         match tag {
@@ -435,7 +435,7 @@ mod tests {
     #[test]
     fn an_error_is_one_whatever_the_status_says() {
         let document = "<?xml version=\"1.0\"?>  <Error><Code>SlowDown</Code><Message>Reduce</Message><RequestId>1</RequestId></Error>";
-        let Err(ReadError::Refused(metadata)) = read(document, true) else {
+        let Err(PageError::Refused(metadata)) = read(document, true) else {
             panic!("no error")
         };
         assert_eq!(
@@ -471,7 +471,7 @@ mod tests {
         }
         assert_eq!(
             read("<ListBucketResult></ListBucketResult>", true).unwrap(),
-            Listed::default()
+            ListPage::default()
         );
     }
 
@@ -480,7 +480,7 @@ mod tests {
         let told = read(PAGE, true).unwrap().told;
         assert_eq!(
             told,
-            Told {
+            PageClaims {
                 prefix: None,
                 count: Some(2),
                 group: Some("p/".to_owned())
@@ -499,12 +499,12 @@ mod tests {
             Some("the list holds an object without a key")
         );
         let unsaid = PAGE.replace("<IsTruncated>true</IsTruncated>", "<IsTruncated/>");
-        assert!(matches!(read(&unsaid, true), Err(ReadError::Unreadable(_))));
+        assert!(matches!(read(&unsaid, true), Err(PageError::Unreadable(_))));
         let late = PAGE.replace(
             "<CommonPrefixes>",
             "<Error><Code>InternalError</Code></Error><CommonPrefixes>",
         );
-        let Err(ReadError::Refused(error)) = read(&late, true) else {
+        let Err(PageError::Refused(error)) = read(&late, true) else {
             panic!("no error")
         };
         assert_eq!(error.code(), Some("InternalError"));

@@ -9,12 +9,12 @@ use aws_sdk_s3::types::CommonPrefix;
 use percent_encoding::percent_decode_str;
 
 use super::convert::decode;
-use super::xml::{Reader, Tag};
+use super::xml::{Tag, XmlReader};
 use crate::size::display_counted;
 
 /// The statements of a page about itself.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Told {
+pub(super) struct PageClaims {
     /// The prefix that it is an answer to, as it is written.
     pub(super) prefix: Option<String>,
     /// Its `KeyCount`.
@@ -23,7 +23,7 @@ pub(super) struct Told {
     pub(super) group: Option<String>,
 }
 
-impl Told {
+impl PageClaims {
     /// Reads what the SDK has read of a page.
     pub(super) fn of(prefix: Option<&str>, groups: &[CommonPrefix]) -> Self {
         Self {
@@ -76,7 +76,7 @@ pub(super) fn holds_error(document: &str) -> bool {
     if !document.contains("Error>") {
         return false;
     }
-    let mut reader = Reader::new(document);
+    let mut reader = XmlReader::new(document);
     let Ok(Some(Tag::Open(root))) = reader.child() else {
         return false;
     };
@@ -94,10 +94,10 @@ pub(super) fn holds_error(document: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn shown(prefix: &str) -> Told {
-        Told {
+    fn shown(prefix: &str) -> PageClaims {
+        PageClaims {
             prefix: Some(prefix.to_owned()),
-            ..Told::default()
+            ..PageClaims::default()
         }
     }
 
@@ -125,14 +125,14 @@ mod tests {
                 "{why}"
             );
         }
-        assert_eq!(Told::default().contradiction("a/", 3), None);
+        assert_eq!(PageClaims::default().contradiction("a/", 3), None);
     }
 
     #[test]
     fn a_count_beyond_the_entries_is_a_contradiction_and_a_smaller_one_is_not() {
-        let counted = |count| Told {
+        let counted = |count| PageClaims {
             count: Some(count),
-            ..Told::default()
+            ..PageClaims::default()
         };
         assert_eq!(
             counted(5).contradiction("", 1).unwrap(),

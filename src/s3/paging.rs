@@ -162,7 +162,7 @@ pub struct Paging {
     again: u32,
     /// In a list of uploads or parts, what one key has so far.
     at_key: AtKey,
-    refused: BTreeMap<&'static str, Refused>,
+    refused: BTreeMap<&'static str, RejectedEntries>,
 }
 
 /// The entries of one key, and the pages on which they stand.
@@ -175,12 +175,12 @@ struct AtKey {
 
 /// Entries that were taken out of a list.
 #[derive(Debug)]
-struct Refused {
+struct RejectedEntries {
     count: u64,
     example: String,
 }
 
-impl Refused {
+impl RejectedEntries {
     fn count(all: &mut BTreeMap<&'static str, Self>, what: &'static str, key: &str) {
         all.entry(what)
             .or_insert_with(|| Self {
@@ -275,7 +275,7 @@ impl Paging {
         let refused = std::mem::take(&mut self.refused);
         let failures = refused
             .into_iter()
-            .map(|(what, Refused { count, example })| {
+            .map(|(what, RejectedEntries { count, example })| {
                 self.fault(format!(
                     "the list holds {what} ({count}, for example `{example}`); s3haul left them out"
                 ))
@@ -300,7 +300,7 @@ impl Paging {
             let Some(what) = unusable_key(&key).or_else(is_foreign) else {
                 return true;
             };
-            Refused::count(refused, what, &key);
+            RejectedEntries::count(refused, what, &key);
             false
         });
     }
@@ -417,7 +417,7 @@ impl Paging {
         items.retain(|item| {
             let print = print_of(hashers, item);
             if !here.insert(print) {
-                Refused::count(refused, "the same key twice on one page", &item.key());
+                RejectedEntries::count(refused, "the same key twice on one page", &item.key());
                 return false;
             }
             !seen.contains(&print) && !before.contains(&print)

@@ -41,7 +41,7 @@ pub(super) enum Provider {
     /// The providers of the machine.
     Ambient {
         foundation: Box<Foundation>,
-        asked: Arc<Asked>,
+        asked: Arc<ProviderHistory>,
     },
 }
 
@@ -113,7 +113,7 @@ pub(super) struct Foundation {
 }
 
 impl Foundation {
-    async fn credentials(&self, asked: Arc<Asked>) -> SharedCredentialsProvider {
+    async fn credentials(&self, asked: Arc<ProviderHistory>) -> SharedCredentialsProvider {
         let chain = SharedCredentialsProvider::new(self.chain(asked));
         match &self.endpoint.assume_role {
             Some(role) => self.assume(role, chain).await,
@@ -137,7 +137,7 @@ impl Foundation {
         config.build()
     }
 
-    fn chain(&self, asked: Arc<Asked>) -> Chain {
+    fn chain(&self, asked: Arc<ProviderHistory>) -> Chain {
         let config = ProviderConfig::without_region()
             .with_behavior_version(Some(BehaviorVersion::v2026_01_12()))
             .with_http_client(self.http_client.clone())
@@ -239,11 +239,13 @@ fn of_profile(
     // The profile was there when the endpoint was resolved.
     if let Some(reason) = environment.broken_files() {
         let reason = format!("the shared AWS configuration cannot be read: {reason}");
-        return SharedCredentialsProvider::new(Lost(reason));
+        return SharedCredentialsProvider::new(ProfileGone(reason));
     }
     if environment.profile(name).is_none() {
         let searched = environment.searched();
-        return SharedCredentialsProvider::new(Lost(format!("it is not in {searched} any more")));
+        return SharedCredentialsProvider::new(ProfileGone(format!(
+            "it is not in {searched} any more"
+        )));
     }
     let mut files = EnvConfigFiles::builder();
     for (kind, text) in environment.contents() {
@@ -277,17 +279,17 @@ fn of_profile(
 
 /// A profile that has gone, for this reason. It may come back.
 #[derive(Clone, Debug)]
-pub(super) struct Lost(pub(super) String);
+pub(super) struct ProfileGone(pub(super) String);
 
-impl fmt::Display for Lost {
+impl fmt::Display for ProfileGone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl Error for Lost {}
+impl Error for ProfileGone {}
 
-impl ProvideCredentials for Lost {
+impl ProvideCredentials for ProfileGone {
     fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
     where
         Self: 'a,
@@ -298,14 +300,14 @@ impl ProvideCredentials for Lost {
 
 /// The state of the sources that were asked.
 #[derive(Debug, Default)]
-pub(super) struct Asked {
+pub(super) struct ProviderHistory {
     /// Returns the source of the credentials, once one has returned some.
     used: OnceLock<CredentialSource>,
     /// See [`Provider::asked`].
     link: Mutex<Option<Link>>,
 }
 
-impl Asked {
+impl ProviderHistory {
     fn link(&self) -> std::sync::MutexGuard<'_, Option<Link>> {
         self.link.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -357,7 +359,7 @@ struct Chain {
     links: Vec<(Link, SharedCredentialsProvider)>,
     /// True if a role is assumed with the credentials.
     has_role: bool,
-    asked: Arc<Asked>,
+    asked: Arc<ProviderHistory>,
 }
 
 impl Chain {

@@ -10,7 +10,7 @@ use super::bounds::TooLong;
 use super::causes::{find, plain};
 use super::convert::{part_number, quoted, unquote};
 use super::headers::with_customer_key;
-use super::ids::{Name, other_version, required_size};
+use super::ids::{IdKind, other_version, required_size};
 use super::requests::{failure, fault, place};
 use super::{Client, Failure, FailureKind, Operation, PartHead, SourcePin};
 use crate::location::{BucketName, ObjectKey};
@@ -166,7 +166,7 @@ fn same_version(
     etag: Option<String>,
     operation: Operation,
 ) -> Result<(), Failure> {
-    let etag = Name::Etag.required(etag.map(unquote));
+    let etag = IdKind::Etag.required(etag.map(unquote));
     let etag = etag.map_err(|message| fault(operation, &pin.bucket, Some(&pin.key), message))?;
     if etag == pin.etag {
         return Ok(());

@@ -77,7 +77,7 @@ pub(super) enum Brought {
 
 /// The reason why requests wait.
 #[derive(Clone, Debug)]
-pub(super) struct Trouble {
+pub(super) struct WaitReason {
     since: Instant,
     /// True once the log has said so.
     pub(super) is_told: bool,
@@ -85,7 +85,7 @@ pub(super) struct Trouble {
 
 /// The state of the credentials of an endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-enum Progress {
+enum CredentialProgress {
     /// The provider has given none.
     #[default]
     Missing,
@@ -97,7 +97,7 @@ enum Progress {
 
 /// A set that the server refused.
 #[derive(Clone, Debug)]
-struct Refusal {
+struct RefusedSet {
     generation: u64,
     failure: Failure,
     at: Instant,
@@ -115,11 +115,11 @@ pub(super) struct Renewal {
     /// Renewals in a row without a new set that the server took.
     fruitless: u32,
     not_before: Option<Instant>,
-    trouble: Option<Trouble>,
-    refusal: Option<Refusal>,
+    trouble: Option<WaitReason>,
+    refusal: Option<RefusedSet>,
     /// The failure of the last renewal.
     pub(super) error: Option<NoIdentity>,
-    progress: Progress,
+    progress: CredentialProgress,
     /// True for a set that replaced a refused one, until the server has taken it.
     is_on_trial: bool,
     /// True once the log has said that a set cannot be renewed that still lasts.
@@ -151,7 +151,7 @@ impl Renewal {
         } else if let Some(error) = self.error.as_ref().filter(|error| !error.may_pass) {
             return Step::None(error.clone());
         }
-        self.trouble.get_or_insert(Trouble {
+        self.trouble.get_or_insert(WaitReason {
             since: now,
             is_told: false,
         });
@@ -238,7 +238,7 @@ impl Renewal {
         if !has_set {
             return None;
         }
-        self.progress = self.progress.max(Progress::Given);
+        self.progress = self.progress.max(CredentialProgress::Given);
         self.error = None;
         if self.refusal.is_some() {
             None
@@ -262,7 +262,7 @@ impl Renewal {
             .is_none_or(|refusal| refusal.generation != generation)
         {
             let failure = failure.clone();
-            self.refusal = Some(Refusal {
+            self.refusal = Some(RefusedSet {
                 generation,
                 failure,
                 at,
@@ -274,7 +274,7 @@ impl Renewal {
     /// Records that the server accepted the set that is held, in a request that was `sent` at this
     /// time. Returns how long requests waited for that if it is to be logged.
     pub(super) fn accepted(&mut self, now: Instant, sent: Instant) -> Option<Duration> {
-        self.progress = Progress::Taken;
+        self.progress = CredentialProgress::Taken;
         if std::mem::take(&mut self.is_on_trial) {
             self.fruitless = 0;
         }
@@ -285,12 +285,12 @@ impl Renewal {
 
     /// Returns true once the server has accepted a set.
     pub(super) fn is_accepted(&self) -> bool {
-        self.progress == Progress::Taken
+        self.progress == CredentialProgress::Taken
     }
 
     /// Returns true once the provider has given a set.
     pub(super) fn has_worked(&self) -> bool {
-        self.progress >= Progress::Given
+        self.progress >= CredentialProgress::Given
     }
 
     /// Returns true while the set that is held is refused.

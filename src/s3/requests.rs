@@ -19,7 +19,7 @@ use super::convert::{
 };
 use super::fast_path::Header;
 use super::headers::{with_attributes, with_customer_key, with_source_key};
-use super::ids::{Name, other_version, written_version};
+use super::ids::{IdKind, other_version, written_version};
 use super::octets;
 use super::{
     Attributes, BucketHead, Capabilities, Checksum, ChecksumAlgorithm, ChecksumKind, Client,
@@ -346,7 +346,7 @@ fn required_etag(
     bucket: &BucketName,
     key: &ObjectKey,
 ) -> Result<String, Failure> {
-    let etag = Name::Etag.optional(etag.map(unquote));
+    let etag = IdKind::Etag.optional(etag.map(unquote));
     let etag = etag.map_err(|message| fault(operation, bucket, Some(key), message))?;
     etag.ok_or_else(|| {
         let message = "the answer holds no ETag, so nothing shows that it worked";

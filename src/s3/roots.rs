@@ -20,7 +20,7 @@ use aws_smithy_runtime_api::client::orchestrator::{Metadata, OrchestratorError};
 use aws_smithy_runtime_api::client::ser_de::{DeserializeResponse, SharedResponseDeserializer};
 
 use super::page::holds_error;
-use super::xml::{Reader, Tag, Unreadable};
+use super::xml::{Tag, Unreadable, XmlReader};
 
 /// The root element that the SDK expects in the answer to an operation.
 #[derive(Debug)]
@@ -28,14 +28,14 @@ pub(super) struct Root {
     operation: &'static str,
     name: &'static str,
     /// Elements by one of which the document is known.
-    marks: &'static [Mark],
+    marks: &'static [TellingElement],
     /// Returns the SDK's configuration of the operation, which holds its deserializer.
     layer: fn() -> Option<FrozenLayer>,
 }
 
 /// An element that only an answer to one operation has.
 #[derive(Debug)]
-struct Mark {
+struct TellingElement {
     element: &'static str,
     /// The texts that it may hold; empty for any.
     values: &'static [&'static str],
@@ -53,7 +53,7 @@ macro_rules! roots {
         const ROOTS: &[Root] = &[$(Root {
             operation: stringify!($operation),
             name: $name,
-            marks: &[$(Mark { element: $element, values: &[$($($value),+)?] }),+],
+            marks: &[$(TellingElement { element: $element, values: &[$($($value),+)?] }),+],
             layer: || sdk::$module::$operation::new().config(),
         }),+];
     };
@@ -91,7 +91,7 @@ impl Root {
     }
 
     fn renamed(&self, document: &str) -> Result<Option<String>, Unreadable> {
-        let mut reader = Reader::new(document);
+        let mut reader = XmlReader::new(document);
         let root = match reader.child()? {
             // Some servers answer like this for a bucket that never had versions.
             Some(Tag::Empty(root)) if self.means_no_versions(root) => {
@@ -167,7 +167,7 @@ fn document_of(response: &HttpResponse) -> Option<&str> {
 
 /// Returns true if the last tag of a document does not close its first.
 fn ends_early(document: &str) -> bool {
-    let Ok(Some(Tag::Open(root))) = Reader::new(document).child() else {
+    let Ok(Some(Tag::Open(root))) = XmlReader::new(document).child() else {
         return false;
     };
     let last = document
@@ -180,7 +180,7 @@ fn ends_early(document: &str) -> bool {
 
 /// Returns true for a document of this name that holds no element.
 fn is_bare(document: &str, name: &str) -> bool {
-    let mut reader = Reader::new(document);
+    let mut reader = XmlReader::new(document);
     match reader.child() {
         Ok(Some(Tag::Empty(root))) => root == name,
         Ok(Some(Tag::Open(root))) => root == name && matches!(reader.child(), Ok(None)),
@@ -189,7 +189,7 @@ fn is_bare(document: &str, name: &str) -> bool {
 }
 
 /// Returns the text between `begin` and the tag that was closed last.
-fn inner<'d>(document: &'d str, begin: usize, reader: &Reader<'_>) -> Option<&'d str> {
+fn inner<'d>(document: &'d str, begin: usize, reader: &XmlReader<'_>) -> Option<&'d str> {
     let read = document.get(begin..document.len() - reader.left())?;
     read.get(..read.rfind("</")?)
 }

@@ -19,7 +19,7 @@ pub(super) enum Tag<'a> {
 
 /// The rest of a document.
 #[derive(Clone, Debug)]
-pub(super) struct Reader<'a> {
+pub(super) struct XmlReader<'a> {
     rest: &'a str,
 }
 
@@ -28,7 +28,7 @@ pub(super) struct Reader<'a> {
 #[error("the document is cut off or not what it should be")]
 pub(super) struct Unreadable;
 
-impl<'a> Reader<'a> {
+impl<'a> XmlReader<'a> {
     pub(super) fn new(document: &'a str) -> Self {
         Self { rest: document }
     }
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn elements_come_one_by_one() {
-        let mut reader = Reader::new(
+        let mut reader = XmlReader::new(
             "\n<?xml version=\"1.0\"?><!-- <a> --><s:Root xmlns:s=\"x\"> <A>1 &lt; 2</A><B/><C x='1'><D>4</D>\n<E/></C><F></F></s:Root>",
         );
         assert_eq!(reader.child(), Ok(Some(Tag::Open("Root"))));
@@ -167,9 +167,9 @@ mod tests {
     fn what_is_cut_off_is_unreadable() {
         let document = "<R><A>1</A><B><C>2</C></B></R>";
         for end in 0..document.len() {
-            let mut reader = Reader::new(&document[..end]);
+            let mut reader = XmlReader::new(&document[..end]);
             assert!(reader.child().and_then(|_| reader.skip()).is_err(), "{end}");
         }
-        assert!(Reader::new("<!DOCTYPE x><R></R>").next().is_err());
+        assert!(XmlReader::new("<!DOCTYPE x><R></R>").next().is_err());
     }
 }

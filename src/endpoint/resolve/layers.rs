@@ -3,7 +3,7 @@
 use super::super::Endpoint;
 use super::super::environment::{Environment, Profile};
 use super::super::server::url_mistake;
-use super::{Mistake, Origin, Setting};
+use super::{EndpointMistake, Setting, SettingOrigin};
 
 /// The Region that requests are signed for if nobody names one. Amazon S3 answers with the bucket's
 /// own; most other servers accept it.
@@ -19,7 +19,7 @@ pub(super) struct Layers<'e> {
     /// The profile that the environment selects. It comes after the environment's variables.
     selected: Option<Profile<'e>>,
     pub(super) profile_was_stated: bool,
-    pub(super) mistakes: Vec<Mistake>,
+    pub(super) mistakes: Vec<EndpointMistake>,
 }
 
 impl<'e> Layers<'e> {
@@ -28,7 +28,7 @@ impl<'e> Layers<'e> {
         if let Some(error) = environment.broken_files() {
             let remedy = "correct the file, or name another one with AWS_CONFIG_FILE".to_owned();
             let message = format!("the shared AWS configuration cannot be read: {error}");
-            mistakes.push(Mistake {
+            mistakes.push(EndpointMistake {
                 field: None,
                 message,
                 remedy,
@@ -47,7 +47,7 @@ impl<'e> Layers<'e> {
                     1..=12 => format!("name one of these: {}", names.join(", ")),
                     count => format!("name one of the {count} profiles there"),
                 };
-                mistakes.push(Mistake {
+                mistakes.push(EndpointMistake {
                     field: Some("profile"),
                     message,
                     remedy,
@@ -69,7 +69,7 @@ impl<'e> Layers<'e> {
         };
         for name in environment.not_utf8() {
             let message = format!("the variable {name} is not UTF-8");
-            mistakes.push(Mistake {
+            mistakes.push(EndpointMistake {
                 field: None,
                 message,
                 remedy: "correct it, or unset it".to_owned(),
@@ -87,7 +87,7 @@ impl<'e> Layers<'e> {
                 environment.searched()
             );
             let remedy = "add the section, or remove the line".to_owned();
-            mistakes.push(Mistake {
+            mistakes.push(EndpointMistake {
                 field: stated.map(|_| "profile"),
                 message,
                 remedy,
@@ -121,13 +121,13 @@ impl<'e> Layers<'e> {
         let of_profile = |profile: Profile<'e>| {
             Some((
                 property(profile)?,
-                Origin::Profile(profile.name().to_owned()),
+                SettingOrigin::Profile(profile.name().to_owned()),
             ))
         };
         let of_variable = |variable: &&'static str| {
             Some((
                 self.environment.variable(variable)?,
-                Origin::Variable(variable),
+                SettingOrigin::Variable(variable),
             ))
         };
         let (text, origin) = self
@@ -138,10 +138,11 @@ impl<'e> Layers<'e> {
         match read(text) {
             Ok(value) => Some(Setting { value, origin }),
             Err(message) => {
-                let is_named = matches!(origin, Origin::Profile(_)) && self.profile_was_stated;
+                let is_named =
+                    matches!(origin, SettingOrigin::Profile(_)) && self.profile_was_stated;
                 let field = is_named.then_some("profile");
                 let remedy = format!("correct it ({origin})");
-                self.mistakes.push(Mistake {
+                self.mistakes.push(EndpointMistake {
                     field,
                     message,
                     remedy,
@@ -202,8 +203,9 @@ impl<'e> Layers<'e> {
         let url = self.service_url("s3", &URLS)?;
         if let Some((message, remedy)) = url_mistake(&url.value) {
             let message = format!("{}: {message}", url.origin);
-            let is_named = matches!(url.origin, Origin::Profile(_)) && self.profile_was_stated;
-            self.mistakes.push(Mistake {
+            let is_named =
+                matches!(url.origin, SettingOrigin::Profile(_)) && self.profile_was_stated;
+            self.mistakes.push(EndpointMistake {
                 field: is_named.then_some("profile"),
                 message,
                 remedy,
@@ -226,7 +228,7 @@ impl<'e> Layers<'e> {
         );
         let region = region.unwrap_or(Setting {
             value: DEFAULT_REGION.to_owned(),
-            origin: Origin::Default,
+            origin: SettingOrigin::Default,
         });
         // It becomes a label of host names and a part of every signature.
         if !region
@@ -234,8 +236,8 @@ impl<'e> Layers<'e> {
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || c == '-')
         {
-            let is_stated = region.origin == Origin::Stated;
-            self.mistakes.push(Mistake {
+            let is_stated = region.origin == SettingOrigin::Stated;
+            self.mistakes.push(EndpointMistake {
                 field: is_stated.then_some("region"),
                 message: format!("`{}` is not a Region ({})", region.value, region.origin),
                 remedy: "use letters, digits, and hyphens, for instance eu-west-1".to_owned(),

@@ -7,7 +7,7 @@ use super::super::network::{Network, ProxyError, ProxySetting, ProxyUrl};
 use super::super::no_proxy::NoProxy;
 use super::super::server::{Server, is_plaintext, url_mistake};
 use super::layers::Layers;
-use super::{Mistake, Origin, Setting};
+use super::{EndpointMistake, Setting, SettingOrigin};
 
 impl Layers<'_> {
     /// Refuses FIPS endpoints at a URL that is none.
@@ -21,7 +21,7 @@ impl Layers<'_> {
             && fips.value
             && !(server.is_amazon() && url.value.contains("fips"))
         {
-            self.mistakes.push(Mistake {
+            self.mistakes.push(EndpointMistake {
                 field: None,
                 message: format!(
                     "{} asks for a FIPS endpoint, but {} is not one",
@@ -45,7 +45,7 @@ impl Layers<'_> {
             .iter()
             .any(|mistake| mistake.message.contains(&**value));
         if !has_scheme && !is_known {
-            self.mistakes.push(Mistake {
+            self.mistakes.push(EndpointMistake {
                 field: None,
                 message: format!("{origin}: `{value}` is not a URL of STS"),
                 remedy: format!("write https://{value}"),
@@ -77,18 +77,18 @@ impl Layers<'_> {
                 continue;
             }
             let field = match origin {
-                Origin::Stated => Some("url"),
-                Origin::Profile(_) if self.profile_was_stated => Some("profile"),
+                SettingOrigin::Stated => Some("url"),
+                SettingOrigin::Profile(_) if self.profile_was_stated => Some("profile"),
                 _ => None,
             };
-            let from = if *origin == Origin::Stated {
+            let from = if *origin == SettingOrigin::Stated {
                 String::new()
             } else {
                 format!(" ({origin})")
             };
             let through =
                 proxy.map_or_else(String::new, |proxy| format!(" through the proxy {proxy}"));
-            self.mistakes.push(Mistake {
+            self.mistakes.push(EndpointMistake {
                 field,
                 message: format!(
                     "{service}{value}{from} is plain HTTP{through}: credentials and data would be sent unencrypted"

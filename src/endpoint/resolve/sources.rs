@@ -2,7 +2,7 @@
 
 use super::super::environment::Profile;
 use super::layers::Layers;
-use super::{CredentialSource, Mistake};
+use super::{CredentialSource, EndpointMistake};
 
 impl Layers<'_> {
     /// Returns true if credentials come from a service that is asked over TLS, wherever the
@@ -52,7 +52,7 @@ impl Layers<'_> {
                     } else {
                         ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID")
                     };
-                    self.mistakes.push(Mistake {
+                    self.mistakes.push(EndpointMistake {
                         field: None,
                         message: format!("{has} is set, but {lacks} is not"),
                         remedy: "set both, or neither".to_owned(),

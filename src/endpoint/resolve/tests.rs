@@ -58,7 +58,7 @@ fn named(profile: Option<&str>) -> Endpoint {
 fn settings(endpoint: Endpoint, variables: &[(&str, &str)], config: &str) -> [String; 4] {
     let resolved = endpoint.resolve(&Environment::of(variables.iter().copied(), config, ""));
     assert_eq!(resolved.mistakes, [], "{resolved:?}");
-    let shown = |value: &str, origin: &Origin| format!("{value} ({origin})");
+    let shown = |value: &str, origin: &SettingOrigin| format!("{value} ({origin})");
     let url = resolved
         .url
         .as_ref()
@@ -398,7 +398,7 @@ fn endpoints_that_differ_by_profile_only_are_two_servers() {
 fn plain_http_to_other_machines_must_be_allowed() {
     let refused = |endpoint: Endpoint, variables: &[(&'static str, &'static str)]| {
         let resolved = endpoint.resolve(&Environment::of(variables.iter().copied(), CONFIG, ""));
-        let shown = |mistake: Mistake| format!("{:?} {}", mistake.field, mistake.message);
+        let shown = |mistake: EndpointMistake| format!("{:?} {}", mistake.field, mistake.message);
         resolved
             .mistakes
             .into_iter()

@@ -62,20 +62,20 @@ impl Failure {
             ),
             SdkError::DispatchFailure(failure) => {
                 let network = match failure.as_connector_error() {
-                    Some(failure) if failure.is_timeout() => Network::NeverUp,
+                    Some(failure) if failure.is_timeout() => ConnectionProgress::NeverUp,
                     // hyper blames its user for a pooled connection whose task has ended.
                     Some(failure)
                         if failure.is_user() && whole(error).contains("dispatch task") =>
                     {
-                        Network::Lost
+                        ConnectionProgress::Lost
                     }
-                    Some(failure) if failure.is_user() => Network::Unused,
+                    Some(failure) if failure.is_user() => ConnectionProgress::Unused,
                     // The HTTP client sorts its own errors; those that it does not know are not its
                     // own.
                     Some(failure) if failure.is_other() && failure.as_other().is_none() => {
-                        Network::of(error, Network::Unused)
+                        ConnectionProgress::of(error, ConnectionProgress::Unused)
                     }
-                    _ => Network::of(error, Network::Lost),
+                    _ => ConnectionProgress::of(error, ConnectionProgress::Lost),
                 };
                 not_answered(network, error)
             }
@@ -83,7 +83,7 @@ impl Failure {
                 verdict(FailureKind::Transient, "answer cut short")
             }
             SdkError::ResponseError(_) => verdict(FailureKind::Unreadable, "unreadable answer"),
-            _ => not_answered(Network::Unused, error),
+            _ => not_answered(ConnectionProgress::Unused, error),
         };
         let response = error.raw_response();
         // A server may quote the request's headers.
@@ -110,7 +110,7 @@ impl Failure {
 
 /// The progress of a request that got no answer.
 #[derive(Clone, Copy)]
-enum Network {
+enum ConnectionProgress {
     /// Nothing was sent: the request could not be built or signed.
     Unused,
     /// There was no connection, so that no write can have happened.
@@ -119,7 +119,7 @@ enum Network {
     Lost,
 }
 
-impl Network {
+impl ConnectionProgress {
     /// Finds out how far a request came. The HTTP client marks everything up to the end of the TLS
     /// handshake as `Connect`; an error without that mark happened later or elsewhere.
     fn of(error: &(dyn Error + 'static), otherwise: Self) -> Self {
@@ -143,7 +143,7 @@ fn whole(error: &(dyn Error + 'static)) -> String {
 }
 
 /// Sorts a request that got no answer.
-fn not_answered(network: Network, error: &(dyn Error + 'static)) -> Verdict {
+fn not_answered(network: ConnectionProgress, error: &(dyn Error + 'static)) -> Verdict {
     if let Some(NoIdentity { may_pass, message }) = find::<NoIdentity>(error) {
         return if *may_pass {
             (
@@ -171,9 +171,9 @@ fn not_answered(network: Network, error: &(dyn Error + 'static)) -> Verdict {
         );
     }
     let (kind, word) = match network {
-        Network::Unused => (FailureKind::NotSent, "request not sent"),
-        Network::NeverUp => (FailureKind::Unreachable, "no connection"),
-        Network::Lost => (FailureKind::Transient, "connection lost"),
+        ConnectionProgress::Unused => (FailureKind::NotSent, "request not sent"),
+        ConnectionProgress::NeverUp => (FailureKind::Unreachable, "no connection"),
+        ConnectionProgress::Lost => (FailureKind::Transient, "connection lost"),
     };
     (kind, word.to_owned(), plain(error))
 }

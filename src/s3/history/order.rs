@@ -19,16 +19,16 @@ use super::ListedVersion;
 
 /// Looks at an answer before the SDK's types lose something of it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Seen(Arc<Mutex<Glance>>);
+pub(super) struct RawAnswer(Arc<Mutex<RawAnswerState>>);
 
 #[derive(Debug, Default)]
-struct Glance {
+struct RawAnswerState {
     status: u16,
     /// For each entry of a listing of versions, whether it is a delete marker.
     order: Vec<bool>,
 }
 
-impl Seen {
+impl RawAnswer {
     pub(super) fn order(&self) -> Vec<bool> {
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner).order)
     }
@@ -38,9 +38,9 @@ impl Seen {
     }
 }
 
-impl Intercept for Seen {
+impl Intercept for RawAnswer {
     fn name(&self) -> &'static str {
-        "Seen"
+        "RawAnswer"
     }
 
     fn read_after_deserialization(

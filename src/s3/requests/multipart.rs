@@ -20,9 +20,9 @@ use crate::s3::convert::{
 };
 use crate::s3::fast_path::Header;
 use crate::s3::headers::{with_attributes, with_customer_key, with_source_key};
-use crate::s3::ids::{self, Name, other_version, required_size};
+use crate::s3::ids::{self, IdKind, other_version, required_size};
 use crate::s3::octets;
-use crate::s3::page::Told;
+use crate::s3::page::PageClaims;
 use crate::s3::paging::follows_unless_last;
 use crate::s3::{
     Attributes, Begun, Checksum, ChecksumAlgorithm, Client, CompleteSpec, Failure, OpenUpload,
@@ -64,9 +64,11 @@ impl Client {
         })?;
         let kms = output.sse_customer_algorithm.is_some()
             || is_kms(output.server_side_encryption.as_ref());
-        let id = Name::Upload.required(output.upload_id).map_err(|message| {
-            fault(Operation::CreateMultipartUpload, bucket, Some(key), message)
-        })?;
+        let id = IdKind::Upload
+            .required(output.upload_id)
+            .map_err(|message| {
+                fault(Operation::CreateMultipartUpload, bucket, Some(key), message)
+            })?;
         let elsewhere = ids::elsewhere((output.bucket, output.key), (bucket, key));
         Ok(Begun {
             id,
@@ -262,7 +264,7 @@ impl Client {
             Ok(PartDone {
                 number: ids::part_number(part.part_number)?,
                 size: required_size(part.size, "Size of a part")?,
-                etag: Name::Etag.required(part.e_tag.clone().map(unquote))?,
+                etag: IdKind::Etag.required(part.e_tag.clone().map(unquote))?,
                 checksum: any_checksum!(part),
             })
         });
@@ -270,7 +272,7 @@ impl Client {
         let last = items.last().map(|part| part.number.to_string());
         // Part 0 is where a list begins.
         let asked = after.map(str::to_owned);
-        let marker = Name::Token.optional(
+        let marker = IdKind::Token.optional(
             output
                 .next_part_number_marker
                 .filter(|marker| marker != "0"),
@@ -307,7 +309,7 @@ impl Client {
             .await
             .map_err(|error| failure(Operation::ListMultipartUploads, bucket, None, &error))?;
         let faulty = |message| fault(Operation::ListMultipartUploads, bucket, None, message);
-        let told = Told::of(output.prefix(), output.common_prefixes());
+        let told = PageClaims::of(output.prefix(), output.common_prefixes());
         if let Some(message) = told.contradiction(prefix, output.uploads().len()) {
             return Err(faulty(message));
         }
@@ -320,7 +322,7 @@ impl Client {
             .map(|upload| {
                 Ok(OpenUpload {
                     key: readable(upload.key.ok_or("the list holds an upload without a key")?),
-                    upload_id: Name::Upload.required(upload.upload_id)?,
+                    upload_id: IdKind::Upload.required(upload.upload_id)?,
                     initiated: upload.initiated.and_then(timestamp),
                     storage_class: upload.storage_class.map(|class| class.as_str().to_owned()),
                 })
@@ -330,10 +332,10 @@ impl Client {
             key: upload.key.clone(),
             upload_id: Some(upload.upload_id.clone()),
         });
-        let key = Name::Token
+        let key = IdKind::Token
             .optional(output.next_key_marker)
             .map_err(faulty)?;
-        let upload_id = Name::Upload
+        let upload_id = IdKind::Upload
             .optional(output.next_upload_id_marker)
             .map_err(faulty)?;
         let marker = key.map(|key| UploadMarker {
