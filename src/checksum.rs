@@ -134,7 +134,7 @@ impl Running {
         self.bytes += bytes.len() as u64;
     }
 
-    /// How many bytes were added.
+    /// Returns the number of bytes that were added.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes

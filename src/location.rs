@@ -49,6 +49,7 @@ pub struct S3Uri {
 
 /// Why a bucket, key or URI was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum LocationError {
     /// Not `s3://…`.
     #[error("`{0}` is not an S3 location: {remedy}", remedy = spelling::remedy(.0))]
@@ -176,7 +177,7 @@ impl ObjectKey {
         self.0.is_empty() || self.0.ends_with('/')
     }
 
-    /// What stands behind the last slash.
+    /// Returns the part behind the last slash.
     #[must_use]
     pub fn file_name(&self) -> &str {
         self.0.rsplit_once('/').map_or(&*self.0, |(_, name)| name)

@@ -6,7 +6,7 @@ use percent_encoding::percent_decode_str;
 
 use super::{BucketName, S3Uri};
 
-/// What to say about a text that is not an S3 location.
+/// Returns the remedy for a text that is not an S3 location.
 pub(super) fn remedy(text: &str) -> String {
     match suggestion(text).or_else(|| bare(text)) {
         Some(Suggestion::Location(location)) => format!("did you mean {location}?"),

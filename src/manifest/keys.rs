@@ -51,14 +51,14 @@ pub enum GlobError {
 }
 
 impl KeyGlob {
-    /// Whether the glob matches the key behind the source's prefix.
+    /// Returns true if the glob matches the key behind the source's prefix.
     #[must_use]
     pub fn matches(&self, relative_key: &str) -> bool {
         self.0.matcher.is_match(relative_key)
     }
 
-    /// Whether the glob matches every key that begins with `prefix` (empty, or with a slash at the
-    /// end). Says `false` when in doubt: only patterns that end in `**` are understood.
+    /// Returns true if the glob matches every key that begins with `prefix` (empty, or with a slash
+    /// at the end), and false when in doubt: only patterns that end in `**` are understood.
     #[must_use]
     pub fn covers(&self, prefix: &str) -> bool {
         match &*self.0.text {
@@ -184,7 +184,7 @@ impl KeyMap {
         *self == Self::default()
     }
 
-    /// What every key begins with that comes out of this map.
+    /// Returns the beginning of every key that this map returns.
     #[must_use]
     pub fn fixed_prefix(&self) -> String {
         let mut fixed = self.add_prefix.clone().unwrap_or_default();

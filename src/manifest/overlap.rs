@@ -21,7 +21,7 @@
 //! resolved, so that a bucket and its access point count as two where something would be refused,
 //! and as one where somebody would wait.
 
-use super::diagnose::{Doubts, Finding};
+use super::diagnose::{Finding, RefusedFields};
 use super::job::{
     DEFAULT_ENDPOINT, Job, JournalPlace, ResolvedEndpoint, Source, Transfer, Versions,
 };
@@ -41,7 +41,7 @@ impl Region<'_> {
         self.bucket == other.bucket && self.endpoint.is_same_server(other.endpoint)
     }
 
-    /// Whether every key of `inner` is one of ours. What is left of its key behind ours, if so.
+    /// Returns the rest of `inner`'s key behind ours if every key of `inner` is one of ours.
     fn contains<'i>(&self, inner: &'i Region<'_>) -> Option<&'i str> {
         let rest = inner.key.strip_prefix(&self.key)?;
         (!self.exact || (rest.is_empty() && inner.exact)).then_some(rest)
@@ -54,7 +54,12 @@ impl Region<'_> {
 
 /// Adds a finding for each transfer that may write into its own source, or where another one
 /// writes. Transfers of which something could not be read are left out.
-pub(super) fn check(job: &Job, indices: &[usize], doubts: &Doubts, findings: &mut Vec<Finding>) {
+pub(super) fn check(
+    job: &Job,
+    indices: &[usize],
+    doubts: &RefusedFields,
+    findings: &mut Vec<Finding>,
+) {
     if doubts.about("endpoints") {
         return;
     }
@@ -132,9 +137,9 @@ fn in_source(job: &Job, what: &str, path: &str, place: &S3Uri) -> Option<Finding
     })
 }
 
-/// Whether `later` begins only when `earlier` has ended: because it says so, or because one of them
-/// writes where the other one reads or writes. Waiting for nothing costs little, so all doubts say
-/// yes: a server may have two addresses, and an access point may be any bucket's.
+/// Returns true if `later` begins only when `earlier` has ended: because it says so, or because one
+/// of them writes where the other one reads or writes. Waiting for nothing costs little, so all
+/// doubts say yes: a server may have two addresses, and an access point may be any bucket's.
 pub(crate) fn must_wait(job: &Job, later: &Transfer, earlier: &Transfer) -> bool {
     let writes = |transfer| write_region(job, transfer);
     later.after.contains(&earlier.name)
@@ -143,12 +148,13 @@ pub(crate) fn must_wait(job: &Job, later: &Transfer, earlier: &Transfer) -> bool
         || touch(writes(later), read_region(job, earlier))
 }
 
-/// Whether `later` may read what `earlier` writes, so that nobody knows all of its source before.
+/// Returns true if `later` may read what `earlier` writes, so that nobody knows all of its source
+/// before.
 pub(crate) fn may_read(job: &Job, later: &Transfer, earlier: &Transfer) -> bool {
     touch(read_region(job, later), write_region(job, earlier))
 }
 
-/// Whether both may have a key in common.
+/// Returns true if both may have a key in common.
 fn touch(one: Option<Region<'_>>, other: Option<Region<'_>>) -> bool {
     one.zip(other).is_some_and(|(one, other)| {
         let may_be_one =
@@ -269,7 +275,7 @@ fn self_overlap(
     Some((message, remedy))
 }
 
-/// What is wrong when `inner` begins with the key of `outer`.
+/// Finds the mistake of an `inner` destination that begins with the key of `outer`.
 fn collision(outer: &Write<'_>, inner: &Write<'_>) -> Option<Finding> {
     let (outer_region, outer_index, outer_transfer) = outer;
     let (inner_region, inner_index, inner_transfer) = inner;
@@ -333,8 +339,8 @@ fn collision(outer: &Write<'_>, inner: &Write<'_>) -> Option<Finding> {
     })
 }
 
-/// Whether both transfers would put the same object under any key that both write, where `rest` is
-/// what the inner one's destination has behind the outer one's.
+/// Returns true if both transfers would put the same object under any key that both write, where
+/// `rest` is what the inner one's destination has behind the outer one's.
 fn same_mapping(outer: &Transfer, inner: &Transfer, rest: &str) -> bool {
     if !outer.keys.is_identity() || !inner.keys.is_identity() || outer.versions != inner.versions {
         return false;

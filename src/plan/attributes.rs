@@ -67,7 +67,7 @@ pub struct Reads {
 }
 
 impl Reads {
-    /// What must be read for an object that goes by `route`.
+    /// Decides what must be read for an object that goes by `route`.
     #[must_use]
     pub fn of(transfer: &Transfer, capabilities: &Capabilities, route: &Route) -> Self {
         let keeps = |attribute| transfer.preserve.of(attribute).keeps();
@@ -228,7 +228,7 @@ fn metadata(
         losses.add(
             Attribute::Metadata,
             Lost::NotReadable,
-            "S3 can not show all of it as headers",
+            "S3 cannot show all of it as headers",
         )?;
     }
     let mut merged = head.metadata.clone();
@@ -323,8 +323,8 @@ fn encryption(
     Ok(head.encryption.clone())
 }
 
-/// Whether the copy is encrypted with less than its source, where the job lets the destination's
-/// bucket choose.
+/// Returns true if the copy is encrypted with less than its source, where the job lets the
+/// destination's bucket choose.
 #[must_use]
 pub fn weaker_encryption(
     head: &Head,

@@ -20,8 +20,8 @@ use crate::s3::{
 /// The class of what is written without one.
 const STANDARD: &str = "STANDARD";
 
-/// Whether an upload can have been begun for a source that was last written at `modified`, with
-/// these attributes.
+/// Returns true if an upload can have been created for a source that was last written at
+/// `modified`, with these attributes.
 #[must_use]
 pub fn may_be_for(open: &OpenUpload, modified: Option<Timestamp>, wanted: &Attributes) -> bool {
     // Both times are S3's own and have whole seconds at the least.

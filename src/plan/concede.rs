@@ -11,7 +11,8 @@ use crate::location::BucketName;
 use crate::manifest::job::{Attribute, Policy, Transfer};
 use crate::s3::{Attributes, ContentHeaders, Failure, FailureKind, Lock, Tags};
 
-/// What of `attributes` may be left out: it comes from the source, and its policy is `try`.
+/// Returns those of `attributes` that may be left out: they come from the source, and their policy
+/// is `try`.
 #[must_use]
 pub fn optional(attributes: &Attributes, transfer: &Transfer) -> Vec<Attribute> {
     let all = Attribute::ALL.into_iter();
@@ -40,8 +41,8 @@ pub fn without(attributes: &Attributes, out: &[Attribute], transfer: &Transfer) 
     left
 }
 
-/// What to leave out of the next attempts, in their order, after a refusal; nothing when the
-/// refusal is about none of the `optional` attributes.
+/// Returns what to leave out of the next attempts, in their order, after a refusal; nothing when
+/// the refusal is about none of the `optional` attributes.
 #[must_use]
 pub fn suspects(failure: &Failure, optional: &[Attribute]) -> Vec<Vec<Attribute>> {
     let details = failure.details();

@@ -39,8 +39,8 @@ const fn prices(class: &str) -> Prices {
     }
 }
 
-/// What `count` requests to objects of a class cost. Aborting is free; lists cost as much as
-/// writes.
+/// Returns the price of `count` requests to objects of a class. Aborting is free; lists cost as
+/// much as writes.
 #[must_use]
 pub fn requests(operation: Operation, count: u64, class: Option<&str>) -> f64 {
     let prices = prices(class.unwrap_or("STANDARD"));
@@ -70,7 +70,7 @@ pub fn requests(operation: Operation, count: u64, class: Option<&str>) -> f64 {
     to_f64(count) / 1000.0 * per_thousand
 }
 
-/// What it costs to restore objects from an archive class, besides keeping the copies.
+/// Returns the price of restoring objects from an archive class, besides keeping the copies.
 #[must_use]
 pub fn restore(class: &str, tier: RestoreTier, objects: u64, bytes: u64) -> f64 {
     let (per_thousand, per_gb) = match (class, tier) {
@@ -83,8 +83,8 @@ pub fn restore(class: &str, tier: RestoreTier, objects: u64, bytes: u64) -> f64 
     to_f64(objects) / 1000.0 * per_thousand + to_f64(bytes) / GB * per_gb
 }
 
-/// What the parts of an open upload cost in a month. Parts for an archive class wait at STANDARD's
-/// price.
+/// Returns the price of the parts of an open upload per month. Parts for an archive class wait at
+/// STANDARD's price.
 #[must_use]
 pub fn open_upload_month(bytes: u64, class: Option<&str>) -> f64 {
     let class = if is_archive(class) {

@@ -297,9 +297,9 @@ fn is_dated_early(source: Side<'_>, destination: Side<'_>) -> bool {
         })
 }
 
-/// How long the upload of so many bytes is believed to take at most: at 128 KiB/s (a slow line),
-/// and a quarter of an hour for its tools to think; no longer than the seven days after which
-/// lifecycle rules commonly abort uploads.
+/// Returns the longest time that the upload of so many bytes is believed to take: at 128 KiB/s (a
+/// slow line), and a quarter of an hour for its tools to think; no longer than the seven days after
+/// which lifecycle rules commonly abort uploads.
 #[must_use]
 pub fn longest_upload(size: u64) -> Duration {
     const SLOWEST: u64 = 128 << 10;

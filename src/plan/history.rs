@@ -47,9 +47,9 @@ pub fn liken(source: &Version, destination: &Version, etags_tell: bool) -> Liken
     }
 }
 
-/// How many of the source's oldest versions may be the destination's newest ones: all numbers that
-/// no pair of versions contradicts, the largest first. Pairs that are [`Likeness::Unsure`] must
-/// still be looked at.
+/// Returns the numbers of the source's oldest versions that may be the destination's newest ones:
+/// all numbers that no pair of versions contradicts, the largest first. Pairs that are
+/// [`Likeness::Unsure`] must still be looked at.
 pub fn overlaps<'v>(
     source: &'v [Version],
     destination: &'v [Version],
@@ -93,7 +93,7 @@ mod tests {
         contents.chars().map(version).collect()
     }
 
-    /// What is appended when unsure pairs turn out to be as their contents are.
+    /// Returns what is appended when unsure pairs turn out to be as their contents are.
     fn missing<'s>(source: &'s str, destination: &str) -> Option<&'s str> {
         let (from, to) = (history(source), history(destination));
         if to.is_empty() {

@@ -181,8 +181,8 @@ pub fn layout(size: u64, limits: &PartLimits, goal: Goal) -> Result<PartLayout, 
     Ok(PartLayout::uniform(size, part_size, count))
 }
 
-/// Whether an automatic layout of a copy may have parts of this size. Which one it has depends on
-/// what was learned of the server by the time that it was chosen.
+/// Returns true if an automatic layout of a copy may have parts of this size. Which one it has
+/// depends on what was learned of the server by the time that it was chosen.
 #[must_use]
 pub const fn may_be_automatic(part_size: u64, limits: &PartLimits) -> bool {
     part_size >= FASTEST_PART && part_size <= limits.max_part && part_size.is_multiple_of(MIB)

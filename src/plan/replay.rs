@@ -24,8 +24,8 @@ pub enum Replay {
     Impossible(&'static str),
 }
 
-/// What of a source's identity can be kept, before its boundaries are known. `to_kms` tells that
-/// the destination is known to be encrypted with a KMS key.
+/// Decides what of a source's identity can be kept, before its boundaries are known. `to_kms` tells
+/// that the destination is known to be encrypted with a KMS key.
 #[must_use]
 pub fn replay(
     head: &Head,

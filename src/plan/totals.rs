@@ -223,8 +223,8 @@ impl Totals {
         *self.requests.entry(operation).or_default() += count;
     }
 
-    /// What the requests cost at AWS's list prices, in dollars, when the objects get this storage
-    /// class. Reads are those of STANDARD: the class of each source is not known here.
+    /// Returns the price of the requests at AWS's list prices, in dollars, when the objects get
+    /// this storage class. Reads are those of STANDARD: the class of each source is not known here.
     #[must_use]
     pub fn dollars(&self, class: Option<&str>) -> f64 {
         let cost = |(operation, count): (&Operation, &u64)| {

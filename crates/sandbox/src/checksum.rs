@@ -121,7 +121,7 @@ impl Algorithm {
         }
     }
 
-    /// Whether S3 lets a multipart upload use this kind.
+    /// Returns true if S3 lets a multipart upload use this kind.
     pub(super) const fn allows(self, kind: ChecksumKind) -> bool {
         match self {
             Self::Crc32 | Self::Crc32c => true,
@@ -263,7 +263,7 @@ fn crc_of(content: &Content, crc: Crc) -> CrcSum {
         })
 }
 
-/// Whether sums that need every byte are computed over the bytes.
+/// Returns true if sums that need every byte are computed over the bytes.
 fn is_hashed(content: &Content) -> bool {
     content.len() <= HASHED
         || content
@@ -272,7 +272,7 @@ fn is_hashed(content: &Content) -> bool {
             .all(|segment| matches!(segment, Segment::Bytes(_)))
 }
 
-/// Whether a reader who hashes the bytes of the object comes to the same sums.
+/// Returns true if a reader who hashes the bytes of the object gets the same sums.
 pub(super) fn is_verifiable(object: &super::object::Object) -> bool {
     is_hashed(&object.content)
 }
@@ -393,7 +393,8 @@ fn hex_digit(digit: u8) -> Option<u8> {
     (digit as char).to_digit(16).map(|value| value as u8)
 }
 
-/// Whether a `Content-MD5` value is the MD5 of `content`; `None` if it is no base64 of 16 bytes.
+/// Returns true if a `Content-MD5` value is the MD5 of `content`; `None` if it is no base64 of 16
+/// bytes.
 pub(super) fn matches_content_md5(value: &str, content: &Content) -> Option<bool> {
     let wanted = BASE64.decode(value).ok().filter(|sum| sum.len() == 16)?;
     Some(wanted == md5(content))

@@ -106,7 +106,7 @@ impl Segment {
         }
     }
 
-    /// Whether both, being of equal length, stand for the same bytes.
+    /// Returns true if both, being of equal length, stand for the same bytes.
     fn same_bytes(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Bytes(a), Self::Bytes(b)) => a == b,
@@ -189,7 +189,7 @@ impl Content {
         self.len
     }
 
-    /// Whether there are no bytes.
+    /// Returns true if there are no bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0

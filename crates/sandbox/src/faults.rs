@@ -326,7 +326,7 @@ impl Faults {
         self.count.store(0, Ordering::Release);
     }
 
-    /// How many calls were struck so far.
+    /// Returns the number of calls that it struck so far.
     #[must_use]
     pub fn fired(&self) -> u64 {
         self.fired.load(Ordering::Relaxed)
@@ -352,7 +352,7 @@ impl Faults {
             .map(|one| one.counts)
     }
 
-    /// What happens to this call.
+    /// Decides what happens to this call.
     pub(super) fn strike(&self, call: &Call, headers: &HeaderMap) -> Strike {
         let mut strike = Strike::default();
         if self.count.load(Ordering::Acquire) == 0 {

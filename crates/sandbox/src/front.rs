@@ -227,7 +227,8 @@ impl Front {
         response
     }
 
-    /// What S3 checks about the bucket before the operation. Whether the requester is charged.
+    /// Checks what S3 checks about the bucket before the operation. Returns true if the requester
+    /// is charged.
     fn check(&self, call: &Call, query: &str, headers: &HeaderMap) -> Result<bool, Refusal> {
         let size: usize = headers
             .iter()

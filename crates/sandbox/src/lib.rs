@@ -200,7 +200,7 @@ impl Sandbox {
         self.keys.remove(access_key);
     }
 
-    /// What it stores.
+    /// Returns its buckets and objects.
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store

@@ -36,7 +36,7 @@ pub(super) struct Page<T> {
 }
 
 impl<T> Page<T> {
-    /// Where the page ended: its last key or rolled-up prefix.
+    /// Returns the end of the page: its last key or rolled-up prefix.
     pub(super) fn last(&self) -> Option<&str> {
         match self.last_entry() {
             Some((key, _)) => Some(key),

@@ -177,7 +177,7 @@ impl Limiter {
         }
     }
 
-    /// Whether the call is let through.
+    /// Returns true if the call is let through.
     pub(super) fn admits(&self, call: &Call) -> bool {
         let write = call.operation.is_write();
         let limited = if write {

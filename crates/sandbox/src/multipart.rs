@@ -187,7 +187,8 @@ impl Bucket {
         id
     }
 
-    /// What a part of the upload must be made with: the declared checksum and the attributes.
+    /// Returns what a part of the upload must be made with: the declared checksum and the
+    /// attributes.
     pub(super) fn upload_settings(
         &self,
         key: &str,

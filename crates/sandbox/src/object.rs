@@ -69,7 +69,7 @@ impl Encryption {
         matches!(self, Self::Kms { .. })
     }
 
-    /// Whether `ETags` do not follow from the content.
+    /// Returns true if `ETags` do not follow from the content.
     pub(super) fn hides_content(&self) -> bool {
         !matches!(self, Self::Aes256)
     }
@@ -85,7 +85,7 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Whether the version may not be deleted now.
+    /// Returns true if the version may not be deleted now.
     pub(super) fn is_held(&self, now: SystemTime) -> bool {
         self.legal_hold == Some(true)
             || self
@@ -150,7 +150,7 @@ impl Attributes {
         self.storage_class.as_deref().unwrap_or("STANDARD")
     }
 
-    /// Whether the bytes must be restored before they can be read.
+    /// Returns true if the bytes must be restored before they can be read.
     pub(super) fn is_archived(&self) -> bool {
         let archived =
             matches!(self.class(), "GLACIER" | "DEEP_ARCHIVE") || self.archive_status.is_some();

@@ -232,7 +232,7 @@ impl Store {
         count
     }
 
-    /// What the buckets hold, by name.
+    /// Returns the size of each bucket, by name.
     #[must_use]
     pub fn usage(&self) -> Vec<BucketUsage> {
         self.buckets()
@@ -436,7 +436,8 @@ impl Store {
         )))
     }
 
-    /// Whether `ETags` of what is written with this encryption do not follow from the content.
+    /// Returns true if `ETags` of what is written with this encryption do not follow from the
+    /// content.
     pub(super) fn hides_content(&self, encryption: &Encryption) -> bool {
         encryption.hides_content() || Quirks::on(&self.quirks().opaque_etags)
     }

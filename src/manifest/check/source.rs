@@ -17,7 +17,7 @@ impl Rules<'_> {
         }
     }
 
-    /// What can't have a history, and where one can't go.
+    /// Refuses `versions` for sources that have no history and destinations that cannot take one.
     pub(super) fn versions(&mut self, path: &str, transfer: &Transfer) {
         if transfer.restore.days == 0 {
             let message = "an object is restored for at least one day";

@@ -78,7 +78,7 @@ pub(super) fn check_own_key(encryption: &Encryption, headers: &HeaderMap) -> Res
     check_key(encryption, customer_key(headers, OWN_KEY)?.as_deref())
 }
 
-/// What a write may not do: S3 refuses all of it for one header that the caller may not send.
+/// Checks what a write may do: S3 refuses all of it for one header that the caller may not send.
 pub(super) fn check_write(
     store: &Store,
     bucket: &Bucket,

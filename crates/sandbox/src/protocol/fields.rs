@@ -433,7 +433,7 @@ pub(super) fn claimed_checksum(
     Ok(claim)
 }
 
-/// Whether the store computes checksums.
+/// Returns true if the store computes checksums.
 pub(super) fn checksums_on(store: &Store) -> bool {
     !Quirks::on(&store.quirks().no_checksums)
 }
