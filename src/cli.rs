@@ -25,6 +25,7 @@ mod lease;
 mod lifecycle;
 mod man;
 mod mine;
+mod mistakes;
 mod out;
 #[cfg(test)]
 mod pages;
@@ -60,6 +61,7 @@ use clap::{Args, ColorChoice, Parser, Subcommand};
 
 pub use self::exit::Exit;
 use self::exit::{CliError, fail};
+pub use self::mistakes::draw;
 use self::out::{note, row_up, say, say_json, say_line, tell};
 use self::parse::{Manner, Refusal};
 pub use self::run::exit_of;

@@ -48,6 +48,7 @@ pub const DEFAULT_ENDPOINT: &str = "default";
 
 /// An endpoint as a manifest or flags describe it. `None` leaves a setting to the environment.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Endpoint {
     /// The name that transfers use.
     pub name: String,
@@ -91,6 +92,7 @@ pub enum Trust {
 /// The kind of server. Servers differ in part limits, conditions, checksums, and tags.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Provider {
     /// `aws` if the endpoint has no `url`, otherwise `other`.
     #[default]

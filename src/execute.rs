@@ -314,27 +314,41 @@ impl Work {
     }
 }
 
+/// The job to run, and all that a run works with.
+pub struct Execution<'a> {
+    /// The job.
+    pub job: &'a Job,
+    /// The connections to its endpoints.
+    pub connections: &'a mut Connections,
+    /// Receives the events.
+    pub monitor: Arc<dyn Monitor>,
+    /// Records the events. [`journal::off`](crate::journal::off) keeps nothing.
+    pub journal: &'a Journal,
+    /// The state of the journal when this session began, from which the run continues. A new run
+    /// has the default state.
+    pub resumed: &'a Arc<RunState>,
+    /// Ends the run in an orderly way.
+    pub stop: &'a CancellationToken,
+    /// The token that `connections` was made with. It is cancelled when the time to end in peace
+    /// is over.
+    pub halt: &'a CancellationToken,
+}
+
 /// Runs all transfers of a job.
-///
-/// Events are recorded in `journal`; `resumed` is its state when this session began, from which the
-/// run continues. [`journal::off`](crate::journal::off) is a journal that keeps nothing, and a new
-/// run has the default state.
-///
-/// `stop` ends the run in an orderly way; `halt` must be the token that `connections` was made
-/// with, it is cancelled when the time to end in peace is over.
 ///
 /// # Errors
 /// A bucket cannot be used at all; then nothing was written to it. Objects that fail are in the
 /// outcome.
-pub async fn run(
-    job: &Job,
-    connections: &mut Connections,
-    monitor: Arc<dyn Monitor>,
-    journal: &Journal,
-    resumed: &Arc<RunState>,
-    stop: &CancellationToken,
-    halt: &CancellationToken,
-) -> Result<Outcome, Failure> {
+pub async fn run(execution: Execution<'_>) -> Result<Outcome, Failure> {
+    let Execution {
+        job,
+        connections,
+        monitor,
+        journal,
+        resumed,
+        stop,
+        halt,
+    } = execution;
     let began = Instant::now();
     let (copied, progress) = (CancellationToken::new(), Copies::default());
     let noting = Noting {

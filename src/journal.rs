@@ -50,7 +50,7 @@ use crate::bucket::Bucket;
 use crate::location::ObjectKey;
 
 pub use bucket::LeaseHandle;
-use bucket::{BucketLog, Place};
+use bucket::{BucketLog, BucketPlace};
 use directory::Directory;
 pub use error::JournalError;
 use event::{Event, RunInfo};
@@ -175,7 +175,7 @@ impl Opened {
                 })
             }
             Location::Bucket(bucket, prefix) => {
-                let place = Place::new(bucket, prefix);
+                let place = BucketPlace::new(bucket, prefix);
                 let (store, replay) = BucketLog::open(place, writer, terms).await?;
                 Ok(Self {
                     store: AnyStore::Bucket(store),
@@ -232,7 +232,7 @@ impl Opened {
                 ))
             }
             Location::Bucket(bucket, prefix) => {
-                let place = Place::new(bucket, prefix);
+                let place = BucketPlace::new(bucket, prefix);
                 let (store, salvage) = BucketLog::begin_anew(place, writer, terms).await?;
                 let replay = Replay {
                     state: salvage.clone().into_state(),
@@ -426,7 +426,7 @@ pub async fn look(location: Location) -> Result<Option<Glance>, JournalError> {
             None => return Ok(None),
         },
         Location::Bucket(bucket, prefix) => {
-            let place = Place::new(bucket, prefix);
+            let place = BucketPlace::new(bucket, prefix);
             let Some(replay) = place.read().await? else {
                 return Ok(None);
             };

@@ -1,68 +1,249 @@
-//! s3haul moves objects between S3 buckets without moving bytes through the machine that it runs
-//! on.
+//! Copies objects from one S3 bucket to another without moving bytes through the machine that it
+//! runs on, and uploads local files.
 //!
-//! ```text
-//!  manifest ──► listing ──► plan ──► execute ──► report
-//!  (YAML,CLI)   (pages of    (pure:    (requests     (receipts,
-//!               entries)     steps,    under pace)    totals, proof)
-//!                            parts)       ▲
-//!                                      pace (places in flight, limits, learned rates)
+//! S3 copies the bytes itself. s3haul decides what is to be copied, divides large objects into
+//! parts, keeps hundreds of requests in flight under limits that it learns, and proves every copy
+//! by what S3 computed. This is the library behind the command `s3haul`. It has three uses.
+//!
+//! # Run a job
+//!
+//! A [`Job`] has one or more transfers. Build it here, or read a manifest with [`load_manifest`]. A
+//! [`Run`] executes it: with a journal, a run that was killed continues where it was; with a
+//! [`Monitor`], a program sees every object that ends.
+//!
+//! ```
+//! # #[cfg(feature = "sandbox")]
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # use s3haul::sandbox::{BucketOptions, Content, ObjectSpec, Sandbox, SandboxOptions};
+//! # use s3haul::{Endpoint, StaticCredentials};
+//! # let sandbox = Sandbox::start(SandboxOptions::default()).await?;
+//! # for bucket in ["lake", "lake-copy"] { sandbox.store().create_bucket(bucket, BucketOptions::default()); }
+//! # sandbox.store().put_object("lake", "events/1", Content::pattern(1, 1000), &ObjectSpec::default());
+//! # let mut endpoint = Endpoint::default();
+//! # endpoint.url = Some(sandbox.url().to_owned());
+//! # let credentials = StaticCredentials { access_key: "sandbox".into(), secret_key: "sandbox-secret".into() };
+//! use s3haul::{Destination, Job, Run, Source, Transfer, When};
+//!
+//! let from = Source::prefix("s3://lake/events/".parse()?);
+//! let to = Destination::new("s3://lake-copy/events/".parse()?);
+//! let mut transfer = Transfer::new("events", from, to);
+//! transfer.when = When::Missing;
+//!
+//! // `Endpoint::default()` is Amazon S3 as this process sees it: region, profile, and credentials
+//! // come from the environment.
+//! let job = Job::single(transfer, [endpoint]);
+//! let outcome = Run::new(&job)
+//!     # .credentials(credentials)
+//!     .execute()
+//!     .await?;
+//! assert_eq!((outcome.done_objects, outcome.failed_objects), (1, 0));
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "sandbox"))]
+//! # fn main() {}
 //! ```
 //!
-//! A [`manifest::job::Job`] says what is to be copied. [`connections::Connections`] turns its names
-//! into [`bucket::Bucket`]s that answer, [`planner::Sides`] lists and compares them into steps, and
-//! [`execute::run`] carries the steps out, telling an [`execute::monitor::Monitor`] what happens.
-//! [`multipart::MultipartUpload`] stands on its own for programs that want no more than that.
+//! # Copy one object
 //!
-//! # Layout
+//! A job whose source and destination are one key each. An object of any size is copied, beyond
+//! 5 GiB in parts, and with its metadata and tags.
 //!
-//! In the order of the data flow; a module uses only what stands above it.
+//! ```
+//! # #[cfg(feature = "sandbox")]
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # use s3haul::sandbox::{BucketOptions, Content, ObjectSpec, Sandbox, SandboxOptions};
+//! # use s3haul::{Endpoint, StaticCredentials};
+//! # let sandbox = Sandbox::start(SandboxOptions::default()).await?;
+//! # for bucket in ["raw", "archive"] { sandbox.store().create_bucket(bucket, BucketOptions::default()); }
+//! # sandbox.store().put_object("raw", "take-1.mp4", Content::pattern(1, 1000), &ObjectSpec::default());
+//! # let mut endpoint = Endpoint::default();
+//! # endpoint.url = Some(sandbox.url().to_owned());
+//! # let credentials = StaticCredentials { access_key: "sandbox".into(), secret_key: "sandbox-secret".into() };
+//! use s3haul::{Destination, Job, Run, Source, Transfer};
 //!
-//! | module | what it is for |
-//! |---|---|
-//! | [`printable`] | escapes of untrusted text |
-//! | [`size`], [`location`] | sizes, rates, durations; buckets, keys, URIs, paths |
-//! | [`endpoint`] | endpoints: typed values, environment, and profiles to one resolved endpoint |
-//! | [`manifest`] | YAML to a validated job, mistakes drawn at their line |
-//! | [`s3`] | the requests, in types of our own; every failure sorted; what an endpoint can do |
-//! | [`checksum`] | CRCs of parts and wholes, predicted `ETag`s |
-//! | [`pace`] | places in flight, user limits, learned rates, retries |
-//! | [`bucket`] | a bucket behind the pacer: every request is sent here |
-//! | [`multipart`] | multipart uploads, the library |
-//! | [`probe`] | what an endpoint really does, measured |
-//! | [`listing`] | what is there, in key order: buckets, directories, filters, the join of two sides |
-//! | [`plan`] | pure decisions: keys, routes, parts, attributes, totals |
-//! | [`connections`] | the buckets of a job, asked once before any work |
-//! | [`planner`] | listings in, steps out |
-//! | [`journal`] | what a run has done, so that one that is killed goes on |
-//! | [`execute`] | the conductor, copies, uploads, proofs, receipts |
-//! | [`report`] | receipts and summaries |
-//! | [`verify`] | are two sides equal |
-//! | [`telemetry`] | logs |
-#![cfg_attr(feature = "sandbox", doc = "| [`sandbox`] | an S3 in this process |")]
-//! | [`cli`] | the command line |
+//! let from = Source::object("s3://raw/take-1.mp4".parse()?);
+//! let to = Destination::new("s3://archive/2026/take-1.mp4".parse()?);
+//! let job = Job::single(Transfer::new("take-1", from, to), [endpoint]);
+//! let outcome = Run::new(&job)
+//!     # .credentials(credentials)
+//!     .execute()
+//!     .await?;
+//! assert_eq!(outcome.done_objects, 1);
+//! assert!(sandbox.store().object("archive", "2026/take-1.mp4").is_some());
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "sandbox"))]
+//! # fn main() {}
+//! ```
+//!
+//! # Upload in parts
+//!
+//! A [`MultipartUpload`] stands on its own, without a job. Its parts come from readers or from
+//! other objects, in any order and in parallel.
+//!
+//! ```
+//! # #[cfg(feature = "sandbox")]
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # use futures::TryStreamExt;
+//! # use s3haul::sandbox::{BucketOptions, Content, ObjectSpec, Sandbox, SandboxOptions};
+//! # use s3haul::{Endpoint, StaticCredentials};
+//! # let sandbox = Sandbox::start(SandboxOptions::default()).await?;
+//! # sandbox.store().create_bucket("videos", BucketOptions::default());
+//! # sandbox.store().put_object("raw", "take-1.mp4", Content::pattern(1, 8 << 20), &ObjectSpec::default());
+//! # let mut endpoint = Endpoint::default();
+//! # endpoint.url = Some(sandbox.url().to_owned());
+//! # let credentials = StaticCredentials { access_key: "sandbox".into(), secret_key: "sandbox-secret".into() };
+//! # let mut connect = Connect::from(endpoint);
+//! # connect.credentials = Some(credentials);
+//! use s3haul::{Attributes, Bucket, CompleteSpec, Connect, MultipartUpload, SourcePin, open_uploads};
+//!
+//! // `Connect::from(Endpoint::default())` is Amazon S3 with the credentials of the environment.
+//! let raw = Bucket::connect(connect.clone(), "raw".parse()?).await?;
+//! let videos = Bucket::connect(connect, "videos".parse()?).await?;
+//! let (take, film) = ("take-1.mp4".parse()?, "film.mp4".parse()?);
+//! let source = SourcePin::new(raw.name(), &take, &raw.head(&take, None).await?);
+//!
+//! let upload = MultipartUpload::initiate(&videos, &film, &Attributes::default()).await?;
+//! let mib = 1 << 20;
+//! let (last, first) = tokio::try_join!(
+//!     upload.upload_part(2, &b"the end"[..]),
+//!     upload.copy_part(1, &source, Some(0..=5 * mib - 1), 5 * mib),
+//! )?;
+//!
+//! // The caller says which parts make the object; S3 refuses any other size.
+//! let spec = CompleteSpec::of_size(first.size + last.size);
+//! let written = upload.complete(&[last, first], &spec).await?;
+//! assert!(written.etag.ends_with("-2"));
+//!
+//! // An upload that is not wanted is cancelled. Afterwards the bucket has none open.
+//! MultipartUpload::initiate(&videos, &film, &Attributes::default()).await?.cancel().await?;
+//! let open: Vec<_> = open_uploads(&videos, "").try_collect().await?;
+//! assert!(open.is_empty());
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "sandbox"))]
+//! # fn main() {}
+//! ```
+//!
+//! # Features
+//!
+//! - `cli` (default): the command, with its parser, progress bars, and manual pages. A program that
+//!   uses the library builds without it.
+//! - `sandbox` (default): the command's `--sandbox`, and an S3 server in this process for tests
+#![cfg_attr(feature = "sandbox", doc = "  ([`sandbox`]).")]
+#![cfg_attr(not(feature = "sandbox"), doc = "  (`sandbox`).")]
+//! - `internals`: opens all modules to the tests of this package. It is no API.
 
-pub mod bucket;
-pub mod checksum;
-pub mod cli;
-pub mod connections;
-pub mod endpoint;
-pub mod execute;
-pub mod journal;
-pub mod listing;
-pub mod location;
-pub mod manifest;
-pub mod multipart;
-pub mod pace;
-pub mod plan;
-pub mod planner;
-pub mod printable;
-pub mod probe;
-pub mod report;
-pub mod s3;
-pub mod size;
-pub mod telemetry;
-pub mod verify;
+#![cfg_attr(
+    not(feature = "internals"),
+    allow(
+        unreachable_pub,
+        reason = "`pub` is for the tests of this package, which see all modules"
+    )
+)]
+#![cfg_attr(
+    not(feature = "cli"),
+    allow(dead_code, unused_imports, reason = "much serves the command alone")
+)]
+
+// The order in which data flows is in docs/architecture.md, and a test keeps it.
+cfg_if::cfg_if! {
+    if #[cfg(feature = "internals")] {
+        pub mod bucket;
+        pub mod checksum;
+        #[cfg(feature = "cli")]
+        pub mod cli;
+        pub mod connections;
+        pub mod endpoint;
+        pub mod execute;
+        pub mod journal;
+        pub mod listing;
+        pub mod location;
+        pub mod manifest;
+        pub mod multipart;
+        pub mod pace;
+        pub mod plan;
+        pub mod planner;
+        pub mod printable;
+        pub mod probe;
+        pub mod report;
+        pub mod run;
+        pub mod run;
+        pub mod s3;
+        pub mod size;
+        #[cfg(feature = "cli")]
+        pub mod telemetry;
+        pub mod verify;
+    } else {
+        mod bucket;
+        mod checksum;
+        #[cfg(feature = "cli")]
+        mod cli;
+        mod connections;
+        mod endpoint;
+        mod execute;
+        mod journal;
+        mod listing;
+        mod location;
+        mod manifest;
+        mod multipart;
+        mod pace;
+        mod plan;
+        mod planner;
+        mod printable;
+        mod probe;
+        mod report;
+        mod run;
+        mod run;
+        mod s3;
+        mod size;
+        #[cfg(feature = "cli")]
+        mod telemetry;
+        mod verify;
+    }
+}
+
+pub use bucket::Bucket;
+pub use endpoint::{Endpoint, Environment, Provider};
+pub use execute::Outcome;
+pub use execute::monitor::{Event, Monitor};
+pub use execute::receipt::{Ending, ErrorRecord, Proof, Receipt};
+pub use journal::JournalError;
+pub use location::{BucketName, LocalPath, LocationError, ObjectKey, S3Uri};
+pub use manifest::job::{
+    Destination, Job, Limits, Selection, Source, Transfer, When, check as check_job,
+};
+pub use manifest::{
+    Finding, ManifestError, Problem, Problems, load as load_manifest, parse as parse_manifest,
+};
+pub use multipart::{MultipartUpload, uploads as open_uploads};
+pub use run::{Run, RunError};
+pub use s3::client::StaticCredentials;
+pub use s3::{
+    Attributes, Checksum, ChecksumAlgorithm, ChecksumKind, CompleteSpec, Connect, Failure,
+    FailureKind, Head, OpenUpload, PartDone, SourcePin, Written,
+};
+
+/// The types of the finer settings of a [`Job`] and of an [`Endpoint`]. The manifest has the same
+/// settings under the same names.
+pub mod settings {
+    pub use crate::endpoint::{AssumeRole, ProxySetting, ResolvedEndpoint, Trust};
+    pub use crate::manifest::job::{
+        Access, Archived, Attribute, CannedAcl, Compare, CustomerKeys, Empty, Encryption,
+        FailureLimit, JournalPlace, KeySource, LayoutChoice, OnChange, OnMismatch, PartGoal,
+        PartSize, Parts, Policy, Preserve, Preset, ProofPolicy, Prove, ReportPaths, Restore,
+        RestoreTier, SetValues, Symlinks, Verify, Versions,
+    };
+    pub use crate::manifest::keys::{KeyGlob, KeyMap};
+    pub use crate::size::{ByteRate, ByteSize};
+}
 
 #[cfg(feature = "sandbox")]
 pub use s3haul_sandbox as sandbox;
+
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub use cli::main as cli_main;

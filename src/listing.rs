@@ -144,7 +144,7 @@ pub type Listing = Listed<Found>;
 type Pages<T> = mpsc::Sender<Vec<T>>;
 
 impl<T> Listed<T> {
-    /// What a lister tells that runs in a task of its own.
+    /// Returns the pages that a lister sends from a task of its own.
     fn by<L: Future<Output = ()> + Send + 'static>(lister: impl FnOnce(Pages<T>) -> L) -> Self {
         let (sender, pages) = mpsc::channel(PAGES_AHEAD);
         let lister = Some(tokio::spawn(lister(sender)));
@@ -155,7 +155,7 @@ impl<T> Listed<T> {
         }
     }
 
-    /// What is known already.
+    /// Returns the pages of what is known already.
     #[must_use]
     pub fn of(known: Vec<T>) -> Self {
         let (_, pages) = mpsc::channel(1);

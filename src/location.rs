@@ -49,6 +49,7 @@ pub struct S3Uri {
 
 /// Why a bucket, key or URI was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum LocationError {
     /// Not `s3://…`.
     #[error("`{0}` is not an S3 location: {remedy}", remedy = spelling::remedy(.0))]

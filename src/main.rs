@@ -1,4 +1,4 @@
-//! The `s3haul` command: everything it does is in the library, [`s3haul::cli`] is its thin front.
+//! The `s3haul` command: everything it does is in the library, and [`s3haul::cli_main`] the way in.
 
 use std::process::ExitCode;
 
@@ -10,5 +10,5 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    s3haul::cli::main()
+    s3haul::cli_main()
 }

@@ -46,8 +46,8 @@ use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
-use self::diagnose::{Doubts, Issue};
 pub use self::diagnose::{Finding, Problem, Problems};
+use self::diagnose::{Issue, RefusedFields};
 use self::file::ManifestFile;
 use self::job::Job;
 pub(crate) use self::overlap::{may_read, must_wait, own_objects};
@@ -59,6 +59,7 @@ pub const MAX_BYTES: u64 = 1 << 20;
 
 /// The reasons why there is no job.
 #[derive(Debug, Error)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum ManifestError {
     /// The file can't be read.
     #[error("can't read the manifest {path}: {source}", path = path.display())]
@@ -134,7 +135,7 @@ pub fn parse(text: &str, file_name: &str, environment: &Environment) -> Result<J
         secrets = shaped.secrets;
         match serde_yaml::from_value::<ManifestFile>(shaped.value) {
             Ok(file) => {
-                let mut doubts = Doubts::new(issues.iter().map(|issue| &*issue.path));
+                let mut doubts = RefusedFields::new(issues.iter().map(|issue| &*issue.path));
                 let built = build::build(file, &default_name(file_name), environment, &doubts);
                 doubts.extend(built.findings.iter().map(|finding| &*finding.path));
                 let broken = check::check_with(&built.job, &built.indices, &doubts);

@@ -6,53 +6,7 @@
 //! server which there are; an unknown outcome is resolved by looking, not by hoping;
 //! [`MultipartUpload::cancel`] is done when the server shows no part any more.
 //!
-//! ```
-//! # #[cfg(feature = "sandbox")]
-//! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # use futures::TryStreamExt;
-//! # use s3haul::bucket::Bucket;
-//! # use s3haul::manifest::job::{Endpoint, Provider};
-//! # use s3haul::multipart::{self, MultipartUpload};
-//! # use s3haul::s3::{Attributes, CompleteSpec, Connect, SourcePin, client::StaticCredentials};
-//! # use s3haul::sandbox::{BucketOptions, Content, ObjectSpec, Sandbox, SandboxOptions};
-//! # let sandbox = Sandbox::start(SandboxOptions::default()).await?;
-//! # sandbox.store().create_bucket("videos", BucketOptions::default());
-//! # let raw = sandbox.store().put_object("raw", "take-1.mp4", Content::pattern(1, 8 << 20), &ObjectSpec::default());
-//! # let url = Some(sandbox.url().to_owned());
-//! # let endpoint = Endpoint { url, provider: Provider::Aws, ..Endpoint::default() };
-//! # let credentials = StaticCredentials { access_key: "sandbox".into(), secret_key: "sandbox-secret".into() };
-//! # let connect = Connect { credentials: Some(credentials), ..Connect::from(endpoint) };
-//! // `Connect::from(Endpoint::default())` is Amazon S3 with the credentials of the environment.
-//! let bucket = Bucket::connect(connect, "videos".parse()?).await?;
-//! let key = "täglich/film.mp4".parse()?;
-//! let upload = MultipartUpload::initiate(&bucket, &key, &Attributes::default()).await?;
-//!
-//! // Parts go in any order and in parallel: one from another object, one from any reader.
-//! let (from, name) = ("raw".parse()?, "take-1.mp4".parse()?);
-//! let source = SourcePin { bucket: from, key: name, version: None, etag: raw.etag, customer_key: None };
-//! let mib = 1 << 20;
-//! let (last, first) = tokio::try_join!(
-//!     upload.upload_part(2, &b"the end"[..]),
-//!     upload.copy_part(1, &source, Some(0..=5 * mib - 1), 5 * mib),
-//! )?;
-//! let parts: Vec<_> = upload.parts().try_collect().await?;
-//! assert_eq!(parts.len(), 2);
-//!
-//! // The caller says which parts make the object; S3 refuses any other size.
-//! let size = first.size + last.size;
-//! let written = upload.complete(&[last, first], &CompleteSpec { size, ..CompleteSpec::default() }).await?;
-//! assert!(written.etag.ends_with("-2"));
-//!
-//! // What is begun and not wanted is cancelled; afterwards the bucket has no upload open.
-//! MultipartUpload::initiate(&bucket, &key, &Attributes::default()).await?.cancel().await?;
-//! let open: Vec<_> = multipart::uploads(&bucket, "").try_collect().await?;
-//! assert!(open.is_empty());
-//! # Ok(())
-//! # }
-//! # #[cfg(not(feature = "sandbox"))]
-//! # fn main() {}
-//! ```
+//! The documentation of the crate has an example.
 
 mod abort;
 mod complete;
@@ -191,8 +145,8 @@ impl MultipartUpload {
         }
     }
 
-    /// What is known of an upload's beginning from elsewhere: when it was about to be begun, and
-    /// whether a KMS or customer key encrypts it.
+    /// Returns the upload with what is known of its creation from elsewhere: the time just before
+    /// it, and whether a KMS or customer key encrypts it.
     #[must_use]
     pub fn begun_at(self, initiated: Timestamp, kms: bool) -> Self {
         let by_server = self.bucket.client().earliest(SystemTime::from(initiated));

@@ -200,7 +200,7 @@ impl Sides {
         }
     }
 
-    /// What the destination was seen to copy with.
+    /// Returns the number of copies that can be in flight, and the speed that they were seen to have.
     #[must_use]
     pub fn capacity(&self) -> Capacity {
         let pacer = self.destination.pacer();
@@ -210,8 +210,8 @@ impl Sides {
         }
     }
 
-    /// How an object of this size is copied from `source` (or sent: then the source is no key) to
-    /// `key`.
+    /// Decides how an object of this size is copied from `source` (or sent: then the source is no
+    /// key) to `key`.
     ///
     /// # Errors
     /// [`FailureKind::Invalid`] for objects that the endpoint cannot hold.
@@ -278,7 +278,7 @@ impl Sides {
         HEADS_AT_ONCE.min(self.destination.pacer().slots().ceiling() as usize)
     }
 
-    /// What the lists say about something that was found.
+    /// Decides by the lists about an entry that was found.
     ///
     /// # Errors
     /// The destination's list failed.
@@ -352,7 +352,7 @@ impl Sides {
         }
     }
 
-    /// What is done with an entry that is to be copied.
+    /// Plans the step for an entry that is to be copied.
     pub(crate) fn step(&self, entry: Entry, key: ObjectKey, reason: Reason, seen: Seen) -> Planned {
         let route = match (entry.archive, self.transfer.archived) {
             (ArchiveState::Readable, _) => self.listed_route(&entry, &key),
@@ -375,8 +375,8 @@ impl Sides {
         Planned::Failed(Some(entry.key.clone()), self.name_of(entry), failure)
     }
 
-    /// How an object is copied, as far as a list tells: with `layout: source`, the `ETag` shows the
-    /// number of parts.
+    /// Decides how an object is copied, as far as a list tells: with `layout: source`, the `ETag`
+    /// shows the number of parts.
     fn listed_route(&self, entry: &Entry, key: &ObjectKey) -> Result<Route, Failure> {
         let usual = self.route(entry.size, &entry.key, key)?;
         let (Some(etag), Some(source), LayoutChoice::Source) =

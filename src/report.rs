@@ -31,6 +31,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crc_fast::{CrcAlgorithm, Digest};
 
 pub use self::error::ReportError;
+pub(crate) use self::frame::run_name;
 pub use self::frame::{FORMAT, Footer, Origin, header, last_footer};
 use self::frame::{GAP, first_line, is_gap, is_remnant, length_of_receipts};
 pub use self::lines::ReportLines;
@@ -63,22 +64,22 @@ pub struct ReportWriter {
     /// The length that the file has when all is written. A file with another one was cut, or
     /// somebody else wrote to it.
     position: u64,
-    shared: Arc<Shared>,
+    shared: Arc<SharedFile>,
     /// The checksum of all that is written.
     sum: Digest,
     /// The length and checksum of the file when it was last synced or read.
-    counted: Counted,
+    counted: CountedLines,
 }
 
 /// A length of a report, the number of its receipts, and the checksum of all its lines.
 #[derive(Clone, Debug)]
-struct Counted {
+struct CountedLines {
     length: u64,
     lines: u64,
     sum: Digest,
 }
 
-impl Counted {
+impl CountedLines {
     /// Returns a report that has its first line.
     fn of_head(head: &[u8]) -> Self {
         let mut sum = checksum();
@@ -98,7 +99,7 @@ fn checksum() -> Digest {
 
 /// The state that the writer of a report hands to [`ReportEnd`].
 #[derive(Debug, Default)]
-struct Shared {
+struct SharedFile {
     /// Receipts in the file, with those that are about to be written.
     lines: AtomicU64,
     /// Its length when it was last synced.
@@ -110,7 +111,7 @@ struct Shared {
     unwritten: Mutex<Option<String>>,
 }
 
-impl Shared {
+impl SharedFile {
     fn unwritten(&self) -> MutexGuard<'_, Option<String>> {
         self.unwritten
             .lock()
@@ -183,7 +184,7 @@ impl ReportWriter {
             let (file, shared, counted) = (
                 BufWriter::new(file),
                 Arc::default(),
-                Counted::of_head(&head),
+                CountedLines::of_head(&head),
             );
             let mut writer = Self {
                 file,
@@ -279,7 +280,7 @@ impl ReportWriter {
             file.write_all(&self.header)?;
             self.first = self.header.len() as u64;
             self.head.clone_from(&self.header);
-            self.counted = Counted::of_head(&self.head);
+            self.counted = CountedLines::of_head(&self.head);
             is_new = true;
         }
         if length == 0 || (length == self.first && !is_new) {
@@ -405,7 +406,7 @@ pub struct FileReportEnd {
     file: File,
     path: PathBuf,
     is_stream: bool,
-    shared: Arc<Shared>,
+    shared: Arc<SharedFile>,
 }
 
 impl FileReportEnd {
@@ -416,7 +417,7 @@ impl FileReportEnd {
                 error,
             });
         }
-        let Shared {
+        let SharedFile {
             lines, length, sum, ..
         } = &*self.shared;
         let checksum = Some(format!("{:016x}", sum.load(Ordering::Relaxed)));
@@ -477,11 +478,11 @@ fn begins_with(file: &mut File, head: &[u8]) -> io::Result<bool> {
 }
 
 /// Counts the receipts of a report and sums up its lines.
-fn count(file: &mut File) -> io::Result<Counted> {
+fn count(file: &mut File) -> io::Result<CountedLines> {
     file.rewind()?;
     let (mut reader, mut line) = (BufReader::with_capacity(1 << 20, &mut *file), Vec::new());
     reader.read_until(b'\n', &mut line)?;
-    let mut counted = Counted::of_head(&line);
+    let mut counted = CountedLines::of_head(&line);
     line.clear();
     while reader.read_until(b'\n', &mut line)? > 0 {
         counted.lines += u64::from(!std::str::from_utf8(&line).is_ok_and(is_gap));
@@ -526,7 +527,7 @@ impl Ledger for ReportWriter {
             Err(error) => self.error = Some(again(error)),
             Ok(length) => {
                 let lines = self.shared.lines.load(Ordering::Relaxed);
-                self.counted = Counted {
+                self.counted = CountedLines {
                     length: *length,
                     lines,
                     sum: self.sum,

@@ -73,6 +73,7 @@ pub(crate) const LOGS_REQUEST_IDS: &str = "aws_sdk_s3::operation";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "each is S3's own name of the algorithm")]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum ChecksumAlgorithm {
     Crc64Nvme,
     Crc32,
@@ -216,6 +217,7 @@ pub struct AnnotationEntry {
 /// `PutObject` and `CreateMultipartUpload` alike, so that what is kept does not depend on the
 /// route.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Attributes {
     /// Content headers.
     pub headers: ContentHeaders,
@@ -241,6 +243,7 @@ pub struct Attributes {
 
 /// The answer to a HEAD of an object.
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Head {
     /// Bytes.
     pub size: u64,
@@ -303,6 +306,7 @@ impl Head {
 
 /// One version of a source object, named so that no other version can be read in its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct SourcePin {
     /// The source's bucket.
     pub bucket: BucketName,
@@ -316,8 +320,23 @@ pub struct SourcePin {
     pub customer_key: Option<CustomerKey>,
 }
 
+impl SourcePin {
+    /// Returns the version of an object that `head` is about.
+    #[must_use]
+    pub fn new(bucket: &BucketName, key: &ObjectKey, head: &Head) -> Self {
+        Self {
+            bucket: bucket.clone(),
+            key: key.clone(),
+            version: head.version.clone(),
+            etag: head.etag.clone(),
+            customer_key: None,
+        }
+    }
+}
+
 /// The answer about an object that S3 has just written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Written {
     /// Without quotes.
     pub etag: String,
@@ -344,6 +363,7 @@ pub struct PartAnswer {
 
 /// A part that S3 holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct PartDone {
     /// 1 to 10,000.
     pub number: u32,
@@ -427,6 +447,7 @@ pub struct Page<T, M = String> {
 
 /// An unfinished multipart upload, as a bucket lists it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct OpenUpload {
     /// The key that it would write.
     pub key: String,
@@ -462,6 +483,7 @@ pub enum WriteCondition {
 
 /// The fields of `CompleteMultipartUpload` besides the parts.
 #[derive(Clone, Debug, Default)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct CompleteSpec {
     /// `x-amz-mp-object-size`: S3 refuses to publish an object of another size.
     pub size: u64,
@@ -471,4 +493,15 @@ pub struct CompleteSpec {
     pub full_checksum: Option<Checksum>,
     /// The condition that must hold at the destination.
     pub condition: WriteCondition,
+}
+
+impl CompleteSpec {
+    /// Returns the fields for an object of so many bytes, which replaces what is at its key.
+    #[must_use]
+    pub fn of_size(size: u64) -> Self {
+        Self {
+            size,
+            ..Self::default()
+        }
+    }
 }

@@ -7,7 +7,7 @@ use clap::ColorChoice;
 use tracing::Level;
 
 use super::out::{tell, tell_lines};
-use super::{Output, color, flags, termination};
+use super::{Output, color, flags, mistakes, termination};
 use crate::journal::JournalError;
 use crate::manifest::{Finding, ManifestError};
 use crate::plan::unlisted::Cause;
@@ -210,7 +210,7 @@ pub(super) fn fail(error: &CliError, choice: ColorChoice, output: Output) -> Exi
             termination::because(&lines.collect::<Vec<_>>().join(" "));
             if !telemetry::is_json() {
                 // They escape what they quote.
-                let text = problems.render(color::is_on(choice, &io::stderr()));
+                let text = mistakes::draw(problems, color::is_on(choice, &io::stderr()));
                 tell_lines(&note(String::new()).in_text(text.trim_end()), true);
                 return exit;
             }

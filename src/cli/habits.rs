@@ -452,7 +452,8 @@ mod tests {
         table.iter().flat_map(|(words, _)| words.split_whitespace())
     }
 
-    /// What an answer tells to write must exist: every flag, and every command behind `s3haul`.
+    /// Checks that what an answer tells to write exists: every flag, and every command behind
+    /// `s3haul`.
     #[test]
     fn answers_name_what_there_is() {
         let cli = Cli::command();

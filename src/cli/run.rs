@@ -17,7 +17,7 @@ use super::{
     CliError, Exit, JobFile, Output, color, idle, lifecycle, note, plan, presence, say, say_json,
     say_line, tell,
 };
-use crate::execute::{self, Outcome, monitor::Monitor};
+use crate::execute::{self, Execution, Outcome, monitor::Monitor};
 use crate::journal::Intent;
 use crate::journal::event::Event;
 use crate::manifest::job::{Job, ReportPlace};
@@ -183,15 +183,15 @@ pub(super) async fn run(
     ));
     let ticking = tokio::spawn(Arc::clone(&console).tick());
     let monitor: Arc<dyn Monitor> = Arc::clone(&console) as _;
-    let run = execute::run(
+    let run = execute::run(Execution {
         job,
-        &mut connections,
+        connections: &mut connections,
         monitor,
-        &journal,
-        &resumed,
-        &stop,
-        &halt,
-    );
+        journal: &journal,
+        resumed: &resumed,
+        stop: &stop,
+        halt: &halt,
+    });
     let outcome = Box::pin(run).await;
     ticking.abort();
     console.finish();

@@ -4,6 +4,7 @@ use super::receipt::Receipt;
 
 /// Something that happened. Small and frequent ones carry no text.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Event<'a> {
     /// A transfer began: its name, its number and how many there are.
     TransferBegan {

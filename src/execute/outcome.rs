@@ -18,6 +18,7 @@ use crate::plan::unlisted::{Cause, UnlistedCounts};
 
 /// The outcome of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Outcome {
     /// Objects copied or uploaded, and proven; versions where all of them are copied.
     pub done_objects: u64,

@@ -18,6 +18,7 @@ use crate::s3::{Checksum, ChecksumAlgorithm, ChecksumKind, Failure, FailureKind,
 /// On what it rests that the destination equals the source. From strong to weak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Proof {
     /// Checksums over all bytes, computed by S3 on both sides (or by us while reading a file), are
     /// equal.
@@ -119,6 +120,7 @@ impl std::fmt::Display for Proof {
 /// The ending of an object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "status")]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Ending {
     /// Copied or uploaded, and proven.
     Done {
@@ -155,6 +157,7 @@ pub enum Ending {
 
 /// A [`Failure`] as a report shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct ErrorRecord {
     /// The kind, one word.
     pub kind: &'static str,
@@ -202,6 +205,7 @@ impl From<&Failure> for ErrorRecord {
 
 /// One object's record.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Receipt {
     /// The transfer's name.
     pub transfer: String,

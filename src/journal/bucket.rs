@@ -30,7 +30,7 @@ use super::event::Event;
 use super::holder::session_of;
 use super::identity::{LeaseTerms, Writer};
 use super::salvage::Salvage;
-use super::segment::{self, Fence, Header, Name, Replay, segment_name, snapshot_name};
+use super::segment::{self, Fence, FileName, Header, Replay, segment_name, snapshot_name};
 use super::state::RunState;
 use super::store::{Store, is_long};
 use crate::bucket::Bucket;
@@ -60,7 +60,7 @@ const FENCE_AGE: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// A journal below a prefix that this process may write.
 #[derive(Debug)]
 pub(super) struct BucketLog {
-    place: Place,
+    place: BucketPlace,
     writer: Writer,
     /// The number of the next segment.
     segment: u64,
@@ -74,7 +74,7 @@ pub(super) struct BucketLog {
 
 /// A prefix of a bucket.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(super) struct BucketPlace {
     bucket: Bucket,
     prefix: ObjectKey,
 }
@@ -82,34 +82,34 @@ pub(super) struct Place {
 /// The objects below the prefix, with the times at which they were written.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Listing {
-    files: BTreeMap<Name, Option<Timestamp>>,
+    files: BTreeMap<FileName, Option<Timestamp>>,
     /// The records of sessions, by their ids.
     records: BTreeMap<String, Option<Timestamp>>,
 }
 
 impl Listing {
     /// Returns the segment or snapshot that was written last.
-    fn last(&self) -> Option<(Name, Option<Timestamp>)> {
+    fn last(&self) -> Option<(FileName, Option<Timestamp>)> {
         let files = self.files.iter().map(|(name, modified)| (*name, *modified));
-        files.max_by_key(|(name, _)| (name.number(), matches!(name, Name::Segment(_))))
+        files.max_by_key(|(name, _)| (name.number(), matches!(name, FileName::Segment(_))))
     }
 }
 
 /// The objects below the prefix.
 #[derive(Debug, Default)]
-struct Found {
+struct StoredFiles {
     replay: Replay,
     /// The number of the next segment.
     next_segment: u64,
     snapshot_bytes: u64,
     tail_bytes: u64,
     /// Objects that the snapshot replaces and that still exist.
-    stale: Vec<Name>,
+    stale: Vec<FileName>,
     /// The sessions that have a record.
     records: Vec<String>,
 }
 
-impl Place {
+impl BucketPlace {
     pub(super) fn new(bucket: Bucket, prefix: ObjectKey) -> Self {
         Self { bucket, prefix }
     }
@@ -168,8 +168,8 @@ impl Place {
     }
 
     /// Reads what is still readable in objects that do not form a journal.
-    async fn salvage(&self, names: &BTreeSet<Name>) -> Result<Salvage, JournalError> {
-        let get = |name: Name| async move {
+    async fn salvage(&self, names: &BTreeSet<FileName>) -> Result<Salvage, JournalError> {
+        let get = |name: FileName| async move {
             let bytes = self.get(&name.to_string()).await?.unwrap_or_default();
             Ok::<_, JournalError>((name, bytes))
         };
@@ -183,7 +183,7 @@ impl Place {
         ))
     }
 
-    async fn names(&self) -> Result<BTreeSet<Name>, JournalError> {
+    async fn names(&self) -> Result<BTreeSet<FileName>, JournalError> {
         Ok(self.listing().await?.files.into_keys().collect())
     }
 
@@ -212,7 +212,7 @@ impl Place {
             for object in &page.items {
                 let name = object.key.strip_prefix(self.prefix.as_str());
                 let name = name.unwrap_or_default();
-                if let Some(parsed) = Name::parse(name) {
+                if let Some(parsed) = FileName::parse(name) {
                     found.files.insert(parsed, object.modified);
                 } else if let Some(id) = session_of(name) {
                     found.records.insert(id.to_owned(), object.modified);
@@ -304,7 +304,7 @@ impl Place {
     }
 
     /// Removes objects that nobody needs any more. What fails is tried again by the next session.
-    async fn remove(&self, names: impl IntoIterator<Item = Name, IntoIter: Send>) {
+    async fn remove(&self, names: impl IntoIterator<Item = FileName, IntoIter: Send>) {
         let names = names.into_iter().map(|name| name.to_string());
         self.remove_objects(names).await;
     }
@@ -328,7 +328,7 @@ impl Place {
     }
 
     /// Reads the journal as it is.
-    async fn load(&self) -> Result<Found, JournalError> {
+    async fn load(&self) -> Result<StoredFiles, JournalError> {
         for _ in 0..ROUNDS {
             if let Some(found) = self.try_load().await? {
                 return Ok(found);
@@ -338,16 +338,16 @@ impl Place {
     }
 
     /// Loads the journal once; `None` if a writer cleaned up meanwhile.
-    async fn try_load(&self) -> Result<Option<Found>, JournalError> {
+    async fn try_load(&self) -> Result<Option<StoredFiles>, JournalError> {
         let Listing { files, records } = self.listing().await?;
-        let names: BTreeSet<Name> = files.into_keys().collect();
-        let mut found = Found {
+        let names: BTreeSet<FileName> = files.into_keys().collect();
+        let mut found = StoredFiles {
             records: records.into_keys().collect(),
-            ..Found::default()
+            ..StoredFiles::default()
         };
         let latest = names.iter().rev().find_map(|name| match name {
-            Name::Snapshot(number) => Some(*number),
-            Name::Segment(_) => None,
+            FileName::Snapshot(number) => Some(*number),
+            FileName::Segment(_) => None,
         });
         if let Some(number) = latest {
             let name = snapshot_name(number);
@@ -369,14 +369,14 @@ impl Place {
             .iter()
             .copied()
             .filter(|name| match name {
-                Name::Snapshot(number) => *number < first,
-                Name::Segment(number) => *number < first && !is_fence(*number),
+                FileName::Snapshot(number) => *number < first,
+                FileName::Segment(number) => *number < first && !is_fence(*number),
             })
             .collect();
         let tail: Vec<u64> = names
             .iter()
             .filter_map(|name| match name {
-                Name::Segment(number) if *number >= first => Some(*number),
+                FileName::Segment(number) if *number >= first => Some(*number),
                 _ => None,
             })
             .collect();
@@ -421,7 +421,7 @@ impl Place {
     }
 }
 
-impl std::fmt::Display for Place {
+impl std::fmt::Display for BucketPlace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         S3Uri {
             bucket: self.bucket.name().clone(),
@@ -438,7 +438,7 @@ impl BucketLog {
     /// [`JournalError::Held`] while another session holds it, and what keeps it from being read or
     /// written.
     pub(super) async fn open(
-        place: Place,
+        place: BucketPlace,
         writer: Writer,
         terms: &LeaseTerms,
     ) -> Result<(Self, Replay), JournalError> {
@@ -476,7 +476,7 @@ impl BucketLog {
     /// # Errors
     /// Those of [`BucketLog::open`].
     pub(super) async fn begin_anew(
-        place: Place,
+        place: BucketPlace,
         writer: Writer,
         terms: &LeaseTerms,
     ) -> Result<(Self, Salvage), JournalError> {
@@ -558,11 +558,11 @@ impl Store for BucketLog {
         self.place.create(&snapshot_name(number), bytes).await?;
         (self.snapshot, self.snapshot_bytes, self.tail_bytes) = ((number, next), length, 0);
         let is_kept = |segment: &u64| !kept.iter().any(|fence| fence.segment == *segment);
-        let folded = (before..number).filter(is_kept).map(Name::Segment);
-        let expired = expired.iter().map(|fence| Name::Segment(fence.segment));
+        let folded = (before..number).filter(is_kept).map(FileName::Segment);
+        let expired = expired.iter().map(|fence| FileName::Segment(fence.segment));
         let names: BTreeSet<_> = folded
             .chain(expired)
-            .chain([Name::Snapshot(before)])
+            .chain([FileName::Snapshot(before)])
             .collect();
         self.place.remove(names).await;
         self.fences = kept;

@@ -29,7 +29,7 @@ use super::error::JournalError;
 use super::event::Event;
 use super::identity::Writer;
 use super::salvage::Salvage;
-use super::segment::{self, Header, Name, Replay, segment_name, snapshot_name};
+use super::segment::{self, FileName, Header, Replay, segment_name, snapshot_name};
 use super::state::RunState;
 use super::store::{Store, is_long};
 use crate::size::MIB;
@@ -75,7 +75,7 @@ impl Directory {
             sync_names(parent).map_err(failed)?;
         }
         let lock = lock(path, &writer)?;
-        let found = Found::look(path).map_err(failed)?;
+        let found = DirectoryFiles::look(path).map_err(failed)?;
         let (replay, last) = found.read(path)?;
         let mut segment = found
             .segments
@@ -126,7 +126,7 @@ impl Directory {
         for entry in fs::read_dir(path).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             // A file that cannot be read says nothing.
-            if let Some(name) = entry.file_name().to_str().and_then(Name::parse)
+            if let Some(name) = entry.file_name().to_str().and_then(FileName::parse)
                 && let Ok(bytes) = fs::read(entry.path())
             {
                 files.push((name, bytes));
@@ -144,7 +144,7 @@ impl Directory {
     pub(super) fn read(path: &Path) -> Result<Option<(Replay, Holder)>, JournalError> {
         let mut looks = 0;
         loop {
-            let found = match Found::look(path) {
+            let found = match DirectoryFiles::look(path) {
                 Ok(found) => found,
                 // Or something that is not a directory has this name.
                 Err(error)
@@ -332,7 +332,7 @@ fn is_at(file: &File, name: &Path) -> bool {
 
 /// The files of a journal.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Found {
+struct DirectoryFiles {
     /// The latest snapshot.
     snapshot: Option<u64>,
     /// The segments behind it, in order.
@@ -343,7 +343,7 @@ struct Found {
     tail_bytes: u64,
 }
 
-impl Found {
+impl DirectoryFiles {
     fn look(path: &Path) -> io::Result<Self> {
         let mut found = Self::default();
         let mut names = Vec::new();
@@ -354,23 +354,23 @@ impl Found {
             };
             if is_half(&name) {
                 found.stale.push(name);
-            } else if let Some(parsed) = Name::parse(&name) {
+            } else if let Some(parsed) = FileName::parse(&name) {
                 names.push((parsed, name, entry));
             }
         }
         names.sort_unstable_by_key(|(parsed, ..)| *parsed);
         found.snapshot = names.iter().rev().find_map(|(parsed, ..)| match parsed {
-            Name::Snapshot(number) => Some(*number),
-            Name::Segment(_) => None,
+            FileName::Snapshot(number) => Some(*number),
+            FileName::Segment(_) => None,
         });
         for (parsed, name, entry) in names {
             let bytes = || entry.metadata().map(|metadata| metadata.len());
             match parsed {
-                Name::Segment(number) if Some(number) >= found.snapshot => {
+                FileName::Segment(number) if Some(number) >= found.snapshot => {
                     found.segments.push(number);
                     found.tail_bytes += bytes()?;
                 }
-                Name::Snapshot(number) if Some(number) == found.snapshot => {
+                FileName::Snapshot(number) if Some(number) == found.snapshot => {
                     found.snapshot_bytes = bytes()?;
                 }
                 _ => found.stale.push(name),
@@ -474,7 +474,7 @@ fn make_private(path: &Path, own: &File) {
         let is_of_journal = entry
             .file_name()
             .to_str()
-            .is_some_and(|name| name == LOCK || Name::parse(name).is_some());
+            .is_some_and(|name| name == LOCK || FileName::parse(name).is_some());
         let is_open = entry.metadata().is_ok_and(|metadata| {
             metadata.is_file() && metadata.uid() == own.uid() && metadata.mode() & 0o077 != 0
         });

@@ -12,6 +12,7 @@ use crate::size::display_duration;
 /// The reason why a journal cannot be used, or cannot be written any more. The texts name the
 /// remedy.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum JournalError {
     /// Another process has it.
     #[error(

@@ -4,7 +4,7 @@
 //! knows their ids. So every line counts by itself here, and lines between two of them may be
 //! missing. At worst an upload that is over counts as open, and to abort that does no harm.
 
-use super::segment::{Name, Piece, pieces};
+use super::segment::{FileName, Salvaged, pieces};
 use super::state::RunState;
 
 /// The open uploads that a damaged journal still shows.
@@ -17,17 +17,19 @@ pub struct Salvage {
 
 impl Salvage {
     /// Reads the files or objects of a journal, given in any order.
-    pub(super) fn of<'a>(files: impl IntoIterator<Item = (Name, &'a [u8])>) -> Self {
+    pub(super) fn of<'a>(files: impl IntoIterator<Item = (FileName, &'a [u8])>) -> Self {
         let mut files: Vec<_> = files.into_iter().collect();
         // A snapshot stands before the segment with its number.
-        files.sort_unstable_by_key(|(name, _)| (name.number(), matches!(name, Name::Segment(_))));
+        files.sort_unstable_by_key(|(name, _)| {
+            (name.number(), matches!(name, FileName::Segment(_)))
+        });
         let mut salvage = Self::default();
         for (_, bytes) in files {
             for piece in pieces(bytes) {
                 match piece {
-                    Some(Piece::Header) => {}
-                    Some(Piece::State(state)) => salvage.state = *state,
-                    Some(Piece::Event(at, event)) => salvage.state.apply(at, &event),
+                    Some(Salvaged::Header) => {}
+                    Some(Salvaged::State(state)) => salvage.state = *state,
+                    Some(Salvaged::Event(at, event)) => salvage.state.apply(at, &event),
                     None => salvage.bad_lines += 1,
                 }
             }
@@ -103,9 +105,9 @@ mod tests {
         let at = new.len() - 3;
         new[at] ^= 1;
         let files = [
-            (Name::Segment(2), new.as_slice()),
-            (Name::Snapshot(2), middle.as_slice()),
-            (Name::Segment(1), old.as_slice()),
+            (FileName::Segment(2), new.as_slice()),
+            (FileName::Snapshot(2), middle.as_slice()),
+            (FileName::Segment(1), old.as_slice()),
         ];
         let salvage = Salvage::of(files);
         // The snapshot knows that 1 is over; that 6 is over stood in the line that is bad.

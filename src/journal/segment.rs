@@ -63,7 +63,7 @@ impl Header {
 
 /// An event with its place in the journal.
 #[derive(Serialize, Deserialize)]
-struct Record<E> {
+struct NumberedEvent<E> {
     n: u64,
     #[serde(with = "jiff::fmt::serde::timestamp::millisecond::required")]
     at: Timestamp,
@@ -72,7 +72,7 @@ struct Record<E> {
 
 /// Appends a record.
 pub(super) fn push_record(lines: &mut Vec<u8>, n: u64, at: Timestamp, event: &Event) {
-    push_line(lines, &Record { n, at, event });
+    push_line(lines, &NumberedEvent { n, at, event });
 }
 
 /// Everything that a snapshot says beyond its header.
@@ -141,7 +141,7 @@ fn verified(line: &[u8]) -> Option<&[u8]> {
 }
 
 /// The lines of a segment that are whole and right, one after another from its beginning.
-struct Lines<'a> {
+struct RecordLines<'a> {
     place: &'a str,
     rest: &'a [u8],
     /// Bytes of the lines that were good.
@@ -150,7 +150,7 @@ struct Lines<'a> {
     line: usize,
 }
 
-impl<'a> Lines<'a> {
+impl<'a> RecordLines<'a> {
     fn new(place: &'a str, bytes: &'a [u8]) -> Self {
         Self {
             place,
@@ -173,7 +173,7 @@ impl<'a> Lines<'a> {
         let json = self.next()?;
         Some(
             serde_json::from_slice(json)
-                .map_err(|error| self.corrupt(&format!("can not be read: {error}"))),
+                .map_err(|error| self.corrupt(&format!("cannot be read: {error}"))),
         )
     }
 
@@ -253,7 +253,7 @@ pub(super) struct Replay {
 impl Replay {
     /// Takes a snapshot in.
     pub(super) fn snapshot(place: &str, bytes: &[u8]) -> Result<Self, JournalError> {
-        let mut lines = Lines::new(place, bytes);
+        let mut lines = RecordLines::new(place, bytes);
         let header = match lines.header() {
             Some(header) => header?,
             None => return Err(lines.damaged()),
@@ -323,7 +323,7 @@ pub(super) fn read_segment(
     mut next: u64,
     mut visit: impl FnMut(Timestamp, Event),
 ) -> Result<SegmentRead, JournalError> {
-    let mut lines = Lines::new(place, bytes);
+    let mut lines = RecordLines::new(place, bytes);
     let Some(header) = lines.header().transpose()? else {
         return Ok(SegmentRead {
             header: None,
@@ -338,7 +338,7 @@ pub(super) fn read_segment(
         );
         return Err(lines.corrupt(&what));
     }
-    while let Some(record) = lines.parse::<Record<Event>>().transpose()? {
+    while let Some(record) = lines.parse::<NumberedEvent<Event>>().transpose()? {
         if record.n != next {
             return Err(lines.corrupt(&format!("is record {}, but {next} is due", record.n)));
         }
@@ -353,7 +353,7 @@ pub(super) fn read_segment(
 }
 
 /// The meaning of a single line.
-pub(super) enum Piece {
+pub(super) enum Salvaged {
     Header,
     State(Box<RunState>),
     Event(Timestamp, Event),
@@ -361,27 +361,27 @@ pub(super) enum Piece {
 
 /// Returns the lines of a segment or snapshot that may be damaged; `None` for each line that cannot
 /// be read.
-pub(super) fn pieces(bytes: &[u8]) -> impl Iterator<Item = Option<Piece>> {
+pub(super) fn pieces(bytes: &[u8]) -> impl Iterator<Item = Option<Salvaged>> {
     let lines = bytes
         .split(|byte| *byte == b'\n')
         .filter(|line| !line.is_empty());
     lines.map(|line| {
         let json = verified(line)?;
-        if let Ok(record) = serde_json::from_slice::<Record<Event>>(json) {
-            return Some(Piece::Event(record.at, record.event));
+        if let Ok(record) = serde_json::from_slice::<NumberedEvent<Event>>(json) {
+            return Some(Salvaged::Event(record.at, record.event));
         }
         if let Ok(body) = serde_json::from_slice::<SnapshotBody<RunState>>(json) {
-            return Some(Piece::State(Box::new(body.state)));
+            return Some(Salvaged::State(Box::new(body.state)));
         }
         serde_json::from_slice::<Header>(json)
             .ok()
-            .map(|_| Piece::Header)
+            .map(|_| Salvaged::Header)
     })
 }
 
 /// Returns only the writer of a segment; `None` if that cannot be read.
 pub(super) fn writer_of(place: &str, bytes: &[u8]) -> Option<Writer> {
-    Lines::new(place, bytes)
+    RecordLines::new(place, bytes)
         .header()?
         .ok()
         .map(|header| header.writer)
@@ -397,7 +397,7 @@ pub(super) fn last_words(place: &str, bytes: &[u8]) -> (Option<Writer>, bool) {
         .next();
     let last = last
         .and_then(verified)
-        .and_then(|json| serde_json::from_slice::<Record<Event>>(json).ok());
+        .and_then(|json| serde_json::from_slice::<NumberedEvent<Event>>(json).ok());
     let is_closed =
         last.is_some_and(|record| matches!(record.event, Event::RunStopped | Event::RunEnded));
     (writer_of(place, bytes), is_closed)
@@ -413,7 +413,7 @@ pub(super) fn snapshot_name(number: u64) -> String {
     format!("snapshot-{number:010}.log")
 }
 
-impl std::fmt::Display for Name {
+impl std::fmt::Display for FileName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&match self {
             Self::Segment(number) => segment_name(*number),
@@ -424,12 +424,12 @@ impl std::fmt::Display for Name {
 
 /// The meaning of the name of a file or object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Name {
+pub(super) enum FileName {
     Segment(u64),
     Snapshot(u64),
 }
 
-impl Name {
+impl FileName {
     pub(super) const fn number(self) -> u64 {
         match self {
             Self::Segment(number) | Self::Snapshot(number) => number,

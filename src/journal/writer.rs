@@ -71,11 +71,11 @@ pub trait Ledger: Send {
 #[derive(Clone, Debug)]
 pub struct Journal {
     queue: mpsc::Sender<Message>,
-    shared: Arc<Shared>,
+    shared: Arc<WriterState>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct WriterState {
     next_id: AtomicU64,
     keeps: bool,
     has_ledger: bool,
@@ -228,7 +228,7 @@ pub(super) struct WriterTask<S> {
     store: S,
     start: Start,
     queue: mpsc::Receiver<Message>,
-    shared: Arc<Shared>,
+    shared: Arc<WriterState>,
     /// The time at which something was written that is not durable yet.
     unsynced: Option<Instant>,
     last_write: Instant,
@@ -244,7 +244,7 @@ pub(super) struct WriterTask<S> {
 impl<S: Store> WriterTask<S> {
     pub(super) fn new(store: S, start: Start) -> (Self, Journal) {
         let (sender, queue) = mpsc::channel(QUEUE);
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(WriterState {
             next_id: AtomicU64::new(start.state.next_id),
             keeps: S::KEEPS,
             has_ledger: start.ledger.is_some(),
@@ -440,7 +440,7 @@ impl<S: Store> WriterTask<S> {
             Err(error) => {
                 let (least, times) = REPORT_AGAIN;
                 self.report_rests = Some(Instant::now() + least.max(began.elapsed() * times));
-                tracing::warn!(%error, "the report can not be written; its receipts stay in the journal for now");
+                tracing::warn!(%error, "the report cannot be written; its receipts stay in the journal for now");
                 return Ok(());
             }
         };

@@ -68,7 +68,7 @@ pub struct Ranges {
     /// All keys.
     reach: Reach,
     alphabet: Alphabet,
-    listed: BTreeMap<u32, Listed>,
+    listed: BTreeMap<u32, ListedRange>,
     most: usize,
     next: u32,
     last: u32,
@@ -79,19 +79,19 @@ pub struct Ranges {
 
 /// A range that is being listed.
 #[derive(Debug)]
-struct Listed {
+struct ListedRange {
     until: Option<ObjectKey>,
     /// Nothing of what is behind the cut that made it was seen yet.
     is_guess: bool,
     /// The position of the prefix that is listed next.
     prefix: usize,
     /// Absent before the first page of a prefix and after the last.
-    page: Option<Page>,
+    page: Option<LastPage>,
 }
 
 /// The page that was read last.
 #[derive(Debug)]
-struct Page {
+struct LastPage {
     first: String,
     last: String,
     /// Pages that are expected to follow.
@@ -103,7 +103,7 @@ impl Ranges {
     /// `last`.
     #[must_use]
     pub fn new(reach: Reach, ranges: &[KeyRange], most: usize, next: u32, last: u32) -> Self {
-        let listed = |range: &KeyRange| Listed {
+        let listed = |range: &KeyRange| ListedRange {
             until: range.until.clone(),
             is_guess: false,
             prefix: reach.first_behind(range.after.as_ref().map(ObjectKey::as_str)),
@@ -145,7 +145,7 @@ impl Ranges {
         self.in_vain += u32::from(std::mem::take(&mut listed.is_guess) && found_nothing);
         listed.prefix = prefix;
         listed.page = match (keys.first(), keys.last()) {
-            (Some(first), Some(last)) if more && inside(last) => Some(Page {
+            (Some(first), Some(last)) if more && inside(last) => Some(LastPage {
                 first: (*first).to_owned(),
                 last: (*last).to_owned(),
                 left: 0.0,
@@ -156,7 +156,7 @@ impl Ranges {
         until
     }
 
-    /// Where a range ends at this moment.
+    /// Returns the key at which a range ends at this moment.
     #[must_use]
     pub fn until(&self, range: u32) -> Option<ObjectKey> {
         self.listed.get(&range)?.until.clone()
@@ -207,7 +207,7 @@ impl Ranges {
         self.next += 1;
         self.listed.insert(
             new,
-            Listed {
+            ListedRange {
                 until: until.clone(),
                 is_guess,
                 prefix,
@@ -269,7 +269,7 @@ impl Ranges {
         (widest.0 >= WORTH_A_CUT).then_some(widest.1)
     }
 
-    /// How many pages a range has before it, if its keys go on as on its last page.
+    /// Estimates the pages that a range has before it, if its keys go on as on its last page.
     fn expect(&mut self, range: u32) {
         let Some(listed) = self.listed.get_mut(&range) else {
             return;
@@ -316,7 +316,12 @@ struct Scale<'a> {
 }
 
 impl<'a> Scale<'a> {
-    fn of(page: &Page, until: Option<&ObjectKey>, prefix: usize, alphabet: &'a Alphabet) -> Self {
+    fn of(
+        page: &LastPage,
+        until: Option<&ObjectKey>,
+        prefix: usize,
+        alphabet: &'a Alphabet,
+    ) -> Self {
         let (first, last) = (&*page.first, &*page.last);
         let at = until
             .map_or(prefix, |until| common(last, until.as_str()))
@@ -347,7 +352,7 @@ impl<'a> Scale<'a> {
 
 /// A text between the last key of a page and the end of its range.
 fn middle(
-    page: &Page,
+    page: &LastPage,
     until: Option<&ObjectKey>,
     prefix: usize,
     alphabet: &Alphabet,

@@ -49,8 +49,8 @@ impl Filter {
         }
     }
 
-    /// Whether an entry takes part. `relative_key` is what stands behind the source's prefix; no
-    /// storage class means `STANDARD`, as in S3's answers.
+    /// Checks that an entry is selected. `relative_key` is what stands behind the source's prefix;
+    /// no storage class means `STANDARD`, as in S3's answers.
     ///
     /// # Errors
     /// The first rule that leaves the entry out.
@@ -78,7 +78,7 @@ impl Filter {
         self.admits_time(modified)
     }
 
-    /// Whether a delete marker takes part, which has neither size nor storage class.
+    /// Checks that a delete marker is selected, which has neither size nor storage class.
     ///
     /// # Errors
     /// The first rule that leaves it out.

@@ -41,7 +41,7 @@ pub fn files(root: &LocalPath, symlinks: Symlinks, filter: &Filter, own: &[PathB
         .iter()
         .filter_map(|path| key_below(&root.0, path))
         .collect();
-    let walk = Arc::new(Walk {
+    let walk = Arc::new(LocalWalk {
         root: root.0.clone(),
         symlinks,
         filter: filter.clone(),
@@ -56,9 +56,9 @@ pub fn files(root: &LocalPath, symlinks: Symlinks, filter: &Filter, own: &[PathB
                 None => {
                     levels.pop();
                 }
-                Some(Pending::Found(found)) => page.push(found),
-                Some(Pending::Directory(dir)) => levels.push(Level::of(walk.read(dir).await)),
-                Some(Pending::Reading(task)) => levels.push(Level::of(joined(task).await)),
+                Some(Unread::Found(found)) => page.push(found),
+                Some(Unread::OpenDirectory(dir)) => levels.push(Level::of(walk.read(dir).await)),
+                Some(Unread::Reading(task)) => levels.push(Level::of(joined(task).await)),
             }
             if page.len() >= PAGE && pages.send(std::mem::take(&mut page)).await.is_err() {
                 return;
@@ -94,7 +94,7 @@ pub fn path_of(root: &LocalPath, entry: &Entry) -> PathBuf {
 }
 
 #[derive(Debug)]
-struct Walk {
+struct LocalWalk {
     root: PathBuf,
     symlinks: Symlinks,
     filter: Filter,
@@ -105,56 +105,56 @@ struct Walk {
 /// A directory that waits to be read: its path, its key with a slash at the end, and the real paths
 /// above it.
 #[derive(Debug)]
-struct Directory {
+struct OpenDirectory {
     path: PathBuf,
     key: String,
     above: Arc<Vec<PathBuf>>,
 }
 
 #[derive(Debug)]
-enum Pending {
+enum Unread {
     Found(Found),
-    Directory(Directory),
-    Reading(JoinHandle<Vec<Pending>>),
+    OpenDirectory(OpenDirectory),
+    Reading(JoinHandle<Vec<Unread>>),
 }
 
 /// What is left of one directory.
 #[derive(Debug)]
 struct Level {
-    pending: VecDeque<Pending>,
+    pending: VecDeque<Unread>,
 }
 
 impl Level {
-    fn of(items: Vec<Pending>) -> Self {
+    fn of(items: Vec<Unread>) -> Self {
         Self {
             pending: items.into(),
         }
     }
 
     /// Starts reading the next few directories.
-    fn read_ahead(&mut self, walk: &Arc<Walk>) {
+    fn read_ahead(&mut self, walk: &Arc<LocalWalk>) {
         let directories = self
             .pending
             .iter_mut()
-            .filter(|item| !matches!(item, Pending::Found(_)));
+            .filter(|item| !matches!(item, Unread::Found(_)));
         for item in directories.take(READ_AHEAD) {
-            if let Pending::Directory(Directory { path, key, above }) = item {
-                let dir = Directory {
+            if let Unread::OpenDirectory(OpenDirectory { path, key, above }) = item {
+                let dir = OpenDirectory {
                     path: std::mem::take(path),
                     key: std::mem::take(key),
                     above: Arc::clone(above),
                 };
                 let walk = Arc::clone(walk);
-                *item = Pending::Reading(spawn_blocking(move || walk.read_now(&dir)));
+                *item = Unread::Reading(spawn_blocking(move || walk.read_now(&dir)));
             }
         }
     }
 }
 
-impl Walk {
-    async fn start(self: Arc<Self>) -> Vec<Pending> {
+impl LocalWalk {
+    async fn start(self: Arc<Self>) -> Vec<Unread> {
         joined(spawn_blocking(move || match fs::metadata(&self.root) {
-            Ok(metadata) if metadata.is_dir() => self.read_now(&Directory {
+            Ok(metadata) if metadata.is_dir() => self.read_now(&OpenDirectory {
                 path: self.root.clone(),
                 key: String::new(),
                 above: Arc::default(),
@@ -162,7 +162,7 @@ impl Walk {
             // A pipe has no length, so it would be taken for an empty file.
             Ok(metadata) if !metadata.is_file() => {
                 let why = "is no regular file; pipe it in and name the source `-`";
-                vec![Pending::Found(Found::Failed(
+                vec![Unread::Found(Found::Failed(
                     self.root.display().to_string(),
                     local(&self.root, why),
                 ))]
@@ -177,7 +177,7 @@ impl Walk {
             }
             Err(error) => {
                 let failure = local(&self.root, &error.to_string());
-                vec![Pending::Found(Found::Failed(
+                vec![Unread::Found(Found::Failed(
                     self.root.display().to_string(),
                     failure,
                 ))]
@@ -186,13 +186,13 @@ impl Walk {
         .await
     }
 
-    async fn read(self: &Arc<Self>, dir: Directory) -> Vec<Pending> {
+    async fn read(self: &Arc<Self>, dir: OpenDirectory) -> Vec<Unread> {
         let walk = Arc::clone(self);
         joined(spawn_blocking(move || walk.read_now(&dir))).await
     }
 
     /// Reads one directory and sorts it as S3 would.
-    fn read_now(&self, dir: &Directory) -> Vec<Pending> {
+    fn read_now(&self, dir: &OpenDirectory) -> Vec<Unread> {
         let entries = match fs::read_dir(&dir.path) {
             Ok(entries) => entries,
             Err(error) => return vec![unread(&dir.key, &dir.path, &error.to_string())],
@@ -227,13 +227,13 @@ impl Walk {
     /// One name of a directory, under the key by which it sorts.
     fn look(
         &self,
-        dir: &Directory,
+        dir: &OpenDirectory,
         path: &Path,
         name: &str,
         kind: fs::FileType,
-    ) -> (String, Pending) {
+    ) -> (String, Unread) {
         let key = format!("{}{name}", dir.key);
-        let ignore = |why| Pending::Found(Found::Ignored(key.clone(), why));
+        let ignore = |why| Unread::Found(Found::Ignored(key.clone(), why));
         if self.own.contains(&key) {
             let item = ignore("the report or journal of this run");
             return (key, item);
@@ -277,7 +277,7 @@ impl Walk {
                 } else {
                     UNREACHED
                 };
-                return (dir_key, Pending::Found(Found::Ignored(key, why)));
+                return (dir_key, Unread::Found(Found::Ignored(key, why)));
             }
             let mut above = Vec::clone(&dir.above);
             if kind.is_symlink() {
@@ -293,7 +293,7 @@ impl Walk {
                 }
                 above.push(real);
             }
-            let item = Pending::Directory(Directory {
+            let item = Unread::OpenDirectory(OpenDirectory {
                 path: path.to_path_buf(),
                 key: dir_key.clone(),
                 above: Arc::new(above),
@@ -308,7 +308,7 @@ impl Walk {
         (key, item)
     }
 
-    fn file(&self, key: &str, metadata: &Metadata) -> Pending {
+    fn file(&self, key: &str, metadata: &Metadata) -> Unread {
         let found = match ObjectKey::new(key) {
             Ok(checked) => Found::Entry(Entry {
                 key: checked,
@@ -322,7 +322,7 @@ impl Walk {
             }),
             Err(error) => return unread(key, &self.root.join(key), &error.to_string()),
         };
-        Pending::Found(found)
+        Unread::Found(found)
     }
 }
 
@@ -356,8 +356,8 @@ fn local(path: &Path, message: &str) -> Failure {
     )
 }
 
-fn unread(key: &str, path: &Path, why: &str) -> Pending {
-    Pending::Found(Found::Unread(
+fn unread(key: &str, path: &Path, why: &str) -> Unread {
+    Unread::Found(Found::Unread(
         key.to_owned(),
         path.display().to_string(),
         local(path, why),

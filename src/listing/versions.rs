@@ -301,9 +301,9 @@ impl Past {
 #[must_use]
 pub fn histories(bucket: Bucket, scope: Scope) -> Histories {
     Histories::by(|pages| async move {
-        let mut reader = Reader {
+        let mut reader = VersionReader {
             relative_at: scope.relative_at,
-            ..Reader::default()
+            ..VersionReader::default()
         };
         let mut asked = Pages::of(&bucket, &scope);
         let last = loop {
@@ -372,9 +372,9 @@ pub fn histories_of(bucket: Bucket, prefix: &ObjectKey, mut keys: Vec<String>) -
 /// What the listing failed with.
 pub async fn of_key(bucket: &Bucket, key: &ObjectKey) -> Result<Vec<Version>, Failure> {
     let scope = Scope::one(key);
-    let mut reader = Reader {
+    let mut reader = VersionReader {
         relative_at: scope.relative_at,
-        ..Reader::default()
+        ..VersionReader::default()
     };
     let mut asked = Pages::of(bucket, &scope);
     while let Some(items) = asked.next().await? {
@@ -391,7 +391,7 @@ pub async fn of_key(bucket: &Bucket, key: &ObjectKey) -> Result<Vec<Version>, Fa
 
 /// Puts the versions of a key together, over the ends of pages.
 #[derive(Debug, Default)]
-struct Reader {
+struct VersionReader {
     relative_at: usize,
     /// The key at hand and its versions so far, newest first.
     open: Option<(String, Vec<Version>)>,
@@ -400,7 +400,7 @@ struct Reader {
     keys: u64,
 }
 
-impl Reader {
+impl VersionReader {
     /// Takes a page; returns the keys that are complete.
     fn page(&mut self, items: Vec<ListedVersion>) -> Vec<Told> {
         let mut told = Vec::new();
@@ -525,7 +525,7 @@ mod tests {
     #[test]
     fn a_version_takes_little_memory() {
         assert!(size_of::<Version>() <= 88, "{}", size_of::<Version>());
-        let mut reader = Reader::default();
+        let mut reader = VersionReader::default();
         reader.page((0..1000).map(|number| listed("k", number)).collect());
         assert_eq!(reader.classes.len(), 2, "names of classes are shared");
     }
@@ -541,7 +541,7 @@ mod tests {
                 .iter()
                 .flat_map(|(key, length)| (0..*length).rev().map(move |number| listed(key, number)))
                 .collect();
-            let mut reader = Reader::default();
+            let mut reader = VersionReader::default();
             let mut told = Vec::new();
             let mut rest = newest_first;
             for end in ends {

@@ -23,7 +23,7 @@ const MAX_HEADER: usize = 1024;
 
 /// Returns the mistakes in `preserve`, `set`, and the customer keys of the transfer at `path`.
 pub(super) fn check(path: &str, transfer: &Transfer) -> Vec<Finding> {
-    let mut rules = Rules {
+    let mut rules = AttributeRules {
         path,
         findings: Vec::new(),
     };
@@ -35,12 +35,12 @@ pub(super) fn check(path: &str, transfer: &Transfer) -> Vec<Finding> {
     rules.findings
 }
 
-struct Rules<'p> {
+struct AttributeRules<'p> {
     path: &'p str,
     findings: Vec<Finding>,
 }
 
-impl Rules<'_> {
+impl AttributeRules<'_> {
     fn refuse(&mut self, field: &str, message: impl Into<String>, remedy: impl Into<String>) {
         let path = format!("{}.{field}", self.path);
         self.findings.push(Finding {

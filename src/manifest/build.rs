@@ -16,7 +16,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use self::explain::Explain;
-use super::diagnose::{Doubts, Finding};
+use super::diagnose::{Finding, RefusedFields};
 use super::file::{
     CustomerKeySection, DefaultsSection, FromSection, KeysSection, ManifestFile, PartsSection,
     PreserveFields, PreserveSection, ReportSection, RestoreSection, SetSection, TransferSection,
@@ -45,9 +45,9 @@ pub(super) fn build(
     file: ManifestFile,
     default_name: &str,
     environment: &Environment,
-    doubts: &Doubts,
+    doubts: &RefusedFields,
 ) -> Built {
-    let mut reader = Reader {
+    let mut reader = FieldReader {
         doubts,
         findings: Vec::new(),
     };
@@ -110,12 +110,12 @@ pub(super) fn build(
     }
 }
 
-struct Reader<'d> {
-    doubts: &'d Doubts,
+struct FieldReader<'d> {
+    doubts: &'d RefusedFields,
     findings: Vec<Finding>,
 }
 
-impl Reader<'_> {
+impl FieldReader<'_> {
     fn refuse(&mut self, path: &str, message: impl Display, remedy: impl Display) {
         let (message, remedy) = (message.to_string(), remedy.to_string());
         self.findings.push(Finding {

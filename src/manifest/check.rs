@@ -6,7 +6,7 @@ mod source;
 
 use std::collections::BTreeMap;
 
-use super::diagnose::{Doubts, Finding};
+use super::diagnose::{Finding, RefusedFields};
 use super::job::{
     Destination, Encryption, Job, MAX_PART, MIN_PART, PartSize, Provider, ResolvedEndpoint, Source,
     Transfer,
@@ -39,7 +39,7 @@ const STORAGE_CLASSES: [&str; 12] = [
 #[must_use]
 pub fn check(job: &Job) -> Vec<Finding> {
     let indices: Vec<_> = (0..job.transfers.len()).collect();
-    let mut findings = check_with(job, &indices, &Doubts::default());
+    let mut findings = check_with(job, &indices, &RefusedFields::default());
     if job.transfers.is_empty() {
         let (path, message) = (
             "transfers".to_owned(),
@@ -56,7 +56,7 @@ pub fn check(job: &Job) -> Vec<Finding> {
 
 /// Returns [`check`] of what could be read of a manifest. `indices` gives the number in the file of
 /// each transfer. A job without any may then have another reason, which was reported.
-pub(super) fn check_with(job: &Job, indices: &[usize], doubts: &Doubts) -> Vec<Finding> {
+pub(super) fn check_with(job: &Job, indices: &[usize], doubts: &RefusedFields) -> Vec<Finding> {
     let mut rules = Rules {
         job,
         doubts,
@@ -96,7 +96,7 @@ pub(super) fn check_with(job: &Job, indices: &[usize], doubts: &Doubts) -> Vec<F
 
 struct Rules<'j> {
     job: &'j Job,
-    doubts: &'j Doubts,
+    doubts: &'j RefusedFields,
     findings: Vec<Finding>,
 }
 

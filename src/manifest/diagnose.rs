@@ -1,9 +1,9 @@
-//! What is wrong with a manifest, drawn at the line where it stands.
+//! The mistakes in a manifest, with the lines that they are in.
 //!
 //! A [`Finding`] knows only the field that it is about; that is all that a job from the command
 //! line can have. A [`Problem`] has a place in the file too. [`Problems`] is the error of a whole
 //! manifest: all of them in the order of the file, because fixing one mistake per run is no way to
-//! treat someone who waits for 400 TB.
+//! treat someone who waits for 400 TB. `cli::mistakes` draws them.
 //!
 //! Text from the file goes to terminals and logs, so control characters are made visible and what
 //! looks like a secret is blotted out.
@@ -12,13 +12,14 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::{Bound, Range};
 
-use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use thiserror::Error;
 
-use crate::printable::{printable, printable_lines};
+use crate::printable::printable;
+use crate::size::display_counted;
 
 /// Something that a job can't mean, by field.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Finding {
     /// The field, for instance `transfers[0].parts.size`.
     pub path: String,
@@ -30,6 +31,7 @@ pub struct Finding {
 
 /// A mistake in a manifest, with its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Problem {
     /// The field, for instance `transfers[0].parts.size`; empty for the file as a whole.
     pub path: String,
@@ -45,8 +47,19 @@ pub struct Problem {
     underline: Range<usize>,
 }
 
-/// All mistakes of a manifest, in the order of the file. Displays them as plain text; see
-/// [`render`](Self::render) for colours.
+/// A problem with the line that it is about.
+#[derive(Clone, Debug)]
+pub struct Excerpt<'p> {
+    /// The problem.
+    pub problem: &'p Problem,
+    /// The line, in which asterisks stand for secrets.
+    pub line: &'p str,
+    /// The bytes of `line` that are wrong.
+    pub underline: Range<usize>,
+}
+
+/// All mistakes of a manifest, in the order of the file. Displays one line for each; the command
+/// draws them at their [`excerpts`](Self::excerpts).
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub struct Problems {
     file_name: String,
@@ -66,9 +79,9 @@ pub(super) struct Issue {
 /// The fields of which something was refused already. What a rule sees there is a default and not
 /// what was typed, so it had better say nothing.
 #[derive(Debug, Default)]
-pub(super) struct Doubts(BTreeSet<String>);
+pub(super) struct RefusedFields(BTreeSet<String>);
 
-impl Doubts {
+impl RefusedFields {
     pub(super) fn new<'p>(paths: impl IntoIterator<Item = &'p str>) -> Self {
         Self(paths.into_iter().map(str::to_owned).collect())
     }
@@ -109,7 +122,7 @@ impl Problems {
         let mut seen = BTreeSet::new();
         issues.retain(|issue| seen.insert((issue.at.start, issue.message.clone())));
 
-        let mut lines = Lines::new(source);
+        let mut lines = SourceLines::new(source);
         let list = issues.into_iter().map(|issue| lines.place(issue)).collect();
         Self {
             file_name: file_name.to_owned(),
@@ -130,62 +143,49 @@ impl Problems {
         &self.list
     }
 
-    /// Draws every problem with its line, the reason below it, and the remedy, and counts them at
-    /// the end.
+    /// Returns each problem with the line that it is about, for whoever draws them.
+    pub fn excerpts(&self) -> impl Iterator<Item = Excerpt<'_>> {
+        let mut lines = SourceLines::new(&self.text);
+        self.list.iter().map(move |problem| {
+            let line = lines.text(problem.line);
+            let end = problem.underline.end.min(line.len());
+            Excerpt {
+                problem,
+                line,
+                underline: problem.underline.start.min(end)..end,
+            }
+        })
+    }
+
+    /// Returns the last line of every list of problems: their number.
     #[must_use]
-    pub fn render(&self, colour: bool) -> String {
-        let renderer = if colour {
-            Renderer::styled()
-        } else {
-            Renderer::plain()
-        };
-        let mut lines = Lines::new(&self.text);
-        let mut out = String::new();
-        for problem in &self.list {
-            let text = lines.text(problem.line);
-            let end = problem.underline.end.min(text.len());
-            let span = problem.underline.start.min(end)..end;
-            let snippet = Snippet::source(text)
-                .line_start(problem.line)
-                .path(self.file_name.as_str())
-                .annotation(AnnotationKind::Primary.span(span));
-            let message = printable(&problem.message);
-            let group = Level::ERROR
-                .primary_title(&*message)
-                .element(snippet)
-                .element(Level::HELP.message(printable(&problem.remedy)));
-            // The renderer replaces some of what a terminal obeys, and not all: what has an escape
-            // is its own.
-            let shown = renderer.render(&[group]);
-            let harmless: Vec<_> = shown.split('\u{1b}').map(printable_lines).collect();
-            out.push_str(&harmless.join("\u{1b}"));
-            out.push_str("\n\n");
-        }
-        let count = self.list.len();
-        let noun = if count == 1 { "problem" } else { "problems" };
-        let file_name = printable(&self.file_name);
-        out + &format!(
-            "{count} {noun} in {file_name}
-"
-        )
+    pub fn count(&self) -> String {
+        let count = display_counted(self.list.len() as u64, "problem");
+        format!("{count} in {}", printable(&self.file_name))
     }
 }
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.render(false).trim_end())
+        let file_name = printable(&self.file_name);
+        for problem in &self.list {
+            let (message, remedy) = (printable(&problem.message), printable(&problem.remedy));
+            let (line, column) = (problem.line, problem.column);
+            writeln!(f, "{file_name}:{line}:{column}: {message}; {remedy}")?;
+        }
+        f.write_str(&self.count())
     }
 }
 
 /// The lines of a text, found by number or by byte. Made for requests in ascending order: it only
 /// goes forward.
-struct Lines<'s> {
+struct SourceLines<'s> {
     source: &'s str,
     number: usize,
     start: usize,
 }
 
-impl<'s> Lines<'s> {
+impl<'s> SourceLines<'s> {
     fn new(source: &'s str) -> Self {
         Self {
             source,
@@ -288,7 +288,8 @@ mod tests {
 
     #[test]
     fn doubt_is_about_a_field_and_what_is_inside() {
-        let doubts = Doubts::new(["transfers[1].from", "transfers[10]", "transfers[1].from2.x"]);
+        let doubts =
+            RefusedFields::new(["transfers[1].from", "transfers[10]", "transfers[1].from2.x"]);
         for (path, doubtful) in [
             ("transfers[1].from", true),
             ("transfers[1]", true),

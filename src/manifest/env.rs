@@ -6,15 +6,15 @@
 
 /// The reasons why a `${…}` could not be replaced; each knows the text to underline.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Mistake {
+pub(super) enum VariableMistake {
     /// No variable of that name is set.
     Unset(String),
     /// The text between the braces is not a name, or the brace is never closed.
     Malformed(String),
 }
 
-impl Mistake {
-    /// Returns the text of the mistake as it stands in the source.
+impl VariableMistake {
+    /// Returns the text of the mistake in the source.
     pub(super) fn needle(&self) -> String {
         match self {
             Self::Unset(name) => format!("${{{name}}}"),
@@ -28,7 +28,7 @@ impl Mistake {
 pub(super) fn substitute(
     raw: &str,
     env: &dyn Fn(&str) -> Option<String>,
-) -> (String, Vec<Mistake>) {
+) -> (String, Vec<VariableMistake>) {
     let mut out = String::with_capacity(raw.len());
     let mut mistakes = Vec::new();
     let mut rest = raw;
@@ -44,9 +44,11 @@ pub(super) fn substitute(
         let (name, after) = inside.split_once('}').unwrap_or((inside, ""));
         let closed = name.len() < inside.len();
         match env(name) {
-            _ if !closed || !is_name(name) => mistakes.push(Mistake::Malformed(name.to_owned())),
+            _ if !closed || !is_name(name) => {
+                mistakes.push(VariableMistake::Malformed(name.to_owned()))
+            }
             Some(value) => out.push_str(&value),
-            None => mistakes.push(Mistake::Unset(name.to_owned())),
+            None => mistakes.push(VariableMistake::Unset(name.to_owned())),
         }
         rest = after;
     }
@@ -93,9 +95,9 @@ mod tests {
     fn what_is_missing_or_no_name_is_told() {
         let (text, mistakes) = substitute("a${NO}b${B}${}c${A:-x}${1}${open", &env);
         assert_eq!(text, "abbc");
-        let malformed = |inside: &str| Mistake::Malformed(inside.to_owned());
+        let malformed = |inside: &str| VariableMistake::Malformed(inside.to_owned());
         let expected = [
-            Mistake::Unset("NO".to_owned()),
+            VariableMistake::Unset("NO".to_owned()),
             malformed(""),
             malformed("A:-x"),
             malformed("1"),

@@ -32,6 +32,7 @@ use crate::size::ByteSize;
 
 /// A job: transfers, which start in this order, and the settings of the run.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Job {
     /// Names the run in reports and logs: `[a-z0-9._-]+`, by default the manifest's file name
     /// without extension.
@@ -61,6 +62,7 @@ pub struct Job {
 
 /// A pair of locations: objects of `from` are copied to `to`.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Transfer {
     /// The name, unique in the job. Default: `transfer-1`, `transfer-2`, … by position.
     pub name: String,
@@ -274,6 +276,7 @@ pub enum OnMismatch {
 
 /// The source of a transfer.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum Source {
     /// One object: the location's key is neither empty nor ends in a slash.
     Object {
@@ -318,6 +321,7 @@ pub enum Symlinks {
 
 /// The destination of a transfer.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Destination {
     /// A name in [`Job::endpoints`]. Its credentials sign the copies, so they must be allowed to
     /// read the source.
@@ -364,6 +368,7 @@ pub enum When {
 
 /// Conditions that select objects of a source. All must hold. The default selects all objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Selection {
     /// Patterns of which one must match the key behind the prefix. Empty means every key.
     pub include: Vec<KeyGlob>,
@@ -383,7 +388,49 @@ pub struct Selection {
     pub storage_classes: Vec<String>,
 }
 
+impl Destination {
+    /// Returns a location at the default endpoint, with the defaults of its bucket.
+    #[must_use]
+    pub fn new(location: S3Uri) -> Self {
+        Self {
+            endpoint: DEFAULT_ENDPOINT.to_owned(),
+            location,
+            storage_class: None,
+            encryption: None,
+            acl: None,
+        }
+    }
+}
+
 impl Source {
+    /// Returns the current version of an object at the default endpoint.
+    #[must_use]
+    pub fn object(location: S3Uri) -> Self {
+        Self::Object {
+            endpoint: DEFAULT_ENDPOINT.to_owned(),
+            location,
+            version: None,
+        }
+    }
+
+    /// Returns all objects below a prefix at the default endpoint.
+    #[must_use]
+    pub fn prefix(location: S3Uri) -> Self {
+        Self::Prefix {
+            endpoint: DEFAULT_ENDPOINT.to_owned(),
+            location,
+        }
+    }
+
+    /// Returns a local file, or the files of a directory, without those that are symbolic links.
+    #[must_use]
+    pub fn files(path: impl Into<std::path::PathBuf>) -> Self {
+        Self::Files {
+            path: LocalPath(path.into()),
+            symlinks: Symlinks::Skip,
+        }
+    }
+
     /// Returns the endpoint's name and the location if the source is in S3.
     #[must_use]
     pub fn s3(&self) -> Option<(&str, &S3Uri)> {

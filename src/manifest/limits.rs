@@ -10,6 +10,7 @@ use crate::size::ByteRate;
 
 /// Ceilings that a run never exceeds; `None` leaves it to the adaptive pace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Limits {
     /// Requests per second, all kinds together; at least 1.
     pub requests_per_second: Option<u32>,

@@ -12,7 +12,7 @@ use std::ops::Range;
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, StrInput};
 
 use super::diagnose::Issue;
-use super::env::{Mistake, substitute};
+use super::env::{VariableMistake, substitute};
 
 /// Deeper than any field of a manifest; bounds the recursion on hostile files.
 const MAX_DEPTH: usize = 16;
@@ -21,25 +21,25 @@ const MAX_DEPTH: usize = 16;
 #[derive(Debug)]
 pub(super) struct Node {
     pub at: Range<usize>,
-    pub kind: Kind,
+    pub kind: NodeKind,
 }
 
 #[derive(Debug)]
-pub(super) enum Kind {
+pub(super) enum NodeKind {
     Scalar {
         text: String,
         /// Not in quotes, or from the environment: may be a number, a boolean or nothing.
         bare: bool,
     },
     List(Vec<Node>),
-    Map(Vec<Entry>),
+    Map(Vec<MapEntry>),
     /// Was refused already; there is nothing more to say about it.
     Refused,
 }
 
 /// A key with its value.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct MapEntry {
     pub key: String,
     pub key_at: Range<usize>,
     pub value: Node,
@@ -48,15 +48,15 @@ pub(super) struct Entry {
 impl Node {
     /// Returns true for what YAML reads as null: `~`, `null` or nothing at all.
     pub(super) fn is_null(&self) -> bool {
-        matches!(&self.kind, Kind::Scalar { text, bare: true } if matches!(&**text, "" | "~" | "null"))
+        matches!(&self.kind, NodeKind::Scalar { text, bare: true } if matches!(&**text, "" | "~" | "null"))
     }
 
     /// Returns the bytes from the first to the last one, with everything inside.
     pub(super) fn extent(&self) -> Range<usize> {
         let last = match &self.kind {
-            Kind::List(items) => items.last(),
-            Kind::Map(entries) => entries.last().map(|entry| &entry.value),
-            Kind::Scalar { .. } | Kind::Refused => None,
+            NodeKind::List(items) => items.last(),
+            NodeKind::Map(entries) => entries.last().map(|entry| &entry.value),
+            NodeKind::Scalar { .. } | NodeKind::Refused => None,
         };
         self.at.start..last.map_or(self.at.end, |node| node.extent().end.max(self.at.end))
     }
@@ -65,7 +65,7 @@ impl Node {
 /// Reads the one document of `text`. `None` when there is no tree to look at; the issues then say
 /// why.
 pub(super) fn read(text: &str, env: &dyn Fn(&str) -> Option<String>) -> (Option<Node>, Vec<Issue>) {
-    let mut reader = Reader {
+    let mut reader = TreeReader {
         parser: Parser::new_from_str(text),
         text,
         offsets: byte_offsets(text),
@@ -80,7 +80,7 @@ pub(super) fn read(text: &str, env: &dyn Fn(&str) -> Option<String>) -> (Option<
 /// The tree can't be read further; the reason is among the issues.
 struct Stop;
 
-struct Reader<'s> {
+struct TreeReader<'s> {
     parser: Parser<'s, StrInput<'s>>,
     text: &'s str,
     offsets: Vec<usize>,
@@ -97,7 +97,7 @@ fn byte_offsets(text: &str) -> Vec<usize> {
         .collect()
 }
 
-impl<'s> Reader<'s> {
+impl<'s> TreeReader<'s> {
     fn document(&mut self) -> Result<Option<Node>, Stop> {
         let mut root = None;
         loop {
@@ -170,7 +170,7 @@ impl<'s> Reader<'s> {
                 self.refuse(at.clone(), "aliases (`*name`) are not supported", remedy);
                 Ok(Node {
                     at,
-                    kind: Kind::Refused,
+                    kind: NodeKind::Refused,
                 })
             }
         }
@@ -203,7 +203,7 @@ impl<'s> Reader<'s> {
             if event == Event::SequenceEnd {
                 return Ok(Node {
                     at: self.composite(&at, item_at.end, '['),
-                    kind: Kind::List(items),
+                    kind: NodeKind::List(items),
                 });
             }
             self.path.extend(["[", &items.len().to_string(), "]"]);
@@ -221,7 +221,7 @@ impl<'s> Reader<'s> {
             if event == Event::MappingEnd {
                 return Ok(Node {
                     at: self.composite(&at, key_at.end, '{'),
-                    kind: Kind::Map(entries),
+                    kind: NodeKind::Map(entries),
                 });
             }
             let Event::Scalar(key, style, ..) = &event else {
@@ -263,7 +263,7 @@ impl<'s> Reader<'s> {
                 self.refuse(key_at, message, "keep one of them");
             } else {
                 seen.insert(key.clone().into_owned(), key_at.start);
-                entries.push(Entry {
+                entries.push(MapEntry {
                     key: key.into_owned(),
                     key_at,
                     value,
@@ -297,7 +297,7 @@ impl<'s> Reader<'s> {
             };
             from = place.end.min(at.end);
             match mistake {
-                Mistake::Unset(name) => {
+                VariableMistake::Unset(name) => {
                     let remedy =
                         format!("set it, or write $${{{name}}} if the text itself is meant");
                     self.refuse(
@@ -306,7 +306,7 @@ impl<'s> Reader<'s> {
                         remedy,
                     );
                 }
-                Mistake::Malformed(inside) => {
+                VariableMistake::Malformed(inside) => {
                     let message = format!("`${{{inside}` is not a variable");
                     self.refuse(
                         place,
@@ -318,9 +318,9 @@ impl<'s> Reader<'s> {
         }
         let bare = replaced || matches!(style, ScalarStyle::Plain);
         let kind = if failed {
-            Kind::Refused
+            NodeKind::Refused
         } else {
-            Kind::Scalar { text: value, bare }
+            NodeKind::Scalar { text: value, bare }
         };
         Node { at, kind }
     }

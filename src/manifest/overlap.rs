@@ -21,7 +21,7 @@
 //! resolved, so that a bucket and its access point count as two where something would be refused,
 //! and as one where somebody would wait.
 
-use super::diagnose::{Doubts, Finding};
+use super::diagnose::{Finding, RefusedFields};
 use super::job::{
     DEFAULT_ENDPOINT, Job, JournalPlace, ResolvedEndpoint, Source, Transfer, Versions,
 };
@@ -54,7 +54,12 @@ impl Region<'_> {
 
 /// Adds a finding for each transfer that may write into its own source, or where another one
 /// writes. Transfers of which something could not be read are left out.
-pub(super) fn check(job: &Job, indices: &[usize], doubts: &Doubts, findings: &mut Vec<Finding>) {
+pub(super) fn check(
+    job: &Job,
+    indices: &[usize],
+    doubts: &RefusedFields,
+    findings: &mut Vec<Finding>,
+) {
     if doubts.about("endpoints") {
         return;
     }

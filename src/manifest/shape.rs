@@ -12,7 +12,7 @@ use serde_yaml::{Mapping, Value as Yaml};
 
 use super::diagnose::Issue;
 use super::env::is_name;
-use super::node::{Entry, Kind, Node};
+use super::node::{MapEntry, Node, NodeKind};
 
 /// The tree without the parts that were refused.
 pub(super) struct Shaped {
@@ -83,7 +83,7 @@ impl<'s> Shape<'s> {
     /// Returns the value of `node`, or `None` when it does not fit. `at` is what to underline.
     fn value(&mut self, node: &Node, schema: &'s Value, at: &Range<usize>) -> Option<Yaml> {
         self.places.insert(self.path.clone(), at.clone());
-        if matches!(node.kind, Kind::Refused) {
+        if matches!(node.kind, NodeKind::Refused) {
             return None;
         }
         self.hide_customer_key(node);
@@ -95,8 +95,8 @@ impl<'s> Shape<'s> {
         let field = schema;
         let schema = self.pick(node, field);
         match (kind_of(schema), &node.kind) {
-            ("object", Kind::Map(entries)) => Some(self.object(entries, schema, at)),
-            ("array", Kind::List(items)) => {
+            ("object", NodeKind::Map(entries)) => Some(self.object(entries, schema, at)),
+            ("array", NodeKind::List(items)) => {
                 if items.is_empty() && schema.get("minItems").is_some() {
                     let message = format!("{} is empty", self.subject());
                     self.refuse(
@@ -107,9 +107,9 @@ impl<'s> Shape<'s> {
                 }
                 Some(self.array(items, schema))
             }
-            ("string", Kind::Scalar { text, .. }) => self.string(text, schema, at),
-            ("integer", Kind::Scalar { text, bare }) => self.integer(text, *bare, schema, at),
-            ("boolean", Kind::Scalar { text, bare }) => self.boolean(text, *bare, at),
+            ("string", NodeKind::Scalar { text, .. }) => self.string(text, schema, at),
+            ("integer", NodeKind::Scalar { text, bare }) => self.integer(text, *bare, schema, at),
+            ("boolean", NodeKind::Scalar { text, bare }) => self.boolean(text, *bare, at),
             _ => {
                 self.wrong_kind(node, schema, field, at);
                 None
@@ -120,7 +120,7 @@ impl<'s> Shape<'s> {
     /// Hides the text of a customer key: someone may have written the key itself instead of its
     /// place.
     fn hide_customer_key(&mut self, node: &Node) {
-        let Kind::Scalar { text, .. } = &node.kind else {
+        let NodeKind::Scalar { text, .. } = &node.kind else {
             return;
         };
         let is_key = match self.last() {
@@ -145,14 +145,14 @@ impl<'s> Shape<'s> {
         let Some(choices) = schema.get("anyOf").and_then(Value::as_array) else {
             return schema;
         };
-        let wants_object = matches!(node.kind, Kind::Map(_));
+        let wants_object = matches!(node.kind, NodeKind::Map(_));
         let mut resolved = choices.iter().map(|choice| self.pick(node, choice));
         resolved
             .find(|choice| (kind_of(choice) == "object") == wants_object)
             .unwrap_or(schema)
     }
 
-    fn object(&mut self, entries: &[Entry], schema: &'s Value, at: &Range<usize>) -> Yaml {
+    fn object(&mut self, entries: &[MapEntry], schema: &'s Value, at: &Range<usize>) -> Yaml {
         let properties = schema.get("properties").and_then(Value::as_object);
         let any = schema
             .get("additionalProperties")
@@ -171,8 +171,8 @@ impl<'s> Shape<'s> {
             match known {
                 Some(schema) => {
                     let underline = match entry.value.kind {
-                        Kind::Map(_) | Kind::List(_) => &entry.key_at,
-                        Kind::Scalar { .. } | Kind::Refused => &entry.value.at,
+                        NodeKind::Map(_) | NodeKind::List(_) => &entry.key_at,
+                        NodeKind::Scalar { .. } | NodeKind::Refused => &entry.value.at,
                     };
                     let value = self.value(&entry.value, schema, underline);
                     if let Some(value) = value.or_else(|| self.hollow(&entry.value, schema, any)) {
@@ -209,7 +209,11 @@ impl<'s> Shape<'s> {
     }
 
     /// Reports a field that is not there, and tells which one was probably meant.
-    fn unknown(&mut self, entry: &Entry, known: Option<&'s Map<String, Value>>) -> Option<&'s str> {
+    fn unknown(
+        &mut self,
+        entry: &MapEntry,
+        known: Option<&'s Map<String, Value>>,
+    ) -> Option<&'s str> {
         let name = entry.key.as_str();
         if self.path.ends_with(&format!("customer_key.{name}")) {
             self.secrets.push(entry.value.extent());
@@ -346,9 +350,9 @@ impl<'s> Shape<'s> {
             _ => "must be one value",
         };
         let found = match node.kind {
-            Kind::Map(_) => "fields",
-            Kind::List(_) => "a list",
-            Kind::Scalar { .. } | Kind::Refused => "text",
+            NodeKind::Map(_) => "fields",
+            NodeKind::List(_) => "a list",
+            NodeKind::Scalar { .. } | NodeKind::Refused => "text",
         };
         let name = self.last();
         let remedy = match (kind_of(schema), name.ends_with(']')) {

@@ -228,7 +228,7 @@ fn metadata(
         losses.add(
             Attribute::Metadata,
             Lost::NotReadable,
-            "S3 can not show all of it as headers",
+            "S3 cannot show all of it as headers",
         )?;
     }
     let mut merged = head.metadata.clone();

@@ -106,12 +106,12 @@ impl CauseCounts {
 
 /// [`CauseCounts`] as JSON.
 #[derive(Serialize, Deserialize)]
-struct Counted {
+struct CauseCount {
     causes: Vec<(String, Cause)>,
     others: u64,
 }
 
-impl From<CauseCounts> for Counted {
+impl From<CauseCounts> for CauseCount {
     fn from(counts: CauseCounts) -> Self {
         Self {
             causes: counts.causes.into_iter().collect(),
@@ -120,8 +120,8 @@ impl From<CauseCounts> for Counted {
     }
 }
 
-impl From<Counted> for CauseCounts {
-    fn from(counted: Counted) -> Self {
+impl From<CauseCount> for CauseCounts {
+    fn from(counted: CauseCount) -> Self {
         Self {
             causes: counted.causes.into_iter().collect(),
             others: counted.others,

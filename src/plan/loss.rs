@@ -98,7 +98,7 @@ impl LossCounts {
 
 /// One kind of loss as it is written.
 #[derive(Serialize, Deserialize)]
-struct Counted {
+struct LossCount {
     #[serde(flatten)]
     loss: Loss,
     objects: u64,
@@ -107,7 +107,7 @@ struct Counted {
 impl Serialize for LossCounts {
     /// Writes a list of losses, each with `objects`.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.iter().map(|(loss, objects)| Counted {
+        serializer.collect_seq(self.iter().map(|(loss, objects)| LossCount {
             loss: loss.clone(),
             objects,
         }))
@@ -118,7 +118,7 @@ impl Serialize for LossCounts {
 pub mod whole {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    use super::{Counted, LossCounts};
+    use super::{LossCount, LossCounts};
 
     /// Writes the counts as a list.
     ///
@@ -133,10 +133,10 @@ pub mod whole {
     /// # Errors
     /// Returns the deserializer's own.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<LossCounts, D::Error> {
-        let (listed, others) = <(Vec<Counted>, u64)>::deserialize(deserializer)?;
+        let (listed, others) = <(Vec<LossCount>, u64)>::deserialize(deserializer)?;
         let counts = listed
             .into_iter()
-            .map(|Counted { loss, objects }| (loss, objects))
+            .map(|LossCount { loss, objects }| (loss, objects))
             .collect();
         Ok(LossCounts { counts, others })
     }

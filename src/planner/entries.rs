@@ -91,7 +91,8 @@ impl Sides {
         }
     }
 
-    /// Where the part of a source's key begins that is relative to the transfer's source, in bytes.
+    /// Returns the byte at which the part of a source's key begins that is relative to the
+    /// transfer's source.
     #[must_use]
     pub fn relative_at(&self, key: &ObjectKey) -> usize {
         match &self.transfer.from {
@@ -101,7 +102,7 @@ impl Sides {
         }
     }
 
-    /// Where an entry goes.
+    /// Returns the destination key of an entry.
     ///
     /// # Errors
     /// Why the key map does not take it.

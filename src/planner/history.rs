@@ -199,7 +199,7 @@ impl Sides {
         Ok(())
     }
 
-    /// What of the source is listed.
+    /// Returns the part of the source that is listed.
     pub(super) fn scope(&self) -> Scope {
         match &self.transfer.from {
             Source::Object { location, .. } => Scope::one(&location.key),

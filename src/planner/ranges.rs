@@ -34,10 +34,10 @@ pub const MOST_RANGES: usize = 10;
 
 /// The ranges of one transfer, shared by their tasks.
 #[derive(Clone, Debug)]
-struct Frontier(Arc<Shared>);
+struct Frontier(Arc<SharedRanges>);
 
 #[derive(Debug)]
-struct Shared {
+struct SharedRanges {
     ranges: Mutex<Ranges>,
     /// A page came.
     changed: Notify,
@@ -64,9 +64,9 @@ impl Bounds for Leading {
 }
 
 /// The destination's, which only learns.
-struct Following<F>(F);
+struct FollowingBounds<F>(F);
 
-impl<F: FnMut() -> Option<ObjectKey> + Send + 'static> Bounds for Following<F> {
+impl<F: FnMut() -> Option<ObjectKey> + Send + 'static> Bounds for FollowingBounds<F> {
     fn page(&mut self, _: &[&str], _: Behind) -> Option<ObjectKey> {
         self.0()
     }
@@ -85,7 +85,7 @@ impl Sides {
         self.plan_again(pending, &filter, &Outbox::new(0, exit.clone()))
             .await?;
         let most = if self.is_cut() { self.most_ranges() } else { 1 };
-        let frontier = Frontier(Arc::new(Shared {
+        let frontier = Frontier(Arc::new(SharedRanges {
             ranges: Mutex::new(Ranges::new(self.source_reach(), &ranges, most, next, last)),
             changed: Notify::new(),
             questions: Semaphore::new(self.heads_at_once()),
@@ -215,12 +215,17 @@ impl Sides {
             }
             let (sides, frontier, range) = (self.clone(), frontier.clone(), range.range);
             let until = move || sides.place_of(&frontier.lock().until(range)?);
-            Counterparts::of(bucket::range(destination, reach, after, Following(until)))
+            Counterparts::of(bucket::range(
+                destination,
+                reach,
+                after,
+                FollowingBounds(until),
+            ))
         })
     }
 
-    /// Where a key of the source goes, of an object that may not be there. None for what the map
-    /// does not take.
+    /// Returns the destination key of a source key, of an object that may not be there; `None` for
+    /// what the map does not take.
     fn place_of(&self, key: &ObjectKey) -> Option<ObjectKey> {
         let relative = key.as_str().get(self.relative_at(key)..)?;
         self.transfer

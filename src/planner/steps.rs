@@ -85,7 +85,7 @@ pub struct Planning {
 }
 
 impl Planned {
-    /// What a task that panics comes to: what it had not told is not known.
+    /// Returns the result of a task that panicked: what it had not told is not known.
     pub(super) fn panicked(place: String) -> Self {
         let message = "a task of ours panicked while it planned";
         let failure = Failure::new(FailureKind::Bug, Operation::ListObjects, &*place, message);
@@ -228,7 +228,7 @@ impl Steps {
         }
     }
 
-    /// What the next entry comes to; `None` at the end.
+    /// Returns the plan for the next entry; `None` at the end.
     pub async fn recv(&mut self) -> Option<Planned> {
         loop {
             if let Some(planned) = self.batch.next() {

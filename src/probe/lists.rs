@@ -20,7 +20,7 @@ const LISTED: [&str; 7] = ["a", "a b", "a!", "a-b", "a/b", "a0", ODD];
 const ODD: &str = "é+%";
 
 /// The answers about the list of objects.
-pub(super) struct Objects {
+pub(super) struct ObjectLists {
     pub(super) list: Told,
     pub(super) ordered: Told,
     pub(super) encoded: Told,
@@ -28,7 +28,7 @@ pub(super) struct Objects {
 
 /// Finds out whether a list shows what was written, in the order of bytes, and in an encoding if it
 /// is asked for one.
-pub(super) async fn objects(scratch: &mut Scratch) -> Objects {
+pub(super) async fn objects(scratch: &mut Scratch) -> ObjectLists {
     let prefix = format!("{}list/", scratch.prefix);
     let mut stored = BTreeSet::new();
     let mut refusal = None;
@@ -38,7 +38,7 @@ pub(super) async fn objects(scratch: &mut Scratch) -> Objects {
             Err(failure) => refusal = Some(failure),
         }
     }
-    let all = |measured: Told| Objects {
+    let all = |measured: Told| ObjectLists {
         list: measured.clone(),
         ordered: measured.clone(),
         encoded: measured,
@@ -84,7 +84,7 @@ pub(super) async fn objects(scratch: &mut Scratch) -> Objects {
     } else {
         Told::moot(format!("the server does not store the key {odd}"))
     };
-    Objects {
+    ObjectLists {
         list,
         ordered,
         encoded,
@@ -119,7 +119,7 @@ async fn list_keys(
 }
 
 /// The answers about open uploads.
-pub(super) struct Uploads {
+pub(super) struct UploadLists {
     pub(super) parts: Told,
     pub(super) list: Told,
     pub(super) encoded: Told,
@@ -127,7 +127,7 @@ pub(super) struct Uploads {
 
 /// Finds out whether an open upload and its part are listed, and whether its key comes back from an
 /// encoding.
-pub(super) async fn uploads(scratch: &mut Scratch) -> Uploads {
+pub(super) async fn uploads(scratch: &mut Scratch) -> UploadLists {
     let odd = format!("uploads/{ODD} b");
     let mut begun = scratch.begin_one(&odd, b"part", &plain()).await;
     let mut is_odd = true;
@@ -146,7 +146,7 @@ pub(super) async fn uploads(scratch: &mut Scratch) -> Uploads {
         Ok(begun) => begun,
         Err(failure) => {
             let why = Told::unknown(reason(&failure));
-            return Uploads {
+            return UploadLists {
                 parts: why.clone(),
                 list: why.clone(),
                 encoded: why,
@@ -160,7 +160,7 @@ pub(super) async fn uploads(scratch: &mut Scratch) -> Uploads {
     } else {
         Told::moot(format!("the server does not take the key {odd}"))
     };
-    Uploads {
+    UploadLists {
         parts,
         list,
         encoded,

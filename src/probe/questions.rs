@@ -80,7 +80,7 @@ pub(super) async fn ask(
             )
             .await
         }
-        Err(failure) => Parts::unknown(&Told::unknown(format!(
+        Err(failure) => ProbedUpload::unknown(&Told::unknown(format!(
             "no source of parts: {}",
             reason(&failure)
         ))),
@@ -240,7 +240,7 @@ async fn multipart(scratch: &mut Scratch) -> (Told, Told) {
 }
 
 /// The answers about part copies, and the object that was made of them.
-struct Parts {
+struct ProbedUpload {
     part_copy: Told,
     equal: Told,
     made: Option<MadeOfParts>,
@@ -252,7 +252,7 @@ struct MadeOfParts {
     etag: String,
 }
 
-impl Parts {
+impl ProbedUpload {
     fn unknown(why: &Told) -> Self {
         Self {
             part_copy: why.clone(),
@@ -271,11 +271,11 @@ struct PartsFailed {
 
 /// Copies the source in two parts, of which the second is the larger one. If the server refuses
 /// that, copies it with a smaller second part.
-async fn parts(scratch: &mut Scratch, source: &SourcePin, cannot_complete: bool) -> Parts {
+async fn parts(scratch: &mut Scratch, source: &SourcePin, cannot_complete: bool) -> ProbedUpload {
     let unequal = match in_parts(scratch, source, 5 * MIB).await {
         Ok(made) => {
             let equal = Told::ignored("a last part may be the largest one");
-            return Parts {
+            return ProbedUpload {
                 part_copy: Told::kept(),
                 equal,
                 made: Some(made),
@@ -292,19 +292,19 @@ async fn parts(scratch: &mut Scratch, source: &SourcePin, cannot_complete: bool)
         } else {
             Told::unknown(unequal.why.reason)
         };
-        return Parts {
+        return ProbedUpload {
             part_copy: unequal.part_copy,
             equal,
             made: None,
         };
     }
     match in_parts(scratch, source, 6 * MIB).await {
-        Ok(made) => Parts {
+        Ok(made) => ProbedUpload {
             part_copy: Told::kept(),
             equal: Told::kept(),
             made: Some(made),
         },
-        Err(PartsFailed { part_copy, why, .. }) => Parts {
+        Err(PartsFailed { part_copy, why, .. }) => ProbedUpload {
             part_copy,
             equal: Told::unknown(why.reason),
             made: None,
@@ -396,7 +396,7 @@ fn content_etags(
     head: &Result<Head, Failure>,
     written: &Written,
     copied: &Result<Written, Failure>,
-    parts: &Parts,
+    parts: &ProbedUpload,
     body: &[u8],
 ) -> Told {
     if scratch.bucket.client().customer_key().is_some() || head.as_ref().is_ok_and(|head| head.kms)

@@ -160,7 +160,7 @@ const TIME_DIGITS: usize = 11;
 
 /// Returns a new name for a run: its millisecond and a random number. The names of later runs are
 /// greater, which is the order of reports in S3.
-fn run_name(now: Timestamp) -> String {
+pub(crate) fn run_name(now: Timestamp) -> String {
     let millisecond = now.as_millisecond().max(0);
     format!("{millisecond:011x}{:05x}", fastrand::u32(..1 << 20))
 }
@@ -282,20 +282,20 @@ impl Footer {
 
     /// Returns the last line of a report.
     pub(super) fn line(&self) -> io::Result<Vec<u8>> {
-        let mut line = serde_json::to_vec(&Line { footer: self })?;
+        let mut line = serde_json::to_vec(&FrameLine { footer: self })?;
         line.push(b'\n');
         Ok(line)
     }
 }
 
 #[derive(Serialize, Deserialize)]
-struct Line<F> {
+struct FrameLine<F> {
     footer: F,
 }
 
 /// Reads a line as a footer.
 pub(super) fn footer(line: &str) -> Option<Footer> {
-    serde_json::from_str::<Line<Footer>>(line)
+    serde_json::from_str::<FrameLine<Footer>>(line)
         .ok()
         .map(|line| line.footer)
 }

@@ -175,7 +175,7 @@ pub async fn overview(mut lines: ReportLines, shown: usize) -> Result<Overview, 
         known: HashMap::new(),
         footer: None,
         damage: None,
-        sum: super::Counted::of_head(format!("{first}\n").as_bytes()).sum,
+        sum: super::CountedLines::of_head(format!("{first}\n").as_bytes()).sum,
         is_full: false,
     };
     for number in 2.. {

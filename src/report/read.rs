@@ -84,12 +84,12 @@ impl Report {
 }
 
 #[derive(Deserialize)]
-struct Line {
+struct ParsedReceipt {
     transfer: String,
     source: String,
     source_version: Option<String>,
     destination: String,
-    status: Status,
+    status: ReceiptStatus,
     reason: Option<String>,
     route: Option<String>,
     #[serde(default)]
@@ -100,7 +100,7 @@ struct Line {
     at: Option<Timestamp>,
 }
 
-impl Line {
+impl ParsedReceipt {
     fn copy(&self) -> Option<PublishedCopy> {
         Some(PublishedCopy {
             source_version: self.source_version.clone(),
@@ -115,7 +115,7 @@ impl Line {
 /// The ending of an object. A line with another word is not a receipt.
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Status {
+enum ReceiptStatus {
     Done,
     Skipped,
     Restoring,
@@ -129,12 +129,12 @@ const REMEMBERED: usize = 1 << 20;
 
 /// The hashes of the lines that were read, up to [`REMEMBERED`].
 #[derive(Default)]
-struct Lines {
+struct LineReader {
     numbers: HashMap<u64, usize>,
     hasher: RandomState,
 }
 
-impl Lines {
+impl LineReader {
     /// Remembers a line, and returns the number of an equal one.
     fn repeated(&mut self, line: &str, number: usize) -> Option<usize> {
         let hash = self.hasher.hash_one(line);
@@ -153,22 +153,22 @@ impl Lines {
 
 /// The lines of the first [`REMEMBERED`] copied or equal objects, by the objects' hashes.
 #[derive(Default)]
-struct Objects {
-    lines: HashMap<u64, (usize, Status)>,
+struct ObjectLines {
+    lines: HashMap<u64, (usize, ReceiptStatus)>,
     superseded: BTreeSet<usize>,
     hasher: RandomState,
 }
 
-impl Objects {
-    fn take(&mut self, object: &ObjectVersion, status: Status, number: usize) {
-        if !matches!(status, Status::Done | Status::Skipped) {
+impl ObjectLines {
+    fn take(&mut self, object: &ObjectVersion, status: ReceiptStatus, number: usize) {
+        if !matches!(status, ReceiptStatus::Done | ReceiptStatus::Skipped) {
             return;
         }
         let hash = self.hasher.hash_one(object);
         let has_room = self.lines.len() < REMEMBERED;
         match self.lines.get_mut(&hash) {
             // The copy has the proof and the version; a later session found it equal.
-            Some((_, Status::Done)) if status == Status::Skipped => {
+            Some((_, ReceiptStatus::Done)) if status == ReceiptStatus::Skipped => {
                 self.superseded.insert(number);
             }
             Some(before) => {
@@ -199,17 +199,17 @@ enum Undone {
 pub async fn read(mut lines: ReportLines) -> Result<Report, ReadError> {
     let first = lines.next().await?.unwrap_or_default();
     let origin = origin(lines.place(), &first)?;
-    let mut reader = Reader {
+    let mut reader = ReportReader {
         place: lines.place().to_owned(),
         origin: &origin,
         undone: BTreeMap::new(),
         lossy: BTreeMap::new(),
         footer: None,
         last: 1,
-        seen: Lines::default(),
-        objects: Objects::default(),
+        seen: LineReader::default(),
+        objects: ObjectLines::default(),
         there: Reported::default(),
-        sum: super::Counted::of_head(format!("{first}\n").as_bytes()).sum,
+        sum: super::CountedLines::of_head(format!("{first}\n").as_bytes()).sum,
     };
     let mut number = 1;
     loop {
@@ -224,7 +224,7 @@ pub async fn read(mut lines: ReportLines) -> Result<Report, ReadError> {
         }
     }
     reader.check_footer()?;
-    let Reader {
+    let ReportReader {
         undone,
         lossy,
         footer,
@@ -288,7 +288,7 @@ fn origin(place: &str, first: &str) -> Result<Origin, ReadError> {
 type ObjectVersion = (String, String, Option<String>);
 
 /// The part of a report that was read so far.
-struct Reader<'a> {
+struct ReportReader<'a> {
     place: String,
     origin: &'a Origin,
     /// With the line that says so, and the destination.
@@ -297,13 +297,13 @@ struct Reader<'a> {
     footer: Option<Footer>,
     /// The number of the last line.
     last: usize,
-    seen: Lines,
-    objects: Objects,
+    seen: LineReader,
+    objects: ObjectLines,
     there: Reported,
     sum: crc_fast::Digest,
 }
 
-impl Reader<'_> {
+impl ReportReader<'_> {
     fn at(&self, line: usize) -> ReportLine {
         ReportLine {
             place: self.place.clone(),
@@ -331,7 +331,7 @@ impl Reader<'_> {
             return Err(ReadError::Repeated { at, of });
         }
         self.last = number;
-        let line = match serde_json::from_str::<Line>(text) {
+        let line = match serde_json::from_str::<ParsedReceipt>(text) {
             Ok(line) => line,
             Err(error) => match footer(text) {
                 Some(footer) => {
@@ -351,13 +351,13 @@ impl Reader<'_> {
         let insert =
             |object, what| _ = self.undone.insert(object, (what, number, line.destination));
         match (line.status, before) {
-            (Status::Failed, _) => insert(object, Undone::Failed),
-            (Status::Done, _) => _ = self.undone.remove(&object),
+            (ReceiptStatus::Failed, _) => insert(object, Undone::Failed),
+            (ReceiptStatus::Done, _) => _ = self.undone.remove(&object),
             // An object that failed before has not succeeded since.
             (_, Some(Undone::Failed)) => {}
-            (Status::Stopped, _) => insert(object, Undone::Stopped),
-            (Status::Restoring, _) => insert(object, Undone::Restoring),
-            (Status::Skipped, _) => _ = self.undone.remove(&object),
+            (ReceiptStatus::Stopped, _) => insert(object, Undone::Stopped),
+            (ReceiptStatus::Restoring, _) => insert(object, Undone::Restoring),
+            (ReceiptStatus::Skipped, _) => _ = self.undone.remove(&object),
         }
         Ok(())
     }
@@ -392,9 +392,13 @@ impl Reader<'_> {
 }
 
 /// Remembers an object that was copied with losses, until a later line says otherwise.
-fn note_losses(lost: &mut BTreeMap<(String, String), LostObject>, line: &Line, number: usize) {
+fn note_losses(
+    lost: &mut BTreeMap<(String, String), LostObject>,
+    line: &ParsedReceipt,
+    number: usize,
+) {
     let key = (line.transfer.clone(), line.source.clone());
-    if line.status == Status::Done && !line.losses.is_empty() {
+    if line.status == ReceiptStatus::Done && !line.losses.is_empty() {
         let object = FailedObject {
             transfer: line.transfer.clone(),
             source: line.source.clone(),
@@ -411,7 +415,7 @@ fn note_losses(lost: &mut BTreeMap<(String, String), LostObject>, line: &Line, n
                 copy: line.copy(),
             },
         );
-    } else if !lost.is_empty() && line.status == Status::Done {
+    } else if !lost.is_empty() && line.status == ReceiptStatus::Done {
         lost.remove(&key);
     }
 }

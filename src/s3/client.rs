@@ -56,6 +56,7 @@ impl std::fmt::Debug for StaticCredentials {
 
 /// The settings to reach an endpoint with.
 #[derive(Clone)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Connect {
     /// The endpoint, with every setting decided.
     pub endpoint: ResolvedEndpoint,

@@ -16,6 +16,7 @@ use crate::printable::printable;
 
 /// The kind of a failure, as far as code that handles it needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum FailureKind {
     /// Too many requests: 503 `SlowDown`, also inside a 200, also KMS's.
     Throttled,

@@ -83,7 +83,7 @@ impl Pair {
         }
     }
 
-    /// What it comes to. `found` is what the destination's listing says.
+    /// Compares the pair. `found` is what the destination's listing says.
     pub(super) async fn settle(&self, found: &Found, deep: Deep) -> Finding {
         let mut size = self.size.unwrap_or(0);
         let verdict = match self.by_lists(found, deep) {
@@ -106,7 +106,7 @@ impl Pair {
         }
     }
 
-    /// What the two lists tell by themselves.
+    /// Returns the verdict that the two lists allow by themselves.
     fn by_lists(&self, found: &Found, deep: Deep) -> Option<Verdict> {
         let entry = match found {
             Found::Entry(entry) => entry,
@@ -177,7 +177,7 @@ impl Pair {
                 }
             },
             Origin::Gone => Ok(Verdict::Unprovable {
-                why: "standard input can not be read again".to_owned(),
+                why: "standard input cannot be read again".to_owned(),
             }),
         }
     }
@@ -366,7 +366,7 @@ fn sizes_differ(here: u64, there: u64) -> Verdict {
     }
 }
 
-/// What two sums of all bytes say, at least one of which was computed by reading.
+/// Compares two sums of all bytes, at least one of which was computed by reading.
 fn judged(here: &Checksum, there: &Checksum) -> Verdict {
     if here.value == there.value {
         return Verdict::Equal { proof: Proof::Read };
@@ -378,7 +378,7 @@ fn judged(here: &Checksum, there: &Checksum) -> Verdict {
     Verdict::Different { why }
 }
 
-/// What two HEADs of equal sizes tell; `None` when that is nothing.
+/// Compares two HEADs of equal sizes; `None` if they show nothing.
 fn by_heads(source: &Place, here: &Head, destination: &Place, there: &Head) -> Option<Verdict> {
     let expected = Expected::of(here, source.bucket.capabilities());
     let there_etag = Expected::of(there, destination.bucket.capabilities()).etag;
@@ -407,7 +407,7 @@ fn by_heads(source: &Place, here: &Head, destination: &Place, there: &Head) -> O
     })
 }
 
-/// What an object has that could be compared, in words.
+/// Describes what an object has that could be compared.
 fn has(place: &Place, head: &Head) -> String {
     let sum = match &head.checksum {
         Some(sum) if sum.kind == ChecksumKind::Composite => {

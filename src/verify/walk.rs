@@ -215,7 +215,7 @@ impl Walk {
         }
     }
 
-    /// What the destination has behind the source's last key.
+    /// Returns what the destination has behind the source's last key.
     async fn rest(&mut self) -> Option<Task> {
         let front = self.there.as_mut()?;
         front.peek().await?;
@@ -268,8 +268,8 @@ fn unlisted(place: &str, failure: &Failure) -> Task {
     Task::Unlisted(finding, failure.clone())
 }
 
-/// What only the destination has; `None` when the source has `source` after all, and the selection
-/// leaves it out.
+/// Returns what only the destination has; `None` when the source has `source` after all, and the
+/// selection leaves it out.
 pub(super) async fn surplus(
     sides: &Sides,
     entry: &Entry,

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use s3haul::execute::{self, Outcome};
+use s3haul::execute::{self, Execution, Outcome};
 use s3haul::journal::event::{Event, RunInfo};
 use s3haul::journal::fingerprint::Fingerprint;
 use s3haul::journal::state::{Phase, RunState, Totals};
@@ -199,15 +199,15 @@ impl Stage {
         };
         let (stop, halt) = (CancellationToken::new(), CancellationToken::new());
         let mut connections = self.world.connections(&self.job, &halt, &self.job.limits);
-        let run = execute::run(
-            &self.job,
-            &mut connections,
-            Arc::new(Silent),
-            &journal,
-            &resumed,
-            &stop,
-            &halt,
-        );
+        let run = execute::run(Execution {
+            job: &self.job,
+            connections: &mut connections,
+            monitor: Arc::new(Silent),
+            journal: &journal,
+            resumed: &resumed,
+            stop: &stop,
+            halt: &halt,
+        });
         let outcome = Box::pin(run).await.unwrap();
         let last = if outcome.is_complete() {
             Event::RunEnded

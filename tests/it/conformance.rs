@@ -45,7 +45,7 @@ use s3haul::connections::Connections;
 use s3haul::endpoint::capabilities::Overrides;
 use s3haul::execute::monitor::{Event, Monitor};
 use s3haul::execute::receipt::{Ending, Proof, Receipt};
-use s3haul::execute::{self, Outcome};
+use s3haul::execute::{self, Execution, Outcome};
 use s3haul::journal;
 use s3haul::location::{ObjectKey, S3Uri};
 use s3haul::manifest::job::{
@@ -402,15 +402,15 @@ impl Server {
         let monitor: Arc<dyn Monitor> = Arc::clone(&receipts) as _;
         let stop = CancellationToken::new();
         let (journal, new) = (journal::off(None), Arc::default());
-        let run = execute::run(
-            &job,
-            &mut connections,
+        let run = execute::run(Execution {
+            job: &job,
+            connections: &mut connections,
             monitor,
-            &journal,
-            &new,
-            &stop,
-            &halt,
-        );
+            journal: &journal,
+            resumed: &new,
+            stop: &stop,
+            halt: &halt,
+        });
         let outcome = Box::pin(run).await.unwrap();
         let receipts = receipts.0.lock().unwrap().clone();
         let run = Run { outcome, receipts };

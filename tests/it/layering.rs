@@ -1,5 +1,6 @@
 //! The house rules that no compiler checks: which module may know which.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -24,17 +25,24 @@ const ORDER: &[&str] = &[
     "execute",
     "report",
     "verify",
+    "run",
     "telemetry",
     "cli",
     "main",
 ];
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
+    texts(dir, &["rs"], found);
+}
+
+/// Finds the files with one of these extensions below a directory.
+fn texts(dir: &Path, extensions: &[&str], found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
+        let extension = path.extension().and_then(|extension| extension.to_str());
         if path.is_dir() {
-            sources(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            texts(&path, extensions, found);
+        } else if extension.is_some_and(|extension| extensions.contains(&extension)) {
             found.push(path);
         }
     }
@@ -173,7 +181,7 @@ fn pure_modules_have_no_clock_no_runtime_and_no_chance() {
 #[test]
 fn files_have_at_most_600_lines_and_say_what_they_are_for() {
     let mut files = Vec::new();
-    for root in ["src", "crates", "tests"] {
+    for root in ["src", "crates", "tests", "examples"] {
         sources(
             &Path::new(env!("CARGO_MANIFEST_DIR")).join(root),
             &mut files,
@@ -189,6 +197,127 @@ fn files_have_at_most_600_lines_and_say_what_they_are_for() {
         assert!(
             text.starts_with("//!"),
             "{} does not say what it is for",
+            path.display()
+        );
+    }
+}
+
+/// Names of types that a crate still defines several times. The list only gets shorter.
+const DEFINED_AGAIN: &[&str] = &[DUPS];
+
+/// Files with function docs that still begin with a noun clause, and how many. The numbers only
+/// get smaller.
+const NOUN_CLAUSES: &[(&str, usize)] = &[NOUNS];
+
+/// Returns the name of the type that a line defines.
+fn type_name(line: &str) -> Option<&str> {
+    let line = line.strip_prefix("pub").map_or(line, |rest| {
+        let rest = rest.trim_start();
+        rest.strip_prefix('(')
+            .and_then(|rest| rest.split_once(") "))
+            .map_or(rest, |(_, rest)| rest)
+    });
+    let name = ["struct ", "enum ", "trait ", "union "]
+        .iter()
+        .find_map(|kind| line.strip_prefix(kind))?;
+    let end = name.find(|c: char| !c.is_alphanumeric() && c != '_');
+    Some(&name[..end.unwrap_or(name.len())])
+}
+
+/// Returns true for a line that begins a function.
+fn is_function(line: &str) -> bool {
+    let words = line.split_whitespace().take_while(|word| *word != "fn");
+    let is_prefix = |word: &str| {
+        ["const", "async"].contains(&word) || word.starts_with("pub") || word.ends_with(')')
+    };
+    line.contains("fn ") && words.into_iter().all(is_prefix)
+}
+
+#[test]
+fn a_type_name_is_defined_once_in_a_crate() {
+    let mut again = BTreeSet::new();
+    for root in ["src", "crates/sandbox/src"] {
+        let mut files = Vec::new();
+        sources(
+            &Path::new(env!("CARGO_MANIFEST_DIR")).join(root),
+            &mut files,
+        );
+        let mut known = BTreeSet::new();
+        for path in files.iter().filter(|path| !path.ends_with("tests.rs")) {
+            let text = fs::read_to_string(path).unwrap();
+            // A type that is indented is local to a function, or to a test.
+            for name in text.lines().filter_map(type_name) {
+                if !known.insert(name.to_owned()) {
+                    again.insert(name.to_owned());
+                }
+            }
+        }
+    }
+    let allowed: BTreeSet<_> = DEFINED_AGAIN.iter().copied().map(str::to_owned).collect();
+    let new: Vec<_> = again.difference(&allowed).collect();
+    assert!(new.is_empty(), "defined in another file too: {new:?}");
+    let gone: Vec<_> = allowed.difference(&again).collect();
+    assert!(
+        gone.is_empty(),
+        "defined once now, take them off DEFINED_AGAIN: {gone:?}"
+    );
+}
+
+#[test]
+fn docs_of_functions_begin_with_a_verb() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    for directory in ["src", "crates", "examples"] {
+        sources(&root.join(directory), &mut files);
+    }
+    let mut functions = 0;
+    for path in files {
+        let text = fs::read_to_string(&path).unwrap();
+        let (mut first, mut found) = (None, Vec::new());
+        for line in text.lines().map(str::trim) {
+            if line.starts_with("#[") {
+                continue;
+            }
+            if let Some(doc) = line.strip_prefix("///") {
+                first = first.or(Some(doc.trim()));
+                continue;
+            }
+            if let Some(doc) = first.take().filter(|_| is_function(line)) {
+                functions += 1;
+                let clauses = ["What ", "Whether ", "How ", "Where "];
+                found.extend(
+                    clauses
+                        .iter()
+                        .any(|word| doc.starts_with(word))
+                        .then_some(doc),
+                );
+            }
+        }
+        let name = path.strip_prefix(root).unwrap().display().to_string();
+        let allowed = NOUN_CLAUSES.iter().find(|(file, _)| *file == name);
+        let allowed = allowed.map_or(0, |(_, count)| *count);
+        assert!(found.len() <= allowed, "{name}: {found:#?}");
+    }
+    assert!(functions > 1000, "the check has lost sight of the code");
+}
+
+#[test]
+fn cannot_is_one_word() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let two_words = ["can", "not"].join(" ");
+    let mut files = Vec::new();
+    for directory in ["src", "crates", "tests", "benches", "examples"] {
+        texts(&root.join(directory), &["rs", "md"], &mut files);
+    }
+    for directory in ["docs", "deploy", "jobs"] {
+        texts(&root.join(directory), &["md", "yaml"], &mut files);
+    }
+    files.extend(["README.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(|name| root.join(name)));
+    for path in files {
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(
+            !text.contains(&two_words),
+            "{} has `{two_words}`",
             path.display()
         );
     }

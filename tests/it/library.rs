@@ -2,14 +2,17 @@
 
 use futures::TryStreamExt;
 use s3haul::location::ObjectKey;
+use s3haul::manifest::job::{JournalPlace, When};
 use s3haul::multipart::{self, MultipartUpload};
+use s3haul::run::{Run, RunError};
 use s3haul::s3::{
     Attributes, ChecksumAlgorithm, ChecksumKind, CompleteSpec, Encryption, FailureKind, SourcePin,
 };
 use s3haul::sandbox::{BucketOptions, Content, Effect, Fault, ObjectSpec, Operation};
 use s3haul::size::MIB;
+use tokio_util::sync::CancellationToken;
 
-use crate::world::{DESTINATION, SOURCE, World};
+use crate::world::{DESTINATION, SOURCE, World, copy_all};
 
 fn key(text: &str) -> ObjectKey {
     text.parse().unwrap()
@@ -298,4 +301,78 @@ async fn a_stray_is_found_in_a_directory_bucket() {
             .collect::<Vec<_>>(),
         [upload.id()]
     );
+}
+
+/// Puts three objects into the source.
+fn three(world: &World) {
+    for name in ["a", "b", "c"] {
+        let (store, content) = (world.sandbox.store(), Content::pattern(1, 100));
+        store.put_object(SOURCE, name, content, &ObjectSpec::default());
+    }
+}
+
+#[tokio::test]
+async fn a_run_from_code_copies_and_keeps_no_journal() {
+    let world = World::new().await;
+    three(&world);
+    let job = world.job(copy_all());
+    let outcome = Run::new(&job)
+        .credentials(World::credentials())
+        .execute()
+        .await
+        .unwrap();
+    assert_eq!((outcome.done_objects, outcome.sessions), (3, 1));
+    assert_eq!(world.sandbox.store().keys(DESTINATION), ["a", "b", "c"]);
+    assert!(!std::path::Path::new(".s3haul/all").exists());
+}
+
+#[tokio::test]
+async fn a_run_from_code_continues_its_journal() {
+    let world = World::new().await;
+    three(&world);
+    let mut transfer = copy_all();
+    // What is done is not copied again because the journal says so, and not the destination.
+    transfer.when = When::Always;
+    let mut job = world.job(transfer);
+    job.limits.in_flight = Some(1);
+    let directory = tempfile::tempdir().unwrap();
+    let run = || {
+        Run::new(&job)
+            .credentials(World::credentials())
+            .journal(directory.path())
+    };
+    let stop = CancellationToken::new();
+    let cancel = Effect::hook({
+        let stop = stop.clone();
+        move |_| stop.cancel()
+    });
+    let faults = world.sandbox.faults();
+    faults.add(Fault::on(Operation::CopyObject).nth(1).then(cancel));
+    let first = run().stop(stop).execute().await.unwrap();
+    assert!(first.stopped && first.done_objects < 3, "{first:?}");
+    let second = run().execute().await.unwrap();
+    assert_eq!((second.done_objects, second.sessions), (3, 2));
+    assert_eq!(world.calls(Operation::CopyObject), 3);
+    let third = run().execute().await.unwrap();
+    assert_eq!(
+        (third.done_objects, third.sessions),
+        (3, 1),
+        "a run that ended is not continued"
+    );
+}
+
+#[tokio::test]
+async fn a_run_from_code_refuses_what_only_the_command_does() {
+    let world = World::new().await;
+    let mut job = world.job(copy_all());
+    job.report.json = Some("report.jsonl".into());
+    job.journal = JournalPlace::Prefix("s3://destination/journal/".parse().unwrap());
+    job.transfers[0].name = String::new();
+    let error = Run::new(&job).execute().await.unwrap_err();
+    let RunError::Job(mistakes) = &error else {
+        panic!("{error}");
+    };
+    let paths: Vec<_> = mistakes.iter().map(|mistake| &*mistake.path).collect();
+    assert_eq!(paths, ["transfers[0].name", "report", "journal"], "{error}");
+    assert_eq!(world.sandbox.calls().total(), 0);
 }

@@ -38,6 +38,7 @@ mod credentials;
 mod deploy;
 mod effects;
 mod embedded;
+mod examples;
 mod fairness;
 mod faults;
 mod guarantees;

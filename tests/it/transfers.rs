@@ -193,7 +193,7 @@ async fn a_later_transfer_that_ended_first_is_not_repeated() {
         }
     };
     tokio::select! {
-        _ = world.session(directory.path(), &job, Intent::Resume) => panic!("it can not end"),
+        _ = world.session(directory.path(), &job, Intent::Resume) => panic!("it cannot end"),
         () = killed => {}
     }
     world.sandbox.calls().clear();

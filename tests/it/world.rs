@@ -9,7 +9,7 @@ use s3haul::connections::Connections;
 use s3haul::endpoint::Environment;
 use s3haul::execute::monitor::{Event, Monitor};
 use s3haul::execute::receipt::{Ending, Receipt};
-use s3haul::execute::{self, Outcome};
+use s3haul::execute::{self, Execution, Outcome};
 use s3haul::journal::event::RunInfo;
 use s3haul::journal::fingerprint::Fingerprint;
 use s3haul::journal::{self, Decision, Intent, JournalError, LeaseTerms, Location, Opened};
@@ -144,15 +144,15 @@ impl World {
         let receipts = Arc::new(Receipts::default());
         let monitor: Arc<dyn Monitor> = Arc::clone(&receipts) as _;
         let (journal, new) = (journal::off(None), Arc::default());
-        let outcome = execute::run(
+        let outcome = execute::run(Execution {
             job,
-            &mut connections,
+            connections: &mut connections,
             monitor,
-            &journal,
-            &new,
-            &self.stop,
-            &halt,
-        )
+            journal: &journal,
+            resumed: &new,
+            stop: &self.stop,
+            halt: &halt,
+        })
         .await?;
         let receipts = receipts.0.lock().unwrap().clone();
         Ok(Run { outcome, receipts })
@@ -213,15 +213,15 @@ impl World {
         let mut connections = self.connections(job, &halt, &job.limits);
         let receipts = Arc::new(Receipts::default());
         let monitor: Arc<dyn Monitor> = Arc::clone(&receipts) as _;
-        let outcome = execute::run(
+        let outcome = execute::run(Execution {
             job,
-            &mut connections,
+            connections: &mut connections,
             monitor,
-            &journal,
-            &resumed,
-            &self.stop,
-            &halt,
-        )
+            journal: &journal,
+            resumed: &resumed,
+            stop: &self.stop,
+            halt: &halt,
+        })
         .await?;
         let last = if outcome.stopped {
             journal::event::Event::RunStopped

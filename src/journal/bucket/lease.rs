@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Listing, Place, ROUNDS};
+use super::{BucketPlace, Listing, ROUNDS};
 use crate::journal::error::JournalError;
 use crate::journal::holder::{BucketHolder, HolderRecord, record_name, silence};
 use crate::journal::identity::{LeaseTerms, Writer};
@@ -29,17 +29,17 @@ const RELEASE: Duration = Duration::from_secs(5);
 /// The lease of this session. Its renewal ends when this is dropped.
 #[derive(Debug)]
 pub(in crate::journal) struct Lease {
-    shared: Arc<Shared>,
+    shared: Arc<LeaseState>,
     renewal: JoinHandle<()>,
 }
 
 #[derive(Debug)]
-struct Shared {
-    place: Place,
+struct LeaseState {
+    place: BucketPlace,
     terms: LeaseTerms,
     writer: Writer,
     /// Held during each write, so that the records come in order.
-    record: Mutex<Kept>,
+    record: Mutex<WrittenRecord>,
     /// Wakes the renewal early.
     wake: Notify,
     fenced: OnceLock<JournalError>,
@@ -49,7 +49,7 @@ struct Shared {
 
 /// The record as it was written last.
 #[derive(Debug)]
-struct Kept {
+struct WrittenRecord {
     record: HolderRecord,
     /// Its `ETag`, where the answer told.
     etag: Option<String>,
@@ -57,7 +57,7 @@ struct Kept {
 
 /// Releases the lease of a session from outside of its journal's writer.
 #[derive(Clone, Debug, Default)]
-pub struct LeaseHandle(Option<Arc<Shared>>);
+pub struct LeaseHandle(Option<Arc<LeaseState>>);
 
 impl LeaseHandle {
     /// Lets the journal go, so that the next session need not wait for the lease to run out. Does
@@ -73,17 +73,17 @@ impl Lease {
     /// Writes the first sign of life of a session that is about to take the journal, if nobody else
     /// holds that.
     pub(super) async fn take(
-        place: &Place,
+        place: &BucketPlace,
         writer: &Writer,
         terms: &LeaseTerms,
     ) -> Result<Self, JournalError> {
         place.demand_conditions()?;
         place.check_holder(writer, terms).await?;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(LeaseState {
             place: place.clone(),
             terms: terms.clone(),
             writer: writer.clone(),
-            record: Mutex::new(Kept {
+            record: Mutex::new(WrittenRecord {
                 record: HolderRecord::new(writer.clone()),
                 etag: None,
             }),
@@ -140,7 +140,7 @@ impl Drop for Lease {
     }
 }
 
-impl Shared {
+impl LeaseState {
     async fn renew_always(self: Arc<Self>) {
         let mut is_failing = false;
         loop {
@@ -200,7 +200,11 @@ impl Shared {
     }
 
     /// Writes the record with the time of now.
-    async fn write(&self, kept: &mut Kept, condition: WriteCondition) -> Result<(), JournalError> {
+    async fn write(
+        &self,
+        kept: &mut WrittenRecord,
+        condition: WriteCondition,
+    ) -> Result<(), JournalError> {
         kept.record.renewed = Timestamp::now();
         let key = self.place.key(&record_name(&self.writer.id))?;
         let (bytes, attributes) = (kept.record.bytes().into(), Attributes::default());
@@ -242,7 +246,7 @@ fn is_refused_condition(error: &JournalError) -> bool {
     )
 }
 
-impl Place {
+impl BucketPlace {
     /// Returns the session that holds the journal, or held it last; `None` where there is none.
     pub(in crate::journal) async fn holder(&self) -> Result<Option<BucketHolder>, JournalError> {
         let Some((listing, name, bytes)) = self.last_object().await? else {

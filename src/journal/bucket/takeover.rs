@@ -3,21 +3,21 @@
 
 use jiff::Timestamp;
 
-use super::{Found, Place, ROUNDS};
+use super::{BucketPlace, ROUNDS, StoredFiles};
 use crate::journal::error::JournalError;
 use crate::journal::holder::record_name;
 use crate::journal::identity::{LeaseTerms, Writer};
 use crate::journal::salvage::Salvage;
-use crate::journal::segment::{Fence, Header, Name, segment_name};
+use crate::journal::segment::{Fence, FileName, Header, segment_name};
 
-impl Place {
+impl BucketPlace {
     /// Reads the journal and writes its next segment. Returns the number and the time of that
     /// segment with what was read.
     pub(super) async fn take_over(
         &self,
         writer: &Writer,
         terms: &LeaseTerms,
-    ) -> Result<(u64, Timestamp, Found), JournalError> {
+    ) -> Result<(u64, Timestamp, StoredFiles), JournalError> {
         let mut rounds = 0;
         loop {
             let mut found = self.load().await?;
@@ -50,7 +50,8 @@ impl Place {
             let names = self.names().await?;
             let salvage = self.salvage(&names).await?;
             // What the last writer would write next.
-            let next = |name: &Name| name.number() + u64::from(matches!(name, Name::Segment(_)));
+            let next =
+                |name: &FileName| name.number() + u64::from(matches!(name, FileName::Segment(_)));
             let number = names.iter().map(next).max().unwrap_or(1);
             let at = Timestamp::now();
             let header = Header::new(number, 0, writer, at).line();
@@ -61,8 +62,8 @@ impl Place {
             self.try_condition(number, header).await?;
             // Any of them may be one with which a session took over.
             let segments = names.iter().filter_map(|name| match name {
-                Name::Segment(number) => Some(*number),
-                Name::Snapshot(_) => None,
+                FileName::Segment(number) => Some(*number),
+                FileName::Snapshot(_) => None,
             });
             let fences = segments
                 .chain([number])

@@ -50,7 +50,7 @@ impl Alphabet {
         self.sorted.len() as f64 + 2.0
     }
 
-    /// Where a text lies among all texts: 0 is the empty one, 1 is behind all.
+    /// Returns the position of a text among all texts: 0 is the empty one, 1 is behind all.
     #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
     pub(super) fn value(&self, text: &str) -> f64 {
         let (mut value, mut unit) = (0.0, 1.0);

@@ -155,7 +155,7 @@ fn hash(number: u64) -> u64 {
 
 const KEYS: u64 = 30_000;
 
-/// What buckets hold, each with a name.
+/// Returns the keys of several buckets, each with a name.
 fn buckets() -> Vec<(&'static str, Vec<String>)> {
     let all = |key: &dyn Fn(u64) -> String| (0..KEYS).map(key).collect::<Vec<_>>();
     let letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789".as_bytes();

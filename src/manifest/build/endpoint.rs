@@ -1,12 +1,12 @@
 //! The sections under `endpoints:`.
 
-use super::Reader;
+use super::FieldReader;
 use crate::endpoint::{ProxyError, ProxySetting};
 use crate::location::LocalPath;
 use crate::manifest::file::{AssumeRoleSection, EndpointSection};
 use crate::manifest::job::{AssumeRole, Endpoint};
 
-impl Reader<'_> {
+impl FieldReader<'_> {
     pub(super) fn endpoint(&mut self, name: &str, section: EndpointSection) -> Endpoint {
         let assume_role = section.assume_role.map(|role| self.assume_role(name, role));
         Endpoint {

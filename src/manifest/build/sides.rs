@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::Reader;
+use super::FieldReader;
 use crate::location::{LocalPath, S3Uri};
 use crate::manifest::file::{
     CustomerKeySection, EncryptionName, EncryptionSection, FromSection, ToSection, VersionsName,
@@ -13,7 +13,7 @@ use crate::manifest::job::{
 use crate::manifest::keys::KeyGlob;
 use crate::manifest::moment::Moment;
 
-impl Reader<'_> {
+impl FieldReader<'_> {
     pub(super) fn source(&mut self, path: &str, from: FromSection) -> Option<Source> {
         let only = |reader: &mut Self, field: &str, given: bool, kind: &str| {
             if given {

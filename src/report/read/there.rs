@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{Line, Status};
+use super::{ParsedReceipt, ReceiptStatus};
 
 /// Objects that are kept.
 const KEPT: usize = 16;
@@ -27,11 +27,11 @@ pub(super) struct Reported {
 
 impl Reported {
     /// Takes a line in, if it says that the destination has the object.
-    pub(super) fn take(&mut self, line: &Line) {
+    pub(super) fn take(&mut self, line: &ParsedReceipt) {
         let is_there = match line.status {
-            Status::Done => line.route.as_deref() != Some("delete-marker"),
-            Status::Skipped => line.reason.as_deref() == Some("equal"),
-            Status::Restoring | Status::Failed | Status::Stopped => false,
+            ReceiptStatus::Done => line.route.as_deref() != Some("delete-marker"),
+            ReceiptStatus::Skipped => line.reason.as_deref() == Some("equal"),
+            ReceiptStatus::Restoring | ReceiptStatus::Failed | ReceiptStatus::Stopped => false,
         };
         if !is_there {
             return;

@@ -43,11 +43,11 @@ fn the_image_is_built_as_a_release_with_features_that_exist() {
     for flag in ["--release", "--locked", "--no-default-features"] {
         assert!(build.contains(&flag), "{flag}");
     }
-    let Some(at) = build.iter().position(|word| *word == "--features") else {
-        return;
-    };
+    let at = build.iter().position(|word| *word == "--features");
+    let wanted: Vec<_> = build[at.unwrap() + 1].split(',').collect();
+    assert!(wanted.contains(&"cli"), "the command is behind a feature");
     let features = cargo("features");
-    for feature in build[at + 1].split(',') {
+    for feature in wanted {
         assert!(
             features.iter().any(|(name, _)| name == feature),
             "Cargo.toml has no feature {feature}"

@@ -1,6 +1,7 @@
 //! `preserve`, `set` and customer keys: what can be written, and what is refused at its line.
 
 use rstest::rstest;
+use s3haul::cli::draw;
 use s3haul::manifest::job::{CustomerKeys, KeySource, Policy, Preserve, Preset, SetValues};
 
 use super::{job, parse, refused, transfer};
@@ -280,7 +281,7 @@ fn a_key_that_was_written_down_is_not_repeated() {
         let text = transfer(&format!(
             "from: {{s3: s3://src/, customer_key: {customer_key}}}\nto: {{s3: s3://dst/}}"
         ));
-        let problems = parse(&text).unwrap_err();
-        assert!(!problems.to_string().contains("MDEyMz"), "{problems}");
+        let shown = draw(&parse(&text).unwrap_err(), false);
+        assert!(!shown.contains("MDEyMz"), "{shown}");
     }
 }

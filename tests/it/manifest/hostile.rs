@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
+use s3haul::cli::draw;
 
 use super::parse;
 
@@ -36,7 +37,7 @@ fn answer(text: &str) -> Result<(), TestCaseError> {
             "{problem:?}"
         );
     }
-    prop_assert!(problems.to_string().contains("job.yaml:"));
+    prop_assert!(draw(&problems, false).contains("job.yaml:"));
     Ok(())
 }
 
@@ -91,7 +92,7 @@ fn a_manifest_of_full_size_is_read_in_little_time() {
         assert!(text.len() <= 1 << 20, "{}", text.len());
         let start = Instant::now();
         let shown = parse(&text).map_or_else(
-            |problems| problems.to_string().len(),
+            |problems| draw(&problems, false).len(),
             |job| job.transfers.len(),
         );
         assert!(

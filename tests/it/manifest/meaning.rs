@@ -3,6 +3,7 @@
 mod sides;
 
 use rstest::rstest;
+use s3haul::cli::draw;
 use s3haul::endpoint::Environment;
 use s3haul::location::S3Uri;
 use s3haul::manifest::job::{
@@ -424,16 +425,21 @@ limits: {requests_per_second: 3_000, in_flight: 0}
 diary: ./x
 ";
 
-    insta::assert_snapshot!("all_mistakes", parse(text).unwrap_err());
+    insta::assert_snapshot!("all_mistakes", draw(&parse(text).unwrap_err(), false));
 }
 
 #[test]
 fn the_rendering_is_safe_and_can_be_coloured() {
     let problems = parse(&with("name: \"\u{1b}[31m\\e[31mred\"\n")).unwrap_err();
-    let plain = problems.to_string();
-    assert!(!plain.contains('\u{1b}'), "{plain:?}");
-    assert!(problems.render(true).contains("\u{1b}["), "no colour");
-    assert!(plain.ends_with("1 problem in job.yaml"), "{plain}");
+    for plain in [draw(&problems, false), problems.to_string()] {
+        assert!(!plain.contains('\u{1b}'), "{plain:?}");
+        assert!(plain.ends_with("1 problem in job.yaml"), "{plain}");
+    }
+    assert!(draw(&problems, true).contains("\u{1b}["), "no colour");
+    assert!(
+        problems.to_string().starts_with("job.yaml:4:7: "),
+        "{problems}"
+    );
 }
 
 /// What a rule would say about a default that stands in for something refused is no use to anybody.

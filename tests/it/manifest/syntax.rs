@@ -1,5 +1,7 @@
 //! YAML's own traps, and fields that are not there or of another kind.
 
+use s3haul::cli::draw;
+
 use super::{parse, refused, transfer, with};
 
 #[test]
@@ -137,7 +139,7 @@ fn secrets_are_refused_and_not_shown() {
             ("endpoints.x.session_token", "secrets", ""),
         ],
     );
-    let shown = parse(&text.replace('⟦', "")).unwrap_err().render(true);
+    let shown = draw(&parse(&text.replace('⟦', "")).unwrap_err(), true);
     for secret in ["hunter2", "AKIAX", "t0ken", "more"] {
         assert!(!shown.contains(secret), "{shown}");
     }
@@ -146,7 +148,7 @@ fn secrets_are_refused_and_not_shown() {
         &text,
         &[("endpoints.x.url", "secrets never stand", "profile")],
     );
-    let shown = parse(&text.replace('⟦', "")).unwrap_err().to_string();
+    let shown = draw(&parse(&text.replace('⟦', "")).unwrap_err(), false);
     assert!(
         !shown.contains("hunter2") && shown.contains("http://************@host"),
         "{shown}"

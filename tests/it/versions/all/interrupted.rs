@@ -43,7 +43,7 @@ async fn an_interrupted_key_goes_on_where_it_was(
     assert_eq!(
         kinds(&run),
         vec!["invalid"; left],
-        "what follows can not be put in order any more"
+        "what follows cannot be put in order any more"
     );
     let Ending::Failed { error } = &endings(&run, "k").last().unwrap().ending else {
         panic!()

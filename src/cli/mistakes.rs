@@ -1,0 +1,35 @@
+//! Draws the mistakes of a manifest: each with its line, the reason below it, and the remedy.
+
+use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+
+use crate::manifest::Problems;
+use crate::printable::{printable, printable_lines};
+
+/// Draws every problem at its line, and their number at the end.
+#[must_use]
+pub fn draw(problems: &Problems, colour: bool) -> String {
+    let renderer = if colour {
+        Renderer::styled()
+    } else {
+        Renderer::plain()
+    };
+    let mut out = String::new();
+    for excerpt in problems.excerpts() {
+        let snippet = Snippet::source(excerpt.line)
+            .line_start(excerpt.problem.line)
+            .path(problems.file_name())
+            .annotation(AnnotationKind::Primary.span(excerpt.underline));
+        let message = printable(&excerpt.problem.message);
+        let group = Level::ERROR
+            .primary_title(&*message)
+            .element(snippet)
+            .element(Level::HELP.message(printable(&excerpt.problem.remedy)));
+        // The renderer replaces some of what a terminal obeys, and not all: what has an escape is
+        // its own.
+        let shown = renderer.render(&[group]);
+        let harmless: Vec<_> = shown.split('\u{1b}').map(printable_lines).collect();
+        out.push_str(&harmless.join("\u{1b}"));
+        out.push_str("\n\n");
+    }
+    out + &problems.count()
+}

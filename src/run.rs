@@ -1,0 +1,210 @@
+//! A run from a program: all that the command arranges around [`execute::run`], with one value to
+//! set it up.
+//!
+//! The command has more to decide (signals, reports, who else may hold the journal), and so calls
+//! `execute` itself.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+
+use crate::connections::Connections;
+use crate::execute::monitor::{Monitor, Unwatched};
+use crate::execute::{self, Execution, Outcome, sample};
+use crate::journal::event::{Event, RunInfo};
+use crate::journal::fingerprint::Fingerprint;
+use crate::journal::state::RunState;
+use crate::journal::{self, Decision, Intent, Journal, JournalError, LeaseTerms, Location, Opened};
+use crate::manifest::Finding;
+use crate::manifest::job::{Job, JournalPlace, check};
+use crate::pace::{Pacer, RetryPolicy, slots};
+use crate::report::run_name;
+use crate::s3::Failure;
+use crate::s3::client::StaticCredentials;
+
+/// A run of a job, to be set up and executed.
+///
+/// Receipts go to the [monitor](Self::monitor): a job that names a report is refused, because
+/// nobody would write it.
+#[must_use = "a run does nothing until it is executed"]
+pub struct Run<'a> {
+    job: &'a Job,
+    monitor: Arc<dyn Monitor>,
+    journal: Option<PathBuf>,
+    credentials: Option<StaticCredentials>,
+    stop: CancellationToken,
+}
+
+/// The reason why a run has no outcome. Objects that fail are in the outcome.
+#[derive(Debug, Error)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
+pub enum RunError {
+    /// The job cannot be run as it is. Nothing was sent.
+    #[error("{}", list(.0))]
+    Job(Vec<Finding>),
+    /// A bucket cannot be used at all.
+    #[error(transparent)]
+    Refused(#[from] Failure),
+    /// The journal cannot be used, or could not be written any more.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+impl<'a> Run<'a> {
+    /// Returns a run of `job` that keeps no journal, unless the job names a directory for it, and
+    /// takes its credentials from the environment.
+    pub fn new(job: &'a Job) -> Self {
+        let journal = match &job.journal {
+            JournalPlace::Directory(path) => Some(path.clone()),
+            JournalPlace::Usual | JournalPlace::Nowhere | JournalPlace::Prefix(_) => None,
+        };
+        Self {
+            job,
+            monitor: Arc::new(Unwatched),
+            journal,
+            credentials: None,
+            stop: CancellationToken::new(),
+        }
+    }
+
+    /// Reports what happens to `monitor`.
+    pub fn monitor(self, monitor: Arc<dyn Monitor>) -> Self {
+        Self { monitor, ..self }
+    }
+
+    /// Keeps the journal in this directory. A run that finds an unfinished one of the same job
+    /// there continues it.
+    pub fn journal(self, directory: impl Into<PathBuf>) -> Self {
+        Self {
+            journal: Some(directory.into()),
+            ..self
+        }
+    }
+
+    /// Signs all requests with these credentials.
+    pub fn credentials(self, credentials: StaticCredentials) -> Self {
+        Self {
+            credentials: Some(credentials),
+            ..self
+        }
+    }
+
+    /// Stops the run in an orderly way when `stop` is cancelled: no object is started any more, and
+    /// requests in flight may end.
+    pub fn stop(self, stop: CancellationToken) -> Self {
+        Self { stop, ..self }
+    }
+
+    /// Executes the job to its end, or until it is stopped.
+    ///
+    /// # Errors
+    /// The job has mistakes, a bucket cannot be used at all, or the journal cannot be written.
+    pub async fn execute(self) -> Result<Outcome, RunError> {
+        let mistakes = self.mistakes();
+        if !mistakes.is_empty() {
+            return Err(RunError::Job(mistakes));
+        }
+        let mut job = self.job.clone();
+        if job.counted_from().is_none() {
+            job.count_from(Timestamp::now());
+        }
+        let halt = CancellationToken::new();
+        let ceiling = slots::default_ceiling(1);
+        let pacer = Arc::new(Pacer::new(&job.limits, ceiling, RetryPolicy::default()));
+        let mut connections = Connections::new(&job, self.credentials, pacer, halt.clone());
+        // A bucket that cannot be used is an error before there is a journal.
+        for transfer in &job.transfers {
+            connections.of_transfer(transfer).await?;
+        }
+        let (journal, resumed) = match self.journal {
+            Some(directory) => open_journal(directory, &job, &mut connections).await?,
+            None => (journal::off(None), Arc::default()),
+        };
+        let outcome = execute::run(Execution {
+            job: &job,
+            connections: &mut connections,
+            monitor: self.monitor,
+            journal: &journal,
+            resumed: &resumed,
+            stop: &self.stop,
+            halt: &halt,
+        })
+        .await?;
+        let last = if outcome.is_complete() {
+            Event::RunEnded
+        } else {
+            Event::RunStopped
+        };
+        journal.close(last).await?;
+        Ok(outcome)
+    }
+
+    /// Returns the reasons why the job cannot be run, or not from here.
+    fn mistakes(&self) -> Vec<Finding> {
+        let mut mistakes = check(self.job);
+        let mut refuse = |path: &str, message: &str, remedy: &str| {
+            mistakes.push(Finding {
+                path: path.to_owned(),
+                message: message.to_owned(),
+                remedy: remedy.to_owned(),
+            });
+        };
+        if self.job.report.place().is_some() {
+            let message = "only the command writes a report";
+            let remedy = "leave it out, and give the run a monitor, which sees every receipt";
+            refuse("report", message, remedy);
+        }
+        if matches!(self.job.journal, JournalPlace::Prefix(_)) && self.journal.is_none() {
+            let message = "only the command keeps a journal in S3";
+            refuse("journal", message, "name a directory of this machine");
+        }
+        mistakes
+    }
+}
+
+/// Opens the journal in a directory, and returns it with the state that the run continues from.
+async fn open_journal(
+    directory: PathBuf,
+    job: &Job,
+    connections: &mut Connections,
+) -> Result<(Journal, Arc<RunState>), RunError> {
+    let opened = Opened::open(Location::Directory(directory), &LeaseTerms::default()).await?;
+    let fingerprint = Fingerprint::of(job);
+    let decision = journal::decide(opened.state(), &fingerprint, Intent::Resume)?;
+    let resumed = Arc::new(opened.resumed(decision));
+    let journal = match decision {
+        Decision::Resume => {
+            let looked = sample::look(job, connections, &resumed).await?;
+            if let Some(example) = looked.example {
+                return Err(RunError::Journal(JournalError::Untrue {
+                    example,
+                    missing: looked.objects - looked.there,
+                    of: looked.objects,
+                }));
+            }
+            opened.resume(None).await?
+        }
+        Decision::Begin => {
+            let transfers = job.transfers.iter();
+            let info = RunInfo {
+                run: run_name(Timestamp::now()),
+                job: job.name.clone(),
+                transfers: transfers.map(|transfer| transfer.name.clone()).collect(),
+                fingerprint,
+                tool: env!("CARGO_PKG_VERSION").to_owned(),
+                counted_from: job.counted_from(),
+            };
+            opened.begin(info, None).await?
+        }
+    };
+    Ok((journal, resumed))
+}
+
+/// Lists the mistakes of a job, one per line.
+fn list(findings: &[Finding]) -> String {
+    let lines: Vec<_> = findings.iter().map(Finding::to_string).collect();
+    lines.join("\n")
+}
