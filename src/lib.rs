@@ -171,7 +171,6 @@ cfg_if::cfg_if! {
         pub mod probe;
         pub mod report;
         pub mod run;
-        pub mod run;
         pub mod s3;
         pub mod size;
         #[cfg(feature = "cli")]
@@ -196,7 +195,6 @@ cfg_if::cfg_if! {
         mod printable;
         mod probe;
         mod report;
-        mod run;
         mod run;
         mod s3;
         mod size;

@@ -45,7 +45,7 @@ pub struct Cause {
 
 /// Counts failed objects by cause.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(into = "Counted", from = "Counted")]
+#[serde(into = "CauseCount", from = "CauseCount")]
 pub struct CauseCounts {
     causes: BTreeMap<String, Cause>,
     others: u64,
