@@ -144,7 +144,8 @@ fn the_public_api_is_this_list() {
     let code = lines.collect::<Vec<_>>().join("\n");
     let (before, rest) = code.split_once("pub mod settings {").unwrap();
     let (settings, after) = rest.split_once("\n}").unwrap();
-    let root = names(&format!("{before}{after}"));
+    let outside = format!("{before}{after}");
+    let root = names(&outside);
     assert!(root.len() <= 55, "{} names are too many", root.len());
     let settings = names(settings);
     let shown = format!("{}\n\nsettings:\n{}", root.join("\n"), settings.join("\n"));

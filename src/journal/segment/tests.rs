@@ -142,8 +142,8 @@ fn sessions_are_told_apart_by_their_writers() {
 
 #[test]
 fn names_sort_as_they_count_and_nothing_else_is_one() {
-    for name in [Name::Segment(7), Name::Snapshot(12_345_678_901)] {
-        assert_eq!(Name::parse(&name.to_string()), Some(name));
+    for name in [FileName::Segment(7), FileName::Snapshot(12_345_678_901)] {
+        assert_eq!(FileName::parse(&name.to_string()), Some(name));
     }
     for other in [
         "lock",
@@ -152,6 +152,6 @@ fn names_sort_as_they_count_and_nothing_else_is_one() {
         "snapshot-.log",
         "1.log",
     ] {
-        assert_eq!(Name::parse(other), None, "{other}");
+        assert_eq!(FileName::parse(other), None, "{other}");
     }
 }
