@@ -1,5 +1,7 @@
 """Nights in which nothing goes wrong, or only the schedule is unusual."""
 
+import json
+
 from harness import ROOT
 from harness.runner import scenario
 from harness.world import OPS, equal, name_of
@@ -120,3 +122,28 @@ def the_overlay_for_eks_applies(world):
         world.wait(pulled, "the pod wants the overlay's image")
     finally:
         world.cluster.kubectl("delete", "-k", overlay, "--wait=false", check=False)
+
+
+@scenario
+def the_alerts_apply(world):
+    """An overlay takes the component with the alerts, where the cluster knows PrometheusRule."""
+    definition = {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": "prometheusrules.monitoring.coreos.com"},
+        "spec": {
+            "group": "monitoring.coreos.com",
+            "scope": "Namespaced",
+            "names": {"plural": "prometheusrules", "singular": "prometheusrule", "kind": "PrometheusRule"},
+            "versions": [{
+                "name": "v1", "served": True, "storage": True,
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
+            }],
+        },
+    }
+    world.cluster.kubectl("apply", "-f", "-", input=json.dumps(definition))
+    world.cluster.kubectl("wait", "--for=condition=established", "crd/prometheusrules.monitoring.coreos.com")
+    world.deploy(components=["deploy/kubernetes/alerts"])
+    rules = json.loads(world.kubectl("get", "prometheusrules", "--output=json"))["items"]
+    names = [rule["alert"] for each in rules for group in each["spec"]["groups"] for rule in group["rules"]]
+    assert "S3haulFailed" in names, names
