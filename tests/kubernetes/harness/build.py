@@ -48,7 +48,9 @@ def build():
 
 def _go_build(module, package, name, *flags):
     print(f"building {name}", flush=True)
-    command = ["go", "build", "-p", os.environ.get("GO_BUILD_JOBS", "2"), "-buildvcs=false", "-o", CACHE / name]
+    # Each compiler may need a GiB.
+    jobs = str(min(4, os.cpu_count() or 2))
+    command = ["go", "build", "-p", jobs, "-buildvcs=false", "-o", CACHE / name]
     subprocess.run([*command, *flags, package], cwd=module, env={**os.environ, "CGO_ENABLED": "0"}, check=True)
 
 
