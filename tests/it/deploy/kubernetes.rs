@@ -13,7 +13,7 @@ use serde_yaml::Value;
 use super::{files, read, root, texts, yaml};
 
 const BASE: &str = "deploy/kubernetes";
-const OVERLAYS: [&str; 1] = ["deploy/overlays/eks"];
+const OVERLAYS: [&str; 2] = ["deploy/overlays/eks", "deploy/overlays/keys"];
 
 /// The spec of the job, of its pods, and of their one container.
 fn cron_job() -> (Value, Value, Value, Value) {
