@@ -47,7 +47,7 @@ def manifest_missing(world):
     job = world.run_now()
     message = f'MountVolume.SetUp failed for volume "job" : configmap "{name.split("/")[1]}" not found'
     world.wait(lambda: ("FailedMount", message) in world.events(), "an event tells that the ConfigMap is missing")
-    equal([waiting(pod)[0] for pod in world.pods(job)], ["ContainerCreating"], "state of the pod")
+    world.wait(lambda: [waiting(pod)[0] for pod in world.pods(job)] == ["ContainerCreating"], "the pod tells that it waits")
 
 
 @scenario
