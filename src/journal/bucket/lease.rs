@@ -31,6 +31,8 @@ use crate::s3::{Attributes, FailureKind, WriteCondition};
 /// The longest wait for the last write of a record. Without it, a successor waits for the lease to
 /// run out.
 const RELEASE: Duration = Duration::from_secs(5);
+/// The longest look for a successor. It must not hold up the sign of life.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// The lease of this session. Its renewal ends when this is dropped.
 #[derive(Debug)]
@@ -240,7 +242,7 @@ impl Shared {
         }
         let name = segment_name(number);
         // A look that fails changes nothing: the session's next write has the same question.
-        let Ok(Some(found)) = self.place.get(&name).await else {
+        let Ok(Ok(Some(found))) = timeout(LOOK, self.place.get(&name)).await else {
             return Ok(());
         };
         self.check_writer(&name, &found)

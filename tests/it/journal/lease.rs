@@ -295,7 +295,7 @@ async fn a_session_that_is_replaced_while_it_writes_a_snapshot_removes_nothing()
     let older = begin(location(&world).await, &lively("a")).await;
     older.commit(RANGE).await.unwrap();
     let faults = world.sandbox.faults();
-    let stall = Effect::StallAfter(Some(Duration::from_secs(5)));
+    let stall = Effect::StallBefore(Some(Duration::from_secs(5)));
     let snapshot = Fault::on(Operation::PutObject).key("snapshot-");
     let snapshot = faults.add(snapshot.first(1).then(stall));
     let is_struck = || {
