@@ -53,6 +53,7 @@ mod verify;
 
 use std::ffi::OsString;
 use std::io::{self, Read as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -440,7 +441,12 @@ pub fn main() -> ExitCode {
     } = parse::manner(&words);
     telemetry::set_format(log_format);
     let (termination_log, exit) = match parse::parse(&words) {
-        Ok(mut cli) => (cli.termination_log.take(), execute(cli)),
+        Ok(mut cli) => {
+            let termination_log = cli.termination_log.take();
+            // Outside of the command's own task, too, a panic has the exit code of a bug.
+            let ended = catch_unwind(AssertUnwindSafe(|| execute(cli)));
+            (termination_log, ended.unwrap_or(Exit::Bug))
+        }
         Err(Refusal::Habit(answer)) => {
             let error = CliError::Usage(answer);
             let exit = fail(&error, ColorChoice::Never, Output::default());

@@ -9,6 +9,10 @@
 //!
 //! A session takes over only from one that has let the journal go, or that is dead ([`lease`]).
 //!
+//! The age of a fence is measured by the server's clock, like that of a sign of life. What a snapshot
+//! replaces is removed only once the next segment is written: a session that was replaced while it
+//! wrote the snapshot does not get that far, and its successor may still read what it has read.
+//!
 //! A write whose answer was lost is sent again and then meets its own first attempt. So a number
 //! that is taken is looked at: the same bytes, with the same writer in their first line, are ours.
 
@@ -69,6 +73,8 @@ pub(super) struct BucketLog {
     snapshot_bytes: u64,
     tail_bytes: u64,
     fences: Vec<Fence>,
+    /// Objects that the last snapshot replaces, until the next segment is written.
+    replaced: BTreeSet<Name>,
     lease: Lease,
 }
 
@@ -112,6 +118,12 @@ struct StoredFiles {
 impl BucketPlace {
     pub(super) fn new(bucket: Bucket, prefix: ObjectKey) -> Self {
         Self { bucket, prefix }
+    }
+
+    /// Returns the time by the server's clock. A machine whose clock is wrong would otherwise remove
+    /// fences that others still need.
+    fn now(&self) -> Timestamp {
+        self.bucket.client().server_time()
     }
 
     fn key(&self, name: &str) -> Result<ObjectKey, JournalError> {
@@ -442,9 +454,10 @@ impl BucketLog {
         writer: Writer,
         terms: &LeaseTerms,
     ) -> Result<(Self, Replay), JournalError> {
-        let lease = Lease::take(&place, &writer, terms).await?;
-        match place.take_over(&writer, terms).await {
+        let (lease, checked) = Lease::take(&place, &writer, terms).await?;
+        match place.take_over(&writer, terms, checked).await {
             Ok((number, at, found)) => {
+                lease.expects(number + 1);
                 let replay = found.replay;
                 let mut fences = replay.fences.clone();
                 fences.push(Fence {
@@ -459,6 +472,7 @@ impl BucketLog {
                     snapshot_bytes: found.snapshot_bytes,
                     tail_bytes: found.tail_bytes,
                     fences,
+                    replaced: BTreeSet::new(),
                     lease,
                 };
                 Ok((log, replay))
@@ -480,9 +494,10 @@ impl BucketLog {
         writer: Writer,
         terms: &LeaseTerms,
     ) -> Result<(Self, Salvage), JournalError> {
-        let lease = Lease::take(&place, &writer, terms).await?;
+        let (lease, _) = Lease::take(&place, &writer, terms).await?;
         match place.take_unread(&writer, terms).await {
             Ok((number, fences, salvage)) => {
+                lease.expects(number + 1);
                 let log = Self {
                     place,
                     writer,
@@ -491,6 +506,7 @@ impl BucketLog {
                     snapshot_bytes: 0,
                     tail_bytes: 0,
                     fences,
+                    replaced: BTreeSet::new(),
                     lease,
                 };
                 Ok((log, salvage))
@@ -514,14 +530,16 @@ impl Store for BucketLog {
     }
 
     async fn write(&mut self, next: u64, lines: Vec<u8>) -> Result<(), JournalError> {
-        let mut bytes = Header::new(self.segment, next, &self.writer, Timestamp::now()).line();
+        let mut bytes = Header::new(self.segment, next, &self.writer, self.place.now()).line();
         bytes.extend_from_slice(&lines);
         let written = bytes.len() as u64;
         self.place
             .create(&segment_name(self.segment), bytes)
             .await?;
         self.segment += 1;
+        self.lease.expects(self.segment);
         self.tail_bytes += written;
+        self.place.remove(std::mem::take(&mut self.replaced)).await;
         Ok(())
     }
 
@@ -547,7 +565,7 @@ impl Store for BucketLog {
         report: u64,
         state: &RunState,
     ) -> Result<(), JournalError> {
-        let (now, number, before) = (Timestamp::now(), self.segment, self.snapshot.0);
+        let (now, number, before) = (self.place.now(), self.segment, self.snapshot.0);
         let (kept, expired) = self
             .fences
             .iter()
@@ -560,11 +578,8 @@ impl Store for BucketLog {
         let is_kept = |segment: &u64| !kept.iter().any(|fence| fence.segment == *segment);
         let folded = (before..number).filter(is_kept).map(FileName::Segment);
         let expired = expired.iter().map(|fence| FileName::Segment(fence.segment));
-        let names: BTreeSet<_> = folded
-            .chain(expired)
-            .chain([FileName::Snapshot(before)])
-            .collect();
-        self.place.remove(names).await;
+        let names = folded.chain(expired).chain([FileName::Snapshot(before)]);
+        self.replaced.extend(names);
         self.fences = kept;
         Ok(())
     }

@@ -1,9 +1,9 @@
 //! The identity of a session: told to whoever finds a journal in use, and to the session itself
 //! when another one has taken the journal over.
 
-use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
+use std::{fs, io};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -85,7 +85,7 @@ impl ProcessMark {
             boot: boot.trim().to_owned(),
             namespace: namespace.to_string_lossy().into_owned(),
             user: fs::metadata("/proc/self").ok()?.uid(),
-            started: start_of(std::process::id())?,
+            started: start_of(std::process::id()).ok()??,
         })
     }
 
@@ -98,13 +98,28 @@ impl ProcessMark {
 
 /// Returns when a process of this machine started; `None` for one that is not there, or has died
 /// and only waits for its parent.
-fn start_of(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+///
+/// # Errors
+/// If that cannot be read, which says nothing about the process: too many files may be open.
+fn start_of(pid: u32) -> io::Result<Option<u64>> {
+    let gone = rustix::io::Errno::SRCH.raw_os_error();
+    let stat = match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat,
+        // It ended before it was opened, or before it was read.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.raw_os_error() == Some(gone) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    started_in(&stat).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+/// Returns the start of a process from its line; the inner `None` if it has died.
+fn started_in(stat: &str) -> Option<Option<u64>> {
     // The name stands in parentheses and may have any characters.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?;
     let started = fields.nth(18)?.parse().ok()?;
-    (!matches!(state, "Z" | "X")).then_some(started)
+    Some((!matches!(state, "Z" | "X")).then_some(started))
 }
 
 impl Writer {
@@ -142,7 +157,9 @@ impl Writer {
         let (Some(own), Some(mark)) = (&self.process, &other.process) else {
             return false;
         };
-        self.host == other.host && own.is_beside(mark) && start_of(other.pid) != Some(mark.started)
+        self.host == other.host
+            && own.is_beside(mark)
+            && start_of(other.pid).is_ok_and(|started| started != Some(mark.started))
     }
 }
 
@@ -202,7 +219,7 @@ mod tests {
             .spawn()
             .unwrap();
         let pid = child.id();
-        let started = start_of(pid).unwrap();
+        let started = start_of(pid).unwrap().unwrap();
         let other = with_pid(pid, started);
         assert!(!own.outlives(&other), "the child lives");
         assert!(own.outlives(&with_pid(pid, started + 1)), "another process");

@@ -2,9 +2,15 @@
 //! one that another session holds.
 //!
 //! A task of its own renews the record, so that a writer that waits (for a slow report, or for the
-//! next event) stays alive to others. Where the server honours `If-Match`, the renewal also tells
-//! an idle session within seconds that it was replaced: its successor removes the record.
+//! next event) stays alive to others. Before each renewal it looks at the number that the session
+//! would write next. A successor has written it, so an idle session learns within seconds that it
+//! was replaced, whatever the server makes of `If-Match`.
+//!
+//! Where the server honours `If-Match`, the renewal notices too if the record is gone. If all of the
+//! journal is, the run ends: what it would write next would be no journal, and another session may
+//! already have begun one.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -19,12 +25,14 @@ use super::{BucketPlace, Listing, ROUNDS};
 use crate::journal::error::JournalError;
 use crate::journal::holder::{BucketHolder, HolderRecord, record_name, silence};
 use crate::journal::identity::{LeaseTerms, Writer};
-use crate::journal::segment;
+use crate::journal::segment::{self, segment_name};
 use crate::s3::{Attributes, FailureKind, WriteCondition};
 
 /// The longest wait for the last write of a record. Without it, a successor waits for the lease to
 /// run out.
 const RELEASE: Duration = Duration::from_secs(5);
+/// The longest look for a successor. It must not hold up the sign of life.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// The lease of this session. Its renewal ends when this is dropped.
 #[derive(Debug)]
@@ -40,6 +48,8 @@ struct LeaseState {
     writer: Writer,
     /// Held during each write, so that the records come in order.
     record: Mutex<WrittenRecord>,
+    /// The number that the session writes next; 0 until it holds the journal.
+    next_segment: AtomicU64,
     /// Wakes the renewal early.
     wake: Notify,
     fenced: OnceLock<JournalError>,
@@ -71,14 +81,14 @@ impl LeaseHandle {
 
 impl Lease {
     /// Writes the first sign of life of a session that is about to take the journal, if nobody else
-    /// holds that.
+    /// holds that. Returns also the session that it may be taken from, if there is one.
     pub(super) async fn take(
         place: &BucketPlace,
         writer: &Writer,
         terms: &LeaseTerms,
-    ) -> Result<Self, JournalError> {
+    ) -> Result<(Self, Option<Writer>), JournalError> {
         place.demand_conditions()?;
-        place.check_holder(writer, terms).await?;
+        let checked = place.check_holder(writer, terms).await?;
         let shared = Arc::new(LeaseState {
             place: place.clone(),
             terms: terms.clone(),
@@ -87,6 +97,7 @@ impl Lease {
                 record: HolderRecord::new(writer.clone()),
                 etag: None,
             }),
+            next_segment: AtomicU64::new(0),
             wake: Notify::new(),
             fenced: OnceLock::new(),
             lost: CancellationToken::new(),
@@ -101,7 +112,12 @@ impl Lease {
             Err(error) => return Err(error),
         }
         let renewal = tokio::spawn(Arc::clone(&shared).renew_always());
-        Ok(Self { shared, renewal })
+        Ok((Self { shared, renewal }, checked))
+    }
+
+    /// Notes the number that the session, which holds the journal, writes next.
+    pub(super) fn expects(&self, segment: u64) {
+        self.shared.next_segment.store(segment, Ordering::Release);
     }
 
     /// Returns what releases it from outside.
@@ -150,7 +166,7 @@ impl LeaseState {
             }
             match self.renew().await {
                 Ok(()) => is_failing = false,
-                Err(error @ JournalError::Fenced { .. }) => {
+                Err(error @ (JournalError::Fenced { .. } | JournalError::Gone { .. })) => {
                     // Set once: nothing else sets it.
                     let _ = self.fenced.set(error);
                     self.lost.cancel();
@@ -176,6 +192,7 @@ impl LeaseState {
         if kept.record.released {
             return Ok(());
         }
+        self.check_next_segment().await?;
         let condition = match &kept.etag {
             Some(etag) if self.place.bucket.capabilities().if_match.put => {
                 WriteCondition::Matches(etag.clone())
@@ -186,17 +203,49 @@ impl LeaseState {
             Err(error) if is_refused_condition(&error) => {}
             written => return written,
         }
-        // A successor removes the record. So may a user, and a lost answer changes its `ETag`: the
-        // segments decide.
-        if let Some(by) = self.place.last_writer().await?
-            && by.id != self.writer.id
-        {
-            return Err(JournalError::Fenced {
-                place: self.place.to_string(),
-                by: Box::new(by),
-            });
-        }
+        self.check_journal().await?;
         self.write(&mut kept, WriteCondition::None).await
+    }
+
+    /// Looks why the record is another one: a user may have removed it, with or without the journal,
+    /// and a lost answer changes its `ETag`.
+    async fn check_journal(&self) -> Result<(), JournalError> {
+        if self.next_segment.load(Ordering::Acquire) == 0 {
+            return Ok(());
+        }
+        let place = self.place.to_string();
+        let Some((_, name, bytes)) = self.place.last_object().await? else {
+            let is_taken = false;
+            return Err(JournalError::Gone { place, is_taken });
+        };
+        self.check_writer(&name, &bytes)
+    }
+
+    /// Returns an error if another session wrote this segment or snapshot.
+    fn check_writer(&self, name: &str, bytes: &[u8]) -> Result<(), JournalError> {
+        let by = segment::writer_of(name, bytes).unwrap_or_else(Writer::unknown);
+        if by.id == self.writer.id {
+            return Ok(());
+        }
+        Err(JournalError::Fenced {
+            place: self.place.to_string(),
+            by: Box::new(by),
+        })
+    }
+
+    /// Looks for a session that has taken the journal over: it began with the number that this one
+    /// would write next.
+    async fn check_next_segment(&self) -> Result<(), JournalError> {
+        let number = self.next_segment.load(Ordering::Acquire);
+        if number == 0 {
+            return Ok(());
+        }
+        let name = segment_name(number);
+        // A look that fails changes nothing: the session's next write has the same question.
+        let Ok(Ok(Some(found))) = timeout(LOOK, self.place.get(&name)).await else {
+            return Ok(());
+        };
+        self.check_writer(&name, &found)
     }
 
     /// Writes the record with the time of now.
@@ -261,11 +310,12 @@ impl BucketPlace {
         };
         let id = writer.as_ref().map(|writer| writer.id.clone());
         let id = id.or_else(newest).unwrap_or_default();
-        let renewed = listing.records.get(&id).copied();
-        let record = match renewed {
-            Some(_) => self.record(&id).await?,
-            None => None,
+        // By its name: a list may be late.
+        let record = match id.as_str() {
+            "" => None,
+            id => self.record(id).await?,
         };
+        let renewed = listing.records.get(&id).copied();
         let mut holder = BucketHolder {
             released: is_closed || record.as_ref().is_some_and(|record| record.released),
             writer: writer
@@ -277,8 +327,21 @@ impl BucketPlace {
             listing.last().and_then(|(_, modified)| modified),
             renewed.flatten(),
         ];
-        holder.silence = silence(signs, self.bucket.client().server_time());
+        holder.silence = silence(signs, self.now());
+        if !holder.released && holder.silence >= LeaseTerms::default().duration && !id.is_empty() {
+            let asked = self.written(&record_name(&id)).await?;
+            holder.silence = holder.silence.min(silence([asked], self.now()));
+        }
         Ok(Some(holder))
+    }
+
+    /// Returns when an object was written, by the object itself.
+    async fn written(&self, name: &str) -> Result<Option<Timestamp>, JournalError> {
+        match self.bucket.head(&self.key(name)?, None).await {
+            Ok(head) => Ok(head.modified),
+            Err(failure) if *failure.kind() == FailureKind::NotFound => Ok(None),
+            Err(failure) => Err(JournalError::store(self, failure)),
+        }
     }
 
     /// Returns the record of a session; `None` if it is gone or damaged.
@@ -314,7 +377,8 @@ impl BucketPlace {
         Err(JournalError::missing(self))
     }
 
-    /// Refuses a journal that another session holds.
+    /// Refuses a journal that another session holds. Returns the session that it may be taken from;
+    /// `None` if there is no journal yet.
     ///
     /// # Errors
     /// [`JournalError::Held`], and what keeps the journal from being read.
@@ -322,9 +386,9 @@ impl BucketPlace {
         &self,
         session: &Writer,
         terms: &LeaseTerms,
-    ) -> Result<(), JournalError> {
+    ) -> Result<Option<Writer>, JournalError> {
         let Some(holder) = self.holder().await? else {
-            return Ok(());
+            return Ok(None);
         };
         let Some(reason) = holder.gives_way_to(session, terms) else {
             return Err(JournalError::Held {
@@ -334,12 +398,6 @@ impl BucketPlace {
             });
         };
         tracing::debug!(?reason, from = %holder.writer, "the journal is taken over");
-        Ok(())
-    }
-
-    /// Returns the session that wrote the last segment.
-    async fn last_writer(&self) -> Result<Option<Writer>, JournalError> {
-        let last = self.last_object().await?;
-        Ok(last.and_then(|(_, name, bytes)| segment::writer_of(&name, &bytes)))
+        Ok(Some(holder.writer))
     }
 }

@@ -12,20 +12,28 @@ use crate::journal::segment::{Fence, FileName, Header, segment_name};
 
 impl BucketPlace {
     /// Reads the journal and writes its next segment. Returns the number and the time of that
-    /// segment with what was read.
+    /// segment with what was read. `checked` is the session that the journal may be taken from.
+    ///
+    /// Another session may come first at any moment. If it came before the journal was read, it is
+    /// the last writer there, and has to be checked; if later, it has the next number.
     pub(super) async fn take_over(
         &self,
         writer: &Writer,
         terms: &LeaseTerms,
+        checked: Option<Writer>,
     ) -> Result<(u64, Timestamp, StoredFiles), JournalError> {
+        let checked = checked.map(|holder| holder.id);
         let mut rounds = 0;
         loop {
             let mut found = self.load().await?;
-            let (number, next, at) = (found.next_segment, found.replay.next, Timestamp::now());
+            let last = found.replay.header.as_ref();
+            if last.map(|header| &header.writer.id) != checked.as_ref() {
+                self.check_holder(writer, terms).await?;
+            }
+            let (number, next, at) = (found.next_segment, found.replay.next, self.now());
             let header = Header::new(number, next, writer, at).line();
             if !self.is_created(number, header.clone(), &mut rounds).await? {
-                // What the writer before has written meanwhile must be read first. It may be
-                // another session that came first, though.
+                // What the writer before has written meanwhile must be read first.
                 self.check_holder(writer, terms).await?;
                 continue;
             }
@@ -48,15 +56,15 @@ impl BucketPlace {
         let mut rounds = 0;
         loop {
             let names = self.names().await?;
+            self.check_holder(writer, terms).await?;
             let salvage = self.salvage(&names).await?;
             // What the last writer would write next.
             let next =
                 |name: &FileName| name.number() + u64::from(matches!(name, FileName::Segment(_)));
             let number = names.iter().map(next).max().unwrap_or(1);
-            let at = Timestamp::now();
+            let at = self.now();
             let header = Header::new(number, 0, writer, at).line();
             if !self.is_created(number, header.clone(), &mut rounds).await? {
-                self.check_holder(writer, terms).await?;
                 continue;
             }
             self.try_condition(number, header).await?;

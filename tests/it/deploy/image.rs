@@ -115,6 +115,7 @@ fn everything_names_the_image_of_this_version() {
     for path in [
         "deploy/kubernetes/kustomization.yaml",
         "deploy/overlays/eks/kustomization.yaml",
+        "deploy/overlays/keys/kustomization.yaml",
     ] {
         let image = &yaml(path)["images"][0];
         assert_eq!(image["name"], container["image"], "{path}");

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use s3haul::cli::Exit;
+use s3haul::endpoint::Environment;
 use s3haul::execute;
 use s3haul::manifest;
 use s3haul::manifest::job::JournalPlace;
@@ -13,7 +14,7 @@ use serde_yaml::Value;
 use super::{files, read, root, texts, yaml};
 
 const BASE: &str = "deploy/kubernetes";
-const OVERLAYS: [&str; 1] = ["deploy/overlays/eks"];
+const OVERLAYS: [&str; 2] = ["deploy/overlays/eks", "deploy/overlays/keys"];
 
 /// The spec of the job, of its pods, and of their one container.
 fn cron_job() -> (Value, Value, Value, Value) {
@@ -81,6 +82,25 @@ fn a_patch_is_for_something_that_the_base_has() {
     }
 }
 
+/// The variables that the patches of a directory set.
+fn environment(directory: &str) -> Environment {
+    let kustomization = yaml(Path::new(directory).join("kustomization.yaml"));
+    let patches = kustomization["patches"].as_sequence().into_iter().flatten();
+    let variables: Vec<_> = patches
+        .map(|patch| yaml(Path::new(directory).join(patch["path"].as_str().unwrap())))
+        .filter_map(|patch| {
+            let pod = &patch["spec"]["jobTemplate"]["spec"]["template"]["spec"];
+            pod["containers"][0]["env"].as_sequence().cloned()
+        })
+        .flatten()
+        .collect();
+    let variables = variables.iter().map(|variable| {
+        let text = |field: &str| variable[field].as_str().unwrap();
+        (text("name"), text("value"))
+    });
+    Environment::of(variables, "", "")
+}
+
 #[test]
 fn the_manifests_are_valid_and_keep_journal_and_report_in_s3() {
     let (_, _, pod, container) = cron_job();
@@ -99,7 +119,7 @@ fn the_manifests_are_valid_and_keep_journal_and_report_in_s3() {
         let job = manifest::parse(
             &read(&path),
             &path.display().to_string(),
-            &s3haul::endpoint::Environment::default(),
+            &environment(directory),
         )
         .unwrap_or_else(|problems| panic!("{problems}"));
         let report = job

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use s3haul::endpoint::capabilities::Overrides;
 use s3haul::journal::event::Event;
 use s3haul::journal::{Journal, JournalError, LeaseTerms, Location, Opened};
 use s3haul::manifest::job::Limits;
-use s3haul::sandbox::{CallEntry, Content, ObjectSpec, Operation};
+use s3haul::sandbox::{CallEntry, Content, Effect, Fault, ObjectSpec, Operation, When};
 use tokio_util::sync::CancellationToken;
 
 use super::{PREFIX, RANGE, location, planned, run};
@@ -85,9 +86,7 @@ async fn an_idle_session_learns_from_its_renewal_that_it_was_replaced() {
     let world = World::new().await;
     let older = begin(location(&world).await, &lively("a")).await;
     let newer = resume(location(&world).await, &lively("a")).await;
-    let broken = tokio::time::timeout(Duration::from_mins(1), older.broken().cancelled());
-    broken.await.expect("it is not told");
-    let error = older.error();
+    let error = replaced(&older).await;
     assert!(matches!(error, JournalError::Fenced { .. }), "{error}");
     assert_eq!(records(&world).len(), 1, "the older one wrote no record");
     newer.commit(RANGE).await.unwrap();
@@ -111,7 +110,7 @@ async fn without_if_match(world: &World) -> Location {
 }
 
 #[tokio::test]
-async fn without_if_match_the_next_segment_shuts_the_older_session_out() {
+async fn without_if_match_an_idle_session_learns_that_it_was_replaced() {
     let world = World::new().await;
     let older = begin(without_if_match(&world).await, &lively("a")).await;
     let [key] = <[String; 1]>::try_from(records(&world)).unwrap();
@@ -119,20 +118,233 @@ async fn without_if_match_the_next_segment_shuts_the_older_session_out() {
     let conditional = |call: &CallEntry| call.headers.contains_key("if-match");
     assert!(!writes(&world, &key).iter().any(conditional));
     let newer = resume(without_if_match(&world).await, &lively("a")).await;
-    let before = writes(&world, &key).len();
-    until("renewals in vain", || {
-        writes(&world, &key).len() > before + 3
-    })
-    .await;
-    assert!(!older.broken().is_cancelled());
-    let error = older.commit(planned(1)).await.unwrap_err();
+    let error = replaced(&older).await;
     assert!(matches!(error, JournalError::Fenced { .. }), "{error}");
     newer.commit(planned(1)).await.unwrap();
-    // What the older one left says nothing about the newer one, and goes with the next take-over.
     drop(newer);
     let third = resume(without_if_match(&world).await, &lively("a")).await;
     assert_eq!(records(&world).len(), 1);
     third.close(Event::RunStopped).await.unwrap();
+}
+
+/// What a session is told that has nothing to write.
+async fn replaced(session: &Journal) -> JournalError {
+    let broken = tokio::time::timeout(Duration::from_mins(1), session.broken().cancelled());
+    broken.await.expect("it is not told");
+    session.error()
+}
+
+/// Writes as if the server did not know a header, although its profile says so.
+fn ignored(world: &World, headers: &'static [&'static str]) {
+    world.sandbox.faults().add(
+        Fault::on(Operation::PutObject)
+            .when(When::Always)
+            .then(Effect::Ignore(headers)),
+    );
+}
+
+#[tokio::test]
+async fn where_if_match_is_ignored_an_idle_session_learns_that_it_was_replaced() {
+    let world = World::new().await;
+    ignored(&world, &["if-match"]);
+    let older = begin(location(&world).await, &lively("a")).await;
+    let newer = resume(location(&world).await, &lively("a")).await;
+    let error = replaced(&older).await;
+    assert!(matches!(error, JournalError::Fenced { .. }), "{error}");
+    newer.commit(planned(1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn where_if_none_match_is_ignored_no_journal_is_begun() {
+    let world = World::new().await;
+    ignored(&world, &["if-none-match"]);
+    let refused = Opened::open(location(&world).await, &lively("a")).await;
+    assert!(
+        matches!(refused, Err(JournalError::ConditionIgnored { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(records(&world).len(), 0);
+}
+
+/// Two Jobs see that the journal is free. One is slow, and the other one is at work when it goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_was_slow_to_begin_takes_nothing_from_the_one_that_was_not() {
+    let world = World::new().await;
+    let first = begin(location(&world).await, &lively("before")).await;
+    first.commit(RANGE).await.unwrap();
+    first.close(Event::RunStopped).await.unwrap();
+    let faults = world.sandbox.faults();
+    let stall = Effect::StallBefore(Some(Duration::from_secs(5)));
+    let record = Fault::on(Operation::PutObject).key("session-");
+    let stalled = faults.add(record.first(1).then(stall));
+    let place = location(&world).await;
+    let slow = tokio::spawn(async move { Opened::open(place, &lively("slow")).await });
+    until("the slow one is about to begin", || {
+        faults
+            .counts(stalled)
+            .is_some_and(|counts| counts.struck > 0)
+    })
+    .await;
+    let quick = resume(location(&world).await, &lively("quick")).await;
+    quick.commit(planned(1)).await.unwrap();
+    let refused = slow.await.unwrap();
+    let Err(JournalError::Held { by, .. }) = refused else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(by.job.as_deref(), Some("quick"));
+    quick.commit(planned(2)).await.unwrap();
+    assert_eq!(records(&world).len(), 1);
+}
+
+/// Lists show only these objects, and that they are old.
+fn late_lists(world: &World, keys: &[String]) {
+    let entry = |key: &String| {
+        format!(
+            "<Contents><Key>{key}</Key><LastModified>2020-01-01T00:00:00.000Z</LastModified>\
+             <ETag>&quot;0&quot;</ETag><Size>1</Size><StorageClass>STANDARD</StorageClass></Contents>"
+        )
+    };
+    let entries: String = keys.iter().map(entry).collect();
+    let list = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<ListBucketResult><Name>{DESTINATION}</Name>\
+         <Prefix>{PREFIX}s</Prefix><KeyCount>{}</KeyCount><MaxKeys>1000</MaxKeys>\
+         <IsTruncated>false</IsTruncated>{entries}</ListBucketResult>",
+        keys.len()
+    );
+    let answer = Effect::Answer(200, "application/xml", list.leak());
+    let lists = Fault::on(Operation::ListObjectsV2).when(When::Always);
+    world.sandbox.faults().add(lists.then(answer));
+}
+
+#[tokio::test]
+async fn a_session_that_only_a_late_list_calls_silent_keeps_the_journal() {
+    let world = World::new().await;
+    let holder = begin(location(&world).await, &lively("a")).await;
+    holder.commit(RANGE).await.unwrap();
+    late_lists(&world, &world.sandbox.store().keys(DESTINATION));
+    let refused = Opened::open(location(&world).await, &lively("b")).await;
+    let Err(JournalError::Held { by, silence, .. }) = refused else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(by.job.as_deref(), Some("a"));
+    assert!(silence.is_some_and(|silence| silence < Duration::from_mins(1)));
+    holder.commit(planned(1)).await.unwrap();
+}
+
+/// A list that does not show the last segments says that the journal is free.
+#[tokio::test]
+async fn a_late_list_does_not_make_two_holders() {
+    let world = World::new().await;
+    let first = begin(location(&world).await, &lively("before")).await;
+    first.close(Event::RunStopped).await.unwrap();
+    let free = world.sandbox.store().keys(DESTINATION);
+    let holder = resume(location(&world).await, &lively("a")).await;
+    holder.commit(RANGE).await.unwrap();
+    late_lists(&world, &free);
+    let refused = Opened::open(location(&world).await, &lively("b")).await;
+    let Err(JournalError::Fenced { by, .. }) = refused else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(by.job.as_deref(), Some("a"));
+    holder.commit(planned(1)).await.unwrap();
+}
+
+/// Somebody removes all that is below the prefix: what would be written next is no journal.
+#[tokio::test]
+async fn a_session_whose_journal_is_removed_ends() {
+    let world = World::new().await;
+    let journal = begin(location(&world).await, &lively("a")).await;
+    journal.commit(RANGE).await.unwrap();
+    let store = world.sandbox.store();
+    let mut keys = store.keys(DESTINATION);
+    // The record last: it is written again while there is a journal.
+    keys.sort_by_key(|key| key.contains("session-"));
+    for key in keys {
+        store.delete_object(DESTINATION, &key);
+    }
+    let error = replaced(&journal).await;
+    assert!(matches!(error, JournalError::Gone { .. }), "{error}");
+    assert!(error.leaves_no_record());
+    assert_eq!(store.keys(DESTINATION), Vec::<String>::new());
+}
+
+fn segments(world: &World) -> Vec<String> {
+    let mut keys = world.sandbox.store().keys(DESTINATION);
+    keys.retain(|key| key.contains("segment-"));
+    keys
+}
+
+/// Writes so many events that a snapshot is due.
+async fn until_snapshot(journal: &Journal, is_begun: impl Fn() -> bool) {
+    for object in 10..300 {
+        if is_begun() {
+            return;
+        }
+        let commit = journal.commit(planned(object));
+        // The one behind the snapshot may wait for that.
+        let _ = tokio::time::timeout(Duration::from_secs(1), commit).await;
+    }
+    panic!("no snapshot is written");
+}
+
+/// Its successor has read the segments that the snapshot replaces, and reads them again if its
+/// report is at fault.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_is_replaced_while_it_writes_a_snapshot_removes_nothing() {
+    let world = World::new().await;
+    let older = begin(location(&world).await, &lively("a")).await;
+    older.commit(RANGE).await.unwrap();
+    let faults = world.sandbox.faults();
+    let stall = Effect::StallBefore(Some(Duration::from_secs(5)));
+    let snapshot = Fault::on(Operation::PutObject).key("snapshot-");
+    let snapshot = faults.add(snapshot.first(1).then(stall));
+    let is_struck = || {
+        faults
+            .counts(snapshot)
+            .is_some_and(|counts| counts.struck > 0)
+    };
+    until_snapshot(&older, is_struck).await;
+    let before = segments(&world);
+    let newer = resume(location(&world).await, &lively("a")).await;
+    let error = replaced(&older).await;
+    assert!(matches!(error, JournalError::Fenced { .. }), "{error}");
+    let _ = older.close(Event::RunStopped).await;
+    let left = segments(&world);
+    assert!(before.iter().all(|key| left.contains(key)), "{left:?}");
+    newer.commit(planned(1)).await.unwrap();
+}
+
+/// The clock of a machine that is wrong by days takes no part in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn fences_are_as_old_as_the_server_says() {
+    let world = World::new().await;
+    let older = begin(location(&world).await, &LeaseTerms::of_job("a")).await;
+    let newer = resume(location(&world).await, &LeaseTerms::of_job("a")).await;
+    let fences = segments(&world);
+    let days = |days: i64| {
+        let skew = Effect::Skew(SignedDuration::from_hours(24 * days));
+        world.sandbox.faults().clear();
+        world
+            .sandbox
+            .faults()
+            .add(Fault::on_any().when(When::Always).then(skew));
+    };
+    let snapshots = || {
+        let keys = world.sandbox.store().keys(DESTINATION);
+        keys.into_iter()
+            .filter(|key| key.contains("snapshot-"))
+            .max()
+    };
+    days(6);
+    until_snapshot(&newer, || snapshots().is_some()).await;
+    newer.commit(planned(1)).await.unwrap();
+    assert!(fences.iter().any(|key| segments(&world).contains(key)));
+    let first = snapshots();
+    days(8);
+    until_snapshot(&newer, || snapshots() > first).await;
+    newer.commit(planned(2)).await.unwrap();
+    assert!(!fences.iter().any(|key| segments(&world).contains(key)));
+    drop(older);
 }
 
 /// The segments say who writes; a record that somebody removed or overwrote is written anew.

@@ -9,6 +9,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
 from .api import Api, Watch
 from .build import build, make_image
 from .processes import Processes, free_ports
@@ -78,8 +81,11 @@ class Cluster:
 
     def _write_keys(self, port):
         key, public = self.directory / "sa.key", self.directory / "sa.pub"
-        subprocess.run(["openssl", "genrsa", "-out", key, "2048"], check=True, capture_output=True)
-        subprocess.run(["openssl", "rsa", "-in", key, "-pubout", "-out", public], check=True, capture_output=True)
+        made = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        form, plain = serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+        key.write_bytes(made.private_bytes(serialization.Encoding.PEM, form, plain))
+        form = serialization.PublicFormat.SubjectPublicKeyInfo
+        public.write_bytes(made.public_key().public_bytes(serialization.Encoding.PEM, form))
         (self.directory / "tokens.csv").write_text(f'{self._token},admin,1,"system:masters"\n')
         cluster = {"server": f"https://127.0.0.1:{port}", "insecure-skip-tls-verify": True}
         config = {

@@ -37,6 +37,13 @@ class World:
     def kubectl(self, *arguments, **options):
         return self.cluster.kubectl("--namespace", self.namespace, *arguments, **options)
 
+    def bash(self, script):
+        """Runs a script of the documentation, whose kubectl is in this namespace."""
+        script = f'kubectl() {{ command kubectl --namespace {self.namespace} "$@"; }}\n{script}'
+        environment = {**os.environ, "KUBECONFIG": str(self.cluster.kubeconfig)}
+        done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{script}\n{done.stderr}"
+
     # What an operator does.
 
     def start_server(self, **prefixes):
@@ -48,13 +55,13 @@ class World:
         literals = [f"--from-literal={name}={value}" for name, value in (keys or KEYS).items()]
         self.kubectl("create", "secret", "generic", "s3haul-credentials", *literals)
 
-    def deploy(self, job=None, container=None, pod=None, job_spec=None, schedule=NEVER):
+    def deploy(self, job=None, container=None, pod=None, job_spec=None, schedule=NEVER, components=()):
         """Applies deploy/kubernetes by an overlay of endpoint, image, and schedule. A scenario may give another job manifest
-        (a function that edits that of deploy/), or fields of the container, the pod, or the Job."""
-        self._write_overlay(job, container or {}, pod or {}, job_spec or {}, schedule)
+        (a function that edits that of deploy/), fields of the container, the pod, or the Job, or components of Kustomize."""
+        self._write_overlay(job, container or {}, pod or {}, job_spec or {}, schedule, components)
         self.kubectl("apply", "-k", self.directory)
 
-    def _write_overlay(self, job, container, pod, job_spec, schedule):
+    def _write_overlay(self, job, container, pod, job_spec, schedule, components):
         environment = [{"name": "AWS_ENDPOINT_URL_S3", "value": self.server.url}]
         secret = [{"secretRef": {"name": "s3haul-credentials"}}]
         containers = [{"name": "s3haul", "env": environment, "envFrom": secret, **container}]
@@ -70,8 +77,8 @@ class World:
             "apiVersion": "kustomize.config.k8s.io/v1beta1",
             "kind": "Kustomization",
             "namespace": self.namespace,
-            # Kustomize wants a relative path.
-            "resources": [os.path.relpath(ROOT / "deploy/kubernetes", self.directory.resolve())],
+            "resources": [self._relative("deploy/kubernetes")],
+            "components": [self._relative(component) for component in components],
             "images": [{"name": "s3haul", "newName": name, "newTag": tag}],
             "patches": [{"patch": yaml.safe_dump(patch)}],
         }
@@ -84,6 +91,10 @@ class World:
         generator = {"name": "s3haul-job", "behavior": "replace", "files": ["job.yaml"]}
         kustomization["configMapGenerator"] = [generator]
         (self.directory / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+
+    def _relative(self, path):
+        """Kustomize wants a relative path."""
+        return os.path.relpath(ROOT / path, self.directory.resolve())
 
     def run_now(self, name="s3haul-now"):
         self.kubectl("create", "job", "--from=cronjob/s3haul", name)
@@ -204,14 +215,42 @@ class World:
     # What is asserted often.
 
     def assert_ended(self, job, condition, reason, exit_codes):
+        """The Job has ended so, with a pod for each of these exit codes, and each pod has said why in the ways that
+        docs/logs.md promises."""
         ended = self.wait_for_end(job)
         # Pods end before their Job does, but their last word may come later.
         self.wait(lambda: None not in self.exit_codes(job), f"the pods of {job} have ended")
         equal((*ended, self.exit_codes(job)), (condition, reason, exit_codes), "condition, reason, and exit codes")
+        for pod in self.pods(job):
+            self.assert_told(pod)
 
-    def assert_replica(self, prefix=""):
-        """Each object of the source is at the destination, with its content, and no upload is left."""
-        equal(self.server.objects(DESTINATION, prefix), self.server.objects(SOURCE, prefix), "objects at the destination")
+    def assert_told(self, pod):
+        """Each line of the pod's log is JSON, and the state of the pod has the cause of an end that was not good."""
+        name, state = name_of(pod), terminated(pod)
+        # Beside the log, there may be the results of a command: they are no objects.
+        arguments = pod["spec"]["containers"][0]["args"]
+        lines = [parsed(line) for line in self.log(name).splitlines()] if arguments[0] in ("run", "retry") else []
+        message = state.get("message", "")
+        if state["exitCode"] == 0:
+            equal(message, "", f"termination message of {name}")
+        elif state["exitCode"] < 128:
+            assert 0 < len(message.encode()) <= 4096 and "\n" not in message, f"{name} says {message!r}"
+            if not pod["deleted"]:
+                assert message in self.kubectl("describe", "pod", name), "kubectl describe shows the cause"
+            equal({line["level"] for line in lines} & {"ERROR", "WARN"} != set(), True, f"{name} has logged what is wrong")
+
+    def message(self, job, number=1):
+        """The cause in the state of a Job's nth pod."""
+        return terminated(self.pods(job)[number - 1]).get("message", "")
+
+    def assert_replica(self, **report):
+        """Each object of the source is at the destination, with its content, the report has a receipt for each, and no
+        upload is left."""
+        equal(self.server.objects(DESTINATION), self.server.objects(SOURCE), "objects at the destination")
+        self.assert_no_uploads()
+        self.assert_one_receipt_per_object(**report)
+
+    def assert_no_uploads(self):
         equal(self.server.uploads(DESTINATION), [], "open uploads")
 
     def assert_in_log(self, job, *texts, number=1):
@@ -252,6 +291,15 @@ def terminated(pod):
     """The terminated state of a pod's container, or None."""
     statuses = pod["status"].get("containerStatuses") or [{"state": {}}]
     return statuses[0]["state"].get("terminated")
+
+
+def parsed(line):
+    """A line of a log as the object that it has to be."""
+    try:
+        found = json.loads(line)
+        return {**found, "time": found["time"], "level": found["level"]}
+    except (ValueError, KeyError, TypeError):
+        raise AssertionError(f"not a line of JSON with time and level: {line}") from None
 
 
 def waiting(pod):

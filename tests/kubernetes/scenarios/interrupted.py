@@ -7,7 +7,7 @@ import time
 
 from harness.build import IMAGE
 from harness.runner import scenario
-from harness.world import equal, terminated
+from harness.world import equal, name_of, terminated
 
 from .nights import journal_in_s3
 
@@ -24,10 +24,10 @@ def half_done(world, **deploy):
     return job, pod
 
 
-def completes(world, job, exit_codes):
+def completes(world, job, exit_codes, **report):
     world.server.forget_rules()
     world.assert_ended(job, "Complete", "CompletionsReached", exit_codes)
-    world.assert_replica()
+    world.assert_replica(**report)
 
 
 @scenario
@@ -103,6 +103,41 @@ def deadline_reached(world):
 
 
 @scenario
+def sigterm_before_the_program_begins(world):
+    """143, the signal's own code, where s3haul is not process 1 (which ignores it). It counts, unless the pod was evicted."""
+    # The program's start waits for something to read.
+    hold = world.cluster.images / IMAGE / "rootfs" / world.namespace
+    os.mkfifo(hold, 0o644)
+    hold.chmod(0o644)
+    environment = [
+        {"name": "AWS_ENDPOINT_URL_S3", "value": world.server.url}, {"name": "LD_PRELOAD", "value": f"/{hold.name}"},
+    ]
+    world.start_server()
+    world.create_secret()
+    world.deploy(container={"env": environment}, pod={"shareProcessNamespace": True})
+    job = world.run_now()
+    held = lambda number: is_program(world.pid(world.wait_for_running(job, number)), "s3haul")
+    world.wait(lambda: held(1), "the program of the first pod is about to begin")
+    os.kill(world.pid(name_of(world.pods(job)[0])), signal.SIGTERM)
+    world.wait(lambda: held(2), "the program of the second pod is about to begin")
+    world.evict(name_of(world.pods(job)[1]))
+    world.wait(lambda: held(3), "the program of the third pod is about to begin")
+    process = world.pid(name_of(world.pods(job)[2]))
+    with open(f"/proc/{process}/root/{hold.name}", "w"):
+        pass
+    equal(world.wait_for_end(job), ("Complete", "CompletionsReached"), "the end of the Job")
+    equal((world.exit_codes(job), world.job(job)["status"]["failed"]), ([143, 143, 0], 1), "exit codes, pods that count")
+    world.assert_replica()
+
+
+def is_program(pid, name):
+    try:
+        return os.readlink(f"/proc/{pid}/exe").endswith(f"/{name}")
+    except FileNotFoundError:
+        return False
+
+
+@scenario
 def server_dies_then_evicted(world):
     """The server is dead, and the pod must go: within the grace period, with exit code 4."""
     job, pod = half_done(world, job=journal_in_s3)
@@ -110,21 +145,22 @@ def server_dies_then_evicted(world):
     world.evict(pod)
     world.wait(lambda: terminated(world.pods(job)[0]), "the pod has ended")
     equal(world.exit_codes(job)[0], 4, "exit code")
+    world.assert_told(world.pods(job)[0])
 
 
 @scenario
 def server_away_in_the_middle(world):
-    """All connections are reset for 20 s: the run waits, says so, and completes in the same pod."""
+    """All connections are reset for 30 s: the run waits, says so, and completes in the same pod."""
     world.start_server(a=60)
     world.server.rules([
         {"operation": "CopyObject", "effect": {"delay": "1s"}, "key": "00059"},
-        {"from": "0s", "for": "20s", "effect": {"reset": "before"}},
+        {"from": "0s", "for": "30s", "effect": {"reset": "before"}},
     ])
     world.create_secret()
     world.deploy(job=journal_in_s3)
     job = world.run_now()
     world.assert_ended(job, "Complete", "CompletionsReached", [0])
-    world.assert_in_log(job, "waiting for")
+    world.assert_in_log(job, "waiting for", '"event":"back"')
     world.assert_replica()
 
 

@@ -1,8 +1,10 @@
 """Nights in which nothing goes wrong, or only the schedule is unusual."""
 
+import json
+
 from harness import ROOT
 from harness.runner import scenario
-from harness.world import OPS, equal, name_of
+from harness.world import DESTINATION, OPS, equal, name_of
 
 
 def journal_in_s3(manifest):
@@ -77,8 +79,10 @@ def two_jobs_at_once(world):
     world.wait_for_running(first)
     world.wait_for_struck(1)
     second = world.run_now("s3haul-second")
+    # S3HAUL_WAIT of the base.
+    equal(world.wait_for_end(second, timeout=240), ("Failed", "PodFailurePolicy"), "the end of the second Job")
     world.assert_ended(second, "Failed", "PodFailurePolicy", [6])
-    assert name_of(world.pods(first)[0]) in world.log_of(second), "the second one names the holder"
+    assert name_of(world.pods(first)[0]) in world.message(second), "the second one names the holder"
     world.server.forget_rules()
     world.assert_ended(first, "Complete", "CompletionsReached", [0])
     world.assert_replica()
@@ -109,14 +113,86 @@ def job_edited_between_two_nights(world):
 
 
 @scenario
-def the_overlay_for_eks_applies(world):
+def the_overlays_apply(world):
     """An overlay has all that it needs, its namespace included. Its image is not of this world."""
-    overlay = ROOT / "deploy/overlays/eks"
-    try:
-        world.cluster.kubectl("apply", "-k", overlay)
-        world.cluster.kubectl("--namespace=data", "create", "job", "--from=cronjob/s3haul", "s3haul-now")
+    for overlay in sorted((ROOT / "deploy/overlays").iterdir()):
+        job = f"s3haul-{overlay.name}"
         events = lambda: world.cluster.watch.objects("events", "data")
-        pulled = lambda: any("registry.example.internal/s3haul:0.1.0" in each["message"] for each in events())
-        world.wait(pulled, "the pod wants the overlay's image")
-    finally:
-        world.cluster.kubectl("delete", "-k", overlay, "--wait=false", check=False)
+        is_pulled = lambda event: "registry.example.internal/s3haul:0.1.0" in event["message"]
+        of_job = lambda event: event["involvedObject"]["name"].startswith(job)
+        try:
+            world.cluster.kubectl("apply", "-k", overlay)
+            world.cluster.kubectl("--namespace=data", "create", "job", "--from=cronjob/s3haul", job)
+            pulled = lambda: any(of_job(event) and is_pulled(event) for event in events())
+            world.wait(pulled, f"the pod of {overlay.name} wants the overlay's image")
+        finally:
+            world.cluster.kubectl("delete", "-k", overlay, check=False)
+
+
+@scenario
+def another_command_in_a_pod(world):
+    """`in_pod` of deploy/README.md checks the job, and copies again what has failed."""
+    readme = (ROOT / "deploy/README.md").read_text()
+    in_pod = readme[readme.index("in_pod() {"):]
+    in_pod = in_pod[: in_pod.index("\n}\n") + 3]
+
+    def run(name, *arguments):
+        world.bash(f"{in_pod}\nin_pod {name} {' '.join(arguments)}")
+        world.assert_ended(name, "Complete", "CompletionsReached", [0])
+        return world.log_of(name)
+
+    world.start_server()
+    world.create_secret()
+    world.deploy()
+    # The results of a command are on standard output, which the log of a container has too.
+    assert "ok  lake" in run("s3haul-check", "check", "/etc/s3haul/job.yaml")
+    refused = {"answer": {"status": 403, "code": "AccessDenied"}}
+    world.server.rules([{"operation": "CopyObject", "key": "00001", "effect": refused}])
+    job = world.run_now()
+    world.assert_ended(job, "Failed", "BackoffLimitExceeded", [1, 1, 1, 1])
+    world.server.forget_rules()
+    assert "1 object copied" in run("s3haul-retry", "retry", "s3://lake-ops/s3haul/nightly-replica/")
+    world.assert_no_uploads()
+    equal(len(world.server.objects(DESTINATION)), 40, "objects at the destination")
+
+
+@scenario
+def stopped_and_run_again(world):
+    """deploy/README.md: a run is deleted, and another one is started before its pod is gone."""
+    world.start_server(a=20, b=20)
+    world.server.rules([{"operation": "CopyObject", "prefix": "b/", "effect": {"delay": "8s"}}])
+    world.create_secret()
+    world.deploy(journal_in_s3)
+    job = world.run_now()
+    world.wait_for_running(job)
+    world.wait_for_objects(20)
+    world.kubectl("delete", "job", job)
+    again = world.run_now("s3haul-again")
+    world.assert_ended(again, "Complete", "CompletionsReached", [0])
+    world.assert_in_log(again, "waiting up to", "going on with the run")
+    world.assert_replica()
+
+
+@scenario
+def the_alerts_apply(world):
+    """An overlay takes the component with the alerts, where the cluster knows PrometheusRule."""
+    definition = {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": "prometheusrules.monitoring.coreos.com"},
+        "spec": {
+            "group": "monitoring.coreos.com",
+            "scope": "Namespaced",
+            "names": {"plural": "prometheusrules", "singular": "prometheusrule", "kind": "PrometheusRule"},
+            "versions": [{
+                "name": "v1", "served": True, "storage": True,
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
+            }],
+        },
+    }
+    world.cluster.kubectl("apply", "-f", "-", input=json.dumps(definition))
+    world.cluster.kubectl("wait", "--for=condition=established", "crd/prometheusrules.monitoring.coreos.com")
+    world.deploy(components=["deploy/kubernetes/alerts"])
+    rules = json.loads(world.kubectl("get", "prometheusrules", "--output=json"))["items"]
+    names = [rule["alert"] for each in rules for group in each["spec"]["groups"] for rule in group["rules"]]
+    assert "S3haulFailed" in names, names

@@ -217,10 +217,12 @@ func (w *worker) start(container *v1.Container, described *spec.Container) (*pro
 	command.Env = []string{}
 	command.Stdout, command.Stderr = log, log
 	command.ExtraFiles = []*os.File{spec.SpecFD - 3: specOut, spec.ErrorFD - 3: errorIn}
-	command.SysProcAttr = &syscall.SysProcAttr{
-		Setsid:     true,
-		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC,
+	namespaces := uintptr(syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC)
+	// With shareProcessNamespace, the program is not process 1: here, it shares those of the machine.
+	if share := w.pod.Spec.ShareProcessNamespace; share == nil || !*share {
+		namespaces |= syscall.CLONE_NEWPID
 	}
+	command.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: namespaces}
 	err = command.Start()
 	specOut.Close()
 	errorIn.Close()
