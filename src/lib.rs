@@ -42,6 +42,7 @@
 #![cfg_attr(feature = "sandbox", doc = "| [`sandbox`] | an S3 in this process |")]
 //! | [`cli`] | the command line |
 
+mod awake;
 pub mod bucket;
 pub mod checksum;
 pub mod cli;
