@@ -19,7 +19,7 @@ use crate::journal::event::{
 use crate::journal::state::RunState;
 use crate::listing::bisect::{Cut, KeyRange};
 use crate::location::ObjectKey;
-use crate::manifest::job::{Source, Versions};
+use crate::manifest::job::Source;
 use crate::plan::decide::Skip;
 use crate::plan::unchanged::Unchanged;
 use crate::planner::{Hunger, News, Pending, Planning, Resume, Sides, Step};
