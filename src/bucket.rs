@@ -28,6 +28,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::sync::OnceCell;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use self::call::Repeat;
@@ -49,6 +50,10 @@ use crate::s3::{
 
 /// The server of an endpoint without a URL of its own.
 pub(crate) const AMAZON: &str = "Amazon S3";
+
+/// An object that the server still writes is looked at again this often, after such a pause.
+const LOOKS_AGAIN: u32 = 10;
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// A bucket behind a pacer. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -326,6 +331,24 @@ impl Bucket {
             }
             answer => answer,
         }
+    }
+
+    /// Sends a HEAD of an object, and again for a while until `is_whole` says that the server has
+    /// written all of it: some servers show an object while they still write it.
+    pub(crate) async fn head_written(
+        &self,
+        key: &ObjectKey,
+        is_whole: impl Fn(&Head) -> bool,
+    ) -> Result<Head, Failure> {
+        let mut found = self.head(key, None).await?;
+        for _ in 0..LOOKS_AGAIN {
+            if is_whole(&found) {
+                break;
+            }
+            sleep(LOOK_AGAIN).await;
+            found = self.head(key, None).await?;
+        }
+        Ok(found)
     }
 
     /// Sends a HEAD of a part, as [`Client::head_part`] does.

@@ -104,6 +104,9 @@ enum Trouble {
     /// An upload that was found open turned out not to be of this copy: plan it again, and leave
     /// that one alone.
     NotOurs,
+    /// Somebody else ended the upload, which had stored parts, and no object came of it: plan it
+    /// again.
+    UploadGone(Failure),
     /// The run stops.
     Stopped,
     /// A request failed for good.
@@ -116,7 +119,9 @@ impl Trouble {
         match self {
             Self::Stopped => true,
             Self::Failed(failure) => failure.ends_run(),
-            Self::SourceChanged | Self::OtherBoundaries | Self::NotOurs => false,
+            Self::SourceChanged | Self::OtherBoundaries | Self::NotOurs | Self::UploadGone(_) => {
+                false
+            }
         }
     }
 }
@@ -299,7 +304,7 @@ impl Work {
                     error: (&failure).into(),
                 }
             }
-            Err(Trouble::Failed(failure)) => Ending::Failed {
+            Err(Trouble::UploadGone(failure) | Trouble::Failed(failure)) => Ending::Failed {
                 error: (&failure).into(),
             },
         };

@@ -149,6 +149,8 @@
     allow(dead_code, unused_imports, reason = "much serves the command alone")
 )]
 
+mod awake;
+
 // The order in which data flows is in docs/architecture.md, and a test keeps it.
 cfg_if::cfg_if! {
     if #[cfg(feature = "internals")] {

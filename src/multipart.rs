@@ -21,7 +21,6 @@ use futures::future::ready;
 use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use self::abort::Stray;
@@ -29,6 +28,7 @@ pub(crate) use self::abort::{
     Aborted, abort_forgotten, abort_unknown, after_refusal, command, command_at, quoted,
     was_begun_between,
 };
+use crate::awake::AwakeInstant;
 use crate::bucket::{Answer, Bucket};
 use crate::checksum;
 use crate::location::ObjectKey;
@@ -345,7 +345,7 @@ pub(crate) fn uploads_to<'a>(
     let listed =
         listed.try_take_while(move |open| ready(Ok(!in_order || open.key == key.as_str())));
     // A list of other keys need not end in the time that anybody waits for it.
-    let (began, patience, mut count) = (Instant::now(), bucket.patience(), 0);
+    let (began, patience, mut count) = (AwakeInstant::now(), bucket.patience(), 0);
     let listed = listed.map(move |open| {
         count += 1;
         if count > MOST_LISTED || began.elapsed() > patience {

@@ -31,9 +31,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::awake::AwakeInstant;
 use crate::manifest::job::Limits;
 use crate::s3::{Class, Failure, FailureKind, Operation};
 use gate::Gate;
@@ -52,7 +52,7 @@ const BYTES_PER_CELL: u64 = 256 << 10;
 /// Paces all requests of a run.
 #[derive(Debug)]
 pub struct Pacer {
-    started: Instant,
+    started: AwakeInstant,
     requests: Gate,
     bytes: Gate,
     /// All bytes that were asked for, to the byte gate.
@@ -121,7 +121,7 @@ impl Pacer {
             .map_or(ceiling, |wanted| wanted.min(ceiling))
             .max(1);
         Self {
-            started: Instant::now(),
+            started: AwakeInstant::now(),
             requests: Gate::limited(limits.requests_per_second.map(f64::from)),
             bytes: Gate::limited(limits.bytes_per_second.map(|rate| to_cells(rate.0))),
             asked_bytes: AtomicU64::new(0),
@@ -263,11 +263,36 @@ impl Pacer {
         bytes: u64,
         patience: Duration,
     ) -> Result<Admitted<'a>, Outlasted> {
+        self.admit_one(lanes, key, bytes, patience, false).await
+    }
+
+    /// The same for a request that does not stand in line with those that wait for a rate.
+    ///
+    /// # Errors
+    /// Those of [`Pacer::admit`].
+    pub(crate) async fn admit_ahead<'a>(
+        &self,
+        lanes: &'a Lanes,
+        key: &'a str,
+        bytes: u64,
+        patience: Duration,
+    ) -> Result<Admitted<'a>, Outlasted> {
+        self.admit_one(lanes, key, bytes, patience, true).await
+    }
+
+    async fn admit_one<'a>(
+        &self,
+        lanes: &'a Lanes,
+        key: &'a str,
+        bytes: u64,
+        patience: Duration,
+        is_ahead: bool,
+    ) -> Result<Admitted<'a>, Outlasted> {
         let clock = || self.started.elapsed();
         let pass = lanes.outage.pass(patience, clock).await?;
         // The one request that asks whether the endpoint is back must not stand in line with all
         // those that wait for it.
-        let passed = if pass.is_probe() {
+        let passed = if pass.is_probe() || is_ahead {
             lanes.ahead(key)
         } else {
             lanes.pass(key, clock).await
@@ -415,7 +440,7 @@ impl Pacer {
         }
     }
 
-    /// Time since the run began.
+    /// Time since the run began, without that in which this process did not run.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
@@ -433,6 +458,33 @@ fn to_cells(bytes: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_goes_ahead_does_not_wait_for_a_rate() {
+        let pacer = Pacer::new(&Limits::default(), 100, RetryPolicy::default());
+        let slow = learned::LearnedLane {
+            bucket: "here/lake".to_owned(),
+            class: Class::Write,
+            prefix: String::new(),
+            accepted: 2,
+        };
+        pacer.recall(&Learned {
+            lanes: vec![slow],
+            width: 100,
+        });
+        let lanes = pacer.lanes("here", "lake", Class::Write);
+        let patience = Duration::from_mins(1);
+        for _ in 0..40 {
+            let admitted = pacer.admit_ahead(&lanes, "k", 0, patience).await;
+            assert!(!admitted.unwrap().paced);
+        }
+        assert_eq!(pacer.elapsed(), Duration::ZERO);
+        for _ in 0..4 {
+            let admitted = pacer.admit(&lanes, "k", 0, patience).await;
+            admitted.unwrap();
+        }
+        assert!(pacer.elapsed() >= Duration::from_secs(1));
+    }
 
     #[test]
     fn patience_bounds_all_that_the_policy_waits_for() {

@@ -16,6 +16,7 @@ pub mod hash;
 mod history;
 mod in_place;
 mod misses;
+mod questions;
 mod ranges;
 mod steps;
 mod unfinished;

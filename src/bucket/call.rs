@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::judge::{Doubts, Verdict};
 use super::twice::{Attempt, Sent};
 use super::{Answer, Bucket};
+use crate::awake::AwakeInstant;
 use crate::location::ObjectKey;
 use crate::s3::{Failure, FailureKind, Operation};
 
@@ -64,7 +65,7 @@ impl Bucket {
         let full_limit = self.retry.time_limit(operation, bytes);
         // Patience is for the server: time at the user's own limits does not use it up, nor does an
         // outage, which has its own clock for all requests together.
-        let (mut since, mut held) = (None::<Instant>, Duration::ZERO);
+        let (mut since, mut held) = (None::<AwakeInstant>, Duration::ZERO);
         let (mut attempts, mut maybe_twice, mut doubts) = (0, false, Doubts::default());
         let mut is_late = !self.waited.is_zero();
         let mut parked = None;
@@ -97,6 +98,7 @@ impl Bucket {
             let silent = silent.max(admitted.pass.down_for);
             let limit = self.attempt_limit(operation, full_limit, silent);
             let (began, credentials) = (Instant::now(), self.client.credentials());
+            let awake_since = AwakeInstant::at(began);
             let one = Attempt {
                 at,
                 operation,
@@ -140,9 +142,8 @@ impl Bucket {
             maybe_twice |= failure.kind().outcome_unknown();
             // An attempt that got no answer was waiting too.
             since.get_or_insert_with(|| {
-                let now = Instant::now();
-                now.checked_sub(silent_for.unwrap_or_default())
-                    .unwrap_or(now)
+                let silent_for = silent_for.unwrap_or_default();
+                AwakeInstant::now().earlier_by(silent_for.min(awake_since.elapsed()))
             });
             let waited = match &self.contact {
                 Some(contact) => contact.elapsed(),
@@ -161,7 +162,7 @@ impl Bucket {
             tokio::select! {
                 () = sleep(wait) => {}
                 // It would have been sent again: the stop ends it, not what the server said.
-                () = self.waits_in_vain(lanes, operation, attempts) => return Err(self.stopped(operation, key).after(attempts)),
+                () = self.waits_in_vain(operation, at, attempts) => return Err(self.stopped(operation, key).after(attempts)),
             }
         }
     }

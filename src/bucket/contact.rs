@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::Bucket;
+use crate::awake::AwakeInstant;
 use crate::s3::{Failure, FailureKind};
 use crate::size::display_duration;
 
@@ -36,7 +37,7 @@ pub struct Contact(Arc<Shared>);
 struct Shared {
     patience: Duration,
     /// The time at which the first request was sent.
-    began: OnceLock<Instant>,
+    began: OnceLock<AwakeInstant>,
     /// The last failure that may pass.
     last: Mutex<Option<Failure>>,
 }
@@ -54,12 +55,15 @@ impl Contact {
 
     /// Starts the clock, unless it runs already.
     fn start(&self) {
-        self.0.began.get_or_init(Instant::now);
+        self.0.began.get_or_init(AwakeInstant::now);
     }
 
     /// Returns the time since the first request.
     pub(super) fn elapsed(&self) -> Duration {
-        self.0.began.get().map_or(Duration::ZERO, Instant::elapsed)
+        self.0
+            .began
+            .get()
+            .map_or(Duration::ZERO, AwakeInstant::elapsed)
     }
 
     /// Returns the patience that is left.

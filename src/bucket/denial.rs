@@ -13,10 +13,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::Bucket;
+use crate::awake::AwakeInstant;
 use crate::pace::RetryPolicy;
 use crate::s3::{Failure, FailureKind, Operation};
 
@@ -69,11 +70,11 @@ impl Bucket {
                 && !self.has_parts.load(Ordering::Relaxed)
                 && lanes.expects_news(operation, self.pacer.elapsed())
         };
-        let (began, longest) = (Instant::now(), self.retry.wait_for_news());
+        let (began, longest) = (AwakeInstant::now(), self.retry.wait_for_news());
         while expects_news() && began.elapsed() < longest {
             tokio::select! {
                 () = sleep(longest / 20) => {}
-                () = self.waits_in_vain(lanes, operation, 1) => return,
+                () = self.waits_in_vain(operation, "", 1) => return,
             }
         }
         if expects_news() && !longest.is_zero() {

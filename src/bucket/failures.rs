@@ -7,6 +7,7 @@ use tokio::time::{Instant, timeout};
 
 use super::Bucket;
 use super::contact::reached;
+use crate::awake::AwakeInstant;
 use crate::location::ObjectKey;
 use crate::pace::outage::Outlasted;
 use crate::s3::{Failure, FailureKind, Operation};
@@ -147,7 +148,7 @@ impl Bucket {
 
     /// Returns the time spent on waiting since the first failed attempt, and before it by the
     /// caller.
-    pub(super) fn spent(&self, since: Option<Instant>, held: Duration) -> Duration {
+    pub(super) fn spent(&self, since: Option<AwakeInstant>, held: Duration) -> Duration {
         self.waited + since.map_or(Duration::ZERO, |since| since.elapsed().saturating_sub(held))
     }
 

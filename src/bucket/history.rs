@@ -8,9 +8,10 @@
 use std::future::Future;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::{Answer, Bucket, Repeat};
+use crate::awake::AwakeInstant;
 use crate::location::ObjectKey;
 use crate::manifest::job::Restore;
 use crate::s3::paging::{Order, Paging, Turn};
@@ -207,7 +208,7 @@ impl Bucket {
     where
         F: Future<Output = Result<Written, Failure>>,
     {
-        let began = Instant::now();
+        let began = AwakeInstant::now();
         let mut attempts = 0;
         loop {
             let failure = match self
@@ -236,7 +237,7 @@ impl Bucket {
                 };
             tokio::select! {
                 () = sleep(wait) => {}
-                () = self.waits_in_vain(&self.writes, operation, attempts) => return Err(self.stopped(operation, Some(key)).after(attempts)),
+                () = self.waits_in_vain(operation, key.as_str(), attempts) => return Err(self.stopped(operation, Some(key)).after(attempts)),
             }
             let newest = self.newest_version(key).await?;
             if let Some(made) = newest.filter(|newest| *tip != Tip::Version(newest.id.clone())) {

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::Bucket;
 use super::failures::GLANCE;
+use crate::awake::AwakeInstant;
 use crate::location::ObjectKey;
 use crate::s3::client::NotReady;
 use crate::s3::{Failure, FailureKind, Operation};
@@ -34,7 +35,7 @@ pub(super) struct Doubts {
     /// Refusals because of the credentials.
     refusals: u32,
     /// The first refusal because of the credentials.
-    since: Option<Instant>,
+    since: Option<AwakeInstant>,
 }
 
 /// The decision about a refused request.
@@ -52,11 +53,11 @@ impl Bucket {
         operation: Operation,
         key: Option<&ObjectKey>,
     ) -> Result<Duration, Failure> {
-        let began = Instant::now();
+        let began = AwakeInstant::now();
         let left = self.contact.as_ref().map(super::contact::Contact::left);
         let ready = tokio::select! {
             ready = self.client.ready(self.retry.patience, left) => ready,
-            () = self.waits_in_vain(self.lanes(operation.class()), operation, 1) => {
+            () = self.waits_in_vain(operation, "", 1) => {
                 return Err(self.stopped(operation, key));
             }
         };
@@ -182,7 +183,7 @@ impl Bucket {
         doubts: &mut Doubts,
     ) -> Verdict {
         doubts.refusals += 1;
-        let waited = doubts.since.get_or_insert_with(Instant::now).elapsed();
+        let waited = doubts.since.get_or_insert_with(AwakeInstant::now).elapsed();
         let is_over = match &self.contact {
             Some(contact) => contact.left().is_zero(),
             None => waited >= self.retry.patience,

@@ -55,10 +55,12 @@ impl Bucket {
         let parked = parked.or_else(|| self.park_in_line(at, operation, bytes));
         let lanes = self.lanes(operation.class());
         let wait = async {
-            let admitted = self
-                .pacer
-                .admit(lanes, at, bytes, self.retry.patience)
-                .await;
+            let patience = self.retry.patience;
+            let admitted = if self.goes_ahead() {
+                self.pacer.admit_ahead(lanes, at, bytes, patience).await
+            } else {
+                self.pacer.admit(lanes, at, bytes, patience).await
+            };
             if let Some(parked) = parked {
                 parked.back().await;
             }
@@ -69,7 +71,7 @@ impl Bucket {
             // First of all: a request that was called off must not be sent, even if it is its turn.
             () = self.called_off.cancelled() => None,
             admitted = wait => Some(admitted),
-            () = self.waits_in_vain(lanes, operation, attempts) => None,
+            () = self.waits_in_vain(operation, at, attempts) => None,
         }
     }
 

@@ -1,7 +1,8 @@
 //! Ends the requests of a bucket when the run stops.
 //!
 //! A request in flight may finish before `halt` is cancelled. A request that only waits for its
-//! next attempt would be sent into a run that is over, so the stop ends it at once.
+//! next attempt would be sent into a run that is over, so the stop ends it at once. So it does with
+//! a first attempt that leads to nothing any more, or whose turn would not come soon.
 
 use std::time::Duration;
 
@@ -10,8 +11,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::Bucket;
 use crate::location::ObjectKey;
-use crate::pace::Lanes;
 use crate::s3::{Failure, Operation};
+
+/// The interval at which a request that waits is looked at once the run has stopped.
+const LOOK: Duration = Duration::from_millis(100);
+/// After a stop, a request that begins something does not wait longer than this for its turn.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// The purpose of a bucket's requests, which decides what a stop means to them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,32 +71,53 @@ impl Bucket {
     ) -> Result<(), Failure> {
         tokio::select! {
             () = sleep(time) => Ok(()),
-            () = self.waits_in_vain(self.lanes(operation.class()), operation, 1) => {
+            () = self.waits_in_vain(operation, key.as_str(), 1) => {
                 Err(self.stopped(operation, Some(key)))
             }
         }
     }
 
-    /// Waits until a request that has made `attempts` attempts, and is not in flight, must not be
-    /// sent again.
-    pub(super) async fn waits_in_vain(&self, lanes: &Lanes, operation: Operation, attempts: u32) {
+    /// Waits until a request about the keys around `at` that has made `attempts` attempts, and is
+    /// not in flight, must not be sent again.
+    pub(super) async fn waits_in_vain(&self, operation: Operation, at: &str, attempts: u32) {
         let stopped = async {
             self.pacer.stopping().cancelled().await;
-            let is_part = matches!(operation, Operation::UploadPart | Operation::UploadPartCopy);
-            let is_over = match self.purpose {
-                Purpose::Journal => false,
-                Purpose::CleanUp => lanes.is_out(),
-                // An object that has begun still needs the first attempt of any request except a
-                // part.
-                Purpose::Object => attempts > 0 || is_part || lanes.is_out(),
-            };
-            if !is_over {
-                std::future::pending::<()>().await;
+            while !self.is_in_vain(operation, at, attempts) {
+                sleep(LOOK).await;
             }
         };
         tokio::select! {
             () = self.called_off.cancelled() => {}
             () = stopped => {}
         }
+    }
+
+    /// Returns true if the run has stopped and a request is not worth waiting for any more.
+    fn is_in_vain(&self, operation: Operation, at: &str, attempts: u32) -> bool {
+        let lanes = self.lanes(operation.class());
+        match self.purpose {
+            Purpose::Journal => return false,
+            Purpose::CleanUp => return lanes.is_out(),
+            Purpose::Object => {}
+        }
+        if attempts > 0 || lanes.is_out() || lanes.is_shut(at) {
+            return true;
+        }
+        let longest_wait = match operation {
+            // No part is sent any more.
+            Operation::CreateMultipartUpload
+            | Operation::UploadPart
+            | Operation::UploadPartCopy => return true,
+            Operation::HeadObject | Operation::CopyObject | Operation::PutObject => LONGEST_WAIT,
+            // An object that has begun may need it to be whole.
+            _ => self.retry.drain.saturating_sub(self.retry.tidying()),
+        };
+        lanes.queue_delay(at, self.pacer.elapsed()) > longest_wait
+    }
+
+    /// Returns true if a request goes before all others: the run has stopped, and what it leaves
+    /// open is few and must not stand in a line of requests that will not be sent.
+    pub(super) fn goes_ahead(&self) -> bool {
+        self.purpose == Purpose::CleanUp && self.pacer.stopping().is_cancelled()
     }
 }

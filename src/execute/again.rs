@@ -68,7 +68,9 @@ impl Work {
         let basis = match reason {
             Skip::Equal { equal_by, .. } => Some(equal_by),
             Skip::Present => None,
-            Skip::AsSet | Skip::ChangedMeanwhile | Skip::Archived => return None,
+            Skip::AsSet | Skip::ChangedMeanwhile | Skip::Archived | Skip::NotSelected => {
+                return None;
+            }
         };
         // A list that is read again finds what this run has counted as failed.
         let is_of_now = self.inherited.lists_anew(transfer);

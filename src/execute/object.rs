@@ -99,6 +99,7 @@ async fn rounds(copy: &mut Copy<'_>, draft: &mut Draft) -> Result<Ending, Troubl
     let Copy {
         work, source, step, ..
     } = *copy;
+    let mut gone = None;
     for _ in 0..ROUNDS {
         match copy.round(draft).await {
             Err(Trouble::SourceChanged) => {
@@ -106,6 +107,10 @@ async fn rounds(copy: &mut Copy<'_>, draft: &mut Draft) -> Result<Ending, Troubl
             }
             Err(Trouble::NotOurs) => {
                 tracing::info!(key = %step.entry.key, "an open upload was of no use: copying it anew");
+            }
+            Err(Trouble::UploadGone(failure)) => {
+                tracing::info!(key = %step.entry.key, %failure, "beginning another upload");
+                gone = Some(failure);
             }
             Err(Trouble::OtherBoundaries) => {
                 tracing::info!(key = %step.entry.key, "its parts are not uniform: asking for each");
@@ -116,6 +121,9 @@ async fn rounds(copy: &mut Copy<'_>, draft: &mut Draft) -> Result<Ending, Troubl
             }
             other => return other,
         }
+    }
+    if let Some(failure) = gone {
+        return Err(Trouble::Failed(failure));
     }
     let (kind, message) = if let Some(message) = copy.contradiction() {
         (FailureKind::ServerFault, message)
@@ -221,6 +229,9 @@ impl Copy<'_> {
                 .await?
         };
         self.is_as_listed(&head)?;
+        if let Some(skipped) = self.left_out(&head, draft) {
+            return Ok(skipped);
+        }
         if draft.in_place
             && let Some(ending) = Box::pin(self.before_change(&head, draft)).await?
         {
@@ -334,6 +345,20 @@ impl Copy<'_> {
                 message,
             )),
         }
+    }
+
+    /// Skips an object that was written again after it had been listed, if the selection leaves out
+    /// what HEAD shows. An object that a round of ours has written already is copied to its end.
+    fn left_out(&self, head: &Head, draft: &mut Draft) -> Option<Ending> {
+        let listed = &self.step.entry;
+        let is_written = self.seen != self.step.seen && self.seen != Seen::Absent;
+        if is_written || self.before.is_some() {
+            return None;
+        }
+        let mut now = listed.clone();
+        now.take(head.clone());
+        let rule = self.work.sides.left_out_now(listed, &now)?;
+        Some(draft.left_out(&rule))
     }
 
     /// Makes sure that an object whose size no list showed is not larger than its ranges, if HEAD

@@ -14,14 +14,14 @@ use super::prove::{Expected, FromParts, Verdict, judge_answer, judge_checksum, j
 use super::receipt::Proof;
 use super::refusals::Answer;
 use super::{Draft, Trouble, Work, condition, read};
-use crate::location::ObjectKey;
+use crate::location::{BucketName, ObjectKey};
 use crate::manifest::job::{Attribute, Policy, Prove, Verify};
 use crate::pace::Slot;
 use crate::plan::asked::{Asked, Difference, Question, Unlike};
 use crate::plan::loss::{Loss, Lost};
 use crate::s3::{
-    Checksum, ChecksumAlgorithm, ChecksumKind, Failure, FailureKind, Head, SourcePin, Tag, Written,
-    look,
+    Checksum, ChecksumAlgorithm, ChecksumKind, Failure, FailureKind, Head, Operation, SourcePin,
+    Tag, Written, look,
 };
 
 /// A published object, and the facts to compare it with.
@@ -373,9 +373,7 @@ impl Work {
             Answer::NotReadable | Answer::NotKnown if !is_hidden => None,
             Answer::NotReadable => {
                 let name = destination.name();
-                draft.notes.push(format!(
-                    "{attribute} not compared: s3:{by} missing on {name}"
-                ));
+                draft.notes.push(not_compared(attribute, by, name));
                 None
             }
             Answer::NotKnown | Answer::Unlike(Unlike::Nothing) => {
@@ -425,4 +423,9 @@ impl Work {
         let by_policy = self.sides.transfer.preserve.of(attribute) == Policy::Require;
         is_keyed || (by_policy && self.sides.source.is_some())
     }
+}
+
+/// Returns the note on an attribute of a copy that could not be compared for want of a permission.
+pub(super) fn not_compared(attribute: Attribute, by: Operation, bucket: &BucketName) -> String {
+    format!("{attribute} not compared: s3:{by} missing on {bucket}")
 }

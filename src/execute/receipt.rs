@@ -9,6 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::listing::filter::Excluded;
 use crate::manifest::job::RestoreTier;
 use crate::plan::decide::{Reason, Route, Skip};
 pub use crate::plan::loss::{Loss, Lost};
@@ -327,6 +328,17 @@ impl Draft {
             notes: Vec::new(),
             looked_for_uploads: false,
             in_place: false,
+        }
+    }
+
+    /// Returns the ending of an object that `rule` leaves out by now.
+    pub(super) fn left_out(&mut self, rule: &Excluded) -> Ending {
+        self.reason = None;
+        self.notes.push(format!(
+            "written again after it had been listed, and left out as it is now: {rule}"
+        ));
+        Ending::Skipped {
+            reason: Skip::NotSelected,
         }
     }
 

@@ -19,7 +19,7 @@ use crate::journal::event::{
 use crate::journal::state::RunState;
 use crate::listing::bisect::{Cut, KeyRange};
 use crate::location::ObjectKey;
-use crate::manifest::job::{Source, Versions};
+use crate::manifest::job::Source;
 use crate::plan::decide::Skip;
 use crate::plan::unchanged::Unchanged;
 use crate::planner::{Hunger, News, Pending, Planning, Resume, Sides, Step};
@@ -416,21 +416,6 @@ pub(super) fn listed_anew<'a>(
         .filter(is_anew)
         .map(|(number, _)| number)
         .collect()
-}
-
-impl Sides {
-    /// Returns true if what is planned comes in the order of the source's keys, so that a later
-    /// session can go on behind any of them.
-    fn plans_in_order(&self) -> bool {
-        let transfer = &self.transfer;
-        let is_ordered = match (&self.source, &transfer.chosen) {
-            // They are sorted before they are asked for.
-            (Some(_), Some(_)) => transfer.versions == Versions::Current,
-            (Some(source), None) => source.capabilities().ordered_lists,
-            (None, _) => true,
-        };
-        is_ordered && self.plans_once()
-    }
 }
 
 /// Plans a transfer; a transfer from standard input has one step and no listing.

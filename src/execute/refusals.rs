@@ -391,11 +391,35 @@ impl Refusals {
         known.clone()
     }
 
-    /// Returns true if the bucket was seen to keep the tags that `write` carries along.
-    pub(super) fn carries_tags(&self, bucket: &Bucket, write: Operation) -> bool {
-        let kept = lock(&self.kept);
-        kept.contains(&(Self::place(bucket), write, TAGS_OF_SOURCE))
+    /// Returns what is known of the tags that `write` carries along to the bucket.
+    pub(super) fn carried_tags(&self, bucket: &Bucket, write: Operation) -> CarriedTags {
+        let asking = (Self::place(bucket), write, TAGS_OF_SOURCE);
+        if !lock(&self.kept).contains(&asking) {
+            return CarriedTags::Unknown;
+        }
+        let mut answers = lock(&self.answers);
+        let Some(once) = answers.get_mut(&asking) else {
+            return CarriedTags::Kept;
+        };
+        if once.is_open(is_not_readable, self.questions) {
+            CarriedTags::Unknown
+        } else if once.cell.get().is_some_and(is_not_readable) {
+            CarriedTags::NotReadable
+        } else {
+            CarriedTags::Kept
+        }
     }
+}
+
+/// The knowledge about the tags that a write carries along from the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CarriedTags {
+    /// They are to be compared.
+    Unknown,
+    /// The bucket was seen to keep them.
+    Kept,
+    /// They cannot be compared, because those of the copy may not be read.
+    NotReadable,
 }
 
 /// The knowledge about tags in a source bucket whose HEAD shows no tag count.

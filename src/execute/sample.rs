@@ -4,10 +4,7 @@
 //! server clearly says counts. That it does not answer, or that a look is denied, says nothing
 //! about an object.
 
-use std::time::Duration;
-
 use futures::stream::{self, StreamExt as _};
-use tokio::time::sleep;
 
 use crate::connections::Connections;
 use crate::journal::sample::Copied;
@@ -15,14 +12,10 @@ use crate::journal::state::RunState;
 use crate::location::S3Uri;
 use crate::manifest::job::{Job, Versions};
 use crate::planner::Sides;
-use crate::s3::{Failure, FailureKind};
+use crate::s3::{Failure, FailureKind, Head};
 
 /// Looks under way at once.
 const AT_ONCE: usize = 8;
-/// An object of another size is looked at again this often, after a pause. A server that does not
-/// replace objects at once may still be at work on the last request of a session that was killed.
-const LOOKS_AGAIN: u32 = 10;
-const PAUSE: Duration = Duration::from_millis(500);
 
 /// The result of looks at some objects on record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -90,20 +83,12 @@ async fn found(sides: Sides, copied: &Copied) -> Option<Result<bool, String>> {
     } else {
         format!("copied at {:.0}", copied.at)
     };
-    let look = || {
-        sides
-            .destination
-            .with_slot(sides.destination.head(&key, None))
-    };
-    let mut answer = look().await;
-    for _ in 0..LOOKS_AGAIN {
-        if !matches!(&answer, Ok(head) if head.size != copied.bytes) {
-            break;
-        }
-        sleep(PAUSE).await;
-        answer = look().await;
-    }
-    match answer {
+    // A server that does not replace objects at once may still be at work on the last request of a
+    // session that was killed.
+    let is_as_recorded = |head: &Head| head.size == copied.bytes;
+    let destination = &sides.destination;
+    let look = destination.head_written(&key, is_as_recorded);
+    match destination.with_slot(look).await {
         Ok(head) if head.size == copied.bytes => Some(Ok(!copied.found)),
         Ok(head) => Some(Err(format!(
             "{uri}, {what} with {} bytes, has {}",

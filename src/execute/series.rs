@@ -24,6 +24,7 @@ use super::monitor::Event;
 use super::outcome::GaveUp;
 use super::receipt::{Ending, Receipt};
 use super::waiting::Queued;
+use crate::awake::AwakeInstant;
 use crate::manifest::job::FailureLimit;
 use crate::planner::Step;
 use crate::s3::FailureKind;
@@ -70,7 +71,7 @@ pub(super) struct Series {
 
 #[derive(Clone, Copy, Debug)]
 struct Pause {
-    since: Instant,
+    since: AwakeInstant,
     next: Instant,
     interval: Duration,
     /// The next object to try is one that was refused.
@@ -277,7 +278,7 @@ impl Conductor<'_> {
         let is_paused = true;
         self.monitor.observe(&Event::Paused { is_paused });
         self.series.pause = Some(Pause {
-            since: now,
+            since: AwakeInstant::at(now),
             next: now + interval,
             interval,
             tries_refused: true,
@@ -294,14 +295,15 @@ impl Conductor<'_> {
         }
         let now = Instant::now();
         if self.open.is_empty() {
-            if now.duration_since(pause.since) >= self.series.patience {
+            if pause.since.until(now) >= self.series.patience {
                 return self.give_up_series();
             }
             self.probe(&mut pause);
             pause.interval = (pause.interval * 2).min(self.series.probes.1);
         }
         // The last look is at the end of the patience, not an interval after it.
-        let end = pause.since + self.series.patience;
+        let left = self.series.patience.saturating_sub(pause.since.until(now));
+        let end = now + left;
         pause.next = if now < end {
             (now + pause.interval).min(end)
         } else {
@@ -406,7 +408,7 @@ mod tests {
         let now = Instant::now();
         let interval = Duration::ZERO;
         series.pause = Some(Pause {
-            since: now,
+            since: AwakeInstant::at(now),
             next: now,
             interval,
             tries_refused: true,

@@ -8,7 +8,8 @@ use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use super::refusals::{Shown, Uncounted, is_no_answer};
+use super::published::not_compared;
+use super::refusals::{CarriedTags, Shown, Uncounted, is_no_answer};
 use super::{Draft, Trouble, Work};
 use crate::bucket::Bucket;
 use crate::manifest::job::{Attribute, Policy, Transfer};
@@ -265,8 +266,15 @@ impl Source<'_> {
         if !is_tried || !destination.capabilities().believes_answers() {
             return true;
         }
-        if refusals.carries_tags(destination, Operation::CopyObject) {
-            return false;
+        match refusals.carried_tags(destination, Operation::CopyObject) {
+            CarriedTags::Unknown => {}
+            CarriedTags::Kept => return false,
+            CarriedTags::NotReadable => {
+                let name = destination.name();
+                let by = Operation::GetObjectTagging;
+                draft.notes.push(not_compared(Attribute::Tags, by, name));
+                return false;
+            }
         }
         match refusals.known_uncounted(bucket) {
             Uncounted::Untagged(known) => known < UNTAGGED,

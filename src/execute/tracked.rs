@@ -307,6 +307,7 @@ impl Tracked {
         if let Err(Trouble::Failed(failure)) = outcome
             && *failure.kind() == FailureKind::NoSuchUpload
             && failure.details().operation != Operation::CompleteMultipartUpload
+            && progress.done.is_empty()
         {
             let upload = upload.outliving_the_run();
             draft.notes.extend(Box::pin(upload.end_elsewhere()).await);

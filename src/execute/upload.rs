@@ -33,7 +33,7 @@ use super::{Draft, Trouble, UPLOAD_MEMORY_MIB, Work};
 use crate::checksum;
 use crate::endpoint::capabilities::ConditionalWrite;
 use crate::journal::event::SourceVersion;
-use crate::listing::local;
+use crate::listing::{Entry, local};
 use crate::location::{LocalPath, ObjectKey};
 use crate::manifest::job::Prove;
 use crate::pace::{Slot, slots::Want};
@@ -108,18 +108,25 @@ async fn rounds(
     draft: &mut Draft,
     left: &mut Vec<Left>,
 ) -> Result<Ending, Trouble> {
-    let mut seen = step.seen.clone();
+    let (mut seen, mut gone) = (step.seen.clone(), None);
     for _ in 0..ROUNDS {
         // In a box: a task of a copy has no use for so much room.
         match Box::pin(file_round(work, path, step, draft, (&mut seen, left))).await {
             Err(Trouble::SourceChanged) => {
                 tracing::info!(path = %path.display(), "changed while it was read: sending it again");
             }
+            Err(Trouble::UploadGone(failure)) => {
+                tracing::info!(path = %path.display(), %failure, "beginning another upload");
+                gone = Some(failure);
+            }
             Err(Trouble::NotOurs) => {
                 tracing::info!(path = %path.display(), "an open upload was of no use: sending it anew");
             }
             other => return other,
         }
+    }
+    if let Some(failure) = gone {
+        return Err(Trouble::Failed(failure));
     }
     let message = format!("the file changed {ROUNDS} times while it was read");
     let place = path.display().to_string();
@@ -160,6 +167,14 @@ async fn file_round(
         }
     });
     let (file, stamp, read) = opened.await?;
+    let now = Entry {
+        size: stamp.size,
+        modified: stamp.version().modified,
+        ..step.entry.clone()
+    };
+    if let Some(rule) = work.sides.left_out_now(&step.entry, &now) {
+        return Ok(draft.left_out(&rule));
+    }
     let route = work.sides.route(stamp.size, &step.entry.key, &step.key)?;
     (draft.size, draft.route, draft.parts) = (stamp.size, Some(route.name()), route.parts());
     let wanted = Wanted::of_upload(work, &step.key);

@@ -25,7 +25,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use jiff::{SignedDuration, Timestamp};
-use tokio::time::Instant;
 
 pub(super) use self::lease::Lease;
 pub use self::lease::LeaseHandle;
@@ -37,6 +36,7 @@ use super::salvage::Salvage;
 use super::segment::{self, Fence, FileName, Header, Replay, segment_name, snapshot_name};
 use super::state::RunState;
 use super::store::{Store, is_long};
+use crate::awake::AwakeInstant;
 use crate::bucket::Bucket;
 use crate::location::{ObjectKey, S3Uri};
 use crate::s3::paging::{Order, Paging, Turn};
@@ -211,7 +211,7 @@ impl BucketPlace {
         let (operation, bucket) = (Operation::ListObjects, self.bucket.name());
         let mut paging = Paging::new(operation, bucket, &ours, order);
         let (mut found, mut token) = (Listing::default(), None);
-        let (began, mut others) = (Instant::now(), 0);
+        let (began, mut others) = (AwakeInstant::now(), 0);
         loop {
             let page = self.bucket.list(&ours, None, token.as_deref()).await;
             let mut page = page.map_err(|failure| JournalError::store(self, failure))?;

@@ -11,9 +11,10 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures::stream::TryStreamExt;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::MultipartUpload;
+use crate::awake::AwakeInstant;
 use crate::bucket::Bucket;
 use crate::checksum;
 use crate::s3::look::Made;
@@ -28,9 +29,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// between two such looks.
 const FIRST_LOOK: Duration = Duration::from_secs(5);
 const LONGEST_LOOK: Duration = Duration::from_mins(1);
-/// Looks at a new object that is smaller than what was published, and the pause between two.
-const LOOKS_AT_PART: u32 = 10;
-const PAUSE_AT_PART: Duration = Duration::from_millis(300);
 /// How often a Complete of unknown outcome is sent at least, before all parts are given up.
 const COMPLETE_ROUNDS: u32 = 4;
 /// The remark on the failure of an upload that is gone without having made the object.
@@ -79,7 +77,7 @@ impl MultipartUpload {
             checksum,
             ..spec.clone()
         };
-        let began = Instant::now();
+        let began = AwakeInstant::now();
         let (mut round, mut is_renamed) = (1, false);
         loop {
             // What was waited for in vain is not waited for once more.
@@ -291,20 +289,11 @@ impl MultipartUpload {
             let times = head.modified.zip(self.since);
             times.is_some_and(|(modified, since)| modified < since)
         };
-        let mut looks = 1;
-        let head = loop {
-            let head = match self.bucket.head(&self.key, None).await {
-                Ok(head) => head,
-                Err(failure) if *failure.kind() == FailureKind::NotFound => return Ok(None),
-                Err(failure) => return Err(failure),
-            };
-            // Some servers show an object while they still write it.
-            let may_grow = head.size < spec.size && !is_old(&head);
-            if !may_grow || looks == LOOKS_AT_PART {
-                break head;
-            }
-            looks += 1;
-            sleep(PAUSE_AT_PART).await;
+        let is_whole = |head: &Head| head.size >= spec.size || is_old(head);
+        let head = match self.bucket.head_written(&self.key, is_whole).await {
+            Ok(head) => head,
+            Err(failure) if *failure.kind() == FailureKind::NotFound => return Ok(None),
+            Err(failure) => return Err(failure),
         };
         let ours = head.size == spec.size
             && !is_old(&head)

@@ -319,7 +319,7 @@ impl Lanes {
                 clippy::cast_sign_loss,
                 reason = "a rate, and saturating"
             )]
-            let accepted = lane.lock().rate.limit()?.round() as u32;
+            let accepted = lane.lock().rate.known_limit()?.round() as u32;
             Some(LearnedLane {
                 bucket: bucket.to_owned(),
                 class: self.class,

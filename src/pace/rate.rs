@@ -20,6 +20,11 @@
 //! doubles is followed. Where requests are few, the curve is stretched, because each probe costs a
 //! refusal or two. Between two cuts both of which found the bucket empty, what was accepted on
 //! average is what the limit gave at least; that keeps one noisy share from costing seconds.
+//!
+//! **Shut.** Where nothing at all is accepted, the share says nothing about the limit that will hold
+//! afterwards. A few requests a second ask if it is over, each refusal begins that anew, and once
+//! they are spared the rate doubles every half second until it is what it was before. It would take
+//! the curve a minute to get away from two requests a second.
 
 use std::time::Duration;
 
@@ -64,6 +69,13 @@ const SPAN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_s
 const DROPPED: f64 = 0.7;
 /// Probing beyond so many times what is used is guessing.
 const GUESSING: f64 = 2.0;
+/// Cuts that follow each other within this time are one drop.
+const DROP: Duration = Duration::from_secs(2);
+/// Without a refusal for so many seconds, and for so many times what one takes, a server accepts
+/// something again.
+const SPARED: (f64, f64) = (0.75, 2.0);
+/// Seconds in which the rate doubles then, unless a refusal takes longer.
+const DOUBLING: f64 = 0.5;
 /// Requests per second below which no lane goes: a run must go on.
 pub const FLOOR: f64 = 2.0;
 
@@ -91,6 +103,47 @@ struct Limit {
     settled: bool,
     /// Seconds that a refusal took.
     refusal: f64,
+    /// Nothing was accepted at the last cut.
+    shut: bool,
+    /// What was accepted before that, and before the cuts just before it; `None` if nothing had
+    /// been throttled.
+    before: Option<f64>,
+}
+
+impl Limit {
+    /// A limit that was found at `now`, after refusals that took so many seconds.
+    fn found(accepted: f64, before: Option<f64>, refusal: f64, now: Duration) -> Self {
+        Self {
+            cut_at: now,
+            accepted: accepted.max(FLOOR),
+            passed: 0.0,
+            settled: false,
+            refusal,
+            shut: accepted < FLOOR,
+            before,
+        }
+    }
+
+    /// What the server is known to accept when it is not shut.
+    fn known(&self) -> Option<f64> {
+        if self.shut {
+            self.before
+        } else {
+            Some(self.accepted)
+        }
+    }
+
+    /// Seconds since a server that was shut proved by sparing all requests that it is not.
+    fn spared(&self, now: Duration) -> f64 {
+        let quiet = now.saturating_sub(self.cut_at).as_secs_f64();
+        quiet - SPARED.0 - SPARED.1 * self.refusal.min(SLOWEST)
+    }
+
+    /// The rate at which a server that was shut is asked for more.
+    fn reopening(&self, now: Duration) -> f64 {
+        let doublings = self.spared(now).max(0.0) / self.refusal.clamp(DOUBLING, SLOWEST);
+        FLOOR * doublings.min(64.0).exp2()
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -117,15 +170,8 @@ impl RateController {
     /// A lane whose server is known to accept this much, since `now`.
     #[must_use]
     pub fn known(start: f64, accepted: f64, now: Duration) -> Self {
-        let limit = Limit {
-            cut_at: now,
-            accepted: accepted.max(FLOOR),
-            passed: 0.0,
-            settled: false,
-            refusal: 0.0,
-        };
         Self {
-            limit: Some(limit),
+            limit: Some(Limit::found(accepted, None, 0.0, now)),
             ..Self::new(start)
         }
     }
@@ -133,10 +179,31 @@ impl RateController {
     /// Takes note of a request that is sent.
     pub fn sent(&mut self, now: Duration) {
         self.recent.sent(now);
+        self.reopen(now);
         match &mut self.limit {
             Some(limit) => limit.passed += 1.0,
             None => self.sent += 1.0,
         }
+    }
+
+    /// Ends the time after a server was shut once the rate is what it was before.
+    fn reopen(&mut self, now: Duration) {
+        let Some(limit) = self.limit.filter(|limit| limit.shut) else {
+            return;
+        };
+        if self.rate(now) >= self.return_to(&limit) {
+            self.sent = 0.0;
+            self.limit = limit
+                .before
+                .map(|before| Limit::found(before, None, limit.refusal, now));
+        }
+    }
+
+    /// The rate that a lane returns to after its server was shut.
+    fn return_to(&self, limit: &Limit) -> f64 {
+        limit
+            .before
+            .map_or(self.start, |before| (before * (1.0 - DEPTH)).max(FLOOR))
     }
 
     /// Takes note that a request sent at `sent_at` was throttled. True when that cut the rate.
@@ -148,6 +215,11 @@ impl RateController {
             }
             limit.passed -= 1.0;
             if sent_at <= limit.cut_at + SETTLING {
+                return false;
+            }
+            if limit.shut && limit.spared(now) <= 0.0 {
+                limit.cut_at = now;
+                limit.refusal = now.saturating_sub(sent_at).as_secs_f64();
                 return false;
             }
         }
@@ -177,17 +249,20 @@ impl RateController {
         let share = 1.0 - f64::from(refused.saturating_sub(1)) / f64::from(sample.max(2) - 1);
         let is_lump = news.last.saturating_sub(news.since) < SETTLING;
         let accepted = self.estimate(share, is_lump, now);
+        let refusal = now.saturating_sub(sent_at).as_secs_f64();
+        let before = self.limit.and_then(|limit| {
+            let is_same_drop = now.saturating_sub(limit.cut_at) < DROP;
+            if is_same_drop {
+                limit.before
+            } else {
+                limit.known()
+            }
+        });
+        let found = Limit::found(accepted, before, refusal, now);
         let settled = self
             .limit
-            .is_some_and(|limit| (accepted / limit.accepted - 1.0).abs() < NEAR);
-        let refusal = now.saturating_sub(sent_at).as_secs_f64();
-        self.limit = Some(Limit {
-            cut_at: now,
-            accepted,
-            passed: 0.0,
-            settled,
-            refusal,
-        });
+            .is_some_and(|limit| (found.accepted / limit.accepted - 1.0).abs() < NEAR);
+        self.limit = Some(Limit { settled, ..found });
         true
     }
 
@@ -204,7 +279,6 @@ impl RateController {
             Some(average) if is_lump || found > average * DROPPED => found.max(average),
             _ => found,
         }
-        .max(FLOOR)
     }
 
     /// Requests per second at this moment.
@@ -221,6 +295,9 @@ impl RateController {
         let Some(limit) = self.limit else {
             return self.start + self.sent * GROWTH;
         };
+        if limit.shut {
+            return limit.reopening(now).min(self.return_to(&limit));
+        }
         let few = if limit.settled {
             REQUESTS_BETWEEN / limit.accepted
         } else {
@@ -242,6 +319,12 @@ impl RateController {
     #[must_use]
     pub fn limit(&self) -> Option<f64> {
         self.limit.map(|limit| limit.accepted)
+    }
+
+    /// The same, or what it accepted before it refused everything.
+    #[must_use]
+    pub fn known_limit(&self) -> Option<f64> {
+        self.limit.and_then(|limit| limit.known())
     }
 
     /// When the server last set a limit.

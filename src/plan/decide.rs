@@ -161,6 +161,8 @@ pub enum Skip {
     ChangedMeanwhile,
     /// It cannot be read before it is restored, and the job says `archived: skip`.
     Archived,
+    /// It was written again after it had been listed, and the job leaves out what it is now.
+    NotSelected,
 }
 
 impl Skip {

@@ -75,11 +75,9 @@ impl Sides {
         if self.is_in_place() {
             return self.ask_in_place(entry, key, false).await;
         }
-        let head = match self
-            .destination
-            .with_slot(self.destination.head(&key, None))
-            .await
-        {
+        // A slot that is held up is of use to others.
+        let destination = self.destination.parking_heads();
+        let head = match destination.with_slot(destination.head(&key, None)).await {
             Ok(head) => head,
             Err(failure) if *failure.kind() == FailureKind::NotFound => {
                 let decision = self.decide(&entry, None);

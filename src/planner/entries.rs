@@ -9,7 +9,7 @@ use super::{Planned, Sides};
 use crate::listing::filter::{Excluded, Filter};
 use crate::listing::{Entry, Found, Listing, bucket, chosen, local, versions};
 use crate::location::ObjectKey;
-use crate::manifest::job::{Source, Versions};
+use crate::manifest::job::{Selection, Source, Versions};
 use crate::plan::remap::RemapError;
 use crate::s3::{Failure, FailureKind, Operation};
 
@@ -112,6 +112,20 @@ impl Sides {
             entry.relative(),
             entry.size,
         )
+    }
+
+    /// Returns the rule that leaves out an object that was written again after it had been listed,
+    /// if it is `now` one that the selection does not take.
+    pub(crate) fn left_out_now(&self, listed: &Entry, now: &Entry) -> Option<Excluded> {
+        let is_fixed = listed.version.is_some() || !listed.differs_from(now);
+        if is_fixed || self.transfer.select == Selection::default() {
+            return None;
+        }
+        let class = now.storage_class.as_deref();
+        Filter::new(&self.transfer.select)
+            .admits(now.relative(), now.size, now.modified, class)
+            .err()
+            .filter(|rule| *rule != Excluded::ModifiedUnknown)
     }
 
     /// Applies the selection and the key map.

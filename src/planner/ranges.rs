@@ -6,17 +6,19 @@
 //! for room in the channel to it. What one range holds in memory does not depend on its length (two
 //! pages of each side), and there are at most [`MOST_RANGES`].
 //!
-//! Histories, chosen keys, local files and lists without order are one range.
+//! Histories, chosen keys, local files and lists without order are one range. Its keys leave in the
+//! order of the answers about them if the list has no order either.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::{Either, FutureExt, ready};
-use futures::stream::{FuturesOrdered, StreamExt};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
+use super::questions::{Answers, HeldUp};
 use super::steps::{Exit, Gone, News, Outbox};
 use super::{Next, Planned, Resume, Sides, WAITING};
+use crate::bucket::Bucket;
 use crate::listing::bisect::{KeyRange, Ranges};
 use crate::listing::bucket::{self, Bounds};
 use crate::listing::filter::Filter;
@@ -26,6 +28,7 @@ use crate::listing::{Found, Listing};
 use crate::location::ObjectKey;
 use crate::manifest::job::{Source, Transfer, Versions, When};
 use crate::pace::gate::by_itself;
+use crate::s3::Class;
 
 /// Ranges that are listed at once. At 60 ms a page, ten list 125,000 keys a second on each side;
 /// each takes up to 2.8 MiB, for the pages of both sides and the answers that are on their way, and
@@ -163,6 +166,29 @@ impl Sides {
         Reach::of_destination(select, keys, &to.location.key)
     }
 
+    /// Returns true if what is planned comes in the order of the source's keys, so that a later
+    /// session can go on behind any of them.
+    pub(crate) fn plans_in_order(&self) -> bool {
+        let transfer = &self.transfer;
+        let is_ordered = match (&self.source, &transfer.chosen) {
+            // They are sorted before they are asked for.
+            (Some(_), Some(_)) => transfer.versions == Versions::Current,
+            (Some(source), None) => source.capabilities().ordered_lists,
+            (None, _) => true,
+        };
+        is_ordered && self.plans_once()
+    }
+
+    /// Returns true while a side refuses all requests for keys like these.
+    fn is_held_up(&self, source: &ObjectKey, destination: &ObjectKey) -> bool {
+        let is_shut = |bucket: &Bucket, key| bucket.is_shut(Class::Read, key);
+        is_shut(&self.destination, destination)
+            || self
+                .source
+                .as_ref()
+                .is_some_and(|bucket| is_shut(bucket, source))
+    }
+
     /// True when the source's keys can be listed from anywhere, and the destination's with them.
     fn is_cut(&self) -> bool {
         matches!(self.transfer.from, Source::Prefix { .. })
@@ -279,8 +305,9 @@ impl Sides {
         }
         let mut counterparts = self.counterparts_of(range, frontier);
         let at_once = self.heads_at_once();
-        // What is known waits behind what is asked, so that keys leave in their order.
-        let (mut waiting, mut asking) = (FuturesOrdered::new(), 0);
+        // What is known waits behind what is asked where keys leave in their order.
+        let (mut waiting, mut asking) = (Answers::new(self.plans_in_order()), 0);
+        let held_up = HeldUp::default();
         loop {
             let found = match first.take() {
                 Some(found) => Some(found),
@@ -308,8 +335,8 @@ impl Sides {
                     break;
                 }
             };
-            waiting.push_back(match next {
-                Next::Known(known) if waiting.is_empty() => {
+            waiting.push(match next {
+                Next::Known(known) if waiting.is_passed_by() => {
                     outbox.push(known).await?;
                     continue;
                 }
@@ -317,16 +344,23 @@ impl Sides {
                 Next::Ask(entry, key, question) => {
                     asking += 1;
                     let (sides, shared) = (self.clone(), Arc::clone(&frontier.0));
+                    let held_up = held_up.clone();
                     Either::Right(by_itself(async move {
-                        // It is never closed.
-                        let _place = shared.questions.acquire().await;
-                        (1, sides.ask(entry, key, question).await)
+                        let keys = (entry.key.clone(), key.clone());
+                        let is_held_up = || sides.is_held_up(&keys.0, &keys.1);
+                        let question = sides.ask(entry, key, question);
+                        let answer = held_up.place(&shared.questions, is_held_up, question);
+                        (1, answer.await)
                     }))
                 }
             });
-            while asking >= at_once || waiting.len() >= WAITING {
+            while held_up.others(asking) >= at_once || waiting.len() >= WAITING {
                 outbox.flush().await?;
-                let Some((answered, answer)) = waiting.next().await else {
+                let next = tokio::select! {
+                    next = waiting.next() => next,
+                    () = held_up.more() => continue,
+                };
+                let Some((answered, answer)) = next else {
                     break;
                 };
                 asking -= answered;

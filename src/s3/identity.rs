@@ -29,6 +29,7 @@ use super::credentials::{self, CredentialOrigin, Machine, NoIdentity};
 use super::guard::{Panicked, guarded};
 use super::providers::{ANSWER, Provider};
 use super::renewal::{Brought, Inquiry, Renewal, Set, Step, lead};
+use crate::awake::AwakeInstant;
 use crate::endpoint::CredentialSource;
 use crate::size::display_duration;
 
@@ -182,7 +183,7 @@ impl Identities {
         patience: Duration,
         left: Option<Duration>,
     ) -> Result<(), NotReady> {
-        let (began, mut waiting) = (Instant::now(), None);
+        let (began, mut waiting) = (AwakeInstant::now(), None);
         loop {
             // Registered before the look, so that the end of a renewal in between is not missed.
             let mut changed = std::pin::pin!(self.0.changed.notified());

@@ -2,7 +2,10 @@
 //!
 //! The SDK has a provider for this. It starts the same shell and reads the same answer, but it
 //! leaves the program running when nobody waits for it any more. Here a program that takes too long
-//! is ended, with all that it has started, and so is one that still runs when the command ends.
+//! is ended, with all that it has started, and so is one that still runs when the command ends. What
+//! a program leaves running when it ends, with the standard output that it inherited, would hold up
+//! whoever waits for the end of the output. So the program's own end counts: what it has printed by
+//! then, or a moment later, is its answer, and what it left running is ended.
 //!
 //! The program gets a process group of its own, so that a signal reaches all of it. Where standard
 //! input is a terminal it stays in the group of the terminal: it may ask for a password or a code,
@@ -14,18 +17,26 @@ use std::fmt;
 use std::io::{self, IsTerminal as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, future};
 use aws_sdk_s3::config::Credentials;
+use futures::future::try_join;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::{Map, Value};
-use tokio::process::Command;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::process::{ChildStderr, ChildStdout, Command};
 use tokio::time::timeout;
 
 use super::causes::one_line;
+
+/// After a program has ended, its output may take this long to end too.
+const AFTERWARDS: Duration = Duration::from_secs(1);
+/// The most bytes that are read of what a program prints.
+const MOST: u64 = 1 << 20;
 
 /// The programs that run now, and whether each has a process group of its own.
 static RUNNING: Mutex<BTreeMap<i32, bool>> = Mutex::new(BTreeMap::new());
@@ -112,7 +123,8 @@ impl CredentialProcess {
             reason,
             may_pass,
         };
-        let output = match timeout(self.limit, self.output()).await {
+        let has_ended = AtomicBool::new(false);
+        let output = match timeout(self.limit, self.output(&has_ended)).await {
             Ok(Ok(output)) => output,
             Ok(Err(error)) => {
                 let reason = format!("cannot be run: {}", one_line(&error.to_string()));
@@ -120,7 +132,13 @@ impl CredentialProcess {
             }
             Err(_) => {
                 let limit = self.limit.as_secs();
-                let reason = format!("did not end within {limit} s and was ended");
+                let reason = if has_ended.load(Ordering::Relaxed) {
+                    format!(
+                        "ended without an answer, and what it left running was ended after {limit} s"
+                    )
+                } else {
+                    format!("did not end within {limit} s and was ended")
+                };
                 return Err(failed(reason, true));
             }
         };
@@ -140,7 +158,7 @@ impl CredentialProcess {
         read(&output.stdout).map_err(|reason| failed(reason, false))
     }
 
-    async fn output(&self) -> io::Result<Output> {
+    async fn output(&self, has_ended: &AtomicBool) -> io::Result<Output> {
         let mut shell = Command::new("sh");
         shell
             .args(["-c", &self.command])
@@ -151,15 +169,81 @@ impl CredentialProcess {
         if has_group {
             shell.process_group(0);
         }
-        let child = shell.spawn()?;
+        let mut child = shell.spawn()?;
         let id = child.id().and_then(|id| i32::try_from(id).ok());
         let running = id.map(|id| Running::new(id, has_group));
-        let output = child.wait_with_output().await?;
-        if let Some(running) = running {
-            running.forget();
+        let mut printed = Printed {
+            pipes: (child.stdout.take(), child.stderr.take()),
+            ..Printed::default()
+        };
+        let ended = tokio::select! {
+            read = printed.read() => read.map(|()| None),
+            status = child.wait() => status.map(Some),
+        }?;
+        let status = match ended {
+            Some(status) => status,
+            None => child.wait().await?,
+        };
+        has_ended.store(true, Ordering::Relaxed);
+        let running = match running {
+            // The number of the shell alone may belong to another process from now on.
+            Some(running) if !has_group => {
+                running.forget();
+                None
+            }
+            running => running,
+        };
+        let is_over = timeout(AFTERWARDS, printed.read()).await;
+        let is_left = is_over.is_err();
+        is_over.unwrap_or(Ok(()))?;
+        if is_left && status.success() && read(&printed.out).is_err() {
+            printed.read().await?;
         }
-        Ok(output)
+        match running {
+            // Dropped, which ends what is left.
+            Some(_) if is_left => {
+                let name = name(&self.profile);
+                tracing::warn!(
+                    "{name} left something running that holds its output open: it was ended"
+                );
+            }
+            Some(running) => running.forget(),
+            None => {}
+        }
+        Ok(Output {
+            status,
+            stdout: printed.out,
+            stderr: printed.err,
+        })
     }
+}
+
+/// What a program has printed so far.
+#[derive(Default)]
+struct Printed {
+    pipes: (Option<ChildStdout>, Option<ChildStderr>),
+    out: Vec<u8>,
+    err: Vec<u8>,
+}
+
+impl Printed {
+    /// Reads to the end. May be dropped and called again without a loss.
+    async fn read(&mut self) -> io::Result<()> {
+        let Self {
+            pipes: (stdout, stderr),
+            out,
+            err,
+        } = self;
+        try_join(to_end(stdout.as_mut(), out), to_end(stderr.as_mut(), err)).await?;
+        Ok(())
+    }
+}
+
+/// Reads a pipe to its end, or as far as anybody looks.
+async fn to_end(pipe: Option<impl AsyncRead + Unpin>, read: &mut Vec<u8>) -> io::Result<()> {
+    let Some(mut pipe) = pipe else { return Ok(()) };
+    while (read.len() as u64) < MOST && pipe.read_buf(read).await? > 0 {}
+    Ok(())
 }
 
 impl ProvideCredentials for CredentialProcess {
@@ -277,6 +361,36 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn what_a_program_leaves_running_does_not_hold_up_its_answer() {
+        let directory = tempfile::tempdir().unwrap();
+        let id = directory.path().join("id");
+        let answer = r#"{"Version": 1, "AccessKeyId": "id", "SecretAccessKey": "secret"}"#;
+        let command = format!("sleep 600 & echo $! > {}; echo '{answer}'", id.display());
+        let credentials = run(&command, Duration::from_mins(5)).await.unwrap();
+        assert_eq!(credentials.access_key_id(), "id");
+        assert_ended(&std::fs::read_to_string(&id).unwrap()).await;
+        // Nothing says that an answer will come, and nothing that it will not.
+        let command = format!("sleep 600 & echo $! > {}", id.display());
+        let failed = run(&command, Duration::from_secs(2)).await.unwrap_err();
+        assert!(
+            failed.may_pass && failed.reason.contains("ended without an answer"),
+            "{failed}"
+        );
+        assert_ended(&std::fs::read_to_string(&id).unwrap()).await;
+    }
+
+    /// Waits until these processes have ended.
+    async fn assert_ended(ids: &str) {
+        for id in ids.split_whitespace() {
+            let state = format!("/proc/{id}/stat");
+            // A process that nobody has waited for yet is a zombie.
+            while std::fs::read_to_string(&state).is_ok_and(|state| !state.contains(") Z ")) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+
     /// Checks that the shell's child and the processes beside it are ended too.
     #[tokio::test]
     async fn a_program_that_takes_too_long_is_ended_with_all_that_it_started() {
@@ -288,13 +402,6 @@ mod tests {
             failed.may_pass && failed.reason.contains("did not end within"),
             "{failed}"
         );
-        let ids = std::fs::read_to_string(ids).unwrap();
-        for id in ids.split_whitespace() {
-            let state = format!("/proc/{id}/stat");
-            // A process that nobody has waited for yet is a zombie.
-            while std::fs::read_to_string(&state).is_ok_and(|state| !state.contains(") Z ")) {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        }
+        assert_ended(&std::fs::read_to_string(ids).unwrap()).await;
     }
 }

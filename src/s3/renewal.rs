@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::Failure;
 use super::credentials::NoIdentity;
+use crate::awake::AwakeInstant;
 
 /// The longest pause between two renewals, once the provider has given credentials, and before.
 const LONGEST: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(5));
@@ -78,7 +79,7 @@ pub(super) enum Brought {
 /// The reason why requests wait.
 #[derive(Clone, Debug)]
 pub(super) struct WaitReason {
-    since: Instant,
+    since: AwakeInstant,
     /// True once the log has said so.
     pub(super) is_told: bool,
 }
@@ -152,7 +153,7 @@ impl Renewal {
             return Step::None(error.clone());
         }
         self.trouble.get_or_insert(WaitReason {
-            since: now,
+            since: AwakeInstant::at(now),
             is_told: false,
         });
         let renew = self.begin(now);
@@ -249,9 +250,7 @@ impl Renewal {
 
     fn over(&mut self, now: Instant) -> Option<Duration> {
         let trouble = self.trouble.take()?;
-        trouble
-            .is_told
-            .then(|| now.saturating_duration_since(trouble.since))
+        trouble.is_told.then(|| trouble.since.until(now))
     }
 
     /// Records that the server refused the set that is held.
@@ -300,9 +299,9 @@ impl Renewal {
 
     /// Returns how long requests have been waiting.
     pub(super) fn waiting_for(&self, now: Instant) -> Duration {
-        self.trouble.as_ref().map_or(Duration::ZERO, |trouble| {
-            now.saturating_duration_since(trouble.since)
-        })
+        self.trouble
+            .as_ref()
+            .map_or(Duration::ZERO, |trouble| trouble.since.until(now))
     }
 
     /// Returns true the first time that it is called while requests wait.

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use rstest::rstest;
 use s3haul::execute::receipt::Ending;
+use s3haul::manifest::job::{Job, PartSize};
 use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation, When};
-use s3haul::size::MIB;
+use s3haul::size::{ByteSize, MIB};
 
 use crate::world::{DESTINATION, Run, SOURCE, World, copy_all, upload_all};
 
@@ -390,5 +391,83 @@ async fn uploads_survive_the_same_faults(
     assert_eq!(run.outcome.failed_objects, 0, "{:?}", run.receipts);
     let stored = world.sandbox.store().object(DESTINATION, "large").unwrap();
     assert!(stored.content.to_bytes() == large, "other bytes arrived");
+    world.assert_no_upload_is_left();
+}
+
+/// A world with one object of ten parts, which are sent one by one.
+async fn ten_parts() -> (World, Job) {
+    let world = World::new().await;
+    let (content, spec) = (Content::pattern(5, 50 * MIB), ObjectSpec::default());
+    let store = world.sandbox.store();
+    store.put_object(SOURCE, "k", content, &spec);
+    let mut transfer = copy_all();
+    transfer.parts.size = PartSize::Exactly(ByteSize(5 * MIB));
+    transfer.parts.threshold = ByteSize(5 * MIB);
+    let mut job = world.job(transfer);
+    job.limits.in_flight = Some(1);
+    (world, job)
+}
+
+#[rstest]
+#[case(Operation::UploadPartCopy, 3)]
+#[case(Operation::CompleteMultipartUpload, 1)]
+#[tokio::test]
+async fn an_upload_that_somebody_aborts_is_begun_again(
+    #[case] operation: Operation,
+    #[case] call: u64,
+) {
+    let (world, job) = ten_parts().await;
+    let aborted = Effect::hook(|store| store.abort_uploads(DESTINATION));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(operation).nth(call).then(aborted));
+    let run = world.try_run_job(&job).await.unwrap();
+    assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
+    world.assert_equal("k", "k");
+    world.assert_no_upload_is_left();
+    assert_eq!(world.calls(Operation::CreateMultipartUpload), 2);
+}
+
+#[tokio::test]
+async fn an_upload_that_is_aborted_again_and_again_fails_its_object() {
+    let (world, job) = ten_parts().await;
+    let aborted = Effect::hook(|store| store.abort_uploads(DESTINATION));
+    let parts = Fault::on(Operation::UploadPartCopy);
+    world
+        .sandbox
+        .faults()
+        .add(parts.when(When::Every(3)).then(aborted));
+    let run = world.try_run_job(&job).await.unwrap();
+    let Ending::Failed { error } = &run.receipts[0].ending else {
+        panic!("{:?}", run.receipts)
+    };
+    assert_eq!(error.kind, "no-such-upload");
+    assert!(
+        error.message.contains("somebody else ended the upload"),
+        "{}",
+        error.message
+    );
+    assert_eq!(world.calls(Operation::CreateMultipartUpload), 4);
+    world.assert_no_upload_is_left();
+}
+
+#[tokio::test]
+async fn the_upload_of_a_file_that_somebody_aborts_is_begun_again() {
+    let world = World::new().await;
+    let files = tempfile::tempdir().unwrap();
+    std::fs::write(files.path().join("k"), vec![7; 20 << 20]).unwrap();
+    let mut transfer = upload_all(files.path());
+    transfer.parts.size = PartSize::Exactly(ByteSize(5 * MIB));
+    transfer.parts.threshold = ByteSize(5 * MIB);
+    let mut job = world.job(transfer);
+    job.limits.in_flight = Some(1);
+    let aborted = Effect::hook(|store| store.abort_uploads(DESTINATION));
+    let part = Fault::on(Operation::UploadPart).nth(3);
+    world.sandbox.faults().add(part.then(aborted));
+    let run = world.try_run_job(&job).await.unwrap();
+    assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
+    let copy = world.sandbox.store().object(DESTINATION, "k").unwrap();
+    assert_eq!(copy.content.len(), 20 << 20);
     world.assert_no_upload_is_left();
 }

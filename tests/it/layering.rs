@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// From left to right: data flows this way, and a module may use what stands left of it.
 const ORDER: &[&str] = &[
+    "awake",
     "printable",
     "size",
     "location",

@@ -3,14 +3,17 @@
 
 use std::collections::BTreeSet;
 
-use s3haul::execute::receipt::Ending;
+use rstest::rstest;
+use s3haul::execute::receipt::{Ending, Receipt};
 use s3haul::journal::Intent;
-use s3haul::manifest::job::{Selection, Source, Transfer, Versions, When};
+use s3haul::manifest::job::{PartSize, Selection, Source, Transfer, Versions, When};
 use s3haul::manifest::keys::KeyMap;
+use s3haul::plan::decide::Skip;
 use s3haul::planner::{Planned, Sides};
 use s3haul::sandbox::{
-    BucketOptions, Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions,
+    BucketOptions, Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions, Store,
 };
+use s3haul::size::ByteSize;
 
 use crate::cli::{at, run};
 use crate::world::{DESTINATION, SOURCE, World, copy_all, destination, upload_all, uri};
@@ -412,4 +415,74 @@ async fn keys_with_wildcards_in_their_names_stay_within_reach() {
         assert_eq!(exit, 0, "{source}: {stdout}{stderr}");
         assert_eq!(world.sandbox.store().keys(DESTINATION), keys, "{source}");
     }
+}
+
+/// Objects that are written again between the list and the copy.
+#[rstest]
+#[case::in_one_request(1000, 0)]
+#[case::in_parts(1000, 5 << 20)]
+#[case::still_selected(50, 0)]
+#[tokio::test(flavor = "multi_thread")]
+async fn the_version_that_would_be_copied_is_the_one_that_is_selected(
+    #[case] size_now: u64,
+    #[case] listed: u64,
+) {
+    let world = World::new().await;
+    let bound = (listed + 100).max(size_now.min(100));
+    let size_now = listed + size_now;
+    let write = move |store: &Store, size| {
+        let content = Content::pattern(1, size);
+        store.put_object(SOURCE, "k", content, &ObjectSpec::default());
+    };
+    write(world.sandbox.store(), listed + 10);
+    let rewritten = Effect::hook(move |store| write(store, size_now));
+    let heads = Fault::on(Operation::HeadObject).bucket(SOURCE);
+    world.sandbox.faults().add(heads.nth(1).then(rewritten));
+    let mut transfer = copy_all();
+    transfer.select.smaller_than = Some(ByteSize(bound));
+    transfer.parts.size = PartSize::Exactly(ByteSize(5 << 20));
+    transfer.parts.threshold = ByteSize(5 << 20);
+    let run = world.run(transfer).await;
+    let [receipt] = &run.receipts[..] else {
+        panic!("{:?}", run.receipts)
+    };
+    if size_now < bound {
+        assert!(matches!(receipt.ending, Ending::Done { .. }), "{receipt:?}");
+        world.assert_equal("k", "k");
+        return;
+    }
+    assert_skipped_for(receipt, &format!("not smaller than {}", ByteSize(bound)));
+    assert_eq!(run.outcome.skipped_objects, 1);
+    assert!(world.sandbox.store().keys(DESTINATION).is_empty());
+}
+
+fn assert_skipped_for(receipt: &Receipt, rule: &str) {
+    let skipped = Ending::Skipped {
+        reason: Skip::NotSelected,
+    };
+    assert_eq!(receipt.ending, skipped);
+    let note = format!("written again after it had been listed, and left out as it is now: {rule}");
+    assert_eq!(receipt.notes, [note]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_grew_beyond_the_selection_is_not_sent() {
+    let world = World::new().await;
+    let files = tempfile::tempdir().unwrap();
+    let path = files.path().join("k");
+    std::fs::write(&path, [1; 10]).unwrap();
+    // The destination is listed once the file was found.
+    let grows = Effect::hook(move |_| std::fs::write(&path, [1; 1000]).unwrap());
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(LIST).nth(1).then(grows));
+    let mut transfer = upload_all(files.path());
+    transfer.select.smaller_than = Some(ByteSize(100));
+    let run = world.run(transfer).await;
+    assert_skipped_for(
+        &run.receipts[0],
+        &format!("not smaller than {}", ByteSize(100)),
+    );
+    assert!(world.sandbox.store().keys(DESTINATION).is_empty());
 }

@@ -85,3 +85,48 @@ async fn a_run_outlives_a_signal_that_was_ignored_at_its_start(
     assert_eq!(status.code(), Some(0), "{status:?}");
     assert_eq!(world.sandbox.store().keys(DESTINATION), ["k"]);
 }
+
+/// The server refuses everything until a while after the program goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn time_in_which_the_program_was_stopped_is_no_silence_of_the_server() {
+    let world = World::new().await;
+    let (content, spec) = (Content::pattern(1, 10), ObjectSpec::default());
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "k", content, &spec);
+    let copies = Operation::CopyObject;
+    world.sandbox.faults().add(Fault::on(copies));
+    let child = process_at(&world)
+        .args(["copy", "s3://source/", "s3://destination/"])
+        .args(["--journal", "none", "--patience", "12s"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let refused = async |times: u64| {
+        let before = world.calls(copies);
+        while world.calls(copies) < before + times {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    refused(1).await;
+    send("STOP", &child);
+    tokio::time::sleep(Duration::from_secs(18)).await;
+    send("CONT", &child);
+    // One may have been answered meanwhile.
+    let ended = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
+    let ended = async { ended.await.unwrap() };
+    let ended = async {
+        let mut ended = Box::pin(ended);
+        tokio::select! {
+            output = &mut ended => return output,
+            () = refused(2) => world.sandbox.faults().clear(),
+        }
+        ended.await
+    };
+    let output = ended.await;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    assert_eq!(world.sandbox.store().keys(DESTINATION), ["k"]);
+}

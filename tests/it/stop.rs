@@ -6,6 +6,7 @@ use std::time::Duration;
 use s3haul::execute::receipt::Ending;
 use s3haul::sandbox::{Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation};
 use s3haul::size::GIB;
+use tokio::time::sleep;
 
 use crate::world::{DESTINATION, SOURCE, World, copy_all};
 
@@ -105,4 +106,33 @@ async fn requests_that_never_end_are_given_up_after_the_drain() {
         "{:?}",
         run.receipts
     );
+}
+
+/// Copies that have not been sent yet wait for a rate of two requests a second.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_ends_what_waits_for_a_server_that_accepts_nothing() {
+    let mut world = World::new().await;
+    world.ceiling = 64;
+    world.retry.patience = Duration::from_hours(1);
+    world.retry.drain = Duration::from_hours(1);
+    for index in 0..400 {
+        let key = format!("{index:03}");
+        let (content, spec) = (Content::pattern(1, 9), ObjectSpec::default());
+        let store = world.sandbox.store();
+        store.put_object(SOURCE, &key, content, &spec);
+    }
+    let copies = Operation::CopyObject;
+    world.sandbox.faults().add(Fault::on(copies));
+    let refused = async {
+        while world.calls(copies) < 40 {
+            sleep(Duration::from_millis(10)).await;
+        }
+        world.stop.cancel();
+        world.calls(copies)
+    };
+    let (run, before) = tokio::join!(world.run(copy_all()), refused);
+    assert!(run.outcome.stopped && run.outcome.failed_objects == 0);
+    let after = world.calls(copies) - before;
+    // Those that were under way, and what waits is looked at now and then.
+    assert!(after < 16, "{after} copies were sent after the stop");
 }

@@ -318,6 +318,15 @@ impl Store {
             .collect()
     }
 
+    /// Aborts all uploads of a bucket as if somebody else had.
+    pub fn abort_uploads(&self, bucket: &str) {
+        for upload in self.open_uploads(bucket) {
+            if let Some(bucket) = self.find(bucket) {
+                let _ = bucket.abort(self, &upload.key, &upload.upload_id);
+            }
+        }
+    }
+
     /// Deletes the current version of an object as if somebody else had: a marker in a versioned
     /// bucket.
     pub fn delete_object(&self, bucket: &str, key: &str) {

@@ -17,7 +17,7 @@ use crate::plan::condition::Seen;
 use crate::plan::decide::Skip;
 use crate::plan::parts::PartLayout;
 use crate::planner::Step;
-use crate::s3::{CompleteSpec, Failure, FailureKind, PartDone, Written};
+use crate::s3::{CompleteSpec, Failure, FailureKind, Operation, PartDone, Written};
 
 use super::lengths;
 
@@ -181,17 +181,30 @@ impl Begun {
         }
         work.monitor.observe(&Event::UploadEnded { id });
         match outcome {
+            Err(Trouble::Failed(failure)) if self.was_ended_elsewhere(&failure, progress) => {
+                let note = "somebody else ended the upload";
+                Err(Trouble::UploadGone(failure.noting(note)))
+            }
             Err(Trouble::Failed(failure))
-                if !self.kept.is_empty()
-                    && matches!(
-                        failure.kind(),
-                        FailureKind::NoSuchUpload | FailureKind::Invalid
-                    ) =>
+                if !self.kept.is_empty() && *failure.kind() == FailureKind::Invalid =>
             {
                 tracing::info!(key = %self.upload.key(), %failure, "an open upload is of no use: beginning anew");
                 Err(Trouble::SourceChanged)
             }
             outcome => outcome,
         }
+    }
+
+    /// Returns true if the upload is gone although it has stored parts, and no request of ours can
+    /// have ended it: a lifecycle rule or another program did.
+    fn was_ended_elsewhere(&self, failure: &Failure, progress: &Progress) -> bool {
+        if *failure.kind() != FailureKind::NoSuchUpload {
+            return false;
+        }
+        let details = failure.details();
+        // An earlier Complete may have made an object that somebody has replaced.
+        let may_be_ours = details.operation == Operation::CompleteMultipartUpload
+            && (details.code != "NoSuchUpload" || details.attempts > 1);
+        !self.kept.is_empty() || (!progress.done.is_empty() && !may_be_ours)
     }
 }

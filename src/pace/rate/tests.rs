@@ -324,6 +324,70 @@ fn a_limit_that_drops_to_a_quarter_is_met_within_seconds() {
     }
 }
 
+/// All is refused for ten seconds, out of whatever was known before.
+#[test]
+fn what_was_accepted_before_all_was_refused_is_accepted_soon_after() {
+    for limit in [100.0, 3500.0, 1e9] {
+        for began in [0.0, 20.0] {
+            let is_shut = move |second: f64| (began..began + 10.0).contains(&second);
+            for server in servers(move |second| if is_shut(second) { 0.0 } else { limit }) {
+                let usual = f64::min(limit, 5000.0);
+                let demand = Demand {
+                    rate: 5000.0,
+                    ..ENDLESS
+                };
+                let run = fresh(&server, demand);
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "whole"
+                )]
+                let (began, over) = (began as usize, began as usize + 10);
+                let back = (over..60).find(|second| run.accepted[*second] >= 0.8 * usual);
+                let back = back.map(|second| second - over);
+                assert!(
+                    back.is_some_and(|seconds| seconds <= 10),
+                    "{limit}/s, from {began}: {back:?}"
+                );
+                for second in began + 2..over {
+                    let refused = run.throttled[second];
+                    assert!(
+                        refused <= 3.0,
+                        "{limit}/s, second {second}: {refused} were refused"
+                    );
+                }
+                assert!(
+                    run.throttled(over) < 0.02,
+                    "{limit}/s: {} throttled afterwards",
+                    run.throttled(over)
+                );
+            }
+        }
+    }
+}
+
+/// It accepts less than the least that is sent, or a few now and then.
+#[test]
+fn a_server_that_hardly_accepts_anything_is_not_stormed() {
+    for limit in [0.0, 0.5, 1.5] {
+        for server in servers(move |_| limit) {
+            let run = fresh(&server, ENDLESS);
+            let (accepted, sent) = (
+                run.accepted(5),
+                run.accepted(5) + run.throttled[5..].iter().sum::<f64>(),
+            );
+            assert!(
+                sent <= 55.0 * 6.0,
+                "{limit}/s: {sent} sent, {accepted} accepted"
+            );
+            assert!(
+                accepted >= 0.7 * 55.0 * limit,
+                "{limit}/s: {accepted} accepted"
+            );
+        }
+    }
+}
+
 #[test]
 fn strays_do_not_slow_a_run_down() {
     for nth in [1000, 300, 100] {

@@ -1,0 +1,131 @@
+//! Time in which this process ran.
+//!
+//! A process that was stopped (`SIGSTOP`, Ctrl-Z, a frozen container or virtual machine) hears no
+//! answers meanwhile. When it goes on, its clocks say that the server was silent for all that time.
+//! So patience is counted in time that the process was awake. A thread looks at the clock each
+//! second. A look that comes far too late, with no other one before it, shows how long nothing of
+//! this process ran.
+
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The time between two looks at the clock.
+const TICK: Duration = Duration::from_secs(1);
+/// A look may come this much too late on a busy machine.
+const LATE: Duration = Duration::from_secs(4);
+
+/// A point in time from which the time is counted that this process was awake.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AwakeInstant {
+    at: Instant,
+    /// The time before it that the process was known not to run.
+    asleep: Duration,
+}
+
+impl AwakeInstant {
+    /// Returns this moment.
+    pub(crate) fn now() -> Self {
+        Self::at(Instant::now())
+    }
+
+    /// Returns the moment `at`, which is not long ago.
+    pub(crate) fn at(at: Instant) -> Self {
+        Self {
+            at,
+            asleep: asleep(),
+        }
+    }
+
+    /// Returns the moment that lies so long before this one.
+    pub(crate) fn earlier_by(self, time: Duration) -> Self {
+        let at = self.at.checked_sub(time).unwrap_or(self.at);
+        Self { at, ..self }
+    }
+
+    /// Returns the time since, without that in which this process did not run.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.until(Instant::now())
+    }
+
+    /// Returns the time from this moment to `now`, without that in which this process did not run.
+    pub(crate) fn until(&self, now: Instant) -> Duration {
+        let asleep = asleep().saturating_sub(self.asleep);
+        now.saturating_duration_since(self.at)
+            .saturating_sub(asleep)
+    }
+}
+
+/// The looks at the clock. Pure: the time is an argument.
+#[derive(Debug)]
+struct Looks {
+    last: std::time::Instant,
+    asleep: Duration,
+}
+
+impl Looks {
+    fn look(&mut self, now: std::time::Instant) -> Duration {
+        let gap = now.saturating_duration_since(self.last);
+        self.last = now;
+        if gap > TICK + LATE {
+            self.asleep += gap - TICK;
+        }
+        self.asleep
+    }
+}
+
+/// The looks of this process, or nothing if there is no thread to look.
+static LOOKS: OnceLock<Option<Mutex<Looks>>> = OnceLock::new();
+
+/// Returns how long this process is known not to have run, from the first call on.
+fn asleep() -> Duration {
+    let looks = LOOKS.get_or_init(|| {
+        let thread = thread::Builder::new().name("s3haul-awake".to_owned());
+        let started = thread.spawn(|| {
+            loop {
+                thread::sleep(TICK);
+                asleep();
+            }
+        });
+        let looks = Looks {
+            last: std::time::Instant::now(),
+            asleep: Duration::ZERO,
+        };
+        // Without the thread, every pause between two calls would count as sleep.
+        started.is_ok().then(|| Mutex::new(looks))
+    });
+    looks.as_ref().map_or(Duration::ZERO, |looks| {
+        let mut looks = looks.lock().unwrap_or_else(PoisonError::into_inner);
+        looks.look(std::time::Instant::now())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_looks_that_are_far_too_late_tell_of_sleep() {
+        let (start, second) = (std::time::Instant::now(), TICK);
+        let mut looks = Looks {
+            last: start,
+            asleep: Duration::ZERO,
+        };
+        assert_eq!(looks.look(start + second), Duration::ZERO);
+        assert_eq!(looks.look(start + second * 5), Duration::ZERO, "busy");
+        assert_eq!(looks.look(start + second * 65), second * 59);
+        assert_eq!(looks.look(start + second * 66), second * 59);
+        assert_eq!(looks.look(start + second * 70), second * 59);
+        assert_eq!(looks.look(start + second * 80), second * 68);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_that_only_passes_for_timers_counts() {
+        let began = AwakeInstant::now();
+        tokio::time::sleep(Duration::from_hours(1)).await;
+        assert!(began.elapsed() >= Duration::from_mins(59));
+        assert_eq!(began.until(Instant::now()), began.elapsed());
+    }
+}
