@@ -295,6 +295,7 @@ async fn write_journal(directory: &Path, objects: u64) -> u64 {
         fingerprint: Fingerprint::default(),
         tool: "bench".into(),
         counted_from: None,
+        command: None,
     };
     let journal = opened.begin(info, None).await.unwrap();
     journal

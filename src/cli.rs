@@ -26,6 +26,7 @@ mod lifecycle;
 mod man;
 mod mine;
 mod mistakes;
+mod next;
 mod out;
 #[cfg(test)]
 mod pages;
@@ -175,6 +176,18 @@ enum Command {
 }
 
 impl Command {
+    /// Returns true for a command that may read or write files below the working directory.
+    fn has_paths(&self) -> bool {
+        #[cfg(feature = "sandbox")]
+        if matches!(self, Self::Sandbox(_)) {
+            return false;
+        }
+        !matches!(
+            self,
+            Self::Schema | Self::Completions { .. } | Self::Man(_) | Self::Version
+        )
+    }
+
     fn has_no_manifest(&self) -> bool {
         match self {
             Self::Copy(_) | Self::Uploads(_) | Self::Report(_) => true,
@@ -515,6 +528,12 @@ fn execute(cli: Cli) -> Exit {
 }
 
 async fn dispatch(command: Command, output: Output) -> Result<Exit, CliError> {
+    // Relative paths lead nowhere, and a journal could not be kept.
+    if let (true, Err(error)) = (command.has_paths(), std::env::current_dir()) {
+        return Err(CliError::Usage(format!(
+            "the working directory cannot be used ({error}): it was deleted, or may not be read; change to another one"
+        )));
+    }
     match command {
         Command::Copy(copy) => Box::pin(copy.execute(output)).await,
         Command::Run(run) => Box::pin(run.execute(output)).await,

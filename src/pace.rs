@@ -63,6 +63,7 @@ pub struct Pacer {
     outages: Mutex<BTreeMap<String, Arc<Outage>>>,
     speed: Mutex<SpeedEstimate>,
     counters: Counters,
+    fruitless: Fruitless,
     /// Cancelled when the run stops.
     stopping: CancellationToken,
     /// How failed requests are repeated.
@@ -76,6 +77,38 @@ struct Counters {
     throttled: AtomicU64,
     retried: AtomicU64,
     hedged: AtomicU64,
+}
+
+/// The failures since the last success of any request.
+#[derive(Debug, Default)]
+struct Fruitless {
+    /// The millisecond of the first of them; 0 if there is none.
+    since: AtomicU64,
+    /// What the last of them was.
+    reason: Mutex<String>,
+}
+
+impl Fruitless {
+    /// Takes note of the end of a request that may be sent again if it failed.
+    fn note(&self, failure: Option<&Failure>, now: Duration) {
+        match failure {
+            None if self.since.load(Ordering::Relaxed) == 0 => {}
+            None => self.since.store(0, Ordering::Relaxed),
+            Some(failure) if failure.kind().is_retryable() => {
+                let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX).max(1);
+                let _ = self
+                    .since
+                    .compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+                let details = failure.details();
+                let reason = format!(
+                    "{} {}: {}",
+                    details.operation, details.code, details.message
+                );
+                *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+            }
+            Some(_) => {}
+        }
+    }
 }
 
 /// A copy of the pacer's counters.
@@ -130,6 +163,7 @@ impl Pacer {
             outages: Mutex::default(),
             speed: Mutex::default(),
             counters: Counters::default(),
+            fruitless: Fruitless::default(),
             stopping: CancellationToken::new(),
             retry,
         }
@@ -227,6 +261,20 @@ impl Pacer {
             Some((endpoint.clone(), down_for, reason))
         });
         down.collect()
+    }
+
+    /// Returns for how long requests have failed and none has succeeded, and the last failure.
+    #[must_use]
+    pub fn fruitless(&self) -> Option<(Duration, String)> {
+        let since = self.fruitless.since.load(Ordering::Relaxed);
+        let reason = || {
+            let reason = self.fruitless.reason.lock();
+            reason.unwrap_or_else(PoisonError::into_inner).clone()
+        };
+        (since > 0).then(|| {
+            let for_so_long = self.elapsed().saturating_sub(Duration::from_millis(since));
+            (for_so_long, reason())
+        })
     }
 
     /// Returns where everything is refused at the moment, as `bucket/prefix`.
@@ -376,6 +424,7 @@ impl Pacer {
                 pass.answered(now);
             }
         }
+        self.fruitless.note(failure, now);
         let failure = failure.map(Failure::kind);
         let throttled = failure == Some(&FailureKind::Throttled);
         if throttled {

@@ -16,6 +16,7 @@ mod attributes;
 mod clean;
 mod conditions;
 mod consequence;
+mod doubts;
 mod finding;
 mod lists;
 mod needs;
@@ -28,6 +29,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 pub use self::clean::{Left, Thing};
+pub(crate) use self::doubts::false_date;
 pub use self::finding::{
     AttributeFinding, Claim, Finding, How, RequestFinding, Told, Value, Verdict,
 };
@@ -35,6 +37,7 @@ pub use self::needs::Needs;
 pub use self::scratch::NotStored;
 use self::scratch::Scratch;
 use crate::bucket::Bucket;
+use crate::endpoint::Trust;
 use crate::location::MAX_KEY_BYTES;
 use crate::multipart;
 use crate::s3::{Capabilities, Failure, FailureKind, Operation};
@@ -63,6 +66,10 @@ pub struct Probe {
     pub attributes: Vec<AttributeFinding>,
     /// Keys that the server did not accept.
     pub not_stored: Vec<NotStored>,
+    /// The stated trust in the server's answers.
+    pub trust: Trust,
+    /// The contradiction in the server's date of an upload, if it makes dates up.
+    pub false_date: Option<String>,
     /// The objects and uploads that it made and could not remove.
     pub left: Vec<Left>,
     /// True if it was stopped before all questions were asked.
@@ -118,6 +125,7 @@ pub async fn probe(
     stop: &CancellationToken,
 ) -> Result<Probe, Failure> {
     let stated = bucket.capabilities().clone();
+    let trust = stated.trust;
     let everything = Capabilities {
         directory: stated.directory,
         locks: stated.locks,
@@ -154,6 +162,7 @@ pub async fn probe(
     };
     let stopped = stop.is_cancelled();
     let not_stored = std::mem::take(&mut scratch.not_stored);
+    let false_date = scratch.false_date.take();
     let end = clean::clean(
         scratch,
         &cleaner,
@@ -177,6 +186,8 @@ pub async fn probe(
         findings,
         attributes,
         not_stored,
+        trust,
+        false_date,
         left,
         stopped,
     })
@@ -270,6 +281,8 @@ mod tests {
             findings,
             attributes: Vec::new(),
             not_stored: Vec::new(),
+            trust: Trust::Answers,
+            false_date: None,
             left: Vec::new(),
             stopped: false,
         };

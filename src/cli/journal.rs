@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::idle::Flag;
 use super::place::{Place, bucket_at};
 use super::run::Terms;
-use super::{CliError, EndpointFlags, idle, lease, load, tidy, word};
+use super::{CliError, EndpointFlags, idle, lease, load, next, tidy, word};
 use crate::connections::Connections;
 use crate::execute::sample::{self, Looked};
 use crate::journal::event::{Event, RunInfo};
@@ -273,6 +273,7 @@ async fn begin(
         fingerprint,
         tool: env!("CARGO_PKG_VERSION").to_owned(),
         counted_from: job.counted_from(),
+        command: next::this_again(),
     };
     let journal = opened.begin(run, ledger).await?;
     Ok(Session {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::journal::{Named, of_environment, places};
 use super::{CliError, EndpointFlags, note};
@@ -14,6 +14,7 @@ use crate::listing::local::JOURNALS;
 use crate::location::BucketName;
 use crate::manifest::job::JournalPlace;
 use crate::multipart::was_begun_between;
+use crate::probe;
 use crate::s3::OpenUpload;
 use crate::size::{display_count, display_counted};
 
@@ -51,8 +52,6 @@ pub(super) struct Mine {
 
 /// Journals that are named in a sentence.
 const NAMED: usize = 5;
-/// A server whose date of an upload differs from ours by more than this makes dates up.
-const FALSE_DATE: SignedDuration = SignedDuration::from_hours(1);
 
 #[derive(Debug)]
 struct Known {
@@ -199,7 +198,7 @@ impl Mine {
     /// at which a run of s3haul created it.
     pub(super) fn false_date(&self, open: &OpenUpload) -> Option<String> {
         let created = self.created(open)?;
-        false_date(open, created)
+        probe::false_date(open, created)
     }
 
     fn by_id(&self, open: &OpenUpload) -> Option<&Known> {
@@ -240,19 +239,6 @@ impl Mine {
         self.by_id(open)
             .or_else(|| self.known.iter().find(intended))
     }
-}
-
-/// Returns the contradiction between the date that the server gives to an upload and the time of
-/// its creation.
-pub(super) fn false_date(open: &OpenUpload, created: Timestamp) -> Option<String> {
-    let initiated = open.initiated?;
-    let differs = initiated.duration_since(created).abs() > FALSE_DATE;
-    differs.then(|| {
-        format!(
-            "the upload {} of `{}` was created at {created:.0}, and the server dates it {initiated:.0}",
-            open.upload_id, open.key
-        )
-    })
 }
 
 #[cfg(test)]

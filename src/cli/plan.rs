@@ -1,9 +1,10 @@
 //! `plan`: what a job would do, in numbers or step by step.
 
+mod time;
+
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
@@ -32,7 +33,7 @@ use crate::planner::{Misses, Planned, Sides, Step};
 use crate::printable::printable;
 use crate::report::{ReportError, Target, comparison};
 use crate::s3::{ArchiveState, Operation};
-use crate::size::{ByteSize, display_count, display_counted, display_duration};
+use crate::size::{ByteSize, display_count, display_counted};
 
 /// Shows what a job would do.
 #[derive(Debug, Args)]
@@ -181,7 +182,7 @@ pub(super) async fn show(
                 ))?;
             }
             let versions = old_versions(&mut connections, &sides).await;
-            let estimated = estimated(estimate, capacity);
+            let estimated = time::line(estimate, capacity, totals, &job.limits);
             let rest = price(transfer, totals, &sides)
                 .into_iter()
                 .chain(unnamed_provider(job, transfer));
@@ -367,34 +368,6 @@ fn unnamed_provider(job: &Job, transfer: &Transfer) -> Option<String> {
 async fn old_versions(connections: &mut Connections, sides: &Sides) -> Option<String> {
     let note = connections.old_versions(sides.changed_bucket()?).await?;
     Some(format!("  versions  {note}"))
-}
-
-/// Returns the estimated time of the copies, and its basis.
-fn estimated(estimate: &Estimate, capacity: Capacity) -> Option<String> {
-    let Capacity { in_flight, speed } = capacity;
-    let seconds = Duration::try_from_secs_f64(estimate.seconds(in_flight)?.ceil()).ok()?;
-    let parts = estimate
-        .parts()
-        .map_or_else(String::new, |(smallest, largest)| {
-            let (smallest, largest) = (ByteSize(smallest), ByteSize(largest));
-            if smallest == largest {
-                format!(", parts of {largest}")
-            } else {
-                format!(", parts of {smallest} to {largest}")
-            }
-        });
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a positive rate, for people"
-    )]
-    let rate = ByteSize(speed.bytes_per_second as u64 >> 20 << 20);
-    Some(format!(
-        "  time      about {} at {} in flight{parts}, if one copy takes {:.1} s and a second per {rate}",
-        display_duration(seconds),
-        display_count(u64::from(in_flight)),
-        speed.start,
-    ))
 }
 
 /// Returns the numbers of one transfer, under its places, with the times that it selects by and

@@ -34,6 +34,11 @@ const SHORTEST_KEY: usize = 12;
 const SHOWN_FAILURES: u64 = 20;
 /// The time between lines if there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(30);
+/// Between looks at a run without bars.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Failures without a success in between that last as long are told, and the time that is left is
+/// not estimated meanwhile.
+const STALLED: Duration = Duration::from_secs(10);
 /// Between redraws of the bars.
 const DRAW_EVERY: Duration = Duration::from_millis(250);
 /// The rate is that of the last so many redraws.
@@ -50,6 +55,12 @@ pub(super) struct Console {
     planned_objects: AtomicU64,
     planned_bytes: AtomicU64,
     plan_ended: AtomicU64,
+    /// Objects that earlier sessions have ended, and their bytes.
+    inherited_objects: AtomicU64,
+    inherited_bytes: AtomicU64,
+    /// Objects that earlier sessions have planned and not ended, and their bytes.
+    known_objects: AtomicU64,
+    known_bytes: AtomicU64,
     ended_objects: AtomicU64,
     failed_objects: AtomicU64,
     /// Set while everything is refused and only single objects are tried.
@@ -187,6 +198,10 @@ impl Console {
             planned_objects: AtomicU64::new(0),
             planned_bytes: AtomicU64::new(0),
             plan_ended: AtomicU64::new(0),
+            inherited_objects: AtomicU64::new(0),
+            inherited_bytes: AtomicU64::new(0),
+            known_objects: AtomicU64::new(0),
+            known_bytes: AtomicU64::new(0),
             ended_objects: AtomicU64::new(0),
             failed_objects: AtomicU64::new(0),
             is_paused: AtomicBool::new(false),
@@ -196,11 +211,18 @@ impl Console {
     }
 
     /// Begins with the counts of the run's earlier sessions. Objects that they had in progress are
-    /// planned again.
+    /// planned again, and count as planned until they are.
     pub(super) fn go_on(&self, state: &RunState) {
+        self.known_objects
+            .store(state.pending_objects() as u64, Ordering::Relaxed);
+        self.known_bytes
+            .store(state.pending_bytes(), Ordering::Relaxed);
         let totals = &state.totals;
         let ended = totals.done_objects + totals.restoring_objects + totals.failed_objects;
         self.planned_objects.store(ended, Ordering::Relaxed);
+        self.inherited_objects.store(ended, Ordering::Relaxed);
+        self.inherited_bytes
+            .store(totals.done_bytes, Ordering::Relaxed);
         self.ended_objects.store(ended, Ordering::Relaxed);
         self.planned_bytes
             .store(totals.done_bytes, Ordering::Relaxed);
@@ -224,12 +246,22 @@ impl Console {
         let every = if self.bars.is_some() {
             DRAW_EVERY
         } else {
-            LINE_EVERY
+            LOOK_EVERY
         };
         let began = self.done();
         let mut past = std::collections::VecDeque::from([began]);
+        let (mut stall, mut line_at) = (None, Instant::now() + LINE_EVERY);
         loop {
             tokio::time::sleep(every).await;
+            if let Some(note) = self.stall(&mut stall) {
+                tell(&note);
+            }
+            if self.bars.is_none() {
+                if Instant::now() < line_at {
+                    continue;
+                }
+                line_at += LINE_EVERY;
+            }
             let now = self.done();
             let recent = past.front().copied().unwrap_or(began);
             past.push_back(now);
@@ -247,6 +279,41 @@ impl Console {
                 None if !self.output.quiet => tell(&self.progress(&course)),
                 None => {}
             }
+        }
+    }
+
+    /// Returns a line about a stall that begins or ends. `told` is when the one that was told began.
+    fn stall(&self, told: &mut Option<Instant>) -> Option<Note> {
+        let waits_for = self.waits_for();
+        match (waits_for.first(), *told) {
+            (Some(waits_for), None) => {
+                *told = Some(Instant::now());
+                let message = format!("nothing succeeds: {}", waits_for);
+                Some(Note::new(Level::WARN, "waiting", message))
+            }
+            (None, Some(began)) => {
+                *told = None;
+                let took = began.elapsed();
+                let message = format!("requests succeed again after {}", display_duration(took));
+                let note = Note::new(Level::WARN, "back", message);
+                Some(note.with("seconds", took.as_secs_f64()))
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns the objects and bytes that are planned. Those that an earlier session knew count
+    /// until this one has read so far.
+    fn planned(&self) -> Planned {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (objects, bytes) = (load(&self.planned_objects), load(&self.planned_bytes));
+        if load(&self.plan_ended) > 0 {
+            return Planned { bytes, objects };
+        }
+        let known = |inherited, known| load(inherited) + load(known);
+        Planned {
+            bytes: bytes.max(known(&self.inherited_bytes, &self.known_bytes)),
+            objects: objects.max(known(&self.inherited_objects, &self.known_objects)),
         }
     }
 
@@ -268,22 +335,19 @@ impl Console {
     )]
     fn pieces(&self, &Course { began, recent, now }: &Course) -> Vec<String> {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let (planned, known) = (load(&self.planned_bytes), load(&self.plan_ended) > 0);
+        let (all, known) = (self.planned(), load(&self.plan_ended) > 0);
         let (in_flight, _) = self.pacer.slots().in_flight();
         let more = if known { "" } else { "+" };
         let mut pieces = vec![format!(
             "{} of {}{more}",
             ByteSize(now.bytes),
-            ByteSize(planned)
+            ByteSize(all.bytes)
         )];
-        let all = Planned {
-            bytes: planned,
-            objects: load(&self.planned_objects),
-        };
         let waits_for = self.waits_for();
         // A run that waits has no pace to estimate by.
-        if known
-            && waits_for.is_empty()
+        if !waits_for.is_empty() {
+            pieces.push("stalled".to_owned());
+        } else if known
             && let Some(left) = time_left(all, began, recent, now).filter(|left| !left.is_zero())
         {
             pieces.push(format!("{} left", display_duration(left)));
@@ -320,16 +384,34 @@ impl Console {
         pieces
     }
 
+    /// Returns when a run that has waited for so long gives up.
+    fn gives_up(&self, waited: Duration) -> String {
+        match self.pacer.retry.patience.saturating_sub(waited) {
+            Duration::ZERO => "gives up with this attempt (`patience`)".to_owned(),
+            left => format!("gives up in {} (`patience`)", display_duration(left)),
+        }
+    }
+
     /// Returns what the whole run waits for.
     fn waits_for(&self) -> Vec<String> {
         let outages = self.pacer.outages();
         let mut waits: Vec<_> = outages
             .iter()
             .map(|(_, down_for, reason)| {
+                let gives_up = self.gives_up(*down_for);
                 let down_for = display_duration(*down_for);
-                format!("waiting for an answer, none for {down_for}: {reason}")
+                format!("waiting for an answer, none for {down_for}: {reason}; {gives_up}")
             })
             .collect();
+        if let (true, Some((down_for, reason))) = (waits.is_empty(), self.pacer.fruitless())
+            && down_for >= STALLED
+        {
+            let gives_up = self.gives_up(down_for);
+            let down_for = display_duration(down_for);
+            waits.push(format!(
+                "waiting for a success, none for {down_for}: {reason}; {gives_up}"
+            ));
+        }
         if self.is_paused.load(Ordering::Relaxed) {
             waits.push("waiting for the end of refusals, single objects are tried".to_owned());
         }
@@ -353,9 +435,9 @@ impl Console {
         Note::new(Level::INFO, "progress", self.line(course))
             .with("seconds", course.now.at.as_secs_f64())
             .with("copied_bytes", course.now.bytes)
-            .with("planned_bytes", load(&self.planned_bytes))
+            .with("planned_bytes", self.planned().bytes)
             .with("ended_objects", course.now.objects)
-            .with("planned_objects", load(&self.planned_objects))
+            .with("planned_objects", self.planned().objects)
             .with("is_planned", load(&self.plan_ended) > 0)
             .with("failed_objects", load(&self.failed_objects))
             .with(
@@ -484,108 +566,4 @@ impl Monitor for Console {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_are_shortened_in_the_middle() {
-        assert_eq!(shorten("a/long/key/part-0001", 20), "a/long/key/part-0001");
-        assert_eq!(shorten("a/long/key/part-0001", 11), "a/lon…-0001");
-        assert_eq!(shorten("ümlaut\u{1b}[31m", 40), r"ümlaut\u{1b}[31m");
-    }
-
-    #[test]
-    fn what_does_not_fit_is_left_out_as_a_whole() {
-        let pieces: Vec<String> = ["1GiB of 2GiB", "3m left", "a long reason for it", "12MiB/s"]
-            .map(str::to_owned)
-            .into();
-        assert_eq!(
-            fit(&pieces, 100),
-            "1GiB of 2GiB  3m left  a long reason for it  12MiB/s"
-        );
-        assert_eq!(fit(&pieces, 30), "1GiB of 2GiB  3m left  12MiB/s");
-        assert_eq!(fit(&pieces, 5), "1GiB of 2GiB");
-    }
-    use crate::journal::state::Totals;
-    use crate::manifest::job::Limits;
-    use crate::pace::RetryPolicy;
-
-    fn console() -> Console {
-        let pacer = Arc::new(Pacer::new(&Limits::default(), 8, RetryPolicy::default()));
-        let output = Output {
-            quiet: true,
-            ..Output::default()
-        };
-        Console::new(pacer, output, false, false)
-    }
-
-    #[test]
-    fn a_line_tells_what_matters_first() {
-        let console = console();
-        let course = |objects: u64| {
-            let (at, bytes) = (Duration::from_secs(90), objects << 20);
-            console.ended_objects.store(objects, Ordering::Relaxed);
-            Course {
-                now: Done { at, bytes, objects },
-                ..Course::default()
-            }
-        };
-        console.observe(&Event::ObjectPlanned { bytes: 1 << 20 });
-        insta::assert_snapshot!(console.line(&course(0)), @"1m 30s  0B of 1MiB+  0B/s  0 of 1+ objects  0 in flight");
-        console.observe(&Event::PlanEnded);
-        insta::assert_snapshot!(console.line(&course(1)), @"1m 30s  1MiB of 1MiB  11.37KiB/s  1 of 1 object  0 in flight");
-        console.observe(&Event::ObjectPlanned { bytes: 2 << 20 });
-        insta::assert_snapshot!(console.line(&course(1)), @"1m 30s  1MiB of 3MiB  3m 00s left  11.37KiB/s  1 of 2 objects  0 in flight");
-        console.failed_objects.store(1, Ordering::Relaxed);
-        console.observe(&Event::Paused { is_paused: true });
-        insta::assert_snapshot!(console.line(&course(1)), @"1m 30s  1MiB of 3MiB  waiting for the end of refusals, single objects are tried  1 failed  11.37KiB/s  1 of 2 objects  0 in flight");
-    }
-
-    #[test]
-    fn a_run_that_goes_on_is_shown_as_far_as_it_is() {
-        let console = console();
-        let totals = Totals {
-            done_objects: 4,
-            done_bytes: 400,
-            failed_objects: 1,
-            ..Totals::default()
-        };
-        console.go_on(&RunState {
-            totals,
-            ..RunState::default()
-        });
-        // Objects in progress are planned again, with the parts that are there.
-        console.observe(&Event::ObjectPlanned { bytes: 600 });
-        console.observe(&Event::BytesCopied {
-            id: None,
-            bytes: 100,
-        });
-        let line = console.line(&Course {
-            now: console.done(),
-            ..Course::default()
-        });
-        assert!(
-            line.contains("500B of 1000B+") && line.contains("5 of 6+ objects"),
-            "{line}"
-        );
-    }
-
-    #[test]
-    fn the_time_left_is_that_of_the_many_small_objects_behind_a_large_one() {
-        let console = console();
-        for bytes in std::iter::once(10_000_000).chain([10; 470]) {
-            console.observe(&Event::ObjectPlanned { bytes });
-        }
-        console.observe(&Event::PlanEnded);
-        let now = Done {
-            at: Duration::from_secs(10),
-            bytes: 10_001_000,
-            objects: 101,
-        };
-        let line = console.line(&Course {
-            now,
-            ..Course::default()
-        });
-        assert!(line.contains("36.6s left"), "{line}");
-    }
-}
+mod tests;

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use futures::FutureExt as _;
 
 use super::place::bucket_at;
-use super::{CliError, EndpointFlags, Exit, Output, idle, say, say_json};
+use super::{CliError, EndpointFlags, Exit, Output, idle, next, say, say_json};
 use crate::location::S3Uri;
 use crate::manifest::job::{Access, ReportPlace};
 use crate::printable::printable;
@@ -200,7 +200,7 @@ fn totals(text: &mut String, overview: &Overview) {
     };
     let _ = write!(
         text,
-        "  {} copied ({}){so_far}, {} left as they are, {} not done",
+        "  {} copied ({}){so_far}, {} unchanged, {} pending",
         display_counted(done, "object"),
         ByteSize(bytes),
         count(skipped),
@@ -247,7 +247,7 @@ fn remedies(text: &mut String, overview: &Overview, place: &ReportPlace) {
             let _ = writeln!(text, "{}", printable(&line));
         }
         ReportState::Complete if overview.not_done > 0 => {
-            let line = format!("  to copy what failed: s3haul retry {place}");
+            let line = format!("  to copy what failed: {}", next::retry(&place.to_string()));
             let _ = writeln!(text, "{}", printable(&line));
         }
         ReportState::Complete => {}

@@ -20,7 +20,7 @@ use super::place::Place;
 use super::report::{FoundReport, unread};
 use super::run::{Terms, run};
 use super::signals::DrainFlags;
-use super::{CliError, Command, EndpointFlags, Exit, Output, journal, note, plan, say};
+use super::{CliError, Command, EndpointFlags, Exit, Output, journal, next, note, plan, say};
 use crate::journal::{Intent, JournalError, look};
 use crate::location::S3Uri;
 use crate::manifest::job::{
@@ -88,8 +88,9 @@ impl Retry {
             ..
         } = report_read;
         let repair_losses = format!(
-            "{} attributes: s3haul retry --losses {place} repairs {}",
+            "{} attributes: {} repairs {}",
             lacking(lost.len() as u64),
+            next::retry_losses(&place.to_string()),
             by_number(lost.len() as u64, "it", "them")
         );
         if !self.losses && !lost.is_empty() && !failed.is_empty() {

@@ -14,8 +14,8 @@ use super::place::Place;
 use super::progress::Console;
 use super::signals::{self, DrainFlags, Orderly, Signalled};
 use super::{
-    CliError, Exit, JobFile, Output, color, idle, lifecycle, note, plan, presence, say, say_json,
-    say_line, tell,
+    CliError, Exit, JobFile, Output, color, idle, lifecycle, next, note, plan, presence, say,
+    say_json, say_line, tell,
 };
 use crate::execute::{self, Execution, Outcome, monitor::Monitor};
 use crate::journal::Intent;
@@ -212,8 +212,15 @@ pub(super) async fn run(
     signals.abort();
     let was_signalled = orderly.signalled().has_come();
     drop(orderly);
+    // The objects that the journal still expects, and not only those that this session has met.
+    if let (true, Ok(closed)) = (kept, &closed) {
+        outcome.stopped_objects = closed.state.pending_objects() as u64;
+    }
+    let name = report.as_ref().map(ReportEnd::name);
+    let again = next::this_again();
+    let next = next::after_run(&outcome, exit, again.as_deref(), name.as_deref());
     lifecycle::summarize(job, &outcome, exit);
-    print(&outcome, output)?;
+    print(&outcome, &next, output)?;
     let closed = match closed {
         Ok(closed) => closed,
         Err(error) => {
@@ -231,6 +238,11 @@ pub(super) async fn run(
             say_line(&format!("report: {name}"))?;
         }
     }
+    if is_for_people(output) {
+        for line in &next {
+            say_line(line)?;
+        }
+    }
     if was_signalled && exit == Exit::Interrupted {
         return Err(CliError::Interrupted(left(kept).to_owned()));
     }
@@ -243,10 +255,14 @@ fn is_for_people(output: Output) -> bool {
     !output.json && !telemetry::is_json()
 }
 
-/// Prints what a run came to.
-fn print(outcome: &Outcome, output: Output) -> Result<(), CliError> {
+/// Prints the results of a run. Programs get the commands to type next with them.
+fn print(outcome: &Outcome, next: &[String], output: Output) -> Result<(), CliError> {
     if output.json {
-        say_json(&serde_json::json!({ "summary": outcome }))?;
+        let mut last = serde_json::json!({ "summary": outcome });
+        if !next.is_empty() {
+            last["next"] = next.into();
+        }
+        say_json(&last)?;
     } else if is_for_people(output) {
         say(summary(outcome).trim_end())?;
     }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::journal::{Named, places, reports};
 use super::place::Place;
-use super::{CliError, EndpointFlags, Exit, Output, load, say, say_json, say_line};
+use super::{CliError, EndpointFlags, Exit, Output, load, next, say, say_json, say_line};
 use crate::journal::event::{FailedObject, RunInfo};
 use crate::journal::state::Totals;
 use crate::journal::uploads::OpenUpload;
@@ -71,6 +71,7 @@ impl Status {
         for (place, glance) in &found {
             let mut view = View::of(place.clone(), glance, Timestamp::now());
             view.report = report.as_ref();
+            view.next = self.next(&view);
             if output.json {
                 say_json(&view)?;
             } else if is_list {
@@ -98,6 +99,24 @@ impl Status {
                 "there is no journal in ./{JOURNALS}; name one, a directory or s3://bucket/prefix/"
             ))),
             _ => Ok(Exit::Done),
+        }
+    }
+
+    /// Returns a line with the command to type next. A journal names the command that resumes its
+    /// run; a job's file is one that can be run.
+    fn next(&self, view: &View<'_>) -> Option<String> {
+        let job = self.journal.as_deref();
+        let job = job.filter(|path| Path::new(path).is_file());
+        let again = job.map(|path| next::command(["run", path]));
+        let again = again.or_else(|| view.command.map(str::to_owned));
+        match (view.life, view.report, again) {
+            (Life::Dead | Life::Stopped, _, Some(again)) => Some(format!("to go on: {again}")),
+            (Life::Ended, report, again) if view.totals.failed_objects > 0 => {
+                let retry = report.map(|report| next::retry(&report.report));
+                let command = retry.or(again)?;
+                Some(format!("to copy what failed: {command}"))
+            }
+            _ => None,
         }
     }
 
@@ -205,6 +224,12 @@ struct View<'a> {
     learned: Option<&'a Learned>,
     #[serde(rename = "report_in_s3", skip_serializing_if = "Option::is_none")]
     report: Option<&'a ReportGlance>,
+    /// The command that resumes the run, as its journal names it.
+    #[serde(skip)]
+    command: Option<&'a str>,
+    /// What to do next, with the command that does it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
     #[serde(skip)]
     now: Timestamp,
 }
@@ -272,6 +297,8 @@ impl<'a> View<'a> {
             latest_failures: state.failures.iter().collect(),
             learned: state.learned.as_ref().map(|remembered| &remembered.learned),
             report: None,
+            command: run.and_then(|run| run.command.as_deref()),
+            next: None,
             now,
         }
     }
@@ -379,7 +406,7 @@ impl<'a> View<'a> {
         };
         let _ = writeln!(
             text,
-            "  {} done ({}), {} left as they are{archived}, {} failed, {} known and not done; {} of {} over",
+            "  {} done ({}), {} unchanged{archived}, {} failed, {} pending; {} of {} over",
             display_counted(totals.done_objects, "object"),
             ByteSize(totals.done_bytes),
             count(totals.skipped_objects),
@@ -411,167 +438,12 @@ impl<'a> View<'a> {
         if let Some(report) = self.report {
             let _ = writeln!(text, "  {report}");
         }
+        if let Some(next) = &self.next {
+            let _ = writeln!(text, "  {}", printable(next));
+        }
         text
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::journal::event::{Ended, Event, PlannedObject, SourceVersion, UploadPlace};
-    use crate::journal::fingerprint::Fingerprint;
-    use crate::journal::state::RunState;
-
-    fn planned(object: u64, key: &str) -> Event {
-        let key = key.parse().unwrap();
-        let entry = PlannedObject {
-            key,
-            size: 50 << 30,
-            etag: None,
-            version: None,
-            modified: None,
-            class: None,
-        };
-        Event::ObjectPlanned {
-            range: 0,
-            object,
-            entry,
-        }
-    }
-
-    /// Returns a run of three objects: an open upload, a done object, and a failed one.
-    fn events() -> Vec<Event> {
-        let run = RunInfo {
-            run: "r1".into(),
-            job: "lake".into(),
-            transfers: vec!["events".into(), "logs".into()],
-            fingerprint: Fingerprint::default(),
-            tool: "0.1.0".into(),
-            counted_from: None,
-        };
-        let (bucket, key) = ("lake-dr".parse().unwrap(), "big.bin".parse().unwrap());
-        let failed = FailedObject {
-            source: "s3://lake/c".into(),
-            destination: String::new(),
-            operation: String::new(),
-            code: String::new(),
-            kind: "denied".into(),
-            message: "no rights".into(),
-        };
-        vec![
-            Event::RunBegan(run),
-            Event::RangeBegan {
-                range: 0,
-                transfer: 0,
-                ordered: true,
-            },
-            planned(1, "big.bin"),
-            planned(2, "b"),
-            planned(3, "c"),
-            Event::UploadIntended {
-                upload: 4,
-                object: 1,
-                place: UploadPlace {
-                    endpoint: "default".into(),
-                    bucket,
-                    key,
-                },
-                server: None,
-            },
-            Event::UploadBegan {
-                upload: 4,
-                id: "upload-1".into(),
-                source: SourceVersion {
-                    size: 50 << 30,
-                    version: None,
-                    etag: None,
-                    modified: None,
-                },
-                parts: [64 << 20; 800].into_iter().collect(),
-                attributes: String::new(),
-                kms: false,
-                losses: Vec::new(),
-                claimed: false,
-            },
-            Event::PartStored {
-                upload: 4,
-                number: 1,
-                size: 64 << 20,
-                etag: "e".into(),
-            },
-            Event::ObjectEnded {
-                range: 0,
-                object: Some(2),
-                ended: Ended::Done {
-                    bytes: 1 << 20,
-                    parts: 0,
-                    proof: "etag".into(),
-                    reason: None,
-                    losses: Vec::new(),
-                    in_place: None,
-                    settles: None,
-                },
-                receipt: None,
-            },
-            Event::ObjectEnded {
-                range: 0,
-                object: Some(3),
-                ended: Ended::Failed(failed),
-                receipt: None,
-            },
-            Event::RunResumed,
-        ]
-    }
-
-    fn glance() -> Glance {
-        let mut state = RunState::default();
-        for (second, event) in events().into_iter().enumerate() {
-            state.apply(
-                Timestamp::from_second(second.try_into().unwrap()).unwrap(),
-                &event,
-            );
-        }
-        let writer = Some(Writer {
-            id: "w".into(),
-            host: "node-1".into(),
-            pid: 42,
-            since: Timestamp::UNIX_EPOCH,
-            job: None,
-            process: None,
-        });
-        Glance {
-            state,
-            writer,
-            life: Life::Dead,
-            silence: None,
-        }
-    }
-
-    #[test]
-    fn a_dead_run_is_told_with_what_it_left_open() {
-        let glance = glance();
-        let now = Timestamp::from_second(70).unwrap();
-        insta::assert_snapshot!(View::of(".s3haul/lake".into(), &glance, now).text());
-    }
-
-    #[test]
-    fn programs_get_the_same_in_json() {
-        let glance = glance();
-        let view =
-            serde_json::to_value(View::of("j".into(), &glance, Timestamp::UNIX_EPOCH)).unwrap();
-        assert_eq!(
-            (
-                &view["life"],
-                &view["done_objects"],
-                &view["pending_objects"]
-            ),
-            (&"dead".into(), &1.into(), &1.into())
-        );
-        let upload = &view["open_uploads"][0];
-        assert_eq!(
-            (&upload["destination"], &upload["stored_parts"]),
-            (&"s3://lake-dr/big.bin".into(), &1.into())
-        );
-        assert_eq!(view["latest_failures"][0]["kind"], "denied");
-    }
-}
+mod tests;

@@ -15,7 +15,7 @@ use super::place::{Place as Surroundings, SidesFlags};
 use super::select::{PATTERNS, SelectFlags};
 use super::set::KeyFlags;
 use super::{
-    CliError, EndpointFlags, Exit, JobFile, Output, idle, local_source, note, presence, say,
+    CliError, EndpointFlags, Exit, JobFile, Output, idle, local_source, next, note, presence, say,
     say_json, say_line, termination,
 };
 use crate::location::S3Uri;
@@ -129,16 +129,23 @@ impl Verify {
             }
         };
         let remedy = (counts.different + counts.missing > 0).then(|| self.remedy());
+        let deep = (counts.unprovable > 0 && self.deep.is_none()).then(|| {
+            let command = next::this_with("--deep");
+            format!("to compare the bytes of what is unprovable: {command}")
+        });
         if output.json {
             let mut last = serde_json::json!({ "summary": counts });
             if let Some(remedy) = remedy {
                 last["remedy"] = remedy.into();
             }
+            if let Some(deep) = deep {
+                last["deep"] = deep.into();
+            }
             say_json(&last)?;
         } else {
             say(&summary(&counts, began.elapsed()))?;
-            if let Some(remedy) = remedy {
-                say_line(&remedy)?;
+            for line in remedy.iter().chain(&deep) {
+                say_line(line)?;
             }
         }
         // A mistyped prefix has nothing that could differ, which looks like success.
@@ -199,15 +206,24 @@ impl Verify {
             Deep::Unproven | Deep::All => ("--when always", "when: always"),
         };
         match self.what.as_slice() {
-            [source, destination] => format!(
-                "to copy what is different or missing: s3haul copy {flag} {} {} (with the flags that you gave here)",
-                quoted(source),
-                quoted(destination)
-            ),
-            [job] => format!(
-                "to copy what is different or missing: write `{field}` into the transfer, then s3haul run {}",
-                quoted(job)
-            ),
+            [source, destination] => {
+                let flag = flag.split(' ');
+                let command = next::command(
+                    ["copy"]
+                        .into_iter()
+                        .chain(flag)
+                        .chain([source.as_str(), destination]),
+                );
+                format!(
+                    "to copy what is different or missing: {command} (with the flags that you gave here)"
+                )
+            }
+            [job] => {
+                let command = next::command(["run", job]);
+                format!(
+                    "to copy what is different or missing: write `{field}` into the transfer, then {command}"
+                )
+            }
             _ => "to copy one of them: s3haul copy --when always SOURCE DESTINATION".to_owned(),
         }
     }
@@ -347,15 +363,5 @@ impl Verify {
             counts.merge(&of_transfer);
         }
         Ok(counts)
-    }
-}
-
-/// Quotes a word for a shell, where it needs that.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_alphanumeric() || "/:._-+=@%,".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
     }
 }

@@ -172,6 +172,10 @@ pub struct RunInfo {
     /// The time that the job's ages (`modified_after: 24h`) count back from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counted_from: Option<Timestamp>,
+    /// The command that resumes it, quoted for a shell; absent in old records, and where it cannot
+    /// be repeated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
 }
 
 /// The remains of an object that was changed in place.

@@ -473,6 +473,16 @@ impl RunState {
         self.ranges.values().map(|range| range.pending.len()).sum()
     }
 
+    /// Returns the bytes of the objects that were planned and have not ended.
+    #[must_use]
+    pub fn pending_bytes(&self) -> u64 {
+        let pending = self
+            .ranges
+            .values()
+            .flat_map(|range| range.pending.values());
+        pending.fold(0, |bytes, object| bytes.saturating_add(object.size))
+    }
+
     /// Returns the bytes of all stored parts of open uploads.
     #[must_use]
     pub fn open_bytes(&self) -> u64 {

@@ -37,6 +37,7 @@ pub(super) fn info() -> RunInfo {
         fingerprint: Fingerprint::default(),
         tool: "0".into(),
         counted_from: None,
+        command: None,
     }
 }
 

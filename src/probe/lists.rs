@@ -5,7 +5,9 @@
 use std::collections::BTreeSet;
 
 use futures::TryStreamExt;
+use jiff::Timestamp;
 
+use super::doubts::false_date;
 use super::finding::Told;
 use super::scratch::{NotStored, Scratch, answer_from, is_refusal, plain, reason};
 use crate::multipart::{self, MultipartUpload};
@@ -129,6 +131,7 @@ pub(super) struct UploadLists {
 /// encoding.
 pub(super) async fn uploads(scratch: &mut Scratch) -> UploadLists {
     let odd = format!("uploads/{ODD} b");
+    let created = Timestamp::now();
     let mut begun = scratch.begin_one(&odd, b"part", &plain()).await;
     let mut is_odd = true;
     if let Err(failure) = &begun
@@ -154,7 +157,7 @@ pub(super) async fn uploads(scratch: &mut Scratch) -> UploadLists {
         }
     };
     let parts = list_of_parts(scratch, &upload, &part).await;
-    let (list, encoded) = list_of_uploads(scratch, &upload).await;
+    let (list, encoded) = list_of_uploads(scratch, &upload, created).await;
     let encoded = if is_odd {
         encoded
     } else {
@@ -182,9 +185,15 @@ async fn list_of_parts(scratch: &Scratch, upload: &MultipartUpload, part: &PartD
 }
 
 /// Returns the answers of the plain and of the encoded list of uploads, which must show this one.
-async fn list_of_uploads(scratch: &Scratch, upload: &MultipartUpload) -> (Told, Told) {
+async fn list_of_uploads(
+    scratch: &mut Scratch,
+    upload: &MultipartUpload,
+    created: Timestamp,
+) -> (Told, Told) {
     let is_it = |open: &OpenUpload| open.upload_id == upload.id();
     let encoded = list_open(scratch, true).await;
+    let listed = encoded.iter().flatten().find(|open| is_it(open));
+    scratch.false_date = listed.and_then(|open| false_date(open, created));
     if let Ok(uploads) = &encoded
         && uploads
             .iter()

@@ -65,6 +65,8 @@ pub(super) struct Scratch {
     pub(super) completed: Vec<Made>,
     pub(super) doubts: Vec<Doubt>,
     pub(super) not_stored: Vec<NotStored>,
+    /// The contradiction in the date of a listed upload.
+    pub(super) false_date: Option<String>,
     /// The time at which the last lock of a scratch object ends.
     pub(super) locked_until: Option<Instant>,
     pub(super) stop: CancellationToken,
@@ -88,6 +90,7 @@ impl Scratch {
             completed: Vec::new(),
             doubts: Vec::new(),
             not_stored: Vec::new(),
+            false_date: None,
             locked_until: None,
             stop: stop.clone(),
             deadline: Instant::now() + limit,

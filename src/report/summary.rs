@@ -113,11 +113,7 @@ fn totals(text: &mut String, outcome: &Outcome) {
             counted(outcome.delete_markers, "delete marker")
         );
     }
-    let _ = write!(
-        text,
-        ", {} left as they are",
-        count(outcome.skipped_objects)
-    );
+    let _ = write!(text, ", {} unchanged", count(outcome.skipped_objects));
     for (number, what) in [
         (
             outcome.restoring_objects,
@@ -125,7 +121,7 @@ fn totals(text: &mut String, outcome: &Outcome) {
         ),
         (outcome.archived_objects, "archived and left out"),
         (outcome.failed_objects, "failed"),
-        (outcome.stopped_objects, "not done"),
+        (outcome.stopped_objects, "pending"),
         (outcome.excluded_objects, "excluded"),
         (
             outcome.ignored,
@@ -226,7 +222,7 @@ fn recovered(text: &mut String, outcome: &Outcome) {
     if maybe > 0 {
         let _ = writeln!(
             text,
-            "an earlier session may have copied {} of those left as they are; nothing that is stored with {} proves it",
+            "an earlier session may have copied {} of the unchanged ones; nothing that is stored with {} proves it",
             count(maybe),
             by_number(maybe, "it", "them")
         );
@@ -326,9 +322,9 @@ mod tests {
     #[test]
     fn it_tells_why_objects_were_copied() {
         insta::assert_snapshot!(summary(&outcome()), @r"
-        done in 1m 01s over 2 sessions: 3 objects copied and proven (300B in 1 part), 1 delete marker written, 2 left as they are, 1 with something not kept
+        done in 1m 01s over 2 sessions: 3 objects copied and proven (300B in 1 part), 1 delete marker written, 2 unchanged, 1 with something not kept
         an earlier session copied 1 of the objects without recording it; this session proved it
-        an earlier session may have copied 2 of those left as they are; nothing that is stored with them proves it
+        an earlier session may have copied 2 of the unchanged ones; nothing that is stored with them proves it
         proven by: crc64nvme 3
         copied because: 2 missing, 1 size differs
         requests of this session: 0 (0 throttled, 0 sent again)
@@ -351,7 +347,7 @@ mod tests {
             other_storage_class: 1,
         };
         insta::assert_snapshot!(summary(&outcome), @r"
-        done in 0.0s: 1 object changed in place and proven (0B), 0 left as they are
+        done in 0.0s: 1 object changed in place and proven (0B), 0 unchanged
         1 old version stays in the bucket and costs money until it is deleted or expires
         unchanged: 1 by ETag
         1 unchanged object was not checked for the headers, metadata, tags, or encryption that this job sets; `compare_attributes: true` (--compare-attributes) checks it, `when: always` copies it

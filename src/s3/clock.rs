@@ -320,6 +320,7 @@ impl Intercept for Witness {
             self.0
                 .witness(context.response_mut(), generation, signing.offset);
         }
+        Secrets::missing_in(context.response())?;
         Ok(())
     }
 }

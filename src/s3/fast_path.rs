@@ -246,6 +246,9 @@ impl FastPath {
             Ok(bytes) => *response.body_mut() = SdkBody::from(bytes.into_bytes()),
             Err(error) => return Err(SdkError::response_error(error, response)),
         }
+        if let Err(error) = Secrets::missing_in(&response) {
+            return Err(SdkError::response_error(error, response));
+        }
         if let Err(error) = octets::make_readable(&mut response) {
             return Err(SdkError::response_error(error, response));
         }

@@ -206,7 +206,7 @@ impl Identities {
                 return Err(NotReady::Nothing(true, self.reason()));
             }
             if waited >= SILENT {
-                self.tell();
+                self.tell(left);
             }
             let wait = wait.min(left).min(SILENT).max(Duration::from_millis(1));
             tokio::select! {
@@ -280,11 +280,16 @@ impl Identities {
 
     /// Logs once what all requests wait for. At the start of a command, its first contact with the
     /// servers logs that instead.
-    fn tell(&self) {
+    fn tell(&self, left: Duration) {
         let mut renewal = self.renewal();
         if renewal.has_worked() && renewal.tell() {
             drop(renewal);
-            tracing::warn!(name: "waiting", "waiting for credentials: {}", self.reason());
+            tracing::warn!(
+                name: "waiting",
+                "waiting for credentials: {}; gives up in {} (`patience`)",
+                self.reason(),
+                display_duration(left)
+            );
         }
     }
 

@@ -23,6 +23,7 @@ use super::page::PageClaims;
 use super::paging::follows;
 use super::requests::{failure, fault};
 use super::xml::{Tag, Unreadable, XmlReader};
+use super::secrets::Secrets;
 use super::{ArchiveState, Client, Failure, ListedObject, Operation, Page};
 use crate::location::BucketName;
 
@@ -172,6 +173,8 @@ impl DeserializeResponse for PageReader {
         response: &HttpResponse,
         _: &ConfigBag,
     ) -> Result<Output, OrchestratorError<Error>> {
+        Secrets::missing_in(response)
+            .map_err(|quoted| OrchestratorError::response(quoted.into()))?;
         let document = std::str::from_utf8(response.body().bytes().unwrap_or_default());
         let document = document.map_err(|error| OrchestratorError::response(error.into()))?;
         match read(document, self.knows_archives) {

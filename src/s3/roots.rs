@@ -21,6 +21,7 @@ use aws_smithy_runtime_api::client::ser_de::{DeserializeResponse, SharedResponse
 
 use super::page::holds_error;
 use super::xml::{Tag, Unreadable, XmlReader};
+use super::secrets::Secrets;
 
 /// The root element that the SDK expects in the answer to an operation.
 #[derive(Debug)]
@@ -240,6 +241,8 @@ impl DeserializeResponse for Renaming {
         let Some(inner) = self.layer.load::<SharedResponseDeserializer>() else {
             return Err(OrchestratorError::other("nothing reads this answer"));
         };
+        Secrets::missing_in(response)
+            .map_err(|quoted| OrchestratorError::response(quoted.into()))?;
         if is_cut_off(response) {
             return Err(OrchestratorError::response(Unreadable.into()));
         }

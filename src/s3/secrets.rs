@@ -2,18 +2,22 @@
 //!
 //! Some servers and gateways name the headers that they do not like, with their values. What a
 //! server says goes into the log, the report, and the journal, so that the values that must stay
-//! secret are taken out where a failure is made of an answer.
+//! secret are taken out where a failure is made of an answer. An `ETag`, an id, or a checksum that
+//! repeats one cannot be shortened, since it goes back to the server: such an answer is refused
+//! ([`Quoted`]), before anything is recorded.
 
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::http::Headers;
 use aws_smithy_types::config_bag::{Storable, StoreReplace};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
+use super::xml::{Reader, Tag};
 use crate::printable::hex;
 
 /// Headers whose values are secret: of customer keys, their digests, and of a session.
@@ -29,6 +33,27 @@ const SECRET: [&str; 6] = [
 const PIECE: usize = 16;
 /// A text of fewer bytes is no secret that could be kept, and may stand in any message.
 const SHORTEST: usize = 8;
+/// Headers of an answer that are recorded and sent back, and what they hold. Checksums are known by
+/// [`CHECKSUM`].
+const NAMES: [(&str, &str); 3] = [
+    ("etag", "an ETag"),
+    ("x-amz-version-id", "a version id"),
+    ("x-amz-copy-source-version-id", "a version id"),
+];
+/// The same of the elements of a document.
+const ELEMENTS: [(&str, &str); 7] = [
+    ("ETag", "an ETag"),
+    ("UploadId", "an upload id"),
+    ("UploadIdMarker", "an upload id"),
+    ("NextUploadIdMarker", "an upload id"),
+    ("VersionId", "a version id"),
+    ("VersionIdMarker", "a version id"),
+    ("NextVersionIdMarker", "a version id"),
+];
+/// The names of headers and elements with checksums begin with these.
+const CHECKSUM: [&str; 2] = ["x-amz-checksum-", "Checksum"];
+/// A document of more bytes holds so many names that an index of the secrets pays.
+const LONG: usize = 8192;
 /// Shown in the place of a secret.
 const HIDDEN: &str = "[hidden]";
 
@@ -45,6 +70,44 @@ impl Secrets {
             .map(|(_, signature)| signature);
         let values = SECRET.iter().filter_map(|name| headers.get(*name));
         Self(values.chain(signature).map(str::to_owned).collect())
+    }
+
+    /// Makes sure that nothing that s3haul would record of an answer, and send back, repeats one of
+    /// them.
+    ///
+    /// # Errors
+    /// A header, or an element of the document if there is one, does.
+    pub(super) fn missing_in(response: &HttpResponse) -> Result<(), Quoted> {
+        let Some(secrets) = response.extension::<Self>() else {
+            return Ok(());
+        };
+        if secrets.0.is_empty() {
+            return Ok(());
+        }
+        let document = response.body().bytes().unwrap_or_default();
+        let pieces = Pieces::of(secrets, document.len() > LONG);
+        let check = |what, text: &str| match pieces.are_in(text) {
+            true => Err(Quoted(what)),
+            false => Ok(()),
+        };
+        for (name, value) in response.headers() {
+            if let Some(what) = recorded(&NAMES, name) {
+                check(what, value)?;
+            }
+        }
+        let mut reader = Reader::new(std::str::from_utf8(document).unwrap_or_default());
+        let mut open = None;
+        // What cannot be read as a document is refused elsewhere.
+        while let Ok((text, tag)) = reader.next() {
+            if let (Some(what), Tag::Close(_)) = (open, tag) {
+                check(what, text)?;
+            }
+            open = match tag {
+                Tag::Open(name) => recorded(&ELEMENTS, name),
+                _ => None,
+            };
+        }
+        Ok(())
     }
 
     /// Returns the text without any of them, whole or in part, in the ways in which a server writes
@@ -81,6 +144,58 @@ impl Secrets {
             was_secret = is_hidden;
         }
         shown
+    }
+}
+
+/// An answer repeats a secret of its request where a name should be: what names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the server sent {0} that repeats a secret of the request; s3haul neither records it nor sends it back"
+)]
+pub(super) struct Quoted(&'static str);
+
+/// Returns what a header or element holds, if it is recorded.
+fn recorded(known: &[(&str, &'static str)], name: &str) -> Option<&'static str> {
+    let is_sum = CHECKSUM.iter().any(|begin| name.starts_with(begin));
+    let known = known.iter().find(|(known, _)| *known == name);
+    known
+        .map(|(_, what)| *what)
+        .or_else(|| is_sum.then_some("a checksum"))
+}
+
+/// The spellings of the secrets of a request, to look for in short texts.
+struct Pieces {
+    forms: Vec<String>,
+    /// All pieces of the spellings, where many texts are looked at.
+    index: Option<HashSet<[u8; PIECE]>>,
+}
+
+impl Pieces {
+    fn of(secrets: &Secrets, has_index: bool) -> Self {
+        let forms: Vec<String> = secrets.0.iter().flat_map(|secret| forms(secret)).collect();
+        let index = has_index.then(|| {
+            let pieces = forms.iter().flat_map(|form| form.as_bytes().windows(PIECE));
+            pieces.filter_map(|piece| piece.try_into().ok()).collect()
+        });
+        Self { forms, index }
+    }
+
+    /// Returns true if a text repeats a secret, in whole or in part.
+    fn are_in(&self, text: &str) -> bool {
+        if text.len() < SHORTEST || !text.is_ascii() {
+            return false;
+        }
+        let text = text.to_ascii_lowercase();
+        let mut pieces = (0..text.len()).filter_map(|at| text.get(at..at + PIECE));
+        let mut short = self.forms.iter().filter(|form| form.len() < PIECE);
+        let is_piece = |piece: &str| match &self.index {
+            Some(index) => piece
+                .as_bytes()
+                .try_into()
+                .is_ok_and(|piece: [u8; PIECE]| index.contains(&piece)),
+            None => self.forms.iter().any(|form| form.contains(piece)),
+        };
+        pieces.any(is_piece) || short.any(|form| text.contains(form.as_str()))
     }
 }
 
@@ -157,6 +272,72 @@ mod tests {
             assert!(shown.contains(HIDDEN), "{secret}: {shown}");
             assert!(!shown.to_ascii_lowercase().contains(&start), "{shown}");
             assert!(shown.starts_with("bad header é[") && shown.ends_with("é, says the server"));
+        }
+    }
+
+    fn answer(header: (&'static str, &str), document: &str) -> HttpResponse {
+        let body = aws_sdk_s3::primitives::SdkBody::from(document);
+        let mut response = HttpResponse::new(200.try_into().unwrap(), body);
+        response.headers_mut().insert(header.0, header.1.to_owned());
+        response.add_extension(secrets());
+        response
+    }
+
+    #[test]
+    fn a_name_that_repeats_a_secret_is_refused() {
+        let key = STANDARD.encode(KEY);
+        for secret in [
+            TOKEN,
+            &TOKEN[3..20],
+            &key,
+            &hex(KEY.as_bytes()),
+            "00112233445566778899aabbccddeeff",
+        ] {
+            for (header, what) in [
+                ("etag", "an ETag"),
+                ("x-amz-version-id", "a version id"),
+                ("x-amz-checksum-sha256", "a checksum"),
+            ] {
+                let answer = answer((header, &format!("\"{secret}\"")), "");
+                assert_eq!(
+                    Secrets::missing_in(&answer),
+                    Err(Quoted(what)),
+                    "{header}: {secret}"
+                );
+            }
+            for (element, what) in [
+                ("ETag", "an ETag"),
+                ("UploadId", "an upload id"),
+                ("VersionId", "a version id"),
+                ("ChecksumCRC32", "a checksum"),
+            ] {
+                let document = format!("<R><A><Key>k</Key><{element}>{secret}</{element}></A></R>");
+                let long = format!("<L>{}{document}</L>", "<Key>k</Key>".repeat(LONG / 12));
+                for document in [document, long] {
+                    let answer = answer(("etag", "\"x\""), &document);
+                    assert_eq!(
+                        Secrets::missing_in(&answer),
+                        Err(Quoted(what)),
+                        "{element}: {secret}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn names_without_a_secret_pass() {
+        let md5 = "\"d41d8cd98f00b204e9800998ecf8427e-12\"";
+        // S3 itself repeats the digest of a customer key.
+        let digest = ("x-amz-server-side-encryption-customer-key-md5", TOKEN);
+        let key = format!("<R><Key>{TOKEN}</Key><ETag>{md5}</ETag></R>");
+        for answer in [
+            answer(("etag", md5), &key),
+            answer(digest, "<R><UploadId/></R>"),
+            answer(("etag", md5), &format!("<R>{}</R>", key.repeat(200))),
+            answer(("etag", ""), "no document <ETag>"),
+        ] {
+            assert_eq!(Secrets::missing_in(&answer), Ok(()));
         }
     }
 

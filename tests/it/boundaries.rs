@@ -185,6 +185,7 @@ impl Stage {
                     fingerprint,
                     tool,
                     counted_from: self.job.counted_from(),
+                    command: None,
                 };
                 opened.begin(info, Some(Box::new(report))).await?
             }

@@ -29,6 +29,7 @@ fn run() -> RunInfo {
         fingerprint: Fingerprint::default(),
         tool: "test".into(),
         counted_from: None,
+        command: None,
     }
 }
 

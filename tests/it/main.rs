@@ -67,6 +67,7 @@ mod matrix;
 mod mine;
 mod mistyped;
 mod network;
+mod next;
 mod octets;
 mod one_off;
 mod outage;

@@ -181,3 +181,64 @@ async fn what_a_server_quotes_of_a_request_is_no_secret(
     }
     assert!(!all.contains(&digest), "{all}");
 }
+
+/// A server that answers with a header of the request where an ETag or an upload id should be.
+#[rstest]
+#[case::etag(10, "etag")]
+#[case::version(10, "x-amz-version-id")]
+#[case::upload(12 * MIB, "UploadId")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_repeats_a_secret_is_neither_shown_nor_recorded(
+    #[case] size: u64,
+    #[case] place: &'static str,
+) {
+    let world = World::new().await;
+    let content = Content::pattern(1, size);
+    world
+        .sandbox
+        .store()
+        .put_object(SOURCE, "k", content, &ObjectSpec::default());
+    let liar = Liar::before(&world, move |asked: &Asked, answer: Answer| {
+        let token = asked.header("x-amz-security-token").unwrap_or_default();
+        match place {
+            "UploadId" if asked.method == "POST" && asked.has("uploads") => {
+                answer.replacing("<UploadId>", &format!("<UploadId>{token}"))
+            }
+            "UploadId" => answer,
+            header if matches!(asked.method.as_str(), "HEAD" | "PUT") => answer
+                .without(header)
+                .with(&format!("{header}: \"{token}\"")),
+            _ => answer,
+        }
+    })
+    .await;
+    let directory = tempfile::tempdir().unwrap();
+    let (report, journal) = (directory.path().join("report"), directory.path().join("j"));
+    let mut command = at(&world);
+    command
+        .env("AWS_ENDPOINT_URL_S3", &liar.url)
+        .env("AWS_SESSION_TOKEN", TOKEN);
+    let arguments = [
+        "copy",
+        "s3://source/",
+        "s3://destination/",
+        "--threshold",
+        "5MiB",
+        "--report",
+        report.to_str().unwrap(),
+        "--journal",
+        journal.to_str().unwrap(),
+    ];
+    let (exit, stdout, stderr) = run(command, &arguments).await;
+    assert_eq!(exit, 1, "{stderr}");
+    let mut all = stdout + &stderr + &fs::read_to_string(report).unwrap();
+    for file in fs::read_dir(journal).unwrap() {
+        all.push_str(&String::from_utf8_lossy(
+            &fs::read(file.unwrap().path()).unwrap(),
+        ));
+    }
+    assert!(all.contains("repeats a secret of the request"), "{all}");
+    for form in forms(TOKEN) {
+        assert!(!all.contains(&form), "{form} in {all}");
+    }
+}

@@ -205,6 +205,7 @@ impl World {
                     fingerprint,
                     tool,
                     counted_from: job.counted_from(),
+                    command: None,
                 };
                 opened.begin(info, None).await.unwrap()
             }

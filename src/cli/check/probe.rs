@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::{CliError, Exit, Output, say, say_json};
 use crate::bucket::Bucket;
 use crate::connections::Connections;
+use crate::endpoint::Trust;
 use crate::location::BucketName;
 use crate::manifest::job::{Job, Transfer};
 use crate::printable::printable;
@@ -88,6 +89,9 @@ fn document(bucket: &Bucket, probe: &Probe) -> Value {
             "attributes": probe.attributes.iter().map(of_attribute).collect::<Vec<_>>(),
             "not_stored": not_stored,
             "capabilities": probe.statement(),
+            "trust": probe.advised_trust().map(trust_word),
+            "doubts": probe.doubts(),
+            "false_date": probe.false_date,
             "left": probe.left,
         }
     })
@@ -188,6 +192,14 @@ fn text(bucket: &Bucket, probe: &Probe) -> String {
                 .map(|statement| format!("    {statement}")),
         );
     }
+    lines.extend(trust(endpoint, probe));
+    if let Some(contradiction) = &probe.false_date {
+        let message = format!(
+            "its dates of uploads are made up, so that `s3haul uploads abort --older-than` aborts none: {contradiction}"
+        );
+        lines.push(String::new());
+        lines.extend(wrapped("", &message));
+    }
     for left in &probe.left {
         lines.extend(left_behind(left));
     }
@@ -196,6 +208,30 @@ fn text(bucket: &Bucket, probe: &Probe) -> String {
         .map(|line| printable(line.trim_end()))
         .collect::<Vec<_>>()
         .join("\n")
+}
+
+/// Returns the advice on the trust in the server, as lines that can be pasted.
+fn trust(endpoint: &str, probe: &Probe) -> Vec<String> {
+    let Some(trust) = probe.advised_trust() else {
+        return Vec::new();
+    };
+    let doubts = probe.doubts().join(", ");
+    let message = format!(
+        "the server confirmed what it did not do ({doubts}); to look at each object after it was written, state under \
+         `endpoints.{endpoint}`:"
+    );
+    let mut lines = vec![String::new()];
+    lines.extend(wrapped("", &message));
+    lines.push(format!("  trust: {}", trust_word(trust)));
+    lines
+}
+
+/// Returns a trust as a manifest spells it.
+const fn trust_word(trust: Trust) -> &'static str {
+    match trust {
+        Trust::Answers => "answers",
+        Trust::Nothing => "nothing",
+    }
 }
 
 fn tables(probe: &Probe) -> Vec<String> {

@@ -46,16 +46,25 @@ pub(super) fn replaces(job: &Job, is_kept: impl Fn(&Origin) -> bool, tell: impl 
 /// Tells that a new run begins, and for which differences the one in the journal is given up.
 pub(super) fn begun(old: &RunState, left: &RunState, changes: &[String]) {
     let began = Note::new(Level::INFO, "run_began", "a new run begins").only_json();
+    let (uploads, bytes) = (left.uploads.len() as u64, left.open_bytes());
+    let given_up = format!(
+        "{} with {} of stored parts",
+        display_counted(uploads, "open upload"),
+        ByteSize(bytes)
+    );
     if changes.is_empty() {
+        if uploads > 0 {
+            let message = format!("the new run aborts what an earlier one left: {given_up}");
+            let note = Note::new(Level::WARN, "uploads_given_up", message)
+                .with("open_uploads", uploads)
+                .with("open_bytes", bytes);
+            tell_note(&note);
+        }
         return tell_note(&began);
     }
-    let uploads = left.uploads.len() as u64;
     let aborts = match uploads {
         0 => String::new(),
-        uploads => format!(
-            " It aborts the {} that the unfinished run left open.",
-            display_counted(uploads, "upload")
-        ),
+        _ => format!(" It aborts what the unfinished run left: {given_up}."),
     };
     let message = format!(
         "the job was changed: {}; a new run begins (`on_change: new-run`).{aborts} What is at the destination is compared \
@@ -66,7 +75,8 @@ pub(super) fn begun(old: &RunState, left: &RunState, changes: &[String]) {
     let note = Note::new(Level::WARN, "job_changed", message)
         .with("changes", changes)
         .with("old_run", old_run)
-        .with("open_uploads", uploads);
+        .with("open_uploads", uploads)
+        .with("open_bytes", bytes);
     tell_note(&note);
     tell_note(&began);
 }

@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 
-use super::{ASKED_AT_ONCE, Choice, Found, Wasted, absent, found, mine, not_open};
+use super::{ASKED_AT_ONCE, Choice, Found, Wasted, absent, found, not_open};
 use crate::bucket::Bucket;
 use crate::cli::{CliError, Exit, note, say_line, signals};
 use crate::location::{ObjectKey, S3Uri};
 use crate::multipart::{self, Aborted, MultipartUpload};
+use crate::probe;
 use crate::s3::{Attributes, Capabilities, Failure, FailureKind, OpenUpload};
 
 /// Aborts one upload. Aborting what is not there succeeds everywhere; a mistyped id must not.
@@ -161,7 +162,7 @@ async fn check_dates(bucket: &Bucket, location: &S3Uri) -> Option<String> {
         .ok()?
         .into_iter()
         .find(|open| open.upload_id == upload.id())?;
-    mine::false_date(&open, created)
+    probe::false_date(&open, created)
 }
 
 async fn abort(bucket: &Bucket, key: &str, id: &str) -> Result<Aborted, String> {

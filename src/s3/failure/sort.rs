@@ -14,7 +14,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use super::super::bounds::TooLong;
 use super::super::causes::{find, plain};
 use super::super::credentials::NoIdentity;
-use super::super::secrets::Secrets;
+use super::super::secrets::{Quoted, Secrets};
 use super::{Details, Failure, FailureKind, Operation, tls};
 use crate::printable::cut;
 
@@ -44,6 +44,9 @@ impl Failure {
                 "answer too long".to_owned(),
                 answer.to_string(),
             ),
+            _ if find::<Quoted>(error).is_some() => {
+                verdict(FailureKind::Unreadable, "unreadable answer")
+            }
             // The HTTP client's own bounds.
             SdkError::DispatchFailure(_) if whole(error).contains("message head is too large") => {
                 let message =

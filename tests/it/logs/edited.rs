@@ -107,7 +107,7 @@ async fn an_edited_job_is_refused_unless_it_asks_for_a_new_run() {
         "{stderr}"
     );
     assert!(
-        stdout.contains("0 objects copied") && stdout.contains("3 left as they are"),
+        stdout.contains("0 objects copied") && stdout.contains("3 unchanged"),
         "{stdout}"
     );
     assert_run(&world);

@@ -134,7 +134,7 @@ async fn all_commands_read_a_report_in_s3() {
     for said in [
         "nightly (s3://ops/nightly/report-",
         "complete, exit code 1",
-        "2 objects copied (200B), 0 left as they are, 1 not done",
+        "2 objects copied (200B), 0 unchanged, 1 pending",
         "1 x failed CopyObject AccessDenied",
         "      s3://source/b\n",
         "s3haul retry s3://ops/nightly/",
@@ -182,7 +182,7 @@ async fn all_commands_read_a_report_in_s3() {
     );
     // The first report is as it was.
     let (exit, stdout, _) = s3haul(&world, job.path(), &["report", "show", &one]).await;
-    assert!(exit == 0 && stdout.contains("1 not done"), "{stdout}");
+    assert!(exit == 0 && stdout.contains("1 pending"), "{stdout}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

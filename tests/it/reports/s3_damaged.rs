@@ -60,7 +60,7 @@ async fn hostile_receipts_are_escaped_and_bounded() {
         "other causes",
         "(cut after 1024 of 100000 bytes)",
         "      and 27 more",
-        "400 not done",
+        "400 pending",
     ] {
         assert!(stdout.contains(said), "{said}: {stdout}");
     }

@@ -1,0 +1,132 @@
+//! The reasons not to believe a server's answers.
+//!
+//! A capability that is missing is stated, and s3haul does without it. A server that confirms what
+//! it then does not do may do so with other requests too, which no probe asks. `trust: nothing`
+//! looks at each object after it was written; the probe advises it where the job relies on something
+//! that the server confirmed and ignored. Dates of uploads that are made up harm no copy, but no
+//! upload can be aborted by its age.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::finding::{Claim, Finding, How, Verdict};
+use super::{AttributeFinding, Probe};
+use crate::endpoint::Trust;
+use crate::s3::OpenUpload;
+
+/// A server whose date of an upload differs from ours by more than this makes dates up.
+const FALSE_DATE: SignedDuration = SignedDuration::from_hours(1);
+
+impl Probe {
+    /// Returns what the job relies on and the server confirmed without doing it.
+    #[must_use]
+    pub fn doubts(&self) -> Vec<String> {
+        let requests = self
+            .requests
+            .iter()
+            .filter(|finding| finding.is_needed && finding.measured.how == How::Ignored)
+            .map(|finding| finding.operation.to_string());
+        let capabilities = self
+            .findings
+            .iter()
+            .filter(|finding| finding.is_needed && is_ignored(finding))
+            .map(|finding| format!("`{}`", finding.name));
+        let attributes = self
+            .attributes
+            .iter()
+            .filter(|finding| is_lost_in_silence(finding))
+            .map(|finding| format!("the attribute `{}`", finding.attribute.name()));
+        requests.chain(capabilities).chain(attributes).collect()
+    }
+
+    /// Returns the `trust` that fits the server, if it is not the stated one.
+    #[must_use]
+    pub fn advised_trust(&self) -> Option<Trust> {
+        let fits = Trust::Nothing;
+        (self.trust != fits && !self.doubts().is_empty()).then_some(fits)
+    }
+}
+
+/// Returns true for a capability that is relied on, and that the server confirmed without effect.
+fn is_ignored(finding: &Finding) -> bool {
+    finding.verdict() == Verdict::Lacks
+        && match &finding.claim {
+            Claim::Flag { measured, .. } => measured.how == How::Ignored,
+            Claim::Writes { stated, .. } => finding
+                .writes()
+                .any(|(write, measured)| stated.on(write) && measured.how == How::Ignored),
+        }
+}
+
+/// Returns true for an attribute that the job keeps, and that a write confirmed without keeping it.
+fn is_lost_in_silence(finding: &AttributeFinding) -> bool {
+    matches!(finding.verdict(), Verdict::Loses | Verdict::Lacks)
+        && finding
+            .routes()
+            .any(|(_, measured)| measured.how == How::Ignored)
+}
+
+/// Returns the contradiction between the date that the server gives to an upload and the time of
+/// its creation.
+pub(crate) fn false_date(open: &OpenUpload, created: Timestamp) -> Option<String> {
+    let initiated = open.initiated?;
+    let differs = initiated.duration_since(created).abs() > FALSE_DATE;
+    differs.then(|| {
+        format!(
+            "the upload {} of `{}` was created at {created:.0}, and the server dates it {initiated:.0}",
+            open.upload_id, open.key
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Told;
+    use super::*;
+
+    fn probe(stated: bool, measured: Told, trust: Trust) -> Probe {
+        let finding = Finding {
+            name: "copy_conditions",
+            claim: Claim::Flag { stated, measured },
+            is_needed: true,
+        };
+        Probe {
+            prefix: "p/".to_owned(),
+            requests: Vec::new(),
+            findings: vec![finding],
+            attributes: Vec::new(),
+            not_stored: Vec::new(),
+            trust,
+            false_date: None,
+            left: Vec::new(),
+            stopped: false,
+        }
+    }
+
+    #[test]
+    fn nothing_is_trusted_if_the_server_ignores_what_the_job_relies_on() {
+        let ignored = || Told::ignored("it copies another version");
+        let advised = |stated, measured, trust| probe(stated, measured, trust).advised_trust();
+        let doubted = Some(Trust::Nothing);
+        assert_eq!(advised(true, ignored(), Trust::Answers), doubted);
+        assert_eq!(
+            advised(true, ignored(), Trust::Nothing),
+            None,
+            "it is stated"
+        );
+        assert_eq!(
+            advised(false, ignored(), Trust::Answers),
+            None,
+            "nobody relies on it"
+        );
+        assert_eq!(
+            advised(true, Told::refused("501"), Trust::Answers),
+            None,
+            "it says so"
+        );
+        assert_eq!(advised(true, Told::kept(), Trust::Answers), None);
+        assert_eq!(
+            probe(true, ignored(), Trust::Answers).doubts(),
+            ["`copy_conditions`"]
+        );
+    }
+}

@@ -1,0 +1,162 @@
+//! What a command leaves to do: it ends with the words that do it.
+
+use std::fs;
+
+use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation};
+use s3haul::size::MIB;
+
+use crate::cli::{COPY_ALL, at, run};
+use crate::world::{DESTINATION, SOURCE, World};
+
+fn put(world: &World, bucket: &str, key: &str, size: u64, spec: &ObjectSpec) {
+    let content = Content::pattern(1, size);
+    world.sandbox.store().put_object(bucket, key, content, spec);
+}
+
+/// Runs a command in a directory with a job.
+async fn in_site(
+    world: &World,
+    directory: &tempfile::TempDir,
+    words: &[&str],
+) -> (i32, String, String) {
+    fs::write(directory.path().join("my job.yaml"), COPY_ALL).unwrap();
+    let mut program = at(world);
+    program
+        .current_dir(directory.path())
+        .env_remove("S3HAUL_JOURNAL");
+    run(program, words).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_with_failures_ends_with_the_command_that_copies_them() {
+    let (world, directory) = (World::new().await, tempfile::tempdir().unwrap());
+    put(&world, SOURCE, "k", 1, &ObjectSpec::default());
+    let refused = Fault::on(Operation::CopyObject).then(Effect::Error(403, "AccessDenied"));
+    world.sandbox.faults().add(refused);
+    let words = ["run", "my job.yaml", "--report", "my report.jsonl"];
+    let (exit, stdout, stderr) = in_site(&world, &directory, &words).await;
+    assert_eq!(exit, 1, "{stderr}");
+    let last = stdout.lines().last();
+    let expected = "to copy what failed: s3haul retry 'my report.jsonl'";
+    assert_eq!(last, Some(expected), "{stdout}");
+    let (exit, stdout, stderr) = in_site(&world, &directory, &["run", "my job.yaml"]).await;
+    assert_eq!(exit, 1, "{stderr}");
+    let expected = "to copy what failed: s3haul run 'my job.yaml'";
+    assert_eq!(stdout.lines().last(), Some(expected), "{stdout}");
+    let (exit, stdout, _) = in_site(&world, &directory, &["status"]).await;
+    assert_eq!(exit, 0);
+    assert!(stdout.contains(expected), "{stdout}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_comparison_that_proves_too_little_names_the_one_that_reads() {
+    let (world, directory) = (World::new().await, tempfile::tempdir().unwrap());
+    let parts = ObjectSpec::default().part_sizes([5 * MIB]);
+    put(&world, SOURCE, "k", 9 * MIB, &parts.without_checksum());
+    put(&world, DESTINATION, "k", 9 * MIB, &ObjectSpec::default());
+    let words = ["verify", "my job.yaml"];
+    let (exit, stdout, stderr) = in_site(&world, &directory, &words).await;
+    assert_eq!(exit, 0, "{stdout}{stderr}");
+    let expected = "to compare the bytes of what is unprovable: s3haul verify 'my job.yaml' --deep";
+    assert_eq!(stdout.lines().last(), Some(expected), "{stdout}");
+    let words = ["verify", "my job.yaml", "--deep"];
+    let (exit, stdout, stderr) = in_site(&world, &directory, &words).await;
+    assert_eq!(exit, 0, "{stdout}{stderr}");
+    assert!(
+        stdout.contains("1 equal") && !stdout.contains("--deep"),
+        "{stdout}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_working_directory_that_is_gone_is_named() {
+    let world = World::new().await;
+    for words in [
+        &["copy", "s3://source/", "s3://destination/"][..],
+        &["run", "job.yaml"],
+        &["status"],
+        &["verify", "s3://source/", "s3://destination/"],
+        &["uploads", "list", "s3://destination/"],
+        &["report", "show", "r.jsonl"],
+        &["retry", "r.jsonl"],
+    ] {
+        let program = env!("CARGO_BIN_EXE_s3haul");
+        let script = "d=$(mktemp -d) && cd \"$d\" && rmdir \"$d\" && exec \"$@\"";
+        let mut shell = crate::cli::in_clean_environment(std::process::Command::new("sh"));
+        shell.args(["-c", script, "sh", program]).args(words);
+        shell.env("AWS_ENDPOINT_URL_S3", world.sandbox.url());
+        let output = tokio::task::spawn_blocking(move || shell.output().unwrap());
+        let output = output.await.unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{words:?}: {stderr}");
+        assert!(
+            stderr.contains("the working directory cannot be used"),
+            "{words:?}: {stderr}"
+        );
+    }
+}
+
+/// Returns the number before `pending`.
+fn pending(text: &str) -> u64 {
+    let (before, _) = text
+        .split_once(" pending")
+        .unwrap_or_else(|| panic!("{text}"));
+    let number = before.rsplit(' ').next().unwrap();
+    number.replace(',', "").parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_and_its_journal_count_the_same_objects_as_pending() {
+    let (world, directory) = (World::new().await, tempfile::tempdir().unwrap());
+    for number in 0..300 {
+        put(
+            &world,
+            SOURCE,
+            &format!("k{number:03}"),
+            1,
+            &ObjectSpec::default(),
+        );
+    }
+    let down = Fault::on(Operation::CopyObject).then(Effect::Error(503, "ServiceUnavailable"));
+    let id = world.sandbox.faults().add(down);
+    let words = ["run", "impatient.yaml"];
+    let job = format!("{COPY_ALL}limits: {{patience: 3s}}\n");
+    fs::write(directory.path().join("impatient.yaml"), job).unwrap();
+    for session in 0..2 {
+        let (exit, stdout, stderr) = in_site(&world, &directory, &words).await;
+        assert_eq!(exit, 4, "{session}: {stdout}{stderr}");
+        let expected = "to go on: s3haul run impatient.yaml";
+        assert_eq!(stdout.lines().last(), Some(expected), "{stdout}");
+        let (_, status, _) = in_site(&world, &directory, &["status"]).await;
+        assert!(pending(&stdout) > 0, "{stdout}");
+        assert_eq!(
+            pending(&stdout),
+            pending(&status),
+            "{session}: {stdout}{status}"
+        );
+        assert!(status.contains(expected), "{status}");
+    }
+    world.sandbox.faults().remove(id);
+    let (exit, stdout, stderr) = in_site(&world, &directory, &words).await;
+    assert_eq!(exit, 0, "{stdout}{stderr}");
+    assert!(!stdout.contains("s3haul run"), "{stdout}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fresh_run_tells_which_uploads_it_gives_up() {
+    let (world, directory) = (World::new().await, tempfile::tempdir().unwrap());
+    put(&world, SOURCE, "k", 20 * MIB, &ObjectSpec::default());
+    let down = Fault::on(Operation::CompleteMultipartUpload)
+        .then(Effect::Error(503, "ServiceUnavailable"));
+    let id = world.sandbox.faults().add(down);
+    let job = format!("{COPY_ALL}    parts: {{threshold: 5MiB}}\nlimits: {{patience: 3s}}\n");
+    fs::write(directory.path().join("parts.yaml"), job).unwrap();
+    let (exit, stdout, stderr) = in_site(&world, &directory, &["run", "parts.yaml"]).await;
+    assert_eq!(exit, 4, "{stdout}{stderr}");
+    world.sandbox.faults().remove(id);
+    let (exit, _, stderr) = in_site(&world, &directory, &["run", "parts.yaml", "--fresh"]).await;
+    assert_eq!(exit, 0, "{stderr}");
+    let told =
+        "the new run aborts what an earlier one left: 1 open upload with 20MiB of stored parts";
+    assert_eq!(stderr.matches(told).count(), 1, "{stderr}");
+}
