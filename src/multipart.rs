@@ -144,7 +144,10 @@ impl MultipartUpload {
         let (before, began) = (Timestamp::now(), Instant::now());
         let (mut answer, overtaken) = bucket.create_upload_soon(key, attributes).await?;
         // What may have taken effect besides is looked for when that one has ended.
-        answer.maybe_twice &= overtaken.is_none();
+        if overtaken.is_some() {
+            answer.maybe_twice = false;
+            answer.attempts -= 1;
+        }
         let late = overtaken.map(|create| LateCreate::of(create, bucket, key, (before, began)));
         let upload = Self::created(bucket, key, attributes, answer, before).await?;
         Ok(Self { late, ..upload })

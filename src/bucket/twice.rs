@@ -199,8 +199,7 @@ impl Bucket {
     /// an answer.
     async fn unserved(&self, attempt: Attempt<'_>, progress: &Progress) -> Silence {
         let (operation, bytes) = (attempt.operation, attempt.bytes);
-        let (lanes, began) = (self.lanes(operation.class()), Instant::now());
-        let began = began.checked_sub(LATENCY_MARGIN).unwrap_or(began);
+        let (lanes, began) = (self.lanes(operation.class()), progress.began());
         let mut hanging = None;
         // The outcome of such a request is not known, and the first contact has its own times.
         if attempt.repeat == Repeat::UnlessUnknown || self.contact.is_some() {

@@ -7,10 +7,11 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
-use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::OptionFuture;
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::adopt::Begun;
@@ -23,6 +24,9 @@ use crate::s3::{Failure, FailureKind, Operation, PartDone};
 
 use super::monitor::Event;
 use super::tracked::Tracked;
+
+/// A queue in which parts would wait for long is looked at again after so long.
+const CLOGGED: Duration = Duration::from_millis(50);
 
 /// The progress of an upload.
 #[derive(Debug)]
@@ -129,6 +133,8 @@ where
                     running.fail(trouble);
                 }
             }
+            // The queue gets shorter long before the first of many parts is answered.
+            () = sleep(CLOGGED), if is_clogged => {}
             else => break,
         }
     }

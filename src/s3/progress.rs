@@ -53,6 +53,11 @@ impl Progress {
         })
     }
 
+    /// Returns the time at which the attempt began.
+    pub(crate) fn began(&self) -> Instant {
+        self.began
+    }
+
     /// Notes the connection that the request waits on. Of several requests of one attempt, the
     /// first one counts.
     pub(super) fn waits_on(&self, connection: Connection) {
