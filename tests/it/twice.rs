@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use rstest::rstest;
+use s3haul::journal::{Intent, Location, look};
 use s3haul::manifest::job::{PartSize, Transfer, When};
+use s3haul::s3::Attributes;
 use s3haul::sandbox::{
     BucketOptions, Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions,
 };
@@ -220,6 +222,30 @@ async fn an_object_tells_of_a_create_that_was_overtaken_and_is_never_answered() 
     );
     // It took effect, and the list shows it.
     world.assert_no_upload_is_left();
+}
+
+#[tokio::test]
+async fn the_next_run_looks_for_the_upload_of_a_create_that_was_never_answered() {
+    let (world, transfer) = with_late_create(false, &[Effect::StallBefore(None)]).await;
+    let (directory, job) = (tempfile::tempdir().unwrap(), world.job(transfer));
+    let open = async || {
+        let place = Location::Directory(directory.path().to_owned());
+        let state = look(place).await.unwrap().unwrap().state;
+        state.uploads.into_values().collect::<Vec<_>>()
+    };
+    let run = world.session(directory.path(), &job, Intent::Resume).await;
+    assert_eq!(run.outcome.done_objects, COUNT, "{:?}", run.outcome);
+    let [upload] = &open().await[..] else {
+        panic!("one Create is on record: {:?}", open().await)
+    };
+    assert_eq!(upload.begun, None, "its id is not known");
+    // It takes effect after the end of the run.
+    let (bucket, key) = (world.bucket(DESTINATION).await, &upload.place.key);
+    let late = bucket.create_upload(key, &Attributes::default()).await;
+    late.expect("the bucket is there");
+    world.session(directory.path(), &job, Intent::Resume).await;
+    world.assert_no_upload_is_left();
+    assert_eq!(open().await, []);
 }
 
 /// The server's machine accepts connections that the server never reads from.
