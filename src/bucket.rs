@@ -11,6 +11,7 @@ mod body;
 mod call;
 mod caught;
 pub mod contact;
+mod creates;
 mod denial;
 mod failures;
 mod hidden;
@@ -33,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::call::Repeat;
 use self::contact::Contact;
+pub(crate) use self::creates::Overtaken;
 pub use self::hidden::HiddenEtags;
 use self::parking::Parks;
 use self::stopping::Purpose;
@@ -475,17 +477,30 @@ impl Bucket {
         upload_id: &str,
         number: u32,
     ) -> Result<Answer<PartDone>, Failure> {
+        self.copy_part_into((key, upload_id), number, source, (range, size), false)
+            .await
+    }
+
+    /// [`Bucket::copy_part`] into an upload. A request that hangs is sent once more if `twice` says
+    /// that two requests leave the same part.
+    pub(crate) async fn copy_part_into(
+        &self,
+        (key, upload_id): (&ObjectKey, &str),
+        number: u32,
+        source: &SourcePin,
+        (range, size): (Option<(u64, u64)>, u64),
+        twice: bool,
+    ) -> Result<Answer<PartDone>, Failure> {
+        let repeat = if twice {
+            Repeat::AtOnce
+        } else {
+            Repeat::Always
+        };
         let answer = self
-            .call(
-                Operation::UploadPartCopy,
-                Some(key),
-                size,
-                Repeat::Always,
-                || {
-                    self.client
-                        .copy_part(source, range, &self.name, key, upload_id, number)
-                },
-            )
+            .call(Operation::UploadPartCopy, Some(key), size, repeat, || {
+                self.client
+                    .copy_part(source, range, &self.name, key, upload_id, number)
+            })
             .await;
         let answer = self.or_lost(answer, Some(source)).await?;
         let PartAnswer { etag, checksum } = answer.value;

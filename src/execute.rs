@@ -20,7 +20,6 @@ mod claim;
 mod condition;
 mod conductor;
 mod fair;
-mod hedge;
 mod history;
 mod in_place;
 mod late;

@@ -172,6 +172,8 @@ impl<T> Listed<T> {
             if let Some(told) = self.page.next() {
                 return Some(told);
             }
+            // The page that was read takes no memory while the next one is awaited.
+            self.page = Vec::new().into_iter();
             match self.pages.recv().await {
                 Some(page) => self.page = page.into_iter(),
                 None => break,

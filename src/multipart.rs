@@ -11,6 +11,7 @@
 mod abort;
 mod complete;
 mod elsewhere;
+mod late;
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -28,13 +29,14 @@ pub(crate) use self::abort::{
     Aborted, abort_forgotten, abort_unknown, after_refusal, command, command_at, quoted,
     was_begun_between,
 };
+use self::late::LateCreate;
 use crate::awake::AwakeInstant;
 use crate::bucket::{Answer, Bucket};
 use crate::checksum;
 use crate::location::ObjectKey;
 use crate::s3::paging::{Order, Paging, Turn};
 use crate::s3::{
-    Attributes, Checksum, ChecksumAlgorithm, ChecksumKind, Failure, FailureKind, OpenUpload,
+    Attributes, Begun, Checksum, ChecksumAlgorithm, ChecksumKind, Failure, FailureKind, OpenUpload,
     Operation, Page, PartDone, PartsPage, SourcePin,
 };
 use crate::size::display_duration;
@@ -60,6 +62,8 @@ pub struct MultipartUpload {
     strays: Vec<Stray>,
     /// When attempts to create it were refused that may have taken effect all the same.
     refused: Option<(Timestamp, Timestamp)>,
+    /// A request to create it that hung and was overtaken by a second one.
+    late: Option<LateCreate>,
 }
 
 impl MultipartUpload {
@@ -74,22 +78,42 @@ impl MultipartUpload {
         key: &ObjectKey,
         attributes: &Attributes,
     ) -> Result<Self, Failure> {
-        let mut upload = Self::begin(bucket, key, attributes).await?;
+        let before = Timestamp::now();
+        let answer = bucket.create_upload(key, attributes).await?;
+        let mut upload = Self::created(bucket, key, attributes, answer, before).await?;
         let strays = upload.refused_twins(&BTreeSet::new()).await;
         upload.strays.extend(strays);
         upload.refused = None;
         Ok(upload)
     }
 
-    /// [`MultipartUpload::initiate`] for a caller that calls [`MultipartUpload::refused_twins`]
-    /// later, when the server is less busy.
+    /// [`MultipartUpload::initiate`] for a caller that calls [`MultipartUpload::refused_twins`] and
+    /// [`MultipartUpload::late_twin`] later, when the server is less busy. A request that hangs is
+    /// sent once more.
     pub(crate) async fn begin(
         bucket: &Bucket,
         key: &ObjectKey,
         attributes: &Attributes,
     ) -> Result<Self, Failure> {
-        let before = Timestamp::now();
-        let answer = bucket.create_upload(key, attributes).await?;
+        let (before, began) = (Timestamp::now(), Instant::now());
+        let (mut answer, overtaken) = bucket.create_upload_soon(key, attributes).await?;
+        // What may have taken effect besides is looked for when that one has ended.
+        if overtaken.is_some() {
+            answer.maybe_twice = false;
+            answer.attempts -= 1;
+        }
+        let late = overtaken.map(|create| LateCreate::of(create, bucket, key, (before, began)));
+        let upload = Self::created(bucket, key, attributes, answer, before).await?;
+        Ok(Self { late, ..upload })
+    }
+
+    async fn created(
+        bucket: &Bucket,
+        key: &ObjectKey,
+        attributes: &Attributes,
+        answer: Answer<Begun>,
+        before: Timestamp,
+    ) -> Result<Self, Failure> {
         let (bucket, key, begun) = (bucket.for_upload(), key.clone(), answer.value);
         let declared = Arc::new(OnceLock::from(attributes.checksum));
         let mut upload = Self {
@@ -101,6 +125,7 @@ impl MultipartUpload {
             since: begun.since,
             strays: Vec::new(),
             refused: None,
+            late: None,
         };
         if let Some(elsewhere) = &begun.elsewhere {
             return Err(Box::pin(upload.refuse(elsewhere)).await);
@@ -142,6 +167,7 @@ impl MultipartUpload {
             since: None,
             strays: Vec::new(),
             refused: None,
+            late: None,
         }
     }
 
@@ -272,20 +298,24 @@ impl MultipartUpload {
         size: u64,
     ) -> Result<PartDone, Failure> {
         let range = range.map(|range| (*range.start(), *range.end()));
-        self.copy_range(number, source, range, size)
+        self.copy_range(number, source, range, size, false)
             .await
             .map(|answer| answer.value)
     }
 
+    /// Copies a range. A request that hangs is sent once more if `twice` says that two requests
+    /// leave the same part.
     pub(crate) async fn copy_range(
         &self,
         number: u32,
         source: &SourcePin,
         range: Option<(u64, u64)>,
         size: u64,
+        twice: bool,
     ) -> Result<Answer<PartDone>, Failure> {
+        let upload = (&self.key, self.id.as_str());
         self.bucket
-            .copy_part(source, range, size, &self.key, &self.id, number)
+            .copy_part_into(upload, number, source, (range, size), twice)
             .await
     }
 

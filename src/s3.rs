@@ -41,6 +41,7 @@ mod renewal;
 mod requests;
 mod roots;
 mod secrets;
+pub(crate) mod served;
 mod signature;
 mod xml;
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::judge::{Doubts, Verdict};
-use super::twice::{Attempt, Sent};
+use super::twice::{Attempt, Sent, Silence};
 use super::{Answer, Bucket};
 use crate::awake::AwakeInstant;
 use crate::location::ObjectKey;
@@ -27,6 +27,58 @@ pub(super) enum Repeat {
     Always,
     /// Only when it surely did not happen.
     UnlessUnknown,
+}
+
+/// The attempts of one request so far.
+///
+/// Patience is for the server: time at the user's own limits does not use it up, nor does an outage,
+/// which has its own clock for all requests together.
+#[derive(Debug, Default)]
+struct Tries {
+    /// Requests that were sent.
+    attempts: u32,
+    /// More than one of them may have taken effect.
+    maybe_twice: bool,
+    doubts: Doubts,
+    /// The time at which the first one that failed was sent, if it got no answer, or failed.
+    since: Option<AwakeInstant>,
+    /// The time from then on for which patience does not count.
+    held: Duration,
+}
+
+impl Tries {
+    /// Begins an attempt that did not wait for the server for so long.
+    fn begin(&mut self, held: Duration) {
+        self.attempts += 1;
+        if self.since.is_some() {
+            self.held += held;
+        }
+    }
+
+    /// Notes that the last attempt, which was sent at `sent`, failed, perhaps after a silence.
+    fn failed(&mut self, failure: &Failure, silence: Option<Silence>, sent: AwakeInstant) {
+        self.maybe_twice |= failure.kind().outcome_unknown();
+        // An attempt that got no answer was waiting too.
+        self.since.get_or_insert_with(|| {
+            let silent_for = silence.map_or(Duration::ZERO, |silence| silence.lasted);
+            AwakeInstant::now().earlier_by(silent_for.min(sent.elapsed()))
+        });
+    }
+
+    /// Returns the time that was spent on waiting for the server.
+    fn waited(&self) -> Duration {
+        self.since.map_or(Duration::ZERO, |since| {
+            since.elapsed().saturating_sub(self.held)
+        })
+    }
+
+    fn answered<T>(self, value: T) -> Answer<T> {
+        Answer {
+            value,
+            attempts: self.attempts,
+            maybe_twice: self.maybe_twice,
+        }
+    }
 }
 
 impl Bucket {
@@ -63,35 +115,29 @@ impl Bucket {
     {
         let lanes = self.lanes(operation.class());
         let full_limit = self.retry.time_limit(operation, bytes);
-        // Patience is for the server: time at the user's own limits does not use it up, nor does an
-        // outage, which has its own clock for all requests together.
-        let (mut since, mut held) = (None::<AwakeInstant>, Duration::ZERO);
-        let (mut attempts, mut maybe_twice, mut doubts) = (0, false, Doubts::default());
+        let mut tries = Tries::default();
         let mut is_late = !self.waited.is_zero();
         let mut parked = None;
         loop {
-            // Nor does the time without credentials, which has a clock of its own too.
+            // Nor does the time without credentials use patience up, which has a clock of its own.
             let unsigned = self
                 .credentials(operation, key)
                 .await
-                .map_err(|failure| failure.after(attempts.max(1)))?;
+                .map_err(|failure| failure.after(tries.attempts.max(1)))?;
             let Some(admitted) = self
-                .admitted(at, operation, bytes, attempts, parked.take())
+                .admitted(at, operation, bytes, tries.attempts, parked.take())
                 .await
             else {
-                return Err(self.stopped(operation, key).after(attempts));
+                return Err(self.stopped(operation, key).after(tries.attempts));
             };
             let mut admitted =
                 admitted.map_err(|outlasted| self.outlasted(&outlasted, operation, key))?;
-            if since.is_some() {
-                held += unsigned + admitted.pass.held + admitted.limited;
-            }
-            attempts += 1;
-            admitted.pass.attempt = attempts;
+            tries.begin(unsigned + admitted.pass.held + admitted.limited);
+            admitted.pass.attempt = tries.attempts;
             // A server that answers is given time to; one that does not has no more than the
             // patience.
             let silent = if is_late {
-                self.spent(since, held)
+                self.waited + tries.waited()
             } else {
                 Duration::ZERO
             };
@@ -110,44 +156,38 @@ impl Bucket {
             };
             let sent = tokio::select! {
                 sent = self.once_or_twice(one, admitted, &attempt) => sent,
-                () = self.halt.cancelled() => return Err(self.stopped(operation, key).after(attempts)),
+                () = self.halt.cancelled() => return Err(self.stopped(operation, key).after(tries.attempts)),
             };
-            attempts += sent.requests - 1;
-            maybe_twice |= sent.requests > 1;
-            let silent_for = sent.answer.as_ref().err().copied();
-            is_late = silent_for.is_some();
+            tries.attempts += sent.requests - 1;
+            tries.maybe_twice |= sent.requests > 1;
+            let silence = sent.answer.as_ref().err().copied();
+            let is_unserved = silence.is_some_and(|silence| silence.served.is_some());
+            is_late = silence.is_some() && !is_unserved;
             let outcome = self.learned(&one, sent);
             let failure = match outcome {
                 Ok(value) => {
                     self.client.accepted(credentials, began);
-                    return Ok(Answer {
-                        value,
-                        attempts,
-                        maybe_twice,
-                    });
+                    return Ok(tries.answered(value));
                 }
-                Err(failure) => match Box::pin(self.judged(failure, key, &mut doubts)).await {
-                    Verdict::Stands(failure) => failure.after(attempts),
-                    Verdict::Again => {
-                        self.pacer.retried();
-                        continue;
+                Err(failure) => {
+                    match Box::pin(self.judged(failure, key, &mut tries.doubts)).await {
+                        Verdict::Stands(failure) => failure.after(tries.attempts),
+                        Verdict::Again => {
+                            self.pacer.retried();
+                            continue;
+                        }
                     }
-                },
+                }
             };
             let needs_a_look =
                 failure.kind().outcome_unknown() || *failure.kind() == FailureKind::Corrupted;
             if repeat == Repeat::UnlessUnknown && needs_a_look {
                 return Err(failure);
             }
-            maybe_twice |= failure.kind().outcome_unknown();
-            // An attempt that got no answer was waiting too.
-            since.get_or_insert_with(|| {
-                let silent_for = silent_for.unwrap_or_default();
-                AwakeInstant::now().earlier_by(silent_for.min(awake_since.elapsed()))
-            });
+            tries.failed(&failure, silence, awake_since);
             let waited = match &self.contact {
                 Some(contact) => contact.elapsed(),
-                None => self.spent(since, held),
+                None => self.waited + tries.waited(),
             };
             // In a box: most requests never fail.
             let pause = self.pause_after(failure, waited, operation, key);
@@ -157,12 +197,12 @@ impl Bucket {
                 contact.failed(&failure);
             }
             self.pacer.retried();
-            parked = self.park_throttled(&failure, bytes);
+            parked = self.park_failed(&failure, bytes, is_unserved);
             let _late = (*failure.kind() == FailureKind::Throttled).then(|| lanes.late(at));
             tokio::select! {
                 () = sleep(wait) => {}
                 // It would have been sent again: the stop ends it, not what the server said.
-                () = self.waits_in_vain(operation, at, attempts) => return Err(self.stopped(operation, key).after(attempts)),
+                () = self.waits_in_vain(operation, at, tries.attempts) => return Err(self.stopped(operation, key).after(tries.attempts)),
             }
         }
     }
@@ -170,9 +210,18 @@ impl Bucket {
     /// Teaches the pacer what came of an attempt.
     fn learned<T>(&self, attempt: &Attempt<'_>, sent: Sent<'_, T>) -> Result<T, Failure> {
         let (operation, limit) = (attempt.operation, attempt.silence);
-        let outcome = sent
-            .answer
-            .unwrap_or_else(|_| Err(self.late(limit, operation, attempt.key)));
+        let outcome = match sent.answer {
+            Ok(outcome) => outcome,
+            Err(Silence {
+                lasted,
+                served: Some(served),
+            }) => {
+                self.pacer.slots().narrow(served);
+                drop(sent.admitted);
+                return Err(self.unserved_connection(served, lasted, operation, attempt.key));
+            }
+            Err(_) => Err(self.late(limit, operation, attempt.key)),
+        };
         match outcome.as_ref().err() {
             // A server that is not up yet says nothing about the pace that it can bear later.
             Some(failure) if self.contact.is_some() && failure.kind().may_pass_later() => {

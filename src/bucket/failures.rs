@@ -50,6 +50,27 @@ impl Bucket {
         Failure::new(kind, operation, self.place_of(key), message)
     }
 
+    /// Returns the failure of a request that was given up because the server does not serve its
+    /// connection.
+    pub(super) fn unserved_connection(
+        &self,
+        served: u32,
+        lasted: Duration,
+        operation: Operation,
+        key: Option<&ObjectKey>,
+    ) -> Failure {
+        let message = format!(
+            "no answer within {} s on a new connection, while the server answers on {served} others",
+            lasted.as_secs()
+        );
+        Failure::new(
+            FailureKind::TimedOut,
+            operation,
+            self.place_of(key),
+            message,
+        )
+    }
+
     /// Adds to a failure the part of the network that may be at fault: a proxy that does not
     /// answer, or a CA bundle without the issuer of the certificate.
     pub(super) fn in_its_network(&self, failure: Failure) -> Failure {
@@ -144,12 +165,6 @@ impl Bucket {
     #[must_use]
     pub fn persistence(&self) -> Duration {
         self.retry.persistence
-    }
-
-    /// Returns the time spent on waiting since the first failed attempt, and before it by the
-    /// caller.
-    pub(super) fn spent(&self, since: Option<AwakeInstant>, held: Duration) -> Duration {
-        self.waited + since.map_or(Duration::ZERO, |since| since.elapsed().saturating_sub(held))
     }
 
     /// Returns the failure of a request that was given up after `waited`. It becomes

@@ -91,11 +91,17 @@ impl Bucket {
         }
     }
 
-    /// Gives back the slot of a throttled request until it is sent again.
-    pub(super) fn park_throttled(&self, failure: &Failure, bytes: u64) -> Option<Parked> {
+    /// Gives back the slot of a request that was throttled, or whose connection was not served, until
+    /// it is sent again.
+    pub(super) fn park_failed(
+        &self,
+        failure: &Failure,
+        bytes: u64,
+        is_unserved: bool,
+    ) -> Option<Parked> {
         let operation = failure.details().operation;
         let is_throttled = *failure.kind() == FailureKind::Throttled;
-        if is_throttled && self.may_park(operation) {
+        if (is_throttled || is_unserved) && self.may_park(operation) {
             self.park(operation, bytes)
         } else {
             None

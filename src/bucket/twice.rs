@@ -8,11 +8,18 @@
 //! Reads may always be sent twice. A `CopyObject` may where both requests leave the same object
 //! behind and one version of it ([`Repeat::IfOneVersion`]): the server reads exactly the pinned
 //! version of the source, and either a condition lets only one of them write, or the bucket keeps
-//! no versions. `CreateMultipartUpload` is not sent twice, because an upload that it creates late
-//! would be found by nobody. Parts have a [hedge](crate::execute) of their own.
+//! no versions. A `CreateMultipartUpload` may where the upload of the request that loses is awaited
+//! and aborted ([`super::creates`]). An `UploadPartCopy` may where both requests leave the very same
+//! part: the same range of a pinned version, on a server whose `ETag`s follow from the bytes. The
+//! second request may still arrive when the object is published, and changes nothing then.
+//!
+//! A server that serves few connections lets whole waves of requests hang
+//! ([`crate::s3::served`]). Those are not sent twice but given up, and sent again when there is a
+//! connection that is served.
 
 use std::future::Future;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -26,11 +33,13 @@ use crate::location::ObjectKey;
 use crate::pace::Admitted;
 use crate::pace::latency::LEAST as LATENCY_MARGIN;
 use crate::pace::slots::{Slot, Want};
-use crate::s3::progress::within;
+use crate::s3::progress::{Progress, within};
 use crate::s3::{Failure, FailureKind, Operation, SourcePin, Versioning, WriteCondition};
 
 /// A request is looked at this often until enough is known of its kind.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// A request hangs at least this long before it is given up because nobody serves its connection.
+const UNSERVED_AFTER: Duration = Duration::from_secs(2);
 
 /// One attempt of a request, which may take two requests.
 #[derive(Clone, Copy, Debug)]
@@ -46,10 +55,21 @@ pub(super) struct Attempt<'a> {
     pub(super) limit: Duration,
 }
 
+/// An attempt without an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Silence {
+    /// The time without an answer.
+    pub(super) lasted: Duration,
+    /// The server serves no more than so many connections, and this one is not among them.
+    pub(super) served: Option<u32>,
+}
+
+/// The answer, or the time without one.
+type Answered<T> = Result<Result<T, Failure>, Silence>;
+
 /// The outcome of an attempt.
 pub(super) struct Sent<'a, T> {
-    /// The answer, or the time without one.
-    pub(super) answer: Result<Result<T, Failure>, Duration>,
+    pub(super) answer: Answered<T>,
     /// The permission of the request that it answers.
     pub(super) admitted: Admitted<'a>,
     /// The time that this request took.
@@ -75,24 +95,36 @@ impl Bucket {
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        let send = || {
+        let send = |progress: &Arc<Progress>| {
             let request = self.caught(attempt.operation, attempt.key, request);
-            within(attempt.silence, attempt.limit, request)
+            let sent = within(
+                Arc::clone(progress),
+                attempt.silence,
+                attempt.limit,
+                request,
+            );
+            sent.map(|sent| {
+                sent.map_err(|lasted| Silence {
+                    lasted,
+                    served: None,
+                })
+            })
         };
-        let began = Instant::now();
-        let mut first = pin!(send());
+        let (began, progress) = (Instant::now(), Progress::begin());
+        let mut first = pin!(send(&progress));
         let sent_once = |answer, admitted| Sent {
             answer,
             admitted,
             took: began.elapsed(),
             requests: 1,
         };
-        if !self.may_repeat_at_once(attempt.repeat) {
-            return sent_once((&mut first).await, admitted);
-        }
-        // Nothing is overdue sooner, so most requests allocate nothing for a second one.
+        // Nothing is overdue sooner, so most requests allocate nothing for what follows.
         if let Ok(answer) = timeout(LATENCY_MARGIN, &mut first).await {
             return sent_once(answer, admitted);
+        }
+        let mut first = pin!(self.unless_unserved(attempt, progress, &mut first));
+        if !self.may_repeat_at_once(attempt.repeat) {
+            return sent_once(first.await, admitted);
         }
         let permission = tokio::select! {
             biased;
@@ -103,7 +135,12 @@ impl Bucket {
         tracing::info!(operation = %attempt.operation, key = attempt.at, "no answer for long: sending the request once more");
         self.pacer.hedged();
         let second_began = Instant::now();
-        let second = Box::pin(send());
+        let second = async {
+            let progress = Progress::begin();
+            let sent = send(&progress);
+            self.unless_unserved(attempt, progress, sent).await
+        };
+        let second = Box::pin(second);
         let (answer, is_first, other) = match select(first, second).await {
             Either::Left((answer, second)) => (answer, true, Either::Left(second)),
             Either::Right((answer, first)) => (answer, false, Either::Right(first)),
@@ -140,6 +177,52 @@ impl Bucket {
             admitted,
             took: since.elapsed(),
             requests: 2,
+        }
+    }
+
+    /// Waits for the answer to a request, or until it is known to hang because the server does not
+    /// serve its connection.
+    async fn unless_unserved<T>(
+        &self,
+        attempt: Attempt<'_>,
+        progress: Arc<Progress>,
+        sent: impl Future<Output = Answered<T>>,
+    ) -> Answered<T> {
+        tokio::select! {
+            biased;
+            answer = sent => answer,
+            silence = self.unserved(attempt, &progress).boxed() => Err(silence),
+        }
+    }
+
+    /// Waits until a request is overdue by far and many others hang like it, on connections without
+    /// an answer.
+    async fn unserved(&self, attempt: Attempt<'_>, progress: &Progress) -> Silence {
+        let (operation, bytes) = (attempt.operation, attempt.bytes);
+        let (lanes, began) = (self.lanes(operation.class()), progress.began());
+        let mut hanging = None;
+        // The outcome of such a request is not known, and the first contact has its own times.
+        if attempt.repeat == Repeat::UnlessUnknown || self.contact.is_some() {
+            return std::future::pending().await;
+        }
+        loop {
+            sleep(LOOK_AGAIN / 4).await;
+            let lasted = began.elapsed();
+            let overdue = lanes.surely_overdue_after(operation, bytes);
+            let connection = overdue
+                .filter(|overdue| lasted >= (*overdue).max(UNSERVED_AFTER))
+                .and_then(|_| progress.unserved());
+            let Some(connection) = connection else {
+                hanging = None;
+                continue;
+            };
+            if hanging.is_none() {
+                // Others that were sent together with this one look at the same time.
+                hanging = Some(connection.hang());
+            } else if let Some(served) = connection.limit(began) {
+                let served = Some(served);
+                return Silence { lasted, served };
+            }
         }
     }
 
@@ -181,7 +264,12 @@ impl Bucket {
                 sleep(LOOK_AGAIN).await;
                 continue;
             }
-            let Ok(slot) = self.pacer.slots().request(Want::Small).await else {
+            // An object waits for its last part, so that goes first.
+            let want = match operation {
+                Operation::UploadPartCopy => Want::Bulk(u64::MAX),
+                _ => Want::Small,
+            };
+            let Ok(slot) = self.pacer.slots().request(want).await else {
                 std::future::pending().await
             };
             let admitted = self
@@ -227,7 +315,7 @@ impl Bucket {
 }
 
 /// Returns true if a request was refused because of what another one may have done.
-fn was_refused<T>(answer: &Result<Result<T, Failure>, Duration>) -> bool {
+fn was_refused<T>(answer: &Answered<T>) -> bool {
     matches!(
         answer,
         Ok(Err(failure)) if matches!(

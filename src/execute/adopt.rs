@@ -221,6 +221,7 @@ async fn judge(
     Ok(Some(Found::Open(Box::new(Begun {
         upload,
         tracked,
+        late: None,
         layout,
         kept,
         claimed,

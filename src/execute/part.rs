@@ -7,25 +7,26 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
-use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::OptionFuture;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::adopt::Begun;
-use super::hedge::{Hedge, once_or_twice};
 use super::{Trouble, Work};
 use crate::bucket::Answer;
 use crate::location::ObjectKey;
 use crate::pace::Slot;
-use crate::pace::slots::Want;
 use crate::plan::parts::{PartLayout, PartRange};
 use crate::s3::{Failure, FailureKind, Operation, PartDone};
 
 use super::monitor::Event;
 use super::tracked::Tracked;
+
+/// A queue in which parts would wait for long is looked at again after so long.
+const CLOGGED: Duration = Duration::from_millis(50);
 
 /// The progress of an upload.
 #[derive(Debug)]
@@ -87,20 +88,17 @@ impl Progress {
 }
 
 /// Runs `start` for every part of the layout that S3 does not hold yet. What was confirmed is in
-/// `progress` even if it fails. `twice` tells that a part whose request hangs may be asked for
-/// again (see [`super::hedge`]).
+/// `progress` even if it fails.
 pub(super) async fn all<F>(
     work: &Work,
     id: u64,
-    (layout, twice): (PartLayout, bool),
+    layout: PartLayout,
     progress: &mut Progress,
-    start: impl Fn(PartRange) -> F + Send + Sync + 'static,
+    start: impl Fn(PartRange) -> F,
 ) -> Result<(), Trouble>
 where
     F: Future<Output = Result<Answer<PartDone>, Failure>> + Send + 'static,
 {
-    let start = Arc::new(start);
-    let mut hedge = Hedge::new(layout.count, twice);
     let mut left = layout.size.saturating_sub(progress.bytes);
     let held: BTreeSet<u32> = progress.done.iter().map(|part| part.number).collect();
     let mut parts = layout
@@ -118,36 +116,25 @@ where
                     .request(work.slots().bulk(left, layout.part_size)),
             );
         }
-        let due = hedge.due().filter(|_| running.trouble.is_none());
         tokio::select! {
             Some(slot) = OptionFuture::from(place.as_mut()) => {
                 place = None;
                 match (slot, parts.next()) {
                     (Ok(slot), Some(part)) if running.trouble.is_none() => {
                         left -= part.length;
-                        let told = hedge.asked(part.number, Instant::now());
-                        let start = Arc::clone(&start);
-                        let slots = work.slots().clone();
-                        // The one that all others wait for goes first.
-                        let another = async move { slots.request(Want::Bulk(u64::MAX)).await.ok() };
-                        running.spawn(slot, once_or_twice(told, another, move || start(part)));
+                        running.spawn(slot, start(part));
                     }
                     (Err(_), _) => running.fail(Trouble::Stopped),
                     _ => {}
                 }
             }
             Some(answer) = running.next(work) => {
-                hedge.answered(answer.value.number, Instant::now());
                 if let Err(trouble) = progress.take(work, id, answer).await {
                     running.fail(trouble);
                 }
             }
-            Some(()) = OptionFuture::from(due.map(sleep_until)) => {
-                if let Some(part) = hedge.again() {
-                    tracing::info!(part, "no answer for long: asking for the part once more");
-                    work.sides.destination.pacer().hedged();
-                }
-            }
+            // The queue gets shorter long before the first of many parts is answered.
+            () = sleep(CLOGGED), if is_clogged => {}
             else => break,
         }
     }

@@ -234,7 +234,7 @@ async fn send_parts(
     upload: &Upload,
     progress: &mut Progress,
 ) -> Result<(), Trouble> {
-    let parts = (upload.begun.layout.clone(), false);
+    let parts = upload.begun.layout.clone();
     let (reader, place) = (Arc::clone(file), path.to_owned());
     let (sender, memory) = (upload.clone(), Arc::clone(&work.memory));
     let used = work.buffers.clone();

@@ -172,6 +172,12 @@ impl Ranges {
         self.most = 0;
     }
 
+    /// Returns the number of ranges that are being listed.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.listed.len()
+    }
+
     /// True when [`Ranges::cut`] has something to cut.
     #[must_use]
     pub fn wants_cut(&self) -> bool {

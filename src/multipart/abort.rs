@@ -305,6 +305,23 @@ impl MultipartUpload {
         after_refusal(&self.bucket, &self.key, window, &known).await
     }
 
+    /// Returns true if a request to create this upload was overtaken by a second one, and may create
+    /// another upload.
+    pub(crate) fn has_late_twin(&self) -> bool {
+        self.late.is_some()
+    }
+
+    /// Aborts what that request created, which is awaited for some seconds. Returns what may be left
+    /// open.
+    pub(crate) async fn late_twin(&self, known: &BTreeSet<String>) -> Vec<Stray> {
+        let Some(late) = self.late.clone() else {
+            return Vec::new();
+        };
+        let mut known = known.clone();
+        known.insert(self.id.clone());
+        late.settled(&self.bucket, &self.key, &known).await
+    }
+
     /// Uploads that earlier attempts to create this one may have left open.
     #[must_use]
     pub fn strays(&self) -> &[Stray] {

@@ -89,7 +89,7 @@ impl MultipartUpload {
     }
 
     /// Aborts the upload under its key; returns what may be left open.
-    async fn end(&self) -> Option<Stray> {
+    pub(super) async fn end(&self) -> Option<Stray> {
         match self.abort().await {
             Ok(Aborted::Gone | Aborted::NotThere) => None,
             Ok(Aborted::Unverified(failure) | Aborted::StillListed(failure)) | Err(failure) => {

@@ -103,6 +103,15 @@ impl Lanes {
         self.latencies.overdue_after(operation, bytes)
     }
 
+    /// Returns the time after which a request is overdue beyond doubt, by what is known so far.
+    pub(crate) fn surely_overdue_after(
+        &self,
+        operation: Operation,
+        bytes: u64,
+    ) -> Option<Duration> {
+        self.latencies.surely_overdue_after(operation, bytes)
+    }
+
     /// Takes the right to send one request twice, if the answers so far have earned one.
     pub(crate) fn may_repeat(&self) -> bool {
         !self.is_out() && self.latencies.spend()

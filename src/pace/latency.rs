@@ -19,6 +19,9 @@ use crate::size::MIB;
 
 /// Answers before anything is overdue.
 const ENOUGH: u32 = 8;
+/// Answers before anything is overdue beyond doubt: a server that serves five connections answers
+/// no more until others are given up.
+const FEW: u32 = 3;
 /// Mean deviations beyond the mean.
 const DEVIATIONS: u32 = 6;
 /// A request is overdue no earlier than this beyond the mean, and no earlier than at twice the
@@ -61,8 +64,18 @@ impl LatencyEstimate {
     /// Returns the time after which an answer is overdue, once enough answers are known.
     #[must_use]
     pub fn overdue_after(&self) -> Option<Duration> {
-        let margin = (self.deviation * DEVIATIONS).max(LEAST).max(self.mean);
-        (self.answers >= ENOUGH).then(|| self.mean + margin)
+        (self.answers >= ENOUGH).then(|| self.limit())
+    }
+
+    /// Returns the time after which an answer is overdue beyond doubt, where other signs than the
+    /// time speak for it too.
+    #[must_use]
+    pub fn surely_overdue_after(&self) -> Option<Duration> {
+        (self.answers >= FEW).then(|| self.limit() * 2)
+    }
+
+    fn limit(&self) -> Duration {
+        self.mean + (self.deviation * DEVIATIONS).max(LEAST).max(self.mean)
     }
 }
 
@@ -105,6 +118,17 @@ impl Latencies {
         let learned = self.lock();
         let estimate = learned.estimates.get(&(operation, scale(bytes)))?;
         estimate.overdue_after()
+    }
+
+    /// Returns the time after which a request is overdue beyond doubt.
+    pub(super) fn surely_overdue_after(
+        &self,
+        operation: Operation,
+        bytes: u64,
+    ) -> Option<Duration> {
+        let learned = self.lock();
+        let estimate = learned.estimates.get(&(operation, scale(bytes)))?;
+        estimate.surely_overdue_after()
     }
 
     /// Takes the right to send one request twice, if there is one.

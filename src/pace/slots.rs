@@ -370,6 +370,19 @@ impl Slots {
         self.hand_out(state);
     }
 
+    /// Allows no more requests than a server is known to serve at a time.
+    pub(crate) fn narrow(&self, width: u32) {
+        let mut state = self.lock();
+        if width < state.width.get() {
+            tracing::info!(
+                connections = width,
+                "the server serves no more connections at a time: no more requests are in flight from now on"
+            );
+        }
+        state.width.narrow(width);
+        state.small_width.narrow(width);
+    }
+
     /// Requests in flight and places, at this moment.
     #[must_use]
     pub fn in_flight(&self) -> (u32, u32) {

@@ -6,7 +6,8 @@
 //! back, and the other direction is tried: half of it stays if nothing is lost by it, because a
 //! server that is crowded answers everyone late. Each trial that does not pay makes the rest before
 //! the next one longer. While requests wait for a rate (the server's or the user's) the width is
-//! not what limits them, and nothing is concluded. Answers that come near the time at which a
+//! not what limits them, and nothing is concluded. A wave that waits for a rate when it is sent, and
+//! then long for its answers, is limited by the width. Answers that come near the time at which a
 //! request counts as lost are the one sign that needs no trial: then there are too many.
 
 use std::time::Duration;
@@ -18,6 +19,8 @@ const LONGEST_INTERVAL: Duration = Duration::from_secs(10);
 const BYTES_PER_UNIT: f64 = 4_194_304.0;
 /// When more than one in so many requests waited for a rate, that was the limit and not the width.
 const PACED: u32 = 4;
+/// It was the limit no more if none of them was answered for a half of the interval.
+const FREE: u32 = 2;
 
 /// A width, and the answers that it is learned from.
 #[derive(Debug)]
@@ -32,6 +35,9 @@ pub(super) struct Width {
     latency: Duration,
     /// Requests that waited for a rate.
     paced: u32,
+    /// The last answer to such a request, and the longest time without one.
+    last_paced: Duration,
+    longest_free: Duration,
     /// The strain of all that were answered or given up, in all, and their number.
     strain: (f64, u32),
 }
@@ -60,6 +66,8 @@ impl Width {
             answers: 0,
             latency: Duration::ZERO,
             paced: 0,
+            last_paced: Duration::ZERO,
+            longest_free: Duration::ZERO,
             strain: (0.0, 0),
         }
     }
@@ -72,6 +80,11 @@ impl Width {
     /// The most that it can become.
     pub(super) const fn ceiling(&self) -> u32 {
         self.controller.ceiling()
+    }
+
+    /// Takes a width that the server is known to serve.
+    pub(super) fn narrow(&mut self, width: u32) {
+        self.controller.narrow(width);
     }
 
     /// Takes note that somebody waits for a place.
@@ -93,7 +106,11 @@ impl Width {
         if let Some(strain) = answer.strain {
             self.strain = (self.strain.0 + strain, self.strain.1 + 1);
         }
-        self.paced += u32::from(answer.paced);
+        if answer.paced {
+            self.paced += 1;
+            self.longest_free = self.free_until(answer.now);
+            self.last_paced = answer.now;
+        }
         let length = answer.now.saturating_sub(self.interval_began);
         let typical = self.latency / self.answers.max(1);
         let enough = self.answers >= self.get() / 4 || length >= LONGEST_INTERVAL;
@@ -104,7 +121,7 @@ impl Width {
             seconds: length.as_secs_f64(),
             work: self.work,
             saturated: self.saturated,
-            paced: self.paced > self.answers / PACED,
+            paced: self.paced > self.answers / PACED && self.free_until(answer.now) < length / FREE,
             strain: self.strain.0 / f64::from(self.strain.1.max(1)),
         };
         let mut controller = self.controller.clone();
@@ -112,9 +129,15 @@ impl Width {
         *self = Self {
             controller,
             interval_began: answer.now,
+            last_paced: answer.now,
             ..Self::new(1, 1)
         };
         true
+    }
+
+    /// Returns the longest time without an answer to a request that waited for a rate.
+    fn free_until(&self, now: Duration) -> Duration {
+        self.longest_free.max(now.saturating_sub(self.last_paced))
     }
 }
 
@@ -155,6 +178,8 @@ pub const NARROWEST: u32 = 16;
 pub struct WidthController {
     width: u32,
     ceiling: u32,
+    /// The width never falls below this by trials.
+    floor: u32,
     /// Throughput at the width that was last found to pay.
     base: f64,
     /// The width to return to when the trial under way does not pay.
@@ -173,6 +198,7 @@ impl WidthController {
         Self {
             width: start.clamp(1, ceiling),
             ceiling,
+            floor: NARROWEST.min(ceiling),
             base: 0.0,
             trial: None,
             wider: true,
@@ -193,15 +219,19 @@ impl WidthController {
         self.ceiling
     }
 
-    fn floor(&self) -> u32 {
-        NARROWEST.min(self.ceiling)
+    /// Takes a width that the server is known to serve; a greater one is not tried for long.
+    pub fn narrow(&mut self, width: u32) {
+        self.width = width.clamp(1, self.width);
+        self.floor = self.floor.min(self.width);
+        (self.trial, self.wider, self.base) = (None, true, 0.0);
+        (self.rest, self.next_rest) = (LONGEST_REST, LONGEST_REST);
     }
 
     /// Learns from an interval and returns the new width.
     pub fn observe(&mut self, interval: Interval) -> u32 {
         let throughput = interval.work / interval.seconds;
         if interval.strain > CROWDED {
-            self.width = (self.width / 2).max(self.floor());
+            self.width = (self.width / 2).max(self.floor);
             (self.trial, self.wider, self.rest, self.base) = (None, false, REST, 0.0);
         } else if interval.work <= 0.0 || !throughput.is_finite() {
             return self.width;
@@ -253,7 +283,7 @@ impl WidthController {
         let next = if self.wider {
             self.width.saturating_mul(2).min(self.ceiling)
         } else {
-            (self.width / 2).max(self.floor())
+            (self.width / 2).max(self.floor)
         };
         if next == self.width || (next > self.width) != self.wider {
             // As far as it goes: a look in the other direction, after a long while.
@@ -270,6 +300,31 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// Answers at these times, in milliseconds, to requests that waited for a rate.
+    fn width_after(answers: impl Iterator<Item = u64>, took: u64) -> u32 {
+        let mut width = Width::new(1000, 8192);
+        for millis in answers {
+            width.is_short();
+            width.answered(&Answered {
+                now: Duration::from_millis(millis),
+                took: Duration::from_millis(took),
+                bytes: 0,
+                is_good: true,
+                paced: true,
+                strain: None,
+            });
+        }
+        width.get()
+    }
+
+    #[test]
+    fn a_wave_that_waits_for_a_rate_and_then_long_for_its_answers_is_limited_by_the_width() {
+        // A thousand parts, sent in a quarter of a second, that take four seconds.
+        assert_eq!(width_after((0..1000).map(|at| 4000 + at / 4), 4000), 2000);
+        // Small copies that wait for the rate all the time.
+        assert_eq!(width_after((0..4000).map(|at| at / 2), 50), 1000);
+    }
 
     /// A server that answers each request after `latency` seconds until it is busy with `knee` of
     /// them; from then on more requests wait longer, and beyond the `breaking` point it does less.
@@ -336,6 +391,24 @@ mod tests {
         };
         let mut controller = WidthController::new(1024, 2048);
         assert_eq!(controller.observe(dead), 512, "nothing came back at all");
+    }
+
+    #[test]
+    fn a_server_that_serves_five_connections_gets_five_requests_for_long() {
+        let five = Server {
+            latency: 0.05,
+            knee: 5.0,
+            breaking: 1e9,
+        };
+        let mut controller = settle(&five, 256, 2048, 1);
+        controller.narrow(5);
+        let mut most = 0;
+        for _ in 0..LONGEST_REST {
+            most = most.max(controller.observe(five.interval(controller.width())));
+        }
+        assert_eq!(most, 5);
+        controller.narrow(9);
+        assert_eq!(controller.width(), 5, "it never gets wider by that");
     }
 
     #[test]

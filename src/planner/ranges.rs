@@ -4,11 +4,15 @@
 //! both from the range's first key to its last. A range that turns out to be long is cut where
 //! [`bisect`](crate::listing::bisect) says, for as long as the executor keeps up: each cut waits
 //! for room in the channel to it. What one range holds in memory does not depend on its length (two
-//! pages of each side), and there are at most [`MOST_RANGES`].
+//! pages of each side), and there are at most [`MOST_RANGES`]. Ranges that wait for their pages cost
+//! nothing but memory, so there are as many as keep this machine busy and no more: none is cut while
+//! [`BUSY`] of them have pages to compare.
 //!
 //! Histories, chosen keys, local files and lists without order are one range. Its keys leave in the
 //! order of the answers about them if the list has no order either.
 
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::{Either, FutureExt, ready};
@@ -30,10 +34,12 @@ use crate::manifest::job::{Source, Transfer, Versions, When};
 use crate::pace::gate::by_itself;
 use crate::s3::Class;
 
-/// Ranges that are listed at once. At 60 ms a page, ten list 125,000 keys a second on each side;
-/// each takes up to 2.8 MiB, for the pages of both sides and the answers that are on their way, and
-/// a sync is to get by with 64 MiB in all.
-pub const MOST_RANGES: usize = 10;
+/// Ranges that are listed at once, at most. At 60 ms a page, each of them compares up to 16,000 keys
+/// a second. Each takes up to 2.5 MiB, for the pages of both sides and the answers that are on their
+/// way, and a sync is to get by with 64 MiB in all.
+pub const MOST_RANGES: usize = 16;
+/// So many ranges that have pages to compare keep the machine busy.
+const BUSY: usize = 4;
 
 /// The ranges of one transfer, shared by their tasks.
 #[derive(Clone, Debug)]
@@ -46,11 +52,46 @@ struct SharedRanges {
     changed: Notify,
     /// Places for questions about single keys, of all ranges together.
     questions: Semaphore,
+    /// Ranges that wait for a page.
+    waiting: AtomicUsize,
 }
 
 impl Frontier {
     fn lock(&self) -> MutexGuard<'_, Ranges> {
         self.0.ranges.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns true if a further range would find the machine idle.
+    fn has_time(&self) -> bool {
+        let ranges = self.lock().count();
+        ranges < BUSY + self.0.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Waits for something that may need a page.
+    async fn awaits<F: Future>(&self, page: F) -> F::Output {
+        let mut page = pin!(page);
+        if let Some(found) = page.as_mut().now_or_never() {
+            return found;
+        }
+        let _waits = Waits::new(&self.0);
+        page.await
+    }
+}
+
+/// A range that waits for a page.
+struct Waits<'a>(&'a Shared);
+
+impl<'a> Waits<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        shared.waiting.fetch_add(1, Ordering::Relaxed);
+        shared.changed.notify_one();
+        Self(shared)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -92,6 +133,7 @@ impl Sides {
             ranges: Mutex::new(Ranges::new(self.source_reach(), &ranges, most, next, last)),
             changed: Notify::new(),
             questions: Semaphore::new(self.heads_at_once()),
+            waiting: AtomicUsize::new(0),
         }));
         let mut walks = JoinSet::new();
         let sides = Arc::new(self);
@@ -110,7 +152,7 @@ impl Sides {
         }
         loop {
             // As long as the executor has enough to do, more ranges would only fill memory.
-            let wants_cut = exit.is_behind() && frontier.lock().wants_cut();
+            let wants_cut = exit.is_behind() && frontier.has_time() && frontier.lock().wants_cut();
             tokio::select! {
                 room = exit.reserve(), if wants_cut => {
                     let room = room?;
@@ -316,7 +358,7 @@ impl Sides {
                         found
                     } else {
                         outbox.flush().await?;
-                        entries.next().await
+                        frontier.awaits(entries.next()).await
                     }
                 }
             };
@@ -327,7 +369,8 @@ impl Sides {
             if matches!(found, Found::Failed(..)) {
                 frontier.lock().stop();
             }
-            let next = match self.consider(found, filter, &mut counterparts).await {
+            let considered = self.consider(found, filter, &mut counterparts);
+            let next = match frontier.awaits(considered).await {
                 Ok(next) => next,
                 Err((place, failure)) => {
                     frontier.lock().stop();

@@ -22,8 +22,8 @@ use super::ids::{IdKind, possible_size};
 use super::page::PageClaims;
 use super::paging::follows;
 use super::requests::{failure, fault};
-use super::xml::{Tag, Unreadable, XmlReader};
 use super::secrets::Secrets;
+use super::xml::{Tag, Unreadable, XmlReader};
 use super::{ArchiveState, Client, Failure, ListedObject, Operation, Page};
 use crate::location::BucketName;
 

@@ -20,6 +20,7 @@ use aws_sdk_s3::config::http::HttpRequest;
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::{TlsContext, TrustStore};
 use aws_smithy_http_client::{Builder, Connector as HttpPool, tls};
+use aws_smithy_runtime_api::client::connection::CaptureSmithyConnection;
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
 };
@@ -30,7 +31,8 @@ use rustls::pki_types::pem::PemObject as _;
 use thiserror::Error;
 
 use super::bounds::{self, ExpectedBody};
-use super::progress;
+use super::progress::{self, Progress};
+use super::served::{Connection, Server};
 use crate::endpoint::{Network, NoProxy, ProxyUrl, Setting};
 
 /// For TCP and TLS together.
@@ -93,6 +95,7 @@ fn client_of(settings: Settings) -> SharedHttpClient {
             plain,
             secure,
             direct,
+            servers: Mutex::default(),
         })))
     });
     client.clone()
@@ -165,9 +168,23 @@ struct Pools {
     plain: OnceLock<SharedHttpClient>,
     secure: OnceLock<SharedHttpClient>,
     direct: OnceLock<SharedHttpClient>,
+    /// By the beginning of the URL, up to the path.
+    servers: Mutex<HashMap<String, Arc<Server>>>,
 }
 
 impl Pools {
+    /// Returns the server of a URL.
+    fn server(&self, url: &str) -> Arc<Server> {
+        let host_at = url.find("://").map_or(0, |at| at + 3);
+        let path_at = url[host_at..].find(['/', '?']).map(|at| host_at + at);
+        let origin = &url[..path_at.unwrap_or(url.len())];
+        let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(server) = servers.get(origin) {
+            return Arc::clone(server);
+        }
+        Arc::clone(servers.entry(origin.to_owned()).or_default())
+    }
+
     /// Returns the client for hosts in `NO_PROXY`. The SDK's own list knows no ports.
     fn direct(&self) -> &SharedHttpClient {
         self.direct.get_or_init(|| {
@@ -275,9 +292,17 @@ impl HttpConnector for Connector {
             self.secure.get_or_init(|| connect(self.pools.0.secure()))
         };
         progress::watch(&mut request);
+        let captured = CaptureSmithyConnection::new();
+        request.add_extension(captured.clone());
+        let connection = Connection::to(self.pools.0.server(request.uri()), captured);
+        if let Some(progress) = Progress::current() {
+            progress.waits_on(connection.clone());
+        }
         let (expected, answer) = (ExpectedBody::of(&request), connector.call(request));
         HttpConnectorFuture::new(async move {
-            let limited = bounds::limit(answer.await?, expected);
+            let answer = answer.await?;
+            connection.answered();
+            let limited = bounds::limit(answer, expected);
             limited.map_err(|error| ConnectorError::other(error.into(), None))
         })
     }

@@ -2,12 +2,13 @@
 //!
 //! s3haul must not wait for a silent server longer than the run's patience. A slow upload of a
 //! part, or a slow download of a range, is not silence. The connector (`s3::pool`) notes each 64
-//! KiB that moves; a byte per second does not count as progress.
+//! KiB that moves; a byte per second does not count as progress. It also notes the connection that
+//! the request waits on ([`super::served`]).
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, timeout_at};
 
+use super::served::Connection;
+
 /// Bytes that count as progress.
 const STEP: u64 = 64 << 10;
 /// A body goes to the socket in pieces of so many bytes.
@@ -27,19 +30,49 @@ tokio::task_local! {
     static PROGRESS: Arc<Progress>;
 }
 
-/// The time at which bytes moved last.
+/// The time at which bytes of an attempt moved last, and its connection.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(crate) struct Progress {
     began: Instant,
     /// Milliseconds from `began` to the last step.
     last: AtomicU64,
     /// Bytes since that step.
     bytes: AtomicU64,
+    /// The connection of its last request, once that is sent.
+    connection: OnceLock<Connection>,
 }
 
 impl Progress {
+    /// Returns that of an attempt that begins now.
+    pub(crate) fn begin() -> Arc<Self> {
+        Arc::new(Self {
+            began: Instant::now(),
+            last: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            connection: OnceLock::new(),
+        })
+    }
+
+    /// Returns the time at which the attempt began.
+    pub(crate) fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// Notes the connection that the request waits on. Of several requests of one attempt, the
+    /// first one counts.
+    pub(super) fn waits_on(&self, connection: Connection) {
+        let _ = self.connection.set(connection);
+    }
+
+    /// Returns the connection that the request waits on, if the server has answered nothing on it
+    /// and others at the same time.
+    pub(crate) fn unserved(&self) -> Option<&Connection> {
+        let connection = self.connection.get()?;
+        connection.is_unserved(self.began).then_some(connection)
+    }
+
     /// Returns that of the attempt under way, if there is one.
-    pub(super) fn current() -> Option<Arc<Self>> {
+    pub(crate) fn current() -> Option<Arc<Self>> {
         PROGRESS.try_with(Arc::clone).ok()
     }
 
@@ -57,20 +90,21 @@ impl Progress {
     }
 }
 
+/// Runs `request` as a part of the attempt under way, for a task of its own.
+pub(crate) fn carried<F: Future>(request: F) -> impl Future<Output = F::Output> {
+    PROGRESS.scope(Progress::current().unwrap_or_else(Progress::begin), request)
+}
+
 /// Runs an attempt that may take `total`, and `quiet` without bytes of an object that move.
 ///
 /// # Errors
 /// Returns the time without progress as an error if the attempt took too long.
-pub fn within<F: Future>(
+pub(crate) fn within<F: Future>(
+    progress: Arc<Progress>,
     quiet: Duration,
     total: Duration,
     attempt: F,
 ) -> impl Future<Output = Result<F::Output, Duration>> {
-    let progress = Arc::new(Progress {
-        began: Instant::now(),
-        last: AtomicU64::new(0),
-        bytes: AtomicU64::new(0),
-    });
     // In a box, because it would be in the future of an object twice.
     let mut attempt = Box::pin(PROGRESS.scope(Arc::clone(&progress), attempt));
     async move {
@@ -174,7 +208,13 @@ mod tests {
     async fn an_attempt_ends_when_nothing_moves_or_all_in_all() {
         for (bytes, seconds, ended_after) in [(0, 0, 3), (STEP, 5, 8), (STEP, 60, 20), (1, 60, 3)] {
             let began = Instant::now();
-            let ended = within(SECOND * 3, SECOND * 20, moving(bytes, seconds)).await;
+            let ended = within(
+                Progress::begin(),
+                SECOND * 3,
+                SECOND * 20,
+                moving(bytes, seconds),
+            )
+            .await;
             assert!(ended.is_err());
             assert_eq!(
                 began.elapsed().as_secs(),
@@ -182,6 +222,9 @@ mod tests {
                 "{bytes} bytes in each of {seconds} s"
             );
         }
-        assert_eq!(within(SECOND, SECOND, async { 5 }).await, Ok(5));
+        assert_eq!(
+            within(Progress::begin(), SECOND, SECOND, async { 5 }).await,
+            Ok(5)
+        );
     }
 }

@@ -20,8 +20,8 @@ use aws_smithy_runtime_api::client::orchestrator::{Metadata, OrchestratorError};
 use aws_smithy_runtime_api::client::ser_de::{DeserializeResponse, SharedResponseDeserializer};
 
 use super::page::holds_error;
-use super::xml::{Tag, Unreadable, XmlReader};
 use super::secrets::Secrets;
+use super::xml::{Tag, Unreadable, XmlReader};
 
 /// The root element that the SDK expects in the answer to an operation.
 #[derive(Debug)]

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use rstest::rstest;
-use s3haul::manifest::job::{PartSize, When};
+use s3haul::journal::{Intent, Location, look};
+use s3haul::manifest::job::{PartSize, Transfer, When};
+use s3haul::s3::Attributes;
 use s3haul::sandbox::{
     BucketOptions, Content, Effect, Fault, ObjectSpec, Operation, SandboxOptions,
 };
@@ -27,7 +29,11 @@ fn put_all(world: &World, size: u64) {
 
 /// A world of which nobody can wait for a request that hangs.
 async fn patient(buckets: BucketOptions) -> World {
-    let mut world = World::with(SandboxOptions::default(), buckets).await;
+    patient_with(SandboxOptions::default(), buckets).await
+}
+
+async fn patient_with(options: SandboxOptions, buckets: BucketOptions) -> World {
+    let mut world = World::with(options, buckets).await;
     world.retry.silence = Duration::from_mins(10);
     world.retry.patience = Duration::from_mins(10);
     world
@@ -148,4 +154,114 @@ async fn an_object_is_found_whose_complete_is_not_answered() {
     assert_eq!(run.proof(), "crc64nvme");
     world.assert_equal("large", "large");
     world.assert_no_upload_is_left();
+}
+
+const CREATE: Operation = Operation::CreateMultipartUpload;
+
+/// A world with objects in parts, and one Create of many that has these effects.
+async fn with_late_create(versioning: bool, effects: &[Effect]) -> (World, Transfer) {
+    let world = patient(BucketOptions {
+        versioning,
+        ..BucketOptions::default()
+    })
+    .await;
+    put_all(&world, 6 * MIB);
+    for effect in effects {
+        let late = Fault::on(CREATE).nth(40).then(effect.clone());
+        world.sandbox.faults().add(late);
+    }
+    let mut transfer = copy_all();
+    (transfer.parts.size, transfer.parts.threshold) =
+        (PartSize::Exactly(ByteSize(5 * MIB)), ByteSize(5 * MIB));
+    (world, transfer)
+}
+
+const LATE: Duration = Duration::from_secs(4);
+
+/// The upload of a Create that loses is aborted when its answer names it, or when the answer is lost
+/// and a list shows it. Creates are sent twice in a bucket that keeps versions too: only one upload
+/// becomes an object.
+#[rstest]
+#[case::answered_late(&[Effect::StallAfter(Some(LATE))], 1, 0)]
+#[case::done_late(&[Effect::Delay(LATE)], 1, 0)]
+#[case::done_late_and_reset(&[Effect::Delay(LATE), Effect::ResetAfter], 1, 1)]
+#[case::lost_late(&[Effect::Delay(LATE), Effect::ResetBefore], 0, 1)]
+#[case::refused_late(&[Effect::Delay(LATE), Effect::SlowDown], 0, 1)]
+#[tokio::test]
+async fn the_upload_of_a_create_that_was_overtaken_is_aborted(
+    #[case] effects: &[Effect],
+    #[case] aborts: u64,
+    #[case] looks: u64,
+    #[values(false, true)] versioning: bool,
+) {
+    let (world, transfer) = with_late_create(versioning, effects).await;
+    let run = world.run(transfer).await;
+    assert_eq!(run.outcome.done_objects, COUNT, "{:?}", run.outcome);
+    assert_eq!(repeated(&run), (1, 0));
+    assert_eq!(world.calls(CREATE), COUNT + 1);
+    assert_eq!(world.calls(Operation::CompleteMultipartUpload), COUNT);
+    assert_eq!(world.calls(Operation::AbortMultipartUpload), aborts);
+    let listed = world.calls(Operation::ListMultipartUploads);
+    assert_eq!(listed >= looks, looks > 0 || listed == 0, "{listed}");
+    let notes: Vec<_> = run.receipts.iter().flat_map(|one| &one.notes).collect();
+    assert!(notes.is_empty(), "{notes:?}");
+    world.assert_no_upload_is_left();
+}
+
+#[tokio::test]
+async fn an_object_tells_of_a_create_that_was_overtaken_and_is_never_answered() {
+    let (world, transfer) = with_late_create(false, &[Effect::StallAfter(None)]).await;
+    let run = world.run(transfer).await;
+    assert_eq!(run.outcome.done_objects, COUNT, "{:?}", run.outcome);
+    assert_eq!(repeated(&run), (1, 0));
+    let notes: Vec<_> = run.receipts.iter().flat_map(|one| &one.notes).collect();
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    assert!(
+        notes[0].starts_with("an upload of unknown id may be left open: no answer within "),
+        "{notes:?}"
+    );
+    // It took effect, and the list shows it.
+    world.assert_no_upload_is_left();
+}
+
+#[tokio::test]
+async fn the_next_run_looks_for_the_upload_of_a_create_that_was_never_answered() {
+    let (world, transfer) = with_late_create(false, &[Effect::StallBefore(None)]).await;
+    let (directory, job) = (tempfile::tempdir().unwrap(), world.job(transfer));
+    let open = async || {
+        let place = Location::Directory(directory.path().to_owned());
+        let state = look(place).await.unwrap().unwrap().state;
+        state.uploads.into_values().collect::<Vec<_>>()
+    };
+    let run = world.session(directory.path(), &job, Intent::Resume).await;
+    assert_eq!(run.outcome.done_objects, COUNT, "{:?}", run.outcome);
+    let [upload] = &open().await[..] else {
+        panic!("one Create is on record: {:?}", open().await)
+    };
+    assert_eq!(upload.begun, None, "its id is not known");
+    // It takes effect after the end of the run.
+    let (bucket, key) = (world.bucket(DESTINATION).await, &upload.place.key);
+    let late = bucket.create_upload(key, &Attributes::default()).await;
+    late.expect("the bucket is there");
+    world.session(directory.path(), &job, Intent::Resume).await;
+    world.assert_no_upload_is_left();
+    assert_eq!(open().await, []);
+}
+
+/// The server's machine accepts connections that the server never reads from.
+#[tokio::test]
+async fn requests_on_connections_that_nobody_serves_are_sent_again_on_others() {
+    let mut options = SandboxOptions::default();
+    options.model.limits.connections = Some(5);
+    let world = patient_with(options, BucketOptions::default()).await;
+    put_all(&world, 1000);
+    let run = world.run(copy_all()).await;
+    assert_eq!(run.outcome.done_objects, COUNT, "{:?}", run.outcome);
+    let (_, retried) = repeated(&run);
+    assert!(retried >= COUNT / 2, "{retried}");
+    assert_eq!(world.calls(COPY), COUNT, "the server saw each once");
+    for index in 0..COUNT {
+        let key = format!("{index:03}");
+        world.assert_equal(&key, &key);
+    }
 }

@@ -26,6 +26,8 @@ use super::lengths;
 pub(in crate::execute) struct Begun {
     pub(in crate::execute) upload: MultipartUpload,
     pub(in crate::execute) tracked: Tracked,
+    /// The record of a second upload, which a request to create this one may create late.
+    pub(in crate::execute) late: Option<Tracked>,
     /// The layout of its parts.
     pub(in crate::execute) layout: PartLayout,
     /// Parts that S3 holds.
@@ -67,12 +69,19 @@ impl Begun {
                 .iter()
                 .map(|stray| stray.told(&work.sides.destination, &step.key)),
         );
+        let late = if upload.has_late_twin() {
+            // Without a journal that works, the next record fails too, and ends this upload.
+            Tracked::intend(work, step).await.ok()
+        } else {
+            None
+        };
         tracked
             .begun(work, &upload, terms, lengths(&layout))
             .await?;
         Ok(Self {
             upload,
             tracked,
+            late,
             layout,
             kept: Vec::new(),
             claimed: false,
@@ -144,18 +153,31 @@ impl Begun {
         id
     }
 
-    /// Aborts what refused attempts to create the upload left open. They hold no bytes, so that this
-    /// has time until the object is done.
+    /// Aborts what refused and overtaken attempts to create the upload left open. They hold no
+    /// bytes, so that this has time until the object is done.
     async fn end_twins(&self, work: &Work, draft: &mut Draft) {
         let upload = self.upload.outliving_the_run();
-        let strays = tokio::select! {
-            strays = upload.refused_twins(work.inherited.known()) => strays,
-            // The uploads that are left have all the time that there is then.
-            () = work.halt.cancelled() => vec![Stray::interrupted()],
+        let known = work.inherited.known();
+        let twins = async {
+            let late = upload.late_twin(known).await;
+            (late, upload.refused_twins(known).await)
         };
+        let (late, refused) = tokio::select! {
+            biased;
+            strays = twins => strays,
+            // The uploads that are left have all the time that there is then.
+            () = work.halt.cancelled() => (vec![Stray::interrupted()], Vec::new()),
+        };
+        if let Some(record) = self.late
+            && !late.iter().any(|stray| stray.may_pass)
+        {
+            record.ended(&work.journal).await;
+        }
         let (bucket, key) = (&work.sides.destination, self.upload.key());
-        let told = strays.iter().map(|stray| stray.told(bucket, key));
-        draft.notes.extend(told);
+        let strays = late.iter().chain(&refused);
+        draft
+            .notes
+            .extend(strays.map(|stray| stray.told(bucket, key)));
     }
 
     /// Handles the result of the upload. A resumed upload that the server no longer accepts is

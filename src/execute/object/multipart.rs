@@ -292,13 +292,13 @@ impl Copy<'_> {
             && !upload.is_kms()
             && !begun.claimed;
         let count = layout.count;
-        part::all(work, id, (layout.clone(), twice), progress, move |part| {
+        part::all(work, id, layout.clone(), progress, move |part| {
             let (upload, pin) = (Arc::clone(&shared), Arc::clone(&pinned));
             // A part that is the whole object is named without a range: tiny sources refuse ranges.
             let range = (count > 1).then(|| part.first_last());
             async move {
                 upload
-                    .copy_range(part.number, &pin, range, part.length)
+                    .copy_range(part.number, &pin, range, part.length, twice)
                     .await
             }
         })

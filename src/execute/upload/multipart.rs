@@ -118,6 +118,7 @@ impl Upload {
             Begun {
                 upload,
                 tracked,
+                late: None,
                 layout,
                 kept: Vec::new(),
                 claimed: false,

@@ -202,6 +202,24 @@ fn buckets() -> Vec<(&'static str, Vec<String>)> {
             }),
         ),
         (
+            "a directory for each",
+            all(&|i| format!("users/{:05}/profile.json", i * 3)),
+        ),
+        (
+            "UUIDs",
+            all(&|i| {
+                let (high, low) = (hash(i), hash(i + KEYS));
+                format!(
+                    "{:08x}-{:04x}-4{:03x}-a{:03x}-{:012x}",
+                    high >> 32,
+                    high >> 16 & 0xffff,
+                    high & 0xfff,
+                    low >> 52,
+                    low & 0xffff_ffff_ffff
+                )
+            }),
+        ),
+        (
             "one hot directory",
             all(&|i| match i {
                 0..500 => format!("{:08x}/readme", hash(i) as u32),
@@ -253,6 +271,24 @@ fn all_kinds_of_keys_are_cut_well() {
             listers.requests <= 2 * pages + 40,
             "{name}: {} requests for {pages} pages",
             listers.requests
+        );
+    }
+}
+
+#[test]
+fn no_kind_of_keys_takes_twice_as_long_as_another_with_many_ranges() {
+    let rounds: Vec<_> = buckets()
+        .into_iter()
+        .map(|(name, keys)| {
+            let server = Model::of(keys, 20);
+            (Listers::new(64).rounds(&server), name)
+        })
+        .collect();
+    let (best, _) = rounds.iter().min().expect("there are some");
+    for (rounds, name) in &rounds {
+        assert!(
+            *rounds <= 2 * best,
+            "{name}: {rounds} rounds, {best} at best"
         );
     }
 }

@@ -1,0 +1,106 @@
+//! Creates an upload, with a second request where the first one hangs, and keeps the loser.
+//!
+//! `CreateMultipartUpload` knows no idempotency: two requests that take effect are two uploads. So
+//! the request that loses must not be forgotten. Each one is a task of its own, and the task of a
+//! request that another one has overtaken goes on when its caller has the first answer: the id that
+//! it brings is the only name of the second upload. [`crate::multipart`] waits for it and aborts
+//! that upload.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use tokio::task::JoinHandle;
+
+use super::{Answer, Bucket, Repeat};
+use crate::location::ObjectKey;
+use crate::s3::progress::carried;
+use crate::s3::{Attributes, Begun, Failure, FailureKind, Operation};
+
+/// A Create that is still without an answer when another one has created the upload.
+pub(crate) type Overtaken = JoinHandle<Result<Begun, Failure>>;
+
+/// The requests of one call.
+#[derive(Debug, Default)]
+struct Creates {
+    /// One of them has created an upload.
+    is_created: bool,
+    /// The one that had no answer then: a request is sent twice at most.
+    overtaken: Option<Overtaken>,
+}
+
+/// One request. It ends when it is dropped, unless another one has created the upload.
+#[derive(Debug)]
+struct Create {
+    task: Option<Overtaken>,
+    creates: Arc<Mutex<Creates>>,
+}
+
+impl Bucket {
+    /// Creates a multipart upload, as [`Bucket::create_upload`] does, and sends the request once
+    /// more if it hangs. Also returns the request that was overtaken, which may create another
+    /// upload.
+    pub(crate) async fn create_upload_soon(
+        &self,
+        key: &ObjectKey,
+        attributes: &Attributes,
+    ) -> Result<(Answer<Begun>, Option<Overtaken>), Failure> {
+        let creates = Arc::new(Mutex::new(Creates::default()));
+        let send = || {
+            let (client, bucket) = (self.client.clone(), self.name.clone());
+            let (key, attributes) = (key.clone(), attributes.clone());
+            let request = async move { client.create_upload(&bucket, &key, &attributes).await };
+            Create {
+                task: Some(tokio::spawn(carried(request))),
+                creates: Arc::clone(&creates),
+            }
+        };
+        let operation = Operation::CreateMultipartUpload;
+        let answer = self.call(operation, Some(key), 0, Repeat::AtOnce, send);
+        let answer = self.or_lost(answer.await, None).await?;
+        let overtaken = lock(&creates).overtaken.take();
+        Ok((answer, overtaken))
+    }
+}
+
+impl Future for Create {
+    type Output = Result<Begun, Failure>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(task) = &mut self.task else {
+            return Poll::Pending;
+        };
+        let answer = ready!(Pin::new(task).poll(context));
+        self.task = None;
+        let answer = match answer {
+            Ok(answer) => answer,
+            // `Bucket::caught` makes a failure of it.
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(error) => Err(Failure::new(
+                FailureKind::Stopped,
+                Operation::CreateMultipartUpload,
+                String::new(),
+                error.to_string(),
+            )),
+        };
+        lock(&self.creates).is_created |= answer.is_ok();
+        Poll::Ready(answer)
+    }
+}
+
+impl Drop for Create {
+    fn drop(&mut self) {
+        let Some(task) = self.task.take() else { return };
+        let mut creates = lock(&self.creates);
+        if creates.is_created {
+            creates.overtaken = Some(task);
+        } else {
+            task.abort();
+        }
+    }
+}
+
+fn lock(creates: &Mutex<Creates>) -> MutexGuard<'_, Creates> {
+    creates.lock().unwrap_or_else(PoisonError::into_inner)
+}

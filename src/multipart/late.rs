@@ -1,0 +1,110 @@
+//! Ends the uploads of Creates that were overtaken: they hung, so that the request was sent once
+//! more, and the second one was answered first.
+//!
+//! Such a Create may be answered at any later time. A task waits for the answer and at once aborts
+//! the upload that it names. If the answer is lost, only the list of open uploads shows if there is
+//! such an upload. If there is no answer [`PATIENCE`] after the object is done, nobody knows, and
+//! the object says so.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::MultipartUpload;
+use super::abort::{Stray, abort_unknown, after_refusal};
+use crate::bucket::{Bucket, Overtaken};
+use crate::location::ObjectKey;
+use crate::s3::Begun;
+
+/// An object that is done waits so long for the answer to a Create that was overtaken.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A Create that was overtaken. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct LateCreate {
+    /// Its end, once it is known.
+    ended: watch::Receiver<Option<Ended>>,
+    /// The time before the first Create was sent.
+    from: Timestamp,
+    began: Instant,
+}
+
+/// The end of a Create that was overtaken.
+#[derive(Clone, Debug)]
+enum Ended {
+    /// It created an upload, which was aborted or may be left open.
+    Created(Option<Stray>),
+    /// The server refused it.
+    Refused,
+    /// Its answer was lost.
+    Lost,
+}
+
+impl LateCreate {
+    /// Waits for the answer in the background.
+    pub(super) fn of(
+        create: Overtaken,
+        bucket: &Bucket,
+        key: &ObjectKey,
+        (from, began): (Timestamp, Instant),
+    ) -> Self {
+        let (tell, ended) = watch::channel(None);
+        let (bucket, key, abort) = (bucket.tidying_up(), key.clone(), create.abort_handle());
+        tokio::spawn(async move {
+            let outcome = match timeout(bucket.patience(), create).await {
+                Ok(Ok(Ok(begun))) => Ended::Created(end(&bucket, &key, begun).await),
+                Ok(Ok(Err(failure))) if !failure.may_have_taken_effect() => Ended::Refused,
+                Ok(Ok(Err(_)) | Err(_)) => Ended::Lost,
+                Err(_) => {
+                    abort.abort();
+                    Ended::Lost
+                }
+            };
+            tell.send_replace(Some(outcome));
+        });
+        Self { ended, from, began }
+    }
+
+    /// Waits for the end of the Create, and looks for the upload of one without an answer. Uploads
+    /// that are `known` are others. Returns those that may be left open.
+    pub(super) async fn settled(
+        mut self,
+        bucket: &Bucket,
+        key: &ObjectKey,
+        known: &BTreeSet<String>,
+    ) -> Vec<Stray> {
+        let deadline = Instant::now() + PATIENCE;
+        let ended = match timeout_at(deadline, self.ended.wait_for(Option::is_some)).await {
+            Ok(Ok(ended)) => ended.clone(),
+            Ok(Err(_)) => Some(Ended::Lost),
+            Err(_) => None,
+        };
+        let window = (self.from, Timestamp::now());
+        match ended {
+            Some(Ended::Created(stray)) => return stray.into_iter().collect(),
+            Some(Ended::Refused) => return after_refusal(bucket, key, window, known).await,
+            Some(Ended::Lost) | None => {}
+        }
+        let found = abort_unknown(bucket, key, window, known).await;
+        let mut strays = found.unwrap_or_else(|failure| vec![Stray::failed(None, &failure)]);
+        if ended.is_none() {
+            strays.push(Stray::unanswered(None, self.began.elapsed()));
+        }
+        strays
+    }
+}
+
+/// Aborts the upload of a Create that was answered late; returns it if it may be left open.
+async fn end(bucket: &Bucket, key: &ObjectKey, begun: Begun) -> Option<Stray> {
+    let upload = MultipartUpload::open(bucket, key, begun.id);
+    match &begun.elsewhere {
+        Some(elsewhere) => {
+            let failure = Box::pin(upload.refuse(elsewhere)).await;
+            Some(Stray::failed(Some(upload.id()), &failure))
+        }
+        None => upload.end().await,
+    }
+}

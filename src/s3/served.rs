@@ -1,0 +1,169 @@
+//! Tells the connections that a server serves from those that it lets wait.
+//!
+//! A server may serve a few connections at a time only. The kernel of its machine accepts more, so
+//! that a request goes out on a connection that nobody reads from, and hangs until its time is up.
+//! Nothing about such a connection differs from one whose request takes long. But the server has
+//! answered nothing on it while it answers on others, and that of many requests at once:
+//! `bucket/twice.rs` gives them up then, with the connections, and the pacer lets no more requests
+//! go than there are connections that the server serves.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use aws_smithy_runtime_api::client::connection::CaptureSmithyConnection;
+use tokio::time::Instant;
+
+/// So many requests must hang at once before a server counts as one that serves few connections:
+/// fewer are sent twice instead ([`crate::pace::latency`]).
+const MANY: u32 = 4;
+/// Connections that are remembered. Those that were answered longest ago are forgotten first.
+const MOST: usize = 16_384;
+
+/// A server, or a proxy on the way to it.
+#[derive(Debug, Default)]
+pub(super) struct Server {
+    /// The time of the last answer on each connection, by our end of it.
+    answered: Mutex<HashMap<SocketAddr, Instant>>,
+    /// Requests that hang on connections without an answer.
+    hanging: AtomicU32,
+    /// The server is known to serve few connections.
+    is_limited: AtomicBool,
+}
+
+/// The connection of one request. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Connection {
+    captured: CaptureSmithyConnection,
+    server: Arc<Server>,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Connection").field(&self.our_end()).finish()
+    }
+}
+
+/// A request that hangs on a connection without an answer.
+#[derive(Debug)]
+pub(crate) struct Hanging(Arc<Server>);
+
+impl Drop for Hanging {
+    fn drop(&mut self) {
+        self.0.hanging.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Server {
+    fn answered(&self) -> MutexGuard<'_, HashMap<SocketAddr, Instant>> {
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Connection {
+    /// Returns the connection that a request to `server` will have, which `captured` will tell.
+    pub(super) fn to(server: Arc<Server>, captured: CaptureSmithyConnection) -> Self {
+        Self { captured, server }
+    }
+
+    fn our_end(&self) -> Option<SocketAddr> {
+        self.captured.get()?.local_addr()
+    }
+
+    /// Notes an answer.
+    pub(super) fn answered(&self) {
+        let Some(end) = self.our_end() else { return };
+        let now = Instant::now();
+        let mut answered = self.server.answered();
+        if answered.len() >= MOST && !answered.contains_key(&end) {
+            let mut times: Vec<_> = answered.values().copied().collect();
+            let (_, middle, _) = times.select_nth_unstable(MOST / 2);
+            let middle = *middle;
+            answered.retain(|_, last| *last > middle);
+        }
+        answered.insert(end, now);
+    }
+
+    /// Returns true if the server has answered nothing on this connection, and on others since
+    /// `since`.
+    pub(super) fn is_unserved(&self, since: Instant) -> bool {
+        let Some(end) = self.our_end() else {
+            return false;
+        };
+        let answered = self.server.answered();
+        !answered.contains_key(&end) && answered.values().any(|last| *last >= since)
+    }
+
+    /// Counts a request that hangs on this connection.
+    pub(crate) fn hang(&self) -> Hanging {
+        self.server.hanging.fetch_add(1, Ordering::Relaxed);
+        Hanging(Arc::clone(&self.server))
+    }
+
+    /// Returns the number of connections on which the server has answered since `since`, if so many
+    /// requests hang that it serves no others.
+    pub(crate) fn limit(&self, since: Instant) -> Option<u32> {
+        let is_many = self.server.hanging.load(Ordering::Relaxed) >= MANY;
+        if is_many {
+            self.server.is_limited.store(true, Ordering::Relaxed);
+        } else if !self.server.is_limited.load(Ordering::Relaxed) {
+            return None;
+        }
+        let served = self.server.answered();
+        let served = served.values().filter(|last| **last >= since).count();
+        u32::try_from(served).ok().filter(|served| *served > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_smithy_runtime_api::client::connection::ConnectionMetadata;
+
+    use super::*;
+
+    fn connection(server: &Arc<Server>, port: u16) -> Connection {
+        let captured = CaptureSmithyConnection::new();
+        captured.set_connection_retriever(move || {
+            let end = SocketAddr::from(([127, 0, 0, 1], port));
+            let mut builder = ConnectionMetadata::builder();
+            builder.set_local_addr(Some(end));
+            Some(builder.poison_fn(|| {}).build())
+        });
+        Connection::to(Arc::clone(server), captured)
+    }
+
+    #[test]
+    fn a_server_serves_few_connections_if_many_hang_while_others_are_answered() {
+        let (server, began) = (Arc::new(Server::default()), Instant::now());
+        let waiting: Vec<_> = (10..20).map(|port| connection(&server, port)).collect();
+        assert!(
+            waiting.iter().all(|one| !one.is_unserved(began)),
+            "a server that answers nobody is slow or away"
+        );
+        for port in [1, 2, 2] {
+            connection(&server, port).answered();
+        }
+        assert!(waiting.iter().all(|one| one.is_unserved(began)));
+        assert!(!connection(&server, 1).is_unserved(began));
+        let mut hanging: Vec<_> = waiting.iter().take(3).map(Connection::hang).collect();
+        assert_eq!(waiting[0].limit(began), None, "few are sent twice");
+        hanging.push(waiting[3].hang());
+        assert_eq!(waiting[0].limit(began), Some(2));
+        drop(hanging);
+        assert_eq!(waiting[0].limit(began), Some(2), "it is known by now");
+        let later = Instant::now() + std::time::Duration::from_secs(1);
+        assert_eq!(waiting[0].limit(later), None, "nobody was answered");
+        assert!(!waiting[0].is_unserved(later));
+    }
+
+    #[test]
+    fn the_connections_of_a_long_run_take_no_more_memory() {
+        let server = Arc::new(Server::default());
+        for port in 1..=u16::MAX {
+            connection(&server, port).answered();
+        }
+        assert!(server.answered().len() <= MOST);
+    }
+}
