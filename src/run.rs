@@ -196,6 +196,7 @@ async fn open_journal(
                 fingerprint,
                 tool: env!("CARGO_PKG_VERSION").to_owned(),
                 counted_from: job.counted_from(),
+                command: None,
             };
             opened.begin(info, None).await?
         }

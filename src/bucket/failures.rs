@@ -7,7 +7,6 @@ use tokio::time::{Instant, timeout};
 
 use super::Bucket;
 use super::contact::reached;
-use crate::awake::AwakeInstant;
 use crate::location::ObjectKey;
 use crate::pace::outage::Outlasted;
 use crate::s3::{Failure, FailureKind, Operation};

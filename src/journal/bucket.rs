@@ -74,7 +74,7 @@ pub(super) struct BucketLog {
     tail_bytes: u64,
     fences: Vec<Fence>,
     /// Objects that the last snapshot replaces, until the next segment is written.
-    replaced: BTreeSet<Name>,
+    replaced: BTreeSet<FileName>,
     lease: Lease,
 }
 

@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub(super) struct LateCreate {
     /// Its end, once it is known.
-    ended: watch::Receiver<Option<Ended>>,
+    ended: watch::Receiver<Option<CreateEnd>>,
     /// The time before the first Create was sent.
     from: Timestamp,
     began: Instant,
@@ -34,7 +34,7 @@ pub(super) struct LateCreate {
 
 /// The end of a Create that was overtaken.
 #[derive(Clone, Debug)]
-enum Ended {
+enum CreateEnd {
     /// It created an upload, which was aborted or may be left open.
     Created(Option<Stray>),
     /// The server refused it.
@@ -55,12 +55,12 @@ impl LateCreate {
         let (bucket, key, abort) = (bucket.tidying_up(), key.clone(), create.abort_handle());
         tokio::spawn(async move {
             let outcome = match timeout(bucket.patience(), create).await {
-                Ok(Ok(Ok(begun))) => Ended::Created(end(&bucket, &key, begun).await),
-                Ok(Ok(Err(failure))) if !failure.may_have_taken_effect() => Ended::Refused,
-                Ok(Ok(Err(_)) | Err(_)) => Ended::Lost,
+                Ok(Ok(Ok(begun))) => CreateEnd::Created(end(&bucket, &key, begun).await),
+                Ok(Ok(Err(failure))) if !failure.may_have_taken_effect() => CreateEnd::Refused,
+                Ok(Ok(Err(_)) | Err(_)) => CreateEnd::Lost,
                 Err(_) => {
                     abort.abort();
-                    Ended::Lost
+                    CreateEnd::Lost
                 }
             };
             tell.send_replace(Some(outcome));
@@ -79,14 +79,14 @@ impl LateCreate {
         let deadline = Instant::now() + PATIENCE;
         let ended = match timeout_at(deadline, self.ended.wait_for(Option::is_some)).await {
             Ok(Ok(ended)) => ended.clone(),
-            Ok(Err(_)) => Some(Ended::Lost),
+            Ok(Err(_)) => Some(CreateEnd::Lost),
             Err(_) => None,
         };
         let window = (self.from, Timestamp::now());
         match ended {
-            Some(Ended::Created(stray)) => return stray.into_iter().collect(),
-            Some(Ended::Refused) => return after_refusal(bucket, key, window, known).await,
-            Some(Ended::Lost) | None => {}
+            Some(CreateEnd::Created(stray)) => return stray.into_iter().collect(),
+            Some(CreateEnd::Refused) => return after_refusal(bucket, key, window, known).await,
+            Some(CreateEnd::Lost) | None => {}
         }
         let found = abort_unknown(bucket, key, window, known).await;
         let mut strays = found.unwrap_or_else(|failure| vec![Stray::failed(None, &failure)]);

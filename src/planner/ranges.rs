@@ -19,7 +19,7 @@ use futures::future::{Either, FutureExt, ready};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
-use super::questions::{Answers, HeldUp};
+use super::questions::{AnswersInOrder, HeldUp};
 use super::steps::{Exit, Gone, News, Outbox};
 use super::{Next, Planned, Resume, Sides, WAITING};
 use crate::bucket::Bucket;
@@ -79,10 +79,10 @@ impl Frontier {
 }
 
 /// A range that waits for a page.
-struct Waits<'a>(&'a Shared);
+struct Waits<'a>(&'a SharedRanges);
 
 impl<'a> Waits<'a> {
-    fn new(shared: &'a Shared) -> Self {
+    fn new(shared: &'a SharedRanges) -> Self {
         shared.waiting.fetch_add(1, Ordering::Relaxed);
         shared.changed.notify_one();
         Self(shared)
@@ -348,7 +348,7 @@ impl Sides {
         let mut counterparts = self.counterparts_of(range, frontier);
         let at_once = self.heads_at_once();
         // What is known waits behind what is asked where keys leave in their order.
-        let (mut waiting, mut asking) = (Answers::new(self.plans_in_order()), 0);
+        let (mut waiting, mut asking) = (AnswersInOrder::new(self.plans_in_order()), 0);
         let held_up = HeldUp::default();
         loop {
             let found = match first.take() {

@@ -32,7 +32,7 @@ use thiserror::Error;
 
 use super::bounds::{self, ExpectedBody};
 use super::progress::{self, Progress};
-use super::served::{Connection, Server};
+use super::served::{Connection, ServerConnections};
 use crate::endpoint::{Network, NoProxy, ProxyUrl, Setting};
 
 /// For TCP and TLS together.
@@ -169,12 +169,12 @@ struct Pools {
     secure: OnceLock<SharedHttpClient>,
     direct: OnceLock<SharedHttpClient>,
     /// By the beginning of the URL, up to the path.
-    servers: Mutex<HashMap<String, Arc<Server>>>,
+    servers: Mutex<HashMap<String, Arc<ServerConnections>>>,
 }
 
 impl Pools {
     /// Returns the server of a URL.
-    fn server(&self, url: &str) -> Arc<Server> {
+    fn server(&self, url: &str) -> Arc<ServerConnections> {
         let host_at = url.find("://").map_or(0, |at| at + 3);
         let path_at = url[host_at..].find(['/', '?']).map(|at| host_at + at);
         let origin = &url[..path_at.unwrap_or(url.len())];

@@ -17,7 +17,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::xml::{Reader, Tag};
+use super::xml::{Tag, XmlReader};
 use crate::printable::hex;
 
 /// Headers whose values are secret: of customer keys, their digests, and of a session.
@@ -85,7 +85,7 @@ impl Secrets {
             return Ok(());
         }
         let document = response.body().bytes().unwrap_or_default();
-        let pieces = Pieces::of(secrets, document.len() > LONG);
+        let pieces = TextPieces::of(secrets, document.len() > LONG);
         let check = |what, text: &str| match pieces.are_in(text) {
             true => Err(Quoted(what)),
             false => Ok(()),
@@ -95,7 +95,7 @@ impl Secrets {
                 check(what, value)?;
             }
         }
-        let mut reader = Reader::new(std::str::from_utf8(document).unwrap_or_default());
+        let mut reader = XmlReader::new(std::str::from_utf8(document).unwrap_or_default());
         let mut open = None;
         // What cannot be read as a document is refused elsewhere.
         while let Ok((text, tag)) = reader.next() {
@@ -164,13 +164,13 @@ fn recorded(known: &[(&str, &'static str)], name: &str) -> Option<&'static str> 
 }
 
 /// The spellings of the secrets of a request, to look for in short texts.
-struct Pieces {
+struct TextPieces {
     forms: Vec<String>,
     /// All pieces of the spellings, where many texts are looked at.
     index: Option<HashSet<[u8; PIECE]>>,
 }
 
-impl Pieces {
+impl TextPieces {
     fn of(secrets: &Secrets, has_index: bool) -> Self {
         let forms: Vec<String> = secrets.0.iter().flat_map(|secret| forms(secret)).collect();
         let index = has_index.then(|| {

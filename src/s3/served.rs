@@ -24,7 +24,7 @@ const MOST: usize = 16_384;
 
 /// A server, or a proxy on the way to it.
 #[derive(Debug, Default)]
-pub(super) struct Server {
+pub(super) struct ServerConnections {
     /// The time of the last answer on each connection, by our end of it.
     answered: Mutex<HashMap<SocketAddr, Instant>>,
     /// Requests that hang on connections without an answer.
@@ -37,7 +37,7 @@ pub(super) struct Server {
 #[derive(Clone)]
 pub(crate) struct Connection {
     captured: CaptureSmithyConnection,
-    server: Arc<Server>,
+    server: Arc<ServerConnections>,
 }
 
 impl fmt::Debug for Connection {
@@ -48,7 +48,7 @@ impl fmt::Debug for Connection {
 
 /// A request that hangs on a connection without an answer.
 #[derive(Debug)]
-pub(crate) struct Hanging(Arc<Server>);
+pub(crate) struct Hanging(Arc<ServerConnections>);
 
 impl Drop for Hanging {
     fn drop(&mut self) {
@@ -56,7 +56,7 @@ impl Drop for Hanging {
     }
 }
 
-impl Server {
+impl ServerConnections {
     fn answered(&self) -> MutexGuard<'_, HashMap<SocketAddr, Instant>> {
         self.answered.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -64,7 +64,7 @@ impl Server {
 
 impl Connection {
     /// Returns the connection that a request to `server` will have, which `captured` will tell.
-    pub(super) fn to(server: Arc<Server>, captured: CaptureSmithyConnection) -> Self {
+    pub(super) fn to(server: Arc<ServerConnections>, captured: CaptureSmithyConnection) -> Self {
         Self { captured, server }
     }
 
@@ -123,7 +123,7 @@ mod tests {
 
     use super::*;
 
-    fn connection(server: &Arc<Server>, port: u16) -> Connection {
+    fn connection(server: &Arc<ServerConnections>, port: u16) -> Connection {
         let captured = CaptureSmithyConnection::new();
         captured.set_connection_retriever(move || {
             let end = SocketAddr::from(([127, 0, 0, 1], port));
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_server_serves_few_connections_if_many_hang_while_others_are_answered() {
-        let (server, began) = (Arc::new(Server::default()), Instant::now());
+        let (server, began) = (Arc::new(ServerConnections::default()), Instant::now());
         let waiting: Vec<_> = (10..20).map(|port| connection(&server, port)).collect();
         assert!(
             waiting.iter().all(|one| !one.is_unserved(began)),
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn the_connections_of_a_long_run_take_no_more_memory() {
-        let server = Arc::new(Server::default());
+        let server = Arc::new(ServerConnections::default());
         for port in 1..=u16::MAX {
             connection(&server, port).answered();
         }
