@@ -250,6 +250,17 @@ mod tests {
         }
     }
 
+    /// A line that cannot be read is no proof of a death.
+    #[test]
+    fn the_line_of_a_process_tells_if_it_lives() {
+        let line = |state: &str| format!("7 (a) b) {state} {}42", "0 ".repeat(18));
+        assert_eq!(started_in(&line("S")), Some(Some(42)));
+        assert_eq!(started_in(&line("Z")), Some(None));
+        for text in ["", "7 (a", "7 (a) S 0 0", "7 (a) S x"] {
+            assert_eq!(started_in(text), None, "{text}");
+        }
+    }
+
     fn mark(writer: &mut Writer) -> &mut ProcessMark {
         writer.process.as_mut().unwrap()
     }

@@ -346,3 +346,21 @@ fn a_full_standard_output_is_named() {
         "{stderr}"
     );
 }
+
+/// A bug may show before the command itself begins: here no thread can be started.
+#[test]
+fn a_panic_outside_of_the_command_has_the_exit_code_of_a_bug() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("termination-log");
+    let ended = process()
+        .env("RUST_MIN_STACK", (1_u64 << 47).to_string())
+        .env("S3HAUL_TERMINATION_LOG", &log)
+        .args(["run", "job.yaml"])
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(70), "{stderr}");
+    assert!(stderr.contains("has a bug: it panicked at"), "{stderr}");
+    let reason = fs::read_to_string(log).unwrap();
+    assert!(reason.contains("has a bug"), "{reason}");
+}

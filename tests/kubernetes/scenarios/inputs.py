@@ -199,7 +199,7 @@ def a_bug(world):
     """Exit code 70 counts. No thread can be started here, so the program panics."""
     world.start_server()
     world.create_secret()
-    impossible = {"name": "RUST_MIN_STACK", "value": str(2**46)}
+    impossible = {"name": "RUST_MIN_STACK", "value": str(2**47)}
     world.deploy(container={"env": [{"name": "AWS_ENDPOINT_URL_S3", "value": world.server.url}, impossible]})
     job = world.run_now()
     world.assert_ended(job, "Failed", "BackoffLimitExceeded", [70] * 4)
