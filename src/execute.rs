@@ -343,8 +343,8 @@ pub struct Execution<'a> {
 /// # Errors
 /// A bucket cannot be used at all; then nothing was written to it. Objects that fail are in the
 /// outcome.
-pub async fn run(execution: Execution<'_>) -> Result<Outcome, Failure> {
-    let Execution {
+pub async fn run(
+    Execution {
         job,
         connections,
         monitor,
@@ -352,7 +352,8 @@ pub async fn run(execution: Execution<'_>) -> Result<Outcome, Failure> {
         resumed,
         stop,
         halt,
-    } = execution;
+    }: Execution<'_>,
+) -> Result<Outcome, Failure> {
     let began = Instant::now();
     let (copied, progress) = (CancellationToken::new(), Copies::default());
     let noting = Noting {

@@ -189,6 +189,7 @@ impl Opened {
     /// Returns this journal, which fails to write the records from number `first` on (the first of
     /// all is 0): for tests.
     #[must_use]
+    #[cfg_attr(not(feature = "internals"), allow(dead_code, reason = "for tests"))]
     pub fn failing_from(self, first: u64, fault: WriteFault) -> Self {
         Self {
             fault: Some((first, fault)),
@@ -198,6 +199,7 @@ impl Opened {
 
     /// Returns the number of the next record.
     #[must_use]
+    #[cfg_attr(not(feature = "internals"), allow(dead_code, reason = "for tests"))]
     pub fn next_record(&self) -> u64 {
         self.replay.next
     }

@@ -141,12 +141,13 @@
     not(feature = "internals"),
     allow(
         unreachable_pub,
+        unused_imports,
         reason = "`pub` is for the tests of this package, which see all modules"
     )
 )]
 #![cfg_attr(
     not(feature = "cli"),
-    allow(dead_code, unused_imports, reason = "much serves the command alone")
+    allow(dead_code, reason = "much serves the command alone")
 )]
 
 mod awake;
@@ -227,8 +228,8 @@ pub use s3::{
     FailureKind, Head, OpenUpload, PartDone, SourcePin, Written,
 };
 
-/// The types of the finer settings of a [`Job`] and of an [`Endpoint`]. The manifest has the same
-/// settings under the same names.
+/// The types of the finer settings of a [`Job`] and of an [`Endpoint`], which have the names that
+/// they have in a manifest, and of the [`Attributes`] of an object.
 pub mod settings {
     pub use crate::endpoint::{AssumeRole, ProxySetting, ResolvedEndpoint, Trust};
     pub use crate::manifest::job::{
@@ -238,6 +239,9 @@ pub mod settings {
         RestoreTier, SetValues, Symlinks, Verify, Versions,
     };
     pub use crate::manifest::keys::{KeyGlob, KeyMap};
+    pub use crate::s3::{
+        ContentHeaders, CustomerKey, Grant, Lock, Permission, Retention, Tag, Tags, WriteCondition,
+    };
     pub use crate::size::{ByteRate, ByteSize};
 }
 

@@ -15,6 +15,7 @@ use super::store::Store;
 
 /// The way in which a journal fails.
 #[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "internals"), allow(dead_code, reason = "for tests"))]
 pub enum WriteFault {
     /// No space is left.
     Full,

@@ -36,6 +36,7 @@ impl Default for LeaseTerms {
 impl LeaseTerms {
     /// Returns the usual terms for a session of this Job.
     #[must_use]
+    #[cfg_attr(not(feature = "internals"), allow(dead_code, reason = "for tests"))]
     pub fn of_job(job: &str) -> Self {
         Self {
             job: Some(job.to_owned()),

@@ -45,7 +45,7 @@ pub(super) fn substitute(
         let closed = name.len() < inside.len();
         match env(name) {
             _ if !closed || !is_name(name) => {
-                mistakes.push(VariableMistake::Malformed(name.to_owned()))
+                mistakes.push(VariableMistake::Malformed(name.to_owned()));
             }
             Some(value) => out.push_str(&value),
             None => mistakes.push(VariableMistake::Unset(name.to_owned())),

@@ -29,6 +29,10 @@ use crate::endpoint::capabilities::Overrides;
 pub struct ManifestFile {
     /// The version of this format.
     #[schemars(required, extend("const" = 1, "examples" = [1]))]
+    #[cfg_attr(
+        not(feature = "internals"),
+        allow(dead_code, reason = "checked by the schema")
+    )]
     pub version: Option<u64>,
     /// The name of the job in reports, logs, and the journal. Default: the file's name without its
     /// extension.

@@ -136,6 +136,7 @@ pub enum SetAttributes {
 impl SetAttributes {
     /// Returns true if there is nothing to tell.
     #[must_use]
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
     pub fn are_kept(&self) -> bool {
         *self == Self::Kept
     }
@@ -407,15 +408,6 @@ impl Route {
         match self {
             Self::Copy | Self::Put | Self::Restore | Self::DeleteMarker => 0,
             Self::MultipartCopy(layout) | Self::MultipartUpload(layout) => layout.count,
-        }
-    }
-
-    /// Returns the write requests that the route costs if nothing fails.
-    #[must_use]
-    pub const fn writes(&self) -> u64 {
-        match self.parts() {
-            0 => 1,
-            parts => parts as u64 + 2,
         }
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// The requests that this crate sends, by S3's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "each is S3's own name of the request")]
+#[allow(missing_docs, reason = "each is S3's own name of the request")]
 pub enum Operation {
     HeadBucket,
     ListObjects,
