@@ -431,7 +431,7 @@ impl Pacer {
             lanes.throttled(&passed, key, now.saturating_sub(took), now);
             self.counters.throttled.fetch_add(1, Ordering::Relaxed);
         } else if failure.is_none() {
-            Lanes::accepted(&passed, key, now);
+            Lanes::accepted(&passed, key, now.saturating_sub(took), now);
         }
         let answers = failure.is_none() || failure == Some(&FailureKind::TimedOut);
         self.slots.answered(&Answered {

@@ -230,11 +230,17 @@ impl Lanes {
         }
     }
 
-    /// Takes note that a request for `key` that `passed` was accepted.
-    pub(super) fn accepted(passed: &Passed, key: &str, now: Duration) {
+    /// Takes note that a request for `key` that `passed` and was sent at `sent_at` was accepted.
+    pub(super) fn accepted(passed: &Passed, key: &str, sent_at: Duration, now: Duration) {
         let mut state = passed.lane.lock();
         state.streak = 0;
-        if state.evidence.is_open(now) {
+        if !state.evidence.is_open(now) {
+            return;
+        }
+        let is_since_cut = state.rate.cut_at().is_some_and(|cut_at| cut_at < sent_at);
+        if state.rate.is_shut() && is_since_cut && !passed.scout {
+            state.evidence.accepted_again(key);
+        } else {
             state.evidence.accepted(key);
         }
     }
@@ -398,7 +404,7 @@ mod tests {
             if keep.is_some_and(|keep| sent % keep != 0) {
                 lanes.throttled(&passed, key, sent_at, began.elapsed());
             } else {
-                Lanes::accepted(&passed, key, began.elapsed());
+                Lanes::accepted(&passed, key, sent_at, began.elapsed());
             }
         }
         sent

@@ -192,6 +192,19 @@ impl Evidence {
         self.count(key).accepted += 1;
     }
 
+    /// Takes note that a request for `key` was accepted in its turn although everything had been
+    /// refused before. If its own kind had been refused too, that is over, and says nothing about
+    /// keys that were refused then and others that are accepted now.
+    pub(super) fn accepted_again(&mut self, key: &str) {
+        self.meet(key);
+        let count = self.count(key);
+        if count.refused + count.refused_before >= AGAIN.1 {
+            *self = self.anew();
+        } else {
+            count.accepted += 1;
+        }
+    }
+
     /// When a key comes that does not begin as all others did, those others are one piece.
     fn meet(&mut self, key: &str) {
         if key.starts_with(&*self.base) {
@@ -447,6 +460,22 @@ mod tests {
         assert!(evidence.may_scout("cold/2"));
         evidence.throttled("cold/1", MS * 20, MS * 20);
         assert!(!evidence.may_scout("cold/2") && !evidence.may_scout(""));
+    }
+
+    #[test]
+    fn what_was_refused_in_an_outage_is_not_told_from_what_comes_after_it() {
+        let mut evidence = Evidence::new("");
+        for round in 1..40 {
+            evidence.sent("a/1");
+            evidence.throttled("a/1", MS * 50 * round, MS * 50 * round + MS);
+        }
+        evidence.accepted_again("b/1");
+        assert!(
+            evidence.may_scout("c/1"),
+            "nobody that was refused is accepted"
+        );
+        evidence.accepted_again("a/2");
+        assert!(!evidence.may_scout("c/1") && !evidence.is_open(MS * 2001));
     }
 
     /// Each new piece is spared until its first refusal arrives, many windows after its first

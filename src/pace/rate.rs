@@ -327,6 +327,12 @@ impl RateController {
         self.limit.and_then(|limit| limit.known())
     }
 
+    /// Returns true if everything was refused at the last cut.
+    #[must_use]
+    pub fn is_shut(&self) -> bool {
+        self.limit.is_some_and(|limit| limit.shut)
+    }
+
     /// When the server last set a limit.
     #[must_use]
     pub fn cut_at(&self) -> Option<Duration> {
