@@ -60,8 +60,8 @@ pub const MAX_BYTES: u64 = 1 << 20;
 /// Why there is no job.
 #[derive(Debug, Error)]
 pub enum ManifestError {
-    /// The file can't be read.
-    #[error("can't read the manifest {path}: {source}", path = path.display())]
+    /// The file cannot be read.
+    #[error("cannot read the manifest {path}: {source}", path = path.display())]
     Io {
         /// As given.
         path: PathBuf,
@@ -76,7 +76,7 @@ pub enum ManifestError {
 /// Reads the manifest at `path`. `environment` fills in `${NAME}` and resolves the endpoints.
 ///
 /// # Errors
-/// [`ManifestError`]: the file can't be read, or all that is wrong with it.
+/// [`ManifestError`]: the file cannot be read, or all that is wrong with it.
 pub fn load(path: &Path, environment: &Environment) -> Result<Job, ManifestError> {
     let io_error = |source| ManifestError::Io {
         path: path.to_owned(),
@@ -152,7 +152,7 @@ pub fn parse(text: &str, file_name: &str, environment: &Environment) -> Result<J
             Err(error) => issues.push(Issue {
                 at: root.at,
                 path: String::new(),
-                message: format!("the manifest can't be loaded: {error}"),
+                message: format!("the manifest cannot be loaded: {error}"),
                 remedy: "see `s3haul schema` for the fields".to_owned(),
             }),
         }
@@ -204,7 +204,7 @@ fn place(finding: Finding, places: &BTreeMap<String, Range<usize>>) -> Issue {
     }
 }
 
-/// The file's stem, with everything that a name can't have replaced.
+/// The file's stem, with everything that a name cannot have replaced.
 fn default_name(file_name: &str) -> String {
     let stem = Path::new(file_name)
         .file_stem()

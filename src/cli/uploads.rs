@@ -12,7 +12,7 @@ use clap::{Args, Subcommand};
 use futures::{Stream, TryStreamExt};
 use jiff::Timestamp;
 
-use super::mine::{self, Mine, MineFlags};
+use super::mine::{Mine, MineFlags};
 use super::place::{AccessFlags, bucket_at};
 use super::{CliError, EndpointFlags, Exit, Output, note, say_json, say_line, signals};
 use crate::bucket::Bucket;

@@ -17,7 +17,7 @@ use thiserror::Error;
 
 use crate::printable::{printable, printable_lines};
 
-/// Something that a job can't mean, by field.
+/// Something that a job cannot mean, by field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// The field, for instance `transfers[0].parts.size`.

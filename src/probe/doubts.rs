@@ -62,6 +62,7 @@ fn is_lost_in_silence(finding: &AttributeFinding) -> bool {
     matches!(finding.verdict(), Verdict::Loses | Verdict::Lacks)
         && finding
             .routes()
+            .iter()
             .any(|(_, measured)| measured.how == How::Ignored)
 }
 

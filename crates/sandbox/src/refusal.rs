@@ -250,7 +250,7 @@ fn element(xml: &mut String, name: &str, value: &str) {
     let _ = write!(xml, "<{name}>{}</{name}>", escape(value));
 }
 
-/// A text as an element holds it. Characters that XML can't hold come percent-encoded.
+/// A text as an element holds it. Characters that XML cannot hold come percent-encoded.
 pub(super) fn escape(text: &str) -> String {
     let mut xml = String::new();
     for c in text.chars() {

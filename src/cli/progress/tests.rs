@@ -3,8 +3,8 @@
 use super::*;
 use crate::journal::state::Totals;
 use crate::manifest::job::Limits;
-use crate::pace::{Class, RetryPolicy};
-use crate::s3::{Failure, FailureKind, Operation};
+use crate::pace::RetryPolicy;
+use crate::s3::{Class, Failure, FailureKind, Operation};
 
 #[test]
 fn keys_are_shortened_in_the_middle() {

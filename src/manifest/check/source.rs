@@ -17,7 +17,7 @@ impl Rules<'_> {
         }
     }
 
-    /// What can't have a history, and where one can't go.
+    /// What cannot have a history, and where one cannot go.
     pub(super) fn versions(&mut self, path: &str, transfer: &Transfer) {
         if transfer.restore.days == 0 {
             let message = "an object is restored for at least one day";
