@@ -365,7 +365,7 @@ fn read_in(path: &Path, environment: &Environment) -> Result<manifest::job::Job,
         .read_to_string(&mut text)
         .map_err(|error| {
             CliError::Usage(format!(
-                "can't read a manifest from standard input: {error}"
+                "cannot read a manifest from standard input: {error}"
             ))
         })?;
     Ok(manifest::parse(&text, STDIN, environment).map_err(ManifestError::from)?)

@@ -26,7 +26,7 @@ use crate::location::ObjectKey;
 use crate::pace::gate::joined;
 use crate::s3::{ArchiveState, Failure, Head};
 
-/// Why an object is left out whose key we can't name.
+/// Why an object is left out whose key we cannot name.
 const KEY_TOO_LONG: &str = "its key is longer than S3 allows";
 
 /// Pages that wait between a lister and its reader, besides the one that the reader is at.

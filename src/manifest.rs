@@ -61,8 +61,8 @@ pub const MAX_BYTES: u64 = 1 << 20;
 #[derive(Debug, Error)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub enum ManifestError {
-    /// The file can't be read.
-    #[error("can't read the manifest {path}: {source}", path = path.display())]
+    /// The file cannot be read.
+    #[error("cannot read the manifest {path}: {source}", path = path.display())]
     Io {
         /// As given.
         path: PathBuf,
@@ -77,7 +77,7 @@ pub enum ManifestError {
 /// Reads the manifest at `path`. `environment` fills in `${NAME}` and resolves the endpoints.
 ///
 /// # Errors
-/// [`ManifestError`]: the file can't be read, or all that is wrong with it.
+/// [`ManifestError`]: the file cannot be read, or all that is wrong with it.
 pub fn load(path: &Path, environment: &Environment) -> Result<Job, ManifestError> {
     let io_error = |source| ManifestError::Io {
         path: path.to_owned(),
@@ -153,7 +153,7 @@ pub fn parse(text: &str, file_name: &str, environment: &Environment) -> Result<J
             Err(error) => issues.push(Issue {
                 at: root.at,
                 path: String::new(),
-                message: format!("the manifest can't be loaded: {error}"),
+                message: format!("the manifest cannot be loaded: {error}"),
                 remedy: "see `s3haul schema` for the fields".to_owned(),
             }),
         }

@@ -69,8 +69,7 @@ impl CheckJob {
         let stopping = stop.clone();
         let listening = tokio::spawn(async move {
             signalled.wait().await;
-            let message =
-                "stopping: what the probe made is removed (up to 20 s); once more to stop at once";
+            let message = "stopping: removing what the probe made (up to 20 s); send the signal again to stop now";
             out::tell(&Note::new(Level::WARN, "stopping", message));
             stopping.cancel();
         });

@@ -336,7 +336,7 @@ impl Copy {
             idle::refuse(source, why, &[("--empty", self.empty.is_some())], remedy)?;
         }
         if *from == Source::Stdin {
-            let why = "can't be read again, so that no journal is kept";
+            let why = "cannot be read again, so that no journal is kept";
             idle::refuse("standard input", why, &self.journal.of_going_on(), remedy)?;
         }
         Ok(())

@@ -508,7 +508,7 @@ async fn may_go_on(location: &Location) -> bool {
 }
 
 /// Opens a journal. In the place of one that cannot be read any more another one is made if the run
-/// is to begin anew.
+/// is to start over.
 async fn reopen(
     location: Location,
     intent: Intent,
@@ -527,7 +527,7 @@ async fn reopen(
         .map(|aside| format!("; it was moved to {}", aside.display()))
         .unwrap_or_default();
     tell(&format!(
-        "the old journal can't be used ({error}){aside}. {} could be read from it and will be cancelled, {} \
+        "the old journal cannot be used ({error}){aside}. {} could be read from it and will be cancelled, {} \
          of it could not: if uploads were in {}, `s3haul uploads list` at the destinations shows those. What it knew of \
          objects is given up: they are compared again",
         display_counted(salvage.open_uploads() as u64, "open upload"),

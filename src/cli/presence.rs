@@ -104,7 +104,7 @@ async fn look(source: &Bucket, location: &S3Uri, transfer: &Transfer) -> Result<
              listed)"
         )),
         Err(listed) => absent(format!(
-            "{location} can't be looked at ({}; {}): without s3:ListBucket, S3 answers 403 for objects that do not exist too; \
+            "{location} cannot be looked at ({}; {}): without s3:ListBucket, S3 answers 403 for objects that do not exist too; \
              check the key, write {below} if it is a prefix, or get s3:GetObject and s3:ListBucket",
             answer(&failure),
             answer(&listed)

@@ -222,7 +222,7 @@ pub(super) fn job_of(origin: &Origin) -> Result<Job, CliError> {
     std::env::set_current_dir(&origin.directory).map_err(|error| {
         let directory = origin.directory.display();
         CliError::Usage(format!(
-            "the run worked in {directory}, which can't be entered: {error}"
+            "the run worked in {directory}, which cannot be entered: {error}"
         ))
     })?;
     job(&origin.command)
@@ -327,7 +327,7 @@ fn narrow(job: &mut Job, failed: &[FailedObject]) -> Result<(), CliError> {
         };
         if transfer.from == Source::Stdin {
             let message =
-                "standard input can't be read again: run the command that fed it once more";
+                "standard input cannot be read again: run the command that fed it once more";
             return Err(CliError::Usage(message.to_owned()));
         }
         if let Some(age) = transfer.ages.as_of {

@@ -325,7 +325,7 @@ async fn stop_on_signal(
         console.skip_echo();
     }
     let message = format!(
-        "stopping: requests under way may end (up to {}); once more to stop at once",
+        "stopping: finishing requests in flight (up to {}); send the signal again to stop now",
         signals::in_words(drain)
     );
     let note = Note::new(Level::WARN, "stopping", message)

@@ -338,14 +338,14 @@ impl<'a> View<'a> {
             let Some(id) = open.upload_id else {
                 let _ = writeln!(
                     text,
-                    "  upload   {}  about to be begun {age} ago",
+                    "  upload   {}  about to be created {age} ago",
                     printable(&open.destination)
                 );
                 continue;
             };
             let _ = writeln!(
                 text,
-                "  upload   {}  {} of {}, {} of {}, begun {age} ago  {}",
+                "  upload   {}  {} of {}, {} of {}, created {age} ago  {}",
                 printable(&open.destination),
                 display_count(open.stored_parts.into()),
                 display_counted(open.parts.into(), "part"),

@@ -39,7 +39,7 @@ pub enum JournalError {
     },
     /// The journal was changed or is incomplete, and not only at its end.
     #[error(
-        "{place}, line {line}: {what}; put back a copy from a backup, or run the job with --fresh to begin anew \
+        "{place}, line {line}: {what}; put back a copy from a backup, or run the job with --fresh to start over \
          (what is at the destination is compared and not copied again)"
     )]
     Corrupt {
@@ -52,7 +52,7 @@ pub enum JournalError {
     },
     /// A later version of s3haul wrote it.
     #[error(
-        "{place} was written by s3haul {tool}, this is {}; use that version, or run the job with --fresh to begin anew",
+        "{place} was written by s3haul {tool}, this is {}; use that version, or run the job with --fresh to start over",
         env!("CARGO_PKG_VERSION")
     )]
     NewerVersion {
@@ -63,7 +63,7 @@ pub enum JournalError {
     },
     /// It belongs to a run of another job, or the job was changed.
     #[error(
-        "the journal holds an unfinished run that began otherwise: {}; begin anew with --fresh (what is at the \
+        "the journal holds an unfinished run that began otherwise: {}; start over with --fresh (what is at the \
          destination is compared and not copied again), or go on with the changed job with --resume-anyway (what is done \
          stays as it is)",
         changes.join("; ")
@@ -74,7 +74,7 @@ pub enum JournalError {
     },
     /// It belongs to a run of other transfers: what is on record says nothing about these.
     #[error(
-        "the journal holds an unfinished run of other transfers: {}; begin anew with --fresh (what is at the destination is \
+        "the journal holds an unfinished run of other transfers: {}; start over with --fresh (what is at the destination is \
          compared and not copied again), or put the manifest back as it was and finish that run",
         changes.join("; ")
     )]
@@ -84,7 +84,7 @@ pub enum JournalError {
     },
     /// It belongs to a run between other places: what is done there says nothing about these.
     #[error(
-        "the journal holds an unfinished run between other places: {}; begin anew with --fresh (what is at the destination is \
+        "the journal holds an unfinished run between other places: {}; start over with --fresh (what is at the destination is \
          compared and not copied again), or put the job back as it was and finish that run",
         changes.join("; ")
     )]

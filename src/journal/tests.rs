@@ -401,7 +401,7 @@ fn an_unfinished_run_of_the_same_job_is_gone_on_with() {
         .unwrap_err()
         .to_string();
     assert!(
-        refused.contains("`all.when` was changed and is always; begin anew with --fresh"),
+        refused.contains("`all.when` was changed and is always; start over with --fresh"),
         "{refused}"
     );
     state.apply(at(2), &Event::RunStopped);

@@ -1,6 +1,6 @@
 //! The rules for what new objects get: policies that need a value, and values that S3 would refuse.
 //!
-//! Metadata and headers travel as HTTP headers, so what can't be one is refused here and not by
+//! Metadata and headers travel as HTTP headers, so what cannot be one is refused here and not by
 //! each object.
 
 use std::path::Path;
@@ -100,7 +100,7 @@ impl AttributeRules<'_> {
                 self.refuse(&field, message, format!("write at most {MAX_HEADER}"));
             } else if !is_header_value(value) {
                 let remedy = "use visible ASCII characters and single blanks between them";
-                self.refuse(&field, "this can't be the value of a header", remedy);
+                self.refuse(&field, "this cannot be the value of a header", remedy);
             }
         }
         self.metadata(set);
@@ -117,7 +117,7 @@ impl AttributeRules<'_> {
                 let remedy = "use letters, digits and any of !#$%&'*+-.^_`|~";
                 self.refuse(
                     &field,
-                    format!("`{name}` can't be the name of a header"),
+                    format!("`{name}` cannot be the name of a header"),
                     remedy,
                 );
             }
@@ -132,7 +132,7 @@ impl AttributeRules<'_> {
                         STANDARD.encode(value)
                     )
                 };
-                self.refuse(&field, "this can't be sent as a header", remedy);
+                self.refuse(&field, "this cannot be sent as a header", remedy);
             }
         }
         let size: usize = set
@@ -211,7 +211,7 @@ impl AttributeRules<'_> {
             self.refuse("from.customer_key", message, "remove it");
         }
         if transfer.customer_keys.destination.is_some() && transfer.preserve.annotations.keeps() {
-            let message = "an object that a customer key encrypts can't have annotations";
+            let message = "an object that a customer key encrypts cannot have annotations";
             self.refuse("preserve.annotations", message, "write skip");
         }
         if transfer.customer_keys.destination.is_some() && transfer.to.encryption.is_some() {

@@ -1,8 +1,8 @@
 //! From [`ManifestFile`] to [`Job`]: defaults filled in, text read as what it stands for.
 //!
-//! Only what the types of a `Job` can't hold is refused here (text that is no size, `s3` beside
+//! Only what the types of a `Job` cannot hold is refused here (text that is no size, `s3` beside
 //! `files`); every rule about a job that could exist is in [`check`](super::check). A value that
-//! can't be read is reported and its default taken, so that the rest of the transfer is still
+//! cannot be read is reported and its default taken, so that the rest of the transfer is still
 //! looked at.
 
 mod endpoint;

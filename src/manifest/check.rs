@@ -116,7 +116,7 @@ impl<'j> Rules<'j> {
         if name.is_empty() || !name.bytes().all(legal) {
             let remedy =
                 "use lower-case letters, digits, `-`, `_` and `.`: it becomes part of file names";
-            self.refuse(path, format!("`{name}` can't be a name"), remedy);
+            self.refuse(path, format!("`{name}` cannot be a name"), remedy);
         }
     }
 
@@ -177,12 +177,12 @@ impl<'j> Rules<'j> {
             return;
         }
         if after == transfer.name {
-            let message = format!("`{after}` can't wait for itself");
+            let message = format!("`{after}` cannot wait for itself");
             return self.refuse(path, message, "name a transfer above this one");
         }
         if self.job.transfers.iter().any(|other| other.name == after) {
             let message =
-                format!("`{after}` comes after this transfer, so this one can't wait for it");
+                format!("`{after}` comes after this transfer, so this one cannot wait for it");
             return self.refuse(
                 path,
                 message,
@@ -419,7 +419,7 @@ impl<'j> Rules<'j> {
         self.filled(&format!("{path}.add_prefix"), keys.add_prefix.as_deref());
         if !keys.is_identity() && !transfer.to.location.key.is_prefix() {
             let message = format!(
-                "{} is an exact key, which `keys` can't change",
+                "{} is an exact key, which `keys` cannot change",
                 transfer.to.location
             );
             self.refuse(

@@ -17,7 +17,7 @@ use thiserror::Error;
 use crate::printable::printable;
 use crate::size::display_counted;
 
-/// Something that a job can't mean, by field.
+/// Something that a job cannot mean, by field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct Finding {

@@ -1,6 +1,6 @@
 //! `${NAME}` in values.
 //!
-//! Replaced after the YAML is parsed: a value from the environment can't add fields, and what it
+//! Replaced after the YAML is parsed: a value from the environment cannot add fields, and what it
 //! brings is not looked at again. There are no defaults (`${NAME:-x}`): a manifest in git says what
 //! it means, and an unset variable is a deployment that went wrong.
 

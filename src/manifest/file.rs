@@ -2,7 +2,7 @@
 //!
 //! These types are the one description of the format. The JSON schema comes from them, and the
 //! schema is what a manifest's tree is checked against, so what an editor underlines and what the
-//! program refuses can't drift apart. The texts below are what an editor shows on hover.
+//! program refuses cannot drift apart. The texts below are what an editor shows on hover.
 //!
 //! Every field is optional here, also the required ones: the check of the shape reports what is
 //! missing with its place, and what is left still loads, so that one pass finds the mistakes of

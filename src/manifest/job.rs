@@ -2,7 +2,7 @@
 //!
 //! Nothing here can be misread any more: sizes are bytes, locations are parsed, names are resolved.
 //! A manifest becomes a `Job` in [`parse`](super::parse); the command line builds one with
-//! [`Job::single`]. Both then pass the same [`check`], so that a rule can't hold for one way in and
+//! [`Job::single`]. Both then pass the same [`check`], so that a rule cannot hold for one way in and
 //! not for the other.
 
 use std::collections::BTreeMap;

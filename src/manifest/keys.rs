@@ -35,7 +35,7 @@ pub enum GlobError {
     #[error("an empty pattern matches no key")]
     Empty,
     /// Keys are matched behind the source's prefix, and that never begins with a slash or a scheme.
-    #[error("`{0}` can't match: patterns are compared with the key behind the source's prefix")]
+    #[error("`{0}` cannot match: patterns are compared with the key behind the source's prefix")]
     Anchored(String),
     /// A directory, as in `.gitignore`; in S3 there is only a marker object of that name.
     #[error("`{0}` names a directory, and keys have none: it would match only a marker object")]

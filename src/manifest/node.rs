@@ -77,7 +77,7 @@ pub(super) fn read(text: &str, env: &dyn Fn(&str) -> Option<String>) -> (Option<
     (root, reader.issues)
 }
 
-/// The tree can't be read further; the reason is among the issues.
+/// The tree cannot be read further; the reason is among the issues.
 struct Stop;
 
 struct TreeReader<'s> {
@@ -373,11 +373,11 @@ impl<'s> TreeReader<'s> {
             at = line_start + tab;
             "indent with spaces: YAML allows no tabs there"
         } else if rest.starts_with('*') {
-            "a value can't begin with `*` in YAML: quote the pattern, \"*…\""
+            "a value cannot begin with `*` in YAML: quote the pattern, \"*…\""
         } else if before.ends_with("${") || (before.ends_with('$') && rest.starts_with('{')) {
             "inside { } and [ ] a variable needs quotes: \"${NAME}\""
         } else if rest.starts_with(['@', '`', '%']) {
-            "a value can't begin with this character in YAML: put it in quotes"
+            "a value cannot begin with this character in YAML: put it in quotes"
         } else {
             "look at the indentation and the quotes of this line and the one above"
         };

@@ -239,7 +239,7 @@ fn self_overlap(
             "a prefix"
         };
         let message = format!(
-            "{} would be copied onto itself: {what} can't be its own destination",
+            "{} would be copied onto itself: {what} cannot be its own destination",
             source.show()
         );
         return Some((message, "write to another bucket or prefix".to_owned()));

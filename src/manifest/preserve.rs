@@ -240,7 +240,7 @@ impl FromStr for Preserve {
 }
 
 /// Values that the new objects get whatever the source has. They are wishes: an object on which
-/// they can't be set fails.
+/// they cannot be set fails.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SetValues {
     /// User metadata by lower-case name, merged over what is kept. Together at most 2 KB.

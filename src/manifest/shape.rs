@@ -274,7 +274,7 @@ impl<'s> Shape<'s> {
         if choices.is_empty() || choices.contains(&text) {
             return Some(Yaml::from(text));
         }
-        let message = format!("{} can't be `{text}`", self.subject());
+        let message = format!("{} cannot be `{text}`", self.subject());
         let remedy = match closest(text, choices.iter().copied()) {
             Some(meant) => format!("did you mean `{meant}`?"),
             None => format!("write {}", alternatives(choices)),
@@ -304,7 +304,7 @@ impl<'s> Shape<'s> {
             return Some(Yaml::from(number));
         }
         let message = match number {
-            Some(_) => format!("{} can't be {text}", self.subject()),
+            Some(_) => format!("{} cannot be {text}", self.subject()),
             None => format!("{} must be a whole number", self.subject()),
         };
         let digits: String = text

@@ -179,7 +179,7 @@ pub fn of_upload(name: &str, transfer: &Transfer, capabilities: &Capabilities) -
     }
 }
 
-/// Losses in the making: what a policy makes of something that can't be kept.
+/// Losses in the making: what a policy makes of something that cannot be kept.
 struct Losses<'t> {
     transfer: &'t Transfer,
     losses: Vec<Loss>,

@@ -18,9 +18,9 @@ const MAX_KINDS: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Lost {
-    /// The source's value can't be read, or it is not known whether there is one.
+    /// The source's value cannot be read, or it is not known whether there is one.
     NotReadable,
-    /// It can't be set on the copy.
+    /// It cannot be set on the copy.
     NotSet,
     /// The copy has less of it than the source.
     Weaker,

@@ -286,7 +286,7 @@ impl PieceWriter {
             let numbers = self.directory.numbers().await?;
             let kept = match self.directory.pieces(&numbers).await {
                 Err(error @ ReportError::Damaged { .. }) => {
-                    tracing::warn!(%error, "the report is begun anew");
+                    tracing::warn!(%error, "the report is started over");
                     Vec::new()
                 }
                 kept => kept?,

@@ -493,7 +493,7 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(
-            error.contains("line 4 is no receipt: it is behind the footer"),
+            error.contains("line 4 is not a receipt: it is behind the footer"),
             "{error}"
         );
         let error = of(&[&head, super::super::frame::GAP.trim_end(), &a, &foot(true)]).unwrap_err();
@@ -525,19 +525,19 @@ mod tests {
         let error = of(&[HEAD, &line("a", "failed"), cut])
             .unwrap_err()
             .to_string();
-        assert!(error.contains("line 3 is no receipt"), "{error}");
+        assert!(error.contains("line 3 is not a receipt"), "{error}");
         let error = of(&[HEAD, cut, &line("a", "failed")])
             .unwrap_err()
             .to_string();
         assert!(
-            error.contains("line 2 is no receipt") && error.contains("`s3haul run job.yaml`"),
+            error.contains("line 2 is not a receipt") && error.contains("`s3haul run job.yaml`"),
             "{error}"
         );
         let error = of(&["version: 1", "transfers: []"])
             .unwrap_err()
             .to_string();
         assert!(
-            error.contains("is no report of s3haul: its first line"),
+            error.contains("is not a report of s3haul: its first line"),
             "{error}"
         );
         assert!(of(&[]).is_err());

@@ -25,7 +25,7 @@ const LINE: u64 = 64 * 1024;
 #[derive(Debug, Error)]
 pub enum TargetError {
     /// The system does not allow it.
-    #[error("can't write the {} {}: {error}; choose another path in {}", kind.name(), path.display(), kind.setting())]
+    #[error("cannot write the {} {}: {error}; choose another path in {}", kind.name(), path.display(), kind.setting())]
     Create {
         /// The kind of file that was to be written.
         kind: Kind,

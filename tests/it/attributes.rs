@@ -1,4 +1,4 @@
-//! What becomes of an attribute that can't be kept, by its policy: the object's end before anything
+//! What becomes of an attribute that cannot be kept, by its policy: the object's end before anything
 //! is published, or a loss on the record; on both routes the same.
 
 mod tags;

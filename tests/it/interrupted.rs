@@ -327,7 +327,7 @@ async fn while_an_upload_is_completed_and_nobody_answers() {
     assert!(
         ended
             .stderr
-            .contains("stopping: requests under way may end (up to 2s)"),
+            .contains("stopping: finishing requests in flight (up to 2s)"),
         "{}",
         ended.stderr
     );
@@ -380,7 +380,7 @@ async fn while_an_upload_is_created_and_nobody_answers(#[case] is_created: bool)
         let (exit, stdout, stderr) = run(status, &["status"]).await;
         assert_eq!(exit, 0, "{stderr}");
         assert!(
-            stdout.contains("upload   s3://destination/k  about to be begun"),
+            stdout.contains("upload   s3://destination/k  about to be created"),
             "{stdout}"
         );
     }
@@ -400,7 +400,7 @@ async fn a_second_signal_ends_it_at_once() {
     send("TERM", &child);
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
     let mut told = String::new();
-    while !told.contains("once more to stop at once") {
+    while !told.contains("send the signal again to stop now") {
         assert_ne!(stderr.read_line(&mut told).unwrap(), 0, "{told}");
     }
     let began = Instant::now();

@@ -156,7 +156,7 @@ async fn a_report_of_the_second_session_says_what_it_lacks_of_the_first() {
     world.sandbox.faults().clear();
     let (exit, _, stderr) = run_in(&world, dir.path(), &reported).await;
     assert!(
-        exit == 0 && stderr.contains("going on with the run"),
+        exit == 0 && stderr.contains("resuming the run"),
         "{exit} {stderr}"
     );
     for command in [

@@ -188,15 +188,15 @@ async fn a_report_that_was_cut_is_refused_wherever_it_was_cut() {
         }
     };
     for (length, said) in [
-        (0, "is no report of s3haul"),
-        (100, "is no report of s3haul"),
+        (0, "is not a report of s3haul"),
+        (100, "is not a report of s3haul"),
         (ends[0] + 1, "has no footer behind line 1"),
-        (ends[0] + 50, "line 2 is no receipt"),
+        (ends[0] + 50, "line 2 is not a receipt"),
         (ends[1], "has no footer behind line 2"),
         (ends[2] + 1, "has no footer behind line 3"),
         (ends[3] + 1, "has no footer behind line 4"),
-        (ends[3] + 10, "line 5 is no receipt"),
-        (text.len() - 5, "line 5 is no receipt"),
+        (ends[3] + 10, "line 5 is not a receipt"),
+        (text.len() - 5, "line 5 is not a receipt"),
     ] {
         fs::write(cut, &text[..length]).unwrap();
         refused(&length.to_string(), said).await;
@@ -209,7 +209,7 @@ async fn a_report_that_was_cut_is_refused_wherever_it_was_cut() {
         }
     }
     fs::write(cut, [&text[..ends[1] - 40], &text[ends[1]..]].concat()).unwrap();
-    refused("a torn line in the middle", "line 2 is no receipt").await;
+    refused("a torn line in the middle", "line 2 is not a receipt").await;
     assert_eq!(world.sandbox.calls().total(), 0);
 }
 
@@ -349,7 +349,7 @@ async fn a_resumed_run_has_one_header_and_one_footer() {
     )
     .await;
     assert!(
-        exit == 0 && stderr.contains("going on") && !stderr.contains("replaces"),
+        exit == 0 && stderr.contains("resuming") && !stderr.contains("replaces"),
         "{exit} {stderr}"
     );
     let lines = lines_of(&report);
@@ -437,17 +437,17 @@ async fn a_report_with_lines_removed_added_or_unknown_is_refused() {
         (
             "another word",
             vec![&unknown, failed, done[1]],
-            "line 2 is no receipt: unknown variant `finished`",
+            "line 2 is not a receipt: unknown variant `finished`",
         ),
         (
             "two headers",
             vec![done[0], head, failed, done[1]],
-            "line 3 is no receipt",
+            "line 3 is not a receipt",
         ),
         (
             "empty line",
             vec![done[0], done[1], &String::new(), failed],
-            "line 4 is no receipt",
+            "line 4 is not a receipt",
         ),
     ] {
         let text = [&[head], receipts.as_slice(), &[foot]].concat();

@@ -162,7 +162,7 @@ async fn a_killed_run_goes_on_and_copies_only_what_was_under_way_again() {
     kill_after(&world, directory.path(), 250).await;
     let (exit, stdout, stderr) = again(&world, directory.path(), &[]).await;
     assert!(
-        exit == 0 && stderr.contains("going on with the run of"),
+        exit == 0 && stderr.contains("resuming the run of"),
         "{exit} {stderr}"
     );
     assert!(stdout.contains(" objects copied and proven"), "{stdout}");
@@ -174,7 +174,7 @@ async fn a_killed_run_goes_on_and_copies_only_what_was_under_way_again() {
     );
     // The run is over: the next one is a new one, with a report of its own.
     let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
-    assert!(exit == 0 && !stderr.contains("going on"), "{exit} {stderr}");
+    assert!(exit == 0 && !stderr.contains("resuming"), "{exit} {stderr}");
     assert_eq!(world.calls(Operation::CopyObject), copies);
     assert_all_is_there(&world, directory.path(), 400);
 }
@@ -226,11 +226,11 @@ async fn a_changed_job_does_not_go_on_by_itself() {
     let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
     assert_eq!(exit, 3, "{stderr}");
     assert!(
-        stderr.contains("`all.when` was changed and is always; begin anew with --fresh"),
+        stderr.contains("`all.when` was changed and is always; start over with --fresh"),
         "{stderr}"
     );
     let (exit, _, stderr) = again(&world, directory.path(), &["--resume-anyway"]).await;
-    assert!(exit == 0 && stderr.contains("going on"), "{exit} {stderr}");
+    assert!(exit == 0 && stderr.contains("resuming"), "{exit} {stderr}");
     // Requests of the killed run may still have arrived.
     let copies = world.calls(Operation::CopyObject) - before;
     assert!(
@@ -247,7 +247,7 @@ async fn a_run_is_begun_anew_if_that_is_asked_for() {
     kill_after(&world, directory.path(), 40).await;
     rewrite(directory.path(), &world.sandbox, "    when: missing\n");
     let (exit, _, stderr) = again(&world, directory.path(), &["--fresh"]).await;
-    assert!(exit == 0 && !stderr.contains("going on"), "{exit} {stderr}");
+    assert!(exit == 0 && !stderr.contains("resuming"), "{exit} {stderr}");
     assert_all_is_there(&world, directory.path(), 200);
     // A journal that somebody edited is told, and put aside by nobody but its user.
     let journal = directory.path().join(".s3haul/lake");
@@ -316,7 +316,7 @@ async fn a_run_that_is_refused_leaves_the_other_one_its_journal_in_s3() {
     let (exit, _, stderr) =
         again(&world, elsewhere.path(), &["--report", "/proc/none/report"]).await;
     assert!(
-        exit == 3 && stderr.contains("can't write the report"),
+        exit == 3 && stderr.contains("cannot write the report"),
         "{exit} {stderr}"
     );
     let (exit, stderr) = end(first).await;
@@ -351,7 +351,7 @@ async fn a_journal_in_s3_that_is_denied_later_interrupts_the_run() {
     );
     world.sandbox.store().allow_all();
     let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
-    assert!(exit == 0 && stderr.contains("going on"), "{exit} {stderr}");
+    assert!(exit == 0 && stderr.contains("resuming"), "{exit} {stderr}");
     assert_all_is_there(&world, directory.path(), 300);
 }
 

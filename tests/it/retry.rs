@@ -160,7 +160,7 @@ async fn retry_reads_the_manifest_again_and_explains_what_it_can_not_use() {
     );
     let (exit, _, stderr) = run(at(&world), &["retry", manifest]).await;
     assert!(
-        exit == 2 && stderr.contains("is no report of s3haul"),
+        exit == 2 && stderr.contains("is not a report of s3haul"),
         "{stderr}"
     );
     job("nightly");

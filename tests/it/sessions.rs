@@ -176,7 +176,7 @@ async fn damaged(world: &World, directory: &Path, journal: &[&str], damage: impl
     damage();
     let (exit, _, stderr) = copy(world, directory, journal).await;
     assert!(
-        exit == 3 && stderr.contains("run the job with --fresh to begin anew"),
+        exit == 3 && stderr.contains("run the job with --fresh to start over"),
         "{exit} {stderr}"
     );
     // The upload's object goes, so that only the journal leads to it.
@@ -257,7 +257,7 @@ async fn a_damaged_journal_in_s3_is_begun_anew_and_still_tells_of_open_uploads()
     )
     .await;
     assert!(
-        told.contains("the old journal can't be used (s3://ops/lake/snapshot-"),
+        told.contains("the old journal cannot be used (s3://ops/lake/snapshot-"),
         "{told}"
     );
     assert!(told.contains("1 line of it could not"), "{told}");

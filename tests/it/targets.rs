@@ -334,7 +334,7 @@ async fn a_report_may_go_to_a_device_or_a_pipe_also_with_a_journal() {
     assert!(exit == 1 && stdout.contains("gave up"), "{exit} {stdout}");
     let (exit, _, stderr) = run_in(&world, dir.path(), &copy).await;
     assert!(
-        exit == 1 && stderr.contains("going on with the run"),
+        exit == 1 && stderr.contains("resuming the run"),
         "{exit} {stderr}"
     );
     let lines = |text: &str| {

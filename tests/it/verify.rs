@@ -431,7 +431,7 @@ async fn jobs_and_reports_are_verified_too() {
     fs::write(&torn, format!("{origin}\nno receipt\n")).unwrap();
     fs::write(&other, "{}\n").unwrap();
     for (arguments, said) in [
-        (vec!["--report", torn.as_str()], "line 2 is no receipt"),
+        (vec!["--report", torn.as_str()], "line 2 is not a receipt"),
         (
             vec!["--report", other.as_str()],
             "does not say which command wrote it",

@@ -1,6 +1,6 @@
 //! Additional checksums and `ETags`, as S3 computes them.
 //!
-//! CRCs are always the true CRCs of the bytes, also of virtual ones. MD5 and SHA can't be computed
+//! CRCs are always the true CRCs of the bytes, also of virtual ones. MD5 and SHA cannot be computed
 //! without the bytes: for real bytes and for contents up to [`HASHED`] bytes they are true; above
 //! that the sum of a virtual content is the sum of a description of it. Such a sum is
 //! deterministic, equal for ranges of one pattern that are equal and different for different ones,

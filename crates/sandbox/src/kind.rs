@@ -25,7 +25,7 @@ use super::store::Quirks;
 #[derive(Clone, Copy)]
 struct Waived;
 
-/// Takes the signature off a request that names the key, where `s3s` can't check it (those for
+/// Takes the signature off a request that names the key, where `s3s` cannot check it (those for
 /// `s3express`) or should not: to check one that covers the hash of a payload which is not kept
 /// takes more CPU than all else about it.
 pub(super) fn waive_signature(request: &mut Request<Body>, keys: &KeyRing, quirks: &Quirks) {

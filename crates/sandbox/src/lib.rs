@@ -127,7 +127,7 @@ impl Sandbox {
     /// Starts a sandbox on the current tokio runtime.
     ///
     /// # Errors
-    /// A port can't be listened on.
+    /// A port cannot be listened on.
     pub async fn start(options: SandboxOptions) -> io::Result<Self> {
         let listener =
             TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, options.port))).await?;

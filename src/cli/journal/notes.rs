@@ -96,7 +96,7 @@ pub(super) fn resumed(state: &RunState) {
         state.pending_objects() as u64,
     );
     let mut line = format!(
-        "going on with the run{began}: {} ({}) done, {} under way",
+        "resuming the run{began}: {} ({}) done, {} pending",
         display_counted(totals.done_objects, "object"),
         ByteSize(totals.done_bytes),
         display_count(pending)

@@ -64,7 +64,7 @@ impl Verify {
                 continue;
             }
             let receipt: Line = serde_json::from_str(&line)
-                .map_err(|error| usage(format!("line {number} is no receipt: {error}")))?;
+                .map_err(|error| usage(format!("line {number} is not a receipt: {error}")))?;
             let transfer = job
                 .transfers
                 .iter()

@@ -69,7 +69,7 @@ impl Rules<'_> {
             let remedy = "use 2 to 64 letters, digits or any of _+=,.@-";
             self.refuse(
                 &format!("{path}.session_name"),
-                format!("`{name}` can't name a session"),
+                format!("`{name}` cannot name a session"),
                 remedy,
             );
         }

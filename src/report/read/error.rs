@@ -25,7 +25,7 @@ pub struct ReportLine {
 #[derive(Debug, Error)]
 pub enum ReadError {
     /// It could not be read.
-    #[error("can't read the report {place}: {error}")]
+    #[error("cannot read the report {place}: {error}")]
     Io {
         /// The report.
         place: String,
@@ -37,7 +37,7 @@ pub enum ReadError {
     Store(ReportError),
     /// It is something else.
     #[error(
-        "{place} is no report of s3haul: its first line does not say which command wrote it: {error}; name a file that --report \
+        "{place} is not a report of s3haul: its first line does not say which command wrote it: {error}; name a file that --report \
          or `report.json` wrote"
     )]
     Foreign {
@@ -74,7 +74,7 @@ pub enum ReadError {
     },
     /// A line was cut or changed.
     #[error(
-        "the report {}: line {} is no receipt: {error}; the file was cut or changed. Run `{}` again in {}, which \
+        "the report {}: line {} is not a receipt: {error}; the file was cut or changed. Run `{}` again in {}, which \
          writes the report anew", at.place, at.line, at.command, at.directory.display()
     )]
     Torn {

@@ -92,13 +92,13 @@ fn what_is_set_is_text_whatever_it_looks_like() {
 #[case(
     "preserve: ⟦all",
     "preserve",
-    "can't be `all`",
+    "cannot be `all`",
     "everything, default or content-only"
 )]
 #[case(
     "preserve: {tags: ⟦keep}",
     "preserve.tags",
-    "can't be `keep`",
+    "cannot be `keep`",
     "require, try, skip or replace"
 )]
 #[case("preserve: {⟦tag: skip}", "preserve.tag", "no field `tag`", "`tags`?")]
@@ -130,19 +130,19 @@ fn what_is_set_is_text_whatever_it_looks_like() {
 #[case(
     "set: {cache_control: ⟦größer}",
     "set.cache_control",
-    "can't be the value of a header",
+    "cannot be the value of a header",
     "ASCII"
 )]
 #[case(
     "set: {metadata: {owner: ⟦Jürgen}}",
     "set.metadata.owner",
-    "can't be sent",
+    "cannot be sent",
     "=?UTF-8?B?SsO8cmdlbg==?="
 )]
 #[case(
     "set: {metadata: {\"a b\": ⟦x}}",
     "set.metadata.a b",
-    "can't be the name of a header",
+    "cannot be the name of a header",
     "letters"
 )]
 #[case(
@@ -264,7 +264,7 @@ fn one_kind_of_encryption_is_enough() {
         &text,
         &[(
             "transfers[0].preserve.annotations",
-            "can't have annotations",
+            "cannot have annotations",
             "skip",
         )],
     );

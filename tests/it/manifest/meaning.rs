@@ -37,10 +37,10 @@ const SERVERS: &str = "endpoints:
 #[case(
     "parts: {layout: ⟦sauce}",
     "parts.layout",
-    "can't be `sauce`",
+    "cannot be `sauce`",
     "auto or source"
 )]
-#[case("parts: {goal: ⟦quick}", "parts.goal", "can't be `quick`", "fastest")]
+#[case("parts: {goal: ⟦quick}", "parts.goal", "cannot be `quick`", "fastest")]
 #[case(
     "parts: {size: 64MiB, goal: ⟦fastest}",
     "parts.goal",
@@ -50,14 +50,14 @@ const SERVERS: &str = "endpoints:
 #[case(
     "verify: ⟦require_checksums",
     "verify",
-    "can't be",
+    "cannot be",
     "`require-checksum`?"
 )]
-#[case("prove: ⟦bytes", "prove", "can't be `bytes`", "answers or read")]
+#[case("prove: ⟦bytes", "prove", "cannot be `bytes`", "answers or read")]
 #[case(
     "on_mismatch: ⟦delete",
     "on_mismatch",
-    "can't be `delete`",
+    "cannot be `delete`",
     "keep or remove"
 )]
 #[case(
@@ -103,7 +103,12 @@ fn details(#[case] field: &str, #[case] path: &str, #[case] message: &str, #[cas
 #[case("url: ⟦\"http://[::1]9000\"", "url", "not a host", "")]
 #[case("region: ⟦\"\"", "region", "empty", "remove")]
 #[case("provider: ⟦minio", "provider", "this endpoint is AWS", "`url`")]
-#[case("provider: ⟦seaweed", "provider", "can't be `seaweed`", "`seaweedfs`?")]
+#[case(
+    "provider: ⟦seaweed",
+    "provider",
+    "cannot be `seaweed`",
+    "`seaweedfs`?"
+)]
 #[case(
     "assume_role: {arn: ⟦s3haul}",
     "assume_role.arn",
@@ -131,7 +136,7 @@ fn details(#[case] field: &str, #[case] path: &str, #[case] message: &str, #[cas
 #[case(
     "assume_role: {arn: arn:aws:iam::1:role/x, session_name: ⟦a b}",
     "assume_role.session_name",
-    "can't name a session",
+    "cannot name a session",
     "2 to 64"
 )]
 fn endpoints(#[case] field: &str, #[case] path: &str, #[case] message: &str, #[case] remedy: &str) {
@@ -164,11 +169,11 @@ fn good_urls_pass() {
 fn names_and_limits() {
     refused(
         &with("name: ⟦Lake Replica\n"),
-        &[("name", "can't be a name", "lower-case")],
+        &[("name", "cannot be a name", "lower-case")],
     );
     refused(
         &with("endpoints:\n  ⟦On Prem: {region: x}\n"),
-        &[("endpoints.On Prem", "can't be a name", "")],
+        &[("endpoints.On Prem", "cannot be a name", "")],
     );
     refused(
         &with("limits: {bytes_per_second: ⟦0B}\n"),

@@ -225,10 +225,10 @@ fn numbers_booleans_and_words_say_what_they_may_be() {
     for (typed, message, remedy) in [
         ("3_000", "must be a whole number", "write 3000"),
         ("\"3000\"", "must be a whole number", "write 3000"),
-        ("0", "can't be 0", "from 1 to 4294967295"),
+        ("0", "cannot be 0", "from 1 to 4294967295"),
         ("-1", "must be a whole number", "from 1 to"),
         ("1e3", "must be a whole number", "from 1 to"),
-        ("99999999999", "can't be 99999999999", "from 1 to"),
+        ("99999999999", "cannot be 99999999999", "from 1 to"),
         ("010", "must be a whole number", "write 10"),
     ] {
         refused(
@@ -250,7 +250,7 @@ fn numbers_booleans_and_words_say_what_they_may_be() {
     }
     refused(
         &with("defaults: {when: ⟦change}\n"),
-        &[("defaults.when", "`when` can't be `change`", "`changed`")],
+        &[("defaults.when", "`when` cannot be `change`", "`changed`")],
     );
     refused(
         &with("defaults: {when: ⟦weekly}\n"),
@@ -258,7 +258,7 @@ fn numbers_booleans_and_words_say_what_they_may_be() {
     );
     refused(
         "version: ⟦2\ntransfers: [{from: {files: x}, to: {s3: s3://dst/}}]\n",
-        &[("version", "can't be 2", "write 1")],
+        &[("version", "cannot be 2", "write 1")],
     );
     refused(
         "version: ⟦1.0\ntransfers: [{from: {files: x}, to: {s3: s3://dst/}}]\n",

@@ -28,7 +28,7 @@ pub(super) fn all() -> Vec<Row> {
             what: "user metadata, non-ASCII values verbatim",
             read_from: "HEAD",
             set_by: "headers of CopyObject (REPLACE) or Create",
-            prevented_by: "metadata that S3 can't show as headers; more than 2 KB with `set.metadata`",
+            prevented_by: "metadata that S3 cannot show as headers; more than 2 KB with `set.metadata`",
             cases: metadata,
         },
         Row {

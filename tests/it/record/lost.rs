@@ -215,7 +215,7 @@ async fn a_retry_that_is_killed_goes_on_where_it_was() {
     world.sandbox.calls().clear();
     let (exit, stdout, stderr) = run_in(&world, dir.path(), &retry).await;
     assert!(
-        exit == 0 && stderr.contains("going on"),
+        exit == 0 && stderr.contains("resuming"),
         "{exit} {stdout} {stderr}"
     );
     assert_eq!(world.calls(Operation::CreateMultipartUpload), 0);

@@ -138,7 +138,7 @@ async fn what_a_run_that_gave_up_calls_failed_is_in_its_report() {
     let command = [&ALL[..], &[path.to_str().unwrap(), "--journal", "breaker"]].concat();
     let (exit, _, stderr) = run_in(&world, dir.path(), &command).await;
     assert!(
-        exit == 0 && stderr.contains("going on with the run"),
+        exit == 0 && stderr.contains("resuming the run"),
         "{exit} {stderr}"
     );
     let receipts = receipts_in(&path);

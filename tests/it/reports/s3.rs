@@ -224,7 +224,7 @@ async fn a_run_that_is_stopped_and_resumed_writes_one_report() {
     }
     world.sandbox.faults().clear();
     let (exit, _, stderr) = s3haul(&world, job.path(), &["run", "job.yaml"]).await;
-    assert!(exit == 0 && stderr.contains("going on"), "{exit} {stderr}");
+    assert!(exit == 0 && stderr.contains("resuming"), "{exit} {stderr}");
     assert_eq!(directories(&world.sandbox, "nightly/").len(), 1);
     let lines = lines_below(&world.sandbox, "nightly/");
     assert_eq!(reported(&lines), keys);

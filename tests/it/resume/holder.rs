@@ -177,7 +177,7 @@ async fn a_new_pod_of_the_same_job_takes_over_and_the_old_one_ends() {
     let_end(&world);
     let (exit, stderr) = end(second).await;
     assert!(
-        exit == 0 && stderr.contains("going on with the run"),
+        exit == 0 && stderr.contains("resuming the run"),
         "{exit} {stderr}"
     );
     all_are_there(&world);
@@ -231,7 +231,7 @@ async fn a_dead_holder_on_another_machine_is_replaced_after_a_minute() {
     assert_eq!(json["life"], "dead");
     let (exit, stderr) = elsewhere(&world, "job-b", "pod-b", &[]).await;
     assert!(
-        exit == 0 && stderr.contains("going on with the run"),
+        exit == 0 && stderr.contains("resuming the run"),
         "{exit} {stderr}"
     );
     all_are_there(&world);
@@ -253,7 +253,7 @@ async fn a_dead_process_of_this_machine_is_replaced_at_once() {
     let_end(&world);
     let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
     assert!(
-        exit == 0 && stderr.contains("going on with the run"),
+        exit == 0 && stderr.contains("resuming the run"),
         "{exit} {stderr}"
     );
     assert_all_is_there(&world, directory.path(), OBJECTS.into());
@@ -274,7 +274,7 @@ async fn a_run_that_is_stopped_leaves_the_journal_to_the_next_at_once() {
     let_end(&world);
     let (exit, stderr) = elsewhere(&world, "job-b", "pod-b", &[]).await;
     assert!(
-        exit == 0 && stderr.contains("going on with the run"),
+        exit == 0 && stderr.contains("resuming the run"),
         "{exit} {stderr}"
     );
     all_are_there(&world);
@@ -377,7 +377,7 @@ async fn a_run_that_waits_replaces_a_holder_that_dies() {
     let_end(&world);
     later(&world, 62);
     assert_eq!(end(second_run).await.0, 0);
-    until_said(&messages, "going on with the run").await;
+    until_said(&messages, "resuming the run").await;
     all_are_there(&world);
 }
 

@@ -49,7 +49,7 @@ async fn a_journal_that_can_not_be_written_any_more_ends_the_run_and_not_the_wor
         "{stderr}"
     );
     let (exit, _, stderr) = again(&world, directory.path(), &["--journal", "journal"]).await;
-    assert!(exit == 0 && stderr.contains("going on"), "{exit} {stderr}");
+    assert!(exit == 0 && stderr.contains("resuming"), "{exit} {stderr}");
     assert_eq!(
         world.sandbox.store().keys(DESTINATION),
         world.sandbox.store().keys(SOURCE)
@@ -74,7 +74,7 @@ async fn a_report_that_was_full_lacks_nothing_in_the_end() {
         world.sandbox.store().keys(SOURCE)
     );
     let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
-    assert!(exit == 0 && stderr.contains("going on"), "{exit} {stderr}");
+    assert!(exit == 0 && stderr.contains("resuming"), "{exit} {stderr}");
     assert_all_is_there(&world, directory.path(), 400);
     assert_eq!(
         world.calls(Operation::CopyObject),
@@ -125,7 +125,7 @@ async fn a_full_disk_does_not_make_a_run_forget_what_it_has_done() {
         "it went on without its journal"
     );
     let (exit, _, stderr) = again(&world, directory.path(), &[]).await;
-    assert!(exit == 0 && stderr.contains("going on"), "{exit} {stderr}");
+    assert!(exit == 0 && stderr.contains("resuming"), "{exit} {stderr}");
     assert_all_is_there(&world, directory.path(), 200);
     // Of a run that has ended nothing can be forgotten.
     let (_, stderr) = with_little_room(directory.path(), 0, "").await;

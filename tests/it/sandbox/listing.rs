@@ -160,7 +160,7 @@ async fn control_characters_need_the_url_encoding() {
     let (sandbox, client) = start().await;
     put(&sandbox, &["a\u{1}b", "c d+e/é"]);
     let plain = client.list_objects_v2().bucket("src").send().await;
-    assert!(plain.is_err(), "the document can't be parsed: {plain:?}");
+    assert!(plain.is_err(), "the document cannot be parsed: {plain:?}");
     let page = client
         .list_objects_v2()
         .bucket("src")

@@ -58,7 +58,7 @@ use super::super::{refused, transfer};
 #[case(
     "from: {s3: s3://src/, include: [ok, ⟦/a/*]}",
     "from.include[1]",
-    "can't match",
+    "cannot match",
     "`a/*`"
 )]
 #[case(
@@ -224,7 +224,7 @@ fn sources(#[case] from: &str, #[case] path: &str, #[case] message: &str, #[case
 #[case(
     "s3: s3://dst/, encryption: ⟦aes256",
     "encryption",
-    "can't be `aes256`",
+    "cannot be `aes256`",
     "s3, kms or dsse"
 )]
 #[case(
