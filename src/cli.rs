@@ -20,6 +20,7 @@ mod habits;
 mod help;
 mod history;
 mod idle;
+mod job_file;
 mod journal;
 mod lease;
 mod lifecycle;
@@ -53,7 +54,7 @@ mod uploads;
 mod verify;
 
 use std::ffi::OsString;
-use std::io::{self, Read as _};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -63,6 +64,7 @@ use clap::{Args, ColorChoice, Parser, Subcommand};
 
 pub use self::exit::Exit;
 use self::exit::{CliError, fail};
+use self::job_file::{JobFile, load};
 pub use self::mistakes::draw;
 use self::out::{note, row_up, say, say_json, say_line, tell};
 use self::parse::{Manner, Refusal};
@@ -73,7 +75,7 @@ use crate::endpoint::{
     ResolvedEndpoint, Trust,
 };
 use crate::location::{LocalPath, bare, suggestion};
-use crate::manifest::{self, ManifestError};
+use crate::manifest;
 use crate::s3::end_credential_processes;
 use crate::telemetry::{self, LogFormat};
 
@@ -306,95 +308,6 @@ where
         .map(PossibleValue::new);
     PossibleValuesParser::new(names)
         .try_map(|name| serde_json::from_value(serde_json::Value::String(name)))
-}
-
-/// A job manifest.
-#[derive(Clone, Debug, Args)]
-struct JobFile {
-    /// Job manifest, in YAML; - reads it from standard input.
-    #[arg(value_name = "JOB")]
-    path: PathBuf,
-    /// Run the job on an S3 server inside this process, in place of all its endpoints.
-    #[cfg(feature = "sandbox")]
-    #[arg(long)]
-    sandbox: bool,
-}
-
-impl JobFile {
-    fn load(&self) -> Result<manifest::job::Job, CliError> {
-        let job = self.read()?;
-        telemetry::name_job(&job.name);
-        Ok(job)
-    }
-
-    fn read(&self) -> Result<manifest::job::Job, CliError> {
-        let environment = Environment::load();
-        #[cfg(feature = "sandbox")]
-        if self.sandbox {
-            return load_in(&self.path, &environment.isolated());
-        }
-        let mut job = load_in(&self.path, &environment)?;
-        journal::leave_out_own_files(&mut job);
-        Ok(job)
-    }
-}
-
-/// The name of standard input in the place of a manifest's file name.
-const STDIN: &str = "standard-input";
-
-/// Loads the job in a manifest, with its settings from the environment.
-fn load(path: &Path) -> Result<manifest::job::Job, CliError> {
-    load_in(path, &Environment::load())
-}
-
-/// Reads a manifest. A pipe may never end, so that the thread is given up for as long as that
-/// takes.
-fn load_in(path: &Path, environment: &Environment) -> Result<manifest::job::Job, CliError> {
-    tokio::task::block_in_place(|| read_in(path, environment))
-}
-
-fn read_in(path: &Path, environment: &Environment) -> Result<manifest::job::Job, CliError> {
-    if path != Path::new("-") {
-        return manifest::load(path, environment)
-            .map_err(|error| not_found(path).unwrap_or(error.into()));
-    }
-    let mut text = String::new();
-    let stdin = io::stdin().lock();
-    stdin
-        .take(manifest::MAX_BYTES + 1)
-        .read_to_string(&mut text)
-        .map_err(|error| {
-            CliError::Usage(format!(
-                "cannot read a manifest from standard input: {error}"
-            ))
-        })?;
-    Ok(manifest::parse(&text, STDIN, environment).map_err(ManifestError::from)?)
-}
-
-/// Returns a hint on what was probably meant by a manifest that is not there.
-fn not_found(path: &Path) -> Option<CliError> {
-    if path.exists() {
-        return None;
-    }
-    let text = path.to_string_lossy();
-    if text.starts_with("s3://") || suggestion(&text).is_some() {
-        let message = format!(
-            "{text} is not a file, and a manifest is read from a file or from standard input: download it and pipe it in, with - as \
-             the job"
-        );
-        return Some(CliError::Usage(message));
-    }
-    let found = ["yaml", "yml", "json"].into_iter().find_map(|extension| {
-        let [replaced, added] = [
-            path.with_extension(extension),
-            PathBuf::from(format!("{text}.{extension}")),
-        ];
-        [replaced, added].into_iter().find(|path| path.is_file())
-    })?;
-    Some(CliError::Usage(format!(
-        "there is no file {text}; did you mean {}?",
-        found.display()
-    )))
 }
 
 /// Parses the file to write, as typed. A location in S3 would become a directory called `s3:`.
