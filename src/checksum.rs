@@ -442,7 +442,9 @@ mod tests {
 
     #[test]
     fn many_parts_of_one_size_combine_to_the_whole() {
-        let bytes: Vec<u8> = (0..70_003_u32).map(|at| (at * 7 % 251).to_le_bytes()[0]).collect();
+        let bytes: Vec<u8> = (0..70_003_u32)
+            .map(|at| (at * 7 % 251).to_le_bytes()[0])
+            .collect();
         for algorithm in [
             ChecksumAlgorithm::Crc64Nvme,
             ChecksumAlgorithm::Crc32,
