@@ -51,11 +51,17 @@ pub fn combine<'a>(
 ) -> Option<Checksum> {
     let (crc, width) = crc(algorithm)?;
     let mut whole = None;
+    let mut alike = Alike::new(0);
     for (value, length) in pieces {
         let piece = decode(value, width)?;
         whole = Some(match whole {
             None => piece,
-            Some(sum) => crc_fast::checksum_combine(crc, sum, piece, length),
+            Some(sum) => {
+                if alike.length != length {
+                    alike = Alike::new(length);
+                }
+                alike.append(crc, sum, piece)
+            }
         });
     }
     Some(Checksum {
@@ -65,8 +71,59 @@ pub fn combine<'a>(
     })
 }
 
-/// Returns the composite checksum of parts with these base64 values: S3's own formula, the checksum
-/// of the checksums.
+/// Appends CRCs of pieces that are all of one length.
+///
+/// Each call of `checksum_combine` works out anew what a length does to a CRC, in some 100 µs: a
+/// second for an object of 10,000 parts, after the last one of them. What it does is linear in the
+/// bits of the CRC, so that after many pieces of one length one table for all of its bits is worked
+/// out.
+struct Alike {
+    length: u64,
+    pieces: u32,
+    table: Option<Box<Table>>,
+}
+
+/// What zeros of one length behind it make of the CRC 0, and what each bit changes in that.
+struct Table {
+    zero: u64,
+    bits: [u64; 64],
+}
+
+impl Alike {
+    /// A table takes as long as so many pieces.
+    const MANY: u32 = 65;
+
+    const fn new(length: u64) -> Self {
+        Self {
+            length,
+            pieces: 0,
+            table: None,
+        }
+    }
+
+    /// Returns the CRC `sum` of what comes before, and then a piece with this CRC.
+    fn append(&mut self, crc: CrcAlgorithm, sum: u64, piece: u64) -> u64 {
+        self.pieces = self.pieces.saturating_add(1);
+        if self.pieces <= Self::MANY {
+            return crc_fast::checksum_combine(crc, sum, piece, self.length);
+        }
+        let length = self.length;
+        let table = self.table.get_or_insert_with(|| {
+            let before = |sum| crc_fast::checksum_combine(crc, sum, 0, length);
+            let zero = before(0);
+            let bits = std::array::from_fn(|bit| before(1 << bit) ^ zero);
+            Box::new(Table { zero, bits })
+        });
+        let set = |bit: &usize| sum >> bit & 1 == 1;
+        let changes = (0..64)
+            .filter(set)
+            .fold(0, |all, bit| all ^ table.bits[bit]);
+        table.zero ^ changes ^ piece
+    }
+}
+
+/// Returns the composite checksum of parts with these base64 values: S3's own formula, the checksum of the
+/// checksums.
 ///
 /// `None` for values that are not base64 and for no parts at all.
 #[must_use]
@@ -381,6 +438,32 @@ mod tests {
         assert_eq!(two.value, STANDARD.encode(Sha256::digest(&sums)));
         assert_eq!(composite(ChecksumAlgorithm::Sha1, []), None);
         assert_eq!(composite(ChecksumAlgorithm::Sha1, ["no base64"]), None);
+    }
+
+    #[test]
+    fn many_parts_of_one_size_combine_to_the_whole() {
+        let bytes: Vec<u8> = (0..70_003_u32)
+            .map(|at| (at * 7 % 251).to_le_bytes()[0])
+            .collect();
+        for algorithm in [
+            ChecksumAlgorithm::Crc64Nvme,
+            ChecksumAlgorithm::Crc32,
+            ChecksumAlgorithm::Crc32c,
+        ] {
+            let (first, rest) = bytes.split_at(7);
+            let pieces: Vec<_> = std::iter::once(first)
+                .chain(rest.chunks(300))
+                .map(|piece| (compute(algorithm, piece).value, piece.len() as u64))
+                .collect();
+            let pieces = pieces
+                .iter()
+                .map(|(value, length)| (value.as_str(), *length));
+            assert_eq!(
+                combine(algorithm, pieces),
+                Some(compute(algorithm, &bytes)),
+                "{algorithm}"
+            );
+        }
     }
 
     proptest! {

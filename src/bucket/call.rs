@@ -40,6 +40,10 @@ struct Tries {
     /// More than one of them may have taken effect.
     maybe_twice: bool,
     doubts: Doubts,
+    /// The last one got no answer.
+    is_late: bool,
+    /// The time that the caller waited before.
+    before: Duration,
     /// The time at which the first one that failed was sent, if it got no answer, or failed.
     since: Option<AwakeInstant>,
     /// The time from then on for which patience does not count.
@@ -47,6 +51,15 @@ struct Tries {
 }
 
 impl Tries {
+    /// Returns those of a request whose caller has waited for its outcome already.
+    fn after(before: Duration) -> Self {
+        Self {
+            is_late: !before.is_zero(),
+            before,
+            ..Self::default()
+        }
+    }
+
     /// Begins an attempt that did not wait for the server for so long.
     fn begin(&mut self, held: Duration) {
         self.attempts += 1;
@@ -65,11 +78,20 @@ impl Tries {
         });
     }
 
-    /// Returns the time that was spent on waiting for the server.
+    /// Returns the time that was spent on waiting for the server, by the caller too.
     fn waited(&self) -> Duration {
-        self.since.map_or(Duration::ZERO, |since| {
-            since.elapsed().saturating_sub(self.held)
-        })
+        let waited = |since: Instant| since.elapsed().saturating_sub(self.held);
+        self.before + self.since.map_or(Duration::ZERO, waited)
+    }
+
+    /// Returns the time for which the server has been silent. One that answers is given time to; one
+    /// that does not has no more than the patience.
+    fn silent(&self) -> Duration {
+        if self.is_late {
+            self.waited()
+        } else {
+            Duration::ZERO
+        }
     }
 
     fn answered<T>(self, value: T) -> Answer<T> {
@@ -115,8 +137,7 @@ impl Bucket {
     {
         let lanes = self.lanes(operation.class());
         let full_limit = self.retry.time_limit(operation, bytes);
-        let mut tries = Tries::default();
-        let mut is_late = !self.waited.is_zero();
+        let mut tries = Tries::after(self.waited);
         let mut parked = None;
         loop {
             // Nor does the time without credentials use patience up, which has a clock of its own.
@@ -134,14 +155,7 @@ impl Bucket {
                 admitted.map_err(|outlasted| self.outlasted(&outlasted, operation, key))?;
             tries.begin(unsigned + admitted.pass.held + admitted.limited);
             admitted.pass.attempt = tries.attempts;
-            // A server that answers is given time to; one that does not has no more than the
-            // patience.
-            let silent = if is_late {
-                self.waited + tries.waited()
-            } else {
-                Duration::ZERO
-            };
-            let silent = silent.max(admitted.pass.down_for);
+            let silent = tries.silent().max(admitted.pass.down_for);
             let limit = self.attempt_limit(operation, full_limit, silent);
             let (began, credentials) = (Instant::now(), self.client.credentials());
             let awake_since = AwakeInstant::at(began);
@@ -162,7 +176,7 @@ impl Bucket {
             tries.maybe_twice |= sent.requests > 1;
             let silence = sent.answer.as_ref().err().copied();
             let is_unserved = silence.is_some_and(|silence| silence.served.is_some());
-            is_late = silence.is_some() && !is_unserved;
+            tries.is_late = silence.is_some() && !is_unserved;
             let outcome = self.learned(&one, sent);
             let failure = match outcome {
                 Ok(value) => {
@@ -187,7 +201,7 @@ impl Bucket {
             tries.failed(&failure, silence, awake_since);
             let waited = match &self.contact {
                 Some(contact) => contact.elapsed(),
-                None => self.waited + tries.waited(),
+                None => tries.waited(),
             };
             // In a box: most requests never fail.
             let pause = self.pause_after(failure, waited, operation, key);

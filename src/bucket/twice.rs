@@ -137,8 +137,8 @@ impl Bucket {
         let second_began = Instant::now();
         let second = async {
             let progress = Progress::begin();
-            let sent = send(&progress);
-            self.unless_unserved(attempt, progress, sent).await
+            let answer = send(&progress);
+            self.unless_unserved(attempt, progress, answer).await
         };
         let second = Box::pin(second);
         let (answer, is_first, other) = match select(first, second).await {

@@ -55,7 +55,7 @@ impl LateCreate {
         let (bucket, key, abort) = (bucket.tidying_up(), key.clone(), create.abort_handle());
         tokio::spawn(async move {
             let outcome = match timeout(bucket.patience(), create).await {
-                Ok(Ok(Ok(begun))) => CreateEnd::Created(end(&bucket, &key, begun).await),
+                Ok(Ok(Ok(created))) => CreateEnd::Created(end(&bucket, &key, created).await),
                 Ok(Ok(Err(failure))) if !failure.may_have_taken_effect() => CreateEnd::Refused,
                 Ok(Ok(Err(_)) | Err(_)) => CreateEnd::Lost,
                 Err(_) => {

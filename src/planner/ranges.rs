@@ -35,9 +35,9 @@ use crate::pace::gate::by_itself;
 use crate::s3::Class;
 
 /// Ranges that are listed at once, at most. At 60 ms a page, each of them compares up to 16,000 keys
-/// a second. Each takes up to 2.5 MiB, for the pages of both sides and the answers that are on their
+/// a second. Each takes up to 3.1 MiB, for the pages of both sides and the answers that are on their
 /// way, and a sync is to get by with 64 MiB in all.
-pub const MOST_RANGES: usize = 16;
+pub const MOST_RANGES: usize = 12;
 /// So many ranges that have pages to compare keep the machine busy.
 const BUSY: usize = 4;
 

@@ -3,7 +3,7 @@
 //! s3haul must not wait for a silent server longer than the run's patience. A slow upload of a
 //! part, or a slow download of a range, is not silence. The connector (`s3::pool`) notes each 64
 //! KiB that moves; a byte per second does not count as progress. It also notes the connection that
-//! the request waits on ([`super::served`]).
+//! the request waits on (`s3::served`).
 
 use std::future::Future;
 use std::pin::Pin;

@@ -129,7 +129,7 @@ mod tests {
             let end = SocketAddr::from(([127, 0, 0, 1], port));
             let mut builder = ConnectionMetadata::builder();
             builder.set_local_addr(Some(end));
-            Some(builder.poison_fn(|| {}).build())
+            Some(builder.proxied(false).poison_fn(|| {}).build())
         });
         Connection::to(Arc::clone(server), captured)
     }
