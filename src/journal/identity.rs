@@ -86,7 +86,7 @@ impl ProcessMark {
             boot: boot.trim().to_owned(),
             namespace: namespace.to_string_lossy().into_owned(),
             user: fs::metadata("/proc/self").ok()?.uid(),
-            started: start_of(std::process::id()).ok()??,
+            started: start_of(std::process::id()).ok().flatten()?,
         })
     }
 
@@ -111,16 +111,22 @@ fn start_of(pid: u32) -> io::Result<Option<u64>> {
         Err(error) if error.raw_os_error() == Some(gone) => return Ok(None),
         Err(error) => return Err(error),
     };
-    started_in(&stat).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+    started_in(&stat)
 }
 
-/// Returns the start of a process from its line; the inner `None` if it has died.
-fn started_in(stat: &str) -> Option<Option<u64>> {
+/// Returns the start of a process from its line; `None` if it has died.
+fn started_in(stat: &str) -> io::Result<Option<u64>> {
     // The name stands in parentheses and may have any characters.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    let state = fields.next()?;
-    let started = fields.nth(18)?.parse().ok()?;
-    Some((!matches!(state, "Z" | "X")).then_some(started))
+    let mut fields = stat
+        .rsplit_once(')')
+        .map_or("", |(_, fields)| fields)
+        .split_whitespace();
+    let state = fields.next();
+    let started = fields.nth(18).and_then(|started| started.parse().ok());
+    let (Some(state), Some(started)) = (state, started) else {
+        return Err(io::Error::from(io::ErrorKind::InvalidData));
+    };
+    Ok((!matches!(state, "Z" | "X")).then_some(started))
 }
 
 impl Writer {
@@ -255,10 +261,10 @@ mod tests {
     #[test]
     fn the_line_of_a_process_tells_if_it_lives() {
         let line = |state: &str| format!("7 (a) b) {state} {}42", "0 ".repeat(18));
-        assert_eq!(started_in(&line("S")), Some(Some(42)));
-        assert_eq!(started_in(&line("Z")), Some(None));
+        assert_eq!(started_in(&line("S")).unwrap(), Some(42));
+        assert_eq!(started_in(&line("Z")).unwrap(), None);
         for text in ["", "7 (a", "7 (a) S 0 0", "7 (a) S x"] {
-            assert_eq!(started_in(text), None, "{text}");
+            assert!(started_in(text).is_err(), "{text}");
         }
     }
 
