@@ -142,6 +142,7 @@
     allow(
         unreachable_pub,
         unused_imports,
+        rustdoc::private_intra_doc_links,
         reason = "`pub` is for the tests of this package, which see all modules"
     )
 )]

@@ -24,7 +24,7 @@ impl Bucket {
         ))
     }
 
-    /// Lists objects, as [`Client::list_objects`] does.
+    /// Lists objects, as [`Client::list_objects`](crate::s3::Client::list_objects) does.
     pub async fn list(
         &self,
         prefix: &str,
@@ -45,7 +45,7 @@ impl Bucket {
     /// leads to another one does not say that there is none.
     ///
     /// # Errors
-    /// See [`Client::list_one`]. It also fails if the list does not end, or holds keys that were
+    /// See [`Client::list_one`](crate::s3::Client::list_one). It also fails if the list does not end, or holds keys that were
     /// not asked for.
     pub async fn first(
         &self,
