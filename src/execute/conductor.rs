@@ -29,7 +29,7 @@ use super::breaker::{Breaker, Means, Suspect};
 use super::fair::Shares;
 use super::monitor::{Event, Monitor};
 use super::outcome::Outcome;
-use super::receipt::Receipt;
+use super::receipt::{Ending, Receipt};
 use super::record::Record;
 use super::running::{Open, Running};
 use super::series::Series;
@@ -337,7 +337,10 @@ impl<'a> Conductor<'a> {
         };
         let receipt = running.failed(place, failure);
         let receipt = self.stop_if_run_ends(receipt);
-        self.end_with(transfer, object, &receipt);
+        // What was planned and has no number yet is found again by the next session.
+        if object.is_some() || receipt.ending != Ending::Stopped {
+            self.end_with(transfer, object, &receipt);
+        }
     }
 
     /// Passes a key that failed before it had a number, unless the run ends with it.

@@ -410,7 +410,14 @@ impl Sides {
                 outbox.push(answer).await?;
             }
         }
-        while let Some((_, answer)) = waiting.next().await {
+        loop {
+            let next = if let Some(next) = waiting.next().now_or_never() {
+                next
+            } else {
+                outbox.flush().await?;
+                waiting.next().await
+            };
+            let Some((_, answer)) = next else { break };
             outbox.push(answer).await?;
         }
         let refused = counterparts

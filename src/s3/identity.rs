@@ -1,5 +1,4 @@
-//! The credentials of an endpoint: one owner for as long as the process lasts, whatever signs with
-//! them.
+//! The credentials of an endpoint: one owner while the process lasts, whatever signs with them.
 //!
 //! The owner holds the current set and counts sets as generations, so that a refused request can be
 //! told apart by the set that signed it. It renews a set ahead of its end, beside the requests,
