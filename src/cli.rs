@@ -441,11 +441,8 @@ fn execute(cli: Cli) -> Exit {
 }
 
 async fn dispatch(command: Command, output: Output) -> Result<Exit, CliError> {
-    // Relative paths lead nowhere, and a journal could not be kept.
-    if let (true, Err(error)) = (command.has_paths(), std::env::current_dir()) {
-        return Err(CliError::Usage(format!(
-            "the working directory cannot be used ({error}): it was deleted, or may not be read; change to another one"
-        )));
+    if command.has_paths() {
+        place::require_directory()?;
     }
     match command {
         Command::Copy(copy) => Box::pin(copy.execute(output)).await,

@@ -166,6 +166,17 @@ impl Place {
     }
 }
 
+/// Refuses a working directory that is gone: relative paths lead nowhere there, and no journal could
+/// be kept.
+pub(super) fn require_directory() -> Result<(), CliError> {
+    let gone = |error| {
+        CliError::Usage(format!(
+            "the working directory cannot be used ({error}): it was deleted, or may not be read; change to another one"
+        ))
+    };
+    std::env::current_dir().map(drop).map_err(gone)
+}
+
 /// Returns the bucket, reached as the flags say.
 pub(super) async fn bucket_at(
     location: &S3Uri,

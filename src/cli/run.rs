@@ -213,8 +213,16 @@ pub(super) async fn run(
     let was_signalled = orderly.signalled().has_come();
     drop(orderly);
     // The objects that the journal still expects, and not only those that this session has met.
+    // Those that failed when the run gave up are among them, and count as failed here.
     if let (true, Ok(closed)) = (kept, &closed) {
-        outcome.stopped_objects = closed.state.pending_objects() as u64;
+        let failed = outcome.failed_objects
+            - closed
+                .state
+                .totals
+                .failed_objects
+                .min(outcome.failed_objects);
+        let pending = closed.state.pending_objects() as u64;
+        outcome.stopped_objects = pending.saturating_sub(failed);
     }
     let name = report.as_ref().map(ReportEnd::name);
     let again = next::this_again();

@@ -318,9 +318,8 @@ impl Copy<'_> {
             return Ok(());
         }
         let why = match &head.checksum {
-            None if !self.source.capabilities().checksums => {
-                "checksums of the source's server do not count; if it checks and stores them, state \
-                 `capabilities: {checksums: true}` (`s3haul check JOB --probe` finds out)"
+            None if self.source.capabilities().ignores_checksums => {
+                "checksums of the source's server do not count (`checksums: false`)"
             }
             None => "the source has no checksum",
             Some(_) => {

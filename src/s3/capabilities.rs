@@ -156,10 +156,14 @@ pub struct Capabilities {
     /// The `ETag` of an object of N parts ends in `-N`, whatever else it is made of.
     pub part_counts: bool,
     /// `x-amz-checksum-*` may be sent with writes, and those in answers are evidence. Elsewhere
-    /// none are asked for, and those in answers count for nothing, whether a profile or the
-    /// manifest says so: a server may keep what it was sent, carry it along with a copy, or sum the
-    /// parts' checksums and not say so.
+    /// none are asked for: a server may keep what it was sent, or sum the parts' checksums and not
+    /// say so.
     pub checksums: bool,
+    /// Checksums in answers count for nothing, because `checksums: false` was stated. That of a
+    /// profile only says that none are asked for: it knows nothing about the server at hand. Where
+    /// such a server shows a checksum of a known type all the same, it is what proves, after a kill
+    /// or in `verify`, that two objects are equal; and a different one must not go unnoticed.
+    pub ignores_checksums: bool,
     /// `x-amz-mp-object-size` may be sent with Complete. Servers that do not know it ignore it.
     pub object_size: bool,
     /// Lists are in the order of the keys' bytes. If they are not, or may not be, only HEAD shows
@@ -287,6 +291,9 @@ impl Capabilities {
             if_match: writes(stated.if_match.as_ref(), self.if_match),
             content_etags: stated.content_etags.unwrap_or(self.content_etags),
             checksums: stated.checksums.unwrap_or(self.checksums),
+            ignores_checksums: stated
+                .checksums
+                .map_or(self.ignores_checksums, |checksums| !checksums),
             object_size: stated.object_size.unwrap_or(self.object_size),
             ordered_lists: stated.ordered_lists.unwrap_or(self.ordered_lists),
             encoded_lists: stated.encoded_lists.unwrap_or(self.encoded_lists),

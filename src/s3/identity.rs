@@ -205,7 +205,7 @@ impl Identities {
                 return Err(NotReady::Nothing(true, self.reason()));
             }
             if waited >= SILENT {
-                self.tell(left);
+                self.tell(&display_duration(left));
             }
             let wait = wait.min(left).min(SILENT).max(Duration::from_millis(1));
             tokio::select! {
@@ -279,16 +279,11 @@ impl Identities {
 
     /// Logs once what all requests wait for. At the start of a command, its first contact with the
     /// servers logs that instead.
-    fn tell(&self, left: Duration) {
+    fn tell(&self, left: &str) {
         let mut renewal = self.renewal();
         if renewal.has_worked() && renewal.tell() {
-            drop(renewal);
-            tracing::warn!(
-                name: "waiting",
-                "waiting for credentials: {}; gives up in {} (`patience`)",
-                self.reason(),
-                display_duration(left)
-            );
+            let reason = renewal.reason(self.provider(), Instant::now());
+            tracing::warn!(name: "waiting", "waiting for credentials: {reason}; gives up in {left} (`patience`)");
         }
     }
 

@@ -136,11 +136,11 @@ impl Client {
         Ok(Head { checksum, ..head })
     }
 
-    /// Returns a checksum of an answer, unless those of the server do not count (`checksums:
-    /// false`, stated or by its profile). One whose kind is not told covers the whole object if the
-    /// `ETag` is that of one request; that of an upload may be made of its parts' checksums.
+    /// Returns a checksum of an answer, unless it was stated that those of the server do not count
+    /// (`checksums: false`). One whose kind is not told covers the whole object if the `ETag` is
+    /// that of one request; that of an upload may be made of its parts' checksums.
     fn believed(&self, checksum: Option<Checksum>, etag: &str) -> Option<Checksum> {
-        let checksum = checksum.filter(|_| self.capabilities().checksums)?;
+        let checksum = checksum.filter(|_| !self.capabilities().ignores_checksums)?;
         let is_of_one_request = self.capabilities().part_counts
             && etag.len() == 32
             && etag.bytes().all(|byte| byte.is_ascii_hexdigit());

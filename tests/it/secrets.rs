@@ -205,7 +205,7 @@ async fn a_name_that_repeats_a_secret_is_neither_shown_nor_recorded(
                 answer.replacing("<UploadId>", &format!("<UploadId>{token}"))
             }
             "UploadId" => answer,
-            header if matches!(asked.method.as_str(), "HEAD" | "PUT") => answer
+            header if asked.path.ends_with("/k") && asked.method != "GET" => answer
                 .without(header)
                 .with(&format!("{header}: \"{token}\"")),
             _ => answer,

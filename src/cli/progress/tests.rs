@@ -116,7 +116,7 @@ async fn a_run_without_a_success_is_stalled_and_says_when_it_gives_up() {
     let mut told = None;
     answered(refused()).await;
     assert!(console.stall(&mut told).is_none(), "it has only begun");
-    tokio::time::advance(STALLED).await;
+    tokio::time::advance(STALLED + Duration::from_millis(500)).await;
     answered(refused()).await;
     let line = console.line(&Course::default());
     let expected = "  stalled  waiting for a success, none for 10.";

@@ -103,7 +103,7 @@ async fn an_edited_job_is_refused_unless_it_asks_for_a_new_run() {
     assert!(
         stderr.contains(
             "the job was changed: `all.from.exclude` is tmp/** and was not set; a new run begins"
-        ) && stderr.contains("It aborts the 1 upload that the unfinished run left open"),
+        ) && stderr.contains("It aborts what the unfinished run left: 1 open upload with"),
         "{stderr}"
     );
     assert!(

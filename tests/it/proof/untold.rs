@@ -60,7 +60,7 @@ async fn checksums_that_are_not_relied_on_prove_nothing() {
     for (checksums, proof) in [
         (Some(true), "crc64nvme"),
         (Some(false), "size"),
-        (None, "size"),
+        (None, "crc64nvme"),
     ] {
         let mut world = World::new().await;
         world.provider = Provider::Other;
