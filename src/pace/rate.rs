@@ -191,7 +191,8 @@ impl RateController {
         let Some(limit) = self.limit.filter(|limit| limit.shut) else {
             return;
         };
-        if self.rate(now) >= self.return_to(&limit) {
+        // Whether that much is used or not: less demand for a moment must not begin it all anew.
+        if limit.reopening(now) >= self.return_to(&limit) {
             self.sent = 0.0;
             self.limit = limit
                 .before
