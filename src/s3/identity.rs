@@ -277,12 +277,12 @@ impl Identities {
         credentials.is_some_and(|credentials| credentials.session_token().is_some())
     }
 
-    /// Logs once what all requests wait for. At the start of a command, its first contact with the
-    /// servers logs that instead.
+    /// Logs once what all requests wait for, unless the first contact with the servers logs it.
     fn tell(&self, left: &str) {
         let mut renewal = self.renewal();
         if renewal.has_worked() && renewal.tell() {
-            let reason = renewal.reason(self.provider(), Instant::now());
+            drop(renewal);
+            let reason = self.reason();
             tracing::warn!(name: "waiting", "waiting for credentials: {reason}; gives up in {left} (`patience`)");
         }
     }
