@@ -80,7 +80,7 @@ impl Tries {
 
     /// Returns the time that was spent on waiting for the server, by the caller too.
     fn waited(&self) -> Duration {
-        let waited = |since: Instant| since.elapsed().saturating_sub(self.held);
+        let waited = |since: AwakeInstant| since.elapsed().saturating_sub(self.held);
         self.before + self.since.map_or(Duration::ZERO, waited)
     }
 
