@@ -70,7 +70,7 @@ impl Looks {
         let gap = now.saturating_duration_since(self.last);
         self.last = now;
         if gap > TICK + LATE {
-            self.asleep += gap - TICK;
+            self.asleep += gap.saturating_sub(TICK);
         }
         self.asleep
     }

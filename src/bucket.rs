@@ -98,7 +98,7 @@ pub struct Answer<T> {
 }
 
 impl<T> Answer<T> {
-    /// The same answer with another value.
+    /// Returns the same answer with another value.
     pub(crate) fn map<U>(self, change: impl FnOnce(T) -> U) -> Answer<U> {
         Answer {
             value: change(self.value),

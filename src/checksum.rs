@@ -80,11 +80,11 @@ pub fn combine<'a>(
 struct Alike {
     length: u64,
     pieces: u32,
-    table: Option<Box<Table>>,
+    table: Option<Box<CrcTable>>,
 }
 
 /// What zeros of one length behind it make of the CRC 0, and what each bit changes in that.
-struct Table {
+struct CrcTable {
     zero: u64,
     bits: [u64; 64],
 }
@@ -112,7 +112,7 @@ impl Alike {
             let before = |sum| crc_fast::checksum_combine(crc, sum, 0, length);
             let zero = before(0);
             let bits = std::array::from_fn(|bit| before(1 << bit) ^ zero);
-            Box::new(Table { zero, bits })
+            Box::new(CrcTable { zero, bits })
         });
         let set = |bit: &usize| sum >> bit & 1 == 1;
         let changes = (0..64)

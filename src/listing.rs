@@ -54,7 +54,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// The key without the source's prefix: what globs match and what is appended to the
+    /// Returns the key without the source's prefix: what globs match and what is appended to the
     /// destination.
     #[must_use]
     pub fn relative(&self) -> &str {
@@ -166,7 +166,7 @@ impl<T> Listed<T> {
         }
     }
 
-    /// The next thing told, or `None` at the end.
+    /// Returns the next event, or `None` at the end.
     pub async fn next(&mut self) -> Option<T> {
         loop {
             if let Some(told) = self.page.next() {

@@ -139,16 +139,16 @@ impl MultipartUpload {
         Ok(upload)
     }
 
-    /// The same upload after an attempt since `began` that another one of the caller's may have
-    /// taken effect: aborts what that left behind.
+    /// Returns the same upload after an attempt since `began` that another one of the caller's may
+    /// have taken effect: aborts what that left behind.
     pub(crate) async fn without_twins(mut self, began: Timestamp) -> Self {
         self.abort_twins(began).await;
         self.refused = None;
         self
     }
 
-    /// The same upload after an attempt since `began` that the server refused. The refusal may be
-    /// false: [`MultipartUpload::refused_twins`] looks for what that left behind.
+    /// Returns the same upload after an attempt since `began` that the server refused. The refusal
+    /// may be false: [`MultipartUpload::refused_twins`] looks for what that left behind.
     pub(crate) fn after_refusal(mut self, began: Timestamp) -> Self {
         self.refused = Some((began, Timestamp::now()));
         self
@@ -181,8 +181,8 @@ impl MultipartUpload {
         Self { kms, since, ..self }
     }
 
-    /// The same upload, whose requests go on when the run that began it is halted: for cleaning up
-    /// after it.
+    /// Returns the same upload, whose requests go on when the run that began it is halted: for
+    /// cleaning up after it.
     #[must_use]
     pub fn outliving_the_run(&self) -> Self {
         Self {
@@ -202,14 +202,14 @@ impl MultipartUpload {
         &self.id
     }
 
-    /// The checksum algorithm that the upload declared, as far as it is known here.
+    /// Returns the checksum algorithm that the upload declared, as far as it is known here.
     #[must_use]
     pub fn algorithm(&self) -> Option<ChecksumAlgorithm> {
         self.known().map(|(algorithm, _)| algorithm)
     }
 
-    /// True when S3 said at the beginning that the object will be encrypted with a KMS or customer
-    /// key: its `ETag` and those of its parts then follow from no bytes.
+    /// Returns true if S3 said at the beginning that the object will be encrypted with a KMS or
+    /// customer key: its `ETag` and those of its parts then follow from no bytes.
     #[must_use]
     pub fn is_kms(&self) -> bool {
         self.kms
@@ -219,8 +219,9 @@ impl MultipartUpload {
         self.declared.get().copied().flatten()
     }
 
-    /// The checksum that the upload declared when it was begun, here or elsewhere. It decides which
-    /// checksums its parts must have and what Complete must say; S3 refuses anything else.
+    /// Returns the checksum that the upload declared when it was begun, here or elsewhere. It
+    /// decides which checksums its parts must have and what Complete must say; S3 refuses anything
+    /// else.
     ///
     /// # Errors
     /// What S3 says to the question, which is asked once, of uploads that were begun elsewhere.
@@ -238,7 +239,7 @@ impl MultipartUpload {
         Ok(page)
     }
 
-    /// The key that the upload will write.
+    /// Returns the key that the upload will write.
     #[must_use]
     pub fn key(&self) -> &ObjectKey {
         &self.key
@@ -320,7 +321,7 @@ impl MultipartUpload {
             .await
     }
 
-    /// The parts that S3 holds, by ascending number, over all pages.
+    /// Returns the parts that S3 holds, by ascending number, over all pages.
     pub fn parts(&self) -> impl Stream<Item = Result<PartDone, Failure>> + Send + '_ {
         let paging = Paging::new(
             Operation::ListParts,

@@ -66,11 +66,11 @@ pub struct Pacer {
     fruitless: Fruitless,
     /// Cancelled when the run stops.
     stopping: CancellationToken,
-    /// How failed requests are repeated.
+    /// The rules for repeating failed requests.
     pub retry: RetryPolicy,
 }
 
-/// What happened so far, for progress lines and summaries.
+/// The events so far, for progress lines and summaries.
 #[derive(Debug, Default)]
 struct Counters {
     requests: AtomicU64,
@@ -84,7 +84,7 @@ struct Counters {
 struct Fruitless {
     /// The millisecond of the first of them; 0 if there is none.
     since: AtomicU64,
-    /// What the last of them was.
+    /// The reason of the last of them.
     reason: Mutex<String>,
 }
 
@@ -129,7 +129,7 @@ pub struct PaceCounts {
 pub struct Admitted<'a> {
     /// The endpoint's side of it.
     pub pass: Pass<'a>,
-    /// How long the user's own limits held it up.
+    /// The time for which the user's own limits held it up.
     pub limited: Duration,
     lanes: &'a Lanes,
     passed: Passed,
@@ -139,7 +139,7 @@ pub struct Admitted<'a> {
 }
 
 impl Pacer {
-    /// A pacer under the job's limits. `ceiling` bounds the requests in flight (see
+    /// Creates a pacer under the job's limits. `ceiling` bounds the requests in flight (see
     /// [`slots::default_ceiling`]).
     #[must_use]
     pub fn new(limits: &Limits, ceiling: u32, retry: RetryPolicy) -> Self {
@@ -169,7 +169,7 @@ impl Pacer {
         }
     }
 
-    /// The places in flight.
+    /// Returns the places in flight.
     #[must_use]
     pub fn slots(&self) -> &Slots {
         &self.slots
@@ -209,7 +209,7 @@ impl Pacer {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is known by now about the limits of all buckets and the width.
+    /// Returns what is known by now about the limits of all buckets and the width.
     #[must_use]
     pub fn learned(&self) -> Learned {
         let all = self.all_lanes();
@@ -314,7 +314,7 @@ impl Pacer {
         self.admit_one(lanes, key, bytes, patience, false).await
     }
 
-    /// The same for a request that does not stand in line with those that wait for a rate.
+    /// Returns the same for a request that does not stand in line with those that wait for a rate.
     ///
     /// # Errors
     /// Those of [`Pacer::admit`].
@@ -452,7 +452,7 @@ impl Pacer {
             .observe(bytes, took);
     }
 
-    /// How long copies inside S3 take, from what was answered so far.
+    /// Returns the speed of copies inside S3, from the answers so far.
     #[must_use]
     pub fn copy_speed(&self) -> Speed {
         self.speed
@@ -478,7 +478,7 @@ impl Pacer {
         self.counters.hedged.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What happened so far.
+    /// Returns the counts so far.
     #[must_use]
     pub fn counts(&self) -> PaceCounts {
         PaceCounts {

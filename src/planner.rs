@@ -84,7 +84,7 @@ pub struct Step {
 }
 
 impl Step {
-    /// An object that nothing is sent for, as its receipt names it.
+    /// Returns an object that nothing is sent for, as its receipt names it.
     #[must_use]
     pub fn without_work(entry: Entry, key: ObjectKey) -> Self {
         let (route, seen) = (Route::Copy, Seen::Unknown);
@@ -176,7 +176,7 @@ enum Next {
 }
 
 impl Sides {
-    /// True when the bytes are on this machine.
+    /// Returns true if the bytes are on this machine.
     #[must_use]
     pub fn origin(&self) -> Origin {
         if self.source.is_some() {
@@ -186,8 +186,8 @@ impl Sides {
         }
     }
 
-    /// An object of the source as reports name it: `s3://bucket/key`, a path, or `-` for standard
-    /// input.
+    /// Returns an object of the source as reports name it: `s3://bucket/key`, a path, or `-` for
+    /// standard input.
     #[must_use]
     pub fn name_of(&self, entry: &Entry) -> String {
         match &self.transfer.from {
@@ -243,7 +243,7 @@ impl Sides {
         Steps::of(self.plan_from(Resume::in_order()))
     }
 
-    /// The same in any order, which is faster.
+    /// Returns the same in any order, which is faster.
     #[must_use]
     pub fn plan_in_any_order(&self) -> Steps {
         Steps::of(self.plan_from(Resume {
@@ -318,8 +318,8 @@ impl Sides {
         })
     }
 
-    /// True when both sides list in the order of the keys' bytes, so that a key that was passed by
-    /// is not there.
+    /// Returns true if both sides list in the order of the keys' bytes, so that a key that was
+    /// passed by is not there.
     fn lists_in_order(&self) -> bool {
         let in_order = |bucket: &Bucket| bucket.capabilities().ordered_lists;
         in_order(&self.destination) && self.source.as_ref().is_none_or(in_order)
@@ -330,15 +330,15 @@ impl Sides {
         are_content(&self.destination) && self.source.as_ref().is_none_or(are_content)
     }
 
-    /// False if a side is believed nothing, so that what its lists say of an object is seen by
-    /// HEAD.
+    /// Returns false if a side is believed nothing, so that what its lists say of an object is seen
+    /// by HEAD.
     fn believes_lists(&self) -> bool {
         let believes = |bucket: &Bucket| bucket.capabilities().believes_answers();
         believes(&self.destination) && self.source.as_ref().is_none_or(believes)
     }
 
-    /// False for histories: their versions come one after the other, and a plan knows only the next
-    /// one for certain.
+    /// Returns false for histories: their versions come one after the other, and a plan knows only
+    /// the next one for certain.
     #[must_use]
     pub fn plans_once(&self) -> bool {
         self.transfer.versions != Versions::All

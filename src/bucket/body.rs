@@ -71,7 +71,7 @@ impl Bucket {
         sent.await.map(|answer| answer.map(|(part, _)| part))
     }
 
-    /// The same, and true if the answer has a checksum.
+    /// Returns the same, and true if the answer has a checksum.
     pub(crate) async fn send_part(
         &self,
         key: &ObjectKey,

@@ -1,10 +1,5 @@
 //! The manifest that a command is given: a file, or standard input.
 
-#![expect(
-    clippy::doc_markdown,
-    reason = "doc comments are help texts here, read on a terminal"
-)]
-
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 

@@ -63,7 +63,7 @@ struct Known {
 }
 
 impl MineFlags {
-    /// True if journals choose the uploads.
+    /// Returns true if journals choose the uploads.
     pub(super) const fn is_asked(&self) -> bool {
         self.mine
     }

@@ -288,7 +288,7 @@ impl Console {
         match (waits_for.first(), *told) {
             (Some(waits_for), None) => {
                 *told = Some(Instant::now());
-                let message = format!("nothing succeeds: {}", waits_for);
+                let message = format!("nothing succeeds: {waits_for}");
                 Some(Note::new(Level::WARN, "waiting", message))
             }
             (None, Some(began)) => {

@@ -17,9 +17,11 @@ use super::{
     CliError, Exit, JobFile, Output, color, idle, lifecycle, next, note, plan, presence, say,
     say_json, say_line, tell,
 };
+use crate::connections::Connections;
 use crate::execute::{self, Execution, Outcome, monitor::Monitor};
 use crate::journal::Intent;
 use crate::journal::event::Event;
+use crate::journal::state::RunState;
 use crate::manifest::job::{Job, ReportPlace};
 use crate::manifest::{Finding, own_objects};
 use crate::plan::unlisted::Cause;
@@ -143,27 +145,13 @@ pub(super) async fn run(
     }
     let (stop, halt) = (CancellationToken::new(), CancellationToken::new());
     let mut connections = place.connect_within(drain, job, &halt);
-    let bars =
-        !output.quiet && !telemetry::is_json() && io::stderr().is_terminal() && !color::is_dumb();
     let console = Arc::new(Console::new(
         Arc::clone(connections.pacer()),
         output,
-        bars,
+        has_bars(output),
         job.report.place().is_some(),
     ));
-    // A bucket that cannot be used is told before there is a run, so that a name can be mended and
-    // run again.
-    let contact = Box::pin(async {
-        for transfer in &job.transfers {
-            connections.of_transfer(transfer).await?;
-        }
-        presence::require(job, &mut connections).await?;
-        let origin = origin
-            .clone()
-            .with_sources(job, |endpoint| connections.credential_source(endpoint));
-        lifecycle::connected(&origin);
-        journal::open(job, &mut connections, &origin, terms, note).await
-    });
+    let contact = Box::pin(open_session(job, &mut connections, origin, terms));
     // A signal ends the wait for a server at once; to end in peace is for what has begun.
     signals::leaves("the run has not begun and copied nothing; run the same command again");
     let Session {
@@ -212,17 +200,8 @@ pub(super) async fn run(
     signals.abort();
     let was_signalled = orderly.signalled().has_come();
     drop(orderly);
-    // The objects that the journal still expects, and not only those that this session has met.
-    // Those that failed when the run gave up are among them, and count as failed here.
     if let (true, Ok(closed)) = (kept, &closed) {
-        let failed = outcome.failed_objects
-            - closed
-                .state
-                .totals
-                .failed_objects
-                .min(outcome.failed_objects);
-        let pending = closed.state.pending_objects() as u64;
-        outcome.stopped_objects = pending.saturating_sub(failed);
+        outcome.stopped_objects = pending(&outcome, &closed.state);
     }
     let name = report.as_ref().map(ReportEnd::name);
     let again = next::this_again();
@@ -237,10 +216,10 @@ pub(super) async fn run(
         }
     };
     if let (Some(place), Some(report)) = (job.report.place(), report) {
-        let name = report.name();
         closed
             .report
             .map_err(|error| ReportError::Incomplete { place, error, kept })?;
+        let name = report.name();
         report.finish(&Footer::of(&outcome, exit as i32)).await?;
         if is_for_people(output) {
             say_line(&format!("report: {name}"))?;
@@ -255,6 +234,38 @@ pub(super) async fn run(
         return Err(CliError::Interrupted(left(kept).to_owned()));
     }
     Ok(exit)
+}
+
+/// Asks the buckets of the job and opens its journal. A bucket that cannot be used is told before
+/// there is a run, so that a name can be mended and the job run again.
+async fn open_session(
+    job: &Job,
+    connections: &mut Connections,
+    origin: &Origin,
+    terms: Terms,
+) -> Result<Session, CliError> {
+    for transfer in &job.transfers {
+        connections.of_transfer(transfer).await?;
+    }
+    presence::require(job, connections).await?;
+    let origin = origin
+        .clone()
+        .with_sources(job, |endpoint| connections.credential_source(endpoint));
+    lifecycle::connected(&origin);
+    journal::open(job, connections, &origin, terms, note).await
+}
+
+/// Returns true if progress is drawn on the terminal.
+fn has_bars(output: Output) -> bool {
+    !output.quiet && !telemetry::is_json() && io::stderr().is_terminal() && !color::is_dumb()
+}
+
+/// Returns the number of objects that the journal still expects, and not only of those that this
+/// session has met. Those that failed when the run gave up are among them, and count as failed.
+fn pending(outcome: &Outcome, state: &RunState) -> u64 {
+    let known = state.totals.failed_objects.min(outcome.failed_objects);
+    let failed = outcome.failed_objects - known;
+    (state.pending_objects() as u64).saturating_sub(failed)
 }
 
 /// Returns true if results are for people. A log of JSON has the summary, and what reads it may read

@@ -49,7 +49,7 @@ pub(super) fn strong_proof(
     }
 }
 
-/// True for two checksums of which different values are of different bytes.
+/// Returns true for two checksums of which different values are of different bytes.
 pub(super) fn is_comparable(sent: &Checksum, stored: &Checksum) -> bool {
     (sent.algorithm, sent.kind) == (stored.algorithm, stored.kind)
 }

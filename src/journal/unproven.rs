@@ -50,7 +50,7 @@ impl UnprovenCopies {
         }
     }
 
-    /// True if the copy at this place failed its proof.
+    /// Returns true if the copy at this place failed its proof.
     #[must_use]
     pub fn contains(&self, place: &str) -> bool {
         self.0.contains_key(place)
@@ -69,13 +69,13 @@ impl UnprovenCopies {
         (!is_proven).then_some(kind.as_str())
     }
 
-    /// The number of copies.
+    /// Returns the number of copies.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// True if there are none.
+    /// Returns true if there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

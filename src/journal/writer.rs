@@ -99,7 +99,6 @@ enum Message {
 #[derive(Clone, Debug)]
 pub struct Closed {
     /// The final state.
-    #[cfg_attr(not(feature = "internals"), allow(dead_code, reason = "for tests"))]
     pub state: RunState,
     /// The reason why the report lacks receipts, if it does. Then they are still in the journal,
     /// and the run is not over: the same command run again puts them into the report.

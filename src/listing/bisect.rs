@@ -162,7 +162,7 @@ impl Ranges {
         self.listed.get(&range)?.until.clone()
     }
 
-    /// A range is done with.
+    /// Marks a range as done.
     pub fn end(&mut self, range: u32) {
         self.listed.remove(&range);
     }
@@ -178,7 +178,7 @@ impl Ranges {
         self.listed.len()
     }
 
-    /// True when [`Ranges::cut`] has something to cut.
+    /// Returns true if [`Ranges::cut`] has something to cut.
     #[must_use]
     pub fn wants_cut(&self) -> bool {
         self.has_room() && (self.between_prefixes().is_some() || self.widest().is_some())
@@ -236,8 +236,8 @@ impl Ranges {
         self.listed.len() < self.most && self.next <= self.last
     }
 
-    /// The range with the most prefixes before it, a text between two of them, and the position of
-    /// the second.
+    /// Returns the range with the most prefixes before it, a text between two of them, and the
+    /// position of the second.
     fn between_prefixes(&self) -> Option<(u32, ObjectKey, usize)> {
         let cuts = self.listed.iter().filter_map(|(range, listed)| {
             let all = self.reach.prefixes();
@@ -255,7 +255,7 @@ impl Ranges {
             .map(|(_, range, text, at)| (range, text, at))
     }
 
-    /// The range with the most pages before it, if one is to be cut.
+    /// Returns the range with the most pages before it, if one is to be cut.
     fn widest(&self) -> Option<u32> {
         let guesses = self
             .listed
@@ -286,7 +286,7 @@ impl Ranges {
     }
 }
 
-/// The bytes that a prefix has, and where a range ends within it.
+/// Returns the bytes that a prefix has, and where a range ends within it.
 fn frame<'u>(
     reach: &Reach,
     prefix: usize,
@@ -299,7 +299,7 @@ fn frame<'u>(
     )
 }
 
-/// A text behind all keys with one prefix and before all keys with the next one.
+/// Returns a text behind all keys with one prefix and before all keys with the next one.
 fn gap(prefix: &ObjectKey, next: &ObjectKey) -> Option<ObjectKey> {
     let mut chars = prefix.as_str().chars();
     let last = chars.next_back().and_then(next_char)?;
@@ -356,7 +356,7 @@ impl<'a> Scale<'a> {
     }
 }
 
-/// A text between the last key of a page and the end of its range.
+/// Returns a text between the last key of a page and the end of its range.
 fn middle(
     page: &LastPage,
     until: Option<&ObjectKey>,

@@ -40,7 +40,8 @@ pub fn objects(bucket: Bucket, reach: Reach, after: Option<String>) -> Listing {
     start(Lister::new(bucket, reach, after, Unbounded))
 }
 
-/// The same up to a key that may come nearer while it is listed, from a server that lists in order.
+/// Returns the same up to a key that may come nearer while it is listed, from a server that lists
+/// in order.
 #[must_use]
 pub fn range(bucket: Bucket, reach: Reach, after: Option<String>, bounds: impl Bounds) -> Listing {
     let paging = Paging::new(Operation::ListObjects, bucket.name(), "", Order::Ascending)

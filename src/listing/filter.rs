@@ -41,7 +41,7 @@ pub enum Excluded {
 }
 
 impl Filter {
-    /// A filter that admits what `select` says.
+    /// Creates a filter that admits what `select` says.
     #[must_use]
     pub fn new(select: &Selection) -> Self {
         Self {

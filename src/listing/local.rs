@@ -326,7 +326,7 @@ impl LocalWalk {
     }
 }
 
-/// The time of the last change of the file's bytes.
+/// Returns the time of the last change of the file's bytes.
 #[must_use]
 pub fn modified(metadata: &Metadata) -> Option<Timestamp> {
     metadata

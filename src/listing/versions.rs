@@ -54,7 +54,7 @@ impl Scope {
         }
     }
 
-    /// The first prefix, for messages.
+    /// Returns the first prefix, for messages.
     fn prefix(&self) -> &str {
         self.reach.prefixes().first().map_or("", ObjectKey::as_str)
     }
@@ -97,7 +97,7 @@ pub struct History {
 }
 
 impl History {
-    /// The key without the source's prefix.
+    /// Returns the key without the source's prefix.
     #[must_use]
     pub fn relative(&self) -> &str {
         self.key
@@ -145,7 +145,7 @@ impl<'a> Pages<'a> {
         }
     }
 
-    /// The next page of what the scope covers, or `None` at the end.
+    /// Returns the next page of what the scope covers, or `None` at the end.
     async fn next(&mut self) -> Result<Option<Vec<ListedVersion>>, Failure> {
         let Self { bucket, scope, .. } = self;
         let Some(prefix) = scope.reach.prefixes().get(self.at) else {
@@ -194,8 +194,8 @@ fn place(bucket: &Bucket, scope: &Scope) -> String {
     format!("s3://{}/{}", bucket.name(), scope.prefix())
 }
 
-/// The objects that a read would have found at `time`: of each key the newest version that is not
-/// younger, unless that is a delete marker.
+/// Returns the objects that a read would have found at `time`: of each key the newest version that
+/// is not younger, unless that is a delete marker.
 #[must_use]
 pub fn as_of(bucket: Bucket, scope: Scope, time: Timestamp) -> Listing {
     Listing::by(|pages| async move {
@@ -471,8 +471,8 @@ impl Walk {
         }
     }
 
-    /// The versions of exactly this key, once; none when there is no such key. Keys must be asked
-    /// for in their order.
+    /// Returns the versions of exactly this key, once; none when there is no such key. Keys must be
+    /// asked for in their order.
     ///
     /// # Errors
     /// What the listing failed with; then nothing can be said about this key or any behind it.

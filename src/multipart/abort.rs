@@ -107,8 +107,8 @@ impl Stray {
     }
 }
 
-/// True for a failure that says nothing about what the server can do: the same request may succeed
-/// later.
+/// Returns true for a failure that says nothing about what the server can do: the same request may
+/// succeed later.
 fn may_pass(failure: &Failure) -> bool {
     failure.kind().may_pass_later() || failure.ends_run() || *failure.kind() == FailureKind::Stopped
 }
@@ -123,7 +123,7 @@ pub(crate) fn command(bucket: &Bucket, verb: &str, key: &ObjectKey, id: Option<&
     command_at(&location, &bucket.client().flags(), verb, id)
 }
 
-/// The same for a location at the endpoint that these flags name.
+/// Returns the same for a location at the endpoint that these flags name.
 pub(crate) fn command_at(
     location: &S3Uri,
     flags: &[String],
@@ -168,7 +168,7 @@ impl MultipartUpload {
         }
     }
 
-    /// The same, with the proof apart from the abort: an `Err` leaves the upload open.
+    /// Returns the same, with the proof apart from the abort: an `Err` leaves the upload open.
     pub(crate) async fn abort(&self) -> Result<Aborted, Failure> {
         let mut end = Aborted::Gone;
         for round in 0..ABORT_ROUNDS {
@@ -384,8 +384,8 @@ pub(crate) async fn abort_unknown(
     .await)
 }
 
-/// The same after a Create that the server refused. It has told that there is no upload, so that a
-/// list that it refuses too is no reason for a warning.
+/// Returns the same after a Create that the server refused. It has told that there is no upload, so
+/// that a list that it refuses too is no reason for a warning.
 pub(crate) async fn after_refusal(
     bucket: &Bucket,
     key: &ObjectKey,
@@ -402,8 +402,9 @@ pub(crate) async fn after_refusal(
     }
 }
 
-/// The same for a Create of an earlier run. Where the uploads of that key are from other times, one
-/// more upload shows if the server dates them by a clock at all: some give the same date to each.
+/// Returns the same for a Create of an earlier run. Where the uploads of that key are from other
+/// times, one more upload shows if the server dates them by a clock at all: some give the same date
+/// to each.
 ///
 /// # Errors
 /// Returns the failure of the list.

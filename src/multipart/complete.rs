@@ -269,8 +269,8 @@ impl MultipartUpload {
         Ok(is_other)
     }
 
-    /// The answer to Complete, with the time that the object is as new as. Some servers date it by
-    /// the beginning of its upload.
+    /// Returns the answer to Complete, with the time that the object is as new as. Some servers
+    /// date it by the beginning of its upload.
     fn dated(&self, written: Written) -> Written {
         Written {
             since: self.since,

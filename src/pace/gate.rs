@@ -66,7 +66,7 @@ impl Limiter {
 }
 
 impl Gate {
-    /// A gate with this many cells per second, or an open one.
+    /// Returns a gate with this many cells per second, or an open one.
     #[must_use]
     pub fn limited(rate: Option<f64>) -> Self {
         Self(rate.and_then(Limiter::new))
@@ -98,16 +98,17 @@ impl Gate {
     }
 }
 
-/// A question that goes on while nobody looks after it: one that stands in the line of a limit and
-/// is not polled would hold up everybody behind it, those included for whom its asker waits.
+/// Asks a question that continues while nobody polls it: one that stands in the line of a
+/// limit and is not polled would hold up everybody behind it, those included for whom its asker
+/// waits.
 pub(crate) fn by_itself<T: Send + 'static>(
     question: impl Future<Output = T> + Send + 'static,
 ) -> impl Future<Output = T> {
     joined(AbortOnDropHandle::new(tokio::spawn(question)))
 }
 
-/// What a task comes to. Its panic goes on here: what it had not told must not be taken for
-/// nothing.
+/// Waits for the result of a task. Its panic continues here: what it had not told must not be taken
+/// for nothing.
 pub(crate) async fn joined<T>(task: impl Future<Output = Result<T, JoinError>>) -> T {
     match task.await {
         Ok(done) => done,

@@ -35,11 +35,11 @@ use queue::{Lane, Turn};
 const MOST: usize = 64;
 /// A prefix that was not throttled for so long goes back to where all others are.
 const FORGOTTEN: Duration = Duration::from_mins(15);
-/// What an earlier session learned is used with this much caution.
+/// The caution with which the knowledge of an earlier session is used.
 const CAUTION: f64 = 0.9;
 
-/// What S3 says that it takes per second and partition, at least. Other servers are not slower by
-/// nature, and if one is, that is learned within moments.
+/// Returns the rate per second and partition that S3 documents as its least. Other servers are not
+/// slower by nature, and if one is, that is learned within moments.
 const fn documented(class: Class) -> f64 {
     match class {
         Class::Read => 5500.0,
@@ -165,8 +165,8 @@ impl Lanes {
         Late(lane)
     }
 
-    /// A request for `key` goes at once, whoever waits. What comes of it is not held against the
-    /// rate.
+    /// Admits a request for `key` at once, whoever waits. What comes of it is not held
+    /// against the rate.
     pub(super) fn ahead(&self, key: &str) -> Passed {
         Passed {
             lane: self.of(key),
@@ -324,7 +324,7 @@ impl Lanes {
         }
     }
 
-    /// What is known about the lanes of `bucket` that were throttled.
+    /// Returns what is known about the lanes of `bucket` that were throttled.
     pub(super) fn learned(&self, bucket: &str) -> Vec<LearnedLane> {
         let table = self.table.load_full();
         let lanes = table.branches.iter().chain([&table.root]);

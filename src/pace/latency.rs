@@ -43,13 +43,6 @@ pub struct LatencyEstimate {
 }
 
 impl LatencyEstimate {
-    /// An estimate from no answer.
-    pub const NONE: Self = Self {
-        answers: 0,
-        mean: Duration::ZERO,
-        deviation: Duration::ZERO,
-    };
-
     /// Learns from an answer that came after `took`.
     pub fn observe(&mut self, took: Duration) {
         if self.answers == 0 {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::s3::Class;
 
-/// What is older tells nothing.
+/// The age up to which this knowledge counts.
 pub const KEPT: Duration = Duration::from_mins(15);
 /// Lanes that are remembered, over all buckets.
 pub(super) const MOST: usize = 256;
@@ -27,7 +27,7 @@ pub struct Learned {
     pub width: u32,
 }
 
-/// What a server accepts.
+/// The rate that a server accepts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LearnedLane {
     /// The endpoint's name and the bucket's, with a slash between.
@@ -42,7 +42,7 @@ pub struct LearnedLane {
 }
 
 impl Learned {
-    /// Whether this is worth remembering in the place of `other`.
+    /// Returns true if this is worth remembering in the place of `other`.
     #[must_use]
     pub fn differs_from(&self, other: &Self) -> bool {
         let far = |one: f64, other: f64| (one - other).abs() > other.abs().max(1.0) * SAME;

@@ -31,7 +31,7 @@ pub(super) struct Meter {
 pub(super) struct Ticket(f64);
 
 impl Meter {
-    /// A clock that begins at `now` with this many cells a second, more than none.
+    /// Creates a clock that begins at `now` with this many cells a second, more than none.
     #[must_use]
     pub(super) fn new(rate: f64, now: Duration) -> Self {
         Self {
@@ -55,7 +55,8 @@ impl Meter {
         Ticket(self.drawn)
     }
 
-    /// How long the ticket has to wait at the rate of this moment; `None` once it is good.
+    /// Returns the time that the ticket has to wait at the rate of this moment; `None` once it is
+    /// good.
     pub(super) fn wait(&mut self, ticket: Ticket, now: Duration) -> Option<Duration> {
         self.advance(now);
         // Sums of many small numbers are off by a little.
@@ -66,7 +67,7 @@ impl Meter {
         Some(Duration::try_from_secs_f64(missing / self.rate).unwrap_or(Duration::MAX))
     }
 
-    /// How long a ticket for one cell that is drawn now will have to wait.
+    /// Returns the time that a ticket for one cell has to wait if it is drawn now.
     pub(super) fn line(&mut self, now: Duration) -> Duration {
         self.wait(Ticket(self.drawn + 1.0), now).unwrap_or_default()
     }
@@ -79,7 +80,7 @@ impl Meter {
         is_there
     }
 
-    /// A ticket for this many cells is not used: whoever stands behind it moves up.
+    /// Gives back a ticket for this many cells: whoever stands behind it moves up.
     pub(super) fn give_back(&mut self, cells: f64) {
         self.clock += cells;
     }

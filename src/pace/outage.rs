@@ -23,10 +23,10 @@ const BUDGET: f64 = 64.0;
 /// Attempts of one request that draw on the budget: a few objects that a server chokes on, again
 /// and again, are no outage.
 const DRAWS: u32 = 3;
-/// What a good answer gives back.
+/// The tokens that a good answer gives back.
 const REFILL: f64 = 0.25;
 
-/// Whether an endpoint is up, as far as its answers tell.
+/// The state of an endpoint, as far as its answers tell.
 #[derive(Clone, Debug)]
 pub struct Health {
     /// The first pause between probes, and the longest.
@@ -45,7 +45,7 @@ struct Down {
     failed_probes: u32,
 }
 
-/// What a request may do now.
+/// The decision about a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
     /// Be sent.
@@ -57,7 +57,7 @@ pub enum Admission {
 }
 
 impl Health {
-    /// An endpoint that nothing is known about counts as up.
+    /// Creates the health of an endpoint about which nothing is known: it counts as up.
     #[must_use]
     pub const fn new(probes: (Duration, Duration)) -> Self {
         Self {
@@ -68,7 +68,7 @@ impl Health {
         }
     }
 
-    /// How long the endpoint is down at `now`; `None` while it is up.
+    /// Returns how long the endpoint has been down at `now`; `None` while it is up.
     #[must_use]
     pub fn down_for(&self, now: Duration) -> Option<Duration> {
         self.down.map(|down| now.saturating_sub(down.since))
@@ -168,9 +168,9 @@ pub struct Outage {
 pub struct Pass<'a> {
     outage: &'a Outage,
     is_probe: bool,
-    /// How long the request waited for the endpoint to come back.
+    /// The time that the request waited for the endpoint to come back.
     pub held: Duration,
-    /// How long the endpoint is down already, for a probe.
+    /// The time that the endpoint has been down already, for a probe.
     pub down_for: Duration,
     /// Which attempt of the request it is for, 1 for the first.
     pub attempt: u32,
@@ -179,14 +179,14 @@ pub struct Pass<'a> {
 /// The endpoint was down for longer than anyone wants to wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outlasted {
-    /// How long it has been down.
+    /// The time that it has been down.
     pub down_for: Duration,
-    /// What the last request before the outage failed with.
+    /// The failure of the last request before the outage.
     pub reason: String,
 }
 
 impl Outage {
-    /// An endpoint that counts as up; `probes` as in [`Health`].
+    /// Creates an endpoint that counts as up; `probes` as in [`Health`].
     #[must_use]
     pub fn new(probes: (Duration, Duration)) -> Self {
         let health = Mutex::new(Health::new(probes));
@@ -255,7 +255,7 @@ impl Outage {
         self.health().down.is_some()
     }
 
-    /// How long the endpoint is down at `now`, and why.
+    /// Returns how long the endpoint has been down at `now`, and why.
     #[must_use]
     pub fn state(&self, now: Duration) -> Option<(Duration, String)> {
         let down_for = self.health().down_for(now)?;
@@ -275,8 +275,8 @@ impl Outage {
 }
 
 impl<'a> Pass<'a> {
-    /// The same right for a request that was held up by something else meanwhile: it waits again if
-    /// the endpoint went away.
+    /// Returns the same right for a request that was held up by something else meanwhile: it waits
+    /// again if the endpoint went away.
     ///
     /// # Errors
     /// [`Outlasted`] as in [`Outage::pass`].
@@ -295,7 +295,7 @@ impl<'a> Pass<'a> {
         Ok(pass)
     }
 
-    /// True for the one request that is sent while the endpoint is down.
+    /// Returns true for the one request that is sent while the endpoint is down.
     #[must_use]
     pub const fn is_probe(&self) -> bool {
         self.is_probe

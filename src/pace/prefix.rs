@@ -29,7 +29,7 @@ const PIECES: usize = 32;
 const LONGEST: usize = 64;
 /// Characters of a piece where no slash comes.
 const CHARACTERS: usize = 2;
-/// How deep into a key pieces are looked for, in bytes.
+/// The depth in a key up to which pieces are looked for, in bytes.
 const DEEPEST: usize = 256;
 /// Refusals that belong together come within this time.
 const TOGETHER: Duration = Duration::from_secs(10);
@@ -49,9 +49,9 @@ const ODDS: f64 = 7.0;
 /// Who was refused, below a prefix.
 #[derive(Clone, Debug)]
 pub(super) struct Evidence {
-    /// What all keys begin with.
+    /// The prefix of all keys.
     home: String,
-    /// What all keys of late began with.
+    /// The prefix of all recent keys.
     base: String,
     since: Option<Duration>,
     /// The last refusal.
@@ -150,12 +150,13 @@ impl Evidence {
         }
     }
 
-    /// Whether requests have to be counted at `now`; nothing is counted while nothing is refused.
+    /// Returns true if requests have to be counted at `now`; nothing is counted while nothing is
+    /// refused.
     pub(super) fn is_open(&self, now: Duration) -> bool {
         self.since.is_some() && now <= self.last + TOGETHER
     }
 
-    /// The same from the beginning.
+    /// Starts over, and returns what was counted so far.
     fn anew(&mut self) -> Self {
         Self::at(
             std::mem::take(&mut self.home),
@@ -205,7 +206,7 @@ impl Evidence {
         }
     }
 
-    /// When a key comes that does not begin as all others did, those others are one piece.
+    /// Notes a key. If it does not begin as all others did, those others are one piece.
     fn meet(&mut self, key: &str) {
         if key.starts_with(&*self.base) {
             return;
@@ -254,8 +255,8 @@ impl Evidence {
         hot
     }
 
-    /// Whether a request for `key` may go ahead of the line: somebody is refused, and its piece
-    /// never was.
+    /// Returns true if a request for `key` may go ahead of the line: somebody is refused, and its
+    /// piece never was.
     pub(super) fn may_scout(&self, key: &str) -> bool {
         let is_innocent = match key.strip_prefix(&*self.base).map(piece) {
             // None that begins like this was refused.
@@ -344,7 +345,7 @@ impl Evidence {
     }
 }
 
-/// The next piece of what is left of a key.
+/// Returns the next piece of what is left of a key.
 fn piece(rest: &str) -> &str {
     let mut ends = rest
         .char_indices()

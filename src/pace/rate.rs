@@ -43,7 +43,7 @@ const RETURN: (f64, f64) = (1.0, 10.0);
 /// A probe should last for so many times what a refusal takes to arrive, or the rate runs away
 /// meanwhile.
 const REFUSALS_BETWEEN: f64 = 15.0;
-/// That far a probe is stretched, in seconds.
+/// The longest time over which a probe is stretched, in seconds.
 const SLOWEST: f64 = 3.0;
 /// Requests at the end of which their throttled ones are counted, and the share of them that cuts
 /// nothing.
@@ -91,7 +91,7 @@ pub struct RateController {
     recent: Recent,
 }
 
-/// What was learned at the last cut.
+/// The knowledge from the last cut.
 #[derive(Clone, Copy, Debug)]
 struct Limit {
     cut_at: Duration,
@@ -105,13 +105,13 @@ struct Limit {
     refusal: f64,
     /// Nothing was accepted at the last cut.
     shut: bool,
-    /// What was accepted before that, and before the cuts just before it; `None` if nothing had
-    /// been throttled.
+    /// The rate that was accepted before that, and before the cuts just before it; `None` if
+    /// nothing had been throttled.
     before: Option<f64>,
 }
 
 impl Limit {
-    /// A limit that was found at `now`, after refusals that took so many seconds.
+    /// Returns a limit that was found at `now`, after refusals that took so many seconds.
     fn found(accepted: f64, before: Option<f64>, refusal: f64, now: Duration) -> Self {
         Self {
             cut_at: now,
@@ -124,7 +124,7 @@ impl Limit {
         }
     }
 
-    /// What the server is known to accept when it is not shut.
+    /// Returns the rate that the server is known to accept while it is not shut.
     fn known(&self) -> Option<f64> {
         if self.shut {
             self.before
@@ -139,7 +139,7 @@ impl Limit {
         quiet - SPARED.0 - SPARED.1 * self.refusal.min(SLOWEST)
     }
 
-    /// The rate at which a server that was shut is asked for more.
+    /// Returns the rate at which a server that was shut is asked for more.
     fn reopening(&self, now: Duration) -> f64 {
         let doublings = self.spared(now).max(0.0) / self.refusal.clamp(DOUBLING, SLOWEST);
         FLOOR * doublings.min(64.0).exp2()
@@ -148,14 +148,14 @@ impl Limit {
 
 #[derive(Clone, Copy, Debug)]
 struct News {
-    /// When the first of them was sent.
+    /// The time at which the first of them was sent.
     since: Duration,
-    /// When the last one was.
+    /// The time at which the last one was sent.
     last: Duration,
 }
 
 impl RateController {
-    /// A lane that nothing is known about but what it may `start` with.
+    /// Creates a lane that nothing is known about but what it may `start` with.
     #[must_use]
     pub fn new(start: f64) -> Self {
         Self {
@@ -167,7 +167,7 @@ impl RateController {
         }
     }
 
-    /// A lane whose server is known to accept this much, since `now`.
+    /// Returns a lane whose server is known to accept this much, since `now`.
     #[must_use]
     pub fn known(start: f64, accepted: f64, now: Duration) -> Self {
         Self {
@@ -200,7 +200,7 @@ impl RateController {
         }
     }
 
-    /// The rate that a lane returns to after its server was shut.
+    /// Returns the rate that a lane returns to after its server was shut.
     fn return_to(&self, limit: &Limit) -> f64 {
         limit
             .before
@@ -267,7 +267,7 @@ impl RateController {
         true
     }
 
-    /// What the server accepts when it accepts this share of what is sent.
+    /// Estimates the rate that the server accepts, from the share that it accepts of what is sent.
     fn estimate(&self, share: f64, is_lump: bool, now: Duration) -> f64 {
         let sending = self.recent.rate(now, SENDING).min(self.rate(now));
         let found = sending * share.max(0.0);
@@ -291,7 +291,7 @@ impl RateController {
             .max(FLOOR)
     }
 
-    /// The rate if all of it is used.
+    /// Returns the rate if all of it is used.
     fn curve(&self, now: Duration) -> f64 {
         let Some(limit) = self.limit else {
             return self.start + self.sent * GROWTH;
@@ -316,13 +316,14 @@ impl RateController {
         (limit.accepted * (1.0 + DEPTH * haste * way.powi(3))).max(FLOOR)
     }
 
-    /// What the server was last seen to accept at most; `None` while it never throttled.
+    /// Returns the highest rate that the server was last seen to accept; `None` while it never
+    /// throttled.
     #[must_use]
     pub fn limit(&self) -> Option<f64> {
         self.limit.map(|limit| limit.accepted)
     }
 
-    /// The same, or what it accepted before it refused everything.
+    /// Returns the same, or what it accepted before it refused everything.
     #[must_use]
     pub fn known_limit(&self) -> Option<f64> {
         self.limit.and_then(|limit| limit.known())
@@ -334,7 +335,7 @@ impl RateController {
         self.limit.is_some_and(|limit| limit.shut)
     }
 
-    /// When the server last set a limit.
+    /// Returns the time at which the server last set a limit.
     #[must_use]
     pub fn cut_at(&self) -> Option<Duration> {
         self.limit.map(|limit| limit.cut_at)

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::s3::{FailureKind, Operation};
 use crate::size::MIB;
 
-/// How often and how long requests are repeated.
+/// The rules for repeating requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
     /// Attempts per request for faults that the server or the network cause.
@@ -19,7 +19,8 @@ pub struct RetryPolicy {
     /// Faults of the server or the network are tried again at least this long, however many
     /// attempts that takes: an outage of half a minute must not cost an object of terabytes.
     pub persistence: Duration,
-    /// How long a request waits in all for an answer, whatever the server does meanwhile.
+    /// The longest time that a request waits in all for an answer, whatever the server does
+    /// meanwhile.
     pub patience: Duration,
     /// The first pause between the probes of an endpoint that does not answer, and the longest.
     pub probes: (Duration, Duration),
@@ -75,7 +76,7 @@ const UNREADABLE: u32 = 5;
 /// have S3's to themselves.
 const SHARERS: u64 = 32;
 
-/// The first delay and the largest one, per kind.
+/// Returns the first delay and the largest one, per kind.
 const fn delays(kind: &FailureKind) -> (Duration, Duration) {
     match kind {
         // The pacer lets few of them pass where all are refused. Longer pauses would only hold up
@@ -105,8 +106,8 @@ impl RetryPolicy {
         drain: DRAIN,
     };
 
-    /// The policy for requests that find out what a server can do, which never wait longer than
-    /// those of the run.
+    /// Returns the policy for requests that find out what a server can do, which never wait longer
+    /// than those of the run.
     #[must_use]
     pub fn for_probes(&self) -> Self {
         Self {
@@ -129,9 +130,9 @@ impl RetryPolicy {
         (self.drain / 4).min(TIDYING)
     }
 
-    /// The policy for a bucket that has not answered yet. All faults that may pass are waited for
-    /// as long as the run's patience lasts; attempts follow each other closely and are short, so
-    /// that a server that comes up is noticed.
+    /// Returns the policy for a bucket that has not answered yet. All faults that may pass are
+    /// waited for as long as the run's patience lasts; attempts follow each other closely and are
+    /// short, so that a server that comes up is noticed.
     #[must_use]
     pub fn first_contact(&self) -> Self {
         Self {
@@ -142,8 +143,8 @@ impl RetryPolicy {
         }
     }
 
-    /// How long one attempt may take. It grows with the bytes: a 5 GiB part is silent for more than
-    /// a minute, and a limit that it cannot meet would make it fail for ever.
+    /// Returns the time limit of one attempt. It grows with the bytes: a 5 GiB part is silent for
+    /// more than a minute, and a limit that it cannot meet would make it fail for ever.
     #[must_use]
     pub fn time_limit(&self, operation: Operation, bytes: u64) -> Duration {
         let base = if operation == Operation::CompleteMultipartUpload {
@@ -194,7 +195,7 @@ impl RetryPolicy {
         self.doubt.min(self.patience) / 4
     }
 
-    /// How long to wait before the next attempt, or `None` to give up.
+    /// Returns the time to wait before the next attempt, or `None` to give up.
     ///
     /// `attempt` counts those already made, `waited` is the time since the first one, `chance` is
     /// uniform in `0..1`.

@@ -22,10 +22,10 @@ use tokio::sync::oneshot;
 
 use super::width::{Answered, NARROWEST, Width};
 
-/// Where the width starts, unless more is known of the server ([`Slots::begin_at`]).
+/// The width at the start, unless more is known of the server ([`Slots::begin_at`]).
 const START: u32 = 512;
-/// Where that of small work does: 3,500 copies a second that take 70 ms each, one of S3's
-/// partitions, are 250 in flight.
+/// The same for small work: 3,500 copies a second that take 70 ms each, one of S3's partitions, are
+/// 250 in flight.
 const START_SMALL: u32 = 256;
 /// The most requests in flight, where the limit of open files allows it. More are tried only while
 /// more make the run faster.
@@ -37,7 +37,7 @@ const MOST_PARKED: u32 = 4096;
 /// Requests that move less are small: no part is.
 const SMALL: u64 = 5 << 20;
 
-/// What a place is wanted for.
+/// The purpose of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want {
     /// One quick request, or a few in a row.
@@ -217,7 +217,7 @@ pub fn default_ceiling(per_request: u64) -> u32 {
 }
 
 impl Slots {
-    /// A few hundred places, that grow up to `ceiling`.
+    /// Creates a few hundred slots, whose number grows up to `ceiling`.
     #[must_use]
     pub fn new(ceiling: u32) -> Self {
         Self(Arc::new(Mutex::new(State {
@@ -264,10 +264,10 @@ impl Slots {
         receiver
     }
 
-    /// A place for one of the pieces that `left` bytes of an object go in. What the object must
-    /// wait for is one piece, and its share of all places for the rest: so a single copy of 5 GiB
-    /// goes before the small parts of a far larger object, which many places can shorten and that
-    /// copy none.
+    /// Returns a place for one of the pieces that `left` bytes of an object go in. What the object
+    /// must wait for is one piece, and its share of all places for the rest: so a single copy of 5
+    /// GiB goes before the small parts of a far larger object, which many places can shorten and
+    /// that copy none.
     #[must_use]
     pub fn bulk(&self, left: u64, piece: u64) -> Want {
         let width = u64::from(self.lock().width.get().max(1));

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-/// How long a copy takes, as a straight line over its bytes.
+/// The time that a copy takes, as a straight line over its bytes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Speed {
     /// Seconds of a copy of nothing.
@@ -17,8 +17,8 @@ pub struct Speed {
 }
 
 impl Speed {
-    /// What S3 shows inside a Region: published times of single part copies fit 78 MiB/s well.
-    /// Their fixed part is up to 2.5 s, but includes what comes before and after the copy.
+    /// The speed that S3 shows inside a Region: published times of single part copies fit 78 MiB/s
+    /// well. Their fixed part is up to 2.5 s, but includes what comes before and after the copy.
     pub const TYPICAL: Self = Self {
         start: 0.5,
         bytes_per_second: 78.0 * MIB,
@@ -44,12 +44,12 @@ impl Speed {
 }
 
 const MIB: f64 = 1_048_576.0;
-/// What a copy adds to the older ones leaves so much of their weight: the last thousand count.
+/// The part of the older ones' weight that is left after another copy: the last thousand count.
 const FADING: f64 = 0.999;
 /// Copies that each of the two usual points is worth: next to nothing beside copies of different
 /// sizes.
 const USUAL_WEIGHT: f64 = 0.02;
-/// Where the usual points are, in MiB.
+/// The usual points, in MiB.
 const USUAL_AT: [f64; 2] = [0.0, 64.0];
 /// No copy begins faster, and no byte goes slower or faster, than this.
 const SHORTEST_START: f64 = 0.001;
@@ -96,7 +96,7 @@ impl SpeedEstimate {
         self.0.add(1.0, to_f64(bytes) / MIB, took.as_secs_f64());
     }
 
-    /// What the answers so far say; [`Speed::TYPICAL`] before the first.
+    /// Returns the speed that the answers so far show; [`Speed::TYPICAL`] before the first.
     #[must_use]
     pub fn speed(&self) -> Speed {
         let mut sums = self.0;

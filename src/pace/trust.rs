@@ -30,7 +30,7 @@ const BELIEVED: u32 = 10;
 #[derive(Debug, Default)]
 pub(super) struct Trust {
     kinds: [OfKind; Operation::COUNT],
-    /// When a request of any kind succeeded last, in milliseconds since the run began.
+    /// The time at which a request of any kind succeeded last, in milliseconds since the run began.
     last_success: AtomicU64,
 }
 

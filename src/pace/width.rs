@@ -17,7 +17,8 @@ const SHORTEST_INTERVAL: Duration = Duration::from_millis(500);
 const LONGEST_INTERVAL: Duration = Duration::from_secs(10);
 /// One request counts as much work as this many bytes.
 const BYTES_PER_UNIT: f64 = 4_194_304.0;
-/// When more than one in so many requests waited for a rate, that was the limit and not the width.
+/// The share of requests that waited for a rate, one in so many, from which on that was the limit
+/// and not the width.
 const PACED: u32 = 4;
 /// It was the limit no more if none of them was answered for a half of the interval.
 const FREE: u32 = 2;
@@ -42,12 +43,12 @@ pub(super) struct Width {
     strain: (f64, u32),
 }
 
-/// What an answer says about the width.
+/// The information that an answer has about the width.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Answered {
     pub(super) now: Duration,
     pub(super) took: Duration,
-    /// What the request moves, in bytes.
+    /// The bytes that the request moves.
     pub(super) bytes: u64,
     pub(super) is_good: bool,
     /// The request waited for a rate, or was throttled.
@@ -141,8 +142,7 @@ impl Width {
     }
 }
 
-/// What the controller is told after each interval, which lasts as long as a request takes or
-/// longer.
+/// The measurements of one interval, which lasts as long as a request takes or longer.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Interval {
     /// Length of the interval in seconds.
@@ -173,7 +173,7 @@ const LONGEST_REST: u32 = 64;
 /// The width never falls below this by itself.
 pub const NARROWEST: u32 = 16;
 
-/// How many requests may be in flight.
+/// Decides how many requests may be in flight.
 #[derive(Clone, Debug)]
 pub struct WidthController {
     width: u32,
@@ -243,8 +243,8 @@ impl WidthController {
         self.width
     }
 
-    /// A full interval with nothing else in the way: was the trial worth it, is it time for another
-    /// one?
+    /// Judges a full interval in which nothing else was the limit: decides if the trial was worth it,
+    /// and if it is time for another one.
     fn judge(&mut self, throughput: f64) {
         match self.trial.take() {
             Some(before) if throughput < self.base * self.demanded() => {

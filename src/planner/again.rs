@@ -178,8 +178,8 @@ impl Sides {
         Ok(())
     }
 
-    /// The object `there` if it surely has the bytes of this entry. Of files nothing is known that
-    /// would tell.
+    /// Returns the object `there` if it surely has the bytes of this entry. Of files nothing is
+    /// known that would tell.
     async fn if_equal(&self, entry: &Entry, there: Head) -> Result<Option<Head>, Failure> {
         let Some(source) = &self.source else {
             return Ok(None);

@@ -307,7 +307,7 @@ impl Sides {
         }))
     }
 
-    /// The same by a HEAD, which shows everything but the tags.
+    /// Returns the same by a HEAD, which shows everything but the tags.
     async fn by_attributes(
         &self,
         equal_by: Basis,

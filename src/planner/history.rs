@@ -65,12 +65,12 @@ impl PartialEq for Following {
 impl Eq for Following {}
 
 impl Following {
-    /// The versions that wait.
+    /// Returns the versions that wait.
     pub fn versions(&self) -> impl Iterator<Item = &Version> {
         self.versions.iter()
     }
 
-    /// The step of the oldest version, with the others behind it.
+    /// Returns the step of the oldest version, with the others behind it.
     #[must_use]
     pub fn next(mut self: Box<Self>, sides: &Sides, tip: Tip) -> Option<Step> {
         let version = self.versions.pop_front()?;
@@ -92,7 +92,7 @@ impl Following {
     }
 }
 
-/// A version as an entry. Markers have neither bytes nor an `ETag`.
+/// Returns a version as an entry. Markers have neither bytes nor an `ETag`.
 fn entry(key: &ObjectKey, relative_at: usize, version: Version) -> Entry {
     Entry {
         key: key.clone(),

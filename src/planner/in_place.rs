@@ -63,7 +63,7 @@ impl Sides {
         }
     }
 
-    /// The bucket whose objects are changed in place.
+    /// Returns the bucket whose objects are changed in place.
     #[must_use]
     pub fn changed_bucket(&self) -> Option<&Bucket> {
         self.is_in_place().then_some(&self.destination)

@@ -25,7 +25,7 @@ struct Missed {
 }
 
 impl Missed {
-    /// A pattern that matches at the top level only.
+    /// Returns a pattern that matches at the top level only.
     fn of(globs: &[KeyGlob]) -> Vec<Self> {
         globs
             .iter()
@@ -87,7 +87,7 @@ impl Misses {
         }
     }
 
-    /// The same in passing.
+    /// Observes what was planned, and passes it on.
     pub fn watch(&mut self, sides: &Sides, planned: Option<Planned>) -> Option<Planned> {
         planned.inspect(|planned| self.observe(sides, planned))
     }

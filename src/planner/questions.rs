@@ -18,14 +18,14 @@ use tokio::time::sleep;
 const LOOK: Duration = Duration::from_millis(250);
 
 /// The answers to questions that are under way.
-pub(super) enum AnswersInOrder<F: Future> {
+pub(super) enum PendingAnswers<F: Future> {
     /// In the order of the questions.
     InOrder(FuturesOrdered<F>),
     /// As they come.
     AsTheyCome(FuturesUnordered<F>),
 }
 
-impl<F: Future> AnswersInOrder<F> {
+impl<F: Future> PendingAnswers<F> {
     pub(super) fn new(in_order: bool) -> Self {
         if in_order {
             Self::InOrder(FuturesOrdered::new())
@@ -146,7 +146,7 @@ mod tests {
     #[tokio::test]
     async fn answers_come_in_order_or_as_they_come() {
         for (in_order, first) in [(true, None), (false, Some(Some(2)))] {
-            let mut answers = AnswersInOrder::new(in_order);
+            let mut answers = PendingAnswers::new(in_order);
             answers.push(Either::Left(pending::<u32>()));
             answers.push(Either::Right(ready(2)));
             assert_eq!((answers.len(), answers.is_passed_by()), (2, !in_order));

@@ -19,7 +19,7 @@ use futures::future::{Either, FutureExt, ready};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
-use super::questions::{AnswersInOrder, HeldUp};
+use super::questions::{HeldUp, PendingAnswers};
 use super::steps::{Exit, Gone, News, Outbox};
 use super::{Next, Planned, Resume, Sides, WAITING};
 use crate::bucket::Bucket;
@@ -231,7 +231,8 @@ impl Sides {
                 .is_some_and(|bucket| is_shut(bucket, source))
     }
 
-    /// True when the source's keys can be listed from anywhere, and the destination's with them.
+    /// Returns true if the source's keys can be listed from anywhere, and the destination's with
+    /// them.
     fn is_cut(&self) -> bool {
         matches!(self.transfer.from, Source::Prefix { .. })
             && self.source.is_some()
@@ -348,7 +349,7 @@ impl Sides {
         let mut counterparts = self.counterparts_of(range, frontier);
         let at_once = self.heads_at_once();
         // What is known waits behind what is asked where keys leave in their order.
-        let (mut waiting, mut asking) = (AnswersInOrder::new(self.plans_in_order()), 0);
+        let (mut waiting, mut asking) = (PendingAnswers::new(self.plans_in_order()), 0);
         let held_up = HeldUp::default();
         loop {
             let found = match first.take() {
@@ -393,7 +394,7 @@ impl Sides {
                         let is_held_up = || sides.is_held_up(&keys.0, &keys.1);
                         let question = sides.ask(entry, key, question);
                         let answer = held_up.place(&shared.questions, is_held_up, question);
-                        (1, answer.await)
+                        (1, Box::pin(answer).await)
                     }))
                 }
             });
@@ -431,7 +432,8 @@ impl Sides {
     }
 }
 
-/// True for what is not in the range: an earlier session has dealt with it, or another range will.
+/// Returns true for what is not in the range: an earlier session has dealt with it, or another
+/// range will.
 fn is_elsewhere(found: &Found, range: &KeyRange) -> bool {
     let key = match found {
         Found::Entry(entry) => entry.key.as_str(),

@@ -92,7 +92,7 @@ impl Planned {
         Self::Unlisted(place, failure)
     }
 
-    /// True for what waits to be begun.
+    /// Returns true for what waits to be begun.
     fn waits(&self) -> bool {
         match self {
             Self::Step(_) => true,
@@ -125,7 +125,7 @@ impl Exit {
         )
     }
 
-    /// True when the executor may soon have nothing to do.
+    /// Returns true if the executor may soon have nothing to do.
     pub(super) fn is_behind(&self) -> bool {
         let has_room = self.window.available_permits() >= BATCH || self.hunger.is();
         has_room && self.news.capacity() > BATCHES_AHEAD / 2

@@ -8,7 +8,7 @@ use crate::plan::attributes::Reads;
 use crate::s3::{Capabilities, Failure, Head};
 
 impl Sides {
-    /// A copy that is there and may lack what is set after its bytes.
+    /// Returns the HEAD of a copy that is there and may lack what is set after its bytes.
     ///
     /// Tags that are too long for a header are set all at once, so that a copy that shall have some
     /// and has none lacks them. Who may not see the number of tags may not copy them either.

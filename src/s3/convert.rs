@@ -190,7 +190,7 @@ pub(super) fn checksum(
     })
 }
 
-/// True for the base64 of as many bytes as a checksum of this algorithm has.
+/// Returns true for the base64 of as many bytes as a checksum of this algorithm has.
 fn is_sum(algorithm: ChecksumAlgorithm, value: &str) -> bool {
     let width = match algorithm {
         ChecksumAlgorithm::Crc64Nvme => 8,
@@ -203,7 +203,7 @@ fn is_sum(algorithm: ChecksumAlgorithm, value: &str) -> bool {
         .is_ok_and(|bytes| bytes.len() == width)
 }
 
-/// True for the number of parts behind a composite checksum.
+/// Returns true for the number of parts behind a composite checksum.
 fn is_count(parts: &str) -> bool {
     parts.parse().is_ok_and(|count: u32| count > 0)
 }

@@ -386,7 +386,7 @@ impl Failure {
         }
     }
 
-    /// True if s3haul itself refuses something, for which no server has an answer.
+    /// Returns true if s3haul itself refuses something, for which no server has an answer.
     fn is_own_refusal(&self) -> bool {
         self.0.kind == FailureKind::Invalid && self.0.code == self.0.kind.name()
     }

@@ -86,9 +86,12 @@ impl Secrets {
         }
         let document = response.body().bytes().unwrap_or_default();
         let pieces = TextPieces::of(secrets, document.len() > LONG);
-        let check = |what, text: &str| match pieces.are_in(text) {
-            true => Err(Quoted(what)),
-            false => Ok(()),
+        let check = |what, text: &str| {
+            if pieces.are_in(text) {
+                Err(Quoted(what))
+            } else {
+                Ok(())
+            }
         };
         for (name, value) in response.headers() {
             if let Some(what) = recorded(&NAMES, name) {

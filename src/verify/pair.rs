@@ -267,7 +267,7 @@ impl Pair {
 }
 
 impl Verdict {
-    /// The same, resting on a checksum that the server has stored.
+    /// Returns the same, resting on a checksum that the server has stored.
     fn of_answers(self, stored: &Checksum) -> Self {
         match self {
             Self::Equal { .. } => Self::Equal {

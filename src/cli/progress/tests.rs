@@ -98,7 +98,7 @@ async fn a_run_without_a_success_is_stalled_and_says_when_it_gives_up() {
     let console = console();
     let lanes = console.pacer.lanes("here", "lake", Class::Write);
     let answered = async |failure: Option<Failure>| {
-        let patience = Duration::from_secs(60);
+        let patience = Duration::from_mins(1);
         let admitted = console.pacer.admit(&lanes, "k", 0, patience).await.unwrap();
         let (operation, second) = (Operation::CopyObject, Duration::from_secs(1));
         let pacer = &console.pacer;

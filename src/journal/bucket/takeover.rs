@@ -46,8 +46,8 @@ impl BucketPlace {
         }
     }
 
-    /// The same for a journal that cannot be read. Returns the number of the segment, the fences
-    /// that must be kept, and what could still be read.
+    /// Returns the same for a journal that cannot be read. Returns the number of the segment, the
+    /// fences that must be kept, and what could still be read.
     pub(super) async fn take_unread(
         &self,
         writer: &Writer,

@@ -89,7 +89,7 @@ impl Alphabet {
     }
 }
 
-/// The bytes that two texts begin with alike, up to whole characters.
+/// Returns the bytes that two texts begin with alike, up to whole characters.
 pub(super) fn common(one: &str, other: &str) -> usize {
     let same = one
         .bytes()
@@ -102,8 +102,8 @@ pub(super) fn common(one: &str, other: &str) -> usize {
         .unwrap_or(0)
 }
 
-/// The next character that can be sent without trouble: no control character, no surrogate, and
-/// none that XML forbids.
+/// Returns the next character that can be sent without trouble: no control character, no surrogate,
+/// and none that XML forbids.
 pub(super) fn next_char(char: char) -> Option<char> {
     let next = match u32::from(char) {
         0..0x20 => 0x20,

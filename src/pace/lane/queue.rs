@@ -73,7 +73,7 @@ pub(in crate::pace) struct Passed {
     pub(super) scout: bool,
 }
 
-/// What a request in line is told.
+/// The answer to a request in line.
 pub(super) enum Turn {
     Go,
     /// Go ahead of the line; these prefixes turned out to be throttled alone.
