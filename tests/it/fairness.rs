@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use rstest::rstest;
-use s3haul::manifest::job::{DEFAULT_ENDPOINT, Job, Limits, PartSize, Provider, Source, Transfer};
+use s3haul::manifest::job::{DEFAULT_ENDPOINT, Job, Limits, PartSize, Source, Transfer};
 use s3haul::sandbox::{
     BucketOptions, Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation,
 };
