@@ -22,10 +22,11 @@ pub(super) fn command<'w>(words: impl IntoIterator<Item = &'w str>) -> String {
 
 /// Returns the words of this process.
 fn words() -> Vec<String> {
-    let words = std::env::args_os().skip(1);
-    words
+    let words: Vec<_> = std::env::args_os()
+        .skip(1)
         .map(|word| word.to_string_lossy().into_owned())
-        .collect()
+        .collect();
+    without_passwords(&words)
 }
 
 /// Returns the command of this process with another flag.
@@ -46,6 +47,30 @@ fn again(words: &[String]) -> Option<String> {
     }
     let words = words.iter().map(String::as_str);
     Some(command(words.filter(|word| *word != "--fresh")))
+}
+
+/// Returns the words with a placeholder for the user and password of each URL: the command reaches
+/// terminals and logs.
+fn without_passwords(words: &[String]) -> Vec<String> {
+    let follows_proxy = |index: usize| index > 0 && words[index - 1] == "--proxy";
+    let shown = |(index, word): (usize, &String)| {
+        let schemes = ["http://", "https://", "--proxy="];
+        let start = schemes
+            .iter()
+            .filter_map(|scheme| Some(word.find(scheme)? + scheme.len()))
+            .max();
+        // A proxy needs no scheme.
+        let Some(start) = start.or_else(|| follows_proxy(index).then_some(0)) else {
+            return word.clone();
+        };
+        let (before, url) = word.split_at(start);
+        let end = url.find('/').unwrap_or(url.len());
+        match url[..end].rfind('@') {
+            Some(at) => format!("{before}USER:PASSWORD{}", &url[at..]),
+            None => word.clone(),
+        }
+    };
+    words.iter().enumerate().map(shown).collect()
 }
 
 /// Returns the command that copies what failed in the run of a report.
@@ -73,7 +98,7 @@ pub(super) fn after_run(
             lines.push(format!("to copy what is restored by then: {again}"));
         }
         (Exit::Interrupted | Exit::Failures, Some(again)) if !is_over => {
-            lines.push(format!("to go on: {again}"));
+            lines.push(format!("to continue: {again}"));
         }
         _ => {}
     }
@@ -111,6 +136,29 @@ mod tests {
     }
 
     #[test]
+    fn a_password_is_not_repeated() {
+        for (typed, shown) in [
+            (
+                "--proxy http://me:s@p:1/",
+                "--proxy http://USER:PASSWORD@p:1/",
+            ),
+            ("--proxy me:s@p:1", "--proxy USER:PASSWORD@p:1"),
+            ("--proxy=me:s@p:1", "--proxy=USER:PASSWORD@p:1"),
+            ("--proxy=https://me:s@p", "--proxy=https://USER:PASSWORD@p"),
+            (
+                "--endpoint-url=http://k:s@h/a@b",
+                "--endpoint-url=http://USER:PASSWORD@h/a@b",
+            ),
+            (
+                "copy s3://a/b@c http://h/x@y",
+                "copy s3://a/b@c http://h/x@y",
+            ),
+        ] {
+            assert_eq!(without_passwords(&words(typed)), words(shown), "{typed}");
+        }
+    }
+
+    #[test]
     fn a_run_ends_with_what_to_do() {
         let after = |outcome: &Outcome, exit, report| {
             after_run(outcome, exit, Some("s3haul run j"), report).join("\n")
@@ -134,7 +182,7 @@ mod tests {
         outcome.stopped = true;
         assert_eq!(
             after(&outcome, Exit::Interrupted, Some("r")),
-            "to go on: s3haul run j"
+            "to continue: s3haul run j"
         );
         assert!(after_run(&outcome, Exit::Interrupted, None, Some("r")).is_empty());
     }

@@ -324,7 +324,7 @@ pub fn exit_of(outcome: &Outcome) -> Exit {
 /// Returns what a run leaves behind if a signal ends it.
 fn left(keeps_journal: bool) -> &'static str {
     if keeps_journal {
-        "what is done and the parts of open uploads are in the journal; run the same command again to go on"
+        "what is done and the parts of open uploads are in the journal; run the same command again to continue"
     } else {
         "objects that are done stay, and no journal says more (uploads that could not be aborted are in the receipts); run \
          the same command again for the rest"

@@ -110,7 +110,7 @@ impl Status {
         let again = job.map(|path| next::command(["run", path]));
         let again = again.or_else(|| view.command.map(str::to_owned));
         match (view.life, view.report, again) {
-            (Life::Dead | Life::Stopped, _, Some(again)) => Some(format!("to go on: {again}")),
+            (Life::Dead | Life::Stopped, _, Some(again)) => Some(format!("to continue: {again}")),
             (Life::Ended, report, again) if view.totals.failed_objects > 0 => {
                 let retry = report.map(|report| next::retry(&report.report));
                 let command = retry.or(again)?;
@@ -361,8 +361,8 @@ impl<'a> View<'a> {
         let count = display_count;
         let life = match self.life {
             Life::Running => "running",
-            Life::Dead => "dead: run the same command again to go on",
-            Life::Stopped => "stopped: run the same command again to go on",
+            Life::Dead => "dead: run the same command again to continue",
+            Life::Stopped => "stopped: run the same command again to continue",
             Life::Ended => "ended",
         };
         let _ = writeln!(
