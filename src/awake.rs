@@ -1,10 +1,9 @@
-//! Time in which this process ran.
+//! Counts the time during which this process ran.
 //!
-//! A process that was stopped (`SIGSTOP`, Ctrl-Z, a frozen container or virtual machine) hears no
-//! answers meanwhile. When it goes on, its clocks say that the server was silent for all that time.
-//! So patience is counted in time that the process was awake. A thread looks at the clock each
-//! second. A look that comes far too late, with no other one before it, shows how long nothing of
-//! this process ran.
+//! A stopped process (`SIGSTOP`, Ctrl-Z, a frozen container or virtual machine) receives no
+//! answers. When it continues, its clocks say that the server was silent all that time. So patience
+//! counts only the time that the process was awake. A thread looks at the clock each second, and so
+//! does each caller. If a look comes far too late, the process did not run since the look before.
 
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
@@ -14,14 +13,14 @@ use tokio::time::Instant;
 
 /// The time between two looks at the clock.
 const TICK: Duration = Duration::from_secs(1);
-/// A look may come this much too late on a busy machine.
+/// How late a look may come on a busy machine without being a sign of sleep.
 const LATE: Duration = Duration::from_secs(4);
 
-/// A point in time from which the time is counted that this process was awake.
+/// A point in time from which the time that this process is awake is counted.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AwakeInstant {
     at: Instant,
-    /// The time before it that the process was known not to run.
+    /// The total time that the process was known not to have run by then.
     asleep: Duration,
 }
 
@@ -31,7 +30,7 @@ impl AwakeInstant {
         Self::at(Instant::now())
     }
 
-    /// Returns the moment `at`, which is not long ago.
+    /// Returns the moment `at`, which must be recent: sleep before this call is not subtracted.
     pub(crate) fn at(at: Instant) -> Self {
         Self {
             at,
@@ -39,18 +38,18 @@ impl AwakeInstant {
         }
     }
 
-    /// Returns the moment that lies so long before this one.
+    /// Returns the moment that is `time` before this one.
     pub(crate) fn earlier_by(self, time: Duration) -> Self {
         let at = self.at.checked_sub(time).unwrap_or(self.at);
         Self { at, ..self }
     }
 
-    /// Returns the time since, without that in which this process did not run.
+    /// Returns the time since this moment, less the time that this process did not run.
     pub(crate) fn elapsed(&self) -> Duration {
         self.until(Instant::now())
     }
 
-    /// Returns the time from this moment to `now`, without that in which this process did not run.
+    /// Returns the time from this moment to `now`, less the time that this process did not run.
     pub(crate) fn until(&self, now: Instant) -> Duration {
         let asleep = asleep().saturating_sub(self.asleep);
         now.saturating_duration_since(self.at)
@@ -58,7 +57,7 @@ impl AwakeInstant {
     }
 }
 
-/// The looks at the clock. Pure: the time is an argument.
+/// The result of the looks at the clock. Pure: the time is an argument.
 #[derive(Debug)]
 struct Looks {
     last: std::time::Instant,
@@ -76,10 +75,10 @@ impl Looks {
     }
 }
 
-/// The looks of this process, or nothing if there is no thread to look.
+/// The looks of this process; `None` if the thread could not be started.
 static LOOKS: OnceLock<Option<Mutex<Looks>>> = OnceLock::new();
 
-/// Returns how long this process is known not to have run, from the first call on.
+/// Returns how long this process is known not to have run since the first call.
 fn asleep() -> Duration {
     let looks = LOOKS.get_or_init(|| {
         let thread = thread::Builder::new().name("s3haul-awake".to_owned());

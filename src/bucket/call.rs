@@ -1,8 +1,8 @@
 //! One request and its repetitions: the place that sends every request of a bucket.
 //!
-//! Each attempt needs credentials and the pacer's leave, has a time limit, teaches the controllers,
-//! and is judged. What failed for a reason that may pass is sent again until the patience is used
-//! up; an outage, missing credentials, and the first contact have clocks of their own.
+//! Each attempt needs credentials and the pacer's permission, has a time limit, and teaches the
+//! controllers. A request that fails for a reason that may pass is sent again until the patience is
+//! used up. An outage, missing credentials, and the first contact have their own clocks.
 
 use std::future::Future;
 use std::time::Duration;
@@ -16,42 +16,42 @@ use crate::awake::AwakeInstant;
 use crate::location::ObjectKey;
 use crate::s3::{Failure, FailureKind, Operation};
 
-/// States if a request may be sent again when its outcome is not known.
+/// States whether a request may be sent again while its outcome is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Repeat {
-    /// It has the same effect twice, even if both requests are under way at once.
+    /// Two requests have the effect of one, even if both are under way at once.
     AtOnce,
     /// [`Repeat::AtOnce`] in a bucket that keeps no versions, [`Repeat::Always`] in others.
     IfOneVersion,
-    /// It has the same effect twice, one after the other.
+    /// Two requests have the effect of one, if one follows the other.
     Always,
-    /// Only when it surely did not happen.
+    /// It may be sent again only if it certainly had no effect.
     UnlessUnknown,
 }
 
 /// The attempts of one request so far.
 ///
-/// Patience is for the server: time at the user's own limits does not use it up, nor does an outage,
-/// which has its own clock for all requests together.
+/// Patience covers only the server: waiting at the user's own limits does not use it up, nor does
+/// an outage, which has one clock for all requests.
 #[derive(Debug, Default)]
 struct Tries {
-    /// Requests that were sent.
+    /// The number of requests that were sent.
     attempts: u32,
-    /// More than one of them may have taken effect.
+    /// Set if a request other than the answered one may have taken effect.
     maybe_twice: bool,
     doubts: Doubts,
-    /// The last one got no answer.
+    /// Set if the last request got no answer on a connection that the server serves.
     is_late: bool,
-    /// The time that the caller waited before.
+    /// The time that the caller waited before the first attempt.
     before: Duration,
-    /// The time at which the first one that failed was sent, if it got no answer, or failed.
+    /// The time at which the first failed attempt fell silent, or failed if it was answered.
     since: Option<AwakeInstant>,
-    /// The time from then on for which patience does not count.
+    /// The time since then that does not use up patience.
     held: Duration,
 }
 
 impl Tries {
-    /// Returns those of a request whose caller has waited for its outcome already.
+    /// Returns the tries of a request whose caller has already waited `before` for its outcome.
     fn after(before: Duration) -> Self {
         Self {
             is_late: !before.is_zero(),
@@ -60,7 +60,7 @@ impl Tries {
         }
     }
 
-    /// Begins an attempt that did not wait for the server for so long.
+    /// Begins an attempt after `held` of waiting that does not use up patience.
     fn begin(&mut self, held: Duration) {
         self.attempts += 1;
         if self.since.is_some() {
@@ -68,24 +68,24 @@ impl Tries {
         }
     }
 
-    /// Notes that the last attempt, which was sent at `sent`, failed, perhaps after a silence.
+    /// Notes the failure of the last attempt, which was sent at `sent`, perhaps after a silence.
     fn failed(&mut self, failure: &Failure, silence: Option<Silence>, sent: AwakeInstant) {
         self.maybe_twice |= failure.kind().outcome_unknown();
-        // An attempt that got no answer was waiting too.
+        // The time that an unanswered attempt waited counts too.
         self.since.get_or_insert_with(|| {
             let silent_for = silence.map_or(Duration::ZERO, |silence| silence.lasted);
             AwakeInstant::now().earlier_by(silent_for.min(sent.elapsed()))
         });
     }
 
-    /// Returns the time that was spent on waiting for the server, by the caller too.
+    /// Returns the time that this request and its caller have waited for the server.
     fn waited(&self) -> Duration {
         let waited = |since: AwakeInstant| since.elapsed().saturating_sub(self.held);
         self.before + self.since.map_or(Duration::ZERO, waited)
     }
 
-    /// Returns the time for which the server has been silent. One that answers is given time to; one
-    /// that does not has no more than the patience.
+    /// Returns how long the server has been silent: zero if it answered last time. A silent server
+    /// has no more time than the patience.
     fn silent(&self) -> Duration {
         if self.is_late {
             self.waited()
@@ -104,8 +104,8 @@ impl Tries {
 }
 
 impl Bucket {
-    /// Not itself a future around another one: those of all requests end up inside that of an
-    /// object.
+    /// Sends a request, again if that may help. Not an `async fn`, whose future would wrap that of
+    /// [`Bucket::call_at`] inside the future of every object.
     pub(super) fn call<T, F>(
         &self,
         operation: Operation,
@@ -121,7 +121,7 @@ impl Bucket {
         self.call_at(at, operation, key, bytes, repeat, attempt)
     }
 
-    /// [`Bucket::call`] for a request that is about the keys around `at`, which S3 counts against
+    /// Sends a request about the keys around `at`, as [`Bucket::call`] does. S3 counts it against
     /// their partition.
     pub(super) async fn call_at<T, F>(
         &self,
@@ -140,7 +140,7 @@ impl Bucket {
         let mut tries = Tries::after(self.waited);
         let mut parked = None;
         loop {
-            // Nor does the time without credentials use patience up, which has a clock of its own.
+            // The time without credentials has its own clock and does not use up patience.
             let unsigned = self
                 .credentials(operation, key)
                 .await
@@ -203,7 +203,7 @@ impl Bucket {
                 Some(contact) => contact.elapsed(),
                 None => tries.waited(),
             };
-            // In a box: most requests never fail.
+            // Boxed, since most requests never fail.
             let pause = self.pause_after(failure, waited, operation, key);
             let (failure, wait) = Box::pin(pause).await?;
             tracing::debug!(%failure, ?wait, "will be sent again");
@@ -215,13 +215,13 @@ impl Bucket {
             let _late = (*failure.kind() == FailureKind::Throttled).then(|| lanes.late(at));
             tokio::select! {
                 () = sleep(wait) => {}
-                // It would have been sent again: the stop ends it, not what the server said.
+                // Without the stop it would be sent again, so the error names the stop.
                 () = self.waits_in_vain(operation, at, tries.attempts) => return Err(self.stopped(operation, key).after(tries.attempts)),
             }
         }
     }
 
-    /// Teaches the pacer what came of an attempt.
+    /// Teaches the pacer the outcome of an attempt, and returns that outcome.
     fn learned<T>(&self, attempt: &Attempt<'_>, sent: Sent<'_, T>) -> Result<T, Failure> {
         let (operation, limit) = (attempt.operation, attempt.silence);
         let outcome = match sent.answer {
@@ -237,7 +237,7 @@ impl Bucket {
             Err(_) => Err(self.late(limit, operation, attempt.key)),
         };
         match outcome.as_ref().err() {
-            // A server that is not up yet says nothing about the pace that it can bear later.
+            // A server that is not up yet says nothing about the rate that it will accept later.
             Some(failure) if self.contact.is_some() && failure.kind().may_pass_later() => {
                 drop(sent.admitted);
             }
@@ -253,7 +253,7 @@ impl Bucket {
         outcome
     }
 
-    /// Limits the time of an attempt, when the server has been silent for `spent` already.
+    /// Returns how long an attempt may be silent after the server has been silent for `spent`.
     fn attempt_limit(&self, operation: Operation, full: Duration, spent: Duration) -> Duration {
         if let Some(contact) = &self.contact {
             return contact.time_limit(full);
@@ -265,7 +265,7 @@ impl Bucket {
     /// Decides how long to wait before the request is sent again.
     ///
     /// # Errors
-    /// The failure that ends the request, because it will not pass or the patience is used up.
+    /// Returns the failure that ends the request: it will not pass, or the patience is used up.
     async fn pause_after(
         &self,
         failure: Failure,
@@ -273,7 +273,7 @@ impl Bucket {
         operation: Operation,
         key: Option<&ObjectKey>,
     ) -> Result<(Failure, Duration), Failure> {
-        // Attempts that take long would otherwise outlast the patience: each may take some seconds.
+        // Otherwise the attempts would outlast the patience, since each may take some seconds.
         let is_over = self
             .contact
             .as_ref()
@@ -288,8 +288,8 @@ impl Bucket {
             None if let Some(contact) = &self.contact => {
                 return Err(contact.given_up(self.in_its_network(failure)));
             }
-            // The endpoint as a whole does not answer: that ends when the outage does, or its
-            // patience.
+            // The whole endpoint is silent: the request waits until the outage or its patience
+            // ends.
             None if failure.kind().speaks_of_an_outage()
                 && operation != Operation::HeadBucket
                 && (self.lanes(operation.class()).is_out()
@@ -297,7 +297,7 @@ impl Bucket {
             {
                 Duration::ZERO
             }
-            // Whether it was an outage will not be known.
+            // After a stop, nothing can show whether it was an outage.
             None if failure.kind().speaks_of_an_outage() && self.halt.is_cancelled() => {
                 return Err(self
                     .stopped(operation, key)
@@ -317,7 +317,7 @@ impl Bucket {
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        // The first contact and the end of an outage are told by this one.
+        // `HeadBucket` checks the first contact and outages: it is not sent twice at once.
         let repeat = if operation == Operation::HeadBucket {
             Repeat::Always
         } else {

@@ -1,10 +1,9 @@
-//! Creates an upload, with a second request where the first one hangs, and keeps the loser.
+//! Creates an upload, with a second request if the first one hangs, and keeps the losing request.
 //!
-//! `CreateMultipartUpload` knows no idempotency: two requests that take effect are two uploads. So
-//! the request that loses must not be forgotten. Each one is a task of its own, and the task of a
-//! request that another one has overtaken goes on when its caller has the first answer: the id that
-//! it brings is the only name of the second upload. [`crate::multipart`] waits for it and aborts
-//! that upload.
+//! `CreateMultipartUpload` is not idempotent: two requests that take effect create two uploads. So
+//! the losing request must not be forgotten. Each request is its own task, and the task of an
+//! overtaken request continues after the caller has the first answer: only its answer names the
+//! second upload. [`crate::multipart`] waits for that answer and aborts the upload.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -18,19 +17,19 @@ use crate::location::ObjectKey;
 use crate::s3::progress::carried;
 use crate::s3::{Attributes, Begun, Failure, FailureKind, Operation};
 
-/// A Create that is still without an answer when another one has created the upload.
+/// A Create that was still unanswered when another one had created the upload.
 pub(crate) type Overtaken = JoinHandle<Result<Begun, Failure>>;
 
 /// The requests of one call.
 #[derive(Debug, Default)]
 struct Creates {
-    /// One of them has created an upload.
+    /// Set once one of them has created an upload.
     is_created: bool,
-    /// The one that had no answer then: a request is sent twice at most.
+    /// The request that was unanswered then. There is at most one, since two at most run at once.
     overtaken: Option<Overtaken>,
 }
 
-/// One request. It ends when it is dropped, unless another one has created the upload.
+/// One request. Dropping it aborts it, unless another one has created the upload.
 #[derive(Debug)]
 struct Create {
     task: Option<Overtaken>,
@@ -75,7 +74,7 @@ impl Future for Create {
         self.task = None;
         let answer = match answer {
             Ok(answer) => answer,
-            // `Bucket::caught` makes a failure of it.
+            // `Bucket::caught` turns the panic into a failure.
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(error) => Err(Failure::new(
                 FailureKind::Stopped,

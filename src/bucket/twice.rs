@@ -1,21 +1,21 @@
 //! Sends a request once more when its answer is overdue, and takes the first good answer.
 //!
-//! The first request stays under way: nobody knows if it was lost or is slow. The second one waits
-//! for a place in flight and for the pacer, like every request, and goes over another connection,
-//! since the first one holds its own. [`crate::pace::latency`] tells what is overdue and bounds how
-//! many requests are sent twice.
+//! The first request stays under way, since it may be lost or just slow. The second one waits for a
+//! place in flight and for the pacer, like every request, and uses another connection, because the
+//! first one holds its own. [`crate::pace::latency`] decides when a request is overdue and limits
+//! how many are sent twice.
 //!
-//! Reads may always be sent twice. A `CopyObject` may where both requests leave the same object
-//! behind and one version of it ([`Repeat::IfOneVersion`]): the server reads exactly the pinned
-//! version of the source, and either a condition lets only one of them write, or the bucket keeps
-//! no versions. A `CreateMultipartUpload` may where the upload of the request that loses is awaited
-//! and aborted ([`super::creates`]). An `UploadPartCopy` may where both requests leave the very same
-//! part: the same range of a pinned version, on a server whose `ETag`s follow from the bytes. The
-//! second request may still arrive when the object is published, and changes nothing then.
+//! Reads may always be sent twice. A `CopyObject` may be if both requests leave one version of the
+//! same object ([`Repeat::IfOneVersion`]): the server reads exactly the pinned version of the
+//! source, and either a condition lets only one request write, or the bucket keeps no versions. A
+//! `CreateMultipartUpload` may be, since the losing request's upload is awaited and aborted
+//! ([`super::creates`]). An `UploadPartCopy` may be if both requests create the same part: the same
+//! range of a pinned version, on a server whose `ETag`s follow from the bytes. The second request
+//! may still arrive after the object is published, and then changes nothing.
 //!
-//! A server that serves few connections lets whole waves of requests hang
-//! ([`crate::s3::served`]). Those are not sent twice but given up, and sent again when there is a
-//! connection that is served.
+//! A server that serves few connections leaves whole waves of requests hanging
+//! ([`crate::s3::served`]). Those are not sent twice. They are given up, and sent again when a
+//! served connection is free.
 
 use std::future::Future;
 use std::pin::pin;
@@ -36,12 +36,12 @@ use crate::pace::slots::{Slot, Want};
 use crate::s3::progress::{Progress, within};
 use crate::s3::{Failure, FailureKind, Operation, SourcePin, Versioning, WriteCondition};
 
-/// A request is looked at this often until enough is known of its kind.
+/// The time between two looks at a request that cannot be sent twice yet.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// A request hangs at least this long before it is given up because nobody serves its connection.
+/// The least time that a request hangs before it is given up because its connection is not served.
 const UNSERVED_AFTER: Duration = Duration::from_secs(2);
 
-/// One attempt of a request, which may take two requests.
+/// One attempt, which may send its request twice.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Attempt<'a> {
     pub(super) at: &'a str,
@@ -49,9 +49,9 @@ pub(super) struct Attempt<'a> {
     pub(super) key: Option<&'a ObjectKey>,
     pub(super) bytes: u64,
     pub(super) repeat: Repeat,
-    /// The longest silence.
+    /// The longest silence before the attempt is given up.
     pub(super) silence: Duration,
-    /// The longest time in all.
+    /// The longest total time of the attempt.
     pub(super) limit: Duration,
 }
 
@@ -60,19 +60,19 @@ pub(super) struct Attempt<'a> {
 pub(super) struct Silence {
     /// The time without an answer.
     pub(super) lasted: Duration,
-    /// The server serves no more than so many connections, and this one is not among them.
+    /// The number of connections that the server serves, if this one is not among them.
     pub(super) served: Option<u32>,
 }
 
-/// The answer, or the time without one.
+/// The answer, or the silence in its place.
 type Answered<T> = Result<Result<T, Failure>, Silence>;
 
 /// The outcome of an attempt.
 pub(super) struct Sent<'a, T> {
     pub(super) answer: Answered<T>,
-    /// The permission of the request that it answers.
+    /// The permission of the request that `answer` belongs to.
     pub(super) admitted: Admitted<'a>,
-    /// The time that this request took.
+    /// The time that the same request took.
     pub(super) took: Duration,
     /// The number of requests that were sent: one or two.
     pub(super) requests: u32,
@@ -85,7 +85,7 @@ struct Permission<'a> {
 }
 
 impl Bucket {
-    /// Makes one attempt, and a second one beside it if the first is overdue.
+    /// Sends a request, and a second one beside it if the first is overdue.
     pub(super) async fn once_or_twice<'a, T, F>(
         &'a self,
         attempt: Attempt<'a>,
@@ -118,7 +118,7 @@ impl Bucket {
             took: began.elapsed(),
             requests: 1,
         };
-        // Nothing is overdue sooner, so most requests allocate nothing for what follows.
+        // No request is overdue before this, so most requests allocate nothing for the rest.
         if let Ok(answer) = timeout(LATENCY_MARGIN, &mut first).await {
             return sent_once(answer, admitted);
         }
@@ -129,7 +129,7 @@ impl Bucket {
         let permission = tokio::select! {
             biased;
             answer = &mut first => return sent_once(answer, admitted),
-            // Without its type, which holds that of a request.
+            // Boxed, since its type contains the type of a request.
             permission = self.second_permission(attempt, began).boxed() => permission,
         };
         tracing::info!(operation = %attempt.operation, key = attempt.at, "no answer for long: sending the request once more");
@@ -148,8 +148,8 @@ impl Bucket {
         let (answer, is_first) = if matches!(answer, Ok(Ok(_))) {
             (answer, is_first)
         } else {
-            // The first request may have taken effect, so a refusal of the second says little. It
-            // stands if the first is not answered for as long again.
+            // The other request may have taken effect, so a refusal says little. It stands if the
+            // other one stays unanswered for as long as the first one was alone.
             let patience = async {
                 if was_refused(&answer) {
                     sleep(second_began.duration_since(began)).await;
@@ -195,13 +195,13 @@ impl Bucket {
         }
     }
 
-    /// Waits until a request is overdue by far and many others hang like it, on connections without
-    /// an answer.
+    /// Waits until a request is far overdue and many others hang like it, on connections that never
+    /// had an answer.
     async fn unserved(&self, attempt: Attempt<'_>, progress: &Progress) -> Silence {
         let (operation, bytes) = (attempt.operation, attempt.bytes);
         let (lanes, began) = (self.lanes(operation.class()), progress.began());
         let mut hanging = None;
-        // The outcome of such a request is not known, and the first contact has its own times.
+        // Giving up such a request leaves its outcome unknown; first contact has its own limits.
         if attempt.repeat == Repeat::UnlessUnknown || self.contact.is_some() {
             return std::future::pending().await;
         }
@@ -217,7 +217,7 @@ impl Bucket {
                 continue;
             };
             if hanging.is_none() {
-                // Others that were sent together with this one look at the same time.
+                // Requests sent with this one look now too: the next look counts all of them.
                 hanging = Some(connection.hang());
             } else if let Some(served) = connection.limit(began) {
                 let served = Some(served);
@@ -226,8 +226,8 @@ impl Bucket {
         }
     }
 
-    /// Returns true if a request may be sent while its first attempt is unanswered. The first contact,
-    /// probes, and what tidies up or records the run send each request once.
+    /// Returns true if a second request may be sent while the first is unanswered: never at the
+    /// first contact, for probes, or for requests that tidy up or record the run.
     fn may_repeat_at_once(&self, repeat: Repeat) -> bool {
         self.contact.is_none()
             && self.purpose == Purpose::Object
@@ -264,7 +264,7 @@ impl Bucket {
                 sleep(LOOK_AGAIN).await;
                 continue;
             }
-            // An object waits for its last part, so that goes first.
+            // An object waits for its last part, so an overdue part goes first.
             let want = match operation {
                 Operation::UploadPartCopy => Want::Bulk(u64::MAX),
                 _ => Want::Small,
@@ -301,8 +301,8 @@ impl Bucket {
         }
     }
 
-    /// Returns true if two writes of a key leave one object. Its type names no future, since a
-    /// request is part of it.
+    /// Returns true if two writes of a key leave only one version. Boxed, since the type of its
+    /// future contains a request.
     fn keeps_no_versions(&self) -> BoxFuture<'_, bool> {
         async {
             matches!(

@@ -1,11 +1,11 @@
-//! Publishing an upload, and finding out what an unanswered Complete did.
+//! Publishes an upload, and finds out what an unanswered Complete did.
 //!
-//! After a timeout, a dropped connection, or a 5xx the object may be there or not. The upload is
-//! asked first: while it is open, Complete is sent again. It is asked too while Complete is
-//! unanswered for some seconds. When it is gone, the object at the key
-//! must be what this upload makes. Its size is no evidence, for another writer's object may have
-//! it: the checksum and the `ETag` that the parts make decide where they are known, then the number
-//! of parts in the `ETag`, and always the time of modification by the server's own clock.
+//! After a timeout, a dropped connection, or a 5xx, the object may or may not be there. First,
+//! s3haul asks for the upload: while it is open, Complete is sent again. It also asks when Complete
+//! has been unanswered for some seconds. If the upload is gone, the object at the key must be the
+//! one that this upload makes. Its size alone proves nothing: another writer's object may have the
+//! same. The checksum and the `ETag` of the parts must match if they are known, as must the number
+//! of parts in the `ETag`, and always the modification time by the server's own clock.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -23,21 +23,21 @@ use crate::s3::{
     Written,
 };
 
-/// The longest pause between two looks at a Complete of unknown outcome.
+/// The longest pause before a Complete of unknown outcome is sent again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// The time without an answer to Complete after which the object is looked for, and the longest
+/// The time after which s3haul looks for the object of an unanswered Complete, and the longest time
 /// between two such looks.
 const FIRST_LOOK: Duration = Duration::from_secs(5);
 const LONGEST_LOOK: Duration = Duration::from_mins(1);
-/// How often a Complete of unknown outcome is sent at least, before all parts are given up.
+/// How often a Complete of unknown outcome is sent, patience permitting, before it is given up.
 const COMPLETE_ROUNDS: u32 = 4;
-/// The remark on the failure of an upload that is gone without having made the object.
+/// The note on the failure of an upload that is gone and did not make the object.
 const NOT_OURS: &str = "the upload is gone, and the object at its key is not the one that its parts make, if there is one";
 
-/// What it takes to call an object the result of an upload.
+/// The evidence that is needed to call an object the result of an upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Evidence {
-    /// Its size and age, where its content tells nothing: nobody else is known to have been there.
+    /// Its size and age, if its content proves nothing: no other writer is known.
     Any,
     /// Its content.
     Strong,
@@ -46,13 +46,13 @@ enum Evidence {
 impl MultipartUpload {
     /// Publishes the object. `parts` are those that the caller saw succeed, in any order.
     ///
-    /// After a timeout, a dropped connection or a 5xx the object may or may not be there. Then the
-    /// upload itself is asked: while it is open, Complete is sent again; when it is gone, the
-    /// object must be what it would have made.
+    /// After a timeout, a dropped connection, or a 5xx, the object may or may not be there. Then
+    /// s3haul asks for the upload: while it is open, Complete is sent again; when it is gone, the
+    /// object must be the one that it would have made.
     ///
     /// # Errors
-    /// [`FailureKind::PreconditionFailed`] or [`FailureKind::Conflict`] when another writer was
-    /// there first, [`FailureKind::NoSuchUpload`] when the upload is gone and the object is not its
+    /// Returns [`FailureKind::PreconditionFailed`] or [`FailureKind::Conflict`] if another writer
+    /// was first, and [`FailureKind::NoSuchUpload`] if the upload is gone and the object is not its
     /// result.
     pub async fn complete(
         &self,
@@ -64,7 +64,7 @@ impl MultipartUpload {
         let checksum = match spec.checksum {
             Some(declared) => Some(declared),
             None => match self.declared().await {
-                // Gone: it may have been completed before, which is looked into below.
+                // The upload is gone: perhaps it was completed before, which is checked below.
                 Err(failure) if *failure.kind() == FailureKind::NoSuchUpload => None,
                 declared => declared?,
             },
@@ -80,7 +80,7 @@ impl MultipartUpload {
         let began = AwakeInstant::now();
         let (mut round, mut is_renamed) = (1, false);
         loop {
-            // What was waited for in vain is not waited for once more.
+            // The time of earlier rounds counts against the patience of this one.
             let waited = if round > 1 {
                 began.elapsed()
             } else {
@@ -91,7 +91,7 @@ impl MultipartUpload {
                 Ok(written) => return Ok(self.dated(written)),
                 Err(failure) => failure.after(round),
             };
-            // A part that was sent twice has the name of whichever request ended last.
+            // A part that was sent twice has the `ETag` of the request that ended last.
             if self.kms && !is_renamed && failure.details().code == "InvalidPart" {
                 is_renamed = true;
                 if self.take_names(&mut parts).await? {
@@ -99,8 +99,8 @@ impl MultipartUpload {
                 }
             }
             let kind = failure.kind();
-            // An earlier Complete of ours may have taken effect in the meantime, and now stands in
-            // the way of its own repetition.
+            // An earlier Complete of ours may have taken effect meanwhile, so that the server
+            // refuses its repetition.
             let in_the_way = matches!(
                 kind,
                 FailureKind::PreconditionFailed | FailureKind::Conflict | FailureKind::NotFound
@@ -125,7 +125,7 @@ impl MultipartUpload {
                 return found
                     .ok_or_else(|| failure.as_kind(FailureKind::NoSuchUpload).noting(NOT_OURS));
             }
-            // One attempt may take minutes; giving up throws all parts away.
+            // One attempt may take minutes, and giving up discards all parts: so rounds count too.
             let is_over = began.elapsed() >= self.bucket.persistence() && round >= COMPLETE_ROUNDS;
             if is_over
                 || began.elapsed() >= self.bucket.patience()
@@ -143,8 +143,8 @@ impl MultipartUpload {
 
     /// Sends Complete once, and looks for the object while there is no answer.
     ///
-    /// S3 may need minutes for an upload of many parts, so the request stays under way. But where
-    /// the upload is gone and the object is there, only the answer was lost.
+    /// S3 may need minutes for an upload of many parts, so the request stays under way. But if the
+    /// upload is gone and the object is there, only the answer was lost.
     async fn complete_watched(
         &self,
         bucket: &Bucket,
@@ -158,7 +158,7 @@ impl MultipartUpload {
                 answer = &mut answer => return answer,
                 () = sleep(pause) => pause = (pause * 2).min(LONGEST_LOOK),
             }
-            // In a box: hardly any Complete needs it. A look that fails tells nothing.
+            // Boxed, since hardly any Complete needs it. A look that fails proves nothing.
             let look = Box::pin(async {
                 match self.is_gone().await {
                     Ok(true) => self.published(parts, spec, Evidence::Strong).await,
@@ -178,11 +178,11 @@ impl MultipartUpload {
     }
 
     /// Publishes the object like [`MultipartUpload::complete`], and looks at the key before and
-    /// after: no answer shows that the object is there, and made of all parts.
+    /// after: an answer does not prove that the object is there and made of all parts.
     ///
     /// # Errors
-    /// Those of [`MultipartUpload::complete`] and of HEAD; [`FailureKind::NotEqual`] if the object
-    /// is not what was published.
+    /// Returns the failures of [`MultipartUpload::complete`] and of HEAD, and
+    /// [`FailureKind::NotEqual`] if the object is not what was published.
     pub async fn complete_and_look(
         &self,
         parts: &[PartDone],
@@ -233,7 +233,7 @@ impl MultipartUpload {
         }
     }
 
-    /// Gives parts the checksums that S3 holds for them: Complete of a composite upload must name
+    /// Fills in missing checksums of parts from S3's list: Complete of a composite upload must name
     /// all of them.
     async fn fill_in_checksums(&self, parts: &mut [PartDone]) -> Result<(), Failure> {
         let mut held = pin!(self.parts());
@@ -248,8 +248,8 @@ impl MultipartUpload {
         Ok(())
     }
 
-    /// Gives parts the `ETag`s that S3 lists for them, where those follow from no bytes; true if
-    /// one had another. A part of another size or checksum is none of ours.
+    /// Takes over the `ETag`s that S3 lists, for parts whose `ETag`s do not follow from the bytes.
+    /// Returns true if one differed. A part of another size or checksum is not ours.
     async fn take_names(&self, parts: &mut [PartDone]) -> Result<bool, Failure> {
         let mut held = pin!(self.parts());
         let mut is_other = false;
@@ -269,8 +269,8 @@ impl MultipartUpload {
         Ok(is_other)
     }
 
-    /// Returns the answer to Complete, with the time that the object is as new as. Some servers
-    /// date it by the beginning of its upload.
+    /// Adds a lower bound of the object's modification time to the answer to Complete. Some servers
+    /// date the object by the start of its upload.
     fn dated(&self, written: Written) -> Written {
         Written {
             since: self.since,
@@ -278,7 +278,7 @@ impl MultipartUpload {
         }
     }
 
-    /// Returns what stands at the key now, if it can only be the result of this upload.
+    /// Returns the object at the key if `evidence` shows that it is the result of this upload.
     async fn published(
         &self,
         parts: &[PartDone],
@@ -340,8 +340,8 @@ fn made_by(
     }
 }
 
-/// Returns true for the `ETag` of an object of one request, or of another number of parts. Others
-/// say nothing.
+/// Returns true if an `ETag` is that of an object written by one request, or of another number of
+/// parts. Other `ETag`s prove nothing.
 fn is_of_other_parts(etag: &str, count: usize) -> bool {
     let counted = etag.split_once('-').filter(|(digest, number)| {
         !number.is_empty()

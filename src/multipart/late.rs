@@ -1,10 +1,10 @@
-//! Ends the uploads of Creates that were overtaken: they hung, so that the request was sent once
-//! more, and the second one was answered first.
+//! Ends the uploads of overtaken Creates. A Create that hangs is sent once more, and the request
+//! that is not answered first is overtaken.
 //!
-//! Such a Create may be answered at any later time. A task waits for the answer and at once aborts
-//! the upload that it names. If the answer is lost, only the list of open uploads shows if there is
-//! such an upload. If there is no answer [`PATIENCE`] after the object is done, nobody knows, and
-//! the object says so.
+//! Its answer may come at any later time. A task waits for it and immediately aborts the upload
+//! that it names. If the answer is lost, only the list of open uploads shows whether there is one.
+//! If there is still no answer [`PATIENCE`] after the object is done, that is not certain, and the
+//! result of the object says so.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -19,23 +19,23 @@ use crate::bucket::{Bucket, Overtaken};
 use crate::location::ObjectKey;
 use crate::s3::Begun;
 
-/// An object that is done waits so long for the answer to a Create that was overtaken.
+/// How long a finished object waits for the answer to an overtaken Create.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A Create that was overtaken. Cheap to clone.
+/// An overtaken Create. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct LateCreate {
     /// Its end, once it is known.
     ended: watch::Receiver<Option<CreateEnd>>,
-    /// The time before the first Create was sent.
+    /// A time just before the first Create was sent.
     from: Timestamp,
     began: Instant,
 }
 
-/// The end of a Create that was overtaken.
+/// The end of an overtaken Create.
 #[derive(Clone, Debug)]
 enum CreateEnd {
-    /// It created an upload, which was aborted or may be left open.
+    /// It created an upload, which was aborted. Holds the upload if it may be left open.
     Created(Option<Stray>),
     /// The server refused it.
     Refused,
@@ -44,7 +44,7 @@ enum CreateEnd {
 }
 
 impl LateCreate {
-    /// Waits for the answer in the background.
+    /// Starts a task that waits for the answer.
     pub(super) fn of(
         create: Overtaken,
         bucket: &Bucket,
@@ -68,8 +68,8 @@ impl LateCreate {
         Self { ended, from, began }
     }
 
-    /// Waits for the end of the Create, and looks for the upload of one without an answer. Uploads
-    /// that are `known` are others. Returns those that may be left open.
+    /// Waits for the end of the Create. Unless its answer names an upload, looks for one that is
+    /// not `known`. Returns the uploads that may be left open.
     pub(super) async fn settled(
         mut self,
         bucket: &Bucket,

@@ -1,14 +1,14 @@
-//! How long requests take, to tell which of them are overdue.
+//! Estimates how long requests take, to tell which of them are overdue.
 //!
-//! Of ten thousand requests a few are not answered for half a minute, and a run is done when its
+//! Of ten thousand requests, a few are not answered for half a minute, and a run is done when its
 //! last request is. So a request that takes far longer than others of its kind may be sent once
-//! more, on another connection. "Far longer" is judged as TCP judges a lost segment: by the mean of
-//! what the answers took, and by how much they differ. Requests that move bytes are compared with
-//! those that move about as many.
+//! more, on another connection. "Far longer" is judged as TCP judges a lost segment: by the mean
+//! and the deviation of the times of answers. Requests that move bytes are compared with those that
+//! move about as many.
 //!
-//! A server that is slow as a whole is not helped by more requests. So answers earn the right to
-//! send requests twice: one for each [`ANSWERS_PER_REPEAT`], and no more than [`MOST_SAVED`] are
-//! saved up.
+//! More requests do not help a server that is slow as a whole. So answers earn the right to send
+//! requests twice: each [`ANSWERS_PER_REPEAT`] answers earn one repetition, and at most
+//! [`MOST_SAVED`] are saved up.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,21 +17,21 @@ use std::time::Duration;
 use crate::s3::Operation;
 use crate::size::MIB;
 
-/// Answers before anything is overdue.
+/// The number of answers that are needed before a request can be overdue.
 const ENOUGH: u32 = 8;
-/// Answers before anything is overdue beyond doubt: a server that serves five connections answers
-/// no more until others are given up.
+/// The same before one can be overdue beyond doubt. Few: a server that serves five connections may
+/// answer no more until hanging requests are given up.
 const FEW: u32 = 3;
-/// Mean deviations beyond the mean.
+/// The number of mean deviations beyond the mean at which a request is overdue.
 const DEVIATIONS: u32 = 6;
-/// A request is overdue no earlier than this beyond the mean, and no earlier than at twice the
-/// mean: a second request costs as much as the first.
+/// The least time beyond the mean at which a request is overdue. It is not overdue before twice the
+/// mean either: a second request costs as much as the first.
 pub(crate) const LEAST: Duration = Duration::from_secs(1);
-/// Answers that earn the right to send one request twice.
+/// The number of answers that earn the right to send one request twice.
 pub const ANSWERS_PER_REPEAT: u32 = 20;
 /// The most requests that may be sent twice in a row, after many answers.
 const MOST_SAVED: u32 = 32;
-/// The requests that a young run may send twice.
+/// The number of requests that a run may send twice before answers have earned any.
 const FIRST_SAVED: u32 = 2;
 
 /// An estimate of the time that a request takes.
@@ -60,8 +60,8 @@ impl LatencyEstimate {
         (self.answers >= ENOUGH).then(|| self.limit())
     }
 
-    /// Returns the time after which an answer is overdue beyond doubt, where other signs than the
-    /// time speak for it too.
+    /// Returns the time after which an answer is overdue beyond doubt, if other signs than the time
+    /// suggest it too.
     #[must_use]
     pub fn surely_overdue_after(&self) -> Option<Duration> {
         (self.answers >= FEW).then(|| self.limit() * 2)
@@ -80,7 +80,7 @@ pub(super) struct Latencies(Mutex<Learned>);
 #[derive(Debug)]
 struct Learned {
     estimates: HashMap<(Operation, u32), LatencyEstimate>,
-    /// Answers that have not paid for a second request yet.
+    /// The number of answers that have not paid for a second request yet.
     credit: u32,
 }
 
@@ -124,7 +124,7 @@ impl Latencies {
         estimate.surely_overdue_after()
     }
 
-    /// Takes the right to send one request twice, if there is one.
+    /// Spends the right to send one request twice. Returns false if there is none.
     pub(super) fn spend(&self) -> bool {
         let mut learned = self.lock();
         let left = learned.credit.checked_sub(ANSWERS_PER_REPEAT);
@@ -133,7 +133,7 @@ impl Latencies {
     }
 }
 
-/// Requests of one scale move about as many bytes: up to 1 MiB, 4 MiB, 16 MiB, and so on.
+/// Returns the size class of a request that moves `bytes`: up to 1 MiB, 4 MiB, 16 MiB, and so on.
 fn scale(bytes: u64) -> u32 {
     let mebibytes = bytes.div_ceil(MIB).max(1);
     mebibytes.next_power_of_two().ilog2().div_ceil(2)

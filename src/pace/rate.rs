@@ -1,117 +1,117 @@
 //! How many requests a second a server accepts, learned from its answers. Pure: `now` is an
 //! argument.
 //!
-//! **Start.** S3 documents what each partition of a bucket takes at least, and that is where a lane
-//! starts. From there its rate grows with each request that is sent, so that it doubles within a
-//! second or two while it is used and a server that takes everything holds nobody up; a full
-//! stampede on the first moment would be throttled by the hundreds.
+//! **Start.** A lane starts at the least rate that S3 documents for each partition of a bucket.
+//! From there its rate grows with each request that is sent. While it is used, it doubles within a
+//! second or two, so a server that accepts everything holds nobody up. A full stampede at the start
+//! would cause hundreds of refusals.
 //!
-//! **Cut.** A token bucket on the other side lets more pass than its rate until it is empty, so the
-//! rate at which the first `SlowDown` comes says little. But from then on everything beyond the
-//! limit is refused: the share of accepted requests among those *sent* since then, times the rate
-//! of sending, *is* the limit. A cut goes a little below it. What was sent before a cut tells
-//! nothing about the rate after it, nor what is sent right after it, when the server's bucket is
-//! still empty and waiters go in lumps; so there is at most one cut in a round trip or a twentieth
-//! of a second, and a limit that fell to an eighth is found within a few of them. A few strays
-//! (half a percent of the requests) cut nothing.
+//! **Cut.** The server's token bucket lets more pass than its rate until it is empty, so the rate
+//! at the first `SlowDown` says little. But from then on everything beyond the limit is refused:
+//! the accepted share of the requests *sent* since then, times the rate of sending, *is* the limit.
+//! A cut goes a little below it. Requests sent before a cut say nothing about the rate after it.
+//! Nor do those sent right after it, while the server's bucket is still empty and waiting requests
+//! go in lumps. So there is at most one cut in a round trip or a twentieth of a second, and a limit
+//! that fell to an eighth is found within a few of them. A few strays (less than 3% of the last 200
+//! requests) cut nothing.
 //!
-//! **Return.** The rate comes back to the limit within a second or so and probes beyond it ever
-//! faster, as TCP CUBIC does: careful near the limit, quick far from it, so that a limit that
-//! doubles is followed. Where requests are few, the curve is stretched, because each probe costs a
-//! refusal or two. Between two cuts both of which found the bucket empty, what was accepted on
-//! average is what the limit gave at least; that keeps one noisy share from costing seconds.
+//! **Return.** The rate returns to the limit within a second or so and probes beyond it ever
+//! faster, as TCP CUBIC does: slowly near the limit and quickly far from it, so that it follows a
+//! limit that doubles. If requests are few, the curve is stretched, because each probe costs a
+//! refusal or two. If two cuts both found the bucket empty, the average rate accepted between them
+//! is a lower bound of the limit. This keeps one noisy share from costing seconds.
 //!
-//! **Shut.** Where nothing at all is accepted, the share says nothing about the limit that will hold
-//! afterwards. A few requests a second ask if it is over, each refusal begins that anew, and once
-//! they are spared the rate doubles every half second until it is what it was before. It would take
-//! the curve a minute to get away from two requests a second.
+//! **Shut.** If nothing at all is accepted, the share says nothing about the limit that will hold
+//! afterwards. A few requests a second probe whether it is over, and each refusal restarts the
+//! wait. Once none is refused, the rate doubles every half second until it is back at the old rate.
+//! The curve would need a minute to get away from two requests a second.
 
 use std::time::Duration;
 
 use super::recent::Recent;
 
-/// While nothing was throttled, each request sent adds so much to the rate: ln 2, which doubles it
-/// in a second.
+/// The amount that each request sent adds to the rate while nothing was throttled: ln 2, which
+/// doubles the rate in a second.
 const GROWTH: f64 = 0.693;
-/// A cut goes this far below the limit, relative to it.
+/// How far a cut goes below the limit, as a share of the limit.
 const DEPTH: f64 = 0.06;
-/// A probe costs a refusal or two, so that many requests should pass between a cut and the return
-/// to the limit.
+/// The number of requests that should pass between a cut and the return to the limit, because a
+/// probe costs a refusal or two.
 const REQUESTS_BETWEEN: f64 = 500.0;
-/// Seconds from a cut back to the limit: the shortest and the longest.
+/// The shortest and the longest time from a cut back to the limit, in seconds.
 const RETURN: (f64, f64) = (1.0, 10.0);
-/// A probe should last for so many times what a refusal takes to arrive, or the rate runs away
+/// A probe should last this many times as long as a refusal takes to arrive, or the rate overshoots
 /// meanwhile.
 const REFUSALS_BETWEEN: f64 = 15.0;
-/// The longest time over which a probe is stretched, in seconds.
+/// The longest time to which slow refusals stretch a probe, in seconds.
 const SLOWEST: f64 = 3.0;
-/// Requests at the end of which their throttled ones are counted, and the share of them that cuts
-/// nothing.
+/// The number of last requests that are checked, and the throttled share of them below which
+/// nothing is cut.
 const STRAYS: (u32, f64) = (200, 0.03);
 /// Refusals that are further apart do not belong together.
 const TOGETHER: Duration = Duration::from_millis(250);
-/// After a cut, and for a share that speaks of a drop: in less time than this, lumps of requests
-/// are no rate.
+/// The time below which lumps of requests say nothing about a rate: right after a cut, and for a
+/// share that suggests a drop.
 const SETTLING: Duration = Duration::from_millis(50);
-/// Fewer requests than this say nothing about a share.
+/// The number of requests that a share needs to mean something; a slow lane needs fewer.
 const SAMPLE: f64 = 20.0;
-/// The rate of sending is that of so many of the last milliseconds.
+/// The time over which the rate of sending is measured.
 const SENDING: Duration = Duration::from_millis(200);
-/// A limit found so near to the one before is believed.
+/// A limit is believed if it differs from the one before by less than this share.
 const NEAR: f64 = 0.25;
-/// Until then the way beyond it is steeper.
+/// The factor by which the curve beyond a limit is steeper until the limit is believed.
 const HASTE: f64 = 4.0;
-/// Beyond the point where a limit that stands would have been felt, it is steeper too.
+/// How much steeper the curve gets beyond the point where an unchanged limit would have been felt.
 const ESCAPE: f64 = 2.0;
-/// Two cuts that are this far apart bound what the limit was between them.
+/// The shortest and the longest time between two cuts that bound the limit between them.
 const SPAN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
-/// A limit that is found this far below the average since the last cut has dropped meanwhile.
+/// A limit found below this share of the average since the last cut has dropped meanwhile.
 const DROPPED: f64 = 0.7;
-/// Probing beyond so many times what is used is guessing.
+/// A probe goes no higher than this many times the used rate: beyond that, it is guessing.
 const GUESSING: f64 = 2.0;
-/// Cuts that follow each other within this time are one drop.
+/// Cuts that follow each other within this time count as one drop.
 const DROP: Duration = Duration::from_secs(2);
-/// Without a refusal for so many seconds, and for so many times what one takes, a server accepts
-/// something again.
+/// A shut server counts as open after this many seconds without a refusal, plus this many times the
+/// time that a refusal takes.
 const SPARED: (f64, f64) = (0.75, 2.0);
-/// Seconds in which the rate doubles then, unless a refusal takes longer.
+/// The seconds in which the rate then doubles, unless a refusal takes longer.
 const DOUBLING: f64 = 0.5;
-/// Requests per second below which no lane goes: a run must go on.
+/// The lowest rate of a lane, in requests per second: a run must make progress.
 pub const FLOOR: f64 = 2.0;
 
 /// The rate of one lane, in requests per second.
 #[derive(Clone, Debug)]
 pub struct RateController {
     start: f64,
-    /// Requests sent while nothing was throttled.
+    /// The number of requests sent while no limit is known.
     sent: f64,
     limit: Option<Limit>,
-    /// The throttled requests that no cut has answered yet.
+    /// The throttled requests that have not caused a cut yet.
     news: Option<News>,
     recent: Recent,
 }
 
-/// The knowledge from the last cut.
+/// What the last cut showed.
 #[derive(Clone, Copy, Debug)]
 struct Limit {
     cut_at: Duration,
-    /// The rate that the server accepts, as far as we know.
+    /// The rate that the server accepts, as far as is known.
     accepted: f64,
-    /// Requests sent since, less those that were throttled.
+    /// The number of requests sent since the cut, less the throttled ones.
     passed: f64,
-    /// It was found twice.
+    /// Set if two cuts in a row found about the same limit.
     settled: bool,
-    /// Seconds that a refusal took.
+    /// The time that a refusal took, in seconds.
     refusal: f64,
-    /// Nothing was accepted at the last cut.
+    /// Set if nothing was accepted at the last cut.
     shut: bool,
-    /// The rate that was accepted before that, and before the cuts just before it; `None` if
+    /// The rate that was accepted before this drop, which may consist of several cuts; `None` if
     /// nothing had been throttled.
     before: Option<f64>,
 }
 
 impl Limit {
-    /// Returns a limit that was found at `now`, after refusals that took so many seconds.
+    /// Returns a limit that was found at `now`, from refusals that took `refusal` seconds.
     fn found(accepted: f64, before: Option<f64>, refusal: f64, now: Duration) -> Self {
         Self {
             cut_at: now,
@@ -133,13 +133,13 @@ impl Limit {
         }
     }
 
-    /// Seconds since a server that was shut proved by sparing all requests that it is not.
+    /// Returns the seconds since a shut server has counted as open; negative until then.
     fn spared(&self, now: Duration) -> f64 {
         let quiet = now.saturating_sub(self.cut_at).as_secs_f64();
         quiet - SPARED.0 - SPARED.1 * self.refusal.min(SLOWEST)
     }
 
-    /// Returns the rate at which a server that was shut is asked for more.
+    /// Returns the rate at which requests are sent to a server that was shut.
     fn reopening(&self, now: Duration) -> f64 {
         let doublings = self.spared(now).max(0.0) / self.refusal.clamp(DOUBLING, SLOWEST);
         FLOOR * doublings.min(64.0).exp2()
@@ -148,14 +148,14 @@ impl Limit {
 
 #[derive(Clone, Copy, Debug)]
 struct News {
-    /// The time at which the first of them was sent.
+    /// The time at which the first of these requests was sent.
     since: Duration,
     /// The time at which the last one was sent.
     last: Duration,
 }
 
 impl RateController {
-    /// Creates a lane that nothing is known about but what it may `start` with.
+    /// Creates a lane of which only the rate that it may `start` with is known.
     #[must_use]
     pub fn new(start: f64) -> Self {
         Self {
@@ -167,7 +167,7 @@ impl RateController {
         }
     }
 
-    /// Returns a lane whose server is known to accept this much, since `now`.
+    /// Returns a lane whose server is known at `now` to accept the rate `accepted`.
     #[must_use]
     pub fn known(start: f64, accepted: f64, now: Duration) -> Self {
         Self {
@@ -176,7 +176,7 @@ impl RateController {
         }
     }
 
-    /// Takes note of a request that is sent.
+    /// Notes that a request is sent.
     pub fn sent(&mut self, now: Duration) {
         self.recent.sent(now);
         self.reopen(now);
@@ -186,12 +186,12 @@ impl RateController {
         }
     }
 
-    /// Ends the time after a server was shut once the rate is what it was before.
+    /// Ends the recovery from a shut server once the rate is back at the old rate.
     fn reopen(&mut self, now: Duration) {
         let Some(limit) = self.limit.filter(|limit| limit.shut) else {
             return;
         };
-        // Whether that much is used or not: less demand for a moment must not begin it all anew.
+        // Even if that rate is not used: a moment of low demand must not restart the recovery.
         if limit.reopening(now) >= self.return_to(&limit) {
             self.sent = 0.0;
             self.limit = limit
@@ -207,7 +207,7 @@ impl RateController {
             .map_or(self.start, |before| (before * (1.0 - DEPTH)).max(FLOOR))
     }
 
-    /// Takes note that a request sent at `sent_at` was throttled. True when that cut the rate.
+    /// Notes that a request sent at `sent_at` was throttled. Returns true if that cut the rate.
     pub fn throttled(&mut self, sent_at: Duration, now: Duration) -> bool {
         self.recent.throttled(sent_at);
         if let Some(limit) = &mut self.limit {
@@ -246,7 +246,7 @@ impl RateController {
             self.news = Some(news);
             return false;
         }
-        // The stretch begins with a refusal because of how it was chosen.
+        // The sample always begins with a refusal, which therefore does not count.
         let share = 1.0 - f64::from(refused.saturating_sub(1)) / f64::from(sample.max(2) - 1);
         let is_lump = news.last.saturating_sub(news.since) < SETTLING;
         let accepted = self.estimate(share, is_lump, now);
@@ -267,7 +267,7 @@ impl RateController {
         true
     }
 
-    /// Estimates the rate that the server accepts, from the share that it accepts of what is sent.
+    /// Estimates the rate that the server accepts from the accepted `share` of what is sent.
     fn estimate(&self, share: f64, is_lump: bool, now: Duration) -> f64 {
         let sending = self.recent.rate(now, SENDING).min(self.rate(now));
         let found = sending * share.max(0.0);
@@ -282,7 +282,7 @@ impl RateController {
         }
     }
 
-    /// Requests per second at this moment.
+    /// Returns the rate at this moment, in requests per second.
     #[must_use]
     pub fn rate(&self, now: Duration) -> f64 {
         let known = self.limit.map_or(self.start, |limit| limit.accepted);
@@ -291,7 +291,7 @@ impl RateController {
             .max(FLOOR)
     }
 
-    /// Returns the rate if all of it is used.
+    /// Returns the rate that would apply if all of it were used.
     fn curve(&self, now: Duration) -> f64 {
         let Some(limit) = self.limit else {
             return self.start + self.sent * GROWTH;
@@ -304,7 +304,7 @@ impl RateController {
         } else {
             0.0
         };
-        // Beyond that it is this machine that is slow.
+        // Refusals that are slower than that show that this machine is slow.
         let late = (limit.refusal * REFUSALS_BETWEEN).min(SLOWEST);
         let back = few.max(late).clamp(RETURN.0, RETURN.1);
         let way = (now.saturating_sub(limit.cut_at).as_secs_f64() - back) / back;
@@ -316,14 +316,13 @@ impl RateController {
         (limit.accepted * (1.0 + DEPTH * haste * way.powi(3))).max(FLOOR)
     }
 
-    /// Returns the highest rate that the server was last seen to accept; `None` while it never
-    /// throttled.
+    /// Returns the rate that the server was last seen to accept; `None` while no limit is known.
     #[must_use]
     pub fn limit(&self) -> Option<f64> {
         self.limit.map(|limit| limit.accepted)
     }
 
-    /// Returns the same, or what it accepted before it refused everything.
+    /// Returns the same rate, or the one that the server accepted before it refused everything.
     #[must_use]
     pub fn known_limit(&self) -> Option<f64> {
         self.limit.and_then(|limit| limit.known())
@@ -335,7 +334,7 @@ impl RateController {
         self.limit.is_some_and(|limit| limit.shut)
     }
 
-    /// Returns the time at which the server last set a limit.
+    /// Returns the time at which the limit was last found.
     #[must_use]
     pub fn cut_at(&self) -> Option<Duration> {
         self.limit.map(|limit| limit.cut_at)

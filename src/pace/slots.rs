@@ -1,18 +1,18 @@
 //! Places for requests in flight, shared by all objects of a run.
 //!
 //! Work comes in two kinds. *Bulk* work is a part of a large object: it takes seconds, and the run
-//! is over when the last one is, so the object with the most bytes left goes first. *Small* work is
-//! everything that takes one quick request. A quarter of the places is kept open for small work
-//! when there is any, so that neither kind starves the other, and no place stays free while
-//! anything waits. How many places there are is learned ([`Width`]) below a ceiling.
+//! ends with the last part, so the object with the most bytes left goes first. *Small* work is
+//! everything that takes one quick request. While small work waits, a quarter of the places is kept
+//! for it, so neither kind starves the other. No place stays free while work that may take it
+//! waits. The number of places is learned ([`Width`]), up to a ceiling.
 //!
-//! A request that was refused, or that stands in a long line, gives its place back until its turn
+//! A request that was refused, or that waits in a long line, gives its place back until its turn
 //! comes ([`Parked`]). So a prefix in which everything is refused holds no places that others could
 //! use, and no more requests are in flight than there are places.
 //!
-//! Small work may take only some of them, and how many is learned apart: thousands of copies that
-//! S3 is busy with cost nothing here, but a quick request that is early only stands in line for a
-//! rate or for this machine's CPU.
+//! Small work may take only some of the places, and their number is learned separately: thousands
+//! of copies that S3 is busy with cost nothing here, but a quick request that is sent too early
+//! only waits for a rate or for this machine's CPU.
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, VecDeque};
@@ -24,17 +24,17 @@ use super::width::{Answered, NARROWEST, Width};
 
 /// The width at the start, unless more is known of the server ([`Slots::begin_at`]).
 const START: u32 = 512;
-/// The same for small work: 3,500 copies a second that take 70 ms each, one of S3's partitions, are
-/// 250 in flight.
+/// The same for small work: a partition of S3 accepts 3,500 copies a second. At 70 ms each, about
+/// 250 are in flight.
 const START_SMALL: u32 = 256;
-/// The most requests in flight, where the limit of open files allows it. More are tried only while
-/// more make the run faster.
+/// The most requests in flight, if the limit of open files allows it. More are tried only while
+/// that makes the run faster.
 pub const CEILING: u32 = 8192;
-/// The requests in flight that layouts and estimates count on, below the ceiling.
+/// The number of requests in flight that layouts and estimates assume, if the ceiling allows it.
 pub const USUAL: u32 = 2048;
-/// Requests that may wait without a place. Each takes some KiB of memory.
+/// The most requests that may wait without a place: each takes some KiB of memory.
 const MOST_PARKED: u32 = 4096;
-/// Requests that move less are small: no part is.
+/// Requests that move fewer bytes than this, the least size of a part, are small.
 const SMALL: u64 = 5 << 20;
 
 /// The purpose of a slot.
@@ -42,27 +42,27 @@ const SMALL: u64 = 5 << 20;
 pub enum Want {
     /// One quick request, or a few in a row.
     Small,
-    /// A part of an object that has this far to go, in bytes that come one after another
-    /// ([`Slots::bulk`]). The farthest goes first.
+    /// A part of an object that must still move this many bytes one after another
+    /// ([`Slots::bulk`]). The highest number goes first.
     Bulk(u64),
 }
 
-/// The places. Cheap to clone.
+/// The places for requests in flight. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Slots(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
-    /// All places.
+    /// The number of all places.
     width: Width,
-    /// Those of them that small work may take.
+    /// The number of those that small work may take.
     small_width: Width,
     small: u32,
     bulk: u32,
-    /// Places that are given back for a while. They are part of the places above.
+    /// The number of places that are given back for a while, which `small` and `bulk` include.
     parked_small: u32,
     parked_bulk: u32,
-    /// Requests that want their places again.
+    /// The parked requests that want their places back.
     returning: VecDeque<Returning>,
     waiting_small: VecDeque<oneshot::Sender<Slot>>,
     waiting_bulk: BinaryHeap<Waiting>,
@@ -126,25 +126,25 @@ impl State {
         }
     }
 
-    /// Places in use.
+    /// Returns the number of places in use.
     fn used(&self) -> u32 {
         (self.small + self.bulk).saturating_sub(self.parked_small + self.parked_bulk)
     }
 
-    /// Returns the places that small work uses now.
+    /// Returns the number of places that small work uses now.
     fn used_small(&self) -> u32 {
         self.small.saturating_sub(self.parked_small)
     }
 }
 
-/// A request that wants its place again.
+/// A parked request that wants its place back.
 #[derive(Debug)]
 struct Returning {
     is_bulk: bool,
     place: oneshot::Sender<Returned>,
 }
 
-/// A place that was given back while its request waits. Its [`Slot`] is still its holder's.
+/// A place that a waiting request has given back. The request still holds its [`Slot`].
 #[derive(Debug)]
 pub(crate) struct Parked {
     slots: Slots,
@@ -153,10 +153,10 @@ pub(crate) struct Parked {
 }
 
 impl Parked {
-    /// Waits until there is a place again.
+    /// Waits until the request has a place again.
     pub(crate) async fn back(mut self) {
         let returned = self.ask();
-        // The places are closed when the run stops; what had one may end in peace.
+        // An error means that the run stops: a request that had a place may still finish.
         if let Ok(mut returned) = returned.await {
             returned.is_taken = true;
             self.is_back = true;
@@ -185,7 +185,7 @@ impl Drop for Parked {
     }
 }
 
-/// A place that a request has again, on its way there.
+/// A place on its way back to a parked request.
 #[derive(Debug)]
 struct Returned {
     slots: Slots,
@@ -195,7 +195,7 @@ struct Returned {
 
 impl Drop for Returned {
     fn drop(&mut self) {
-        // Nobody is there to take it; what was parked says so itself.
+        // The request is gone. Dropping its `Parked` subtracts what is added here.
         if !self.is_taken {
             let mut state = self.slots.lock();
             *state.parked(self.is_bulk) += 1;
@@ -204,9 +204,9 @@ impl Drop for Returned {
     }
 }
 
-/// The ceiling that this process can hold: [`CEILING`], or what the open-file limit allows once it
-/// is raised as far as the system lets us. Each request in flight is one socket; `per_request` is
-/// two where the server is in this process.
+/// Returns the ceiling for this process: [`CEILING`], or what the open-file limit allows after it
+/// is raised as far as the system permits. Each request in flight needs `per_request` sockets: two
+/// if the server runs in this process, otherwise one.
 #[must_use]
 pub fn default_ceiling(per_request: u64) -> u32 {
     const OTHER_FILES: u64 = 128;
@@ -264,26 +264,25 @@ impl Slots {
         receiver
     }
 
-    /// Returns a place for one of the pieces that `left` bytes of an object go in. What the object
-    /// must wait for is one piece, and its share of all places for the rest: so a single copy of 5
-    /// GiB goes before the small parts of a far larger object, which many places can shorten and
-    /// that copy none.
+    /// Returns the want of one piece of an object of which `left` bytes are left. The object must
+    /// wait for one piece, and for the rest divided by all places. So a single copy of 5 GiB goes
+    /// before the small parts of a far larger object: more places speed those up, but not the copy.
     #[must_use]
     pub fn bulk(&self, left: u64, piece: u64) -> Want {
         let width = u64::from(self.lock().width.get().max(1));
         Want::Bulk(piece.saturating_add(left / width))
     }
 
-    /// Gives free places to those who wait. A receiver that is gone gives its place back at once by
-    /// dropping it, which must happen without the lock.
+    /// Gives free places to waiting requests. A place whose receiver is gone is given back at once
+    /// by dropping it, which must happen without the lock.
     fn hand_out(&self, mut state: MutexGuard<'_, State>) {
         let (mut refused, mut gone) = (Vec::new(), Vec::new());
         let (places, small_places) = (state.width.get(), state.small_width.get());
-        // Whoever had a place before goes first.
+        // Parked requests go first, since they had places before.
         while state.used() < places
             && let Some(Returning { is_bulk, place }) = state.returning.pop_front()
         {
-            // Whoever has given up says itself that nothing is parked any more.
+            // If the request was given up, dropping its `Parked` corrects the count.
             if place.is_closed() {
                 continue;
             }
@@ -332,11 +331,11 @@ impl Slots {
         drop((refused, gone));
     }
 
-    /// No more places: those who wait are sent away, those in flight end in peace.
+    /// Closes the places: waiting requests get an error, and those in flight may finish.
     pub fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
-        // Whoever had a place may end in peace.
+        // A parked request, which had a place, may finish.
         let returning = std::mem::take(&mut state.returning);
         let waiting = (
             std::mem::take(&mut state.waiting_small),
@@ -358,9 +357,9 @@ impl Slots {
         }
     }
 
-    /// Begins with another width: what suits the server, or what an earlier session found. It is no
-    /// stampede, because the lanes let requests go at a rate; and answers that take a quarter of
-    /// their time halve it.
+    /// Starts with another width, which suits the server or was found by an earlier session. That
+    /// is not a stampede, because the lanes limit the rate, and the width is halved when answers
+    /// take a quarter of their time limit.
     pub fn begin_at(&self, width: u32) {
         if width < NARROWEST {
             return;
@@ -383,22 +382,22 @@ impl Slots {
         state.small_width.narrow(width);
     }
 
-    /// Requests in flight and places, at this moment.
+    /// Returns the numbers of requests in flight and of places, at this moment.
     #[must_use]
     pub fn in_flight(&self) -> (u32, u32) {
         let state = self.lock();
         (state.used(), state.width.get())
     }
 
-    /// Places that small work may take, at this moment.
+    /// Returns the number of places that small work may take, at this moment.
     #[must_use]
     pub fn for_small(&self) -> u32 {
         let state = self.lock();
         state.small_width.get().min(state.width.get())
     }
 
-    /// Gives the place of a request back while that waits for its turn. `None` where so many are
-    /// given back already that no more work should be begun for it.
+    /// Gives back the place of a request that waits for its turn. Returns `None` if so many are
+    /// given back already that no other work should start in its place.
     pub(crate) fn park(&self, is_bulk: bool) -> Option<Parked> {
         let mut state = self.lock();
         if state.parked_small + state.parked_bulk >= MOST_PARKED {
@@ -413,13 +412,13 @@ impl Slots {
         })
     }
 
-    /// Places of small work that are given back for a while.
+    /// Returns the number of places of small work that are given back for a while.
     #[must_use]
     pub fn parked_small(&self) -> u32 {
         self.lock().parked_small
     }
 
-    /// The most places that there can be.
+    /// Returns the most places that there can be.
     #[must_use]
     pub fn ceiling(&self) -> u32 {
         self.lock().width.ceiling()

@@ -1,8 +1,8 @@
 //! Questions about single keys, many at a time.
 //!
 //! A question whose request the server refuses with 503 again and again may wait for minutes. It
-//! gives its place to questions about other keys, and its slot to other requests. Only so many wait
-//! like that that their tasks do not fill memory.
+//! gives its place to questions about other keys, and its slot to other requests. The number of
+//! such questions is limited, so that their tasks do not fill memory.
 
 use std::future::Future;
 use std::pin::pin;
@@ -14,7 +14,7 @@ use futures::stream::{FuturesOrdered, FuturesUnordered, StreamExt};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::sleep;
 
-/// The interval at which a question is checked for being held up.
+/// The time between two checks whether a question is held up.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// The answers to questions that are under way.
@@ -48,7 +48,7 @@ impl<F: Future> PendingAnswers<F> {
         }
     }
 
-    /// Returns true if what is known already need not wait for the answers.
+    /// Returns true if a result that is already known need not wait for the answers.
     pub(super) fn is_passed_by(&self) -> bool {
         match self {
             Self::InOrder(waiting) => waiting.is_empty(),
@@ -75,19 +75,19 @@ impl HeldUp {
         asking.saturating_sub(self.0.0.load(Ordering::Relaxed))
     }
 
-    /// Waits until another one is held up.
+    /// Waits until another question is held up.
     pub(super) async fn more(&self) {
         self.0.1.notified().await;
     }
 
-    /// Asks a question once it has one of the places, which it gives back when it is held up.
+    /// Waits for one of the places and asks a question, which gives it back when it is held up.
     pub(super) async fn place<T>(
         &self,
         places: &Semaphore,
         is_held_up: impl Fn() -> bool,
         question: impl Future<Output = T>,
     ) -> T {
-        // They are never closed.
+        // The semaphore is never closed.
         let place = places.acquire().await;
         let mut question = pin!(question);
         let held_up = async {

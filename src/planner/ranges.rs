@@ -1,15 +1,15 @@
-//! Planning ranges of keys side by side.
+//! Plans ranges of keys side by side.
 //!
-//! Each range is walked by a task of its own: the source's listing, the destination's beside it,
-//! both from the range's first key to its last. A range that turns out to be long is cut where
-//! [`bisect`](crate::listing::bisect) says, for as long as the executor keeps up: each cut waits
-//! for room in the channel to it. What one range holds in memory does not depend on its length (two
-//! pages of each side), and there are at most [`MOST_RANGES`]. Ranges that wait for their pages cost
-//! nothing but memory, so there are as many as keep this machine busy and no more: none is cut while
-//! [`BUSY`] of them have pages to compare.
+//! Each range has its own task, which walks the source's listing and the destination's beside it,
+//! from the range's first key to its last. A range that turns out to be long is cut where
+//! [`bisect`](crate::listing::bisect) says, as long as the executor keeps up: each cut waits for
+//! room in the channel to it. The memory of a range does not depend on its length (two pages of
+//! each side), and there are at most [`MOST_RANGES`]. Ranges that wait for their pages cost only
+//! memory, so there are just enough to keep this machine busy: none is cut while [`BUSY`] of them
+//! have pages to compare.
 //!
-//! Histories, chosen keys, local files and lists without order are one range. Its keys leave in the
-//! order of the answers about them if the list has no order either.
+//! Histories, chosen keys, local files, and unordered lists form one range. If the list is
+//! unordered, its keys are planned in the order of the answers about them.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,11 +34,11 @@ use crate::manifest::job::{Source, Transfer, Versions, When};
 use crate::pace::gate::by_itself;
 use crate::s3::Class;
 
-/// Ranges that are listed at once, at most. At 60 ms a page, each of them compares up to 16,000 keys
-/// a second. Each takes up to 3.1 MiB, for the pages of both sides and the answers that are on their
-/// way, and a sync is to get by with 64 MiB in all.
+/// The most ranges that are listed at once. At 60 ms a page, each of them compares up to 16,000
+/// keys a second. Each takes up to 3.1 MiB, for the pages of both sides and the pending answers,
+/// and a sync should need no more than 64 MiB in all.
 pub const MOST_RANGES: usize = 12;
-/// So many ranges that have pages to compare keep the machine busy.
+/// The number of ranges with pages to compare that keeps the machine busy.
 const BUSY: usize = 4;
 
 /// The ranges of one transfer, shared by their tasks.
@@ -48,11 +48,11 @@ struct Frontier(Arc<SharedRanges>);
 #[derive(Debug)]
 struct SharedRanges {
     ranges: Mutex<Ranges>,
-    /// A page came.
+    /// Notified when a page comes, and when a range starts to wait for one or ends.
     changed: Notify,
     /// Places for questions about single keys, of all ranges together.
     questions: Semaphore,
-    /// Ranges that wait for a page.
+    /// The number of ranges that wait for a page.
     waiting: AtomicUsize,
 }
 
@@ -61,13 +61,13 @@ impl Frontier {
         self.0.ranges.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns true if a further range would find the machine idle.
+    /// Returns true if the machine has time for another range.
     fn has_time(&self) -> bool {
         let ranges = self.lock().count();
         ranges < BUSY + self.0.waiting.load(Ordering::Relaxed)
     }
 
-    /// Waits for something that may need a page.
+    /// Waits for something that may need a page, and counts the range as waiting meanwhile.
     async fn awaits<F: Future>(&self, page: F) -> F::Output {
         let mut page = pin!(page);
         if let Some(found) = page.as_mut().now_or_never() {
@@ -78,7 +78,7 @@ impl Frontier {
     }
 }
 
-/// A range that waits for a page.
+/// Counts a range as waiting for a page until it is dropped.
 struct Waits<'a>(&'a SharedRanges);
 
 impl<'a> Waits<'a> {
@@ -95,7 +95,7 @@ impl Drop for Waits<'_> {
     }
 }
 
-/// The source's end of a range, which tells where the range is and learns where it ends.
+/// The bounds of the source's listing: they report the pages of a range and learn where it ends.
 #[derive(Debug)]
 struct Leading(Frontier, u32);
 
@@ -107,7 +107,7 @@ impl Bounds for Leading {
     }
 }
 
-/// The destination's, which only learns.
+/// The bounds of the destination's listing: they only learn where the range ends.
 struct FollowingBounds<F>(F);
 
 impl<F: FnMut() -> Option<ObjectKey> + Send + 'static> Bounds for FollowingBounds<F> {
@@ -151,14 +151,14 @@ impl Sides {
             walks.spawn(walk(range, false));
         }
         loop {
-            // As long as the executor has enough to do, more ranges would only fill memory.
+            // While the executor has enough to do, more ranges would only fill memory.
             let wants_cut = exit.is_behind() && frontier.has_time() && frontier.lock().wants_cut();
             tokio::select! {
                 room = exit.reserve(), if wants_cut => {
                     let room = room?;
                     let cut = {
-                        // The range learns of the cut, and can say that it came to its end, only
-                        // after the cut was told.
+                        // Locked until the cut is told: the range must not learn of it, or report
+                        // its end, before that.
                         let mut ranges = frontier.lock();
                         let cut = ranges.cut();
                         if let Some(cut) = &cut {
@@ -173,7 +173,7 @@ impl Sides {
                 walked = walks.join_next() => match walked {
                     None => return Ok(()),
                     Some(Ok(walked)) => walked?,
-                    // A panic: its range is not ended, so that the next session lists it again.
+                    // A panic: its range does not count as ended, so the next session lists it.
                     Some(Err(_)) => {
                         let place = sides.transfer.to.location.to_string();
                         Outbox::new(0, exit.clone()).send(Planned::panicked(place)).await?;
@@ -185,7 +185,7 @@ impl Sides {
         }
     }
 
-    /// Returns the source's keys that can take part.
+    /// Returns the reach of the source's keys that may be transferred.
     #[must_use]
     pub fn source_reach(&self) -> Reach {
         match &self.transfer.from {
@@ -198,8 +198,8 @@ impl Sides {
         }
     }
 
-    /// Returns the destination's keys that such keys become, where the key map preserves their
-    /// order.
+    /// Returns the reach of the destination's keys that those map to, if the key map preserves
+    /// their order.
     #[must_use]
     pub fn destination_reach(&self) -> Reach {
         let Transfer {
@@ -208,12 +208,12 @@ impl Sides {
         Reach::of_destination(select, keys, &to.location.key)
     }
 
-    /// Returns true if what is planned comes in the order of the source's keys, so that a later
-    /// session can go on behind any of them.
+    /// Returns true if steps are planned in the order of the source's keys, so that a later session
+    /// can continue after any of them.
     pub(crate) fn plans_in_order(&self) -> bool {
         let transfer = &self.transfer;
         let is_ordered = match (&self.source, &transfer.chosen) {
-            // They are sorted before they are asked for.
+            // Chosen keys are sorted before they are asked for.
             (Some(_), Some(_)) => transfer.versions == Versions::Current,
             (Some(source), None) => source.capabilities().ordered_lists,
             (None, _) => true,
@@ -231,8 +231,7 @@ impl Sides {
                 .is_some_and(|bucket| is_shut(bucket, source))
     }
 
-    /// Returns true if the source's keys can be listed from anywhere, and the destination's with
-    /// them.
+    /// Returns true if the transfer may be cut: both sides can be listed from any key on.
     fn is_cut(&self) -> bool {
         matches!(self.transfer.from, Source::Prefix { .. })
             && self.source.is_some()
@@ -241,7 +240,7 @@ impl Sides {
             && self.lists_in_order()
     }
 
-    /// The source's entries of a range, in order; there may be others before it, and behind it.
+    /// Returns the source's entries of a range, in order. Others may come before and after them.
     async fn listing_of(
         &self,
         range: &KeyRange,
@@ -262,7 +261,7 @@ impl Sides {
         entries.map_err(|(place, failure)| Box::new(Planned::Unlisted(place, failure)))
     }
 
-    /// The destination's listing, where it can be walked along with the source's.
+    /// Returns the destination's listing if it can be walked along with the source's.
     fn counterparts_of(&self, range: &KeyRange, frontier: &Frontier) -> Option<Counterparts> {
         let usable = self.transfer.when != When::Always
             && !self.is_in_place()
@@ -293,8 +292,8 @@ impl Sides {
         })
     }
 
-    /// Returns the destination key of a source key, of an object that may not be there; `None` for
-    /// what the map does not take.
+    /// Returns the destination key of a source key, whether or not there is such an object; `None`
+    /// if the key map does not accept it.
     fn place_of(&self, key: &ObjectKey) -> Option<ObjectKey> {
         let relative = key.as_str().get(self.relative_at(key)..)?;
         self.transfer
@@ -303,7 +302,7 @@ impl Sides {
             .ok()
     }
 
-    /// No more listings at once than a quarter of what may be in flight, with two to a range.
+    /// Returns how many ranges may be listed at once: at two listings each, a quarter of the slots.
     fn most_ranges(&self) -> usize {
         let ceiling = self.destination.pacer().slots().ceiling() as usize;
         (ceiling / 8).clamp(1, MOST_RANGES)
@@ -341,14 +340,14 @@ impl Sides {
         frontier: &Frontier,
         outbox: &Outbox,
     ) -> Result<(), Gone> {
-        // Behind a new cut there may be nothing: then the destination need not be asked.
+        // There may be nothing behind a new cut: then the destination need not be listed.
         let mut first = if is_new { entries.next().await } else { None };
         if is_new && first.is_none() {
             return Ok(());
         }
         let mut counterparts = self.counterparts_of(range, frontier);
         let at_once = self.heads_at_once();
-        // What is known waits behind what is asked where keys leave in their order.
+        // If keys are planned in order, known results wait behind earlier questions.
         let (mut waiting, mut asking) = (PendingAnswers::new(self.plans_in_order()), 0);
         let held_up = HeldUp::default();
         loop {
@@ -432,8 +431,8 @@ impl Sides {
     }
 }
 
-/// Returns true for what is not in the range: an earlier session has dealt with it, or another
-/// range will.
+/// Returns true for a key that is not in the range: an earlier session has dealt with it, or
+/// another range will.
 fn is_elsewhere(found: &Found, range: &KeyRange) -> bool {
     let key = match found {
         Found::Entry(entry) => entry.key.as_str(),

@@ -1,15 +1,15 @@
 //! Runs the program that a profile names with `credential_process`.
 //!
 //! The SDK has a provider for this. It starts the same shell and reads the same answer, but it
-//! leaves the program running when nobody waits for it any more. Here a program that takes too long
-//! is ended, with all that it has started, and so is one that still runs when the command ends. What
-//! a program leaves running when it ends, with the standard output that it inherited, would hold up
-//! whoever waits for the end of the output. So the program's own end counts: what it has printed by
-//! then, or a moment later, is its answer, and what it left running is ended.
+//! leaves the program running when nobody waits for it any more. Here, a program that takes too
+//! long is ended with all that it has started, and so is one that still runs when the command ends.
+//! A child that outlives the program may keep the inherited standard output open, so the end of the
+//! output may never come. So the program's own end counts: what it has printed by then, or a moment
+//! later, is its answer, and its remaining children are ended.
 //!
-//! The program gets a process group of its own, so that a signal reaches all of it. Where standard
-//! input is a terminal it stays in the group of the terminal: it may ask for a password or a code,
-//! which only that group can read. Then only the shell is ended.
+//! The program gets its own process group, so that a signal reaches all of its processes. If
+//! standard input is a terminal, the program stays in the terminal's group: it may ask for a
+//! password or a code, which only that group can read. Then only the shell is ended.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -33,15 +33,15 @@ use tokio::time::timeout;
 
 use super::causes::one_line;
 
-/// After a program has ended, its output may take this long to end too.
+/// The time that the output may take to end after the program has ended.
 const AFTERWARDS: Duration = Duration::from_secs(1);
-/// The most bytes that are read of what a program prints.
+/// The most bytes that are read from each output of a program.
 const MOST: u64 = 1 << 20;
 
-/// The programs that run now, and whether each has a process group of its own.
+/// The ids of the running programs, and whether each has its own process group.
 static RUNNING: Mutex<BTreeMap<i32, bool>> = Mutex::new(BTreeMap::new());
 
-/// Ends all programs that run now. The command ends.
+/// Ends all running programs, because the command ends.
 pub(crate) fn end_credential_processes() {
     for (id, has_group) in std::mem::take(&mut *running()) {
         end(id, has_group);
@@ -54,7 +54,7 @@ fn running() -> MutexGuard<'static, BTreeMap<i32, bool>> {
 
 fn end(id: i32, has_group: bool) {
     let Some(id) = Pid::from_raw(id) else { return };
-    // It may have ended by itself.
+    // The process may have ended by itself.
     let _ = if has_group {
         kill_process_group(id, Signal::KILL)
     } else {
@@ -62,7 +62,7 @@ fn end(id: i32, has_group: bool) {
     };
 }
 
-/// A program that runs. It is ended when this is dropped before [`Running::forget`].
+/// A running program. Dropping this ends it, unless [`Running::forget`] is called.
 struct Running(i32);
 
 impl Running {
@@ -71,7 +71,7 @@ impl Running {
         Self(id)
     }
 
-    /// Forgets a program that has ended: its number may belong to another one soon.
+    /// Forgets a program that has ended: its id may soon belong to another process.
     fn forget(self) {
         running().remove(&self.0);
     }
@@ -90,21 +90,21 @@ impl Drop for Running {
 pub(super) struct CredentialProcess {
     pub(super) profile: String,
     pub(super) command: String,
-    /// The program may run for this long.
+    /// The longest time that the program may run.
     pub(super) limit: Duration,
 }
 
-/// Names the program in messages. Its arguments may hold secrets.
+/// Returns the program's name for messages, without the command, which may hold secrets.
 pub(super) fn name(profile: &str) -> String {
     format!("`credential_process` of profile `{profile}`")
 }
 
-/// The program gave no credentials.
+/// The failure of a program that gave no credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Failed {
     profile: String,
     pub(super) reason: String,
-    /// True if it may do better by itself later.
+    /// Set if a later run may succeed.
     pub(super) may_pass: bool,
 }
 
@@ -186,7 +186,7 @@ impl CredentialProcess {
         };
         has_ended.store(true, Ordering::Relaxed);
         let running = match running {
-            // The number of the shell alone may belong to another process from now on.
+            // Without a group, the shell's id may belong to another process from now on.
             Some(running) if !has_group => {
                 running.forget();
                 None
@@ -200,7 +200,7 @@ impl CredentialProcess {
             printed.read().await?;
         }
         match running {
-            // Dropped, which ends what is left.
+            // `running` is dropped on return, which ends what is left.
             Some(_) if is_left => {
                 let name = name(&self.profile);
                 tracing::warn!(
@@ -227,7 +227,7 @@ struct Printed {
 }
 
 impl Printed {
-    /// Reads to the end. May be dropped and called again without a loss.
+    /// Reads both pipes to their ends. Cancel safe: a later call continues.
     async fn read(&mut self) -> io::Result<()> {
         let Self {
             pipes: (stdout, stderr),
@@ -239,7 +239,7 @@ impl Printed {
     }
 }
 
-/// Reads a pipe to its end, or as far as anybody looks.
+/// Reads a pipe to its end, or until there are [`MOST`] bytes.
 async fn to_end(pipe: Option<impl AsyncRead + Unpin>, read: &mut Vec<u8>) -> io::Result<()> {
     let Some(mut pipe) = pipe else { return Ok(()) };
     while (read.len() as u64) < MOST && pipe.read_buf(read).await? > 0 {}
@@ -257,7 +257,7 @@ impl ProvideCredentials for CredentialProcess {
     }
 }
 
-/// Reads what a program prints. As in the SDK, the case of names does not matter.
+/// Parses what a program printed. As in the SDK, the case of names does not matter.
 fn read(printed: &[u8]) -> Result<Credentials, String> {
     // The text may hold secrets, which serde's messages about syntax do not repeat.
     let fields: Map<String, Value> = serde_json::from_slice(printed)

@@ -1,10 +1,10 @@
-//! The secrets of a request, which a server may quote when it refuses it.
+//! The secrets of a request, which a server may quote when it refuses the request.
 //!
-//! Some servers and gateways name the headers that they do not like, with their values. What a
-//! server says goes into the log, the report, and the journal, so that the values that must stay
-//! secret are taken out where a failure is made of an answer. An `ETag`, an id, or a checksum that
-//! repeats one cannot be shortened, since it goes back to the server: such an answer is refused
-//! ([`Quoted`]), before anything is recorded.
+//! Some servers and gateways quote the headers that they reject, with their values. Messages from
+//! the server go into the log, the report, and the journal, so secret values are removed when an
+//! answer becomes a failure. An `ETag`, an id, or a checksum that repeats a secret cannot be
+//! shortened, since it is sent back to the server: such an answer is refused ([`Quoted`]) before
+//! anything is recorded.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -20,7 +20,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use super::xml::{Tag, XmlReader};
 use crate::printable::hex;
 
-/// Headers whose values are secret: of customer keys, their digests, and of a session.
+/// Headers whose values are secret: customer keys, their digests, and session tokens.
 const SECRET: [&str; 6] = [
     "x-amz-server-side-encryption-customer-key",
     "x-amz-server-side-encryption-customer-key-md5",
@@ -29,18 +29,18 @@ const SECRET: [&str; 6] = [
     "x-amz-security-token",
     "x-amz-s3session-token",
 ];
-/// As many bytes of a secret are hidden wherever they stand.
+/// Any run of this many bytes of a secret is hidden, wherever it stands.
 const PIECE: usize = 16;
-/// A text of fewer bytes is no secret that could be kept, and may stand in any message.
+/// A text of fewer bytes is not treated as a secret: any message may contain it by chance.
 const SHORTEST: usize = 8;
-/// Headers of an answer that are recorded and sent back, and what they hold. Checksums are known by
-/// [`CHECKSUM`].
+/// Headers of an answer that are recorded and sent back, and what they hold. [`CHECKSUM`] covers
+/// checksums.
 const NAMES: [(&str, &str); 3] = [
     ("etag", "an ETag"),
     ("x-amz-version-id", "a version id"),
     ("x-amz-copy-source-version-id", "a version id"),
 ];
-/// The same of the elements of a document.
+/// The same for the elements of a document.
 const ELEMENTS: [(&str, &str); 7] = [
     ("ETag", "an ETag"),
     ("UploadId", "an upload id"),
@@ -50,11 +50,11 @@ const ELEMENTS: [(&str, &str); 7] = [
     ("VersionIdMarker", "a version id"),
     ("NextVersionIdMarker", "a version id"),
 ];
-/// The names of headers and elements with checksums begin with these.
+/// The prefixes of the names of headers and elements that hold checksums.
 const CHECKSUM: [&str; 2] = ["x-amz-checksum-", "Checksum"];
-/// A document of more bytes holds so many names that an index of the secrets pays.
+/// A document of more bytes holds so many names that an index of the secrets pays off.
 const LONG: usize = 8192;
-/// Shown in the place of a secret.
+/// The text shown in place of a secret.
 const HIDDEN: &str = "[hidden]";
 
 /// The secrets of one request.
@@ -72,11 +72,11 @@ impl Secrets {
         Self(values.chain(signature).map(str::to_owned).collect())
     }
 
-    /// Makes sure that nothing that s3haul would record of an answer, and send back, repeats one of
-    /// them.
+    /// Checks that nothing in an answer that s3haul would record and send back repeats a secret of
+    /// its request.
     ///
     /// # Errors
-    /// A header, or an element of the document if there is one, does.
+    /// Returns [`Quoted`] if a header, or an element of the document, repeats one.
     pub(super) fn missing_in(response: &HttpResponse) -> Result<(), Quoted> {
         let Some(secrets) = response.extension::<Self>() else {
             return Ok(());
@@ -100,7 +100,7 @@ impl Secrets {
         }
         let mut reader = XmlReader::new(std::str::from_utf8(document).unwrap_or_default());
         let mut open = None;
-        // What cannot be read as a document is refused elsewhere.
+        // A document that cannot be parsed is refused elsewhere.
         while let Ok((text, tag)) = reader.next() {
             if let (Some(what), Tag::Close(_)) = (open, tag) {
                 check(what, text)?;
@@ -113,8 +113,8 @@ impl Secrets {
         Ok(())
     }
 
-    /// Returns the text without any of them, whole or in part, in the ways in which a server writes
-    /// them.
+    /// Returns the text without the secrets, whole or in part, in any spelling that a server may
+    /// use.
     pub(super) fn hide(&self, text: String) -> String {
         let forms: Vec<String> = self.0.iter().flat_map(|secret| forms(secret)).collect();
         let pieces: HashSet<&[u8]> = forms
@@ -150,7 +150,7 @@ impl Secrets {
     }
 }
 
-/// An answer repeats a secret of its request where a name should be: what names it.
+/// The error for an answer that repeats a secret of its request; holds the kind of value that does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the server sent {0} that repeats a secret of the request; s3haul neither records it nor sends it back"
@@ -169,7 +169,7 @@ fn recorded(known: &[(&str, &'static str)], name: &str) -> Option<&'static str> 
 /// The spellings of the secrets of a request, to look for in short texts.
 struct TextPieces {
     forms: Vec<String>,
-    /// All pieces of the spellings, where many texts are looked at.
+    /// All pieces of the spellings; `None` if there are few texts to check.
     index: Option<HashSet<[u8; PIECE]>>,
 }
 
@@ -202,7 +202,7 @@ impl TextPieces {
     }
 }
 
-/// Returns the spellings of a secret, in small letters.
+/// Returns the spellings of a secret, in lower case.
 fn forms(secret: &str) -> Vec<String> {
     let unpadded = secret.trim_end_matches('=');
     let mut forms = vec![

@@ -1,11 +1,11 @@
 //! Tells the connections that a server serves from those that it lets wait.
 //!
-//! A server may serve a few connections at a time only. The kernel of its machine accepts more, so
-//! that a request goes out on a connection that nobody reads from, and hangs until its time is up.
-//! Nothing about such a connection differs from one whose request takes long. But the server has
-//! answered nothing on it while it answers on others, and that of many requests at once:
-//! `bucket/twice.rs` gives them up then, with the connections, and the pacer lets no more requests
-//! go than there are connections that the server serves.
+//! A server may serve only a few connections at a time. The kernel of its machine accepts more, so
+//! a request may go out on a connection that nobody reads, and hang until its time is up. Such a
+//! connection looks like one whose request takes long. But the server has never answered on it
+//! while it answers on others, and many requests hang like that at once. Then `bucket/twice.rs`
+//! gives them up, with their connections, and the pacer allows no more requests in flight than
+//! there are connections that the server serves.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,20 +16,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use aws_smithy_runtime_api::client::connection::CaptureSmithyConnection;
 use tokio::time::Instant;
 
-/// So many requests must hang at once before a server counts as one that serves few connections:
-/// fewer are sent twice instead ([`crate::pace::latency`]).
+/// The number of requests that must hang at once before a server counts as one that serves few
+/// connections. Fewer are sent twice instead ([`crate::pace::latency`]).
 const MANY: u32 = 4;
-/// Connections that are remembered. Those that were answered longest ago are forgotten first.
+/// The most connections that are remembered. Those with the oldest answers are forgotten first.
 const MOST: usize = 16_384;
 
 /// A server, or a proxy on the way to it.
 #[derive(Debug, Default)]
 pub(super) struct ServerConnections {
-    /// The time of the last answer on each connection, by our end of it.
+    /// The time of the last answer on each connection, by its local address.
     answered: Mutex<HashMap<SocketAddr, Instant>>,
-    /// Requests that hang on connections without an answer.
+    /// The number of requests that hang on connections that never had an answer.
     hanging: AtomicU32,
-    /// The server is known to serve few connections.
+    /// Set once the server is known to serve few connections.
     is_limited: AtomicBool,
 }
 
@@ -46,7 +46,7 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// A request that hangs on a connection without an answer.
+/// A request that hangs on a connection that never had an answer.
 #[derive(Debug)]
 pub(crate) struct Hanging(Arc<ServerConnections>);
 
@@ -63,7 +63,7 @@ impl ServerConnections {
 }
 
 impl Connection {
-    /// Returns the connection that a request to `server` will have, which `captured` will tell.
+    /// Returns the connection of a request to `server`. `captured` knows it once it is sent.
     pub(super) fn to(server: Arc<ServerConnections>, captured: CaptureSmithyConnection) -> Self {
         Self { captured, server }
     }
@@ -72,7 +72,7 @@ impl Connection {
         self.captured.get()?.local_addr()
     }
 
-    /// Notes an answer.
+    /// Notes an answer on this connection.
     pub(super) fn answered(&self) {
         let Some(end) = self.our_end() else { return };
         let now = Instant::now();
@@ -86,7 +86,7 @@ impl Connection {
         answered.insert(end, now);
     }
 
-    /// Returns true if the server has answered nothing on this connection, and on others since
+    /// Returns true if the server has never answered on this connection, but on others since
     /// `since`.
     pub(super) fn is_unserved(&self, since: Instant) -> bool {
         let Some(end) = self.our_end() else {
@@ -96,14 +96,14 @@ impl Connection {
         !answered.contains_key(&end) && answered.values().any(|last| *last >= since)
     }
 
-    /// Counts a request that hangs on this connection.
+    /// Counts a request that hangs on this connection, until the result is dropped.
     pub(crate) fn hang(&self) -> Hanging {
         self.server.hanging.fetch_add(1, Ordering::Relaxed);
         Hanging(Arc::clone(&self.server))
     }
 
-    /// Returns the number of connections on which the server has answered since `since`, if so many
-    /// requests hang that it serves no others.
+    /// Returns the number of connections on which the server has answered since `since`, if it is
+    /// known to serve few: many requests hang at once, or did before.
     pub(crate) fn limit(&self, since: Instant) -> Option<u32> {
         let is_many = self.server.hanging.load(Ordering::Relaxed) >= MANY;
         if is_many {
