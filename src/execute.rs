@@ -1,13 +1,14 @@
-//! Carries out what is planned.
+//! Executes the planned steps.
 //!
 //! One task owns the state of all transfers ([`conductor`]) and receives one [`Receipt`] per
-//! object. Each object is a task of its own ([`object`], [`upload`]) that takes a value and returns
-//! a value; a panic in it fails that object and nothing else. How many requests are in flight is
-//! not decided here but by [`crate::pace`].
+//! object. Each object has a task of its own ([`object`], [`upload`]) that takes a value and
+//! returns a value; a panic in it fails only that object. [`crate::pace`] decides how many requests
+//! are in flight.
 //!
-//! Stopping is orderly: no new work, requests under way end in peace, unfinished uploads are
-//! aborted, and every object that was not done says so. All of it has the drain time
-//! ([`RetryPolicy::drain`]); what only waits for its next attempt ends at once.
+//! Stopping is orderly: no new work is started, requests in flight may finish, unfinished uploads
+//! are aborted, and the receipt of every object that is not done says so. All of this must fit in
+//! the drain time ([`RetryPolicy::drain`]); a request that only waits for its next attempt ends at
+//! once.
 
 mod adopt;
 mod again;
@@ -84,27 +85,28 @@ use receipt::{Draft, Ending, Receipt, seconds};
 use refusals::Refusals;
 use series::Copies;
 
-/// The time that requests in flight have after a stop if the server has not answered for as long as
-/// the run's patience.
+/// The longest drain time if the run gave up for a reason that may pass later, such as a server
+/// that does not answer.
 const DRAIN_IN_VAIN: Duration = Duration::from_secs(5);
-/// An object whose requests would wait this long is not started while other objects are in
-/// progress.
+/// An object whose requests would wait in the queue this long is not started while other objects
+/// are in progress.
 const LONG_QUEUE: Duration = Duration::from_millis(200);
-/// Memory for parts of local files, in MiB.
+/// The memory for parts of local files, in MiB.
 const UPLOAD_MEMORY_MIB: u32 = 256;
 
 /// The reason why an object is not done.
 #[derive(Clone, Debug)]
 enum Trouble {
-    /// The source is another one by now: plan it again.
+    /// The source, or what is at the destination, has changed: plan the object again.
     SourceChanged,
-    /// The source's parts do not end where they were believed to: plan it again and ask for each.
+    /// A guess of the source's part boundaries was wrong: plan the object again and ask for each
+    /// part.
     OtherBoundaries,
-    /// An upload that was found open turned out not to be of this copy: plan it again, and leave
-    /// that one alone.
+    /// An upload that was found open turned out to be of another copy: plan the object again, and
+    /// leave that upload alone.
     NotOurs,
-    /// Somebody else ended the upload, which had stored parts, and no object came of it: plan it
-    /// again.
+    /// Somebody else ended the upload, which had stored parts, without creating the object: plan
+    /// the object again.
     UploadGone(Failure),
     /// The run stops.
     Stopped,
@@ -142,17 +144,17 @@ struct Work {
     journal: Journal,
     /// The journal's state when this session began: the progress of the run, and its open uploads.
     resumed: Arc<RunState>,
-    /// Objects that stay counted although its keys are listed again.
+    /// The number of objects that stay counted although the transfer is listed again.
     settled: u64,
-    /// The open uploads of earlier sessions that nobody has taken up yet.
+    /// The open uploads of earlier sessions that no object has taken up yet.
     inherited: Arc<Inherited>,
-    /// Uploads that no journal knows are taken up.
+    /// True if open uploads that no journal knows are adopted.
     claims: bool,
-    /// No new work.
+    /// Cancelled when no new work may start.
     stop: CancellationToken,
-    /// The time to let requests end in peace is over.
+    /// Cancelled when requests in flight may no longer finish.
     halt: CancellationToken,
-    /// MiB of memory for parts of local files.
+    /// The memory for parts of local files, in MiB.
     memory: Arc<Semaphore>,
     buffers: Buffers,
     /// The refusals of buckets so far.
@@ -169,25 +171,25 @@ impl Work {
         self.ids.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Waits until the run stops, and for the time that is left to tidy up then: nobody is in a
-    /// hurry before.
+    /// Waits until the run has stopped and is halted, and then for the time to tidy up.
     async fn hurry(&self) {
         self.stop.cancelled().await;
         self.halt.cancelled().await;
         sleep(self.tidying()).await;
     }
 
-    /// Returns how long an upload may take to abort when the run is over. The process ends with
-    /// the drain time, and what is left open must be in the report before that.
+    /// Returns the time that the abort of an upload may take once the run is halted. The process
+    /// ends with the drain time, and the report must name the uploads that are left open before
+    /// that.
     fn tidying(&self) -> Duration {
         self.sides.destination.pacer().retry.tidying() / 2
     }
 
-    /// Ends an upload that will not be completed; true when it needs no record any more. One that
-    /// stays open, or that is not known to be gone, is on the receipt, because its parts cost
-    /// money.
+    /// Aborts an upload that will not be completed. Returns true if it no longer needs a record.
+    /// The receipt names an upload that stays open, or is not known to be gone, because its parts
+    /// cost money.
     async fn abandon(&self, upload: &MultipartUpload, draft: &mut Draft) -> bool {
-        // The session that resumes the journal has this upload too.
+        // The upload stays on record for the session that resumes the journal.
         if self.journal.keeps()
             && self.journal.broken().is_cancelled()
             && !self.journal.error().leaves_no_record()
@@ -218,7 +220,7 @@ impl Work {
         self.slots().request(Want::Small).await.ok()
     }
 
-    /// Returns true while a part that is sent to this key would have to wait in the queue.
+    /// Returns true while a part for this key would have to wait long in the queue.
     fn is_clogged(&self, key: &ObjectKey) -> bool {
         self.is_shut(key) || self.sides.destination.queue_delay(Class::Write, key) >= LONG_QUEUE
     }
@@ -257,9 +259,9 @@ impl Work {
 
     /// Executes one step from beginning to end.
     ///
-    /// Hundreds of these are in memory at once, nearly all of them small copies. So what is rarely
-    /// awaited is in a box of its own, here and further down: in one piece with everything that
-    /// could happen, each would take 23 KiB.
+    /// Hundreds of these futures are in memory at once, nearly all of them small copies. So futures
+    /// that are rarely awaited are boxed, here and further down: without boxes, each step would
+    /// take 23 KiB.
     async fn run(&self, step: &Step) -> Receipt {
         let began = Instant::now();
         let mut draft = Draft::of(step);
@@ -318,7 +320,7 @@ impl Work {
     }
 }
 
-/// The job to run, and all that a run works with.
+/// A job, and everything that its run needs.
 pub struct Execution<'a> {
     /// The job.
     pub job: &'a Job,
@@ -333,8 +335,8 @@ pub struct Execution<'a> {
     pub resumed: &'a Arc<RunState>,
     /// Ends the run in an orderly way.
     pub stop: &'a CancellationToken,
-    /// The token that `connections` was made with. It is cancelled when the time to end in peace
-    /// is over.
+    /// The token with which `connections` was created. It is cancelled when requests in flight may
+    /// no longer finish.
     pub halt: &'a CancellationToken,
 }
 
@@ -373,8 +375,8 @@ pub async fn run(
         stop.clone(),
         halt.clone(),
     ));
-    // Without its journal a run must not go on: nobody would know what it did.
-    // The watcher ends with the run, also when that is dropped: it holds the journal.
+    // Without its journal a run must not continue: nobody would know what it did. The watcher holds
+    // the journal, so it must end with the run, even if the run is dropped.
     let mut watcher = JoinSet::new();
     watcher.spawn(stop_without_journal(
         journal.clone(),
@@ -414,7 +416,7 @@ pub async fn run(
             resumed: Arc::clone(resumed),
             settled: settled.get(&number).copied().unwrap_or_default(),
             inherited: Arc::clone(&inherited),
-            // The bytes that were read from a stream are gone: nobody could resume it.
+            // The bytes that were read from a stream are gone: nobody could resume the upload.
             claims: job.claims && sides.transfer.from != Source::Stdin,
             sides,
             stop: stop.clone(),
@@ -441,7 +443,7 @@ pub async fn run(
         probes,
     };
     Conductor::new(job, works, means, &mut outcome).run().await;
-    // Objects that turned out to need no copy took up nothing.
+    // Objects that needed no copy have not taken up their uploads.
     tokio::select! {
         () = inherited.cancel_rest(journal, (job, connections)), if !stop.is_cancelled() => {}
         () = stop.cancelled() => {}
@@ -457,11 +459,11 @@ pub async fn run(
     Ok(outcome)
 }
 
-/// Connects both sides of all transfers, and returns them with the lowest number of requests in
-/// flight that one of their destinations starts with.
+/// Connects both sides of all transfers. Returns them with the lowest initial number of requests in
+/// flight among their destinations.
 ///
-/// All buckets answer before the first byte moves: a typo in the last transfer is told now, not in
-/// an hour.
+/// All buckets answer before the first byte moves: a typo in the last transfer is reported now, not
+/// in an hour.
 async fn connected(
     job: &Job,
     connections: &mut Connections,
@@ -472,7 +474,7 @@ async fn connected(
         let (source, destination) = connections.of_transfer(transfer).await?;
         width = width.min(destination.capabilities().initial_in_flight);
         let mut transfer = transfer.clone();
-        // A run that resumes selects by the times that it began with.
+        // A resumed run selects by the time from which it first counted ages.
         let counted_from = resumed
             .run
             .as_ref()
@@ -484,7 +486,7 @@ async fn connected(
     Ok((width, all_sides))
 }
 
-/// Halts the requests in flight once the run was stopped and the time to end in peace is over.
+/// Halts the requests in flight after a stop, when the time for them to finish is over.
 async fn halt_after_drain(
     pacer: Arc<Pacer>,
     in_vain: CancellationToken,
@@ -506,13 +508,13 @@ async fn halt_after_drain(
 /// Ends the run when its journal cannot be written.
 async fn stop_without_journal(journal: Journal, stop: CancellationToken, halt: CancellationToken) {
     journal.broken().cancelled().await;
-    // The command ends with its error, which tells why.
+    // The command fails with the journal's error, which gives the reason.
     tracing::error!(name: "stopping", "stopping: the journal cannot be used any more");
     stop.cancel();
     halt.cancel();
 }
 
-/// Returns a transfer's name and places, for messages.
+/// Returns the source and the destination of a transfer, for messages.
 #[must_use]
 pub fn describe(transfer: &Transfer) -> String {
     let from = match &transfer.from {

@@ -1,13 +1,13 @@
-//! Planning a transfer: listings in, steps out, nothing written.
+//! Plans a transfer: reads listings, emits steps, and writes nothing.
 //!
-//! The decisions are pure and live in [`crate::plan`]; here they are fed. The source is listed in
-//! order, each entry is filtered, mapped to its destination key and compared with what stands
-//! there. Where the map keeps the order of keys, the destination's listing is walked along;
-//! otherwise each key is asked for by HEAD, many at a time. Where a server does not list in the
-//! order of the keys' bytes, or is not known to, what the walk finds is there all the same, but
-//! what it does not find may stand elsewhere in the list and is asked for too. Steps leave through
-//! a bounded channel ([`steps`]), so that a plan never holds more objects than the run can look
-//! ahead. Long listings are planned in ranges side by side ([`ranges`]).
+//! The decisions are pure functions in [`crate::plan`]; this module feeds them. The source is
+//! listed in order; each entry is filtered, mapped to its destination key, and compared with the
+//! object there. If the map keeps the order of keys, the destination's listing is walked along with
+//! it; otherwise each key is asked for by HEAD, many at a time. If a server is not known to list in
+//! the order of the keys' bytes, a key that the walk finds does exist, but one that it does not
+//! find may come elsewhere in the list, and is asked for too. Steps leave through a bounded channel
+//! ([`steps`]), so that a plan never holds more objects than the run can look ahead. Long listings
+//! are planned in ranges side by side ([`ranges`]).
 
 mod again;
 mod compare;
@@ -45,19 +45,19 @@ pub use ranges::MOST_RANGES;
 use steps::{Exit, Outbox};
 pub use steps::{Held, Hunger, News, Planning, Steps};
 
-/// Keys that are asked for at once where listings cannot be compared.
+/// The most keys that are asked for at once where listings cannot be compared.
 const HEADS_AT_ONCE: usize = 64;
-/// Steps that wait for the answer about a key before them.
+/// The most steps that wait for the answer about a key before them.
 const WAITING: usize = 2048;
 
 /// Both sides of a transfer, connected.
 #[derive(Clone, Debug)]
 pub struct Sides {
-    /// What to do.
+    /// The transfer.
     pub transfer: Arc<Transfer>,
-    /// Where it comes from; `None` for local files.
+    /// The source bucket; `None` for local files and standard input.
     pub source: Option<Bucket>,
-    /// Where it goes.
+    /// The destination bucket.
     pub destination: Bucket,
 }
 
@@ -68,23 +68,23 @@ pub struct Step {
     pub entry: Entry,
     /// Its key at the destination.
     pub key: ObjectKey,
-    /// Why it is copied.
+    /// The reason why it is copied.
     pub reason: Reason,
-    /// How it would be copied if its size stays as listed.
+    /// The route if its size stays as listed.
     pub route: Route,
-    /// What it was compared with.
+    /// The state of its destination key when it was planned.
     pub seen: Seen,
     /// Its number in the journal, once it has one.
     pub object: Option<u64>,
-    /// Its place among the versions of its key, where all of them are copied.
+    /// Its position among the versions of its key, if all of them are copied.
     pub turn: Option<Box<Turn>>,
-    /// Set if the destination has it, perhaps from an earlier session of the run: it is proven, or
-    /// else left alone for this reason.
+    /// Set if the destination has it, perhaps from an earlier session of the run: the reason to
+    /// leave it alone if it cannot be proven.
     pub found: Option<Skip>,
 }
 
 impl Step {
-    /// Returns an object that nothing is sent for, as its receipt names it.
+    /// Returns a step that only names an object, which nothing is sent for.
     #[must_use]
     pub fn without_work(entry: Entry, key: ObjectKey) -> Self {
         let (route, seen) = (Route::Copy, Seen::Unknown);
@@ -101,26 +101,25 @@ impl Step {
     }
 }
 
-/// What planning an entry came to.
+/// The result of planning an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Planned {
-    /// To copy.
+    /// It is to be copied.
     Step(Box<Step>),
-    /// The destination has it.
+    /// It is skipped for this reason: usually, the destination has it.
     Skip(Box<Entry>, ObjectKey, Skip),
     /// It would be copied, but cannot be read before it is restored, and the job does not say what
     /// to do about it.
     Archived(Box<Entry>, ObjectKey),
     /// The selection leaves it out.
     Excluded(ObjectKey),
-    /// It is no object or regular file.
+    /// It is neither an object nor a regular file.
     Ignored(String, &'static str),
-    /// It cannot be planned: its key, where it has one, and its place.
+    /// It cannot be planned: its key, if it has one, and its place.
     Failed(Option<ObjectKey>, String, Failure),
-    /// A list ended here, and what is behind is not known.
+    /// A list failed here, and the keys after it are not known.
     Unlisted(String, Failure),
-    /// What an object comes to that an earlier session has planned, under its number in the
-    /// journal.
+    /// The result for an object that an earlier session planned, with its number in the journal.
     Again(u64, Box<Planned>),
 }
 
@@ -131,25 +130,26 @@ pub struct Pending {
     pub object: u64,
     /// The source, as it was listed then.
     pub entry: Entry,
-    /// What is on record of its copy.
+    /// The record of its copy.
     pub made: MadeBefore,
 }
 
 /// The record of a copy that an earlier session was about to publish.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MadeBefore {
-    /// An upload that was found open may have become the copy: its attributes are not known.
+    /// True if an upload that was found open may have become the copy, whose attributes are not
+    /// known then.
     pub claimed: bool,
     /// The `ETag` that the parts of the upload make.
     pub etag: Option<String>,
 }
 
-/// What is to be planned: what an earlier session left, or everything.
+/// The work to plan: what an earlier session left, or everything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resume {
     /// Objects that were planned and are not over.
     pub pending: Vec<Pending>,
-    /// Ranges of the source's keys that are not known; none when all keys are.
+    /// Ranges of the source's keys that are not known; empty if all keys are.
     pub ranges: Vec<KeyRange>,
     /// Numbers for further ranges, from `next` to `last`. Without any, all keys come in order.
     pub next: u32,
@@ -158,7 +158,7 @@ pub struct Resume {
 }
 
 impl Resume {
-    /// Everything, in order.
+    /// Returns everything, in order.
     fn in_order() -> Self {
         Self {
             pending: Vec::new(),
@@ -169,14 +169,14 @@ impl Resume {
     }
 }
 
-/// What an entry comes to, or what must be asked first.
+/// The result for an entry, or the question that must be answered first.
 enum Next {
     Known(Planned),
     Ask(Entry, ObjectKey, Question),
 }
 
 impl Sides {
-    /// Returns true if the bytes are on this machine.
+    /// Returns where the bytes come from: a bucket, or this machine.
     #[must_use]
     pub fn origin(&self) -> Origin {
         if self.source.is_some() {
@@ -201,7 +201,7 @@ impl Sides {
         }
     }
 
-    /// Returns the number of copies that can be in flight, and the speed that they were seen to have.
+    /// Returns the number of copies that can be in flight, and their measured speed.
     #[must_use]
     pub fn capacity(&self) -> Capacity {
         let pacer = self.destination.pacer();
@@ -211,8 +211,8 @@ impl Sides {
         }
     }
 
-    /// Decides how an object of this size is copied from `source` (or sent: then the source is no
-    /// key) to `key`.
+    /// Returns the route of an object of this size to `key`: of a copy from `source`, or of an
+    /// upload, for which `source` does not matter.
     ///
     /// # Errors
     /// [`FailureKind::Invalid`] for objects that the endpoint cannot hold.
@@ -243,7 +243,7 @@ impl Sides {
         Steps::of(self.plan_from(Resume::in_order()))
     }
 
-    /// Returns the same in any order, which is faster.
+    /// Plans the transfer in any order, which is faster.
     #[must_use]
     pub fn plan_in_any_order(&self) -> Steps {
         Steps::of(self.plan_from(Resume {
@@ -253,8 +253,8 @@ impl Sides {
     }
 
     /// Plans the rest of the transfer: first what is pending, then the keys that are not known yet.
-    /// Histories ([`Versions::All`]) are always planned from the beginning, which finds what is
-    /// there.
+    /// Histories ([`Versions::All`]) are always planned from the beginning, which finds the copies
+    /// that exist.
     #[must_use]
     pub fn plan_from(&self, resume: Resume) -> Planning {
         let (exit, planning) = Exit::channel();
@@ -279,7 +279,7 @@ impl Sides {
         HEADS_AT_ONCE.min(self.destination.pacer().slots().ceiling() as usize)
     }
 
-    /// Decides by the lists about an entry that was found.
+    /// Decides about an entry by the lists, or returns the question that they leave open.
     ///
     /// # Errors
     /// The destination's list failed.
@@ -318,8 +318,8 @@ impl Sides {
         })
     }
 
-    /// Returns true if both sides list in the order of the keys' bytes, so that a key that was
-    /// passed by is not there.
+    /// Returns true if both sides list in the order of the keys' bytes, so that a key that the walk
+    /// has passed does not exist.
     fn lists_in_order(&self) -> bool {
         let in_order = |bucket: &Bucket| bucket.capabilities().ordered_lists;
         in_order(&self.destination) && self.source.as_ref().is_none_or(in_order)
@@ -330,8 +330,7 @@ impl Sides {
         are_content(&self.destination) && self.source.as_ref().is_none_or(are_content)
     }
 
-    /// Returns false if a side is believed nothing, so that what its lists say of an object is seen
-    /// by HEAD.
+    /// Returns false if one side is not believed, so that HEAD must confirm what its lists say.
     fn believes_lists(&self) -> bool {
         let believes = |bucket: &Bucket| bucket.capabilities().believes_answers();
         believes(&self.destination) && self.source.as_ref().is_none_or(believes)
@@ -347,7 +346,7 @@ impl Sides {
     fn planned(&self, entry: Entry, key: ObjectKey, decision: Decision, seen: Seen) -> Planned {
         match decision {
             Decision::Skip(why) => Planned::Skip(Box::new(entry), key, why),
-            // A look has settled it; otherwise the lists said that the destination is newer.
+            // A look has settled it, or the lists say that the destination is newer.
             Decision::Ask(_) => Planned::Skip(Box::new(entry), key, Skip::equal(Basis::Time)),
             Decision::Copy(reason) => self.step(entry, key, reason, seen),
         }
@@ -376,7 +375,7 @@ impl Sides {
         Planned::Failed(Some(entry.key.clone()), self.name_of(entry), failure)
     }
 
-    /// Decides how an object is copied, as far as a list tells: with `layout: source`, the `ETag`
+    /// Returns the route of an object, as far as a list tells: with `layout: source`, the `ETag`
     /// shows the number of parts.
     fn listed_route(&self, entry: &Entry, key: &ObjectKey) -> Result<Route, Failure> {
         let usual = self.route(entry.size, &entry.key, key)?;

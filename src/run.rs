@@ -1,7 +1,6 @@
-//! A run from a program: all that the command arranges around [`execute::run`], with one value to
-//! set it up.
+//! Runs a job from a program: one builder for what the command arranges around [`execute::run`].
 //!
-//! The command has more to decide (signals, reports, who else may hold the journal), and so calls
+//! The command has more to decide (signals, reports, who else may hold the journal), so it calls
 //! `execute` itself.
 
 use std::path::PathBuf;
@@ -48,7 +47,7 @@ pub enum RunError {
     /// A bucket cannot be used at all.
     #[error(transparent)]
     Refused(#[from] Failure),
-    /// The journal cannot be used, or could not be written any more.
+    /// The journal cannot be used, or can no longer be written.
     #[error(transparent)]
     Journal(#[from] JournalError),
 }
@@ -70,13 +69,13 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Reports what happens to `monitor`.
+    /// Sends the events of the run to `monitor`.
     pub fn monitor(self, monitor: Arc<dyn Monitor>) -> Self {
         Self { monitor, ..self }
     }
 
-    /// Keeps the journal in this directory. A run that finds an unfinished one of the same job
-    /// there continues it.
+    /// Keeps the journal in this directory. If the directory has an unfinished run of the same job,
+    /// this run continues it.
     pub fn journal(self, directory: impl Into<PathBuf>) -> Self {
         Self {
             journal: Some(directory.into()),
@@ -92,8 +91,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Stops the run in an orderly way when `stop` is cancelled: no object is started any more, and
-    /// requests in flight may end.
+    /// Stops the run in an orderly way when `stop` is cancelled: no further object is started, and
+    /// requests in flight may finish.
     pub fn stop(self, stop: CancellationToken) -> Self {
         Self { stop, ..self }
     }
@@ -115,7 +114,7 @@ impl<'a> Run<'a> {
         let ceiling = slots::default_ceiling(1);
         let pacer = Arc::new(Pacer::new(&job.limits, ceiling, RetryPolicy::default()));
         let mut connections = Connections::new(&job, self.credentials, pacer, halt.clone());
-        // A bucket that cannot be used is an error before there is a journal.
+        // A bucket that cannot be used is an error before a journal is created.
         for transfer in &job.transfers {
             connections.of_transfer(transfer).await?;
         }
@@ -142,7 +141,7 @@ impl<'a> Run<'a> {
         Ok(outcome)
     }
 
-    /// Returns the reasons why the job cannot be run, or not from here.
+    /// Returns the reasons why the job cannot be run, at all or from a program.
     fn mistakes(&self) -> Vec<Finding> {
         let mut mistakes = check(self.job);
         let mut refuse = |path: &str, message: &str, remedy: &str| {

@@ -1,14 +1,14 @@
 //! The breaker: ends a session in which every object fails alike and none succeeds.
 //!
-//! A job whose role may list a source and not read it fails once per object, however many there
+//! A job whose role may list a source but not read it fails once per object, however many there
 //! are. After [`LIMIT`] such failures the session stops and names the reason; one success, or one
 //! failure of another kind, turns the breaker off for good, so that a run with scattered failures
-//! goes on to its end. From then on [`super::series`] watches it.
+//! continues to its end. From then on [`super::series`] watches the run.
 //!
-//! Answers to refused requests are fast and copies are slow, so a count alone would be unfair to
-//! objects that are still under way. From the first failure on, at most [`LIMIT`] objects are
-//! failed or open, and the breaker trips only when all of them have failed. Until then their
-//! failures are not on record: after a trip the next session tries them again.
+//! Refusals are fast and copies are slow, so a count alone would be unfair to objects that are
+//! still in progress. From the first failure on, at most [`LIMIT`] objects are failed or open, and
+//! the breaker trips only when all of them have failed. Until then their failures are not recorded:
+//! after a trip the next session tries them again.
 
 use super::Ending;
 use super::conductor::Conductor;
@@ -25,10 +25,10 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-/// Failures alike, without a success, that end a session.
+/// The number of failures of one kind, without a success, that ends a session.
 pub(super) const LIMIT: u64 = 300;
 
-/// Counts failures alike until something else happens.
+/// The count of failures of one kind, until something else happens.
 #[derive(Debug)]
 pub(super) struct Breaker {
     is_armed: bool,
@@ -38,8 +38,8 @@ pub(super) struct Breaker {
 }
 
 impl Breaker {
-    /// Creates the breaker of a job with this limit.
-    /// A run that has copied something in an earlier session needs no such haste.
+    /// Creates the breaker of a job with this limit. It is not armed if an earlier session of the
+    /// run has copied something.
     pub(super) fn new(limit: Option<FailureLimit>, has_succeeded: bool) -> Self {
         let is_armed = matches!(limit, None | Some(FailureLimit::Auto)) && !has_succeeded;
         Self {
@@ -49,7 +49,7 @@ impl Breaker {
         }
     }
 
-    /// Returns true while every object has failed alike.
+    /// Returns true while the breaker may still trip.
     pub(super) fn is_armed(&self) -> bool {
         self.is_armed
     }
@@ -73,18 +73,18 @@ impl Breaker {
         self.is_armed = false;
     }
 
-    /// Returns true if one more object may be opened beside those that are.
+    /// Returns true if one more object may be opened beside `open` others.
     pub(super) fn may_open(&self, open: usize) -> bool {
         !self.is_armed || self.failed == 0 || self.failed + (open as u64) < LIMIT
     }
 
-    /// Returns true if the session is to end.
+    /// Returns true if the session must end.
     pub(super) fn is_tripped(&self, open: usize) -> bool {
         self.is_armed && self.failed >= LIMIT && open == 0
     }
 }
 
-/// An object that failed while the breaker was on; its failure is not on record yet.
+/// An object that failed while the breaker was armed. Its failure is not recorded yet.
 #[derive(Debug)]
 pub(super) struct Suspect {
     transfer: u32,
@@ -92,22 +92,23 @@ pub(super) struct Suspect {
     receipt: Receipt,
 }
 
-/// The parts of a conductor that others share.
+/// The parts of a conductor that it shares with others.
 pub(super) struct Means {
     pub(super) slots: Slots,
     pub(super) monitor: Arc<dyn Monitor>,
     pub(super) stop: CancellationToken,
-    /// Cancelled when nobody answers what is under way.
+    /// Cancelled when requests in flight have little hope: the run gave up for a reason that may
+    /// pass later.
     pub(super) in_vain: CancellationToken,
-    /// Cancelled when the first bytes were copied.
+    /// Cancelled once the first bytes are copied.
     pub(super) copied: CancellationToken,
     pub(super) copies: Copies,
     pub(super) patience: Duration,
-    /// The shortest and the longest time between two looks at what is refused.
+    /// The shortest and the longest time between two probes of what is refused.
     pub(super) probes: (Duration, Duration),
 }
 
-/// A monitor that also notes when bytes were copied.
+/// A monitor that also notes when bytes are copied.
 pub(super) struct Noting {
     pub(super) inner: Arc<dyn Monitor>,
     pub(super) copied: CancellationToken,
@@ -152,7 +153,7 @@ impl Conductor<'_> {
         })
     }
 
-    /// Ends the session.
+    /// Gives up the run, and ends the session.
     pub(super) fn give_up_run(&mut self, gave_up: GaveUp) {
         tracing::warn!(name: "giving_up", "giving up: {}", gave_up.reason);
         if gave_up.may_pass_later {
@@ -163,7 +164,7 @@ impl Conductor<'_> {
     }
 
     /// Turns the failure of an object into a stop if its cause ends the run, may pass later, and
-    /// the run has given up already. If the cause is the credentials, gives up the run first: all
+    /// the run has already given up. If the cause is the credentials, gives up the run first: all
     /// requests that wait for credentials give up together.
     pub(super) fn stop_if_run_ends(&mut self, receipt: Receipt) -> Receipt {
         let Ending::Failed { error } = &receipt.ending else {
@@ -227,7 +228,7 @@ impl Conductor<'_> {
         });
     }
 
-    /// Disarms the breaker, because some bytes were copied.
+    /// Disarms the breaker, because bytes were copied.
     pub(super) fn disarm_breaker(&mut self) {
         self.breaker.disarm();
         self.record_all_suspects();
@@ -238,13 +239,13 @@ impl Conductor<'_> {
         self.record_suspects(|_| true);
     }
 
-    /// Records the failures that were held back in a transfer.
+    /// Records the failures of a transfer that were held back.
     pub(super) fn record_suspects_of(&mut self, transfer: u32) {
         self.record_suspects(|suspect| suspect.transfer == transfer);
     }
 
-    /// Records the failures that `which` selects. Those that tripped the breaker are left to the
-    /// next session.
+    /// Records the held-back failures that `which` selects. Those that tripped the breaker are left
+    /// to the next session.
     fn record_suspects(&mut self, which: impl Fn(&Suspect) -> bool) {
         let (cleared, kept) = std::mem::take(&mut self.suspects)
             .into_iter()
@@ -262,7 +263,7 @@ impl Conductor<'_> {
         }
     }
 
-    /// Ends the session if all of its objects failed alike and more of them wait.
+    /// Ends the session if all objects that were tried failed alike and more objects wait.
     pub(super) fn trip(&mut self) {
         if !self.breaker.is_tripped(self.open.len()) || self.waiting.len() == 0 {
             return;

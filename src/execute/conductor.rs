@@ -1,15 +1,15 @@
 //! The conductor: begins transfers, takes their steps from the planner, keeps the right objects
 //! open, and counts their results.
 //!
-//! All transfers of a run share the slots. A transfer begins in its turn, as soon as all objects
-//! that the ones before it found have begun or wait, so that the tail of one leaves no slots empty,
-//! or while they cannot keep the slots busy; unless it has to wait for the end of another
-//! ([`must_wait`](crate::manifest::must_wait)). Only single objects are planned side by side with
-//! others: a listing takes up memory.
+//! All transfers of a run share the slots. They begin in the order of the job. A transfer begins
+//! when those before it are planned and few of their objects wait, so that the tail of one leaves
+//! no slots empty, or while they cannot keep the slots busy; unless it has to wait for the end of
+//! another ([`must_wait`](crate::manifest::must_wait)). While the slots are busy, only single
+//! objects are planned side by side: a listing takes up memory.
 //!
-//! The largest objects are opened first (their tail is what a run ends with) while small ones fill
-//! the places beside them. As many uploads are open as it takes to have a part for every place, and
-//! some more: the end of one object must not leave places empty until the next one has begun.
+//! The largest objects are opened first, because a run ends with their tail; small ones fill the
+//! other slots. Enough uploads are open to have a part for every slot, and some more: the end of
+//! one object must not leave slots empty until the next one has begun.
 
 mod begin;
 mod end;
@@ -40,7 +40,7 @@ use crate::pace::Slots;
 use crate::planner::{Held, News, Planned, Step};
 use crate::s3::Failure;
 
-/// The interval at which open transfers are checked if no event arrives.
+/// The interval at which the conductor looks for stalled slots if no event arrives.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// Owns the state of a run's objects.
@@ -50,9 +50,9 @@ pub(super) struct Conductor<'a> {
     slots: Slots,
     pub(super) monitor: Arc<dyn Monitor>,
     pub(super) outcome: &'a mut Outcome,
-    /// Objects that had failed and ended when this session began.
+    /// The numbers of failed and of ended objects when this session began.
     pub(super) before: (u64, u64),
-    /// Transfers that have not begun, by their place in the job.
+    /// Transfers that have not begun, with their positions in the job.
     coming: VecDeque<(u32, Arc<Work>)>,
     pub(super) transfers: BTreeMap<u32, Running>,
     /// The events of the transfers that are being planned; `None` at the end of each.
@@ -63,24 +63,25 @@ pub(super) struct Conductor<'a> {
     pub(super) open: HashMap<Id, Open>,
     /// Open objects by prefix.
     shares: Shares,
-    /// The time at which an object ended last.
+    /// The time when the last object ended.
     last_end: Instant,
-    /// Places are free although objects wait.
+    /// True if slots are free although objects wait.
     is_hungry: bool,
     open_large: usize,
-    /// Their parts.
+    /// The parts of the open multipart objects.
     open_parts: u64,
-    /// Copies in one request that take long.
+    /// Open objects whose copy is one long request.
     open_heavy: u32,
     pub(super) breaker: Breaker,
     /// Failures that the breaker holds back.
     pub(super) suspects: Vec<Suspect>,
-    /// Set when the breaker ended the session.
+    /// True once the breaker has ended the session.
     pub(super) is_tripped: bool,
     pub(super) series: Series,
-    /// Cancelled when nobody answers what is under way.
+    /// Cancelled when requests in flight have little hope: the run gave up for a reason that may
+    /// pass later.
     pub(super) in_vain: CancellationToken,
-    /// Cancelled when the first bytes were copied.
+    /// Cancelled once the first bytes are copied.
     copied: CancellationToken,
 }
 
@@ -140,7 +141,7 @@ impl<'a> Conductor<'a> {
             self.begin();
             let waits = self.waiting.len() > 0 || self.series.is_paused();
             let look = self.series.next_look();
-            // Others may be begun once it turns out that what is open waits for something.
+            // More may be opened once it turns out that the open objects wait for something.
             let next_look = Instant::now() + LOOK;
             let may_stall = !self.open.is_empty() && (waits || !self.coming.is_empty());
             let is_busy = waits || !self.tasks.is_empty() || self.planned().next().is_some();
@@ -168,7 +169,7 @@ impl<'a> Conductor<'a> {
         self.write().await;
     }
 
-    /// Hands over what happened to the journal.
+    /// Writes what happened to the journal, and drops the transfers that are over.
     async fn write(&mut self) {
         for running in self.transfers.values_mut() {
             running.record.write().await;
@@ -179,7 +180,7 @@ impl<'a> Conductor<'a> {
         self.transfers.retain(|_, running| !running.is_over());
     }
 
-    /// Transfers of which more may be found.
+    /// Returns the transfers that are still being planned.
     pub(super) fn planned(&self) -> impl Iterator<Item = &Running> {
         self.transfers
             .values()
@@ -187,7 +188,8 @@ impl<'a> Conductor<'a> {
     }
 
     fn hear(&mut self, transfer: u32, news: Option<News>) {
-        // Keys that are not received are not passed: the next session finds them again.
+        // Keys that come after a stop are not recorded as passed: the next session finds them
+        // again.
         if self.stop.is_cancelled() {
             return;
         }
@@ -260,7 +262,7 @@ impl<'a> Conductor<'a> {
         }
     }
 
-    /// Puts a step in line.
+    /// Adds a step to those that wait.
     pub(super) fn queue(&mut self, transfer: u32, mut step: Box<Step>, held: Option<&mut Held>) {
         let Some(running) = self.transfers.get_mut(&transfer) else {
             return;
@@ -287,7 +289,7 @@ impl<'a> Conductor<'a> {
         );
     }
 
-    /// Puts the next version of a key before all others.
+    /// Puts the next version of a key before all others of its kind.
     pub(super) fn queue_next(&mut self, transfer: u32, mut step: Box<Step>) {
         let Some(running) = self.transfers.get_mut(&transfer) else {
             return;
@@ -300,7 +302,7 @@ impl<'a> Conductor<'a> {
         });
     }
 
-    /// Ends a transfer of which nothing is left to do.
+    /// Ends a transfer if nothing of it is left to do.
     fn settle(&mut self, transfer: u32) {
         if self.transfers.get(&transfer).is_some_and(Running::is_over) {
             self.record_suspects_of(transfer);
@@ -337,13 +339,13 @@ impl<'a> Conductor<'a> {
         };
         let receipt = running.failed(place, failure);
         let receipt = self.stop_if_run_ends(receipt);
-        // What was planned and has no number yet is found again by the next session.
+        // An object without a number is found again by the next session.
         if object.is_some() || receipt.ending != Ending::Stopped {
             self.end_with(transfer, object, &receipt);
         }
     }
 
-    /// Passes a key that failed before it had a number, unless the run ends with it.
+    /// Records a key as passed that failed before it had a number, unless the run has given up.
     pub(super) fn pass(&mut self, transfer: u32, key: ObjectKey) {
         if self.outcome.gave_up.is_none() {
             self.tell(transfer, |record| record.pass(key));

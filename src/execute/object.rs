@@ -1,12 +1,11 @@
-//! Copying one object inside S3.
+//! Copies one object within S3.
 //!
-//! HEAD first: it pins the version and `ETag` that every following request names, gives the
-//! attributes to set and the checksum to compare with. The size from HEAD, not the one from the
-//! listing, chooses the route. When the source turns out to have changed meanwhile, everything made
-//! so far is thrown away and the object is planned again, a few times; a copy is of one version or
-//! it is not published. What can be proven is known from HEAD too: a job that demands more is told
-//! before a byte is copied, and parts that do not make the source are told before they become an
-//! object.
+//! Unless the list shows enough, HEAD pins the version and `ETag` that every later request names,
+//! and gives the attributes to set and the checksum to compare with. Its size, not the listed one,
+//! selects the route. If the source turns out to have changed, everything made so far is discarded
+//! and the object is planned again, a few times: a copy is of one version, or it is not published.
+//! HEAD also shows what can be proven: if the job demands more, the object fails before a byte is
+//! copied. Parts that do not make the source are detected before they become an object.
 
 mod multipart;
 
@@ -32,12 +31,12 @@ use crate::s3::{
     ArchiveState, Attributes, Failure, FailureKind, Head, Operation, SourcePin, WriteCondition,
 };
 
-/// The most times that an object whose source keeps changing is planned again.
+/// The most attempts at an object whose source keeps changing.
 const ROUNDS: u32 = 4;
-/// A single copy of more than this takes long enough to count as bulk.
+/// The size above which a copy in one request takes long enough to count as bulk.
 pub(super) use crate::bucket::parking::BULK_FROM;
 
-/// Copies the object of `step`; the result is in `draft` and the ending.
+/// Copies the object of `step`. Returns its ending, with the details in `draft`.
 pub(super) async fn copy(
     work: &Work,
     source: &Bucket,
@@ -86,7 +85,8 @@ pub(super) async fn restore(
     let answer = archive::meet(work, source, step, &Cold::listed(step)).await;
     drop(slot);
     match answer {
-        // A version has its place among the others of its key, which the next run finds.
+        // Versions are copied in order, so this one is left to the next run, which finds it
+        // readable.
         Err(Trouble::SourceChanged) if work.sides.transfer.versions == Versions::All => {
             Ok(Ending::Restoring { requested: None })
         }
@@ -140,24 +140,24 @@ async fn rounds(copy: &mut Copy<'_>, draft: &mut Draft) -> Result<Ending, Troubl
     )))
 }
 
-/// One object on its way.
+/// The copy of one object in progress.
 pub(super) struct Copy<'a> {
     pub(super) work: &'a Work,
     pub(super) source: &'a Bucket,
     pub(super) step: &'a Step,
-    /// A guess of the source's part boundaries has failed.
+    /// True if a guess of the source's part boundaries was wrong, so that each is asked for.
     ask_each: bool,
-    /// The object at the destination's key, as far as it is known: the one that the plan saw, then
-    /// the one that a round of ours wrote.
+    /// The known state of the destination's key: first as the plan saw it, then as a round of ours
+    /// wrote it.
     pub(super) seen: Seen,
-    /// Set if the destination has the object, perhaps from an earlier session: it is proven, or
-    /// left alone for this reason.
+    /// Set if the destination has the object, perhaps from an earlier session: the reason to leave
+    /// it alone if it cannot be proven.
     found: Option<Skip>,
     /// Uploads to this key that earlier sessions left open.
     left: Vec<Left>,
-    /// The object before the first attempt to change it in place.
+    /// The object as it was before the first attempt to change it in place.
     pub(super) before: Option<Head>,
-    /// The `ETag` that HEAD shows of the source, as long as it is the same each time.
+    /// The `ETag`s that HEAD has shown of the source.
     pinned: Option<Pinned>,
     /// The number of times that the server refused to copy the `ETag` that it had just shown.
     pub(super) refused_pins: u32,
@@ -165,14 +165,14 @@ pub(super) struct Copy<'a> {
 
 /// The `ETag`s of the source in the rounds so far.
 enum Pinned {
-    /// One and the same.
+    /// The same in each round.
     Same(String),
-    /// Several.
+    /// Different ones.
     Several,
 }
 
 impl Copy<'_> {
-    /// Takes note of the `ETag` that HEAD shows.
+    /// Records the `ETag` that HEAD shows.
     fn shows(&mut self, etag: &str) {
         self.pinned = Some(match &self.pinned {
             None => Pinned::Same(etag.to_owned()),
@@ -182,7 +182,7 @@ impl Copy<'_> {
     }
 
     /// Returns how the server contradicts itself about a source that has not changed: HEAD shows
-    /// one `ETag` each time, and what names it is refused each time.
+    /// the same `ETag` each time, and each copy that names it is refused.
     fn contradiction(&self) -> Option<String> {
         let Some(Pinned::Same(etag)) = &self.pinned else {
             return None;
@@ -289,7 +289,7 @@ impl Copy<'_> {
         Ok(ending)
     }
 
-    /// Names the version and `ETag` that every following request reads.
+    /// Returns the version and `ETag` that every later request names.
     fn pin(&self, head: &Head) -> SourcePin {
         let Self { source, step, .. } = self;
         SourcePin {
@@ -309,7 +309,8 @@ impl Copy<'_> {
         }
     }
 
-    /// Fails an object whose copy could not be proven as the job demands, before a byte is copied.
+    /// Returns an error, before a byte is copied, if the copy could not be proven as the job
+    /// demands.
     fn demand_proof(&self, head: &Head, attributes: &Attributes) -> Result<(), Failure> {
         let expected = Expected::of(head, self.source.capabilities());
         if !self.work.sides.transfer.proof.demands_an_answer()
@@ -329,7 +330,7 @@ impl Copy<'_> {
         Err(self.work.unprovable(&self.step.key, why))
     }
 
-    /// Makes sure that HEAD shows the object that its list shows.
+    /// Returns an error if HEAD contradicts the list.
     fn is_as_listed(&self, head: &Head) -> Result<(), Failure> {
         let Self {
             source,
@@ -347,8 +348,8 @@ impl Copy<'_> {
         }
     }
 
-    /// Skips an object that was written again after it had been listed, if the selection leaves out
-    /// what HEAD shows. An object that a round of ours has written already is copied to its end.
+    /// Skips an object that was overwritten after it was listed, if the selection excludes what
+    /// HEAD shows. An object that a round of ours has already written is not skipped.
     fn left_out(&self, head: &Head, draft: &mut Draft) -> Option<Ending> {
         let listed = &self.step.entry;
         let is_written = self.seen != self.step.seen && self.seen != Seen::Absent;
@@ -361,8 +362,8 @@ impl Copy<'_> {
         Some(draft.left_out(&rule))
     }
 
-    /// Makes sure that an object whose size no list showed is not larger than its ranges, if HEAD
-    /// is not believed. A copy in one request shows that afterwards.
+    /// Returns an error if an object whose size no list showed is larger than HEAD says, where HEAD
+    /// is not believed. A copy in one request shows that only afterwards.
     async fn confirm_size(&self, head: &Head, pin: &SourcePin) -> Result<(), Trouble> {
         let is_listed = !matches!(self.work.sides.transfer.from, Source::Object { .. });
         if is_listed || self.source.capabilities().believes_answers() {
@@ -424,8 +425,7 @@ impl Copy<'_> {
         })
     }
 
-    /// Handles a `CopyObject` that failed. Its 412 and 404 may be about the source or about the
-    /// destination.
+    /// Handles a failed `CopyObject`, whose 412 or 404 may be about the source or the destination.
     async fn refused(
         &mut self,
         (head, asked): (&Head, Asked<'_>),
@@ -446,11 +446,11 @@ impl Copy<'_> {
                 self.seen = Seen::Absent;
                 Err(Trouble::SourceChanged)
             }
-            // The object is its own source, which is as it was: the condition was about something
-            // that is over.
+            // In place, the object is its own source, which is unchanged: whatever failed the
+            // condition is over.
             Some(Refused::Taken(_)) if draft.in_place => Err(Trouble::SourceChanged),
-            // It was deleted, or the server refused because of the source and told HEAD another
-            // tale.
+            // The condition holds now: the object was deleted, or the server refused because of the
+            // source and showed something else by HEAD.
             Some(Refused::Taken(_)) if self.work.holds(&self.step.key, condition).await? => {
                 Err(Trouble::SourceChanged)
             }
@@ -463,8 +463,8 @@ impl Copy<'_> {
         }
     }
 
-    /// Returns the condition of the write. The key of a history exists from its second version on,
-    /// whatever `when` says.
+    /// Returns the condition of the write. A history has none: from its second version on, its key
+    /// exists, whatever `when` says.
     pub(super) fn condition(&self, by: ConditionalWrite) -> WriteCondition {
         if self.step.turn.is_some() {
             WriteCondition::None
@@ -473,7 +473,8 @@ impl Copy<'_> {
         }
     }
 
-    /// Takes what stands at the key for ours, if it is equal to the source beyond its size.
+    /// Accepts the object at the key as our copy if more than its size proves it equal to the
+    /// source. Otherwise skips it.
     pub(super) async fn adopt(
         &self,
         head: &Head,
@@ -514,8 +515,8 @@ impl Copy<'_> {
         }
     }
 
-    /// Plans an object anew that an earlier session may have copied, unless the planner did that a
-    /// moment ago and the source is as it was then. Returns the reason to leave it alone.
+    /// Plans an object again that an earlier session may have copied, unless the planner has just
+    /// done so and the source is unchanged. Returns the reason to leave it alone.
     async fn look_again(
         &mut self,
         head: &Head,

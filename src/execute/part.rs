@@ -1,9 +1,9 @@
-//! The parts of one object, under way side by side.
+//! Sends the parts of one object in parallel.
 //!
 //! A part begins only when there is a slot for it, so a 10,000-part object holds only as many
 //! futures as it has requests in flight. After the first failed part no new ones begin, and those
-//! that wait for their next attempt are called off; requests in flight are left to finish, because
-//! an abort that overtakes a part leaves it behind.
+//! that wait for their next attempt are cancelled; requests in flight may finish, because an abort
+//! that overtakes a part leaves it behind.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -25,27 +25,27 @@ use crate::s3::{Failure, FailureKind, Operation, PartDone};
 use super::monitor::Event;
 use super::tracked::Tracked;
 
-/// A queue in which parts would wait for long is looked at again after so long.
+/// The interval at which a queue in which parts would wait long is checked again.
 const CLOGGED: Duration = Duration::from_millis(50);
 
 /// The progress of an upload.
 #[derive(Debug)]
 pub(super) struct Progress {
     tracked: Tracked,
-    /// Calls off the requests of the upload that wait.
+    /// Cancelled to end the requests of the upload that wait.
     over: CancellationToken,
-    /// The destination of the object.
+    /// The key of the object at the destination.
     key: ObjectKey,
     /// Parts that S3 has confirmed.
     pub(super) done: Vec<PartDone>,
-    /// Requests that it took.
+    /// Attempts that the confirmed parts took.
     pub(super) attempts: u32,
     /// Bytes of the confirmed parts.
     pub(super) bytes: u64,
 }
 
 impl Progress {
-    /// Returns the progress of an upload that is created or resumed: S3 holds `kept` already.
+    /// Returns the progress of an upload of which S3 already holds `kept`.
     pub(super) fn of(begun: &Begun, kept: Vec<PartDone>) -> Self {
         let bytes = kept.iter().map(|part| part.size).sum();
         let (over, key) = (begun.upload.called_off(), begun.upload.key().clone());
@@ -59,7 +59,7 @@ impl Progress {
         }
     }
 
-    /// Begins with no part under way.
+    /// Returns a set of part requests, with none in flight yet.
     pub(super) fn begin(&self) -> Running {
         Running {
             tasks: JoinSet::new(),
@@ -87,8 +87,8 @@ impl Progress {
     }
 }
 
-/// Runs `start` for every part of the layout that S3 does not hold yet. What was confirmed is in
-/// `progress` even if it fails.
+/// Runs `start` for every part of the layout that S3 does not hold yet. Confirmed parts are in
+/// `progress` even on failure.
 pub(super) async fn all<F>(
     work: &Work,
     id: u64,
@@ -108,7 +108,7 @@ where
     let mut place = None;
     let mut running = progress.begin();
     loop {
-        // If parts wait in the queue, those that wait already are enough.
+        // If parts would wait in the queue, those that already wait are enough.
         let is_clogged = !running.is_empty() && work.is_clogged(&progress.key);
         if place.is_none() && running.trouble.is_none() && parts.peek().is_some() && !is_clogged {
             place = Some(
@@ -141,7 +141,7 @@ where
     running.finish()
 }
 
-/// Part requests under way, and the first trouble that one of them met.
+/// The part requests in flight, and the first trouble among them.
 #[derive(Debug)]
 pub(super) struct Running {
     tasks: JoinSet<Result<Answer<PartDone>, Failure>>,
@@ -154,7 +154,7 @@ impl Running {
         self.tasks.is_empty()
     }
 
-    /// Sends a part; it keeps the place until it is answered.
+    /// Sends a part, which keeps its slot until it is answered.
     pub(super) fn spawn<F>(&mut self, slot: Slot, part: F)
     where
         F: Future<Output = Result<Answer<PartDone>, Failure>> + Send + 'static,
@@ -167,8 +167,8 @@ impl Running {
     }
 
     /// Records trouble; the first one counts. Parts that wait for their turn or their next attempt
-    /// are not sent any more, unless the run only stops: then they have the time that all requests
-    /// have.
+    /// are no longer sent, unless the run only stops: then they are treated like all other
+    /// requests.
     pub(super) fn fail(&mut self, trouble: Trouble) {
         if !matches!(trouble, Trouble::Stopped) {
             self.over.cancel();
@@ -176,12 +176,12 @@ impl Running {
         self.trouble.get_or_insert(trouble);
     }
 
-    /// Waits for the next confirmed part, or returns `None` if no part is in flight any more.
+    /// Waits for the next confirmed part. Returns `None` once no part is in flight.
     pub(super) async fn next(&mut self, work: &Work) -> Option<Answer<PartDone>> {
         loop {
             let joined = tokio::select! {
                 joined = self.tasks.join_next() => joined?,
-                // The time to let requests end in peace is over.
+                // Requests in flight may no longer finish.
                 () = work.halt.cancelled(), if !self.tasks.is_empty() => {
                     self.fail(Trouble::Stopped);
                     self.tasks.abort_all();
@@ -194,7 +194,7 @@ impl Running {
         }
     }
 
-    /// Takes in what has ended already, without waiting.
+    /// Takes the answers that have already arrived, without waiting.
     pub(super) async fn collect(&mut self, work: &Work, id: u64, progress: &mut Progress) {
         while let Some(joined) = self.tasks.try_join_next() {
             if let Some(answer) = self.sort(joined)
@@ -229,7 +229,7 @@ impl Running {
     }
 }
 
-/// Waits for all that is under way and counts it.
+/// Waits for all parts in flight, and counts them in `progress`.
 pub(super) async fn drain(running: &mut Running, work: &Work, id: u64, progress: &mut Progress) {
     while let Some(answer) = running.next(work).await {
         if let Err(trouble) = progress.take(work, id, answer).await {

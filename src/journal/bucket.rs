@@ -1,20 +1,21 @@
 //! A journal in S3: the same segments and snapshots as in a directory, each an object.
 //!
-//! Objects cannot be appended to, so what gathers within a second is a segment. Each is written
-//! with `If-None-Match: *` under the number behind the last one, and that is what keeps a second
-//! writer out: a session takes over by writing the next number itself, and whoever wrote until then
-//! finds that number taken with its next write, and stops. The segment with which a session took
-//! over is never removed while somebody could still be asleep before it ([`FENCE_AGE`]); otherwise
-//! one who wakes up late would find the number free again.
+//! Objects cannot be appended to, so the events of a second form a segment. Each is written with
+//! `If-None-Match: *` under the next number, which keeps a second writer out: a session takes over
+//! by writing the next number itself; the previous writer finds it taken at its next write, and
+//! stops. The segment with which a session took over (a fence) is not removed while a previous
+//! writer could still be asleep ([`FENCE_AGE`]): it would wake up and find the number free again.
 //!
-//! A session takes over only from one that has let the journal go, or that is dead ([`lease`]).
+//! A session takes over only from one that has released the journal, or that is dead ([`lease`]).
 //!
-//! The age of a fence is measured by the server's clock, like that of a sign of life. What a snapshot
-//! replaces is removed only once the next segment is written: a session that was replaced while it
-//! wrote the snapshot does not get that far, and its successor may still read what it has read.
+//! The age of a fence is measured by the server's clock, like that of a sign of life. What a
+//! snapshot replaces is removed only after the next segment is written: a session that is replaced
+//! while it writes the snapshot does not get that far, and its successor may still be reading those
+//! objects.
 //!
-//! A write whose answer was lost is sent again and then meets its own first attempt. So a number
-//! that is taken is looked at: the same bytes, with the same writer in their first line, are ours.
+//! A write whose answer was lost is sent again, and then meets its own first attempt. So the object
+//! under a taken number is read: if it has the same bytes, with the same writer in their first
+//! line, it is ours.
 
 mod lease;
 mod takeover;
@@ -42,21 +43,21 @@ use crate::location::{ObjectKey, S3Uri};
 use crate::s3::paging::{Order, Paging, Turn};
 use crate::s3::{Attributes, FailureKind, Operation, WriteCondition};
 
-/// Events that nobody waits for gather for this long: each segment is a request that costs money.
+/// The time to gather events that nobody waits for: each segment is a request that costs money.
 const GATHER: Duration = Duration::from_secs(1);
-/// Events that somebody waits for gather for this long.
+/// The time to gather events that somebody waits for.
 const HURRY: Duration = Duration::from_millis(100);
-/// So many segments are folded into a snapshot, however short they are: they are read one by one.
+/// The segments after which a snapshot is due, however short: each takes a request to read.
 const SEGMENTS: u64 = 64;
-/// Requests of the journal that are under way at the same time when it is read or cleaned up.
+/// The most requests in flight while the journal is read or cleaned up.
 const AT_ONCE: usize = 16;
 /// The most attempts at a take-over while another writer keeps writing, and at a read while it
 /// cleans up.
 const ROUNDS: u32 = 8;
-/// Objects of a journal that are believed to stand below its prefix: a snapshot takes the place of
-/// [`SEGMENTS`] segments.
+/// The most objects of a journal that a list is believed to have: a snapshot replaces [`SEGMENTS`]
+/// segments.
 const MOST_OBJECTS: usize = 100_000;
-/// Other objects that are passed by.
+/// The most other objects that are passed by.
 const MOST_OTHERS: usize = 10_000;
 /// The longest time that a process may sleep and still find itself shut out.
 const FENCE_AGE: SignedDuration = SignedDuration::from_hours(7 * 24);
@@ -68,7 +69,7 @@ pub(super) struct BucketLog {
     writer: Writer,
     /// The number of the next segment.
     segment: u64,
-    /// The number of the last snapshot, and that of the first record behind it.
+    /// The number of the last snapshot, and that of the first record after it.
     snapshot: (u64, u64),
     snapshot_bytes: u64,
     tail_bytes: u64,
@@ -101,7 +102,7 @@ impl Listing {
     }
 }
 
-/// The objects below the prefix.
+/// The contents of the objects below the prefix.
 #[derive(Debug, Default)]
 struct StoredFiles {
     replay: Replay,
@@ -120,8 +121,8 @@ impl BucketPlace {
         Self { bucket, prefix }
     }
 
-    /// Returns the time by the server's clock. A machine whose clock is wrong would otherwise remove
-    /// fences that others still need.
+    /// Returns the time by the server's clock. A machine whose own clock is wrong would otherwise
+    /// remove fences that others still need.
     fn now(&self) -> Timestamp {
         self.bucket.client().server_time()
     }
@@ -133,7 +134,7 @@ impl BucketPlace {
         })
     }
 
-    /// Requires conditional writes, because nothing else keeps a second writer out.
+    /// Returns an error without conditional writes: nothing else keeps a second writer out.
     fn demand_conditions(&self) -> Result<(), JournalError> {
         if self.bucket.capabilities().if_none_match.put {
             return Ok(());
@@ -145,8 +146,8 @@ impl BucketPlace {
         })
     }
 
-    /// Writes a segment that was just created once more, which the server must refuse: a profile
-    /// may promise conditions that a proxy or another version of the server ignores.
+    /// Writes a segment again that was just created, and requires that the server refuses it: a
+    /// profile may promise conditions that a proxy or another version of the server ignores.
     async fn try_condition(&self, number: u64, header: Vec<u8>) -> Result<(), JournalError> {
         let (key, attributes) = (self.key(&segment_name(number))?, Attributes::default());
         match self
@@ -201,8 +202,8 @@ impl BucketPlace {
 
     async fn listing(&self) -> Result<Listing, JournalError> {
         let order = Order::of_objects(self.bucket.capabilities().ordered_lists);
-        // `segment-…`, `snapshot-…`, and `session-…`, and none of the many pieces of reports below the prefix.
-        // Lists of a directory bucket begin at a slash.
+        // Only segments, snapshots, and sessions begin with `s`; the many pieces of reports do not.
+        // The prefix of a list must end with a slash in a directory bucket.
         let ours = if self.bucket.capabilities().directory {
             self.prefix.to_string()
         } else {
@@ -258,7 +259,7 @@ impl BucketPlace {
         }
     }
 
-    /// Segments in order; `None` for one that is not there.
+    /// Returns the segments in order, with `None` for one that does not exist.
     fn segments(
         &self,
         numbers: impl IntoIterator<Item = u64, IntoIter: Send>,
@@ -267,7 +268,7 @@ impl BucketPlace {
         stream::iter(numbers).map(get).buffered(AT_ONCE)
     }
 
-    /// Writes an object that must not be there yet.
+    /// Writes an object that must not exist yet.
     async fn create(&self, name: &str, bytes: Vec<u8>) -> Result<(), JournalError> {
         let (key, bytes) = (self.key(name)?, Bytes::from(bytes));
         for _ in 0..ROUNDS {
@@ -300,8 +301,7 @@ impl BucketPlace {
                                 by: Box::new(by),
                             });
                         }
-                        // 409: another writer was at it at the same moment and did not get through
-                        // either.
+                        // 409: another writer tried at the same moment, and failed too.
                         None => {}
                     }
                 }
@@ -315,7 +315,7 @@ impl BucketPlace {
         })
     }
 
-    /// Removes objects that nobody needs any more. What fails is tried again by the next session.
+    /// Removes objects that are no longer needed. The next session retries what fails.
     async fn remove(&self, names: impl IntoIterator<Item = FileName, IntoIter: Send>) {
         let names = names.into_iter().map(|name| name.to_string());
         self.remove_objects(names).await;
@@ -339,7 +339,7 @@ impl BucketPlace {
         }
     }
 
-    /// Reads the journal as it is.
+    /// Reads the journal, again if a writer cleans up meanwhile.
     async fn load(&self) -> Result<StoredFiles, JournalError> {
         for _ in 0..ROUNDS {
             if let Some(found) = self.try_load().await? {
@@ -349,7 +349,7 @@ impl BucketPlace {
         Err(JournalError::missing(self))
     }
 
-    /// Loads the journal once; `None` if a writer cleaned up meanwhile.
+    /// Reads the journal once. Returns `None` if a writer cleaned up meanwhile.
     async fn try_load(&self) -> Result<Option<StoredFiles>, JournalError> {
         let Listing { files, records } = self.listing().await?;
         let names: BTreeSet<FileName> = files.into_keys().collect();
@@ -393,8 +393,7 @@ impl BucketPlace {
             })
             .collect();
         found.next_segment = tail.last().map_or(first, |last| last + 1);
-        // A number that is missing may have been removed since it was listed; only a second look
-        // can tell.
+        // A missing number may have been removed while the list was read; only a second list tells.
         let due = first..found.next_segment;
         if !due.clone().eq(tail.iter().copied()) {
             let missing = due
@@ -414,7 +413,7 @@ impl BucketPlace {
         while let Some((number, bytes)) = segments.try_next().await? {
             let Some(bytes) = bytes else { return Ok(None) };
             found.tail_bytes += bytes.len() as u64;
-            // An object is there as a whole or not at all.
+            // An object exists as a whole or not at all.
             found.replay.segment(
                 &format!("{self}{}", segment_name(number)),
                 number,
@@ -485,7 +484,7 @@ impl BucketLog {
     }
 
     /// Takes over a prefix whose journal cannot be read, and shuts out whoever wrote it. The first
-    /// snapshot takes the place of everything that is there.
+    /// snapshot replaces everything that is there.
     ///
     /// # Errors
     /// Those of [`BucketLog::open`].

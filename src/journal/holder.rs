@@ -3,10 +3,10 @@
 //! The segments decide who *writes*: a session that takes over writes the next number, and whoever
 //! wrote before is shut out. The holder's record decides who *may* take over. Each session has a
 //! record of its own, `session-ID.json`, and renews it as its sign of life; the session that wrote
-//! the last segment is the holder. So no two sessions ever write one record.
+//! the last segment is the holder. So no two sessions ever write the same record.
 //!
 //! The age of a sign of life is the server's time less the time at which the server says that the
-//! record was written. No clock of this machine, or of the holder's, takes part in it.
+//! record was written. The clocks of this machine and of the holder's do not matter.
 
 use std::time::Duration;
 
@@ -15,9 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use super::identity::{LeaseTerms, Writer};
 
-/// The first letters of the name of a record.
+/// The prefix of a record's name.
 const PREFIX: &str = "session-";
-/// The last letters of the name of a record.
+/// The suffix of a record's name.
 const SUFFIX: &str = ".json";
 
 /// Returns the name of a session's record.
@@ -25,7 +25,7 @@ pub(super) fn record_name(id: &str) -> String {
     format!("{PREFIX}{id}{SUFFIX}")
 }
 
-/// Returns the session whose record has this name.
+/// Returns the id of the session whose record has this name.
 pub(super) fn session_of(name: &str) -> Option<&str> {
     let id = name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?;
     let is_id = id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -42,7 +42,7 @@ pub(super) struct HolderRecord {
     pub(super) run: Option<String>,
     /// The time of this sign of life, by the session's own clock. Only people read it.
     pub(super) renewed: Timestamp,
-    /// Set when the session has ended in an orderly way.
+    /// True once the session has released the journal.
     #[serde(default)]
     pub(super) released: bool,
 }
@@ -59,7 +59,7 @@ impl HolderRecord {
 
     /// Returns the bytes of the object.
     pub(super) fn bytes(&self) -> Vec<u8> {
-        // No type in it fails to be written.
+        // No field of it fails to serialize.
         let mut bytes = serde_json::to_vec(self).unwrap_or_default();
         bytes.push(b'\n');
         bytes
@@ -71,27 +71,27 @@ impl HolderRecord {
 pub(super) struct BucketHolder {
     /// The session.
     pub(super) writer: Writer,
-    /// True if it has let the journal go.
+    /// True if it has released the journal.
     pub(super) released: bool,
     /// The age of its last sign of life.
     pub(super) silence: Duration,
 }
 
-/// Why a session may take a journal over.
+/// The reason why a session may take a journal over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Takeover {
-    /// The holder has let it go.
+    /// The holder has released it.
     Released,
     /// The holder is an earlier process of the same Job.
     SameJob,
-    /// The holder's process was one of this machine, and is gone.
+    /// The holder's process ran on this machine, and is gone.
     Gone,
     /// The holder has shown no sign of life for too long.
     Silent,
 }
 
 impl BucketHolder {
-    /// Returns why this session may take the journal over; `None` if it must not.
+    /// Returns the reason why this session may take the journal over, or `None` if it must not.
     pub(super) fn gives_way_to(&self, session: &Writer, terms: &LeaseTerms) -> Option<Takeover> {
         if self.released {
             Some(Takeover::Released)
@@ -104,7 +104,7 @@ impl BucketHolder {
         }
     }
 
-    /// Returns true if the session is at work, as far as anybody can see.
+    /// Returns true if the session is at work, as far as this process can tell.
     pub(super) fn is_alive(&self) -> bool {
         let terms = LeaseTerms::default();
         self.gives_way_to(&Writer::this_process(&terms), &terms)
@@ -112,14 +112,14 @@ impl BucketHolder {
     }
 }
 
-/// Returns the time from the last of the signs of life until now, both by the server's clock.
+/// Returns the time since the latest sign of life, by the server's clock.
 pub(super) fn silence(
     signs: impl IntoIterator<Item = Option<Timestamp>>,
     now: Timestamp,
 ) -> Duration {
     let last = signs.into_iter().flatten().max();
     let age = last.map(|last| now.duration_since(last));
-    // The clocks of two servers of an endpoint may differ by a little.
+    // The clocks of two servers of an endpoint may differ slightly.
     age.map_or(Duration::MAX, |age| age.try_into().unwrap_or_default())
 }
 

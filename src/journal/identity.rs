@@ -1,5 +1,4 @@
-//! The identity of a session: told to whoever finds a journal in use, and to the session itself
-//! when another one has taken the journal over.
+//! The identity of a session, for the errors that a journal is in use, or has been taken over.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
@@ -8,15 +7,15 @@ use std::{fs, io};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// The terms on which a session holds a journal, in the words of a Kubernetes Lease.
+/// The terms on which a session holds a journal, named as in a Kubernetes Lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseTerms {
     /// The Job (or any other unit that restarts its processes) that the session belongs to. A
     /// session takes over at once from one of the same Job.
     pub job: Option<String>,
-    /// The pod, told to others in place of the host name.
+    /// The pod, shown to others instead of the host name.
     pub pod: Option<String>,
-    /// A holder without a sign of life for this long may be replaced.
+    /// The time without a sign of life after which a holder may be replaced.
     pub duration: Duration,
     /// The time between two signs of life.
     pub renewal: Duration,
@@ -54,17 +53,17 @@ pub struct Writer {
     pub host: String,
     /// The process there.
     pub pid: u32,
-    /// The time when it took the journal, by its own clock.
+    /// The time when it began, by its own clock.
     pub since: Timestamp,
     /// The Job that it belongs to, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<String>,
-    /// Tells the process from any other that had or will have its number. Absent off Linux.
+    /// The mark that distinguishes the process from others with its number. Absent except on Linux.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<ProcessMark>,
 }
 
-/// What tells a process from all others on a machine, besides its number.
+/// The identity of a process on a machine, besides its number.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessMark {
     /// The boot of the machine.
@@ -78,7 +77,7 @@ pub struct ProcessMark {
 }
 
 impl ProcessMark {
-    /// Returns that of this process.
+    /// Returns the mark of this process.
     fn of_this_process() -> Option<Self> {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
         let namespace = fs::read_link("/proc/self/ns/pid").ok()?;
@@ -90,23 +89,21 @@ impl ProcessMark {
         })
     }
 
-    /// Returns true if both processes see each other, so that one that the other cannot see is
-    /// gone.
+    /// Returns true if both processes can see each other, so that one that is not seen is gone.
     fn is_beside(&self, other: &Self) -> bool {
         (&self.boot, &self.namespace, self.user) == (&other.boot, &other.namespace, other.user)
     }
 }
 
-/// Returns when a process of this machine started; `None` for one that is not there, or has died
-/// and only waits for its parent.
+/// Returns the start of a process of this machine, or `None` if it does not exist or is a zombie.
 ///
 /// # Errors
-/// If that cannot be read, which says nothing about the process: too many files may be open.
+/// If the start cannot be read, which proves nothing about the process: too many files may be open.
 fn start_of(pid: u32) -> io::Result<Option<u64>> {
     let gone = rustix::io::Errno::SRCH.raw_os_error();
     let stat = match fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(stat) => stat,
-        // It ended before it was opened, or before it was read.
+        // The process ended before its file was opened, or before it was read.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) if error.raw_os_error() == Some(gone) => return Ok(None),
         Err(error) => return Err(error),
@@ -114,9 +111,9 @@ fn start_of(pid: u32) -> io::Result<Option<u64>> {
     started_in(&stat)
 }
 
-/// Returns the start of a process from its line; `None` if it has died.
+/// Returns the start of a process from its `stat` line, or `None` if it has died.
 fn started_in(stat: &str) -> io::Result<Option<u64>> {
-    // The name stands in parentheses and may have any characters.
+    // The name is in parentheses and may contain any characters.
     let mut fields = stat
         .rsplit_once(')')
         .map_or("", |(_, fields)| fields)
@@ -142,7 +139,7 @@ impl Writer {
         }
     }
 
-    /// Returns a writer that could not be found out.
+    /// Returns a placeholder for a writer that could not be identified.
     pub(super) fn unknown() -> Self {
         Self {
             id: String::new(),
@@ -257,7 +254,7 @@ mod tests {
         }
     }
 
-    /// A line that cannot be read is no proof of a death.
+    /// A line that cannot be read does not prove a death.
     #[test]
     fn the_line_of_a_process_tells_if_it_lives() {
         let line = |state: &str| format!("7 (a) b) {state} {}42", "0 ".repeat(18));

@@ -1,10 +1,10 @@
 //! The reasons not to believe a server's answers.
 //!
-//! A capability that is missing is stated, and s3haul does without it. A server that confirms what
-//! it then does not do may do so with other requests too, which no probe asks. `trust: nothing`
-//! looks at each object after it was written; the probe advises it where the job relies on something
-//! that the server confirmed and ignored. Dates of uploads that are made up harm no copy, but no
-//! upload can be aborted by its age.
+//! A missing capability is stated, and s3haul does without it. A server that confirms what it then
+//! does not do may do so with other requests too, which no probe sends. With `trust: nothing`, each
+//! object is looked at after it is written; the probe advises that if the job relies on something
+//! that the server confirmed and ignored. Made-up dates of uploads harm no copy, but no upload can
+//! be aborted by its age.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -13,11 +13,12 @@ use super::{AttributeFinding, Probe};
 use crate::endpoint::Trust;
 use crate::s3::OpenUpload;
 
-/// A server whose date of an upload differs from ours by more than this makes dates up.
+/// The deviation above which a server's date of an upload counts as made up.
 const FALSE_DATE: SignedDuration = SignedDuration::from_hours(1);
 
 impl Probe {
-    /// Returns what the job relies on and the server confirmed without doing it.
+    /// Returns the requests, capabilities, and attributes that the job relies on, and that the
+    /// server confirmed but ignored.
     #[must_use]
     pub fn doubts(&self) -> Vec<String> {
         let requests = self
@@ -38,7 +39,7 @@ impl Probe {
         requests.chain(capabilities).chain(attributes).collect()
     }
 
-    /// Returns the `trust` that fits the server, if it is not the stated one.
+    /// Returns the `trust` that fits the server, if it differs from the stated one.
     #[must_use]
     pub fn advised_trust(&self) -> Option<Trust> {
         let fits = Trust::Nothing;

@@ -4,13 +4,13 @@
 //!  journal's writer ──► BucketReport ──queue──► PieceWriter ──► PUT If-None-Match: *
 //!       Ledger            rewind, add             gathers          report-…/000007.jsonl
 //! ```
-//! The journal waits for S3 only where it asks for a report that is durable. A task of its own
-//! gathers receipts and writes a piece when they are many or old enough ([`PieceLimits`]).
+//! The journal waits for S3 only when it asks for a durable report. A separate task gathers
+//! receipts and writes a piece when they are long or old enough ([`PieceLimits`]).
 //!
-//! A session begins with a piece that holds no receipts. It shuts out a session that still writes:
-//! its next number is taken, and it writes no more of the report. A piece whose write failed may be
-//! there all the same. Then the next one finds its number taken by its own session, takes the
-//! following number, and cuts the former off ([`stored`](super::stored)).
+//! A session begins with a piece that holds no receipts. It shuts out a session that still writes,
+//! which finds its next number taken and stops writing the report. A piece whose write failed may
+//! exist all the same. Then the next piece finds its number taken by its own session, takes the
+//! following number, and cuts the failed piece off ([`stored`](super::stored)).
 
 use std::collections::BTreeSet;
 use std::io;
@@ -31,17 +31,17 @@ use crate::journal::{Ledger, host};
 use crate::manifest::job::ReportPlace;
 use crate::size::MIB;
 
-/// Bytes that may wait for S3 while a run is at work. A report that falls further behind is
-/// completed from the journal.
+/// The most bytes that may wait for S3 while a run is at work. A report that falls further behind
+/// is completed from the journal.
 const MOST_WAITING: usize = 64 << 20;
-/// Attempts at a number that is taken: by other sessions when one begins, and later by pieces of
+/// The most attempts while numbers are taken: at first by other sessions, and later by pieces of
 /// this one whose answers were lost.
 const ROUNDS: u32 = 8;
 
-/// When receipts are written: each piece is a request that costs money.
+/// The limits at which receipts are written: each piece is a request that costs money.
 #[derive(Clone, Copy, Debug)]
 pub struct PieceLimits {
-    /// Bytes of a piece.
+    /// The length in bytes from which a piece is written.
     pub bytes: u64,
     /// The longest time for which receipts gather.
     pub time: Duration,
@@ -64,16 +64,16 @@ pub struct BucketReport {
     directory: RunDirectory,
     /// The length of the report with its header only.
     header: u64,
-    /// Set until the first rewind or receipt if this session has begun the report, so that nothing
+    /// True until the first rewind or receipt, if this session created the report, so that nothing
     /// of an earlier one is in it.
     is_new: bool,
-    /// Set while receipts come from the journal, which waits for them.
+    /// True while receipts come from the journal, which waits for them.
     is_replaying: bool,
-    /// Set when receipts were left out because too many waited.
+    /// True if receipts were left out because too many waited.
     lags: bool,
 }
 
-/// What the writer of pieces shares with the report.
+/// The state that the writer of pieces shares with the report.
 #[derive(Debug, Default)]
 struct PieceShared {
     /// The pieces that count.
@@ -96,13 +96,13 @@ enum PieceMessage {
     Gap,
     /// Cuts the report to this length.
     Rewind(u64),
-    /// Asks for a report that is durable.
+    /// Asks for a durable report.
     Sync(oneshot::Sender<Result<ReportLength, String>>),
     /// Adds the footer.
     Finish(Footer, oneshot::Sender<Result<(), Unfinished>>),
 }
 
-/// Why a report has no footer.
+/// The reason why a report has no footer.
 #[derive(Debug)]
 enum Unfinished {
     /// It lacks receipts.
@@ -112,7 +112,7 @@ enum Unfinished {
 }
 
 impl BucketReport {
-    /// Begins the report of a run, or resumes that of an earlier session of the run, and shuts
+    /// Creates the report of a run, or resumes that of an earlier session of the run, and shuts
     /// other sessions out.
     ///
     /// # Errors
@@ -155,7 +155,7 @@ impl BucketReport {
         })
     }
 
-    /// Returns the means to end the report when the journal, which takes it, has been closed.
+    /// Returns a handle that ends the report after the journal, which takes it, has been closed.
     #[must_use]
     pub fn end(&self) -> ReportEnd {
         ReportEnd::Bucket(Box::new(BucketReportEnd {
@@ -165,7 +165,7 @@ impl BucketReport {
     }
 
     fn send(&self, message: PieceMessage) {
-        // Without its reader, the next sync fails.
+        // If the writer is gone, the next sync fails.
         let _ = self.queue.send(message);
     }
 }
@@ -187,7 +187,7 @@ impl Ledger for BucketReport {
             self.send(PieceMessage::Rewind(length));
             return Ok(length);
         }
-        // The report is not what the last session left, and says so itself.
+        // The report is not what the last session left, which a gap states.
         self.send(PieceMessage::Rewind(end));
         self.send(PieceMessage::Gap);
         Ok(end + GAP.len() as u64)
@@ -230,7 +230,7 @@ impl Ledger for BucketReport {
     }
 }
 
-/// Ends a report in S3.
+/// A handle that ends a report in S3.
 #[derive(Debug)]
 pub struct BucketReportEnd {
     queue: mpsc::UnboundedSender<PieceMessage>,
@@ -244,7 +244,7 @@ impl BucketReportEnd {
 
     pub(super) async fn finish(self, footer: &Footer) -> Result<(), ReportError> {
         let (done, finished) = oneshot::channel();
-        // Without its reader, no answer comes.
+        // If the writer is gone, no answer comes.
         let _ = self.queue.send(PieceMessage::Finish(footer.clone(), done));
         let ended = |_| Err(Unfinished::Footer("the process is ending".to_owned()));
         let finished = finished.await.unwrap_or_else(ended);
@@ -270,16 +270,16 @@ struct PieceWriter {
     pending: Vec<u8>,
     /// Receipts among them.
     receipts: u64,
-    /// The time of the first of them.
+    /// The time when the first line came.
     since: Option<Instant>,
-    /// Why receipts are missing since the last rewind.
+    /// The reason why receipts are missing since the last rewind.
     error: Option<String>,
-    /// Set when another session writes the report.
+    /// True once another session writes the report.
     is_shut_out: bool,
 }
 
 impl PieceWriter {
-    /// Writes the first piece of this session. Returns true if nothing of an earlier one counts.
+    /// Writes the first piece of this session. Returns true if no piece of an earlier one counts.
     async fn begin(&mut self, origin: &Origin) -> Result<bool, ReportError> {
         let mut rounds = 0;
         loop {
@@ -308,14 +308,14 @@ impl PieceWriter {
                     self.keep(head);
                     return Ok(is_new);
                 }
-                // The session before is still at work, and what it wrote must be read first.
+                // The previous session is still at work, and what it wrote must be read first.
                 Some(_) if rounds < ROUNDS => rounds += 1,
                 Some(other) => return Err(self.taken_over(other)),
             }
         }
     }
 
-    /// The footer of a session that was stopped does not count any more.
+    /// Drops the footer of a session that was stopped, which no longer counts.
     fn cut_footer(&self) {
         let mut kept = self.shared.kept();
         while kept.pop_if(|last| last.footer).is_some() {}
@@ -368,8 +368,8 @@ impl PieceWriter {
         }
     }
 
-    /// Adds a line to the next piece. Once a piece could not be written, lines are dropped until
-    /// the journal brings them again.
+    /// Adds a line to the next piece. After a failed write, lines are dropped until the journal
+    /// sends them again.
     fn add(&mut self, line: &str) {
         if self.error.is_none() {
             self.pending.extend_from_slice(line.as_bytes());
@@ -383,7 +383,7 @@ impl PieceWriter {
         self.pending.clear();
     }
 
-    /// Returns how far the report is.
+    /// Returns the length of the report so far.
     fn end(&self) -> ReportLength {
         let kept = self.shared.kept();
         kept.last().map(|last| last.end).unwrap_or_default()
@@ -415,7 +415,7 @@ impl PieceWriter {
         written.map_err(Unfinished::Footer)
     }
 
-    /// Writes a piece behind those that count.
+    /// Writes a piece after those that count.
     async fn write(&mut self, body: &[u8], receipts: u64, footer: bool) -> Result<(), String> {
         for _ in 0..ROUNDS {
             let head = self.head(body, receipts, footer);
@@ -425,7 +425,7 @@ impl PieceWriter {
                     self.keep(head);
                     return Ok(());
                 }
-                // One whose answer was lost, with other receipts.
+                // A piece of ours whose answer was lost, with other receipts.
                 Some(other) if other.session == self.session => self.next += 1,
                 Some(other) => {
                     self.is_shut_out = true;

@@ -1,4 +1,4 @@
-//! One pair: from what the lists say to what the bytes say, no further than it takes.
+//! Compares one pair: by the lists, by HEAD, and by the bytes, no further than necessary.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -20,17 +20,17 @@ use crate::s3::{
     Checksum, ChecksumAlgorithm, ChecksumKind, Failure, FailureKind, Head, Operation, SourcePin,
 };
 
-/// Bytes of a file that are in memory at once.
+/// The bytes of a file that are in memory at once.
 const BUFFER: usize = 1 << 20;
-/// What both sides are read with, unless one has the sum of another algorithm at hand.
+/// The algorithm for reading both sides, unless one has a usable checksum of another.
 const USUAL: ChecksumAlgorithm = ChecksumAlgorithm::Crc64Nvme;
 
-/// The two things to compare.
+/// The two sides to compare.
 #[derive(Debug)]
 pub(super) struct Pair {
     origin: Origin,
     destination: Place,
-    /// As listed.
+    /// The size of the source as listed, like `etag`.
     size: Option<u64>,
     etag: Option<String>,
     /// True if the job names this one object, so that no list shows its size.
@@ -45,7 +45,7 @@ pub(super) struct Pair {
 enum Origin {
     Object(Place),
     File(PathBuf),
-    /// Standard input: what was read once cannot be compared again.
+    /// Standard input, which cannot be read again.
     Gone,
 }
 
@@ -200,7 +200,7 @@ impl Pair {
             )?;
         }
         match (shown, deep) {
-            // What a checksum contradicts is different, however deep one looks.
+            // Reading cannot outweigh a checksum that shows a difference.
             (Some(verdict), Deep::No | Deep::Unproven)
             | (Some(verdict @ Verdict::Different { .. }), Deep::All) => return Ok(verdict),
             (None, Deep::No) => {
@@ -267,7 +267,7 @@ impl Pair {
 }
 
 impl Verdict {
-    /// Returns the same, resting on a checksum that the server has stored.
+    /// Returns the same verdict, with a checksum that the server stores as the proof.
     fn of_answers(self, stored: &Checksum) -> Self {
         match self {
             Self::Equal { .. } => Self::Equal {
@@ -287,8 +287,8 @@ async fn head(place: &Place) -> Result<Head, Failure> {
         .await
 }
 
-/// Makes sure that an object of which no list showed the size ends where HEAD says, where HEAD is
-/// not believed.
+/// Returns an error if an object whose size no list showed does not end where HEAD says, in a
+/// bucket whose HEAD is not believed.
 async fn confirm_size(place: &Place, head: &Head) -> Result<(), Failure> {
     if place.bucket.capabilities().believes_answers() {
         return Ok(());
@@ -296,8 +296,8 @@ async fn confirm_size(place: &Place, head: &Head) -> Result<(), Failure> {
     read::confirm_size(&place.bucket, &pin(place, head), head.size).await
 }
 
-/// Refuses a HEAD that shows another `ETag` than the list did, unless the object was replaced since
-/// and the list shows it too: such an answer is about another object.
+/// Refuses a HEAD with another `ETag` than the list: it is about another object, unless the object
+/// was replaced since, and a new list shows that `ETag` too.
 async fn etag_as_listed(place: &Place, listed: Option<&str>, head: &Head) -> Result<(), Failure> {
     let capabilities = place.bucket.capabilities();
     let tells = capabilities.content_etags || !capabilities.believes_answers();
@@ -323,8 +323,7 @@ async fn etag_as_listed(place: &Place, listed: Option<&str>, head: &Head) -> Res
     ))
 }
 
-/// Refuses a HEAD that shows another size of the same bytes than the list: it may be cut off, or
-/// empty.
+/// Refuses a HEAD with the `ETag` of the list but another size: the object may be cut off or empty.
 fn size_as_listed(
     place: &Place,
     size: u64,
@@ -378,7 +377,7 @@ fn judged(here: &Checksum, there: &Checksum) -> Verdict {
     Verdict::Different { why }
 }
 
-/// Compares two HEADs of equal sizes; `None` if they show nothing.
+/// Compares two HEADs of equal sizes. Returns `None` if they prove nothing.
 fn by_heads(source: &Place, here: &Head, destination: &Place, there: &Head) -> Option<Verdict> {
     let expected = Expected::of(here, source.bucket.capabilities());
     let there_etag = Expected::of(there, destination.bucket.capabilities()).etag;
@@ -407,7 +406,7 @@ fn by_heads(source: &Place, here: &Head, destination: &Place, there: &Head) -> O
     })
 }
 
-/// Describes what an object has that could be compared.
+/// Describes the checksum and the `ETag` of an object.
 fn has(place: &Place, head: &Head) -> String {
     let sum = match &head.checksum {
         Some(sum) if sum.kind == ChecksumKind::Composite => {

@@ -1,9 +1,7 @@
-//! Walking both listings side by side: which pairs there are, what one side lacks, what the other
-//! has besides.
+//! Walks both listings side by side: finds the pairs, and the objects that only one side has.
 //!
-//! Both come in the order of their keys' bytes. Where a key map or a server does not keep that
-//! order, the destination is asked for each key instead, and nothing can be said about what it has
-//! besides.
+//! Both are in the order of their keys' bytes. Where a key map or a server does not keep that
+//! order, the destination is asked for each key instead, and its extra objects are not known.
 
 use super::{Finding, Verdict};
 use crate::bucket::Bucket;
@@ -13,24 +11,24 @@ use crate::manifest::job::{Archived, Selection, Source, When};
 use crate::planner::{Planned, Sides, Step, Steps};
 use crate::s3::{Failure, FailureKind};
 
-/// What the destination's listing says about a key.
+/// The answer of the destination's listing about a key.
 #[derive(Clone, Debug)]
 pub(super) enum Found {
-    /// It is there.
+    /// The destination has it.
     Entry(Box<Entry>),
-    /// It is not there.
+    /// The destination does not have it.
     Absent,
-    /// The listing could not be walked along.
+    /// Unknown, because the listing is not walked.
     Unknown,
 }
 
-/// What is to be done next.
+/// The next thing to do.
 #[derive(Debug)]
 pub(super) enum Task {
     /// Compare an object with its counterpart.
     Compare(Box<Step>, Found),
-    /// Only the destination has this, unless the source has this key after all and the selection
-    /// leaves it out.
+    /// Report an object that only the destination has, unless the source has this key after all and
+    /// the selection leaves it out.
     Surplus(Box<Entry>, Option<ObjectKey>),
     /// Nothing: the result is known.
     Known(Finding),
@@ -38,24 +36,24 @@ pub(super) enum Task {
     Unlisted(Finding, Failure),
     /// Nothing: the selection leaves it out.
     Excluded,
-    /// Nothing: the destination has it for reasons of its own.
+    /// Nothing: the destination has an object that the transfer would not write.
     Foreign,
 }
 
-/// Both sides, in order.
+/// The walk along both sides, in order.
 #[derive(Debug)]
 pub(super) struct Walk {
     sides: Sides,
     steps: Steps,
     waiting: Option<Box<Step>>,
     there: Option<Front>,
-    /// False when a part of the source could not be listed, so that what it lacks is not known.
+    /// False if a part of the source could not be listed, so that what it lacks is not known.
     source_is_whole: bool,
-    /// The reason why `there` is none.
+    /// The reason why the destination's listing is not walked for extra objects.
     why_not_extra: Option<&'static str>,
 }
 
-/// A listing and the entry under the finger.
+/// A listing and its current entry.
 #[derive(Debug)]
 struct Front {
     listing: Listing,
@@ -86,7 +84,7 @@ fn why_not_extra(sides: &Sides) -> Option<&'static str> {
     {
         return Some("the job copies single objects");
     }
-    // Of a choice of objects, all the others are not extra.
+    // The objects outside of a choice are not extra.
     if transfer.chosen.is_some() {
         return Some("the job copies chosen objects");
     }
@@ -114,11 +112,10 @@ impl Walk {
             listing: bucket::objects(sides.destination.clone(), sides.destination_reach(), None),
             current: None,
         });
-        // The plan of a job that copies everything is the list of all that takes part, with its
-        // keys.
+        // A plan that copies everything lists all objects that take part, with their keys.
         let mut all = transfer.as_ref().clone();
         all.when = When::Always;
-        // What cannot be read can be compared.
+        // Archived objects cannot be read, but can be compared.
         all.archived = Archived::Fail;
         let all = Sides {
             transfer: all.into(),
@@ -147,11 +144,11 @@ impl Walk {
             }
             match self.steps.recv().await {
                 Some(Planned::Step(step)) => self.waiting = Some(step),
-                // What cannot be read can be compared all the same.
+                // Archived objects cannot be read, but can be compared.
                 Some(Planned::Archived(entry, key)) => {
                     self.waiting = Some(Box::new(Step::without_work(*entry, key)));
                 }
-                // A plan of everything skips nothing, and goes on with nothing.
+                // A plan that copies everything skips nothing, and resumes nothing.
                 Some(Planned::Skip(..) | Planned::Ignored(..) | Planned::Again(..)) => {}
                 Some(Planned::Excluded(_)) => return Some(Task::Excluded),
                 Some(Planned::Failed(_, place, failure)) => {
@@ -177,7 +174,7 @@ impl Walk {
         }
     }
 
-    /// Brings the destination's listing up to the step's key.
+    /// Advances the destination's listing towards the step's key.
     async fn meet(&mut self, step: Box<Step>) -> Task {
         let Some(front) = &mut self.there else {
             return Task::Compare(step, Found::Unknown);
@@ -205,7 +202,7 @@ impl Walk {
         }
     }
 
-    /// The destination cannot be listed any further: from here on each key is asked for.
+    /// Gives up the destination's listing, which failed: from here on, each key is asked for.
     fn destination_ends(&mut self, step: Box<Step>) -> Task {
         self.waiting = Some(step);
         let failed = self.there.take().and_then(|mut front| front.take());
@@ -215,7 +212,7 @@ impl Walk {
         }
     }
 
-    /// Returns what the destination has behind the source's last key.
+    /// Returns what the destination has after the source's last key.
     async fn rest(&mut self) -> Option<Task> {
         let front = self.there.as_mut()?;
         front.peek().await?;
@@ -240,7 +237,7 @@ impl Walk {
         let Some(relative) = selected else {
             return Task::Foreign;
         };
-        // With no rules but the names, every object of the source was in its listing.
+        // A selection by name alone has not left out this key, so the source does not have it.
         let by_name = Selection {
             include: transfer.select.include.clone(),
             exclude: transfer.select.exclude.clone(),
@@ -268,8 +265,8 @@ fn unlisted(place: &str, failure: &Failure) -> Task {
     Task::Unlisted(finding, failure.clone())
 }
 
-/// Returns what only the destination has; `None` when the source has `source` after all, and the
-/// selection leaves it out.
+/// Returns the finding about an object that only the destination has, or `None` if the source has
+/// the key `source` after all, and the selection leaves it out.
 pub(super) async fn surplus(
     sides: &Sides,
     entry: &Entry,

@@ -1,10 +1,10 @@
 //! Decides what begins next: transfers in their turn, and as many of their objects as the slots can
 //! serve.
 //!
-//! A transfer begins when all objects that the ones before it found have begun or wait, or while
-//! they do not keep the slots busy. The largest objects are opened first, because a run ends with
-//! their tail, and small ones fill the slots beside them. An object whose requests would wait in
-//! the queue waits, unless nothing else goes on.
+//! A transfer begins when those before it are planned and few of their objects wait, or while they
+//! do not keep the slots busy. The largest objects are opened first, because a run ends with their
+//! tail, and small ones fill the slots beside them. An object whose requests would wait in the
+//! queue is not opened, unless no other one is open.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,31 +23,32 @@ use crate::manifest::job::Source;
 use crate::manifest::must_wait;
 use crate::planner::{Misses, Planning};
 
-/// Multipart objects that are open at the same time, whatever they are cut into.
+/// The number of multipart objects that are open at once, however many parts they have.
 const OPEN_UPLOADS: usize = 48;
-/// At most so many are open, where each has so few parts that more of them are needed to fill all
-/// places.
+/// The most multipart objects that are open at once, if each has so few parts that more objects are
+/// needed to fill all slots.
 const MOST_OPEN_UPLOADS: usize = 1024;
-/// Single objects that are looked for at once, each of which is a transfer.
+/// The most transfers of a single object that are planned at once.
 const OBJECTS_AT_ONCE: usize = 32;
 
-/// Transfers that are planned at once while those that have begun do not keep the places busy.
+/// The most transfers that are planned at once while they do not keep the slots busy.
 const PLANNED_AT_ONCE: usize = 4;
 
-/// If no object ends for this long, the next transfer starts too.
+/// The time without an ended object after which the next transfer begins too.
 const STALLED: Duration = Duration::from_secs(2);
 
-/// The next transfer begins while fewer objects wait.
+/// While slots are busy, the next transfer begins only if fewer objects than this wait.
 const FEW: usize = 4096;
 
-/// So many more objects are open than there are places: one is there when a place becomes free.
+/// The most objects that are open beyond the number of slots, so that one is ready when a slot
+/// becomes free.
 const AHEAD: u32 = 64;
-/// At least so many, and a quarter of the places: what is slow would fill all places from among
-/// those that wait.
+/// The fewest of them; otherwise a quarter of the slots. With more, the slow ones among them would
+/// come to fill all slots.
 const FEW_AHEAD: u32 = 2;
 
 impl Conductor<'_> {
-    /// Begins those transfers whose turn it is.
+    /// Begins the transfers whose turn it is.
     pub(super) fn begin_transfers(&mut self) {
         if self.stop.is_cancelled() {
             return;
@@ -107,13 +108,13 @@ impl Conductor<'_> {
         has_turn && !self.transfers.values().any(waits_for)
     }
 
-    /// Returns true while the transfers that have begun do not keep the places busy: their objects
+    /// Returns true while the transfers that have begun do not keep the slots busy: their objects
     /// wait for a rate, or for answers.
     pub(super) fn is_stalled(&self) -> bool {
         self.is_hungry || (!self.open.is_empty() && self.last_end.elapsed() >= STALLED)
     }
 
-    /// Opens as many objects as the places can serve, the largest first.
+    /// Opens as many objects as the slots can serve, the largest first.
     pub(super) fn begin(&mut self) {
         self.trip();
         if self.stop.is_cancelled() || self.series.is_paused() {
@@ -132,7 +133,7 @@ impl Conductor<'_> {
         {
             self.spawn(queued);
         }
-        // An object whose request waits has given its place back.
+        // An object whose request is parked has given its slot back.
         let places = self.slots.for_small();
         let small = places + self.slots.parked_small() + AHEAD.min((places / 4).max(FEW_AHEAD));
         while self.open_small() < small as usize && self.breaker.may_open(self.open.len()) {
@@ -155,7 +156,8 @@ impl Conductor<'_> {
             .for_each(|running| running.hunger.set(is_hungry));
     }
 
-    /// Takes the largest object that would not wait in the queue; one object always proceeds.
+    /// Takes the largest object whose requests would not wait in the queue; one object always
+    /// proceeds.
     pub(super) fn pop_large(&mut self) -> Option<Queued> {
         let (transfers, is_idle) = (&self.transfers, self.open_large == 0);
         self.waiting
@@ -172,7 +174,7 @@ impl Conductor<'_> {
         self.open.len() - self.open_large - self.open_heavy as usize
     }
 
-    /// Returns true if one more multipart object should be open.
+    /// Returns true if one more multipart object should be opened.
     pub(super) fn opens_more(&self, width: u32) -> bool {
         let opens = |large: usize, parts: u64| {
             let lacks_parts = parts < 2 * u64::from(width);
@@ -181,7 +183,7 @@ impl Conductor<'_> {
         if opens(self.open_large, self.open_parts) || self.open_large >= MOST_OPEN_UPLOADS {
             return self.open_large < MOST_OPEN_UPLOADS;
         }
-        // Those that wait because everything is refused use no places.
+        // Objects whose keys the destination refuses for now use no slots.
         let is_shut = |open: &&Open| {
             let running = self.transfers.get(&open.transfer);
             open.parts > 0 && running.is_some_and(|running| running.work.is_shut(&open.key))
@@ -240,7 +242,7 @@ impl Conductor<'_> {
     }
 }
 
-/// Returns true if the requests of an object would not have to wait in the queue.
+/// Returns true if the requests of an object would not have to wait long in the queue.
 fn is_free(transfers: &BTreeMap<u32, Running>, queued: &Queued) -> bool {
     transfers
         .get(&queued.transfer)

@@ -1,8 +1,7 @@
-//! Ends an object: its task is over, its receipt is counted and recorded, and its slots are free
-//! again.
+//! Ends an object whose task is over: closes it, and counts and records its receipt.
 //!
-//! A task that panics still has a receipt, made of what is known about the open object. What waits
-//! when the run stops is recorded as not done.
+//! A task that panics still gets a receipt, made from what is known of the open object. Objects
+//! that wait when the run stops are recorded as not done.
 
 use tokio::task::Id;
 use tokio::time::Instant;
@@ -73,7 +72,7 @@ impl Conductor<'_> {
         self.over(transfer);
     }
 
-    /// Counts one object of the transfer as done.
+    /// Counts one object of the transfer as over.
     pub(in crate::execute) fn over(&mut self, transfer: u32) {
         if let Some(running) = self.transfers.get_mut(&transfer) {
             running.left -= 1;
@@ -140,8 +139,8 @@ impl Conductor<'_> {
         receipt: &Receipt,
     ) {
         self.count(receipt);
-        // The object that ended the run is tried again when it is resumed, and so are those that
-        // failed after it; but not a bad copy, which looks like a good one then.
+        // The next session tries the object that ended the run again, and those that failed after
+        // it, but not a bad copy, which would look like a good one.
         let is_published =
             matches!(&receipt.ending, Ending::Failed { error } if error.is_published);
         let goes_on = receipt.is_failure() && self.outcome.gave_up.is_some() && !is_published;

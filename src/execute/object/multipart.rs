@@ -1,8 +1,8 @@
-//! Copying one object as a multipart upload.
+//! Copies one object as a multipart upload.
 //!
 //! An upload that an earlier session left open is resumed, or one that was found open is adopted,
-//! if it is of the same version and terms; otherwise a new one is created. Parts that do not make
-//! the source are found out before they become an object.
+//! if it is for the same version and terms; otherwise a new one is created. Parts that do not make
+//! the source are detected before they become an object.
 
 use std::sync::Arc;
 
@@ -57,7 +57,7 @@ impl Copy<'_> {
             checksum: head.checksum.as_ref(),
         };
         match adopt::find(work, &mut self.left, &wish, draft).await? {
-            // It is equal to itself, which does not say that it was changed.
+            // In place, the object equals itself anyway, which does not prove that it was changed.
             Some(Found::Published(..)) if draft.in_place => {}
             Some(Found::Open(begun)) => {
                 drop(place);
@@ -91,7 +91,7 @@ impl Copy<'_> {
     }
 
     /// Returns the reason why an upload of unknown origin could not be distinguished from one of
-    /// other bytes, or with another ACL, if there is one.
+    /// other bytes or with another ACL, if there is one.
     fn doubt(&self, head: &Head, attributes: &Attributes) -> Option<&'static str> {
         let declared = attributes.checksum;
         let is_comparable = Expected::of(head, self.source.capabilities()).is_comparable(declared);
@@ -105,9 +105,9 @@ impl Copy<'_> {
         claim::unseen_acl(attributes)
     }
 
-    /// Copies the parts that S3 does not hold yet, publishes the object, and sets what is set only
-    /// then. Until that is done, the record of the upload stays: by it, the next session tells the
-    /// object from somebody else's.
+    /// Copies the parts that S3 does not hold yet, publishes the object, and sets the attributes
+    /// that can be set only then. The record of the upload stays until that is done: it tells the
+    /// next session that the object is ours.
     async fn carry(
         &mut self,
         head: &Head,
@@ -140,7 +140,7 @@ impl Copy<'_> {
         late.and(outcome)
     }
 
-    /// Proves what an earlier session published without seeing the answer.
+    /// Proves an object that an earlier session published without receiving the answer.
     async fn found(
         &mut self,
         head: &Head,
@@ -237,7 +237,7 @@ impl Copy<'_> {
             Ok(Published::Written(written)) => written,
             Ok(Published::Taken(_)) if draft.in_place => return Err(Trouble::SourceChanged),
             Ok(Published::Taken(skip)) => return Ok(Ending::Skipped { reason: skip }),
-            // The object is as it was, perhaps with an overwrite of somebody else's.
+            // The object is unchanged, or somebody else has overwritten it.
             Err(Trouble::Failed(failure))
                 if draft.in_place && *failure.kind() == FailureKind::NoSuchUpload =>
             {
@@ -284,8 +284,8 @@ impl Copy<'_> {
         let work = self.work;
         let Begun { upload, layout, .. } = begun;
         let (shared, pinned) = (Arc::new(upload.clone()), Arc::new(pin.clone()));
-        // Two requests leave the same part behind only where the source is pinned and no key makes
-        // ETags of its own: of an upload that was found open, nobody knows its key.
+        // Two requests store the same part only where the source is pinned and no key makes ETags
+        // of its own; the key of an upload that was found open is unknown.
         let capabilities = work.sides.destination.capabilities();
         let twice = capabilities.pins_parts()
             && capabilities.content_etags
@@ -309,7 +309,7 @@ impl Copy<'_> {
         })
     }
 
-    /// Publishes the parts, which were compared with the source as far as that can be.
+    /// Publishes the parts, which were compared with the source as far as possible.
     async fn publish(
         &mut self,
         head: &Head,
@@ -322,8 +322,8 @@ impl Copy<'_> {
         let spec = CompleteSpec {
             size: head.size,
             checksum: None,
-            // S3 itself then refuses to publish anything that differs from what its parts'
-            // checksums make, which the source's was compared with.
+            // With it, S3 refuses to publish anything that differs from what the parts' checksums
+            // make, which was compared with the source's checksum.
             full_checksum: made
                 .checksum
                 .clone()
@@ -341,8 +341,8 @@ impl Copy<'_> {
         }
     }
 
-    /// Sums the source by reading it, where the job allows that and no checksum of it can be
-    /// compared with what the parts make. So an upload that went wrong is found out before it is
+    /// Computes the checksum of the source by reading it, if the job allows that and the source has
+    /// none to compare with what the parts make. So a wrong upload is detected before it is
     /// published.
     async fn read_source(
         &self,

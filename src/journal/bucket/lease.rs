@@ -1,14 +1,13 @@
-//! The lease of a journal in S3: the sign of life of the session that holds it, and the look at the
-//! one that another session holds.
+//! The lease of a journal in S3: the sign of life of this session, and the check of another's.
 //!
-//! A task of its own renews the record, so that a writer that waits (for a slow report, or for the
-//! next event) stays alive to others. Before each renewal it looks at the number that the session
-//! would write next. A successor has written it, so an idle session learns within seconds that it
-//! was replaced, whatever the server makes of `If-Match`.
+//! A separate task renews the record, so that a writer that waits (for a slow report, or for the
+//! next event) still looks alive to others. Before each renewal, it looks for the segment that the
+//! session would write next. A successor has written that, so an idle session learns within seconds
+//! that it was replaced, whether or not the server honours `If-Match`.
 //!
-//! Where the server honours `If-Match`, the renewal notices too if the record is gone. If all of the
-//! journal is, the run ends: what it would write next would be no journal, and another session may
-//! already have begun one.
+//! Where the server honours `If-Match`, the renewal also notices if the record is gone. If the
+//! whole journal is gone, the run ends: its next segment alone is not a journal, and another
+//! session may already have created one.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -28,10 +27,10 @@ use crate::journal::identity::{LeaseTerms, Writer};
 use crate::journal::segment::{self, segment_name};
 use crate::s3::{Attributes, FailureKind, WriteCondition};
 
-/// The longest wait for the last write of a record. Without it, a successor waits for the lease to
-/// run out.
+/// The longest wait for the last write of a record. Without that write, a successor waits for the
+/// lease to run out.
 const RELEASE: Duration = Duration::from_secs(5);
-/// The longest look for a successor. It must not hold up the sign of life.
+/// The longest look for a successor, which must not delay the sign of life.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// The lease of this session. Its renewal ends when this is dropped.
@@ -61,16 +60,16 @@ struct LeaseState {
 #[derive(Debug)]
 struct WrittenRecord {
     record: HolderRecord,
-    /// Its `ETag`, where the answer told.
+    /// Its `ETag`, if the answer had one.
     etag: Option<String>,
 }
 
-/// Releases the lease of a session from outside of its journal's writer.
+/// A handle that releases the lease of a session from outside its journal's writer.
 #[derive(Clone, Debug, Default)]
 pub struct LeaseHandle(Option<Arc<LeaseState>>);
 
 impl LeaseHandle {
-    /// Lets the journal go, so that the next session need not wait for the lease to run out. Does
+    /// Releases the journal, so that the next session need not wait for the lease to run out. Does
     /// nothing for a journal without a lease.
     pub async fn release(&self) {
         if let Some(shared) = &self.0 {
@@ -80,8 +79,8 @@ impl LeaseHandle {
 }
 
 impl Lease {
-    /// Writes the first sign of life of a session that is about to take the journal, if nobody else
-    /// holds that. Returns also the session that it may be taken from, if there is one.
+    /// Writes the first sign of life of a session that is about to take the journal, unless another
+    /// session holds it. Also returns the session that it may be taken from, if there is one.
     pub(super) async fn take(
         place: &BucketPlace,
         writer: &Writer,
@@ -115,23 +114,23 @@ impl Lease {
         Ok((Self { shared, renewal }, checked))
     }
 
-    /// Notes the number that the session, which holds the journal, writes next.
+    /// Records the number of the segment that the session writes next.
     pub(super) fn expects(&self, segment: u64) {
         self.shared.next_segment.store(segment, Ordering::Release);
     }
 
-    /// Returns what releases it from outside.
+    /// Returns a handle that releases the lease from outside.
     pub(in crate::journal) fn handle(&self) -> LeaseHandle {
         LeaseHandle(Some(Arc::clone(&self.shared)))
     }
 
-    /// Names the run in the record, at once.
+    /// Writes the name of the run to the record, at once.
     pub(in crate::journal) async fn name_run(&self, run: Option<String>) {
         self.shared.record.lock().await.record.run = run;
         self.shared.wake.notify_one();
     }
 
-    /// Waits until another session is seen to have taken the journal over.
+    /// Waits until the journal is gone, or another session has taken it over. Returns the error.
     pub(super) async fn lost(&self) -> JournalError {
         self.shared.lost.cancelled().await;
         let error = self.shared.fenced.get().cloned();
@@ -207,8 +206,8 @@ impl LeaseState {
         self.write(&mut kept, WriteCondition::None).await
     }
 
-    /// Looks why the record is another one: a user may have removed it, with or without the journal,
-    /// and a lost answer changes its `ETag`.
+    /// Checks the journal because the record has changed: a user may have removed it, with or
+    /// without the journal, and a lost answer changes its `ETag`.
     async fn check_journal(&self) -> Result<(), JournalError> {
         if self.next_segment.load(Ordering::Acquire) == 0 {
             return Ok(());
@@ -233,22 +232,22 @@ impl LeaseState {
         })
     }
 
-    /// Looks for a session that has taken the journal over: it began with the number that this one
-    /// would write next.
+    /// Returns an error if another session has taken the journal over: it began with the number
+    /// that this one would write next.
     async fn check_next_segment(&self) -> Result<(), JournalError> {
         let number = self.next_segment.load(Ordering::Acquire);
         if number == 0 {
             return Ok(());
         }
         let name = segment_name(number);
-        // A look that fails changes nothing: the session's next write has the same question.
+        // A failed look is harmless: the session's next write finds a successor, too.
         let Ok(Ok(Some(found))) = timeout(LOOK, self.place.get(&name)).await else {
             return Ok(());
         };
         self.check_writer(&name, &found)
     }
 
-    /// Writes the record with the time of now.
+    /// Writes the record with the current time.
     async fn write(
         &self,
         kept: &mut WrittenRecord,
@@ -284,7 +283,7 @@ impl LeaseState {
     }
 }
 
-/// Returns true for the refusal of a condition. `If-Match` on an object that is not there is one.
+/// Returns true if a condition was refused, which includes `If-Match` on a missing object.
 fn is_refused_condition(error: &JournalError) -> bool {
     matches!(
         error,
@@ -296,13 +295,14 @@ fn is_refused_condition(error: &JournalError) -> bool {
 }
 
 impl BucketPlace {
-    /// Returns the session that holds the journal, or held it last; `None` where there is none.
+    /// Returns the session that holds the journal, or held it last. Returns `None` if there is no
+    /// journal.
     pub(in crate::journal) async fn holder(&self) -> Result<Option<BucketHolder>, JournalError> {
         let Some((listing, name, bytes)) = self.last_object().await? else {
             return Ok(None);
         };
         let (writer, is_closed) = segment::last_words(&name, &bytes);
-        // Of a segment that cannot be read, the newest record tells.
+        // If the segment cannot be read, the newest record names the session.
         let newest = || {
             let records = listing.records.iter();
             let newest = records.max_by_key(|(_, modified)| **modified);
@@ -310,7 +310,7 @@ impl BucketPlace {
         };
         let id = writer.as_ref().map(|writer| writer.id.clone());
         let id = id.or_else(newest).unwrap_or_default();
-        // By its name: a list may be late.
+        // Read by name: the list may be out of date.
         let record = match id.as_str() {
             "" => None,
             id => self.record(id).await?,
@@ -335,7 +335,7 @@ impl BucketPlace {
         Ok(Some(holder))
     }
 
-    /// Returns when an object was written, by the object itself.
+    /// Returns the time when an object was written, by HEAD.
     async fn written(&self, name: &str) -> Result<Option<Timestamp>, JournalError> {
         match self.bucket.head(&self.key(name)?, None).await {
             Ok(head) => Ok(head.modified),
@@ -344,7 +344,7 @@ impl BucketPlace {
         }
     }
 
-    /// Returns the record of a session; `None` if it is gone or damaged.
+    /// Returns the record of a session, or `None` if it is gone or damaged.
     async fn record(&self, id: &str) -> Result<Option<HolderRecord>, JournalError> {
         let name = record_name(id);
         let Some(bytes) = self.get(&name).await? else {
@@ -361,7 +361,7 @@ impl BucketPlace {
         }
     }
 
-    /// Returns the segment or snapshot that was written last, with its name and all that is there.
+    /// Returns the segment or snapshot that was written last, with its name and the whole listing.
     async fn last_object(&self) -> Result<Option<(Listing, String, Bytes)>, JournalError> {
         for _ in 0..ROUNDS {
             let listing = self.listing().await?;
@@ -372,13 +372,13 @@ impl BucketPlace {
             if let Some(bytes) = self.get(&name).await? {
                 return Ok(Some((listing, name, bytes)));
             }
-            // The session that is at work has put a snapshot in its place.
+            // The session at work has replaced it with a snapshot.
         }
         Err(JournalError::missing(self))
     }
 
-    /// Refuses a journal that another session holds. Returns the session that it may be taken from;
-    /// `None` if there is no journal yet.
+    /// Refuses a journal that another session holds. Returns the session that it may be taken from,
+    /// or `None` if there is no journal yet.
     ///
     /// # Errors
     /// [`JournalError::Held`], and what keeps the journal from being read.

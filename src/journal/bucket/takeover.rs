@@ -15,7 +15,7 @@ impl BucketPlace {
     /// segment with what was read. `checked` is the session that the journal may be taken from.
     ///
     /// Another session may come first at any moment. If it came before the journal was read, it is
-    /// the last writer there, and has to be checked; if later, it has the next number.
+    /// the last writer there, and must be checked; if later, it has taken the next number.
     pub(super) async fn take_over(
         &self,
         writer: &Writer,
@@ -33,7 +33,7 @@ impl BucketPlace {
             let (number, next, at) = (found.next_segment, found.replay.next, self.now());
             let header = Header::new(number, next, writer, at).line();
             if !self.is_created(number, header.clone(), &mut rounds).await? {
-                // What the writer before has written meanwhile must be read first.
+                // What the previous writer has written meanwhile must be read first.
                 self.check_holder(writer, terms).await?;
                 continue;
             }
@@ -46,8 +46,8 @@ impl BucketPlace {
         }
     }
 
-    /// Returns the same for a journal that cannot be read. Returns the number of the segment, the
-    /// fences that must be kept, and what could still be read.
+    /// Takes over a journal that cannot be read. Returns the number of the segment, the fences that
+    /// must be kept, and what could still be read.
     pub(super) async fn take_unread(
         &self,
         writer: &Writer,
@@ -58,7 +58,7 @@ impl BucketPlace {
             let names = self.names().await?;
             self.check_holder(writer, terms).await?;
             let salvage = self.salvage(&names).await?;
-            // What the last writer would write next.
+            // The number that the writer of this object would write next.
             let next =
                 |name: &FileName| name.number() + u64::from(matches!(name, FileName::Segment(_)));
             let number = names.iter().map(next).max().unwrap_or(1);
@@ -81,8 +81,8 @@ impl BucketPlace {
         }
     }
 
-    /// Writes the first segment of a session; false if another writer was faster, which is tried
-    /// again a bounded number of times.
+    /// Writes the first segment of a session. Returns false if another writer was faster, and an
+    /// error once that has happened too often.
     async fn is_created(
         &self,
         number: u64,
