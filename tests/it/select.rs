@@ -2,6 +2,7 @@
 //! the same.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use rstest::rstest;
 use s3haul::execute::receipt::{Ending, Receipt};
@@ -471,8 +472,11 @@ async fn a_file_that_grew_beyond_the_selection_is_not_sent() {
     let files = tempfile::tempdir().unwrap();
     let path = files.path().join("k");
     std::fs::write(&path, [1; 10]).unwrap();
-    // The destination is listed once the file was found.
-    let grows = Effect::hook(move |_| std::fs::write(&path, [1; 1000]).unwrap());
+    // The destination's list is answered once the file has surely been found.
+    let grows = Effect::hook(move |_| {
+        std::thread::sleep(Duration::from_secs(3));
+        std::fs::write(&path, [1; 1000]).unwrap();
+    });
     world
         .sandbox
         .faults()
