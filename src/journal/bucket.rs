@@ -574,8 +574,8 @@ impl Store for BucketLog {
         let length = bytes.len() as u64;
         self.place.create(&snapshot_name(number), bytes).await?;
         (self.snapshot, self.snapshot_bytes, self.tail_bytes) = ((number, next), length, 0);
-        let is_kept = |segment: &u64| !kept.iter().any(|fence| fence.segment == *segment);
-        let folded = (before..number).filter(is_kept).map(FileName::Segment);
+        let is_folded = |segment: &u64| !kept.iter().any(|fence| fence.segment == *segment);
+        let folded = (before..number).filter(is_folded).map(FileName::Segment);
         let expired = expired.iter().map(|fence| FileName::Segment(fence.segment));
         let names = folded.chain(expired).chain([FileName::Snapshot(before)]);
         self.replaced.extend(names);
