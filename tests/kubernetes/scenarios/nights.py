@@ -169,7 +169,7 @@ def stopped_and_run_again(world):
     world.kubectl("delete", "job", job)
     again = world.run_now("s3haul-again")
     world.assert_ended(again, "Complete", "CompletionsReached", [0])
-    world.assert_in_log(again, "waiting up to", "going on with the run")
+    world.assert_in_log(again, "waiting up to", "resuming the run")
     world.assert_replica()
 
 
