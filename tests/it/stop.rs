@@ -133,6 +133,6 @@ async fn a_stop_ends_what_waits_for_a_server_that_accepts_nothing() {
     let (run, before) = tokio::join!(world.run(copy_all()), refused);
     assert!(run.outcome.stopped && run.outcome.failed_objects == 0);
     let after = world.calls(copies) - before;
-    // Those that were under way, and what waits is looked at now and then.
-    assert!(after < 16, "{after} copies were sent after the stop");
+    // Up to 64 were under way.
+    assert!(after < 64, "{after} copies were sent after the stop");
 }
