@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 /// The time between two looks at the clock.
 const TICK: Duration = Duration::from_secs(1);
-/// How late a look may come on a busy machine without being a sign of sleep.
+/// The delay of a look that is normal on a busy machine. A longer one is a sign of sleep.
 const LATE: Duration = Duration::from_secs(4);
 
 /// A point in time from which the time that this process is awake is counted.

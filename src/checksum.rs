@@ -73,17 +73,16 @@ pub fn combine<'a>(
 
 /// Appends CRCs of pieces that are all of one length.
 ///
-/// Each call of `checksum_combine` works out anew what a length does to a CRC, in some 100 µs: a
-/// second for an object of 10,000 parts, after the last one of them. What it does is linear in the
-/// bits of the CRC, so that after many pieces of one length one table for all of its bits is worked
-/// out.
+/// Each call of `checksum_combine` computes the effect of a length on a CRC again, in some 100 µs: a
+/// second for an object of 10,000 parts, after the last part. The effect is linear in the bits of
+/// the CRC. So after many pieces of one length, one table holds it for all bits.
 struct Alike {
     length: u64,
     pieces: u32,
     table: Option<Box<CrcTable>>,
 }
 
-/// What zeros of one length behind it make of the CRC 0, and what each bit changes in that.
+/// The CRC of zeros of one length that follow the CRC 0, and the change that each bit causes.
 struct CrcTable {
     zero: u64,
     bits: [u64; 64],
@@ -122,8 +121,8 @@ impl Alike {
     }
 }
 
-/// Returns the composite checksum of parts with these base64 values: S3's own formula, the checksum of the
-/// checksums.
+/// Returns the composite checksum of parts with these base64 values: S3's own formula, the checksum
+/// of the checksums.
 ///
 /// `None` for values that are not base64 and for no parts at all.
 #[must_use]

@@ -27,8 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::abort::Stray;
 pub(crate) use self::abort::{
-    Aborted, abort_forgotten, abort_unknown, after_refusal, command, command_at, quoted,
-    was_begun_between,
+    Aborted, abort_forgotten, abort_unknown, after_refusal, command, command_at, was_begun_between,
 };
 use self::late::LateCreate;
 use crate::awake::AwakeInstant;

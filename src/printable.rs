@@ -10,6 +10,8 @@
 //! Text is escaped where it enters a line, and once more where the line is written
 //! ([`printable_lines`], [`printable_json`]). Escaping twice changes nothing.
 
+pub(crate) mod shell;
+
 use std::borrow::Cow;
 use std::fmt::Write as _;
 

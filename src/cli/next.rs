@@ -6,27 +6,17 @@
 
 use super::exit::Exit;
 use crate::execute::Outcome;
-use crate::multipart::quoted;
+pub(super) use crate::printable::shell::command;
 
 /// The marks of a command that cannot be repeated: its standard input or its sandbox is gone.
 const GONE: [&str; 2] = ["-", "--sandbox"];
 
-/// Returns a command of s3haul with these words, for a shell.
-pub(super) fn command<'w>(words: impl IntoIterator<Item = &'w str>) -> String {
-    let words = words.into_iter().map(quoted);
-    std::iter::once("s3haul".to_owned())
-        .chain(words)
-        .collect::<Vec<_>>()
-        .join(" ")
-}
-
 /// Returns the words of this process.
 fn words() -> Vec<String> {
-    let words: Vec<_> = std::env::args_os()
-        .skip(1)
+    let words = std::env::args_os().skip(1);
+    words
         .map(|word| word.to_string_lossy().into_owned())
-        .collect();
-    without_passwords(&words)
+        .collect()
 }
 
 /// Returns the command of this process with another flag.
@@ -47,30 +37,6 @@ fn again(words: &[String]) -> Option<String> {
     }
     let words = words.iter().map(String::as_str);
     Some(command(words.filter(|word| *word != "--fresh")))
-}
-
-/// Returns the words with a placeholder for the user and password of each URL: the command reaches
-/// terminals and logs.
-fn without_passwords(words: &[String]) -> Vec<String> {
-    let follows_proxy = |index: usize| index > 0 && words[index - 1] == "--proxy";
-    let shown = |(index, word): (usize, &String)| {
-        let schemes = ["http://", "https://", "--proxy="];
-        let start = schemes
-            .iter()
-            .filter_map(|scheme| Some(word.find(scheme)? + scheme.len()))
-            .max();
-        // A proxy needs no scheme.
-        let Some(start) = start.or_else(|| follows_proxy(index).then_some(0)) else {
-            return word.clone();
-        };
-        let (before, url) = word.split_at(start);
-        let end = url.find('/').unwrap_or(url.len());
-        match url[..end].rfind('@') {
-            Some(at) => format!("{before}USER:PASSWORD{}", &url[at..]),
-            None => word.clone(),
-        }
-    };
-    words.iter().enumerate().map(shown).collect()
 }
 
 /// Returns the command that copies what failed in the run of a report.
@@ -132,29 +98,6 @@ mod tests {
         );
         for gone in ["run -", "run job.yaml --sandbox", "copy - s3://a/b"] {
             assert_eq!(again(&words(gone)), None, "{gone}");
-        }
-    }
-
-    #[test]
-    fn a_password_is_not_repeated() {
-        for (typed, shown) in [
-            (
-                "--proxy http://me:s@p:1/",
-                "--proxy http://USER:PASSWORD@p:1/",
-            ),
-            ("--proxy me:s@p:1", "--proxy USER:PASSWORD@p:1"),
-            ("--proxy=me:s@p:1", "--proxy=USER:PASSWORD@p:1"),
-            ("--proxy=https://me:s@p", "--proxy=https://USER:PASSWORD@p"),
-            (
-                "--endpoint-url=http://k:s@h/a@b",
-                "--endpoint-url=http://USER:PASSWORD@h/a@b",
-            ),
-            (
-                "copy s3://a/b@c http://h/x@y",
-                "copy s3://a/b@c http://h/x@y",
-            ),
-        ] {
-            assert_eq!(without_passwords(&words(typed)), words(shown), "{typed}");
         }
     }
 

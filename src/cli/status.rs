@@ -227,7 +227,7 @@ struct View<'a> {
     /// The command that resumes the run, as its journal names it.
     #[serde(skip)]
     command: Option<&'a str>,
-    /// What to do next, with the command that does it.
+    /// The next step, with the command that does it.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
     #[serde(skip)]

@@ -15,6 +15,7 @@ use tokio::time::sleep;
 use super::{MultipartUpload, uploads, uploads_to};
 use crate::bucket::Bucket;
 use crate::location::{ObjectKey, S3Uri};
+use crate::printable::shell;
 use crate::s3::{Attributes, Failure, FailureKind, OpenUpload, Operation};
 
 /// How often an abort is repeated while parts that were in flight keep turning up.
@@ -130,27 +131,15 @@ pub(crate) fn command_at(
     verb: &str,
     id: Option<&str>,
 ) -> String {
-    let mut words = vec![
-        "s3haul uploads".to_owned(),
-        verb.to_owned(),
-        quoted(&location.to_string()),
-    ];
-    words.extend(flags.iter().map(|word| quoted(word)));
+    let location = location.to_string();
+    let mut words = vec!["uploads", verb, &location];
+    words.extend(flags.iter().map(String::as_str));
     if let Some(id) = id {
         // An id that looks like a flag.
-        words.extend(id.starts_with('-').then(|| "--".to_owned()));
-        words.push(quoted(id));
+        words.extend(id.starts_with('-').then_some("--"));
+        words.push(id);
     }
-    words.join(" ")
-}
-
-/// Quotes a word for a shell if it needs that.
-pub(crate) fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', "'\\''"))
+    shell::command(words)
 }
 
 impl MultipartUpload {
@@ -522,19 +511,6 @@ pub(super) fn prefix_of<'k>(bucket: &Bucket, key: &'k ObjectKey) -> &'k str {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_word_is_quoted_for_a_shell_only_if_it_needs_that() {
-        for (word, expected) in [
-            ("s3://b/a/k.bin", "s3://b/a/k.bin"),
-            ("s3://b/a b", "'s3://b/a b'"),
-            ("it's", r"'it'\''s'"),
-            ("$(rm -rf ~)", "'$(rm -rf ~)'"),
-            ("", "''"),
-        ] {
-            assert_eq!(quoted(word), expected);
-        }
-    }
 
     #[test]
     fn an_upload_is_ours_by_its_time_or_not_or_nobody_can_tell() {

@@ -29,7 +29,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// between two such looks.
 const FIRST_LOOK: Duration = Duration::from_secs(5);
 const LONGEST_LOOK: Duration = Duration::from_mins(1);
-/// How often a Complete of unknown outcome is sent, patience permitting, before it is given up.
+/// The number of times a Complete of unknown outcome is sent, within the patience.
 const COMPLETE_ROUNDS: u32 = 4;
 /// The note on the failure of an upload that is gone and did not make the object.
 const NOT_OURS: &str = "the upload is gone, and the object at its key is not the one that its parts make, if there is one";

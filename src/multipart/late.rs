@@ -19,7 +19,7 @@ use crate::bucket::{Bucket, Overtaken};
 use crate::location::ObjectKey;
 use crate::s3::Begun;
 
-/// How long a finished object waits for the answer to an overtaken Create.
+/// The longest time that a finished object waits for the answer to an overtaken Create.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// An overtaken Create. Cheap to clone.

@@ -33,7 +33,7 @@ use super::recent::Recent;
 /// The amount that each request sent adds to the rate while nothing was throttled: ln 2, which
 /// doubles the rate in a second.
 const GROWTH: f64 = 0.693;
-/// How far a cut goes below the limit, as a share of the limit.
+/// The margin by which a cut goes below the limit, as a share of the limit.
 const DEPTH: f64 = 0.06;
 /// The number of requests that should pass between a cut and the return to the limit, because a
 /// probe costs a refusal or two.
@@ -61,7 +61,8 @@ const SENDING: Duration = Duration::from_millis(200);
 const NEAR: f64 = 0.25;
 /// The factor by which the curve beyond a limit is steeper until the limit is believed.
 const HASTE: f64 = 4.0;
-/// How much steeper the curve gets beyond the point where an unchanged limit would have been felt.
+/// The factor by which the curve gets steeper beyond the point where an unchanged limit would have
+/// been felt.
 const ESCAPE: f64 = 2.0;
 /// The shortest and the longest time between two cuts that bound the limit between them.
 const SPAN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
@@ -91,7 +92,7 @@ pub struct RateController {
     recent: Recent,
 }
 
-/// What the last cut showed.
+/// The result of the last cut.
 #[derive(Clone, Copy, Debug)]
 struct Limit {
     cut_at: Duration,

@@ -19,6 +19,7 @@ use super::scratch::{Doubt, Made, Scratch, answer_from, reason};
 use crate::bucket::Bucket;
 use crate::location::ObjectKey;
 use crate::multipart::{self, MultipartUpload};
+use crate::printable::shell;
 use crate::s3::paging::{Order, Paging, Turn};
 use crate::s3::{Capabilities, Failure, FailureKind, ListedVersion, Operation};
 
@@ -490,11 +491,7 @@ impl Cleaner {
         if let Some(url) = self.bucket.client().url() {
             words.extend(["--endpoint-url", url]);
         }
-        words
-            .into_iter()
-            .map(multipart::quoted)
-            .collect::<Vec<_>>()
-            .join(" ")
+        shell::line(words)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::endpoint::{CredentialSource, ResolvedEndpoint};
 use crate::execute::Outcome;
 use crate::journal::host;
 use crate::manifest::job::Job;
-use crate::printable::hex;
+use crate::printable::{hex, shell};
 
 /// The format with a footer. Reports of format 1 have none.
 pub const FORMAT: u32 = 2;
@@ -148,10 +148,10 @@ impl Origin {
         changed.collect()
     }
 
-    /// Returns the command as it is typed.
+    /// Returns the command for a shell, without passwords.
     #[must_use]
     pub fn command_line(&self) -> String {
-        format!("s3haul {}", self.command.join(" "))
+        shell::command(self.command.iter().map(String::as_str))
     }
 }
 

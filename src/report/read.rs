@@ -366,7 +366,8 @@ impl ReportReader<'_> {
     fn check_footer(&mut self) -> Result<(), ReadError> {
         let at = self.at(self.last);
         let Some(footer) = &self.footer else {
-            if self.origin.report > 1 {
+            // A flipped bit makes a format that never was; only format 1 has no footer.
+            if self.origin.report != 1 {
                 return Err(ReadError::Unfinished(at));
             }
             return Ok(());

@@ -218,7 +218,7 @@ impl CredentialProcess {
     }
 }
 
-/// What a program has printed so far.
+/// The output of a program so far.
 #[derive(Default)]
 struct Printed {
     pipes: (Option<ChildStdout>, Option<ChildStderr>),

@@ -3,6 +3,7 @@
 
 use std::fs;
 
+use assert_cmd::Command;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rstest::rstest;
@@ -141,35 +142,13 @@ async fn what_a_server_quotes_of_a_request_is_no_secret(
         Lie::Instead(400, document)
     };
     let liar = Liar::lying(&world, lie).await;
-    let directory = tempfile::tempdir().unwrap();
-    let (report, journal) = (directory.path().join("report"), directory.path().join("j"));
     let mut command = at(&world);
     command
         .env("AWS_ENDPOINT_URL_S3", &liar.url)
         .env("S3HAUL_LOG", "trace")
         .env("LAKE_KEY", STANDARD.encode(KEY))
         .env("AWS_SESSION_TOKEN", TOKEN);
-    let arguments = [
-        "copy",
-        "s3://source/",
-        "s3://destination/",
-        "--customer-key",
-        "env:LAKE_KEY",
-        "--threshold",
-        "5MiB",
-        "--report",
-        report.to_str().unwrap(),
-        "--journal",
-        journal.to_str().unwrap(),
-    ];
-    let (exit, stdout, stderr) = run(command, &arguments).await;
-    assert_eq!(exit, 1, "{stderr}");
-    let mut all = stdout + &stderr + &fs::read_to_string(report).unwrap();
-    for file in fs::read_dir(journal).unwrap() {
-        all.push_str(&String::from_utf8_lossy(
-            &fs::read(file.unwrap().path()).unwrap(),
-        ));
-    }
+    let all = all_output(command, &["--customer-key", "env:LAKE_KEY"]).await;
     assert!(all.contains("[hidden]"), "{all}");
     let digest = s3haul::checksum::md5_etag(KEY.as_bytes());
     for secret in [KEY, TOKEN] {
@@ -180,6 +159,33 @@ async fn what_a_server_quotes_of_a_request_is_no_secret(
         }
     }
     assert!(!all.contains(&digest), "{all}");
+}
+
+/// Copies everything with these flags, which fails, and returns all that the command wrote: output,
+/// report, and journal.
+async fn all_output(command: Command, flags: &[&str]) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    let (report, journal) = (directory.path().join("report"), directory.path().join("j"));
+    let arguments = [
+        "copy",
+        "s3://source/",
+        "s3://destination/",
+        "--threshold",
+        "5MiB",
+        "--report",
+        report.to_str().unwrap(),
+        "--journal",
+        journal.to_str().unwrap(),
+    ];
+    let (exit, stdout, stderr) = run(command, &[&arguments, flags].concat()).await;
+    assert_eq!(exit, 1, "{stderr}");
+    let mut all = stdout + &stderr + &fs::read_to_string(report).unwrap();
+    for file in fs::read_dir(journal).unwrap() {
+        all.push_str(&String::from_utf8_lossy(
+            &fs::read(file.unwrap().path()).unwrap(),
+        ));
+    }
+    all
 }
 
 /// A server that answers with a header of the request where an `ETag` or an upload id should be.
@@ -212,31 +218,11 @@ async fn a_name_that_repeats_a_secret_is_neither_shown_nor_recorded(
         }
     })
     .await;
-    let directory = tempfile::tempdir().unwrap();
-    let (report, journal) = (directory.path().join("report"), directory.path().join("j"));
     let mut command = at(&world);
     command
         .env("AWS_ENDPOINT_URL_S3", &liar.url)
         .env("AWS_SESSION_TOKEN", TOKEN);
-    let arguments = [
-        "copy",
-        "s3://source/",
-        "s3://destination/",
-        "--threshold",
-        "5MiB",
-        "--report",
-        report.to_str().unwrap(),
-        "--journal",
-        journal.to_str().unwrap(),
-    ];
-    let (exit, stdout, stderr) = run(command, &arguments).await;
-    assert_eq!(exit, 1, "{stderr}");
-    let mut all = stdout + &stderr + &fs::read_to_string(report).unwrap();
-    for file in fs::read_dir(journal).unwrap() {
-        all.push_str(&String::from_utf8_lossy(
-            &fs::read(file.unwrap().path()).unwrap(),
-        ));
-    }
+    let all = all_output(command, &[]).await;
     assert!(all.contains("repeats a secret of the request"), "{all}");
     for form in forms(TOKEN) {
         assert!(!all.contains(&form), "{form} in {all}");

@@ -206,43 +206,27 @@ def a_bug(world):
     assert "panicked at" in world.message(job), world.message(job)
 
 
-@scenario
-def report_target_refused(world):
-    def elsewhere(manifest):
-        manifest["report"] = {"json": "/not-there/report.jsonl"}
-
+def _refuses(world, name, fields):
+    """Deploys the job with other fields, which is refused before the first write, and asserts that the cause has the name."""
     world.start_server()
     world.create_secret()
-    world.deploy(elsewhere)
+    world.deploy(lambda manifest: manifest.update(fields))
     job = world.run_now()
     world.assert_ended(job, "Failed", "PodFailurePolicy", [3])
-    assert "/not-there" in world.message(job), world.message(job)
+    assert name in world.message(job), world.message(job)
     equal(world.server.objects(DESTINATION), {}, "objects at the destination")
+
+
+@scenario
+def report_target_refused(world):
+    _refuses(world, "/not-there", {"report": {"json": "/not-there/report.jsonl"}})
 
 
 @scenario
 def report_in_s3_refused(world):
-    def forbidden(manifest):
-        manifest["report"] = {"s3": "s3://lake-ops-of-others/s3haul/"}
-
-    world.start_server()
-    world.create_secret()
-    world.deploy(forbidden)
-    job = world.run_now()
-    world.assert_ended(job, "Failed", "PodFailurePolicy", [3])
-    assert "lake-ops-of-others" in world.message(job), world.message(job)
-    equal(world.server.objects(DESTINATION), {}, "objects at the destination")
+    _refuses(world, "lake-ops-of-others", {"report": {"s3": "s3://lake-ops-of-others/s3haul/"}})
 
 
 @scenario
 def journal_refused(world):
-    def forbidden(manifest):
-        manifest["journal"] = "s3://lake-ops-of-others/s3haul/"
-
-    world.start_server()
-    world.create_secret()
-    world.deploy(forbidden)
-    job = world.run_now()
-    world.assert_ended(job, "Failed", "PodFailurePolicy", [3])
-    assert "lake-ops-of-others" in world.message(job), world.message(job)
-    equal(world.server.objects(DESTINATION), {}, "objects at the destination")
+    _refuses(world, "lake-ops-of-others", {"journal": "s3://lake-ops-of-others/s3haul/"})

@@ -1,0 +1,91 @@
+//! Commands that a user may paste into a shell.
+//!
+//! Words are quoted, and passwords in URLs are replaced: a command reaches terminals and logs.
+
+/// Quotes a word for a shell if it needs that.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+/// Returns a command of s3haul with these words.
+pub(crate) fn command<'w>(words: impl IntoIterator<Item = &'w str>) -> String {
+    line(std::iter::once("s3haul").chain(words))
+}
+
+/// Returns the line that a user types to run a program with these words, of which it is the first.
+pub(crate) fn line<'w>(words: impl IntoIterator<Item = &'w str>) -> String {
+    let words: Vec<_> = words.into_iter().collect();
+    let words = without_passwords(&words);
+    let words: Vec<_> = words.iter().map(|word| quoted(word)).collect();
+    words.join(" ")
+}
+
+/// Returns the words with a placeholder for the user and password of each URL.
+fn without_passwords(words: &[&str]) -> Vec<String> {
+    let follows_proxy = |index: usize| index > 0 && words[index - 1] == "--proxy";
+    let shown = |(index, word): (usize, &&str)| {
+        let schemes = ["http://", "https://", "--proxy="];
+        let start = schemes
+            .iter()
+            .filter_map(|scheme| Some(word.find(scheme)? + scheme.len()))
+            .max();
+        // A proxy needs no scheme.
+        let Some(start) = start.or_else(|| follows_proxy(index).then_some(0)) else {
+            return (*word).to_owned();
+        };
+        let (before, url) = word.split_at(start);
+        let end = url.find('/').unwrap_or(url.len());
+        match url[..end].rfind('@') {
+            Some(at) => format!("{before}USER:PASSWORD{}", &url[at..]),
+            None => (*word).to_owned(),
+        }
+    };
+    words.iter().enumerate().map(shown).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_is_quoted_for_a_shell_only_if_it_needs_that() {
+        for (word, expected) in [
+            ("s3://b/a/k.bin", "s3://b/a/k.bin"),
+            ("s3://b/a b", "'s3://b/a b'"),
+            ("it's", r"'it'\''s'"),
+            ("$(rm -rf ~)", "'$(rm -rf ~)'"),
+            ("", "''"),
+        ] {
+            assert_eq!(quoted(word), expected);
+        }
+    }
+
+    #[test]
+    fn a_password_is_not_repeated() {
+        for (typed, shown) in [
+            (
+                "--proxy http://me:s@p:1/",
+                "--proxy http://USER:PASSWORD@p:1/",
+            ),
+            ("--proxy me:s@p:1", "--proxy USER:PASSWORD@p:1"),
+            ("--proxy=me:s@p:1", "--proxy=USER:PASSWORD@p:1"),
+            ("--proxy=https://me:s@p", "--proxy=https://USER:PASSWORD@p"),
+            (
+                "--endpoint-url=http://k:s@h/a@b",
+                "--endpoint-url=http://USER:PASSWORD@h/a@b",
+            ),
+            (
+                "copy s3://a/b@c http://h/x@y",
+                "copy s3://a/b@c http://h/x@y",
+            ),
+        ] {
+            let typed: Vec<_> = typed.split(' ').collect();
+            let shown: Vec<_> = shown.split(' ').collect();
+            assert_eq!(without_passwords(&typed), shown);
+        }
+    }
+}
