@@ -1,10 +1,10 @@
-//! Multipart uploads, as a library: begin one, send or copy parts in any order and in parallel,
-//! list them, complete or cancel, and list what a bucket has open.
+//! Multipart uploads as a library: create an upload, send or copy parts in any order and in
+//! parallel, list them, complete or abort the upload, and list the open uploads of a bucket.
 //!
-//! It is what boto's `MultiPartUpload` offered in 2010, with the lessons since:
-//! [`MultipartUpload::complete`] takes the parts that the caller saw succeed and never asks the
-//! server which there are; an unknown outcome is resolved by looking, not by hoping;
-//! [`MultipartUpload::cancel`] is done when the server shows no part any more.
+//! This is what boto's `MultiPartUpload` offered in 2010, with what was learned since.
+//! [`MultipartUpload::complete`] takes the parts that the caller saw succeed, and never asks the
+//! server which parts there are. It resolves an unknown outcome by a look at the server.
+//! [`MultipartUpload::cancel`] ends when the server shows no part any more.
 //!
 //! The documentation of the crate has an example.
 
@@ -58,7 +58,7 @@ pub struct MultipartUpload {
     kms: bool,
     /// The object that it becomes is at least this new, by the server's own clock.
     since: Option<Timestamp>,
-    /// What earlier attempts to create it may have left open.
+    /// The uploads that earlier attempts to create it may have left open.
     strays: Vec<Stray>,
     /// When attempts to create it were refused that may have taken effect all the same.
     refused: Option<(Timestamp, Timestamp)>,
@@ -97,7 +97,7 @@ impl MultipartUpload {
     ) -> Result<Self, Failure> {
         let (before, began) = (Timestamp::now(), Instant::now());
         let (mut answer, overtaken) = bucket.create_upload_soon(key, attributes).await?;
-        // What may have taken effect besides is looked for when that one has ended.
+        // Other uploads that may have been created are looked for when this one has ended.
         if overtaken.is_some() {
             answer.maybe_twice = false;
             answer.attempts -= 1;

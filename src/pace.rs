@@ -129,7 +129,8 @@ pub struct PaceCounts {
 pub struct Admitted<'a> {
     /// The endpoint's side of it.
     pub pass: Pass<'a>,
-    /// The time for which the user's own limits held it up.
+    /// The time that it waited at the user's own limits, and in line for a rate at which the server
+    /// accepts requests.
     pub limited: Duration,
     lanes: &'a Lanes,
     passed: Passed,
@@ -338,19 +339,22 @@ impl Pacer {
     ) -> Result<Admitted<'a>, Outlasted> {
         let clock = || self.started.elapsed();
         let pass = lanes.outage.pass(patience, clock).await?;
+        let in_line_at = clock();
         // The one request that asks whether the endpoint is back must not stand in line with all
         // those that wait for it.
         let passed = if pass.is_probe() || is_ahead {
-            lanes.ahead(key)
+            lanes.skip_queue(key)
         } else {
             lanes.pass(key, clock).await
         };
-        let (mut paced, in_line_at) = (passed.waited, clock());
+        let (mut paced, passed_at) = (passed.waited, clock());
         if !pass.is_probe() {
             paced |= self.requests.pass(1).await;
             paced |= self.bytes.pass(self.cells(bytes)).await;
         }
-        let limited = clock().saturating_sub(in_line_at);
+        // A server that accepts requests like this one, only few of them, is not waited for in vain.
+        let is_served = !is_ahead && !lanes.is_shut(key);
+        let limited = clock().saturating_sub(if is_served { in_line_at } else { passed_at });
         // While it stood in line the endpoint may have gone away.
         let pass = if paced {
             pass.renewed(patience, clock).await?

@@ -428,7 +428,7 @@ impl FileReportEnd {
         };
         let length = length.load(Ordering::Relaxed);
         if !self.is_stream && self.file.metadata().is_ok_and(|file| file.len() != length) {
-            // Without a footer, nobody takes it for a whole report.
+            // Without a footer, no reader takes it for a complete report.
             return Err(ReportError::Changed { path: self.path });
         }
         if let Err(error) = self.write(&footer) {

@@ -31,8 +31,9 @@ pub(super) enum Repeat {
 
 /// The attempts of one request so far.
 ///
-/// Patience covers only the server: waiting at the user's own limits does not use it up, nor does
-/// an outage, which has one clock for all requests.
+/// Patience covers only a server that accepts nothing. Waiting at the user's own limits or for the
+/// turn at a throttled rate does not use it up, nor does an outage, which has one clock for all
+/// requests.
 #[derive(Debug, Default)]
 struct Tries {
     /// The number of requests that were sent.

@@ -142,7 +142,7 @@ impl CliError {
                     remedy: flags::spoken(&finding.remedy),
                     ..finding.clone()
                 };
-                // Nobody gave these names.
+                // These arguments have no names.
                 for (number, source) in (1..).zip(sources) {
                     let name = format!("`copy-{number}`");
                     if finding.remedy.contains(&name) || finding.remedy.contains("transfer") {

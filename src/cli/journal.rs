@@ -85,7 +85,7 @@ impl JournalFlags {
         leave_out_own_files(job);
     }
 
-    /// Overrides what the command of a report says. What the environment says counted there too.
+    /// Overrides the settings of a report's command, which include those of its environment.
     pub(super) fn apply_again(&self, job: &mut Job, directory: &Path) {
         let of_environment = of_environment().ok().flatten();
         match &self.journal {
@@ -484,7 +484,7 @@ async fn examine(
     wait: Duration,
 ) -> Result<(), JournalError> {
     match journal::look(location.clone()).await {
-        // What it holds is another when the run that is at work has ended.
+        // Its content changes until the run that is at work has ended.
         Ok(Some(glance)) if glance.life == Life::Running && wait > Duration::ZERO => Ok(()),
         Ok(Some(glance)) => decide(&glance.state, job, intent, on_change).map(drop),
         Ok(None) => Ok(()),

@@ -10,7 +10,7 @@ use crate::size::display_duration;
 
 /// Names the Job that a process belongs to. Processes of one Job succeed each other.
 pub(super) const JOB: &str = "S3HAUL_JOB_UID";
-/// Names the pod, for the eyes of whoever finds the journal in use.
+/// Names the pod, for the message of a process that finds the journal in use.
 pub(super) const POD: &str = "POD_NAME";
 /// The number of a pod of an Indexed Job, which Kubernetes sets.
 const INDEX: &str = "JOB_COMPLETION_INDEX";

@@ -1,9 +1,9 @@
 //! The events of a journal, named in the past tense.
 //!
-//! An event says what the next session cannot find out by itself, and nothing else: keys that need
-//! not be listed again, uploads whose ids nobody else knows, and what the report must say about
-//! objects that are over. Objects and uploads go by numbers that are unique in the journal, because
-//! an upload id has a hundred characters and is named once per part.
+//! An event records only what the next session cannot find out by itself: keys that need not be
+//! listed again, uploads whose ids nothing else knows, and what the report must say about objects
+//! that have ended. Objects and uploads have numbers that are unique in the journal, because an
+//! upload id has a hundred characters and is named once per part.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -25,7 +25,7 @@ pub enum Event {
     /// A run began. Whatever an earlier run left is over, except for its open uploads and
     /// the copies that failed their proof.
     RunBegan(RunInfo),
-    /// An unfinished run goes on.
+    /// An unfinished run resumed.
     RunResumed,
     /// The job was changed, and the run continues with it as it is now.
     JobChanged(Fingerprint),

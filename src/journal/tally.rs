@@ -1,10 +1,10 @@
-//! Counts of what became of objects, over all sessions of a run.
+//! Counts the results of objects, over all sessions of a run.
 //!
-//! Each object counts once. That is easy as long as a list goes on where the session before left
-//! it. A list without order is read again from its beginning and finds everything once more: what
-//! needs no work is counted again, and what an earlier session copied is found equal. So a
-//! [`Tally`] remembers of each transfer what such a list finds again: some of it is taken back from
-//! the sums, and the rest is not counted when it is found.
+//! Each object counts once. This is easy if a list continues where the previous session left it. A
+//! list without order is read again from its beginning, and finds everything once more: what needs
+//! no work would count again, and what an earlier session copied is found equal. So a [`Tally`]
+//! remembers per transfer what such a list finds again. Some of it is subtracted from the sums, and
+//! the rest is not counted when it is found.
 
 use std::collections::BTreeMap;
 

@@ -1,15 +1,15 @@
-//! The objects of a bucket, page after page, in the order of their keys' bytes; all that a
-//! [`Reach`] has, or a range of them.
+//! Lists the objects of a bucket, page by page, in the byte order of their keys: all objects within
+//! a [`Reach`], or a range of them.
 //!
-//! Pages are asked for by continuation token. The next page is on its way while the last one is
-//! read, and no sooner, so that each of many listings holds two pages at most.
+//! Pages are requested by continuation token. The next page is requested when its predecessor is
+//! read, so each of many listings holds at most two pages.
 //!
 //! A reach has several prefixes if its patterns have several literal beginnings. They are listed
 //! one after the other.
 //!
-//! Where a range ends is asked again with each page ([`Bounds`]), because it may be cut while it is
-//! listed. A range is worth nothing if the server does not list in order: keys out of it would be
-//! missed without a word. So that is checked ([`Paging`]), and a list out of order fails.
+//! The end of a range is looked up again for each page ([`Bounds`]), because the range may be cut
+//! while it is listed. If the server did not list in order, a range would silently miss keys. So
+//! [`Paging`] checks the order, and a list out of order fails.
 
 use super::reach::{Behind, Reach};
 use super::{Entry, Found, Listing, Pages};
@@ -25,7 +25,7 @@ pub trait Bounds: Send + 'static {
     fn page(&mut self, keys: &[&str], behind: Behind) -> Option<ObjectKey>;
 }
 
-/// A listing that goes on to the last key.
+/// The bounds of a listing that ends with the last key.
 struct Unbounded;
 
 impl Bounds for Unbounded {
@@ -161,7 +161,7 @@ impl<B: Bounds> Lister<B> {
         };
         if let Some(until) = until {
             let inside = items.partition_point(|object| *object.key <= *until.as_str());
-            // What ends with the range needs no further page to see that.
+            // No further page is needed to see the end of the range.
             let mut is_end = inside < items.len()
                 || items
                     .last()

@@ -1,15 +1,15 @@
-//! What was there: the versions and delete markers of keys, from `ListObjectVersions`.
+//! Lists the versions and delete markers of keys, from `ListObjectVersions`.
 //!
-//! [`as_of`] walks through the list and lets one version of each key pass, so it needs a page of
-//! memory. Its clock is S3's Last-Modified, which for a multipart upload is the moment when it was
-//! *begun*: an upload that was under way at that time counts as done. S3 keeps no other time of a
+//! [`as_of`] selects one version of each key and needs a page of memory. It compares with S3's
+//! Last-Modified. For a multipart upload, that is the time at which the upload was *created*, so an
+//! upload that was under way at the chosen time counts as complete. S3 keeps no other time of a
 //! version.
 //!
-//! [`histories`] hands over a key with everything that it ever was, oldest first. S3 lists the
-//! newest first, so a key must be read to its end before its first version can be copied. What is
-//! kept of each is a [`Version`], without its key and the name of its class: measured, 190 bytes
-//! with ids and `ETag`s of 32 characters, 19 MB for a key with 100,000 versions. Pages end
-//! anywhere, also inside a key.
+//! [`histories`] returns each key with all of its versions, oldest first. S3 lists the newest
+//! version first, so all versions of a key must be read before the first one can be copied. A
+//! [`Version`] is kept without its key and the name of its storage class: 190 bytes (measured, with
+//! ids and `ETag`s of 32 characters), so 19 MB for a key with 100,000 versions. Pages may end
+//! between two versions of a key.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -107,7 +107,7 @@ impl History {
     }
 }
 
-/// What a lister of histories finds.
+/// An item of a listing of histories.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
     /// A key.
@@ -324,7 +324,7 @@ pub fn histories(bucket: Bucket, scope: Scope) -> Histories {
                         refused.map(|failure| Told::Failed(place(&bucket, &scope), failure));
                     break reader.end().into_iter().chain(refused).collect();
                 }
-                // What is known of the last key may not be all of it.
+                // More versions of the last key may follow on the next page.
                 Err(failure) => break vec![Told::Failed(place(&bucket, &scope), failure)],
             }
         };
@@ -369,7 +369,7 @@ pub fn histories_of(bucket: Bucket, prefix: &ObjectKey, mut keys: Vec<String>) -
 /// All versions of one key, oldest first; none when there is no such key.
 ///
 /// # Errors
-/// What the listing failed with.
+/// The failure of the listing.
 pub async fn of_key(bucket: &Bucket, key: &ObjectKey) -> Result<Vec<Version>, Failure> {
     let scope = Scope::one(key);
     let mut reader = VersionReader {

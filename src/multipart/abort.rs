@@ -1,9 +1,9 @@
-//! Ending uploads, and proving that they ended.
+//! Aborts uploads, and proves that they are gone.
 //!
-//! A 204 to `AbortMultipartUpload` proves little: parts in flight may land after it, and some
-//! servers answer without effect. `ListParts` proves the end where the server has that request;
-//! `ListMultipartUploads` does where it has not. Where the server answers neither, nothing is
-//! known, and the caller reports that once with everything that a user needs to look.
+//! A 204 to `AbortMultipartUpload` proves little: parts in flight may arrive after it, and some
+//! servers answer without effect. `ListParts` proves that the upload is gone if the server supports
+//! it, or else `ListMultipartUploads`. If the server answers neither, the caller reports that once,
+//! with everything that a user needs to look for the upload.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -474,7 +474,7 @@ async fn end_empty(
         let id = open.upload_id.as_str();
         let upload = MultipartUpload::open(bucket, key, id);
         match upload.page(None).await {
-            // Somebody is at work on it.
+            // Another process is at work on it.
             Ok(page) if !page.items.is_empty() => {}
             Ok(_) if ours.is_none() => {
                 strays.push(Stray::new(

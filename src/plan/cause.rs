@@ -1,8 +1,8 @@
-//! Failures counted by their cause, in bounded memory.
+//! Counts failures by their cause, in bounded memory.
 //!
-//! A bucket that refuses a storage class refuses it a million times. The summary of a run names
-//! each cause once, with the number of objects and one of them. Messages that differ only in names
-//! and numbers are one cause.
+//! A bucket that refuses a storage class refuses it a million times. The summary names each cause
+//! once, with the number of objects and one of them. Messages that differ only in names and numbers
+//! have the same cause.
 
 use std::collections::BTreeMap;
 

@@ -1,8 +1,7 @@
-//! What a copy could not keep.
+//! The attributes that a copy could not keep.
 //!
-//! A loss says which attribute, what happened to it and why, in words that are the same for every
-//! object that it happens to; so losses can be counted, and a million of them are one line of the
-//! summary.
+//! A loss names the attribute, what happened to it, and why, in the same words for every object. So
+//! losses can be counted, and a million of them are one line of the summary.
 
 use std::collections::BTreeMap;
 use std::fmt;

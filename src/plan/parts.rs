@@ -1,14 +1,14 @@
-//! Cutting an object into byte ranges.
+//! Divides an object into byte ranges.
 //!
-//! One part copy takes a fixed start plus its bytes at some 60-80 MB/s, however large the object
-//! is; so time comes from many parts in flight, and the request price is the brake. Automatic parts
-//! are about 64 to 128 MiB, larger where 10,000 parts force it or where copies were seen to begin
-//! slowly, and their number is a multiple of what can be in flight where that is possible: a last
-//! wave of three parts takes as long as a full one. A job may prefer the fewest requests, or the
-//! shortest time by what was learned of the server in flight ([`Speed`]). A layout is three
-//! numbers; ranges are made when they are needed, so that the plan of a 48.8 TiB object takes no
-//! more room than that of a small one. Only where the boundaries of a source are replayed that are
-//! not uniform, a layout holds one number per part.
+//! A part copy takes a fixed time plus its bytes at 60 to 80 MB/s, however large the object is. So
+//! speed comes from many parts in flight, and their number is limited by the price of requests.
+//! Automatic parts have about 64 to 128 MiB. They are larger if 10,000 parts require it, or if
+//! copies were seen to start slowly. Their number is a multiple of the number of requests in flight
+//! if possible, because a last wave of three parts takes as long as a full one. A job may prefer
+//! the fewest requests, or the shortest time by what was learned about the server during the run
+//! ([`Speed`]). A layout is three numbers, and ranges are computed on demand, so the plan of an
+//! object of 48.8 TiB takes no more memory than that of a small one. Only a layout that replays
+//! irregular boundaries of a source holds one number per part.
 
 use std::sync::Arc;
 
@@ -101,7 +101,7 @@ pub struct Capacity {
 }
 
 impl Capacity {
-    /// Seconds that so many copies take, all but the last of `bytes`: wave by wave.
+    /// Returns the seconds that this many copies take, all but the last of `bytes`, wave by wave.
     #[must_use]
     pub fn seconds(&self, copies: u32, bytes: u64) -> f64 {
         f64::from(copies.div_ceil(self.in_flight.max(1))) * self.speed.seconds(bytes)

@@ -1,8 +1,8 @@
-//! Questions about single keys, many at a time.
+//! Sends requests about single keys, many at a time.
 //!
-//! A question whose request the server refuses with 503 again and again may wait for minutes. It
-//! gives its place to questions about other keys, and its slot to other requests. The number of
-//! such questions is limited, so that their tasks do not fill memory.
+//! The server may refuse such a request with 503 again and again, for minutes. The request then
+//! gives its place to requests about other keys, and its slot to any other request. The number of
+//! such requests is limited, so that their tasks do not fill memory.
 
 use std::future::Future;
 use std::pin::pin;

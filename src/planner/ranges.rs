@@ -1,12 +1,12 @@
 //! Plans ranges of keys side by side.
 //!
-//! Each range has its own task, which walks the source's listing and the destination's beside it,
-//! from the range's first key to its last. A range that turns out to be long is cut where
+//! Each range has its own task. It reads the source's listing and the destination's alongside, from
+//! the first key of the range to the last. A range that turns out to be long is cut where
 //! [`bisect`](crate::listing::bisect) says, as long as the executor keeps up: each cut waits for
-//! room in the channel to it. The memory of a range does not depend on its length (two pages of
-//! each side), and there are at most [`MOST_RANGES`]. Ranges that wait for their pages cost only
-//! memory, so there are just enough to keep this machine busy: none is cut while [`BUSY`] of them
-//! have pages to compare.
+//! room in the channel to the executor. The memory of a range does not depend on its length (two
+//! pages of each side), and there are at most [`MOST_RANGES`]. A range that waits for its pages
+//! costs only memory. So there are just enough ranges to keep this machine busy: none is cut while
+//! [`BUSY`] of them have pages to compare.
 //!
 //! Histories, chosen keys, local files, and unordered lists form one range. If the list is
 //! unordered, its keys are planned in the order of the answers about them.

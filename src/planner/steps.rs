@@ -1,13 +1,11 @@
-//! How what is planned leaves the planner: in batches, each of one range of keys, through a bounded
-//! channel.
+//! The channel by which a plan leaves the planner: in batches, each of one range of keys.
 //!
-//! A range's news come in order, and the news of ranges that are planned side by side in any. That
-//! a range was cut ([`News::Cut`]) comes before anything about what is behind the cut.
+//! Events of one range arrive in order; events of different ranges interleave. The event that a
+//! range was cut ([`News::Cut`]) arrives before any event about keys after the cut.
 //!
-//! Steps that are not begun yet take up room: in a window that all ranges share, so that the
-//! largest objects in it can be found, or in the little that each range has of its own. A range
-//! whose objects wait for a rate fills the first, and still leaves the others something to go on
-//! with.
+//! Steps that have not begun yet take up room in a window that all ranges share, so that the
+//! largest objects in it can be found, or in a small reserve of each range. A range whose objects
+//! wait for a rate fills the shared window and still leaves its reserve to each of the others.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -40,7 +38,7 @@ impl Held {
 /// Something about a range of keys.
 #[derive(Debug)]
 pub enum News {
-    /// What entries of the range come to, and the room that its steps take up.
+    /// The events about entries of the range, and the room that its steps take up.
     Planned(u32, Vec<Planned>, Option<Held>),
     /// The range ends earlier, and another one begins there.
     Cut(Cut),
@@ -48,7 +46,7 @@ pub enum News {
     Ended(u32),
 }
 
-/// Nobody wants to hear more: the run stops.
+/// An error: the receiver is gone, because the run stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Gone;
 
@@ -75,12 +73,12 @@ impl Hunger {
     }
 }
 
-/// What is told of a transfer that is being planned.
+/// An event of a transfer that is being planned.
 #[derive(Debug)]
 pub struct Planning {
     /// All that is found.
     pub news: mpsc::Receiver<News>,
-    /// For whoever hears it.
+    /// For the receiver.
     pub hunger: Hunger,
 }
 
@@ -189,7 +187,7 @@ impl Outbox {
             .map_err(|_| Gone)
     }
 
-    /// Room for so many steps, of the range's own or of what all share.
+    /// Room for this many steps, from the range's reserve or from the shared window.
     async fn hold(&self, steps: usize) -> Option<Held> {
         let steps = u32::try_from(steps).ok().filter(|steps| *steps > 0)?;
         let room = |of: &Arc<Semaphore>| Arc::clone(of).acquire_many_owned(steps);
@@ -213,7 +211,7 @@ impl Outbox {
     }
 }
 
-/// What is planned, entry by entry.
+/// The plan for an entry.
 #[derive(Debug)]
 pub struct Steps {
     news: mpsc::Receiver<News>,

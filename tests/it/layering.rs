@@ -219,7 +219,6 @@ const DEFINED_AGAIN: &[&str] = &[
     "Entry",
     "Environment",
     "Event",
-    "Evidence",
     "Exit",
     "Expected",
     "Failed",

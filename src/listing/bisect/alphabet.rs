@@ -1,9 +1,10 @@
-//! Keys as numbers: where a key lies between two others, and which text lies in the middle of them.
+//! Treats keys as numbers: computes where a key lies between two others, and which text lies in the
+//! middle between them.
 //!
-//! A key is read as a fraction whose digits are its characters, in the order of their code points,
-//! which is the order of S3's lists. The digits are those characters that were seen in keys and no
-//! others: hexadecimal names then have sixteen of them, and the middle between `0…` and the end is
-//! `8…` and not something between `9` and `a`.
+//! A key is a fraction whose digits are its characters, in the order of their code points, which is
+//! the order of S3's lists. Only characters that occur in keys are digits. Hexadecimal names then
+//! have sixteen digits, and the middle between `0…` and the end is `8…`, not a character between
+//! `9` and `a`.
 
 use std::collections::BTreeSet;
 

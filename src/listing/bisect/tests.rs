@@ -1,4 +1,4 @@
-//! The ranges against a model of a server: that nothing is missed, and how evenly the work is cut.
+//! Tests the ranges against a model of a server: no key is missed, and the work is divided evenly.
 
 #![expect(clippy::cast_possible_truncation, reason = "small numbers of a model")]
 
@@ -36,7 +36,7 @@ impl Model {
     }
 }
 
-/// What was listed, range by range, in the order in which it came.
+/// The listed keys, range by range, in the order of arrival.
 struct Listers {
     ranges: Ranges,
     reach: Reach,
