@@ -18,9 +18,9 @@ use crate::location::ObjectKey;
 use crate::s3::paging::{Order, Paging, Turn};
 use crate::s3::{Failure, ListedObject, Operation, Page};
 
-/// Where a listing ends before the last key of its reach.
+/// The end of a listing, if it lies before the last key of its reach.
 pub trait Bounds: Send + 'static {
-    /// Takes note of a page's keys, and of what follows; returns the last key that belongs to the
+    /// Notes the keys of a page, and if more follow. Returns the last key that belongs to the
     /// listing.
     fn page(&mut self, keys: &[&str], behind: Behind) -> Option<ObjectKey>;
 }
@@ -34,14 +34,14 @@ impl Bounds for Unbounded {
     }
 }
 
-/// Lists the objects of `reach`, from the first one behind `after` on.
+/// Lists the objects of `reach` whose keys follow `after`.
 #[must_use]
 pub fn objects(bucket: Bucket, reach: Reach, after: Option<String>) -> Listing {
     start(Lister::new(bucket, reach, after, Unbounded))
 }
 
-/// Returns the same up to a key that may come nearer while it is listed, from a server that lists
-/// in order.
+/// Lists the same objects up to a bound, which may move nearer during the listing. The server must
+/// list in order.
 #[must_use]
 pub fn range(bucket: Bucket, reach: Reach, after: Option<String>, bounds: impl Bounds) -> Listing {
     let paging = Paging::new(Operation::ListObjects, bucket.name(), "", Order::Ascending)
@@ -57,13 +57,12 @@ struct Lister<B> {
     reach: Reach,
     /// The position of the prefix that is being listed.
     at: usize,
-    /// Where the next page begins: behind this key, or where the token says.
+    /// The start of the next page: after this key, or at the token.
     after: Option<String>,
     token: Option<String>,
     bounds: B,
     paging: Paging,
-    /// Set once the reader knows of entries that were left out. Further ones are counted up to the
-    /// end.
+    /// Set once the reader knows of entries that were left out. Further ones are only counted.
     refused: bool,
 }
 
@@ -79,7 +78,7 @@ impl<B: Bounds> Lister<B> {
             reach
         };
         let at = reach.first_behind(after.as_deref());
-        // In front of the prefix, it says nothing.
+        // A key before the prefix excludes nothing.
         let prefix = reach.prefixes().get(at);
         let after =
             after.filter(|after| prefix.is_some_and(|prefix| after.starts_with(prefix.as_str())));
@@ -98,7 +97,7 @@ impl<B: Bounds> Lister<B> {
     }
 
     async fn run(mut self, pages: Pages<Found>) {
-        // The reader is gone when the run stops, or when it has seen enough.
+        // The reader is gone if the run stops, or if it needs no more.
         while let Some(prefix) = self.reach.prefixes().get(self.at).cloned()
             && let Ok(room) = pages.clone().reserve_owned().await
         {
@@ -188,7 +187,7 @@ impl<B: Bounds> Lister<B> {
             .collect())
     }
 
-    /// Returns where the list can go on if what follows this key is left out.
+    /// Returns the key after which the list can continue if the keys below this one are left out.
     fn skip(&self, key: &str) -> Option<String> {
         let in_order =
             self.bucket.capabilities().ordered_lists && !self.bucket.capabilities().directory;

@@ -34,7 +34,7 @@ impl Counterparts {
     /// and keys are asked for in that order.
     ///
     /// # Errors
-    /// What the destination's listing failed with; then nothing can be said about this key or any
+    /// The failure of the destination's listing. Nothing is known about this key and those
     /// behind it.
     pub async fn find(&mut self, key: &str) -> Result<Option<&Entry>, Failure> {
         while !self.ended

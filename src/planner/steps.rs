@@ -17,32 +17,32 @@ use super::Planned;
 use crate::listing::bisect::Cut;
 use crate::s3::{Failure, FailureKind, Operation};
 
-/// Entries in one batch.
+/// The most entries of one batch.
 const BATCH: usize = 256;
-/// Batches that wait for the executor.
+/// The most batches that wait for the executor.
 const BATCHES_AHEAD: usize = 8;
-/// Steps of all ranges of a transfer that may wait to be begun.
+/// The most steps of all ranges of a transfer that wait to begin.
 const WINDOW: usize = 4096;
 
-/// Room that steps take up until it is dropped.
+/// The room that steps take up, until it is dropped.
 #[derive(Debug)]
 pub struct Held(OwnedSemaphorePermit);
 
 impl Held {
-    /// The room of one step.
+    /// Takes the room of one step out of it.
     pub fn split(&mut self) -> Option<Self> {
         self.0.split(1).map(Self)
     }
 }
 
-/// Something about a range of keys.
+/// An event about a range of keys.
 #[derive(Debug)]
 pub enum News {
     /// The events about entries of the range, and the room that its steps take up.
     Planned(u32, Vec<Planned>, Option<Held>),
-    /// The range ends earlier, and another one begins there.
+    /// The range was cut: it ends earlier, and another one begins there.
     Cut(Cut),
-    /// All entries of the range were told.
+    /// All entries of the range were sent.
     Ended(u32),
 }
 
@@ -50,12 +50,12 @@ pub enum News {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Gone;
 
-/// Whether the executor could begin other objects than those that it was told of. Cheap to clone.
+/// Set while the executor has free slots but no object that it can begin. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Hunger(Arc<(AtomicBool, Notify)>);
 
 impl Hunger {
-    /// Says so.
+    /// Sets it.
     pub fn set(&self, is_hungry: bool) {
         let (hungry, told) = &*self.0;
         if hungry.swap(is_hungry, Ordering::Relaxed) != is_hungry && is_hungry {
@@ -67,7 +67,7 @@ impl Hunger {
         self.0.0.load(Ordering::Relaxed)
     }
 
-    /// Waits until it is said.
+    /// Waits until it is set.
     pub(super) async fn told(&self) {
         self.0.1.notified().await;
     }
@@ -76,21 +76,21 @@ impl Hunger {
 /// An event of a transfer that is being planned.
 #[derive(Debug)]
 pub struct Planning {
-    /// All that is found.
+    /// A batch of plans.
     pub news: mpsc::Receiver<News>,
     /// For the receiver.
     pub hunger: Hunger,
 }
 
 impl Planned {
-    /// Returns the result of a task that panicked: what it had not told is not known.
+    /// Returns the event for a task that panicked: what it had not sent yet is not known.
     pub(super) fn panicked(place: String) -> Self {
         let message = "a task of ours panicked while it planned";
         let failure = Failure::new(FailureKind::Bug, Operation::ListObjects, &*place, message);
         Self::Unlisted(place, failure)
     }
 
-    /// Returns true for what waits to be begun.
+    /// Returns true for a step, which waits to begin.
     fn waits(&self) -> bool {
         match self {
             Self::Step(_) => true,
@@ -100,7 +100,7 @@ impl Planned {
     }
 }
 
-/// The way out of the planner, for all ranges of a transfer. Cheap to clone.
+/// The sending side of the channel, for all ranges of a transfer. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Exit {
     news: mpsc::Sender<News>,
@@ -129,18 +129,18 @@ impl Exit {
         has_room && self.news.capacity() > BATCHES_AHEAD / 2
     }
 
-    /// Room for something that is no step.
+    /// Waits for room for an event that is no step.
     pub(super) async fn reserve(&self) -> Result<mpsc::Permit<'_, News>, Gone> {
         self.news.reserve().await.map_err(|_| Gone)
     }
 }
 
-/// Gathers what is planned in one range.
+/// Gathers the plans of one range into batches.
 #[derive(Debug)]
 pub(super) struct Outbox {
     range: u32,
     exit: Exit,
-    /// Room of this range alone: enough for one batch.
+    /// The reserve of this range: enough for one batch.
     own: Arc<Semaphore>,
     batch: Mutex<Vec<Planned>>,
 }
@@ -155,8 +155,8 @@ impl Outbox {
         }
     }
 
-    /// Takes note, and tells when enough has gathered. Whoever is about to wait for something tells
-    /// before ([`Outbox::flush`]).
+    /// Adds a plan, and sends the batch if it is full. A caller that is about to wait for something
+    /// else must call [`Outbox::flush`] first.
     pub(super) async fn push(&self, planned: Planned) -> Result<(), Gone> {
         let is_full = {
             let mut batch = self.batch.lock().unwrap_or_else(PoisonError::into_inner);
@@ -166,13 +166,13 @@ impl Outbox {
         if is_full { self.flush().await } else { Ok(()) }
     }
 
-    /// Tells at once.
+    /// Sends a plan at once.
     pub(super) async fn send(&self, planned: Planned) -> Result<(), Gone> {
         self.push(planned).await?;
         self.flush().await
     }
 
-    /// Tells what has gathered, once there is room for its steps.
+    /// Sends the batch, once there is room for its steps.
     pub(super) async fn flush(&self) -> Result<(), Gone> {
         let batch = std::mem::take(&mut *self.batch.lock().unwrap_or_else(PoisonError::into_inner));
         if batch.is_empty() {
@@ -187,11 +187,11 @@ impl Outbox {
             .map_err(|_| Gone)
     }
 
-    /// Room for this many steps, from the range's reserve or from the shared window.
+    /// Waits for room for this many steps, in the range's reserve or in the shared window.
     async fn hold(&self, steps: usize) -> Option<Held> {
         let steps = u32::try_from(steps).ok().filter(|steps| *steps > 0)?;
         let room = |of: &Arc<Semaphore>| Arc::clone(of).acquire_many_owned(steps);
-        // Neither is ever closed.
+        // Neither semaphore is ever closed.
         let permit = tokio::select! {
             biased;
             permit = room(&self.own) => permit,
@@ -200,7 +200,7 @@ impl Outbox {
         permit.ok().map(Held)
     }
 
-    /// Tells that there is no more.
+    /// Sends the rest, and the end of the range.
     pub(super) async fn end(self) -> Result<(), Gone> {
         self.flush().await?;
         self.exit
