@@ -206,7 +206,7 @@ pub(super) async fn run(
     let name = report.as_ref().map(ReportEnd::name);
     let again = next::this_again();
     let next = next::after_run(&outcome, exit, again.as_deref(), name.as_deref());
-    lifecycle::summarize(job, &outcome, exit);
+    lifecycle::summarize(&outcome, exit, name.as_deref());
     print(&outcome, &next, output)?;
     let closed = match closed {
         Ok(closed) => closed,
