@@ -203,22 +203,29 @@ pub(super) async fn run(
     if let (true, Ok(closed)) = (kept, &closed) {
         outcome.stopped_objects = pending(&outcome, &closed.state);
     }
+    let record = match closed {
+        Err(error) => Err(CliError::Lost(error)),
+        Ok(closed) => match (job.report.place(), closed.report) {
+            (Some(place), Err(error)) if report.is_some() => {
+                Err(ReportError::Incomplete { place, error, kept }.into())
+            }
+            _ => Ok(()),
+        },
+    };
     let name = report.as_ref().map(ReportEnd::name);
     let again = next::this_again();
     let next = next::after_run(&outcome, exit, again.as_deref(), name.as_deref());
-    lifecycle::summarize(&outcome, exit, name.as_deref());
+    // A record that is not complete decides the exit code.
+    let last_exit = record.as_ref().err().map_or(exit, CliError::exit);
+    lifecycle::summarize(&outcome, last_exit, name.as_deref());
     print(&outcome, &next, output)?;
-    let closed = match closed {
-        Ok(closed) => closed,
-        Err(error) => {
+    if let Err(error) = record {
+        if matches!(error, CliError::Lost(_)) {
             unfinished(report, &outcome).await;
-            return Err(CliError::Lost(error));
         }
-    };
-    if let (Some(place), Some(report)) = (job.report.place(), report) {
-        closed
-            .report
-            .map_err(|error| ReportError::Incomplete { place, error, kept })?;
+        return Err(error);
+    }
+    if let Some(report) = report {
         let name = report.name();
         report.finish(&Footer::of(&outcome, exit as i32)).await?;
         if is_for_people(output) {
@@ -343,10 +350,14 @@ async fn stop_on_signal(
     if signal == SignalKind::interrupt() && io::stdin().is_terminal() {
         console.skip_echo();
     }
-    let message = format!(
-        "stopping: finishing requests in flight (up to {}); send the signal again to stop now",
+    let mut message = format!(
+        "stopping: finishing requests in flight (up to {})",
         signals::in_words(drain)
     );
+    // A scheduler sends one signal.
+    if io::stderr().is_terminal() {
+        message += "; send the signal again to stop now";
+    }
     let note = Note::new(Level::WARN, "stopping", message)
         .with("signal", signals::name(signal))
         .with("within_seconds", drain.as_secs_f64());

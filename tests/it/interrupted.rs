@@ -400,7 +400,7 @@ async fn a_second_signal_ends_it_at_once() {
     send("TERM", &child);
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
     let mut told = String::new();
-    while !told.contains("send the signal again to stop now") {
+    while !told.contains("stopping: finishing requests in flight") {
         assert_ne!(stderr.read_line(&mut told).unwrap(), 0, "{told}");
     }
     let began = Instant::now();
