@@ -20,7 +20,9 @@ use super::place::Place;
 use super::report::{FoundReport, unread};
 use super::run::{Terms, run};
 use super::signals::DrainFlags;
-use super::{CliError, Command, EndpointFlags, Exit, Output, journal, next, note, plan, say};
+use super::{
+    CliError, Command, EndpointFlags, Exit, Output, journal, next, note, plan, say, say_line,
+};
 use crate::journal::{Intent, JournalError, look};
 use crate::location::S3Uri;
 use crate::manifest::job::{
@@ -140,7 +142,16 @@ impl Retry {
         if self.dry_run {
             set_report(&mut job, report, place, None);
             journal::leave_out_own_files(&mut job);
-            return Box::pin(plan::show(&job, &world, None, output)).await;
+            let exit = Box::pin(plan::show(&job, &world, None, output)).await?;
+            let repairs = job.transfers.iter().map(|transfer| transfer.repairs.len());
+            let repairs = repairs.sum::<usize>() as u64;
+            if repairs > 0 && !output.json {
+                say_line(&format!(
+                    "{} only tags: if the copy is still there, its tags are set and it is not copied again",
+                    lacking(repairs)
+                ))?;
+            }
+            return Ok(exit);
         }
         let mut connections = world.connect(&whole, &CancellationToken::new());
         if self.journal.intent() != Intent::ResumeAnyway {
