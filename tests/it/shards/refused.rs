@@ -110,7 +110,7 @@ async fn jobs_whose_keys_cannot_be_cut_are_refused() {
     for (job, expected) in [
         (
             format!(
-                "{header}transfers:\n  - {{from: {{path: .}}, to: {{s3: s3://destination/}}}}\n"
+                "{header}transfers:\n  - {{from: {{files: .}}, to: {{s3: s3://destination/}}}}\n"
             ),
             "local files cannot be copied in shards",
         ),
