@@ -116,7 +116,7 @@ async fn jobs_whose_keys_cannot_be_cut_are_refused() {
         ),
         (
             format!(
-                "{header}transfers:\n  - {one}\n  - {{after: one, from: {{s3: s3://source/b/}}, to: {{s3: s3://destination/b/}}}}\n"
+                "{header}transfers:\n  - {one}\n  - {{after: [one], from: {{s3: s3://source/b/}}, to: {{s3: s3://destination/b/}}}}\n"
             ),
             "`after: one` cannot be kept in shards",
         ),
