@@ -50,6 +50,8 @@ const fn documented(class: Class) -> f64 {
 #[derive(Debug)]
 pub struct Lanes {
     class: Class,
+    /// The rate with which a lane begins.
+    start: f64,
     table: ArcSwap<Table>,
     /// Held while the table changes.
     changing: Mutex<()>,
@@ -67,8 +69,9 @@ struct Table {
 }
 
 impl Lanes {
-    pub(super) fn new(class: Class, outage: Arc<Outage>, now: Duration) -> Self {
-        let root = Lane::new("", RateController::new(documented(class)), now);
+    pub(super) fn new(class: Class, sharers: u32, outage: Arc<Outage>, now: Duration) -> Self {
+        let start = documented(class) / f64::from(sharers.max(1));
+        let root = Lane::new("", RateController::new(start), now);
         let table = ArcSwap::from_pointee(Table {
             root,
             branches: Vec::new(),
@@ -76,6 +79,7 @@ impl Lanes {
         let (answers, trust) = (LastAnswers::default(), Trust::default());
         Self {
             class,
+            start,
             table,
             changing: Mutex::default(),
             outage,
@@ -266,7 +270,7 @@ impl Lanes {
 
     /// Gives the hot prefixes lanes of their own, and replaces `lane` by a new one without them.
     fn split(&self, lane: &Arc<Lane>, hot: &[HotPrefix], now: Duration) {
-        let start = documented(self.class);
+        let start = self.start;
         for HotPrefix { prefix, accepted } in hot {
             tracing::debug!(prefix, accepted, "is throttled alone");
         }
@@ -349,7 +353,7 @@ impl Lanes {
 
     /// Restores the lanes that an earlier session learned.
     pub(super) fn recall<'a>(&self, lanes: impl Iterator<Item = &'a LearnedLane>, now: Duration) {
-        let start = documented(self.class);
+        let start = self.start;
         let known = |lane: &LearnedLane| {
             Lane::new(
                 &lane.prefix,
@@ -375,7 +379,7 @@ mod tests {
 
     fn lanes() -> Arc<Lanes> {
         let outage = Arc::new(Outage::new((MS, MS)));
-        Arc::new(Lanes::new(Class::Write, outage, Duration::ZERO))
+        Arc::new(Lanes::new(Class::Write, 1, outage, Duration::ZERO))
     }
 
     fn prefixes(lanes: &Lanes) -> Vec<String> {
