@@ -87,7 +87,7 @@ fn runs_under(bound: f64, weights: &[f64]) -> Vec<Run> {
         runs.push(first..weights.len());
     }
     // A slight end behind a heavy stretch has no shard of its own.
-    let is_slight = weight == 0.0 || (follows_heavy && weight <= bound * SLIGHT);
+    let is_slight = weight <= 0.0 || (follows_heavy && weight <= bound * SLIGHT);
     if is_slight && runs.len() > 1 {
         let end = runs.pop().map_or(weights.len(), |run| run.end);
         if let Some(last) = runs.last_mut() {

@@ -143,7 +143,7 @@ struct Looked {
 }
 
 struct Survey {
-    sides: BTreeMap<u32, Side>,
+    sides: BTreeMap<u32, SurveyedList>,
     extent: Extent,
     lists: u64,
     most_lists: u64,
@@ -152,7 +152,7 @@ struct Survey {
 }
 
 /// One listing.
-struct Side {
+struct SurveyedList {
     bucket: Bucket,
     reach: Reach,
     filter: Filter,
@@ -195,7 +195,7 @@ impl Survey {
     fn new(sources: &[SurveyedSource], extent: Extent) -> Self {
         let sides = (0..).zip(sources).filter_map(|(number, source)| {
             let is_listed = matches!(source.transfer.from, Source::Prefix { .. });
-            is_listed.then(|| (number, Side::new(source)))
+            is_listed.then(|| (number, SurveyedList::new(source)))
         });
         let shards = u64::from(extent.shards);
         let ceilings = sources
@@ -356,7 +356,7 @@ impl Survey {
     }
 }
 
-impl Side {
+impl SurveyedList {
     fn new(source: &SurveyedSource) -> Self {
         let whole = KeyRange::default();
         let ranges = Ranges::new(
