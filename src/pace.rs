@@ -550,7 +550,9 @@ mod tests {
             }
             let answered = admitted.pop().filter(|_| answers);
             tokio::time::sleep(second * 3).await;
-            answered.map(|one| pacer.learn(one, head, None, 0, second, second));
+            if let Some(one) = answered {
+                pacer.learn(one, head, None, 0, second, second);
+            }
             tokio::time::sleep(second * 2).await;
             for one in admitted {
                 pacer.learn(one, head, Some(&late), 0, second * 5, second * 60);
