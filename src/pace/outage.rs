@@ -121,6 +121,12 @@ impl Health {
         self.silent(now, since, chance)
     }
 
+    /// Returns true if the endpoint answered any request after `since`.
+    #[must_use]
+    pub fn has_answered_after(&self, since: Duration) -> bool {
+        self.last_good > since
+    }
+
     /// Learns that the endpoint has answered no request `since` that time, whatever is left of the
     /// budget. Returns true if that begins an outage.
     pub fn silent(&mut self, now: Duration, since: Duration, chance: f64) -> bool {
@@ -313,6 +319,15 @@ impl<'a> Pass<'a> {
                 display_duration(down_for)
             );
             self.outage.over.notify_waiters();
+        }
+    }
+
+    /// Reports that no connection could be opened `since` that time, with the `reason`. If the
+    /// endpoint answered other requests meanwhile, it accepts no more connections than it has, and
+    /// is not down.
+    pub fn not_connected(self, now: Duration, since: Duration, reason: &str) {
+        if !self.outage.health().has_answered_after(since) {
+            self.failed(now, since, reason);
         }
     }
 
