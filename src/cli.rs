@@ -47,6 +47,7 @@ mod sandbox;
 mod select;
 mod set;
 mod signals;
+mod state;
 mod status;
 mod termination;
 mod tidy;

@@ -188,6 +188,7 @@ impl CliError {
                 | ReportError::Footer { .. }
                 | ReportError::Changed { .. }
                 | ReportError::Unwritten { .. }
+                | ReportError::Unmerged { .. }
                 | ReportError::Moved { .. },
             )
             | Self::Failed(_)

@@ -3,6 +3,9 @@
 //! A report begins with the command that wrote it. s3haul reads that command again, with its
 //! manifest, so that corrections made since then apply, and narrows each transfer down to the
 //! objects that failed.
+//!
+//! Of a run in shards, the reports of all shards are read as one. The retry keeps its journal and its
+//! report below the state prefix, so that the next merge of the reports takes it into account.
 
 mod own_journal;
 mod there;
@@ -12,6 +15,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use futures::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::journal::JournalFlags;
@@ -24,11 +28,12 @@ use super::{CliError, Command, EndpointFlags, Exit, Output, journal, next, note,
 use crate::journal::{Intent, JournalError, look};
 use crate::location::S3Uri;
 use crate::manifest::job::{
-    Attribute, Chosen, Compare, Job, Policy, ReportPlace, Source, Transfer, Versions, When,
+    Attribute, Chosen, Compare, Job, JournalPlace, Policy, ReportPaths, ReportPlace, Source, Transfer,
+    Versions, When,
 };
 use crate::manifest::moment::Age;
 use crate::report::read::{FailedObject, LostObject, Report, read};
-use crate::report::{Origin, header};
+use crate::report::{MergeScope, Origin, header};
 use crate::size::{by_number, display_count, display_counted};
 
 /// Runs the failed objects of a report again.
@@ -39,14 +44,15 @@ Examples:
   s3haul retry nightly.jsonl                        copies what failed; writes nightly.retry-1.jsonl
   s3haul retry nightly.retry-1.jsonl                copies what failed again
   s3haul retry s3://ops/s3haul/nightly/             the same for the latest run that reported there
+  s3haul retry s3://ops/s3haul/lake/run-1/          what failed in any shard of a run
   s3haul retry --losses nightly.jsonl               repairs tags and other attributes that were lost")]
 pub(super) struct Retry {
     /// Report of an earlier run: a file, s3://bucket/prefix/ for the latest run that reported
-    /// there, or the directory of one run below it.
+    /// there, the directory of one run below it, or the state prefix of a run in shards.
     #[arg(value_name = "REPORT")]
     place: ReportPlace,
     /// Write the new report to a file or below s3://bucket/prefix/. Default: REPORT.retry-N.jsonl,
-    /// and for a report in S3 the prefix of the job's reports.
+    /// for a report in S3 the prefix of the job's reports, and for a run in shards its state prefix.
     #[arg(long, value_name = "PLACE")]
     report: Option<ReportPlace>,
     /// Repair the copies that lost attributes, instead of copying the objects that failed.
@@ -78,7 +84,8 @@ impl Retry {
             return Err(CliError::Usage(message));
         }
         let found = FoundReport::open(&place, &self.endpoint).await?;
-        let report_read = read(found.lines()?).await.map_err(unread)?;
+        let lines = found.lines(MergeScope::Undone)?;
+        let report_read = read(lines).boxed().await.map_err(unread)?;
         let is_incomplete = report_read.is_incomplete();
         let Report {
             origin,
@@ -109,14 +116,15 @@ impl Retry {
             }
             failed = lost.iter().map(|lost| lost.object.clone()).collect();
         }
-        let again = format!(
-            "run `{}` again in {}",
-            origin.command_line(),
-            origin.directory.display()
-        );
+        let again = again(&found, &origin);
         if failed.is_empty() {
             let told = (&*again, Some(repair_losses).filter(|_| !lost.is_empty()));
-            return Box::pin(nothing_failed(&origin, is_incomplete, told)).await;
+            let is_over = match &found {
+                // The ends of the shards tell.
+                FoundReport::Shards(..) => true,
+                _ => is_incomplete || Box::pin(origin_is_over(&origin)).await?,
+            };
+            return nothing_failed(is_over, is_incomplete, told);
         }
         let mut job = job_of(&origin)?;
         for change in origin.changes(&job) {
@@ -129,6 +137,7 @@ impl Retry {
             repair(&mut job, &lost);
         }
         job.retries = Some(format!("{place} of the run {}", origin.run));
+        let beside = found.place_of_retry(&mut job, &place, self.losses)?;
         self.journal.apply_again(&mut job, &directory);
         if is_incomplete {
             note(&format!(
@@ -138,7 +147,7 @@ impl Retry {
         }
         let world = Place::ambient();
         if self.dry_run {
-            set_report(&mut job, report, place, None);
+            set_report(&mut job, report, beside, None);
             journal::leave_out_own_files(&mut job);
             return Box::pin(plan::show(&job, &world, None, output)).await;
         }
@@ -149,7 +158,7 @@ impl Retry {
         }
         let resumed = Box::pin(own_journal::choose(&mut job, &mut connections)).await?;
         let resumed = resumed.filter(|_| self.journal.intent() != Intent::Fresh);
-        set_report(&mut job, report, place, resumed.as_deref());
+        set_report(&mut job, report, beside, resumed.as_deref());
         journal::leave_out_own_files(&mut job);
         // The new report is one of the same command, so that it can be retried in its turn.
         let origin = origin.begin(&job);
@@ -162,9 +171,42 @@ impl Retry {
     }
 }
 
+impl FoundReport {
+    /// Returns the place beside which the report of a retry is written. That of a run in shards has
+    /// the journal, too.
+    fn place_of_retry(
+        &self,
+        job: &mut Job,
+        place: &ReportPlace,
+        losses: bool,
+    ) -> Result<ReportPlace, CliError> {
+        let Self::Shards(state, _) = self else {
+            return Ok(place.clone());
+        };
+        let (reports, journal) = state.of_retry(losses)?;
+        job.journal = JournalPlace::Prefix(journal);
+        job.report = ReportPaths::default();
+        Ok(ReportPlace::Prefix(reports))
+    }
+}
+
+/// Returns what to do for the objects that a report does not name.
+fn again(found: &FoundReport, origin: &Origin) -> String {
+    match found {
+        FoundReport::Shards(..) => {
+            "start the job of the shards again under the name of this run".to_owned()
+        }
+        FoundReport::File(_) | FoundReport::Stored(_) => format!(
+            "run `{}` again in {}",
+            origin.command_line(),
+            origin.directory.display()
+        ),
+    }
+}
+
 /// Ends a retry of a report in which no object failed.
-async fn nothing_failed(
-    origin: &Origin,
+fn nothing_failed(
+    is_over: bool,
     is_incomplete: bool,
     (again, repair_losses): (&str, Option<String>),
 ) -> Result<Exit, CliError> {
@@ -175,7 +217,7 @@ async fn nothing_failed(
         );
         return Err(CliError::Usage(message));
     }
-    if Box::pin(origin_is_over(origin)).await? {
+    if is_over {
         let nothing = "no object of this report failed: nothing to do".to_owned();
         return say(&match repair_losses {
             None => nothing,
