@@ -317,5 +317,3 @@ fn host(shard: &ShardProgress) -> String {
     format!("…{end}")
 }
 
-#[cfg(test)]
-mod tests;

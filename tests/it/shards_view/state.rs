@@ -275,7 +275,7 @@ pub(super) fn receipt(key: &str, status: &str) -> String {
 /// The footer of a run that ended by itself, or was stopped.
 pub(super) fn footer(exit: i32) -> Footer {
     let footer = serde_json::json!({
-        "time": "2026-11-29T20:00:00Z", "exit": exit, "complete": exit != 4, "sessions": 1,
+        "time": "2020-01-01T00:00:00Z", "exit": exit, "complete": exit != 4, "sessions": 1,
         "seconds": 600.0, "failed_objects": u32::from(exit == 1),
     });
     serde_json::from_value(footer).unwrap()
