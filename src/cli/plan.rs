@@ -11,6 +11,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::place::Place;
+use super::shards::{self, state_prefix};
 use super::{
     CliError, Exit, JobFile, Output, note, output_file, presence, say, say_json, say_line,
 };
@@ -33,6 +34,7 @@ use crate::planner::{Misses, Planned, Sides, Step};
 use crate::printable::printable;
 use crate::report::{ReportError, Target, comparison};
 use crate::s3::{ArchiveState, Operation};
+use crate::shards::survey::Extent;
 use crate::size::{ByteSize, display_count, display_counted};
 
 /// Shows what a job would do.
@@ -41,20 +43,69 @@ use crate::size::{ByteSize, display_count, display_counted};
 Examples:
   s3haul plan nightly.yaml
   s3haul plan nightly.yaml --out steps.jsonl        one line per object that would be copied
+  s3haul plan lake.yaml --shards 512 --out s3://ops/s3haul/lake/    which keys each of 512 processes copies
   s3haul plan nightly.yaml --json | jq 'select(.route==\"multipart-copy\")'")]
 pub(super) struct PlanJob {
     #[command(flatten)]
     job: JobFile,
-    /// Write one line of JSON per object to FILE.
-    #[arg(long, value_name = "FILE", value_parser = output_file)]
-    out: Option<PathBuf>,
+    /// Write one line of JSON per object to a file; with --shards, write the plan of the shards below
+    /// s3://bucket/prefix/.
+    #[arg(long, value_name = "PLACE", value_parser = plan_place)]
+    out: Option<PlanPlace>,
+    /// Divide the keys among N shards, at most 2000, for `s3haul run --state`.
+    #[arg(long, value_name = "N", requires = "out")]
+    shards: Option<u32>,
+    /// List all keys, and divide them by their objects and bytes. Default: about 16 lists per shard.
+    #[arg(long, requires = "shards")]
+    exact: bool,
+}
+
+/// Where a plan is written.
+#[derive(Clone, Debug)]
+enum PlanPlace {
+    /// Steps, to a file.
+    File(PathBuf),
+    /// Shards, below a state prefix.
+    State(S3Uri),
+}
+
+fn plan_place(text: &str) -> Result<PlanPlace, String> {
+    if text.starts_with("s3://") {
+        state_prefix(text).map(PlanPlace::State)
+    } else {
+        output_file(text).map(PlanPlace::File)
+    }
 }
 
 impl PlanJob {
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
         let mut job = self.job.load()?;
         let place = Place::of(&self.job, &mut job).await?;
-        show(&job, &place, self.out, output).await
+        let out = match (self.shards, self.out) {
+            (Some(shards), Some(PlanPlace::State(state))) if !place.is_sandbox() => {
+                let exact = self.exact;
+                return shards::plan(&job, &place, &state, Extent { shards, exact }, output).await;
+            }
+            (Some(_), Some(PlanPlace::State(_))) => {
+                let message = "--sandbox ends with this process, so that nobody could run the shards of a plan there; leave out \
+                               --sandbox or --shards";
+                return Err(CliError::Usage(message.to_owned()));
+            }
+            (Some(_), _) => {
+                let message = "the plan of shards is written into S3, where all processes read it; write --out s3://bucket/prefix/";
+                return Err(CliError::Usage(message.to_owned()));
+            }
+            (None, Some(PlanPlace::State(state))) => {
+                let message = format!(
+                    "the steps of a plan are written to a file of this machine, and {state} is in S3; write a file, or plan \
+                     shards with --shards"
+                );
+                return Err(CliError::Usage(message));
+            }
+            (None, Some(PlanPlace::File(path))) => Some(path),
+            (None, None) => None,
+        };
+        show(&job, &place, out, output).await
     }
 }
 
