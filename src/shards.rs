@@ -21,7 +21,7 @@
 //! # Layout
 //!
 //! `record` holds the objects of the state prefix, `names` their names, and `store` reads and writes
-//! them. `survey` lists how keys are spread, and `cut` divides them.
+//! them. `survey` lists how keys are spread, and `cut` divides them. `view` sums up how far a run is.
 
 pub mod cut;
 pub mod end;
@@ -32,6 +32,7 @@ pub mod obtain;
 pub mod record;
 pub mod store;
 pub mod survey;
+pub mod view;
 
 use std::time::Duration;
 

@@ -90,19 +90,17 @@ impl StatePrefix {
     /// Reads what the progress of the run follows from: three lists, and the objects of the shards
     /// about which something new is to be known.
     pub(super) async fn look(&mut self) -> Result<SeenState, CliError> {
-        let (done, failed, live) = futures::try_join!(
+        let (mut done, mut failed, mut live) = futures::try_join!(
             self.store.list(PerShard::Done),
             self.store.list(PerShard::Failed),
             self.store.list(PerShard::Live)
         )?;
-        let failed: BTreeMap<_, _> = failed
-            .into_iter()
-            .filter(|(shard, _)| !done.contains_key(shard))
-            .collect();
-        let live: BTreeMap<_, _> = live
-            .into_iter()
-            .filter(|(shard, _)| !done.contains_key(shard))
-            .collect();
+        done.retain(|shard, _| (*shard as usize) < self.plan.shards.len());
+        for others in [&mut failed, &mut live] {
+            others.retain(|shard, _| {
+                (*shard as usize) < self.plan.shards.len() && !done.contains_key(shard)
+            });
+        }
         let sums = self.sums(&done, failed.len()).await?;
         let failed = self.ends(PerShard::Failed, failed).await?;
         let done = if sums.is_some() {
