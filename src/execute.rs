@@ -414,12 +414,10 @@ pub async fn run(
     );
     let mut works = VecDeque::new();
     for (number, sides) in (0..).zip(all_sides) {
-        let Some(range) = range_of(ranges, number) else {
+        let is_over = resumed.ended_transfers.contains(&number);
+        let Some(range) = range_of(ranges, number).filter(|_| !is_over) else {
             continue;
         };
-        if resumed.ended_transfers.contains(&number) {
-            continue;
-        }
         let work = Work {
             range,
             monitor: Arc::clone(&monitor),

@@ -207,13 +207,7 @@ pub(super) async fn open(
     terms: &Terms,
     tell: impl Fn(&str),
 ) -> Result<Session, CliError> {
-    let Terms {
-        intent,
-        wait,
-        lease: lease_terms,
-        ..
-    } = terms;
-    let (intent, wait) = (*intent, *wait);
+    let (intent, wait) = (terms.intent, terms.wait);
     let Some(location) = location(job, connections).await? else {
         return without(job, connections, origin, &tell).await;
     };
@@ -234,7 +228,7 @@ pub(super) async fn open(
         reports.probe(&origin.run).boxed().await?;
     }
     let reopened = lease::wait_for(&location, wait, &tell, || {
-        reopen(location.clone(), lease_terms, intent, &tell)
+        reopen(location.clone(), &terms.lease, intent, &tell)
     });
     let opened = match reopened.await {
         Ok(opened) => opened,

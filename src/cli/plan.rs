@@ -1,5 +1,6 @@
 //! `plan`: what a job would do, in numbers or step by step.
 
+mod out;
 mod time;
 
 use std::fs::File;
@@ -10,8 +11,10 @@ use clap::Args;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use out::{PlanFlags, PlannedPlace};
+
 use super::place::Place;
-use super::shards::{self, state_prefix};
+use super::shards;
 use super::{
     CliError, Exit, JobFile, Output, note, output_file, presence, say, say_json, say_line,
 };
@@ -34,7 +37,6 @@ use crate::planner::{Misses, Planned, Sides, Step};
 use crate::printable::printable;
 use crate::report::{ReportError, Target, comparison};
 use crate::s3::{ArchiveState, Operation};
-use crate::shards::survey::Extent;
 use crate::size::{ByteSize, display_count, display_counted};
 
 /// Shows what a job would do.
@@ -48,64 +50,20 @@ Examples:
 pub(super) struct PlanJob {
     #[command(flatten)]
     job: JobFile,
-    /// Write one line of JSON per object to a file; with --shards, write the plan of the shards below
-    /// s3://bucket/prefix/.
-    #[arg(long, value_name = "PLACE", value_parser = plan_place)]
-    out: Option<PlanPlace>,
-    /// Divide the keys among N shards, at most 2000, for `s3haul run --state`.
-    #[arg(long, value_name = "N", requires = "out")]
-    shards: Option<u32>,
-    /// List all keys, and divide them by their objects and bytes. Default: about 16 lists per shard.
-    #[arg(long, requires = "shards")]
-    exact: bool,
-}
-
-/// Where a plan is written.
-#[derive(Clone, Debug)]
-enum PlanPlace {
-    /// Steps, to a file.
-    File(PathBuf),
-    /// Shards, below a state prefix.
-    State(S3Uri),
-}
-
-fn plan_place(text: &str) -> Result<PlanPlace, String> {
-    if text.starts_with("s3://") {
-        state_prefix(text).map(PlanPlace::State)
-    } else {
-        output_file(text).map(PlanPlace::File)
-    }
+    #[command(flatten)]
+    out: PlanFlags,
 }
 
 impl PlanJob {
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
         let mut job = self.job.load()?;
         let place = Place::of(&self.job, &mut job).await?;
-        let out = match (self.shards, self.out) {
-            (Some(shards), Some(PlanPlace::State(state))) if !place.is_sandbox() => {
-                let exact = self.exact;
-                return shards::plan(&job, &place, &state, Extent { shards, exact }, output).await;
+        match self.out.in_shards(place.is_sandbox())? {
+            PlannedPlace::State(state, extent) => {
+                shards::plan(&job, &place, &state, extent, output).await
             }
-            (Some(_), Some(PlanPlace::State(_))) => {
-                let message = "--sandbox ends with this process, so that nobody could run the shards of a plan there; leave out \
-                               --sandbox or --shards";
-                return Err(CliError::Usage(message.to_owned()));
-            }
-            (Some(_), _) => {
-                let message = "the plan of shards is written into S3, where all processes read it; write --out s3://bucket/prefix/";
-                return Err(CliError::Usage(message.to_owned()));
-            }
-            (None, Some(PlanPlace::State(state))) => {
-                let message = format!(
-                    "the steps of a plan are written to a file of this machine, and {state} is in S3; write a file, or plan \
-                     shards with --shards"
-                );
-                return Err(CliError::Usage(message));
-            }
-            (None, Some(PlanPlace::File(path))) => Some(path),
-            (None, None) => None,
-        };
-        show(&job, &place, out, output).await
+            PlannedPlace::File(out) => show(&job, &place, out, output).await,
+        }
     }
 }
 

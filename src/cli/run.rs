@@ -222,8 +222,7 @@ pub(super) async fn run(
     let mut monitor: Arc<dyn Monitor> = Arc::clone(&console) as _;
     let mut live = JoinSet::new();
     if let Some(shard) = shard {
-        let pacer = Arc::clone(connections.pacer());
-        monitor = shard.watched_by(monitor, &resumed, origin, pacer, &mut live);
+        monitor = shard.watched_by(monitor, &resumed, origin, connections.pacer(), &mut live);
     }
     let run = execute::run(Execution {
         job,
@@ -257,9 +256,7 @@ pub(super) async fn run(
     drop(orderly);
     if let (true, Ok(closed)) = (kept, &closed) {
         outcome.stopped_objects = pending(&outcome, &closed.state);
-    }
-    if let (Some(shard), Ok(closed)) = (shard, &closed) {
-        shard.keep(&outcome, &closed.state);
+        shard.inspect(|shard| shard.keep(&outcome, &closed.state));
     }
     let name = report.as_ref().map(ReportEnd::name);
     let again = next::this_again();
@@ -277,11 +274,7 @@ pub(super) async fn run(
         closed
             .report
             .map_err(|error| ReportError::Incomplete { place, error, kept })?;
-        let name = report.name();
-        report.finish(&Footer::of(&outcome, exit as i32)).await?;
-        if is_for_people(output) {
-            say_line(&format!("report: {name}"))?;
-        }
+        finish(report, &Footer::of(&outcome, exit as i32), output).await?;
     }
     if is_for_people(output) {
         for line in &next {
@@ -342,6 +335,16 @@ fn print(outcome: &Outcome, next: &[String], output: Output) -> Result<(), CliEr
         say_json(&last)?;
     } else if is_for_people(output) {
         say(summary(outcome).trim_end())?;
+    }
+    Ok(())
+}
+
+/// Ends a report, and names it.
+async fn finish(report: ReportEnd, footer: &Footer, output: Output) -> Result<(), CliError> {
+    let name = report.name();
+    report.finish(footer).await?;
+    if is_for_people(output) {
+        say_line(&format!("report: {name}"))?;
     }
     Ok(())
 }

@@ -221,7 +221,7 @@ impl RunningShard {
         monitor: Arc<dyn Monitor>,
         resumed: &RunState,
         origin: &Origin,
-        pacer: Arc<Pacer>,
+        pacer: &Arc<Pacer>,
         live: &mut JoinSet<()>,
     ) -> Arc<dyn Monitor> {
         let counts = Arc::new(LiveCounts::of(resumed));
@@ -231,7 +231,7 @@ impl RunningShard {
             process: self.process.clone(),
             run: run.map_or_else(|| origin.run.clone(), |run| run.run.clone()),
         };
-        let store = self.store.clone();
+        let (store, pacer) = (self.store.clone(), Arc::clone(pacer));
         let writer = Arc::new(LiveWriter::new(store, identity, Arc::clone(&counts), pacer));
         let writer = Arc::clone(self.live.get_or_init(|| writer));
         live.spawn(async move { writer.write_always().await });

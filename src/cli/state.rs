@@ -11,13 +11,13 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use super::place::bucket_at;
 use super::{CliError, EndpointFlags};
 use crate::bucket::Bucket;
-use crate::location::{ObjectKey, S3Uri};
+use crate::location::S3Uri;
 use crate::manifest::job::Access;
 use crate::report::{
     LaterReport, ReportBucket, ReportMerge, ShardReports, StoredReport, StoredRuns,
 };
 use crate::shards::names::{LEASE, PLAN, PerShard, SUMMARY, report_of};
-use crate::shards::record::{PlanLease, ShardEnd, ShardPlan, ShardsSummary};
+use crate::shards::record::{LiveRecord, PlanLease, ShardEnd, ShardPlan, ShardsSummary};
 use crate::shards::store::{ListedRecord, StateStore, Stored};
 use crate::shards::view::{SeenLive, SeenState};
 
@@ -60,8 +60,8 @@ impl FoundState {
             return Ok(None);
         }
         let bucket = bucket_at(uri, endpoint, Access::default()).await?;
-        let first = bucket.first(&format!("{}{PLAN_FILES}", uri.key), None);
-        if first.await?.is_none() {
+        let plan_files = format!("{}{PLAN_FILES}", uri.key);
+        if bucket.first(&plan_files, None).await?.is_none() {
             return Ok(None);
         }
         let store = StateStore::new(bucket.clone(), uri.key.clone());
@@ -109,7 +109,7 @@ impl StatePrefix {
             let ends = self.ends(PerShard::Done, done).await?;
             ends.into_iter().map(|(shard, end)| (shard, Some(end))).collect()
         };
-        let records = self.store.get_all(PerShard::Live, live.keys().copied());
+        let records = self.store.get_all::<LiveRecord>(PerShard::Live, live.keys().copied());
         let mut seen = SeenState {
             done,
             failed,
@@ -187,11 +187,12 @@ impl StatePrefix {
         let done = self.ends(PerShard::Done, done).await?;
         let mut ends = self.ends(PerShard::Failed, failed).await?;
         ends.extend(done);
-        let shards = (0..).zip(&self.plan.shards);
+        let state: &Self = self;
+        let shards = (0..).zip(&state.plan.shards);
         let reports = shards.map(|(shard, planned)| {
             let (end, has_ranges) = (ends.get(&shard), !planned.ranges.is_empty());
             async move {
-                let runs = self.reports(&report_of(shard))?.runs().await?;
+                let runs = state.reports(&report_of(shard))?.runs().await?;
                 let unfinished = unfinished(end, has_ranges, &runs);
                 Ok::<_, CliError>(ShardReports {
                     shard,
