@@ -10,8 +10,8 @@
 //!
 //! `frame` has the header and the footer, `target` the files that may be written. `stored` is the
 //! layout of reports in S3, `pieces` writes them, and `merge` makes one report of those of all
-//! shards. `lines` reads all kinds, [`read`] for commands that act on a report, and [`overview`] for
-//! people. `summary` ends a run.
+//! shards. `lines` reads all kinds, [`read`] for commands that act on a report, and [`overview`]
+//! for people. `summary` ends a run.
 
 mod error;
 mod frame;
@@ -383,8 +383,8 @@ impl ReportEnd {
     /// Adds the footer to a report that has all its receipts.
     ///
     /// # Errors
-    /// [`ReportError::Footer`] if it cannot be written, [`ReportError::Unwritten`] if receipts could
-    /// not, [`ReportError::Changed`] if a file is not as the journal left it, and
+    /// [`ReportError::Footer`] if it cannot be written, [`ReportError::Unwritten`] if receipts
+    /// could not, [`ReportError::Changed`] if a file is not as the journal left it, and
     /// [`ReportError::Moved`] if its path names another file by now.
     pub async fn finish(self, footer: &Footer) -> Result<(), ReportError> {
         match self {

@@ -130,7 +130,11 @@ async fn merge(
             let _ = writeln!(text, "  written to {}", printable(&path));
             if overview.state == ReportState::Complete && overview.not_done == 0 {
                 let command = next::verify_report(&path);
-                let _ = writeln!(text, "  to compare both sides again: {}", printable(&command));
+                let _ = writeln!(
+                    text,
+                    "  to compare both sides again: {}",
+                    printable(&command)
+                );
             }
         }
         say(text.trim_end())?;
@@ -159,10 +163,7 @@ fn end(overview: &Overview) -> Exit {
 }
 
 /// Refuses a run that is still being planned.
-fn planned(
-    found: Option<FoundState>,
-    uri: &S3Uri,
-) -> Result<Option<Box<StatePrefix>>, CliError> {
+fn planned(found: Option<FoundState>, uri: &S3Uri) -> Result<Option<Box<StatePrefix>>, CliError> {
     match found {
         None => Ok(None),
         Some(FoundState::Planned(state)) => Ok(Some(state)),
@@ -292,11 +293,19 @@ fn state(overview: &Overview) -> String {
         (ReportState::Unfinished, ..) => {
             "incomplete: it has no footer, because its run is at work or was killed".to_owned()
         }
-        (ReportState::Stopped, _, Some(Footer { shards: Some(shards), .. }))
-            if shards.incomplete > 0 =>
-        {
+        (
+            ReportState::Stopped,
+            _,
+            Some(Footer {
+                shards: Some(shards),
+                ..
+            }),
+        ) if shards.incomplete > 0 => {
             let of = display_counted(shards.total.into(), "shard");
-            format!("incomplete: {} of {of} are not over", count(shards.incomplete.into()))
+            format!(
+                "incomplete: {} of {of} are not over",
+                count(shards.incomplete.into())
+            )
         }
         (ReportState::Stopped, ..) => {
             "incomplete: its run was stopped before its end, and may not have listed all objects"
@@ -304,10 +313,13 @@ fn state(overview: &Overview) -> String {
         }
         (_, _, Some(footer)) => {
             let shards = footer.shards.as_ref();
-            let of = shards.map(|shards| {
-                format!(" of all {}", display_counted(shards.total.into(), "shard"))
-            });
-            format!("complete{}, exit code {}", of.unwrap_or_default(), footer.exit)
+            let of = shards
+                .map(|shards| format!(" of all {}", display_counted(shards.total.into(), "shard")));
+            format!(
+                "complete{}, exit code {}",
+                of.unwrap_or_default(),
+                footer.exit
+            )
         }
         _ => "complete".to_owned(),
     }
@@ -365,7 +377,10 @@ fn proofs(text: &mut String, overview: &Overview) {
 
 /// Adds the shards that are not over.
 fn incomplete(text: &mut String, overview: &Overview) {
-    let shards = overview.footer.as_ref().and_then(|footer| footer.shards.as_ref());
+    let shards = overview
+        .footer
+        .as_ref()
+        .and_then(|footer| footer.shards.as_ref());
     let Some(shards) = shards else { return };
     for (shard, why) in shards.reasons.iter().take(SHOWN_SHARDS) {
         let _ = writeln!(text, "  shard {shard}: {}", printable(why));
@@ -402,7 +417,10 @@ fn tell_cause(text: &mut String, cause: &UndoneCause) {
 /// Adds what can be done.
 fn remedies(text: &mut String, overview: &Overview, place: &ReportPlace) {
     let origin = &overview.origin;
-    let shards = overview.footer.as_ref().and_then(|footer| footer.shards.as_ref());
+    let shards = overview
+        .footer
+        .as_ref()
+        .and_then(|footer| footer.shards.as_ref());
     let state = shards.and_then(|_| origin.state_prefix());
     match (overview.state, state) {
         (ReportState::Stopped, Some(state)) => {

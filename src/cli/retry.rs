@@ -4,8 +4,8 @@
 //! manifest, so that corrections made since then apply, and narrows each transfer down to the
 //! objects that failed.
 //!
-//! Of a run in shards, the reports of all shards are read as one. The retry keeps its journal and its
-//! report below the state prefix, so that the next merge of the reports takes it into account.
+//! Of a run in shards, the reports of all shards are read as one. The retry keeps its journal and
+//! its report below the state prefix, so that the next merge of the reports takes it into account.
 
 mod own_journal;
 mod there;
@@ -29,8 +29,8 @@ use super::{CliError, Command, EndpointFlags, Exit, Output, journal, next, note,
 use crate::journal::{Intent, JournalError, look};
 use crate::location::S3Uri;
 use crate::manifest::job::{
-    Attribute, Chosen, Compare, Job, JournalPlace, Policy, ReportPaths, ReportPlace, Source, Transfer,
-    Versions, When,
+    Attribute, Chosen, Compare, Job, JournalPlace, Policy, ReportPaths, ReportPlace, Source,
+    Transfer, Versions, When,
 };
 use crate::manifest::moment::Age;
 use crate::report::read::{FailedObject, LostObject, Report, read};
@@ -53,7 +53,8 @@ pub(super) struct Retry {
     #[arg(value_name = "REPORT")]
     place: ReportPlace,
     /// Write the new report to a file or below s3://bucket/prefix/. Default: REPORT.retry-N.jsonl,
-    /// for a report in S3 the prefix of the job's reports, and for a run in shards its state prefix.
+    /// for a report in S3 the prefix of the job's reports, and for a run in shards its state
+    /// prefix.
     #[arg(long, value_name = "PLACE")]
     report: Option<ReportPlace>,
     /// Repair the copies that lost attributes, instead of copying the objects that failed.
@@ -108,14 +109,7 @@ impl Retry {
             if lost.is_empty() {
                 return say("no object of this report was copied with losses: nothing to do");
             }
-            if !failed.is_empty() {
-                note(&format!(
-                    "{} of this report failed: retry {} without --losses",
-                    display_counted(failed.len() as u64, "object"),
-                    by_number(failed.len() as u64, "it", "them")
-                ));
-            }
-            failed = lost.iter().map(|lost| lost.object.clone()).collect();
+            failed = in_place_of(&failed, &lost);
         }
         let again = again(&found, &origin);
         if failed.is_empty() {
@@ -191,6 +185,18 @@ impl FoundReport {
         job.report = ReportPaths::default();
         Ok(ReportPlace::Prefix(reports))
     }
+}
+
+/// Returns the copies that lost something, and notes that objects which failed are not among them.
+fn in_place_of(failed: &[FailedObject], lost: &[LostObject]) -> Vec<FailedObject> {
+    if !failed.is_empty() {
+        note(&format!(
+            "{} of this report failed: retry {} without --losses",
+            display_counted(failed.len() as u64, "object"),
+            by_number(failed.len() as u64, "it", "them")
+        ));
+    }
+    lost.iter().map(|lost| lost.object.clone()).collect()
 }
 
 /// Returns what to do for the objects that a report does not name.

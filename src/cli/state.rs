@@ -107,9 +107,13 @@ impl StatePrefix {
             done.into_keys().map(|shard| (shard, None)).collect()
         } else {
             let ends = self.ends(PerShard::Done, done).await?;
-            ends.into_iter().map(|(shard, end)| (shard, Some(end))).collect()
+            ends.into_iter()
+                .map(|(shard, end)| (shard, Some(end)))
+                .collect()
         };
-        let records = self.store.get_all::<LiveRecord>(PerShard::Live, live.keys().copied());
+        let records = self
+            .store
+            .get_all::<LiveRecord>(PerShard::Live, live.keys().copied());
         let mut seen = SeenState {
             done,
             failed,
@@ -201,7 +205,10 @@ impl StatePrefix {
                 })
             }
         });
-        let shards: Vec<_> = stream::iter(reports).buffered(AT_ONCE).try_collect().await?;
+        let shards: Vec<_> = stream::iter(reports)
+            .buffered(AT_ONCE)
+            .try_collect()
+            .await?;
         let later = self.later().await?;
         let (place, run) = (self.uri.to_string(), &self.plan.by.id);
         let merged = ReportMerge::open(place, run, self.plan.planned, shards, later);
@@ -246,7 +253,9 @@ fn unfinished(end: Option<&ShardEnd>, has_ranges: bool, runs: &StoredRuns) -> Op
         (run, latest) if run.is_some() && run == latest => None,
         // There was nothing to report.
         (None, None) if end.exit == 0 && !has_ranges => None,
-        (None, _) if end.exit != 0 => Some(format!("it failed with exit code {}: {cause}", end.exit)),
+        (None, _) if end.exit != 0 => {
+            Some(format!("it failed with exit code {}: {cause}", end.exit))
+        }
         _ if runs.damage.is_some() => None,
         _ => Some("the report of its last run is missing".to_owned()),
     }

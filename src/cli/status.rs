@@ -1,5 +1,5 @@
-//! `status`: what a journal says about a run that is at work, stopped, or dead, and how far a run in
-//! shards is. Both are only looked at.
+//! `status`: what a journal says about a run that is at work, stopped, or dead, and how far a run
+//! in shards is. Both are only looked at.
 
 mod shards;
 
@@ -26,9 +26,7 @@ use crate::location::{S3Uri, suggestion};
 use crate::pace::learned::Learned;
 use crate::printable::printable;
 use crate::report::{Footer, ReportBucket};
-use crate::size::{
-    ByteSize, display_count, display_counted, display_duration, parse_duration,
-};
+use crate::size::{ByteSize, display_count, display_counted, display_duration, parse_duration};
 
 /// Transfers that are shown with their sources and destinations.
 const SHOWN_COPIES: usize = 5;
@@ -45,12 +43,12 @@ Examples:
   s3haul status s3://ops/s3haul/nightly/ --json      with the report that is kept there
   s3haul status s3://ops/s3haul/lake/run-1/ --watch  a run in shards, until all of them have ended")]
 pub(super) struct Status {
-    /// Journal: a directory, s3://bucket/prefix/, or the job that keeps it; or the state prefix of a
-    /// run in shards. Default: all journals below ./.s3haul.
+    /// Journal: a directory, s3://bucket/prefix/, or the job that keeps it; or the state prefix of
+    /// a run in shards. Default: all journals below ./.s3haul.
     #[arg(value_name = "JOURNAL")]
     journal: Option<String>,
-    /// Show a run in shards every 15 seconds, or as often as this says, until all shards have ended.
-    /// Exits 1 if a shard has failed.
+    /// Show a run in shards every 15 seconds, or as often as this says, until all shards have
+    /// ended. Exits 1 if a shard has failed.
     #[arg(long, value_name = "EVERY", num_args = 0..=1, require_equals = true, default_missing_value = "15s", value_parser = pause)]
     watch: Option<Duration>,
     #[command(flatten)]

@@ -10,8 +10,8 @@
 //! shard, and is later than all of them.
 //!
 //! Each shard is read twice: a first time for the verdicts, and a second time for the lines that
-//! count. Nothing but the verdicts of one shard and of the retries is in memory, and these in parts if
-//! there are many ([`Partition`]). The result is a report as any other, line by line.
+//! count. Nothing but the verdicts of one shard and of the retries is in memory, and these in parts
+//! if there are many ([`Partition`]). The result is a report as any other, line by line.
 
 mod file;
 mod fold;
@@ -85,8 +85,8 @@ pub struct ReportMerge {
 }
 
 impl ReportMerge {
-    /// Begins with the header of one of the reports; `None` if there is none. The reports of retries
-    /// must be complete, and the oldest first. `run` names the whole.
+    /// Begins with the header of one of the reports; `None` if there is none. The reports of
+    /// retries must be complete, and the oldest first. `run` names the whole.
     ///
     /// # Errors
     /// [`ReadError`].
@@ -102,10 +102,12 @@ impl ReportMerge {
             return Ok(None);
         };
         let header = ReportLines::of_pieces(first).next().await?;
-        let origin: Origin = serde_json::from_str(header.as_deref().unwrap_or_default())
-            .map_err(|error| ReadError::Foreign {
-                place: first.location().to_string(),
-                error: error.to_string(),
+        let origin: Origin =
+            serde_json::from_str(header.as_deref().unwrap_or_default()).map_err(|error| {
+                ReadError::Foreign {
+                    place: first.location().to_string(),
+                    error: error.to_string(),
+                }
             })?;
         Ok(Some(Self {
             place,
@@ -233,7 +235,10 @@ impl MergeTask {
         let header = serde_json::to_string(&self.merge.origin).map_err(damaged)?;
         self.line(&header).await?;
         self.lines = 0;
-        let (shards, later) = (Arc::clone(&self.merge.shards), Arc::clone(&self.merge.later));
+        let (shards, later) = (
+            Arc::clone(&self.merge.shards),
+            Arc::clone(&self.merge.later),
+        );
         let retried = later.iter().map(|later| later.report.receipts()).sum();
         for (pass, partition) in Partition::outer(retried, AT_ONCE).enumerate() {
             let mut retries = Verdicts::new(&self.hasher, partition);
@@ -241,7 +246,8 @@ impl MergeTask {
                 scan(&later.report, number, &mut retries).await?;
             }
             for shard in shards.iter() {
-                self.shard(shard, partition, &mut retries, pass == 0).await?;
+                self.shard(shard, partition, &mut retries, pass == 0)
+                    .await?;
             }
             self.count(retries.iter());
             for (number, later) in (0..).zip(later.iter()) {
@@ -314,9 +320,7 @@ impl MergeTask {
             (Some(why), ..) => Some(why.clone()),
             (_, Some(damage), _) => Some(format!("its report is damaged: {damage}")),
             (.., None) if shard.runs.reports.is_empty() => None,
-            (.., None) => {
-                Some("its report has no footer: it is at work, or was killed".to_owned())
-            }
+            (.., None) => Some("its report has no footer: it is at work, or was killed".to_owned()),
             (.., Some(footer)) if !footer.complete => {
                 Some("it was stopped before its end".to_owned())
             }
@@ -473,8 +477,8 @@ impl NumberedLines {
     }
 }
 
-/// Reads a report for its verdicts. Returns what is wrong with it, if it has a footer: one without is
-/// not over.
+/// Reads a report for its verdicts. Returns what is wrong with it, if it has a footer: one without
+/// is not over.
 async fn scan(
     report: &StoredReport,
     number: u32,

@@ -1,8 +1,8 @@
 //! The progress of a run in shards, from the objects of its state prefix. Pure.
 //!
 //! The plan gives each shard a weight, and the weight of what a shard has done follows from the
-//! objects and bytes in its sign of life. So the time that is left counts shards that nobody has begun
-//! yet. The slowest shard decides in the end: the run does not end before it does.
+//! objects and bytes in its sign of life. So the time that is left counts shards that nobody has
+//! begun yet. The slowest shard decides in the end: the run does not end before it does.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -238,7 +238,8 @@ impl StateView {
         }
         let by_time = |shard: &ShardProgress| Reverse(shard.seconds_left.unwrap_or(u64::MAX));
         view.slowest.sort_by_key(by_time);
-        view.silent.sort_by_key(|shard| Reverse(shard.silent_seconds));
+        view.silent
+            .sort_by_key(|shard| Reverse(shard.silent_seconds));
         view.slowest.truncate(NAMED);
         view.silent.truncate(NAMED);
         view.failed.truncate(NAMED);
@@ -351,8 +352,8 @@ fn sums_of(totals: &Totals) -> LiveTotals {
 
 /// Returns the work of a shard of this weight.
 ///
-/// An object that is left alone ends with all its bytes, which the pace of copied bytes lacks. So the
-/// pace of objects carries the bytes of those that were left alone so far.
+/// An object that is left alone ends with all its bytes, which the pace of copied bytes lacks. So
+/// the pace of objects carries the bytes of those that were left alone so far.
 #[expect(clippy::cast_precision_loss, reason = "an estimate")]
 fn work_of(weight: f64, live: &LiveRecord) -> Work {
     let LiveTotals {

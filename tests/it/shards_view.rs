@@ -38,8 +38,12 @@ async fn two_hundred() -> State {
 /// The text without the seconds of a silence, which grow while the test runs.
 fn still(text: &str) -> String {
     let lines = text.lines().map(|line| {
-        let cut = line.find("no sign of life for ").filter(|_| line.contains("silent"));
-        cut.map_or(line.to_owned(), |cut| format!("{}no sign of life for 3m …", &line[..cut]))
+        let cut = line
+            .find("no sign of life for ")
+            .filter(|_| line.contains("silent"));
+        cut.map_or(line.to_owned(), |cut| {
+            format!("{}no sign of life for 3m …", &line[..cut])
+        })
     });
     lines.collect::<Vec<_>>().join("\n")
 }
@@ -75,12 +79,17 @@ async fn programs_get_the_same_as_one_document() {
         })
     );
     assert_eq!(shown["state_prefix"], STATE);
-    assert_eq!((&shown["job"], &shown["state"]), (&"lake".into(), &"running".into()));
+    assert_eq!(
+        (&shown["job"], &shown["state"]),
+        (&"lake".into(), &"running".into())
+    );
     assert_eq!(shown["totals"]["failed_objects"], 24);
     assert!(shown["seconds_left"].as_u64() > Some(0), "{shown}");
     let slowest = shown["slowest"].as_array().unwrap();
     assert_eq!(slowest.len(), 5);
-    let left = slowest.iter().map(|shard| shard["seconds_left"].as_u64().unwrap());
+    let left = slowest
+        .iter()
+        .map(|shard| shard["seconds_left"].as_u64().unwrap());
     assert!(left.is_sorted_by(|one, other| one >= other), "{slowest:?}");
     assert_eq!(shown["silent"][0]["shard"], 152);
     assert_eq!(shown["failed"][1]["cause"], "12 objects failed");
@@ -108,7 +117,10 @@ async fn a_shard_that_fails_and_begins_anew_is_at_work() {
     state.end(2, 1, 0);
     let (_, stdout, _) = run(at(&state.world), &["status", STATE]).await;
     assert!(stdout.contains("1 done, 1 failed, 1 running\n"), "{stdout}");
-    assert!(stdout.contains("failed    shard 1: exit code 1: 2 objects failed"), "{stdout}");
+    assert!(
+        stdout.contains("failed    shard 1: exit code 1: 2 objects failed"),
+        "{stdout}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -158,8 +170,15 @@ async fn a_summary_replaces_the_ends_of_all_shards() {
     (summary.done, summary.totals.done_objects) = (50, 50_000);
     state.put("summary.json", &summary, NOW);
     let (exit, stdout, _) = run(at(&state.world), &["status", STATE]).await;
-    assert!(exit == 0 && stdout.contains("objects   50,000 copied"), "{stdout}");
-    assert_eq!(state.world.calls(Operation::GetObject), 2, "plan and summary");
+    assert!(
+        exit == 0 && stdout.contains("objects   50,000 copied"),
+        "{stdout}"
+    );
+    assert_eq!(
+        state.world.calls(Operation::GetObject),
+        2,
+        "plan and summary"
+    );
     // One that was written before a shard was run again says nothing.
     summary.done = 49;
     summary.failed.insert(3, 1);
@@ -180,7 +199,10 @@ async fn a_run_that_is_being_planned_names_who_plans() {
     };
     state.put("plan.lease", &lease, NOW);
     let (exit, stdout, _) = run(at(&state.world), &["status", STATE]).await;
-    assert!(exit == 0 && stdout.contains("lake-1-7-x7k2p plans it"), "{stdout}");
+    assert!(
+        exit == 0 && stdout.contains("lake-1-7-x7k2p plans it"),
+        "{stdout}"
+    );
     let (_, stdout, _) = run(at(&state.world), &["status", STATE, "--json"]).await;
     let shown: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(
@@ -188,7 +210,10 @@ async fn a_run_that_is_being_planned_names_who_plans() {
         (&"planning".into(), &"lake-1-7-x7k2p".into())
     );
     let (exit, _, stderr) = run(at(&state.world), &["report", "merge", STATE]).await;
-    assert!(exit == 2 && stderr.contains("still being planned by lake-1-7"), "{exit} {stderr}");
+    assert!(
+        exit == 2 && stderr.contains("still being planned by lake-1-7"),
+        "{exit} {stderr}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -232,16 +257,33 @@ async fn a_journal_is_still_shown_as_one() {
     put(&state.world, &["a"]);
     let journal = "s3://ops/journal/";
     let directory = TempDir::new().unwrap();
-    let copy = ["copy", "s3://source/", "s3://destination/", "--provider", "aws", "--journal", journal];
+    let copy = [
+        "copy",
+        "s3://source/",
+        "s3://destination/",
+        "--provider",
+        "aws",
+        "--journal",
+        journal,
+    ];
     let (exit, _, stderr) = run_in(&state.world, directory.path(), &copy).await;
     assert_eq!(exit, 0, "{stderr}");
     let (exit, stdout, _) = run(at(&state.world), &["status", journal]).await;
     assert!(exit == 0 && stdout.contains("1 object done"), "{stdout}");
     let (exit, _, stderr) = run(at(&state.world), &["status", journal, "--watch"]).await;
-    assert!(exit == 2 && stderr.contains("is not the state prefix of one"), "{stderr}");
+    assert!(
+        exit == 2 && stderr.contains("is not the state prefix of one"),
+        "{stderr}"
+    );
     // The journal of one shard is a journal.
     let (exit, _, stderr) = run(at(&state.world), &["status", "s3://ops/none/"]).await;
-    assert!(exit == 2 && stderr.contains("there is no journal at s3://ops/none/"), "{stderr}");
+    assert!(
+        exit == 2 && stderr.contains("there is no journal at s3://ops/none/"),
+        "{stderr}"
+    );
     let (exit, _, stderr) = run(at(&state.world), &["report", "merge", journal]).await;
-    assert!(exit == 2 && stderr.contains("it has no plan.json"), "{exit} {stderr}");
+    assert!(
+        exit == 2 && stderr.contains("it has no plan.json"),
+        "{exit} {stderr}"
+    );
 }

@@ -171,7 +171,12 @@ fn text(view: &StateView, place: &str, now: Timestamp) -> String {
             format!("ended, {} failed", display_counted(failed.into(), "shard"))
         }
     };
-    let _ = writeln!(text, "{} ({}): {state}", printable(&view.job), printable(place));
+    let _ = writeln!(
+        text,
+        "{} ({}): {state}",
+        printable(&view.job),
+        printable(place)
+    );
     let age = now.duration_since(view.planned);
     let ShardWeight { objects, bytes } = view.weight;
     let _ = writeln!(
@@ -290,9 +295,17 @@ fn details(text: &mut String, view: &StateView) {
         );
     }
     for failure in &view.failed {
-        let cause = failure.cause.as_deref().unwrap_or("its log and its report say why");
+        let cause = failure
+            .cause
+            .as_deref()
+            .unwrap_or("its log and its report say why");
         let line = format!("exit code {}: {cause}", failure.exit);
-        let _ = writeln!(text, "  failed    shard {}: {}", failure.shard, printable(&line));
+        let _ = writeln!(
+            text,
+            "  failed    shard {}: {}",
+            failure.shard,
+            printable(&line)
+        );
     }
     for (named, all, what) in [
         (view.silent.len(), view.shards.silent, "silent"),
@@ -316,4 +329,3 @@ fn host(shard: &ShardProgress) -> String {
     let end: String = name.chars().skip(letters + 1 - HOST).collect();
     format!("…{end}")
 }
-

@@ -1,11 +1,11 @@
 //! The line of each object that counts, of several reports about the same keys. Pure.
 //!
 //! Within a report the rules are those of [`read`](crate::report::read::read). Between reports, the
-//! later one knows better, with one exception: what an earlier run copied and a later one found equal
-//! keeps the receipt of its copy, which has the proof.
+//! later one knows better, with one exception: what an earlier run copied and a later one found
+//! equal keeps the receipt of its copy, which has the proof.
 //!
-//! Memory: a few dozen bytes for each object. Reports that are longer than that allows are folded in
-//! several passes, each of which takes the objects of one [`Partition`].
+//! Memory: a few dozen bytes for each object. Reports that are longer than that allows are folded
+//! in several passes, each of which takes the objects of one [`Partition`].
 
 use std::collections::HashMap;
 use std::collections::hash_map::{Entry, RandomState};
@@ -162,8 +162,8 @@ impl Verdicts {
         }
     }
 
-    /// Leaves out what the report `latest`, which is complete, does not name: it is not in the source
-    /// any more.
+    /// Leaves out what the report `latest`, which is complete, does not name: it is not in the
+    /// source any more.
     pub(super) fn require_seen_in(&mut self, latest: u32) {
         self.objects.retain(|_, verdict| verdict.seen >= latest);
     }
@@ -177,10 +177,16 @@ impl Verdicts {
     pub(super) fn give_way_to(&mut self, later: &mut Self) {
         let both: Vec<u128> = if self.objects.len() < later.objects.len() {
             let known = self.objects.keys();
-            known.filter(|hash| later.objects.contains_key(hash)).copied().collect()
+            known
+                .filter(|hash| later.objects.contains_key(hash))
+                .copied()
+                .collect()
         } else {
             let known = later.objects.keys();
-            known.filter(|hash| self.objects.contains_key(hash)).copied().collect()
+            known
+                .filter(|hash| self.objects.contains_key(hash))
+                .copied()
+                .collect()
         };
         for hash in both {
             let pair = (self.objects.get(&hash), later.objects.get(&hash));
@@ -266,7 +272,10 @@ mod tests {
         let lines = [(0, "a", "done"), (0, "gone", "failed"), (1, "a", "skipped")];
         let mut verdicts = folded(&lines);
         verdicts.require_seen_in(1);
-        assert_eq!((verdicts.lines_of(0), verdicts.lines_of(1)), (vec![1], vec![]));
+        assert_eq!(
+            (verdicts.lines_of(0), verdicts.lines_of(1)),
+            (vec![1], vec![])
+        );
     }
 
     #[test]
@@ -279,12 +288,16 @@ mod tests {
         {
             own.take(0, number, &line(source, status));
         }
-        for (number, (source, status)) in (1..).zip([("a", "done"), ("b", "skipped"), ("d", "done")])
+        for (number, (source, status)) in
+            (1..).zip([("a", "done"), ("b", "skipped"), ("d", "done")])
         {
             later.take(0, number, &line(source, status));
         }
         own.give_way_to(&mut later);
-        assert_eq!((own.lines_of(0), later.lines_of(0)), (vec![2, 3], vec![1, 3]));
+        assert_eq!(
+            (own.lines_of(0), later.lines_of(0)),
+            (vec![2, 3], vec![1, 3])
+        );
     }
 
     #[test]

@@ -80,25 +80,48 @@ fn a_run_does_not_end_before_its_slowest_shard() {
     let shards = [(0, live(0, 100.0, 0)), (1, live(0, 1.0, 0))];
     let view = StateView::of(&plan(&[100, 100]), &seen(shards));
     assert_eq!(view.seconds_left, Some(100));
-    assert_eq!(view.slowest.iter().map(|shard| shard.shard).collect::<Vec<_>>(), [1, 0]);
+    assert_eq!(
+        view.slowest
+            .iter()
+            .map(|shard| shard.shard)
+            .collect::<Vec<_>>(),
+        [1, 0]
+    );
 }
 
 #[test]
 fn a_shard_whose_sign_of_life_is_a_minute_old_is_silent() {
-    let shards = [(0, live(0, 1.0, 59)), (1, live(0, 1.0, 60)), (2, live(0, 1.0, 300))];
+    let shards = [
+        (0, live(0, 1.0, 59)),
+        (1, live(0, 1.0, 60)),
+        (2, live(0, 1.0, 300)),
+    ];
     let view = StateView::of(&plan(&[1, 1, 1]), &seen(shards));
     assert_eq!((view.shards.running, view.shards.silent), (1, 2));
-    let silent: Vec<_> = view.silent.iter().map(|shard| shard.silent_seconds).collect();
+    let silent: Vec<_> = view
+        .silent
+        .iter()
+        .map(|shard| shard.silent_seconds)
+        .collect();
     assert_eq!(silent, [300, 60]);
-    assert!((view.rates.objects - 1.0).abs() < f64::EPSILON, "of those at work");
+    assert!(
+        (view.rates.objects - 1.0).abs() < f64::EPSILON,
+        "of those at work"
+    );
 }
 
 #[test]
 fn without_a_process_nobody_knows_the_time() {
     let view = StateView::of(&plan(&[1, 1]), &seen([(0, live(0, 1.0, 100))]));
-    assert_eq!((view.state, view.seconds_left), (RunProgress::Waiting, None));
+    assert_eq!(
+        (view.state, view.seconds_left),
+        (RunProgress::Waiting, None)
+    );
     let stalled = StateView::of(&plan(&[1]), &seen([(0, live(0, 0.0, 0))]));
-    assert_eq!((stalled.state, stalled.seconds_left), (RunProgress::Running, None));
+    assert_eq!(
+        (stalled.state, stalled.seconds_left),
+        (RunProgress::Running, None)
+    );
     assert_eq!(stalled.slowest[0].seconds_left, None);
 }
 

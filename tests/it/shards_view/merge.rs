@@ -26,7 +26,12 @@ fn receipts(path: &Path) -> Vec<(String, String)> {
     let text = |line: &Value, field: &str| line[field].as_str().unwrap().to_owned();
     let receipts = lines.iter().filter(|line| line["status"].is_string());
     let mut receipts: Vec<_> = receipts
-        .map(|line| (text(line, "source").replace("s3://source/", ""), text(line, "status")))
+        .map(|line| {
+            (
+                text(line, "source").replace("s3://source/", ""),
+                text(line, "status"),
+            )
+        })
         .collect();
     receipts.sort();
     receipts
@@ -46,7 +51,11 @@ fn pairs<'a>(receipts: &'a [(String, String)]) -> Vec<(&'a str, &'a str)> {
 /// Three shards that have ended: one after two runs.
 async fn ended() -> State {
     let state = State::planned(3).await;
-    let (a, b, gone) = (receipt("a", "done"), receipt("b", "failed"), receipt("gone", "failed"));
+    let (a, b, gone) = (
+        receipt("a", "done"),
+        receipt("b", "failed"),
+        receipt("gone", "failed"),
+    );
     state.report(0, 0, &[a, b, gone], Some(footer(1))).await;
     state.end(0, 0, 2);
     // The next run of the shard finds what the first one copied, and not what was deleted since.
@@ -54,7 +63,11 @@ async fn ended() -> State {
     state.report(0, 1, &again, Some(footer(0))).await;
     state.end(0, 1, 0);
     // A session that resumes a list without order reports objects once more.
-    let resumed = [receipt("c", "done"), receipt("d", "skipped"), receipt("c", "skipped")];
+    let resumed = [
+        receipt("c", "done"),
+        receipt("d", "skipped"),
+        receipt("c", "skipped"),
+    ];
     state.report(1, 0, &resumed, Some(footer(0))).await;
     state.end(1, 0, 0);
     state.report(2, 0, &[], Some(footer(0))).await;
@@ -69,7 +82,12 @@ async fn each_object_has_one_receipt_whichever_run_of_its_shard_copied_it() {
     assert_eq!(exit, 0, "{stdout} {stderr}");
     assert_eq!(
         pairs(&receipts(&path)),
-        [("a", "done"), ("b", "done"), ("c", "done"), ("d", "skipped")]
+        [
+            ("a", "done"),
+            ("b", "done"),
+            ("c", "done"),
+            ("d", "skipped")
+        ]
     );
     let header = &lines(&path)[0];
     assert_eq!(
@@ -77,7 +95,12 @@ async fn each_object_has_one_receipt_whichever_run_of_its_shard_copied_it() {
         serde_json::json!(["run", "job.yaml", "--state", STATE, "--shards", "4"])
     );
     let footer = footer_of(&path);
-    for (field, expected) in [("done_objects", 3), ("skipped_objects", 1), ("lines", 4), ("exit", 0)] {
+    for (field, expected) in [
+        ("done_objects", 3),
+        ("skipped_objects", 1),
+        ("lines", 4),
+        ("exit", 0),
+    ] {
         assert_eq!(footer[field], expected, "{field}");
     }
     assert_eq!(footer["shards"]["total"], 3);
@@ -90,11 +113,21 @@ async fn each_object_has_one_receipt_whichever_run_of_its_shard_copied_it() {
     ] {
         assert!(stdout.contains(said), "{said}: {stdout}");
     }
-    let (exit, shown, _) = run(at(&state.world), &["report", "show", path.to_str().unwrap()]).await;
-    assert!(exit == 0 && shown.contains("complete of all 3 shards, exit code 0"), "{shown}");
+    let (exit, shown, _) = run(
+        at(&state.world),
+        &["report", "show", path.to_str().unwrap()],
+    )
+    .await;
+    assert!(
+        exit == 0 && shown.contains("complete of all 3 shards, exit code 0"),
+        "{shown}"
+    );
     // The totals of the prefix itself. Shards in which nothing is left to do are not read.
     let (exit, shown, _) = run(at(&state.world), &["report", "show", STATE]).await;
-    assert!(exit == 0 && shown.contains("complete of all 3 shards, exit code 0"), "{shown}");
+    assert!(
+        exit == 0 && shown.contains("complete of all 3 shards, exit code 0"),
+        "{shown}"
+    );
     // A second merge replaces the first and says the same.
     let before = std::fs::read_to_string(&path).unwrap();
     let (exit, ..) = merge(&state, &directory).await;
@@ -116,19 +149,38 @@ async fn a_shard_whose_end_is_missing_makes_the_result_incomplete() {
         assert!(stdout.contains(said), "{said}: {stdout}");
     }
     let footer = footer_of(&path);
-    assert_eq!((&footer["complete"], &footer["exit"]), (&false.into(), &4.into()));
-    assert!(footer["shards"]["reasons"]["1"].as_str().unwrap().contains("has not ended"));
+    assert_eq!(
+        (&footer["complete"], &footer["exit"]),
+        (&false.into(), &4.into())
+    );
+    assert!(
+        footer["shards"]["reasons"]["1"]
+            .as_str()
+            .unwrap()
+            .contains("has not ended")
+    );
     // What is known is there all the same.
     assert_eq!(receipts(&path).len(), 4);
-    let (_, shown, _) = run(at(&state.world), &["report", "show", path.to_str().unwrap()]).await;
-    assert!(shown.contains("incomplete: 1 of 3 shards are not over"), "{shown}");
+    let (_, shown, _) = run(
+        at(&state.world),
+        &["report", "show", path.to_str().unwrap()],
+    )
+    .await;
+    assert!(
+        shown.contains("incomplete: 1 of 3 shards are not over"),
+        "{shown}"
+    );
 }
 
 /// Each way in which the report of a shard is not whole.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_that_is_not_whole_is_told_with_its_shard() {
     let state = State::planned(9).await;
-    let whole = [receipt("a", "done"), receipt("b", "done"), receipt("c", "done")];
+    let whole = [
+        receipt("a", "done"),
+        receipt("b", "done"),
+        receipt("c", "done"),
+    ];
     let report = async |shard: u32, footer: Option<Footer>| {
         state.report(shard, 0, &whole, footer).await;
     };
@@ -136,7 +188,9 @@ async fn a_report_that_is_not_whole_is_told_with_its_shard() {
         let keys = state.world.sandbox.store().keys(OPS);
         let end = format!("{number:06}.jsonl");
         let below = format!("{RUN}shards/{shard}/report/");
-        let mut found = keys.into_iter().filter(|key| key.starts_with(&below) && key.ends_with(&end));
+        let mut found = keys
+            .into_iter()
+            .filter(|key| key.starts_with(&below) && key.ends_with(&end));
         found.next().unwrap()
     };
     let store = || state.world.sandbox.store();
@@ -151,7 +205,9 @@ async fn a_report_that_is_not_whole_is_told_with_its_shard() {
     store().delete_object(OPS, &piece(5, 2));
     let key = piece(6, 2);
     let text = store().object(OPS, &key).unwrap().content.to_bytes();
-    let text = String::from_utf8(text.to_vec()).unwrap().replace("\"size\":100", "\"size\":101");
+    let text = String::from_utf8(text.to_vec())
+        .unwrap()
+        .replace("\"size\":100", "\"size\":101");
     store().put_object(OPS, &key, Content::bytes(text), &ObjectSpec::default());
     for shard in [0, 4, 5, 6] {
         state.end(shard, 0, 0);
@@ -164,7 +220,10 @@ async fn a_report_that_is_not_whole_is_told_with_its_shard() {
     let directory = TempDir::new().unwrap();
     let (exit, stdout, stderr, path) = merge(&state, &directory).await;
     assert_eq!(exit, 4, "{stdout} {stderr}");
-    assert!(stdout.contains("incomplete: 7 of 9 shards are not over"), "{stdout}");
+    assert!(
+        stdout.contains("incomplete: 7 of 9 shards are not over"),
+        "{stdout}"
+    );
     for said in [
         "shard 1: it has not ended",
         "shard 2: it has not ended",
@@ -185,10 +244,15 @@ async fn a_run_without_any_report_is_refused() {
     let state = State::planned(2).await;
     for words in [["report", "merge", STATE], ["report", "show", STATE]] {
         let (exit, _, stderr) = run(at(&state.world), &words).await;
-        assert!(exit == 2 && stderr.contains("has a report yet"), "{exit} {stderr}");
+        assert!(
+            exit == 2 && stderr.contains("has a report yet"),
+            "{exit} {stderr}"
+        );
     }
     // What stands in the way of the result is told before anything is read.
-    state.report(0, 0, &[receipt("a", "done")], Some(footer(0))).await;
+    state
+        .report(0, 0, &[receipt("a", "done")], Some(footer(0)))
+        .await;
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("merged.jsonl");
     std::fs::write(&path, "mine").unwrap();
@@ -230,11 +294,19 @@ async fn two_hundred_shards_are_one_report() {
     // `report show` reads the one shard in which something is left.
     let gets = state.world.sandbox.calls().of(Operation::GetObject).len();
     let (exit, shown, _) = run(at(&state.world), &["report", "show", STATE]).await;
-    assert!(exit == 0 && shown.contains("      s3://source/077/b"), "{shown}");
-    let gets = state.world.sandbox.calls().of(Operation::GetObject).split_off(gets);
-    let bodies = gets.iter().filter(|call| {
-        call.key.contains("/report/") && !call.headers.contains_key("range")
-    });
+    assert!(
+        exit == 0 && shown.contains("      s3://source/077/b"),
+        "{shown}"
+    );
+    let gets = state
+        .world
+        .sandbox
+        .calls()
+        .of(Operation::GetObject)
+        .split_off(gets);
+    let bodies = gets
+        .iter()
+        .filter(|call| call.key.contains("/report/") && !call.headers.contains_key("range"));
     // The footers of all, and the pieces of one, twice.
     assert!(bodies.count() < 200 + 20);
 }
@@ -248,7 +320,9 @@ async fn a_retry_counts_as_later_than_all_shards() {
     // The list of the second shard failed, which no object stands for.
     let mut list: Value = serde_json::from_str(&receipt("", "failed")).unwrap();
     list["error"]["operation"] = "ListObjectsV2".into();
-    state.report(1, 0, &[list.to_string()], Some(footer(1))).await;
+    state
+        .report(1, 0, &[list.to_string()], Some(footer(1)))
+        .await;
     state.end(1, 0, 1);
     let directory = TempDir::new().unwrap();
     let (exit, ..) = merge(&state, &directory).await;
@@ -259,15 +333,33 @@ async fn a_retry_counts_as_later_than_all_shards() {
     let retried = |number: i64| origin(&format!("{:011x}{number:05x}", later + number), 0);
     let below = |what: &str| format!("{RUN}{what}/");
     let b = [receipt("b", "done")];
-    state.report_at(&below("retry"), &retried(1), &b, None).await;
-    state.report_at(&below("repair"), &retried(2), &[receipt("a", "done")], Some(footer(0))).await;
+    state
+        .report_at(&below("retry"), &retried(1), &b, None)
+        .await;
+    state
+        .report_at(
+            &below("repair"),
+            &retried(2),
+            &[receipt("a", "done")],
+            Some(footer(0)),
+        )
+        .await;
     let (exit, _, _, path) = merge(&state, &directory).await;
     assert_eq!(exit, 1);
-    assert_eq!(pairs(&receipts(&path)), [("", "failed"), ("a", "done"), ("b", "failed")]);
+    assert_eq!(
+        pairs(&receipts(&path)),
+        [("", "failed"), ("a", "done"), ("b", "failed")]
+    );
 
     // It found the rest of the list, and copied what had failed.
-    let retry = [receipt("b", "done"), receipt("new", "done"), receipt("a", "skipped")];
-    state.report_at(&below("retry"), &retried(3), &retry, Some(footer(0))).await;
+    let retry = [
+        receipt("b", "done"),
+        receipt("new", "done"),
+        receipt("a", "skipped"),
+    ];
+    state
+        .report_at(&below("retry"), &retried(3), &retry, Some(footer(0)))
+        .await;
     let (exit, stdout, _, path) = merge(&state, &directory).await;
     assert_eq!(exit, 0, "{stdout}");
     assert_eq!(
@@ -276,8 +368,9 @@ async fn a_retry_counts_as_later_than_all_shards() {
     );
     let (_, stdout, _) = run(at(&state.world), &["status", STATE]).await;
     assert!(
-        stdout.contains("the latest retry ended with exit code 0: s3://ops/runs/lake-1/retry/report-")
-            && stdout.contains(&format!("to read the result: s3haul report merge {STATE}")),
+        stdout.contains(
+            "the latest retry ended with exit code 0: s3://ops/runs/lake-1/retry/report-"
+        ) && stdout.contains(&format!("to read the result: s3haul report merge {STATE}")),
         "{stdout}"
     );
 }
@@ -288,7 +381,9 @@ async fn shards_without_keys_need_no_report() {
     let mut empty: ShardPlan = plan(2, state.ago(Duration::from_hours(1)));
     empty.shards[1].ranges.clear();
     state.put("plan.json", &empty, Duration::ZERO);
-    state.report(0, 0, &[receipt("a", "done")], Some(footer(0))).await;
+    state
+        .report(0, 0, &[receipt("a", "done")], Some(footer(0)))
+        .await;
     state.end(0, 0, 0);
     state.end_without_run(1);
     let directory = TempDir::new().unwrap();

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use s3haul::journal::state::Totals;
-use s3haul::journal::{Ledger as _, LeaseTerms, Writer};
+use s3haul::journal::{LeaseTerms, Ledger as _, Writer};
 use s3haul::report::{BucketReport, Footer, Origin, PieceLimits, ReportBucket};
 use s3haul::sandbox::{BucketOptions, Content, ObjectSpec};
 use s3haul::shards::names::{PerShard, report_of};
