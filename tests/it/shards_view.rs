@@ -1,6 +1,7 @@
 //! Runs in shards as others see them: how far they are, and their reports as one.
 
 mod merge;
+mod real;
 mod state;
 
 use std::time::Duration;
