@@ -192,23 +192,24 @@ impl StatePrefix {
         let mut ends = self.ends(PerShard::Failed, failed).await?;
         ends.extend(done);
         let state: &Self = self;
-        let shards = (0..).zip(&state.plan.shards);
-        let reports = shards.map(|(shard, planned)| {
-            let (end, has_ranges) = (ends.get(&shard), !planned.ranges.is_empty());
-            async move {
-                let runs = state.reports(&report_of(shard))?.runs().await?;
-                let unfinished = unfinished(end, has_ranges, &runs);
-                Ok::<_, CliError>(ShardReports {
-                    shard,
-                    runs,
-                    unfinished,
-                })
-            }
-        });
-        let shards: Vec<_> = stream::iter(reports)
-            .buffered(AT_ONCE)
-            .try_collect()
-            .await?;
+        let has_ranges = state
+            .plan
+            .shards
+            .iter()
+            .map(|shard| !shard.ranges.is_empty());
+        let shards: Vec<(u32, bool)> = (0..).zip(has_ranges).collect();
+        let ends = &ends;
+        let reports = |(shard, has_ranges)| async move {
+            let runs = state.reports(&report_of(shard))?.runs().await?;
+            let unfinished = unfinished(ends.get(&shard), has_ranges, &runs);
+            Ok::<_, CliError>(ShardReports {
+                shard,
+                runs,
+                unfinished,
+            })
+        };
+        let shards = stream::iter(shards).map(reports).buffered(AT_ONCE);
+        let shards: Vec<_> = shards.boxed().try_collect().await?;
         let later = self.later().await?;
         let (place, run) = (self.uri.to_string(), &self.plan.by.id);
         let merged = ReportMerge::open(place, run, self.plan.planned, shards, later);

@@ -213,7 +213,7 @@ async fn a_report_that_is_not_whole_is_told_with_its_shard() {
         state.end(shard, 0, 0);
     }
     state.end(7, 1, 0);
-    // 8: failed before it had a run, which its report of an earlier one does not say.
+    // 8: failed, as its report says too.
     state.end(8, 0, 1);
     state.live(1, ShardActivity::Running, 3, Duration::from_secs(1));
 
