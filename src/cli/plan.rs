@@ -15,9 +15,7 @@ use out::{PlanFlags, PlannedPlace};
 
 use super::place::Place;
 use super::shards;
-use super::{
-    CliError, Exit, JobFile, Output, note, output_file, presence, say, say_json, say_line,
-};
+use super::{CliError, Exit, JobFile, Output, note, presence, say, say_json, say_line};
 use crate::bucket::history::Tip;
 use crate::connections::Connections;
 use crate::endpoint::Provider;

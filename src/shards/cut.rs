@@ -75,19 +75,20 @@ fn bounded(weights: &[f64], most: usize) -> Vec<Run> {
 /// with its slight neighbours.
 fn runs_under(bound: f64, weights: &[f64]) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
-    let (mut first, mut weight) = (0, 0.0);
+    let (mut first, mut weight, mut follows_heavy) = (0, 0.0, false);
     for (at, next) in weights.iter().copied().enumerate() {
         if at > first && weight + next > bound && (next <= bound || weight > bound * SLIGHT) {
             runs.push(first..at);
-            (first, weight) = (at, 0.0);
+            (first, weight, follows_heavy) = (at, 0.0, weight > bound);
         }
         weight += next;
     }
     if first < weights.len() {
         runs.push(first..weights.len());
     }
-    // A slight end has no shard of its own.
-    if weight <= bound * SLIGHT && runs.len() > 1 {
+    // A slight end behind a heavy stretch has no shard of its own.
+    let is_slight = weight <= 0.0 || (follows_heavy && weight <= bound * SLIGHT);
+    if is_slight && runs.len() > 1 {
         let end = runs.pop().map_or(weights.len(), |run| run.end);
         if let Some(last) = runs.last_mut() {
             last.end = end;

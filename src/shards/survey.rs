@@ -106,10 +106,9 @@ async fn weight_of_object(source: &SurveyedSource) -> Result<ShardWeight, Failur
     else {
         return Ok(ShardWeight::default());
     };
-    let head = source
-        .bucket
-        .head(&location.key, version.as_deref())
-        .await?;
+    let bucket = &source.bucket;
+    let head = bucket.with_slot(bucket.head(&location.key, version.as_deref()));
+    let head = head.await?;
     Ok(ShardWeight {
         objects: 1,
         bytes: head.size,
@@ -144,15 +143,16 @@ struct Looked {
 }
 
 struct Survey {
-    sides: BTreeMap<u32, Side>,
+    sides: BTreeMap<u32, SurveyedList>,
     extent: Extent,
     lists: u64,
     most_lists: u64,
+    at_once: usize,
     thinning: Thinning,
 }
 
 /// One listing.
-struct Side {
+struct SurveyedList {
     bucket: Bucket,
     reach: Reach,
     filter: Filter,
@@ -195,9 +195,13 @@ impl Survey {
     fn new(sources: &[SurveyedSource], extent: Extent) -> Self {
         let sides = (0..).zip(sources).filter_map(|(number, source)| {
             let is_listed = matches!(source.transfer.from, Source::Prefix { .. });
-            is_listed.then(|| (number, Side::new(source)))
+            is_listed.then(|| (number, SurveyedList::new(source)))
         });
         let shards = u64::from(extent.shards);
+        let ceilings = sources
+            .iter()
+            .map(|source| source.bucket.pacer().slots().ceiling());
+        let ceiling = ceilings.min().unwrap_or(1).max(1);
         Self {
             sides: sides.collect(),
             extent,
@@ -207,6 +211,7 @@ impl Survey {
             } else {
                 FREE_LISTS.max(shards * u64::from(LISTS_PER_SHARD))
             },
+            at_once: AT_ONCE.min(ceiling as usize),
             thinning: Thinning {
                 light: 0.0,
                 kept: 0,
@@ -218,7 +223,7 @@ impl Survey {
     async fn run(&mut self) -> Result<(), Failure> {
         let mut looks = FuturesUnordered::new();
         loop {
-            while looks.len() < AT_ONCE
+            while looks.len() < self.at_once
                 && self.lists < self.most_lists
                 && let Some((transfer, range, mut lister)) = self.next()
             {
@@ -351,7 +356,7 @@ impl Survey {
     }
 }
 
-impl Side {
+impl SurveyedList {
     fn new(source: &SurveyedSource) -> Self {
         let whole = KeyRange::default();
         let ranges = Ranges::new(

@@ -237,7 +237,19 @@ async fn shards_in_any_order_copy_each_object_once() {
     }
     shards.assert_complete();
     let small = 1200 + 5;
-    assert_eq!(shards.world.calls(Operation::CopyObject), small);
+    // A request whose answer is overdue is sent once more.
+    let twice: u64 = (0..8)
+        .map(|shard| {
+            let end = shards.state(&format!("done/{shard}.json")).unwrap();
+            let requests = &end["requests"];
+            requests["hedged"].as_u64().unwrap() + requests["retried"].as_u64().unwrap()
+        })
+        .sum();
+    let copies = shards.world.calls(Operation::CopyObject);
+    assert!(
+        (small..=small + twice).contains(&copies),
+        "{copies} copies of {small}, {twice} twice"
+    );
     assert_eq!(shards.world.calls(Operation::CompleteMultipartUpload), 1);
     let parts = shards
         .world
@@ -247,11 +259,11 @@ async fn shards_in_any_order_copy_each_object_once() {
         .unwrap()
         .parts
         .len();
-    assert_eq!(shards.world.calls(Operation::UploadPartCopy), parts as u64);
+    assert!(shards.world.calls(Operation::UploadPartCopy) <= parts as u64 + twice);
     // One page of the source shows all keys to the planner, and one or two each shard's.
     let lists = shards.world.sandbox.calls().of(Operation::ListObjectsV2);
-    let lists = lists.iter().filter(|call| call.bucket == SOURCE).count();
-    assert!(lists <= 8 * 3 + 4, "{lists} lists of the source");
+    let lists = lists.iter().filter(|call| call.bucket == SOURCE).count() as u64;
+    assert!(lists <= 8 * 3 + 4 + twice, "{lists} lists of the source");
     let plan = shards.state("plan.json").unwrap();
     assert_eq!(
         (&plan["exact"], &plan["weight"]["objects"]),
@@ -305,6 +317,9 @@ async fn shards_in_any_order_copy_each_object_once() {
 async fn a_run_goes_on_from_its_state_alone() {
     let shards = Shards::with_slow_copies(Duration::from_millis(20)).await;
     shards.put_many(800);
+    // Four in flight for each process, so that none is done at once.
+    let job = format!("{COPY_ALL}limits: {{in_flight: 16}}\n");
+    shards.job(&job);
     let killed = |child: Child| async move {
         let mut child = child;
         child.kill().unwrap();
@@ -317,10 +332,9 @@ async fn a_run_goes_on_from_its_state_alone() {
     shards.requests(Operation::CopyObject, 120).await;
     killed(first).await;
     killed(second).await;
-    let before = shards.world.calls(Operation::CopyObject);
     // Another machine has the job, and nothing else.
     let elsewhere = TempDir::new().unwrap();
-    std::fs::write(elsewhere.path().join("job.yaml"), COPY_ALL).unwrap();
+    std::fs::write(elsewhere.path().join("job.yaml"), &job).unwrap();
     for shard in ["3", "1", "0", "2"] {
         let child = shards.start_in(elsewhere.path(), &flags(shard, "4"), Some("uid"));
         let Ended { exit, stderr, .. } = ended(child).await;
@@ -337,17 +351,20 @@ async fn a_run_goes_on_from_its_state_alone() {
     );
     // Copied again is at most what was in flight when the processes were killed.
     let again = shards.world.calls(Operation::CopyObject) - 800;
+    assert!(again <= 40, "{again} objects were copied twice");
+    let sessions =
+        |shard| shards.state(&format!("done/{shard}.json")).unwrap()["sessions"].as_u64();
     assert!(
-        again <= before.min(120),
-        "{again} objects were copied twice"
+        sessions(0) == Some(2) || sessions(1) == Some(2),
+        "neither went on"
     );
-    assert_eq!(shards.state("done/0.json").unwrap()["sessions"], 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_processes_of_a_shard_the_older_one_is_shut_out() {
     let shards = Shards::with_slow_copies(Duration::from_millis(40)).await;
     shards.put_many(1500);
+    shards.job(&format!("{COPY_ALL}limits: {{in_flight: 8}}\n"));
     let older = shards.start(&flags("0", "1"), Some("uid"));
     shards.requests(Operation::CopyObject, 50).await;
     let newer = shards.start(&flags("0", "1"), Some("uid"));
@@ -517,10 +534,14 @@ async fn each_process_has_its_share_of_the_limits() {
         .unwrap();
     assert_eq!(start["limits"]["in_flight"], 2, "{start}");
     assert_eq!(start["limits"]["requests_per_second"], 1000, "{start}");
-    assert_eq!(
-        start["limits"]["bytes_per_second"], "100.00MiB/s",
-        "{start}"
-    );
-    let most = shards.world.sandbox.calls().max_in_flight();
-    assert!(most <= 2, "{most} requests were in flight");
+    assert_eq!(start["limits"]["bytes_per_second"], "100MiB/s", "{start}");
+    let copies = shards.world.sandbox.calls().of(Operation::CopyObject);
+    let at_once = |time| {
+        let open = copies
+            .iter()
+            .filter(|call| call.arrived <= time && time < call.answered);
+        open.count()
+    };
+    let most = copies.iter().map(|call| at_once(call.arrived)).max();
+    assert!(most <= Some(2), "{most:?} copies were in flight");
 }

@@ -110,13 +110,13 @@ async fn jobs_whose_keys_cannot_be_cut_are_refused() {
     for (job, expected) in [
         (
             format!(
-                "{header}transfers:\n  - {{from: {{path: .}}, to: {{s3: s3://destination/}}}}\n"
+                "{header}transfers:\n  - {{from: {{files: .}}, to: {{s3: s3://destination/}}}}\n"
             ),
             "local files cannot be copied in shards",
         ),
         (
             format!(
-                "{header}transfers:\n  - {one}\n  - {{after: one, from: {{s3: s3://source/b/}}, to: {{s3: s3://destination/b/}}}}\n"
+                "{header}transfers:\n  - {one}\n  - {{after: [one], from: {{s3: s3://source/b/}}, to: {{s3: s3://destination/b/}}}}\n"
             ),
             "`after: one` cannot be kept in shards",
         ),

@@ -20,7 +20,8 @@ async fn planned(world: &World, extent: Extent, select: Selection) -> ShardPlan 
     let by = Writer::this_process(&LeaseTerms::default());
     world.sandbox.calls().clear();
     let plan = make(&job, &buckets, extent, &by).await.unwrap();
-    assert_eq!(world.calls(Operation::ListObjectsV2), plan.lists);
+    // A list whose answer is overdue is sent once more.
+    assert!(world.calls(Operation::ListObjectsV2) >= plan.lists);
     assert_eq!(plan.shards.len(), extent.shards as usize);
     plan
 }
