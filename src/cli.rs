@@ -48,6 +48,7 @@ mod select;
 mod set;
 mod shards;
 mod signals;
+mod state;
 mod status;
 mod termination;
 mod tidy;

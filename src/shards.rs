@@ -13,15 +13,16 @@
 //! | `done/I.json`, `failed/I.json` | shard I, after its journal's last commit |
 //! | `summary.json` | each process that finds that all shards have ended |
 //!
-//! Nobody schedules, elects, or restarts anything. The plan is written once (`If-None-Match: *`), so
-//! that all processes read the same one, whoever wrote it. Its ranges meet at their ends, whatever
-//! keys exist, so that each key is in exactly one shard; a key that is written later is, too. Two
-//! processes of one shard are kept apart by the journal, which only one of them can write.
+//! Nobody schedules, elects, or restarts anything. The plan is written once (`If-None-Match: *`),
+//! so that all processes read the same one, whoever wrote it. Its ranges meet at their ends,
+//! whatever keys exist, so that each key is in exactly one shard; a key that is written later is,
+//! too. Two processes of one shard are kept apart by the journal, which only one of them can write.
 //!
 //! # Layout
 //!
-//! `record` holds the objects of the state prefix, `names` their names, and `store` reads and writes
-//! them. `survey` lists how keys are spread, and `cut` divides them.
+//! `record` holds the objects of the state prefix, `names` their names, and `store` reads and
+//! writes them. `survey` lists how keys are spread, and `cut` divides them. `view` sums up how far
+//! a run is.
 
 pub mod cut;
 pub mod end;
@@ -32,11 +33,12 @@ pub mod obtain;
 pub mod record;
 pub mod store;
 pub mod survey;
+pub mod view;
 
 use std::time::Duration;
 
-/// The most shards of a run. The status of an Indexed Job and the arrays of Slurm and AWS Batch hold
-/// no more, and each shard costs some requests however little it has to do.
+/// The most shards of a run. The status of an Indexed Job and the arrays of Slurm and AWS Batch
+/// hold no more, and each shard costs some requests however little it has to do.
 pub const MOST_SHARDS: u32 = 2000;
 /// The time between two versions of `live/I.json`.
 pub const LIVE_EVERY: Duration = Duration::from_secs(15);

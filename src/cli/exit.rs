@@ -197,6 +197,7 @@ impl CliError {
                 | ReportError::Footer { .. }
                 | ReportError::Changed { .. }
                 | ReportError::Unwritten { .. }
+                | ReportError::Unmerged { .. }
                 | ReportError::Moved { .. },
             )
             | Self::Failed(_)

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use jiff::Timestamp;
 use thiserror::Error;
 
 use super::names::PerShard;
@@ -86,6 +87,15 @@ pub struct Stored<T> {
     pub record: T,
     /// Its `ETag`. Absent if the server gave none.
     pub etag: Option<String>,
+}
+
+/// An object of a state prefix, as a list shows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListedRecord {
+    /// Its `ETag`. Absent if the server gave none.
+    pub etag: Option<String>,
+    /// The time at which it was written, by the server's clock.
+    pub modified: Option<Timestamp>,
 }
 
 /// The result of a write with a condition.
@@ -230,11 +240,11 @@ impl StateStore {
         deleted.map(drop).map_err(|failure| self.store(failure))
     }
 
-    /// Returns the shards that have such an object, with its `ETag` as far as the list shows it.
+    /// Returns the shards that have such an object.
     ///
     /// # Errors
     /// A request failed.
-    pub async fn list(&self, kind: PerShard) -> Result<BTreeMap<u32, Option<String>>, StateError> {
+    pub async fn list(&self, kind: PerShard) -> Result<BTreeMap<u32, ListedRecord>, StateError> {
         let prefix = self.key(kind.prefix())?;
         let order = Order::of_objects(self.bucket.capabilities().ordered_lists);
         let (operation, bucket) = (Operation::ListObjects, self.bucket.name());
@@ -252,7 +262,8 @@ impl StateStore {
             for object in page.items {
                 let name = object.key.strip_prefix(self.prefix.as_str());
                 let shard = name.and_then(|name| kind.shard_of(name));
-                found.extend(shard.map(|shard| (shard, object.etag)));
+                let (etag, modified) = (object.etag, object.modified);
+                found.extend(shard.map(|shard| (shard, ListedRecord { etag, modified })));
             }
             match page.next {
                 Some(next) => token = Some(next),

@@ -91,6 +91,7 @@ mod secrets;
 mod select;
 mod sessions;
 mod shards;
+mod shards_view;
 mod signals;
 mod stop;
 mod strays;
