@@ -1,0 +1,124 @@
+"""A run of shards, seen from outside: its state prefix, `s3haul status` and `report merge`, and what must be true of every
+such run, whichever engine it is on (tests/slurm uses this module, too)."""
+
+import contextlib
+import json
+import threading
+import time
+
+from .checks import equal
+from .server import DESTINATION, OPS, SOURCE
+
+
+class Run:
+    """The run whose state is below this prefix of the bucket for operations."""
+
+    def __init__(self, server, prefix, shards, wait):
+        """`wait(condition, what, timeout)` is that of the engine: it gives up when the run has failed."""
+        self.server = server
+        self.prefix = prefix
+        self.url = f"s3://{OPS}/{prefix}"
+        self.shards = shards
+        self.wait = wait
+
+    # The state, as docs/operations.md describes it.
+
+    def record(self, name):
+        """An object of the state, or None."""
+        client = self.server.client()
+        try:
+            return json.load(client.get_object(Bucket=OPS, Key=self.prefix + name)["Body"])
+        except client.exceptions.NoSuchKey:
+            return None
+
+    def records(self, kind):
+        """Maps the index of each shard that has such a record (live, done, failed) to the record."""
+        keys = self.server.objects(OPS, f"{self.prefix}{kind}/")
+        return {record["shard"]: record for key in keys if (record := self.record(key.removeprefix(self.prefix)))}
+
+    def wait_for_plan(self, timeout=120):
+        return self.wait(lambda: self.record("plan.json"), "there is a plan", timeout)
+
+    def ranges(self, index):
+        """The pairs (after, until) of a shard; None stands for the first or the last key."""
+        return [(each.get("after"), each.get("until")) for each in self.record("plan.json")["shards"][index]["ranges"]]
+
+    def keys(self, index):
+        """The keys of the source that a shard has, in order."""
+        inside = lambda key, after, until: (after is None or key > after) and (until is None or key <= until)
+        return sorted(key for key in self.server.objects(SOURCE) for pair in self.ranges(index) if inside(key, *pair))
+
+    def status(self):
+        return json.loads(self.server.s3haul("status", self.url, "--json"))
+
+    def receipts(self):
+        """The receipts of the merged report."""
+        file = self.server.directory / "merged.jsonl"
+        file.unlink(missing_ok=True)
+        self.server.s3haul("report", "merge", self.url, "--out", file)
+        return [line for line in map(json.loads, file.read_text().splitlines()) if "destination" in line]
+
+    @contextlib.contextmanager
+    def watched(self, every=2.0):
+        """Looks at the status again and again, and asserts at the end that it was right each time."""
+        looks = Looks(self, every)
+        looks.start()
+        try:
+            yield looks
+        finally:
+            looks.stop()
+        looks.assert_right()
+
+    # What must be true at the end.
+
+    def assert_whole(self, in_flight):
+        """All objects are at the destination, each written once, but for at most so many that were in flight when a process
+        ended; the report has one receipt for each; and no upload is left."""
+        sources = self.server.objects(SOURCE)
+        equal(self.server.objects(DESTINATION) == sources, True, "the destination has the objects of the source")
+        equal(self.server.uploads(DESTINATION), [], "open uploads")
+        writes = self.server.writes(DESTINATION)
+        again = sum(writes.values()) - len(writes)
+        assert again <= in_flight, f"{again} objects were copied again, and {in_flight} were in flight at interruptions"
+        receipts = sorted(receipt["destination"] for receipt in self.receipts())
+        equal(receipts == sorted(f"s3://{DESTINATION}/{key}" for key in sources), True, "there is one receipt for each object")
+        equal(sorted(self.records("done")), list(range(self.shards)), "shards that are done")
+        summary = self.record("summary.json")
+        equal((summary["shards"], summary["done"], summary.get("failed", {})), (self.shards, self.shards, {}), "summary.json")
+        return again
+
+
+class Looks(threading.Thread):
+    """What `s3haul status` said, beside the records of the state before and after."""
+
+    def __init__(self, run, every):
+        super().__init__(daemon=True)
+        self.run_of_shards, self.every = run, every
+        self.looks = []
+        self.wrong = []
+        self._stopped = threading.Event()
+
+    def run(self):
+        while not self._stopped.wait(self.every):
+            try:
+                self.look()
+            except Exception as error:  # noqa: BLE001: it is told at the end
+                self.wrong.append(f"look {len(self.looks) + 1}: {error}")
+
+    def look(self):
+        run = self.run_of_shards
+        if not run.record("plan.json"):
+            return
+        before = set(run.records("done"))
+        copied = len(run.server.objects(DESTINATION))
+        status = run.status()
+        after = set(run.records("done"))
+        self.looks.append((time.monotonic(), before, copied, status, after))
+
+    def stop(self):
+        self._stopped.set()
+        self.join()
+        self.look()
+
+    def assert_right(self):
+        equal(self.wrong, [], "looks that went wrong")
