@@ -13,8 +13,7 @@ from harness.processes import Processes, free_ports
 
 # A task is a process of this machine, and most of them wait for the server: more of them than there are cores.
 CPUS = 16
-# MaxArraySize is one more than the largest index. A task that is requeued waits for twice the interval of `munged`'s clock
-# and more; the scenarios end that wait (`Slurm.go_on`), as an administrator may.
+# The controller remembers tasks that have ended for an hour, so that their states can be asserted.
 CONFIG = """\
 ClusterName=s3haul
 SlurmctldHost={host}(127.0.0.1)
@@ -42,15 +41,17 @@ SchedulerParameters=sched_interval=1,bf_interval=1,sched_min_interval=100000
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 ReturnToService=2
+MinJobAge=3600
 SlurmdTimeout=300
 SlurmdParameters=config_overrides
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=65536 State=UNKNOWN
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
 
 class Slurm:
-    def __init__(self, keep=False):
+    def __init__(self, binary, keep=False):
+        self.binary = Path(binary).resolve()
         self.directory = Path(tempfile.mkdtemp(prefix="s3haul-slurm-"))
         # Munge's socket is for all users.
         self.directory.chmod(0o755)
@@ -96,7 +97,7 @@ class Slurm:
         for name in ("state", "spool"):
             (self.directory / name).mkdir()
         self.environment = {**os.environ, "SLURM_CONF": str(self.conf)}
-        self._controller = self.processes.start("slurmctld", ["slurmctld", "-D", "-c", "-f", self.conf])
+        self.processes.start("slurmctld", ["slurmctld", "-D", "-c", "-f", self.conf])
         self.start_daemon()
         self._until(lambda: "idle" in self.call("sinfo", "--noheader", "--format=%T", check=False), "the node is idle")
 
@@ -117,9 +118,9 @@ class Slurm:
     def start_daemon(self):
         self.daemon = self.processes.start("slurmd", ["slurmd", "-D", "-N", self.host, "-f", self.conf])
 
-    def call(self, *command, check=True, **options):
+    def call(self, *command, check=True, environment=None, **options):
         done = subprocess.run(
-            [str(part) for part in command], env={**self.environment, **options.pop("environment", {})},
+            [str(part) for part in command], env={**self.environment, **(environment or {})},
             capture_output=True, text=True, check=False, timeout=60, **options,
         )
         if check and done.returncode:
