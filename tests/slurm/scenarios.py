@@ -67,10 +67,9 @@ def array_interrupted(world):
         world.slurm.call("scontrol", "update", f"JobId={world.array}", f"ArrayTaskThrottle={TASKS}")
         states = world.wait_for_end(3600 if FULL else 300)
     equal(states, {index: "COMPLETED" for index in range(SHARDS)}, "states of the tasks")
-    assert looks.looks, "nobody looked"
     assert requeues.count >= 5, f"only {requeues.count} tasks were requeued"
     again = run.assert_whole(in_flight=requeues.count * IN_FLIGHT // (TASKS // 2))
-    print(f"        array_interrupted: {requeues.count} requeues, {again} objects copied again", flush=True)
+    print(f"        array_interrupted: {requeues.count} requeues, {again} objects copied again, {len(looks.looks)} looks", flush=True)
 
 
 @scenario

@@ -4,7 +4,6 @@ such run, whichever engine it is on (tests/slurm uses this module, too)."""
 import contextlib
 import json
 import threading
-import time
 
 from .checks import equal
 from .server import DESTINATION, OPS, SOURCE
@@ -71,9 +70,9 @@ class Run:
 
     # What must be true at the end.
 
-    def assert_whole(self, in_flight):
+    def assert_whole(self, in_flight, failed=()):
         """All objects are at the destination, each written once, but for at most so many that were in flight when a process
-        ended; the report has one receipt for each; and no upload is left."""
+        ended; the report has one receipt for each; and no upload is left. Shards that had failed were retried."""
         sources = self.server.objects(SOURCE)
         equal(self.server.objects(DESTINATION) == sources, True, "the destination has the objects of the source")
         equal(self.server.uploads(DESTINATION), [], "open uploads")
@@ -82,9 +81,11 @@ class Run:
         assert again <= in_flight, f"{again} objects were copied again, and {in_flight} were in flight at interruptions"
         receipts = sorted(receipt["destination"] for receipt in self.receipts())
         equal(receipts == sorted(f"s3://{DESTINATION}/{key}" for key in sources), True, "there is one receipt for each object")
-        equal(sorted(self.records("done")), list(range(self.shards)), "shards that are done")
+        done = [shard for shard in range(self.shards) if shard not in failed]
+        equal(sorted(self.records("done")), done, "shards that are done")
         summary = self.record("summary.json")
-        equal((summary["shards"], summary["done"], summary.get("failed", {})), (self.shards, self.shards, {}), "summary.json")
+        equal((summary["shards"], summary["done"]), (self.shards, len(done)), "summary.json")
+        equal(sorted(map(int, summary.get("failed", {}))), sorted(failed), "failed in summary.json")
         return again
 
 
@@ -109,16 +110,35 @@ class Looks(threading.Thread):
         run = self.run_of_shards
         if not run.record("plan.json"):
             return
-        before = set(run.records("done"))
-        copied = len(run.server.objects(DESTINATION))
+        before = {kind: set(run.records(kind)) for kind in ("done", "failed")}
         status = run.status()
-        after = set(run.records("done"))
-        self.looks.append((time.monotonic(), before, copied, status, after))
+        after = {kind: set(run.records(kind)) for kind in ("done", "failed")}
+        self.looks.append(status)
+        self._check(before, status, after, len(run.server.objects(DESTINATION)))
+
+    def _check(self, before, status, after, copied):
+        """Compares with the records before and after, and with what is at the destination after."""
+        counts = dict(status["shards"])
+        total = counts.pop("total")
+        equal((total, sum(counts.values())), (self.run_of_shards.shards, total), f"shards in {status}")
+        for kind in ("done", "failed"):
+            # One that failed is started again, and may be done then.
+            least = len(before[kind] & after[kind])
+            assert least <= counts[kind] <= len(before[kind] | after[kind]), f"{before} and {after}, and status has {counts}"
+        done = status["totals"]["done_objects"]
+        assert done <= copied, f"status has {done} objects copied, and the destination has {copied}"
 
     def stop(self):
         self._stopped.set()
         self.join()
-        self.look()
 
     def assert_right(self):
+        """Looks once more, when all processes have ended."""
+        self.look()
         equal(self.wrong, [], "looks that went wrong")
+        last = self.looks[-1]
+        run = self.run_of_shards
+        equal((last["state"], last["shards"]["running"]), ("ended", 0), "the last look")
+        ends = list(run.records("done").values()) + list(run.records("failed").values())
+        for count in ("done_objects", "failed_objects", "skipped_objects"):
+            equal(last["totals"][count], sum(end["totals"][count] for end in ends), f"{count} of the last look")
