@@ -46,6 +46,7 @@ mod run;
 mod sandbox;
 mod select;
 mod set;
+mod shards;
 mod signals;
 mod status;
 mod termination;

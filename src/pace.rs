@@ -66,6 +66,8 @@ pub struct Pacer {
     fruitless: Fruitless,
     /// Cancelled when the run stops.
     stopping: CancellationToken,
+    /// The processes that share the rates of the buckets.
+    sharers: u32,
     /// The rules for repeating failed requests.
     pub retry: RetryPolicy,
 }
@@ -112,7 +114,8 @@ impl Fruitless {
 }
 
 /// A copy of the pacer's counters.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct PaceCounts {
     /// Requests sent, retries included.
     pub requests: u64,
@@ -165,7 +168,18 @@ impl Pacer {
             counters: Counters::default(),
             fruitless: Fruitless::default(),
             stopping: CancellationToken::new(),
+            sharers: 1,
             retry,
+        }
+    }
+
+    /// Returns this pacer, which begins with its share of the documented rates because so many
+    /// processes send requests to the same buckets.
+    #[must_use]
+    pub fn shared_by(self, processes: u32) -> Self {
+        Self {
+            sharers: processes.max(1),
+            ..self
         }
     }
 
@@ -202,7 +216,7 @@ impl Pacer {
         let now = self.elapsed();
         let mut all = self.all_lanes();
         let lanes = all.entry((name, class));
-        Arc::clone(lanes.or_insert_with(|| Arc::new(Lanes::new(class, outage, now))))
+        Arc::clone(lanes.or_insert_with(|| Arc::new(Lanes::new(class, self.sharers, outage, now))))
     }
 
     fn all_lanes(&self) -> MutexGuard<'_, HashMap<(String, Class), Arc<Lanes>>> {

@@ -15,6 +15,7 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use super::journal::JournalFlags;
+use super::lease;
 use super::parse::parse;
 use super::place::Place;
 use super::report::{FoundReport, unread};
@@ -157,8 +158,10 @@ impl Retry {
             intent: self.journal.intent(),
             wait: self.journal.waits(),
             drain: self.drain.time(),
+            lease: lease::terms(),
+            shard: None,
         };
-        run(&job, &world, &origin, terms, output).await
+        run(&job, &world, &origin, &terms, output).await
     }
 }
 

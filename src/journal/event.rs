@@ -34,8 +34,8 @@ pub enum Event {
     /// The run ended by itself; objects may have failed.
     RunEnded,
     /// A range of keys is being planned. Each transfer begins with one, from its first key to its
-    /// last. So does a transfer whose lists cannot be resumed; everything known about its keys is
-    /// then void.
+    /// last, or as far as the keys of a shard go. So does a transfer whose lists cannot be resumed;
+    /// everything known about its keys is then void.
     RangeBegan {
         /// Its number.
         range: u32,
@@ -43,6 +43,12 @@ pub enum Event {
         transfer: u32,
         /// Keys come in the order of their bytes, so that a listing can go on behind any of them.
         ordered: bool,
+        /// The key behind which it begins; `None` if it begins with the first key.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<ObjectKey>,
+        /// The last key that may be in it; `None` if it ends with the transfer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until: Option<ObjectKey>,
     },
     /// A range was cut in two, which are planned side by side.
     RangeCut {

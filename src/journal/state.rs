@@ -182,10 +182,14 @@ impl RunState {
                 range,
                 transfer,
                 ordered,
+                after,
+                until,
             } => {
                 let fresh = RangeState {
                     transfer: *transfer,
                     ordered: *ordered,
+                    passed: after.clone(),
+                    until: until.clone(),
                     ..RangeState::default()
                 };
                 self.ranges.retain(|_, other| other.transfer != *transfer);

@@ -86,6 +86,8 @@ pub(super) fn range() -> Event {
         range: 0,
         transfer: 0,
         ordered: true,
+        after: None,
+        until: None,
     }
 }
 

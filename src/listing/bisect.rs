@@ -162,6 +162,13 @@ impl Ranges {
         self.listed.get(&range)?.until.clone()
     }
 
+    /// Returns the pages that a range is expected to have before it in the prefix that it is in.
+    #[must_use]
+    pub fn pages_left(&self, range: u32) -> Option<f64> {
+        let listed = self.listed.get(&range)?;
+        Some(listed.page.as_ref().map_or(0.0, |page| page.left))
+    }
+
     /// Marks a range as done.
     pub fn end(&mut self, range: u32) {
         self.listed.remove(&range);

@@ -44,15 +44,11 @@ pub fn objects(bucket: Bucket, reach: Reach, after: Option<String>) -> Listing {
 /// in order.
 #[must_use]
 pub fn range(bucket: Bucket, reach: Reach, after: Option<String>, bounds: impl Bounds) -> Listing {
-    let paging = Paging::new(Operation::ListObjects, bucket.name(), "", Order::Ascending)
-        .behind(after.clone());
-    start(Lister {
-        paging,
-        ..Lister::new(bucket, reach, after, bounds)
-    })
+    start(Lister::of_range(bucket, reach, after, bounds))
 }
 
-struct Lister<B> {
+/// A listing in progress, which is asked for one page after the other.
+pub struct Lister<B> {
     bucket: Bucket,
     reach: Reach,
     /// The position of the prefix that is being listed.
@@ -72,6 +68,34 @@ fn start(lister: Lister<impl Bounds>) -> Listing {
 }
 
 impl<B: Bounds> Lister<B> {
+    /// Begins a range, as [`range`] lists it.
+    #[must_use]
+    pub fn of_range(bucket: Bucket, reach: Reach, after: Option<String>, bounds: B) -> Self {
+        let paging = Paging::new(Operation::ListObjects, bucket.name(), "", Order::Ascending)
+            .behind(after.clone());
+        Self {
+            paging,
+            ..Self::new(bucket, reach, after, bounds)
+        }
+    }
+
+    /// Lists the next page. Returns `None` behind the last one. An empty page says nothing.
+    ///
+    /// # Errors
+    /// The list failed.
+    pub async fn next_page(&mut self) -> Result<Option<Vec<Found>>, Failure> {
+        match self.reach.prefixes().get(self.at).cloned() {
+            Some(prefix) => self.page(&prefix).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Returns true behind the last page.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.at >= self.reach.prefixes().len()
+    }
+
     fn new(bucket: Bucket, reach: Reach, after: Option<String>, bounds: B) -> Self {
         let reach = if bucket.capabilities().directory {
             reach.in_whole_directories()

@@ -51,6 +51,8 @@ const fn documented(class: Class) -> f64 {
 #[derive(Debug)]
 pub struct Lanes {
     class: Class,
+    /// The rate with which a lane begins.
+    start: f64,
     table: ArcSwap<Table>,
     /// Held while the table is changed.
     changing: Mutex<()>,
@@ -68,8 +70,9 @@ struct Table {
 }
 
 impl Lanes {
-    pub(super) fn new(class: Class, outage: Arc<Outage>, now: Duration) -> Self {
-        let root = Lane::new("", RateController::new(documented(class)), now);
+    pub(super) fn new(class: Class, sharers: u32, outage: Arc<Outage>, now: Duration) -> Self {
+        let start = documented(class) / f64::from(sharers.max(1));
+        let root = Lane::new("", RateController::new(start), now);
         let table = ArcSwap::from_pointee(Table {
             root,
             branches: Vec::new(),
@@ -77,6 +80,7 @@ impl Lanes {
         let (answers, trust) = (LastAnswers::default(), Trust::default());
         Self {
             class,
+            start,
             table,
             changing: Mutex::default(),
             outage,
@@ -264,7 +268,7 @@ impl Lanes {
 
     /// Gives the hot prefixes lanes of their own, and `lane` another start without them.
     fn split(&self, lane: &Arc<Lane>, hot: &[Hot], now: Duration) {
-        let start = documented(self.class);
+        let start = self.start;
         for Hot { prefix, accepted } in hot {
             tracing::debug!(prefix, accepted, "is throttled alone");
         }
@@ -347,7 +351,7 @@ impl Lanes {
 
     /// Begins with what an earlier session learned about this bucket.
     pub(super) fn recall<'a>(&self, lanes: impl Iterator<Item = &'a LearnedLane>, now: Duration) {
-        let start = documented(self.class);
+        let start = self.start;
         let known = |lane: &LearnedLane| {
             Lane::new(
                 &lane.prefix,
@@ -373,7 +377,7 @@ mod tests {
 
     fn lanes() -> Arc<Lanes> {
         let outage = Arc::new(Outage::new((MS, MS)));
-        Arc::new(Lanes::new(Class::Write, outage, Duration::ZERO))
+        Arc::new(Lanes::new(Class::Write, 1, outage, Duration::ZERO))
     }
 
     fn prefixes(lanes: &Lanes) -> Vec<String> {

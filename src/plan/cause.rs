@@ -71,6 +71,20 @@ impl CauseCounts {
         }
     }
 
+    /// Adds the counts of other objects.
+    pub fn merge(&mut self, other: &Self) {
+        for (pattern, more) in &other.causes {
+            if let Some(cause) = self.causes.get_mut(pattern) {
+                cause.objects += more.objects;
+            } else if self.causes.len() < MAX_CAUSES {
+                self.causes.insert(pattern.clone(), more.clone());
+            } else {
+                self.others += more.objects;
+            }
+        }
+        self.others += other.others;
+    }
+
     /// Takes back counts of objects that are tried once more.
     pub fn take_back(&mut self, void: &Self) {
         for (pattern, void) in &void.causes {

@@ -84,6 +84,20 @@ impl LossCounts {
         }
     }
 
+    /// Adds the losses of other objects.
+    pub fn merge(&mut self, other: &Self) {
+        for (loss, objects) in other.iter() {
+            if let Some(count) = self.counts.get_mut(loss) {
+                *count += objects;
+            } else if self.counts.len() < MAX_KINDS {
+                self.counts.insert(loss.clone(), objects);
+            } else {
+                self.others += objects;
+            }
+        }
+        self.others += other.others;
+    }
+
     /// Returns each loss with the number of objects that it happened to.
     pub fn iter(&self) -> impl Iterator<Item = (&Loss, u64)> {
         self.counts.iter().map(|(loss, count)| (loss, *count))
@@ -177,5 +191,12 @@ mod tests {
         };
         let read = whole::deserialize(&mut serde_json::Deserializer::from_slice(&text)).unwrap();
         assert_eq!(read, counts, "a journal forgets nothing");
+        let mut sum = counts.clone();
+        sum.merge(&counts);
+        assert_eq!(sum.iter().next(), Some((&tags, 624)));
+        let all = |counts: &LossCounts| {
+            counts.others() + counts.iter().map(|(_, objects)| objects).sum::<u64>()
+        };
+        assert_eq!(all(&sum), 2 * all(&counts));
     }
 }

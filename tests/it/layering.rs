@@ -25,6 +25,7 @@ const ORDER: &[&str] = &[
     "journal",
     "execute",
     "report",
+    "shards",
     "verify",
     "run",
     "telemetry",

@@ -90,6 +90,7 @@ mod sandbox;
 mod secrets;
 mod select;
 mod sessions;
+mod shards;
 mod signals;
 mod stop;
 mod strays;
