@@ -251,8 +251,9 @@ class World:
             equal(message, "", f"termination message of {name}")
         elif state["exitCode"] < 128:
             assert 0 < len(message.encode()) <= 4096 and "\n" not in message, f"{name} says {message!r}"
-            if not pod["deleted"]:
-                assert message in self.kubectl("describe", "pod", name), "kubectl describe shows the cause"
+            # One that was evicted goes a moment later.
+            if described := self.kubectl("describe", "pod", name, check=False):
+                assert message in described, "kubectl describe shows the cause"
             equal({line["level"] for line in lines} & {"ERROR", "WARN"} != set(), True, f"{name} has logged what is wrong")
 
     def message(self, job, number=1):

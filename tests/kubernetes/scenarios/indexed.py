@@ -31,8 +31,12 @@ def slow(manifest):
     manifest["limits"] = {"requests_per_second": REQUESTS, "in_flight": IN_FLIGHT}
 
 
+# A pod is left alone for as long as it takes to begin, or the last one would be evicted for ever.
+BEGINS = 5
+
+
 class Evictions(threading.Thread):
-    """Evicts a pod of a Job again and again, chosen at random of those that run on nodes that are there."""
+    """Evicts a pod of a Job again and again, chosen at random of those that have run for a while on nodes that are there."""
 
     def __init__(self, world, job, every, spared=()):
         super().__init__(daemon=True)
@@ -40,6 +44,7 @@ class Evictions(threading.Thread):
         # Names of nodes.
         self.spared = set(spared)
         self.count = 0
+        self._since = {}
         self._random = random.Random(19)
         self._stopped = threading.Event()
 
@@ -53,7 +58,11 @@ class Evictions(threading.Thread):
 
     def run(self):
         while not self._stopped.wait(self.every):
-            running = [pod for pod in self.world.pods(self.job) if is_running(pod) and pod["spec"]["nodeName"] not in self.spared]
+            running = [pod for pod in self.world.pods(self.job) if is_running(pod)]
+            for pod in running:
+                self._since.setdefault(name_of(pod), time.monotonic())
+            running = [pod for pod in running if pod["spec"]["nodeName"] not in self.spared
+                       and time.monotonic() - self._since[name_of(pod)] > BEGINS]
             if not running:
                 continue
             try:
