@@ -10,7 +10,7 @@ from harness.runner import scenario
 FULL = bool(os.environ.get("S3HAUL_FULL"))
 OBJECTS = ["small/=200000x4KiB", *(f"large/{number}=200GiB" for number in range(4))] if FULL else ["small/=20000x4KiB"]
 SHARDS, TASKS = (64, 8) if FULL else (16, 4)
-REQUESTS, IN_FLIGHT = (1600, 256) if FULL else (400, 64)
+REQUESTS, IN_FLIGHT = (2000, 256) if FULL else (600, 64)
 
 
 def slow(manifest):
@@ -53,17 +53,17 @@ def array_interrupted(world):
     run = world.run()
     world.submit()
     run.wait_for_plan()
-    with run.watched() as looks, Requeues(world, every=2) as requeues:
-        world.poll(lambda: len(run.records("done")) >= SHARDS // 4, "a quarter of the shards is done", 300)
+    with run.watched() as looks, Requeues(world, every=4) as requeues:
+        run.wait_for_copies(0.1)
         world.slurm.daemon.kill()
         world.slurm.daemon.wait()
         count = requeues.count
         world.poll(lambda: requeues.count >= count + 2, "two tasks are requeued while the daemon is dead", 60)
         world.slurm.start_daemon()
-        world.poll(lambda: len(run.records("done")) >= SHARDS // 2, "half of the shards are done", 600)
+        run.wait_for_copies(0.4)
         # P is changed.
         world.slurm.call("scontrol", "update", f"JobId={world.array}", f"ArrayTaskThrottle={TASKS // 2}")
-        world.poll(lambda: len(run.records("done")) >= SHARDS * 5 // 8, "five eighths of the shards are done", 600)
+        run.wait_for_copies(0.5)
         world.slurm.call("scontrol", "update", f"JobId={world.array}", f"ArrayTaskThrottle={TASKS}")
         states = world.wait_for_end(3600 if FULL else 300)
     equal(states, {index: "COMPLETED" for index in range(SHARDS)}, "states of the tasks")

@@ -29,6 +29,8 @@ class Server:
         self.url = f"http://127.0.0.1:{port}"
         self.region = REGION
         self.process = None
+        # The number of the rule that counts copies.
+        self._counter = None
 
     def start(self, buckets, objects):
         """Makes the buckets, in the region that job.yaml of deploy/ names, and maps keys to sizes of objects in the first one."""
@@ -47,6 +49,11 @@ class Server:
         given += [("--bucket", each) for each in (DESTINATION, OPS)]
         self._start(*(word for pair in given for word in pair))
         self.client().put_bucket_versioning(Bucket=DESTINATION, VersioningConfiguration={"Status": "Enabled"})
+        self._counter = self.rules([{"operation": "CopyObject", "effect": {"delay": "0s"}}])[0]
+
+    def copies(self):
+        """How many copies were asked for so far, with `start_with_many`."""
+        return json.loads(self._request("GET", number=self._counter))["matched"]
 
     def _start(self, *arguments):
         self.process = self._processes.start(
@@ -63,19 +70,20 @@ class Server:
             raise AssertionError("the sandbox does not answer after 30 s")
 
     def rules(self, rules):
-        """Arms rules for faults; docs/sandbox.md has their fields."""
-        self._request("POST", json.dumps(rules).encode())
+        """Arms rules for faults and returns their numbers; docs/sandbox.md has their fields."""
+        return json.loads(self._request("POST", json.dumps(rules).encode()))["ids"]
 
     def forget_rules(self):
-        self._request("DELETE")
+        for rule in json.loads(self._request("GET"))["rules"]:
+            if rule["id"] != self._counter:
+                self._request("DELETE", number=rule["id"])
 
     def struck(self):
         """How many calls the rules have struck so far."""
-        rules = json.loads(self._request("GET"))
-        return sum(rule["struck"] for rule in (rules["rules"] if isinstance(rules, dict) else rules))
+        return sum(rule["struck"] for rule in json.loads(self._request("GET"))["rules"])
 
-    def _request(self, method, body=None):
-        url = f"http://127.0.0.1:{self._control}/_sandbox/rules"
+    def _request(self, method, body=None, number=None):
+        url = f"http://127.0.0.1:{self._control}/_sandbox/rules" + (f"/{number}" if number else "")
         with urllib.request.urlopen(urllib.request.Request(url, body, method=method), timeout=30) as answer:
             return answer.read()
 

@@ -30,10 +30,15 @@ class Run:
         except client.exceptions.NoSuchKey:
             return None
 
-    def records(self, kind):
-        """Maps the index of each shard that has such a record (live, done, failed) to the record."""
+    def those(self, kind):
+        """The indices of the shards that have such a record: live, done, failed."""
         keys = self.server.objects(OPS, f"{self.prefix}{kind}/")
-        return {record["shard"]: record for key in keys if (record := self.record(key.removeprefix(self.prefix)))}
+        return {int(key.rpartition("/")[2].removesuffix(".json")) for key in keys}
+
+    def wait_for_copies(self, share, timeout=300):
+        """Waits until so much of the run's objects was asked for."""
+        objects = self.record("plan.json")["weight"]["objects"]
+        self.wait(lambda: self.server.copies() >= share * objects, f"{share:.0%} of the objects are copied", timeout)
 
     def wait_for_plan(self, timeout=120):
         return self.wait(lambda: self.record("plan.json"), "there is a plan", timeout)
@@ -82,7 +87,7 @@ class Run:
         receipts = sorted(receipt["destination"] for receipt in self.receipts())
         equal(receipts == sorted(f"s3://{DESTINATION}/{key}" for key in sources), True, "there is one receipt for each object")
         done = [shard for shard in range(self.shards) if shard not in failed]
-        equal(sorted(self.records("done")), done, "shards that are done")
+        equal(sorted(self.those("done")), done, "shards that are done")
         summary = self.record("summary.json")
         equal((summary["shards"], summary["done"]), (self.shards, len(done)), "summary.json")
         equal(sorted(map(int, summary.get("failed", {}))), sorted(failed), "failed in summary.json")
@@ -110,9 +115,9 @@ class Looks(threading.Thread):
         run = self.run_of_shards
         if not run.record("plan.json"):
             return
-        before = {kind: set(run.records(kind)) for kind in ("done", "failed")}
+        before = {kind: run.those(kind) for kind in ("done", "failed")}
         status = run.status()
-        after = {kind: set(run.records(kind)) for kind in ("done", "failed")}
+        after = {kind: run.those(kind) for kind in ("done", "failed")}
         self.looks.append(status)
         self._check(before, status, after, len(run.server.objects(DESTINATION)))
 
@@ -139,6 +144,6 @@ class Looks(threading.Thread):
         last = self.looks[-1]
         run = self.run_of_shards
         equal((last["state"], last["shards"]["running"]), ("ended", 0), "the last look")
-        ends = list(run.records("done").values()) + list(run.records("failed").values())
+        ends = [run.record(f"{kind}/{shard}.json") for kind in ("done", "failed") for shard in run.those(kind)]
         for count in ("done_objects", "failed_objects", "skipped_objects"):
             equal(last["totals"][count], sum(end["totals"][count] for end in ends), f"{count} of the last look")
