@@ -112,7 +112,9 @@ class Slurm:
             os.chown(path, munge.pw_uid, munge.pw_gid)
         files = [f"--key-file={key}", f"--socket={self.socket}"]
         files += [f"--{name}-file={directory / name}" for name in ("pid", "seed", "log")]
-        self.processes.start("munged", ["runuser", "--user", "munge", "--", "munged", "--foreground", *files])
+        # It becomes munged, unlike `runuser`, which would leave it behind.
+        user = ["setpriv", f"--reuid={munge.pw_uid}", f"--regid={munge.pw_gid}", "--clear-groups"]
+        self.processes.start("munged", [*user, "munged", "--foreground", *files])
         self._until(lambda: self.socket.exists(), "munged listens")
 
     def start_daemon(self):

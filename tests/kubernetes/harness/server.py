@@ -73,10 +73,13 @@ class Server:
         """Arms rules for faults and returns their numbers; docs/sandbox.md has their fields."""
         return json.loads(self._request("POST", json.dumps(rules).encode()))["ids"]
 
-    def forget_rules(self):
-        for rule in json.loads(self._request("GET"))["rules"]:
-            if rule["id"] != self._counter:
-                self._request("DELETE", number=rule["id"])
+    def forget_rules(self, numbers=None):
+        """Disarms the rules with these numbers, or all but that of `copies`."""
+        if numbers is None:
+            rules = json.loads(self._request("GET"))["rules"]
+            numbers = [rule["id"] for rule in rules if rule["id"] != self._counter]
+        for number in numbers:
+            self._request("DELETE", number=number)
 
     def struck(self):
         """How many calls the rules have struck so far."""

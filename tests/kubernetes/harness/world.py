@@ -283,8 +283,11 @@ class World:
 
     def describe(self):
         """What an engineer looks at when a scenario fails."""
+        if self.cluster.watch.closed:
+            return "the cluster is gone"
         lines = []
-        for pod in self.pods():
+        # Of a run by many pods, the last ones.
+        for pod in self.pods()[-24:]:
             lines.append(f"{name_of(pod)}: {json.dumps(pod['status'].get('containerStatuses'))}")
             try:
                 lines += [f"    {line}" for line in self.log(name_of(pod)).splitlines()[-15:]]

@@ -96,7 +96,7 @@ def run_of(world, job, name="lake", shards=SHARDS):
 @scenario
 def indexed_job(world):
     """One run of the overlay through all that can happen to its pods."""
-    nodes = world.keep_on_own_nodes(4, cpu="2")
+    world.keep_on_own_nodes(4, cpu="2")
     overlay = begin(world, "indexed-job")
     run = run_of(world, JOB)
 
@@ -104,18 +104,23 @@ def indexed_job(world):
     overlay.apply()
     state = ("CreateContainerConfigError", 'secret "s3haul-credentials" not found')
     world.wait(lambda: [waiting(pod) for pod in world.pods(JOB)] == [state] * PODS, "all pods tell that the Secret is missing")
+    # Nothing is copied before one key of a shard is refused: that shard cannot end before the rules are forgotten.
+    slowly = world.server.rules([{"operation": "CopyObject", "effect": {"delay": "3s"}}])
     world.create_secret()
     run.wait_for_plan()
+    index = PODS
+    world.server.rules([{"operation": "CopyObject", "prefix": run.keys(index)[-1], "effect": "throttle"}])
+    world.server.forget_rules(slowly)
     with run.watched() as looks, Evictions(world, JOB, every=2) as evictions:
         run.wait_for_copies(0.05)
         suspend_and_resume(world, run, overlay)
         kill_the_controller_manager(world, evictions)
-        old, index = lose_a_node(world, run, nodes, evictions)
+        lost, old = lose_the_node(world, index, evictions)
         # P is changed while the index of the lost pod waits for the garbage collector.
         for pods in (PODS // 2, PODS):
             overlay.resize(pods)
             world.wait(lambda: len(active(world)) <= overlay.pods, f"at most {pods} pods are active")
-        second = lambda: [pod for pod in world.pods(JOB) if index_of(pod) == index and is_running(pod)]
+        second = lambda: [pod for pod in world.pods(JOB) if index_of(pod) == index and is_running(pod) and name_of(pod) != lost]
         world.wait(second, f"index {index} has a second pod", timeout=240)
         assert is_alive(old), "the old process is alive while the new one begins"
         world.server.forget_rules()
@@ -138,7 +143,7 @@ def active(world):
 
 def suspend_and_resume(world, run, overlay):
     world.kubectl("patch", "job", JOB, "--patch", '{"spec": {"suspend": true}}')
-    world.wait(lambda: not active(world), "a suspended Job has no pod")
+    world.wait(lambda: all(pod["deleted"] for pod in world.pods(JOB) if not terminated(pod)), "a suspended Job has no pod")
     status = run.status()
     equal((status["state"], status["shards"]["running"]), ("waiting", 0), "the status of a suspended run")
     world.kubectl("patch", "job", JOB, "--patch", '{"spec": {"suspend": false}}')
@@ -149,23 +154,21 @@ def kill_the_controller_manager(world, evictions):
     """Pods that are evicted are not replaced until it is back."""
     with world.cluster.without_controller_manager():
         count = evictions.count
-        world.poll(lambda: evictions.count >= count + 2, "two more evictions", 60)
+        is_over = lambda: evictions.count > count + 1 or not any(map(is_running, world.pods(JOB)))
+        world.poll(is_over, "two more evictions, or no pod is left", 60)
 
 
-def lose_a_node(world, run, nodes, evictions):
-    """The kubelet of a node is stopped while its processes live, and its Node is deleted. Returns the process of a pod there,
-    which cannot end before the rules of the server are forgotten, and the pod's index."""
-    pods = lambda: [pod for pod in world.pods(JOB) if is_running(pod)]
-    pod = world.wait(pods, "a pod runs")[0]
-    node, index = pod["spec"]["nodeName"], index_of(pod)
+def lose_the_node(world, index, evictions):
+    """The kubelet of the node where the index runs is stopped while its processes live, and its Node is deleted. Returns the
+    name of the pod and its process."""
+    pods = lambda: [pod for pod in world.pods(JOB) if is_running(pod) and index_of(pod) == index]
+    pod = world.wait(pods, f"index {index} runs", timeout=300)[0]
+    node = pod["spec"]["nodeName"]
     evictions.spared.add(node)
-    # The last keys of its shard.
-    prefix = run.keys(index)[-1][:-5]
-    world.server.rules([{"operation": "CopyObject", "prefix": prefix, "effect": "throttle"}])
     old = world.pid(name_of(pod))
     world.cluster.kubelet(node).send_signal(signal.SIGSTOP)
     world.cluster.kubectl("delete", "node", node)
-    return old, index
+    return name_of(pod), old
 
 
 @scenario
