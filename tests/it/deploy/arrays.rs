@@ -31,7 +31,10 @@ fn action(code: u8) -> String {
     let ended = BTreeMap::from([
         ("onExitCode", code.to_string()),
         ("onReason", String::new()),
-        ("onStatusReason", "Essential container in task exited".to_owned()),
+        (
+            "onStatusReason",
+            "Essential container in task exited".to_owned(),
+        ),
     ]);
     let applies = |rule: &&Value| {
         ended.iter().all(|(condition, text)| {
@@ -48,7 +51,11 @@ fn aws_batch_repeats_what_may_end_otherwise() {
     for exit in Exit::ALL {
         let expected = match exit {
             Exit::Usage | Exit::Waiting => "EXIT",
-            Exit::Done | Exit::Failures | Exit::Refused | Exit::Interrupted | Exit::Held
+            Exit::Done
+            | Exit::Failures
+            | Exit::Refused
+            | Exit::Interrupted
+            | Exit::Held
             | Exit::Bug => "RETRY",
         };
         assert_eq!(action(exit as u8), expected, "{exit:?}");
@@ -88,7 +95,11 @@ fn the_slurm_script_does_what_its_table_says() {
         let pattern: Vec<_> = again.iter().map(u8::to_string).collect();
         let pattern = format!("\n        {}) ", pattern.join(" | "));
         let in_script = script.contains(&pattern);
-        assert_eq!(in_script, !again.is_empty() && row[2] != "does nothing", "{row:?}");
+        assert_eq!(
+            in_script,
+            !again.is_empty() && row[2] != "does nothing",
+            "{row:?}"
+        );
         told.extend(again);
     }
     let ends = Exit::ALL.iter().map(|exit| *exit as u8);

@@ -171,7 +171,10 @@ fn the_pods_learn_their_run_and_its_size() {
     let state = texts(&container["args"])[2];
     let below = state.strip_prefix("--state=s3://").unwrap();
     let below = below.strip_suffix("$(S3HAUL_RUN)/").unwrap();
-    assert!(policy.contains(&format!("arn:aws:s3:::{below}*")), "{below}");
+    assert!(
+        policy.contains(&format!("arn:aws:s3:::{below}*")),
+        "{below}"
+    );
 }
 
 /// A pod of a spot node has 15 seconds or so.
@@ -236,7 +239,12 @@ fn the_job_has_the_pod_of_the_base() {
     for field in ["ttlSecondsAfterFinished"] {
         assert_eq!(job[field], base_job[field], "{field}");
     }
-    for field in ["serviceAccountName", "restartPolicy", "securityContext", "volumes"] {
+    for field in [
+        "serviceAccountName",
+        "restartPolicy",
+        "securityContext",
+        "volumes",
+    ] {
         assert_eq!(pod[field], base_pod[field], "{field}");
     }
     for field in ["image", "resources", "securityContext", "volumeMounts"] {
