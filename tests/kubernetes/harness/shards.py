@@ -50,7 +50,8 @@ class Run:
     def keys(self, index):
         """The keys of the source that a shard has, in order."""
         inside = lambda key, after, until: (after is None or key > after) and (until is None or key <= until)
-        return sorted(key for key in self.server.objects(SOURCE) for pair in self.ranges(index) if inside(key, *pair))
+        ranges = self.ranges(index)
+        return sorted(key for key in self.server.objects(SOURCE) if any(inside(key, *pair) for pair in ranges))
 
     def status(self):
         return json.loads(self.server.s3haul("status", self.url, "--json"))
