@@ -333,7 +333,7 @@ impl<'a> Scale<'a> {
             .map_or(prefix, |until| common(last, until.as_str()))
             .min(last.len());
         let differ = common(first, last).max(at);
-        let value = |text: &str| alphabet.value(text.get(at..).unwrap_or_default());
+        let value = |text: &str| alphabet.value(text.get(at..).unwrap_or_default(), at - prefix);
         Self {
             at,
             depth: last.get(at..differ).map_or(0, |text| text.chars().count()),
@@ -373,10 +373,11 @@ fn middle(
     if scale.depth < 2 || scale.pages_left() <= PLAUSIBLE {
         let middle = f64::midpoint(scale.last, scale.end);
         let precision = (scale.end - scale.last) / 8.0;
-        let short = between(format!("{begin}{}", scale.alphabet.text(middle, precision)));
-        if let Some(middle) =
-            short.or_else(|| between(format!("{begin}{}", scale.alphabet.text(middle, 0.0))))
-        {
+        let text = |precision| {
+            let text = scale.alphabet.text(middle, precision, scale.at - prefix);
+            between(format!("{begin}{text}"))
+        };
+        if let Some(middle) = text(precision).or_else(|| text(0.0)) {
             return Some(middle);
         }
     }
