@@ -397,12 +397,12 @@ impl Pacer {
         let now = self.started.elapsed();
         match failure {
             Some(failure) if failure.kind().speaks_of_an_outage() => {
-                let since = if *failure.kind() == FailureKind::TimedOut {
-                    now.saturating_sub(took)
-                } else {
-                    now
-                };
-                pass.failed(now, since, &failure.details().message);
+                let (began, reason) = (now.saturating_sub(took), &failure.details().message);
+                match failure.kind() {
+                    FailureKind::Unreachable => pass.not_connected(now, began, reason),
+                    FailureKind::TimedOut => pass.failed(now, began, reason),
+                    _ => pass.failed(now, now, reason),
+                }
             }
             // Nothing was sent.
             Some(failure)
@@ -533,6 +533,34 @@ mod tests {
             admitted.unwrap();
         }
         assert!(pacer.elapsed() >= Duration::from_secs(1));
+    }
+
+    /// A server that accepts few connections, and one that is away.
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_cannot_be_opened_is_silence_from_its_start() {
+        let (second, head) = (Duration::from_secs(1), Operation::HeadObject);
+        let late = Failure::new(FailureKind::Unreachable, head, "", "timed out");
+        for answers in [true, false] {
+            let pacer = Pacer::new(&Limits::default(), 1000, RetryPolicy::default());
+            let lanes = pacer.lanes("here", "lake", Class::Read);
+            tokio::time::sleep(second * 10).await;
+            let mut admitted = Vec::new();
+            for _ in 0..200 {
+                admitted.push(pacer.admit(&lanes, "k", 0, second).await.unwrap());
+            }
+            let answered = admitted.pop().filter(|_| answers);
+            tokio::time::sleep(second * 3).await;
+            if let Some(one) = answered {
+                pacer.learn(one, head, None, 0, second, second);
+            }
+            tokio::time::sleep(second * 2).await;
+            for one in admitted {
+                pacer.learn(one, head, Some(&late), 0, second * 5, second * 60);
+            }
+            let outages = pacer.outages().into_iter().map(|(_, lasts, _)| lasts);
+            let expected = if answers { vec![] } else { vec![second * 5] };
+            assert_eq!(outages.collect::<Vec<_>>(), expected);
+        }
     }
 
     #[test]

@@ -121,6 +121,12 @@ impl Health {
         self.silent(now, since, chance)
     }
 
+    /// Returns true if the endpoint answered anybody after `since`.
+    #[must_use]
+    pub fn has_answered_after(&self, since: Duration) -> bool {
+        self.last_good > since
+    }
+
     /// Takes note that nobody is answered `since` some time, whatever the budget says. Returns true
     /// when that begins an outage.
     pub fn silent(&mut self, now: Duration, since: Duration, chance: f64) -> bool {
@@ -314,6 +320,14 @@ impl<'a> Pass<'a> {
                 display_duration(down_for)
             );
             self.outage.over.notify_waiters();
+        }
+    }
+
+    /// No connection could be opened `since` then, for `reason`. If the endpoint answered others in
+    /// that time, it accepts no more connections than it has, and is not down.
+    pub fn not_connected(self, now: Duration, since: Duration, reason: &str) {
+        if !self.outage.health().has_answered_after(since) {
+            self.failed(now, since, reason);
         }
     }
 
