@@ -62,8 +62,8 @@ pub struct MultipartUpload {
     strays: Vec<Stray>,
     /// When attempts to create it were refused that may have taken effect all the same.
     refused: Option<(Timestamp, Timestamp)>,
-    /// A request to create it that hung and was overtaken by a second one.
-    late: Option<LateCreate>,
+    /// The requests to create it that hung and were overtaken by another one.
+    late: Vec<LateCreate>,
 }
 
 impl MultipartUpload {
@@ -88,7 +88,7 @@ impl MultipartUpload {
     }
 
     /// [`MultipartUpload::initiate`] for a caller that calls [`MultipartUpload::refused_twins`] and
-    /// [`MultipartUpload::late_twin`] later, when the server is less busy. A request that hangs is
+    /// [`MultipartUpload::late_twins`] later, when the server is less busy. A request that hangs is
     /// sent once more.
     pub(crate) async fn begin(
         bucket: &Bucket,
@@ -96,13 +96,11 @@ impl MultipartUpload {
         attributes: &Attributes,
     ) -> Result<Self, Failure> {
         let (before, began) = (Timestamp::now(), Instant::now());
-        let (mut answer, overtaken) = bucket.create_upload_soon(key, attributes).await?;
-        // What may have taken effect besides is looked for when that one has ended.
-        if overtaken.is_some() {
-            answer.maybe_twice = false;
-            answer.attempts -= 1;
-        }
-        let late = overtaken.map(|create| LateCreate::of(create, bucket, key, (before, began)));
+        let (answer, overtaken) = bucket.create_upload_soon(key, attributes).await?;
+        let overtaken = overtaken.into_iter();
+        let late = overtaken
+            .map(|create| LateCreate::of(create, bucket, key, (before, began)))
+            .collect();
         let upload = Self::created(bucket, key, attributes, answer, before).await?;
         Ok(Self { late, ..upload })
     }
@@ -125,7 +123,7 @@ impl MultipartUpload {
             since: begun.since,
             strays: Vec::new(),
             refused: None,
-            late: None,
+            late: Vec::new(),
         };
         if let Some(elsewhere) = &begun.elsewhere {
             return Err(Box::pin(upload.refuse(elsewhere)).await);
@@ -167,7 +165,7 @@ impl MultipartUpload {
             since: None,
             strays: Vec::new(),
             refused: None,
-            late: None,
+            late: Vec::new(),
         }
     }
 

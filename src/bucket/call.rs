@@ -169,7 +169,7 @@ impl Bucket {
                 limit: full_limit.max(limit),
             };
             let sent = tokio::select! {
-                sent = self.once_or_twice(one, admitted, &attempt) => sent,
+                sent = self.once_or_more(one, admitted, &attempt) => sent,
                 () = self.halt.cancelled() => return Err(self.stopped(operation, key).after(tries.attempts)),
             };
             tries.attempts += sent.requests - 1;
@@ -222,7 +222,11 @@ impl Bucket {
     }
 
     /// Teaches the pacer the outcome of an attempt, and returns that outcome.
-    fn learned<T>(&self, attempt: &Attempt<'_>, sent: Sent<'_, T>) -> Result<T, Failure> {
+    pub(super) fn learned<T>(
+        &self,
+        attempt: &Attempt<'_>,
+        sent: Sent<'_, T>,
+    ) -> Result<T, Failure> {
         let (operation, limit) = (attempt.operation, attempt.silence);
         let outcome = match sent.answer {
             Ok(outcome) => outcome,
@@ -317,13 +321,7 @@ impl Bucket {
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        // `HeadBucket` checks the first contact and outages: it is not sent twice at once.
-        let repeat = if operation == Operation::HeadBucket {
-            Repeat::Always
-        } else {
-            Repeat::AtOnce
-        };
-        self.call(operation, key, 0, repeat, attempt)
+        self.call(operation, key, 0, Repeat::AtOnce, attempt)
             .await
             .map(|answer| answer.value)
     }

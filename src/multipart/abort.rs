@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use futures::future::join_all;
 use futures::stream::TryStreamExt;
 use jiff::Timestamp;
 use tokio::time::sleep;
@@ -294,21 +295,20 @@ impl MultipartUpload {
         after_refusal(&self.bucket, &self.key, window, &known).await
     }
 
-    /// Returns true if a request to create this upload was overtaken by a second one, and may create
+    /// Returns true if a request to create this upload was overtaken by another one, and may create
     /// another upload.
     pub(crate) fn has_late_twin(&self) -> bool {
-        self.late.is_some()
+        !self.late.is_empty()
     }
 
-    /// Aborts what that request created, which is awaited for some seconds. Returns what may be left
-    /// open.
-    pub(crate) async fn late_twin(&self, known: &BTreeSet<String>) -> Vec<Stray> {
-        let Some(late) = self.late.clone() else {
-            return Vec::new();
-        };
+    /// Aborts what such requests created, which are awaited for some seconds. Returns what may be
+    /// left open.
+    pub(crate) async fn late_twins(&self, known: &BTreeSet<String>) -> Vec<Stray> {
         let mut known = known.clone();
         known.insert(self.id.clone());
-        late.settled(&self.bucket, &self.key, &known).await
+        let settled = self.late.iter().cloned();
+        let settled = settled.map(|late| late.settled(&self.bucket, &self.key, &known));
+        join_all(settled).await.into_iter().flatten().collect()
     }
 
     /// Uploads that earlier attempts to create this one may have left open.

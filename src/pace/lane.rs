@@ -98,8 +98,8 @@ impl Lanes {
         self.answers.any_after(operation, since)
     }
 
-    /// Returns the time after which a request is overdue, once enough answers are known.
-    pub(crate) fn overdue_after(&self, operation: Operation, bytes: u64) -> Option<Duration> {
+    /// Returns the time after which a request is overdue, by what is known so far.
+    pub(crate) fn overdue_after(&self, operation: Operation, bytes: u64) -> Duration {
         self.latencies.overdue_after(operation, bytes)
     }
 

@@ -159,7 +159,7 @@ impl Begun {
         let upload = self.upload.outliving_the_run();
         let known = work.inherited.known();
         let twins = async {
-            let late = upload.late_twin(known).await;
+            let late = upload.late_twins(known).await;
             (late, upload.refused_twins(known).await)
         };
         let (late, refused) = tokio::select! {
