@@ -298,10 +298,8 @@ async fn a_third_request_is_sent_if_the_second_one_does_not_succeed(#[case] effe
 async fn the_first_request_of_its_kind_may_hang(#[case] operation: Operation) {
     let mut world = patient(BucketOptions::default()).await;
     world.retry.complete = Duration::from_mins(10);
-    let spec = ObjectSpec {
-        tags: [("team".to_owned(), "data".to_owned())].into(),
-        ..ObjectSpec::default()
-    };
+    let mut spec = ObjectSpec::default();
+    spec.attributes.tags = [("team".to_owned(), "data".to_owned())].into();
     for (key, size) in [("small", 1000), ("large", 12 * MIB)] {
         let content = Content::pattern(1, size);
         world
