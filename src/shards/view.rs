@@ -179,7 +179,7 @@ impl SeenState {
 
 /// Work in the unit of weights.
 #[derive(Clone, Copy, Debug, Default)]
-struct Work {
+struct ShardWork {
     done: f64,
     left: f64,
     per_second: f64,
@@ -206,7 +206,7 @@ impl StateView {
             silent: Vec::new(),
             failed: Vec::new(),
         };
-        let mut all = Work::default();
+        let mut all = ShardWork::default();
         let mut longest = 0.0;
         for (shard, planned) in (0..).zip(&plan.shards) {
             let work = view.take(shard, planned, seen.activity(shard));
@@ -247,15 +247,15 @@ impl StateView {
     }
 
     /// Counts a shard, and returns its work.
-    fn take(&mut self, shard: u32, planned: &PlannedShard, activity: Activity<'_>) -> Work {
+    fn take(&mut self, shard: u32, planned: &PlannedShard, activity: Activity<'_>) -> ShardWork {
         let weight = planned.weight.units();
         self.shards.total += 1;
         match activity {
             Activity::NotBegun => {
                 self.shards.not_begun += 1;
-                Work {
+                ShardWork {
                     left: weight,
-                    ..Work::default()
+                    ..ShardWork::default()
                 }
             }
             Activity::Done(end) => {
@@ -263,9 +263,9 @@ impl StateView {
                 if let Some(end) = end {
                     self.add(&sums_of(&end.totals), end.requests);
                 }
-                Work {
+                ShardWork {
                     done: weight,
-                    ..Work::default()
+                    ..ShardWork::default()
                 }
             }
             Activity::Failed(end) => {
@@ -278,15 +278,15 @@ impl StateView {
                     failed_objects: end.totals.failed_objects,
                 });
                 // Nothing more comes of it by itself.
-                Work {
+                ShardWork {
                     done: weight,
-                    ..Work::default()
+                    ..ShardWork::default()
                 }
             }
             Activity::Stopped(live) => {
                 self.shards.stopped += 1;
                 self.add(&live.record.totals, live.record.requests);
-                Work {
+                ShardWork {
                     per_second: 0.0,
                     ..work_of(weight, &live.record)
                 }
@@ -294,7 +294,7 @@ impl StateView {
             Activity::Silent(live) => {
                 self.shards.silent += 1;
                 self.add(&live.record.totals, live.record.requests);
-                let work = Work {
+                let work = ShardWork {
                     per_second: 0.0,
                     ..work_of(weight, &live.record)
                 };
@@ -355,7 +355,7 @@ fn sums_of(totals: &Totals) -> LiveTotals {
 /// An object that is left alone ends with all its bytes, which the pace of copied bytes lacks. So
 /// the pace of objects carries the bytes of those that were left alone so far.
 #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-fn work_of(weight: f64, live: &LiveRecord) -> Work {
+fn work_of(weight: f64, live: &LiveRecord) -> ShardWork {
     let LiveTotals {
         planned_objects,
         done_objects,
@@ -375,14 +375,14 @@ fn work_of(weight: f64, live: &LiveRecord) -> Work {
     let per_object = 1.0 + in_bytes(skipped_bytes) / (objects.max(1) as f64);
     // The plan may have estimated too few.
     let waiting = planned_objects.saturating_sub(done_objects.saturating_add(failed_objects));
-    Work {
+    ShardWork {
         done,
         left: f64::max(weight - done, waiting as f64),
         per_second: live.rates.objects * per_object + live.rates.bytes * in_one_byte,
     }
 }
 
-fn progress(shard: u32, live: &SeenLive, work: Work) -> ShardProgress {
+fn progress(shard: u32, live: &SeenLive, work: ShardWork) -> ShardProgress {
     let record = &live.record;
     let seconds = (work.per_second > 0.0).then(|| work.left / work.per_second);
     ShardProgress {
@@ -397,7 +397,7 @@ fn progress(shard: u32, live: &SeenLive, work: Work) -> ShardProgress {
 }
 
 /// Returns the part that is done, rounded to thousandths. Work that is none is done.
-fn share(work: Work) -> f64 {
+fn share(work: ShardWork) -> f64 {
     let all = work.done + work.left;
     if all > 0.0 {
         (work.done / all * 1000.0).floor() / 1000.0

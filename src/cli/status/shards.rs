@@ -25,7 +25,7 @@ struct StateDocument<'a> {
     state_prefix: String,
     #[serde(flatten)]
     view: &'a StateView,
-    /// The latest retry, if a shard has failed.
+    /// The latest retry, once all shards have ended and some have failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     retry: Option<String>,
     /// The next step, with the command that does it.
@@ -69,7 +69,8 @@ async fn once(
     let seen = state.look().await?;
     let view = StateView::of(&state.plan, &seen);
     let place = state.uri.to_string();
-    let retry = if view.shards.failed > 0 {
+    // While shards are at work, a retry would say little, and to look for one takes requests.
+    let retry = if view.state == RunProgress::Ended && view.shards.failed > 0 {
         last_retry(state).await?
     } else {
         None
