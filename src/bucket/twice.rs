@@ -93,7 +93,7 @@ struct Permission<'a> {
 }
 
 /// A request of an attempt.
-struct Request<'a> {
+struct SentRequest<'a> {
     began: Instant,
     /// Taken once the request has ended.
     admitted: Option<Admitted<'a>>,
@@ -102,12 +102,12 @@ struct Request<'a> {
 }
 
 /// The requests of one attempt, by their numbers.
-struct Requests<'a>(Vec<Request<'a>>);
+struct Requests<'a>(Vec<SentRequest<'a>>);
 
 impl<'a> Requests<'a> {
     /// Returns the number of a request that is sent now.
     fn begin(&mut self, Permission { admitted, slot }: Permission<'a>) -> usize {
-        self.0.push(Request {
+        self.0.push(SentRequest {
             began: Instant::now(),
             admitted: Some(admitted),
             slot: Some(slot),
@@ -186,7 +186,7 @@ impl Bucket {
         let watch = |number: usize, progress, sent| async move {
             (number, self.unless_unserved(attempt, progress, sent).await)
         };
-        let mut requests = Requests(vec![Request {
+        let mut requests = Requests(vec![SentRequest {
             began,
             admitted: Some(admitted),
             slot: None,

@@ -323,7 +323,7 @@ async fn only_amazon_gets_a_second_complete() {
     world.provider = Provider::Minio;
     put_all(&world, 6 * MIB);
     let complete = Operation::CompleteMultipartUpload;
-    let late = Effect::StallBefore(Some(Duration::from_secs(5)));
+    let late = Effect::StallBefore(Some(Duration::from_millis(1500)));
     world
         .sandbox
         .faults()

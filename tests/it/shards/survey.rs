@@ -80,7 +80,8 @@ async fn a_bucket_with_few_pages_is_known_exactly() {
     assert!(plan.lists <= 30, "{} lists", plan.lists);
     let counts = counts(&world, &plan);
     assert!(
-        counts.iter().all(|count| (450..=550).contains(count)),
+        // The last one has what is left.
+        counts.iter().all(|count| (300..=550).contains(count)),
         "{counts:?}"
     );
 }
