@@ -399,10 +399,8 @@ pub async fn run(
         .collect();
     let mut outcome = Outcome::from(&before);
     let refusals = Arc::new(Refusals::new(pacer.retry.questions));
-    let patience = job
-        .limits
-        .patience
-        .unwrap_or(RetryPolicy::default().patience);
+    let usual = RetryPolicy::default().patience;
+    let patience = job.limits.patience.unwrap_or(usual);
     let inherited = Arc::new(Inherited::of(resumed, listed_anew, patience));
     tokio::select! {
         () = inherited.sweep(journal, (job, connections)) => {}

@@ -43,6 +43,6 @@ pub const MOST_SHARDS: u32 = 2000;
 /// The time between two versions of `live/I.json`.
 pub const LIVE_EVERY: Duration = Duration::from_secs(15);
 /// The time without a renewal after which `plan.lease` is free.
-pub const LEASE_FREE_AFTER: Duration = Duration::from_secs(60);
+pub const LEASE_FREE_AFTER: Duration = Duration::from_mins(1);
 /// The time between two renewals of `plan.lease`.
 pub const LEASE_RENEWAL: Duration = Duration::from_secs(15);

@@ -156,7 +156,7 @@ impl Bucket {
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        let send = |progress: &Arc<Progress>| {
+        let one_request = |progress: &Arc<Progress>| {
             let request = self.caught(attempt.operation, attempt.key, request);
             let progress = Arc::clone(progress);
             let sent = within(progress, attempt.silence, attempt.limit, request);
@@ -168,7 +168,7 @@ impl Bucket {
             })
         };
         let (began, progress) = (Instant::now(), Progress::begin());
-        let mut first = pin!(send(&progress));
+        let mut first = pin!(one_request(&progress));
         let sent_once = |answer, admitted| Sent {
             answer,
             admitted,
@@ -222,7 +222,7 @@ impl Bucket {
                 }
                 permission = permission => {
                     let (number, progress) = (requests.begin(permission), Progress::begin());
-                    let sent = Either::Right(Box::pin(send(&progress)));
+                    let sent = Either::Right(Box::pin(one_request(&progress)));
                     under_way.push(Box::pin(watch(number, progress, sent)));
                 }
                 Some(()) = OptionFuture::from(stands) => {

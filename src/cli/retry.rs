@@ -147,14 +147,7 @@ impl Retry {
             set_report(&mut job, report, beside, None);
             journal::leave_out_own_files(&mut job);
             let exit = Box::pin(plan::show(&job, &world, None, output)).await?;
-            let repairs = job.transfers.iter().map(|transfer| transfer.repairs.len());
-            let repairs = repairs.sum::<usize>() as u64;
-            if repairs > 0 && !output.json {
-                say_line(&format!(
-                    "{} only tags: if the copy is still there, its tags are set and it is not copied again",
-                    lacking(repairs)
-                ))?;
-            }
+            say_repairs(&job, output)?;
             return Ok(exit);
         }
         let mut connections = world.connect(&whole, &CancellationToken::new());
@@ -459,6 +452,19 @@ fn of_failed(transfer: Transfer, failed: &[&FailedObject]) -> Vec<Transfer> {
         Some([_, ..]) if hides_failures => vec![again, transfer_as_it_is],
         _ => vec![transfer_as_it_is],
     }
+}
+
+/// Says how many copies only need their tags, which a plan cannot count.
+fn say_repairs(job: &Job, output: Output) -> Result<(), CliError> {
+    let repairs = job.transfers.iter().map(|transfer| transfer.repairs.len());
+    let repairs = repairs.sum::<usize>() as u64;
+    if repairs > 0 && !output.json {
+        say_line(&format!(
+            "{} only tags: if the copy is still there, its tags are set and it is not copied again",
+            lacking(repairs)
+        ))?;
+    }
+    Ok(())
 }
 
 /// Makes a retry one of losses: the attributes that were lost are required now, and a copy that

@@ -24,7 +24,7 @@ use crate::connections::Connections;
 use crate::execute::{self, Execution, Outcome, monitor::Monitor};
 use crate::journal::event::Event;
 use crate::journal::state::RunState;
-use crate::journal::{Intent, LeaseTerms};
+use crate::journal::{Closed, Intent, JournalError, LeaseTerms};
 use crate::manifest::job::{Job, ReportPlace};
 use crate::manifest::{Finding, own_objects};
 use crate::plan::unlisted::Cause;
@@ -258,15 +258,11 @@ pub(super) async fn run(
         outcome.stopped_objects = pending(&outcome, &closed.state);
         shard.inspect(|shard| shard.keep(&outcome, &closed.state));
     }
-    let record = match closed {
-        Err(error) => Err(CliError::Lost(error)),
-        Ok(closed) => match (job.report.place(), closed.report) {
-            (Some(place), Err(error)) if report.is_some() => {
-                Err(ReportError::Incomplete { place, error, kept }.into())
-            }
-            _ => Ok(()),
-        },
-    };
+    let record = complete(
+        closed,
+        job.report.place().filter(|_| report.is_some()),
+        kept,
+    );
     let name = report.as_ref().map(ReportEnd::name);
     let again = next::this_again();
     let next = next::after_run(&outcome, exit, again.as_deref(), name.as_deref());
@@ -292,6 +288,19 @@ pub(super) async fn run(
         return Err(CliError::Interrupted(left(kept).to_owned()));
     }
     Ok(exit)
+}
+
+/// Checks that the journal and the report of a run that has ended are complete.
+fn complete(
+    closed: Result<Closed, JournalError>,
+    report: Option<ReportPlace>,
+    kept: bool,
+) -> Result<(), CliError> {
+    let closed = closed.map_err(CliError::Lost)?;
+    match (report, closed.report) {
+        (Some(place), Err(error)) => Err(ReportError::Incomplete { place, error, kept }.into()),
+        _ => Ok(()),
+    }
 }
 
 /// Asks the buckets of the job and opens its journal. A bucket that cannot be used is told before

@@ -160,8 +160,8 @@ impl MultipartUpload {
         parts: &[PartDone],
         spec: &CompleteSpec,
     ) -> (Result<Written, Failure>, bool) {
-        let send = || bucket.complete_upload(&self.key, &self.id, parts, spec);
-        let mut answer = pin!(send());
+        let publish = || bucket.complete_upload(&self.key, &self.id, parts, spec);
+        let mut answer = pin!(publish());
         let mut second = None;
         let (began, mut pause) = (Instant::now(), FIRST_LOOK);
         let count = u32::try_from(parts.len()).unwrap_or(u32::MAX);
@@ -210,7 +210,7 @@ impl MultipartUpload {
             }
             if let Some(slot) = slot {
                 (may_send_second, is_twice) = (false, true);
-                let sent = send();
+                let sent = publish();
                 second = Some(Box::pin(async move {
                     let answer = sent.await;
                     drop(slot);

@@ -239,8 +239,8 @@ impl MergeTask {
             Arc::clone(&self.merge.shards),
             Arc::clone(&self.merge.later),
         );
-        let retried = later.iter().map(|later| later.report.receipts()).sum();
-        for (pass, partition) in Partition::outer(retried, AT_ONCE).enumerate() {
+        let receipts = later.iter().map(|later| later.report.receipts()).sum();
+        for (pass, partition) in Partition::outer(receipts, AT_ONCE).enumerate() {
             let mut retries = Verdicts::new(&self.hasher, partition);
             for (number, later) in (0..).zip(later.iter()) {
                 scan(&later.report, number, &mut retries).await?;

@@ -42,7 +42,7 @@ pub fn divide(stretches: &[Stretch], shards: u32) -> Vec<PlannedShard> {
         .iter()
         .map(|stretch| stretch.weight.units())
         .collect();
-    let runs = split_further(bounded(&weights, most), &weights, most);
+    let runs = split_further(&bounded(&weights, most), &weights, most);
     let planned: Vec<_> = planned(stretches, &runs).collect();
     in_order_of_indices(planned, most)
 }
@@ -57,7 +57,8 @@ fn bounded(weights: &[f64], most: usize) -> Vec<Run> {
     let mut best = runs_under(all, weights);
     if best.len() > most {
         // Rounding: the sum of all is a bound for one run.
-        return vec![0..weights.len()];
+        let whole = 0..weights.len();
+        return Vec::from([whole]);
     }
     for _ in 0..STEPS {
         let middle = f64::midpoint(low, high);
@@ -98,7 +99,7 @@ fn runs_under(bound: f64, weights: &[f64]) -> Vec<Run> {
 }
 
 /// Splits the heaviest runs until there are enough, as far as they have several stretches.
-fn split_further(runs: Vec<Run>, weights: &[f64], most: usize) -> Vec<Run> {
+fn split_further(runs: &[Run], weights: &[f64], most: usize) -> Vec<Run> {
     /// A run by its weight in thousandths, which can be compared.
     type ByWeight = (u64, Reverse<usize>, usize);
     #[expect(

@@ -139,8 +139,10 @@ struct WrittenLive {
     ended_objects: u64,
     totals: LiveTotals,
     requests: PaceCounts,
-    /// Its `ETag`; `None` before the first one.
-    etag: Option<Option<String>>,
+    /// Its `ETag`, if there is a record and the server named one.
+    etag: Option<String>,
+    /// Set once there is a record.
+    is_there: bool,
     /// Set once another process writes the object.
     is_lost: bool,
 }
@@ -160,6 +162,7 @@ impl LiveWriter {
             totals: counts.totals(),
             requests: PaceCounts::default(),
             etag: None,
+            is_there: false,
             is_lost: false,
         };
         Self {
@@ -191,15 +194,16 @@ impl LiveWriter {
         if last.is_lost {
             return;
         }
-        let condition = match &last.etag {
-            None => WriteCondition::None,
-            Some(etag) => self.store.replacing(etag.as_deref()),
+        let condition = if last.is_there {
+            self.store.replacing(last.etag.as_deref())
+        } else {
+            WriteCondition::None
         };
         let record = self.record(&mut last, state, exit, cause);
         let name = PerShard::Live.of(self.identity.shard);
         let written = timeout(LONGEST_WRITE, self.store.put(&name, &record, condition)).await;
         match written {
-            Ok(Ok(StateWrite::Written(etag))) => last.etag = Some(etag),
+            Ok(Ok(StateWrite::Written(etag))) => (last.etag, last.is_there) = (etag, true),
             Ok(Ok(StateWrite::Refused)) => last.is_lost = true,
             Ok(Err(error)) => tracing::warn!(%error, "{name} could not be written"),
             Err(_) => tracing::warn!("{name} could not be written in time"),

@@ -422,8 +422,8 @@ impl SurveyedList {
         let ranges = std::mem::take(&mut self.known);
         // No two ranges begin at one key; the first one begins at none.
         let in_order: BTreeMap<_, _> = ranges
-            .into_iter()
-            .map(|(_, known)| (known.after.clone(), known))
+            .into_values()
+            .map(|known| (known.after.clone(), known))
             .collect();
         let begins: BTreeSet<_> = in_order.keys().cloned().collect();
         for (after, known) in in_order {

@@ -19,7 +19,7 @@ use crate::journal::state::Totals;
 use crate::pace::PaceCounts;
 
 /// A process that has given no sign of life for so long is called silent.
-pub const SILENT_AFTER: Duration = Duration::from_secs(60);
+pub const SILENT_AFTER: Duration = Duration::from_mins(1);
 /// Shards that are named of each kind.
 const NAMED: usize = 5;
 
@@ -209,7 +209,7 @@ impl StateView {
         let mut all = ShardWork::default();
         let mut longest = 0.0;
         for (shard, planned) in (0..).zip(&plan.shards) {
-            let work = view.take(shard, planned, seen.activity(shard));
+            let work = view.take(shard, planned, &seen.activity(shard));
             all.done += work.done;
             all.left += work.left;
             all.per_second += work.per_second;
@@ -247,7 +247,7 @@ impl StateView {
     }
 
     /// Counts a shard, and returns its work.
-    fn take(&mut self, shard: u32, planned: &PlannedShard, activity: Activity<'_>) -> ShardWork {
+    fn take(&mut self, shard: u32, planned: &PlannedShard, activity: &Activity<'_>) -> ShardWork {
         let weight = planned.weight.units();
         self.shards.total += 1;
         match activity {

@@ -146,7 +146,7 @@ impl Shards {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(60), working)
+        tokio::time::timeout(Duration::from_mins(1), working)
             .await
             .expect("the processes do nothing");
     }
@@ -202,7 +202,7 @@ pub(crate) fn flags<'a>(shard: &'a str, shards: &'a str) -> Vec<&'a str> {
 /// Waits for a process without blocking the sandbox, which is in this process.
 pub(crate) async fn ended(child: Child) -> Ended {
     let waited = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
-    let output = tokio::time::timeout(Duration::from_secs(120), waited)
+    let output = tokio::time::timeout(Duration::from_mins(2), waited)
         .await
         .expect("a hang")
         .unwrap();

@@ -184,16 +184,13 @@ impl Alphabet {
             let digit = rest.floor();
             rest -= digit;
             let digit = digit as usize;
-            let char = match characters {
-                Some(characters) => {
-                    let last = characters.count() - 1;
-                    characters.get(u32::try_from(digit).unwrap_or(last).min(last))
-                }
-                None => {
-                    let last = self.sorted.len().saturating_sub(1);
-                    let index = digit.checked_sub(1).map(|index| index.min(last));
-                    index.and_then(|index| self.sorted.get(index)).copied()
-                }
+            let char = if let Some(characters) = characters {
+                let last = characters.count() - 1;
+                characters.get(u32::try_from(digit).unwrap_or(last).min(last))
+            } else {
+                let last = self.sorted.len().saturating_sub(1);
+                let index = digit.checked_sub(1).map(|index| index.min(last));
+                index.and_then(|index| self.sorted.get(index)).copied()
             };
             let Some(char) = char else { break };
             text.push(char);
@@ -265,7 +262,7 @@ mod tests {
             alphabet.learn(&format!("{number:08}"));
         }
         let settled = |alphabet: &Alphabet, place| {
-            let characters = alphabet.settled(place).map(|all| all.count());
+            let characters = alphabet.settled(place).map(Characters::count);
             characters.unwrap_or_default()
         };
         assert_eq!(settled(&alphabet, 0), 0, "each key begins at this place");
@@ -286,7 +283,8 @@ mod tests {
         let value = |text| alphabet.value(text, 4);
         let middle = f64::midpoint(value("/03/01/x"), value("/09/30/x"));
         assert!(alphabet.text(middle, 0.001, 4).starts_with("/06/"));
-        assert_eq!(value("/"), value(""), "the only character says nothing");
+        let difference = value("/") - value("");
+        assert!(difference.abs() < 1e-9, "the only character says nothing");
     }
 
     #[test]

@@ -156,6 +156,7 @@ fn hash(number: u64) -> u64 {
 const KEYS: u64 = 30_000;
 
 /// Returns the keys of several buckets, each with a name.
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn buckets() -> Vec<(&'static str, Vec<String>)> {
     let all = |key: &dyn Fn(u64) -> String| (0..KEYS).map(key).collect::<Vec<_>>();
     let letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789".as_bytes();

@@ -59,12 +59,12 @@ async fn process(
     takes: Duration,
     made: &AtomicU32,
 ) -> Result<ObtainedPlan, ObtainError<MakeError>> {
-    let make = || async {
+    let plan_once = || async {
         made.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(takes).await;
         Ok(plan(own))
     };
-    obtain(store, own, TERMS, make, |_| {}).await
+    obtain(store, own, TERMS, plan_once, |_| {}).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,7 +95,7 @@ async fn a_process_that_dies_while_it_plans_is_replaced() {
     let world = World::new().await;
     let (store, made) = (store(&world).await, AtomicU32::new(0));
     let dead = writer("uid/0");
-    let forever = process(&store, &dead, Duration::from_secs(600), &made);
+    let forever = process(&store, &dead, Duration::from_mins(10), &made);
     let killed = tokio::time::timeout(Duration::from_millis(300), forever).await;
     assert!(killed.is_err(), "it was killed while it planned");
     let own = writer("uid/1");
@@ -126,7 +126,7 @@ async fn a_process_takes_the_lease_of_its_predecessor_at_once() {
     let world = World::new().await;
     let (store, made) = (store(&world).await, AtomicU32::new(0));
     let terms = PlanTerms {
-        free_after: Duration::from_secs(3600),
+        free_after: Duration::from_hours(1),
         ..TERMS
     };
     let of = |by: &Writer, released| PlanLease {
@@ -145,11 +145,13 @@ async fn a_process_takes_the_lease_of_its_predecessor_at_once() {
             .await
             .unwrap();
         let own = writer(after);
-        let make = || async {
+        let plan_once = || async {
             made.fetch_add(1, Ordering::Relaxed);
             Ok::<_, MakeError>(plan(&own))
         };
-        let obtained = obtain(&store, &own, terms, make, |_| {}).await.unwrap();
+        let obtained = obtain(&store, &own, terms, plan_once, |_| {})
+            .await
+            .unwrap();
         assert!(obtained.is_new, "{number}");
         store.delete(PLAN).await.unwrap();
     }
@@ -163,10 +165,10 @@ async fn a_process_takes_the_lease_of_its_predecessor_at_once() {
         ..terms
     };
     let own = writer("uid/1");
-    let make = || async { Ok::<_, MakeError>(plan(&own)) };
+    let plan_once = || async { Ok::<_, MakeError>(plan(&own)) };
     let told = Mutex::new(Vec::new());
-    let error = obtain(&store, &own, impatient, make, |text| {
-        told.lock().unwrap().push(text.to_owned())
+    let error = obtain(&store, &own, impatient, plan_once, |text| {
+        told.lock().unwrap().push(text.to_owned());
     })
     .await
     .unwrap_err();
@@ -187,13 +189,15 @@ async fn a_process_that_cannot_plan_gives_the_lease_up() {
     let world = World::new().await;
     let store = store(&world).await;
     let own = writer("uid/0");
-    let make = || async {
+    let plan_once = || async {
         Err(MakeError::NothingSelected {
             transfer: "all".to_owned(),
             place: "s3://source/".to_owned(),
         })
     };
-    let error = obtain(&store, &own, TERMS, make, |_| {}).await.unwrap_err();
+    let error = obtain(&store, &own, TERMS, plan_once, |_| {})
+        .await
+        .unwrap_err();
     assert!(matches!(error, ObtainError::Plan(_)), "{error}");
     let lease = store.get::<PlanLease>(LEASE).await.unwrap().unwrap().record;
     assert!(lease.released && lease.by.id == own.id);

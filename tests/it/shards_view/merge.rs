@@ -41,7 +41,7 @@ fn footer_of(path: &Path) -> Value {
     lines(path).last().unwrap()["footer"].clone()
 }
 
-fn pairs<'a>(receipts: &'a [(String, String)]) -> Vec<(&'a str, &'a str)> {
+fn pairs(receipts: &[(String, String)]) -> Vec<(&str, &str)> {
     receipts
         .iter()
         .map(|(key, status)| (key.as_str(), status.as_str()))

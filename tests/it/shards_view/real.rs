@@ -168,7 +168,7 @@ async fn a_shard_that_is_run_again_settles_what_failed_before() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shard_at_work_is_running_and_a_merge_waits_for_it() {
     let latency = LatencyModel {
-        copy: Duration::from_secs(3600),
+        copy: Duration::from_hours(1),
         ..LatencyModel::default()
     };
     let shards = Shards::new(Model {

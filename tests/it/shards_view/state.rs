@@ -103,12 +103,12 @@ impl State {
 
     /// Ends a shard. One with failed objects is not done.
     pub(super) fn end(&self, shard: u32, generation: u32, failed: u64) {
-        self.put_end(self.end_of(shard, generation, failed));
+        self.put_end(&self.end_of(shard, generation, failed));
     }
 
     /// Ends a shard that had nothing to do.
     pub(super) fn end_without_run(&self, shard: u32) {
-        self.put_end(ShardEnd {
+        self.put_end(&ShardEnd {
             run: None,
             totals: Totals::default(),
             ..self.end_of(shard, 0, 0)
@@ -137,13 +137,13 @@ impl State {
         }
     }
 
-    fn put_end(&self, end: ShardEnd) {
+    fn put_end(&self, end: &ShardEnd) {
         let kind = if end.exit > 0 {
             PerShard::Failed
         } else {
             PerShard::Done
         };
-        self.put(&kind.of(end.shard), &end, Duration::from_mins(20));
+        self.put(&kind.of(end.shard), end, Duration::from_mins(20));
     }
 
     /// Writes the report of a shard's run, with a footer if it has ended.
