@@ -213,6 +213,8 @@ fn pure(criterion: &mut Criterion) {
                     range: 0,
                     transfer: 0,
                     ordered: true,
+                    after: None,
+                    until: None,
                 },
             );
             let mut object = 0;
@@ -303,6 +305,8 @@ async fn write_journal(directory: &Path, objects: u64) -> u64 {
             range: 0,
             transfer: 0,
             ordered: true,
+            after: None,
+            until: None,
         })
         .await
         .unwrap();

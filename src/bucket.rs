@@ -547,7 +547,7 @@ impl Bucket {
                 Operation::AbortMultipartUpload,
                 Some(key),
                 0,
-                Repeat::Always,
+                Repeat::AtOnce,
                 || self.client.abort_upload(&self.name, key, upload_id),
             )
             .await;

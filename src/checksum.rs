@@ -89,7 +89,7 @@ struct CrcTable {
 }
 
 impl Alike {
-    /// A table takes as long as so many pieces.
+    /// The number of pieces that take as long to combine as a table takes to build.
     const MANY: u32 = 65;
 
     const fn new(length: u64) -> Self {

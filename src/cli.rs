@@ -46,7 +46,9 @@ mod run;
 mod sandbox;
 mod select;
 mod set;
+mod shards;
 mod signals;
+mod state;
 mod status;
 mod termination;
 mod tidy;
@@ -146,7 +148,7 @@ enum Command {
     Run(run::RunJob),
     /// Copy the failed objects of a report again.
     Retry(retry::Retry),
-    /// Show the objects, bytes, parts, and requests of a job. Writes nothing.
+    /// Show the objects, bytes, parts, and requests of a job, or plan its shards. Copies nothing.
     Plan(plan::PlanJob),
     /// Check a job: the manifest, access to each bucket, and with --probe the server's
     /// capabilities.

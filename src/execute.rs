@@ -45,6 +45,7 @@ use tokio_util::sync::CancellationToken;
 use crate::connections::Connections;
 use crate::journal::Journal;
 use crate::journal::state::RunState;
+use crate::listing::bisect::KeyRange;
 use crate::location::{LocalPath, ObjectKey, S3Uri};
 use crate::manifest::job::{Job, Source, Transfer};
 use crate::pace::RetryPolicy;
@@ -75,6 +76,8 @@ const UPLOAD_MEMORY_MIB: u32 = 256;
 /// The state that all objects of a transfer share.
 struct Work {
     sides: Sides,
+    /// The keys of the transfer that are copied; its number is the transfer's.
+    range: KeyRange,
     monitor: Arc<dyn Monitor>,
     journal: Journal,
     /// The journal's state when this session began: the progress of the run, and its open uploads.
@@ -177,6 +180,9 @@ pub struct Execution<'a> {
     /// The state of the journal when this session began, from which the run continues. A new run
     /// has the default state.
     pub resumed: &'a Arc<RunState>,
+    /// The ranges of keys that are copied, by the positions of their transfers; `None` for all keys
+    /// of all transfers.
+    pub ranges: Option<&'a BTreeMap<u32, KeyRange>>,
     /// Ends the run in an orderly way.
     pub stop: &'a CancellationToken,
     /// The token with which `connections` was created. It is cancelled when requests in flight may
@@ -196,6 +202,7 @@ pub async fn run(
         monitor,
         journal,
         resumed,
+        ranges,
         stop,
         halt,
     }: Execution<'_>,
@@ -251,10 +258,12 @@ pub async fn run(
     );
     let mut works = VecDeque::new();
     for (number, sides) in (0..).zip(all_sides) {
-        if resumed.ended_transfers.contains(&number) {
+        let is_over = resumed.ended_transfers.contains(&number);
+        let Some(range) = range_of(ranges, number).filter(|_| !is_over) else {
             continue;
-        }
+        };
         let work = Work {
+            range,
             monitor: Arc::clone(&monitor),
             journal: journal.clone(),
             resumed: Arc::clone(resumed),
@@ -301,6 +310,20 @@ pub async fn run(
     outcome.requests = pacer.counts();
     outcome.seconds += seconds(began.elapsed());
     Ok(outcome)
+}
+
+/// Returns the keys of a transfer that are copied, or `None` if there are none.
+fn range_of(ranges: Option<&BTreeMap<u32, KeyRange>>, transfer: u32) -> Option<KeyRange> {
+    match ranges {
+        Some(ranges) => ranges.get(&transfer).map(|range| KeyRange {
+            range: transfer,
+            ..range.clone()
+        }),
+        None => Some(KeyRange {
+            range: transfer,
+            ..KeyRange::default()
+        }),
+    }
 }
 
 /// Connects both sides of all transfers. Returns them with the lowest initial number of requests in

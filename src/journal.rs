@@ -1,26 +1,28 @@
-//! The journal: what a run has done, so that one that is killed goes on where it was.
+//! The journal: records what a run has done, so that a run that was killed can resume.
 //!
 //! ```text
 //!  executor ──► Journal ──queue──► writer ──► Store: a directory, or a prefix in S3
 //!               append/commit        │ folds
 //!                                 RunState ──► snapshot        Ledger: the report
 //! ```
-//! Events are appended as they happen ([`event`]), folded by one pure function ([`state`]), written
-//! as lines with checksums and replaced by a snapshot now and then. The two stores differ in how a
-//! second writer is kept out: a lock of the operating system, or a conditional write on the next
-//! number, which shuts the older writer out. In S3, a lease says if that is allowed: a session takes
-//! over from its own predecessor, and from a holder that let the journal go or is dead.
+//! Events are appended as they happen ([`event`]), folded by one pure function ([`state`]), and
+//! written as lines with checksums. A snapshot replaces them now and then. The two stores keep a
+//! second writer out in different ways: a directory with a lock of the operating system, and S3
+//! with a conditional write of the next number, which fences the older writer. In S3, a lease
+//! decides if a session may take over: from its own predecessor, from a holder that released the
+//! journal, or from a holder that is dead.
 //!
-//! The caller decides what must be durable before what: an effect that nobody could find again (an
-//! upload) is committed before it is caused. Everything else is appended, and about a second of it
-//! may be lost, because the next session sees it at the destination.
+//! The caller decides the order of durability. An effect that could not be found again (an upload)
+//! is committed before it is caused. Everything else is appended, and up to about a second of it
+//! may be lost, because the next session finds the effect at the destination.
 //!
 //! # Layout
 //!
-//! `event` and `uploads` are what is recorded, `state` folds it, `tally` counts it, `sample` keeps
-//! some of it for a look, `segment` is the format, `salvage` reads what is left of a damaged one, and
-//! `holder` decides who may take over, all of them pure. `directory` and `bucket` are the stores, `writer` the task that uses one.
-//! `fingerprint` tells whether a job is still the same.
+//! `event` and `uploads` define what is recorded, `state` folds it, `tally` counts it, `sample`
+//! keeps some of it for a later check, `segment` is the format, `salvage` reads what is left of a
+//! damaged journal, and `holder` decides who may take over. All of these are pure. `directory` and
+//! `bucket` are the stores, and `writer` is the task that uses one. `fingerprint` decides if a job
+//! is still the same.
 
 mod bucket;
 mod directory;
@@ -403,7 +405,7 @@ pub enum Life {
     Ended,
 }
 
-/// A journal as somebody else sees it.
+/// A journal as another process sees it.
 #[derive(Clone, Debug)]
 pub struct Glance {
     /// Its state.

@@ -176,6 +176,7 @@ cfg_if::cfg_if! {
         pub mod report;
         pub mod run;
         pub mod s3;
+        pub mod shards;
         pub mod size;
         #[cfg(feature = "cli")]
         pub mod telemetry;
@@ -201,6 +202,7 @@ cfg_if::cfg_if! {
         mod report;
         mod run;
         mod s3;
+        mod shards;
         mod size;
         #[cfg(feature = "cli")]
         mod telemetry;

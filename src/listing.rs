@@ -1,11 +1,10 @@
-//! What is there: entries of a bucket or directory, in key order, and which of them take part.
+//! Lists the entries of a bucket or directory in key order, and decides which of them take part.
 //!
-//! A [`Listing`] is fed page by page from a task of its own ([`bucket`], [`chosen`], [`local`]),
-//! one page ahead of its reader and no further, so that memory does not grow with the number of
-//! objects, nor much with the number of listings. Entries come in the order of their keys' bytes
-//! wherever the server keeps that order, which is what lets two listings be compared by walking
-//! them side by side ([`join`]). A bucket's keys can be listed in several ranges at once
-//! ([`bisect`]).
+//! A task of its own fills a [`Listing`] page by page ([`bucket`], [`chosen`], [`local`]). It reads
+//! one page ahead, so memory does not grow with the number of objects, and hardly with the number
+//! of listings. Entries come in the byte order of their keys, if the server keeps that order. So
+//! two listings can be compared in one pass over both ([`join`]). The keys of a bucket can be
+//! listed in several ranges at once ([`bisect`]).
 
 pub mod bisect;
 pub mod bucket;
@@ -112,7 +111,7 @@ pub fn sizes_contradict(size: u64, etag: Option<&str>, head: &Head) -> Option<St
     })
 }
 
-/// What a lister finds.
+/// An item of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
     /// Something that may be copied.

@@ -1,8 +1,8 @@
-//! Names of things in S3 and on disk, checked once and then trusted.
+//! Names of things in S3 and on disk, validated once and then trusted.
 //!
-//! Keys are bytes to S3 and UTF-8 to us; they are cheap to clone because every step, part and event
-//! carries one. [`copy_source`] is the one place that encodes the `x-amz-copy-source` header: the
-//! SDK sends that value as it is given, and an unencoded `+`, `?` or `%` names another object.
+//! Keys are bytes to S3 and UTF-8 to s3haul. They are cheap to clone, because every step, part, and
+//! event holds one. [`copy_source`] is the only place that encodes the `x-amz-copy-source` header:
+//! the SDK sends the value as it is, and an unencoded `+`, `?`, or `%` names another object.
 
 mod spelling;
 
@@ -57,7 +57,7 @@ pub enum LocationError {
     /// A bucket name that S3 would not accept.
     #[error("`{name}` is not a bucket name: {reason}")]
     Bucket {
-        /// What was typed.
+        /// The text as typed.
         name: String,
         /// The rule that it breaks.
         reason: &'static str,

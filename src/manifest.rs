@@ -1,17 +1,18 @@
-//! The job manifest: YAML in, a validated [`Job`] out, or everything that is wrong with it at once.
+//! The job manifest: turns YAML into a validated [`Job`], or reports everything that is wrong with
+//! it.
 //!
 //! ```text
 //! text ─► node ─► shape ─► ManifestFile ─► build ─► Job ─► check, overlap
 //!         tree    schema   as typed        values          rules
 //!           └───────┴─────────┴─ issues ─────┴──────────────┴────► Problems, drawn at the line
 //! ```
-//! No stage stops at the first mistake, and none gives up on what another one found: a field that
-//! does not fit is reported and left out, and the rest goes on. The places come from the tree, so
-//! the stages behind it only name the field (`transfers[0].parts.size`), and rules that compare
-//! fields keep quiet about those in doubt.
+//! No stage stops at the first mistake, and none depends on the success of an earlier one: a field
+//! that does not fit is reported and left out, and the rest is read. The tree knows the line of
+//! each field, so later stages only name the field (`transfers[0].parts.size`). Rules that compare
+//! fields ignore fields that were reported.
 //!
-//! The manifest is checked strictly because it runs unattended: a field that is misspelt and
-//! ignored is a filter that does not filter.
+//! The check is strict because a manifest runs unattended: a misspelt field that is ignored is a
+//! filter that does not filter.
 
 mod acl;
 mod attributes;

@@ -1,10 +1,10 @@
-//! Multipart uploads, as a library: begin one, send or copy parts in any order and in parallel,
-//! list them, complete or cancel, and list what a bucket has open.
+//! Multipart uploads as a library: create an upload, send or copy parts in any order and in
+//! parallel, list them, complete or abort the upload, and list the open uploads of a bucket.
 //!
-//! It is what boto's `MultiPartUpload` offered in 2010, with the lessons since:
-//! [`MultipartUpload::complete`] takes the parts that the caller saw succeed and never asks the
-//! server which there are; an unknown outcome is resolved by looking, not by hoping;
-//! [`MultipartUpload::cancel`] is done when the server shows no part any more.
+//! This is what boto's `MultiPartUpload` offered in 2010, with what was learned since.
+//! [`MultipartUpload::complete`] takes the parts that the caller saw succeed, and never asks the
+//! server which parts there are. It resolves an unknown outcome by a look at the server.
+//! [`MultipartUpload::cancel`] ends when the server shows no part any more.
 //!
 //! The documentation of the crate has an example.
 
@@ -58,12 +58,12 @@ pub struct MultipartUpload {
     kms: bool,
     /// The object that it becomes is at least this new, by the server's own clock.
     since: Option<Timestamp>,
-    /// What earlier attempts to create it may have left open.
+    /// The uploads that earlier attempts to create it may have left open.
     strays: Vec<Stray>,
     /// When attempts to create it were refused that may have taken effect all the same.
     refused: Option<(Timestamp, Timestamp)>,
-    /// A request to create it that hung and was overtaken by a second one.
-    late: Option<LateCreate>,
+    /// The requests to create it that hung and were overtaken by another one.
+    late: Vec<LateCreate>,
 }
 
 impl MultipartUpload {
@@ -88,7 +88,7 @@ impl MultipartUpload {
     }
 
     /// [`MultipartUpload::initiate`] for a caller that calls [`MultipartUpload::refused_twins`] and
-    /// [`MultipartUpload::late_twin`] later, when the server is less busy. A request that hangs is
+    /// [`MultipartUpload::late_twins`] later, when the server is less busy. A request that hangs is
     /// sent once more.
     pub(crate) async fn begin(
         bucket: &Bucket,
@@ -96,13 +96,11 @@ impl MultipartUpload {
         attributes: &Attributes,
     ) -> Result<Self, Failure> {
         let (before, began) = (Timestamp::now(), Instant::now());
-        let (mut answer, overtaken) = bucket.create_upload_soon(key, attributes).await?;
-        // What may have taken effect besides is looked for when that one has ended.
-        if overtaken.is_some() {
-            answer.maybe_twice = false;
-            answer.attempts -= 1;
-        }
-        let late = overtaken.map(|create| LateCreate::of(create, bucket, key, (before, began)));
+        let (answer, overtaken) = bucket.create_upload_soon(key, attributes).await?;
+        let overtaken = overtaken.into_iter();
+        let late = overtaken
+            .map(|create| LateCreate::of(create, bucket, key, (before, began)))
+            .collect();
         let upload = Self::created(bucket, key, attributes, answer, before).await?;
         Ok(Self { late, ..upload })
     }
@@ -125,7 +123,7 @@ impl MultipartUpload {
             since: begun.since,
             strays: Vec::new(),
             refused: None,
-            late: None,
+            late: Vec::new(),
         };
         if let Some(elsewhere) = &begun.elsewhere {
             return Err(Box::pin(upload.refuse(elsewhere)).await);
@@ -167,7 +165,7 @@ impl MultipartUpload {
             since: None,
             strays: Vec::new(),
             refused: None,
-            late: None,
+            late: Vec::new(),
         }
     }
 

@@ -66,6 +66,8 @@ pub struct Pacer {
     fruitless: Fruitless,
     /// Cancelled when the run stops.
     stopping: CancellationToken,
+    /// The processes that share the rates of the buckets.
+    sharers: u32,
     /// The rules for repeating failed requests.
     pub retry: RetryPolicy,
 }
@@ -112,7 +114,8 @@ impl Fruitless {
 }
 
 /// A copy of the pacer's counters.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct PaceCounts {
     /// Requests sent, retries included.
     pub requests: u64,
@@ -129,7 +132,8 @@ pub struct PaceCounts {
 pub struct Admitted<'a> {
     /// The endpoint's side of it.
     pub pass: Pass<'a>,
-    /// The time for which the user's own limits held it up.
+    /// The time that it waited at the user's own limits, and in line for a rate at which the server
+    /// accepts requests.
     pub limited: Duration,
     lanes: &'a Lanes,
     passed: Passed,
@@ -165,7 +169,18 @@ impl Pacer {
             counters: Counters::default(),
             fruitless: Fruitless::default(),
             stopping: CancellationToken::new(),
+            sharers: 1,
             retry,
+        }
+    }
+
+    /// Returns this pacer, which begins with its share of the documented rates because so many
+    /// processes send requests to the same buckets.
+    #[must_use]
+    pub fn shared_by(self, processes: u32) -> Self {
+        Self {
+            sharers: processes.max(1),
+            ..self
         }
     }
 
@@ -202,7 +217,7 @@ impl Pacer {
         let now = self.elapsed();
         let mut all = self.all_lanes();
         let lanes = all.entry((name, class));
-        Arc::clone(lanes.or_insert_with(|| Arc::new(Lanes::new(class, outage, now))))
+        Arc::clone(lanes.or_insert_with(|| Arc::new(Lanes::new(class, self.sharers, outage, now))))
     }
 
     fn all_lanes(&self) -> MutexGuard<'_, HashMap<(String, Class), Arc<Lanes>>> {
@@ -338,19 +353,22 @@ impl Pacer {
     ) -> Result<Admitted<'a>, Outlasted> {
         let clock = || self.started.elapsed();
         let pass = lanes.outage.pass(patience, clock).await?;
+        let in_line_at = clock();
         // The one request that asks whether the endpoint is back must not stand in line with all
         // those that wait for it.
         let passed = if pass.is_probe() || is_ahead {
-            lanes.ahead(key)
+            lanes.skip_queue(key)
         } else {
             lanes.pass(key, clock).await
         };
-        let (mut paced, in_line_at) = (passed.waited, clock());
+        let (mut paced, passed_at) = (passed.waited, clock());
         if !pass.is_probe() {
             paced |= self.requests.pass(1).await;
             paced |= self.bytes.pass(self.cells(bytes)).await;
         }
-        let limited = clock().saturating_sub(in_line_at);
+        // A server that accepts requests like this one, only few of them, is not waited for in vain.
+        let is_served = !is_ahead && !lanes.is_shut(key);
+        let limited = clock().saturating_sub(if is_served { in_line_at } else { passed_at });
         // While it stood in line the endpoint may have gone away.
         let pass = if paced {
             pass.renewed(patience, clock).await?
@@ -397,12 +415,12 @@ impl Pacer {
         let now = self.started.elapsed();
         match failure {
             Some(failure) if failure.kind().speaks_of_an_outage() => {
-                let since = if *failure.kind() == FailureKind::TimedOut {
-                    now.saturating_sub(took)
-                } else {
-                    now
-                };
-                pass.failed(now, since, &failure.details().message);
+                let (began, reason) = (now.saturating_sub(took), &failure.details().message);
+                match failure.kind() {
+                    FailureKind::Unreachable => pass.not_connected(now, began, reason),
+                    FailureKind::TimedOut => pass.failed(now, began, reason),
+                    _ => pass.failed(now, now, reason),
+                }
             }
             // Nothing was sent.
             Some(failure)
@@ -505,62 +523,4 @@ fn to_cells(bytes: u64) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn who_goes_ahead_does_not_wait_for_a_rate() {
-        let pacer = Pacer::new(&Limits::default(), 100, RetryPolicy::default());
-        let slow = learned::LearnedLane {
-            bucket: "here/lake".to_owned(),
-            class: Class::Write,
-            prefix: String::new(),
-            accepted: 2,
-        };
-        pacer.recall(&Learned {
-            lanes: vec![slow],
-            width: 100,
-        });
-        let lanes = pacer.lanes("here", "lake", Class::Write);
-        let patience = Duration::from_mins(1);
-        for _ in 0..40 {
-            let admitted = pacer.admit_ahead(&lanes, "k", 0, patience).await;
-            assert!(!admitted.unwrap().paced);
-        }
-        assert_eq!(pacer.elapsed(), Duration::ZERO);
-        for _ in 0..4 {
-            let admitted = pacer.admit(&lanes, "k", 0, patience).await;
-            admitted.unwrap();
-        }
-        assert!(pacer.elapsed() >= Duration::from_secs(1));
-    }
-
-    #[test]
-    fn patience_bounds_all_that_the_policy_waits_for() {
-        let minutes = Duration::from_mins;
-        let policy = RetryPolicy {
-            patience: minutes(15),
-            persistence: minutes(3),
-            ..RetryPolicy::default()
-        };
-        for (patience, persistence) in [
-            (Some(minutes(1)), minutes(1)),
-            (Some(minutes(20)), minutes(3)),
-            (None, minutes(3)),
-        ] {
-            let retry = Pacer::new(
-                &Limits {
-                    patience,
-                    ..Limits::default()
-                },
-                8,
-                policy,
-            )
-            .retry;
-            assert_eq!(
-                (retry.patience, retry.persistence),
-                (patience.unwrap_or(minutes(15)), persistence)
-            );
-        }
-    }
-}
+mod tests;

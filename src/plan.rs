@@ -1,16 +1,21 @@
-//! What is to be done with each entry: pure decisions, without a clock, a network or an SDK.
+//! Decides what to do with each entry. All decisions are pure: no clock, no network, no SDK.
 //!
-//! [`remap`] gives an entry its key at the destination, [`decide`] compares it with what is there
-//! and chooses the route by size, [`detour`] goes round what a server does not do safely,
-//! [`condition`] says what the write demands of its key, [`archive`] says how what cannot be read
-//! is restored, [`history`] finds which versions of a key are missing, [`in_place`] which objects
-//! need a change, [`parts`] cuts an object into byte ranges, [`attributes`] says what the new
-//! object shall be besides its bytes, [`concede`] what to do without when a server refuses some of
-//! it, [`asked`] where a published object differs from what was asked for, and [`loss`] how that is
-//! told, [`replay`] how a multipart `ETag` stays what it is, [`cause`] counts failures by their
-//! cause, [`empty`] names selections that match nothing, [`claim`] which open uploads of unknown
-//! beginnings are of use, [`totals`] adds up what a run would send before anything is sent,
-//! [`carried`] counts its questions about tags, and [`cost`] says what that costs.
+//! - [`remap`] maps a key to its key at the destination.
+//! - [`decide`] compares an entry with the object at the destination, and chooses the route by
+//!   size. [`detour`] chooses another route if the server does not do the usual one safely.
+//! - [`condition`] chooses the condition of the write.
+//! - [`archive`] chooses how an archived object is restored.
+//! - [`history`] finds the versions of a key that the destination lacks.
+//! - [`in_place`] finds the objects that need an in-place change.
+//! - [`parts`] divides an object into byte ranges. [`replay`] keeps the boundaries of the source,
+//!   and thereby a multipart `ETag`.
+//! - [`attributes`] decides what the new object gets besides its bytes, and [`concede`] what is
+//!   left out if a server refuses some of it. [`asked`] finds the differences between a published
+//!   object and the request. [`loss`] names what was lost.
+//! - [`claim`] finds unknown open uploads that can be adopted.
+//! - [`cause`] counts failures by their cause. [`empty`] names selections without a match.
+//! - [`totals`] counts the requests of a run before it starts, [`carried`] those about tags, and
+//!   [`cost`] their price.
 
 pub mod archive;
 pub mod asked;

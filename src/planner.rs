@@ -1,13 +1,13 @@
 //! Plans a transfer: reads listings, emits steps, and writes nothing.
 //!
-//! The decisions are pure functions in [`crate::plan`]; this module feeds them. The source is
-//! listed in order; each entry is filtered, mapped to its destination key, and compared with the
-//! object there. If the map keeps the order of keys, the destination's listing is walked along with
-//! it; otherwise each key is asked for by HEAD, many at a time. If a server is not known to list in
-//! the order of the keys' bytes, a key that the walk finds does exist, but one that it does not
-//! find may come elsewhere in the list, and is asked for too. Steps leave through a bounded channel
-//! ([`steps`]), so that a plan never holds more objects than the run can look ahead. Long listings
-//! are planned in ranges side by side ([`ranges`]).
+//! The decisions are pure functions in [`crate::plan`]; this module provides their input. It lists
+//! the source in order, filters each entry, maps it to its destination key, and compares it with
+//! the object there. If the map keeps the order of keys, the destination's listing is read
+//! alongside. Otherwise each key is requested with HEAD, many at a time. If a server may list out
+//! of order, a key found in its list exists, but a key that was not found may come later in the
+//! list, and is requested too. Steps leave through a bounded channel ([`steps`]), so a plan never
+//! holds more objects than the run looks ahead. Long listings are planned in ranges side by side
+//! ([`ranges`]).
 
 mod again;
 mod compare;
@@ -261,7 +261,7 @@ impl Sides {
         let (sides, told) = (self.clone(), exit.clone());
         let place = self.transfer.to.location.to_string();
         let planned = tokio::spawn(async move {
-            // The receiver is gone when the run stops; then nobody wants the rest.
+            // The receiver is gone if the run stops. Then the rest is not needed.
             let _ = match sides.transfer.versions {
                 Versions::All => sides.run_histories(resume, exit).await,
                 Versions::Current | Versions::AsOf(_) => sides.run(resume, exit).await,

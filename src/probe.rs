@@ -105,7 +105,7 @@ impl Probe {
     }
 }
 
-/// Returns a scratch prefix that nobody else uses.
+/// Returns a scratch prefix that no other process uses.
 #[must_use]
 pub fn scratch_prefix() -> String {
     format!(".s3haul-probe-{:08x}/", fastrand::u32(..))

@@ -9,12 +9,14 @@
 //! # Layout
 //!
 //! `frame` has the header and the footer, `target` the files that may be written. `stored` is the
-//! layout of reports in S3, and `pieces` writes them. `lines` reads both kinds, [`read`] for
-//! commands that act on a report, and [`overview`] for people. `summary` ends a run.
+//! layout of reports in S3, `pieces` writes them, and `merge` makes one report of those of all
+//! shards. `lines` reads all kinds, [`read`] for commands that act on a report, and [`overview`]
+//! for people. `summary` ends a run.
 
 mod error;
 mod frame;
 mod lines;
+mod merge;
 pub mod overview;
 mod pieces;
 pub mod read;
@@ -32,12 +34,13 @@ use crc_fast::{CrcAlgorithm, Digest};
 
 pub use self::error::ReportError;
 pub(crate) use self::frame::run_name;
-pub use self::frame::{FORMAT, Footer, Origin, header, last_footer};
+pub use self::frame::{FORMAT, Footer, FooterShards, Origin, header, last_footer};
 use self::frame::{GAP, first_line, is_gap, is_remnant, length_of_receipts};
 pub use self::lines::ReportLines;
+pub use self::merge::{LaterReport, MergeScope, MergedFile, ReportMerge, ShardReports};
 use self::pieces::BucketReportEnd;
 pub use self::pieces::{BucketReport, PieceLimits};
-pub use self::stored::{ReportBucket, StoredReport};
+pub use self::stored::{ReportBucket, StoredReport, StoredRuns};
 pub use self::summary::{comparison, summary};
 pub use self::target::{Kind, Target, TargetError};
 use crate::journal::Ledger;
@@ -380,8 +383,8 @@ impl ReportEnd {
     /// Adds the footer to a report that has all its receipts.
     ///
     /// # Errors
-    /// [`ReportError::Footer`] if it cannot be written, [`ReportError::Unwritten`] if receipts could
-    /// not, [`ReportError::Changed`] if a file is not as the journal left it, and
+    /// [`ReportError::Footer`] if it cannot be written, [`ReportError::Unwritten`] if receipts
+    /// could not, [`ReportError::Changed`] if a file is not as the journal left it, and
     /// [`ReportError::Moved`] if its path names another file by now.
     pub async fn finish(self, footer: &Footer) -> Result<(), ReportError> {
         match self {
@@ -428,7 +431,7 @@ impl FileReportEnd {
         };
         let length = length.load(Ordering::Relaxed);
         if !self.is_stream && self.file.metadata().is_ok_and(|file| file.len() != length) {
-            // Without a footer, nobody takes it for a whole report.
+            // Without a footer, no reader takes it for a complete report.
             return Err(ReportError::Changed { path: self.path });
         }
         if let Err(error) = self.write(&footer) {

@@ -128,6 +128,7 @@ impl<'a> Run<'a> {
             monitor: self.monitor,
             journal: &journal,
             resumed: &resumed,
+            ranges: None,
             stop: &self.stop,
             halt: &halt,
         })

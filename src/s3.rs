@@ -54,6 +54,7 @@ use serde::{Deserialize, Serialize};
 use crate::location::{BucketName, ObjectKey};
 
 pub use crate::manifest::job::{Access, CannedAcl, Encryption};
+pub use blob::SmallObject;
 pub use bodies::Trial;
 pub use capabilities::{Capabilities, OnWrites};
 pub use client::{Client, Connect};

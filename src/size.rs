@@ -44,9 +44,9 @@ pub enum SizeError {
     /// The text has no unit, or one that can be read in two ways.
     #[error("`{text}` has no binary unit: write {suggestion}")]
     Unit {
-        /// What was typed.
+        /// The text as typed.
         text: String,
-        /// What was probably meant.
+        /// The text that was probably meant.
         suggestion: String,
     },
     /// More than 2^64 bytes, or not a whole number of bytes.

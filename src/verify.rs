@@ -31,7 +31,7 @@ const AT_ONCE: usize = 256;
 /// Whose bytes are read and compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Deep {
-    /// Nobody's.
+    /// The property of neither side.
     #[default]
     No,
     /// Of pairs that nothing else settles.
@@ -40,7 +40,7 @@ pub enum Deep {
     All,
 }
 
-/// What one comparison came to.
+/// The result of one comparison.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "status")]
 pub enum Verdict {
@@ -51,7 +51,7 @@ pub enum Verdict {
     },
     /// They do not.
     Different {
-        /// What differs.
+        /// The differences.
         why: String,
     },
     /// The destination has no such key.
@@ -60,12 +60,12 @@ pub enum Verdict {
     Extra,
     /// Both are there with one size, and nothing that S3 computed tells whether they are equal.
     Unprovable {
-        /// What each side has.
+        /// The values of both sides.
         why: String,
     },
     /// It could not be looked at.
     Failed {
-        /// What went wrong.
+        /// The failure.
         error: ErrorRecord,
     },
 }
@@ -91,7 +91,7 @@ impl Verdict {
     }
 }
 
-/// What was found out about one pair.
+/// The finding about one pair.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// `s3://bucket/key` or a path; absent for what only the destination has.
@@ -119,7 +119,7 @@ pub struct Counts {
     pub extra: u64,
     /// Pairs of which nothing tells.
     pub unprovable: u64,
-    /// What could not be looked at.
+    /// The pairs that could not be compared.
     pub failed: u64,
     /// Those of them that were lists.
     #[serde(skip)]
@@ -182,7 +182,7 @@ impl Counts {
     }
 }
 
-/// Compares both sides of a transfer. `observe` is told of each pair, in no particular order.
+/// Compares both sides of a transfer. It calls `observe` for each pair, in no particular order.
 pub async fn transfer(sides: &Sides, deep: Deep, mut observe: impl FnMut(&Finding)) -> Counts {
     let walk = Walk::new(sides);
     let mut counts = Counts {
@@ -233,7 +233,7 @@ pub async fn transfer(sides: &Sides, deep: Deep, mut observe: impl FnMut(&Findin
     counts
 }
 
-/// What one step of the walk came to.
+/// The result of one step of the walk.
 enum Settled {
     Excluded,
     Nothing,

@@ -31,7 +31,7 @@ impl Bucket {
             Operation::PutObjectTagging,
             Some(key),
             0,
-            Repeat::Always,
+            Repeat::AtOnce,
             || self.client.put_tags(&self.name, key, version, tags),
         );
         answer.await.map(|answer| answer.value)
@@ -114,7 +114,7 @@ impl Bucket {
             Operation::PutObjectAnnotation,
             Some(key),
             bytes,
-            Repeat::Always,
+            Repeat::AtOnce,
             || {
                 let text = text.clone();
                 self.client

@@ -4,13 +4,21 @@ use std::num::NonZeroU64;
 
 use super::Bucket;
 use crate::location::ObjectKey;
-use crate::s3::{Failure, Operation};
+use crate::s3::{Failure, Operation, SmallObject};
 
 impl Bucket {
     /// Returns the bytes of an object, in memory.
     pub async fn get_small(&self, key: &ObjectKey) -> Result<bytes::Bytes, Failure> {
         self.read(Operation::GetObject, Some(key), || {
             self.client.get_small(&self.name, key, None)
+        })
+        .await
+    }
+
+    /// Returns an object in memory, with its `ETag`.
+    pub async fn get_small_object(&self, key: &ObjectKey) -> Result<SmallObject, Failure> {
+        self.read(Operation::GetObject, Some(key), || {
+            self.client.get_small_object(&self.name, key, None)
         })
         .await
     }

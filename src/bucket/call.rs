@@ -31,8 +31,9 @@ pub(super) enum Repeat {
 
 /// The attempts of one request so far.
 ///
-/// Patience covers only the server: waiting at the user's own limits does not use it up, nor does
-/// an outage, which has one clock for all requests.
+/// Patience covers only a server that accepts nothing. Waiting at the user's own limits or for the
+/// turn at a throttled rate does not use it up, nor does an outage, which has one clock for all
+/// requests.
 #[derive(Debug, Default)]
 struct Tries {
     /// The number of requests that were sent.
@@ -169,7 +170,7 @@ impl Bucket {
                 limit: full_limit.max(limit),
             };
             let sent = tokio::select! {
-                sent = self.once_or_twice(one, admitted, &attempt) => sent,
+                sent = self.once_or_more(one, admitted, &attempt) => sent,
                 () = self.halt.cancelled() => return Err(self.stopped(operation, key).after(tries.attempts)),
             };
             tries.attempts += sent.requests - 1;
@@ -222,7 +223,11 @@ impl Bucket {
     }
 
     /// Teaches the pacer the outcome of an attempt, and returns that outcome.
-    fn learned<T>(&self, attempt: &Attempt<'_>, sent: Sent<'_, T>) -> Result<T, Failure> {
+    pub(super) fn learned<T>(
+        &self,
+        attempt: &Attempt<'_>,
+        sent: Sent<'_, T>,
+    ) -> Result<T, Failure> {
         let (operation, limit) = (attempt.operation, attempt.silence);
         let outcome = match sent.answer {
             Ok(outcome) => outcome,
@@ -317,13 +322,7 @@ impl Bucket {
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        // `HeadBucket` checks the first contact and outages: it is not sent twice at once.
-        let repeat = if operation == Operation::HeadBucket {
-            Repeat::Always
-        } else {
-            Repeat::AtOnce
-        };
-        self.call(operation, key, 0, repeat, attempt)
+        self.call(operation, key, 0, Repeat::AtOnce, attempt)
             .await
             .map(|answer| answer.value)
     }

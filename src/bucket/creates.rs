@@ -1,7 +1,7 @@
 //! Creates an upload, with a second request if the first one hangs, and keeps the losing request.
 //!
 //! `CreateMultipartUpload` is not idempotent: two requests that take effect create two uploads. So
-//! the losing request must not be forgotten. Each request is its own task, and the task of an
+//! a losing request must not be forgotten. Each request is its own task, and the task of an
 //! overtaken request continues after the caller has the first answer: only its answer names the
 //! second upload. [`crate::multipart`] waits for that answer and aborts the upload.
 
@@ -25,8 +25,10 @@ pub(crate) type Overtaken = JoinHandle<Result<Begun, Failure>>;
 struct Creates {
     /// Set once one of them has created an upload.
     is_created: bool,
-    /// The request that was unanswered then. There is at most one, since two at most run at once.
-    overtaken: Option<Overtaken>,
+    /// The requests that were unanswered then.
+    overtaken: Vec<Overtaken>,
+    /// Set if another request may have taken effect and its answer was lost.
+    is_one_lost: bool,
 }
 
 /// One request. Dropping it aborts it, unless another one has created the upload.
@@ -38,13 +40,13 @@ struct Create {
 
 impl Bucket {
     /// Creates a multipart upload, as [`Bucket::create_upload`] does, and sends the request once
-    /// more if it hangs. Also returns the request that was overtaken, which may create another
-    /// upload.
+    /// more if it hangs. Also returns the requests that were overtaken, each of which may create
+    /// another upload; the answer does not count them.
     pub(crate) async fn create_upload_soon(
         &self,
         key: &ObjectKey,
         attributes: &Attributes,
-    ) -> Result<(Answer<Begun>, Option<Overtaken>), Failure> {
+    ) -> Result<(Answer<Begun>, Vec<Overtaken>), Failure> {
         let creates = Arc::new(Mutex::new(Creates::default()));
         let send = || {
             let (client, bucket) = (self.client.clone(), self.name.clone());
@@ -57,8 +59,12 @@ impl Bucket {
         };
         let operation = Operation::CreateMultipartUpload;
         let answer = self.call(operation, Some(key), 0, Repeat::AtOnce, send);
-        let answer = self.or_lost(answer.await, None).await?;
-        let overtaken = lock(&creates).overtaken.take();
+        let mut answer = self.or_lost(answer.await, None).await?;
+        let mut creates = lock(&creates);
+        let overtaken = std::mem::take(&mut creates.overtaken);
+        let count = u32::try_from(overtaken.len()).unwrap_or(u32::MAX);
+        answer.attempts = answer.attempts.saturating_sub(count);
+        answer.maybe_twice = creates.is_one_lost;
         Ok((answer, overtaken))
     }
 }
@@ -83,7 +89,12 @@ impl Future for Create {
                 error.to_string(),
             )),
         };
-        lock(&self.creates).is_created |= answer.is_ok();
+        let mut creates = lock(&self.creates);
+        match &answer {
+            Ok(_) => creates.is_created = true,
+            Err(failure) => creates.is_one_lost |= failure.may_have_taken_effect(),
+        }
+        drop(creates);
         Poll::Ready(answer)
     }
 }
@@ -93,8 +104,9 @@ impl Drop for Create {
         let Some(task) = self.task.take() else { return };
         let mut creates = lock(&self.creates);
         if creates.is_created {
-            creates.overtaken = Some(task);
+            creates.overtaken.push(task);
         } else {
+            creates.is_one_lost = true;
             task.abort();
         }
     }

@@ -278,7 +278,7 @@ impl Bucket {
             Operation::RestoreObject,
             Some(key),
             0,
-            Repeat::Always,
+            Repeat::AtOnce,
             || {
                 self.client
                     .restore_object(&self.name, key, version, restore, for_days)

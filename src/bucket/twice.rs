@@ -1,9 +1,10 @@
 //! Sends a request once more when its answer is overdue, and takes the first good answer.
 //!
 //! The first request stays under way, since it may be lost or just slow. The second one waits for a
-//! place in flight and for the pacer, like every request, and uses another connection, because the
-//! first one holds its own. [`crate::pace::latency`] decides when a request is overdue and limits
-//! how many are sent twice.
+//! place in flight and for the user's limits, like every request, and uses another connection,
+//! because the first one holds its own. If the second one fails or is overdue too, a third one is
+//! sent. [`crate::pace::latency`] decides when a request is overdue and limits how many are sent
+//! twice.
 //!
 //! Reads may always be sent twice. A `CopyObject` may be if both requests leave one version of the
 //! same object ([`Repeat::IfOneVersion`]): the server reads exactly the pinned version of the
@@ -11,7 +12,9 @@
 //! `CreateMultipartUpload` may be, since the losing request's upload is awaited and aborted
 //! ([`super::creates`]). An `UploadPartCopy` may be if both requests create the same part: the same
 //! range of a pinned version, on a server whose `ETag`s follow from the bytes. The second request
-//! may still arrive after the object is published, and then changes nothing.
+//! may still arrive after the object is published, and then changes nothing. So may requests that
+//! abort an upload, set tags or an annotation, or start a restore. Whether a
+//! `CompleteMultipartUpload` may be is decided by a look ([`crate::multipart`]).
 //!
 //! A server that serves few connections leaves whole waves of requests hanging
 //! ([`crate::s3::served`]). Those are not sent twice. They are given up, and sent again when a
@@ -22,9 +25,10 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt as _;
-use futures::future::{BoxFuture, Either, select};
-use tokio::time::{Instant, sleep, timeout};
+use futures::future::{BoxFuture, Either, OptionFuture};
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::history::KnownVersioning;
 use super::stopping::Purpose;
@@ -34,14 +38,18 @@ use crate::pace::Admitted;
 use crate::pace::latency::LEAST as LATENCY_MARGIN;
 use crate::pace::slots::{Slot, Want};
 use crate::s3::progress::{Progress, within};
-use crate::s3::{Failure, FailureKind, Operation, SourcePin, Versioning, WriteCondition};
+use crate::s3::{Failure, Operation, SourcePin, Versioning, WriteCondition};
 
 /// The time between two looks at a request that cannot be sent twice yet.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// The most requests of one attempt that are under way at once.
+const MOST_AT_ONCE: usize = 3;
+/// The most requests of one attempt.
+const MOST_REQUESTS: usize = 4;
 /// The least time that a request hangs before it is given up because its connection is not served.
 const UNSERVED_AFTER: Duration = Duration::from_secs(2);
 
-/// One attempt, which may send its request twice.
+/// One attempt, which may send its request several times.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Attempt<'a> {
     pub(super) at: &'a str,
@@ -74,19 +82,72 @@ pub(super) struct Sent<'a, T> {
     pub(super) admitted: Admitted<'a>,
     /// The time that the same request took.
     pub(super) took: Duration,
-    /// The number of requests that were sent: one or two.
+    /// The number of requests that were sent.
     pub(super) requests: u32,
 }
 
-/// The permission to send a second request.
+/// The permission to send a further request.
 struct Permission<'a> {
     admitted: Admitted<'a>,
     slot: Slot,
 }
 
+/// A request of an attempt.
+struct SentRequest<'a> {
+    began: Instant,
+    /// Taken once the request has ended.
+    admitted: Option<Admitted<'a>>,
+    /// Absent for the first request, whose caller has the slot.
+    slot: Option<Slot>,
+}
+
+/// The requests of one attempt, by their numbers.
+struct Requests<'a>(Vec<SentRequest<'a>>);
+
+impl<'a> Requests<'a> {
+    /// Returns the number of a request that is sent now.
+    fn begin(&mut self, Permission { admitted, slot }: Permission<'a>) -> usize {
+        self.0.push(SentRequest {
+            began: Instant::now(),
+            admitted: Some(admitted),
+            slot: Some(slot),
+        });
+        self.0.len() - 1
+    }
+
+    /// Returns the outcome of a request that has ended.
+    fn end<T>(&mut self, number: usize, answer: Answered<T>) -> Option<Sent<'a, T>> {
+        let requests = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
+        let request = self.0.get_mut(number)?;
+        request.slot = None;
+        Some(Sent {
+            answer,
+            admitted: request.admitted.take()?,
+            took: request.began.elapsed(),
+            requests,
+        })
+    }
+
+    /// Returns the time at which the newest request under way was sent, if one more may be sent.
+    fn newest(&self) -> Option<Instant> {
+        let under_way = || self.0.iter().filter(|request| request.admitted.is_some());
+        let has_room = under_way().count() < MOST_AT_ONCE && self.0.len() < MOST_REQUESTS;
+        let newest = under_way().map(|request| request.began).max();
+        newest.filter(|_| has_room)
+    }
+
+    /// Returns how long the first request was the only one.
+    fn first_alone(&self) -> Duration {
+        match self.0.as_slice() {
+            [first, second, ..] => second.began.duration_since(first.began),
+            _ => Duration::ZERO,
+        }
+    }
+}
+
 impl Bucket {
-    /// Sends a request, and a second one beside it if the first is overdue.
-    pub(super) async fn once_or_twice<'a, T, F>(
+    /// Sends a request, and further ones beside it while those under way are overdue.
+    pub(super) async fn once_or_more<'a, T, F>(
         &'a self,
         attempt: Attempt<'a>,
         admitted: Admitted<'a>,
@@ -97,12 +158,8 @@ impl Bucket {
     {
         let send = |progress: &Arc<Progress>| {
             let request = self.caught(attempt.operation, attempt.key, request);
-            let sent = within(
-                Arc::clone(progress),
-                attempt.silence,
-                attempt.limit,
-                request,
-            );
+            let progress = Arc::clone(progress);
+            let sent = within(progress, attempt.silence, attempt.limit, request);
             sent.map(|sent| {
                 sent.map_err(|lasted| Silence {
                     lasted,
@@ -122,61 +179,58 @@ impl Bucket {
         if let Ok(answer) = timeout(LATENCY_MARGIN, &mut first).await {
             return sent_once(answer, admitted);
         }
-        let mut first = pin!(self.unless_unserved(attempt, progress, &mut first));
         if !self.may_repeat_at_once(attempt.repeat) {
+            let first = self.unless_unserved(attempt, progress, first);
             return sent_once(first.await, admitted);
         }
-        let permission = tokio::select! {
-            biased;
-            answer = &mut first => return sent_once(answer, admitted),
+        let watch = |number: usize, progress, sent| async move {
+            (number, self.unless_unserved(attempt, progress, sent).await)
+        };
+        let mut requests = Requests(vec![SentRequest {
+            began,
+            admitted: Some(admitted),
+            slot: None,
+        }]);
+        let mut under_way = FuturesUnordered::new();
+        under_way.push(Box::pin(watch(0, progress, Either::Left(first))));
+        // A refusal, and the time from which it stands.
+        let mut refused: Option<(Sent<'a, T>, Instant)> = None;
+        let mut not_before = began;
+        loop {
+            let newest = requests.newest().filter(|_| refused.is_none());
+            let stands = refused.as_ref().map(|(_, stands)| sleep_until(*stands));
             // Boxed, since its type contains the type of a request.
-            permission = self.second_permission(attempt, began).boxed() => permission,
-        };
-        tracing::info!(operation = %attempt.operation, key = attempt.at, "no answer for long: sending the request once more");
-        self.pacer.hedged();
-        let second_began = Instant::now();
-        let second = async {
-            let progress = Progress::begin();
-            let answer = send(&progress);
-            self.unless_unserved(attempt, progress, answer).await
-        };
-        let second = Box::pin(second);
-        let (answer, is_first, other) = match select(first, second).await {
-            Either::Left((answer, second)) => (answer, true, Either::Left(second)),
-            Either::Right((answer, first)) => (answer, false, Either::Right(first)),
-        };
-        let (answer, is_first) = if matches!(answer, Ok(Ok(_))) {
-            (answer, is_first)
-        } else {
-            // The other request may have taken effect, so a refusal says little. It stands if the
-            // other one stays unanswered for as long as the first one was alone.
-            let patience = async {
-                if was_refused(&answer) {
-                    sleep(second_began.duration_since(began)).await;
-                } else {
-                    std::future::pending::<()>().await;
-                }
-            };
+            let permission = self.another(attempt, newest, not_before).boxed();
             tokio::select! {
-                other = other => match other {
-                    Ok(Ok(_)) => (other, !is_first),
-                    _ if is_first => (answer, true),
-                    _ => (other, true),
-                },
-                () = patience => (answer, is_first),
+                biased;
+                Some((number, answer)) = under_way.next() => {
+                    let Some(sent) = requests.end(number, answer) else { continue };
+                    if matches!(sent.answer, Ok(Ok(_))) {
+                        return sent;
+                    }
+                    if under_way.is_empty() {
+                        return refused.map_or(sent, |(refusal, _)| refusal);
+                    }
+                    if may_pass(&sent.answer) {
+                        let _ = self.learned(&attempt, sent);
+                        not_before = Instant::now() + LOOK_AGAIN;
+                    } else {
+                        // Another request may have taken effect, so a refusal says little.
+                        let stands = Instant::now() + requests.first_alone();
+                        refused.get_or_insert((sent, stands));
+                    }
+                }
+                permission = permission => {
+                    let (number, progress) = (requests.begin(permission), Progress::begin());
+                    let sent = Either::Right(Box::pin(send(&progress)));
+                    under_way.push(Box::pin(watch(number, progress, sent)));
+                }
+                Some(()) = OptionFuture::from(stands) => {
+                    if let Some((refusal, _)) = refused.take() {
+                        return refusal;
+                    }
+                }
             }
-        };
-        let (admitted, since) = if is_first {
-            (admitted, began)
-        } else {
-            (permission.admitted, second_began)
-        };
-        drop(permission.slot);
-        Sent {
-            answer,
-            admitted,
-            took: since.elapsed(),
-            requests: 2,
         }
     }
 
@@ -226,20 +280,21 @@ impl Bucket {
         }
     }
 
-    /// Returns true if a second request may be sent while the first is unanswered: never at the
-    /// first contact, for probes, or for requests that tidy up or record the run.
+    /// Returns true if a second request may be sent while the first is unanswered: never for probes
+    /// or for requests that record the run.
     fn may_repeat_at_once(&self, repeat: Repeat) -> bool {
-        self.contact.is_none()
-            && self.purpose == Purpose::Object
+        self.purpose != Purpose::Journal
             && !self.retry.persistence.is_zero()
             && matches!(repeat, Repeat::AtOnce | Repeat::IfOneVersion)
     }
 
-    /// Waits until an attempt that began at `began` is overdue and a second request may be sent.
-    async fn second_permission<'a>(
+    /// Waits until the `newest` request of an attempt is overdue and one more may be sent, but not
+    /// before this. Never returns if there is no such request.
+    async fn another<'a>(
         &'a self,
         attempt: Attempt<'a>,
-        began: Instant,
+        newest: Option<Instant>,
+        not_before: Instant,
     ) -> Permission<'a> {
         let Attempt {
             at,
@@ -248,38 +303,54 @@ impl Bucket {
             repeat,
             ..
         } = attempt;
+        let Some(newest) = newest else {
+            return std::future::pending().await;
+        };
+        sleep_until(not_before).await;
         let lanes = self.lanes(operation.class());
         loop {
-            let overdue = lanes.overdue_after(operation, bytes);
-            let left = overdue.map(|overdue| overdue.saturating_sub(began.elapsed()));
-            match left {
-                Some(left) if left.is_zero() => {}
-                left => {
-                    sleep(left.unwrap_or(LOOK_AGAIN)).await;
-                    continue;
-                }
+            // Others are answered meanwhile, so that more is known of how long they take.
+            let overdue = newest + lanes.overdue_after(operation, bytes);
+            let now = Instant::now();
+            if now < overdue {
+                sleep_until(overdue.min(now + LOOK_AGAIN)).await;
+                continue;
             }
             let is_safe = repeat == Repeat::AtOnce || self.keeps_no_versions().await;
-            if !is_safe || !lanes.may_repeat() {
+            if !is_safe || lanes.is_shut(at) || !lanes.may_repeat() {
                 sleep(LOOK_AGAIN).await;
                 continue;
             }
-            // An object waits for its last part, so an overdue part goes first.
-            let want = match operation {
-                Operation::UploadPartCopy => Want::Bulk(u64::MAX),
-                _ => Want::Small,
-            };
-            let Ok(slot) = self.pacer.slots().request(want).await else {
-                std::future::pending().await
+            // Others wait for the overdue request, so the next one goes before all that wait.
+            let Ok(slot) = self.pacer.slots().request(Want::Bulk(u64::MAX)).await else {
+                return std::future::pending().await;
             };
             let admitted = self
                 .pacer
-                .admit(lanes, at, bytes, self.retry.patience)
+                .admit_ahead(lanes, at, bytes, self.retry.patience)
                 .await;
             if let Ok(admitted) = admitted {
+                self.note_another(operation, at);
                 return Permission { admitted, slot };
             }
         }
+    }
+
+    /// Waits for a slot for a request that is sent beside an overdue one, whose effect the caller
+    /// has looked for in vain. Returns `None` if no such request may be sent now.
+    pub(crate) async fn slot_beside(&self, operation: Operation, at: &ObjectKey) -> Option<Slot> {
+        let lanes = self.lanes(operation.class());
+        if lanes.is_shut(at.as_str()) || !lanes.may_repeat() {
+            return None;
+        }
+        let slot = self.pacer.slots().request(Want::Bulk(u64::MAX)).await;
+        self.note_another(operation, at.as_str());
+        slot.ok()
+    }
+
+    fn note_another(&self, operation: Operation, at: &str) {
+        tracing::info!(%operation, key = at, "no answer for long: sending the request once more");
+        self.pacer.hedged();
     }
 
     /// Returns how a `CopyObject` may be repeated.
@@ -314,13 +385,11 @@ impl Bucket {
     }
 }
 
-/// Returns true if a request was refused because of what another one may have done.
-fn was_refused<T>(answer: &Answered<T>) -> bool {
-    matches!(
-        answer,
-        Ok(Err(failure)) if matches!(
-            failure.kind(),
-            FailureKind::PreconditionFailed | FailureKind::Conflict | FailureKind::NotFound
-        )
-    )
+/// Returns true if a request had no answer, or one that a repetition may change.
+fn may_pass<T>(answer: &Answered<T>) -> bool {
+    match answer {
+        Ok(Ok(_)) => false,
+        Ok(Err(failure)) => failure.kind().is_retryable(),
+        Err(_) => true,
+    }
 }

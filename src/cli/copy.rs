@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::history::HistoryFlags;
 use super::journal::JournalFlags;
+use super::lease;
 use super::place::{Place, SidesFlags};
 use super::run::{Terms, run};
 use super::select::{PATTERNS, SelectFlags};
@@ -172,8 +173,10 @@ impl Copy {
                 intent: self.journal.intent(),
                 wait: self.journal.waits(),
                 drain: self.drain.time(),
+                lease: lease::terms(),
+                shard: None,
             };
-            run(&job, &Place::ambient(), &origin, terms, output).await
+            run(&job, &Place::ambient(), &origin, &terms, output).await
         }
     }
 

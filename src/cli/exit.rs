@@ -13,6 +13,7 @@ use crate::manifest::{Finding, ManifestError};
 use crate::plan::unlisted::Cause;
 use crate::report::ReportError;
 use crate::s3::Failure;
+use crate::shards::store::StateError;
 use crate::telemetry::{self, Note};
 
 /// Stands between the sentences of an error about several things.
@@ -117,6 +118,11 @@ pub(super) enum CliError {
     Lost(JournalError),
     #[error("{0}")]
     Io(#[from] io::Error),
+    #[error("{0}")]
+    State(#[from] StateError),
+    /// Another process did not plan the shards in time.
+    #[error("{0}")]
+    Unplanned(String),
     /// A signal ended the command.
     #[error("interrupted; {0}")]
     Interrupted(String),
@@ -142,7 +148,7 @@ impl CliError {
                     remedy: flags::spoken(&finding.remedy),
                     ..finding.clone()
                 };
-                // Nobody gave these names.
+                // These arguments have no names.
                 for (number, source) in (1..).zip(sources) {
                     let name = format!("`copy-{number}`");
                     if finding.remedy.contains(&name) || finding.remedy.contains("transfer") {
@@ -167,8 +173,10 @@ impl CliError {
             Self::Report(ReportError::Store { failure, .. }) if failure.is_passing() => {
                 Exit::Interrupted
             }
+            Self::State(error) if error.is_passing() => Exit::Interrupted,
             Self::Lost(_)
             | Self::Interrupted(_)
+            | Self::Unplanned(_)
             | Self::Report(
                 ReportError::Incomplete { kept: true, .. } | ReportError::TakenOver { .. },
             ) => Exit::Interrupted,
@@ -182,12 +190,14 @@ impl CliError {
                 | ReportError::Unconditional { .. },
             )
             | Self::Journal(_)
+            | Self::State(_)
             | Self::Unusable(_) => Exit::Refused,
             Self::Report(
                 ReportError::Incomplete { .. }
                 | ReportError::Footer { .. }
                 | ReportError::Changed { .. }
                 | ReportError::Unwritten { .. }
+                | ReportError::Unmerged { .. }
                 | ReportError::Moved { .. },
             )
             | Self::Failed(_)

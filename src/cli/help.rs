@@ -5,7 +5,7 @@
 
 use clap::{Arg, Command};
 
-/// Headings and their flags. What stands in none of them is an option of the command itself.
+/// Headings and their flags. A flag under no heading is an option of the command itself.
 const HEADINGS: &[(&str, &[&str])] = &[
     ("New objects", &["storage-class", "preserve"]),
     (

@@ -27,7 +27,7 @@ use crate::journal::event::{Event, RunInfo};
 use crate::journal::fingerprint::Fingerprint;
 use crate::journal::state::RunState;
 use crate::journal::{
-    self, Decision, Intent, Journal, JournalError, Ledger, Life, Location, Opened,
+    self, Decision, Intent, Journal, JournalError, LeaseTerms, Ledger, Life, Location, Opened,
 };
 use crate::listing::local::JOURNALS;
 use crate::location::S3Uri;
@@ -85,7 +85,7 @@ impl JournalFlags {
         leave_out_own_files(job);
     }
 
-    /// Overrides what the command of a report says. What the environment says counted there too.
+    /// Overrides the settings of a report's command, which include those of its environment.
     pub(super) fn apply_again(&self, job: &mut Job, directory: &Path) {
         let of_environment = of_environment().ok().flatten();
         match &self.journal {
@@ -118,6 +118,23 @@ impl JournalFlags {
             ),
             ("--adopt", idle::typed(adopts, ADOPT, |_| Some(true))),
             self.of_waiting(),
+        ]
+    }
+
+    /// Returns the flags that say where one run has its journal, and what becomes of that.
+    pub(super) fn of_one_journal(&self) -> [Flag; 4] {
+        let read = |place: OsString| place.to_str()?.parse().ok();
+        [
+            (
+                "--journal",
+                idle::typed(self.journal.as_ref(), JOURNAL, read),
+            ),
+            ("--fresh", self.fresh),
+            ("--resume-anyway", self.resume_anyway),
+            (
+                "--on-change",
+                idle::typed(self.on_change.as_ref(), ON_CHANGE, on_change),
+            ),
         ]
     }
 
@@ -187,9 +204,10 @@ pub(super) async fn open(
     job: &Job,
     connections: &mut Connections,
     origin: &Origin,
-    Terms { intent, wait, .. }: Terms,
+    terms: &Terms,
     tell: impl Fn(&str),
 ) -> Result<Session, CliError> {
+    let (intent, wait) = (terms.intent, terms.wait);
     let Some(location) = location(job, connections).await? else {
         return without(job, connections, origin, &tell).await;
     };
@@ -210,7 +228,7 @@ pub(super) async fn open(
         reports.probe(&origin.run).boxed().await?;
     }
     let reopened = lease::wait_for(&location, wait, &tell, || {
-        reopen(location.clone(), intent, &tell)
+        reopen(location.clone(), &terms.lease, intent, &tell)
     });
     let opened = match reopened.await {
         Ok(opened) => opened,
@@ -484,7 +502,7 @@ async fn examine(
     wait: Duration,
 ) -> Result<(), JournalError> {
     match journal::look(location.clone()).await {
-        // What it holds is another when the run that is at work has ended.
+        // Its content changes until the run that is at work has ended.
         Ok(Some(glance)) if glance.life == Life::Running && wait > Duration::ZERO => Ok(()),
         Ok(Some(glance)) => decide(&glance.state, job, intent, on_change).map(drop),
         Ok(None) => Ok(()),
@@ -511,10 +529,11 @@ async fn may_go_on(location: &Location) -> bool {
 /// is to start over.
 async fn reopen(
     location: Location,
+    terms: &LeaseTerms,
     intent: Intent,
     tell: impl Fn(&str),
 ) -> Result<Opened, JournalError> {
-    let error = match Opened::open(location.clone(), &lease::terms()).await {
+    let error = match Opened::open(location.clone(), terms).await {
         Err(error @ (JournalError::Corrupt { .. } | JournalError::NewerVersion { .. }))
             if intent == Intent::Fresh =>
         {
@@ -522,7 +541,7 @@ async fn reopen(
         }
         opened => return opened,
     };
-    let (opened, salvage, aside) = Opened::begin_anew(location, &lease::terms()).await?;
+    let (opened, salvage, aside) = Opened::begin_anew(location, terms).await?;
     let aside = aside
         .map(|aside| format!("; it was moved to {}", aside.display()))
         .unwrap_or_default();

@@ -10,10 +10,15 @@ use crate::size::display_duration;
 
 /// Names the Job that a process belongs to. Processes of one Job succeed each other.
 pub(super) const JOB: &str = "S3HAUL_JOB_UID";
-/// Names the pod, for the eyes of whoever finds the journal in use.
+/// Names the pod, for the message of a process that finds the journal in use.
 pub(super) const POD: &str = "POD_NAME";
 /// The number of a pod of an Indexed Job, which Kubernetes sets.
 const INDEX: &str = "JOB_COMPLETION_INDEX";
+
+/// The array that a task of Slurm belongs to.
+const SLURM_JOB: &str = "SLURM_ARRAY_JOB_ID";
+/// The job of AWS Batch, with the index behind a colon in an array.
+const BATCH_JOB: &str = "AWS_BATCH_JOB_ID";
 
 /// A lock in a directory is tried again after this.
 const DIRECTORY_AGAIN: Duration = Duration::from_millis(500);
@@ -24,6 +29,21 @@ const BUCKET_AGAIN: Duration = Duration::from_secs(3);
 pub(super) fn terms() -> LeaseTerms {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     of(variable(JOB), variable(INDEX), variable(POD))
+}
+
+/// Returns the terms on which this process holds the journal of a shard. Besides Kubernetes, Slurm and
+/// AWS Batch name what a process belongs to, across its restarts.
+pub(super) fn terms_of_shard(shard: u32) -> LeaseTerms {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let slurm = || variable(SLURM_JOB).map(|id| format!("slurm-{id}"));
+    let batch = || {
+        let id = variable(BATCH_JOB)?;
+        // Behind the colon is the index.
+        let array = id.split_once(':').map_or(&*id, |(array, _)| array);
+        Some(format!("batch-{array}"))
+    };
+    let job = variable(JOB).or_else(slurm).or_else(batch);
+    of(job, Some(shard.to_string()), variable(POD))
 }
 
 fn of(job: Option<String>, index: Option<String>, pod: Option<String>) -> LeaseTerms {

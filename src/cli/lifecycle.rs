@@ -58,7 +58,7 @@ pub(super) fn start(job: &Job, origin: &Origin) {
         .with("limits", limits(&job.limits))
         .with("transfers", transfers)
         .with("journal", place_of(job))
-        .with("report", &job.report.json);
+        .with("report", job.report.place().map(|place| place.to_string()));
     tell(&note);
 }
 
@@ -122,8 +122,9 @@ pub(super) fn failure(receipt: &Receipt, error: &ErrorRecord, output: Output) ->
         .with("request_id", &error.request_id)
 }
 
-/// Tells what a run came to, as the event `summary`, and keeps the reason of its end.
-pub(super) fn summarize(job: &Job, outcome: &Outcome, exit: Exit) {
+/// Tells what a run came to and what its report is called, as the event `summary`, and keeps the
+/// reason of its end.
+pub(super) fn summarize(outcome: &Outcome, exit: Exit, report: Option<&str>) {
     if let Some(reason) = reason(outcome, exit) {
         termination::because(&reason);
     }
@@ -136,7 +137,7 @@ pub(super) fn summarize(job: &Job, outcome: &Outcome, exit: Exit) {
     let note = Note::new(level, "summary", text.lines().next().unwrap_or_default())
         .only_json()
         .with("exit", exit as i32)
-        .with("report", &job.report.json)
+        .with("report", report)
         .with_fields_of(outcome);
     tell(&note);
 }

@@ -44,6 +44,21 @@ pub(super) fn retry(report: &str) -> String {
     command(["retry", report])
 }
 
+/// Returns the command that reads the result of a run in shards.
+pub(super) fn merge(state_prefix: &str) -> String {
+    command(["report", "merge", state_prefix])
+}
+
+/// Returns the command that shows how far a run in shards is.
+pub(super) fn status(state_prefix: &str) -> String {
+    command(["status", state_prefix])
+}
+
+/// Returns the command that compares again what a report names.
+pub(super) fn verify_report(report: &str) -> String {
+    command(["verify", "--report", report])
+}
+
 /// Returns the command that repairs what the copies of a report lack.
 pub(super) fn retry_losses(report: &str) -> String {
     command(["retry", "--losses", report])

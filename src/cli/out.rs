@@ -63,11 +63,55 @@ pub(crate) fn row_up() {
 }
 
 fn print(text: &str) -> Result<Exit, CliError> {
+    put(text).map(|_| Exit::Done)
+}
+
+/// Writes a result. Returns false if its reader has gone away.
+fn put(text: &str) -> Result<bool, CliError> {
     match writeln!(io::stdout().lock(), "{text}") {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => {
             let message = format!("standard output: {error}");
             Err(io::Error::new(error.kind(), message).into())
         }
-        _ => Ok(Exit::Done),
+    }
+}
+
+/// A result that is shown again and again. On a terminal, each page takes the place of the one
+/// before.
+#[derive(Debug, Default)]
+pub(crate) struct Screen {
+    /// The rows of the last page.
+    rows: usize,
+}
+
+impl Screen {
+    /// Shows a page. Returns false if its reader has gone away.
+    pub(crate) fn show(&mut self, text: &str) -> Result<bool, CliError> {
+        let text = printable_lines(text);
+        let terminal = console::Term::stdout();
+        let columns = terminal
+            .size_checked()
+            .filter(|_| terminal.is_term())
+            .map(|(_, columns)| usize::from(columns).max(1));
+        let before = match (self.rows, columns) {
+            (0, _) => String::new(),
+            (rows, Some(_)) => format!("\x1b[{rows}A\x1b[J"),
+            (_, None) => "\n".to_owned(),
+        };
+        let rows = |line: &str| {
+            let width = console::measure_text_width(line).max(1);
+            columns.map_or(1, |columns| width.div_ceil(columns))
+        };
+        self.rows = text.lines().map(rows).sum();
+        put(&format!("{before}{text}"))
+    }
+
+    /// Shows a document as one line. Returns false if its reader has gone away.
+    pub(crate) fn show_json(value: &impl Serialize) -> Result<bool, CliError> {
+        put(&printable_json(
+            &serde_json::to_string(value).map_err(io::Error::from)?,
+        ))
     }
 }

@@ -88,6 +88,8 @@ pub(super) struct Place {
     credentials: Option<StaticCredentials>,
     /// Sockets of this process per request in flight.
     sockets: u64,
+    /// The processes that share the rates of the buckets.
+    sharers: u32,
     /// Held, because it serves as long as it lives.
     #[cfg(feature = "sandbox")]
     _sandbox: Option<s3haul_sandbox::Sandbox>,
@@ -99,6 +101,7 @@ impl Place {
         Self {
             credentials: None,
             sockets: 1,
+            sharers: 1,
             #[cfg(feature = "sandbox")]
             _sandbox: None,
         }
@@ -121,10 +124,19 @@ impl Place {
             return Ok(Self {
                 credentials: Some(credentials),
                 sockets: 2,
+                sharers: 1,
                 _sandbox: Some(sandbox),
             });
         }
         Ok(Self::ambient())
+    }
+
+    /// Returns this place for one of so many processes that send requests to the same buckets.
+    pub(super) fn shared_by(self, processes: u32) -> Self {
+        Self {
+            sharers: processes,
+            ..self
+        }
     }
 
     /// Returns true for a sandbox.
@@ -161,7 +173,8 @@ impl Place {
             drain,
             ..RetryPolicy::default()
         };
-        let pacer = Arc::new(Pacer::new(&job.limits, ceiling, retry));
+        let pacer = Pacer::new(&job.limits, ceiling, retry).shared_by(self.sharers);
+        let pacer = Arc::new(pacer);
         Connections::new(job, self.credentials.clone(), pacer, halt.clone())
     }
 }

@@ -1,5 +1,6 @@
 //! `plan`: what a job would do, in numbers or step by step.
 
+mod out;
 mod time;
 
 use std::fs::File;
@@ -10,10 +11,11 @@ use clap::Args;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use out::{PlanFlags, PlannedPlace};
+
 use super::place::Place;
-use super::{
-    CliError, Exit, JobFile, Output, note, output_file, presence, say, say_json, say_line,
-};
+use super::shards;
+use super::{CliError, Exit, JobFile, Output, note, presence, say, say_json, say_line};
 use crate::bucket::history::Tip;
 use crate::connections::Connections;
 use crate::endpoint::Provider;
@@ -41,20 +43,25 @@ use crate::size::{ByteSize, display_count, display_counted};
 Examples:
   s3haul plan nightly.yaml
   s3haul plan nightly.yaml --out steps.jsonl        one line per object that would be copied
+  s3haul plan lake.yaml --shards 512 --out s3://ops/s3haul/lake/    which keys each of 512 processes copies
   s3haul plan nightly.yaml --json | jq 'select(.route==\"multipart-copy\")'")]
 pub(super) struct PlanJob {
     #[command(flatten)]
     job: JobFile,
-    /// Write one line of JSON per object to FILE.
-    #[arg(long, value_name = "FILE", value_parser = output_file)]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    out: PlanFlags,
 }
 
 impl PlanJob {
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
         let mut job = self.job.load()?;
         let place = Place::of(&self.job, &mut job).await?;
-        show(&job, &place, self.out, output).await
+        match self.out.in_shards(place.is_sandbox())? {
+            PlannedPlace::State(state, extent) => {
+                shards::plan(&job, &place, &state, extent, output).await
+            }
+            PlannedPlace::File(out) => show(&job, &place, out, output).await,
+        }
     }
 }
 

@@ -28,7 +28,7 @@ const OBJECT_BARS: usize = 4;
 const USUAL_COLUMNS: usize = 80;
 /// Columns of `629.50GiB of 999.99TiB`.
 const DONE_WIDTH: usize = 22;
-/// A key is not shortened below so many characters; the terminal cuts off what does not fit.
+/// The characters to which a key is shortened at most. The terminal cuts off what does not fit.
 const SHORTEST_KEY: usize = 12;
 /// Failures that are shown one by one; the summary counts all of them by cause.
 const SHOWN_FAILURES: u64 = 20;
@@ -41,7 +41,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const STALLED: Duration = Duration::from_secs(10);
 /// Between redraws of the bars.
 const DRAW_EVERY: Duration = Duration::from_millis(250);
-/// The rate is that of the last so many redraws.
+/// The number of redraws over which the rate is measured.
 const RATE_OVER: usize = 20;
 
 /// The terminal and the log of a run.

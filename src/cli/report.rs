@@ -1,4 +1,5 @@
-//! `report`: what a report says, and how commands find the report that they read.
+//! `report`: what a report says, the reports of all shards of a run as one, and how commands find
+//! the report that they read.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -7,14 +8,23 @@ use clap::{Args, Subcommand};
 use futures::FutureExt as _;
 
 use super::place::bucket_at;
-use super::{CliError, EndpointFlags, Exit, Output, idle, next, say, say_json};
+use super::shards::state_prefix;
+use super::state::{FoundState, StatePrefix};
+use super::{
+    CliError, EndpointFlags, Exit, Output, idle, next, output_file, say, say_json, termination,
+};
 use crate::location::S3Uri;
 use crate::manifest::job::{Access, ReportPlace};
 use crate::printable::printable;
-use crate::report::overview::{Overview, ReportState, UndoneCause, overview};
+use crate::report::overview::{Overview, ReportState, UndoneCause, overview, overview_and};
 use crate::report::read::ReadError;
-use crate::report::{Footer, ReportBucket, ReportLines, StoredReport};
-use crate::size::{ByteSize, display_count, display_counted};
+use crate::report::{
+    Footer, MergeScope, MergedFile, ReportBucket, ReportLines, ReportMerge, StoredReport,
+};
+use crate::size::{ByteSize, display_count as count, display_counted};
+
+/// Shards that are not over and are named.
+const SHOWN_SHARDS: usize = 10;
 
 /// Shows what a report says.
 #[derive(Debug, Args)]
@@ -23,7 +33,9 @@ Examples:
   s3haul report show nightly.jsonl
   s3haul report show s3://ops/s3haul/nightly/        the latest run that reported there
   s3haul report show s3://ops/s3haul/nightly/report-20260301T020000Z-19ca71fb900a83f4/
-  s3haul report show nightly.jsonl --first 100 --json")]
+  s3haul report show nightly.jsonl --first 100 --json
+  s3haul report show s3://ops/s3haul/lake/run-1/     a run in shards
+  s3haul report merge s3://ops/s3haul/lake/run-1/ --out lake.jsonl")]
 pub(super) struct Reports {
     #[command(subcommand)]
     action: ReportAction,
@@ -35,10 +47,23 @@ pub(super) struct Reports {
 enum ReportAction {
     /// Print the totals of a report, and what is not done, by cause.
     Show {
-        /// Report: a file, s3://bucket/prefix/ for the latest run that reported there, or the
-        /// directory of one run below it.
+        /// Report: a file, s3://bucket/prefix/ for the latest run that reported there, the
+        /// directory of one run below it, or the state prefix of a run in shards.
         #[arg(value_name = "REPORT")]
         report: ReportPlace,
+        /// Name this many objects for each cause.
+        #[arg(long, value_name = "NUMBER", default_value_t = 10)]
+        first: usize,
+    },
+    /// Make one report of those of all shards of a run, with one receipt per object, and print its
+    /// totals. Exits 0 only if all shards have ended and nothing failed.
+    Merge {
+        /// State prefix of the run.
+        #[arg(value_name = "STATE", value_parser = state_prefix)]
+        state: S3Uri,
+        /// Write the report to a file. `retry`, `verify --report`, and `report show` read it.
+        #[arg(long, value_name = "FILE", value_parser = output_file)]
+        out: Option<PathBuf>,
         /// Name this many objects for each cause.
         #[arg(long, value_name = "NUMBER", default_value_t = 10)]
         first: usize,
@@ -47,9 +72,16 @@ enum ReportAction {
 
 impl Reports {
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
-        let ReportAction::Show { report, first } = self.action;
+        let (report, first) = match self.action {
+            ReportAction::Show { report, first } => (report, first),
+            ReportAction::Merge { state, out, first } => {
+                let found = FoundState::at(&state, &self.endpoint).boxed().await?;
+                return merge(found, &state, out, first, output).boxed().await;
+            }
+        };
         let found = FoundReport::open(&report, &self.endpoint).await?;
-        let overview = overview(found.lines()?, first).await.map_err(unread)?;
+        let lines = found.lines(MergeScope::Undone)?;
+        let overview = overview(lines, first).boxed().await.map_err(unread)?;
         if output.json {
             say_json(&overview)
         } else {
@@ -58,11 +90,97 @@ impl Reports {
     }
 }
 
+/// Merges the reports of a run in shards.
+async fn merge(
+    found: Option<FoundState>,
+    uri: &S3Uri,
+    out: Option<PathBuf>,
+    first: usize,
+    output: Output,
+) -> Result<Exit, CliError> {
+    let mut state = planned(found, uri)?.ok_or_else(|| {
+        let message = format!(
+            "there is no run in shards at {uri}: it has no plan.json; name the prefix that --state of its command names"
+        );
+        CliError::Usage(message)
+    })?;
+    let merge = state.merge().boxed().await?;
+    let mut file = match &out {
+        Some(path) => Some(MergedFile::create(path, merge.origin())?),
+        None => None,
+    };
+    let lines = merge.lines(MergeScope::All);
+    let write = |line: &str| {
+        if let Some(file) = &mut file {
+            file.line(line);
+        }
+    };
+    let mut overview = overview_and(lines, first, write).await.map_err(unread)?;
+    if let Some(file) = file {
+        file.finish()?;
+    }
+    overview.report = uri.to_string();
+    let place = ReportPlace::Prefix(uri.clone());
+    if output.json {
+        say_json(&overview)?;
+    } else {
+        let mut text = text(&overview, &place);
+        if let Some(path) = &out {
+            let path = path.display().to_string();
+            let _ = writeln!(text, "  written to {}", printable(&path));
+            if overview.state == ReportState::Complete && overview.not_done == 0 {
+                let command = next::verify_report(&path);
+                let _ = writeln!(
+                    text,
+                    "  to compare both sides again: {}",
+                    printable(&command)
+                );
+            }
+        }
+        say(text.trim_end())?;
+    }
+    Ok(end(&overview))
+}
+
+/// Returns the exit code of a merge.
+fn end(overview: &Overview) -> Exit {
+    let exit = overview.footer.as_ref().map(|footer| footer.exit);
+    match (overview.state, exit) {
+        (ReportState::Complete, Some(0)) => return Exit::Done,
+        (ReportState::Complete, Some(5)) => {
+            termination::because("objects are being restored; run the job again later");
+            return Exit::Waiting;
+        }
+        (ReportState::Complete, _) => {}
+        _ => {
+            termination::because(&state(overview));
+            return Exit::Interrupted;
+        }
+    }
+    let failed = display_counted(overview.not_done, "object");
+    termination::because(&format!("{failed} of all shards are not copied"));
+    Exit::Failures
+}
+
+/// Refuses a run that is still being planned.
+fn planned(found: Option<FoundState>, uri: &S3Uri) -> Result<Option<Box<StatePrefix>>, CliError> {
+    match found {
+        None => Ok(None),
+        Some(FoundState::Planned(state)) => Ok(Some(state)),
+        Some(FoundState::Planning(lease)) => Err(CliError::Usage(format!(
+            "the run in shards at {uri} is still being planned by {}, and has no report yet",
+            lease.by.host
+        ))),
+    }
+}
+
 /// A report that a command reads.
 #[derive(Debug)]
 pub(super) enum FoundReport {
     File(PathBuf),
     Stored(Box<StoredReport>),
+    /// Those of all shards of a run.
+    Shards(Box<StatePrefix>, Box<ReportMerge>),
 }
 
 impl FoundReport {
@@ -79,6 +197,11 @@ impl FoundReport {
                 Ok(Self::File(std::path::absolute(path)?))
             }
             ReportPlace::Prefix(uri) => {
+                let state = FoundState::at(uri, endpoint).boxed().await?;
+                if let Some(mut state) = planned(state, uri)? {
+                    let merge = state.merge().boxed().await?;
+                    return Ok(Self::Shards(state, Box::new(merge)));
+                }
                 let stored = reports_at(uri, endpoint).await?.latest().boxed().await?;
                 stored.map(|stored| Self::Stored(Box::new(stored))).ok_or_else(|| {
                     CliError::Usage(format!(
@@ -89,9 +212,10 @@ impl FoundReport {
         }
     }
 
-    /// Reads it from its start.
-    pub(super) fn lines(&self) -> Result<ReportLines, CliError> {
+    /// Reads it from its start. Of a run in shards, `scope` says which shards are read.
+    pub(super) fn lines(&self, scope: MergeScope) -> Result<ReportLines, CliError> {
         match self {
+            Self::Shards(_, merge) => Ok(merge.lines(scope)),
             Self::File(path) => ReportLines::of_file(path).map_err(unread),
             Self::Stored(stored) => Ok(ReportLines::of_pieces(stored)),
         }
@@ -154,6 +278,8 @@ fn text(overview: &Overview, place: &ReportPlace) -> String {
         let _ = writeln!(text, "  began {began:.0}{end}");
     }
     totals(&mut text, overview);
+    proofs(&mut text, overview);
+    incomplete(&mut text, overview);
     for cause in &overview.causes {
         tell_cause(&mut text, cause);
     }
@@ -167,18 +293,41 @@ fn state(overview: &Overview) -> String {
         (ReportState::Unfinished, ..) => {
             "incomplete: it has no footer, because its run is at work or was killed".to_owned()
         }
+        (
+            ReportState::Stopped,
+            _,
+            Some(Footer {
+                shards: Some(shards),
+                ..
+            }),
+        ) if shards.incomplete > 0 => {
+            let of = display_counted(shards.total.into(), "shard");
+            format!(
+                "incomplete: {} of {of} are not over",
+                count(shards.incomplete.into())
+            )
+        }
         (ReportState::Stopped, ..) => {
             "incomplete: its run was stopped before its end, and may not have listed all objects"
                 .to_owned()
         }
-        (_, _, Some(footer)) => format!("complete, exit code {}", footer.exit),
+        (_, _, Some(footer)) => {
+            let shards = footer.shards.as_ref();
+            let of = shards
+                .map(|shards| format!(" of all {}", display_counted(shards.total.into(), "shard")));
+            format!(
+                "complete{}, exit code {}",
+                of.unwrap_or_default(),
+                footer.exit
+            )
+        }
         _ => "complete".to_owned(),
     }
 }
 
 /// Adds the totals. Those of the footer count each object once.
 fn totals(text: &mut String, overview: &Overview) {
-    let (count, receipts) = (display_count, &overview.receipts);
+    let receipts = &overview.receipts;
     let (done, bytes, skipped, losses) = match &overview.footer {
         Some(footer) => (
             footer.done_objects,
@@ -212,8 +361,39 @@ fn totals(text: &mut String, overview: &Overview) {
     text.push('\n');
 }
 
+/// Adds how the copies were proven, if all receipts were read.
+fn proofs(text: &mut String, overview: &Overview) {
+    let proven: u64 = overview.proofs.values().sum();
+    let done = overview.footer.as_ref().map(|footer| footer.done_objects);
+    if proven == 0 || done.is_some_and(|done| done != proven) {
+        return;
+    }
+    let proofs = overview.proofs.iter();
+    let proofs: Vec<_> = proofs
+        .map(|(proof, objects)| format!("{proof} {}", count(*objects)))
+        .collect();
+    let _ = writeln!(text, "  proven by: {}", printable(&proofs.join(", ")));
+}
+
+/// Adds the shards that are not over.
+fn incomplete(text: &mut String, overview: &Overview) {
+    let shards = overview
+        .footer
+        .as_ref()
+        .and_then(|footer| footer.shards.as_ref());
+    let Some(shards) = shards else { return };
+    for (shard, why) in shards.reasons.iter().take(SHOWN_SHARDS) {
+        let _ = writeln!(text, "  shard {shard}: {}", printable(why));
+    }
+    let shown = shards.reasons.len().min(SHOWN_SHARDS) as u64;
+    let more = u64::from(shards.incomplete).saturating_sub(shown);
+    if more > 0 {
+        let _ = writeln!(text, "  and {}", display_counted(more, "more shard"));
+    }
+}
+
 fn tell_cause(text: &mut String, cause: &UndoneCause) {
-    let mut line = format!("  {} x {}", display_count(cause.objects), cause.status);
+    let mut line = format!("  {} x {}", count(cause.objects), cause.status);
     let what = [&cause.operation, &cause.code];
     for word in what.into_iter().filter(|word| !word.is_empty()) {
         let _ = write!(line, " {word}");
@@ -230,13 +410,31 @@ fn tell_cause(text: &mut String, cause: &UndoneCause) {
     }
     let more = cause.objects - cause.first.len() as u64;
     if more > 0 {
-        let _ = writeln!(text, "      and {} more", display_count(more));
+        let _ = writeln!(text, "      and {} more", count(more));
     }
 }
 
 /// Adds what can be done.
 fn remedies(text: &mut String, overview: &Overview, place: &ReportPlace) {
     let origin = &overview.origin;
+    let shards = overview
+        .footer
+        .as_ref()
+        .and_then(|footer| footer.shards.as_ref());
+    let state = shards.and_then(|_| origin.state_prefix());
+    match (overview.state, state) {
+        (ReportState::Stopped, Some(state)) => {
+            let line = format!("  to see how far they are: {}", next::status(state));
+            let _ = writeln!(text, "{}", printable(&line));
+            return;
+        }
+        (ReportState::Complete, Some(state)) if overview.not_done > 0 => {
+            let line = format!("  to copy what failed: {}", next::retry(state));
+            let _ = writeln!(text, "{}", printable(&line));
+            return;
+        }
+        _ => {}
+    }
     match overview.state {
         ReportState::Unfinished | ReportState::Stopped | ReportState::Damaged => {
             let line = format!(

@@ -3,6 +3,9 @@
 //! A report begins with the command that wrote it. s3haul reads that command again, with its
 //! manifest, so that corrections made since then apply, and narrows each transfer down to the
 //! objects that failed.
+//!
+//! Of a run in shards, the reports of all shards are read as one. The retry keeps its journal and
+//! its report below the state prefix, so that the next merge of the reports takes it into account.
 
 mod own_journal;
 mod there;
@@ -12,23 +15,28 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use futures::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::journal::JournalFlags;
+use super::lease;
 use super::parse::parse;
 use super::place::Place;
 use super::report::{FoundReport, unread};
 use super::run::{Terms, run};
 use super::signals::DrainFlags;
-use super::{CliError, Command, EndpointFlags, Exit, Output, journal, next, note, plan, say};
+use super::{
+    CliError, Command, EndpointFlags, Exit, Output, journal, next, note, plan, say, say_line,
+};
 use crate::journal::{Intent, JournalError, look};
 use crate::location::S3Uri;
 use crate::manifest::job::{
-    Attribute, Chosen, Compare, Job, Policy, ReportPlace, Source, Transfer, Versions, When,
+    Attribute, Chosen, Compare, Job, JournalPlace, Policy, ReportPaths, ReportPlace, Source,
+    Transfer, Versions, When,
 };
 use crate::manifest::moment::Age;
 use crate::report::read::{FailedObject, LostObject, Report, read};
-use crate::report::{Origin, header};
+use crate::report::{MergeScope, Origin, header};
 use crate::size::{by_number, display_count, display_counted};
 
 /// Runs the failed objects of a report again.
@@ -39,14 +47,16 @@ Examples:
   s3haul retry nightly.jsonl                        copies what failed; writes nightly.retry-1.jsonl
   s3haul retry nightly.retry-1.jsonl                copies what failed again
   s3haul retry s3://ops/s3haul/nightly/             the same for the latest run that reported there
+  s3haul retry s3://ops/s3haul/lake/run-1/          what failed in any shard of a run
   s3haul retry --losses nightly.jsonl               repairs tags and other attributes that were lost")]
 pub(super) struct Retry {
     /// Report of an earlier run: a file, s3://bucket/prefix/ for the latest run that reported
-    /// there, or the directory of one run below it.
+    /// there, the directory of one run below it, or the state prefix of a run in shards.
     #[arg(value_name = "REPORT")]
     place: ReportPlace,
     /// Write the new report to a file or below s3://bucket/prefix/. Default: REPORT.retry-N.jsonl,
-    /// and for a report in S3 the prefix of the job's reports.
+    /// for a report in S3 the prefix of the job's reports, and for a run in shards its state
+    /// prefix.
     #[arg(long, value_name = "PLACE")]
     report: Option<ReportPlace>,
     /// Repair the copies that lost attributes, instead of copying the objects that failed.
@@ -78,7 +88,8 @@ impl Retry {
             return Err(CliError::Usage(message));
         }
         let found = FoundReport::open(&place, &self.endpoint).await?;
-        let report_read = read(found.lines()?).await.map_err(unread)?;
+        let lines = found.lines(MergeScope::Undone)?;
+        let report_read = read(lines).boxed().await.map_err(unread)?;
         let is_incomplete = report_read.is_incomplete();
         let Report {
             origin,
@@ -100,23 +111,17 @@ impl Retry {
             if lost.is_empty() {
                 return say("no object of this report was copied with losses: nothing to do");
             }
-            if !failed.is_empty() {
-                note(&format!(
-                    "{} of this report failed: retry {} without --losses",
-                    display_counted(failed.len() as u64, "object"),
-                    by_number(failed.len() as u64, "it", "them")
-                ));
-            }
-            failed = lost.iter().map(|lost| lost.object.clone()).collect();
+            failed = in_place_of(&failed, &lost);
         }
-        let again = format!(
-            "run `{}` again in {}",
-            origin.command_line(),
-            origin.directory.display()
-        );
+        let again = again(&found, &origin);
         if failed.is_empty() {
             let told = (&*again, Some(repair_losses).filter(|_| !lost.is_empty()));
-            return Box::pin(nothing_failed(&origin, is_incomplete, told)).await;
+            let is_over = match &found {
+                // The ends of the shards tell.
+                FoundReport::Shards(..) => true,
+                _ => is_incomplete || Box::pin(origin_is_over(&origin)).await?,
+            };
+            return nothing_failed(is_over, is_incomplete, told);
         }
         let mut job = job_of(&origin)?;
         for change in origin.changes(&job) {
@@ -129,6 +134,7 @@ impl Retry {
             repair(&mut job, &lost);
         }
         job.retries = Some(format!("{place} of the run {}", origin.run));
+        let beside = found.place_of_retry(&mut job, &place, self.losses)?;
         self.journal.apply_again(&mut job, &directory);
         if is_incomplete {
             note(&format!(
@@ -138,9 +144,18 @@ impl Retry {
         }
         let world = Place::ambient();
         if self.dry_run {
-            set_report(&mut job, report, place, None);
+            set_report(&mut job, report, beside, None);
             journal::leave_out_own_files(&mut job);
-            return Box::pin(plan::show(&job, &world, None, output)).await;
+            let exit = Box::pin(plan::show(&job, &world, None, output)).await?;
+            let repairs = job.transfers.iter().map(|transfer| transfer.repairs.len());
+            let repairs = repairs.sum::<usize>() as u64;
+            if repairs > 0 && !output.json {
+                say_line(&format!(
+                    "{} only tags: if the copy is still there, its tags are set and it is not copied again",
+                    lacking(repairs)
+                ))?;
+            }
+            return Ok(exit);
         }
         let mut connections = world.connect(&whole, &CancellationToken::new());
         if self.journal.intent() != Intent::ResumeAnyway {
@@ -149,7 +164,7 @@ impl Retry {
         }
         let resumed = Box::pin(own_journal::choose(&mut job, &mut connections)).await?;
         let resumed = resumed.filter(|_| self.journal.intent() != Intent::Fresh);
-        set_report(&mut job, report, place, resumed.as_deref());
+        set_report(&mut job, report, beside, resumed.as_deref());
         journal::leave_out_own_files(&mut job);
         // The new report is one of the same command, so that it can be retried in its turn.
         let origin = origin.begin(&job);
@@ -157,14 +172,61 @@ impl Retry {
             intent: self.journal.intent(),
             wait: self.journal.waits(),
             drain: self.drain.time(),
+            lease: lease::terms(),
+            shard: None,
         };
-        run(&job, &world, &origin, terms, output).await
+        run(&job, &world, &origin, &terms, output).await
+    }
+}
+
+impl FoundReport {
+    /// Returns the place beside which the report of a retry is written. That of a run in shards has
+    /// the journal, too.
+    fn place_of_retry(
+        &self,
+        job: &mut Job,
+        place: &ReportPlace,
+        losses: bool,
+    ) -> Result<ReportPlace, CliError> {
+        let Self::Shards(state, _) = self else {
+            return Ok(place.clone());
+        };
+        let (reports, journal) = state.of_retry(losses)?;
+        job.journal = JournalPlace::Prefix(journal);
+        job.report = ReportPaths::default();
+        Ok(ReportPlace::Prefix(reports))
+    }
+}
+
+/// Returns the copies that lost something, and notes that objects which failed are not among them.
+fn in_place_of(failed: &[FailedObject], lost: &[LostObject]) -> Vec<FailedObject> {
+    if !failed.is_empty() {
+        note(&format!(
+            "{} of this report failed: retry {} without --losses",
+            display_counted(failed.len() as u64, "object"),
+            by_number(failed.len() as u64, "it", "them")
+        ));
+    }
+    lost.iter().map(|lost| lost.object.clone()).collect()
+}
+
+/// Returns what to do for the objects that a report does not name.
+fn again(found: &FoundReport, origin: &Origin) -> String {
+    match found {
+        FoundReport::Shards(..) => {
+            "start the job of the shards again under the name of this run".to_owned()
+        }
+        FoundReport::File(_) | FoundReport::Stored(_) => format!(
+            "run `{}` again in {}",
+            origin.command_line(),
+            origin.directory.display()
+        ),
     }
 }
 
 /// Ends a retry of a report in which no object failed.
-async fn nothing_failed(
-    origin: &Origin,
+fn nothing_failed(
+    is_over: bool,
     is_incomplete: bool,
     (again, repair_losses): (&str, Option<String>),
 ) -> Result<Exit, CliError> {
@@ -175,7 +237,7 @@ async fn nothing_failed(
         );
         return Err(CliError::Usage(message));
     }
-    if Box::pin(origin_is_over(origin)).await? {
+    if is_over {
         let nothing = "no object of this report failed: nothing to do".to_owned();
         return say(&match repair_losses {
             None => nothing,

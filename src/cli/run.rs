@@ -6,22 +6,25 @@ use std::time::Duration;
 
 use clap::Args;
 use tokio::signal::unix::SignalKind;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
+use super::idle::Flag;
 use super::journal::{self, JournalFlags, Session};
 use super::place::Place;
 use super::progress::Console;
+use super::shards::{self, GivenShard, RunningShard, ShardFlags};
 use super::signals::{self, DrainFlags, Orderly, Signalled};
 use super::{
-    CliError, Exit, JobFile, Output, color, idle, lifecycle, next, note, plan, presence, say,
-    say_json, say_line, tell,
+    CliError, Exit, JobFile, Output, color, idle, lease, lifecycle, next, note, plan, presence,
+    say, say_json, say_line, tell,
 };
 use crate::connections::Connections;
 use crate::execute::{self, Execution, Outcome, monitor::Monitor};
-use crate::journal::Intent;
 use crate::journal::event::Event;
 use crate::journal::state::RunState;
+use crate::journal::{Intent, LeaseTerms};
 use crate::manifest::job::{Job, ReportPlace};
 use crate::manifest::{Finding, own_objects};
 use crate::plan::unlisted::Cause;
@@ -34,7 +37,8 @@ use crate::telemetry::{self, Note};
 Examples:
   s3haul run nightly.yaml
   s3haul run nightly.yaml --dry-run                 the same as `s3haul plan nightly.yaml`
-  s3haul run jobs/quickstart.yaml --sandbox         on an S3 inside this process")]
+  s3haul run jobs/quickstart.yaml --sandbox         on an S3 inside this process
+  s3haul run lake.yaml --state s3://ops/s3haul/lake/ --shards 512 --pods 32    one of 512 shards, as its engine says")]
 pub(super) struct RunJob {
     #[command(flatten)]
     job: JobFile,
@@ -49,10 +53,12 @@ pub(super) struct RunJob {
     journal: JournalFlags,
     #[command(flatten)]
     drain: DrainFlags,
+    #[command(flatten)]
+    shards: ShardFlags,
 }
 
 /// On what terms a run begins and ends.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Terms {
     /// The treatment of an unfinished run.
     pub(super) intent: Intent,
@@ -60,6 +66,10 @@ pub(super) struct Terms {
     pub(super) wait: Duration,
     /// The longest time that the run takes to end after a signal.
     pub(super) drain: Duration,
+    /// As whom the process holds its journal.
+    pub(super) lease: LeaseTerms,
+    /// The shard that is run, if the run has shards.
+    pub(super) shard: Option<Arc<RunningShard>>,
 }
 
 impl RunJob {
@@ -70,6 +80,7 @@ impl RunJob {
             job.report.set(place.clone());
         }
         self.journal.apply(&mut job);
+        self.shards.apply(&mut job)?;
         self.journal.refuse_idle(&job)?;
         // The manifest alone was checked; a flag or the environment may have named another place.
         match own_objects(&job) {
@@ -101,6 +112,9 @@ impl RunJob {
     }
 
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
+        if let Some(given) = self.shards.given()? {
+            return Box::pin(self.execute_shard(given, output)).await;
+        }
         let mut job = self.job()?;
         if self.is_sandboxed() {
             let why = "ends with this process, so that no journal is kept";
@@ -124,9 +138,43 @@ impl RunJob {
                 intent: self.journal.intent(),
                 wait: self.journal.waits(),
                 drain: self.drain.time(),
+                lease: lease::terms(),
+                shard: None,
             };
-            run(&job, &place, &origin, terms, output).await
+            run(&job, &place, &origin, &terms, output).await
         }
+    }
+
+    /// Runs one shard of the job.
+    async fn execute_shard(mut self, given: GivenShard, output: Output) -> Result<Exit, CliError> {
+        shards::refuse_flags(&self.idle_in_shards())?;
+        // The report names a command that runs the same shard.
+        let index = self.shards.name_shard(given.shard);
+        let mut job = self.job()?;
+        let pods = given.prepare(&mut job)?;
+        let place = Place::ambient().shared_by(pods);
+        let mut origin = Origin::of_process()?;
+        origin.command.extend(index);
+        let origin = origin.begin(&job);
+        let terms = Terms {
+            intent: Intent::Resume,
+            wait: self.journal.waits(),
+            drain: self.drain.time(),
+            lease: lease::terms_of_shard(given.shard),
+            shard: None,
+        };
+        shards::run(&mut job, &place, &origin, terms, &given, output).await
+    }
+
+    /// Returns the flags that contradict `--state`, and which of them were given.
+    fn idle_in_shards(&self) -> Vec<Flag> {
+        let mut flags = vec![
+            ("--sandbox", self.is_sandboxed()),
+            ("--dry-run", self.dry_run),
+            ("--report", self.report.is_some()),
+        ];
+        flags.extend(self.journal.of_one_journal());
+        flags
     }
 }
 
@@ -135,10 +183,11 @@ pub(super) async fn run(
     job: &Job,
     place: &Place,
     origin: &Origin,
-    terms: Terms,
+    terms: &Terms,
     output: Output,
 ) -> Result<Exit, CliError> {
     let drain = terms.drain;
+    let shard = terms.shard.as_deref();
     lifecycle::start(job, origin);
     if let Some(path) = &job.report.json {
         Target::check_report(path, origin).map_err(ReportError::from)?;
@@ -170,13 +219,18 @@ pub(super) async fn run(
         drain,
     ));
     let ticking = tokio::spawn(Arc::clone(&console).tick());
-    let monitor: Arc<dyn Monitor> = Arc::clone(&console) as _;
+    let mut monitor: Arc<dyn Monitor> = Arc::clone(&console) as _;
+    let mut live = JoinSet::new();
+    if let Some(shard) = shard {
+        monitor = shard.watched_by(monitor, &resumed, origin, connections.pacer(), &mut live);
+    }
     let run = execute::run(Execution {
         job,
         connections: &mut connections,
         monitor,
         journal: &journal,
         resumed: &resumed,
+        ranges: shard.map(RunningShard::ranges),
         stop: &stop,
         halt: &halt,
     });
@@ -202,28 +256,32 @@ pub(super) async fn run(
     drop(orderly);
     if let (true, Ok(closed)) = (kept, &closed) {
         outcome.stopped_objects = pending(&outcome, &closed.state);
+        shard.inspect(|shard| shard.keep(&outcome, &closed.state));
     }
+    let record = match closed {
+        Err(error) => Err(CliError::Lost(error)),
+        Ok(closed) => match (job.report.place(), closed.report) {
+            (Some(place), Err(error)) if report.is_some() => {
+                Err(ReportError::Incomplete { place, error, kept }.into())
+            }
+            _ => Ok(()),
+        },
+    };
     let name = report.as_ref().map(ReportEnd::name);
     let again = next::this_again();
     let next = next::after_run(&outcome, exit, again.as_deref(), name.as_deref());
-    lifecycle::summarize(job, &outcome, exit);
+    // A record that is not complete decides the exit code.
+    let last_exit = record.as_ref().err().map_or(exit, CliError::exit);
+    lifecycle::summarize(&outcome, last_exit, name.as_deref());
     print(&outcome, &next, output)?;
-    let closed = match closed {
-        Ok(closed) => closed,
-        Err(error) => {
+    if let Err(error) = record {
+        if matches!(error, CliError::Lost(_)) {
             unfinished(report, &outcome).await;
-            return Err(CliError::Lost(error));
         }
-    };
-    if let (Some(place), Some(report)) = (job.report.place(), report) {
-        closed
-            .report
-            .map_err(|error| ReportError::Incomplete { place, error, kept })?;
-        let name = report.name();
-        report.finish(&Footer::of(&outcome, exit as i32)).await?;
-        if is_for_people(output) {
-            say_line(&format!("report: {name}"))?;
-        }
+        return Err(error);
+    }
+    if let Some(report) = report {
+        finish(report, &Footer::of(&outcome, exit as i32), output).await?;
     }
     if is_for_people(output) {
         for line in &next {
@@ -242,7 +300,7 @@ async fn open_session(
     job: &Job,
     connections: &mut Connections,
     origin: &Origin,
-    terms: Terms,
+    terms: &Terms,
 ) -> Result<Session, CliError> {
     for transfer in &job.transfers {
         connections.of_transfer(transfer).await?;
@@ -284,6 +342,16 @@ fn print(outcome: &Outcome, next: &[String], output: Output) -> Result<(), CliEr
         say_json(&last)?;
     } else if is_for_people(output) {
         say(summary(outcome).trim_end())?;
+    }
+    Ok(())
+}
+
+/// Ends a report, and names it.
+async fn finish(report: ReportEnd, footer: &Footer, output: Output) -> Result<(), CliError> {
+    let name = report.name();
+    report.finish(footer).await?;
+    if is_for_people(output) {
+        say_line(&format!("report: {name}"))?;
     }
     Ok(())
 }
@@ -343,10 +411,14 @@ async fn stop_on_signal(
     if signal == SignalKind::interrupt() && io::stdin().is_terminal() {
         console.skip_echo();
     }
-    let message = format!(
-        "stopping: finishing requests in flight (up to {}); send the signal again to stop now",
+    let mut message = format!(
+        "stopping: finishing requests in flight (up to {})",
         signals::in_words(drain)
     );
+    // A scheduler sends one signal.
+    if io::stderr().is_terminal() {
+        message += "; send the signal again to stop now";
+    }
     let note = Note::new(Level::WARN, "stopping", message)
         .with("signal", signals::name(signal))
         .with("within_seconds", drain.as_secs_f64());

@@ -7,7 +7,7 @@ use super::idle::Flag;
 use super::{CliError, word};
 use crate::manifest::job::{CannedAcl, CustomerKeys, Encryption, KeySource, SetValues};
 
-/// What new objects get.
+/// The attributes that new objects get.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "New objects")]
 pub(super) struct SetFlags {

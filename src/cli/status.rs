@@ -1,5 +1,7 @@
-//! `status`: what a journal says about a run that is at work, stopped, or dead. It is only looked
-//! at.
+//! `status`: what a journal says about a run that is at work, stopped, or dead, and how far a run
+//! in shards is. Both are only looked at.
+
+mod shards;
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -13,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::journal::{Named, places, reports};
 use super::place::Place;
+use super::state::FoundState;
 use super::{CliError, EndpointFlags, Exit, Output, load, next, say, say_json, say_line};
 use crate::journal::event::{FailedObject, RunInfo};
 use crate::journal::state::Totals;
@@ -23,7 +26,7 @@ use crate::location::{S3Uri, suggestion};
 use crate::pace::learned::Learned;
 use crate::printable::printable;
 use crate::report::{Footer, ReportBucket};
-use crate::size::{ByteSize, display_count, display_counted, display_duration};
+use crate::size::{ByteSize, display_count, display_counted, display_duration, parse_duration};
 
 /// Transfers that are shown with their sources and destinations.
 const SHOWN_COPIES: usize = 5;
@@ -37,18 +40,47 @@ Examples:
   s3haul status                              the journals in ./.s3haul
   s3haul status nightly.yaml                 the journal of this job
   s3haul status .s3haul/nightly
-  s3haul status s3://ops/s3haul/nightly/ --json      with the report that is kept there")]
+  s3haul status s3://ops/s3haul/nightly/ --json      with the report that is kept there
+  s3haul status s3://ops/s3haul/lake/run-1/ --watch  a run in shards, until all of them have ended")]
 pub(super) struct Status {
-    /// Journal: a directory, s3://bucket/prefix/, or the job that keeps it. Default: all journals
-    /// below ./.s3haul.
+    /// Journal: a directory, s3://bucket/prefix/, or the job that keeps it; or the state prefix of
+    /// a run in shards. Default: all journals below ./.s3haul.
     #[arg(value_name = "JOURNAL")]
     journal: Option<String>,
+    /// Show a run in shards every 15 seconds, or as often as this says, until all shards have
+    /// ended. Exits 1 if a shard has failed.
+    #[arg(long, value_name = "EVERY", num_args = 0..=1, require_equals = true, default_missing_value = "15s", value_parser = pause)]
+    watch: Option<Duration>,
     #[command(flatten)]
     endpoint: EndpointFlags,
 }
 
+/// Reads the time between two looks.
+fn pause(text: &str) -> Result<Duration, String> {
+    let pause = parse_duration(text).map_err(|error| error.to_string())?;
+    if pause.is_zero() {
+        return Err("it must be more than nothing".to_owned());
+    }
+    Ok(pause)
+}
+
 impl Status {
     pub(super) async fn execute(self, output: Output) -> Result<Exit, CliError> {
+        if let Some(uri) = self.prefix()? {
+            let found = FoundState::at(&uri, &self.endpoint).boxed().await?;
+            if let Some(found) = found {
+                return shards::show(found, &uri, &self.endpoint, self.watch, output)
+                    .boxed()
+                    .await;
+            }
+        }
+        if self.watch.is_some() {
+            let named = self.journal.as_deref().unwrap_or(JOURNALS);
+            let message = format!(
+                "--watch is for a run in shards, and {named} is not the state prefix of one; leave --watch out"
+            );
+            return Err(CliError::Usage(message));
+        }
         let locations = self.locations().await?;
         let mut found = Vec::new();
         for (place, location) in &locations {
@@ -154,18 +186,29 @@ impl Status {
         }))
     }
 
+    /// Returns the prefix in S3 that was named, if one was.
+    fn prefix(&self) -> Result<Option<S3Uri>, CliError> {
+        let Some(uri) = self.journal.as_deref() else {
+            return Ok(None);
+        };
+        if !uri.starts_with("s3://") {
+            return Ok(None);
+        }
+        let uri: S3Uri = uri
+            .parse()
+            .map_err(|error| CliError::Usage(format!("{error}")))?;
+        if !uri.key.is_prefix() {
+            let message = format!("{uri}: a journal is a prefix; put a slash at its end");
+            return Err(CliError::Usage(message));
+        }
+        Ok(Some(uri))
+    }
+
     async fn locations(&self) -> Result<Vec<(String, Location)>, CliError> {
         let named = match self.journal.as_deref() {
             None => Named::None,
             Some(uri) if uri.starts_with("s3://") => {
-                let uri: S3Uri = uri
-                    .parse()
-                    .map_err(|error| CliError::Usage(format!("{error}")))?;
-                if !uri.key.is_prefix() {
-                    let message = format!("{uri}: a journal is a prefix; put a slash at its end");
-                    return Err(CliError::Usage(message));
-                }
-                Named::Prefix(uri)
+                self.prefix()?.map_or(Named::None, Named::Prefix)
             }
             Some(path) if Path::new(path).is_file() => Named::JobIn(path.into()),
             Some(path) => Named::Directory(path.into()),

@@ -32,6 +32,12 @@ pub(super) fn because(reason: &str) {
     *REASON.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
 }
 
+/// Returns the reason for this end.
+pub(super) fn reason(exit: Exit) -> String {
+    let noted = REASON.lock().unwrap_or_else(PoisonError::into_inner);
+    noted.clone().unwrap_or_else(|| exit.reason().to_owned())
+}
+
 /// Writes the reason of this end to the named file. Without a name, it goes to the usual one, if
 /// that is there.
 pub(super) fn write(named: Option<PathBuf>, exit: Exit) {
@@ -59,11 +65,7 @@ pub(super) fn write(named: Option<PathBuf>, exit: Exit) {
 
 /// Returns the reason as one line.
 fn text(exit: Exit) -> String {
-    let reason = REASON
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clone()
-        .unwrap_or_else(|| exit.reason().to_owned());
+    let reason = reason(exit);
     let words: Vec<_> = reason.split_whitespace().collect();
     cut(printable(&words.join(" ")).into_owned(), MOST)
 }

@@ -20,7 +20,7 @@ use aws_runtime::env_config::source;
 use aws_types::os_shim_internal::{Env, Fs};
 use futures::FutureExt as _;
 
-/// The profile that applies when nobody names one.
+/// The profile that applies if none is named.
 const DEFAULT_PROFILE: &str = "default";
 
 /// Environment variables and shared configuration files.

@@ -43,7 +43,7 @@ pub enum SettingOrigin {
     Profile(String),
     /// An environment variable.
     Variable(&'static str),
-    /// Nobody named one.
+    /// None was named.
     Default,
 }
 

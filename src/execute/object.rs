@@ -200,7 +200,8 @@ impl<'w> ObjectTask<'w> {
             gone = failure.filter(|_| reason == Replan::UploadGone).or(gone);
             self.draft.replans.push(reason);
             if self.draft.replans.len() >= ROUNDS {
-                break Err(gone.unwrap_or_else(|| self.exhausted(origin)).into());
+                let failure = gone.unwrap_or_else(|| self.exhausted(origin));
+                break Err(Trouble::Failed(failure));
             }
         };
         if !matches!(outcome, Err(Trouble::Stopped)) && !self.orphans.is_empty() {

@@ -74,13 +74,9 @@ pub(super) fn resume(work: &Work, transfer: u32) -> Resume {
         .unwrap_or_default()
         .max(next);
     if known().next().is_none() || work.orphans.lists_anew(transfer) {
-        let whole = KeyRange {
-            range: transfer,
-            ..KeyRange::default()
-        };
         return Resume {
             pending: Vec::new(),
-            ranges: vec![whole],
+            ranges: vec![work.range.clone()],
             next,
             last,
         };
@@ -123,6 +119,8 @@ impl Record {
             range: transfer,
             transfer,
             ordered: work.sides.plans_in_order(),
+            after: work.range.after.clone(),
+            until: work.range.until.clone(),
         };
         Self {
             journal: work.journal.clone(),

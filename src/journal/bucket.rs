@@ -1,21 +1,21 @@
-//! A journal in S3: the same segments and snapshots as in a directory, each an object.
+//! A journal in S3: the same segments and snapshots as in a directory, each as an object.
 //!
-//! Objects cannot be appended to, so the events of a second form a segment. Each is written with
-//! `If-None-Match: *` under the next number, which keeps a second writer out: a session takes over
-//! by writing the next number itself; the previous writer finds it taken at its next write, and
-//! stops. The segment with which a session took over (a fence) is not removed while a previous
-//! writer could still be asleep ([`FENCE_AGE`]): it would wake up and find the number free again.
+//! Objects cannot be appended to, so the events of a second form a segment. Each segment is written
+//! with `If-None-Match: *` under the next number, which keeps a second writer out. A session takes
+//! over by writing the next number itself. The previous writer finds the number taken at its next
+//! write, and stops. The segment with which a session took over (a fence) is not removed while a
+//! previous writer could still be asleep ([`FENCE_AGE`]): it would wake up and find the number free
+//! again.
 //!
-//! A session takes over only from one that has released the journal, or that is dead ([`lease`]).
+//! A session takes over only from a session that has released the journal or is dead ([`lease`]).
 //!
-//! The age of a fence is measured by the server's clock, like that of a sign of life. What a
-//! snapshot replaces is removed only after the next segment is written: a session that is replaced
-//! while it writes the snapshot does not get that far, and its successor may still be reading those
-//! objects.
+//! The server's clock measures the age of a fence and of a sign of life. What a snapshot replaces
+//! is removed only after the next segment is written: a session that is replaced while it writes
+//! the snapshot does not get that far, and its successor may still be reading those objects.
 //!
 //! A write whose answer was lost is sent again, and then meets its own first attempt. So the object
-//! under a taken number is read: if it has the same bytes, with the same writer in their first
-//! line, it is ours.
+//! under a taken number is read. If it has the same bytes, with the same writer in their first
+//! line, it is the session's own.
 
 mod lease;
 mod takeover;
@@ -43,9 +43,9 @@ use crate::location::{ObjectKey, S3Uri};
 use crate::s3::paging::{Order, Paging, Turn};
 use crate::s3::{Attributes, FailureKind, Operation, WriteCondition};
 
-/// The time to gather events that nobody waits for: each segment is a request that costs money.
+/// The time to gather events for which no caller waits: each segment is a request that costs money.
 const GATHER: Duration = Duration::from_secs(1);
-/// The time to gather events that somebody waits for.
+/// The time to gather events for which a caller waits.
 const HURRY: Duration = Duration::from_millis(100);
 /// The segments after which a snapshot is due, however short: each takes a request to read.
 const SEGMENTS: u64 = 64;

@@ -1,13 +1,13 @@
 //! A journal in a directory of this machine.
 //!
 //! ```text
-//! lock                       held by the OS as long as the process lives; says who holds it
+//! lock                       held by the OS as long as the process lives; names the holder
 //! snapshot-0000000007.log    the state before segment 7
-//! segment-0000000007.log     what happened since
+//! segment-0000000007.log     the events since
 //! ```
-//! A session appends to a segment of its own. A snapshot is written beside its final name, synced,
-//! renamed and synced again with the directory, and only then are the segments removed that it
-//! stands for: at every moment of a crash either the old files are complete or the new one is.
+//! A session appends to a segment of its own. A snapshot is written under a temporary name, synced,
+//! renamed, and synced again with the directory. Only then are the segments removed that it
+//! replaces. So at any moment of a crash, either the old files are complete or the new one is.
 
 mod lock;
 
@@ -232,7 +232,7 @@ impl Store for Directory {
     async fn sync(&mut self) -> Result<(), JournalError> {
         let file = Arc::clone(&self.file);
         self.blocking(move || file.sync_data()).await?;
-        // A file that has no name any more takes what is written, and nobody will ever read it.
+        // A file without a name still accepts writes that no reader will ever see.
         // Without the lock's name, a second run would take a lock of its own.
         let (lock, file) = (Arc::clone(&self.lock), Arc::clone(&self.file));
         let names = [

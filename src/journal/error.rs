@@ -1,4 +1,4 @@
-//! The reasons why a journal cannot be used, or cannot be written any more.
+//! The reasons why a journal cannot be used, or can no longer be written.
 
 use std::io;
 use std::time::Duration;

@@ -1,9 +1,9 @@
 //! The events of a journal, named in the past tense.
 //!
-//! An event says what the next session cannot find out by itself, and nothing else: keys that need
-//! not be listed again, uploads whose ids nobody else knows, and what the report must say about
-//! objects that are over. Objects and uploads go by numbers that are unique in the journal, because
-//! an upload id has a hundred characters and is named once per part.
+//! An event records only what the next session cannot find out by itself: keys that need not be
+//! listed again, uploads whose ids nothing else knows, and what the report must say about objects
+//! that have ended. Objects and uploads have numbers that are unique in the journal, because an
+//! upload id has a hundred characters and is named once per part.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -25,7 +25,7 @@ pub enum Event {
     /// A run began. Whatever an earlier run left is over, except for its open uploads and
     /// the copies that failed their proof.
     RunBegan(RunInfo),
-    /// An unfinished run goes on.
+    /// An unfinished run resumed.
     RunResumed,
     /// The job was changed, and the run continues with it as it is now.
     JobChanged(Fingerprint),
@@ -34,8 +34,8 @@ pub enum Event {
     /// The run ended by itself; objects may have failed.
     RunEnded,
     /// A range of keys is being planned. Each transfer begins with one, from its first key to its
-    /// last. So does a transfer whose lists cannot be resumed; everything known about its keys is
-    /// then void.
+    /// last, or as far as the keys of a shard go. So does a transfer whose lists cannot be resumed;
+    /// everything known about its keys is then void.
     RangeBegan {
         /// Its number.
         range: u32,
@@ -43,6 +43,12 @@ pub enum Event {
         transfer: u32,
         /// Keys come in the order of their bytes, so that a listing can go on behind any of them.
         ordered: bool,
+        /// The key behind which it begins; `None` if it begins with the first key.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<ObjectKey>,
+        /// The last key that may be in it; `None` if it ends with the transfer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        until: Option<ObjectKey>,
     },
     /// A range was cut in two, which are planned side by side.
     RangeCut {

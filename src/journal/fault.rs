@@ -1,7 +1,8 @@
-//! A journal that gives out at a record that a test names: what a run makes of a full disk, and of
-//! its own death between any two events, cannot be found out otherwise at exactly that moment. Like
-//! the faults of the sandbox it is scripted from outside, and without a script every call goes
-//! straight through.
+//! A journal that fails at a record that a test names.
+//!
+//! A full disk, and the death of the process between any two events, cannot be produced at exactly
+//! that moment in another way. A test scripts the faults from outside, like those of the sandbox.
+//! Without a script, every call goes straight through.
 
 use std::future::pending;
 use std::time::Duration;

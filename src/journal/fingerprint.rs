@@ -1,9 +1,9 @@
 //! The settings of a job that decide which objects are copied, and with which result.
 //!
-//! A run goes on only if this is still the same: half of a prefix copied under one rule and half
-//! under another is something that nobody asked for. Limits, reports, credentials and names of
-//! endpoints may change between two sessions. The parts are kept as texts and not as a hash, so
-//! that a change can be told in words.
+//! A run resumes only if these are still the same: otherwise one half of a prefix would be copied
+//! under one rule and one half under another. Limits, reports, credentials, and the names of
+//! endpoints may change between two sessions. The settings are kept as texts and not as a hash, so
+//! that a message can name the change.
 
 mod words;
 
@@ -73,7 +73,8 @@ impl Fingerprint {
             .map(String::as_str)
             .collect();
         if self.0.get(TRANSFERS) != now.0.get(TRANSFERS) {
-            // With other transfers all settings are others too, and nobody wants to read them.
+            // If the transfers differ, all their settings differ too, and a list of them helps no
+            // reader.
             names.retain(|name| *name == TRANSFERS);
         }
         let value = |settings: &Self, name: &str| {

@@ -128,7 +128,8 @@ fn started_in(stat: &str) -> io::Result<Option<u64>> {
 
 impl Writer {
     /// Returns a session of this process that begins now.
-    pub(super) fn this_process(terms: &LeaseTerms) -> Self {
+    #[must_use]
+    pub fn this_process(terms: &LeaseTerms) -> Self {
         Self {
             id: format!("{:016x}", fastrand::u64(..)),
             host: terms.pod.clone().unwrap_or_else(host),
@@ -137,6 +138,12 @@ impl Writer {
             job: terms.job.clone(),
             process: ProcessMark::of_this_process(),
         }
+    }
+
+    /// Returns true if this session need not wait for the other one: it succeeds or outlives it.
+    #[must_use]
+    pub fn may_succeed(&self, other: &Self) -> bool {
+        self.succeeds(other) || self.outlives(other)
     }
 
     /// Returns a placeholder for a writer that could not be identified.

@@ -1,8 +1,8 @@
 //! Reads what is left of a damaged journal when its user gives up the run.
 //!
-//! A run that starts anew only needs the uploads that the old one may have left open: nobody else
-//! knows their ids. So every line counts by itself here, and lines between two of them may be
-//! missing. At worst an upload that is over counts as open, and to abort that does no harm.
+//! A run that starts over only needs the uploads that the old run may have left open, since nothing
+//! else knows their ids. So each line counts by itself here, and lines may be missing. At worst, an
+//! upload that has ended counts as open. Aborting it does no harm.
 
 use super::segment::{FileName, Salvaged, pieces};
 use super::state::RunState;

@@ -1,8 +1,8 @@
-//! A few of the objects that a run has copied or found equal, chosen by chance.
+//! A random sample of the objects that a run has copied or found equal.
 //!
-//! The record of a run is wrong if its destination lost the objects that it names: somebody made
-//! the bucket again, or another server has the same URL. No session looks at every object again,
-//! but a few objects show that many are gone.
+//! The record of a run is wrong if its destination lost the objects that it names: the bucket was
+//! created again, or another server has the same URL. No session looks at every object again, but a
+//! small sample shows that many objects are gone.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -42,7 +42,7 @@ impl Sample {
         self.take_for(copied, 1);
     }
 
-    /// Takes an object in that stands for so many.
+    /// Adds an object that stands for this many.
     pub(super) fn take_for(&mut self, copied: Copied, objects: u64) {
         let objects = objects.max(1);
         self.seen = self.seen.saturating_add(objects);

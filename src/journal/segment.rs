@@ -4,11 +4,11 @@
 //! 8e1f0c2a {"journal":2,"segment":7,"next":4711,"writer":{…},"at":1763819111000}
 //! 03d2b7f1 {"n":4711,"at":1763819111004,"event":{"part_stored":{"upload":12,"number":345,…}}}
 //! ```
-//! The eight digits are the CRC32C of what follows the blank. Records are numbered without gaps
-//! over all segments, so a line or a segment that is missing is noticed. Only the end of the last
-//! segment may be torn, by a crash in the middle of a write: everything from the first bad line on
-//! is dropped if no good line follows it. A bad line with good ones behind it is damage, which
-//! nothing may be built upon.
+//! The eight digits are the CRC32C of the text after the blank. Records are numbered without gaps
+//! over all segments, so a missing line or segment is noticed. Only the end of the last segment may
+//! be torn, by a crash during a write: the reader drops everything from the first bad line on if no
+//! good line follows it. A bad line with a good line after it is damage, and the journal is
+//! refused.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};

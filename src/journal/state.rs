@@ -1,12 +1,12 @@
 //! The state of a run, folded from its events by one pure function.
 //!
 //! [`RunState::apply`] is used while a run writes its journal and when the next session reads it,
-//! so that both see the same state. The state does not grow with the number of objects. A range is
-//! walked in key order, so it is enough to know how far the planner came and which of the planned
-//! objects are not over, range by range; both are bounded, because the executor looks only so many
-//! objects ahead. (The opposite, one mark up to which all objects have ended and a list of those
-//! that ended beyond it, would not be bounded: one object of terabytes would hold the mark for
-//! hours while millions end behind it.)
+//! so both see the same state. The state does not grow with the number of objects. A range is read
+//! in key order. So the state only holds, per range, how far the planner came and which planned
+//! objects have not ended. Both are bounded, because the executor looks only so many objects ahead.
+//! (A single mark up to which all objects have ended, with a list of those that ended beyond it,
+//! would not be bounded: one object of terabytes would hold the mark for hours while millions end
+//! after it.)
 //!
 //! The function is total: an event about something unknown changes nothing. A journal that was
 //! written must be readable.
@@ -182,10 +182,14 @@ impl RunState {
                 range,
                 transfer,
                 ordered,
+                after,
+                until,
             } => {
                 let fresh = RangeState {
                     transfer: *transfer,
                     ordered: *ordered,
+                    passed: after.clone(),
+                    until: until.clone(),
                     ..RangeState::default()
                 };
                 self.ranges.retain(|_, other| other.transfer != *transfer);

@@ -67,7 +67,7 @@ pub(super) fn is_long(tail_bytes: u64, snapshot_bytes: u64) -> bool {
     tail_bytes >= TAIL.max(snapshot_bytes.saturating_mul(2))
 }
 
-/// No journal: a run that is killed begins anew.
+/// No journal: a run that is killed starts over.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Nowhere;
 

@@ -1,10 +1,10 @@
-//! Counts of what became of objects, over all sessions of a run.
+//! Counts the results of objects, over all sessions of a run.
 //!
-//! Each object counts once. That is easy as long as a list goes on where the session before left
-//! it. A list without order is read again from its beginning and finds everything once more: what
-//! needs no work is counted again, and what an earlier session copied is found equal. So a
-//! [`Tally`] remembers of each transfer what such a list finds again: some of it is taken back from
-//! the sums, and the rest is not counted when it is found.
+//! Each object counts once. This is easy if a list continues where the previous session left it. A
+//! list without order is read again from its beginning, and finds everything once more: what needs
+//! no work would count again, and what an earlier session copied is found equal. So a [`Tally`]
+//! remembers per transfer what such a list finds again. Some of it is subtracted from the sums, and
+//! the rest is not counted when it is found.
 
 use std::collections::BTreeMap;
 
@@ -176,6 +176,42 @@ impl Totals {
                     destination: &failed.destination,
                 });
             }
+        }
+    }
+
+    /// Adds the sums of another run.
+    pub fn add(&mut self, other: &Self) {
+        for (sum, more) in [
+            (&mut self.planned_objects, other.planned_objects),
+            (&mut self.planned_bytes, other.planned_bytes),
+            (&mut self.done_objects, other.done_objects),
+            (&mut self.done_bytes, other.done_bytes),
+            (&mut self.in_place_objects, other.in_place_objects),
+            (&mut self.old_versions, other.old_versions),
+            (&mut self.parts, other.parts),
+            (&mut self.skipped_objects, other.skipped_objects),
+            (&mut self.skipped_bytes, other.skipped_bytes),
+            (&mut self.archived_objects, other.archived_objects),
+            (&mut self.restoring_objects, other.restoring_objects),
+            (&mut self.restoring_bytes, other.restoring_bytes),
+            (&mut self.excluded_objects, other.excluded_objects),
+            (&mut self.ignored, other.ignored),
+            (&mut self.failed_objects, other.failed_objects),
+            (&mut self.objects_with_losses, other.objects_with_losses),
+        ] {
+            *sum = sum.saturating_add(more);
+        }
+        self.unchanged.merge(&other.unchanged);
+        self.losses.merge(&other.losses);
+        self.causes.merge(&other.causes);
+        for (reason, more) in &other.reasons {
+            *self.reasons.entry(*reason).or_default() += more;
+        }
+        for (proof, more) in &other.proofs {
+            *self.proofs.entry(proof.clone()).or_default() += more;
+        }
+        for (kind, more) in &other.failures {
+            *self.failures.entry(kind.clone()).or_default() += more;
         }
     }
 

@@ -1,5 +1,5 @@
-//! Stories: sequences of events as an executor could write them, made from random numbers, and what
-//! holds for all of them.
+//! Tests with stories: random sequences of events that an executor could write, and properties that
+//! hold for all of them.
 
 use std::collections::BTreeMap;
 
@@ -86,6 +86,8 @@ pub(super) fn range() -> Event {
         range: 0,
         transfer: 0,
         ordered: true,
+        after: None,
+        until: None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Copies that were published, failed their proof, and were kept.
 //!
-//! A list cannot tell such a copy from a good one: it has the size of its source, and is newer. So
-//! they stay on record beyond their run, until a copy to the same place is proven.
+//! A list cannot distinguish such a copy from a good one: it has the size of its source, and is
+//! newer. So it stays on record after its run, until a copy to the same place is proven.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use super::tally::leaves_copy;
 use crate::plan::decide::Basis;
 use crate::s3::FailureKind;
 
-/// Copies that are kept on record. A run of which more failed has a fault that nobody overlooks.
+/// The most copies that are kept on record. A run in which more failed has an obvious fault.
 const MOST: usize = 10_000;
 
 /// The places of such copies (`s3://bucket/key`), and the kind of failure of each.

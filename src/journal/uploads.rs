@@ -1,9 +1,9 @@
-//! Open uploads in a compact form, and the parts of them that can be resumed.
+//! Open uploads in a compact form, and their parts that can be reused.
 //!
-//! 48 uploads of 10,000 parts may be open at once, so a part takes eight bytes here: a mark of its
-//! `ETag`. That is enough to recognise the part in the server's own list, which has everything
-//! else. The list alone is not trusted: it may show a part that another writer put in the place of
-//! ours.
+//! 48 uploads of 10,000 parts may be open at once, so a part takes eight bytes: a mark of its
+//!    `ETag`. The mark is enough to recognise the part in the server's own list, which has
+//!    everything else. The list alone is not trusted: it may show a part that another writer stored
+//!    under the same number.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;

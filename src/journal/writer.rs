@@ -1,8 +1,8 @@
-//! The one task that writes a journal, and the handle by which all others tell it what happened.
+//! The task that writes a journal, and the handle by which all others send it events.
 //!
-//! Events come through a bounded queue. The task writes all events that have come since the last
-//! write together. If somebody waits for one of them, it syncs once for all: one sync serves a
-//! hundred uploads. The task also folds the events, so that a snapshot is simply its state.
+//! Events arrive through a bounded queue. The task writes all events that have arrived since the
+//! last write together. If a caller waits for one of them, it syncs once for all: one sync serves a
+//! hundred uploads. The task also folds the events, so a snapshot is simply its state.
 //!
 //! The journal is the write-ahead log of the report. Receipts are events first; the task passes
 //! them to the [`Ledger`] in order. It takes a snapshot only when the ledger is durable, and
@@ -31,7 +31,7 @@ use super::state::RunState;
 use super::store::Store;
 use super::uploads::OpenUpload;
 
-/// Events that wait for the writer. When it falls behind, whoever has more to tell waits too.
+/// The most events that wait for the writer. If it falls behind, senders wait too.
 const QUEUE: usize = 8192;
 /// Events in one write.
 const BATCH: usize = 4096;
@@ -39,7 +39,7 @@ const BATCH: usize = 4096;
 /// that the last try took; the longer one counts. Each try reads again what the journal has
 /// gathered since the last snapshot.
 const REPORT_AGAIN: (Duration, u32) = (Duration::from_secs(5), 10);
-/// Events that nobody waits for are made durable after this.
+/// The time after which events are made durable if no caller waits for them.
 const SYNC_AFTER: Duration = Duration::from_secs(1);
 
 /// The destination of receipts: the report.
@@ -89,7 +89,7 @@ enum Message {
     Event(Event, Option<oneshot::Sender<()>>),
     /// A receipt of what is left to the next session.
     Left(ReceiptLine),
-    /// Somebody asks for what is on record of an open upload.
+    /// Asks for the record of an open upload.
     Upload(u64, oneshot::Sender<Option<OpenUpload>>),
     /// The last event.
     Close(Event, oneshot::Sender<Closed>),
@@ -327,7 +327,7 @@ impl<S: Store> WriterTask<S> {
                     Message::Left(receipt) => self.left.push(receipt),
                     Message::Upload(upload, asked) => {
                         let open = self.start.state.uploads.get(&upload).cloned();
-                        // Whoever asked may have been stopped meanwhile.
+                        // The caller may have been stopped meanwhile.
                         let _ = asked.send(open);
                     }
                     Message::Close(event, done) => {
@@ -345,7 +345,7 @@ impl<S: Store> WriterTask<S> {
                 self.sync().await?;
             }
             for done in waiting {
-                // Whoever waited may have been stopped meanwhile.
+                // The caller may have been stopped meanwhile.
                 let _ = done.send(());
             }
             if let Some((event, done)) = close {

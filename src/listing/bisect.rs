@@ -1,27 +1,29 @@
-//! Where the keys of a prefix are cut, so that many listers list it at once: the pure part.
+//! Decides where to cut the keys of a prefix, so that several tasks can list it at once. Pure.
 //!
-//! S3 gives a list page by page, each after the answer to the one before: sixteen thousand keys a
-//! second at 60 ms a page, whatever the client does. But a list may begin behind any text
-//! (`start-after`), so the keys are listed in ranges side by side. Nothing has to be known about
-//! them: a range is cut at a guessed text, and what lies behind the cut is listed from there on. A
-//! guess decides only how even the work is. That no key is listed twice or missed is because the
-//! two ranges meet at the cut, which is fixed before either of them comes there; keys that are
-//! written or deleted meanwhile do not matter, since no cut depends on a key being there.
+//! S3 returns a list page by page, and each page must be requested with a token of the one before.
+//! At 60 ms a page, that is sixteen thousand keys a second, however fast the client is. But a list
+//! may start after any text (`start-after`), so s3haul lists the keys in ranges side by side. This
+//! needs no knowledge of the keys: a range is cut at a guessed text, and the keys after the cut are
+//! listed from there. The guess only decides how evenly the work is divided. No key is listed twice
+//! or missed, because the two ranges meet at the cut, which is fixed before either of them reaches
+//! it. Keys that are written or deleted meanwhile do not matter, since no cut depends on an
+//! existing key.
 //!
-//! The guess rests on the page that was read last: how far along its keys went, beside how far
-//! there is to go to the range's end, says how many pages are left, if keys are spread evenly. That
-//! is a wild guess where keys have much in common (a page of `logs/2026/11/22/…` is next to nothing
-//! of all there is up to the end of the prefix), and then a cut in the middle would find nothing
-//! for dozens of times. So if more is expected than is plausible, the cut is made half way in the
-//! *depth* of the keys: six cuts find where a thousand characters in common end.
+//! The guess uses the last page that was read. It compares the distance between the first and the
+//! last key of the page with the distance that is left to the end of the range. If keys are spread
+//! evenly, this gives the number of pages left. If keys have a long prefix in common
+//! (`logs/2026/11/22/…`), a page covers almost nothing of the distance to the end, and dozens of
+//! cuts in the middle would find no key. So if the guess is larger than is plausible, the cut is
+//! made in the middle of the *depth* of the keys: six cuts find where a common prefix of a thousand
+//! characters ends.
 //!
-//! A cut costs the one request that lists what is behind it, and only if that finds nothing was it
-//! in vain. The pages that were read bound how many may be in vain, and a prefix of less than three
-//! pages is never cut.
+//! A cut costs the one request that lists what is after it, and is wasted only if that request
+//! finds nothing. The number of pages read so far limits the number of wasted cuts. A prefix of
+//! fewer than three pages is never cut.
 //!
-//! Patterns with several literal beginnings give several prefixes ([`Reach`]). Each takes a request
-//! of its own in any case, so a range with several of them is cut between two before anything else,
-//! and that is no guess.
+//! Patterns with several literal beginnings give several prefixes ([`Reach`]). Each of them needs a
+//! request of its own anyway. So a range with several prefixes is first cut between two of them,
+//! which is no guess.
 
 mod alphabet;
 
@@ -33,7 +35,7 @@ use alphabet::{Alphabet, common, next_char};
 
 /// Pages that are read before the first cut.
 const FIRST_PAGES: u32 = 2;
-/// A range with less than so many pages left is not worth a cut.
+/// The least number of pages left for which a cut is worthwhile.
 const WORTH_A_CUT: f64 = 3.0;
 /// More pages than this are believed only where keys differ soon.
 const PLAUSIBLE: f64 = 4096.0;
@@ -160,6 +162,13 @@ impl Ranges {
     #[must_use]
     pub fn until(&self, range: u32) -> Option<ObjectKey> {
         self.listed.get(&range)?.until.clone()
+    }
+
+    /// Returns the pages that a range is expected to have before it in the prefix that it is in.
+    #[must_use]
+    pub fn pages_left(&self, range: u32) -> Option<f64> {
+        let listed = self.listed.get(&range)?;
+        Some(listed.page.as_ref().map_or(0.0, |page| page.left))
     }
 
     /// Marks a range as done.
@@ -308,7 +317,7 @@ fn gap(prefix: &ObjectKey, next: &ObjectKey) -> Option<ObjectKey> {
         .filter(|gap| gap < next)
 }
 
-/// What lies before a range, measured by its last page.
+/// The distance to the end of a range, measured by its last page.
 struct Scale<'a> {
     /// Bytes that all keys to come have in common, as far as that is known.
     at: usize,
@@ -333,11 +342,11 @@ impl<'a> Scale<'a> {
             .map_or(prefix, |until| common(last, until.as_str()))
             .min(last.len());
         let differ = common(first, last).max(at);
-        let value = |text: &str| alphabet.value(text.get(at..).unwrap_or_default());
+        let value = |text: &str| alphabet.value(text.get(at..).unwrap_or_default(), at - prefix);
         Self {
             at,
             depth: last.get(at..differ).map_or(0, |text| text.chars().count()),
-            // What comes before the common part of the keys to come is before them all.
+            // A text before the common prefix of the later keys is before all of them.
             first: if common(first, last) < at {
                 0.0
             } else {
@@ -373,14 +382,15 @@ fn middle(
     if scale.depth < 2 || scale.pages_left() <= PLAUSIBLE {
         let middle = f64::midpoint(scale.last, scale.end);
         let precision = (scale.end - scale.last) / 8.0;
-        let short = between(format!("{begin}{}", scale.alphabet.text(middle, precision)));
-        if let Some(middle) =
-            short.or_else(|| between(format!("{begin}{}", scale.alphabet.text(middle, 0.0))))
-        {
+        let text = |precision| {
+            let text = scale.alphabet.text(middle, precision, scale.at - prefix);
+            between(format!("{begin}{text}"))
+        };
+        if let Some(middle) = text(precision).or_else(|| text(0.0)) {
             return Some(middle);
         }
     }
-    // Behind all keys that begin with so many of the characters.
+    // After all keys that begin with these characters.
     let (at, char) = rest.char_indices().nth(scale.depth / 2)?;
     between(format!("{begin}{}{}", rest.get(..at)?, next_char(char)?))
 }

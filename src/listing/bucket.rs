@@ -1,15 +1,15 @@
-//! The objects of a bucket, page after page, in the order of their keys' bytes; all that a
-//! [`Reach`] has, or a range of them.
+//! Lists the objects of a bucket, page by page, in the byte order of their keys: all objects within
+//! a [`Reach`], or a range of them.
 //!
-//! Pages are asked for by continuation token. The next page is on its way while the last one is
-//! read, and no sooner, so that each of many listings holds two pages at most.
+//! Pages are requested by continuation token. The next page is requested when its predecessor is
+//! read, so each of many listings holds at most two pages.
 //!
 //! A reach has several prefixes if its patterns have several literal beginnings. They are listed
 //! one after the other.
 //!
-//! Where a range ends is asked again with each page ([`Bounds`]), because it may be cut while it is
-//! listed. A range is worth nothing if the server does not list in order: keys out of it would be
-//! missed without a word. So that is checked ([`Paging`]), and a list out of order fails.
+//! The end of a range is looked up again for each page ([`Bounds`]), because the range may be cut
+//! while it is listed. If the server did not list in order, a range would silently miss keys. So
+//! [`Paging`] checks the order, and a list out of order fails.
 
 use super::reach::{Behind, Reach};
 use super::{Entry, Found, Listing, Pages};
@@ -18,14 +18,14 @@ use crate::location::ObjectKey;
 use crate::s3::paging::{Order, Paging, Turn};
 use crate::s3::{Failure, ListedObject, Operation, Page};
 
-/// Where a listing ends before the last key of its reach.
+/// The end of a listing, if it lies before the last key of its reach.
 pub trait Bounds: Send + 'static {
-    /// Takes note of a page's keys, and of what follows; returns the last key that belongs to the
+    /// Notes the keys of a page, and if more follow. Returns the last key that belongs to the
     /// listing.
     fn page(&mut self, keys: &[&str], behind: Behind) -> Option<ObjectKey>;
 }
 
-/// A listing that goes on to the last key.
+/// The bounds of a listing that ends with the last key.
 struct Unbounded;
 
 impl Bounds for Unbounded {
@@ -34,36 +34,31 @@ impl Bounds for Unbounded {
     }
 }
 
-/// Lists the objects of `reach`, from the first one behind `after` on.
+/// Lists the objects of `reach` whose keys follow `after`.
 #[must_use]
 pub fn objects(bucket: Bucket, reach: Reach, after: Option<String>) -> Listing {
     start(Lister::new(bucket, reach, after, Unbounded))
 }
 
-/// Returns the same up to a key that may come nearer while it is listed, from a server that lists
-/// in order.
+/// Lists the same objects up to a bound, which may move nearer during the listing. The server must
+/// list in order.
 #[must_use]
 pub fn range(bucket: Bucket, reach: Reach, after: Option<String>, bounds: impl Bounds) -> Listing {
-    let paging = Paging::new(Operation::ListObjects, bucket.name(), "", Order::Ascending)
-        .behind(after.clone());
-    start(Lister {
-        paging,
-        ..Lister::new(bucket, reach, after, bounds)
-    })
+    start(Lister::of_range(bucket, reach, after, bounds))
 }
 
-struct Lister<B> {
+/// A listing in progress, which is asked for one page after the other.
+pub struct Lister<B> {
     bucket: Bucket,
     reach: Reach,
     /// The position of the prefix that is being listed.
     at: usize,
-    /// Where the next page begins: behind this key, or where the token says.
+    /// The start of the next page: after this key, or at the token.
     after: Option<String>,
     token: Option<String>,
     bounds: B,
     paging: Paging,
-    /// Set once the reader knows of entries that were left out. Further ones are counted up to the
-    /// end.
+    /// Set once the reader knows of entries that were left out. Further ones are only counted.
     refused: bool,
 }
 
@@ -72,6 +67,34 @@ fn start(lister: Lister<impl Bounds>) -> Listing {
 }
 
 impl<B: Bounds> Lister<B> {
+    /// Begins a range, as [`range`] lists it.
+    #[must_use]
+    pub fn of_range(bucket: Bucket, reach: Reach, after: Option<String>, bounds: B) -> Self {
+        let paging = Paging::new(Operation::ListObjects, bucket.name(), "", Order::Ascending)
+            .behind(after.clone());
+        Self {
+            paging,
+            ..Self::new(bucket, reach, after, bounds)
+        }
+    }
+
+    /// Lists the next page. Returns `None` behind the last one. An empty page says nothing.
+    ///
+    /// # Errors
+    /// The list failed.
+    pub async fn next_page(&mut self) -> Result<Option<Vec<Found>>, Failure> {
+        match self.reach.prefixes().get(self.at).cloned() {
+            Some(prefix) => self.page(&prefix).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Returns true behind the last page.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.at >= self.reach.prefixes().len()
+    }
+
     fn new(bucket: Bucket, reach: Reach, after: Option<String>, bounds: B) -> Self {
         let reach = if bucket.capabilities().directory {
             reach.in_whole_directories()
@@ -79,7 +102,7 @@ impl<B: Bounds> Lister<B> {
             reach
         };
         let at = reach.first_behind(after.as_deref());
-        // In front of the prefix, it says nothing.
+        // A key before the prefix excludes nothing.
         let prefix = reach.prefixes().get(at);
         let after =
             after.filter(|after| prefix.is_some_and(|prefix| after.starts_with(prefix.as_str())));
@@ -98,7 +121,7 @@ impl<B: Bounds> Lister<B> {
     }
 
     async fn run(mut self, pages: Pages<Found>) {
-        // The reader is gone when the run stops, or when it has seen enough.
+        // The reader is gone if the run stops, or if it needs no more.
         while let Some(prefix) = self.reach.prefixes().get(self.at).cloned()
             && let Ok(room) = pages.clone().reserve_owned().await
         {
@@ -161,7 +184,7 @@ impl<B: Bounds> Lister<B> {
         };
         if let Some(until) = until {
             let inside = items.partition_point(|object| *object.key <= *until.as_str());
-            // What ends with the range needs no further page to see that.
+            // No further page is needed to see the end of the range.
             let mut is_end = inside < items.len()
                 || items
                     .last()
@@ -188,7 +211,7 @@ impl<B: Bounds> Lister<B> {
             .collect())
     }
 
-    /// Returns where the list can go on if what follows this key is left out.
+    /// Returns the key after which the list can continue if the keys below this one are left out.
     fn skip(&self, key: &str) -> Option<String> {
         let in_order =
             self.bucket.capabilities().ordered_lists && !self.bucket.capabilities().directory;

@@ -1,7 +1,7 @@
-//! Objects that are named one by one, instead of all below a prefix: each is asked for by HEAD.
+//! Lists objects that a job names one by one. Each is requested with HEAD.
 //!
-//! They come in the order of their keys, like every listing, and what is not there any more is a
-//! failure of that object.
+//! They come in the order of their keys, like every listing. A missing object is a failure of that
+//! object.
 
 use futures::stream::{self, StreamExt};
 

@@ -1,8 +1,7 @@
-//! Which entries of a source take part: a [`Selection`] applied to one entry.
+//! Decides which entries of a source take part: applies a [`Selection`] to one entry.
 //!
-//! Pure and without state, so that the source and the destination side of a comparison, a dry run
-//! and a later verification all agree. The answer names the rule, because "why was this file not
-//! copied?" is asked of every tool of this kind.
+//! The decision is pure, so that both sides of a comparison, a dry run, and a later verification
+//! agree. It names the rule, because users ask why a file was not copied.
 
 use std::fmt;
 

@@ -1,10 +1,10 @@
-//! Finding the counterpart of a key at the destination by walking its listing along.
+//! Finds the counterpart of a key by reading the destination's listing alongside the source's.
 //!
-//! Both sides come in the order of their keys' bytes, so one pass over each is enough, and nothing
-//! is kept but the entry under the finger. Only of use where the key map keeps that order
-//! ([`KeyMap::preserves_order`](crate::manifest::keys::KeyMap::preserves_order)). Where a server
-//! lists in another one, for instance directory by directory, an entry that is found is there, but
-//! one that is not found may be there too.
+//! Both listings come in the byte order of their keys, so one pass over each is enough, and only
+//! the current entry is kept. This works only if the key map keeps the order
+//! ([`KeyMap::preserves_order`](crate::manifest::keys::KeyMap::preserves_order)). If a server lists
+//! in another order, for instance directory by directory, an entry that is found exists, but one
+//! that is not found may exist too.
 
 use super::{Entry, Found, Listing};
 use crate::s3::Failure;
@@ -34,7 +34,7 @@ impl Counterparts {
     /// and keys are asked for in that order.
     ///
     /// # Errors
-    /// What the destination's listing failed with; then nothing can be said about this key or any
+    /// The failure of the destination's listing. Nothing is known about this key and those
     /// behind it.
     pub async fn find(&mut self, key: &str) -> Result<Option<&Entry>, Failure> {
         while !self.ended

@@ -1,10 +1,10 @@
-//! The files below a directory, in the order that their keys have in S3.
+//! Lists the files below a directory in the order that their keys have in S3.
 //!
-//! A directory `a` sorts as `a/`, so that the walk comes out in the order of the keys' bytes and
-//! can be compared with a bucket's listing side by side. Directories are read in parallel ahead of
-//! the walk (a few per level), because a walk of a network file system is all latency; memory is
-//! bounded by the directories on the way, not by the tree. Symbolic links are treated as the job
-//! says: skipped, followed, or an error each. A link back to a directory on the way is never
+//! A directory `a` sorts as `a/`, so that files come in the byte order of their keys and can be
+//! compared with a bucket's listing. A few directories per level are read ahead in parallel,
+//! because a walk over a network file system is dominated by latency. Memory is bounded by the
+//! directories on the current path, not by the tree. The job decides about symbolic links: they are
+//! skipped, followed, or each is an error. A link to a directory on the current path is never
 //! followed, so that the walk ends.
 
 use std::collections::VecDeque;
@@ -118,7 +118,7 @@ enum Unread {
     Reading(JoinHandle<Vec<Unread>>),
 }
 
-/// What is left of one directory.
+/// The unread rest of one directory.
 #[derive(Debug)]
 struct Level {
     pending: VecDeque<Unread>,

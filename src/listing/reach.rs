@@ -31,7 +31,7 @@ pub struct Reach {
     patterns: Option<Arc<Patterns>>,
 }
 
-/// What follows a page of a list.
+/// The request that follows a page of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Behind {
     /// The server has more keys below the prefix of the page.
@@ -97,7 +97,7 @@ impl Reach {
         let prefixes = prefixes.iter().filter_map(|prefix| {
             let rest = match prefix.strip_prefix(stripped.as_str()) {
                 Some(rest) => rest,
-                // What is stripped is longer, so that everything below it is reached.
+                // The stripped prefix is longer, so everything below it is reached.
                 None if stripped.starts_with(prefix) => "",
                 None => return None,
             };

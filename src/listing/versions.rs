@@ -1,15 +1,15 @@
-//! What was there: the versions and delete markers of keys, from `ListObjectVersions`.
+//! Lists the versions and delete markers of keys, from `ListObjectVersions`.
 //!
-//! [`as_of`] walks through the list and lets one version of each key pass, so it needs a page of
-//! memory. Its clock is S3's Last-Modified, which for a multipart upload is the moment when it was
-//! *begun*: an upload that was under way at that time counts as done. S3 keeps no other time of a
+//! [`as_of`] selects one version of each key and needs a page of memory. It compares with S3's
+//! Last-Modified. For a multipart upload, that is the time at which the upload was *created*, so an
+//! upload that was under way at the chosen time counts as complete. S3 keeps no other time of a
 //! version.
 //!
-//! [`histories`] hands over a key with everything that it ever was, oldest first. S3 lists the
-//! newest first, so a key must be read to its end before its first version can be copied. What is
-//! kept of each is a [`Version`], without its key and the name of its class: measured, 190 bytes
-//! with ids and `ETag`s of 32 characters, 19 MB for a key with 100,000 versions. Pages end
-//! anywhere, also inside a key.
+//! [`histories`] returns each key with all of its versions, oldest first. S3 lists the newest
+//! version first, so all versions of a key must be read before the first one can be copied. A
+//! [`Version`] is kept without its key and the name of its storage class: 190 bytes (measured, with
+//! ids and `ETag`s of 32 characters), so 19 MB for a key with 100,000 versions. Pages may end
+//! between two versions of a key.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,12 +23,12 @@ use crate::location::ObjectKey;
 use crate::s3::paging::{Order, Paging, Turn};
 use crate::s3::{ArchiveState, Failure, FailureKind, ListedVersion, Operation, VersionMarker};
 
-/// Which keys of a bucket are listed.
+/// The keys of a bucket whose versions are listed.
 #[derive(Clone, Debug)]
 pub struct Scope {
     reach: Reach,
     relative_at: usize,
-    /// The one key.
+    /// A single key.
     exact: Option<ObjectKey>,
 }
 
@@ -43,7 +43,7 @@ impl Scope {
         }
     }
 
-    /// One key; its relative key is its file name.
+    /// Creates the scope of one key. Its relative key is its file name.
     #[must_use]
     pub fn one(key: &ObjectKey) -> Self {
         let relative_at = key.as_str().len() - key.file_name().len();
@@ -66,22 +66,22 @@ impl Scope {
     }
 }
 
-/// One version or delete marker of a key, as small as it can be kept.
+/// One version or delete marker of a key, in little memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version {
-    /// `null` for what was written while the bucket kept no versions.
+    /// The version id; `null` for a version that was written while the bucket kept no versions.
     pub id: Box<str>,
-    /// Without quotes; absent for markers.
+    /// The `ETag` without quotes; absent for delete markers.
     pub etag: Option<Box<str>>,
-    /// Absent means STANDARD.
+    /// The storage class; absent means STANDARD.
     pub storage_class: Option<Arc<str>>,
-    /// Bytes; 0 for markers.
+    /// The size in bytes; 0 for delete markers.
     pub size: u64,
-    /// When it was written, and for multipart uploads when they were initiated.
+    /// The time at which it was written or, for a multipart upload, created.
     pub modified: Option<Timestamp>,
-    /// A delete marker.
+    /// Set for a delete marker.
     pub is_marker: bool,
-    /// Whether its bytes can be read, as far as the listing tells.
+    /// States if its bytes can be read, as far as the listing shows.
     pub archive: ArchiveState,
 }
 
@@ -90,14 +90,14 @@ pub struct Version {
 pub struct History {
     /// The key.
     pub key: ObjectKey,
-    /// Where the part of the key begins that is relative to the source's prefix, in bytes.
+    /// The byte at which the relative key begins, after the source's prefix.
     pub relative_at: usize,
-    /// Oldest first.
+    /// The versions, oldest first.
     pub versions: Vec<Version>,
 }
 
 impl History {
-    /// Returns the key without the source's prefix.
+    /// Returns the relative key.
     #[must_use]
     pub fn relative(&self) -> &str {
         self.key
@@ -107,21 +107,21 @@ impl History {
     }
 }
 
-/// What a lister of histories finds.
+/// An item of a listing of histories.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
-    /// A key.
+    /// A key with its versions.
     History(History),
-    /// Something that is no object, and why it is left out.
+    /// An entry that is no object, and the reason why it is left out.
     Ignored(String, &'static str),
-    /// The listing ends here, or one key of several could not be listed.
+    /// The listing failed here, or one of several keys could not be listed.
     Failed(String, Failure),
 }
 
-/// Histories, in the server's order of keys.
+/// A listing of histories, in the server's order of keys.
 pub type Histories = Listed<Told>;
 
-/// Asks for page after page.
+/// Requests page after page.
 #[derive(Debug)]
 struct Pages<'a> {
     bucket: &'a Bucket,
@@ -145,7 +145,7 @@ impl<'a> Pages<'a> {
         }
     }
 
-    /// Returns the next page of what the scope covers, or `None` at the end.
+    /// Returns the next page of the scope, or `None` at the end.
     async fn next(&mut self) -> Result<Option<Vec<ListedVersion>>, Failure> {
         let Self { bucket, scope, .. } = self;
         let Some(prefix) = scope.reach.prefixes().get(self.at) else {
@@ -194,8 +194,8 @@ fn place(bucket: &Bucket, scope: &Scope) -> String {
     format!("s3://{}/{}", bucket.name(), scope.prefix())
 }
 
-/// Returns the objects that a read would have found at `time`: of each key the newest version that
-/// is not younger, unless that is a delete marker.
+/// Returns the objects that existed at `time`: of each key the newest version up to that time,
+/// unless it is a delete marker.
 #[must_use]
 pub fn as_of(bucket: Bucket, scope: Scope, time: Timestamp) -> Listing {
     Listing::by(|pages| async move {
@@ -239,14 +239,14 @@ pub fn as_of(bucket: Bucket, scope: Scope, time: Timestamp) -> Listing {
     })
 }
 
-/// Finds what was there at a time, over the ends of pages.
+/// Selects the versions of a point in time, across pages.
 #[derive(Debug)]
 struct Past {
     /// For messages.
     bucket: String,
     time: Timestamp,
     relative_at: usize,
-    /// The key of which a version of that time was seen.
+    /// The key whose version of that time was found.
     settled: Option<String>,
     objects: u64,
 }
@@ -297,7 +297,7 @@ impl Past {
     }
 }
 
-/// All keys with all their versions.
+/// Returns all keys with all their versions.
 #[must_use]
 pub fn histories(bucket: Bucket, scope: Scope) -> Histories {
     Histories::by(|pages| async move {
@@ -324,7 +324,7 @@ pub fn histories(bucket: Bucket, scope: Scope) -> Histories {
                         refused.map(|failure| Told::Failed(place(&bucket, &scope), failure));
                     break reader.end().into_iter().chain(refused).collect();
                 }
-                // What is known of the last key may not be all of it.
+                // More versions of the last key may follow on the next page.
                 Err(failure) => break vec![Told::Failed(place(&bucket, &scope), failure)],
             }
         };
@@ -332,7 +332,7 @@ pub fn histories(bucket: Bucket, scope: Scope) -> Histories {
     })
 }
 
-/// These keys with all their versions, in order; each is listed by itself.
+/// Returns these keys with all their versions, in order. Each key is listed separately.
 #[must_use]
 pub fn histories_of(bucket: Bucket, prefix: &ObjectKey, mut keys: Vec<String>) -> Histories {
     let relative_at = prefix.as_str().len();
@@ -366,10 +366,10 @@ pub fn histories_of(bucket: Bucket, prefix: &ObjectKey, mut keys: Vec<String>) -
     })
 }
 
-/// All versions of one key, oldest first; none when there is no such key.
+/// Returns all versions of one key, oldest first; none if there is no such key.
 ///
 /// # Errors
-/// What the listing failed with.
+/// The failure of the listing.
 pub async fn of_key(bucket: &Bucket, key: &ObjectKey) -> Result<Vec<Version>, Failure> {
     let scope = Scope::one(key);
     let mut reader = VersionReader {
@@ -389,19 +389,19 @@ pub async fn of_key(bucket: &Bucket, key: &ObjectKey) -> Result<Vec<Version>, Fa
     })
 }
 
-/// Puts the versions of a key together, over the ends of pages.
+/// Gathers the versions of a key, across pages.
 #[derive(Debug, Default)]
 struct VersionReader {
     relative_at: usize,
-    /// The key at hand and its versions so far, newest first.
+    /// The current key and its versions so far, newest first.
     open: Option<(String, Vec<Version>)>,
-    /// A bucket has a handful of classes, and each of its versions one of them.
+    /// The storage classes seen so far. A bucket has a handful of them.
     classes: BTreeSet<Arc<str>>,
     keys: u64,
 }
 
 impl VersionReader {
-    /// Takes a page; returns the keys that are complete.
+    /// Adds a page. Returns the keys that are complete.
     fn page(&mut self, items: Vec<ListedVersion>) -> Vec<Told> {
         let mut told = Vec::new();
         for item in items {
@@ -435,7 +435,7 @@ impl VersionReader {
         class
     }
 
-    /// Closes the key at hand.
+    /// Completes the current key.
     fn end(&mut self) -> Option<Told> {
         let (key, mut versions) = self.open.take()?;
         versions.reverse();
@@ -451,8 +451,8 @@ impl VersionReader {
     }
 }
 
-/// Finds the histories of keys by walking along; both sides must come in the order of their keys'
-/// bytes.
+/// Finds the histories of keys by reading a listing alongside. Both sides must come in the byte
+/// order of their keys.
 #[derive(Debug)]
 pub struct Walk {
     histories: Histories,
@@ -461,7 +461,7 @@ pub struct Walk {
 }
 
 impl Walk {
-    /// Walks along these.
+    /// Creates a search in these histories.
     #[must_use]
     pub fn along(histories: Histories) -> Self {
         Self {
@@ -471,11 +471,11 @@ impl Walk {
         }
     }
 
-    /// Returns the versions of exactly this key, once; none when there is no such key. Keys must be
-    /// asked for in their order.
+    /// Returns the versions of exactly this key, once; none if there is no such key. Calls must ask
+    /// for keys in their order.
     ///
     /// # Errors
-    /// What the listing failed with; then nothing can be said about this key or any behind it.
+    /// The failure of the listing. Nothing is known about this key and those after it.
     pub async fn find(&mut self, key: &str) -> Result<Vec<Version>, Failure> {
         while !self.ended
             && self

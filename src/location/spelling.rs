@@ -1,4 +1,5 @@
-//! What somebody meant who wrote a location as another tool, a console, or a browser writes it.
+//! Recognises locations in the spelling of other tools, consoles, and browsers, and suggests the
+//! right one.
 
 use std::borrow::Cow;
 
@@ -15,7 +16,7 @@ pub(super) fn remedy(text: &str) -> String {
     }
 }
 
-/// What a text stands for that is neither `s3://…` nor a path.
+/// The meaning of a text that is neither `s3://…` nor a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Suggestion {
     /// A location, as it is written here, perhaps with a flag.

@@ -1,7 +1,8 @@
-//! The rules for what new objects get: policies that need a value, and values that S3 would refuse.
+//! Rules for the attributes of new objects: policies that need a value, and values that S3 would
+//! refuse.
 //!
-//! Metadata and headers travel as HTTP headers, so what cannot be one is refused here and not by
-//! each object.
+//! Metadata and headers travel as HTTP headers. A value that cannot be a header is refused here,
+//! once, and not for each object.
 
 use std::path::Path;
 

@@ -1,9 +1,9 @@
-//! From [`ManifestFile`] to [`Job`]: defaults filled in, text read as what it stands for.
+//! Builds a [`Job`] from a [`ManifestFile`]: fills in defaults and parses texts.
 //!
-//! Only what the types of a `Job` cannot hold is refused here (text that is no size, `s3` beside
-//! `files`); every rule about a job that could exist is in [`check`](super::check). A value that
-//! cannot be read is reported and its default taken, so that the rest of the transfer is still
-//! looked at.
+//! This module refuses only what the types of a `Job` cannot hold (a text that is no size, `s3`
+//! beside `files`). Rules about possible jobs are in [`check`](super::check). If a value cannot be
+//! parsed, it is reported and its default is used, so that the rest of the transfer is still
+//! checked.
 
 mod endpoint;
 mod explain;

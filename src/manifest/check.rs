@@ -1,5 +1,5 @@
-//! The rules that a [`Job`] must keep, whether a manifest or a command line asks for it. One field
-//! at a time here; what transfers do to each other's keys is in [`overlap`](super::overlap).
+//! Checks the rules that a [`Job`] must keep, from a manifest or from a command line. This module
+//! checks one field at a time; [`overlap`](super::overlap) compares the keys of transfers.
 
 mod endpoint;
 mod source;

@@ -1,8 +1,8 @@
-//! `compare` and `compare_attributes`: how a job finds out whether an object that the destination
-//! has is equal.
+//! The settings `compare` and `compare_attributes`, which decide how a job finds out whether the
+//! destination has an equal object.
 //!
-//! Both apply to `when: changed` only. `when: missing` looks at keys alone, and `when: always` at
-//! nothing.
+//! Both apply only to `when: changed`. `when: missing` compares only keys, and `when: always`
+//! compares nothing.
 
 use std::fmt;
 

@@ -1,12 +1,12 @@
-//! The mistakes in a manifest, with the lines that they are in.
+//! The mistakes in a manifest, with their lines.
 //!
-//! A [`Finding`] knows only the field that it is about; that is all that a job from the command
-//! line can have. A [`Problem`] has a place in the file too. [`Problems`] is the error of a whole
-//! manifest: all of them in the order of the file, because fixing one mistake per run is no way to
-//! treat someone who waits for 400 TB. `cli::mistakes` draws them.
+//! A [`Finding`] names the field that it is about. A job from the command line has nothing else. A
+//! [`Problem`] also has a place in the file. [`Problems`] is the error of a whole manifest: it
+//! holds all mistakes in the order of the file, so that a user need not run the command once per
+//! mistake. `cli::mistakes` draws them.
 //!
-//! Text from the file goes to terminals and logs, so control characters are made visible and what
-//! looks like a secret is blotted out.
+//! Text from the file goes to terminals and logs. So control characters are made visible, and
+//! values that look like secrets are masked.
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -1,8 +1,8 @@
-//! `${NAME}` in values.
+//! Replaces `${NAME}` in values.
 //!
-//! Replaced after the YAML is parsed: a value from the environment cannot add fields, and what it
-//! brings is not looked at again. There are no defaults (`${NAME:-x}`): a manifest in git says what
-//! it means, and an unset variable is a deployment that went wrong.
+//! The replacement happens after the YAML is parsed: a variable cannot add fields, and its value is
+//! not expanded again. There are no defaults (`${NAME:-x}`), because a manifest in git should say
+//! what it means, and an unset variable is a mistake of the deployment.
 
 /// The reasons why a `${…}` could not be replaced; each knows the text to underline.
 #[derive(Debug, PartialEq, Eq)]

@@ -1,13 +1,13 @@
 //! [`ManifestFile`]: the YAML exactly as it is typed.
 //!
-//! These types are the one description of the format. The JSON schema comes from them, and the
-//! schema is what a manifest's tree is checked against, so what an editor underlines and what the
-//! program refuses cannot drift apart. The texts below are what an editor shows on hover.
+//! These types are the only description of the format. The JSON schema is generated from them, and
+//! a manifest's tree is checked against that schema. So an editor underlines exactly what the
+//! program refuses. The docs of the fields are the texts that an editor shows.
 //!
-//! Every field is optional here, also the required ones: the check of the shape reports what is
-//! missing with its place, and what is left still loads, so that one pass finds the mistakes of
-//! meaning too. Values with a syntax of their own (sizes, times, locations, globs) stay text until
-//! the job is built.
+//! All fields are optional here, even the required ones. The check of the shape reports missing
+//! fields with their place, and the rest is still loaded, so that one pass also finds mistakes of
+//! meaning. Values with a syntax of their own (sizes, times, locations, globs) stay text until the
+//! job is built.
 
 use std::collections::BTreeMap;
 

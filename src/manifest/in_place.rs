@@ -1,5 +1,5 @@
-//! In-place changes: transfers whose source is their destination. They change what objects have
-//! besides their bytes.
+//! In-place changes: transfers whose source is their destination. They change attributes of objects
+//! and keep their bytes.
 
 use super::job::{CustomerKeys, OnMismatch, Prove, SetValues, Source, Transfer, Versions, When};
 

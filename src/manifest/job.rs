@@ -1,9 +1,8 @@
-//! The validated [`Job`]: what a manifest or a command line asks for, with every default filled in.
+//! The validated [`Job`]: what a manifest or a command line asks for, with all defaults filled in.
 //!
-//! Nothing here can be misread any more: sizes are bytes, locations are parsed, names are resolved.
-//! A manifest becomes a `Job` in [`parse`](super::parse); the command line builds one with
-//! [`Job::single`]. Both then pass the same [`check`], so that a rule cannot hold for one way in and
-//! not for the other.
+//! Nothing in it needs interpretation: sizes are bytes, locations are parsed, and names are
+//! resolved. [`parse`](super::parse) makes a `Job` from a manifest, and the command line builds one
+//! with [`Job::single`]. Both pass the same [`check`], so the same rules hold for both.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,10 +1,10 @@
-//! What a manifest may say about keys: globs that choose them, and rules that map them to the
-//! destination.
+//! The parts of a manifest that are about keys: globs that select keys, and rules that map them to
+//! the destination.
 //!
-//! Both see the *relative* key, what stands behind the source's prefix, so that a rule keeps its
-//! meaning when the prefix moves. Globs are literal about slashes: `*` and `?` stay inside one
-//! directory, `**` crosses them, as in a shell with `globstar` and in `.gitignore`. They are
-//! checked here and applied here; templates are checked here and rendered by the planner.
+//! Both apply to the *relative* key, which is the rest of the key after the source's prefix. So a
+//! rule keeps its meaning when the prefix changes. `*` and `?` do not match slashes and `**` does,
+//! as in a shell with `globstar` and in `.gitignore`. Globs are checked and applied in this module.
+//! Templates are checked here, and the planner renders them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -172,7 +172,7 @@ impl Eq for KeyGlob {}
 pub struct KeyMap {
     /// Every key must have it.
     pub strip_prefix: Option<String>,
-    /// Taken as it is: write the slash if there shall be one.
+    /// Used as it is: include the slash if you want one.
     pub add_prefix: Option<String>,
     /// The new name.
     pub rename: Option<Template>,

@@ -1,5 +1,4 @@
-//! What a run puts up with: ceilings on its pace, the patience with servers, the failures that it
-//! bears.
+//! The limits of a run: its pace, its patience with servers, and the failures that it tolerates.
 
 use std::time::Duration;
 

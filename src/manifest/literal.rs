@@ -1,7 +1,7 @@
-//! The literal beginning of a glob: the text that every matching key starts with.
+//! Finds the literal beginning of a glob, with which every matching key starts.
 //!
-//! A list request with that text as its prefix returns every key that can match and few others.
-//! Braces with alternatives give several beginnings: `{2025,2026}/x*` begins with `2025/x` or
+//! A list request with that text as its prefix returns all keys that can match, and few others.
+//! Braces give several beginnings: a key that matches `{2025,2026}/x*` begins with `2025/x` or
 //! `2026/x`.
 
 use std::iter::Peekable;

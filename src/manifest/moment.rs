@@ -1,8 +1,8 @@
 //! Points in time as people write them: a time, a date, or an age such as `24h`.
 //!
-//! An age counts back from the start of the run. It stands beside the time that follows from it, so
-//! that a job is the same job on the next day, and a run that resumes uses the time that it began
-//! with.
+//! An age counts back from the start of the run. Both the age and the resulting time are kept: the
+//! job stays the same job on the next day, and a run that resumes uses the time with which it
+//! began.
 
 use std::fmt;
 use std::str::FromStr;

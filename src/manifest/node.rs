@@ -1,10 +1,9 @@
-//! The YAML of a manifest as a small tree in which every key and value knows its place.
+//! The YAML of a manifest as a small tree in which every key and value has its place in the file.
 //!
-//! Built from the parser's events, because here is the last moment at which one can see what a
-//! loader makes disappear: a key that stands twice, an anchor, a merge key, a tag, a second
-//! document. A manifest is reviewed in a diff, so what it says must stand where it counts: those
-//! are refused. Scalars stay text; which type they have is decided by the field, not by what they
-//! look like, and `region: no` is not a boolean.
+//! The tree is built from the parser's events. A loader of values would hide repeated keys,
+//! anchors, merge keys, tags, and further documents. A manifest is reviewed as a diff, so its
+//! meaning must be visible in each line: all of these are refused. Scalars stay text. The field
+//! decides about the type of a value, not its look: `region: no` is not a boolean.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -1,25 +1,23 @@
-//! What transfers do to each other's keys, and to their own source: nobody may overwrite what was
-//! not meant.
+//! Checks that transfers do not overwrite each other's keys or their own source.
 //!
-//! **The rule.** No key may be written by two transfers of a job, and no transfer may write into
-//! what it reads. It is decided from the locations alone, before anything is listed, so it is
-//! cautious: what *may* collide is refused. Two ways out are understood:
-//! - an `exclude` of the outer one that leaves all of the inner one out (`exclude:
-//!   ["archive/**"]`);
-//! - between two transfers, that both give each key the same object: `s3://a/` → `s3://b/` beside
-//!   `s3://a/x/` → `s3://b/x/`, where the order does not matter because either writes the same
-//!   bytes.
+//! **The rule.** No two transfers of a job may write the same key, and no transfer may write into
+//! what it reads. The rule is applied to the locations, before anything is listed. So it is
+//! cautious: a *possible* collision is refused. There are two exceptions:
 //!
-//! That a later transfer reads what an earlier one wrote is fine and useful: it waits for the
-//! earlier one's end ([`must_wait`]). So does one that writes what an earlier one reads.
+//! - An `exclude` of the outer transfer leaves out the inner one (`exclude: ["archive/**"]`).
+//! - Both transfers give each key the same object: `s3://a/` → `s3://b/` beside `s3://a/x/` →
+//!   `s3://b/x/`. The order does not matter, since both write the same bytes.
+//!
+//! A later transfer may read what an earlier one writes: it waits until the earlier one ends
+//! ([`must_wait`]). So does a transfer that writes what an earlier one reads.
 //!
 //! A transfer whose source *is* its destination changes objects in place
-//! ([`Transfer::is_onto_itself`](super::job::Transfer::is_onto_itself)), which is allowed if it
-//! names something to change.
+//! ([`Transfer::is_onto_itself`](super::job::Transfer::is_onto_itself)). It is allowed if it names
+//! something to change.
 //!
-//! Two buckets are one when their names and their servers are equal. An access point is not
-//! resolved, so that a bucket and its access point count as two where something would be refused,
-//! and as one where somebody would wait.
+//! Two buckets are the same if their names and servers are equal. Access points are not resolved. A
+//! bucket and its access point count as two buckets where a job would be refused, and as one where
+//! a transfer would wait.
 
 use super::diagnose::{Finding, RefusedFields};
 use super::job::{

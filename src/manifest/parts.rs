@@ -1,4 +1,4 @@
-//! What a job says about byte ranges. How an object is cut is decided in [`crate::plan::parts`].
+//! The settings of a job about byte ranges. [`crate::plan::parts`] divides the objects.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ pub struct Parts {
     pub size: PartSize,
     /// Larger objects are copied in parts; [`MIN_PART`] to [`MAX_PART`].
     pub threshold: ByteSize,
-    /// What parts of automatic size are chosen for; copies only.
+    /// The goal by which automatic part sizes are chosen, for copies only.
     pub goal: PartGoal,
     /// The part boundaries of a copy.
     pub layout: LayoutChoice,

@@ -1,8 +1,8 @@
-//! What goes along with an object's bytes, and what is set in its place.
+//! The settings about attributes: what a copy keeps besides the bytes, and what is set instead.
 //!
-//! Each attribute has a [`Policy`] of its own; presets are starting points, and a field that is
-//! written down wins over the preset. `set:` ([`SetValues`]) adds values to what is kept, or takes
-//! its place where nothing is kept.
+//! Each attribute has its own [`Policy`]. Presets are starting points, and an explicit field wins
+//! over the preset. `set:` ([`SetValues`]) adds values to those that are kept, or replaces them
+//! where nothing is kept.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -300,7 +300,7 @@ impl FromStr for KeySource {
         match text.split_once(':') {
             Some(("env", name)) if !name.is_empty() => Ok(Self::Env(name.to_owned())),
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
-            // What was typed may be the key itself, so it is not repeated.
+            // The text may be the key itself, so the message does not repeat it.
             _ => {
                 Err("name where the key is, env:NAME or file:PATH; never the key itself".to_owned())
             }

@@ -1,8 +1,9 @@
-//! The tree of a manifest against the schema: names of fields, kinds of values, what must be there.
+//! Checks the tree of a manifest against the schema: names of fields, types of values, and required
+//! fields.
 //!
-//! Whatever is wrong is reported and left out, so that the rest can still be read for its meaning.
-//! The result is JSON that fits [`ManifestFile`](super::file::ManifestFile), and where each field
-//! of it stands in the source.
+//! A mistake is reported and left out, so that the rest can still be checked for its meaning. The
+//! result is JSON that fits [`ManifestFile`](super::file::ManifestFile), with the place of each
+//! field in the file.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -1,5 +1,5 @@
-//! Buckets of tenants: `tenant:bucket` names one where the server has tenants, and nothing anywhere
-//! else.
+//! Buckets of tenants: `tenant:bucket` names a bucket on servers that have tenants, and nothing on
+//! others.
 
 use super::job::ResolvedEndpoint;
 use crate::location::BucketName;

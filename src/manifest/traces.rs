@@ -1,4 +1,4 @@
-//! What a run leaves behind besides objects: its journal and its reports.
+//! The outputs of a run besides objects: its journal and its reports.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::location::{S3Uri, suggestion};
 
-/// Where a run keeps its journal, by which it goes on after a stop.
+/// The place of a run's journal, from which it resumes after a stop.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum JournalPlace {
     /// Below the working directory, under the job's name.

@@ -1,13 +1,14 @@
-//! Ending uploads, and proving that they ended.
+//! Aborts uploads, and proves that they are gone.
 //!
-//! A 204 to `AbortMultipartUpload` proves little: parts in flight may land after it, and some
-//! servers answer without effect. `ListParts` proves the end where the server has that request;
-//! `ListMultipartUploads` does where it has not. Where the server answers neither, nothing is
-//! known, and the caller reports that once with everything that a user needs to look.
+//! A 204 to `AbortMultipartUpload` proves little: parts in flight may arrive after it, and some
+//! servers answer without effect. `ListParts` proves that the upload is gone if the server supports
+//! it, or else `ListMultipartUploads`. If the server answers neither, the caller reports that once,
+//! with everything that a user needs to look for the upload.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use futures::future::join_all;
 use futures::stream::TryStreamExt;
 use jiff::Timestamp;
 use tokio::time::sleep;
@@ -294,21 +295,20 @@ impl MultipartUpload {
         after_refusal(&self.bucket, &self.key, window, &known).await
     }
 
-    /// Returns true if a request to create this upload was overtaken by a second one, and may create
+    /// Returns true if a request to create this upload was overtaken by another one, and may create
     /// another upload.
     pub(crate) fn has_late_twin(&self) -> bool {
-        self.late.is_some()
+        !self.late.is_empty()
     }
 
-    /// Aborts what that request created, which is awaited for some seconds. Returns what may be left
-    /// open.
-    pub(crate) async fn late_twin(&self, known: &BTreeSet<String>) -> Vec<Stray> {
-        let Some(late) = self.late.clone() else {
-            return Vec::new();
-        };
+    /// Aborts what such requests created, which are awaited for some seconds. Returns what may be
+    /// left open.
+    pub(crate) async fn late_twins(&self, known: &BTreeSet<String>) -> Vec<Stray> {
         let mut known = known.clone();
         known.insert(self.id.clone());
-        late.settled(&self.bucket, &self.key, &known).await
+        let settled = self.late.iter().cloned();
+        let settled = settled.map(|late| late.settled(&self.bucket, &self.key, &known));
+        join_all(settled).await.into_iter().flatten().collect()
     }
 
     /// Uploads that earlier attempts to create this one may have left open.
@@ -474,7 +474,7 @@ async fn end_empty(
         let id = open.upload_id.as_str();
         let upload = MultipartUpload::open(bucket, key, id);
         match upload.page(None).await {
-            // Somebody is at work on it.
+            // Another process is at work on it.
             Ok(page) if !page.items.is_empty() => {}
             Ok(_) if ours.is_none() => {
                 strays.push(Stray::new(

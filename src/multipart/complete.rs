@@ -2,7 +2,7 @@
 //!
 //! After a timeout, a dropped connection, or a 5xx, the object may or may not be there. First,
 //! s3haul asks for the upload: while it is open, Complete is sent again. It also asks when Complete
-//! has been unanswered for some seconds. If the upload is gone, the object at the key must be the
+//! has been unanswered for some seconds, and sends Amazon S3 a second one. If the upload is gone, the object at the key must be the
 //! one that this upload makes. Its size alone proves nothing: another writer's object may have the
 //! same. The checksum and the `ETag` of the parts must match if they are known, as must the number
 //! of parts in the `ETag`, and always the modification time by the server's own clock.
@@ -10,8 +10,9 @@
 use std::pin::pin;
 use std::time::Duration;
 
+use futures::future::OptionFuture;
 use futures::stream::TryStreamExt;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::MultipartUpload;
 use crate::awake::AwakeInstant;
@@ -27,8 +28,10 @@ use crate::s3::{
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// The time after which s3haul looks for the object of an unanswered Complete, and the longest time
 /// between two such looks.
-const FIRST_LOOK: Duration = Duration::from_secs(5);
+const FIRST_LOOK: Duration = Duration::from_secs(2);
 const LONGEST_LOOK: Duration = Duration::from_mins(1);
+/// The time for each part after which an unanswered Complete is overdue.
+const TIME_PER_PART: Duration = Duration::from_millis(5);
 /// The number of times a Complete of unknown outcome is sent, within the patience.
 const COMPLETE_ROUNDS: u32 = 4;
 /// The note on the failure of an upload that is gone and did not make the object.
@@ -87,7 +90,9 @@ impl MultipartUpload {
                 Duration::ZERO
             };
             let bucket = self.bucket.after_waiting(waited);
-            let failure = match self.complete_watched(&bucket, &parts, &spec).await {
+            let (answer, is_twice) = self.complete_watched(&bucket, &parts, &spec).await;
+            round += u32::from(is_twice);
+            let failure = match answer {
                 Ok(written) => return Ok(self.dated(written)),
                 Err(failure) => failure.after(round),
             };
@@ -141,38 +146,79 @@ impl MultipartUpload {
         }
     }
 
-    /// Sends Complete once, and looks for the object while there is no answer.
+    /// Sends Complete, and looks for the object while there is no answer. Also returns true if
+    /// Complete was sent twice.
     ///
     /// S3 may need minutes for an upload of many parts, so the request stays under way. But if the
-    /// upload is gone and the object is there, only the answer was lost.
+    /// upload is gone and the object is there, only the answer was lost. If the upload is open for
+    /// longer than S3 usually needs, Amazon S3 gets a second Complete beside the first one: it
+    /// publishes an upload once, however often it is asked. Only a success of the second one says
+    /// anything.
     async fn complete_watched(
         &self,
         bucket: &Bucket,
         parts: &[PartDone],
         spec: &CompleteSpec,
-    ) -> Result<Written, Failure> {
-        let mut answer = pin!(bucket.complete_upload(&self.key, &self.id, parts, spec));
-        let mut pause = FIRST_LOOK;
+    ) -> (Result<Written, Failure>, bool) {
+        let send = || bucket.complete_upload(&self.key, &self.id, parts, spec);
+        let mut answer = pin!(send());
+        let mut second = None;
+        let (began, mut pause) = (Instant::now(), FIRST_LOOK);
+        let count = u32::try_from(parts.len()).unwrap_or(u32::MAX);
+        let overdue = FIRST_LOOK + TIME_PER_PART.saturating_mul(count);
+        let mut may_send_second = bucket.capabilities().refuses_what_it_lacks();
+        let mut is_twice = false;
         loop {
             tokio::select! {
-                answer = &mut answer => return answer,
+                answer = &mut answer => return (answer, is_twice),
+                Some(answer) = OptionFuture::from(second.as_mut()) => match answer {
+                    Ok(written) => return (Ok(written), is_twice),
+                    Err(failure) => {
+                        let failure: Failure = failure;
+                        tracing::debug!(%failure, "the second Complete failed");
+                        second = None;
+                        pause = FIRST_LOOK;
+                    }
+                },
                 () = sleep(pause) => pause = (pause * 2).min(LONGEST_LOOK),
             }
             // Boxed, since hardly any Complete needs it. A look that fails proves nothing.
             let look = Box::pin(async {
-                match self.is_gone().await {
+                let is_gone = self.is_gone().await;
+                let found = match is_gone {
                     Ok(true) => self.published(parts, spec, Evidence::Strong).await,
                     _ => Ok(None),
-                }
+                };
+                let is_due = may_send_second && began.elapsed() >= overdue;
+                let slot = match is_gone {
+                    Ok(false) if is_due => {
+                        let complete = Operation::CompleteMultipartUpload;
+                        bucket.slot_beside(complete, &self.key).await
+                    }
+                    _ => None,
+                };
+                (found, slot)
             });
-            let found = tokio::select! {
-                answer = &mut answer => return answer,
-                found = look => found,
+            let (found, slot) = tokio::select! {
+                answer = &mut answer => return (answer, is_twice),
+                looked = look => looked,
             };
             if let Ok(Some(written)) = found {
                 let place = bucket.place(&self.key);
                 tracing::info!(object = %place, "CompleteMultipartUpload was not answered, but the object is there");
-                return Ok(written);
+                return (Ok(written), is_twice);
+            }
+            if let Some(slot) = slot {
+                (may_send_second, is_twice) = (false, true);
+                let sent = send();
+                second = Some(Box::pin(async move {
+                    let answer = sent.await;
+                    drop(slot);
+                    answer
+                }));
+            } else if may_send_second {
+                let due = overdue.saturating_sub(began.elapsed());
+                pause = pause.min(due.max(FIRST_LOOK));
             }
         }
     }

@@ -1,8 +1,8 @@
-//! Uploads that the server created elsewhere than it was asked to.
+//! Handles uploads that the server created at another place than requested.
 //!
-//! Parts that are sent to such an upload make no object, or another one than was meant, so none is
-//! sent. The upload holds no bytes yet, but it exists: it is aborted under the name that the server
-//! gave it and under the one that was asked for, and what stays is told.
+//! Parts sent to such an upload would make no object, or the wrong one, so none is sent. The upload
+//! holds no bytes yet, but it exists. It is aborted under the name in the answer and under the
+//! requested one, and what is left is reported.
 
 use futures::stream::{StreamExt, TryStreamExt};
 
@@ -72,7 +72,7 @@ impl MultipartUpload {
                 "the upload {id} may be left open under a name that no request can have: abort it with the server's own tools"
             ));
         };
-        // The name of another bucket may be one of somebody else's: nothing is sent there.
+        // Another bucket may belong to another owner: s3haul sends it nothing.
         if location.bucket != *self.bucket.name() {
             let flags = self.bucket.client().flags();
             return Some(format!(

@@ -1,6 +1,6 @@
-//! When each kind of request was last answered.
+//! Remembers when each operation was last answered.
 //!
-//! It tells a server that is silent, which ends the run, from a single object that a server chokes
+//! This distinguishes a silent server, which ends the run, from a single object that a server fails
 //! on.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,13 +13,13 @@ use crate::s3::Operation;
 pub(super) struct LastAnswers([AtomicU64; Operation::COUNT]);
 
 impl LastAnswers {
-    /// Notes that a request was answered at `now`, be it with a refusal.
+    /// Notes that a request was answered at `now`, even if it was refused.
     pub(super) fn note(&self, operation: Operation, now: Duration) {
         self.of(operation)
             .store(millis(now).max(1), Ordering::Relaxed);
     }
 
-    /// Returns true if a request of this kind was answered after `since`.
+    /// Returns true if a request of this operation was answered after `since`.
     pub(super) fn any_after(&self, operation: Operation, since: Duration) -> bool {
         self.of(operation).load(Ordering::Relaxed) > millis(since)
     }

@@ -1,13 +1,12 @@
-//! The lanes of a bucket: what S3 throttles together waits together, what it throttles apart does
-//! not.
+//! The lanes of a bucket: one queue for each set of keys that S3 throttles together.
 //!
-//! A bucket begins with one lane for each class of requests. When a prefix turns out to be
-//! throttled alone ([`super::prefix`]) it gets a lane of its own with what it was seen to accept,
-//! and the lane of all others begins anew, because the cuts that it took were not about them;
-//! whoever waits in it finds its place again. Lanes of prefixes are few: a new one takes the place
-//! of the one that was throttled the longest ago. A request finds its lane by its key (a listing by
-//! where it begins) without allocating anything, and while a bucket has one lane, which is nearly
-//! always, without comparing anything.
+//! A bucket begins with one lane per class of requests. When a prefix turns out to be throttled
+//! separately ([`super::prefix`]), it gets a lane of its own, which starts at the rate that the
+//! server accepted. The lane of the other keys starts over, because its rate was cut for refusals
+//! that did not concern them; requests that wait in it queue again. At most [`MOST`] prefixes have
+//! lanes: a new one replaces the one that was throttled the longest ago. A request finds its lane by
+//! its key (a list by its first key) without an allocation, and without a comparison while the
+//! bucket has one lane, which is nearly always.
 
 mod queue;
 
@@ -22,7 +21,7 @@ use super::gate::NAP;
 use super::latency::Latencies;
 use super::learned::LearnedLane;
 use super::outage::Outage;
-use super::prefix::Hot;
+use super::prefix::HotPrefix;
 use super::rate::RateController;
 use super::trust::Trust;
 use crate::s3::{Class, Operation};
@@ -31,15 +30,15 @@ pub(crate) use queue::Late;
 pub(super) use queue::Passed;
 use queue::{Lane, Turn};
 
-/// Prefixes of a bucket that can have a lane of their own.
+/// The most prefixes of a bucket that have a lane of their own.
 const MOST: usize = 64;
-/// A prefix that was not throttled for so long goes back to where all others are.
+/// The time without throttling after which a prefix loses its lane.
 const FORGOTTEN: Duration = Duration::from_mins(15);
-/// The caution with which the knowledge of an earlier session is used.
+/// The fraction of a rate that an earlier session learned with which this one begins.
 const CAUTION: f64 = 0.9;
 
-/// Returns the rate per second and partition that S3 documents as its least. Other servers are not
-/// slower by nature, and if one is, that is learned within moments.
+/// Returns the requests per second and partition that S3 documents as its minimum. Other servers
+/// begin with it too: if one accepts less, the lane learns that within moments.
 const fn documented(class: Class) -> f64 {
     match class {
         Class::Read => 5500.0,
@@ -51,8 +50,10 @@ const fn documented(class: Class) -> f64 {
 #[derive(Debug)]
 pub struct Lanes {
     class: Class,
+    /// The rate with which a lane begins.
+    start: f64,
     table: ArcSwap<Table>,
-    /// Held while the table is changed.
+    /// Held while the table changes.
     changing: Mutex<()>,
     pub(super) outage: Arc<Outage>,
     pub(super) answers: LastAnswers,
@@ -68,8 +69,9 @@ struct Table {
 }
 
 impl Lanes {
-    pub(super) fn new(class: Class, outage: Arc<Outage>, now: Duration) -> Self {
-        let root = Lane::new("", RateController::new(documented(class)), now);
+    pub(super) fn new(class: Class, sharers: u32, outage: Arc<Outage>, now: Duration) -> Self {
+        let start = documented(class) / f64::from(sharers.max(1));
+        let root = Lane::new("", RateController::new(start), now);
         let table = ArcSwap::from_pointee(Table {
             root,
             branches: Vec::new(),
@@ -77,6 +79,7 @@ impl Lanes {
         let (answers, trust) = (LastAnswers::default(), Trust::default());
         Self {
             class,
+            start,
             table,
             changing: Mutex::default(),
             outage,
@@ -86,7 +89,7 @@ impl Lanes {
         }
     }
 
-    /// True while the endpoint does not answer anyone.
+    /// Returns true while the endpoint does not answer any request.
     #[must_use]
     pub fn is_out(&self) -> bool {
         self.outage.is_out()
@@ -98,8 +101,8 @@ impl Lanes {
         self.answers.any_after(operation, since)
     }
 
-    /// Returns the time after which a request is overdue, once enough answers are known.
-    pub(crate) fn overdue_after(&self, operation: Operation, bytes: u64) -> Option<Duration> {
+    /// Returns the time after which a request is overdue, by what is known so far.
+    pub(crate) fn overdue_after(&self, operation: Operation, bytes: u64) -> Duration {
         self.latencies.overdue_after(operation, bytes)
     }
 
@@ -112,26 +115,26 @@ impl Lanes {
         self.latencies.surely_overdue_after(operation, bytes)
     }
 
-    /// Takes the right to send one request twice, if the answers so far have earned one.
+    /// Takes the right to send one request twice from the budget that answers have earned.
     pub(crate) fn may_repeat(&self) -> bool {
         !self.is_out() && self.latencies.spend()
     }
 
-    /// Returns true if a 403 to this kind of request is worth a repetition: others of its kind have
-    /// succeeded.
+    /// Returns true if a 403 to this operation is worth a repetition: other requests of the operation
+    /// have succeeded.
     #[must_use]
     pub(crate) fn doubts_denial(&self, operation: Operation, now: Duration) -> bool {
         self.trust.doubts(operation, now)
     }
 
-    /// Returns true if a 403 to this kind of request is to wait for what the other requests of its
-    /// kind result in, none of which has succeeded yet.
+    /// Returns true if a 403 to this operation must wait for the results of other requests of the
+    /// operation, none of which has succeeded yet.
     #[must_use]
     pub(crate) fn expects_news(&self, operation: Operation, now: Duration) -> bool {
         self.trust.expects_news(operation, now)
     }
 
-    /// Notes that a 403 to this kind of request outlasted its repetitions, which took `doubted`.
+    /// Notes that a 403 to this operation outlasted its repetitions, which took `doubted`.
     pub(crate) fn believe_denial(&self, operation: Operation, doubted: Duration, now: Duration) {
         self.trust.believe(operation, doubted, now);
     }
@@ -145,12 +148,12 @@ impl Lanes {
         Arc::clone(branch.unwrap_or(&table.root))
     }
 
-    /// Returns how long a request for `key` would wait in the queue now, behind those that were
-    /// refused and come back.
+    /// Returns how long a request for `key` would wait in the queue now, behind the refused ones that
+    /// queue again.
     pub(crate) fn queue_delay(&self, key: &str, now: Duration) -> Duration {
         let lane = self.of(key);
         let mut state = lane.lock();
-        if state.evidence.is_open(now) && state.may_scout(&lane.prefix, key) {
+        if state.stats.is_open(now) && state.may_skip_queue(&lane.prefix, key) {
             return Duration::ZERO;
         }
         let rate = state.rate.rate(now);
@@ -158,20 +161,19 @@ impl Lanes {
         state.meter.line(now) + Duration::from_secs_f64(f64::from(state.late) / rate)
     }
 
-    /// Takes note that a request for `key` was refused, until it stands in line again.
+    /// Counts a refused request for `key` until it queues again.
     pub(crate) fn late(&self, key: &str) -> Late {
         let lane = self.of(key);
         lane.lock().late += 1;
         Late(lane)
     }
 
-    /// Admits a request for `key` at once, whoever waits. What comes of it is not held
-    /// against the rate.
-    pub(super) fn ahead(&self, key: &str) -> Passed {
+    /// Admits a request for `key` at once, whoever waits. Its refusal does not lower the rate.
+    pub(super) fn skip_queue(&self, key: &str) -> Passed {
         Passed {
             lane: self.of(key),
             waited: false,
-            scout: true,
+            skipped_queue: true,
         }
     }
 
@@ -184,17 +186,17 @@ impl Lanes {
                     return Passed {
                         lane,
                         waited,
-                        scout: false,
+                        skipped_queue: false,
                     };
                 }
-                Turn::Scout(hot) => {
+                Turn::SkipQueue(hot) => {
                     if !hot.is_empty() {
                         self.split(&lane, &hot, clock());
                     }
                     return Passed {
                         lane,
                         waited,
-                        scout: true,
+                        skipped_queue: true,
                     };
                 }
                 Turn::Wait(drawn, wait) => {
@@ -206,53 +208,57 @@ impl Lanes {
         }
     }
 
-    /// Takes note that a request for `key` that `passed` and was sent at `sent_at` was throttled.
+    /// Learns that a request for `key`, sent at `sent_at`, was throttled.
     pub(super) fn throttled(&self, passed: &Passed, key: &str, sent_at: Duration, now: Duration) {
-        let Passed { lane, scout, .. } = passed;
+        let Passed {
+            lane,
+            skipped_queue,
+            ..
+        } = passed;
         let hot = {
             let mut state = lane.lock();
             if state.retired {
                 return;
             }
             state.streak = state.streak.saturating_add(1);
-            // A scout's failure is about the keys that it was sent for.
-            if !scout && state.rate.throttled(sent_at, now) {
+            // A request that skipped the queue was sent beyond the rate.
+            if !skipped_queue && state.rate.throttled(sent_at, now) {
                 tracing::debug!(
                     prefix = lane.prefix,
                     accepted = state.rate.limit(),
                     "slows down"
                 );
             }
-            state.evidence.throttled(key, sent_at, now)
+            state.stats.throttled(key, sent_at, now)
         };
         if !hot.is_empty() {
             self.split(lane, &hot, now);
         }
     }
 
-    /// Takes note that a request for `key` that `passed` and was sent at `sent_at` was accepted.
+    /// Learns that a request for `key`, sent at `sent_at`, was accepted.
     pub(super) fn accepted(passed: &Passed, key: &str, sent_at: Duration, now: Duration) {
         let mut state = passed.lane.lock();
         state.streak = 0;
-        if !state.evidence.is_open(now) {
+        if !state.stats.is_open(now) {
             return;
         }
         let is_since_cut = state.rate.cut_at().is_some_and(|cut_at| cut_at < sent_at);
-        if state.rate.is_shut() && is_since_cut && !passed.scout {
-            state.evidence.accepted_again(key);
+        if state.rate.is_shut() && is_since_cut && !passed.skipped_queue {
+            state.stats.accepted_again(key);
         } else {
-            state.evidence.accepted(key);
+            state.stats.accepted(key);
         }
     }
 
-    /// Returns true while everything is refused that is sent for keys like this one.
+    /// Returns true while every request in the lane of `key` is refused.
     #[must_use]
     pub(crate) fn is_shut(&self, key: &str) -> bool {
         self.of(key).lock().is_shut()
     }
 
-    /// Returns the prefixes, empty for all other keys, for which everything is refused at the
-    /// moment.
+    /// Returns the prefixes of the lanes in which every request is refused now. The lane of all other
+    /// keys has the empty prefix.
     pub(super) fn shut(&self) -> Vec<String> {
         let table = self.table.load();
         let lanes = table.branches.iter().chain([&table.root]);
@@ -262,10 +268,10 @@ impl Lanes {
             .collect()
     }
 
-    /// Gives the hot prefixes lanes of their own, and `lane` another start without them.
-    fn split(&self, lane: &Arc<Lane>, hot: &[Hot], now: Duration) {
-        let start = documented(self.class);
-        for Hot { prefix, accepted } in hot {
+    /// Gives the hot prefixes lanes of their own, and replaces `lane` by a new one without them.
+    fn split(&self, lane: &Arc<Lane>, hot: &[HotPrefix], now: Duration) {
+        let start = self.start;
+        for HotPrefix { prefix, accepted } in hot {
             tracing::debug!(prefix, accepted, "is throttled alone");
         }
         let mut lanes: Vec<_> = hot
@@ -282,7 +288,7 @@ impl Lanes {
         self.replace(&lanes, now);
     }
 
-    /// Puts lanes into the table, in the places of those with the same prefixes.
+    /// Puts lanes into the table. They replace those with the same prefixes.
     fn replace(&self, fresh: &[Arc<Lane>], now: Duration) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.table.load_full();
@@ -324,7 +330,7 @@ impl Lanes {
         }
     }
 
-    /// Returns what is known about the lanes of `bucket` that were throttled.
+    /// Returns the rates of the throttled lanes of `bucket`.
     pub(super) fn learned(&self, bucket: &str) -> Vec<LearnedLane> {
         let table = self.table.load_full();
         let lanes = table.branches.iter().chain([&table.root]);
@@ -345,9 +351,9 @@ impl Lanes {
         learned.collect()
     }
 
-    /// Begins with what an earlier session learned about this bucket.
+    /// Restores the lanes that an earlier session learned.
     pub(super) fn recall<'a>(&self, lanes: impl Iterator<Item = &'a LearnedLane>, now: Duration) {
-        let start = documented(self.class);
+        let start = self.start;
         let known = |lane: &LearnedLane| {
             Lane::new(
                 &lane.prefix,
@@ -373,7 +379,7 @@ mod tests {
 
     fn lanes() -> Arc<Lanes> {
         let outage = Arc::new(Outage::new((MS, MS)));
-        Arc::new(Lanes::new(Class::Write, outage, Duration::ZERO))
+        Arc::new(Lanes::new(Class::Write, 1, outage, Duration::ZERO))
     }
 
     fn prefixes(lanes: &Lanes) -> Vec<String> {
@@ -492,7 +498,7 @@ mod tests {
     #[test]
     fn the_longest_prefix_counts_and_lanes_are_few() {
         let lanes = lanes();
-        let hot = |prefix: String| Hot {
+        let hot = |prefix: String| HotPrefix {
             prefix,
             accepted: 10.0,
         };

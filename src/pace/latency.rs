@@ -4,7 +4,8 @@
 //! last request is. So a request that takes far longer than others of its kind may be sent once
 //! more, on another connection. "Far longer" is judged as TCP judges a lost segment: by the mean
 //! and the deviation of the times of answers. Requests that move bytes are compared with those that
-//! move about as many.
+//! move about as many; before such answers are known, with those that move more or fewer, and
+//! before any are known, with [`UNKNOWN`].
 //!
 //! More requests do not help a server that is slow as a whole. So answers earn the right to send
 //! requests twice: each [`ANSWERS_PER_REPEAT`] answers earn one repetition, and at most
@@ -22,6 +23,11 @@ const ENOUGH: u32 = 8;
 /// The same before one can be overdue beyond doubt. Few: a server that serves five connections may
 /// answer no more until hanging requests are given up.
 const FEW: u32 = 3;
+/// The time after which a request without bytes is overdue before enough answers are known, and the
+/// bytes per second that count in addition. A server that always takes longer is sent
+/// [`FIRST_SAVED`] requests twice.
+const UNKNOWN: Duration = Duration::from_secs(3);
+const UNKNOWN_SPEED: u64 = 16 * MIB;
 /// The number of mean deviations beyond the mean at which a request is overdue.
 const DEVIATIONS: u32 = 6;
 /// The least time beyond the mean at which a request is overdue. It is not overdue before twice the
@@ -106,11 +112,22 @@ impl Latencies {
         estimate.or_default().observe(took);
     }
 
-    /// Returns the time after which a request is overdue, once enough answers are known.
-    pub(super) fn overdue_after(&self, operation: Operation, bytes: u64) -> Option<Duration> {
+    /// Returns the time after which a request is overdue, by what is known so far.
+    pub(super) fn overdue_after(&self, operation: Operation, bytes: u64) -> Duration {
         let learned = self.lock();
-        let estimate = learned.estimates.get(&(operation, scale(bytes)))?;
-        estimate.overdue_after()
+        let known = |scale: u32| learned.estimates.get(&(operation, scale))?.overdue_after();
+        let scale = scale(bytes);
+        let fewer = || {
+            let known = (0..scale)
+                .rev()
+                .find_map(|fewer| Some((fewer, known(fewer)?)));
+            // Each class has up to four times the bytes of the one before.
+            known.map(|(fewer, overdue)| overdue.saturating_mul(1 << (2 * (scale - fewer)).min(30)))
+        };
+        known(scale)
+            .or_else(|| (scale + 1..=LARGEST_SCALE).find_map(known))
+            .or_else(fewer)
+            .unwrap_or_else(|| UNKNOWN + Duration::from_secs(bytes / UNKNOWN_SPEED))
     }
 
     /// Returns the time after which a request is overdue beyond doubt.
@@ -133,10 +150,14 @@ impl Latencies {
     }
 }
 
+/// The size class of the largest part and copy, 5 GiB and more.
+const LARGEST_SCALE: u32 = 7;
+
 /// Returns the size class of a request that moves `bytes`: up to 1 MiB, 4 MiB, 16 MiB, and so on.
 fn scale(bytes: u64) -> u32 {
     let mebibytes = bytes.div_ceil(MIB).max(1);
-    mebibytes.next_power_of_two().ilog2().div_ceil(2)
+    let scale = mebibytes.next_power_of_two().ilog2().div_ceil(2);
+    scale.min(LARGEST_SCALE)
 }
 
 #[cfg(test)]
@@ -181,11 +202,33 @@ mod tests {
             latencies.observe(COPY, 1000, ms(20));
             latencies.observe(COPY, 5 << 30, ms(60_000));
         }
-        assert!(latencies.overdue_after(COPY, 0).unwrap() < ms(1100));
-        assert!(latencies.overdue_after(COPY, MIB).unwrap() < ms(1100));
-        assert!(latencies.overdue_after(COPY, 5 << 30).unwrap() > ms(100_000));
-        assert_eq!(latencies.overdue_after(COPY, 100 * MIB), None);
-        assert_eq!(latencies.overdue_after(Operation::HeadObject, 0), None);
+        assert!(latencies.overdue_after(COPY, 0) < ms(1100));
+        assert!(latencies.overdue_after(COPY, MIB) < ms(1100));
+        assert!(latencies.overdue_after(COPY, 5 << 30) > ms(100_000));
+    }
+
+    #[test]
+    fn before_answers_of_their_size_they_are_compared_with_others() {
+        let latencies = Latencies::default();
+        let overdue = |bytes| latencies.overdue_after(COPY, bytes);
+        assert_eq!(overdue(0), UNKNOWN);
+        assert_eq!(overdue(160 * MIB), UNKNOWN + ms(10_000));
+        for _ in 0..20 {
+            latencies.observe(COPY, 100 * MIB, ms(2000));
+        }
+        let known = overdue(100 * MIB);
+        assert!((ms(4000)..ms(5000)).contains(&known), "{known:?}");
+        assert_eq!(overdue(0), known, "no longer than a larger one");
+        assert_eq!(overdue(300 * MIB), known * 4);
+        assert_eq!(overdue(1500 * MIB), known * 16);
+        assert_eq!(overdue(50 << 40), overdue(5 << 30));
+        for bytes in [0, 300 * MIB] {
+            for _ in 0..ENOUGH {
+                latencies.observe(COPY, bytes, ms(20));
+            }
+            assert!(overdue(bytes) < ms(1200), "{:?}", overdue(bytes));
+        }
+        assert_eq!(latencies.overdue_after(Operation::HeadObject, 0), UNKNOWN);
     }
 
     #[test]

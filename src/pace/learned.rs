@@ -1,8 +1,7 @@
-//! What a run has learned about its buckets, for the session that goes on with it. Pure.
+//! Carries the rates that a session learned to the session that resumes the run. Pure.
 //!
-//! Limits are the server's and change with its load, so this is a hint and nothing more: it is kept
-//! for a quarter of an hour, and whoever begins with it begins a little below it and probes as
-//! after any cut.
+//! Limits belong to the server and change with its load. So a learned rate is only a hint: it counts
+//! for a quarter of an hour, and a session begins a little below it and raises it as after any cut.
 
 use std::time::Duration;
 
@@ -12,29 +11,29 @@ use crate::s3::Class;
 
 /// The age up to which this knowledge counts.
 pub const KEPT: Duration = Duration::from_mins(15);
-/// Lanes that are remembered, over all buckets.
+/// The most lanes that are remembered, over all buckets.
 pub(super) const MOST: usize = 256;
-/// A figure that changes by less is the same, relative to it.
+/// The relative change below which a figure counts as the same.
 const SAME: f64 = 0.1;
 
-/// Lanes that were throttled, and the width.
+/// The lanes that were throttled, and the number of requests in flight that paid.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Learned {
     /// The lanes, in a fixed order.
     pub lanes: Vec<LearnedLane>,
-    /// Requests in flight that were found to pay.
+    /// The number of requests in flight beyond which throughput did not grow.
     pub width: u32,
 }
 
 /// The rate that a server accepts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LearnedLane {
-    /// The endpoint's name and the bucket's, with a slash between.
+    /// The names of the endpoint and the bucket, joined by a slash.
     pub bucket: String,
     /// Reads or writes.
     pub class: Class,
-    /// Keys that begin with this; empty for all that no other lane has.
+    /// The prefix of its keys; empty for all keys without a lane of their own.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub prefix: String,
     /// Requests per second.
@@ -42,7 +41,7 @@ pub struct LearnedLane {
 }
 
 impl Learned {
-    /// Returns true if this is worth remembering in the place of `other`.
+    /// Returns true if this differs enough from `other` to be recorded.
     #[must_use]
     pub fn differs_from(&self, other: &Self) -> bool {
         let far = |one: f64, other: f64| (one - other).abs() > other.abs().max(1.0) * SAME;

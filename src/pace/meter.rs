@@ -1,18 +1,17 @@
-//! Counts cells out at a rate that may change at any moment. Pure: `now` is an argument.
+//! Gives out cells at a rate that may change at any moment. Pure: `now` is an argument.
 //!
-//! Whoever wants cells draws a ticket, the number of its last cell. A clock counts the cells that
-//! the rate has earned so far, and a ticket is good once the clock has reached it. So the order is
-//! that of arrival, a new rate is felt by all who wait because it only turns the clock faster or
-//! slower, and somebody who is woken late has lost nothing: no turn is handed from one waiter to
-//! the next, which would make the delay of each wake-up a delay of the whole queue. The clock never
-//! runs ahead of the tickets by more than a burst, so a pause does not save up.
+//! A request for cells draws a ticket, which is the number of its last cell. A clock counts the
+//! cells that the rate has earned, and a ticket is good once the clock reaches it. So requests pass
+//! in the order of their arrival. A new rate affects all that wait, because it only makes the clock
+//! faster or slower. A waiter that wakes up late delays no other: no turn is handed from one to the
+//! next. The clock runs ahead of the tickets by at most a burst, so a pause earns no more than that.
 
 use std::time::Duration;
 
-/// Cells earned in so much time may be saved up.
+/// The time whose cells may be saved up.
 const BURST: Duration = Duration::from_millis(20);
 
-/// A part of a cell that nobody waits for.
+/// The fraction of a cell that is not waited for.
 const NOTHING: f64 = 1e-3;
 
 /// A clock of cells.
@@ -21,17 +20,17 @@ pub(super) struct Meter {
     rate: f64,
     /// The last ticket, as the sum of all cells drawn.
     drawn: f64,
-    /// Cells earned.
+    /// The cells that were earned.
     clock: f64,
     at: Duration,
 }
 
-/// The number of a last cell.
+/// The number of the last cell of a request.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Ticket(f64);
 
 impl Meter {
-    /// Creates a clock that begins at `now` with this many cells a second, more than none.
+    /// Creates a clock that begins at `now` with this many cells per second, above zero.
     #[must_use]
     pub(super) fn new(rate: f64, now: Duration) -> Self {
         Self {
@@ -42,7 +41,7 @@ impl Meter {
         }
     }
 
-    /// Changes the rate from `now` on.
+    /// Sets the rate from `now` on.
     pub(super) fn set(&mut self, rate: f64, now: Duration) {
         self.advance(now);
         self.rate = rate;
@@ -72,7 +71,7 @@ impl Meter {
         self.wait(Ticket(self.drawn + 1.0), now).unwrap_or_default()
     }
 
-    /// Draws one cell if it need not be waited for.
+    /// Draws one cell, unless it would have to wait.
     pub(super) fn draw_now(&mut self, now: Duration) -> bool {
         self.advance(now);
         let is_there = self.clock >= self.drawn + 1.0 - NOTHING;
@@ -80,7 +79,7 @@ impl Meter {
         is_there
     }
 
-    /// Gives back a ticket for this many cells: whoever stands behind it moves up.
+    /// Gives back a ticket for this many cells. Later tickets move up.
     pub(super) fn give_back(&mut self, cells: f64) {
         self.clock += cells;
     }
@@ -92,7 +91,7 @@ impl Meter {
     }
 }
 
-/// At least one cell, or nothing would ever pass at once.
+/// Returns the cells that may be saved up: at least one, or no request would ever pass at once.
 fn burst(rate: f64) -> f64 {
     (rate * BURST.as_secs_f64()).max(1.0)
 }

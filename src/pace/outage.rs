@@ -1,12 +1,12 @@
-//! When an endpoint does not answer: few requests ask whether it is back, all others wait.
+//! Holds requests back while an endpoint does not answer.
 //!
-//! A request that fails is repeated with a growing pause, but two thousand of them repeating side
-//! by side are a storm, which an endpoint that is coming back needs least. So failures draw on a
-//! budget that good answers fill up again. When it is spent, the endpoint counts as down: one
-//! request at a time probes it, and the first good answer lets all others go. Throttling does not
-//! belong here, because a server that says "slow down" is up.
+//! A request that fails is repeated after a growing pause. Two thousand requests that do so at once
+//! are a storm, which hits an endpoint just as it comes back. So failures draw on a budget, and
+//! good answers refill it. Once the budget is spent, the endpoint counts as down: one request at a
+//! time probes it, and the first good answer releases all others. Throttling does not count,
+//! because a server that answers `SlowDown` is up.
 //!
-//! [`Health`] decides and is pure; [`Outage`] is where requests wait.
+//! [`Health`] decides and is pure. Requests wait in [`Outage`].
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,24 +16,24 @@ use tokio::time::sleep;
 
 use crate::size::display_duration;
 
-/// Failures in a row that the budget covers; a good answer gives [`REFILL`] back. One failure in
-/// five answers is borne for ever, which is far beyond any server's bad days and far below an
-/// outage.
+/// The failures in a row that the budget covers. A good answer gives [`REFILL`] back, so one failure
+/// in five answers never spends the budget. No working server fails that often, and an outage fails
+/// far more often.
 const BUDGET: f64 = 64.0;
-/// Attempts of one request that draw on the budget: a few objects that a server chokes on, again
-/// and again, are no outage.
+/// The attempts of one request that draw on the budget. A few objects that a server fails on again
+/// and again are no outage.
 const DRAWS: u32 = 3;
-/// The tokens that a good answer gives back.
+/// The part of a failure that a good answer gives back.
 const REFILL: f64 = 0.25;
 
-/// The state of an endpoint, as far as its answers tell.
+/// The state of an endpoint, judged by its answers.
 #[derive(Clone, Debug)]
 pub struct Health {
-    /// The first pause between probes, and the longest.
+    /// The shortest and the longest pause between probes.
     probes: (Duration, Duration),
     budget: f64,
     down: Option<Down>,
-    /// The last answer.
+    /// The time of the last good answer.
     last_good: Duration,
 }
 
@@ -50,14 +50,14 @@ struct Down {
 pub enum Admission {
     /// Be sent.
     Go,
-    /// Be sent, as the one that finds out whether the endpoint is back.
+    /// Be sent as a probe, which finds out whether the endpoint is back.
     Probe,
     /// Wait this long, or until the endpoint is back; it is down for the second duration.
     Wait(Duration, Duration),
 }
 
 impl Health {
-    /// Creates the health of an endpoint about which nothing is known: it counts as up.
+    /// Creates the health of an endpoint that counts as up.
     #[must_use]
     pub const fn new(probes: (Duration, Duration)) -> Self {
         Self {
@@ -74,7 +74,7 @@ impl Health {
         self.down.map(|down| now.saturating_sub(down.since))
     }
 
-    /// May a request be sent at `now`?
+    /// Decides whether a request may be sent at `now`.
     pub fn admit(&mut self, now: Duration) -> Admission {
         let Some(down) = &mut self.down else {
             return Admission::Go;
@@ -83,7 +83,7 @@ impl Health {
             down.probing = true;
             return Admission::Probe;
         }
-        // While a probe is under way, its answer ends the waiting; nobody knows when.
+        // While a probe is under way, its answer ends the wait, at a time that is not known.
         let wait = if down.probing {
             self.probes.1
         } else {
@@ -95,18 +95,18 @@ impl Health {
         )
     }
 
-    /// Takes note of an answer of a server that is up. Returns true when that ends an outage.
+    /// Learns that the server answered. Returns true if that ends an outage.
     pub fn good(&mut self, now: Duration) -> bool {
         self.last_good = now;
         self.budget = (self.budget + REFILL).min(BUDGET);
         self.down.take().is_some()
     }
 
-    /// Takes note of a failure of the server or the network, which was silent `since` then.
-    /// `chance` is uniform in `0..1`. Returns true when that begins an outage.
+    /// Learns of a failure of the server or the network, which has been silent `since` that time.
+    /// `chance` is uniform in `0..1`. Returns true if that begins an outage.
     pub fn bad(&mut self, now: Duration, since: Duration, was_probe: bool, chance: f64) -> bool {
         if let Some(down) = &mut self.down {
-            // What was under way when the outage began tells nothing new.
+            // A request that was under way when the outage began tells nothing new.
             if was_probe {
                 down.probing = false;
                 down.failed_probes += 1;
@@ -121,14 +121,19 @@ impl Health {
         self.silent(now, since, chance)
     }
 
-    /// Takes note that nobody is answered `since` some time, whatever the budget says. Returns true
-    /// when that begins an outage.
+    /// Returns true if the endpoint answered any request after `since`.
+    #[must_use]
+    pub fn has_answered_after(&self, since: Duration) -> bool {
+        self.last_good > since
+    }
+
+    /// Learns that the endpoint has answered no request `since` that time, whatever is left of the
+    /// budget. Returns true if that begins an outage.
     pub fn silent(&mut self, now: Duration, since: Duration, chance: f64) -> bool {
         if self.down.is_some() {
             return false;
         }
-        // The first good answer after an outage is not yet a healthy server: it gets half of the
-        // trust.
+        // One good answer after an outage does not make a healthy server: half of the budget.
         self.budget = BUDGET / 2.0;
         self.down = Some(Down {
             since: since.max(self.last_good).min(now),
@@ -139,7 +144,7 @@ impl Health {
         true
     }
 
-    /// The probe was given up before it was answered; another request may take its place.
+    /// Notes that the probe was given up before it was answered. Another request may probe.
     pub fn probe_lost(&mut self) {
         if let Some(down) = &mut self.down {
             down.probing = false;
@@ -147,7 +152,7 @@ impl Health {
     }
 }
 
-/// Half of the pause is certain, half is chance.
+/// Returns the pause before the next probe. Half of it is random.
 fn pause((first, longest): (Duration, Duration), failed_probes: u32, chance: f64) -> Duration {
     let full = first
         .saturating_mul(1 << failed_probes.min(10))
@@ -163,7 +168,7 @@ pub struct Outage {
     over: Notify,
 }
 
-/// The right to send one request; tells the outcome of a probe, also when it is dropped unanswered.
+/// The right to send one request. It reports the outcome of a probe, also if it is dropped.
 #[derive(Debug)]
 pub struct Pass<'a> {
     outage: &'a Outage,
@@ -172,11 +177,11 @@ pub struct Pass<'a> {
     pub held: Duration,
     /// The time that the endpoint has been down already, for a probe.
     pub down_for: Duration,
-    /// Which attempt of the request it is for, 1 for the first.
+    /// The number of the attempt that it is for, from 1.
     pub attempt: u32,
 }
 
-/// The endpoint was down for longer than anyone wants to wait.
+/// An error: the endpoint was down for longer than `patience`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outlasted {
     /// The time that it has been down.
@@ -200,7 +205,7 @@ impl Outage {
     /// Waits until a request may be sent. `clock` is the time since the run began.
     ///
     /// # Errors
-    /// [`Outlasted`] when the endpoint has been down for `patience`.
+    /// [`Outlasted`] if the endpoint has been down for `patience`.
     pub async fn pass(
         &self,
         patience: Duration,
@@ -208,7 +213,7 @@ impl Outage {
     ) -> Result<Pass<'_>, Outlasted> {
         let began = clock();
         loop {
-            // Registered before the look, so that an end of the outage in between is not missed.
+            // Registered before `admit`, so that an outage that ends in between is not missed.
             let over = self.over.notified();
             let now = clock();
             let admission = self.health().admit(now);
@@ -240,8 +245,8 @@ impl Outage {
         }
     }
 
-    /// Takes note that the endpoint does not even answer what every server answers: it is down, for
-    /// `reason`, and has been `since` then unless somebody was answered meanwhile.
+    /// Learns that the endpoint does not even answer the request that every server answers. It is
+    /// down for `reason`, and has been `since` that time unless a request was answered meanwhile.
     pub fn begin(&self, now: Duration, since: Duration, reason: &str) {
         if self.health().silent(now, since, fastrand::f64()) {
             reason.clone_into(&mut self.reason.lock().unwrap_or_else(PoisonError::into_inner));
@@ -249,7 +254,7 @@ impl Outage {
         }
     }
 
-    /// True while the endpoint is down.
+    /// Returns true while the endpoint is down.
     #[must_use]
     pub fn is_out(&self) -> bool {
         self.health().down.is_some()
@@ -275,8 +280,8 @@ impl Outage {
 }
 
 impl<'a> Pass<'a> {
-    /// Returns the same right for a request that was held up by something else meanwhile: it waits
-    /// again if the endpoint went away.
+    /// Returns the same right for a request that waited for something else meanwhile. It waits again
+    /// if the endpoint went down.
     ///
     /// # Errors
     /// [`Outlasted`] as in [`Outage::pass`].
@@ -301,7 +306,7 @@ impl<'a> Pass<'a> {
         self.is_probe
     }
 
-    /// The server answered, be it with a refusal.
+    /// Reports an answer, even if it is a refusal.
     pub fn answered(mut self, now: Duration) {
         self.is_probe = false;
         let down_for = self.outage.health().down_for(now);
@@ -317,7 +322,16 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// The server or the network failed, for `reason`, and was silent `since` then.
+    /// Reports that no connection could be opened `since` that time, with the `reason`. If the
+    /// endpoint answered other requests meanwhile, it accepts no more connections than it has, and
+    /// is not down.
+    pub fn not_connected(self, now: Duration, since: Duration, reason: &str) {
+        if !self.outage.health().has_answered_after(since) {
+            self.failed(now, since, reason);
+        }
+    }
+
+    /// Reports a failure of the server or the network, silent `since` that time, with its `reason`.
     pub fn failed(mut self, now: Duration, since: Duration, reason: &str) {
         let was_probe = std::mem::take(&mut self.is_probe);
         if !was_probe && self.attempt > DRAWS {

@@ -1,92 +1,97 @@
-//! Which keys are throttled: all of a bucket's, or those behind one prefix. Pure.
+//! Decides which keys are throttled: all keys of a bucket, or those below one prefix. Pure.
 //!
 //! S3 partitions a bucket by leading strings of its keys, anywhere and not only at slashes, and
-//! tells nobody where. What can be seen is who is refused. While refusals come, requests are
-//! counted by the next *piece* of their key: up to its next slash, or two characters where there is
-//! none. In each fraction of a second, every piece has its share of the refusals to expect: keys
-//! mostly come in order, and what is refused now cannot be compared with what went through a
-//! second ago, at another rate. When some pieces are refused again and again, and another one that
-//! was there at the same times is spared although chance would hardly do that, the former lie in
-//! partitions of their own. When all keys share one piece, that tells nothing, and the next one is
-//! looked at, until a key comes that does not share it. Only as many pieces are counted as are
-//! worth a lane each; the others are counted together.
+//! does not publish where. A client sees only which requests are refused. While refusals arrive,
+//! [`ThrottleStats`] counts requests by the next *piece* of their key: up to the next slash, or two
+//! characters where there is none. It does so in short windows and computes for each piece how many
+//! of a window's refusals it should have received. (Keys mostly come in order, so what is refused
+//! now cannot be compared with what was accepted a second ago at another rate.) If some pieces are
+//! refused window after window, and another piece that was sent in the same windows is spared more
+//! often than chance explains, the former have partitions of their own. If all keys share one
+//! piece, nothing can be told from it, and the next piece is counted, until a key arrives that does
+//! not share it. At most [`PIECES`] pieces are counted one by one; the rest are counted together.
 //!
-//! Behind a long line of requests for hot keys a cold one would hardly be tried, and nobody would
-//! ever find out that it is cold. So requests whose piece was never refused may go ahead of the
-//! line now and then ([`Evidence::may_scout`]). They are more than the server takes of those in
-//! line; that it takes them all the same tells more than an answer in turn.
+//! Behind a long queue of requests for a hot prefix, a cold key would hardly ever be sent, and
+//! nothing would show that it is cold. So a request whose piece was never refused may skip the
+//! queue now and then ([`ThrottleStats::may_skip_queue`]). Such a request is sent beyond the rate
+//! that the server accepts. An accepted one therefore tells more than one that waited.
 //!
 //! A piece is cold only if its requests were *accepted*. Where everything is refused, each new
 //! piece looks spared until its first refusal arrives, and a lane would be split again and again
-//! for no reason. So a piece of which nothing was accepted yet sends no more than [`TRIALS`]
-//! requests ahead of the line.
+//! for no reason. So a piece of which nothing was accepted yet skips the queue at most [`TRIALS`]
+//! times.
 
 use std::time::Duration;
 
-/// Pieces that are counted one by one.
+/// The most pieces that are counted one by one.
 const PIECES: usize = 32;
-/// A piece ends here even without a slash.
+/// The most bytes of a piece that ends with a slash.
 const LONGEST: usize = 64;
-/// Characters of a piece where no slash comes.
+/// The characters of a piece without a slash.
 const CHARACTERS: usize = 2;
-/// The depth in a key up to which pieces are looked for, in bytes.
+/// The bytes of a key in which pieces are looked for.
 const DEEPEST: usize = 256;
-/// Refusals that belong together come within this time.
+/// The time after the last refusal in which counting goes on.
 const TOGETHER: Duration = Duration::from_secs(10);
-/// Requests that must have been seen before a shared piece is passed by.
+/// The requests after which a piece that all keys share is skipped.
 const PLENTY: u32 = 100;
-/// Requests within so short and so long a time are compared with each other: two times what a
-/// refusal takes.
+/// The shortest and the longest window. A window lasts twice as long as a refusal takes.
 const WINDOW: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(250));
-/// Windows in which a piece must have been refused to be hot, or spared to be cold, and refusals
+/// The windows in which a piece must be refused to be hot, or spared to be cold, and the refusals
 /// that make it hot.
 const AGAIN: (u32, u32) = (3, 5);
-/// Requests that a piece may send ahead of the line before the first of them is accepted.
+/// The requests for a piece that may skip the queue before the first of them is accepted.
 const TRIALS: u32 = 3;
-/// A piece is spared by chance once in so many times, as a logarithm: e^7 is a thousand.
+/// The natural logarithm of the odds against a piece being spared by chance: e^7 is a thousand.
 const ODDS: f64 = 7.0;
 
-/// Who was refused, below a prefix.
+/// Counts of the requests below a prefix that were sent, accepted, and refused.
 #[derive(Clone, Debug)]
-pub(super) struct Evidence {
-    /// The prefix of all keys.
+pub(super) struct ThrottleStats {
+    /// The prefix of the lane.
     home: String,
-    /// The prefix of all recent keys.
+    /// The prefix that all recent keys share.
     base: String,
+    /// The time at which counting began.
     since: Option<Duration>,
-    /// The last refusal.
+    /// The time of the last refusal.
     last: Duration,
+    /// The time at which the current window began.
     window: Duration,
     pieces: Vec<(String, Count)>,
+    /// The count of all other pieces.
     rest: Count,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Count {
-    /// In this window.
+    /// Requests sent in this window.
     sent: u32,
+    /// Requests refused in this window.
     refused: u32,
-    /// In all windows, since the counting began.
+    /// Requests accepted since counting began.
     accepted: u32,
-    /// Requests ahead of the line.
+    /// Requests that skipped the queue.
     trials: u32,
-    /// Those that were more than the server takes, weighed by how likely it was to refuse them for
-    /// that.
-    scouted: f64,
-    /// In all windows before.
+    /// The sum of the probabilities with which the requests that skipped the queue would have been
+    /// refused.
+    skip_odds: f64,
+    /// Requests sent in earlier windows.
     sent_before: u32,
+    /// Requests refused in earlier windows.
     refused_before: u32,
-    /// Refusals that the piece would have had, had all been refused alike.
+    /// Refusals that the piece would have received if all pieces were refused alike.
     expected: f64,
-    /// Windows with refusals, and those in which it was spared.
+    /// Windows in which it was refused.
     hot: u32,
+    /// Windows in which others were refused, and it was not.
     spared: u32,
 }
 
 impl Count {
-    /// Ends a window in which this share of all requests was refused.
+    /// Ends a window in which the fraction `share` of all requests was refused.
     fn fold(&mut self, share: f64) {
-        let expected = f64::from(self.sent) * share + std::mem::take(&mut self.scouted);
+        let expected = f64::from(self.sent) * share + std::mem::take(&mut self.skip_odds);
         self.expected += expected;
         self.hot += u32::from(self.refused > 0);
         self.spared += u32::from(self.refused == 0 && expected > 0.0);
@@ -107,14 +112,14 @@ impl Count {
             && f64::from(self.accepted) * 2.0 >= self.expected
     }
 
-    /// Both as one.
+    /// Returns the sum of two counts.
     fn and(self, other: Self) -> Self {
         Self {
             sent: self.sent + other.sent,
             refused: self.refused + other.refused,
             accepted: self.accepted + other.accepted,
             trials: self.trials + other.trials,
-            scouted: self.scouted + other.scouted,
+            skip_odds: self.skip_odds + other.skip_odds,
             sent_before: self.sent_before + other.sent_before,
             refused_before: self.refused_before + other.refused_before,
             expected: self.expected + other.expected,
@@ -124,16 +129,16 @@ impl Count {
     }
 }
 
-/// A prefix that is throttled by itself.
+/// A prefix that is throttled separately from the other keys of its lane.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Hot {
+pub(super) struct HotPrefix {
     pub(super) prefix: String,
-    /// Requests a second that were accepted meanwhile.
+    /// Requests per second that were accepted while it was throttled.
     pub(super) accepted: f64,
 }
 
-impl Evidence {
-    /// Nothing is known about the keys that begin with `home`.
+impl ThrottleStats {
+    /// Creates empty statistics for the keys that begin with `home`.
     pub(super) fn new(home: &str) -> Self {
         Self::at(home.to_owned(), home.to_owned())
     }
@@ -150,13 +155,12 @@ impl Evidence {
         }
     }
 
-    /// Returns true if requests have to be counted at `now`; nothing is counted while nothing is
-    /// refused.
+    /// Returns true if requests must be counted at `now`. Nothing is counted while nothing is refused.
     pub(super) fn is_open(&self, now: Duration) -> bool {
         self.since.is_some() && now <= self.last + TOGETHER
     }
 
-    /// Starts over, and returns what was counted so far.
+    /// Returns empty statistics for the same keys, and takes their prefixes out of these.
     fn anew(&mut self) -> Self {
         Self::at(
             std::mem::take(&mut self.home),
@@ -164,16 +168,16 @@ impl Evidence {
         )
     }
 
-    /// Takes note of a request for `key`.
+    /// Counts a request for `key`.
     pub(super) fn sent(&mut self, key: &str) {
         self.meet(key);
         self.count(key).sent += 1;
     }
 
-    /// Takes note of a request for `key` that goes ahead of the line, and that the server would
-    /// refuse with this probability if it counted the key with those in line. Returns the prefixes
-    /// that are throttled alone, once that is clear.
-    pub(super) fn scouted(&mut self, key: &str, odds: f64, now: Duration) -> Vec<Hot> {
+    /// Counts a request for `key` that skips the queue. The server would refuse it with the
+    /// probability `odds` if it throttled the key together with those in the queue. Returns the
+    /// prefixes that are throttled separately, once that is clear.
+    pub(super) fn skipped_queue(&mut self, key: &str, odds: f64, now: Duration) -> Vec<HotPrefix> {
         self.meet(key);
         let hot = if now >= self.window + WINDOW.1 {
             self.fold(now)
@@ -183,19 +187,19 @@ impl Evidence {
         let count = self.count(key);
         count.sent += 1;
         count.trials += 1;
-        count.scouted += odds;
+        count.skip_odds += odds;
         hot
     }
 
-    /// Takes note that a request for `key` was accepted.
+    /// Counts the acceptance of a request for `key`.
     pub(super) fn accepted(&mut self, key: &str) {
         self.meet(key);
         self.count(key).accepted += 1;
     }
 
-    /// Takes note that a request for `key` was accepted in its turn although everything had been
-    /// refused before. If its own kind had been refused too, that is over, and says nothing about
-    /// keys that were refused then and others that are accepted now.
+    /// Counts the acceptance of a request for `key` that waited for its turn after everything had
+    /// been refused. If its piece had been refused too, the refusals are over: the statistics start
+    /// over, since refusals from before cannot be compared with acceptances from now.
     pub(super) fn accepted_again(&mut self, key: &str) {
         self.meet(key);
         let count = self.count(key);
@@ -228,9 +232,14 @@ impl Evidence {
         self.base.clone_from(&self.home);
     }
 
-    /// Takes note that the request for `key` that was sent at `sent_at` was throttled. Returns the
-    /// prefixes that are throttled alone, once that is clear.
-    pub(super) fn throttled(&mut self, key: &str, sent_at: Duration, now: Duration) -> Vec<Hot> {
+    /// Counts the refusal of a request for `key` that was sent at `sent_at`. Returns the prefixes
+    /// that are throttled separately, once that is clear.
+    pub(super) fn throttled(
+        &mut self,
+        key: &str,
+        sent_at: Duration,
+        now: Duration,
+    ) -> Vec<HotPrefix> {
         if !self.is_open(now) {
             *self = Self {
                 since: Some(now),
@@ -240,7 +249,7 @@ impl Evidence {
         }
         self.last = now;
         let since = self.since.unwrap_or(now);
-        // What was sent before the counting began is not among those counted.
+        // A request that was sent before counting began was not counted as sent.
         if sent_at <= since {
             return Vec::new();
         }
@@ -255,11 +264,11 @@ impl Evidence {
         hot
     }
 
-    /// Returns true if a request for `key` may go ahead of the line: somebody is refused, and its
-    /// piece never was.
-    pub(super) fn may_scout(&self, key: &str) -> bool {
+    /// Returns true if a request for `key` may skip the queue: others are refused, and its piece
+    /// never was.
+    pub(super) fn may_skip_queue(&self, key: &str) -> bool {
         let is_innocent = match key.strip_prefix(&*self.base).map(piece) {
-            // None that begins like this was refused.
+            // No key outside of `base` was refused.
             None => true,
             Some(piece) => match self.pieces.iter().find(|(known, _)| known == piece) {
                 Some((_, count)) => {
@@ -295,8 +304,9 @@ impl Evidence {
         }
     }
 
-    /// Ends a window and looks at what all of them say together.
-    fn fold(&mut self, now: Duration) -> Vec<Hot> {
+    /// Ends a window. Returns the prefixes that are throttled separately, once all windows together
+    /// show that.
+    fn fold(&mut self, now: Duration) -> Vec<HotPrefix> {
         let all = self
             .pieces
             .iter()
@@ -335,7 +345,7 @@ impl Evidence {
         if hot.is_empty() || !self.pieces.iter().any(|(_, count)| count.is_cold()) {
             return Vec::new();
         }
-        let hot = hot.into_iter().map(|(piece, count)| Hot {
+        let hot = hot.into_iter().map(|(piece, count)| HotPrefix {
             prefix: format!("{}{piece}", self.base),
             accepted: f64::from(count.sent_before.saturating_sub(count.refused_before)) / seconds,
         });
@@ -388,21 +398,25 @@ mod tests {
 
     /// Sends requests round robin over these keys; `refuse` says which are throttled. Ends with the
     /// first verdict.
-    fn drive(base: &str, keys: &[&str], refuse: impl Fn(usize, &str) -> bool) -> (usize, Vec<Hot>) {
-        let mut evidence = Evidence::new(base);
+    fn drive(
+        base: &str,
+        keys: &[&str],
+        refuse: impl Fn(usize, &str) -> bool,
+    ) -> (usize, Vec<HotPrefix>) {
+        let mut stats = ThrottleStats::new(base);
         for round in 0..2000 {
             let now = MS * u32::try_from(round).unwrap();
             let key = keys[round % keys.len()];
-            if evidence.is_open(now) {
-                evidence.sent(key);
+            if stats.is_open(now) {
+                stats.sent(key);
             }
             if refuse(round, key) {
-                let hot = evidence.throttled(key, now, now + MS);
+                let hot = stats.throttled(key, now, now + MS);
                 if !hot.is_empty() {
                     return (round, hot);
                 }
-            } else if evidence.is_open(now) {
-                evidence.accepted(key);
+            } else if stats.is_open(now) {
+                stats.accepted(key);
             }
         }
         (2000, Vec::new())
@@ -434,14 +448,14 @@ mod tests {
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         assert_eq!(drive("", &many, |round, _| round % 7 == 0).1, []);
         // Keys that come in order: each piece has its time, and another rate.
-        let mut evidence = Evidence::new("");
+        let mut stats = ThrottleStats::new("");
         for round in 0..10_000u32 {
             let (now, key) = (MS * round, format!("{:02}x", round / 400));
-            if evidence.is_open(now) {
-                evidence.sent(&key);
+            if stats.is_open(now) {
+                stats.sent(&key);
             }
             if round % 400 < 300 - round / 40 {
-                assert_eq!(evidence.throttled(&key, now, now), [], "at {round}");
+                assert_eq!(stats.throttled(&key, now, now), [], "at {round}");
             }
         }
         // One prefix, and nothing to compare it with.
@@ -450,92 +464,89 @@ mod tests {
 
     #[test]
     fn who_was_never_refused_need_not_stand_in_line() {
-        let mut evidence = Evidence::new("");
-        assert!(!evidence.may_scout("cold/1"), "nobody is refused");
+        let mut stats = ThrottleStats::new("");
+        assert!(!stats.may_skip_queue("cold/1"), "nobody is refused");
         for round in 1..10 {
-            evidence.sent("hot/1");
-            evidence.throttled("hot/1", MS * round, MS * round);
+            stats.sent("hot/1");
+            stats.throttled("hot/1", MS * round, MS * round);
         }
-        assert!(evidence.may_scout("cold/1") && !evidence.may_scout("hot/2"));
-        evidence.sent("cold/1");
-        assert!(evidence.may_scout("cold/2"));
-        evidence.throttled("cold/1", MS * 20, MS * 20);
-        assert!(!evidence.may_scout("cold/2") && !evidence.may_scout(""));
+        assert!(stats.may_skip_queue("cold/1") && !stats.may_skip_queue("hot/2"));
+        stats.sent("cold/1");
+        assert!(stats.may_skip_queue("cold/2"));
+        stats.throttled("cold/1", MS * 20, MS * 20);
+        assert!(!stats.may_skip_queue("cold/2") && !stats.may_skip_queue(""));
     }
 
     #[test]
     fn what_was_refused_in_an_outage_is_not_told_from_what_comes_after_it() {
-        let mut evidence = Evidence::new("");
+        let mut stats = ThrottleStats::new("");
         for round in 1..40 {
-            evidence.sent("a/1");
-            evidence.throttled("a/1", MS * 50 * round, MS * 50 * round + MS);
+            stats.sent("a/1");
+            stats.throttled("a/1", MS * 50 * round, MS * 50 * round + MS);
         }
-        evidence.accepted_again("b/1");
+        stats.accepted_again("b/1");
         assert!(
-            evidence.may_scout("c/1"),
+            stats.may_skip_queue("c/1"),
             "nobody that was refused is accepted"
         );
-        evidence.accepted_again("a/2");
-        assert!(!evidence.may_scout("c/1") && !evidence.is_open(MS * 2001));
+        stats.accepted_again("a/2");
+        assert!(!stats.may_skip_queue("c/1") && !stats.is_open(MS * 2001));
     }
 
     /// Each new piece is spared until its first refusal arrives, many windows after its first
     /// request.
     #[test]
     fn where_everything_is_refused_nothing_is_split_and_few_requests_go_ahead() {
-        let (mut evidence, mut now, mut ahead) = (Evidence::new("a/"), Duration::ZERO, 0);
+        let (mut stats, mut now, mut ahead) = (ThrottleStats::new("a/"), Duration::ZERO, 0);
         for piece in 0..200 {
             let key = format!("a/{piece:03}/x");
             let sent_at = now;
             for _ in 0..40 {
                 let before = now;
                 now += MS * 20;
-                if evidence.may_scout(&key) {
+                if stats.may_skip_queue(&key) {
                     ahead += 1;
-                    assert_eq!(evidence.scouted(&key, 1.0, now), []);
-                } else if evidence.is_open(now) {
-                    evidence.sent(&key);
+                    assert_eq!(stats.skipped_queue(&key, 1.0, now), []);
+                } else if stats.is_open(now) {
+                    stats.sent(&key);
                 }
                 // Others are refused meanwhile.
-                assert_eq!(evidence.throttled("a/000/x", before, now), []);
+                assert_eq!(stats.throttled("a/000/x", before, now), []);
             }
-            assert_eq!(evidence.throttled(&key, sent_at, now), []);
+            assert_eq!(stats.throttled(&key, sent_at, now), []);
         }
-        assert!(
-            ahead <= 32 * TRIALS,
-            "{ahead} requests went ahead of the line"
-        );
+        assert!(ahead <= 32 * TRIALS, "{ahead} requests skipped the queue");
     }
 
     /// Keys come in order: first those that are throttled, and when the others come nobody is
     /// refused any more, because the rate is what the first ones need.
     #[test]
     fn a_cold_prefix_that_comes_late_is_told_from_the_hot_one_before_it() {
-        let mut evidence = Evidence::new("");
+        let mut stats = ThrottleStats::new("");
         let mut now = Duration::ZERO;
         for round in 0..2000 {
             now += MS;
             let key = format!("hot/2026/{round:04}");
-            evidence.sent(&key);
+            stats.sent(&key);
             if round % 5 == 0 {
-                assert_eq!(evidence.throttled(&key, now, now + MS), []);
+                assert_eq!(stats.throttled(&key, now, now + MS), []);
             }
         }
-        assert!(evidence.base.starts_with("hot/2026/"), "{}", evidence.base);
-        let mut scouts = 0;
+        assert!(stats.base.starts_with("hot/2026/"), "{}", stats.base);
+        let mut skips = 0;
         let found = loop {
             now += MS * 50;
-            evidence.sent("hot/2026/x");
-            assert!(evidence.may_scout("cold/2026/x"), "after {scouts}");
-            scouts += 1;
-            let hot = evidence.scouted("cold/2026/x", 0.25, now);
-            evidence.accepted("cold/2026/x");
+            stats.sent("hot/2026/x");
+            assert!(stats.may_skip_queue("cold/2026/x"), "after {skips}");
+            skips += 1;
+            let hot = stats.skipped_queue("cold/2026/x", 0.25, now);
+            stats.accepted("cold/2026/x");
             if !hot.is_empty() {
                 break hot;
             }
         };
         assert_eq!(found[0].prefix, "hot/");
-        assert!((28..40).contains(&scouts), "{scouts}");
+        assert!((28..40).contains(&skips), "{skips}");
     }
 
     #[test]

@@ -1,24 +1,23 @@
-//! The last second of a lane: how many requests were sent in each slice of it, and how many of
-//! *those* were throttled. Pure. A ring of counters, so that taking note of a request costs an
-//! addition.
+//! Counts the requests that a lane sent in each slice of the last second, and how many of *those*
+//! were throttled. Pure. The counters form a ring, so that counting a request costs one addition.
 
 use std::time::Duration;
 
-/// Length of a slice.
+/// The length of a slice.
 const SLICE: Duration = Duration::from_millis(4);
-/// Slices kept: a little more than a second.
+/// The number of slices: a little more than a second.
 const KEPT: usize = 256;
-/// A lane younger than this has no rate yet.
+/// The age from which on a lane has a rate.
 const YOUNG: f64 = 0.25;
 
 /// A ring of slices.
 #[derive(Clone, Debug)]
 pub(super) struct Recent {
     slices: [Slice; KEPT],
-    /// The number of the newest slice since time began, and of the first one.
+    /// The numbers of the newest and of the first slice, counted from time zero.
     newest: u64,
     first: Option<u64>,
-    /// Sum over the ring.
+    /// The sum over the ring.
     sent: u32,
 }
 
@@ -63,7 +62,7 @@ impl Recent {
         number <= self.newest && number + KEPT as u64 > self.newest
     }
 
-    /// Takes note of a request.
+    /// Counts a request.
     pub(super) fn sent(&mut self, now: Duration) {
         let number = number(now);
         self.first.get_or_insert(number);
@@ -72,7 +71,7 @@ impl Recent {
         self.sent += 1;
     }
 
-    /// Takes note that a request sent at `sent_at` was throttled.
+    /// Counts the refusal of a request that was sent at `sent_at`.
     pub(super) fn throttled(&mut self, sent_at: Duration) {
         let number = number(sent_at);
         if self.holds(number) {
@@ -80,7 +79,7 @@ impl Recent {
         }
     }
 
-    /// Requests per second over the last second, or over the lane's life if that is shorter.
+    /// Returns the requests per second over the last second, or over the lane's life if it is shorter.
     pub(super) fn used(&self, now: Duration) -> f64 {
         let now = number(now);
         let gone = now.saturating_sub(self.newest);
@@ -103,7 +102,7 @@ impl Recent {
         f64::from(sent) / seconds.max(YOUNG)
     }
 
-    /// Requests per second over the last `span`, or over the lane's life if that is shorter.
+    /// Returns the requests per second over the last `span`, or over the lane's life if it is shorter.
     pub(super) fn rate(&self, now: Duration, span: Duration) -> f64 {
         let now = number(now);
         let first = now
@@ -118,8 +117,8 @@ impl Recent {
         f64::from(sent) / seconds
     }
 
-    /// Of the requests sent from `since` to `until`, no more than the last `most` or so: how many
-    /// there are, and how many of them were throttled.
+    /// Returns how many requests were sent from `since` to `until`, and how many of them were
+    /// throttled. It looks at about the last `most` of them.
     pub(super) fn between(&self, since: Duration, until: Duration, most: u32) -> (u32, u32) {
         let (since, until) = (number(since), number(until).min(self.newest));
         let oldest = (self.newest + 1).saturating_sub(KEPT as u64);
@@ -168,7 +167,7 @@ mod tests {
         assert!(recent.used(ms(9000)) < 1.0);
         assert_eq!(recent.between(ms(2912), ms(2975), u32::MAX), (64, 64));
         assert_eq!(recent.between(ms(0), ms(2999), 200), (200, 100));
-        // What is long gone is not there any more, and nothing is counted into another second.
+        // Old requests are forgotten, and none is counted into another second.
         recent.throttled(ms(100));
         assert_eq!(recent.between(ms(0), ms(1500), u32::MAX), (0, 0));
     }

@@ -1,18 +1,17 @@
-//! How long a copy inside S3 takes: a fixed start, and a time for each byte. Pure.
+//! Estimates how long a copy inside S3 takes: a fixed time, and a time per byte. Pure.
 //!
-//! Nothing is sent to find out. Every copy that is answered is a point of bytes over seconds, and a
-//! straight line through the latest of them (least squares, the older ones fading) has the two
-//! figures. A run whose copies are all of one size tells only one point of that line; two points of
-//! what S3 usually does, of little weight, give it the slope then.
+//! It sends nothing. Each answered copy is a point (bytes, seconds). A line through the latest
+//! points (least squares, with fading weights) gives both figures. If all copies have one size, the
+//! points do not determine the slope; two typical points of S3, with little weight, do so then.
 
 use std::time::Duration;
 
 /// The time that a copy takes, as a straight line over its bytes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Speed {
-    /// Seconds of a copy of nothing.
+    /// Seconds that a copy of no bytes takes.
     pub start: f64,
-    /// Of one copy under way, not of all together.
+    /// Bytes per second of one copy, not of all copies together.
     pub bytes_per_second: f64,
 }
 
@@ -24,14 +23,14 @@ impl Speed {
         bytes_per_second: 78.0 * MIB,
     };
 
-    /// Seconds that one copy of so many bytes takes.
+    /// Returns the seconds that one copy of this many bytes takes.
     #[must_use]
     pub fn seconds(&self, bytes: u64) -> f64 {
         self.start + to_f64(bytes) / self.bytes_per_second
     }
 
-    /// The bytes that take as long as the start does: in smaller copies one mostly waits for them
-    /// to begin.
+    /// Returns the bytes that take as long as the fixed time. In smaller copies, the fixed time
+    /// dominates.
     #[must_use]
     #[expect(
         clippy::cast_possible_truncation,
@@ -44,14 +43,13 @@ impl Speed {
 }
 
 const MIB: f64 = 1_048_576.0;
-/// The part of the older ones' weight that is left after another copy: the last thousand count.
+/// The factor by which each copy reduces the weight of earlier ones: about a thousand count.
 const FADING: f64 = 0.999;
-/// Copies that each of the two usual points is worth: next to nothing beside copies of different
-/// sizes.
+/// The weight of each typical point, in copies. It is negligible beside copies of different sizes.
 const USUAL_WEIGHT: f64 = 0.02;
-/// The usual points, in MiB.
+/// The sizes of the typical points, in MiB.
 const USUAL_AT: [f64; 2] = [0.0, 64.0];
-/// No copy begins faster, and no byte goes slower or faster, than this.
+/// The bounds of the fixed time and of the time per byte.
 const SHORTEST_START: f64 = 0.001;
 const SLOWEST: f64 = 1.0 / 16.0;
 const FASTEST: f64 = 65_536.0;
@@ -60,7 +58,7 @@ const FASTEST: f64 = 65_536.0;
 #[derive(Clone, Debug, Default)]
 pub struct SpeedEstimate(Sums);
 
-/// Of points (MiB, seconds).
+/// Weighted sums over points (MiB, seconds).
 #[derive(Clone, Copy, Debug, Default)]
 struct Sums {
     weight: f64,
@@ -81,7 +79,7 @@ impl Sums {
 }
 
 impl SpeedEstimate {
-    /// Takes note of a copy of `bytes` that was answered after `took`.
+    /// Learns from a copy of `bytes` that was answered after `took`.
     pub fn observe(&mut self, bytes: u64, took: Duration) {
         let Sums {
             weight,
@@ -114,7 +112,7 @@ impl SpeedEstimate {
             xx,
             xy,
         } = sums;
-        // The usual points are two different ones, so this is never zero.
+        // The typical points differ, so this is never zero.
         let slope = (weight * xy - x * y) / (weight * xx - x * x);
         let slope = slope.clamp(1.0 / FASTEST, 1.0 / SLOWEST);
         let start = ((y - slope * x) / weight).max(SHORTEST_START);

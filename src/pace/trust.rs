@@ -1,36 +1,36 @@
 //! Decides which 403 is repeated before it is believed.
 //!
-//! Permissions on AWS are eventually consistent: for some seconds after a policy was changed, or a
-//! key of KMS or a role touched, some of S3's servers refuse what the others allow. Where the same
-//! operation has succeeded for the bucket in this run, a refusal is therefore repeated for a
-//! while. The first parts of a run are under way together, and one is refused sooner than another
-//! is copied: a refused part waits for that before it is believed, and is not sent meanwhile. Other refusals last, because a policy denies one prefix or one object. They would cost
-//! each of thousands of objects that time. So after a refusal that outlasted its repetitions, all
-//! refusals of its kind are believed for [`BELIEVED`] times as long; only an upload that has stored
-//! parts already is worth the doubt even then.
+//! Permissions on AWS are eventually consistent: for some seconds after a policy, a KMS key, or a
+//! role was changed, some of S3's servers refuse what others allow. If the same operation has
+//! succeeded for the bucket in this run, a refused request is therefore repeated for a while. The
+//! first parts of a run are under way together, and a refusal arrives sooner than a copy is done. So
+//! a refused part waits until another part ends before the refusal is believed.
 //!
-//! That holds for a refusal beside which other requests to the bucket succeeded. In an outage in
-//! which everything is refused it says nothing about its kind, and is believed no longer than until
-//! the first request to the bucket succeeds again.
+//! Other refusals last, because a policy denies one prefix or one object. Repeating them would cost
+//! that time for each of thousands of objects. So after a refusal that outlasted its repetitions,
+//! all refusals of its operation are believed for [`BELIEVED`] times as long. Only a part of an
+//! upload that has stored parts already is repeated even then.
 //!
-//! S3 answers HEAD and GET of a key that does not exist with 403 to those who may not list the
-//! bucket. Where no list has succeeded, such a refusal may just say that nothing is there, and is
-//! believed.
+//! This holds if other requests to the bucket succeeded meanwhile. While everything is refused, a
+//! refusal says nothing about its operation, and is believed only until the first request to the
+//! bucket succeeds.
+//!
+//! S3 answers HEAD and GET of a missing key with 403 if the principal may not list the bucket. If
+//! no list has succeeded, such a refusal may mean that there is no object, and is believed.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::s3::Operation;
 
-/// A refusal that lasted is believed for so many times as long as it was doubted.
+/// How many times as long as it was doubted a lasting refusal is believed.
 const BELIEVED: u32 = 10;
 
-/// Remembers which kinds of requests to a bucket have succeeded in this run, and which refusals
-/// lasted.
+/// Remembers which operations on a bucket have succeeded in this run, and which refusals lasted.
 #[derive(Debug, Default)]
 pub(super) struct Trust {
     kinds: [OfKind; Operation::COUNT],
-    /// The time at which a request of any kind succeeded last, in milliseconds since the run began.
+    /// The time of the last success of any operation, in milliseconds since the run began.
     last_success: AtomicU64,
 }
 
@@ -45,7 +45,7 @@ struct OfKind {
 }
 
 impl Trust {
-    /// Notes at `now` that a request of this kind succeeded.
+    /// Notes at `now` that a request of this operation succeeded.
     pub(super) fn succeeded(&self, operation: Operation, now: Duration) {
         self.last_success.fetch_max(millis(now), Ordering::Relaxed);
         let of_kind = self.of(operation);
@@ -54,7 +54,7 @@ impl Trust {
         }
     }
 
-    /// Returns true if a refusal of this kind at `now` is worth a repetition.
+    /// Returns true if a refusal of this operation at `now` is worth a repetition.
     pub(super) fn doubts(&self, operation: Operation, now: Duration) -> bool {
         let hides_absence = matches!(
             operation,
@@ -70,8 +70,8 @@ impl Trust {
             && !self.believes(operation, now)
     }
 
-    /// Returns true if a refusal of this kind at `now` is the first news of its kind, and others
-    /// that were sent with it may succeed: it is a part, and its upload was created in this run.
+    /// Returns true if a refusal at `now` is the first answer to its operation and others sent with it
+    /// may still succeed: the request is a part of an upload that this run created.
     pub(super) fn expects_news(&self, operation: Operation, now: Duration) -> bool {
         matches!(operation, Operation::UploadPart | Operation::UploadPartCopy)
             && self.has_succeeded(Operation::CreateMultipartUpload)
@@ -87,11 +87,13 @@ impl Trust {
             && load(&self.last_success) <= load(&of_kind.until_success_after)
     }
 
-    /// Notes at `now` that a refusal of this kind outlasted its repetitions, which took `doubted`.
+    /// Notes at `now` that a refusal of this operation outlasted its repetitions, which took
+    /// `doubted`.
     pub(super) fn believe(&self, operation: Operation, doubted: Duration, now: Duration) {
         let of_kind = self.of(operation);
         let last_success = self.last_success.load(Ordering::Relaxed);
-        // What was under way when the refusals began may have succeeded in the first half.
+        // Requests that were under way when the refusals began may have succeeded in the first
+        // half.
         let stands_beside_successes = last_success > millis(now.saturating_sub(doubted / 2));
         let until_success_after = if stands_beside_successes {
             u64::MAX

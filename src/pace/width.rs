@@ -88,7 +88,7 @@ impl Width {
         self.controller.narrow(width);
     }
 
-    /// Takes note that somebody waits for a place.
+    /// Notes that a request waits for a slot.
     pub(super) const fn is_short(&mut self) {
         self.saturated = true;
     }

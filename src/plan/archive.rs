@@ -1,8 +1,8 @@
-//! How an archived object is asked for.
+//! Chooses how an archived object is restored.
 //!
-//! Not every tier exists for every archive, and a request for one that does not is refused. The
-//! choice falls back to the next slower tier, which is also the cheaper one; the receipt names what
-//! was asked for.
+//! Not every tier exists for every archive, and S3 refuses a request for one that does not. The
+//! choice falls back to the next slower tier, which is also cheaper. The receipt names the tier
+//! that was requested.
 
 use crate::manifest::job::{Restore, RestoreTier};
 

@@ -43,7 +43,7 @@ pub enum SourceTags<'a> {
     /// Nothing.
     #[default]
     Unknown,
-    /// HEAD shows so many.
+    /// HEAD shows this many.
     Counted(u32),
     /// They were read.
     Read(&'a [Tag]),

@@ -1,11 +1,11 @@
-//! What the destination object shall be besides its bytes.
+//! Decides which attributes the destination object gets.
 //!
-//! Built once per object, from the source's HEAD and the transfer's policies, and then given to
-//! whichever request creates the object; so 1 byte and 5 TiB keep the same things. What is known
-//! beforehand not to be possible is decided here: a loss where the policy is `try`, the object's
-//! end where it is `require`. The checksum is declared in the *source's* algorithm wherever S3 can
-//! compute it over the whole object, because only then can both sides be compared without reading a
-//! byte.
+//! The decision is made once per object, from the source's HEAD and the transfer's policies. Every
+//! request that creates the object uses it, so an object of 1 byte and one of 5 TiB keep the same
+//! attributes. An attribute that cannot be kept is found here: it is a loss if its policy is `try`,
+//! and fails the object if it is `require`. The upload declares the checksum algorithm of the
+//! *source* if S3 can compute it over the whole object. Only then can both sides be compared
+//! without reading a byte.
 
 use std::collections::BTreeMap;
 
@@ -49,7 +49,7 @@ pub struct Spec {
     pub losses: Vec<Loss>,
 }
 
-/// The requests that it takes to know what a copy shall have.
+/// The requests that are needed to decide which attributes a copy gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is one request or none")]
 pub struct Reads {

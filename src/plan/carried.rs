@@ -1,9 +1,9 @@
-//! Counts the questions about tags that a copy carries along by itself.
+//! Counts the requests about tags that a copy needs.
 //!
-//! Amazon S3 refuses what it cannot do. The copies of other servers may drop the tags of their
-//! source, so the executor reads the tags of an object of which HEAD shows no number. A plan sends
-//! no HEAD, and counts the questions for objects without tags: most servers show a number where
-//! there are some.
+//! Amazon S3 refuses what it cannot do. Other servers may drop the tags of a source without an
+//! error, so the executor reads the tags of an object if HEAD shows no tag count. A plan sends no
+//! HEAD. It counts these requests for objects without tags, because most servers show a count where
+//! there are tags.
 
 use crate::manifest::job::{Policy, Transfer};
 use crate::plan::attributes::Reads;

@@ -1,8 +1,8 @@
-//! Failures counted by their cause, in bounded memory.
+//! Counts failures by their cause, in bounded memory.
 //!
-//! A bucket that refuses a storage class refuses it a million times. The summary of a run names
-//! each cause once, with the number of objects and one of them. Messages that differ only in names
-//! and numbers are one cause.
+//! A bucket that refuses a storage class refuses it a million times. The summary names each cause
+//! once, with the number of objects and one of them. Messages that differ only in names and numbers
+//! have the same cause.
 
 use std::collections::BTreeMap;
 
@@ -69,6 +69,20 @@ impl CauseCounts {
         } else {
             self.others += 1;
         }
+    }
+
+    /// Adds the counts of other objects.
+    pub fn merge(&mut self, other: &Self) {
+        for (pattern, more) in &other.causes {
+            if let Some(cause) = self.causes.get_mut(pattern) {
+                cause.objects += more.objects;
+            } else if self.causes.len() < MAX_CAUSES {
+                self.causes.insert(pattern.clone(), more.clone());
+            } else {
+                self.others += more.objects;
+            }
+        }
+        self.others += other.others;
     }
 
     /// Takes back counts of objects that are tried once more.

@@ -1,11 +1,10 @@
-//! Which open uploads that no journal knows can be gone on with, and whether what came of one is
-//! what was wanted.
+//! Decides which open uploads without a journal can be adopted, and checks the object that an
+//! adopted upload made.
 //!
-//! S3 lists of an open upload when it was begun, its storage class, the checksum that it declares,
-//! and its parts. It shows neither of which source they are nor with which metadata, tags and
-//! encryption it was begun. So what is listed can only rule an upload out. That its bytes are the
-//! source's must be proven by checksums before it is completed, and that the object has what it
-//! shall have is compared as soon as there is one.
+//! S3 lists the creation time, storage class, declared checksum, and parts of an open upload. It
+//! shows neither the source nor the metadata, tags, and encryption of the upload. So a list can
+//! only rule an upload out. Checksums must prove that its bytes are the source's before it is
+//! completed, and the attributes of the object are compared once it exists.
 
 use jiff::Timestamp;
 
@@ -41,7 +40,7 @@ fn class(name: Option<&str>) -> &str {
 pub enum Cut<'a> {
     /// As the layout of now: its part size was given, or the source's boundaries are.
     Exactly(&'a PartLayout),
-    /// Into any equal parts that are chosen automatically for an object of so many bytes.
+    /// Into any equal parts that may be chosen automatically for an object of this many bytes.
     Automatically(u64, &'a PartLimits),
 }
 

@@ -1,9 +1,8 @@
-//! What to do without when a server refuses to create an object with all that it should have.
+//! Chooses which attributes to leave out if a server refuses to create an object with all of them.
 //!
-//! S3 refuses the whole request for one attribute that may not be set, and seldom says which. An
-//! attribute whose policy is `try` must not cost the object, so it is left out of the next attempt:
-//! the one that the answer names, or each that could be meant, one after another, and all of them
-//! at the end.
+//! S3 refuses the whole request for one attribute that may not be set, and seldom names it. An
+//! attribute with the policy `try` must not cost the object. So the next attempt leaves out the
+//! attribute that the answer names, or else each possible one in turn, and in the end all of them.
 
 use super::attributes::{headers, set_tags};
 use super::loss::{Loss, Lost};

@@ -1,13 +1,14 @@
-//! What a write demands of the key that it writes to.
+//! Chooses the condition of a write to a key.
 //!
-//! Between the comparison of both sides and the write lie seconds or days, in which somebody else
-//! may have written to the key. Where the server can see to it, the write carries what the
-//! comparison saw: nothing there (`If-None-Match: *`) or this very object (`If-Match`). Then what
-//! came in between is never overwritten: it is on record as skipped, and the next run compares it.
+//! Seconds or days pass between the comparison of both sides and the write, and another writer may
+//! write to the key meanwhile. If the server supports conditional writes, the write requires what
+//! the comparison saw: no object (`If-None-Match: *`) or that very object (`If-Match`). Then a
+//! change by another writer is never overwritten. The object is recorded as skipped, and the next
+//! run compares it.
 //!
-//! `CopyObject` knows such conditions on few servers, Complete on more ([`super::detour`]). Where
-//! the write knows none, the key is looked at just before it, and a moment stays in which it can be
-//! taken.
+//! Few servers support such conditions for `CopyObject`, and more support them for
+//! `CompleteMultipartUpload` ([`super::detour`]). Without a condition, s3haul looks at the key just
+//! before the write. A short time remains in which another writer can take the key.
 
 use super::decide::Route;
 use crate::endpoint::capabilities::ConditionalWrite;
@@ -17,7 +18,7 @@ use crate::s3::{Capabilities, WriteCondition};
 /// The object at the destination's key when the object was planned.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Seen {
-    /// Nobody looked, or was allowed to.
+    /// The key was not looked at, or the look was refused.
     #[default]
     Unknown,
     /// Nothing.

@@ -1,8 +1,8 @@
-//! What requests and bytes cost, at AWS's list prices.
+//! Estimates the price of requests and bytes from AWS's list prices.
 //!
-//! The figures are those of us-east-1 in US dollars; other Regions differ by a tenth or two,
-//! contracts by more. They answer "is it cents or thousands", which is what a plan is read for, and
-//! they are only shown for Amazon S3.
+//! The figures are those of us-east-1 in US dollars. Prices of other Regions differ by 10 to 20 %,
+//! and those of contracts by more. They tell cents from thousands, which is what a plan is read
+//! for, and are shown only for Amazon S3.
 
 use crate::manifest::job::RestoreTier;
 use crate::s3::{Class, Operation};

@@ -1,27 +1,28 @@
-//! Whether an object needs work, and by which route.
+//! Decides if an object needs a copy, and by which route.
 //!
-//! Both decisions are pure. `when: changed` compares what `compare` names, and `auto` goes from the
-//! cheap to the dear:
+//! Both decisions are pure. `when: changed` compares what `compare` names. `auto` begins with the
+//! cheapest comparison:
 //!
 //! 1. Different sizes are a difference, in every mode.
 //! 2. Equal `ETag`s that derive from the bytes are equality.
-//! 3. A source that is not older than the destination is copied. The comparison is strict, because
-//!    S3's times have one-second resolution, and a source rewritten in the second of its copy must
-//!    be seen.
+//! 3. A source that is not older than the destination is copied. Equal times count as newer: S3's
+//!    times have a resolution of one second, and a source that is rewritten in the second of its
+//!    copy must be noticed.
 //! 4. A destination that is *newer* counts as equal, unless the lists contradict that. `ETag`s
 //!    alone cannot decide: a multipart copy with other part boundaries has another `ETag` for the
-//!    same bytes, and a tool that compares only those copies the same objects every night. Two
+//!    same bytes, and a tool that compares only `ETag`s copies the same objects every night. Two
 //!    kinds of doubt remain ([`Doubt`]), and HEAD requests settle them:
-//!    - Two `ETag`s that both look like MD5s differ, or two of multipart uploads with equally many
-//!      parts. Either the bytes differ, or a KMS or customer key encrypts one side (its `ETag` is
-//!      then no MD5, and no list shows the encryption), or the parts are cut elsewhere.
-//!    - A multipart object is dated at the *beginning* of its upload. A source that was rewritten
-//!      by an upload that began before the last copy and ended after it looks older than its copy.
-//!      So where the source was made in parts and the copy is younger than the source by less than
-//!      an upload of that size may take ([`longest_upload`]), times decide nothing. Beyond that
-//!      span they do, or every sync would ask for every multipart object for ever.
+//!    - Two `ETag`s that look like MD5 sums differ, or two `ETag`s of multipart uploads with the
+//!      same number of parts. Either the bytes differ, or a KMS or customer key encrypts one side
+//!      (its `ETag` is then no MD5, and no list shows the encryption), or the part boundaries
+//!      differ.
+//!    - A multipart object has the time at which its upload was *created*. A source that was
+//!      rewritten by an upload that was created before the last copy and completed after it looks
+//!      older than its copy. So if the source was made in parts, and the copy is younger by less
+//!      than an upload of that size may take ([`longest_upload`]), times decide nothing. Beyond that
+//!      span they decide; otherwise every run would send a HEAD for every multipart object.
 //!
-//! What times or sizes alone decided is told as such ([`Basis`]).
+//! If only times or sizes decided, the result says so ([`Basis`]).
 
 use std::fmt;
 use std::time::Duration;
@@ -158,7 +159,7 @@ pub enum Skip {
     },
     /// It is to be changed in place, and has what the job sets.
     AsSet,
-    /// Somebody else wrote to the key after it had been compared; the next run compares it again.
+    /// Another writer wrote to the key after it was compared. The next run compares it again.
     ChangedMeanwhile,
     /// It cannot be read before it is restored, and the job says `archived: skip`.
     Archived,

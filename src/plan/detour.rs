@@ -1,9 +1,9 @@
-//! Where the route that an object's size demands is not safe on this server, and another one is.
+//! Chooses another route if the usual one is not safe on a server.
 //!
-//! A job that must overwrite nothing needs a write that the server refuses when the key is taken.
-//! `CopyObject` can be refused on few servers and Complete on more, so there a multipart upload of
-//! one part takes its place. An empty object cannot be made of parts. The other way round,
-//! `UploadPartCopy` does not find every source on every server, where `CopyObject` does.
+//! A job that must not overwrite anything needs a write that the server refuses if the key exists.
+//! Few servers can refuse `CopyObject`, and more can refuse `CompleteMultipartUpload`. There, a
+//! multipart upload of one part replaces `CopyObject`. An empty object cannot be made of parts.
+//! Conversely, on some servers `UploadPartCopy` does not find every source that `CopyObject` finds.
 
 use super::decide::Route;
 use super::parts::{Boundaries, LayoutError, PartLayout};

@@ -1,8 +1,8 @@
-//! Selections that match nothing.
+//! Finds selections that match nothing.
 //!
-//! A mistyped prefix and a pattern without a match leave a run with nothing to do, which looks like
-//! success. This module finds the sentence that says so; the planner's callers count, and the job
-//! decides if it is an error.
+//! A mistyped prefix or a pattern without a match leaves a run with nothing to do, which looks like
+//! success. This module chooses the sentence that says so. The callers of the planner count, and
+//! the job decides if it is an error.
 
 use serde::Serialize;
 

@@ -1,8 +1,8 @@
-//! Compares what an object at the destination has with the attributes that the job sets.
+//! Compares the attributes of an object at the destination with those that the job sets.
 //!
 //! Only values that the job sets are compared (`set:`, `to.storage_class`, `to.encryption`,
-//! `to.customer_key`): what is kept of the source may have been changed at the destination on
-//! purpose. A list shows the storage class, HEAD all but the tags.
+//! `to.customer_key`). Attributes that are kept from the source may have been changed at the
+//! destination on purpose. A list shows the storage class, and HEAD shows all others but the tags.
 
 use super::claim::encryption_is;
 use crate::manifest::job::{Attribute, Encryption, Transfer};

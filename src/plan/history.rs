@@ -1,17 +1,17 @@
-//! Which versions of a key the destination lacks.
+//! Finds the versions of a key that the destination lacks.
 //!
-//! A history can only be added to at its new end. So the question is how many of the source's
-//! versions, from the oldest on, are the destination's newest ones, in the same order; the rest is
-//! appended. Afterwards the source's history is the end of the destination's, version by version.
-//! This stands when a run was interrupted inside a key, when it is run again, and when a lifecycle
-//! rule has removed old versions of the source (the destination then keeps more). What it does not
-//! allow is a gap: when the destination has versions and none of this holds, the histories have
-//! diverged, and whatever were appended would not make them equal.
+//! Versions can only be added to a history as its newest ones. So the question is how many of the
+//! source's versions, counted from the oldest, are the newest versions of the destination in the
+//! same order. The rest is appended. Afterwards, the destination's history ends with the source's
+//! history, version by version. This holds if a run was interrupted within a key, if it runs again,
+//! and if a lifecycle rule has removed old versions of the source (the destination then has more).
+//! If the destination has versions and none of this holds, the histories have diverged, and
+//! appending versions cannot make them equal.
 //!
-//! Two versions are alike when their sizes and `ETag`s are equal, and a delete marker is like any
-//! other. Equal bytes may have different `ETag`s (other part boundaries, KMS), so equal sizes with
-//! different `ETag`s are only *unsure*, and are looked at: [`content`](super::decide::content)
-//! compares what HEAD tells of both.
+//! Two versions match if their sizes and `ETag`s are equal. A delete marker matches any other one.
+//! Equal bytes may have different `ETag`s (other part boundaries, KMS). So equal sizes with
+//! different `ETag`s are *unsure*: [`content`](super::decide::content) compares what HEAD shows of
+//! both.
 
 use crate::checksum::may_be_of_content;
 use crate::listing::versions::Version;
@@ -161,7 +161,7 @@ mod tests {
             }
         }
 
-        /// A run that is interrupted anywhere goes on there.
+        /// A run that is interrupted anywhere resumes there.
         #[test]
         fn an_interrupted_run_goes_on(source in "[abM]{1,8}", done in 0..8_usize, old in "[abM]{0,3}") {
             let done = &source[..done.min(source.len())];

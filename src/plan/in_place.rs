@@ -1,9 +1,9 @@
-//! In-place changes: which objects need one, and what must be kept while it is made.
+//! Decides which objects need an in-place change, and what the change must keep.
 //!
 //! S3 changes the storage class, headers, metadata, or encryption of an object only by writing it
-//! again: `CopyObject` onto itself, or a multipart copy above 5 GiB. What the new object does not
-//! get with that request is lost, because the old one is gone. So every attribute that the job does
-//! not change is required, whatever `preserve` says of copies.
+//! again: with `CopyObject` onto itself, or with a multipart copy above 5 GiB. An attribute that
+//! this request does not give to the new object is lost, because the old object is gone. So every
+//! attribute that the job does not change is required, whatever `preserve` says about copies.
 
 use jiff::Timestamp;
 

@@ -1,8 +1,7 @@
-//! What a copy could not keep.
+//! The attributes that a copy could not keep.
 //!
-//! A loss says which attribute, what happened to it and why, in words that are the same for every
-//! object that it happens to; so losses can be counted, and a million of them are one line of the
-//! summary.
+//! A loss names the attribute, what happened to it, and why, in the same words for every object. So
+//! losses can be counted, and a million of them are one line of the summary.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -82,6 +81,20 @@ impl LossCounts {
         } else {
             self.others += 1;
         }
+    }
+
+    /// Adds the losses of other objects.
+    pub fn merge(&mut self, other: &Self) {
+        for (loss, objects) in other.iter() {
+            if let Some(count) = self.counts.get_mut(loss) {
+                *count += objects;
+            } else if self.counts.len() < MAX_KINDS {
+                self.counts.insert(loss.clone(), objects);
+            } else {
+                self.others += objects;
+            }
+        }
+        self.others += other.others;
     }
 
     /// Returns each loss with the number of objects that it happened to.
@@ -177,5 +190,12 @@ mod tests {
         };
         let read = whole::deserialize(&mut serde_json::Deserializer::from_slice(&text)).unwrap();
         assert_eq!(read, counts, "a journal forgets nothing");
+        let mut sum = counts.clone();
+        sum.merge(&counts);
+        assert_eq!(sum.iter().next(), Some((&tags, 624)));
+        let all = |counts: &LossCounts| {
+            counts.others() + counts.iter().map(|(_, objects)| objects).sum::<u64>()
+        };
+        assert_eq!(all(&sum), 2 * all(&counts));
     }
 }

@@ -1,14 +1,14 @@
-//! Cutting an object into byte ranges.
+//! Divides an object into byte ranges.
 //!
-//! One part copy takes a fixed start plus its bytes at some 60-80 MB/s, however large the object
-//! is; so time comes from many parts in flight, and the request price is the brake. Automatic parts
-//! are about 64 to 128 MiB, larger where 10,000 parts force it or where copies were seen to begin
-//! slowly, and their number is a multiple of what can be in flight where that is possible: a last
-//! wave of three parts takes as long as a full one. A job may prefer the fewest requests, or the
-//! shortest time by what was learned of the server in flight ([`Speed`]). A layout is three
-//! numbers; ranges are made when they are needed, so that the plan of a 48.8 TiB object takes no
-//! more room than that of a small one. Only where the boundaries of a source are replayed that are
-//! not uniform, a layout holds one number per part.
+//! A part copy takes a fixed time plus its bytes at 60 to 80 MB/s, however large the object is. So
+//! speed comes from many parts in flight, and their number is limited by the price of requests.
+//! Automatic parts have about 64 to 128 MiB. They are larger if 10,000 parts require it, or if
+//! copies were seen to start slowly. Their number is a multiple of the number of requests in flight
+//! if possible, because a last wave of three parts takes as long as a full one. A job may prefer
+//! the fewest requests, or the shortest time by what was learned about the server during the run
+//! ([`Speed`]). A layout is three numbers, and ranges are computed on demand, so the plan of an
+//! object of 48.8 TiB takes no more memory than that of a small one. Only a layout that replays
+//! irregular boundaries of a source holds one number per part.
 
 use std::sync::Arc;
 
@@ -19,59 +19,58 @@ use crate::pace::speed::Speed;
 use crate::s3::capabilities::PartLimits;
 use crate::size::{ByteSize, MIB};
 
-/// The smallest part that an automatic copy layout uses when it may choose.
+/// The smallest part of an automatic layout of a copy.
 const COPY_PART: u64 = 64 * MIB;
-/// The largest part that slow starts ask for.
+/// The largest part that is chosen because copies start slowly.
 const LARGEST_BALANCED: u64 = 512 * MIB;
-/// The smallest part of a job that wants to be fast: below this, requests are paid and paced for
-/// that save no time.
+/// The smallest part with `goal: fastest`. Smaller parts cost requests and save no time.
 const FASTEST_PART: u64 = 16 * MIB;
-/// Automatic parts of local files: they wait in memory while they are sent, so they are smaller.
+/// The size of automatic parts of local files. They are held in memory while they are sent, so they
+/// are smaller.
 pub const UPLOAD_PART: u64 = 16 * MIB;
 
 /// One part of an object: `length` bytes from `offset` on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PartRange {
-    /// 1 to 10,000.
+    /// The part number, from 1 to 10,000.
     pub number: u32,
-    /// First byte.
+    /// The first byte.
     pub offset: u64,
-    /// Bytes; zero only for the single part of an empty object.
+    /// The number of bytes; zero only for the single part of an empty object.
     pub length: u64,
 }
 
 impl PartRange {
-    /// Returns the first and the last byte, both included, as `x-amz-copy-source-range` wants them.
+    /// Returns the first and the last byte, both inclusive, as in `x-amz-copy-source-range`.
     #[must_use]
     pub const fn first_last(&self) -> (u64, u64) {
         (self.offset, self.offset + self.length - 1)
     }
 }
 
-/// Parts that tile an object: all of `part_size` bytes but for the last one, unless they are those
-/// of a source.
+/// The parts of an object. All but the last have `part_size` bytes, unless they replay those of a
+/// source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartLayout {
-    /// The object's bytes.
+    /// The size of the object in bytes.
     pub size: u64,
-    /// Bytes of every part but the last; of the largest part where the boundaries are given one by
-    /// one.
+    /// The bytes of every part but the last, or of the largest part if the boundaries are irregular.
     pub part_size: u64,
     /// The number of parts.
     pub count: u32,
-    /// Whose boundaries these are.
+    /// The origin of the boundaries.
     pub boundaries: Boundaries,
 }
 
-/// Whose part boundaries a layout has.
+/// The origin of the part boundaries of a layout.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Boundaries {
-    /// Ours, uniform.
+    /// Chosen by s3haul, uniform.
     Chosen,
-    /// Uniform, and believed to be those of the source: its size, its first part and its number of
-    /// parts fit.
+    /// Uniform, and probably those of the source: its size, its first part, and its number of parts
+    /// fit.
     Guessed,
-    /// Those of the source: where each part ends, ascending.
+    /// Those of the source: the ends of all parts, ascending.
     Replayed(Arc<[u64]>),
 }
 
@@ -80,14 +79,14 @@ pub enum Boundaries {
 pub enum Goal {
     /// A server-side copy with about this many parts in flight.
     Copy {
-        /// The aim that comes first.
+        /// The preference for speed or for few requests.
         aim: PartGoal,
         /// The capacity of the server and this machine.
         capacity: Capacity,
     },
     /// An upload from memory.
     Upload,
-    /// The size that the user named, larger only where 10,000 parts force it.
+    /// The size that the user named; larger only if 10,000 parts require it.
     Exactly(u64),
 }
 
@@ -101,20 +100,20 @@ pub struct Capacity {
 }
 
 impl Capacity {
-    /// Seconds that so many copies take, all but the last of `bytes`: wave by wave.
+    /// Returns the seconds that this many copies take, all but the last of `bytes`, wave by wave.
     #[must_use]
     pub fn seconds(&self, copies: u32, bytes: u64) -> f64 {
         f64::from(copies.div_ceil(self.in_flight.max(1))) * self.speed.seconds(bytes)
     }
 }
 
-/// The reasons why an object cannot be cut into parts.
+/// The reasons why an object cannot be divided into parts.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum LayoutError {
     /// A range needs at least one byte.
     #[error("an empty object has no byte ranges; it is copied in one request")]
     Empty,
-    /// More than one `CopyObject` takes, where there is no `UploadPartCopy`.
+    /// The object is larger than one `CopyObject` copies, and the server has no `UploadPartCopy`.
     #[error(
         "{} bytes are more than one CopyObject takes here ({}), and the endpoint has no UploadPartCopy; send the \
          object through this machine (`s3haul copy - DST` reads standard input), or state a larger \
@@ -122,12 +121,13 @@ pub enum LayoutError {
         .size, ByteSize(*.limit)
     )]
     NoPartCopy {
-        /// The object's bytes.
+        /// The size of the object in bytes.
         size: u64,
         /// The most that one request copies.
         limit: u64,
     },
-    /// More than one `CopyObject` takes, under a name that `UploadPartCopy` does not find.
+    /// The object is larger than one `CopyObject` copies, and has a key that `UploadPartCopy` does
+    /// not find on this server.
     #[error(
         "on this server a part copy does not find a source with a `%` or `?` in its key, and one CopyObject takes at \
          most {}; rename the source, or run `s3haul check --probe` and state `capabilities: {{odd_part_sources: true}}` \
@@ -137,17 +137,17 @@ pub enum LayoutError {
         /// The most that one request copies.
         limit: u64,
     },
-    /// More than the largest part times the most parts.
+    /// The object is larger than the largest part times the most parts.
     #[error("{} bytes are more than the endpoint's largest object of {} bytes", .size, .limit)]
     TooLarge {
-        /// The object's bytes.
+        /// The size of the object in bytes.
         size: u64,
         /// The most that fits.
         limit: u64,
     },
 }
 
-/// Cuts `size` bytes into parts.
+/// Divides `size` bytes into parts.
 ///
 /// # Errors
 /// [`LayoutError`] for empty objects and for those above the endpoint's limit (48.8 TiB on S3).
@@ -172,8 +172,8 @@ pub fn layout(size: u64, limits: &PartLimits, goal: Goal) -> Result<PartLayout, 
         Goal::Upload => UPLOAD_PART,
         Goal::Exactly(bytes) => bytes,
     };
-    // Whole MiB keep ranges readable; the largest objects need every byte of the largest part and
-    // are exempt.
+    // Whole MiB keep ranges readable. The largest objects are exempt: they need every byte of the
+    // largest part.
     let forced = size.div_ceil(u64::from(limits.max_parts));
     let forced = forced.next_multiple_of(MIB).min(limits.max_part);
     let part_size = wanted.max(forced).clamp(limits.min_part, limits.max_part);
@@ -181,16 +181,16 @@ pub fn layout(size: u64, limits: &PartLimits, goal: Goal) -> Result<PartLayout, 
     Ok(PartLayout::uniform(size, part_size, count))
 }
 
-/// Returns true if an automatic layout of a copy may have parts of this size. The size that it has
-/// depends on what was known about the server when the layout was chosen.
+/// Returns true if an automatic layout of a copy may have parts of this size. The chosen size
+/// depends on what was known about the server then.
 #[must_use]
 pub const fn may_be_automatic(part_size: u64, limits: &PartLimits) -> bool {
     part_size >= FASTEST_PART && part_size <= limits.max_part && part_size.is_multiple_of(MIB)
 }
 
 /// Returns the part size for which the last wave of parts is full, between 64 and 128 MiB if the
-/// size allows. Where copies begin slowly, parts are so large that most of their time is not spent
-/// on that, but not so large that places in flight stay empty.
+/// size allows. If copies start slowly, parts are large enough to spend most of their time on bytes,
+/// but small enough to use all slots.
 fn balanced(size: u64, Capacity { in_flight, speed }: Capacity) -> u64 {
     let in_flight = u64::from(in_flight.max(1));
     let smallest = speed
@@ -202,10 +202,10 @@ fn balanced(size: u64, Capacity { in_flight, speed }: Capacity) -> u64 {
     size.div_ceil(parts).next_multiple_of(MIB)
 }
 
-/// The part size that takes the least time. All waves together move the same bytes; more of them
-/// cost a start each, fewer a longer wait for the slowest request of the last one, which is about
-/// half of it. Both together are least for the square root of half of what one wave's bytes take,
-/// in starts.
+/// Returns the part size that takes the least time. All waves together move the same bytes. More
+/// waves cost the fixed time of a copy each. Fewer waves cost a longer wait for the slowest request
+/// of the last wave, about half of it. The sum is smallest if the number of waves is the square root
+/// of half of the time of one wave's bytes, measured in fixed times.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -223,7 +223,7 @@ fn fastest(size: u64, Capacity { in_flight, speed }: Capacity) -> u64 {
 }
 
 impl PartLayout {
-    /// Makes a layout of equal parts of our choice. `count` parts of `part_size` must tile `size`.
+    /// Creates a layout of equal parts. `count` parts of `part_size` must tile `size`.
     #[must_use]
     pub const fn uniform(size: u64, part_size: u64, count: u32) -> Self {
         Self {
@@ -234,7 +234,7 @@ impl PartLayout {
         }
     }
 
-    /// Returns the part with this number, when the layout has it.
+    /// Returns the part with this number, if the layout has it.
     #[must_use]
     pub fn part(&self, number: u32) -> Option<PartRange> {
         let index = number.checked_sub(1)?;
@@ -267,7 +267,7 @@ impl PartLayout {
         (1..=self.count).filter_map(move |number| self.part(number))
     }
 
-    /// Returns true if the parts are meant to be those of the source.
+    /// Returns true if the parts replay those of the source.
     #[must_use]
     pub fn is_replay(&self) -> bool {
         self.boundaries != Boundaries::Chosen

@@ -1,13 +1,13 @@
-//! Which key an object gets at the destination.
+//! Maps the key of an object to its key at the destination.
 //!
-//! A destination that ends in a slash (or is the bucket's root) is a prefix: the mapped relative
-//! key is appended. Any other destination is the exact key for the one object of the transfer. The
-//! relative key of a single object or file is its file name; of an object below a prefix, what
-//! stands behind the prefix; of a file below a directory, its path from there with `/` on every
-//! platform.
+//! A destination that ends in a slash, or is the root of the bucket, is a prefix: the mapped
+//! relative key is appended. Any other destination is the exact key of the transfer's only object.
+//! The relative key of a single object or file is its file name. That of an object below a prefix
+//! is the rest of its key after the prefix. That of a file below a directory is its path from
+//! there, with `/` on every platform.
 //!
-//! Whether the map keeps the order of keys decides if source and destination can be compared by
-//! merging two listings; [`KeyMap::preserves_order`] says so from the rules alone.
+//! Source and destination can be compared by merging two listings only if the map keeps the order
+//! of keys. [`KeyMap::preserves_order`] decides this from the rules alone.
 
 use thiserror::Error;
 

@@ -1,11 +1,11 @@
-//! Replaying the part boundaries of a source, so that a multipart `ETag` and a composite checksum
-//! stay what they are.
+//! Replays the part boundaries of a source, so that a multipart `ETag` and a composite checksum
+//! stay the same.
 //!
-//! Both follow from the bytes *and* from where the parts end. S3 tells the number of parts in the
-//! `ETag` (`…-N`) and the size of each one by `HEAD ?partNumber=k`. Nearly all uploads have equal
-//! parts, so the first one tells all of them; that guess is proven by the `ETag` that the copied
-//! parts make, before anything is published, and only when it fails is each part asked for. What
-//! cannot be replayed is copied as usual, and the reason is on the receipt.
+//! Both depend on the bytes *and* on the part boundaries. The `ETag` (`…-N`) shows the number of
+//! parts, and `HEAD ?partNumber=k` the size of each. Nearly all uploads have equal parts, so the
+//! size of the first part is taken for all. The `ETag` that the copied parts will make proves this
+//! guess before the object is published. Only if it fails is each part requested. A source that
+//! cannot be replayed is copied as usual, and the receipt has the reason.
 
 use super::decide::Route;
 use super::parts::{Boundaries, PartLayout};

@@ -1,7 +1,7 @@
-//! What a plan comes to: objects, bytes, parts and requests by kind.
+//! Counts the objects, bytes, parts, and requests of a plan.
 //!
-//! The requests are those of a run in which nothing fails. They are what a run is paced and billed
-//! by, so the counting follows the executor request by request.
+//! The requests are those of a run without failures, by kind. A run is paced and billed by them, so
+//! the count follows the executor request by request.
 
 use std::collections::BTreeMap;
 use std::ops::AddAssign;

@@ -1,5 +1,5 @@
-//! Counts of objects that are left as they are: by what they were found equal, and what of them
-//! nobody looked at.
+//! Counts the objects that are left unchanged: by the comparison that found them equal, and by the
+//! attributes that no comparison covered.
 
 use std::collections::BTreeMap;
 

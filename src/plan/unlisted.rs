@@ -1,7 +1,7 @@
-//! Lists that failed, counted by the reason.
+//! Counts failed lists by their reason.
 //!
-//! A run that could not list anything is like one whose buckets could not be used at all: its exit
-//! code says if waiting may help.
+//! A run that could not list anything is like a run whose buckets cannot be used: its exit code
+//! says if waiting may help.
 
 use crate::s3::Failure;
 

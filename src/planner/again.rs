@@ -1,9 +1,9 @@
-//! Planning once more what an earlier session has planned and not finished.
+//! Plans again what an earlier session has planned and not finished.
 //!
-//! Each object is asked for on both sides. Its copy may be there, and only the news of it was lost;
-//! and the source may have been written since, so that the copy is of an object that is no more. An
-//! object with equal bytes may still lack what is set or looked at after the bytes are there. With
-//! `when: missing`, only what surely is a copy of the run is replaced.
+//! Each object is requested on both sides. Its copy may exist, and only the record of it was lost.
+//! Or the source was written since, so that the copy is outdated. An object with equal bytes may
+//! still lack what is set or verified after the bytes are there. With `when: missing`, only an
+//! object that certainly is a copy made by the run is replaced.
 
 use futures::future::{Either, FutureExt, ready};
 use futures::stream::{FuturesOrdered, StreamExt};

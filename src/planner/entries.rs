@@ -1,9 +1,8 @@
-//! The entries of a transfer's source: how they are listed, and which of them are taken to which
-//! keys.
+//! Lists the source of a transfer, and decides which entries are copied to which keys.
 //!
-//! A prefix is listed (or, if the transfer names its objects, each is asked for), a single object
-//! is asked for by HEAD, and files are walked. The selection and the key map then decide without
-//! another request.
+//! A prefix is listed (or, if the transfer names its objects, each is requested), a single object
+//! is requested with HEAD, and directories are walked. The selection and the key map then decide
+//! without another request.
 
 use super::{Planned, Sides};
 use crate::listing::filter::{Excluded, Filter};

@@ -1,7 +1,7 @@
-//! Hashes of local files, made in the way in which S3 made a checksum or an `ETag`.
+//! Hashes local files in the way in which S3 computed a checksum or an `ETag`.
 //!
-//! A file is read in pieces, off the threads that drive requests, so that a run that stops need not
-//! read to its end. A few files are read side by side: more would only make a disk seek.
+//! A file is read in pieces, on threads that drive no requests, so that a run that stops need not
+//! read it to its end. A few files are read in parallel. More would only make a disk seek.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -19,7 +19,7 @@ const FILES_AT_ONCE: usize = 4;
 
 static FILES: Semaphore = Semaphore::const_new(FILES_AT_ONCE);
 
-/// What is computed.
+/// The hash to compute.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Want {
     /// A checksum; a composite one needs the size of the parts.
@@ -30,7 +30,7 @@ pub struct Want {
     pub part_size: Option<u64>,
 }
 
-/// What was computed.
+/// A computed hash.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hashes {
     /// Bytes that were read.

@@ -1,14 +1,13 @@
-//! Planning whole histories: every version of a key, in order.
+//! Plans complete histories: all versions of each key, in order.
 //!
-//! Keys are planned side by side, but a key's versions are one chain: a [`Step`] for the oldest
-//! version that is missing, with the ones that follow attached to it ([`Following`]). The executor
-//! begins a version when the one before it is done, so the destination never has them in another
-//! order, whatever fails. What is already there is found by
-//! [`plan::history`](crate::plan::history).
+//! Keys are planned side by side, but the versions of a key form one chain: a [`Step`] for the
+//! oldest missing version, with the newer ones attached ([`Following`]). The executor begins a
+//! version when its predecessor is done, so the destination never has versions in another order,
+//! whatever fails. [`plan::history`](crate::plan::history) finds the versions that exist already.
 //!
-//! A version that cannot be copied holds up the newer ones behind it: they could never be put in
-//! order afterwards. How many versions wait for the executor is bounded; a single key may have more
-//! than that, and then is held alone.
+//! A version that cannot be copied holds back the newer ones, since they could never be put in
+//! order afterwards. The number of versions that wait for the executor is bounded. A single key may
+//! have more than that; then it is held alone.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -36,10 +35,10 @@ const VERSIONS_AHEAD: u32 = 200_000;
 /// Pairs of versions that are looked at at once, of one key.
 const LOOKS_AT_ONCE: usize = 16;
 
-/// What a step that is part of a history knows besides its object.
+/// The additional data of a step that is part of a history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Turn {
-    /// What was the key's newest version at the destination before this step.
+    /// The newest version of the key at the destination before this step.
     pub tip: Tip,
     /// The newer versions.
     pub then: Option<Box<Following>>,
@@ -77,7 +76,7 @@ impl Following {
         let (key, to) = (self.key.clone(), self.to.clone());
         let route = match version.archive {
             _ if version.is_marker => Route::DeleteMarker,
-            // What is too large is told by the copy, with the size that HEAD tells.
+            // The copy reports an object that is too large, with the size that HEAD shows.
             ArchiveState::Readable => sides.route(version.size, &key, &to).unwrap_or(Route::Copy),
             ArchiveState::Archived | ArchiveState::Restoring => Route::Restore,
         };
@@ -348,7 +347,7 @@ impl Sides {
                 held,
             }),
             Ok(None) if self.transfer.when == When::Missing => {
-                // What is there stays as it is, all of it.
+                // All existing versions stay as they are.
                 let newest = history.versions.into_iter().next_back();
                 let entry = newest.map(|newest| entry(&history.key, history.relative_at, newest));
                 Err(Box::new(match entry {
@@ -390,7 +389,7 @@ impl Sides {
         there: &[Version],
     ) -> Result<Option<Vec<Basis>>, Failure> {
         let etags_tell = self.etags_follow_from_bytes();
-        // What lists show to be equal is looked at too where they are not believed.
+        // If lists are not believed, versions that they show to be equal are looked at too.
         let lists_tell = etags_tell && self.believes_lists();
         let mut looked: HashMap<(usize, usize), Option<Basis>> = HashMap::new();
         'candidates: for overlap in overlaps(&history.versions, there, lists_tell) {

@@ -1,9 +1,9 @@
-//! Planning changes in place: which objects have something otherwise than the job wants it.
+//! Plans in-place changes: finds the objects that differ from what the job sets.
 //!
-//! The list that is walked is that of the objects that are being written. A change keeps an
-//! object's key, and a list shows each key once, so that no object comes twice. An object that an
-//! earlier session was at work on is looked at before it is changed again: its change may have
-//! taken effect without anybody having seen the answer.
+//! The planner lists the objects that are being written. A change keeps the key of an object, and a
+//! list shows each key once, so no object comes twice. An object that an earlier session was
+//! changing is looked at before it is changed again: its change may have taken effect although no
+//! answer was seen.
 
 use std::sync::Arc;
 

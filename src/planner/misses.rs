@@ -1,7 +1,7 @@
-//! Keys that patterns were probably meant to match and did not.
+//! Counts keys that patterns were probably meant to match and did not.
 //!
-//! `*.tmp` matches at the top level only. In other tools it matches at any depth, so keys further
-//! down that end like that are counted, for a hint at the end.
+//! `*.tmp` matches only at the top level. In other tools it matches at any depth. So keys at lower
+//! levels with that ending are counted, for a hint at the end of the run.
 
 use super::{Planned, Sides};
 use crate::listing::local::UNREACHED;
@@ -59,7 +59,7 @@ impl Misses {
         }
     }
 
-    /// Takes note of what an entry came to.
+    /// Counts the result of an entry.
     pub fn observe(&mut self, sides: &Sides, planned: &Planned) {
         if self.include.is_empty() && self.exclude.is_empty() {
             return;
@@ -71,7 +71,8 @@ impl Misses {
                     .get(sides.relative_at(key)..)
                     .unwrap_or_default();
                 let select = &sides.transfer.select;
-                // What an exclude pattern leaves out as well was not missed by its include pattern.
+                // An entry that an exclude pattern leaves out was not missed by the include
+                // pattern.
                 if !select.include.is_empty()
                     && !select.exclude.iter().any(|glob| glob.matches(relative))
                 {

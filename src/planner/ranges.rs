@@ -1,12 +1,12 @@
 //! Plans ranges of keys side by side.
 //!
-//! Each range has its own task, which walks the source's listing and the destination's beside it,
-//! from the range's first key to its last. A range that turns out to be long is cut where
+//! Each range has its own task. It reads the source's listing and the destination's alongside, from
+//! the first key of the range to the last. A range that turns out to be long is cut where
 //! [`bisect`](crate::listing::bisect) says, as long as the executor keeps up: each cut waits for
-//! room in the channel to it. The memory of a range does not depend on its length (two pages of
-//! each side), and there are at most [`MOST_RANGES`]. Ranges that wait for their pages cost only
-//! memory, so there are just enough to keep this machine busy: none is cut while [`BUSY`] of them
-//! have pages to compare.
+//! room in the channel to the executor. The memory of a range does not depend on its length (two
+//! pages of each side), and there are at most [`MOST_RANGES`]. A range that waits for its pages
+//! costs only memory. So there are just enough ranges to keep this machine busy: none is cut while
+//! [`BUSY`] of them have pages to compare.
 //!
 //! Histories, chosen keys, local files, and unordered lists form one range. If the list is
 //! unordered, its keys are planned in the order of the answers about them.
@@ -19,10 +19,9 @@ use futures::future::{Either, FutureExt, ready};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
-use super::questions::{HeldUp, PendingAnswers};
+use super::questions::PendingAnswers;
 use super::steps::{Exit, Gone, News, Outbox};
 use super::{Next, Planned, Resume, Sides, WAITING};
-use crate::bucket::Bucket;
 use crate::listing::bisect::{KeyRange, Ranges};
 use crate::listing::bucket::{self, Bounds};
 use crate::listing::filter::Filter;
@@ -32,7 +31,6 @@ use crate::listing::{Found, Listing};
 use crate::location::ObjectKey;
 use crate::manifest::job::{Source, Transfer, Versions, When};
 use crate::pace::gate::by_itself;
-use crate::s3::Class;
 
 /// The most ranges that are listed at once. At 60 ms a page, each of them compares up to 16,000
 /// keys a second. Each takes up to 3.1 MiB, for the pages of both sides and the pending answers,
@@ -221,16 +219,6 @@ impl Sides {
         is_ordered && self.plans_once()
     }
 
-    /// Returns true while a side refuses all requests for keys like these.
-    fn is_held_up(&self, source: &ObjectKey, destination: &ObjectKey) -> bool {
-        let is_shut = |bucket: &Bucket, key| bucket.is_shut(Class::Read, key);
-        is_shut(&self.destination, destination)
-            || self
-                .source
-                .as_ref()
-                .is_some_and(|bucket| is_shut(bucket, source))
-    }
-
     /// Returns true if the transfer may be cut: both sides can be listed from any key on.
     fn is_cut(&self) -> bool {
         matches!(self.transfer.from, Source::Prefix { .. })
@@ -349,7 +337,6 @@ impl Sides {
         let at_once = self.heads_at_once();
         // If keys are planned in order, known results wait behind earlier questions.
         let (mut waiting, mut asking) = (PendingAnswers::new(self.plans_in_order()), 0);
-        let held_up = HeldUp::default();
         loop {
             let found = match first.take() {
                 Some(found) => Some(found),
@@ -387,22 +374,16 @@ impl Sides {
                 Next::Ask(entry, key, question) => {
                     asking += 1;
                     let (sides, shared) = (self.clone(), Arc::clone(&frontier.0));
-                    let held_up = held_up.clone();
                     Either::Right(by_itself(async move {
-                        let keys = (entry.key.clone(), key.clone());
-                        let is_held_up = || sides.is_held_up(&keys.0, &keys.1);
-                        let question = sides.ask(entry, key, question);
-                        let answer = held_up.place(&shared.questions, is_held_up, question);
-                        (1, Box::pin(answer).await)
+                        // The semaphore is never closed.
+                        let _place = shared.questions.acquire().await;
+                        (1, Box::pin(sides.ask(entry, key, question)).await)
                     }))
                 }
             });
-            while held_up.others(asking) >= at_once || waiting.len() >= WAITING {
+            while asking >= at_once || waiting.len() >= WAITING {
                 outbox.flush().await?;
-                let next = tokio::select! {
-                    next = waiting.next() => next,
-                    () = held_up.more() => continue,
-                };
+                let next = waiting.next().await;
                 let Some((answered, answer)) = next else {
                     break;
                 };

@@ -1,13 +1,11 @@
-//! How what is planned leaves the planner: in batches, each of one range of keys, through a bounded
-//! channel.
+//! The channel by which a plan leaves the planner: in batches, each of one range of keys.
 //!
-//! A range's news come in order, and the news of ranges that are planned side by side in any. That
-//! a range was cut ([`News::Cut`]) comes before anything about what is behind the cut.
+//! Events of one range arrive in order; events of different ranges interleave. The event that a
+//! range was cut ([`News::Cut`]) arrives before any event about keys after the cut.
 //!
-//! Steps that are not begun yet take up room: in a window that all ranges share, so that the
-//! largest objects in it can be found, or in the little that each range has of its own. A range
-//! whose objects wait for a rate fills the first, and still leaves the others something to go on
-//! with.
+//! Steps that have not begun yet take up room in a window that all ranges share, so that the
+//! largest objects in it can be found, or in a small reserve of each range. A range whose objects
+//! wait for a rate fills the shared window and still leaves its reserve to each of the others.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,45 +17,45 @@ use super::Planned;
 use crate::listing::bisect::Cut;
 use crate::s3::{Failure, FailureKind, Operation};
 
-/// Entries in one batch.
+/// The most entries of one batch.
 const BATCH: usize = 256;
-/// Batches that wait for the executor.
+/// The most batches that wait for the executor.
 const BATCHES_AHEAD: usize = 8;
-/// Steps of all ranges of a transfer that may wait to be begun.
+/// The most steps of all ranges of a transfer that wait to begin.
 const WINDOW: usize = 4096;
 
-/// Room that steps take up until it is dropped.
+/// The room that steps take up, until it is dropped.
 #[derive(Debug)]
 pub struct Held(OwnedSemaphorePermit);
 
 impl Held {
-    /// The room of one step.
+    /// Takes the room of one step out of it.
     pub fn split(&mut self) -> Option<Self> {
         self.0.split(1).map(Self)
     }
 }
 
-/// Something about a range of keys.
+/// An event about a range of keys.
 #[derive(Debug)]
 pub enum News {
-    /// What entries of the range come to, and the room that its steps take up.
+    /// The events about entries of the range, and the room that its steps take up.
     Planned(u32, Vec<Planned>, Option<Held>),
-    /// The range ends earlier, and another one begins there.
+    /// The range was cut: it ends earlier, and another one begins there.
     Cut(Cut),
-    /// All entries of the range were told.
+    /// All entries of the range were sent.
     Ended(u32),
 }
 
-/// Nobody wants to hear more: the run stops.
+/// An error: the receiver is gone, because the run stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Gone;
 
-/// Whether the executor could begin other objects than those that it was told of. Cheap to clone.
+/// Set while the executor has free slots but no object that it can begin. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Hunger(Arc<(AtomicBool, Notify)>);
 
 impl Hunger {
-    /// Says so.
+    /// Sets it.
     pub fn set(&self, is_hungry: bool) {
         let (hungry, told) = &*self.0;
         if hungry.swap(is_hungry, Ordering::Relaxed) != is_hungry && is_hungry {
@@ -69,30 +67,30 @@ impl Hunger {
         self.0.0.load(Ordering::Relaxed)
     }
 
-    /// Waits until it is said.
+    /// Waits until it is set.
     pub(super) async fn told(&self) {
         self.0.1.notified().await;
     }
 }
 
-/// What is told of a transfer that is being planned.
+/// An event of a transfer that is being planned.
 #[derive(Debug)]
 pub struct Planning {
-    /// All that is found.
+    /// A batch of plans.
     pub news: mpsc::Receiver<News>,
-    /// For whoever hears it.
+    /// For the receiver.
     pub hunger: Hunger,
 }
 
 impl Planned {
-    /// Returns the result of a task that panicked: what it had not told is not known.
+    /// Returns the event for a task that panicked: what it had not sent yet is not known.
     pub(super) fn panicked(place: String) -> Self {
         let message = "a task of ours panicked while it planned";
         let failure = Failure::new(FailureKind::Bug, Operation::ListObjects, &*place, message);
         Self::Unlisted(place, failure)
     }
 
-    /// Returns true for what waits to be begun.
+    /// Returns true for a step, which waits to begin.
     fn waits(&self) -> bool {
         match self {
             Self::Step(_) => true,
@@ -102,7 +100,7 @@ impl Planned {
     }
 }
 
-/// The way out of the planner, for all ranges of a transfer. Cheap to clone.
+/// The sending side of the channel, for all ranges of a transfer. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Exit {
     news: mpsc::Sender<News>,
@@ -131,18 +129,18 @@ impl Exit {
         has_room && self.news.capacity() > BATCHES_AHEAD / 2
     }
 
-    /// Room for something that is no step.
+    /// Waits for room for an event that is no step.
     pub(super) async fn reserve(&self) -> Result<mpsc::Permit<'_, News>, Gone> {
         self.news.reserve().await.map_err(|_| Gone)
     }
 }
 
-/// Gathers what is planned in one range.
+/// Gathers the plans of one range into batches.
 #[derive(Debug)]
 pub(super) struct Outbox {
     range: u32,
     exit: Exit,
-    /// Room of this range alone: enough for one batch.
+    /// The reserve of this range: enough for one batch.
     own: Arc<Semaphore>,
     batch: Mutex<Vec<Planned>>,
 }
@@ -157,8 +155,8 @@ impl Outbox {
         }
     }
 
-    /// Takes note, and tells when enough has gathered. Whoever is about to wait for something tells
-    /// before ([`Outbox::flush`]).
+    /// Adds a plan, and sends the batch if it is full. A caller that is about to wait for something
+    /// else must call [`Outbox::flush`] first.
     pub(super) async fn push(&self, planned: Planned) -> Result<(), Gone> {
         let is_full = {
             let mut batch = self.batch.lock().unwrap_or_else(PoisonError::into_inner);
@@ -168,13 +166,13 @@ impl Outbox {
         if is_full { self.flush().await } else { Ok(()) }
     }
 
-    /// Tells at once.
+    /// Sends a plan at once.
     pub(super) async fn send(&self, planned: Planned) -> Result<(), Gone> {
         self.push(planned).await?;
         self.flush().await
     }
 
-    /// Tells what has gathered, once there is room for its steps.
+    /// Sends the batch, once there is room for its steps.
     pub(super) async fn flush(&self) -> Result<(), Gone> {
         let batch = std::mem::take(&mut *self.batch.lock().unwrap_or_else(PoisonError::into_inner));
         if batch.is_empty() {
@@ -189,11 +187,11 @@ impl Outbox {
             .map_err(|_| Gone)
     }
 
-    /// Room for so many steps, of the range's own or of what all share.
+    /// Waits for room for this many steps, in the range's reserve or in the shared window.
     async fn hold(&self, steps: usize) -> Option<Held> {
         let steps = u32::try_from(steps).ok().filter(|steps| *steps > 0)?;
         let room = |of: &Arc<Semaphore>| Arc::clone(of).acquire_many_owned(steps);
-        // Neither is ever closed.
+        // Neither semaphore is ever closed.
         let permit = tokio::select! {
             biased;
             permit = room(&self.own) => permit,
@@ -202,7 +200,7 @@ impl Outbox {
         permit.ok().map(Held)
     }
 
-    /// Tells that there is no more.
+    /// Sends the rest, and the end of the range.
     pub(super) async fn end(self) -> Result<(), Gone> {
         self.flush().await?;
         self.exit
@@ -213,7 +211,7 @@ impl Outbox {
     }
 }
 
-/// What is planned, entry by entry.
+/// The plan for an entry.
 #[derive(Debug)]
 pub struct Steps {
     news: mpsc::Receiver<News>,

@@ -1,4 +1,4 @@
-//! Copies that are there and may lack what is set only after their bytes.
+//! Finds copies that exist and may lack what is set only after their bytes.
 
 use super::Sides;
 use crate::listing::Entry;
@@ -30,7 +30,7 @@ impl Sides {
         let wants = match &self.source {
             _ if !capabilities.tags => false,
             _ if sets => true,
-            // What CopyObject carries along is there from the start.
+            // CopyObject copies these with the object.
             Some(source)
                 if Reads::of(
                     &self.transfer,

@@ -182,7 +182,7 @@ impl Cleaner {
         let mut removed = self.remove(Thing::Upload, distinct(open)).await;
         let mut listed = self.list_uploads().await;
         let more: Vec<_> = match &listed {
-            // Uploads whose id nobody has, and those that Complete did not end.
+            // Uploads whose ids were lost, and those that Complete did not end.
             Ok(shown) => shown
                 .iter()
                 .filter(|made| !open.contains(made))

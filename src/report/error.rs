@@ -78,6 +78,17 @@ pub enum ReportError {
         /// The first error.
         error: String,
     },
+    /// A merged report could not be written.
+    #[error(
+        "the report {path} could not be written: {error}; free some space, or name another file with --out, and run the same \
+         command again", path = path.display()
+    )]
+    Unmerged {
+        /// The path.
+        path: PathBuf,
+        /// The first error.
+        error: String,
+    },
     /// The path names another file now.
     #[error(
         "the report {} was moved, removed, or replaced during the run; its receipts and its footer are in the file that the \

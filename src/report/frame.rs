@@ -148,6 +148,21 @@ impl Origin {
         changed.collect()
     }
 
+    /// Returns the state prefix that the command names, if it ran a shard.
+    #[must_use]
+    pub fn state_prefix(&self) -> Option<&str> {
+        let mut words = self.command.iter();
+        while let Some(word) = words.next() {
+            if word == "--state" {
+                return words.next().map(String::as_str);
+            }
+            if let Some(state) = word.strip_prefix("--state=") {
+                return Some(state);
+            }
+        }
+        None
+    }
+
     /// Returns the command for a shell, without passwords.
     #[must_use]
     pub fn command_line(&self) -> String {
@@ -247,6 +262,9 @@ pub struct Footer {
     /// Seconds at work, over all sessions.
     #[serde(default)]
     pub seconds: f64,
+    /// The shards of a merged report.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shards: Option<FooterShards>,
     /// Receipts in the file. [`ReportEnd`](super::ReportEnd) counts them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lines: Option<u64>,
@@ -254,6 +272,18 @@ pub struct Footer {
     /// digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checksum: Option<String>,
+}
+
+/// The shards whose reports were merged.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FooterShards {
+    /// All.
+    pub total: u32,
+    /// The number of those whose reports are missing or not whole.
+    pub incomplete: u32,
+    /// The first of these, and why.
+    #[serde(default)]
+    pub reasons: BTreeMap<u32, String>,
 }
 
 impl Footer {
@@ -275,6 +305,7 @@ impl Footer {
             excluded_objects: outcome.excluded_objects,
             sessions: outcome.sessions,
             seconds: outcome.seconds,
+            shards: None,
             lines: None,
             checksum: None,
         }

@@ -63,6 +63,18 @@ impl ReportLines {
         }
     }
 
+    /// Reads lines that are made as they are read. Each chunk ends with the end of a line.
+    pub(super) fn of_chunks(
+        place: String,
+        chunks: BoxStream<'static, Result<Bytes, ReportError>>,
+    ) -> Self {
+        let (bodies, rest) = (chunks, Bytes::new());
+        Self {
+            place,
+            input: LineInput::Pieces { bodies, rest },
+        }
+    }
+
     /// Names the report.
     #[must_use]
     pub fn place(&self) -> &str {

@@ -19,6 +19,8 @@ const MOST_OBJECTS: usize = 1 << 20;
 const MOST_CAUSES: usize = 100;
 /// Bytes of a message, and of a name.
 const MOST_BYTES: usize = 1024;
+/// Proofs that are told apart. s3haul knows fewer.
+const MOST_PROOFS: usize = 32;
 
 /// What a report says.
 #[derive(Clone, Debug, Serialize)]
@@ -36,6 +38,9 @@ pub struct Overview {
     pub footer: Option<Footer>,
     /// The lines about objects. A run that was resumed may have several about one object.
     pub receipts: ReceiptCounts,
+    /// The lines about copied objects, by proof.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub proofs: BTreeMap<String, u64>,
     /// Objects that are not done by the last line about them.
     pub not_done: u64,
     /// Why, the most frequent cause first.
@@ -108,6 +113,7 @@ struct ReceiptView {
     status: UndoneStatus,
     #[serde(default)]
     size: u64,
+    proof: Option<String>,
     #[serde(default)]
     losses: Vec<serde::de::IgnoredAny>,
     #[serde(default)]
@@ -139,6 +145,7 @@ enum UndoneStatus {
 /// What was read so far.
 struct OverviewReader {
     counts: ReceiptCounts,
+    proofs: BTreeMap<String, u64>,
     /// Each object that is not done, with its cause.
     undone: BTreeMap<(String, String, Option<String>), (UndoneStatus, usize)>,
     causes: Vec<UndoneCause>,
@@ -154,7 +161,19 @@ struct OverviewReader {
 ///
 /// # Errors
 /// [`ReadError::Foreign`] for something else, [`ReadError::Newer`], and what reading meets.
-pub async fn overview(mut lines: ReportLines, shown: usize) -> Result<Overview, ReadError> {
+pub async fn overview(lines: ReportLines, shown: usize) -> Result<Overview, ReadError> {
+    overview_and(lines, shown, |_| ()).await
+}
+
+/// Does the same, and hands each line to `each`.
+///
+/// # Errors
+/// Those of [`overview`].
+pub async fn overview_and(
+    mut lines: ReportLines,
+    shown: usize,
+    mut each: impl FnMut(&str) + Send,
+) -> Result<Overview, ReadError> {
     let first = lines.next().await?.unwrap_or_default();
     let place = lines.place().to_owned();
     let origin: Origin = serde_json::from_str(&first).map_err(|error| ReadError::Foreign {
@@ -168,8 +187,10 @@ pub async fn overview(mut lines: ReportLines, shown: usize) -> Result<Overview, 
             version: origin.version,
         });
     }
+    each(&first);
     let mut reader = OverviewReader {
         counts: ReceiptCounts::default(),
+        proofs: BTreeMap::new(),
         undone: BTreeMap::new(),
         causes: Vec::new(),
         known: HashMap::new(),
@@ -181,7 +202,10 @@ pub async fn overview(mut lines: ReportLines, shown: usize) -> Result<Overview, 
     for number in 2.. {
         match lines.next().await {
             Ok(None) => break,
-            Ok(Some(line)) => reader.take(number, &line),
+            Ok(Some(line)) => {
+                each(&line);
+                reader.take(number, &line);
+            }
             Err(ReadError::Io { error, .. }) if error.kind() == io::ErrorKind::InvalidData => {
                 reader.damaged(number, &error.to_string());
             }
@@ -229,6 +253,12 @@ impl OverviewReader {
                 counts.done += 1;
                 counts.done_bytes = counts.done_bytes.saturating_add(receipt.size);
                 counts.with_losses += u64::from(!receipt.losses.is_empty());
+                let proof = receipt.proof.as_deref().unwrap_or_default();
+                if let Some(proven) = self.proofs.get_mut(proof) {
+                    *proven += 1;
+                } else if !proof.is_empty() && self.proofs.len() < MOST_PROOFS {
+                    self.proofs.insert(cut(proof.to_owned(), MOST_BYTES), 1);
+                }
             }
             UndoneStatus::Skipped => counts.skipped += 1,
             UndoneStatus::Restoring => counts.restoring += 1,
@@ -319,6 +349,7 @@ impl OverviewReader {
             origin,
             footer: self.footer,
             receipts: self.counts,
+            proofs: self.proofs,
             not_done,
             causes: self.causes,
         }

@@ -359,7 +359,7 @@ impl PieceWriter {
             PieceMessage::Sync(done) => {
                 self.flush().await;
                 let synced = self.error.clone().map_or(Ok(self.end()), Err);
-                // Whoever waited may have been stopped meanwhile.
+                // The caller may have been stopped meanwhile.
                 let _ = done.send(synced);
             }
             PieceMessage::Finish(footer, done) => {

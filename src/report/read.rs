@@ -113,9 +113,9 @@ impl ParsedReceipt {
 }
 
 /// The ending of an object. A line with another word is not a receipt.
-#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum ReceiptStatus {
+pub(super) enum ReceiptStatus {
     Done,
     Skipped,
     Restoring,

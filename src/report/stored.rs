@@ -25,6 +25,10 @@ use crate::location::{ObjectKey, S3Uri};
 use crate::s3::paging::{Order, Paging, Turn};
 use crate::s3::{Attributes, FailureKind, Operation, WriteCondition};
 
+mod runs;
+
+pub use self::runs::StoredRuns;
+
 /// Begins the names of the directories of runs.
 const RUN: &str = "report-";
 /// The time in such a name.
@@ -119,6 +123,11 @@ fn run_directory(run: &str) -> String {
         .take(MOST_DIGITS)
         .collect();
     format!("{RUN}{}-{digits}/", time_of_run(&digits).strftime(TIME))
+}
+
+/// Returns the number of the piece with this name.
+fn piece_number(name: &str) -> Option<u64> {
+    name.strip_suffix(".jsonl")?.parse().ok()
 }
 
 /// Returns the part of a key that ends with the directory of a run, if there is one behind
@@ -335,8 +344,7 @@ impl RunDirectory {
         let mut numbers = BTreeSet::new();
         self.list(|key| {
             let name = key.strip_prefix(self.directory.as_str());
-            let number = name.and_then(|name| name.strip_suffix(".jsonl"));
-            numbers.extend(number.and_then(|number| number.parse::<u64>().ok()));
+            numbers.extend(name.and_then(piece_number));
         })
         .await?;
         Ok(numbers)
@@ -511,6 +519,12 @@ impl StoredReport {
     #[must_use]
     pub fn location(&self) -> S3Uri {
         self.directory.uri()
+    }
+
+    /// Names the run.
+    #[must_use]
+    pub fn run(&self) -> &str {
+        self.pieces.first().map_or("", |first| &first.run)
     }
 
     /// Returns the number of pieces that count.

@@ -65,14 +65,26 @@ pub enum TargetError {
 pub enum Kind {
     /// The receipts of a run.
     Report,
+    /// The receipts of all shards of a run.
+    Merged,
     /// The steps of a plan.
     Plan,
+}
+
+impl TargetError {
+    /// Returns the same error about another kind of file.
+    pub(super) fn about(mut self, file: Kind) -> Self {
+        let (Self::Create { kind, .. } | Self::Foreign { kind, .. } | Self::Real { kind, .. }) =
+            &mut self;
+        *kind = file;
+        self
+    }
 }
 
 impl Kind {
     fn name(self) -> &'static str {
         match self {
-            Self::Report => "report",
+            Self::Report | Self::Merged => "report",
             Self::Plan => "plan",
         }
     }
@@ -81,7 +93,7 @@ impl Kind {
     fn setting(self) -> &'static str {
         match self {
             Self::Report => "`report.json` (--report)",
-            Self::Plan => "--out",
+            Self::Merged | Self::Plan => "--out",
         }
     }
 }

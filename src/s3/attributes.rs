@@ -164,7 +164,7 @@ impl Client {
             Ok(output) => output,
             Err(failure) => return unlocked(failure),
         };
-        // An object without one is told by an error.
+        // The server answers with an error if the object has none.
         let found = output.retention.and_then(|found| {
             use sdk::ObjectLockRetentionMode::{Compliance, Governance};
             let mode = found

@@ -4,10 +4,20 @@ use std::num::NonZeroU64;
 
 use super::bounds::TooLong;
 use super::causes::{find, plain};
+use super::convert::unquote;
 use super::requests::failure;
 use super::{Client, Failure, FailureKind, Operation};
 use crate::location::{BucketName, ObjectKey};
 use crate::size::ByteSize;
+
+/// An object that was read into memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SmallObject {
+    /// Its bytes.
+    pub bytes: bytes::Bytes,
+    /// Its `ETag`, without quotes. Absent if the server gave none.
+    pub etag: Option<String>,
+}
 
 impl Client {
     /// Returns the bytes of an object, or the first `most` of them. A server that knows no ranges
@@ -18,6 +28,17 @@ impl Client {
         key: &ObjectKey,
         most: Option<NonZeroU64>,
     ) -> Result<bytes::Bytes, Failure> {
+        let object = self.get_small_object(bucket, key, most).await?;
+        Ok(object.bytes)
+    }
+
+    /// Returns the same with the object's `ETag`.
+    pub async fn get_small_object(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        most: Option<NonZeroU64>,
+    ) -> Result<SmallObject, Failure> {
         let answer = self
             .sdk
             .get_object()
@@ -36,6 +57,7 @@ impl Client {
                 message,
             )
         };
+        let etag = output.e_tag.map(unquote).filter(|etag| !etag.is_empty());
         // The SDK compares the length with what was announced and the sum with what was stored.
         let body = output
             .body
@@ -54,6 +76,9 @@ impl Client {
                     format!("the answer broke off: {}", plain(&error)),
                 ),
             })?;
-        Ok(body.into_bytes())
+        Ok(SmallObject {
+            bytes: body.into_bytes(),
+            etag,
+        })
     }
 }

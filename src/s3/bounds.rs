@@ -241,7 +241,7 @@ enum LargePermit {
 struct Limited {
     body: SdkBody,
     bound: Bound,
-    /// Set for a stream of bytes of an object, which nobody keeps.
+    /// Set for a stream of an object's bytes, which is not kept in memory.
     is_range: bool,
     /// Bytes that the server has announced.
     announced: u64,

@@ -54,7 +54,7 @@ const RECENT: usize = 9;
 /// The clocks of the servers of an endpoint may differ by this much from each other, and times of
 /// modification have whole seconds.
 const SPREAD: Duration = Duration::from_secs(1);
-/// The clocks of a server and of whoever it serves differ by less than this.
+/// The difference below which the clocks of a server and of its clients count as equal.
 const MAX_SKEW: Duration = Duration::from_mins(15);
 /// The clock of a server that tells no time may be behind by this much.
 const UNKNOWN_SKEW: Duration = Duration::from_mins(5);

@@ -1,5 +1,7 @@
 //! Between the SDK's types and ours: what an answer says, and how a header is spelt.
 
+use std::borrow::Cow;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -242,11 +244,13 @@ pub(super) fn decode(key: String, encoded: bool) -> Result<String, String> {
     if !encoded || !key.contains(['%', '+']) {
         return Ok(key);
     }
-    let spaced = key.replace('+', " ");
-    percent_decode_str(&spaced)
-        .decode_utf8()
-        .map(std::borrow::Cow::into_owned)
-        .map_err(|_| key)
+    let spaced = if key.contains('+') {
+        Cow::Owned(key.replace('+', " "))
+    } else {
+        Cow::Borrowed(&*key)
+    };
+    let decoded = percent_decode_str(&spaced).decode_utf8();
+    decoded.map(Cow::into_owned).map_err(|_| key.clone())
 }
 
 /// Returns the value of `If-None-Match`.

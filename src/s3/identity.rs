@@ -474,7 +474,7 @@ impl Identities {
 fn with_machine<T>(ask: impl FnOnce(&Machine<'_>) -> T) -> T {
     let env = |name: &str| std::env::var(name).ok();
     let vendor = std::fs::read_to_string("/sys/class/dmi/id/sys_vendor").unwrap_or_default();
-    // In a pod, metadata may be shut off on purpose; whoever needs it there names it.
+    // In a pod, metadata may be blocked on purpose. A user who needs it there names it.
     let is_instance = vendor.trim() == "Amazon EC2" && env("KUBERNETES_SERVICE_HOST").is_none();
     ask(&Machine {
         env: &env,

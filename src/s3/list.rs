@@ -330,7 +330,7 @@ fn object(
             Tag::Open("Key") => object.key = reader.text()?.into_owned(),
             Tag::Open("Size") => size = reader.text()?.trim().parse().ok(),
             Tag::Open("ETag") => {
-                match IdKind::Etag.optional(Some(reader.text()?.trim_matches('"').to_owned())) {
+                match IdKind::Etag.optional(Some(reader.unquoted()?.into_owned())) {
                     Ok(etag) => object.etag = etag,
                     Err(message) => mistake = Some(message),
                 }

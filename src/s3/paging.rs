@@ -129,13 +129,13 @@ impl Order {
 /// The verdict on a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
-    /// A new page; the list goes on where it says.
+    /// A new page, with the place of the next one.
     Next,
     /// The page before once more. Its entries are taken out; ask for it again.
     Again,
 }
 
-/// Two hashes with keys of their own: nobody can make an entry look like another one.
+/// Two keyed hashes: no server can make one entry look like another.
 type Print = (u64, u64);
 
 /// Follows one list.
@@ -467,7 +467,7 @@ fn shortened(key: &str) -> String {
 /// entry, that stands in for a token.
 ///
 /// # Errors
-/// The list goes on, and nothing says where.
+/// The list continues, and nothing says where.
 pub(super) fn follows<M>(
     truncated: Option<bool>,
     token: Option<M>,

@@ -384,7 +384,7 @@ mod tests {
     async fn assert_ended(ids: &str) {
         for id in ids.split_whitespace() {
             let state = format!("/proc/{id}/stat");
-            // A process that nobody has waited for yet is a zombie.
+            // A process that was not waited for yet is a zombie.
             while std::fs::read_to_string(&state).is_ok_and(|state| !state.contains(") Z ")) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }

@@ -23,7 +23,7 @@ use super::served::Connection;
 
 /// Bytes that count as progress.
 const STEP: u64 = 64 << 10;
-/// A body goes to the socket in pieces of so many bytes.
+/// The bytes of one write of a body to the socket.
 const PIECE: usize = 256 << 10;
 
 tokio::task_local! {

@@ -157,7 +157,7 @@ impl Foundation {
                 provider(source, config, &environment),
             )
         };
-        // A run goes on as the identity that it began as, or waits for it.
+        // A run keeps the identity with which it began, or waits for it.
         let sources: &[_] = match asked.used.get() {
             Some(used) => std::slice::from_ref(used),
             None => &self.endpoint.credentials,

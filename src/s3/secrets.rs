@@ -52,7 +52,7 @@ const ELEMENTS: [(&str, &str); 7] = [
 ];
 /// The prefixes of the names of headers and elements that hold checksums.
 const CHECKSUM: [&str; 2] = ["x-amz-checksum-", "Checksum"];
-/// A document of more bytes holds so many names that an index of the secrets pays off.
+/// The bytes of a document from which on an index of the secrets pays off.
 const LONG: usize = 8192;
 /// The text shown in place of a secret.
 const HIDDEN: &str = "[hidden]";

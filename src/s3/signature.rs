@@ -125,7 +125,7 @@ impl Signer {
         let mut last = "";
         for (name, value) in headers {
             if name == last {
-                // The line of the value before goes on.
+                // The line of the previous value continues.
                 text.pop();
                 text.push(b',');
             } else {

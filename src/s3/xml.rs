@@ -21,6 +21,8 @@ pub(super) enum Tag<'a> {
 #[derive(Clone, Debug)]
 pub(super) struct XmlReader<'a> {
     rest: &'a str,
+    /// The name of the element that was opened last.
+    opened: &'a str,
 }
 
 /// The document cannot be read.
@@ -30,7 +32,10 @@ pub(super) struct Unreadable;
 
 impl<'a> XmlReader<'a> {
     pub(super) fn new(document: &'a str) -> Self {
-        Self { rest: document }
+        Self {
+            rest: document,
+            opened: "",
+        }
     }
 
     /// Returns how many bytes are left of the document.
@@ -41,25 +46,75 @@ impl<'a> XmlReader<'a> {
     /// Reads the text up to the next tag, and the tag.
     pub(super) fn next(&mut self) -> Result<(&'a str, Tag<'a>), Unreadable> {
         loop {
-            let (text, rest) = self.rest.split_once('<').ok_or(Unreadable)?;
-            if let Some(end) = rest
-                .strip_prefix('?')
-                .map(|_| "?>")
-                .or(rest.strip_prefix("!--").map(|_| "-->"))
-            {
+            let (text, rest) = self.up_to_tag().ok_or(Unreadable)?;
+            let rest = rest.get(1..).ok_or(Unreadable)?;
+            let comment = rest.strip_prefix('?').map(|_| "?>");
+            if let Some(end) = comment.or(rest.strip_prefix("!--").map(|_| "-->")) {
                 (_, self.rest) = rest.split_once(end).ok_or(Unreadable)?;
                 continue;
             }
-            let (tag, rest) = rest.split_once('>').ok_or(Unreadable)?;
+            let (tag, rest) = self.tag(rest).ok_or(Unreadable)?;
             self.rest = rest;
-            let tag = match tag.as_bytes() {
-                [] | [b'!', ..] => return Err(Unreadable),
-                [b'/', ..] => Tag::Close(name(&tag[1..])),
-                [.., b'/'] => Tag::Empty(name(&tag[..tag.len() - 1])),
-                _ => Tag::Open(name(tag)),
-            };
             return Ok((text, tag));
         }
+    }
+
+    /// Returns the text up to the next tag, and the rest from the tag on.
+    fn up_to_tag(&self) -> Option<(&'a str, &'a str)> {
+        // Texts are short, so that this is faster than the search of the standard library.
+        let begin = self.rest.bytes().position(|byte| byte == b'<')?;
+        self.rest.split_at_checked(begin)
+    }
+
+    /// Returns the tag behind a `<`, and what follows the tag. Each byte is looked at once.
+    fn tag(&mut self, document: &'a str) -> Option<(Tag<'a>, &'a str)> {
+        let (mut begin, mut name_end, mut last) = (0, None, 0);
+        for (at, byte) in document.bytes().enumerate() {
+            match byte {
+                b'>' => {
+                    let is_empty = last == b'/' && at > 1;
+                    let end = name_end.unwrap_or(if is_empty { at - 1 } else { at });
+                    let (name, rest) = (document.get(begin..end)?, document.get(at + 1..)?);
+                    let tag = match document.as_bytes() {
+                        [b'>' | b'!', ..] => return None,
+                        [b'/', ..] => Tag::Close(name),
+                        _ if is_empty => Tag::Empty(name),
+                        _ => {
+                            self.opened = name;
+                            Tag::Open(name)
+                        }
+                    };
+                    return Some((tag, rest));
+                }
+                b'/' if at == 0 => begin = 1,
+                b':' if name_end.is_none() => begin = at + 1,
+                _ if byte.is_ascii_whitespace() => {
+                    name_end.get_or_insert(at);
+                }
+                _ => {}
+            }
+            last = byte;
+        }
+        None
+    }
+
+    /// Returns the text of the element that was opened last, if its end follows the text.
+    fn leaf(&mut self) -> Option<&'a str> {
+        let (text, rest) = self.up_to_tag()?;
+        let rest = rest.strip_prefix("</")?.strip_prefix(self.opened)?;
+        self.rest = rest.strip_prefix('>')?;
+        Some(text)
+    }
+
+    /// Reads the text as it is written.
+    fn raw(&mut self) -> Result<&'a str, Unreadable> {
+        if let Some(text) = self.leaf() {
+            return Ok(text);
+        }
+        let (text, Tag::Close(_)) = self.next()? else {
+            return Err(Unreadable);
+        };
+        Ok(text)
     }
 
     /// Reads the next child element; `None` at the end of the parent.
@@ -72,14 +127,25 @@ impl<'a> XmlReader<'a> {
 
     /// Reads the text of the element that was opened last, which has no child elements.
     pub(super) fn text(&mut self) -> Result<Cow<'a, str>, Unreadable> {
-        let (text, Tag::Close(_)) = self.next()? else {
-            return Err(Unreadable);
-        };
-        unescape(text)
+        unescape(self.raw()?)
+    }
+
+    /// Reads such a text without the quotes around it, and makes no copy because of them.
+    pub(super) fn unquoted(&mut self) -> Result<Cow<'a, str>, Unreadable> {
+        let raw = self.raw()?;
+        let text = raw.strip_prefix("&quot;");
+        let text = text.and_then(|text| text.strip_suffix("&quot;"));
+        match unescape(text.unwrap_or(raw))? {
+            Cow::Borrowed(text) => Ok(text.trim_matches('"').into()),
+            Cow::Owned(text) => Ok(text.trim_matches('"').to_owned().into()),
+        }
     }
 
     /// Passes by what is left of the element that was opened last.
     pub(super) fn skip(&mut self) -> Result<(), Unreadable> {
+        if self.leaf().is_some() {
+            return Ok(());
+        }
         let mut depth = 1_u32;
         while depth > 0 {
             match self.next()?.1 {
@@ -90,13 +156,6 @@ impl<'a> XmlReader<'a> {
         }
         Ok(())
     }
-}
-
-fn name(tag: &str) -> &str {
-    let name = tag
-        .find(|char: char| char.is_ascii_whitespace())
-        .map_or(tag, |end| &tag[..end]);
-    name.rsplit_once(':').map_or(name, |(_, name)| name)
 }
 
 /// Puts characters in the place of their references.
@@ -151,6 +210,53 @@ mod tests {
         assert_eq!(reader.text().unwrap(), "");
         assert_eq!(reader.child(), Ok(None));
         assert_eq!(reader.child(), Err(Unreadable), "the document is over");
+    }
+
+    #[test]
+    fn names_have_no_prefix_and_no_attributes() {
+        for (document, tag) in [
+            ("<a:B c:d='e:f'>", Tag::Open("B")),
+            ("</a:B >", Tag::Close("B")),
+            ("</>", Tag::Close("")),
+            ("<a:B/>", Tag::Empty("B")),
+            ("<B c='/' />", Tag::Empty("B")),
+            ("<B\n>", Tag::Open("B")),
+            ("<é>", Tag::Open("é")),
+        ] {
+            let read = XmlReader::new(document).next();
+            assert_eq!(read, Ok(("", tag)), "{document}");
+        }
+        for bad in ["<>", "<!A>", "<A", "<", ""] {
+            assert_eq!(XmlReader::new(bad).next(), Err(Unreadable), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_text_ends_with_its_element() {
+        for (document, text) in [
+            ("<A>1</A>", Some("1")),
+            ("<x:A>1</x:A>", Some("1")),
+            ("<A>1</A >", Some("1")),
+            ("<A>1<A>2</A></A>", None),
+            ("<A>1<B/></A>", None),
+            ("<A>1</A", None),
+        ] {
+            let mut reader = XmlReader::new(document);
+            reader.child().unwrap();
+            assert_eq!(reader.text().ok().as_deref(), text, "{document}");
+        }
+        for (document, text) in [
+            ("<E>&quot;a&quot;</E>", "a"),
+            ("<E>\"a\"</E>", "a"),
+            ("<E>a&amp;b</E>", "a&b"),
+            ("<E>&quot;a&amp;&quot;</E>", "a&"),
+            ("<E>&quot;</E>", ""),
+            ("<E>&#34;a&quot;</E>", "a"),
+        ] {
+            let mut reader = XmlReader::new(document);
+            reader.child().unwrap();
+            assert_eq!(reader.unquoted().unwrap(), text, "{document}");
+        }
     }
 
     #[test]

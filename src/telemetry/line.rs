@@ -187,14 +187,14 @@ impl Note {
         Self { text, ..self }
     }
 
-    /// Keeps the note out of text: what it says is told there in another way.
+    /// Omits the note from text, where another line says the same.
     pub(crate) fn only_json(self) -> Self {
         Self { text: None, ..self }
     }
 
     /// Adds a field.
     pub(crate) fn with(mut self, name: &str, value: impl Serialize) -> Self {
-        // What cannot be a value is no reason to lose the line.
+        // A field that cannot be a value must not cost the line.
         if let Ok(value) = serde_json::to_value(value) {
             self.fields.insert(name.to_owned(), value);
         }

@@ -206,6 +206,7 @@ impl Stage {
             monitor: Arc::new(Silent),
             journal: &journal,
             resumed: &resumed,
+            ranges: None,
             stop: &stop,
             halt: &halt,
         });

@@ -408,6 +408,7 @@ impl Server {
             monitor,
             journal: &journal,
             resumed: &new,
+            ranges: None,
             stop: &stop,
             halt: &halt,
         });

@@ -7,8 +7,10 @@
     reason = "a test's helper fails its test"
 )]
 
+mod arrays;
 mod iam;
 mod image;
+mod indexed;
 mod kubernetes;
 
 use std::path::{Path, PathBuf};

@@ -400,7 +400,7 @@ async fn a_second_signal_ends_it_at_once() {
     send("TERM", &child);
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
     let mut told = String::new();
-    while !told.contains("send the signal again to stop now") {
+    while !told.contains("stopping: finishing requests in flight") {
         assert_ne!(stderr.read_line(&mut told).unwrap(), 0, "{told}");
     }
     let began = Instant::now();
@@ -470,4 +470,54 @@ async fn a_drain_time_that_is_too_short_is_refused() {
         stderr.contains("--drain") && stderr.contains("a second at least"),
         "{stderr}"
     );
+}
+
+/// The second session is stopped before it has met any of the objects that the first one planned.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_summary_counts_all_objects_that_the_journal_still_expects() {
+    let world = World::new().await;
+    (0..40).for_each(|index| put(&world, SOURCE, &format!("{index:02}"), 9));
+    let directory = tempfile::tempdir().unwrap();
+    let copy: Vec<_> = [
+        words("copy"),
+        &["--journal", "J", "--drain", "2s", "--json"],
+    ]
+    .concat();
+    let faults = world.sandbox.faults();
+    let stall = |operation| faults.add(Fault::on(operation).then(Effect::StallBefore(None)));
+    let pending = async || {
+        let mut status = at(&world);
+        status.current_dir(directory.path());
+        let (_, stdout, _) = run(status, &["status", "J", "--json"]).await;
+        let status: serde_json::Value = serde_json::from_str(&stdout).unwrap_or_default();
+        status["pending_objects"].as_u64()
+    };
+    stall(Operation::CopyObject);
+    let first = start(process_at(&world), directory.path(), &copy);
+    while pending().await != Some(40) {
+        sleep(Duration::from_millis(50)).await;
+    }
+    send("KILL", &first);
+    let ended = spawn_blocking(move || first.wait_with_output().unwrap());
+    ended.await.unwrap();
+
+    let met = faults.fired();
+    stall(Operation::HeadObject);
+    let mut second = process_at(&world);
+    second
+        .args(&copy)
+        .current_dir(directory.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let second = second.spawn().unwrap();
+    while faults.fired() == met {
+        sleep(Duration::from_millis(10)).await;
+    }
+    send("TERM", &second);
+    let ended = spawn_blocking(move || second.wait_with_output().unwrap());
+    let output = ended.await.unwrap();
+    let end: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let stopped = end["summary"]["stopped_objects"].as_u64();
+    assert_eq!((output.status.code(), stopped), (Some(4), Some(40)));
+    assert_eq!(pending().await, Some(40));
 }

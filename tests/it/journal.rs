@@ -64,6 +64,8 @@ const RANGE: Event = Event::RangeBegan {
     range: 0,
     transfer: 0,
     ordered: true,
+    after: None,
+    until: None,
 };
 
 pub(crate) fn planned(object: u64) -> Event {

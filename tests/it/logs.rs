@@ -73,6 +73,29 @@ pub(super) fn only<'a>(lines: &'a [Value], event: &str) -> &'a Value {
     found[0]
 }
 
+/// The log of a pod outlives neither the pod nor its Job; the name of the report is all that leads
+/// from it to the receipts.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_names_a_report_in_s3() {
+    let world = world().await;
+    let directory = job(&format!(
+        "{COPY_ALL}report: {{s3: s3://destination/reports/}}\n"
+    ));
+    let mut program = at(&world);
+    program.current_dir(directory.path());
+    let (exit, _, stderr) = run(program, &["run", "lake.yaml", "--log-format", "json"]).await;
+    assert_eq!(exit, 0, "{stderr}");
+    let lines = lines(&stderr);
+    assert_eq!(only(&lines, "start")["report"], "s3://destination/reports/");
+    let summary = only(&lines, "summary");
+    let (name, run) = (summary["report"].as_str(), summary["run"].as_str());
+    let (name, run) = (name.unwrap(), run.unwrap());
+    assert!(
+        name.starts_with("s3://destination/reports/report-") && name.contains(run),
+        "{name}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_good_run_says_what_runs_and_what_it_came_to() {
     let world = world().await;

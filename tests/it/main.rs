@@ -90,6 +90,8 @@ mod sandbox;
 mod secrets;
 mod select;
 mod sessions;
+mod shards;
+mod shards_view;
 mod signals;
 mod stop;
 mod strays;

@@ -86,6 +86,27 @@ async fn a_hot_prefix_does_not_slow_a_cold_one() {
     hot.abort_all();
 }
 
+/// All but the first wait for longer than the patience, while those before them are accepted.
+#[tokio::test(flavor = "multi_thread")]
+async fn time_in_line_at_a_rate_that_the_server_keeps_does_not_use_up_patience() {
+    let mut world = limited(10).await;
+    world.retry.patience = Duration::from_millis(1500);
+    for index in 0..60 {
+        let key = format!("{index:02}");
+        let content = Content::pattern(1, 9);
+        (world.sandbox.store()).put_object(SOURCE, &key, content, &ObjectSpec::default());
+    }
+    let outcome = world.run(copy_all()).await.outcome;
+    assert_eq!(
+        (
+            outcome.done_objects,
+            outcome.failed_objects,
+            outcome.gave_up
+        ),
+        (60, 0, None)
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_begins_with_what_the_last_one_learned() {
     let mut world = limited(80).await;

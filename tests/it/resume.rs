@@ -181,7 +181,7 @@ async fn a_killed_run_goes_on_and_copies_only_what_was_under_way_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_run_goes_on_behind_its_last_planned_key() {
-    let world = world(6000, Duration::from_millis(3)).await;
+    let world = world(6000, Duration::from_millis(30)).await;
     let directory = manifest(&world.sandbox, "");
     let child = spawn(&world, directory.path(), &["run", "job.yaml"]);
     copied(&world, 50).await;

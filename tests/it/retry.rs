@@ -513,6 +513,16 @@ async fn tags_that_were_lost_are_set_without_another_copy() {
         .map(|index| versions(&format!("k{index:02}")))
         .collect();
     world.sandbox.calls().clear();
+    let look = ["retry", "--losses", "--dry-run", report];
+    let (exit, stdout, stderr) = run(at(&world), &look).await;
+    assert!(
+        exit == 0
+            && stdout.contains("20 copies of this report lack only tags")
+            && stdout.contains("nothing was written"),
+        "{exit} {stdout} {stderr}"
+    );
+    assert_eq!(world.calls(Operation::PutObjectTagging), 0);
+    assert_eq!(world.calls(Operation::CopyObject), 0);
     let (exit, stdout, stderr) = run(at(&world), &["retry", "--losses", report]).await;
     assert_eq!(exit, 0, "{stdout} {stderr}");
     assert_eq!(

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use rstest::rstest;
+use s3haul::endpoint::Provider;
 use s3haul::journal::{Intent, Location, look};
 use s3haul::manifest::job::{PartSize, Transfer, When};
 use s3haul::s3::Attributes;
@@ -15,6 +16,7 @@ use crate::world::{DESTINATION, Run, SOURCE, World, copy_all};
 
 const COUNT: u64 = 60;
 const COPY: Operation = Operation::CopyObject;
+const CREATE: Operation = Operation::CreateMultipartUpload;
 
 fn put_all(world: &World, size: u64) {
     for index in 0..COUNT {
@@ -37,6 +39,14 @@ async fn patient_with(options: SandboxOptions, buckets: BucketOptions) -> World 
     world.retry.silence = Duration::from_mins(10);
     world.retry.patience = Duration::from_mins(10);
     world
+}
+
+/// A transfer of objects in parts.
+fn in_parts() -> Transfer {
+    let mut transfer = copy_all();
+    (transfer.parts.size, transfer.parts.threshold) =
+        (PartSize::Exactly(ByteSize(5 * MIB)), ByteSize(5 * MIB));
+    transfer
 }
 
 /// The requests that were sent twice because they hung, and because they failed.
@@ -103,10 +113,7 @@ async fn reads_that_hang_are_sent_once_more() {
         .nth(50)
         .then(Effect::StallBefore(None));
     world.sandbox.faults().add(stall);
-    let mut transfer = copy_all();
-    (transfer.parts.size, transfer.parts.threshold) =
-        (PartSize::Exactly(ByteSize(5 * MIB)), ByteSize(5 * MIB));
-    let run = world.run(transfer).await;
+    let run = world.run(in_parts()).await;
     assert_eq!(run.outcome.done_objects, COUNT, "{:?}", run.outcome);
     assert_eq!(repeated(&run), (1, 0));
     world.assert_no_upload_is_left();
@@ -145,18 +152,13 @@ async fn an_object_is_found_whose_complete_is_not_answered() {
     let complete = Operation::CompleteMultipartUpload;
     let stall = Fault::on(complete).then(Effect::StallAfter(None));
     world.sandbox.faults().add(stall);
-    let mut transfer = copy_all();
-    (transfer.parts.size, transfer.parts.threshold) =
-        (PartSize::Exactly(ByteSize(5 * MIB)), ByteSize(5 * MIB));
-    let run = world.run(transfer).await;
+    let run = world.run(in_parts()).await;
     assert_eq!(run.outcome.done_objects, 1, "{:?}", run.outcome);
     assert_eq!(world.calls(complete), 1);
     assert_eq!(run.proof(), "crc64nvme");
     world.assert_equal("large", "large");
     world.assert_no_upload_is_left();
 }
-
-const CREATE: Operation = Operation::CreateMultipartUpload;
 
 /// A world with objects in parts, and one Create of many that has these effects.
 async fn with_late_create(versioning: bool, effects: &[Effect]) -> (World, Transfer) {
@@ -170,10 +172,7 @@ async fn with_late_create(versioning: bool, effects: &[Effect]) -> (World, Trans
         let late = Fault::on(CREATE).nth(40).then(effect.clone());
         world.sandbox.faults().add(late);
     }
-    let mut transfer = copy_all();
-    (transfer.parts.size, transfer.parts.threshold) =
-        (PartSize::Exactly(ByteSize(5 * MIB)), ByteSize(5 * MIB));
-    (world, transfer)
+    (world, in_parts())
 }
 
 const LATE: Duration = Duration::from_secs(4);
@@ -264,4 +263,92 @@ async fn requests_on_connections_that_nobody_serves_are_sent_again_on_others() {
         let key = format!("{index:03}");
         world.assert_equal(&key, &key);
     }
+}
+
+/// The second request fails too, or hangs.
+#[rstest]
+#[case::error(Effect::Error(500, "InternalError"))]
+#[case::refusal(Effect::SlowDown)]
+#[case::reset(Effect::ResetBefore)]
+#[case::silence(Effect::StallBefore(None))]
+#[tokio::test]
+async fn a_third_request_is_sent_if_the_second_one_does_not_succeed(#[case] effect: Effect) {
+    let world = patient(BucketOptions::default()).await;
+    put_all(&world, 1000);
+    let faults = world.sandbox.faults();
+    faults.add(Fault::on(COPY).nth(40).then(Effect::StallBefore(None)));
+    faults.add(Fault::on(COPY).nth(COUNT + 1).then(effect));
+    let run = world.run(copy_all()).await;
+    assert_eq!(run.outcome.done_objects, COUNT, "{:?}", run.outcome);
+    assert_eq!(world.calls(COPY), COUNT + 2);
+    assert_eq!(repeated(&run), (2, 0));
+}
+
+/// What the first request of its kind is, before anything is known of how long they take.
+#[rstest]
+#[case::first_contact(Operation::HeadBucket)]
+#[case::list(Operation::ListObjectsV2)]
+#[case::head(Operation::HeadObject)]
+#[case::tags(Operation::GetObjectTagging)]
+#[case::copy(COPY)]
+#[case::create(CREATE)]
+#[case::part(Operation::UploadPartCopy)]
+#[case::complete(Operation::CompleteMultipartUpload)]
+#[tokio::test]
+async fn the_first_request_of_its_kind_may_hang(#[case] operation: Operation) {
+    let mut world = patient(BucketOptions::default()).await;
+    world.retry.complete = Duration::from_mins(10);
+    let mut spec = ObjectSpec::default();
+    spec.attributes.tags = [("team".to_owned(), "data".to_owned())].into();
+    for (key, size) in [("small", 1000), ("large", 12 * MIB)] {
+        let content = Content::pattern(1, size);
+        world
+            .sandbox
+            .store()
+            .put_object(SOURCE, key, content, &spec);
+    }
+    let stall = Fault::on(operation).nth(1).then(Effect::StallBefore(None));
+    world.sandbox.faults().add(stall);
+    let run = world.run(in_parts()).await;
+    assert_eq!(run.outcome.done_objects, 2, "{:?}", run.outcome);
+    assert!(world.calls(operation) >= 2, "one of them hung");
+    assert_eq!(repeated(&run).1, 0, "nobody has waited for it");
+    world.assert_no_upload_is_left();
+}
+
+/// Another server might publish an upload twice, or lose it.
+#[tokio::test]
+async fn only_amazon_gets_a_second_complete() {
+    let mut world = patient(BucketOptions::default()).await;
+    world.provider = Provider::Minio;
+    put_all(&world, 6 * MIB);
+    let complete = Operation::CompleteMultipartUpload;
+    let late = Effect::StallBefore(Some(Duration::from_millis(1500)));
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(complete).nth(40).then(late));
+    let run = world.run(in_parts()).await;
+    assert_eq!(run.outcome.done_objects, COUNT, "{:?}", run.outcome);
+    assert_eq!((world.calls(complete), repeated(&run)), (COUNT, (0, 0)));
+}
+
+/// An upload is aborted, although the first request for that hangs.
+#[rstest]
+#[case::before_it_took_effect(Effect::StallBefore(None))]
+#[case::after_it_took_effect(Effect::StallAfter(None))]
+#[tokio::test]
+async fn an_abort_that_hangs_is_sent_once_more(#[case] effect: Effect) {
+    let world = patient(BucketOptions::default()).await;
+    let (bucket, key) = (world.bucket(DESTINATION).await, "k".parse().unwrap());
+    let upload = bucket.create_upload(&key, &Attributes::default()).await;
+    let id = upload.unwrap().value.id;
+    let abort = Operation::AbortMultipartUpload;
+    world
+        .sandbox
+        .faults()
+        .add(Fault::on(abort).nth(1).then(effect));
+    assert!(bucket.abort_upload(&key, &id).await.unwrap());
+    assert_eq!(world.calls(abort), 2);
+    world.assert_no_upload_is_left();
 }

@@ -150,6 +150,7 @@ impl World {
             monitor,
             journal: &journal,
             resumed: &new,
+            ranges: None,
             stop: &self.stop,
             halt: &halt,
         })
@@ -220,6 +221,7 @@ impl World {
             monitor,
             journal: &journal,
             resumed: &resumed,
+            ranges: None,
             stop: &self.stop,
             halt: &halt,
         })

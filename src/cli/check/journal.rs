@@ -55,7 +55,7 @@ pub(super) async fn check(
     }
     match &location {
         Location::Directory(path) => match obstacle(path) {
-            // Nobody named it, so the run does without.
+            // It is not named, so the run works without it.
             Some(obstacle) if job.journal == JournalPlace::Usual => {
                 findings.add(
                     Status::Warning,

@@ -69,7 +69,7 @@ async fn found(
         .with_slot(destination.head(&uri.key, None))
         .await
     {
-        // Somebody may have replaced it, which says nothing about the others.
+        // It may have been replaced, which says nothing about the others.
         Ok(_) => Some(Ok(())),
         Err(failure) if *failure.kind() == FailureKind::NotFound => {
             Some(Err(format!("{uri}{at}, is not there")))

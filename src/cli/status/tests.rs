@@ -48,6 +48,8 @@ fn events() -> Vec<Event> {
             range: 0,
             transfer: 0,
             ordered: true,
+            after: None,
+            until: None,
         },
         planned(1, "big.bin"),
         planned(2, "b"),

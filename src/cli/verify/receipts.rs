@@ -14,6 +14,7 @@ use crate::connections::Connections;
 use crate::location::S3Uri;
 use crate::manifest::job::{ReportPlace, Transfer, Versions};
 use crate::pace::gate::by_itself;
+use crate::report::MergeScope;
 use crate::report::read::read;
 use crate::s3::Failure;
 use crate::verify::{self, Counts, Place};
@@ -33,8 +34,8 @@ impl Verify {
         let usage = |what: String| CliError::Usage(format!("the report {place}: {what}"));
         let found = FoundReport::open(place, &self.endpoint).await?;
         // Read to its end before anything is compared: a report that was cut proves nothing.
-        let report = read(found.lines()?).await.map_err(unread)?;
-        let mut lines = found.lines()?;
+        let report = read(found.lines(MergeScope::All)?).await.map_err(unread)?;
+        let mut lines = found.lines(MergeScope::All)?;
         lines.next().await.map_err(unread)?;
         // The command is read again for its endpoints.
         let job = job_of(&report.origin)?;

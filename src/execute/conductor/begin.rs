@@ -73,10 +73,10 @@ impl Conductor<'_> {
             .chain(once(async move { (number, None) }));
             self.news.push(told.boxed());
             let (record, misses) = (Record::new(&work, number), Misses::of(&work.sides.transfer));
-            let has_found = work
-                .resumed
-                .ranges_of(number)
-                .any(|(_, range)| range.passed.is_some());
+            // A part of the keys says nothing about the selection.
+            let is_part = work.range.after.is_some() || work.range.until.is_some();
+            let known = || work.resumed.ranges_of(number);
+            let has_found = is_part || known().any(|(_, range)| range.passed.is_some());
             let (listed, is_planned, excluded, left) = (Listed::of(&work, number), false, 0, 0);
             let running = Running {
                 work,

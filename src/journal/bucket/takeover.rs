@@ -1,5 +1,4 @@
-//! The take-over of a journal in S3: a session writes the next number, and shuts out whoever wrote
-//! until then.
+//! Takes over a journal in S3: writes the next number, and thereby fences the previous writer.
 
 use jiff::Timestamp;
 
@@ -33,7 +32,7 @@ impl BucketPlace {
             let (number, next, at) = (found.next_segment, found.replay.next, self.now());
             let header = Header::new(number, next, writer, at).line();
             if !self.is_created(number, header.clone(), &mut rounds).await? {
-                // What the previous writer has written meanwhile must be read first.
+                // The segments that the previous writer wrote meanwhile must be read first.
                 self.check_holder(writer, terms).await?;
                 continue;
             }

@@ -1,7 +1,7 @@
 //! The lock of a journal directory.
 //!
-//! The operating system releases it when the process ends, however that ends. The file says who
-//! holds it, so that another process can name the holder.
+//! The operating system releases it when the process ends, in whatever way. The file names the
+//! holder, for the error of another process.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};

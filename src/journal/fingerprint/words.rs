@@ -1,4 +1,4 @@
-//! The words in which a message tells a setting that changed.
+//! The words in which a message names a setting that changed.
 
 /// Returns the text of a setting for a message: of a group of values those that are set. The text
 /// on record names the fields as the code does, and is kept, because old journals hold it.

@@ -136,6 +136,8 @@ fn a_list_without_order_is_read_again_unless_it_was_read_to_its_end() {
                 range: 0,
                 transfer: 0,
                 ordered: false,
+                after: None,
+                until: None,
             },
         ]
     };
@@ -162,6 +164,8 @@ fn what_a_list_finds_again_counts_once() {
         range: 0,
         transfer: 0,
         ordered: false,
+        after: None,
+        until: None,
     };
     let failed = |object, kind: &str| {
         let failed = FailedObject {
@@ -258,6 +262,8 @@ fn a_range_that_begins_anew_leaves_nothing_of_what_was_known() {
         range: 1,
         transfer: 1,
         ordered: true,
+        after: None,
+        until: None,
     };
     let known = [
         Event::RunBegan(info()),
@@ -274,6 +280,8 @@ fn a_range_that_begins_anew_leaves_nothing_of_what_was_known() {
             range: 0,
             transfer: 0,
             ordered: false,
+            after: None,
+            until: None,
         },
     );
     assert_eq!(

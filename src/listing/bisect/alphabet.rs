@@ -1,14 +1,26 @@
-//! Keys as numbers: where a key lies between two others, and which text lies in the middle of them.
+//! Treats keys as numbers: computes where a key lies between two others, and which text lies in the
+//! middle between them.
 //!
-//! A key is read as a fraction whose digits are its characters, in the order of their code points,
-//! which is the order of S3's lists. The digits are those characters that were seen in keys and no
-//! others: hexadecimal names then have sixteen of them, and the middle between `0…` and the end is
-//! `8…` and not something between `9` and `a`.
+//! A key is a fraction whose digits are its characters, in the order of their code points, which is
+//! the order of S3's lists. Only characters that occur in keys are digits. Hexadecimal names then
+//! have sixteen digits, and the middle between `0…` and the end is `8…`, not a character between
+//! `9` and `a`.
+//!
+//! Many keys have a form: `year=2026/month=03/day=17/…`. At most places, such keys have one
+//! character or a few. A number that allowed every character everywhere would say that almost
+//! nothing lies before the middle of a directory. So each place gets digits of its own once enough
+//! different beginnings of keys show the same characters there ([`Place`]). The zeros at the start
+//! of a counter do not count: they have one beginning.
 
 use std::collections::BTreeSet;
 
 /// Characters of a key that a number is made of. More would not fit the precision.
 const DIGITS: usize = 8;
+/// Different beginnings of keys that must show the characters of a place before others are ruled
+/// out.
+const BEGINNINGS: usize = 6;
+/// Bytes of a key whose places have characters of their own.
+const PLACES: usize = 128;
 /// Characters that are kept apart. Keys in Chinese have thousands; what is beyond lies between its
 /// neighbours.
 const MOST: usize = 4096;
@@ -20,11 +32,77 @@ pub(super) struct Alphabet {
     others: BTreeSet<char>,
     /// All of them, in order.
     sorted: Vec<char>,
+    /// The places of bytes behind the prefix.
+    places: Vec<Place>,
+}
+
+/// One place in the keys.
+#[derive(Clone, Debug, Default)]
+struct Place {
+    /// The ASCII characters that were seen.
+    ascii: u128,
+    has_others: bool,
+    /// Hashes of different beginnings that were followed by one of the characters, since there was
+    /// a new character.
+    beginnings: Vec<u64>,
+}
+
+impl Place {
+    fn learn(&mut self, byte: u8, beginning: u64) {
+        self.has_others |= !byte.is_ascii();
+        let bit = 1_u128.checked_shl(byte.into()).unwrap_or_default();
+        if self.ascii & bit != bit {
+            self.ascii |= bit;
+            self.beginnings.clear();
+        }
+        if self.beginnings.len() < BEGINNINGS && !self.beginnings.contains(&beginning) {
+            self.beginnings.push(beginning);
+        }
+    }
+
+    /// Returns the characters, if there are probably no others.
+    fn settled(&self) -> Option<Characters> {
+        let is_settled = self.beginnings.len() >= BEGINNINGS && !self.has_others;
+        is_settled.then_some(Characters(self.ascii))
+    }
+}
+
+/// Some ASCII characters, at least one.
+#[derive(Clone, Copy, Debug)]
+struct Characters(u128);
+
+impl Characters {
+    fn count(self) -> u32 {
+        self.0.count_ones()
+    }
+
+    /// Returns how many of them come before `char`, and true if it is one of them.
+    fn find(self, char: char) -> (u32, bool) {
+        match 1_u128.checked_shl(char.into()) {
+            Some(bit) => ((self.0 & (bit - 1)).count_ones(), self.0 & bit == bit),
+            None => (self.count(), false),
+        }
+    }
+
+    fn get(self, index: u32) -> Option<char> {
+        let mut left = self.0;
+        for _ in 0..index {
+            left &= left.wrapping_sub(1);
+        }
+        u8::try_from(left.trailing_zeros()).ok().map(char::from)
+    }
 }
 
 impl Alphabet {
-    /// Takes the characters of a key in.
+    /// Takes the characters of a key in, from the end of its prefix on.
     pub(super) fn learn(&mut self, text: &str) {
+        let mut beginning = 0xcbf2_9ce4_8422_2325_u64;
+        let places = text.len().min(PLACES).max(self.places.len());
+        self.places.resize_with(places, Place::default);
+        for (place, byte) in self.places.iter_mut().zip(text.bytes()) {
+            place.learn(byte, beginning);
+            beginning = (beginning ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
         let mut grown = false;
         for char in text.chars() {
             if char.is_ascii() {
@@ -43,6 +121,10 @@ impl Alphabet {
         }
     }
 
+    fn settled(&self, place: usize) -> Option<Characters> {
+        self.places.get(place)?.settled()
+    }
+
     /// One more than there are characters, because a key that ends comes before all that go on, and
     /// one for characters behind the last.
     #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
@@ -50,40 +132,71 @@ impl Alphabet {
         self.sorted.len() as f64 + 2.0
     }
 
-    /// Returns the position of a text among all texts: 0 is the empty one, 1 is behind all.
+    /// Returns the position of a text, which stands at a place, among all texts: 0 is the empty one,
+    /// 1 is behind all.
     #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
-    pub(super) fn value(&self, text: &str) -> f64 {
-        let (mut value, mut unit) = (0.0, 1.0);
-        for char in text.chars().take(DIGITS) {
-            unit /= self.base();
-            value += unit * (self.sorted.partition_point(|known| *known < char) as f64 + 1.0);
+    pub(super) fn value(&self, text: &str, place: usize) -> f64 {
+        let (mut value, mut unit, mut digits) = (0.0, 1.0, 0);
+        for (at, char) in text.char_indices() {
+            if let Some(characters) = self.settled(place + at) {
+                let (before, is_one) = characters.find(char);
+                let count = characters.count();
+                // The only character says nothing.
+                if count == 1 && is_one {
+                    continue;
+                }
+                unit /= f64::from(count);
+                value += unit * f64::from(before);
+                if !is_one {
+                    break;
+                }
+            } else {
+                unit /= self.base();
+                let before = self.sorted.partition_point(|known| *known < char);
+                value += unit * (before as f64 + 1.0);
+            }
+            digits += 1;
+            if digits == DIGITS {
+                break;
+            }
         }
         value
     }
 
-    /// A short text whose value is about this one.
+    /// Returns a short text whose value is about this one, if it stands at that place.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "a digit is at least 0"
     )]
-    pub(super) fn text(&self, value: f64, precision: f64) -> String {
-        let (mut rest, mut unit, mut text) = (value, 1.0, String::new());
-        while text.chars().count() < DIGITS && (text.is_empty() || unit > precision) {
-            rest *= self.base();
-            unit /= self.base();
+    pub(super) fn text(&self, value: f64, precision: f64, place: usize) -> String {
+        let (mut rest, mut unit, mut text, mut digits) = (value, 1.0, String::new(), 0);
+        while digits < DIGITS && (digits == 0 || unit > precision) {
+            let characters = self.settled(place + text.len());
+            if let Some(characters) = characters.filter(|characters| characters.count() == 1) {
+                text.extend(characters.get(0));
+                continue;
+            }
+            let base = characters.map_or(self.base(), |characters| f64::from(characters.count()));
+            rest *= base;
+            unit /= base;
+            digits += 1;
             let digit = rest.floor();
             rest -= digit;
-            let Some(index) = (digit as usize).checked_sub(1) else {
-                break;
+            let digit = digit as usize;
+            let char = match characters {
+                Some(characters) => {
+                    let last = characters.count() - 1;
+                    characters.get(u32::try_from(digit).unwrap_or(last).min(last))
+                }
+                None => {
+                    let last = self.sorted.len().saturating_sub(1);
+                    let index = digit.checked_sub(1).map(|index| index.min(last));
+                    index.and_then(|index| self.sorted.get(index)).copied()
+                }
             };
-            match self
-                .sorted
-                .get(index.min(self.sorted.len().saturating_sub(1)))
-            {
-                Some(char) => text.push(*char),
-                None => break,
-            }
+            let Some(char) = char else { break };
+            text.push(char);
         }
         text
     }
@@ -132,16 +245,48 @@ mod tests {
     #[test]
     fn the_middle_of_hexadecimal_names_is_the_middle_of_their_digits() {
         let alphabet = of(&["0123456789", "abcdef"]);
-        let middle = alphabet.text(f64::midpoint(alphabet.value("0000"), 1.0), 0.1);
+        let middle = alphabet.text(f64::midpoint(alphabet.value("0000", 0), 1.0), 0.1, 0);
         assert!(["7", "8"].contains(&middle.as_str()), "{middle}");
         let middle = alphabet.text(
-            f64::midpoint(alphabet.value("80"), alphabet.value("90")),
+            f64::midpoint(alphabet.value("80", 0), alphabet.value("90", 0)),
             0.01,
+            0,
         );
         assert!(
             middle.starts_with('8') && ("86".."89").contains(&middle.as_str()),
             "{middle}"
         );
+    }
+
+    #[test]
+    fn a_place_has_characters_of_its_own_once_different_beginnings_show_them() {
+        let mut alphabet = Alphabet::default();
+        for number in 0..100_000 {
+            alphabet.learn(&format!("{number:08}"));
+        }
+        let settled = |alphabet: &Alphabet, place| {
+            let characters = alphabet.settled(place).map(|all| all.count());
+            characters.unwrap_or_default()
+        };
+        assert_eq!(settled(&alphabet, 0), 0, "each key begins at this place");
+        assert_eq!(settled(&alphabet, 2), 0, "all keys begin alike");
+        assert_eq!(settled(&alphabet, 6), 10);
+        let mut alphabet = Alphabet::default();
+        for day in 0..700 {
+            let (month, day) = (day / 28 % 12 + 1, day % 28 + 1);
+            alphabet.learn(&format!("202{}/{month:02}/{day:02}/x", day % 7));
+        }
+        assert_eq!(
+            (4..8)
+                .map(|place| settled(&alphabet, place))
+                .collect::<Vec<_>>(),
+            [1, 2, 10, 1]
+        );
+        assert_eq!((settled(&alphabet, 8), settled(&alphabet, 10)), (3, 1));
+        let value = |text| alphabet.value(text, 4);
+        let middle = f64::midpoint(value("/03/01/x"), value("/09/30/x"));
+        assert!(alphabet.text(middle, 0.001, 4).starts_with("/06/"));
+        assert_eq!(value("/"), value(""), "the only character says nothing");
     }
 
     #[test]
@@ -163,17 +308,40 @@ mod tests {
     }
 
     proptest! {
+        /// Places that are settled leave some texts out, so that those are beside others.
+        #[test]
+        fn values_are_in_the_order_of_texts_where_places_are_settled(
+            days in proptest::collection::vec((0..4_u32, 0..13_u32, 0..32_u32), 30..60),
+            one in "[0-4a]/[01]{2}/[0-3é][0-9]/x|[0-9/]{0,8}",
+            other in "[0-4a]/[01]{2}/[0-3é][0-9]/x|[0-9/]{0,8}",
+            place in 0..3_usize,
+            value in 0.0..1.0_f64,
+        ) {
+            let mut alphabet = Alphabet::default();
+            for (year, month, day) in days {
+                alphabet.learn(&format!("{year}/{month:02}/{day:02}/x"));
+            }
+            let (one_at, other_at) = (alphabet.value(&one, place), alphabet.value(&other, place));
+            if one < other {
+                prop_assert!(one_at <= other_at, "{} {}", one_at, other_at);
+            }
+            prop_assert!((0.0..=1.0).contains(&one_at));
+            let text = alphabet.text(value, 1e-6, place);
+            prop_assert!((alphabet.value(&text, place) - value).abs() < 0.3, "{}", text);
+        }
+
         #[test]
         fn values_are_in_the_order_of_texts(
-            learned in proptest::collection::vec("[a-zé/0-9]{0,6}", 0..10),
+            learned in proptest::collection::vec("[a-zé/0-9]{0,6}", 0..3),
             one in "[a-z0-9éü/]{0,8}",
             other in "[a-z0-9éü/]{0,8}",
         ) {
             let mut alphabet = of(&learned.iter().map(String::as_str).collect::<Vec<_>>());
             alphabet.learn(&one);
             alphabet.learn(&other);
-            prop_assert_eq!(one.cmp(&other), alphabet.value(&one).total_cmp(&alphabet.value(&other)));
-            prop_assert!(alphabet.value(&one) < 1.0);
+            let (one_at, other_at) = (alphabet.value(&one, 0), alphabet.value(&other, 0));
+            prop_assert_eq!(one.cmp(&other), one_at.total_cmp(&other_at));
+            prop_assert!(one_at < 1.0);
         }
     }
 }

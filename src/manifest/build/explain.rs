@@ -1,5 +1,4 @@
-//! What to write instead of a text that cannot be read: a message and a remedy for each kind of
-//! error.
+//! Messages and remedies for texts that cannot be parsed, by kind of error.
 
 use super::super::job::FailureLimitError;
 use super::super::keys::{GlobError, TemplateError};

@@ -1,4 +1,4 @@
-//! The two sides of a transfer: what `from` chooses, and where `to` writes.
+//! Builds the two sides of a transfer: what `from` selects, and where `to` writes.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! The rules about endpoints, and about the two that a transfer connects.
+//! Rules about endpoints, and about the two endpoints of a transfer.
 
 use std::time::Duration;
 
@@ -14,7 +14,8 @@ impl Rules<'_> {
             self.refuse(&format!("{path}.url"), message, remedy);
         }
         for mistake in &resolved.mistakes {
-            // What only the environment says is refused when a transfer connects to the endpoint.
+            // A value from the environment alone is refused when a transfer connects to the
+            // endpoint.
             if let Some(field) = mistake.field {
                 self.refuse(
                     &format!("{path}.{field}"),
@@ -107,7 +108,7 @@ impl Rules<'_> {
         } else if endpoint
             .is_some_and(|endpoint| !endpoint.is_aws() && endpoint.provider != Provider::Aws)
         {
-            // Other servers ignore the header, and a check that nobody makes is worse than none.
+            // Other servers ignore the header, and a check that is not made is worse than none.
             let message = "only AWS looks at the owner that is expected";
             self.refuse(&path, message, "remove it");
         }

@@ -1,4 +1,4 @@
-//! The rules about what a transfer reads: its source, the versions of it, and the selection.
+//! Rules about what a transfer reads: its source, the versions, and the selection.
 
 use super::Rules;
 use crate::location::{LocalPath, suggestion};

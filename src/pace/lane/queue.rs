@@ -1,26 +1,26 @@
-//! One lane: the requests that wait together, at the rate that they are accepted at.
+//! One lane: a queue of requests that are sent at the rate at which the server accepts them.
 //!
-//! A request draws a ticket and is told to go, to wait, or to look for another lane. While some
-//! keys of a lane are refused and others are not, a request for a key that was never refused may go
-//! ahead of the line, as a scout, so that a prefix that is throttled alone shows.
+//! A request draws a ticket. Then it is sent, waits, or finds another lane if this one was
+//! replaced. While some keys of a lane are refused and others are not, a request for a key that was
+//! never refused may skip the queue. This shows which prefix is throttled separately.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::pace::meter::{Meter, Ticket};
-use crate::pace::prefix::{Evidence, Hot};
+use crate::pace::prefix::{HotPrefix, ThrottleStats};
 use crate::pace::rate::RateController;
 
-/// Requests a second that may go ahead of the line, because their keys were never refused while
+/// The requests per second that may skip the queue because their keys were never refused while
 /// others were.
-const SCOUTS: f64 = 20.0;
-/// So many refusals in a row say that a lane accepts nothing at the moment.
+const SKIPS_PER_SECOND: f64 = 20.0;
+/// The refusals in a row after which a lane counts as shut.
 const SHUT: u32 = 16;
 
-/// Requests that wait together.
+/// A queue of requests that share a rate.
 #[derive(Debug)]
 pub(in crate::pace) struct Lane {
-    /// Empty for the lane of all keys that have no other.
+    /// The prefix of its keys; empty for the lane of all keys that have no other.
     pub(super) prefix: String,
     pub(super) state: Mutex<State>,
 }
@@ -29,31 +29,31 @@ pub(in crate::pace) struct Lane {
 pub(super) struct State {
     pub(super) rate: RateController,
     pub(super) meter: Meter,
-    /// For requests that go ahead of the line.
-    scouts: Meter,
-    pub(super) evidence: Evidence,
-    /// Refused requests that have not come back yet.
+    /// Meters the requests that skip the queue.
+    skips: Meter,
+    pub(super) stats: ThrottleStats,
+    /// Refused requests that pause before they queue again.
     pub(super) late: u32,
     /// Refusals since the last request that was accepted.
     pub(super) streak: u32,
-    /// Another lane has taken its place.
+    /// Set once another lane has replaced this one.
     pub(super) retired: bool,
 }
 
 impl State {
-    /// Returns true while everything is refused.
+    /// Returns true while every request is refused.
     pub(super) fn is_shut(&self) -> bool {
         self.streak >= SHUT
     }
 
-    /// Returns true if a request for `key` may go ahead of the line. Below a prefix that is
-    /// throttled alone, a key that is spared would be accepted in its turn.
-    pub(super) fn may_scout(&self, prefix: &str, key: &str) -> bool {
-        (prefix.is_empty() || !self.is_shut()) && self.evidence.may_scout(key)
+    /// Returns true if a request for `key` may skip the queue. In a shut lane of a prefix none may:
+    /// a key that the server spares there would have a lane of its own.
+    pub(super) fn may_skip_queue(&self, prefix: &str, key: &str) -> bool {
+        (prefix.is_empty() || !self.is_shut()) && self.stats.may_skip_queue(key)
     }
 }
 
-/// A request that was refused and waits before it stands in line again.
+/// Counts a refused request that pauses before it queues again, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Late(pub(super) Arc<Lane>);
 
@@ -63,33 +63,36 @@ impl Drop for Late {
     }
 }
 
-/// A request that may be sent.
+/// The right of a request to be sent.
 #[derive(Debug)]
 pub(in crate::pace) struct Passed {
     pub(super) lane: Arc<Lane>,
-    /// It had to wait.
+    /// Set if the request had to wait.
     pub(in crate::pace) waited: bool,
-    /// It did not stand in line.
-    pub(super) scout: bool,
+    /// Set if the request did not wait for its turn.
+    pub(super) skipped_queue: bool,
 }
 
-/// The answer to a request in line.
+/// The answer to a request in the queue.
 pub(super) enum Turn {
     Go,
-    /// Go ahead of the line; these prefixes turned out to be throttled alone.
-    Scout(Vec<Hot>),
+    /// Go ahead of the others. These prefixes turned out to be throttled separately.
+    SkipQueue(Vec<HotPrefix>),
     Wait(Ticket, Duration),
     Elsewhere,
 }
 
 impl Lane {
     pub(super) fn new(prefix: &str, rate: RateController, now: Duration) -> Arc<Self> {
-        let (meter, scouts) = (Meter::new(rate.rate(now), now), Meter::new(SCOUTS, now));
+        let (meter, skips) = (
+            Meter::new(rate.rate(now), now),
+            Meter::new(SKIPS_PER_SECOND, now),
+        );
         let state = State {
             rate,
             meter,
-            scouts,
-            evidence: Evidence::new(prefix),
+            skips,
+            stats: ThrottleStats::new(prefix),
             late: 0,
             streak: 0,
             retired: false,
@@ -106,12 +109,12 @@ impl Lane {
 
     pub(super) fn turn(&self, key: &str, ticket: Option<Ticket>, now: Duration) -> Turn {
         let mut state = self.lock();
-        let may_scout = state.may_scout(&self.prefix, key);
+        let may_skip_queue = state.may_skip_queue(&self.prefix, key);
         let State {
             rate,
             meter,
-            scouts,
-            evidence,
+            skips,
+            stats,
             retired,
             ..
         } = &mut *state;
@@ -121,9 +124,9 @@ impl Lane {
         meter.set(rate.rate(now), now);
         let ticket = ticket.unwrap_or_else(|| meter.draw(1.0, now));
         let wait = meter.wait(ticket, now);
-        let is_open = evidence.is_open(now);
+        let is_open = stats.is_open(now);
         if let Some(wait) = wait {
-            if !(is_open && may_scout && scouts.draw_now(now)) {
+            if !(is_open && may_skip_queue && skips.draw_now(now)) {
                 return Turn::Wait(ticket, wait);
             }
             meter.give_back(1.0);
@@ -131,15 +134,15 @@ impl Lane {
             rate.sent(now);
         }
         if wait.is_some() {
-            // More than is taken of those in line, if the lane is at its limit.
-            let sent = rate.rate(now) + SCOUTS;
+            // If the lane is at its limit, the server would refuse this fraction of all requests.
+            let sent = rate.rate(now) + SKIPS_PER_SECOND;
             let over = rate
                 .limit()
                 .map_or(0.0, |accepted| (sent - accepted).max(0.0));
-            return Turn::Scout(evidence.scouted(key, over / sent, now));
+            return Turn::SkipQueue(stats.skipped_queue(key, over / sent, now));
         }
         if is_open {
-            evidence.sent(key);
+            stats.sent(key);
         }
         Turn::Go
     }

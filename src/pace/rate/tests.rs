@@ -21,7 +21,7 @@ struct Server<L: Fn(f64) -> f64> {
     /// Time to a refusal and to a good answer.
     refuses: Duration,
     answers: Duration,
-    /// Refusals for no reason, one in so many requests.
+    /// The number of requests per refusal without a reason.
     strays: Option<u32>,
 }
 
@@ -57,7 +57,7 @@ impl Run {
     }
 }
 
-/// What a run is asked for.
+/// The requests of a run.
 #[derive(Clone, Copy)]
 struct Demand {
     /// Requests that must be accepted; the run ends then.
@@ -459,7 +459,7 @@ proptest! {
             now += Duration::from_millis(pause);
             controller.sent(now);
             let cut = throttled && controller.throttled(now.saturating_sub(Duration::from_millis(took)), now);
-            // What is used decides how far the probing may go, and is no matter here.
+            // The use of the rate limits the probing, which does not matter here.
             let rate = controller.curve(now);
             prop_assert!(rate >= FLOOR && controller.rate(now) >= FLOOR);
             prop_assert!(cut || rate >= last || last - rate < 1e-9, "{rate} after {last}");

@@ -154,7 +154,7 @@ fn metadata_that_is_missing_or_other_is_named() {
         missing_metadata,
         ..Head::default()
     };
-    // What can be shown is missing, whatever the server counts.
+    // An attribute that HEAD would show is missing, whatever the server counts.
     assert_differs(&team, &missing(1), less);
     let mut odd = with_metadata("a", "größe");
     assert_differs(&odd, &missing(0), less);

@@ -1,4 +1,4 @@
-//! What is kept, by policy and route.
+//! Tests what is kept, by policy and route.
 
 use super::*;
 use crate::manifest::job::{Destination, Preset, Source};
@@ -220,7 +220,7 @@ fn what_can_not_be_kept_is_a_loss_or_the_end_by_its_policy() {
         transfer.preserve.set(attribute, Policy::Try);
         let tried = spec(&head, &transfer).unwrap();
         let told: Vec<_> = tried.losses.iter().map(|loss| loss.attribute).collect();
-        // What became of the encryption is known when the object is there.
+        // The encryption is known once the object exists.
         let expected = if attribute == Attribute::Encryption {
             vec![]
         } else {

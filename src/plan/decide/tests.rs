@@ -1,4 +1,4 @@
-//! Tables of what is copied, left, and asked about, and of routes.
+//! Tables of objects that are copied, left, or asked about, and of routes.
 
 use proptest::prelude::*;
 

@@ -181,7 +181,7 @@ fn each_side_allows_exactly_what_is_sent_to_it() {
 }
 
 #[test]
-fn a_journal_in_s3_needs_no_more_than_its_own_prefix() {
+fn a_journal_and_a_state_in_s3_need_no_more_than_their_own_prefixes() {
     let on = |actions: &[&str], resource: &str| -> Vec<_> {
         actions
             .iter()
@@ -189,12 +189,14 @@ fn a_journal_in_s3_needs_no_more_than_its_own_prefix() {
             .collect()
     };
     let objects = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"];
-    let needed = on(&objects, "arn:aws:s3:::lake-ops/s3haul/*");
-    let needed: BTreeSet<_> = needed
-        .into_iter()
-        .chain(on(&["s3:ListBucket"], "arn:aws:s3:::lake-ops"))
-        .collect();
-    assert_eq!(allowed(&policy("journal")), needed);
+    for (name, below) in [("journal", "s3haul/*"), ("state", "s3haul/lake/*")] {
+        let needed = on(&objects, &format!("arn:aws:s3:::lake-ops/{below}"));
+        let needed: BTreeSet<_> = needed
+            .into_iter()
+            .chain(on(&["s3:ListBucket"], "arn:aws:s3:::lake-ops"))
+            .collect();
+        assert_eq!(allowed(&policy(name)), needed, "{name}");
+    }
 }
 
 #[test]
@@ -258,7 +260,7 @@ fn the_role_trusts_the_service_account_of_the_overlay() {
     assert_eq!(subject.as_str(), Some(expected.as_str()));
     assert_eq!(
         files("deploy/iam", "json").len(),
-        7,
+        8,
         "a policy that no test reads"
     );
 }

@@ -116,6 +116,8 @@ fn everything_names_the_image_of_this_version() {
         "deploy/kubernetes/kustomization.yaml",
         "deploy/overlays/eks/kustomization.yaml",
         "deploy/overlays/keys/kustomization.yaml",
+        "deploy/overlays/indexed-job/kustomization.yaml",
+        "deploy/overlays/indexed-cronjob/kustomization.yaml",
     ] {
         let image = &yaml(path)["images"][0];
         assert_eq!(image["name"], container["image"], "{path}");
@@ -124,6 +126,16 @@ fn everything_names_the_image_of_this_version() {
     for path in ["deploy/Dockerfile", "deploy/README.md"] {
         assert!(read(path).contains(&format!("-t s3haul:{tag} .")), "{path}");
     }
+    let array = format!("registry.example.internal/s3haul-lake:{tag}");
+    for path in [
+        "deploy/aws-batch/Dockerfile",
+        "deploy/aws-batch/job-definition.json",
+        "deploy/README.md",
+    ] {
+        assert!(read(path).contains(&array), "{path}");
+    }
+    let base = format!("FROM registry.example.internal/s3haul:{tag}\n");
+    assert!(read("deploy/aws-batch/Dockerfile").contains(&base));
 }
 
 #[test]

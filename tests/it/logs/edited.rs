@@ -117,6 +117,25 @@ async fn an_edited_job_is_refused_unless_it_asks_for_a_new_run() {
     assert_eq!((exit, stderr.as_str()), (0, ""));
 }
 
+/// Starting over aborts an upload of which up to a terabyte is stored, so the log says how much.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fresh_run_says_what_it_gives_up() {
+    let world = world().await;
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    write(directory, "", "");
+    unfinished(&world, directory).await;
+    let more = ["--fresh", "--log-format", "json"];
+    let (exit, _, stderr) = again(&world, directory, &more).await;
+    assert_eq!(exit, 0, "{stderr}");
+    let lines = lines(&stderr);
+    let given_up = only(&lines, "uploads_given_up");
+    assert_eq!(given_up["open_uploads"], 1, "{given_up}");
+    assert!(given_up["open_bytes"].as_u64().unwrap() > 0, "{given_up}");
+    world.assert_equal(LARGE, LARGE);
+    world.assert_no_upload_is_left();
+}
+
 /// With the journal in S3, other places, and the flag; the log tells it in fields.
 #[tokio::test(flavor = "multi_thread")]
 async fn other_transfers_begin_a_new_run_too() {

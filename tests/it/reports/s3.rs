@@ -11,7 +11,7 @@ use s3haul::report::{
     BucketReport, Footer, Origin, PieceLimits, ReportBucket, ReportEnd, ReportLines,
 };
 use s3haul::sandbox::{BucketOptions, Effect, Fault, Operation, Sandbox};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{deny, put, run_in};
@@ -320,13 +320,26 @@ async fn a_report_that_s3_refuses_later_is_completed_from_the_journal() {
     let lines = lines_below(&world.sandbox, "nightly/");
     assert_eq!(reported(&lines), ["a", "b", "c"]);
 
-    // Without a journal nobody has them.
+    // Without a journal they are lost. The summary in the log has the exit code too.
     refuse(&world);
-    let without = ["run", "job.yaml", "--journal", "none"];
+    let without = [
+        "run",
+        "job.yaml",
+        "--journal",
+        "none",
+        "--log-format",
+        "json",
+    ];
     let (exit, _, stderr) = s3haul(&world, job.path(), &without).await;
     assert!(
         exit == 1 && stderr.contains("they are lost, because no journal is kept"),
         "{exit} {stderr}"
+    );
+    let lines = crate::logs::lines(&stderr);
+    let summary = crate::logs::only(&lines, "summary");
+    assert_eq!(
+        (&summary["exit"], &summary["level"]),
+        (&json!(1), &json!("ERROR"))
     );
 }
 

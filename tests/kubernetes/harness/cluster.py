@@ -1,11 +1,13 @@
 """Starts a control plane with its nodes on 127.0.0.1, on free ports, in a directory of its own."""
 
+import contextlib
 import json
 import os
 import secrets
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -37,6 +39,7 @@ class Cluster:
         self.processes = Processes(self.logs)
         self._token = secrets.token_hex(16)
         self._nodes = {}
+        self._controllers = threading.Lock()
         self.binary = make_image(self.images, binary)
         try:
             self._start(nodes)
@@ -67,7 +70,7 @@ class Cluster:
         self.api = Api(f"https://127.0.0.1:{api}", self._token)
         self._until_ready()
         self.controller_port = controllers
-        self.start_controller_manager()
+        self._start_controller_manager()
         self._run("scheduler", f"--secure-port={scheduler}", f"--kubeconfig={self.kubeconfig}", *self._alone)
         for number in range(nodes):
             self.add_node(f"node-{number}")
@@ -124,11 +127,24 @@ class Cluster:
             "--kubelet-preferred-address-types=InternalIP",
             # A missing ServiceAccount is noticed. Nodes are not tainted before their first report.
             "--disable-admission-plugins=TaintNodesByCondition",
+            # A namespace may keep its pods on nodes of its own (`World.keep_on`), whatever their manifest says.
+            "--enable-admission-plugins=PodNodeSelector,PodTolerationRestriction",
             "--enable-priority-and-fairness=false",
         )
 
-    def start_controller_manager(self):
-        self.controller_manager = self._run(
+    @contextlib.contextmanager
+    def without_controller_manager(self):
+        """Kills the controller manager, and starts it again at the end. One scenario does it at a time."""
+        with self._controllers:
+            self._controller_manager.kill()
+            self._controller_manager.wait()
+            try:
+                yield
+            finally:
+                self._start_controller_manager()
+
+    def _start_controller_manager(self):
+        self._controller_manager = self._run(
             "controller-manager",
             f"--secure-port={self.controller_port}",
             f"--kubeconfig={self.kubeconfig}",

@@ -26,13 +26,13 @@ def scenario(function=None, *, EXPECTED_TO_FAIL=None, WITH=None):
     return register(function) if function else register
 
 
-def run(cluster, names, side_by_side):
+def run(cluster, names, side_by_side, make_world=World):
     """Runs the scenarios and returns the names of those that did not end as they should."""
     began = time.monotonic()
     wrong = []
     pool = concurrent.futures.ThreadPoolExecutor(side_by_side)
     try:
-        futures = {pool.submit(_run_one, cluster, name): name for name in names}
+        futures = {pool.submit(_run_one, cluster, name, make_world): name for name in names}
         for future in concurrent.futures.as_completed(futures):
             name = futures[future]
             seconds, failure, description = future.result()
@@ -54,10 +54,10 @@ def run(cluster, names, side_by_side):
     return wrong
 
 
-def _run_one(cluster, name):
+def _run_one(cluster, name, make_world):
     began = time.monotonic()
     failure, description = None, ""
-    world = World(cluster, name)
+    world = make_world(cluster, name)
     try:
         SCENARIOS[name](world)
     except Exception:  # noqa: BLE001: it is told, with all that is known

@@ -1,7 +1,9 @@
 """The S3 of one scenario: `s3haul sandbox` on loopback, with rules for faults, and boto3 to look at it from outside."""
 
+import collections
 import json
 import os
+import subprocess
 import time
 import urllib.request
 
@@ -11,6 +13,7 @@ from botocore.config import Config
 from .processes import free_ports
 
 REGION = "eu-central-1"
+SOURCE, DESTINATION, OPS = "lake-prod", "lake-replica", "lake-ops"
 KEYS = {"AWS_ACCESS_KEY_ID": "sandbox", "AWS_SECRET_ACCESS_KEY": "sandbox-secret"}
 
 
@@ -20,16 +23,42 @@ class Server:
     def __init__(self, processes, binary):
         self._processes = processes
         self._binary = binary
+        self.directory = processes.logs
         port, self._control = free_ports(2)
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
+        self.region = REGION
         self.process = None
+        # The number of the rule that counts copies.
+        self._counter = None
 
     def start(self, buckets, objects):
         """Makes the buckets, in the region that job.yaml of deploy/ names, and maps keys to sizes of objects in the first one."""
+        self._start()
+        client = self.client()
+        for bucket in buckets:
+            client.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+        for key, size in objects.items():
+            client.put_object(Bucket=buckets[0], Key=key, Body=os.urandom(size))
+
+    def start_with_many(self, objects):
+        """Makes virtual objects in the source: KEY=SIZE, or PREFIX/=COUNTxSIZE. The destination keeps all versions, so that
+        `writes` can count them."""
+        self.region = "us-east-1"
+        given = [("--object", f"s3://{SOURCE}/{each}") for each in objects]
+        given += [("--bucket", each) for each in (DESTINATION, OPS)]
+        self._start(*(word for pair in given for word in pair))
+        self.client().put_bucket_versioning(Bucket=DESTINATION, VersioningConfiguration={"Status": "Enabled"})
+        self._counter = self.rules([{"operation": "CopyObject", "effect": {"delay": "0s"}}])[0]
+
+    def copies(self):
+        """How many copies were asked for so far, with `start_with_many`."""
+        return json.loads(self._request("GET", number=self._counter))["matched"]
+
+    def _start(self, *arguments):
         self.process = self._processes.start(
             f"sandbox-{self.port}",
-            [self._binary, "sandbox", "--port", self.port, "--control", f"127.0.0.1:{self._control}"],
+            [self._binary, "sandbox", "--port", self.port, "--control", f"127.0.0.1:{self._control}", *arguments],
         )
         for _ in range(300):
             try:
@@ -39,34 +68,42 @@ class Server:
                 time.sleep(0.1)
         else:
             raise AssertionError("the sandbox does not answer after 30 s")
-        client = self.client()
-        for bucket in buckets:
-            client.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
-        for key, size in objects.items():
-            client.put_object(Bucket=buckets[0], Key=key, Body=os.urandom(size))
 
     def rules(self, rules):
-        """Arms rules for faults; docs/sandbox.md has their fields."""
-        self._request("POST", json.dumps(rules).encode())
+        """Arms rules for faults and returns their numbers; docs/sandbox.md has their fields."""
+        return json.loads(self._request("POST", json.dumps(rules).encode()))["ids"]
 
-    def forget_rules(self):
-        self._request("DELETE")
+    def forget_rules(self, numbers=None):
+        """Disarms the rules with these numbers, or all but that of `copies`."""
+        if numbers is None:
+            rules = json.loads(self._request("GET"))["rules"]
+            numbers = [rule["id"] for rule in rules if rule["id"] != self._counter]
+        for number in numbers:
+            self._request("DELETE", number=number)
 
     def struck(self):
         """How many calls the rules have struck so far."""
-        rules = json.loads(self._request("GET"))
-        return sum(rule["struck"] for rule in (rules["rules"] if isinstance(rules, dict) else rules))
+        return sum(rule["struck"] for rule in json.loads(self._request("GET"))["rules"])
 
-    def _request(self, method, body=None):
-        url = f"http://127.0.0.1:{self._control}/_sandbox/rules"
+    def _request(self, method, body=None, number=None):
+        url = f"http://127.0.0.1:{self._control}/_sandbox/rules" + (f"/{number}" if number else "")
         with urllib.request.urlopen(urllib.request.Request(url, body, method=method), timeout=30) as answer:
             return answer.read()
+
+    def s3haul(self, *arguments, check=True):
+        """What a command prints, run beside the engine by an engineer with the keys."""
+        environment = {**KEYS, "AWS_ENDPOINT_URL_S3": self.url, "AWS_REGION": self.region, "HOME": str(self.directory)}
+        command = [str(each) for each in (self._binary, *arguments)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        if check and done.returncode:
+            raise AssertionError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr}")
+        return done.stdout
 
     def client(self):
         return boto3.client(
             "s3",
             endpoint_url=self.url,
-            region_name=REGION,
+            region_name=self.region,
             aws_access_key_id=KEYS["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=KEYS["AWS_SECRET_ACCESS_KEY"],
             config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 3}),
@@ -76,6 +113,11 @@ class Server:
         """Maps each key to its size and ETag."""
         pages = self.client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         return {each["Key"]: (each["Size"], each["ETag"]) for page in pages for each in page.get("Contents", [])}
+
+    def writes(self, bucket):
+        """Maps each key of a bucket that keeps all versions to the number of times it was written."""
+        pages = self.client().get_paginator("list_object_versions").paginate(Bucket=bucket)
+        return collections.Counter(each["Key"] for page in pages for each in page.get("Versions", []))
 
     def content(self, bucket, key):
         return self.client().get_object(Bucket=bucket, Key=key)["Body"].read()

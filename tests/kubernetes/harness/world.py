@@ -13,10 +13,10 @@ import yaml
 
 from . import ROOT
 from .build import IMAGE
+from .checks import equal
 from .processes import Processes
-from .server import KEYS, REGION, Server
+from .server import DESTINATION, KEYS, OPS, SOURCE, Server
 
-SOURCE, DESTINATION, OPS = "lake-prod", "lake-replica", "lake-ops"
 NEVER = "0 0 1 1 *"
 
 
@@ -106,8 +106,21 @@ class World:
         names = [f"{self.namespace}-{number}" for number in range(count)]
         for name in names:
             self.cluster.add_node(name, label, **resources)
-        toleration = {"key": "for", "operator": "Equal", "value": self.namespace, "effect": "NoSchedule"}
-        return names, {"nodeSelector": {"for": self.namespace}, "tolerations": [toleration]}
+        return names, {"nodeSelector": {"for": self.namespace}, "tolerations": [self._toleration()]}
+
+    def _toleration(self):
+        return {"key": "for", "operator": "Equal", "value": self.namespace, "effect": "NoSchedule"}
+
+    def keep_on_own_nodes(self, count, **resources):
+        """Starts nodes for this scenario, on which its namespace keeps all pods, and returns their names."""
+        names, _ = self.own_nodes(count, **resources)
+        scheduler = "scheduler.alpha.kubernetes.io"
+        annotations = [
+            f"{scheduler}/node-selector=for={self.namespace}",
+            f"{scheduler}/defaultTolerations={json.dumps([self._toleration()])}",
+        ]
+        self.kubectl("annotate", "namespace", self.namespace, *annotations)
+        return names
 
     def evict(self, pod):
         """What `kubectl drain` does to each pod."""
@@ -124,7 +137,9 @@ class World:
         return [pod for pod in found if job in (None, pod["metadata"].get("labels", {}).get(label))]
 
     def job(self, name):
-        return next((job for job in self.cluster.watch.objects("jobs", self.namespace) if name_of(job) == name), None)
+        """The latest Job of this name."""
+        jobs = [job for job in self.cluster.watch.objects("jobs", self.namespace) if name_of(job) == name]
+        return jobs[-1] if jobs else None
 
     def events(self):
         return [(each["reason"], each["message"]) for each in self.cluster.watch.objects("events", self.namespace)]
@@ -158,22 +173,25 @@ class World:
 
     def wait_for_struck(self, count, timeout=60):
         """Waits until the rules of the server have struck so many calls."""
-        self._poll(lambda: self.server.struck() >= count, f"{count} calls are struck", timeout)
+        self.poll(lambda: self.server.struck() >= count, f"{count} calls are struck", timeout)
 
     def wait_for_objects(self, count, bucket=DESTINATION, timeout=60):
-        self._poll(lambda: len(self.server.objects(bucket)) >= count, f"{count} objects in {bucket}", timeout)
+        self.poll(lambda: len(self.server.objects(bucket)) >= count, f"{count} objects in {bucket}", timeout)
 
     def wait_for_log(self, pod, text, timeout=60):
-        self._poll(lambda: text in self.kubectl("logs", pod, check=False), f"{text!r} in the log of {pod}", timeout)
+        self.poll(lambda: text in self.kubectl("logs", pod, check=False), f"{text!r} in the log of {pod}", timeout)
 
-    def _poll(self, condition, what, timeout):
+    def poll(self, condition, what, timeout):
+        """Waits for something that the watch does not see, and returns it."""
         until = time.monotonic() + timeout
-        while not condition():
-            if failed := [name_of(job) for job in self.cluster.watch.objects("jobs", self.namespace) if has_failed(job)]:
+        while not (found := condition()):
+            jobs = self.cluster.watch.objects("jobs", self.namespace)
+            if failed := [name_of(job) for job in jobs if has_failed(job) and not job["deleted"]]:
                 raise AssertionError(f"{failed[0]} has failed, and there were to be {what}")
             if self.cluster.watch.closed or time.monotonic() > until:
                 raise AssertionError(f"not within {timeout} s: {what}")
             time.sleep(0.3)
+        return found
 
     def exit_codes(self, job):
         return [(terminated(pod) or {}).get("exitCode") for pod in self.pods(job)]
@@ -208,9 +226,7 @@ class World:
 
     def s3haul(self, *arguments):
         """What a command prints as JSON, run beside the cluster by an engineer with the keys."""
-        environment = {**KEYS, "AWS_ENDPOINT_URL_S3": self.server.url, "AWS_REGION": REGION, "HOME": str(self.directory)}
-        command = [str(self.cluster.binary), *arguments]
-        return json.loads(subprocess.run(command, env=environment, check=True, capture_output=True, timeout=60).stdout)
+        return json.loads(self.server.s3haul(*arguments))
 
     # What is asserted often.
 
@@ -235,8 +251,9 @@ class World:
             equal(message, "", f"termination message of {name}")
         elif state["exitCode"] < 128:
             assert 0 < len(message.encode()) <= 4096 and "\n" not in message, f"{name} says {message!r}"
-            if not pod["deleted"]:
-                assert message in self.kubectl("describe", "pod", name), "kubectl describe shows the cause"
+            # One that was evicted goes a moment later.
+            if described := self.kubectl("describe", "pod", name, check=False):
+                assert message in described, "kubectl describe shows the cause"
             equal({line["level"] for line in lines} & {"ERROR", "WARN"} != set(), True, f"{name} has logged what is wrong")
 
     def message(self, job, number=1):
@@ -266,8 +283,11 @@ class World:
 
     def describe(self):
         """What an engineer looks at when a scenario fails."""
+        if self.cluster.watch.closed:
+            return "the cluster is gone"
         lines = []
-        for pod in self.pods():
+        # Of a run by many pods, the last ones.
+        for pod in self.pods()[-24:]:
             lines.append(f"{name_of(pod)}: {json.dumps(pod['status'].get('containerStatuses'))}")
             try:
                 lines += [f"    {line}" for line in self.log(name_of(pod)).splitlines()[-15:]]
@@ -306,8 +326,3 @@ def waiting(pod):
     statuses = pod["status"].get("containerStatuses") or [{"state": {}}]
     state = statuses[0]["state"].get("waiting") or {}
     return state.get("reason"), state.get("message", "")
-
-
-def equal(found, expected, what):
-    if found != expected:
-        raise AssertionError(f"{what}:\n  found    {found}\n  expected {expected}")

@@ -1,3 +1,3 @@
 """The scenarios, by subject. `harness/world.py` has their vocabulary."""
 
-from . import interrupted, inputs, nights, observed  # noqa: F401
+from . import indexed, inputs, interrupted, nights, observed  # noqa: F401

@@ -121,23 +121,31 @@ def the_overlays_apply(world):
         is_pulled = lambda event: "registry.example.internal/s3haul:0.1.0" in event["message"]
         of_job = lambda event: event["involvedObject"]["name"].startswith(job)
         try:
-            world.cluster.kubectl("apply", "-k", overlay)
-            world.cluster.kubectl("--namespace=data", "create", "job", "--from=cronjob/s3haul", job)
+            applied = world.cluster.kubectl("apply", "-k", overlay)
+            if "job.batch/lake-1" in applied:
+                job = "lake-1"
+            else:
+                world.cluster.kubectl("--namespace=data", "create", "job", "--from=cronjob/s3haul", job)
             pulled = lambda: any(of_job(event) and is_pulled(event) for event in events())
             world.wait(pulled, f"the pod of {overlay.name} wants the overlay's image")
         finally:
             world.cluster.kubectl("delete", "-k", overlay, check=False)
 
 
+def in_pod(world, name, *arguments):
+    """Runs the function of this name that deploy/README.md has."""
+    readme = (ROOT / "deploy/README.md").read_text()
+    function = readme[readme.index("in_pod() {"):]
+    function = function[: function.index("\n}\n") + 3]
+    world.bash(f"{function}\nin_pod {name} {' '.join(arguments)}")
+
+
 @scenario
 def another_command_in_a_pod(world):
     """`in_pod` of deploy/README.md checks the job, and copies again what has failed."""
-    readme = (ROOT / "deploy/README.md").read_text()
-    in_pod = readme[readme.index("in_pod() {"):]
-    in_pod = in_pod[: in_pod.index("\n}\n") + 3]
 
     def run(name, *arguments):
-        world.bash(f"{in_pod}\nin_pod {name} {' '.join(arguments)}")
+        in_pod(world, name, *arguments)
         world.assert_ended(name, "Complete", "CompletionsReached", [0])
         return world.log_of(name)
 
@@ -154,6 +162,36 @@ def another_command_in_a_pod(world):
     assert "1 object copied" in run("s3haul-retry", "retry", "s3://lake-ops/s3haul/nightly-replica/")
     world.assert_no_uploads()
     equal(len(world.server.objects(DESTINATION)), 40, "objects at the destination")
+
+
+@scenario
+def a_command_in_a_pod_is_no_run(world):
+    """A CronJob owns what `kubectl create job --from` makes: it deletes the oldest Jobs beyond its history limits, and its last
+    success ends the alert S3haulFailed. A check must do neither, and a second one must not show the log of the first."""
+    last_success = lambda: json.loads(world.kubectl("get", "cronjob", "s3haul", "--output=json"))["status"].get("lastSuccessfulTime")
+    world.start_server()
+    world.create_secret()
+    world.deploy()
+    first = world.run_now("s3haul-first")
+    world.assert_ended(first, "Complete", "CompletionsReached", [0])
+    checks = [f"s3haul-check-{number}" for number in range(4)]
+    for check in checks:
+        in_pod(world, check, "check", "/etc/s3haul/job.yaml")
+        world.assert_ended(check, "Complete", "CompletionsReached", [0])
+        equal(world.job(check)["metadata"].get("ownerReferences"), None, f"the owner of {check}")
+    try:
+        in_pod(world, checks[0], "check", "/etc/s3haul/job.yaml")
+    except AssertionError as error:
+        assert "already exists" in str(error), error
+    else:
+        raise AssertionError("a name was used twice")
+    later = world.run_now("s3haul-later")
+    world.assert_ended(later, "Complete", "CompletionsReached", [0])
+    # The controller has then seen all of these Jobs. successfulJobsHistoryLimit is 3.
+    done = world.job(later)["status"]["completionTime"]
+    world.wait(lambda: last_success() == done, "the CronJob knows its last success")
+    kept = json.loads(world.kubectl("get", "jobs", "--output=json"))["items"]
+    equal(sorted(map(name_of, kept)), sorted([first, *checks, later]), "Jobs that are left")
 
 
 @scenario

@@ -147,7 +147,7 @@ impl UploadSession<'_> {
         let (work, upload) = (self.work, self.upload.outliving_the_run());
         let known = work.orphans.known();
         let twins = async {
-            let late = upload.late_twin(known).await;
+            let late = upload.late_twins(known).await;
             (late, upload.refused_twins(known).await)
         };
         let (late, refused) = tokio::select! {

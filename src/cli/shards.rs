@@ -1,0 +1,477 @@
+//! `run --state`: one shard of a job, and `plan --shards`, which only plans.
+//!
+//! A shard is a run like any other, with its own journal and report below the state prefix, that
+//! lists its ranges of keys alone. What is added here happens before and after: the plan, and the
+//! record of the end.
+
+mod index;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
+use clap::Args;
+use jiff::Timestamp;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::exit::ANOTHER;
+use super::idle::{self, Flag};
+use super::place::Place;
+use super::run::{Terms, run as run_job};
+use super::{CliError, Exit, Output, note, presence, say_json, say_line, termination};
+use crate::connections::Connections;
+use crate::execute::Outcome;
+use crate::execute::monitor::{Event, Monitor};
+use crate::journal::Writer;
+use crate::journal::state::RunState;
+use crate::listing::bisect::KeyRange;
+use crate::location::{ObjectKey, S3Uri};
+use crate::manifest::job::{DEFAULT_ENDPOINT, Job, JournalPlace, ReportPaths};
+use crate::pace::{PaceCounts, Pacer, RetryPolicy};
+use crate::report::Origin;
+use crate::shards::end;
+use crate::shards::live::{LiveCounts, LiveIdentity, LiveWriter};
+use crate::shards::make::{self, MakeError, refusals, refused_number};
+use crate::shards::names::{PLAN, PerShard, journal_of, report_of};
+use crate::shards::obtain::{ObtainError, ObtainedPlan, PlanTerms, obtain};
+use crate::shards::record::{FORMAT, ShardActivity, ShardEnd, ShardPlan};
+use crate::shards::store::StateStore;
+use crate::shards::survey::Extent;
+use crate::size::{ByteSize, display_count, display_counted};
+
+/// One run in many processes, each of which copies its own ranges of keys.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Many processes")]
+pub(super) struct ShardFlags {
+    /// Run one shard of the job. The plan, the journal and the report of each shard, and its progress
+    /// are kept below s3://bucket/prefix/, which the processes of this run share.
+    #[arg(long, value_name = "PREFIX", requires = "shards", value_parser = state_prefix)]
+    state: Option<S3Uri>,
+    /// Number of shards, at most 2000: 8 to 16 for each process that runs at a time.
+    #[arg(long, value_name = "N", requires = "state")]
+    shards: Option<u32>,
+    /// Number of processes that run at a time. Each has its share of the limits of the job. Default:
+    /// the size of the array, if Slurm or AWS Batch started this process.
+    #[arg(long, value_name = "P", requires = "state", value_parser = clap::value_parser!(u32).range(1..))]
+    pods: Option<u32>,
+    /// Index of the shard, from 0. Default: JOB_COMPLETION_INDEX, AWS_BATCH_JOB_ARRAY_INDEX, or
+    /// SLURM_ARRAY_TASK_ID.
+    #[arg(long, value_name = "I", requires = "state")]
+    shard: Option<u32>,
+}
+
+/// Parses a state prefix.
+pub(super) fn state_prefix(text: &str) -> Result<S3Uri, String> {
+    let uri: S3Uri = text.parse().map_err(|error| format!("{error}"))?;
+    if uri.key.is_prefix() && !uri.key.as_str().is_empty() {
+        Ok(uri)
+    } else if uri.key.as_str().is_empty() {
+        Err(format!(
+            "{uri} is a whole bucket; name a prefix for this run, such as {uri}runs/2026-11-29/"
+        ))
+    } else {
+        Err(format!(
+            "the state of a run is kept below a prefix; write {uri}/ with a slash at the end"
+        ))
+    }
+}
+
+/// The flags of a process that runs a shard.
+#[derive(Clone, Debug)]
+pub(super) struct GivenShard {
+    pub(super) state: S3Uri,
+    pub(super) shards: u32,
+    pub(super) shard: u32,
+    pods: Option<u32>,
+}
+
+impl ShardFlags {
+    /// Returns the shard that is to be run, if the run has shards.
+    pub(super) fn given(&self) -> Result<Option<GivenShard>, CliError> {
+        let (Some(state), Some(shards)) = (&self.state, self.shards) else {
+            return Ok(None);
+        };
+        if let Some(reason) = refused_number(shards) {
+            return Err(CliError::Usage(format!("--shards: {reason}")));
+        }
+        let variable = |name: &str| std::env::var(name).ok();
+        let shard = index::index(self.shard, variable).map_err(CliError::Usage)?;
+        if shard >= shards {
+            return Err(CliError::Usage(format!(
+                "there is no shard {shard}: with --shards {shards} the last one is {}; start as many processes as there \
+                 are shards, and number them from 0",
+                shards - 1
+            )));
+        }
+        Ok(Some(GivenShard {
+            state: state.clone(),
+            shards,
+            shard,
+            pods: self.pods.or_else(|| index::array_size(variable)),
+        }))
+    }
+
+    /// Fixes the index, and returns the flag for it unless it was typed.
+    pub(super) fn name_shard(&mut self, shard: u32) -> Option<String> {
+        let was_typed = self.shard.replace(shard).is_some();
+        (!was_typed).then(|| format!("--shard={shard}"))
+    }
+
+    /// Puts the journal and the report of a job below the state prefix, once the shard is known.
+    pub(super) fn apply(&self, job: &mut Job) -> Result<(), CliError> {
+        let (Some(state), Some(shard)) = (&self.state, self.shard) else {
+            return Ok(());
+        };
+        let below = |name: String| {
+            let key = ObjectKey::new(&format!("{}{name}", state.key));
+            let key = key.map_err(|error| CliError::Usage(format!("--state: {error}")))?;
+            Ok::<_, CliError>(S3Uri {
+                bucket: state.bucket.clone(),
+                key,
+            })
+        };
+        job.journal = JournalPlace::Prefix(below(journal_of(shard))?);
+        job.report = ReportPaths {
+            json: None,
+            s3: Some(below(report_of(shard))?),
+        };
+        Ok(())
+    }
+}
+
+/// Refuses flags that say where a single run keeps its journal and its report.
+pub(super) fn refuse_flags(flags: &[Flag]) -> Result<(), CliError> {
+    let why = "keeps the journal and the report of each shard below its prefix, and each shard resumes by itself";
+    let remedy = "leave that out; to start over, use another prefix, and to see what would be done, use `s3haul plan`";
+    idle::refuse("--state", why, flags, remedy)
+}
+
+/// Refuses a job that cannot run in shards.
+fn refuse_job(job: &Job) -> Result<(), CliError> {
+    match CliError::of_findings(&refusals(job)) {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}
+
+impl GivenShard {
+    /// Refuses a job that cannot run in shards, and takes this process' share of its limits. Returns
+    /// the number of processes that run at a time.
+    pub(super) fn prepare(&self, job: &mut Job) -> Result<u32, CliError> {
+        refuse_job(job)?;
+        let Some(pods) = self.pods else {
+            if make::has_shared_limits(&job.limits) {
+                let message = "the job has `limits`, which are divided among the processes that run at a time, and their number \
+                               is not known; say it with --pods (in Kubernetes, the Job's parallelism)";
+                return Err(CliError::Usage(message.to_owned()));
+            }
+            note(
+                "the number of processes that run at a time is not known, so that each begins at the full documented rate; say \
+                  it with --pods",
+            );
+            return Ok(1);
+        };
+        // No more processes work than there are shards.
+        let pods = pods.min(self.shards);
+        job.limits = make::share_of(&job.limits, pods).map_err(CliError::Usage)?;
+        Ok(pods)
+    }
+}
+
+/// The shard that this process runs.
+#[derive(Debug)]
+pub(super) struct RunningShard {
+    store: StateStore,
+    plan: ShardPlan,
+    shard: u32,
+    ranges: BTreeMap<u32, KeyRange>,
+    process: Writer,
+    live: OnceLock<Arc<LiveWriter>>,
+    kept: OnceLock<KeptSession>,
+}
+
+/// The end of the session that ran a shard, as its journal has it.
+#[derive(Debug)]
+struct KeptSession {
+    state: RunState,
+    requests: PaceCounts,
+    seconds: f64,
+    sessions: u32,
+}
+
+/// Sends the events of a run to two monitors.
+struct Both(Arc<dyn Monitor>, Arc<LiveCounts>);
+
+impl Monitor for Both {
+    fn observe(&self, event: &Event<'_>) {
+        self.0.observe(event);
+        self.1.observe(event);
+    }
+}
+
+impl RunningShard {
+    /// Returns the keys of the shard, by transfer.
+    pub(super) fn ranges(&self) -> &BTreeMap<u32, KeyRange> {
+        &self.ranges
+    }
+
+    /// Begins to write live records, in a task of `live`. Returns the monitor that counts for them.
+    pub(super) fn watched_by(
+        &self,
+        monitor: Arc<dyn Monitor>,
+        resumed: &RunState,
+        origin: &Origin,
+        pacer: &Arc<Pacer>,
+        live: &mut JoinSet<()>,
+    ) -> Arc<dyn Monitor> {
+        let counts = Arc::new(LiveCounts::of(resumed));
+        let run = resumed.run.as_ref();
+        let identity = LiveIdentity {
+            shard: self.shard,
+            process: self.process.clone(),
+            run: run.map_or_else(|| origin.run.clone(), |run| run.run.clone()),
+        };
+        let (store, pacer) = (self.store.clone(), Arc::clone(pacer));
+        let writer = Arc::new(LiveWriter::new(store, identity, Arc::clone(&counts), pacer));
+        let writer = Arc::clone(self.live.get_or_init(|| writer));
+        live.spawn(async move { writer.write_always().await });
+        Arc::new(Both(monitor, counts))
+    }
+
+    /// Keeps what the journal says at the end of the session.
+    pub(super) fn keep(&self, outcome: &Outcome, state: &RunState) {
+        // Set once: a process has one session.
+        let _ = self.kept.set(KeptSession {
+            state: state.clone(),
+            requests: outcome.requests,
+            seconds: outcome.seconds,
+            sessions: outcome.sessions,
+        });
+    }
+
+    /// Records how the shard ended. An end that a later process continues is none.
+    async fn end(&self, exit: Exit) -> Result<(), CliError> {
+        let cause = (exit != Exit::Done).then(|| termination::reason(exit));
+        let is_over = match exit {
+            Exit::Done | Exit::Failures | Exit::Usage | Exit::Refused | Exit::Waiting => true,
+            Exit::Interrupted => false,
+            // Another process has the shard, or nobody knows.
+            Exit::Held | Exit::Bug => return Ok(()),
+        };
+        if is_over {
+            end::end(&self.store, &self.record(exit, cause.clone())).await?;
+        }
+        if let Some(live) = self.live.get() {
+            let state = if is_over {
+                ShardActivity::Ended
+            } else {
+                ShardActivity::Stopped
+            };
+            live.write(state, Some(exit as i32), cause).await;
+        }
+        if is_over {
+            end::summarize(&self.store, &self.plan).await?;
+        }
+        Ok(())
+    }
+
+    fn record(&self, exit: Exit, cause: Option<String>) -> ShardEnd {
+        let kept = self.kept.get();
+        let state = kept.map(|kept| &kept.state);
+        ShardEnd {
+            format: FORMAT,
+            shard: self.shard,
+            process: self.process.clone(),
+            run: state.and_then(|state| Some(state.run.as_ref()?.run.clone())),
+            exit: exit as i32,
+            cause,
+            began: state.and_then(|state| state.began),
+            ended: Timestamp::now(),
+            seconds: kept.map_or(0.0, |kept| kept.seconds),
+            sessions: kept.map_or(0, |kept| kept.sessions),
+            totals: state.map(|state| state.totals.clone()).unwrap_or_default(),
+            requests: kept.map(|kept| kept.requests).unwrap_or_default(),
+        }
+    }
+}
+
+/// Runs one shard of a job to its end.
+pub(super) async fn run(
+    job: &mut Job,
+    place: &Place,
+    origin: &Origin,
+    terms: Terms,
+    given: &GivenShard,
+    output: Output,
+) -> Result<Exit, CliError> {
+    let mut connections = place.connect_within(terms.drain, job, &CancellationToken::new());
+    let process = Writer::this_process(&terms.lease);
+    let extent = Extent {
+        shards: given.shards,
+        exact: false,
+    };
+    let (store, ObtainedPlan { plan, .. }) =
+        plan_at(job, &mut connections, &given.state, extent, &process).await?;
+    drop(connections);
+    if let Some(done) = store
+        .get::<ShardEnd>(&PerShard::Done.of(given.shard))
+        .await?
+    {
+        end::summarize(&store, &plan).await?;
+        return say_done(&done.record, output);
+    }
+    // All shards select by the same ages.
+    if let Some(time) = plan.counted_from {
+        job.count_from(time);
+    }
+    let shard = plan.shards.get(given.shard as usize);
+    let ranges = shard
+        .map(|shard| shard.ranges.as_slice())
+        .unwrap_or_default();
+    let shard = Arc::new(RunningShard {
+        store,
+        shard: given.shard,
+        ranges: ranges
+            .iter()
+            .map(|range| (range.transfer, range.key_range()))
+            .collect(),
+        plan,
+        process,
+        live: OnceLock::new(),
+        kept: OnceLock::new(),
+    });
+    let terms = Terms {
+        shard: Some(Arc::clone(&shard)),
+        ..terms
+    };
+    let ended = Box::pin(run_job(job, place, origin, &terms, output)).await;
+    let exit = match &ended {
+        Ok(exit) => *exit,
+        Err(error) => {
+            termination::because(&error.to_string().replace(ANOTHER, " "));
+            error.exit()
+        }
+    };
+    match (ended, shard.end(exit).await) {
+        (Err(error), Err(other)) => {
+            note(&format!("{other}"));
+            Err(error)
+        }
+        (ended, Ok(())) => ended,
+        (Ok(_), Err(error)) => Err(error),
+    }
+}
+
+fn say_done(done: &ShardEnd, output: Output) -> Result<Exit, CliError> {
+    if output.json {
+        return say_json(&serde_json::json!({ "shard_done": done }));
+    }
+    let objects = display_counted(done.totals.done_objects, "object");
+    say_line(&format!(
+        "shard {} is done already: {objects} copied, ended at {}",
+        done.shard,
+        done.ended.strftime("%Y-%m-%d %H:%M:%SZ")
+    ))
+}
+
+/// Obtains the plan at a state prefix, and refuses one that was made for another job.
+async fn plan_at(
+    job: &Job,
+    connections: &mut Connections,
+    state: &S3Uri,
+    extent: Extent,
+    process: &Writer,
+) -> Result<(StateStore, ObtainedPlan), CliError> {
+    let bucket = connections.bucket(DEFAULT_ENDPOINT, &state.bucket).await?;
+    let store = StateStore::new(bucket.outliving_the_run(), state.key.clone());
+    let buckets = make::connect(job, connections).await?;
+    presence::require(job, connections).await?;
+    let patience = job.limits.patience;
+    let terms = PlanTerms::of(patience.unwrap_or(RetryPolicy::default().patience));
+    let make = || async {
+        note("planning the shards");
+        Box::pin(make::make(job, &buckets, extent, process)).await
+    };
+    let obtained = obtain(&store, process, terms, make, note).await?;
+    let differences = make::differences(&obtained.plan, job, extent.shards);
+    if !differences.is_empty() {
+        return Err(CliError::Usage(format!(
+            "the plan {store}plan.json was made for another job: {}; put the job back as it was, or give this run a prefix of \
+             its own with --state",
+            differences.join("; ")
+        )));
+    }
+    if obtained.is_new {
+        note(&format!("planned {}", in_words(&obtained.plan)));
+    }
+    Ok((store, obtained))
+}
+
+/// Returns what a plan has in it, on one line.
+fn in_words(plan: &ShardPlan) -> String {
+    let about = if plan.exact { "" } else { "about " };
+    format!(
+        "{}: {about}{}, {about}{}, with {}",
+        display_counted(plan.shards.len() as u64, "shard"),
+        display_counted(plan.weight.objects, "object"),
+        ByteSize(plan.weight.bytes),
+        display_counted(plan.lists, "list request")
+    )
+}
+
+/// Makes the plan of a job ahead of its run.
+pub(super) async fn plan(
+    job: &Job,
+    place: &Place,
+    state: &S3Uri,
+    extent: Extent,
+    output: Output,
+) -> Result<Exit, CliError> {
+    if let Some(reason) = refused_number(extent.shards) {
+        return Err(CliError::Usage(format!("--shards: {reason}")));
+    }
+    refuse_job(job)?;
+    let mut connections = place.connect(job, &CancellationToken::new());
+    let process = Writer::this_process(&super::lease::terms());
+    let (store, obtained) = plan_at(job, &mut connections, state, extent, &process).await?;
+    let plan = &obtained.plan;
+    if output.json {
+        return say_json(&serde_json::json!({ "plan": plan, "new": obtained.is_new }));
+    }
+    let place = store.uri(PLAN)?;
+    say_line(&if obtained.is_new {
+        format!("{place}: {}", in_words(plan))
+    } else {
+        format!("{place} is there already: {}", in_words(plan))
+    })?;
+    let used = plan.shards.iter().filter(|shard| !shard.ranges.is_empty());
+    let heaviest = plan.shards.iter().map(|shard| shard.weight);
+    let heaviest = heaviest.max_by(|one, other| one.units().total_cmp(&other.units()));
+    let heaviest = heaviest.unwrap_or_default();
+    say_line(&format!(
+        "{} of them have keys; the heaviest has {} and {}",
+        display_count(used.count() as u64),
+        display_counted(heaviest.objects, "object"),
+        ByteSize(heaviest.bytes)
+    ))
+}
+
+impl From<MakeError> for CliError {
+    fn from(error: MakeError) -> Self {
+        match error {
+            MakeError::Failure(failure) => Self::Refused(failure),
+            MakeError::Unordered { .. } => Self::Usage(error.to_string()),
+            MakeError::NothingSelected { .. } => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<ObtainError<MakeError>> for CliError {
+    fn from(error: ObtainError<MakeError>) -> Self {
+        match error {
+            ObtainError::State(error) => Self::State(error),
+            ObtainError::Plan(error) => error.into(),
+            ObtainError::NoPlan { .. } => Self::Unplanned(error.to_string()),
+        }
+    }
+}

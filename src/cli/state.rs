@@ -1,0 +1,294 @@
+//! The state prefix of a run in shards, as commands find and read it.
+//!
+//! `status` and the commands that read reports take a prefix in S3 that may be a journal's, a
+//! report's, or a run's in shards. One list request tells: only the last has a plan.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+
+use super::place::bucket_at;
+use super::{CliError, EndpointFlags};
+use crate::bucket::Bucket;
+use crate::location::S3Uri;
+use crate::manifest::job::Access;
+use crate::report::{
+    LaterReport, ReportBucket, ReportMerge, ShardReports, StoredReport, StoredRuns,
+};
+use crate::shards::names::{LEASE, PLAN, PerShard, SUMMARY, report_of};
+use crate::shards::record::{LiveRecord, PlanLease, ShardEnd, ShardPlan, ShardsSummary};
+use crate::shards::store::{ListedRecord, StateStore, Stored};
+use crate::shards::view::{SeenLive, SeenState};
+
+/// What the names of `plan.json` and `plan.lease` begin with.
+const PLAN_FILES: &str = "plan.";
+/// Below it, `retry` keeps its reports and its journal.
+const RETRIES: &str = "retry/";
+/// The same for `retry --losses`, whose reports say nothing about what had failed.
+const REPAIRS: &str = "repair/";
+/// Shards whose reports are looked for at the same time.
+const AT_ONCE: usize = 16;
+
+/// A run in shards.
+#[derive(Clone, Debug)]
+pub(super) struct StatePrefix {
+    pub(super) uri: S3Uri,
+    pub(super) plan: ShardPlan,
+    bucket: Bucket,
+    store: StateStore,
+    /// The ends of shards that were read, with their `ETag`s: they hardly ever change.
+    known: BTreeMap<(PerShard, u32), (Option<String>, ShardEnd)>,
+}
+
+/// What there is at a state prefix.
+#[derive(Clone, Debug)]
+pub(super) enum FoundState {
+    /// A run whose plan is complete.
+    Planned(Box<StatePrefix>),
+    /// A run that is being planned.
+    Planning(PlanLease),
+}
+
+impl FoundState {
+    /// Finds the run in shards whose state prefix this is; `None` for any other prefix.
+    pub(super) async fn at(
+        uri: &S3Uri,
+        endpoint: &EndpointFlags,
+    ) -> Result<Option<Self>, CliError> {
+        if !uri.key.is_prefix() {
+            return Ok(None);
+        }
+        let bucket = bucket_at(uri, endpoint, Access::default()).await?;
+        let plan_files = format!("{}{PLAN_FILES}", uri.key);
+        if bucket.first(&plan_files, None).await?.is_none() {
+            return Ok(None);
+        }
+        let store = StateStore::new(bucket.clone(), uri.key.clone());
+        if let Some(Stored { record: plan, .. }) = store.get::<ShardPlan>(PLAN).await? {
+            return Ok(Some(Self::Planned(Box::new(StatePrefix {
+                uri: uri.clone(),
+                plan,
+                bucket,
+                store,
+                known: BTreeMap::new(),
+            }))));
+        }
+        let lease = store.get::<PlanLease>(LEASE).await?;
+        Ok(lease.map(|lease| Self::Planning(lease.record)))
+    }
+}
+
+impl StatePrefix {
+    /// Returns the place of the reports and the journal of a retry.
+    pub(super) fn of_retry(&self, losses: bool) -> Result<(S3Uri, S3Uri), CliError> {
+        let below = if losses { REPAIRS } else { RETRIES };
+        let journal = format!("{below}journal/");
+        Ok((self.store.uri(below)?, self.store.uri(&journal)?))
+    }
+
+    /// Reads what the progress of the run follows from: three lists, and the objects of the shards
+    /// about which something new is to be known.
+    pub(super) async fn look(&mut self) -> Result<SeenState, CliError> {
+        let (mut done, mut failed, mut live) = futures::try_join!(
+            self.store.list(PerShard::Done),
+            self.store.list(PerShard::Failed),
+            self.store.list(PerShard::Live)
+        )?;
+        done.retain(|shard, _| (*shard as usize) < self.plan.shards.len());
+        for others in [&mut failed, &mut live] {
+            others.retain(|shard, _| {
+                (*shard as usize) < self.plan.shards.len() && !done.contains_key(shard)
+            });
+        }
+        let sums = self.sums(&done, failed.len()).await?;
+        let failed = self.ends(PerShard::Failed, failed).await?;
+        let done = if sums.is_some() {
+            done.into_keys().map(|shard| (shard, None)).collect()
+        } else {
+            let ends = self.ends(PerShard::Done, done).await?;
+            ends.into_iter()
+                .map(|(shard, end)| (shard, Some(end)))
+                .collect()
+        };
+        let records = self
+            .store
+            .get_all::<LiveRecord>(PerShard::Live, live.keys().copied());
+        let mut seen = SeenState {
+            done,
+            failed,
+            live: BTreeMap::new(),
+            sums,
+        };
+        let now = self.bucket.client().server_time();
+        for (shard, Stored { record, .. }) in records.await? {
+            let written = live.get(&shard).and_then(|listed| listed.modified);
+            // By the server's clock, if its list shows one.
+            let written = written.unwrap_or(record.written);
+            let silence = Duration::try_from(now.duration_since(written)).unwrap_or_default();
+            seen.live.insert(shard, SeenLive { record, silence });
+        }
+        Ok(seen)
+    }
+
+    /// Returns the sums of a run whose shards have all ended: one request in the place of one for
+    /// each shard.
+    async fn sums(
+        &self,
+        done: &BTreeMap<u32, ListedRecord>,
+        failed: usize,
+    ) -> Result<Option<crate::journal::state::Totals>, CliError> {
+        if done.len() + failed < self.plan.shards.len() {
+            return Ok(None);
+        }
+        let summary = self.store.get::<ShardsSummary>(SUMMARY).await?;
+        let summary = summary.map(|stored| stored.record);
+        // A shard may have been run again since it was written.
+        let is_latest = |summary: &ShardsSummary| {
+            (summary.done as usize, summary.failed.len()) == (done.len(), failed)
+        };
+        Ok(summary.filter(is_latest).map(|summary| summary.totals))
+    }
+
+    /// Reads the ends of shards that are not known yet.
+    async fn ends(
+        &mut self,
+        kind: PerShard,
+        listed: BTreeMap<u32, ListedRecord>,
+    ) -> Result<BTreeMap<u32, ShardEnd>, CliError> {
+        let is_known = |shard: u32, listed: &ListedRecord| {
+            let known = self.known.get(&(kind, shard));
+            known.is_some_and(|(etag, _)| etag.is_some() && *etag == listed.etag)
+        };
+        let new: Vec<u32> = listed
+            .iter()
+            .filter(|(shard, listed)| !is_known(**shard, listed))
+            .map(|(shard, _)| *shard)
+            .collect();
+        for (shard, Stored { record, etag }) in self.store.get_all(kind, new).await? {
+            self.known.insert((kind, shard), (etag, record));
+        }
+        let end = |shard: u32| Some((shard, self.known.get(&(kind, shard))?.1.clone()));
+        Ok(listed.into_keys().filter_map(end).collect())
+    }
+
+    /// Finds the latest retry that reported; `None` if there is none.
+    pub(super) async fn latest_retry(&self) -> Result<Option<StoredReport>, CliError> {
+        Ok(self.reports(RETRIES)?.latest().await?)
+    }
+
+    fn reports(&self, below: &str) -> Result<ReportBucket, CliError> {
+        let uri = self.store.uri(below)?;
+        Ok(ReportBucket::new(self.bucket.clone(), uri.key))
+    }
+
+    /// Returns the reports of all shards as one.
+    pub(super) async fn merge(&mut self) -> Result<ReportMerge, CliError> {
+        let (done, failed) = futures::try_join!(
+            self.store.list(PerShard::Done),
+            self.store.list(PerShard::Failed)
+        )?;
+        let done = self.ends(PerShard::Done, done).await?;
+        let mut ends = self.ends(PerShard::Failed, failed).await?;
+        ends.extend(done);
+        let state: &Self = self;
+        let has_ranges = state
+            .plan
+            .shards
+            .iter()
+            .map(|shard| !shard.ranges.is_empty());
+        let shards: Vec<(u32, bool)> = (0..).zip(has_ranges).collect();
+        let ends = &ends;
+        let reports = |(shard, has_ranges)| async move {
+            let runs = state.reports(&report_of(shard))?.runs().await?;
+            let unfinished = unfinished(ends.get(&shard), has_ranges, &runs);
+            Ok::<_, CliError>(ShardReports {
+                shard,
+                runs,
+                unfinished,
+            })
+        };
+        let shards = stream::iter(shards).map(reports).buffered(AT_ONCE);
+        let shards: Vec<_> = shards.boxed().try_collect().await?;
+        let later = self.later().await?;
+        let (place, run) = (self.uri.to_string(), &self.plan.by.id);
+        let merged = ReportMerge::open(place, run, self.plan.planned, shards, later);
+        let merged = merged.await.map_err(super::report::unread)?;
+        merged.ok_or_else(|| {
+            CliError::Usage(format!(
+                "no shard of {} has a report yet; `s3haul status {}` shows how far they are",
+                self.uri, self.uri
+            ))
+        })
+    }
+
+    /// Returns the reports of retries that are complete, the oldest first.
+    async fn later(&self) -> Result<Vec<LaterReport>, CliError> {
+        let mut later = Vec::new();
+        for (below, is_of_failures) in [(RETRIES, true), (REPAIRS, false)] {
+            for report in self.reports(below)?.runs().await?.reports {
+                if report.footer().await?.is_some_and(|footer| footer.complete) {
+                    later.push(LaterReport {
+                        report,
+                        is_of_failures,
+                    });
+                }
+            }
+        }
+        later.sort_by(|one, other| one.report.run().cmp(other.report.run()));
+        Ok(later)
+    }
+}
+
+/// Returns the reason why a shard is not over, or why what it reported is not there.
+fn unfinished(end: Option<&ShardEnd>, has_ranges: bool, runs: &StoredRuns) -> Option<String> {
+    let latest = runs.reports.last().map(StoredReport::run);
+    let Some(end) = end else {
+        return Some(match latest {
+            Some(_) => "it has not ended: it is at work, or was stopped".to_owned(),
+            None => "no process has begun it".to_owned(),
+        });
+    };
+    let cause = end.cause.as_deref().unwrap_or("no cause is known");
+    match (end.run.as_deref(), latest) {
+        (run, latest) if run.is_some() && run == latest => None,
+        // There was nothing to report.
+        (None, None) if end.exit == 0 && !has_ranges => None,
+        (None, _) if end.exit != 0 => {
+            Some(format!("it failed with exit code {}: {cause}", end.exit))
+        }
+        _ if runs.damage.is_some() => None,
+        _ => Some("the report of its last run is missing".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn end(exit: i32, run: Option<&str>) -> ShardEnd {
+        let text = serde_json::json!({
+            "format": 1, "shard": 3, "exit": exit, "run": run, "cause": "access denied",
+            "process": {"id": "p", "host": "h", "pid": 1, "since": "2026-01-01T00:00:00Z"},
+            "ended": "2026-01-01T00:00:00Z", "seconds": 1.0, "sessions": 1,
+            "totals": {}, "requests": {}
+        });
+        serde_json::from_value(text).unwrap()
+    }
+
+    #[test]
+    fn a_shard_without_its_report_is_not_over() {
+        let none = StoredRuns::default();
+        let why = |end: Option<&ShardEnd>, has_ranges| unfinished(end, has_ranges, &none);
+        assert_eq!(why(Some(&end(0, None)), false), None, "nothing to do");
+        for (end, has_ranges, expected) in [
+            (None, true, "no process has begun it"),
+            (Some(end(0, None)), true, "is missing"),
+            (Some(end(0, Some("r"))), true, "is missing"),
+            (Some(end(3, None)), true, "exit code 3: access denied"),
+        ] {
+            let why = why(end.as_ref(), has_ranges).unwrap();
+            assert!(why.contains(expected), "{why}");
+        }
+    }
+}

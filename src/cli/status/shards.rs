@@ -1,0 +1,332 @@
+//! `status` of a run in shards: a page for people, and a document for programs.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use tokio::time::sleep;
+
+use crate::cli::out::Screen;
+use crate::cli::state::{FoundState, StatePrefix};
+use crate::cli::{CliError, EndpointFlags, Exit, Output, next};
+use crate::location::S3Uri;
+use crate::printable::printable;
+use crate::shards::record::{PlanLease, ShardWeight};
+use crate::shards::view::{RunProgress, ShardCounts, ShardProgress, StateView};
+use crate::size::{ByteSize, display_count as count, display_counted, display_duration};
+
+/// Columns for the name of a pod, so that a line fits into 80.
+const HOST: usize = 24;
+
+/// The document of `status --json`.
+#[derive(Debug, Serialize)]
+struct StateDocument<'a> {
+    state_prefix: String,
+    #[serde(flatten)]
+    view: &'a StateView,
+    /// The latest retry, once all shards have ended and some have failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry: Option<String>,
+    /// The next step, with the command that does it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+/// Shows a run in shards: once, or again and again until all shards have ended.
+pub(super) async fn show(
+    mut found: FoundState,
+    uri: &S3Uri,
+    endpoint: &EndpointFlags,
+    watch: Option<Duration>,
+    output: Output,
+) -> Result<Exit, CliError> {
+    let mut screen = Screen::default();
+    loop {
+        let (exit, is_read) = match &mut found {
+            FoundState::Planned(state) => once(state, &mut screen, output).await?,
+            FoundState::Planning(lease) => (None, planning(lease, uri, &mut screen, output)?),
+        };
+        let Some(pause) = watch.filter(|_| is_read) else {
+            return Ok(Exit::Done);
+        };
+        if let Some(exit) = exit {
+            return Ok(exit);
+        }
+        sleep(pause).await;
+        if matches!(found, FoundState::Planning(_)) {
+            found = FoundState::at(uri, endpoint).await?.unwrap_or(found);
+        }
+    }
+}
+
+/// Shows it once. Returns how it ended, once all shards have, and false if nobody reads on.
+async fn once(
+    state: &mut StatePrefix,
+    screen: &mut Screen,
+    output: Output,
+) -> Result<(Option<Exit>, bool), CliError> {
+    let seen = state.look().await?;
+    let view = StateView::of(&state.plan, &seen);
+    let place = state.uri.to_string();
+    // While shards are at work, a retry would say little, and to look for one takes requests.
+    let retry = if view.state == RunProgress::Ended && view.shards.failed > 0 {
+        last_retry(state).await?
+    } else {
+        None
+    };
+    let is_retried = retry.as_ref().is_some_and(|retry| retry.is_good);
+    let next = next_step(&view, &place, is_retried);
+    let retry = retry.map(|retry| retry.text);
+    let is_read = if output.json {
+        Screen::show_json(&StateDocument {
+            state_prefix: place,
+            view: &view,
+            retry,
+            next,
+        })?
+    } else {
+        let mut text = text(&view, &place, Timestamp::now());
+        for line in retry.iter().chain(&next) {
+            let _ = writeln!(text, "  {}", printable(line));
+        }
+        screen.show(text.trim_end())?
+    };
+    let exit = if view.shards.failed > 0 {
+        Exit::Failures
+    } else {
+        Exit::Done
+    };
+    let exit = (view.state == RunProgress::Ended).then_some(exit);
+    Ok((exit, is_read))
+}
+
+/// The end of the latest retry.
+struct LastRetry {
+    text: String,
+    /// True if it left nothing undone.
+    is_good: bool,
+}
+
+async fn last_retry(state: &StatePrefix) -> Result<Option<LastRetry>, CliError> {
+    let Some(report) = state.latest_retry().await? else {
+        return Ok(None);
+    };
+    let footer = report.footer().await?;
+    let how = match &footer {
+        Some(footer) => format!("ended with exit code {}", footer.exit),
+        None => "is at work, or was killed".to_owned(),
+    };
+    Ok(Some(LastRetry {
+        text: format!("the latest retry {how}: {}", report.location()),
+        is_good: footer.is_some_and(|footer| footer.exit == 0),
+    }))
+}
+
+/// Returns a line with the command to type next.
+fn next_step(view: &StateView, place: &str, is_retried: bool) -> Option<String> {
+    match view.state {
+        RunProgress::Ended if view.shards.failed > 0 && !is_retried => {
+            Some(format!("to copy what failed: {}", next::retry(place)))
+        }
+        RunProgress::Ended => Some(format!("to read the result: {}", next::merge(place))),
+        RunProgress::Waiting => {
+            Some("to continue: start the job again under the name of this run".to_owned())
+        }
+        RunProgress::Running => None,
+    }
+}
+
+/// Shows a run that is being planned. Returns false if nobody reads on.
+fn planning(
+    lease: &PlanLease,
+    uri: &S3Uri,
+    screen: &mut Screen,
+    output: Output,
+) -> Result<bool, CliError> {
+    let host = &lease.by.host;
+    if output.json {
+        let renewed = lease.renewed;
+        return Screen::show_json(&serde_json::json!({
+            "state_prefix": uri.to_string(), "state": "planning", "host": host, "renewed": renewed
+        }));
+    }
+    let age = Timestamp::now().duration_since(lease.renewed);
+    let age = display_duration(age.try_into().unwrap_or_default());
+    let by = if lease.released {
+        "no process plans it: the next one does".to_owned()
+    } else {
+        format!("{host} plans it, as it said {age} ago")
+    };
+    screen.show(&printable(&format!("{uri}: {by}")))
+}
+
+fn text(view: &StateView, place: &str, now: Timestamp) -> String {
+    let mut text = String::new();
+    let ShardCounts { total, failed, .. } = view.shards;
+    let state = match (view.state, failed) {
+        (RunProgress::Running, _) => "running".to_owned(),
+        (RunProgress::Waiting, _) => "no process is at work".to_owned(),
+        (RunProgress::Ended, 0) => "done".to_owned(),
+        (RunProgress::Ended, failed) => {
+            format!("ended, {} failed", display_counted(failed.into(), "shard"))
+        }
+    };
+    let _ = writeln!(
+        text,
+        "{} ({}): {state}",
+        printable(&view.job),
+        printable(place)
+    );
+    let age = now.duration_since(view.planned);
+    let ShardWeight { objects, bytes } = view.weight;
+    let _ = writeln!(
+        text,
+        "  planned   {} ago: {}, {}{} ({})",
+        display_duration(age.try_into().unwrap_or_default()),
+        display_counted(total.into(), "shard"),
+        if view.exact { "" } else { "about " },
+        display_counted(objects, "object"),
+        ByteSize(bytes),
+    );
+    let _ = writeln!(text, "  shards    {}", shards(&view.shards));
+    let totals = &view.totals;
+    let _ = writeln!(
+        text,
+        "  objects   {} copied ({}), {} unchanged, {} failed",
+        count(totals.done_objects),
+        ByteSize(totals.done_bytes),
+        count(totals.skipped_objects),
+        count(totals.failed_objects),
+    );
+    pace(&mut text, view);
+    if view.state != RunProgress::Ended {
+        let left = (1.0 - view.share_done) * 100.0;
+        let time = match view.seconds_left {
+            Some(seconds) => format!("about {}", display_duration(Duration::from_secs(seconds))),
+            None => "the time is unknown".to_owned(),
+        };
+        let _ = writeln!(text, "  left      {left:.0}% of the work, {time}");
+    }
+    details(&mut text, view);
+    text
+}
+
+fn shards(counts: &ShardCounts) -> String {
+    let named = [
+        (counts.done, "done"),
+        (counts.failed, "failed"),
+        (counts.running, "running"),
+        (counts.silent, "silent"),
+        (counts.stopped, "stopped"),
+        (counts.not_begun, "not begun"),
+    ];
+    let named = named.into_iter().filter(|(number, _)| *number > 0);
+    let named: Vec<_> = named
+        .map(|(number, what)| format!("{} {what}", count(number.into())))
+        .collect();
+    named.join(", ")
+}
+
+/// Adds the rates, and the throttling.
+fn pace(text: &mut String, view: &StateView) {
+    let rates = &view.rates;
+    if view.shards.running > 0 {
+        let _ = writeln!(
+            text,
+            "  rate      {} objects/s, {}/s, {} requests/s, {} in flight",
+            count(whole(rates.objects)),
+            ByteSize(whole(rates.bytes)),
+            count(whole(rates.requests)),
+            count(view.in_flight),
+        );
+    }
+    let requests = view.requests;
+    if requests.throttled > 0 {
+        let now = if view.shards.running > 0 {
+            format!(", {} per second now", count(whole(rates.throttled)))
+        } else {
+            String::new()
+        };
+        let _ = writeln!(
+            text,
+            "  throttled {} of {}{now}",
+            count(requests.throttled),
+            display_counted(requests.requests, "request"),
+        );
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a rate is positive, and a cast saturates"
+)]
+fn whole(rate: f64) -> u64 {
+    rate.round() as u64
+}
+
+/// Adds the shards that need attention.
+fn details(text: &mut String, view: &StateView) {
+    if !view.slowest.is_empty() {
+        let _ = writeln!(text, "  slowest");
+    }
+    for shard in &view.slowest {
+        let left = match shard.seconds_left {
+            Some(seconds) => display_duration(Duration::from_secs(seconds)),
+            None => "unknown".to_owned(),
+        };
+        let _ = writeln!(
+            text,
+            "    {:>5}  {:>3.0}%  {:>7}/s  {:>10}/s  {left:>8}  {}",
+            shard.shard,
+            shard.share_done * 100.0,
+            count(whole(shard.rates.objects)),
+            ByteSize(whole(shard.rates.bytes)).to_string(),
+            host(shard),
+        );
+    }
+    for shard in &view.silent {
+        let silence = display_duration(Duration::from_secs(shard.silent_seconds));
+        let _ = writeln!(
+            text,
+            "  silent    shard {} on {}: no sign of life for {silence}",
+            shard.shard,
+            host(shard)
+        );
+    }
+    for failure in &view.failed {
+        let cause = failure
+            .cause
+            .as_deref()
+            .unwrap_or("its log and its report say why");
+        let line = format!("exit code {}: {cause}", failure.exit);
+        let _ = writeln!(
+            text,
+            "  failed    shard {}: {}",
+            failure.shard,
+            printable(&line)
+        );
+    }
+    for (named, all, what) in [
+        (view.silent.len(), view.shards.silent, "silent"),
+        (view.failed.len(), view.shards.failed, "failed"),
+    ] {
+        let more = u64::from(all).saturating_sub(named as u64);
+        if more > 0 {
+            let more = display_counted(more, "more shard");
+            let _ = writeln!(text, "  {what:<9} {more}");
+        }
+    }
+}
+
+/// Returns the name of a pod, whose end tells it from others.
+fn host(shard: &ShardProgress) -> String {
+    let name = printable(&shard.host);
+    let letters = name.chars().count();
+    if letters <= HOST {
+        return name.into_owned();
+    }
+    let end: String = name.chars().skip(letters + 1 - HOST).collect();
+    format!("…{end}")
+}

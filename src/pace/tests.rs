@@ -1,0 +1,87 @@
+//! Tests of what a pacer admits.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn who_goes_ahead_does_not_wait_for_a_rate() {
+    let pacer = Pacer::new(&Limits::default(), 100, RetryPolicy::default());
+    let slow = learned::LearnedLane {
+        bucket: "here/lake".to_owned(),
+        class: Class::Write,
+        prefix: String::new(),
+        accepted: 2,
+    };
+    pacer.recall(&Learned {
+        lanes: vec![slow],
+        width: 100,
+    });
+    let lanes = pacer.lanes("here", "lake", Class::Write);
+    let patience = Duration::from_mins(1);
+    for _ in 0..40 {
+        let admitted = pacer.admit_ahead(&lanes, "k", 0, patience).await;
+        assert!(!admitted.unwrap().paced);
+    }
+    assert_eq!(pacer.elapsed(), Duration::ZERO);
+    for _ in 0..4 {
+        let admitted = pacer.admit(&lanes, "k", 0, patience).await;
+        admitted.unwrap();
+    }
+    assert!(pacer.elapsed() >= Duration::from_secs(1));
+}
+
+/// A server that accepts few connections, and one that is away.
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_cannot_be_opened_is_silence_from_its_start() {
+    let (second, head) = (Duration::from_secs(1), Operation::HeadObject);
+    let late = Failure::new(FailureKind::Unreachable, head, "", "timed out");
+    for answers in [true, false] {
+        let pacer = Pacer::new(&Limits::default(), 1000, RetryPolicy::default());
+        let lanes = pacer.lanes("here", "lake", Class::Read);
+        tokio::time::sleep(second * 10).await;
+        let mut admitted = Vec::new();
+        for _ in 0..200 {
+            admitted.push(pacer.admit(&lanes, "k", 0, second).await.unwrap());
+        }
+        let answered = admitted.pop().filter(|_| answers);
+        tokio::time::sleep(second * 3).await;
+        if let Some(one) = answered {
+            pacer.learn(one, head, None, 0, second, second);
+        }
+        tokio::time::sleep(second * 2).await;
+        for one in admitted {
+            pacer.learn(one, head, Some(&late), 0, second * 5, second * 60);
+        }
+        let outages = pacer.outages().into_iter().map(|(_, lasts, _)| lasts);
+        let expected = if answers { vec![] } else { vec![second * 5] };
+        assert_eq!(outages.collect::<Vec<_>>(), expected);
+    }
+}
+
+#[test]
+fn patience_bounds_all_that_the_policy_waits_for() {
+    let minutes = Duration::from_mins;
+    let policy = RetryPolicy {
+        patience: minutes(15),
+        persistence: minutes(3),
+        ..RetryPolicy::default()
+    };
+    for (patience, persistence) in [
+        (Some(minutes(1)), minutes(1)),
+        (Some(minutes(20)), minutes(3)),
+        (None, minutes(3)),
+    ] {
+        let retry = Pacer::new(
+            &Limits {
+                patience,
+                ..Limits::default()
+            },
+            8,
+            policy,
+        )
+        .retry;
+        assert_eq!(
+            (retry.patience, retry.persistence),
+            (patience.unwrap_or(minutes(15)), persistence)
+        );
+    }
+}

@@ -1,0 +1,316 @@
+//! The line of each object that counts, of several reports about the same keys. Pure.
+//!
+//! Within a report the rules are those of [`read`](crate::report::read::read). Between reports, the
+//! later one knows better, with one exception: what an earlier run copied and a later one found
+//! equal keeps the receipt of its copy, which has the proof.
+//!
+//! Memory: a few dozen bytes for each object. Reports that are longer than that allows are folded
+//! in several passes, each of which takes the objects of one [`Partition`].
+
+use std::collections::HashMap;
+use std::collections::hash_map::{Entry, RandomState};
+use std::hash::BuildHasher as _;
+
+use serde::Deserialize;
+
+use crate::report::read::ReceiptStatus;
+
+/// The fields of a receipt that decide which line counts.
+#[derive(Debug, Deserialize)]
+pub(super) struct MergeLine {
+    transfer: String,
+    source: String,
+    source_version: Option<String>,
+    status: ReceiptStatus,
+    reason: Option<String>,
+    #[serde(default)]
+    size: u64,
+    #[serde(default)]
+    losses: Vec<serde::de::IgnoredAny>,
+    #[serde(default)]
+    error: MergeError,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct MergeError {
+    #[serde(default)]
+    operation: String,
+}
+
+impl MergeLine {
+    /// Returns true for the line of a list that ended early, which names a prefix and no object.
+    fn is_of_list(&self) -> bool {
+        let lists = ["ListObjectsV2", "ListObjectVersions"];
+        self.status == ReceiptStatus::Failed && lists.contains(&self.error.operation.as_str())
+    }
+}
+
+/// The hashes of all reports that are merged.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ObjectHasher([RandomState; 2]);
+
+impl ObjectHasher {
+    fn hash(&self, line: &MergeLine) -> u128 {
+        let object = (&line.transfer, &line.source, &line.source_version);
+        let [high, low] = [0, 1].map(|half| {
+            let hasher: &RandomState = &self.0[half];
+            u128::from(hasher.hash_one(object))
+        });
+        high << 64 | low
+    }
+}
+
+/// One of several sets of objects that together are all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Partition {
+    /// The sets of the passes over everything, and of those over one shard.
+    parts: [u32; 2],
+    part: [u32; 2],
+}
+
+impl Partition {
+    /// Returns the partitions for so many receipts, of which a pass takes at most about `most`.
+    pub(super) fn outer(receipts: u64, most: u64) -> impl Iterator<Item = Self> {
+        let parts = parts(receipts, most);
+        (0..parts).map(move |part| Self {
+            parts: [parts, 1],
+            part: [part, 0],
+        })
+    }
+
+    /// Divides this partition further.
+    pub(super) fn inner(self, receipts: u64, most: u64) -> impl Iterator<Item = Self> {
+        let [outer, _] = self.parts;
+        let parts = parts(receipts / u64::from(outer), most);
+        (0..parts).map(move |part| Self {
+            parts: [outer, parts],
+            part: [self.part[0], part],
+        })
+    }
+
+    fn holds(self, hash: u128) -> bool {
+        let [outer, inner] = self.parts.map(u128::from);
+        [hash % outer, hash / outer % inner] == self.part.map(u128::from)
+    }
+}
+
+fn parts(receipts: u64, most: u64) -> u32 {
+    u32::try_from(receipts.div_ceil(most.max(1)).max(1)).unwrap_or(u32::MAX)
+}
+
+/// The line that counts about an object, as far as the reports were read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Verdict {
+    /// The report that has the line, by position.
+    pub(super) report: u32,
+    /// The number of the line.
+    pub(super) line: u64,
+    /// The latest report that has a line about the object.
+    pub(super) seen: u32,
+    pub(super) status: ReceiptStatus,
+    /// The size of the object.
+    pub(super) bytes: u64,
+    pub(super) is_archived: bool,
+    pub(super) has_losses: bool,
+    /// True if no object failed but a list.
+    pub(super) is_of_list: bool,
+}
+
+/// The lines that count about the objects of a partition.
+#[derive(Debug)]
+pub(super) struct Verdicts {
+    objects: HashMap<u128, Verdict>,
+    hasher: ObjectHasher,
+    partition: Partition,
+}
+
+impl Verdicts {
+    pub(super) fn new(hasher: &ObjectHasher, partition: Partition) -> Self {
+        Self {
+            objects: HashMap::new(),
+            hasher: hasher.clone(),
+            partition,
+        }
+    }
+
+    /// Takes in a line. Reports come one after the other, the oldest first.
+    pub(super) fn take(&mut self, report: u32, number: u64, line: &MergeLine) {
+        let hash = self.hasher.hash(line);
+        if !self.partition.holds(hash) {
+            return;
+        }
+        let next = Verdict {
+            report,
+            line: number,
+            seen: report,
+            status: line.status,
+            bytes: line.size,
+            is_archived: line.reason.as_deref() == Some("archived"),
+            has_losses: !line.losses.is_empty(),
+            is_of_list: line.is_of_list(),
+        };
+        match self.objects.entry(hash) {
+            Entry::Vacant(entry) => _ = entry.insert(next),
+            Entry::Occupied(mut entry) => {
+                let before = entry.get_mut();
+                if before.stays(next.status, before.report == report) {
+                    before.seen = report;
+                } else {
+                    *before = next;
+                }
+            }
+        }
+    }
+
+    /// Leaves out what the report `latest`, which is complete, does not name: it is not in the
+    /// source any more.
+    pub(super) fn require_seen_in(&mut self, latest: u32) {
+        self.objects.retain(|_, verdict| verdict.seen >= latest);
+    }
+
+    /// Leaves out lists that ended early.
+    pub(super) fn forget_lists(&mut self) {
+        self.objects.retain(|_, verdict| !verdict.is_of_list);
+    }
+
+    /// Compares with what later reports say: of each object that both know, one verdict remains.
+    pub(super) fn give_way_to(&mut self, later: &mut Self) {
+        let both: Vec<u128> = if self.objects.len() < later.objects.len() {
+            let known = self.objects.keys();
+            known
+                .filter(|hash| later.objects.contains_key(hash))
+                .copied()
+                .collect()
+        } else {
+            let known = later.objects.keys();
+            known
+                .filter(|hash| self.objects.contains_key(hash))
+                .copied()
+                .collect()
+        };
+        for hash in both {
+            let pair = (self.objects.get(&hash), later.objects.get(&hash));
+            let (Some(own), Some(other)) = pair else {
+                continue;
+            };
+            if own.stays(other.status, false) {
+                later.objects.remove(&hash);
+            } else {
+                self.objects.remove(&hash);
+            }
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Verdict> {
+        self.objects.values()
+    }
+
+    /// Returns the numbers of the lines of a report that count, in order.
+    pub(super) fn lines_of(&self, report: u32) -> Vec<u64> {
+        let of_report = self.iter().filter(|verdict| verdict.report == report);
+        let mut lines: Vec<_> = of_report.map(|verdict| verdict.line).collect();
+        lines.sort_unstable();
+        lines
+    }
+}
+
+impl Verdict {
+    /// Returns true if a later line with this status says less than this one.
+    fn stays(&self, later: ReceiptStatus, is_same_report: bool) -> bool {
+        match (self.status, later) {
+            (ReceiptStatus::Done, ReceiptStatus::Skipped) => true,
+            (ReceiptStatus::Failed, ReceiptStatus::Failed | ReceiptStatus::Done) => false,
+            (ReceiptStatus::Failed, _) => is_same_report,
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(source: &str, status: &str) -> MergeLine {
+        let text = format!(r#"{{"transfer":"t","source":"{source}","status":"{status}"}}"#);
+        serde_json::from_str(&text).unwrap()
+    }
+
+    fn all() -> Partition {
+        Partition::outer(1, 10).next().unwrap()
+    }
+
+    /// Folds (report, source, status) and returns the statuses by (report, line).
+    fn folded(lines: &[(u32, &str, &str)]) -> Verdicts {
+        let mut verdicts = Verdicts::new(&ObjectHasher::default(), all());
+        for (number, (report, source, status)) in (1..).zip(lines) {
+            verdicts.take(*report, number, &line(source, status));
+        }
+        verdicts
+    }
+
+    #[test]
+    fn a_later_report_knows_better_but_a_copy_keeps_its_proof() {
+        for (lines, counts) in [
+            // A copy, found equal by the next run of the shard.
+            (vec![(0, "a", "done"), (1, "a", "skipped")], 1),
+            // Within a report, a list cannot see what was wrong; another run compares anew.
+            (vec![(0, "a", "failed"), (0, "a", "skipped")], 1),
+            (vec![(0, "a", "failed"), (1, "a", "skipped")], 2),
+            (vec![(0, "a", "done"), (1, "a", "failed")], 2),
+            (vec![(0, "a", "done"), (0, "a", "done")], 2),
+            (vec![(0, "a", "failed"), (1, "a", "stopped")], 2),
+            (vec![(0, "a", "stopped"), (0, "a", "skipped")], 2),
+        ] {
+            let verdicts = folded(&lines);
+            let verdict = verdicts.iter().next().unwrap();
+            assert_eq!(verdict.line, counts, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_complete_run_does_not_find_is_gone() {
+        let lines = [(0, "a", "done"), (0, "gone", "failed"), (1, "a", "skipped")];
+        let mut verdicts = folded(&lines);
+        verdicts.require_seen_in(1);
+        assert_eq!(
+            (verdicts.lines_of(0), verdicts.lines_of(1)),
+            (vec![1], vec![])
+        );
+    }
+
+    #[test]
+    fn of_two_verdicts_one_remains() {
+        let hasher = ObjectHasher::default();
+        let mut own = Verdicts::new(&hasher, all());
+        let mut later = Verdicts::new(&hasher, all());
+        for (number, (source, status)) in
+            (1..).zip([("a", "failed"), ("b", "done"), ("c", "failed")])
+        {
+            own.take(0, number, &line(source, status));
+        }
+        for (number, (source, status)) in
+            (1..).zip([("a", "done"), ("b", "skipped"), ("d", "done")])
+        {
+            later.take(0, number, &line(source, status));
+        }
+        own.give_way_to(&mut later);
+        assert_eq!(
+            (own.lines_of(0), later.lines_of(0)),
+            (vec![2, 3], vec![1, 3])
+        );
+    }
+
+    #[test]
+    fn the_partitions_hold_each_object_once() {
+        let hasher = ObjectHasher::default();
+        let partitions: Vec<_> = Partition::outer(30, 10)
+            .flat_map(|outer| outer.inner(60, 10))
+            .collect();
+        assert_eq!(partitions.len(), 6);
+        for number in 0..100 {
+            let hash = hasher.hash(&line(&format!("s3://b/{number}"), "done"));
+            let holders = partitions.iter().filter(|part| part.holds(hash)).count();
+            assert_eq!(holders, 1);
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! The reports of all runs below a prefix.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{RUN, ReportBucket, StoredReport, directory_in, piece_number};
+use crate::report::ReportError;
+
+/// The reports of all runs below a prefix.
+#[derive(Clone, Debug, Default)]
+pub struct StoredRuns {
+    /// Those that can be read, the oldest first.
+    pub reports: Vec<StoredReport>,
+    /// What is wrong with the latest one, if it cannot be read.
+    pub damage: Option<String>,
+}
+
+impl ReportBucket {
+    /// Returns the reports of all runs below the prefix, with one list of all their pieces.
+    ///
+    /// # Errors
+    /// [`ReportError::Store`].
+    pub async fn runs(&self) -> Result<StoredRuns, ReportError> {
+        let mut found: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
+        let prefix = self.prefix.as_str();
+        let below = self.directory(&format!("{prefix}{RUN}"))?;
+        below
+            .list(|key| {
+                if let Some(directory) = directory_in(key, prefix) {
+                    let numbers = found.entry(directory.to_owned()).or_default();
+                    numbers.extend(key.strip_prefix(directory).and_then(piece_number));
+                }
+            })
+            .await?;
+        let mut runs = StoredRuns::default();
+        for (directory, numbers) in found {
+            let directory = self.directory(&directory)?;
+            match directory.pieces(&numbers).await {
+                Ok(pieces) if pieces.is_empty() => {}
+                Ok(pieces) => {
+                    runs.damage = None;
+                    runs.reports.push(StoredReport { directory, pieces });
+                }
+                Err(ReportError::Damaged { what, .. }) => runs.damage = Some(what),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(runs)
+    }
+}

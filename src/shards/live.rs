@@ -1,0 +1,255 @@
+//! Writes `live/I.json`: what a shard's process does at the moment.
+//!
+//! The first record replaces whatever is there: the process holds the shard's journal by then. Each
+//! further one replaces only the one before (`If-Match`), so that a process that has lost its shard to
+//! another does not write over what that one says.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::LIVE_EVERY;
+use super::names::PerShard;
+use super::record::{FORMAT, LiveRates, LiveRecord, LiveTotals, ShardActivity};
+use super::store::{StateStore, StateWrite};
+use crate::execute::monitor::{Event, Monitor};
+use crate::execute::receipt::Ending;
+use crate::journal::Writer;
+use crate::journal::state::RunState;
+use crate::pace::{PaceCounts, Pacer};
+use crate::s3::WriteCondition;
+
+/// The longest wait for a record, which must not hold up the next one or the end of the process.
+const LONGEST_WRITE: Duration = Duration::from_secs(10);
+
+/// Counts the objects of a run for its live records.
+#[derive(Debug, Default)]
+pub struct LiveCounts {
+    planned_objects: AtomicU64,
+    planned_bytes: AtomicU64,
+    done_objects: AtomicU64,
+    done_bytes: AtomicI64,
+    skipped_objects: AtomicU64,
+    skipped_bytes: AtomicU64,
+    failed_objects: AtomicU64,
+    /// Objects that ended in this session, whatever came of them.
+    ended_objects: AtomicU64,
+}
+
+impl LiveCounts {
+    /// Begins with the counts of a run's earlier sessions. Objects that they had in progress are
+    /// planned again.
+    #[must_use]
+    pub fn of(state: &RunState) -> Self {
+        let totals = &state.totals;
+        let ended = totals.done_objects + totals.restoring_objects + totals.failed_objects;
+        Self {
+            planned_objects: ended.into(),
+            planned_bytes: totals.done_bytes.into(),
+            done_objects: totals.done_objects.into(),
+            done_bytes: i64::try_from(totals.done_bytes).unwrap_or(i64::MAX).into(),
+            skipped_objects: totals.skipped_objects.into(),
+            skipped_bytes: totals.skipped_bytes.into(),
+            failed_objects: totals.failed_objects.into(),
+            ended_objects: AtomicU64::new(0),
+        }
+    }
+
+    fn totals(&self) -> LiveTotals {
+        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        LiveTotals {
+            planned_objects: load(&self.planned_objects),
+            planned_bytes: load(&self.planned_bytes),
+            done_objects: load(&self.done_objects),
+            done_bytes: u64::try_from(self.done_bytes.load(Ordering::Relaxed)).unwrap_or(0),
+            skipped_objects: load(&self.skipped_objects),
+            skipped_bytes: load(&self.skipped_bytes),
+            failed_objects: load(&self.failed_objects),
+        }
+    }
+}
+
+impl Monitor for LiveCounts {
+    fn observe(&self, event: &Event<'_>) {
+        let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        match event {
+            Event::ObjectPlanned { bytes } => {
+                self.planned_objects.fetch_add(1, Ordering::Relaxed);
+                self.planned_bytes.fetch_add(*bytes, Ordering::Relaxed);
+            }
+            Event::BytesCopied { bytes, .. } => {
+                self.done_bytes.fetch_add(signed(*bytes), Ordering::Relaxed);
+            }
+            Event::BytesVoided { bytes } => {
+                self.done_bytes.fetch_sub(signed(*bytes), Ordering::Relaxed);
+            }
+            Event::ObjectEnded(receipt) => {
+                self.ended_objects.fetch_add(1, Ordering::Relaxed);
+                match &receipt.ending {
+                    Ending::Done { .. } => {
+                        self.done_objects.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Ending::Skipped { .. } => {
+                        self.skipped_objects.fetch_add(1, Ordering::Relaxed);
+                        self.skipped_bytes
+                            .fetch_add(receipt.size, Ordering::Relaxed);
+                    }
+                    Ending::Failed { .. } => {
+                        self.failed_objects.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Ending::Restoring { .. } | Ending::Stopped => {}
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The identity of a shard's session, as its live records have it.
+#[derive(Clone, Debug)]
+pub struct LiveIdentity {
+    /// The shard.
+    pub shard: u32,
+    /// The process.
+    pub process: Writer,
+    /// The name of its run.
+    pub run: String,
+}
+
+/// Writes the live records of a session.
+#[derive(Debug)]
+pub struct LiveWriter {
+    store: StateStore,
+    identity: LiveIdentity,
+    session: Timestamp,
+    counts: Arc<LiveCounts>,
+    pacer: Arc<Pacer>,
+    /// Held during each write, so that the records come in order.
+    written: Mutex<WrittenLive>,
+}
+
+/// The last record.
+#[derive(Debug)]
+struct WrittenLive {
+    at: Instant,
+    ended_objects: u64,
+    totals: LiveTotals,
+    requests: PaceCounts,
+    /// Its `ETag`; `None` before the first one.
+    etag: Option<Option<String>>,
+    /// Set once another process writes the object.
+    is_lost: bool,
+}
+
+impl LiveWriter {
+    /// Returns a writer for a session that begins now.
+    #[must_use]
+    pub fn new(
+        store: StateStore,
+        identity: LiveIdentity,
+        counts: Arc<LiveCounts>,
+        pacer: Arc<Pacer>,
+    ) -> Self {
+        let written = WrittenLive {
+            at: Instant::now(),
+            ended_objects: 0,
+            totals: counts.totals(),
+            requests: PaceCounts::default(),
+            etag: None,
+            is_lost: false,
+        };
+        Self {
+            store,
+            identity,
+            session: Timestamp::now(),
+            counts,
+            pacer,
+            written: Mutex::new(written),
+        }
+    }
+
+    /// Writes a record now and every [`LIVE_EVERY`], for as long as it is polled.
+    pub async fn write_always(&self) {
+        loop {
+            let state = if self.pacer.stopping().is_cancelled() {
+                ShardActivity::Stopping
+            } else {
+                ShardActivity::Running
+            };
+            self.write(state, None, None).await;
+            sleep(LIVE_EVERY).await;
+        }
+    }
+
+    /// Writes a record. One that cannot be written is left out: the next one says more.
+    pub async fn write(&self, state: ShardActivity, exit: Option<i32>, cause: Option<String>) {
+        let mut last = self.written.lock().await;
+        if last.is_lost {
+            return;
+        }
+        let condition = match &last.etag {
+            None => WriteCondition::None,
+            Some(etag) => self.store.replacing(etag.as_deref()),
+        };
+        let record = self.record(&mut last, state, exit, cause);
+        let name = PerShard::Live.of(self.identity.shard);
+        let written = timeout(LONGEST_WRITE, self.store.put(&name, &record, condition)).await;
+        match written {
+            Ok(Ok(StateWrite::Written(etag))) => last.etag = Some(etag),
+            Ok(Ok(StateWrite::Refused)) => last.is_lost = true,
+            Ok(Err(error)) => tracing::warn!(%error, "{name} could not be written"),
+            Err(_) => tracing::warn!("{name} could not be written in time"),
+        }
+    }
+
+    fn record(
+        &self,
+        last: &mut WrittenLive,
+        state: ShardActivity,
+        exit: Option<i32>,
+        cause: Option<String>,
+    ) -> LiveRecord {
+        let now = Instant::now();
+        let (totals, requests) = (self.counts.totals(), self.pacer.counts());
+        let ended_objects = self.counts.ended_objects.load(Ordering::Relaxed);
+        let seconds = now.duration_since(last.at).as_secs_f64();
+        let rate = |now: u64, before: u64| per_second(now.saturating_sub(before), seconds);
+        let rates = LiveRates {
+            objects: rate(ended_objects, last.ended_objects),
+            bytes: rate(totals.done_bytes, last.totals.done_bytes),
+            requests: rate(requests.requests, last.requests.requests),
+            throttled: rate(requests.throttled, last.requests.throttled),
+        };
+        (last.at, last.totals, last.requests) = (now, totals, requests);
+        last.ended_objects = ended_objects;
+        let stalled = self.pacer.fruitless().map(|(_, reason)| reason);
+        LiveRecord {
+            format: FORMAT,
+            shard: self.identity.shard,
+            process: self.identity.process.clone(),
+            run: self.identity.run.clone(),
+            state,
+            written: Timestamp::now(),
+            session: self.session,
+            totals,
+            rates,
+            requests,
+            in_flight: self.pacer.slots().in_flight().0,
+            exit,
+            cause: cause.or(stalled),
+        }
+    }
+}
+
+/// Returns a rate. The first record comes at once, and has none.
+#[expect(clippy::cast_precision_loss, reason = "a rate is an estimate")]
+fn per_second(count: u64, seconds: f64) -> f64 {
+    if seconds < 0.001 {
+        return 0.0;
+    }
+    (count as f64 / seconds * 1000.0).round() / 1000.0
+}

@@ -1,0 +1,308 @@
+//! The objects of a state prefix. All are JSON, and each begins with the number of its format.
+//!
+//! A reader takes fields that it does not know, so that a later version may add some. It refuses a
+//! format that it does not know.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::journal::Writer;
+use crate::journal::fingerprint::Fingerprint;
+use crate::journal::state::Totals;
+use crate::listing::bisect::KeyRange;
+use crate::location::ObjectKey;
+use crate::pace::PaceCounts;
+
+/// The format of the objects that this version writes, and the latest that it reads.
+pub const FORMAT: u32 = 1;
+
+/// `plan.json`: which keys each shard has.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShardPlan {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The version of s3haul that wrote it.
+    pub tool: String,
+    /// The name of the job.
+    pub job: String,
+    /// The time at which the plan was complete.
+    pub planned: Timestamp,
+    /// The process that planned.
+    pub by: Writer,
+    /// The time from which all shards count the ages in the job, if there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counted_from: Option<Timestamp>,
+    /// The settings that decide about the job's objects. A job that differs is refused.
+    pub settings: Fingerprint,
+    /// The names of the transfers, by the number that [`ShardRange::transfer`] holds.
+    pub transfers: Vec<String>,
+    /// True if all keys were listed. Otherwise the weights are estimates.
+    pub exact: bool,
+    /// The list requests that planning took.
+    pub lists: u64,
+    /// The weight of all shards.
+    pub weight: ShardWeight,
+    /// The shards, by index.
+    pub shards: Vec<PlannedShard>,
+}
+
+/// A shard of a plan.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedShard {
+    /// Its weight.
+    pub weight: ShardWeight,
+    /// Its ranges: at most one of each transfer. A shard without any has nothing to do.
+    pub ranges: Vec<ShardRange>,
+}
+
+/// The keys of one transfer that a shard has: those behind `after`, up to and with `until`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardRange {
+    /// The transfer, by position in the job.
+    pub transfer: u32,
+    /// Not in the range. Absent if it begins with the first key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<ObjectKey>,
+    /// In the range. Absent if it ends with the last key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<ObjectKey>,
+}
+
+impl ShardRange {
+    /// Returns the range as a planner lists it, under the number of its transfer.
+    #[must_use]
+    pub fn key_range(&self) -> KeyRange {
+        KeyRange {
+            range: self.transfer,
+            after: self.after.clone(),
+            until: self.until.clone(),
+        }
+    }
+}
+
+/// The size of a shard's work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardWeight {
+    /// Objects of the source that the job selects.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// The bytes that take as long as one more object: S3 copies about 80 MiB a second for each request
+/// in flight, and the requests for a small object take about a tenth of a second.
+const BYTES_PER_OBJECT: u64 = 8 << 20;
+
+impl ShardWeight {
+    /// Returns the weight as one number: objects, with their bytes converted into objects.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    pub fn units(self) -> f64 {
+        self.objects as f64 + self.bytes as f64 / BYTES_PER_OBJECT as f64
+    }
+
+    /// Adds another weight.
+    pub fn add(&mut self, other: Self) {
+        self.objects = self.objects.saturating_add(other.objects);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+    }
+}
+
+/// `plan.lease`: the process that plans.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlanLease {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The process.
+    pub by: Writer,
+    /// The time of this renewal, by its own clock. Only people read it.
+    pub renewed: Timestamp,
+    /// True once it has given the lease up, so that another process need not wait.
+    #[serde(default)]
+    pub released: bool,
+}
+
+/// The activity of a shard's process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ShardActivity {
+    /// It copies.
+    Running,
+    /// It was told to stop, and finishes requests in flight.
+    Stopping,
+    /// It has ended before its work was done, and the shard goes on when it is started again.
+    Stopped,
+    /// It has ended: `done/I.json` or `failed/I.json` says how.
+    Ended,
+}
+
+/// `live/I.json`: what a shard's process does at the moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LiveRecord {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The shard.
+    pub shard: u32,
+    /// The process.
+    pub process: Writer,
+    /// The name of the shard's run, as in its journal and its report.
+    pub run: String,
+    /// What it does.
+    pub state: ShardActivity,
+    /// The time of this record, by the process' own clock.
+    pub written: Timestamp,
+    /// The time at which this session of the run began.
+    pub session: Timestamp,
+    /// Objects that the run has ended, over all of its sessions.
+    pub totals: LiveTotals,
+    /// The pace since the record before.
+    pub rates: LiveRates,
+    /// The requests of this session.
+    pub requests: PaceCounts,
+    /// Requests without an answer.
+    pub in_flight: u32,
+    /// The end of this session as an exit code, once it has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<i32>,
+    /// The reason of that end in one sentence, or the reason why nothing goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+}
+
+/// The objects that a shard's run has dealt with so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LiveTotals {
+    /// Objects found that were to be copied, so far.
+    pub planned_objects: u64,
+    /// Their bytes.
+    pub planned_bytes: u64,
+    /// Objects copied and proven.
+    pub done_objects: u64,
+    /// Their bytes, and those of parts that are there of unfinished objects.
+    pub done_bytes: u64,
+    /// Objects left alone because the destination has them.
+    pub skipped_objects: u64,
+    /// Their bytes.
+    pub skipped_bytes: u64,
+    /// Objects that failed.
+    pub failed_objects: u64,
+}
+
+/// The pace of a shard's process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LiveRates {
+    /// Objects that ended, whatever came of them, per second.
+    pub objects: f64,
+    /// Bytes copied per second.
+    pub bytes: f64,
+    /// Requests sent per second.
+    pub requests: f64,
+    /// Answers "slow down" per second.
+    pub throttled: f64,
+}
+
+/// `done/I.json` or `failed/I.json`: the end of a shard. If both exist, `done/I.json` counts: the
+/// shard was run again after it had failed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShardEnd {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The shard.
+    pub shard: u32,
+    /// The process that ended it.
+    pub process: Writer,
+    /// The name of its last run. Absent if it was refused before it had one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
+    /// The exit code: 0 in `done/I.json`.
+    pub exit: i32,
+    /// The reason of an end that is not good, in one sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+    /// The time at which the run began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub began: Option<Timestamp>,
+    /// The time at which it ended.
+    pub ended: Timestamp,
+    /// Seconds at work, over all sessions of the run.
+    pub seconds: f64,
+    /// The sessions of the run.
+    pub sessions: u32,
+    /// Its sums, over all sessions.
+    pub totals: Totals,
+    /// The requests of the last session.
+    pub requests: PaceCounts,
+}
+
+/// `summary.json`: the sums of a run whose shards have all ended. It follows from `done/` and
+/// `failed/`, so that whoever writes it writes the same.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShardsSummary {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The name of the job.
+    pub job: String,
+    /// The number of shards.
+    pub shards: u32,
+    /// The number of shards that are done.
+    pub done: u32,
+    /// The others, with their exit codes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub failed: BTreeMap<u32, i32>,
+    /// The time at which the first shard began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub began: Option<Timestamp>,
+    /// The time at which the last one ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Timestamp>,
+    /// Seconds at work, over all processes.
+    pub seconds: f64,
+    /// The sums of the last runs of all shards.
+    pub totals: Totals,
+}
+
+impl ShardsSummary {
+    /// Sums the ends of all shards up.
+    #[must_use]
+    pub fn of<'a>(job: &str, shards: u32, ends: impl IntoIterator<Item = &'a ShardEnd>) -> Self {
+        let mut summary = Self {
+            format: FORMAT,
+            job: job.to_owned(),
+            shards,
+            done: 0,
+            failed: BTreeMap::new(),
+            began: None,
+            ended: None,
+            seconds: 0.0,
+            totals: Totals::default(),
+        };
+        for end in ends {
+            if end.exit == 0 {
+                summary.done += 1;
+            } else {
+                summary.failed.insert(end.shard, end.exit);
+            }
+            summary.began = [summary.began, end.began].into_iter().flatten().min();
+            summary.ended = summary.ended.max(Some(end.ended));
+            summary.seconds += end.seconds;
+            summary.totals.add(&end.totals);
+        }
+        summary
+    }
+}
+
+/// An object of a state prefix.
+pub trait StateRecord: Serialize + serde::de::DeserializeOwned {}
+
+impl StateRecord for ShardPlan {}
+impl StateRecord for PlanLease {}
+impl StateRecord for LiveRecord {}
+impl StateRecord for ShardEnd {}
+impl StateRecord for ShardsSummary {}
+
+#[cfg(test)]
+mod tests;

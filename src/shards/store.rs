@@ -1,0 +1,354 @@
+//! Reads and writes the objects of a state prefix.
+//!
+//! Writes have conditions: `If-None-Match` for what is written once, `If-Match` for what only its
+//! last writer may replace. A write whose answer was lost is sent again and is then refused because
+//! of its own first attempt. So the object of a refused write is read: if it has the same bytes, the
+//! write has taken effect.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use jiff::Timestamp;
+use thiserror::Error;
+
+use super::names::PerShard;
+use super::record::{FORMAT, StateRecord};
+use crate::bucket::Bucket;
+use crate::location::{ObjectKey, S3Uri};
+use crate::s3::paging::{Order, Paging, Turn};
+use crate::s3::{Attributes, Failure, FailureKind, Operation, WriteCondition};
+
+/// The most requests in flight while many objects are read.
+const AT_ONCE: usize = 32;
+
+/// The reason why a state prefix cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum StateError {
+    /// A request failed.
+    #[error("the state {place}: {failure}")]
+    Store {
+        /// The prefix.
+        place: String,
+        /// The failure.
+        failure: Failure,
+    },
+    /// An object is not what s3haul wrote.
+    #[error("{place} cannot be read: {what}; put it back as it was, or use another state prefix")]
+    Damaged {
+        /// The object.
+        place: String,
+        /// The mistake in it.
+        what: String,
+    },
+    /// A later version of s3haul wrote the object.
+    #[error(
+        "{place} has format {format}, and this is s3haul {}, which knows formats up to {FORMAT}; use the version that \
+         wrote it, or use another state prefix", env!("CARGO_PKG_VERSION")
+    )]
+    NewerFormat {
+        /// The object.
+        place: String,
+        /// Its format.
+        format: u64,
+    },
+    /// The endpoint has no conditional writes, so two processes could write two plans.
+    #[error(
+        "{place}: shards need `If-None-Match` on PutObject, which the endpoint `{endpoint}` is not known to honour; use \
+         another endpoint, or set the endpoint's `provider`"
+    )]
+    StateUnconditional {
+        /// The prefix.
+        place: String,
+        /// The endpoint's name.
+        endpoint: String,
+    },
+}
+
+impl StateError {
+    /// Returns true if the same command may succeed later.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Store { failure, .. } if failure.is_passing())
+    }
+}
+
+/// A prefix of a bucket that holds the state of a run in shards.
+#[derive(Clone, Debug)]
+pub struct StateStore {
+    bucket: Bucket,
+    prefix: ObjectKey,
+}
+
+/// An object of a state prefix, as it was read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stored<T> {
+    /// Its content.
+    pub record: T,
+    /// Its `ETag`. Absent if the server gave none.
+    pub etag: Option<String>,
+}
+
+/// An object of a state prefix, as a list shows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListedRecord {
+    /// Its `ETag`. Absent if the server gave none.
+    pub etag: Option<String>,
+    /// The time at which it was written, by the server's clock.
+    pub modified: Option<Timestamp>,
+}
+
+/// The result of a write with a condition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StateWrite {
+    /// The object is written. Its `ETag`, if the server gave one.
+    Written(Option<String>),
+    /// The condition does not hold: another process was faster.
+    Refused,
+}
+
+impl StateStore {
+    /// Names a prefix, which is empty or ends in a slash. The requests of `bucket` must not end with
+    /// the run's ([`Bucket::outliving_the_run`]).
+    #[must_use]
+    pub fn new(bucket: Bucket, prefix: ObjectKey) -> Self {
+        Self { bucket, prefix }
+    }
+
+    /// Refuses an endpoint that is not known to honour `If-None-Match`.
+    ///
+    /// # Errors
+    /// [`StateError::StateUnconditional`].
+    pub fn demand_conditions(&self) -> Result<(), StateError> {
+        if self.bucket.capabilities().if_none_match.put {
+            return Ok(());
+        }
+        Err(StateError::StateUnconditional {
+            place: self.to_string(),
+            endpoint: self.bucket.client().endpoint().to_owned(),
+        })
+    }
+
+    /// Returns the condition under which the object with this `ETag` is replaced, or no condition if
+    /// the endpoint does not honour `If-Match`.
+    #[must_use]
+    pub fn replacing(&self, etag: Option<&str>) -> WriteCondition {
+        match etag {
+            Some(etag) if self.bucket.capabilities().if_match.put => {
+                WriteCondition::Matches(etag.to_owned())
+            }
+            _ => WriteCondition::None,
+        }
+    }
+
+    /// Returns the location of an object or of a prefix below the state prefix.
+    ///
+    /// # Errors
+    /// [`StateError::Damaged`] if the key would be too long.
+    pub fn uri(&self, name: &str) -> Result<S3Uri, StateError> {
+        Ok(S3Uri {
+            bucket: self.bucket.name().clone(),
+            key: self.key(name)?,
+        })
+    }
+
+    fn key(&self, name: &str) -> Result<ObjectKey, StateError> {
+        ObjectKey::new(&format!("{}{name}", self.prefix)).map_err(|error| StateError::Damaged {
+            place: self.to_string(),
+            what: error.to_string(),
+        })
+    }
+
+    fn store(&self, failure: Failure) -> StateError {
+        StateError::Store {
+            place: self.to_string(),
+            failure,
+        }
+    }
+
+    /// Reads an object. Returns `None` if there is none.
+    ///
+    /// # Errors
+    /// A request failed, or the object cannot be read.
+    pub async fn get<T: StateRecord>(&self, name: &str) -> Result<Option<Stored<T>>, StateError> {
+        let object = match self.bucket.get_small_object(&self.key(name)?).await {
+            Ok(object) => object,
+            Err(failure) if *failure.kind() == FailureKind::NotFound => return Ok(None),
+            Err(failure) => return Err(self.store(failure)),
+        };
+        let record = read(&format!("{self}{name}"), &object.bytes)?;
+        Ok(Some(Stored {
+            record,
+            etag: object.etag,
+        }))
+    }
+
+    /// Writes an object under a condition.
+    ///
+    /// # Errors
+    /// A request failed.
+    pub async fn put<T: StateRecord>(
+        &self,
+        name: &str,
+        record: &T,
+        condition: WriteCondition,
+    ) -> Result<StateWrite, StateError> {
+        let (key, bytes) = (self.key(name)?, self.bytes(record)?);
+        let attributes = Attributes::default();
+        let written = self
+            .bucket
+            .put_object(&key, bytes.clone(), &attributes, None, condition)
+            .await;
+        match written {
+            Ok(written) => {
+                let etag = Some(written.value.etag).filter(|etag| !etag.is_empty());
+                return Ok(StateWrite::Written(etag));
+            }
+            Err(failure)
+                if matches!(
+                    failure.kind(),
+                    FailureKind::PreconditionFailed | FailureKind::Conflict | FailureKind::NotFound
+                ) => {}
+            Err(failure) => return Err(self.store(failure)),
+        }
+        match self.bucket.get_small_object(&key).await {
+            Ok(found) if found.bytes == bytes => Ok(StateWrite::Written(found.etag)),
+            Ok(_) => Ok(StateWrite::Refused),
+            Err(failure) if *failure.kind() == FailureKind::NotFound => Ok(StateWrite::Refused),
+            Err(failure) => Err(self.store(failure)),
+        }
+    }
+
+    fn bytes<T: StateRecord>(&self, record: &T) -> Result<Bytes, StateError> {
+        let mut bytes = serde_json::to_vec(record).map_err(|error| StateError::Damaged {
+            place: self.to_string(),
+            what: error.to_string(),
+        })?;
+        bytes.push(b'\n');
+        Ok(bytes.into())
+    }
+
+    /// Deletes an object, which need not exist.
+    ///
+    /// # Errors
+    /// The request failed.
+    pub async fn delete(&self, name: &str) -> Result<(), StateError> {
+        let deleted = self
+            .bucket
+            .delete_object(&self.key(name)?, None, None)
+            .await;
+        deleted.map(drop).map_err(|failure| self.store(failure))
+    }
+
+    /// Returns the shards that have such an object.
+    ///
+    /// # Errors
+    /// A request failed.
+    pub async fn list(&self, kind: PerShard) -> Result<BTreeMap<u32, ListedRecord>, StateError> {
+        let prefix = self.key(kind.prefix())?;
+        let order = Order::of_objects(self.bucket.capabilities().ordered_lists);
+        let (operation, bucket) = (Operation::ListObjects, self.bucket.name());
+        let mut paging = Paging::new(operation, bucket, prefix.as_str(), order);
+        let (mut found, mut token) = (BTreeMap::new(), None);
+        loop {
+            let page = self.bucket.list(prefix.as_str(), None, token.as_deref());
+            let mut page = page.await.map_err(|failure| self.store(failure))?;
+            let turn = paging
+                .check(&mut page)
+                .map_err(|failure| self.store(failure))?;
+            if turn == Turn::Again {
+                continue;
+            }
+            for object in page.items {
+                let name = object.key.strip_prefix(self.prefix.as_str());
+                let shard = name.and_then(|name| kind.shard_of(name));
+                let (etag, modified) = (object.etag, object.modified);
+                found.extend(shard.map(|shard| (shard, ListedRecord { etag, modified })));
+            }
+            match page.next {
+                Some(next) => token = Some(next),
+                None => return Ok(found),
+            }
+        }
+    }
+
+    /// Reads such an object of many shards. One that is gone meanwhile is left out.
+    ///
+    /// # Errors
+    /// A request failed, or an object cannot be read.
+    pub async fn get_all<T: StateRecord + Send>(
+        &self,
+        kind: PerShard,
+        shards: impl IntoIterator<Item = u32, IntoIter: Send>,
+    ) -> Result<BTreeMap<u32, Stored<T>>, StateError> {
+        let get = |shard| async move { Ok((shard, self.get(&kind.of(shard)).await?)) };
+        let found: Vec<(u32, Option<Stored<T>>)> = stream::iter(shards)
+            .map(get)
+            .buffer_unordered(AT_ONCE)
+            .try_collect()
+            .await?;
+        let found = found.into_iter();
+        Ok(found
+            .filter_map(|(shard, stored)| Some((shard, stored?)))
+            .collect())
+    }
+}
+
+/// Reads the bytes of an object.
+fn read<T: StateRecord>(place: &str, bytes: &[u8]) -> Result<T, StateError> {
+    #[derive(serde::Deserialize)]
+    struct FormatOnly {
+        format: u64,
+    }
+    let damaged = |error: serde_json::Error| StateError::Damaged {
+        place: place.to_owned(),
+        what: error.to_string(),
+    };
+    // A later format may lack fields that this one needs, so that its number is read first.
+    let FormatOnly { format } = serde_json::from_slice(bytes).map_err(damaged)?;
+    if format > u64::from(FORMAT) {
+        return Err(StateError::NewerFormat {
+            place: place.to_owned(),
+            format,
+        });
+    }
+    serde_json::from_slice(bytes).map_err(damaged)
+}
+
+impl std::fmt::Display for StateStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        S3Uri {
+            bucket: self.bucket.name().clone(),
+            key: self.prefix.clone(),
+        }
+        .fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::{LeaseTerms, Writer};
+    use crate::shards::record::PlanLease;
+
+    #[test]
+    fn a_later_format_is_refused_before_its_fields_are_read() {
+        let lease = PlanLease {
+            format: FORMAT,
+            by: Writer::this_process(&LeaseTerms::default()),
+            renewed: jiff::Timestamp::UNIX_EPOCH,
+            released: false,
+        };
+        let text = serde_json::to_string(&lease).unwrap();
+        assert_eq!(read::<PlanLease>("p", text.as_bytes()), Ok(lease));
+        let later = read::<PlanLease>("s3://ops/run/plan.lease", br#"{"format":2}"#);
+        let StateError::NewerFormat { place, format } = later.unwrap_err() else {
+            panic!("it is a later format");
+        };
+        assert_eq!((place.as_str(), format), ("s3://ops/run/plan.lease", 2));
+        for damaged in ["", "{}", "[1]", r#"{"format":1}"#, r#"{"format":"1"}"#] {
+            let error = read::<PlanLease>("p", damaged.as_bytes()).unwrap_err();
+            assert!(matches!(error, StateError::Damaged { .. }), "{damaged}");
+        }
+    }
+}

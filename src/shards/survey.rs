@@ -1,0 +1,517 @@
+//! Finds out how the keys of a job are spread, by lists.
+//!
+//! A list may begin behind any text, so a page from the middle of a range shows what is there, and
+//! how far its keys went beside how far there is to go says how much follows
+//! ([`bisect`](crate::listing::bisect), which does the same for a run). Ranges are cut where the most
+//! is expected, and each cut is listed for a page, until so many lists are spent or nothing large is
+//! unknown. A range with few pages left is listed to its end. So a bucket with fewer pages than lists
+//! is known exactly, and of one with more each shard has about [`LISTS_PER_SHARD`] samples.
+//!
+//! A page gives its keys as possible ends of shards. Memory is bounded: light neighbours are joined,
+//! and what counts as light grows with their number.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::stream::{FuturesUnordered, StreamExt as _};
+
+use super::cut::Stretch;
+use super::record::ShardWeight;
+use crate::bucket::Bucket;
+use crate::listing::bisect::{KeyRange, Ranges};
+use crate::listing::bucket::{Bounds, Lister};
+use crate::listing::filter::Filter;
+use crate::listing::reach::{Behind, Reach};
+use crate::listing::{Entry, Found};
+use crate::location::ObjectKey;
+use crate::manifest::job::{Source, Transfer};
+use crate::s3::Failure;
+
+/// The lists that each shard may cost.
+pub const LISTS_PER_SHARD: u32 = 16;
+/// Lists that are spent in any case: the first cuts tell little.
+const FREE_LISTS: u64 = 64;
+/// Lists in flight.
+const AT_ONCE: usize = 32;
+/// Possible ends of shards that are kept, for each shard.
+const ENDS_PER_SHARD: usize = 32;
+/// The share of a shard below which what is unknown of a range does not matter.
+const KNOWN_ENOUGH: f64 = 1.0 / 16.0;
+/// An estimate of more pages is not believed.
+const MOST_PAGES: f64 = 100_000.0;
+/// The numbers of ranges.
+const LAST_RANGE: u32 = u32::MAX;
+
+/// The extent of a survey.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// The shards that are planned.
+    pub shards: u32,
+    /// True if all keys are listed.
+    pub exact: bool,
+}
+
+/// The result of a survey.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Surveyed {
+    /// The keys of all transfers, in order.
+    pub stretches: Vec<Stretch>,
+    /// The lists that it took.
+    pub lists: u64,
+    /// True if all keys were listed.
+    pub exact: bool,
+}
+
+/// A source that is surveyed.
+#[derive(Clone, Debug)]
+pub struct SurveyedSource {
+    /// The transfer.
+    pub transfer: Arc<Transfer>,
+    /// Its bucket.
+    pub bucket: Bucket,
+    /// The keys that it selects.
+    pub reach: Reach,
+}
+
+/// Surveys the sources of a job, which are given by the positions of their transfers.
+///
+/// # Errors
+/// A list failed, or a single object could not be asked for.
+pub async fn survey(sources: &[SurveyedSource], extent: Extent) -> Result<Surveyed, Failure> {
+    let mut survey = Survey::new(sources, extent);
+    survey.run().await?;
+    let mut surveyed = Surveyed {
+        lists: survey.lists,
+        exact: true,
+        ..Surveyed::default()
+    };
+    for (number, source) in (0..).zip(sources) {
+        match survey.sides.get_mut(&number) {
+            Some(side) => side.finish(number, &mut surveyed),
+            None => surveyed.stretches.push(Stretch {
+                transfer: number,
+                until: None,
+                weight: weight_of_object(source).await?,
+            }),
+        }
+    }
+    Ok(surveyed)
+}
+
+/// Returns the weight of a source that is one object.
+async fn weight_of_object(source: &SurveyedSource) -> Result<ShardWeight, Failure> {
+    let Source::Object {
+        location, version, ..
+    } = &source.transfer.from
+    else {
+        return Ok(ShardWeight::default());
+    };
+    let bucket = &source.bucket;
+    let head = bucket.with_slot(bucket.head(&location.key, version.as_deref()));
+    let head = head.await?;
+    Ok(ShardWeight {
+        objects: 1,
+        bytes: head.size,
+    })
+}
+
+/// The ranges of a listing, which the listers report to.
+#[derive(Clone, Debug)]
+struct SurveyRanges(Arc<Mutex<Ranges>>);
+
+impl SurveyRanges {
+    fn lock(&self) -> MutexGuard<'_, Ranges> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The bounds of one range.
+struct SurveyBounds(SurveyRanges, u32);
+
+impl Bounds for SurveyBounds {
+    fn page(&mut self, keys: &[&str], behind: Behind) -> Option<ObjectKey> {
+        self.0.lock().page(self.1, keys, behind)
+    }
+}
+
+/// A listed page, with the lister that goes on behind it.
+struct Looked {
+    transfer: u32,
+    range: u32,
+    lister: Lister<SurveyBounds>,
+    page: Result<Option<Vec<Found>>, Failure>,
+}
+
+struct Survey {
+    sides: BTreeMap<u32, SurveyedList>,
+    extent: Extent,
+    lists: u64,
+    most_lists: u64,
+    at_once: usize,
+    thinning: Thinning,
+}
+
+/// One listing.
+struct SurveyedList {
+    bucket: Bucket,
+    reach: Reach,
+    filter: Filter,
+    ranges: SurveyRanges,
+    known: BTreeMap<u32, KnownRange>,
+    /// The weight of all keys that were listed.
+    known_units: f64,
+    /// The estimated weight of the others.
+    left: f64,
+}
+
+/// A range of a listing.
+struct KnownRange {
+    after: Option<ObjectKey>,
+    /// Absent while a page is on its way, and once all keys are known.
+    lister: Option<Lister<SurveyBounds>>,
+    is_over: bool,
+    ends: Vec<KnownEnd>,
+    pages: u32,
+    weight: ShardWeight,
+    /// The pages that are expected to follow, and their weight.
+    pages_left: f64,
+    left: f64,
+}
+
+/// A key that was listed, and the weight of the keys up to it from the one before.
+struct KnownEnd {
+    until: ObjectKey,
+    weight: ShardWeight,
+}
+
+/// The weight up to which neighbours are joined.
+struct Thinning {
+    light: f64,
+    kept: usize,
+    most: usize,
+}
+
+impl Survey {
+    fn new(sources: &[SurveyedSource], extent: Extent) -> Self {
+        let sides = (0..).zip(sources).filter_map(|(number, source)| {
+            let is_listed = matches!(source.transfer.from, Source::Prefix { .. });
+            is_listed.then(|| (number, SurveyedList::new(source)))
+        });
+        let shards = u64::from(extent.shards);
+        let ceilings = sources
+            .iter()
+            .map(|source| source.bucket.pacer().slots().ceiling());
+        let ceiling = ceilings.min().unwrap_or(1).max(1);
+        Self {
+            sides: sides.collect(),
+            extent,
+            lists: 0,
+            most_lists: if extent.exact {
+                u64::MAX
+            } else {
+                FREE_LISTS.max(shards * u64::from(LISTS_PER_SHARD))
+            },
+            at_once: AT_ONCE.min(ceiling as usize),
+            thinning: Thinning {
+                light: 0.0,
+                kept: 0,
+                most: (extent.shards as usize * ENDS_PER_SHARD).max(1024),
+            },
+        }
+    }
+
+    async fn run(&mut self) -> Result<(), Failure> {
+        let mut looks = FuturesUnordered::new();
+        loop {
+            while looks.len() < self.at_once
+                && self.lists < self.most_lists
+                && let Some((transfer, range, mut lister)) = self.next()
+            {
+                self.lists += 1;
+                looks.push(async move {
+                    let page = lister.next_page().await;
+                    Looked {
+                        transfer,
+                        range,
+                        lister,
+                        page,
+                    }
+                });
+            }
+            let Some(looked) = looks.next().await else {
+                return Ok(());
+            };
+            self.take(looked)?;
+        }
+    }
+
+    /// Returns what is listed next: a new cut, or a range that goes on. All ranges go on if all keys
+    /// are to be listed; otherwise a cut shows more.
+    fn next(&mut self) -> Option<(u32, u32, Lister<SurveyBounds>)> {
+        let next = self.widest();
+        if self.extent.exact {
+            return next.and_then(|at| self.go_on(at)).or_else(|| self.cut());
+        }
+        if let Some(cut) = self.cut() {
+            return Some(cut);
+        }
+        self.go_on(next?)
+    }
+
+    /// Returns the range with the most before it, unless that does not matter.
+    fn widest(&self) -> Option<(u32, u32)> {
+        let all: f64 = self
+            .sides
+            .values()
+            .map(|side| side.known_units + side.left)
+            .sum();
+        let shard = all / f64::from(self.extent.shards.max(1));
+        let idle = self.sides.iter().flat_map(|(transfer, side)| {
+            let idle = side
+                .known
+                .iter()
+                .filter(|(_, known)| known.lister.is_some());
+            idle.map(move |(range, known)| (*transfer, *range, known))
+        });
+        let (transfer, range, known) =
+            idle.max_by(|one, other| one.2.left.total_cmp(&other.2.left))?;
+        let matters = self.extent.exact || known.pages == 0 || known.left > shard * KNOWN_ENOUGH;
+        matters.then_some((transfer, range))
+    }
+
+    fn go_on(&mut self, at: (u32, u32)) -> Option<(u32, u32, Lister<SurveyBounds>)> {
+        let known = self.sides.get_mut(&at.0)?.known.get_mut(&at.1)?;
+        Some((at.0, at.1, known.lister.take()?))
+    }
+
+    /// Cuts the listing that has the most before it, of those that want a cut.
+    fn cut(&mut self) -> Option<(u32, u32, Lister<SurveyBounds>)> {
+        let wanting = self.sides.iter_mut();
+        let wanting = wanting.filter(|(_, side)| side.ranges.lock().wants_cut());
+        let (transfer, side) = wanting.max_by(|one, other| one.1.left.total_cmp(&other.1.left))?;
+        let cut = side.ranges.lock().cut()?;
+        side.expect(cut.range);
+        let lister = side.begin(cut.new.clone());
+        Some((*transfer, cut.new.range, lister))
+    }
+
+    fn take(&mut self, looked: Looked) -> Result<(), Failure> {
+        let Looked {
+            transfer,
+            range,
+            lister,
+            page,
+        } = looked;
+        let Some(side) = self.sides.get_mut(&transfer) else {
+            return Ok(());
+        };
+        let (page, is_over) = match page? {
+            Some(page) => (page, lister.is_over()),
+            None => (Vec::new(), true),
+        };
+        let until = side.ranges.lock().until(range);
+        if is_over {
+            side.ranges.lock().end(range);
+        }
+        let Some(known) = side.known.get_mut(&range) else {
+            return Ok(());
+        };
+        known.pages += 1;
+        known.is_over = is_over;
+        known.lister = (!is_over).then_some(lister);
+        let before = known.weight.units();
+        for found in page {
+            if let Found::Entry(entry) = found
+                && until.as_ref().is_none_or(|until| entry.key <= *until)
+            {
+                known.add(&entry, &side.filter, &mut self.thinning);
+            }
+        }
+        side.known_units += known.weight.units() - before;
+        side.expect(range);
+        if self.thinning.kept > self.thinning.most {
+            self.thin();
+        }
+        Ok(())
+    }
+
+    /// Joins light neighbours until half of the ends are left.
+    fn thin(&mut self) {
+        let all: f64 = self.sides.values().map(|side| side.known_units).sum();
+        while self.thinning.kept > self.thinning.most / 2 {
+            let light = f64::max(self.thinning.light * 2.0, all / 1e6);
+            // Keys without any weight have no sum.
+            self.thinning.light = light.max(1e-6);
+            let known = self
+                .sides
+                .values_mut()
+                .flat_map(|side| side.known.values_mut());
+            let before = self.thinning.kept;
+            self.thinning.kept = known.map(|known| known.thin(self.thinning.light)).sum();
+            if before == self.thinning.kept && self.thinning.light > all {
+                // Each range keeps an end.
+                return;
+            }
+        }
+    }
+}
+
+impl SurveyedList {
+    fn new(source: &SurveyedSource) -> Self {
+        let whole = KeyRange::default();
+        let ranges = Ranges::new(
+            source.reach.clone(),
+            std::slice::from_ref(&whole),
+            LAST_RANGE as usize,
+            1,
+            LAST_RANGE,
+        );
+        let mut side = Self {
+            bucket: source.bucket.clone(),
+            reach: source.reach.clone(),
+            filter: Filter::new(&source.transfer.select),
+            ranges: SurveyRanges(Arc::new(Mutex::new(ranges))),
+            known: BTreeMap::new(),
+            known_units: 0.0,
+            left: 0.0,
+        };
+        let lister = side.begin(whole);
+        if let Some(known) = side.known.get_mut(&0) {
+            known.lister = Some(lister);
+        }
+        side
+    }
+
+    /// Begins a range, and returns its lister.
+    fn begin(&mut self, range: KeyRange) -> Lister<SurveyBounds> {
+        let after = range.after.as_ref().map(ToString::to_string);
+        let bounds = SurveyBounds(self.ranges.clone(), range.range);
+        let known = KnownRange {
+            after: range.after,
+            lister: None,
+            is_over: false,
+            ends: Vec::new(),
+            pages: 0,
+            weight: ShardWeight::default(),
+            pages_left: 0.0,
+            left: 0.0,
+        };
+        self.known.insert(range.range, known);
+        Lister::of_range(self.bucket.clone(), self.reach.clone(), after, bounds)
+    }
+
+    /// Estimates again what a range has before it.
+    fn expect(&mut self, range: u32) {
+        let pages = self.ranges.lock().pages_left(range);
+        let Some(known) = self.known.get_mut(&range) else {
+            return;
+        };
+        let pages = if known.is_over {
+            0.0
+        } else {
+            pages.unwrap_or_default().clamp(1.0, MOST_PAGES)
+        };
+        known.pages_left = pages;
+        let left = pages * known.weight.units() / f64::from(known.pages.max(1));
+        self.left += left - known.left;
+        known.left = left;
+    }
+
+    /// Adds the keys of this listing, in order, to the result.
+    fn finish(&mut self, transfer: u32, surveyed: &mut Surveyed) {
+        let ranges = std::mem::take(&mut self.known);
+        // No two ranges begin at one key; the first one begins at none.
+        let in_order: BTreeMap<_, _> = ranges
+            .into_iter()
+            .map(|(_, known)| (known.after.clone(), known))
+            .collect();
+        let begins: BTreeSet<_> = in_order.keys().cloned().collect();
+        for (after, known) in in_order {
+            let next = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
+            let until = begins.range(next).next().cloned().flatten();
+            let rest = (!known.is_over).then(|| known.rest());
+            surveyed.exact &= known.is_over;
+            let mut stretches: Vec<_> = known
+                .ends
+                .into_iter()
+                .map(|end| Stretch {
+                    transfer,
+                    until: Some(end.until),
+                    weight: end.weight,
+                })
+                .collect();
+            match (rest, stretches.last_mut()) {
+                // What is written behind the last key belongs to it.
+                (None, Some(last)) => last.until = until,
+                (rest, _) => stretches.push(Stretch {
+                    transfer,
+                    until,
+                    weight: rest.unwrap_or_default(),
+                }),
+            }
+            surveyed.stretches.extend(stretches);
+        }
+    }
+}
+
+impl KnownRange {
+    fn add(&mut self, entry: &Entry, filter: &Filter, thinning: &mut Thinning) {
+        let class = entry.storage_class.as_deref();
+        let is_selected = filter
+            .admits(entry.relative(), entry.size, entry.modified, class)
+            .is_ok();
+        let weight = if is_selected {
+            ShardWeight {
+                objects: 1,
+                bytes: entry.size,
+            }
+        } else {
+            ShardWeight::default()
+        };
+        self.weight.add(weight);
+        if let Some(last) = self.ends.last_mut()
+            && last.weight.units() + weight.units() <= thinning.light
+        {
+            last.until = entry.key.clone();
+            last.weight.add(weight);
+            return;
+        }
+        thinning.kept += 1;
+        self.ends.push(KnownEnd {
+            until: entry.key.clone(),
+            weight,
+        });
+    }
+
+    /// Joins neighbours that are light together. Returns how many are left.
+    fn thin(&mut self, light: f64) -> usize {
+        let mut kept: Vec<KnownEnd> = Vec::new();
+        for end in std::mem::take(&mut self.ends) {
+            match kept.last_mut() {
+                Some(last) if last.weight.units() + end.weight.units() <= light => {
+                    last.until = end.until;
+                    last.weight.add(end.weight);
+                }
+                _ => kept.push(end),
+            }
+        }
+        self.ends = kept;
+        self.ends.len()
+    }
+
+    /// Returns the estimated weight of the keys that were not listed.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_precision_loss,
+        clippy::cast_sign_loss,
+        reason = "an estimate"
+    )]
+    fn rest(&self) -> ShardWeight {
+        let of =
+            |known: u64| (known as f64 / f64::from(self.pages.max(1)) * self.pages_left) as u64;
+        ShardWeight {
+            objects: of(self.weight.objects),
+            bytes: of(self.weight.bytes),
+        }
+    }
+}

@@ -1,0 +1,420 @@
+//! The progress of a run in shards, from the objects of its state prefix. Pure.
+//!
+//! The plan gives each shard a weight, and the weight of what a shard has done follows from the
+//! objects and bytes in its sign of life. So the time that is left counts shards that nobody has
+//! begun yet. The slowest shard decides in the end: the run does not end before it does.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::record::{
+    LiveRates, LiveRecord, LiveTotals, PlannedShard, ShardActivity, ShardEnd, ShardPlan,
+    ShardWeight,
+};
+use crate::journal::state::Totals;
+use crate::pace::PaceCounts;
+
+/// A process that has given no sign of life for so long is called silent.
+pub const SILENT_AFTER: Duration = Duration::from_secs(60);
+/// Shards that are named of each kind.
+const NAMED: usize = 5;
+
+/// A sign of life, and its age by the server's clock.
+#[derive(Clone, Debug)]
+pub struct SeenLive {
+    /// The sign of life.
+    pub record: LiveRecord,
+    /// The time since it was written.
+    pub silence: Duration,
+}
+
+/// The objects of a state prefix.
+#[derive(Clone, Debug, Default)]
+pub struct SeenState {
+    /// The shards that are done. The ends of some may be left out, which `sums` then has.
+    pub done: BTreeMap<u32, Option<ShardEnd>>,
+    /// The shards that have failed and are not done.
+    pub failed: BTreeMap<u32, ShardEnd>,
+    /// The signs of life of shards that are not done.
+    pub live: BTreeMap<u32, SeenLive>,
+    /// The sums of all ends, if they are known.
+    pub sums: Option<Totals>,
+}
+
+/// The progress of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunProgress {
+    /// A process gives signs of life.
+    Running,
+    /// None does, and shards are left.
+    Waiting,
+    /// All shards have ended.
+    Ended,
+}
+
+/// Numbers of shards. Each shard is in one of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ShardCounts {
+    /// All.
+    pub total: u32,
+    /// Those that are done.
+    pub done: u32,
+    /// Those that have failed, and that no process works on.
+    pub failed: u32,
+    /// Those that a process works on.
+    pub running: u32,
+    /// Those whose process has given no sign of life for a minute.
+    pub silent: u32,
+    /// Those whose process was stopped; the next one continues.
+    pub stopped: u32,
+    /// Those that no process has begun.
+    pub not_begun: u32,
+}
+
+/// A shard that a process works on.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ShardProgress {
+    /// The shard.
+    pub shard: u32,
+    /// The machine or pod.
+    pub host: String,
+    /// The part of its weight that is done, from 0 to 1.
+    pub share_done: f64,
+    /// Its pace.
+    pub rates: LiveRates,
+    /// The seconds that it still takes at this pace. Absent if it makes no progress.
+    pub seconds_left: Option<u64>,
+    /// The seconds since its last sign of life.
+    pub silent_seconds: u64,
+    /// The reason why nothing goes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+}
+
+/// A shard that has failed.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ShardFailure {
+    /// The shard.
+    pub shard: u32,
+    /// The exit code of its process.
+    pub exit: i32,
+    /// The reason, in one sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+    /// Its failed objects.
+    pub failed_objects: u64,
+}
+
+/// The progress of a run in shards.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StateView {
+    /// The job.
+    pub job: String,
+    /// The progress in one word.
+    pub state: RunProgress,
+    /// The time of the plan.
+    pub planned: Timestamp,
+    /// Numbers of shards.
+    pub shards: ShardCounts,
+    /// The weight of all shards.
+    pub weight: ShardWeight,
+    /// True if the weight was counted, and false if it was estimated.
+    pub exact: bool,
+    /// The part of the weight that is done, from 0 to 1.
+    pub share_done: f64,
+    /// The objects that all shards have dealt with so far.
+    pub totals: LiveTotals,
+    /// The pace of the running shards together.
+    pub rates: LiveRates,
+    /// The requests of the last sessions of all shards.
+    pub requests: PaceCounts,
+    /// Requests of the running shards that have no answer yet.
+    pub in_flight: u64,
+    /// The seconds that the run still takes at this pace. Absent if that is unknown, and once all
+    /// shards have ended.
+    pub seconds_left: Option<u64>,
+    /// The running shards that take longest, at most five.
+    pub slowest: Vec<ShardProgress>,
+    /// The shards that have been silent for longest, at most five.
+    pub silent: Vec<ShardProgress>,
+    /// The first shards that have failed, at most five.
+    pub failed: Vec<ShardFailure>,
+}
+
+/// The state of a shard.
+enum Activity<'a> {
+    Done(Option<&'a ShardEnd>),
+    Failed(&'a ShardEnd),
+    Running(&'a SeenLive),
+    Silent(&'a SeenLive),
+    Stopped(&'a SeenLive),
+    NotBegun,
+}
+
+impl SeenState {
+    fn activity(&self, shard: u32) -> Activity<'_> {
+        if let Some(end) = self.done.get(&shard) {
+            return Activity::Done(end.as_ref());
+        }
+        let failed = self.failed.get(&shard);
+        // An engine may have started the shard again since.
+        let live = self.live.get(&shard);
+        let live = live.filter(|live| failed.is_none_or(|end| end.ended < live.record.session));
+        match (live, failed) {
+            (Some(live), _) if live.record.state == ShardActivity::Stopped => {
+                Activity::Stopped(live)
+            }
+            (Some(live), _) if live.silence < SILENT_AFTER => Activity::Running(live),
+            (Some(live), _) => Activity::Silent(live),
+            (None, Some(end)) => Activity::Failed(end),
+            (None, None) => Activity::NotBegun,
+        }
+    }
+}
+
+/// Work in the unit of weights.
+#[derive(Clone, Copy, Debug, Default)]
+struct ShardWork {
+    done: f64,
+    left: f64,
+    per_second: f64,
+}
+
+impl StateView {
+    /// Sums up what is there.
+    #[must_use]
+    pub fn of(plan: &ShardPlan, seen: &SeenState) -> Self {
+        let mut view = Self {
+            job: plan.job.clone(),
+            state: RunProgress::Waiting,
+            planned: plan.planned,
+            shards: ShardCounts::default(),
+            weight: plan.weight,
+            exact: plan.exact,
+            share_done: 0.0,
+            totals: LiveTotals::default(),
+            rates: LiveRates::default(),
+            requests: PaceCounts::default(),
+            in_flight: 0,
+            seconds_left: None,
+            slowest: Vec::new(),
+            silent: Vec::new(),
+            failed: Vec::new(),
+        };
+        let mut all = ShardWork::default();
+        let mut longest = 0.0;
+        for (shard, planned) in (0..).zip(&plan.shards) {
+            let work = view.take(shard, planned, seen.activity(shard));
+            all.done += work.done;
+            all.left += work.left;
+            all.per_second += work.per_second;
+            if work.per_second > 0.0 {
+                longest = f64::max(longest, work.left / work.per_second);
+            }
+        }
+        if let Some(sums) = &seen.sums {
+            view.totals = sums_of(sums);
+        }
+        let ShardCounts {
+            total,
+            done,
+            failed,
+            running,
+            ..
+        } = view.shards;
+        view.state = match running {
+            _ if done + failed == total => RunProgress::Ended,
+            0 => RunProgress::Waiting,
+            _ => RunProgress::Running,
+        };
+        view.share_done = share(all);
+        if view.state == RunProgress::Running && all.per_second > 0.0 {
+            view.seconds_left = whole_seconds(f64::max(all.left / all.per_second, longest));
+        }
+        let by_time = |shard: &ShardProgress| Reverse(shard.seconds_left.unwrap_or(u64::MAX));
+        view.slowest.sort_by_key(by_time);
+        view.silent
+            .sort_by_key(|shard| Reverse(shard.silent_seconds));
+        view.slowest.truncate(NAMED);
+        view.silent.truncate(NAMED);
+        view.failed.truncate(NAMED);
+        view
+    }
+
+    /// Counts a shard, and returns its work.
+    fn take(&mut self, shard: u32, planned: &PlannedShard, activity: Activity<'_>) -> ShardWork {
+        let weight = planned.weight.units();
+        self.shards.total += 1;
+        match activity {
+            Activity::NotBegun => {
+                self.shards.not_begun += 1;
+                ShardWork {
+                    left: weight,
+                    ..ShardWork::default()
+                }
+            }
+            Activity::Done(end) => {
+                self.shards.done += 1;
+                if let Some(end) = end {
+                    self.add(&sums_of(&end.totals), end.requests);
+                }
+                ShardWork {
+                    done: weight,
+                    ..ShardWork::default()
+                }
+            }
+            Activity::Failed(end) => {
+                self.shards.failed += 1;
+                self.add(&sums_of(&end.totals), end.requests);
+                self.failed.push(ShardFailure {
+                    shard,
+                    exit: end.exit,
+                    cause: end.cause.clone(),
+                    failed_objects: end.totals.failed_objects,
+                });
+                // Nothing more comes of it by itself.
+                ShardWork {
+                    done: weight,
+                    ..ShardWork::default()
+                }
+            }
+            Activity::Stopped(live) => {
+                self.shards.stopped += 1;
+                self.add(&live.record.totals, live.record.requests);
+                ShardWork {
+                    per_second: 0.0,
+                    ..work_of(weight, &live.record)
+                }
+            }
+            Activity::Silent(live) => {
+                self.shards.silent += 1;
+                self.add(&live.record.totals, live.record.requests);
+                let work = ShardWork {
+                    per_second: 0.0,
+                    ..work_of(weight, &live.record)
+                };
+                self.silent.push(progress(shard, live, work));
+                work
+            }
+            Activity::Running(live) => {
+                let record = &live.record;
+                self.shards.running += 1;
+                self.add(&record.totals, record.requests);
+                self.rates.objects += record.rates.objects;
+                self.rates.bytes += record.rates.bytes;
+                self.rates.requests += record.rates.requests;
+                self.rates.throttled += record.rates.throttled;
+                self.in_flight += u64::from(record.in_flight);
+                let work = work_of(weight, record);
+                self.slowest.push(progress(shard, live, work));
+                work
+            }
+        }
+    }
+
+    fn add(&mut self, totals: &LiveTotals, requests: PaceCounts) {
+        let sums = &mut self.totals;
+        for (sum, more) in [
+            (&mut sums.planned_objects, totals.planned_objects),
+            (&mut sums.planned_bytes, totals.planned_bytes),
+            (&mut sums.done_objects, totals.done_objects),
+            (&mut sums.done_bytes, totals.done_bytes),
+            (&mut sums.skipped_objects, totals.skipped_objects),
+            (&mut sums.skipped_bytes, totals.skipped_bytes),
+            (&mut sums.failed_objects, totals.failed_objects),
+            (&mut self.requests.requests, requests.requests),
+            (&mut self.requests.throttled, requests.throttled),
+            (&mut self.requests.retried, requests.retried),
+            (&mut self.requests.hedged, requests.hedged),
+        ] {
+            *sum = sum.saturating_add(more);
+        }
+    }
+}
+
+/// Returns the sums of an end in the form of a sign of life.
+fn sums_of(totals: &Totals) -> LiveTotals {
+    LiveTotals {
+        planned_objects: totals.planned_objects,
+        planned_bytes: totals.planned_bytes,
+        done_objects: totals.done_objects,
+        done_bytes: totals.done_bytes,
+        skipped_objects: totals.skipped_objects,
+        skipped_bytes: totals.skipped_bytes,
+        failed_objects: totals.failed_objects,
+    }
+}
+
+/// Returns the work of a shard of this weight.
+///
+/// An object that is left alone ends with all its bytes, which the pace of copied bytes lacks. So
+/// the pace of objects carries the bytes of those that were left alone so far.
+#[expect(clippy::cast_precision_loss, reason = "an estimate")]
+fn work_of(weight: f64, live: &LiveRecord) -> ShardWork {
+    let LiveTotals {
+        planned_objects,
+        done_objects,
+        done_bytes,
+        skipped_objects,
+        skipped_bytes,
+        failed_objects,
+        ..
+    } = live.totals;
+    let objects = done_objects
+        .saturating_add(skipped_objects)
+        .saturating_add(failed_objects);
+    let bytes = done_bytes.saturating_add(skipped_bytes);
+    let done = ShardWeight { objects, bytes }.units();
+    let in_bytes = |bytes| ShardWeight { objects: 0, bytes }.units();
+    let in_one_byte = in_bytes(1 << 30) / f64::from(1 << 30);
+    let per_object = 1.0 + in_bytes(skipped_bytes) / (objects.max(1) as f64);
+    // The plan may have estimated too few.
+    let waiting = planned_objects.saturating_sub(done_objects.saturating_add(failed_objects));
+    ShardWork {
+        done,
+        left: f64::max(weight - done, waiting as f64),
+        per_second: live.rates.objects * per_object + live.rates.bytes * in_one_byte,
+    }
+}
+
+fn progress(shard: u32, live: &SeenLive, work: ShardWork) -> ShardProgress {
+    let record = &live.record;
+    let seconds = (work.per_second > 0.0).then(|| work.left / work.per_second);
+    ShardProgress {
+        shard,
+        host: record.process.host.clone(),
+        share_done: share(work),
+        rates: record.rates,
+        seconds_left: seconds.and_then(whole_seconds),
+        silent_seconds: live.silence.as_secs(),
+        cause: record.cause.clone(),
+    }
+}
+
+/// Returns the part that is done, rounded to thousandths. Work that is none is done.
+fn share(work: ShardWork) -> f64 {
+    let all = work.done + work.left;
+    if all > 0.0 {
+        (work.done / all * 1000.0).floor() / 1000.0
+    } else {
+        1.0
+    }
+}
+
+/// Returns whole seconds; `None` beyond some decades.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "it is within the range"
+)]
+fn whole_seconds(seconds: f64) -> Option<u64> {
+    (0.0..1e9).contains(&seconds).then(|| seconds.ceil() as u64)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,196 @@
+//! What cannot run in shards is refused before anything is written, with its reason.
+
+use s3haul::sandbox::Model;
+
+use super::{STATE, Shards, flags};
+use crate::cli::COPY_ALL;
+
+/// Runs a command that is to be refused with this exit code, and returns its error.
+async fn refused(shards: &Shards, arguments: &[&str], exit: i32) -> String {
+    let ended = shards.run(arguments).await;
+    assert_eq!(
+        ended.exit, exit,
+        "{arguments:?}: {} {}",
+        ended.stdout, ended.stderr
+    );
+    ended.stderr
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flags_that_contradict_shards_are_refused() {
+    let shards = Shards::new(Model::default()).await;
+    let state = ["run", "job.yaml", "--state", STATE];
+    for (more, expected) in [
+        (&[][..], "--shards"),
+        (
+            &["--shards", "2001", "--shard", "0"],
+            "2001 shards are too many",
+        ),
+        (
+            &["--shards", "0", "--shard", "0"],
+            "a run needs a shard at least",
+        ),
+        (
+            &["--shards", "4", "--shard", "4"],
+            "there is no shard 4: with --shards 4 the last one is 3",
+        ),
+        (
+            &["--shards", "4"],
+            "none of JOB_COMPLETION_INDEX (an Indexed Job of Kubernetes), AWS_BATCH_JOB_ARRAY_INDEX",
+        ),
+        (
+            &["--shards", "4", "--shard", "0", "--report", "r.jsonl"],
+            "--report means nothing here",
+        ),
+        (
+            &["--shards", "4", "--shard", "0", "--journal", "j"],
+            "--journal means nothing here",
+        ),
+        (
+            &["--shards", "4", "--shard", "0", "--fresh"],
+            "--fresh means nothing here",
+        ),
+        (
+            &["--shards", "4", "--shard", "0", "--dry-run"],
+            "--dry-run means nothing here",
+        ),
+        (&["--shards", "4", "--shard", "0", "--pods", "0"], "--pods"),
+    ] {
+        let error = refused(&shards, &[&state[..], more].concat(), 2).await;
+        assert!(error.contains(expected), "{more:?}: {error}");
+    }
+    for (arguments, expected) in [
+        (
+            &[
+                "run",
+                "job.yaml",
+                "--state",
+                "s3://ops/run",
+                "--shards",
+                "2",
+            ][..],
+            "write s3://ops/run/ with a slash at the end",
+        ),
+        (
+            &["run", "job.yaml", "--state", "s3://ops/", "--shards", "2"],
+            "is a whole bucket",
+        ),
+        (&["run", "job.yaml", "--shards", "2"], "--state"),
+        (&["plan", "job.yaml", "--shards", "2"], "--out"),
+        (
+            &["plan", "job.yaml", "--shards", "2", "--out", "plan.jsonl"],
+            "write --out s3://bucket/prefix/",
+        ),
+        (
+            &["plan", "job.yaml", "--out", STATE],
+            "plan shards with --shards",
+        ),
+        (&["plan", "job.yaml", "--exact"], "--shards"),
+        (
+            &["plan", "job.yaml", "--shards", "2001", "--out", STATE],
+            "2001 shards are too many",
+        ),
+    ] {
+        let error = refused(&shards, arguments, 2).await;
+        assert!(error.contains(expected), "{arguments:?}: {error}");
+    }
+    assert_eq!(shards.keys("ops"), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_whose_keys_cannot_be_cut_are_refused() {
+    let shards = Shards::new(Model::default()).await;
+    shards.put("a", 1);
+    let header = COPY_ALL.split("transfers:").next().unwrap();
+    let one = "{name: one, from: {s3: s3://source/a/}, to: {s3: s3://destination/a/}}";
+    let unordered = header.replace(
+        "provider: aws",
+        "provider: aws, capabilities: {ordered_lists: false}",
+    );
+    for (job, expected) in [
+        (
+            format!(
+                "{header}transfers:\n  - {{from: {{files: .}}, to: {{s3: s3://destination/}}}}\n"
+            ),
+            "local files cannot be copied in shards",
+        ),
+        (
+            format!(
+                "{header}transfers:\n  - {one}\n  - {{after: [one], from: {{s3: s3://source/b/}}, to: {{s3: s3://destination/b/}}}}\n"
+            ),
+            "`after: one` cannot be kept in shards",
+        ),
+        (
+            format!(
+                "{header}transfers:\n  - {one}\n  - {{from: {{s3: s3://destination/a/}}, to: {{s3: s3://destination/c/}}}}\n"
+            ),
+            "it has keys in common with one",
+        ),
+        (
+            format!(
+                "{header}transfers:\n  - {{from: {{s3: s3://source/, versions: all}}, to: {{s3: s3://destination/}}}}\n"
+            ),
+            "a history is read from its beginning",
+        ),
+        (
+            format!("{unordered}transfers:\n  - {one}\n"),
+            "does not list in the order of keys",
+        ),
+    ] {
+        shards.job(&job);
+        for arguments in [
+            &flags("0", "4")[..],
+            &["plan", "job.yaml", "--shards", "4", "--out", STATE],
+        ] {
+            let error = refused(&shards, arguments, 2).await;
+            assert!(error.contains(expected), "{job}: {error}");
+        }
+    }
+    assert_eq!(shards.keys("ops"), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_that_cannot_be_divided_are_refused() {
+    let shards = Shards::new(Model::default()).await;
+    shards.job(&format!("{COPY_ALL}limits: {{requests_per_second: 3}}\n"));
+    let error = refused(&shards, &flags("0", "8"), 2).await;
+    assert!(
+        error.contains("limits.requests_per_second: 3 cannot be divided among 4 processes"),
+        "{error}"
+    );
+    let unknown = [
+        "run", "job.yaml", "--state", STATE, "--shards", "8", "--shard", "0",
+    ];
+    let error = refused(&shards, &unknown, 2).await;
+    assert!(error.contains("say it with --pods"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_of_another_job_is_refused_with_the_difference() {
+    let shards = Shards::new(Model::default()).await;
+    for key in ["a", "b", "c"] {
+        shards.put(key, 1);
+    }
+    shards.expect_done(0, 3).await;
+    let error = refused(&shards, &flags("1", "4"), 2).await;
+    assert!(
+        error.contains("it has 3 shards, and --shards says 4"),
+        "{error}"
+    );
+    shards.job(&COPY_ALL.replace("s3: s3://source/", "s3: s3://source/, exclude: [\"b\"]"));
+    let error = refused(&shards, &flags("1", "3"), 2).await;
+    assert!(
+        error.contains("`transfer-1.from.exclude` is b and was not set"),
+        "{error}"
+    );
+    let error = refused(&shards, &flags("0", "3"), 2).await;
+    assert!(
+        error.contains("was made for another job"),
+        "done for another job: {error}"
+    );
+    // What decides about no object may change.
+    shards.job(&format!("{COPY_ALL}limits: {{in_flight: 64}}\n"));
+    shards.expect_done(1, 3).await;
+    shards.expect_done(2, 3).await;
+    assert_eq!(shards.keys("destination"), ["a", "b", "c"]);
+}

@@ -1,0 +1,392 @@
+//! The reports of all shards as one.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use s3haul::report::Footer;
+use s3haul::sandbox::{Content, ObjectSpec, Operation};
+use s3haul::shards::record::{ShardActivity, ShardPlan};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::state::{OPS, RUN, STATE, State, footer, lines, origin, plan, receipt};
+use crate::cli::{at, run};
+
+/// Merges into a file.
+async fn merge(state: &State, directory: &TempDir) -> (i32, String, String, PathBuf) {
+    let path = directory.path().join("merged.jsonl");
+    let words = ["report", "merge", STATE, "--out", path.to_str().unwrap()];
+    let (exit, stdout, stderr) = run(at(&state.world), &words).await;
+    (exit, stdout, stderr, path)
+}
+
+/// The sources and statuses of the receipts in a file, sorted.
+fn receipts(path: &Path) -> Vec<(String, String)> {
+    let lines = lines(path);
+    let text = |line: &Value, field: &str| line[field].as_str().unwrap().to_owned();
+    let receipts = lines.iter().filter(|line| line["status"].is_string());
+    let mut receipts: Vec<_> = receipts
+        .map(|line| {
+            (
+                text(line, "source").replace("s3://source/", ""),
+                text(line, "status"),
+            )
+        })
+        .collect();
+    receipts.sort();
+    receipts
+}
+
+fn footer_of(path: &Path) -> Value {
+    lines(path).last().unwrap()["footer"].clone()
+}
+
+fn pairs<'a>(receipts: &'a [(String, String)]) -> Vec<(&'a str, &'a str)> {
+    receipts
+        .iter()
+        .map(|(key, status)| (key.as_str(), status.as_str()))
+        .collect()
+}
+
+/// Three shards that have ended: one after two runs.
+async fn ended() -> State {
+    let state = State::planned(3).await;
+    let (a, b, gone) = (
+        receipt("a", "done"),
+        receipt("b", "failed"),
+        receipt("gone", "failed"),
+    );
+    state.report(0, 0, &[a, b, gone], Some(footer(1))).await;
+    state.end(0, 0, 2);
+    // The next run of the shard finds what the first one copied, and not what was deleted since.
+    let again = [receipt("a", "skipped"), receipt("b", "done")];
+    state.report(0, 1, &again, Some(footer(0))).await;
+    state.end(0, 1, 0);
+    // A session that resumes a list without order reports objects once more.
+    let resumed = [
+        receipt("c", "done"),
+        receipt("d", "skipped"),
+        receipt("c", "skipped"),
+    ];
+    state.report(1, 0, &resumed, Some(footer(0))).await;
+    state.end(1, 0, 0);
+    state.report(2, 0, &[], Some(footer(0))).await;
+    state.end(2, 0, 0);
+    state
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_object_has_one_receipt_whichever_run_of_its_shard_copied_it() {
+    let (state, directory) = (ended().await, TempDir::new().unwrap());
+    let (exit, stdout, stderr, path) = merge(&state, &directory).await;
+    assert_eq!(exit, 0, "{stdout} {stderr}");
+    assert_eq!(
+        pairs(&receipts(&path)),
+        [
+            ("a", "done"),
+            ("b", "done"),
+            ("c", "done"),
+            ("d", "skipped")
+        ]
+    );
+    let header = &lines(&path)[0];
+    assert_eq!(
+        header["command"],
+        serde_json::json!(["run", "job.yaml", "--state", STATE, "--shards", "4"])
+    );
+    let footer = footer_of(&path);
+    for (field, expected) in [
+        ("done_objects", 3),
+        ("skipped_objects", 1),
+        ("lines", 4),
+        ("exit", 0),
+    ] {
+        assert_eq!(footer[field], expected, "{field}");
+    }
+    assert_eq!(footer["shards"]["total"], 3);
+    for said in [
+        "lake (s3://ops/runs/lake-1/): complete of all 3 shards, exit code 0",
+        "  3 objects copied (300B), 1 unchanged, 0 pending",
+        "  proven by: crc64nvme 3",
+        "  written to ",
+        "  to compare both sides again: s3haul verify --report ",
+    ] {
+        assert!(stdout.contains(said), "{said}: {stdout}");
+    }
+    let (exit, shown, _) = run(
+        at(&state.world),
+        &["report", "show", path.to_str().unwrap()],
+    )
+    .await;
+    assert!(
+        exit == 0 && shown.contains("complete of all 3 shards, exit code 0"),
+        "{shown}"
+    );
+    // The totals of the prefix itself. Shards in which nothing is left to do are not read.
+    let (exit, shown, _) = run(at(&state.world), &["report", "show", STATE]).await;
+    assert!(
+        exit == 0 && shown.contains("complete of all 3 shards, exit code 0"),
+        "{shown}"
+    );
+    // A second merge replaces the first and says the same.
+    let before = std::fs::read_to_string(&path).unwrap();
+    let (exit, ..) = merge(&state, &directory).await;
+    assert_eq!((exit, std::fs::read_to_string(&path).unwrap()), (0, before));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_whose_end_is_missing_makes_the_result_incomplete() {
+    let (state, directory) = (ended().await, TempDir::new().unwrap());
+    let key = format!("{RUN}done/1.json");
+    state.world.sandbox.store().delete_object(OPS, &key);
+    let (exit, stdout, _, path) = merge(&state, &directory).await;
+    assert_eq!(exit, 4, "{stdout}");
+    for said in [
+        "): incomplete: 1 of 3 shards are not over",
+        "  shard 1: it has not ended: it is at work, or was stopped",
+        "  to see how far they are: s3haul status s3://ops/runs/lake-1/",
+    ] {
+        assert!(stdout.contains(said), "{said}: {stdout}");
+    }
+    let footer = footer_of(&path);
+    assert_eq!(
+        (&footer["complete"], &footer["exit"]),
+        (&false.into(), &4.into())
+    );
+    assert!(
+        footer["shards"]["reasons"]["1"]
+            .as_str()
+            .unwrap()
+            .contains("has not ended")
+    );
+    // What is known is there all the same.
+    assert_eq!(receipts(&path).len(), 4);
+    let (_, shown, _) = run(
+        at(&state.world),
+        &["report", "show", path.to_str().unwrap()],
+    )
+    .await;
+    assert!(
+        shown.contains("incomplete: 1 of 3 shards are not over"),
+        "{shown}"
+    );
+}
+
+/// Each way in which the report of a shard is not whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_that_is_not_whole_is_told_with_its_shard() {
+    let state = State::planned(9).await;
+    let whole = [
+        receipt("a", "done"),
+        receipt("b", "done"),
+        receipt("c", "done"),
+    ];
+    let report = async |shard: u32, footer: Option<Footer>| {
+        state.report(shard, 0, &whole, footer).await;
+    };
+    let piece = |shard: u32, number: u32| {
+        let keys = state.world.sandbox.store().keys(OPS);
+        let end = format!("{number:06}.jsonl");
+        let below = format!("{RUN}shards/{shard}/report/");
+        let mut found = keys
+            .into_iter()
+            .filter(|key| key.starts_with(&below) && key.ends_with(&end));
+        found.next().unwrap()
+    };
+    let store = || state.world.sandbox.store();
+    // 0: whole. 1: killed. 2: stopped. 3: not begun. 4: ended without its report.
+    report(0, Some(footer(0))).await;
+    report(1, None).await;
+    report(2, Some(footer(4))).await;
+    // 5: a piece is missing. 6: a piece was changed. 7: a later run has left no report.
+    for shard in 5..9 {
+        report(shard, Some(footer(0))).await;
+    }
+    store().delete_object(OPS, &piece(5, 2));
+    let key = piece(6, 2);
+    let text = store().object(OPS, &key).unwrap().content.to_bytes();
+    let text = String::from_utf8(text.to_vec())
+        .unwrap()
+        .replace("\"size\":100", "\"size\":101");
+    store().put_object(OPS, &key, Content::bytes(text), &ObjectSpec::default());
+    for shard in [0, 4, 5, 6] {
+        state.end(shard, 0, 0);
+    }
+    state.end(7, 1, 0);
+    // 8: failed, as its report says too.
+    state.end(8, 0, 1);
+    state.live(1, ShardActivity::Running, 3, Duration::from_secs(1));
+
+    let directory = TempDir::new().unwrap();
+    let (exit, stdout, stderr, path) = merge(&state, &directory).await;
+    assert_eq!(exit, 4, "{stdout} {stderr}");
+    assert!(
+        stdout.contains("incomplete: 7 of 9 shards are not over"),
+        "{stdout}"
+    );
+    for said in [
+        "shard 1: it has not ended",
+        "shard 2: it has not ended",
+        "shard 3: no process has begun it",
+        "shard 4: the report of its last run is missing",
+        "shard 5: its report is damaged: its piece",
+        "shard 6: its report is damaged: ",
+        "shard 7: the report of its last run is missing",
+    ] {
+        assert!(stdout.contains(said), "{said}: {stdout}");
+    }
+    assert!(!stdout.contains("shard 0:"), "{stdout}");
+    assert_eq!(footer_of(&path)["shards"]["incomplete"], 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_without_any_report_is_refused() {
+    let state = State::planned(2).await;
+    for words in [["report", "merge", STATE], ["report", "show", STATE]] {
+        let (exit, _, stderr) = run(at(&state.world), &words).await;
+        assert!(
+            exit == 2 && stderr.contains("has a report yet"),
+            "{exit} {stderr}"
+        );
+    }
+    // What stands in the way of the result is told before anything is read.
+    state
+        .report(0, 0, &[receipt("a", "done")], Some(footer(0)))
+        .await;
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("merged.jsonl");
+    std::fs::write(&path, "mine").unwrap();
+    let (exit, _, stderr, _) = merge(&state, &directory).await;
+    assert!(
+        exit == 3 && stderr.contains("holds something else") && stderr.contains("in --out"),
+        "{exit} {stderr}"
+    );
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_shards_are_one_report() {
+    let state = State::planned(200).await;
+    for shard in 0..200 {
+        let keys = [format!("{shard:03}/a"), format!("{shard:03}/b")];
+        let status = if shard == 77 { "failed" } else { "done" };
+        let receipts = [receipt(&keys[0], "done"), receipt(&keys[1], status)];
+        let failed = u64::from(shard == 77);
+        let exit = i32::from(shard == 77);
+        state.report(shard, 0, &receipts, Some(footer(exit))).await;
+        state.end(shard, 0, failed);
+    }
+    let directory = TempDir::new().unwrap();
+    let (exit, stdout, stderr, path) = merge(&state, &directory).await;
+    assert_eq!(exit, 1, "{stdout} {stderr}");
+    let merged = receipts(&path);
+    assert_eq!(merged.len(), 400);
+    let mut keys: Vec<_> = merged.iter().map(|(key, _)| key).collect();
+    keys.dedup();
+    assert_eq!(keys.len(), 400);
+    for said in [
+        "1 x failed CopyObject AccessDenied: Access Denied; allow it",
+        "      s3://source/077/b",
+        "to copy what failed: s3haul retry s3://ops/runs/lake-1/",
+    ] {
+        assert!(stdout.contains(said), "{said}: {stdout}");
+    }
+    // `report show` reads the one shard in which something is left.
+    let gets = state.world.sandbox.calls().of(Operation::GetObject).len();
+    let (exit, shown, _) = run(at(&state.world), &["report", "show", STATE]).await;
+    assert!(
+        exit == 0 && shown.contains("      s3://source/077/b"),
+        "{shown}"
+    );
+    let gets = state
+        .world
+        .sandbox
+        .calls()
+        .of(Operation::GetObject)
+        .split_off(gets);
+    let bodies = gets
+        .iter()
+        .filter(|call| call.key.contains("/report/") && !call.headers.contains_key("range"));
+    // The footers of all, and the pieces of one, twice.
+    assert!(bodies.count() < 200 + 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_counts_as_later_than_all_shards() {
+    let state = State::planned(2).await;
+    let failed = [receipt("a", "done"), receipt("b", "failed")];
+    state.report(0, 0, &failed, Some(footer(1))).await;
+    state.end(0, 0, 1);
+    // The list of the second shard failed, which no object stands for.
+    let mut list: Value = serde_json::from_str(&receipt("", "failed")).unwrap();
+    list["error"]["operation"] = "ListObjectsV2".into();
+    state
+        .report(1, 0, &[list.to_string()], Some(footer(1)))
+        .await;
+    state.end(1, 0, 1);
+    let directory = TempDir::new().unwrap();
+    let (exit, ..) = merge(&state, &directory).await;
+    assert_eq!(exit, 1);
+
+    // One that was killed does not count, nor does one that only repaired what copies lacked.
+    let later = jiff::Timestamp::now().as_millisecond();
+    let retried = |number: i64| origin(&format!("{:011x}{number:05x}", later + number), 0);
+    let below = |what: &str| format!("{RUN}{what}/");
+    let b = [receipt("b", "done")];
+    state
+        .report_at(&below("retry"), &retried(1), &b, None)
+        .await;
+    state
+        .report_at(
+            &below("repair"),
+            &retried(2),
+            &[receipt("a", "done")],
+            Some(footer(0)),
+        )
+        .await;
+    let (exit, _, _, path) = merge(&state, &directory).await;
+    assert_eq!(exit, 1);
+    assert_eq!(
+        pairs(&receipts(&path)),
+        [("", "failed"), ("a", "done"), ("b", "failed")]
+    );
+
+    // It found the rest of the list, and copied what had failed.
+    let retry = [
+        receipt("b", "done"),
+        receipt("new", "done"),
+        receipt("a", "skipped"),
+    ];
+    state
+        .report_at(&below("retry"), &retried(3), &retry, Some(footer(0)))
+        .await;
+    let (exit, stdout, _, path) = merge(&state, &directory).await;
+    assert_eq!(exit, 0, "{stdout}");
+    assert_eq!(
+        pairs(&receipts(&path)),
+        [("a", "done"), ("b", "done"), ("new", "done")]
+    );
+    let (_, stdout, _) = run(at(&state.world), &["status", STATE]).await;
+    assert!(
+        stdout.contains(
+            "the latest retry ended with exit code 0: s3://ops/runs/lake-1/retry/report-"
+        ) && stdout.contains(&format!("to read the result: s3haul report merge {STATE}")),
+        "{stdout}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shards_without_keys_need_no_report() {
+    let state = State::planned(2).await;
+    let mut empty: ShardPlan = plan(2, state.ago(Duration::from_hours(1)));
+    empty.shards[1].ranges.clear();
+    state.put("plan.json", &empty, Duration::ZERO);
+    state
+        .report(0, 0, &[receipt("a", "done")], Some(footer(0)))
+        .await;
+    state.end(0, 0, 0);
+    state.end_without_run(1);
+    let directory = TempDir::new().unwrap();
+    let (exit, stdout, _, _) = merge(&state, &directory).await;
+    assert_eq!(exit, 0, "{stdout}");
+}

@@ -1,0 +1,207 @@
+//! Real shards: what they leave is what is shown, merged, and retried.
+
+use std::time::Duration;
+
+use s3haul::sandbox::{LatencyModel, Model, Operation};
+use serde_json::Value;
+
+use super::state::lines;
+use crate::reports::deny;
+use crate::shards::{Ended, Shards, flags};
+
+const STATE: &str = "s3://ops/run/";
+const OBJECTS: u64 = 40;
+
+/// Four shards that have ended; two of their objects failed.
+async fn two_failed() -> Shards {
+    let shards = Shards::new(Model::default()).await;
+    for number in 0..OBJECTS {
+        shards.put(&format!("logs/{number:02}"), 100 + number);
+    }
+    for key in ["logs/07", "logs/33"] {
+        deny(&shards.world, key);
+    }
+    let mut failed = 0;
+    for shard in ["0", "1", "2", "3"] {
+        let Ended { exit, stderr, .. } = shards.run(&flags(shard, "4")).await;
+        assert!([0, 1].contains(&exit), "{shard}: {exit} {stderr}");
+        failed += exit;
+    }
+    assert!(failed > 0);
+    shards.world.sandbox.faults().clear();
+    shards
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_failed_in_any_shard_is_retried_alone() {
+    let shards = two_failed().await;
+    let world = &shards.world;
+    let status = shards.run(&["status", STATE]).await;
+    assert!(
+        status.exit == 0
+            && status.stdout.contains("38 copied")
+            && status
+                .stdout
+                .contains("to copy what failed: s3haul retry s3://ops/run/"),
+        "{}",
+        status.stdout
+    );
+    let merged = shards.directory.path().join("merged.jsonl");
+    let merge = ["report", "merge", STATE, "--out", "merged.jsonl"];
+    let Ended {
+        exit,
+        stdout,
+        stderr,
+    } = shards.run(&merge).await;
+    assert_eq!(exit, 1, "{stdout} {stderr}");
+    assert!(stdout.contains("38 objects copied"), "{stdout}");
+    assert!(
+        stdout.contains("2 x failed CopyObject AccessDenied"),
+        "{stdout}"
+    );
+
+    let before = world.calls(Operation::CopyObject);
+    let dry = shards.run(&["retry", STATE, "--dry-run"]).await;
+    assert!(
+        dry.exit == 0 && dry.stdout.contains("2 objects"),
+        "{}",
+        dry.stdout
+    );
+    let Ended {
+        exit,
+        stdout,
+        stderr,
+    } = shards.run(&["retry", STATE]).await;
+    assert!(
+        exit == 0 && stdout.contains("2 objects copied"),
+        "{exit} {stdout} {stderr}"
+    );
+    assert!(
+        stdout.contains("report: s3://ops/run/retry/report-"),
+        "{stdout}"
+    );
+    assert_eq!(world.calls(Operation::CopyObject) - before, 2);
+    let again = shards.run(&["retry", STATE]).await;
+    assert!(
+        again.exit == 0 && again.stdout.contains("nothing to do"),
+        "{}",
+        again.stdout
+    );
+
+    let Ended {
+        exit,
+        stdout,
+        stderr,
+    } = shards.run(&merge).await;
+    assert_eq!(exit, 0, "{stdout} {stderr}");
+    let receipts = lines(&merged);
+    let mut sources: Vec<_> = receipts
+        .iter()
+        .filter_map(|line| line["source"].as_str())
+        .collect();
+    sources.sort_unstable();
+    sources.dedup();
+    let done = receipts
+        .iter()
+        .filter(|line| line["status"] == "done")
+        .count();
+    assert_eq!((sources.len() as u64, done as u64), (OBJECTS, OBJECTS));
+    for report in [STATE, "merged.jsonl"] {
+        let Ended {
+            exit,
+            stdout,
+            stderr,
+        } = shards.run(&["verify", "--report", report]).await;
+        assert!(
+            exit == 0 && stdout.contains("40 equal"),
+            "{report}: {exit} {stdout} {stderr}"
+        );
+    }
+    let nothing = shards.run(&["retry", "merged.jsonl"]).await;
+    assert!(
+        nothing.exit == 0 && nothing.stdout.contains("nothing to do"),
+        "{}",
+        nothing.stderr
+    );
+    let status = shards.run(&["status", STATE]).await;
+    assert!(
+        status
+            .stdout
+            .contains("the latest retry ended with exit code 0")
+            && status
+                .stdout
+                .contains("to read the result: s3haul report merge s3://ops/run/"),
+        "{}",
+        status.stdout
+    );
+    world.assert_no_upload_is_left();
+}
+
+/// An engine may start a shard again instead: its next run finds what is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_that_is_run_again_settles_what_failed_before() {
+    let shards = two_failed().await;
+    for shard in ["0", "1", "2", "3"] {
+        let Ended { exit, stderr, .. } = shards.run(&flags(shard, "4")).await;
+        assert_eq!(exit, 0, "{stderr}");
+    }
+    let merge = ["report", "merge", STATE, "--out", "merged.jsonl"];
+    let Ended {
+        exit,
+        stdout,
+        stderr,
+    } = shards.run(&merge).await;
+    assert_eq!(exit, 0, "{stdout} {stderr}");
+    // Whichever run copied an object has its proof.
+    assert!(
+        stdout.contains("40 objects copied") && stdout.contains("proven by: crc64nvme 40"),
+        "{stdout}"
+    );
+    let status = shards.run(&["status", STATE, "--watch"]).await;
+    assert!(
+        status.exit == 0 && status.stdout.contains("4 done\n"),
+        "{}",
+        status.stdout
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_at_work_is_running_and_a_merge_waits_for_it() {
+    let latency = LatencyModel {
+        copy: Duration::from_secs(3600),
+        ..LatencyModel::default()
+    };
+    let shards = Shards::new(Model {
+        latency,
+        ..Model::default()
+    })
+    .await;
+    shards.put("a", 10);
+    let mut child = shards.start(&flags("0", "1"), None);
+    while shards.world.calls(Operation::CopyObject) == 0 || shards.state("live/0.json").is_none() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let Ended { exit, stdout, .. } = shards.run(&["status", STATE, "--json"]).await;
+    let shown: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(
+        (exit, &shown["shards"]["running"]),
+        (0, &1.into()),
+        "{stdout}"
+    );
+    assert_eq!(shown["state"], "running");
+    let merge = shards.run(&["report", "merge", STATE]).await;
+    assert!(
+        merge.exit == 4 && merge.stdout.contains("shard 0: it has not ended"),
+        "{} {} {}",
+        merge.exit,
+        merge.stdout,
+        merge.stderr
+    );
+    child.kill().unwrap();
+    ended_after_kill(child).await;
+}
+
+async fn ended_after_kill(child: std::process::Child) {
+    let killed = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
+    assert!(!killed.await.unwrap().status.success());
+}

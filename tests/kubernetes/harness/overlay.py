@@ -1,0 +1,68 @@
+"""A copy of an overlay of `deploy/`, edited and applied as deploy/README.md says: endpoint, image, namespace, N, and P.
+
+What else a scenario needs of a pod comes from outside: the namespace may keep its pods on nodes of its own (`World.keep_on`).
+"""
+
+import re
+import shutil
+
+import yaml
+
+from . import ROOT
+from .build import IMAGE
+
+# The file that has N and P, for each overlay, and the name of what it applies.
+SIZES = {"indexed-job": "indexed-job.yaml", "indexed-cronjob": "shards.yaml"}
+
+
+class Overlay:
+    def __init__(self, world, name, shards, pods, manifest=None):
+        """`manifest` edits the job manifest, as an operator does."""
+        self.world = world
+        self.deploy = world.directory / "deploy"
+        shutil.copytree(ROOT / "deploy", self.deploy)
+        self.directory = self.deploy / "overlays" / name
+        self.size = SIZES[name]
+        endpoint = {"https://s3.example.internal": world.server.url, "eu-central-1": world.server.region}
+        self._edit("keys.yaml", endpoint)
+        repository, tag = IMAGE.split(":")
+        image = re.search(r"newName: (\S+), newTag: ([^}\s]+)", self._read("kustomization.yaml"))
+        self._edit("kustomization.yaml", {image[1]: repository, image[2]: tag, "namespace: data": f"namespace: {world.namespace}"})
+        self._edit("namespace.yaml", {"name: data": f"name: {world.namespace}"})
+        self.shards, self.pods = shards, pods
+        self._number("completions", shards)
+        self._number("parallelism", pods)
+        self._number("maxFailedIndexes", shards // 10)
+        job = yaml.safe_load(self._read("job.yaml"))
+        # A state needs a server that is known to honour If-None-Match.
+        job["endpoints"]["default"]["provider"] = "aws"
+        if manifest:
+            manifest(job)
+        (self.directory / "job.yaml").write_text(yaml.safe_dump(job))
+
+    def apply(self, check=True):
+        return self.world.kubectl("apply", "-k", self.directory, check=check)
+
+    def resize(self, pods):
+        """Changes P, as deploy/README.md says."""
+        self._number("parallelism", pods)
+        self.pods = pods
+        self.apply()
+
+    def edit_manifest(self, old, new):
+        self._edit("job.yaml", {old: new})
+
+    def _read(self, file):
+        return (self.directory / file).read_text()
+
+    def _edit(self, file, replacements):
+        text = self._read(file)
+        for old, new in replacements.items():
+            assert old in text, f"{old!r} is not in {file}"
+            text = text.replace(old, str(new))
+        (self.directory / file).write_text(text)
+
+    def _number(self, field, value):
+        text, count = re.subn(rf"(?m)^( *{field}: )\d+$", rf"\g<1>{value}", self._read(self.size))
+        assert count == 1, f"{self.size} has {field} {count} times"
+        (self.directory / self.size).write_text(text)

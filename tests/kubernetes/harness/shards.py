@@ -1,0 +1,150 @@
+"""A run of shards, seen from outside: its state prefix, `s3haul status` and `report merge`, and what must be true of every
+such run, whichever engine it is on (tests/slurm uses this module, too)."""
+
+import contextlib
+import json
+import threading
+
+from .checks import equal
+from .server import DESTINATION, OPS, SOURCE
+
+
+class Run:
+    """The run whose state is below this prefix of the bucket for operations."""
+
+    def __init__(self, server, prefix, shards, wait):
+        """`wait(condition, what, timeout)` is that of the engine: it gives up when the run has failed."""
+        self.server = server
+        self.prefix = prefix
+        self.url = f"s3://{OPS}/{prefix}"
+        self.shards = shards
+        self.wait = wait
+
+    # The state, as docs/operations.md describes it.
+
+    def record(self, name):
+        """An object of the state, or None."""
+        client = self.server.client()
+        try:
+            return json.load(client.get_object(Bucket=OPS, Key=self.prefix + name)["Body"])
+        except client.exceptions.NoSuchKey:
+            return None
+
+    def those(self, kind):
+        """The indices of the shards that have such a record: live, done, failed."""
+        keys = self.server.objects(OPS, f"{self.prefix}{kind}/")
+        return {int(key.rpartition("/")[2].removesuffix(".json")) for key in keys}
+
+    def wait_for_copies(self, share, timeout=300):
+        """Waits until so much of the run's objects was asked for."""
+        objects = self.record("plan.json")["weight"]["objects"]
+        self.wait(lambda: self.server.copies() >= share * objects, f"{share:.0%} of the objects are copied", timeout)
+
+    def wait_for_plan(self, timeout=120):
+        return self.wait(lambda: self.record("plan.json"), "there is a plan", timeout)
+
+    def ranges(self, index):
+        """The pairs (after, until) of a shard; None stands for the first or the last key."""
+        return [(each.get("after"), each.get("until")) for each in self.record("plan.json")["shards"][index]["ranges"]]
+
+    def keys(self, index):
+        """The keys of the source that a shard has, in order."""
+        inside = lambda key, after, until: (after is None or key > after) and (until is None or key <= until)
+        ranges = self.ranges(index)
+        return sorted(key for key in self.server.objects(SOURCE) if any(inside(key, *pair) for pair in ranges))
+
+    def status(self):
+        return json.loads(self.server.s3haul("status", self.url, "--json"))
+
+    def receipts(self):
+        """The receipts of the merged report."""
+        file = self.server.directory / "merged.jsonl"
+        file.unlink(missing_ok=True)
+        self.server.s3haul("report", "merge", self.url, "--out", file)
+        return [line for line in map(json.loads, file.read_text().splitlines()) if "destination" in line]
+
+    @contextlib.contextmanager
+    def watched(self, every=2.0):
+        """Looks at the status again and again, and asserts at the end that it was right each time."""
+        looks = Looks(self, every)
+        looks.start()
+        try:
+            yield looks
+        finally:
+            looks.stop()
+        looks.assert_right()
+
+    # What must be true at the end.
+
+    def assert_whole(self, in_flight, failed=()):
+        """All objects are at the destination, each written once, but for at most so many that were in flight when a process
+        ended; the report has one receipt for each; and no upload is left. Shards that had failed were retried."""
+        sources = self.server.objects(SOURCE)
+        equal(self.server.objects(DESTINATION) == sources, True, "the destination has the objects of the source")
+        equal(self.server.uploads(DESTINATION), [], "open uploads")
+        writes = self.server.writes(DESTINATION)
+        again = sum(writes.values()) - len(writes)
+        assert again <= in_flight, f"{again} objects were copied again, and {in_flight} were in flight at interruptions"
+        receipts = sorted(receipt["destination"] for receipt in self.receipts())
+        equal(receipts == sorted(f"s3://{DESTINATION}/{key}" for key in sources), True, "there is one receipt for each object")
+        done = [shard for shard in range(self.shards) if shard not in failed]
+        equal(sorted(self.those("done")), done, "shards that are done")
+        summary = self.record("summary.json")
+        equal((summary["shards"], summary["done"]), (self.shards, len(done)), "summary.json")
+        equal(sorted(map(int, summary.get("failed", {}))), sorted(failed), "failed in summary.json")
+        return again
+
+
+class Looks(threading.Thread):
+    """What `s3haul status` said, beside the records of the state before and after."""
+
+    def __init__(self, run, every):
+        super().__init__(daemon=True)
+        self.run_of_shards, self.every = run, every
+        self.looks = []
+        self.wrong = []
+        self._stopped = threading.Event()
+
+    def run(self):
+        while not self._stopped.wait(self.every):
+            try:
+                self.look()
+            except Exception as error:  # noqa: BLE001: it is told at the end
+                self.wrong.append(f"look {len(self.looks) + 1}: {error}")
+
+    def look(self):
+        run = self.run_of_shards
+        if not run.record("plan.json"):
+            return
+        before = {kind: run.those(kind) for kind in ("done", "failed")}
+        status = run.status()
+        after = {kind: run.those(kind) for kind in ("done", "failed")}
+        self.looks.append(status)
+        self._check(before, status, after, len(run.server.objects(DESTINATION)))
+
+    def _check(self, before, status, after, copied):
+        """Compares with the records before and after, and with what is at the destination after."""
+        counts = dict(status["shards"])
+        total = counts.pop("total")
+        equal((total, sum(counts.values())), (self.run_of_shards.shards, total), f"shards in {status}")
+        for kind in ("done", "failed"):
+            # One that failed is started again, and may be done then.
+            least = len(before[kind] & after[kind])
+            assert least <= counts[kind] <= len(before[kind] | after[kind]), f"{before} and {after}, and status has {counts}"
+        done = status["totals"]["done_objects"]
+        assert done <= copied, f"status has {done} objects copied, and the destination has {copied}"
+
+    def stop(self):
+        self._stopped.set()
+        self.join()
+
+    def assert_right(self):
+        """Looks once more, when all processes have ended."""
+        self.look()
+        equal(self.wrong, [], "looks that went wrong")
+        last = self.looks[-1]
+        run = self.run_of_shards
+        equal((last["state"], last["shards"]["running"]), ("ended", 0), "the last look")
+        ends = [run.record(f"{kind}/{shard}.json") for kind in ("done", "failed") for shard in run.those(kind)]
+        for count in ("done_objects", "failed_objects", "skipped_objects"):
+            equal(last["totals"][count], sum(end["totals"][count] for end in ends), f"{count} of the last look")

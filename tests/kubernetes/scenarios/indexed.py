@@ -1,0 +1,243 @@
+"""The overlays of Indexed Jobs: one run by many pods, which are taken away all the time.
+
+The small version, in `.ci/run`, has 20,000 objects in 16 shards; the full one, in `.ci/soak`, 200,000 and four of 200 GiB in 64.
+"""
+
+import os
+import random
+import signal
+import threading
+import time
+import urllib.error
+
+from harness.checks import equal
+from harness.overlay import Overlay
+from harness.runner import scenario
+from harness.shards import Run
+from harness.world import has_failed, name_of, terminated, waiting
+
+from .interrupted import is_alive
+
+FULL = bool(os.environ.get("S3HAUL_FULL"))
+# Without the large ones: these are two thirds of the requests of the full version.
+OBJECTS = ["small/=200000x4KiB", *(f"large/{number}=200GiB" for number in range(4))] if FULL else ["small/=20000x4KiB"]
+SHARDS, PODS = (64, 8) if FULL else (16, 4)
+JOB = "lake-1"
+# Slow enough that there is something left to do at each of the interruptions, whatever the machine.
+REQUESTS, IN_FLIGHT = (2000, 256) if FULL else (600, 64)
+
+
+def slow(manifest):
+    manifest["limits"] = {"requests_per_second": REQUESTS, "in_flight": IN_FLIGHT}
+
+
+# A pod is left alone for as long as it takes to begin, or the last one would be evicted for ever.
+BEGINS = 5
+
+
+class Evictions(threading.Thread):
+    """Evicts a pod of a Job again and again, chosen at random of those that have run for a while on nodes that are there."""
+
+    def __init__(self, world, job, every, spared=()):
+        super().__init__(daemon=True)
+        self.world, self.job, self.every = world, job, every
+        # Names of nodes.
+        self.spared = set(spared)
+        self.count = 0
+        self._since = {}
+        self._random = random.Random(19)
+        self._stopped = threading.Event()
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stopped.set()
+        self.join()
+
+    def run(self):
+        while not self._stopped.wait(self.every):
+            running = [pod for pod in self.world.pods(self.job) if is_running(pod)]
+            for pod in running:
+                self._since.setdefault(name_of(pod), time.monotonic())
+            running = [pod for pod in running if pod["spec"]["nodeName"] not in self.spared
+                       and time.monotonic() - self._since[name_of(pod)] > BEGINS]
+            if not running:
+                continue
+            try:
+                self.world.evict(name_of(self._random.choice(running)))
+                self.count += 1
+            except urllib.error.HTTPError as error:
+                # It has ended in the meantime.
+                assert error.code in (404, 409), error
+
+
+def is_running(pod):
+    return not pod["deleted"] and not pod["metadata"].get("deletionTimestamp") and pod["status"].get("phase") == "Running"
+
+
+def index_of(pod):
+    return int(pod["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"])
+
+
+def begin(world, overlay, manifest=slow, objects=OBJECTS, shards=SHARDS, pods=PODS):
+    world.server.start_with_many(objects)
+    return Overlay(world, overlay, shards, pods, manifest)
+
+
+def run_of(world, job, name="lake", shards=SHARDS):
+    def wait(condition, what, timeout):
+        return world.poll(condition, what, timeout)
+
+    return Run(world.server, f"s3haul/{name}/{job}/", shards, wait)
+
+
+@scenario
+def indexed_job(world):
+    """One run of the overlay through all that can happen to its pods."""
+    world.keep_on_own_nodes(4, cpu="2")
+    overlay = begin(world, "indexed-job")
+    run = run_of(world, JOB)
+
+    # A Secret is missing: the pods wait, and say for what.
+    overlay.apply()
+    state = ("CreateContainerConfigError", 'secret "s3haul-credentials" not found')
+    world.wait(lambda: [waiting(pod) for pod in world.pods(JOB)] == [state] * PODS, "all pods tell that the Secret is missing")
+    # Nothing is copied before one key of a shard is refused: that shard cannot end before the rules are forgotten.
+    slowly = world.server.rules([{"operation": "CopyObject", "effect": {"delay": "3s"}}])
+    world.create_secret()
+    run.wait_for_plan()
+    index = PODS
+    world.server.rules([{"operation": "CopyObject", "prefix": run.keys(index)[-1], "effect": "throttle"}])
+    world.server.forget_rules(slowly)
+    with run.watched() as looks, Evictions(world, JOB, every=2) as evictions:
+        run.wait_for_copies(0.05)
+        suspend_and_resume(world, run, overlay)
+        kill_the_controller_manager(world, evictions)
+        lost, old = lose_the_node(world, index, evictions)
+        # P is changed while the index of the lost pod waits for the garbage collector.
+        for pods in (PODS // 2, PODS):
+            overlay.resize(pods)
+            world.wait(lambda: len(active(world)) <= overlay.pods, f"at most {pods} pods are active")
+        second = lambda: [pod for pod in world.pods(JOB) if index_of(pod) == index and is_running(pod) and name_of(pod) != lost]
+        world.wait(second, f"index {index} has a second pod", timeout=240)
+        assert is_alive(old), "the old process is alive while the new one begins"
+        world.server.forget_rules()
+        equal(world.wait_for_end(JOB, timeout=420 if not FULL else 3600), ("Complete", "CompletionsReached"), "the end of the Job")
+    until = time.monotonic() + 60
+    while is_alive(old):
+        assert time.monotonic() < until, "the old process goes on without the journal"
+        time.sleep(0.5)
+    assert evictions.count >= 5, f"only {evictions.count} evictions"
+    codes = {code for code in world.exit_codes(JOB)} - {None}
+    equal(codes <= {0, 4, 137}, True, f"exit codes {codes}")
+    again = run.assert_whole(in_flight=evictions.count * IN_FLIGHT // PODS)
+    print(f"        indexed_job: {evictions.count} evictions, {again} objects copied again, {len(looks.looks)} looks", flush=True)
+
+
+def active(world):
+    return [pod for pod in world.pods(JOB) if not pod["deleted"] and pod["status"].get("phase") in ("Pending", "Running")
+            and not pod["metadata"].get("deletionTimestamp")]
+
+
+def suspend_and_resume(world, run, overlay):
+    world.kubectl("patch", "job", JOB, "--patch", '{"spec": {"suspend": true}}')
+    world.wait(lambda: all(pod["deleted"] for pod in world.pods(JOB) if not terminated(pod)), "a suspended Job has no pod")
+    status = run.status()
+    equal((status["state"], status["shards"]["running"]), ("waiting", 0), "the status of a suspended run")
+    world.kubectl("patch", "job", JOB, "--patch", '{"spec": {"suspend": false}}')
+    world.wait(lambda: len(active(world)) == overlay.pods, "the pods are back")
+
+
+def kill_the_controller_manager(world, evictions):
+    """Pods that are evicted are not replaced until it is back."""
+    with world.cluster.without_controller_manager():
+        count = evictions.count
+        is_over = lambda: evictions.count > count + 1 or not any(map(is_running, world.pods(JOB)))
+        world.poll(is_over, "two more evictions, or no pod is left", 60)
+
+
+def lose_the_node(world, index, evictions):
+    """The kubelet of the node where the index runs is stopped while its processes live, and its Node is deleted. Returns the
+    name of the pod and its process."""
+    pods = lambda: [pod for pod in world.pods(JOB) if is_running(pod) and index_of(pod) == index]
+    pod = world.wait(pods, f"index {index} runs", timeout=300)[0]
+    node = pod["spec"]["nodeName"]
+    evictions.spared.add(node)
+    old = world.pid(name_of(pod))
+    world.cluster.kubelet(node).send_signal(signal.SIGSTOP)
+    world.cluster.kubectl("delete", "node", node)
+    return name_of(pod), old
+
+
+@scenario
+def indexed_cronjob(world):
+    """A night by the CronJob's overlay: a shard fails for good and the others go on; `retry` copies what has failed."""
+    overlay = begin(world, "indexed-cronjob")
+    world.create_secret()
+    overlay.apply()
+    job = world.run_now()
+    run = run_of(world, job, "nightly-replica")
+    run.wait_for_plan()
+    index = SHARDS // 2
+    refused = run.keys(index)[-1]
+    world.server.rules([{
+        "operation": "CopyObject", "key": refused, "effect": {"answer": {"status": 403, "code": "AccessDenied"}},
+    }])
+    with run.watched() as looks, Evictions(world, job, every=2) as evictions:
+        equal(world.wait_for_end(job, timeout=300 if not FULL else 3600), ("Failed", "FailedIndexes"), "the end of the Job")
+    codes = [(terminated(pod) or {}).get("exitCode") for pod in world.pods(job) if index_of(pod) == index]
+    equal((codes.count(1), set(codes) <= {1, 4}), (4, True), f"exit codes of the shard that fails: {codes}")
+    equal(sorted(run.those("failed")), [index], "shards that failed")
+    equal(sorted(run.those("done")), [each for each in range(SHARDS) if each != index], "shards that are done")
+    receipts = [receipt for receipt in run.receipts() if receipt["destination"].endswith(refused)]
+    equal(len(receipts), 1, "receipts of the object that failed")
+    world.server.forget_rules()
+    world.server.s3haul("retry", run.url)
+    again = run.assert_whole(in_flight=evictions.count * IN_FLIGHT // PODS, failed=[index])
+    print(f"        indexed_cronjob: {evictions.count} evictions, {again} objects copied again, {len(looks.looks)} looks", flush=True)
+
+
+@scenario
+def indexed_job_with_a_wrong_manifest(world):
+    """Exit code 2: the Job fails at once, whether the manifest is wrong from the start or is no longer that of the run. With the
+    right one, a Job of the same name goes on where the first one was."""
+    overlay = begin(world, "indexed-job", objects=["small/=2000x4KiB"], shards=8, pods=2)
+    run = run_of(world, JOB, shards=8)
+    world.create_secret()
+    overlay.edit_manifest("transfers:", "transfer:")
+    fails(world, overlay, "transfer")
+    equal(run.record("plan.json"), None, "a plan")
+
+    overlay.edit_manifest("transfer:", "transfers:")
+    world.server.rules([{"operation": "CopyObject", "prefix": "small/8", "effect": {"delay": "1s"}}])
+    again(world, overlay)
+    world.poll(lambda: len(run.those("done")) >= 2, "two shards are done", 120)
+    overlay.edit_manifest("tmp/**", "tmp/*")
+    fails(world, overlay, "tmp/*")
+
+    overlay.edit_manifest("tmp/*", "tmp/**")
+    world.server.forget_rules()
+    again(world, overlay)
+    equal(world.wait_for_end(JOB, timeout=240), ("Complete", "CompletionsReached"), "the end of the Job")
+    run.assert_whole(in_flight=2 * IN_FLIGHT)
+
+
+def again(world, overlay):
+    """Deletes the Job with all its pods and applies the overlay, as deploy/README.md says."""
+    world.kubectl("delete", "job", JOB, "--cascade=foreground", "--ignore-not-found")
+    overlay.apply()
+    world.wait(lambda: world.job(JOB) and not world.job(JOB)["deleted"], "there is a Job")
+
+
+def fails(world, overlay, cause):
+    again(world, overlay)
+    world.wait(lambda: has_failed(world.job(JOB)), "the Job has failed")
+    conditions = {each["type"]: each.get("reason") for each in world.job(JOB)["status"]["conditions"]}
+    equal(conditions["Failed"], "PodFailurePolicy", "the reason of the end")
+    uid = world.job(JOB)["metadata"]["uid"]
+    ended = [terminated(pod) or {} for pod in world.pods(JOB)
+             if pod["metadata"]["labels"]["batch.kubernetes.io/controller-uid"] == uid]
+    told = [each for each in ended if each.get("exitCode") == 2]
+    assert told and cause in told[0]["message"], ended

@@ -1,0 +1,102 @@
+"""The array of deploy/slurm: tasks are requeued all the time, and the daemon of the node is killed."""
+
+import os
+import random
+import threading
+
+from harness.checks import equal
+from harness.runner import scenario
+
+FULL = bool(os.environ.get("S3HAUL_FULL"))
+OBJECTS = ["small/=200000x4KiB", *(f"large/{number}=200GiB" for number in range(4))] if FULL else ["small/=20000x4KiB"]
+SHARDS, TASKS = (64, 8) if FULL else (16, 4)
+REQUESTS, IN_FLIGHT = (2000, 256) if FULL else (600, 64)
+
+
+def slow(manifest):
+    manifest["limits"] = {"requests_per_second": REQUESTS, "in_flight": IN_FLIGHT}
+
+
+class Requeues(threading.Thread):
+    """Requeues a task again and again, chosen at random of those that run."""
+
+    def __init__(self, world, every):
+        super().__init__(daemon=True)
+        self.world, self.every = world, every
+        self.count = 0
+        self._random = random.Random(19)
+        self._stopped = threading.Event()
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stopped.set()
+        self.join()
+
+    def run(self):
+        while not self._stopped.wait(self.every):
+            running = self.world.with_state("RUNNING")
+            if running:
+                task = f"{self.world.array}_{self._random.choice(running)}"
+                # It may have ended in the meantime.
+                self.world.slurm.call("scontrol", "requeue", task, check=False)
+                self.count += 1
+
+
+@scenario
+def array_interrupted(world):
+    """One run through all that can happen to its tasks."""
+    world.server.start_with_many(OBJECTS)
+    world.edit(SHARDS, TASKS, slow)
+    run = world.run()
+    world.submit()
+    run.wait_for_plan()
+    with run.watched() as looks, Requeues(world, every=4) as requeues:
+        run.wait_for_copies(0.1)
+        world.slurm.daemon.kill()
+        world.slurm.daemon.wait()
+        count = requeues.count
+        world.poll(lambda: requeues.count >= count + 2, "two tasks are requeued while the daemon is dead", 60)
+        world.slurm.start_daemon()
+        run.wait_for_copies(0.4)
+        # P is changed.
+        world.slurm.call("scontrol", "update", f"JobId={world.array}", f"ArrayTaskThrottle={TASKS // 2}")
+        run.wait_for_copies(0.5)
+        world.slurm.call("scontrol", "update", f"JobId={world.array}", f"ArrayTaskThrottle={TASKS}")
+        states = world.wait_for_end(3600 if FULL else 300)
+    equal(states, {index: "COMPLETED" for index in range(SHARDS)}, "states of the tasks")
+    assert requeues.count >= 5, f"only {requeues.count} tasks were requeued"
+    again = run.assert_whole(in_flight=requeues.count * IN_FLIGHT // (TASKS // 2))
+    print(f"        array_interrupted: {requeues.count} requeues, {again} objects copied again, {len(looks.looks)} looks", flush=True)
+
+
+@scenario
+def array_with_a_wrong_manifest(world):
+    """Exit code 2: tasks that have not begun are cancelled. The right manifest, submitted under the same name, runs; one that is
+    changed after that is refused."""
+    world.server.start_with_many(["small/=1000x4KiB"])
+    world.edit(8, 2)
+    manifest = world.directory / "job.yaml"
+    right = manifest.read_text()
+    manifest.write_text(right.replace("transfers:", "transfer:"))
+    run = world.run()
+    world.submit()
+    states = world.wait_for_end(60)
+    assert "FAILED" in states.values(), states
+    equal(set(states.values()) <= {"FAILED", "CANCELLED"}, True, f"states of the tasks: {states}")
+    equal(run.record("plan.json"), None, "a plan")
+
+    manifest.write_text(right)
+    world.submit()
+    states = world.wait_for_end(120)
+    equal(states, {index: "COMPLETED" for index in range(8)}, "states of the tasks")
+    run.assert_whole(in_flight=0)
+
+    manifest.write_text(right.replace("tmp/**", "tmp/*"))
+    world.submit()
+    states = world.wait_for_end(60)
+    assert "FAILED" in states.values() and "COMPLETED" not in states.values(), states
+    log = "".join(path.read_text() for path in world.directory.glob("*.log"))
+    assert "tmp/*" in log, log[-2000:]
