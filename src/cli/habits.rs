@@ -268,7 +268,7 @@ const FLAGS: &[Answer] = &[
         "s3haul keeps metadata by itself (--preserve) and never compresses",
     ),
     (
-        "-w --watch --daemon --monitor",
+        "-w --daemon --monitor",
         "a run ends when everything is copied; schedule it to run again",
     ),
     (
