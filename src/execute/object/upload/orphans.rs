@@ -285,7 +285,7 @@ impl Orphans {
 
 #[cfg(test)]
 mod tests {
-    use crate::execute::object::upload::resume::*;
+    use super::*;
 
     #[test]
     fn a_request_may_be_sent_again_in_silence_for_as_long_as_patience_lasts() {

@@ -256,7 +256,7 @@ fn tiling(recorded: &PartLengths, now: &PartLayout) -> Option<PartLayout> {
 
 #[cfg(test)]
 mod tests {
-    use crate::execute::*;
+    use super::*;
 
     #[test]
     fn a_recorded_layout_is_resumed_if_it_tiles_the_object() {
