@@ -367,7 +367,7 @@ impl Pacer {
             paced |= self.bytes.pass(self.cells(bytes)).await;
         }
         // A server that accepts requests like this one, only few of them, is not waited for in vain.
-        let is_served = !is_ahead && !lanes.is_shut(key);
+        let is_served = passed.waited && !lanes.is_shut(key);
         let limited = clock().saturating_sub(if is_served { in_line_at } else { passed_at });
         // While it stood in line the endpoint may have gone away.
         let pass = if paced {

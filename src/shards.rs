@@ -13,10 +13,10 @@
 //! | `done/I.json`, `failed/I.json` | shard I, after its journal's last commit |
 //! | `summary.json` | each process that finds that all shards have ended |
 //!
-//! Nobody schedules, elects, or restarts anything. The plan is written once (`If-None-Match: *`),
-//! so that all processes read the same one, whoever wrote it. Its ranges meet at their ends,
-//! whatever keys exist, so that each key is in exactly one shard; a key that is written later is,
-//! too. Two processes of one shard are kept apart by the journal, which only one of them can write.
+//! The engine schedules and restarts the processes; s3haul does neither. The plan is written once
+//! (`If-None-Match: *`), so all processes read the same plan. Its ranges meet at their ends,
+//! whatever keys exist, so each key is in exactly one shard, even a key that is written later. If
+//! two processes run one shard, the journal lets only one of them write.
 //!
 //! # Layout
 //!

@@ -9,18 +9,12 @@ use crate::s3::{Failure, Operation, SmallObject};
 impl Bucket {
     /// Returns the bytes of an object, in memory.
     pub async fn get_small(&self, key: &ObjectKey) -> Result<bytes::Bytes, Failure> {
-        self.read(Operation::GetObject, Some(key), || {
-            self.client.get_small(&self.name, key, None)
-        })
-        .await
+        Ok(self.get_small_object(key).await?.bytes)
     }
 
     /// Returns an object in memory, with its `ETag`.
     pub async fn get_small_object(&self, key: &ObjectKey) -> Result<SmallObject, Failure> {
-        self.read(Operation::GetObject, Some(key), || {
-            self.client.get_small_object(&self.name, key, None)
-        })
-        .await
+        self.get_in_memory(key, None).await
     }
 
     /// Returns the first bytes of an object. A server that knows no ranges gives all.
@@ -29,8 +23,16 @@ impl Bucket {
         key: &ObjectKey,
         most: NonZeroU64,
     ) -> Result<bytes::Bytes, Failure> {
+        Ok(self.get_in_memory(key, Some(most)).await?.bytes)
+    }
+
+    async fn get_in_memory(
+        &self,
+        key: &ObjectKey,
+        most: Option<NonZeroU64>,
+    ) -> Result<SmallObject, Failure> {
         self.read(Operation::GetObject, Some(key), || {
-            self.client.get_small(&self.name, key, Some(most))
+            self.client.get_small_object(&self.name, key, most)
         })
         .await
     }

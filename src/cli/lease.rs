@@ -25,16 +25,19 @@ const DIRECTORY_AGAIN: Duration = Duration::from_millis(500);
 /// A journal in S3 is looked at again after this. Each look is three requests.
 const BUCKET_AGAIN: Duration = Duration::from_secs(3);
 
+/// Returns the value of an environment variable. An empty one counts as unset.
+pub(super) fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
 /// Returns the terms on which this process holds journals.
 pub(super) fn terms() -> LeaseTerms {
-    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     of(variable(JOB), variable(INDEX), variable(POD))
 }
 
 /// Returns the terms on which this process holds the journal of a shard. Besides Kubernetes, Slurm and
 /// AWS Batch name what a process belongs to, across its restarts.
 pub(super) fn terms_of_shard(shard: u32) -> LeaseTerms {
-    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let slurm = || variable(SLURM_JOB).map(|id| format!("slurm-{id}"));
     let batch = || {
         let id = variable(BATCH_JOB)?;

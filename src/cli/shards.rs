@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::exit::ANOTHER;
 use super::idle::{self, Flag};
+use super::lease::variable;
 use super::place::Place;
 use super::run::{Terms, run as run_job};
 use super::{CliError, Exit, Output, note, presence, say_json, say_line, termination};
@@ -94,7 +95,6 @@ impl ShardFlags {
         if let Some(reason) = refused_number(shards) {
             return Err(CliError::Usage(format!("--shards: {reason}")));
         }
-        let variable = |name: &str| std::env::var(name).ok();
         let shard = index::index(self.shard, variable).map_err(CliError::Usage)?;
         if shard >= shards {
             return Err(CliError::Usage(format!(
@@ -255,7 +255,7 @@ impl RunningShard {
         let is_over = match exit {
             Exit::Done | Exit::Failures | Exit::Usage | Exit::Refused | Exit::Waiting => true,
             Exit::Interrupted => false,
-            // Another process has the shard, or nobody knows.
+            // Another process has the shard, or a bug left its state unknown.
             Exit::Held | Exit::Bug => return Ok(()),
         };
         if is_over {

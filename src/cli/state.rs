@@ -21,7 +21,7 @@ use crate::shards::record::{LiveRecord, PlanLease, ShardEnd, ShardPlan, ShardsSu
 use crate::shards::store::{ListedRecord, StateStore, Stored};
 use crate::shards::view::{SeenLive, SeenState};
 
-/// What the names of `plan.json` and `plan.lease` begin with.
+/// The prefix that the names `plan.json` and `plan.lease` share.
 const PLAN_FILES: &str = "plan.";
 /// Below it, `retry` keeps its reports and its journal.
 const RETRIES: &str = "retry/";
@@ -41,7 +41,7 @@ pub(super) struct StatePrefix {
     known: BTreeMap<(PerShard, u32), (Option<String>, ShardEnd)>,
 }
 
-/// What there is at a state prefix.
+/// The state of a run in shards, found at its state prefix.
 #[derive(Clone, Debug)]
 pub(super) enum FoundState {
     /// A run whose plan is complete.

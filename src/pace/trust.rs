@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use crate::s3::Operation;
 
-/// How many times as long as it was doubted a lasting refusal is believed.
+/// The factor between the time that a lasting refusal was doubted and the time that it is believed.
 const BELIEVED: u32 = 10;
 
 /// Remembers which operations on a bucket have succeeded in this run, and which refusals lasted.

@@ -191,7 +191,7 @@ fn empty_footer() -> Footer {
 enum Broken {
     /// A report cannot be read.
     Report(ReportError),
-    /// Nobody reads the result.
+    /// The reader of the result is gone.
     Unread,
 }
 
@@ -222,7 +222,7 @@ struct MergeTask {
 impl MergeTask {
     async fn run(mut self) {
         if let Err(Broken::Report(error)) = self.make().await {
-            // If nobody reads it, nobody misses it.
+            // If the reader is gone, the error does not matter.
             let _ = self.chunks.send(Err(error)).await;
         }
     }

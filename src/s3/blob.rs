@@ -20,19 +20,7 @@ pub struct SmallObject {
 }
 
 impl Client {
-    /// Returns the bytes of an object, or the first `most` of them. A server that knows no ranges
-    /// gives all.
-    pub async fn get_small(
-        &self,
-        bucket: &BucketName,
-        key: &ObjectKey,
-        most: Option<NonZeroU64>,
-    ) -> Result<bytes::Bytes, Failure> {
-        let object = self.get_small_object(bucket, key, most).await?;
-        Ok(object.bytes)
-    }
-
-    /// Returns the same with the object's `ETag`.
+    /// Returns an object, or the first `most` of its bytes. A server that knows no ranges gives all.
     pub async fn get_small_object(
         &self,
         bucket: &BucketName,

@@ -47,8 +47,8 @@ pub async fn summarize(
     for _ in 0..ROUNDS {
         let before: Option<Stored<ShardsSummary>> = store.get(SUMMARY).await?;
         let is_ours = |shard: &u32| *shard < shards;
-        let done: BTreeSet<u32> = store.list(PerShard::Done).await?.into_keys().collect();
-        let done: BTreeSet<u32> = done.into_iter().filter(is_ours).collect();
+        let done = store.list(PerShard::Done).await?.into_keys();
+        let done: BTreeSet<u32> = done.filter(is_ours).collect();
         let failed = store.list(PerShard::Failed).await?.into_keys();
         let failed: BTreeSet<u32> = failed
             .filter(is_ours)

@@ -106,7 +106,7 @@ pub fn refusals(job: &Job) -> Vec<Finding> {
     findings
 }
 
-/// Returns the reason why a run cannot have so many shards.
+/// Returns the reason why a run cannot have this many shards.
 #[must_use]
 pub fn refused_number(shards: u32) -> Option<String> {
     match shards {

@@ -130,7 +130,7 @@ pub struct PlanLease {
 pub enum ShardActivity {
     /// It copies.
     Running,
-    /// It was told to stop, and finishes requests in flight.
+    /// It received a signal, and finishes its requests in flight.
     Stopping,
     /// It has ended before its work was done, and the shard goes on when it is started again.
     Stopped,
@@ -149,7 +149,7 @@ pub struct LiveRecord {
     pub process: Writer,
     /// The name of the shard's run, as in its journal and its report.
     pub run: String,
-    /// What it does.
+    /// The activity of the process.
     pub state: ShardActivity,
     /// The time of this record, by the process' own clock.
     pub written: Timestamp,
@@ -239,7 +239,7 @@ pub struct ShardEnd {
 }
 
 /// `summary.json`: the sums of a run whose shards have all ended. It follows from `done/` and
-/// `failed/`, so that whoever writes it writes the same.
+/// `failed/`, so every process that writes it writes the same.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ShardsSummary {
     /// [`FORMAT`].

@@ -1,4 +1,4 @@
-//! Where a plan is written: steps to a file, shards below a state prefix.
+//! The place to which a plan is written: a file for steps, or a state prefix for shards.
 
 use std::path::PathBuf;
 
@@ -40,7 +40,7 @@ fn plan_place(text: &str) -> Result<PlanPlace, String> {
     }
 }
 
-/// What is planned.
+/// The kind of a plan, with its place.
 #[derive(Clone, Debug)]
 pub(super) enum PlannedPlace {
     /// Steps, which are written to this file if there is one.

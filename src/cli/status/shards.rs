@@ -60,7 +60,8 @@ pub(super) async fn show(
     }
 }
 
-/// Shows it once. Returns how it ended, once all shards have, and false if nobody reads on.
+/// Shows the run once. Returns its exit code once all shards have ended, and false if standard
+/// output is closed.
 async fn once(
     state: &mut StatePrefix,
     screen: &mut Screen,
@@ -137,7 +138,7 @@ fn next_step(view: &StateView, place: &str, is_retried: bool) -> Option<String> 
     }
 }
 
-/// Shows a run that is being planned. Returns false if nobody reads on.
+/// Shows a run that is being planned. Returns false if standard output is closed.
 fn planning(
     lease: &PlanLease,
     uri: &S3Uri,

@@ -69,7 +69,7 @@ pub(super) struct Partition {
 }
 
 impl Partition {
-    /// Returns the partitions for so many receipts, of which a pass takes at most about `most`.
+    /// Returns the partitions for this many receipts. Each pass takes at most about `most` of them.
     pub(super) fn outer(receipts: u64, most: u64) -> impl Iterator<Item = Self> {
         let parts = parts(receipts, most);
         (0..parts).map(move |part| Self {
@@ -253,7 +253,8 @@ mod tests {
         for (lines, counts) in [
             // A copy, found equal by the next run of the shard.
             (vec![(0, "a", "done"), (1, "a", "skipped")], 1),
-            // Within a report, a list cannot see what was wrong; another run compares anew.
+            // Within one run, the list that found it equal cannot show the fault. Another run
+            // compares the object again.
             (vec![(0, "a", "failed"), (0, "a", "skipped")], 1),
             (vec![(0, "a", "failed"), (1, "a", "skipped")], 2),
             (vec![(0, "a", "done"), (1, "a", "failed")], 2),

@@ -10,7 +10,7 @@ use crate::report::ReportError;
 pub struct StoredRuns {
     /// Those that can be read, the oldest first.
     pub reports: Vec<StoredReport>,
-    /// What is wrong with the latest one, if it cannot be read.
+    /// The damage of the latest report, if it cannot be read.
     pub damage: Option<String>,
 }
 
