@@ -1,7 +1,7 @@
 //! Executes the planned steps.
 //!
 //! One task owns the state of all transfers ([`conductor`]) and receives one [`Receipt`] per
-//! object. Each object has a task of its own ([`object`], [`upload`]) that takes a value and
+//! object. Each object has a task of its own ([`object`]) that takes a value and
 //! returns a value; a panic in it fails only that object. [`crate::pace`] decides how many requests
 //! are in flight.
 //!
@@ -10,44 +10,25 @@
 //! the drain time ([`RetryPolicy::drain`]); a request that only waits for its next attempt ends at
 //! once.
 
-mod adopt;
 mod again;
-mod archive;
-mod attributes;
 mod beliefs;
 mod breaker;
 mod buffers;
-mod claim;
-mod condition;
 mod conductor;
 mod fair;
 mod history;
-mod in_place;
-mod late;
-mod layout;
 mod learned;
-mod listed;
-mod mismatch;
 pub mod monitor;
 mod object;
 mod outcome;
-mod part;
 pub(crate) mod prove;
-mod published;
 pub(crate) mod read;
 pub mod receipt;
 mod record;
 mod refusals;
-mod repair;
 mod running;
 pub mod sample;
-mod sent;
 mod series;
-mod source;
-mod stream;
-mod tracked;
-mod upload;
-mod vouch;
 mod waiting;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -67,76 +48,30 @@ use crate::journal::state::RunState;
 use crate::listing::bisect::KeyRange;
 use crate::location::{LocalPath, ObjectKey, S3Uri};
 use crate::manifest::job::{Job, Source, Transfer};
-use crate::multipart::{Aborted, MultipartUpload, Stray};
 use crate::pace::RetryPolicy;
 pub use crate::pace::retry::DRAIN;
 use crate::pace::slots::Want;
 use crate::pace::{Pacer, Slot, Slots};
-use crate::plan::decide::Route;
 use crate::planner::{Sides, Step};
-use crate::s3::{Class, Failure, FailureKind, Operation};
-use adopt::Inherited;
-use attributes::Wanted;
-use breaker::{Means, Noting};
+use crate::s3::{Class, Failure};
+use breaker::{ConductorParts, Noting};
 use buffers::Buffers;
 use conductor::Conductor;
 use monitor::Monitor;
+use object::upload::orphans::Orphans;
 pub use outcome::{Earlier, GaveUp, Outcome};
-use receipt::{Draft, Ending, Receipt, seconds};
+use receipt::seconds;
 use refusals::Refusals;
 use series::Copies;
 
 /// The longest drain time if the run gave up for a reason that may pass later, such as a server
 /// that does not answer.
-const DRAIN_IN_VAIN: Duration = Duration::from_secs(5);
+const SHORT_DRAIN: Duration = Duration::from_secs(5);
 /// An object whose requests would wait in the queue this long is not started while other objects
 /// are in progress.
 const LONG_QUEUE: Duration = Duration::from_millis(200);
 /// The memory for parts of local files, in MiB.
 const UPLOAD_MEMORY_MIB: u32 = 256;
-
-/// The reason why an object is not done.
-#[derive(Clone, Debug)]
-enum Trouble {
-    /// The source, or what is at the destination, has changed: plan the object again.
-    SourceChanged,
-    /// A guess of the source's part boundaries was wrong: plan the object again and ask for each
-    /// part.
-    OtherBoundaries,
-    /// An upload that was found open turned out to be of another copy: plan the object again, and
-    /// leave that upload alone.
-    NotOurs,
-    /// Somebody else ended the upload, which had stored parts, without creating the object: plan
-    /// the object again.
-    UploadGone(Failure),
-    /// The run stops.
-    Stopped,
-    /// A request failed for good.
-    Failed(Failure),
-}
-
-impl Trouble {
-    /// Returns true if the next session tries the object again.
-    fn is_left(&self) -> bool {
-        match self {
-            Self::Stopped => true,
-            Self::Failed(failure) => failure.ends_run(),
-            Self::SourceChanged | Self::OtherBoundaries | Self::NotOurs | Self::UploadGone(_) => {
-                false
-            }
-        }
-    }
-}
-
-impl From<Failure> for Trouble {
-    fn from(failure: Failure) -> Self {
-        match failure.kind() {
-            FailureKind::Stopped => Self::Stopped,
-            FailureKind::SourceChanged => Self::SourceChanged,
-            _ => Self::Failed(failure),
-        }
-    }
-}
 
 /// The state that all objects of a transfer share.
 struct Work {
@@ -150,9 +85,9 @@ struct Work {
     /// The number of objects that stay counted although the transfer is listed again.
     settled: u64,
     /// The open uploads of earlier sessions that no object has taken up yet.
-    inherited: Arc<Inherited>,
+    orphans: Arc<Orphans>,
     /// True if open uploads that no journal knows are adopted.
-    claims: bool,
+    adopts: bool,
     /// Cancelled when no new work may start.
     stop: CancellationToken,
     /// Cancelled when requests in flight may no longer finish.
@@ -188,38 +123,9 @@ impl Work {
         self.sides.destination.pacer().retry.tidying() / 2
     }
 
-    /// Aborts an upload that will not be completed. Returns true if it no longer needs a record.
-    /// The receipt names an upload that stays open, or is not known to be gone, because its parts
-    /// cost money.
-    async fn abandon(&self, upload: &MultipartUpload, draft: &mut Draft) -> bool {
-        // The upload stays on record for the session that resumes the journal.
-        if self.journal.keeps()
-            && self.journal.broken().is_cancelled()
-            && !self.journal.error().leaves_no_record()
-        {
-            return false;
-        }
-        let (upload, bucket) = (upload.outliving_the_run(), &self.sides.destination);
-        let id = Some(upload.id());
-        let (stray, is_over) = tokio::select! {
-            outcome = upload.abort() => match outcome {
-                Ok(Aborted::Gone | Aborted::NotThere) => return true,
-                Ok(Aborted::Unverified(failure) | Aborted::StillListed(failure)) => {
-                    (Stray::failed(id, &failure), true)
-                }
-                Err(failure) => {
-                    (Stray::failed(id, &failure), *failure.kind() == FailureKind::Unsupported)
-                }
-            },
-            () = self.hurry() => (Stray::unanswered(id, self.tidying()), false),
-        };
-        draft.notes.push(stray.told(bucket, upload.key()));
-        is_over
-    }
-
     /// Waits for a slot for requests that are not parts. Returns `None` after a stop; requests that
     /// have a slot may finish.
-    async fn place(&self) -> Option<Slot> {
+    async fn small_slot(&self) -> Option<Slot> {
         self.slots().request(Want::Small).await.ok()
     }
 
@@ -257,68 +163,6 @@ impl Work {
                 key: step.key.clone(),
             }
             .to_string(),
-        )
-    }
-
-    /// Executes one step from beginning to end.
-    ///
-    /// Hundreds of these futures are in memory at once, nearly all of them small copies. So futures
-    /// that are rarely awaited are boxed, here and further down: without boxes, each step would
-    /// take 23 KiB.
-    async fn run(&self, step: &Step) -> Receipt {
-        let began = Instant::now();
-        let mut draft = Draft::of(step);
-        let outcome = match (&self.sides.source, &self.sides.transfer.from) {
-            (Some(source), _) if step.route == Route::Restore => {
-                Box::pin(object::restore(self, source, step, &mut draft)).await
-            }
-            (Some(_), _) if step.route == Route::DeleteMarker => {
-                Box::pin(history::mark(self, step, &mut draft)).await
-            }
-            (Some(source), _) => object::copy(self, source, step, &mut draft).await,
-            (None, Source::Files { path, .. }) => {
-                Box::pin(upload::file(self, path, step, &mut draft)).await
-            }
-            (None, _) => Box::pin(stream::stdin(self, step, &mut draft)).await,
-        };
-        let outcome = match outcome {
-            // Attributes that no header carries are set after an upload too.
-            Ok(ending) if self.sides.source.is_none() => {
-                let wanted = Wanted::of_upload(self, &step.key);
-                wanted
-                    .finish(None, &step.key, &ending, &mut draft)
-                    .await
-                    .map(|()| ending)
-            }
-            outcome => outcome,
-        };
-        let ending = match outcome {
-            Ok(ending) => ending,
-            Err(Trouble::Stopped) => Ending::Stopped,
-            Err(Trouble::SourceChanged | Trouble::OtherBoundaries | Trouble::NotOurs) => {
-                let message = "another writer was at work on the source or the destination";
-                let operation = Operation::CompleteMultipartUpload;
-                let failure = Failure::new(
-                    FailureKind::Conflict,
-                    operation,
-                    self.sides.destination.place(&step.key),
-                    message,
-                );
-                Ending::Failed {
-                    error: (&failure).into(),
-                }
-            }
-            Err(Trouble::UploadGone(failure) | Trouble::Failed(failure)) => Ending::Failed {
-                error: (&failure).into(),
-            },
-        };
-        let (source, destination) = self.location(step);
-        draft.receipt(
-            self.sides.transfer.name.clone(),
-            source,
-            destination,
-            began.elapsed(),
-            ending,
         )
     }
 }
@@ -375,10 +219,10 @@ pub async fn run(
     let pacer = Arc::clone(connections.pacer());
     pacer.slots().begin_at(width);
     learned::recall(&pacer, resumed);
-    let in_vain = CancellationToken::new();
+    let short_drain = CancellationToken::new();
     let closer = tokio::spawn(halt_after_drain(
         Arc::clone(&pacer),
-        in_vain.clone(),
+        short_drain.clone(),
         stop.clone(),
         halt.clone(),
     ));
@@ -401,9 +245,9 @@ pub async fn run(
     let refusals = Arc::new(Refusals::new(pacer.retry.questions));
     let usual = RetryPolicy::default().patience;
     let patience = job.limits.patience.unwrap_or(usual);
-    let inherited = Arc::new(Inherited::of(resumed, listed_anew, patience));
+    let orphans = Arc::new(Orphans::of(resumed, listed_anew, patience));
     tokio::select! {
-        () = inherited.sweep(journal, (job, connections)) => {}
+        () = orphans.sweep(journal, (job, connections)) => {}
         () = stop.cancelled() => {}
     }
     let (memory, buffers) = (
@@ -422,9 +266,9 @@ pub async fn run(
             journal: journal.clone(),
             resumed: Arc::clone(resumed),
             settled: settled.get(&number).copied().unwrap_or_default(),
-            inherited: Arc::clone(&inherited),
+            orphans: Arc::clone(&orphans),
             // The bytes that were read from a stream are gone: nobody could resume the upload.
-            claims: job.claims && sides.transfer.from != Source::Stdin,
+            adopts: job.claims && sides.transfer.from != Source::Stdin,
             sides,
             stop: stop.clone(),
             halt: halt.clone(),
@@ -439,20 +283,20 @@ pub async fn run(
         patience, probes, ..
     } = pacer.retry;
     let (slots, stop_run) = (pacer.slots().clone(), stop.clone());
-    let means = Means {
+    let parts = ConductorParts {
         slots,
         monitor,
         stop: stop_run,
-        in_vain,
+        short_drain,
         copied,
         copies: progress,
         patience,
         probes,
     };
-    Conductor::new(job, works, means, &mut outcome).run().await;
+    Conductor::new(job, works, parts, &mut outcome).run().await;
     // Objects that needed no copy have not taken up their uploads.
     tokio::select! {
-        () = inherited.cancel_rest(journal, (job, connections)), if !stop.is_cancelled() => {}
+        () = orphans.cancel_rest(journal, (job, connections)), if !stop.is_cancelled() => {}
         () = stop.cancelled() => {}
     }
     closer.abort();
@@ -510,15 +354,15 @@ async fn connected(
 /// Halts the requests in flight after a stop, when the time for them to finish is over.
 async fn halt_after_drain(
     pacer: Arc<Pacer>,
-    in_vain: CancellationToken,
+    short_drain: CancellationToken,
     stop: CancellationToken,
     halt: CancellationToken,
 ) {
     stop.cancelled().await;
     pacer.stop();
     let drain = pacer.retry.drain.saturating_sub(pacer.retry.tidying());
-    sleep(if in_vain.is_cancelled() {
-        drain.min(DRAIN_IN_VAIN)
+    sleep(if short_drain.is_cancelled() {
+        drain.min(SHORT_DRAIN)
     } else {
         drain
     })

@@ -35,7 +35,7 @@ pub(super) struct Listed {
 
 impl Listed {
     pub(super) fn of(work: &Work, transfer: u32) -> Self {
-        if !work.inherited.lists_anew(transfer) {
+        if !work.orphans.lists_anew(transfer) {
             return Self::default();
         }
         let pending = work
@@ -73,7 +73,7 @@ impl Work {
             }
         };
         // A list that is read again finds what this run has counted as failed.
-        let is_of_now = self.inherited.lists_anew(transfer);
+        let is_of_now = self.orphans.lists_anew(transfer);
         if resumed.unproven.is_empty() || is_of_now || sides.transfer.versions == Versions::All {
             return None;
         }
@@ -157,9 +157,7 @@ impl Conductor<'_> {
         );
         let step = Step::without_work(entry, key);
         let (source, destination) = running.work.location(&step);
-        let ending = Ending::Failed {
-            error: (&failure).into(),
-        };
+        let ending = Ending::failed(&failure);
         let draft = Draft {
             route: None,
             reason: None,

@@ -10,11 +10,10 @@
 //! the breaker trips only when all of them have failed. Until then their failures are not recorded:
 //! after a trip the next session tries them again.
 
-use super::Ending;
 use super::conductor::Conductor;
 use super::monitor::{Event, Monitor};
 use super::outcome::GaveUp;
-use super::receipt::{ErrorRecord, Receipt};
+use super::receipt::{Ending, ErrorRecord, Receipt};
 use super::series::Copies;
 use crate::manifest::job::FailureLimit;
 use crate::pace::Slots;
@@ -93,13 +92,13 @@ pub(super) struct Suspect {
 }
 
 /// The parts of a conductor that it shares with others.
-pub(super) struct Means {
+pub(super) struct ConductorParts {
     pub(super) slots: Slots,
     pub(super) monitor: Arc<dyn Monitor>,
     pub(super) stop: CancellationToken,
     /// Cancelled when requests in flight have little hope: the run gave up for a reason that may
     /// pass later.
-    pub(super) in_vain: CancellationToken,
+    pub(super) short_drain: CancellationToken,
     /// Cancelled once the first bytes are copied.
     pub(super) copied: CancellationToken,
     pub(super) copies: Copies,
@@ -157,7 +156,7 @@ impl Conductor<'_> {
     pub(super) fn give_up_run(&mut self, gave_up: GaveUp) {
         tracing::warn!(name: "giving_up", "giving up: {}", gave_up.reason);
         if gave_up.may_pass_later {
-            self.in_vain.cancel();
+            self.short_drain.cancel();
         }
         self.outcome.gave_up = Some(gave_up);
         self.stop.cancel();
@@ -251,7 +250,7 @@ impl Conductor<'_> {
             .into_iter()
             .partition(which);
         self.suspects = kept;
-        let goes_on = self.is_tripped;
+        let is_left_to_next = self.is_tripped;
         let cleared: Vec<Suspect> = cleared;
         for Suspect {
             transfer,
@@ -259,7 +258,9 @@ impl Conductor<'_> {
             receipt,
         } in cleared
         {
-            self.tell(transfer, |record| record.end(object, &receipt, goes_on));
+            self.tell(transfer, |record| {
+                record.end(object, &receipt, is_left_to_next)
+            });
         }
     }
 

@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::Work;
-use super::breaker::{Breaker, Means, Suspect};
+use super::breaker::{Breaker, ConductorParts, Suspect};
 use super::fair::Shares;
 use super::monitor::{Event, Monitor};
 use super::outcome::Outcome;
@@ -80,7 +80,7 @@ pub(super) struct Conductor<'a> {
     pub(super) series: Series,
     /// Cancelled when requests in flight have little hope: the run gave up for a reason that may
     /// pass later.
-    pub(super) in_vain: CancellationToken,
+    pub(super) short_drain: CancellationToken,
     /// Cancelled once the first bytes are copied.
     copied: CancellationToken,
 }
@@ -90,16 +90,16 @@ impl<'a> Conductor<'a> {
     pub(super) fn new(
         job: &'a Job,
         coming: VecDeque<(u32, Arc<Work>)>,
-        Means {
+        ConductorParts {
             slots,
             monitor,
             stop,
-            in_vain,
+            short_drain,
             copied,
             copies,
             patience,
             probes,
-        }: Means,
+        }: ConductorParts,
         outcome: &'a mut Outcome,
     ) -> Self {
         let has_succeeded = outcome.done_objects > 0;
@@ -126,7 +126,7 @@ impl<'a> Conductor<'a> {
             suspects: Vec::new(),
             is_tripped: false,
             series: Series::new(job.limits.max_failures, copies, (patience, probes)),
-            in_vain,
+            short_drain,
             copied,
         }
     }
@@ -148,7 +148,7 @@ impl<'a> Conductor<'a> {
             let copied = self.copied.clone();
             tokio::select! {
                 Some((transfer, news)) = self.news.next() => self.hear(transfer, news),
-                Some(joined) = self.tasks.join_next_with_id() => self.fold(joined),
+                Some(joined) = self.tasks.join_next_with_id() => self.finish_task(joined),
                 () = copied.cancelled(), if is_busy && !stopping && self.breaker.is_armed() => self.disarm_breaker(),
                 () = sleep_until(next_look), if may_stall => {}
                 Some(()) = OptionFuture::from(look.map(sleep_until)), if !stopping => self.look_again(),

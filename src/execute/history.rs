@@ -5,58 +5,13 @@
 //! behind it end with it: without it they would be another history. The next run continues where
 //! this one ended.
 
+use super::Work;
 use super::conductor::Conductor;
-use super::receipt::{Ending, Proof, Receipt};
-use super::{Draft, Trouble, Work};
+use super::receipt::{Draft, Ending, Receipt};
 use crate::bucket::history::Tip;
 use crate::execute::monitor::Event;
-use crate::pace::slots::Want;
 use crate::plan::decide::Skip;
 use crate::planner::{Following, Step};
-use crate::s3::{Failure, FailureKind, Operation};
-
-/// Puts a delete marker where the source has one. It hides the versions below it and destroys none.
-pub(super) async fn mark(work: &Work, step: &Step, draft: &mut Draft) -> Result<Ending, Trouble> {
-    let _slot = work
-        .slots()
-        .request(Want::Small)
-        .await
-        .map_err(|_| Trouble::Stopped)?;
-    let tip = step
-        .turn
-        .as_ref()
-        .map_or(Tip::Unknown, |turn| turn.tip.clone());
-    let destination = &work.sides.destination;
-    let answer = destination.append_marker(&step.key, &tip).await?;
-    draft.attempts += answer.attempts;
-    // After an answer that was lost, the marker is the one that stands there now.
-    let made = answer.value;
-    if !made.etag.is_empty() {
-        let place = destination.place(&step.key);
-        let message = "a version by somebody else stands where the delete marker should";
-        return Err(Failure::new(
-            FailureKind::NotEqual,
-            Operation::DeleteObject,
-            place,
-            message,
-        )
-        .into());
-    }
-    if !destination.capabilities().refuses_what_it_lacks() {
-        let newest = Box::pin(destination.newest_version(&step.key)).await?;
-        let is_there =
-            newest.is_some_and(|newest| newest.is_marker && Some(newest.id) == made.version);
-        if !is_there {
-            let what = "the server answered that there is a delete marker, and lists none";
-            return Err(work.refuse_to_publish(&step.key, what).into());
-        }
-    }
-    Ok(Ending::Done {
-        proof: Proof::DeleteMarker,
-        etag: made.etag,
-        destination_version: made.version,
-    })
-}
 
 impl Work {
     /// Announces a step, and the versions that wait behind it.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use super::object::trouble::Replan;
 use crate::listing::filter::Excluded;
 use crate::manifest::job::RestoreTier;
 use crate::plan::decide::{Reason, Route, Skip};
@@ -156,6 +157,14 @@ pub enum Ending {
     Stopped,
 }
 
+impl Ending {
+    pub(super) fn failed(failure: &Failure) -> Self {
+        Self::Failed {
+            error: failure.into(),
+        }
+    }
+}
+
 /// A [`Failure`] as a report shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
@@ -240,6 +249,9 @@ pub struct Receipt {
     /// The reason why it was copied, or was to be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub copy_reason: Option<Reason>,
+    /// The reasons why it was planned again, one for each time.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub replans: Vec<Replan>,
     /// The attributes that could not be kept.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub losses: Vec<Loss>,
@@ -294,6 +306,7 @@ pub(super) struct Draft {
     pub(super) parts: u32,
     pub(super) attempts: u32,
     pub(super) reason: Option<Reason>,
+    pub(super) replans: Vec<Replan>,
     pub(super) losses: Vec<Loss>,
     pub(super) notes: Vec<String>,
     /// Uploads that no journal knows were looked for.
@@ -324,6 +337,7 @@ impl Draft {
             parts: 0,
             attempts: 0,
             reason: None,
+            replans: Vec::new(),
             losses: Vec::new(),
             notes: Vec::new(),
             looked_for_uploads: false,
@@ -344,8 +358,14 @@ impl Draft {
 
     /// Records the exact source.
     pub(super) fn pinned(&mut self, head: &Head, route: &Route, version: Option<String>) {
-        (self.size, self.version) = (head.size, version);
-        (self.route, self.parts) = (Some(route.name()), route.parts());
+        self.takes(head.size, route);
+        self.version = version;
+    }
+
+    /// Records the size of the source, and the route.
+    pub(super) fn takes(&mut self, size: u64, route: &Route) {
+        (self.size, self.parts) = (size, route.parts());
+        self.route = Some(route.name());
     }
 
     pub(super) fn receipt(
@@ -371,6 +391,7 @@ impl Draft {
                 .reason
                 .filter(|_| matches!(ending, Ending::Done { .. } | Ending::Failed { .. })),
             ending,
+            replans: self.replans,
             losses: self.losses,
             notes: self.notes,
             in_place: self.in_place,

@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+use super::Work;
+use super::object::stream::stdin_step;
 use super::receipt::{Ending, Proof, Receipt};
-use super::{Work, stream};
 use crate::journal::Journal;
 use crate::journal::event::{
     Ended, Event, FailedObject, InPlace, Passed, PlannedObject, ReceiptLine,
@@ -72,7 +73,7 @@ pub(super) fn resume(work: &Work, transfer: u32) -> Resume {
         .max()
         .unwrap_or_default()
         .max(next);
-    if known().next().is_none() || work.inherited.lists_anew(transfer) {
+    if known().next().is_none() || work.orphans.lists_anew(transfer) {
         return Resume {
             pending: Vec::new(),
             ranges: vec![work.range.clone()],
@@ -112,7 +113,7 @@ impl Record {
         let ranges = || {
             work.resumed
                 .ranges_of(transfer)
-                .filter(|_| !work.inherited.lists_anew(transfer))
+                .filter(|_| !work.orphans.lists_anew(transfer))
         };
         let began = Event::RangeBegan {
             range: transfer,
@@ -262,12 +263,12 @@ impl Record {
         }
     }
 
-    /// Records the end of an object. If `goes_on`, it is left to the next session, if there can be
-    /// one: that session knows its number, or finds its key again, which was not passed.
-    pub(super) fn end(&mut self, object: Option<u64>, receipt: &Receipt, goes_on: bool) {
-        let goes_on = goes_on || matches!(receipt.ending, Ending::Stopped);
+    /// Records the end of an object. If `is_left_to_next`, it is left to the next session, if there
+    /// can be one: that session knows its number, or finds its key again, which was not passed.
+    pub(super) fn end(&mut self, object: Option<u64>, receipt: &Receipt, is_left_to_next: bool) {
+        let is_left_to_next = is_left_to_next || matches!(receipt.ending, Ending::Stopped);
         let line = self.line(receipt);
-        if goes_on && self.journal.keeps() {
+        if is_left_to_next && self.journal.keeps() {
             return self.left.extend(line);
         }
         let Some(ended) = ended(receipt, &self.resumed) else {
@@ -423,7 +424,7 @@ pub(super) fn planning(work: &Work, transfer: u32) -> Planning {
         return sides.plan_from(resume(work, transfer));
     }
     let (sender, news) = mpsc::channel(2);
-    let step = stream::stdin_step(sides);
+    let step = stdin_step(sides);
     // The channel has room for both.
     let _ = sender.try_send(News::Planned(transfer, vec![step], None));
     let _ = sender.try_send(News::Ended(transfer));

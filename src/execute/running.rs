@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::Work;
 use super::again::Listed;
 use super::fair::Group;
-use super::object::BULK_FROM;
 use super::receipt::{Draft, Ending, Receipt};
 use super::record::Record;
+use crate::bucket::parking::BULK_FROM;
 use crate::listing::Entry;
 use crate::location::ObjectKey;
 use crate::plan::decide::Skip;
@@ -63,9 +63,7 @@ impl Running {
 
     pub(super) fn failed(&self, place: String, failure: &Failure) -> Receipt {
         let destination = self.work.sides.transfer.to.location.to_string();
-        let ending = Ending::Failed {
-            error: failure.into(),
-        };
+        let ending = Ending::failed(failure);
         self.receipt(Draft::of_size(0), place, destination, ending)
     }
 

@@ -256,7 +256,7 @@ impl Conductor<'_> {
         } in held
         {
             self.end_or_suspect(transfer, step.object, receipt, false);
-            self.over(transfer);
+            self.count_over(transfer);
         }
     }
 
@@ -362,7 +362,7 @@ impl Conductor<'_> {
                     ..receipt
                 },
             );
-            self.over(transfer);
+            self.count_over(transfer);
         }
     }
 }

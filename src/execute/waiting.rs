@@ -11,7 +11,7 @@ use std::cmp::Ordering;
 use std::collections::{BinaryHeap, VecDeque};
 
 use super::fair::Group;
-use super::object::BULK_FROM;
+use crate::bucket::parking::BULK_FROM;
 use crate::planner::{Held, Step};
 
 /// An object that waits.

@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering;
 
 use rstest::rstest;
-use s3haul::execute::receipt::{Ending, Receipt};
+use s3haul::execute::receipt::{Ending, Receipt, Replan};
 use s3haul::manifest::job::{Provider, Transfer, When};
 use s3haul::plan::decide::Skip;
 use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation, When as Which};
@@ -133,10 +133,14 @@ async fn a_409_costs_a_new_upload_and_not_more_than_a_few() {
         world.sandbox.faults().add(on_complete.then(conflict));
         let run = world.run(copy(When::Changed)).await;
         assert_eq!(run.outcome.done_objects == 1, done, "{:?}", run.receipts);
-        assert_eq!(
-            world.calls(Operation::CreateMultipartUpload),
-            if done { 2 } else { 4 }
-        );
+        let rounds = if done { 2 } else { 4 };
+        assert_eq!(world.calls(Operation::CreateMultipartUpload), rounds);
+        // The receipt blames the destination, and not the source.
+        let replans = vec![Replan::DestinationChanged; if done { 1 } else { 4 }];
+        assert_eq!(run.receipts[0].replans, replans);
+        if !done {
+            assert_eq!(run.error(), "conflict");
+        }
         assert_eq!(
             world.sandbox.store().object(DESTINATION, "k").is_some(),
             done

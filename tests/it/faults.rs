@@ -8,7 +8,7 @@ mod grid;
 use std::time::Duration;
 
 use rstest::rstest;
-use s3haul::execute::receipt::Ending;
+use s3haul::execute::receipt::{Ending, Replan};
 use s3haul::manifest::job::{Job, PartSize};
 use s3haul::sandbox::{Content, Effect, Fault, ObjectSpec, Operation, When};
 use s3haul::size::{ByteSize, MIB};
@@ -326,6 +326,11 @@ async fn a_source_that_never_rests_fails_with_that_reason() {
     );
     let run = world.run(copy_all()).await;
     assert_eq!(run.error(), "source-changed");
+    let replans = run.receipts.iter().flat_map(|receipt| &receipt.replans);
+    assert_eq!(
+        replans.copied().collect::<Vec<_>>(),
+        [Replan::SourceRefused; 4]
+    );
     assert!(world.sandbox.store().object(DESTINATION, "large").is_none());
     world.assert_no_upload_is_left();
 }

@@ -15,6 +15,7 @@ use futures::stream::{StreamExt, once, poll_fn};
 use super::Conductor;
 use crate::execute::again::Listed;
 use crate::execute::monitor::Event;
+use crate::execute::object::ObjectTask;
 use crate::execute::record::{self, Record};
 use crate::execute::running::{Open, Running};
 use crate::execute::waiting::Queued;
@@ -232,7 +233,7 @@ impl Conductor<'_> {
             then,
         };
         let handle = self.tasks.spawn(async move {
-            let receipt = work.run(&step).await;
+            let receipt = ObjectTask::run(&work, &step).await;
             (receipt, step)
         });
         self.open_large += usize::from(parts > 0);

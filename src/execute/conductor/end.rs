@@ -15,7 +15,7 @@ use crate::planner::Step;
 use crate::s3::{Failure, FailureKind, Operation};
 
 impl Conductor<'_> {
-    pub(super) fn fold(
+    pub(super) fn finish_task(
         &mut self,
         joined: Result<(Id, (Receipt, Box<Step>)), tokio::task::JoinError>,
     ) {
@@ -23,7 +23,7 @@ impl Conductor<'_> {
             Ok((id, receipt)) => (id, Ok(receipt)),
             Err(error) => (error.id(), Err(error)),
         };
-        let Some(open) = self.closed(id) else { return };
+        let Some(open) = self.close(id) else { return };
         let transfer = open.transfer;
         match receipt {
             Ok((receipt, step)) => {
@@ -53,9 +53,7 @@ impl Conductor<'_> {
                     message,
                 );
                 let draft = Draft::of_size(open.size);
-                let ending = Ending::Failed {
-                    error: (&failure).into(),
-                };
+                let ending = Ending::failed(&failure);
                 if let Some(then) = open.then {
                     self.give_up(transfer, then, &ending);
                 }
@@ -69,18 +67,18 @@ impl Conductor<'_> {
                 );
             }
         }
-        self.over(transfer);
+        self.count_over(transfer);
     }
 
     /// Counts one object of the transfer as over.
-    pub(in crate::execute) fn over(&mut self, transfer: u32) {
+    pub(in crate::execute) fn count_over(&mut self, transfer: u32) {
         if let Some(running) = self.transfers.get_mut(&transfer) {
             running.left -= 1;
         }
         self.settle(transfer);
     }
 
-    pub(super) fn closed(&mut self, id: Id) -> Option<Open> {
+    pub(super) fn close(&mut self, id: Id) -> Option<Open> {
         let open = self.open.remove(&id)?;
         self.shares.closed(&open.group);
         self.last_end = Instant::now();
@@ -112,7 +110,7 @@ impl Conductor<'_> {
             if let Some(then) = then {
                 self.give_up(transfer, then, &Ending::Stopped);
             }
-            self.over(transfer);
+            self.count_over(transfer);
         }
     }
 
@@ -143,7 +141,10 @@ impl Conductor<'_> {
         // it, but not a bad copy, which would look like a good one.
         let is_published =
             matches!(&receipt.ending, Ending::Failed { error } if error.is_published);
-        let goes_on = receipt.is_failure() && self.outcome.gave_up.is_some() && !is_published;
-        self.tell(transfer, |record| record.end(object, receipt, goes_on));
+        let is_left_to_next =
+            receipt.is_failure() && self.outcome.gave_up.is_some() && !is_published;
+        self.tell(transfer, |record| {
+            record.end(object, receipt, is_left_to_next)
+        });
     }
 }

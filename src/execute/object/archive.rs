@@ -6,9 +6,11 @@
 //! never waits for one: it asks once, says so on the receipt, and a later run finds the object
 //! readable.
 
-use super::receipt::Ending;
-use super::{Conductor, Draft, Trouble, Work};
+use super::ObjectTask;
+use super::trouble::{Replan, Trouble};
 use crate::bucket::Bucket;
+use crate::execute::Conductor;
+use crate::execute::receipt::{Draft, Ending};
 use crate::listing::Entry;
 use crate::location::ObjectKey;
 use crate::manifest::job::Archived;
@@ -76,7 +78,7 @@ impl<'a> Cold<'a> {
 
 impl Conductor<'_> {
     /// Fails an object that the listing shows to be archived and that the job does not restore.
-    pub(super) fn fail_archived(
+    pub(in crate::execute) fn fail_archived(
         &mut self,
         transfer: u32,
         object: Option<u64>,
@@ -93,42 +95,44 @@ impl Conductor<'_> {
             route: None,
             ..Draft::of(&step)
         };
-        let ending = Ending::Failed {
-            error: (&failure).into(),
-        };
+        let ending = Ending::failed(&failure);
         self.end_of(transfer, object, draft, source, destination, ending);
     }
 }
 
-/// Does with an archived object what the job says. Returns [`Trouble::SourceChanged`] if it can be
-/// read by now.
-pub(super) async fn meet(
-    work: &Work,
-    source: &Bucket,
-    step: &Step,
-    cold: &Cold<'_>,
-) -> Result<Ending, Trouble> {
-    let key = &step.entry.key;
-    match (work.sides.transfer.archived, cold.state) {
-        (Archived::Fail, _) => Err(cold.failure(source.place(key)).into()),
-        (Archived::Skip, _) => Ok(Ending::Skipped {
-            reason: Skip::Archived,
-        }),
-        (Archived::Restore, ArchiveState::Restoring) => Ok(Ending::Restoring { requested: None }),
-        (Archived::Restore, _) => {
-            let Request { restore, for_days } = archive::request(
-                work.sides.transfer.restore,
-                cold.storage_class,
-                cold.archive_tier,
-            );
-            match source
-                .restore(key, step.entry.version.as_deref(), restore, for_days)
-                .await?
-            {
-                Restored::Ongoing => Ok(Ending::Restoring {
-                    requested: Some(restore.tier),
-                }),
-                Restored::Readable => Err(Trouble::SourceChanged),
+impl ObjectTask<'_> {
+    /// Does with an archived object what the job says. Returns [`Replan::Restored`] if it can be
+    /// read by now.
+    pub(super) async fn meet_archived(
+        &self,
+        source: &Bucket,
+        cold: &Cold<'_>,
+    ) -> Result<Ending, Trouble> {
+        let (work, step) = (self.work, self.step);
+        let key = &step.entry.key;
+        match (work.sides.transfer.archived, cold.state) {
+            (Archived::Fail, _) => Err(cold.failure(source.place(key)).into()),
+            (Archived::Skip, _) => Ok(Ending::Skipped {
+                reason: Skip::Archived,
+            }),
+            (Archived::Restore, ArchiveState::Restoring) => {
+                Ok(Ending::Restoring { requested: None })
+            }
+            (Archived::Restore, _) => {
+                let Request { restore, for_days } = archive::request(
+                    work.sides.transfer.restore,
+                    cold.storage_class,
+                    cold.archive_tier,
+                );
+                match source
+                    .restore(key, step.entry.version.as_deref(), restore, for_days)
+                    .await?
+                {
+                    Restored::Ongoing => Ok(Ending::Restoring {
+                        requested: Some(restore.tier),
+                    }),
+                    Restored::Readable => Err(Replan::Restored.into()),
+                }
             }
         }
     }

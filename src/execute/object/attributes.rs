@@ -8,15 +8,20 @@
 //! its receipt is written.
 //!
 //! If a bucket denies a permission, the run remembers that
-//! ([`Refusals`](super::refusals::Refusals)) and sends no such request for later objects. Each
-//! receipt still records the loss.
+//! ([`Refusals`](crate::execute::refusals::Refusals)) and sends no such request for later objects.
+//! Each receipt still records the loss.
+
+mod late;
+mod source;
 
 use jiff::Timestamp;
 
-use super::receipt::Ending;
-use super::source::{Annotation, Source};
-use super::{Draft, Trouble, Work};
-use crate::bucket::{Answer, Bucket};
+use super::ObjectTask;
+use super::copy::PinnedSource;
+use super::trouble::{Replan, Trouble};
+use crate::bucket::Answer;
+use crate::execute::Work;
+use crate::execute::receipt::{Draft, Ending};
 use crate::location::ObjectKey;
 use crate::manifest::job::{Attribute, Policy};
 use crate::multipart::MultipartUpload;
@@ -27,9 +32,9 @@ use crate::plan::decide::Route;
 use crate::plan::loss::Lost;
 use crate::planner::Step;
 use crate::s3::{
-    Attributes, Failure, FailureKind, Head, Operation, SourcePin, Tag, Tags, WriteCondition,
-    Written,
+    Attributes, Failure, FailureKind, Head, Operation, Tag, Tags, WriteCondition, Written,
 };
+use source::{Annotation, SourceAttributes};
 
 /// The attributes of one object, and the attempts to set them.
 pub(super) struct Wanted<'w> {
@@ -66,47 +71,43 @@ impl<'w> Wanted<'w> {
     /// Here nothing is copied, so the tags are asked for.
     pub(super) async fn record_unreadable_tags(
         &self,
-        bucket: &Bucket,
-        head: &Head,
-        pin: &SourcePin,
+        source: &PinnedSource<'_>,
         draft: &mut Draft,
     ) -> Result<(), Trouble> {
-        if self.possible.tags != Tags::AsSource || head.tag_count.is_some() {
+        if self.possible.tags != Tags::AsSource || source.head.tag_count.is_some() {
             return Ok(());
         }
-        self.source_tags(bucket, pin, draft).await?;
+        self.source_tags(source, draft).await?;
         Ok(())
     }
 
     /// Reads the tags of the source, or records their loss and returns `None`.
     async fn source_tags(
         &self,
-        bucket: &Bucket,
-        pin: &SourcePin,
+        source: &PinnedSource<'_>,
         draft: &mut Draft,
     ) -> Result<Option<Vec<Tag>>, Failure> {
-        let source = Source {
+        let source = SourceAttributes {
             work: self.work,
-            bucket,
-            pin,
+            bucket: source.bucket,
+            pin: &source.pin,
         };
-        let ask = || bucket.tags(&pin.key, source.version());
+        let ask = || source.bucket.tags(&source.pin.key, source.version());
         source
             .or_loss(Attribute::Tags, &source.permission("Tagging"), ask, draft)
             .await
     }
 
-    /// Reads the attributes for a copy of `head`. Completes `head` with those that S3 shows only
+    /// Reads the attributes for a copy. Completes the source's head with those that S3 shows only
     /// elsewhere.
     pub(super) async fn of_copy(
         work: &'w Work,
-        bucket: &Bucket,
-        head: &mut Head,
-        pin: &SourcePin,
+        source: &mut PinnedSource<'_>,
         route: &Route,
         draft: &mut Draft,
     ) -> Result<Self, Trouble> {
-        let source = Source { work, bucket, pin };
+        let PinnedSource { bucket, head, pin } = source;
+        let source = SourceAttributes { work, bucket, pin };
         let (transfer, destination) = (&*work.sides.transfer, &work.sides.destination);
         let capabilities = destination.capabilities();
         // An earlier round may have been of another version.
@@ -227,13 +228,13 @@ impl<'w> Wanted<'w> {
     /// Copies the object in one request.
     pub(super) async fn copy_object(
         &mut self,
-        source: &Bucket,
-        pin: &SourcePin,
-        size: u64,
+        source: &PinnedSource<'_>,
         step: &Step,
         condition: &WriteCondition,
         draft: &mut Draft,
     ) -> Result<Answer<Written>, Failure> {
+        let PinnedSource { head, pin, .. } = source;
+        let size = head.size;
         loop {
             let destination = &self.work.sides.destination;
             let answer = match &step.turn {
@@ -253,17 +254,16 @@ impl<'w> Wanted<'w> {
                     self.record_left_out(draft);
                     return Ok(answer);
                 }
-                Err(failure) => Box::pin(self.drop_next(source, pin, failure, draft)).await?,
+                Err(failure) => Box::pin(self.drop_next(source, failure, draft)).await?,
             }
         }
     }
 
-    /// Begins a multipart upload. What an attempt that got no answer may have begun is aborted when
-    /// a later one succeeds.
+    /// Creates a multipart upload. What an attempt that got no answer may have created is aborted
+    /// when a later one succeeds. An upload of bytes from here has no attribute to leave out.
     pub(super) async fn initiate(
         &mut self,
-        source: &Bucket,
-        pin: &SourcePin,
+        source: Option<&PinnedSource<'_>>,
         key: &ObjectKey,
         draft: &mut Draft,
     ) -> Result<MultipartUpload, Failure> {
@@ -272,7 +272,9 @@ impl<'w> Wanted<'w> {
         loop {
             match MultipartUpload::begin(&self.work.sides.destination, key, &self.sent).await {
                 Ok(upload) => {
-                    self.record_left_out(draft);
+                    if source.is_some() {
+                        self.record_left_out(draft);
+                    }
                     return Ok(match (unseen, is_refused) {
                         (1.., _) => upload.without_twins(began).await,
                         (0, true) => upload.after_refusal(began),
@@ -284,7 +286,10 @@ impl<'w> Wanted<'w> {
                     if failure.may_have_taken_effect() {
                         unseen = unseen.max(failure.details().attempts);
                     }
-                    let given_up = Box::pin(self.drop_next(source, pin, failure, draft)).await;
+                    let Some(source) = source else {
+                        return Err(failure);
+                    };
+                    let given_up = Box::pin(self.drop_next(source, failure, draft)).await;
                     given_up.map_err(|failure| {
                         let attempts = failure.details().attempts.max(unseen);
                         failure.after(attempts)
@@ -298,8 +303,7 @@ impl<'w> Wanted<'w> {
     /// failure if no attribute is suspected any more.
     async fn drop_next(
         &mut self,
-        bucket: &Bucket,
-        pin: &SourcePin,
+        source: &PinnedSource<'_>,
         failure: Failure,
         draft: &mut Draft,
     ) -> Result<(), Failure> {
@@ -316,7 +320,7 @@ impl<'w> Wanted<'w> {
                     && optional.contains(&Attribute::Tags)
                     && !suspects(&failure, &[Attribute::Tags]).is_empty()
                 {
-                    match self.source_tags(bucket, pin, draft).await? {
+                    match self.source_tags(source, draft).await? {
                         None => {
                             self.possible.tags = Tags::Exactly(set_tags(transfer));
                             self.sent = self.possible.clone();
@@ -385,10 +389,9 @@ impl<'w> Wanted<'w> {
     /// Sets what no header could carry on the object that was just published.
     pub(super) async fn finish(
         &self,
-        source: Option<(&Bucket, &SourcePin)>,
-        key: &ObjectKey,
+        source: Option<&PinnedSource<'_>>,
         ending: &Ending,
-        draft: &mut Draft,
+        task: &mut ObjectTask<'_>,
     ) -> Result<(), Trouble> {
         let Ending::Done {
             etag,
@@ -401,21 +404,17 @@ impl<'w> Wanted<'w> {
         if self.late_tags.is_empty() && self.annotations.is_empty() {
             return Ok(());
         }
-        Box::pin(self.put_late(source, key, (etag, destination_version.as_deref()), draft)).await
+        Box::pin(self.put_late(source, (etag, destination_version.as_deref()), task)).await
     }
 
     async fn put_late(
         &self,
-        source: Option<(&Bucket, &SourcePin)>,
-        key: &ObjectKey,
+        source: Option<&PinnedSource<'_>>,
         (etag, version): (&str, Option<&str>),
-        draft: &mut Draft,
+        task: &mut ObjectTask<'_>,
     ) -> Result<(), Trouble> {
         if !self.late_tags.is_empty() {
-            let outcome = self
-                .work
-                .put_late_tags(key, (etag, version), &self.late_tags)
-                .await;
+            let outcome = task.put_late_tags((etag, version), &self.late_tags).await;
             if let Err(failure) = &outcome
                 && *failure.kind() == FailureKind::NotEqual
             {
@@ -429,9 +428,9 @@ impl<'w> Wanted<'w> {
             } else {
                 Policy::Require
             };
-            self.lose_or_fail(Attribute::Tags, policy, outcome, draft)?;
+            self.lose_or_fail(Attribute::Tags, policy, outcome, &mut task.draft)?;
         }
-        let Some((bucket, pin)) = source else {
+        let Some(PinnedSource { bucket, pin, .. }) = source else {
             return Ok(());
         };
         let policy = self.work.sides.transfer.preserve.annotations;
@@ -448,18 +447,18 @@ impl<'w> Wanted<'w> {
             let outcome = match text {
                 Ok(text) => {
                     let at = (etag, version);
-                    self.work.put_late_annotation(key, at, entry, text).await
+                    task.put_late_annotation(at, entry, text).await
                 }
                 Err(failure) => Err(failure),
             };
-            if !self.lose_or_fail(Attribute::Annotations, policy, outcome, draft)? {
+            if !self.lose_or_fail(Attribute::Annotations, policy, outcome, &mut task.draft)? {
                 break;
             }
         }
         // Without a version to name, these may be of an object that has taken the source's place.
         if read_late && pin.version.is_none() && bucket.head(&pin.key, None).await?.etag != pin.etag
         {
-            return Err(Trouble::SourceChanged);
+            return Err(Replan::SourceChanged.into());
         }
         Ok(())
     }
@@ -490,13 +489,15 @@ impl<'w> Wanted<'w> {
     }
 }
 
-/// Records a loss if the copy is encrypted more weakly than its source.
-pub(super) fn compare_encryption(work: &Work, head: &Head, written: &Written, draft: &mut Draft) {
-    // With the destination's own customer key, or where the answer is silent about one, there is
-    // nothing to compare.
-    draft.losses.extend(weaker_encryption(
-        head,
-        written.encryption.as_ref(),
-        &work.sides.transfer,
-    ));
+impl ObjectTask<'_> {
+    /// Records a loss if the copy is encrypted more weakly than its source.
+    pub(super) fn compare_encryption(&mut self, head: &Head, written: &Written) {
+        // With the destination's own customer key, or where the answer is silent about one, there
+        // is nothing to compare.
+        self.draft.losses.extend(weaker_encryption(
+            head,
+            written.encryption.as_ref(),
+            &self.work.sides.transfer,
+        ));
+    }
 }

@@ -5,24 +5,25 @@
 //! object again and changes it only if it still needs the change: an attempt whose answer was lost
 //! may have made it.
 
-use super::attributes::Wanted;
-use super::object::Copy;
-use super::receipt::Ending;
-use super::{Draft, Trouble};
+use super::PinnedSource;
+use crate::execute::object::ObjectTask;
+use crate::execute::object::attributes::Wanted;
+use crate::execute::object::trouble::{Replan, Trouble};
+use crate::execute::receipt::Ending;
 use crate::location::ObjectKey;
 use crate::plan::condition::Seen;
 use crate::plan::decide::Skip;
 use crate::planner::Difference;
 use crate::s3::{Failure, FailureKind, Head, Operation};
 
-impl Copy<'_> {
+impl ObjectTask<'_> {
     /// Prepares a change of the object that HEAD shows. Returns how the object ends if it needs
     /// none any more.
     pub(super) async fn before_change(
         &mut self,
-        head: &Head,
-        draft: &mut Draft,
+        source: &PinnedSource<'_>,
     ) -> Result<Option<Ending>, Trouble> {
+        let PinnedSource { bucket, head, .. } = source;
         self.seen = Seen::Object(head.etag.clone());
         let Some(before) = &self.before else {
             self.before = Some(head.clone());
@@ -36,19 +37,21 @@ impl Copy<'_> {
         {
             Difference::None => {}
             // Only an attempt of ours can have set what does not show.
-            Difference::Unknown if draft.attempts > 0 && before.modified < head.modified => {}
+            Difference::Unknown if self.draft.attempts > 0 && before.modified < head.modified => {}
             Difference::Unknown | Difference::Is(_) => {
                 self.before = Some(head.clone());
                 return Ok(None);
             }
         }
-        draft.pinned(before, &self.step.route, before.version.clone());
-        if draft.attempts == 0 {
+        let before = before.clone();
+        let version = before.version.clone();
+        self.draft.pinned(&before, &self.step.route, version);
+        if self.draft.attempts == 0 {
             return Ok(Some(Ending::Skipped {
                 reason: Skip::AsSet,
             }));
         }
-        Box::pin(self.adopt(before, None, Skip::AsSet, draft))
+        Box::pin(self.accept_existing(bucket, &before, None, Skip::AsSet))
             .await
             .map(Some)
     }
@@ -59,7 +62,7 @@ impl Copy<'_> {
         let (sides, key) = (&self.work.sides, &self.step.key);
         let found = sides.destination.head(key, None).await?;
         match sides.difference_in_place(key, &found).await? {
-            Difference::Is(_) => Err(Trouble::SourceChanged),
+            Difference::Is(_) => Err(Replan::DestinationChanged.into()),
             Difference::None | Difference::Unknown => Ok(()),
         }
     }

@@ -9,19 +9,23 @@
 //! may ignore what they do not support. With `trust: nothing` every object is looked at, and only
 //! what the look shows is a proof.
 
-use super::object::Copy;
-use super::prove::{Expected, FromParts, Verdict, judge_answer, judge_checksum, judge_head};
-use super::receipt::Proof;
-use super::refusals::Answer;
-use super::{Draft, Trouble, Work, condition, read};
-use crate::location::{BucketName, ObjectKey};
+use super::ObjectTask;
+use super::copy::CopyRound;
+use super::trouble::{Replan, Trouble};
+use crate::execute::prove::{
+    Expected, FromParts, Verdict, judge_answer, judge_checksum, judge_head,
+};
+use crate::execute::read;
+use crate::execute::receipt::Proof;
+use crate::execute::refusals::Answer;
+use crate::location::BucketName;
 use crate::manifest::job::{Attribute, Policy, Prove, Verify};
 use crate::pace::Slot;
 use crate::plan::asked::{Asked, Difference, Question, Unlike};
 use crate::plan::loss::{Loss, Lost};
 use crate::s3::{
-    Checksum, ChecksumAlgorithm, ChecksumKind, Failure, FailureKind, Head, Operation, SourcePin,
-    Tag, Written, look,
+    Checksum, ChecksumAlgorithm, ChecksumKind, Failure, FailureKind, Head, Operation, Tag, Written,
+    look,
 };
 
 /// A published object, and the facts to compare it with.
@@ -31,8 +35,8 @@ pub(super) struct Publication<'a> {
     pub(super) made: &'a FromParts,
     /// The parts that it was published from; 0 for an object that one request wrote.
     pub(super) parts: u32,
-    /// The requested attributes; `None` if the caller compares them.
-    pub(super) asked: Option<Asked<'a>>,
+    /// True if its attributes are compared with the request; otherwise the caller does that.
+    pub(super) compares: bool,
     /// The request slot that the look uses; `None` if the caller holds one. It is released before
     /// bytes are read, since reading asks for slots of its own.
     pub(super) slot: Option<Slot>,
@@ -41,7 +45,6 @@ pub(super) struct Publication<'a> {
 /// A write, and everything that a look at its object compares.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HeadCheck<'a> {
-    pub(super) key: &'a ObjectKey,
     pub(super) written: &'a Written,
     pub(super) size: u64,
     /// The parts that it was published from; 0 for an object that one request wrote.
@@ -61,25 +64,23 @@ pub(super) struct HeadResult {
     pub(super) found: Option<Head>,
 }
 
-impl Copy<'_> {
+impl CopyRound<'_, '_> {
     /// Returns the proof of the published object. Fails it if it is not equal, lacks a required
     /// attribute, or has a weaker proof than the job demands.
     pub(super) async fn prove(
-        &self,
+        &mut self,
         mut expected: Expected,
-        head: &Head,
-        pin: &SourcePin,
         published: Publication<'_>,
-        draft: &mut Draft,
     ) -> Result<Proof, Trouble> {
-        let Self { work, step, .. } = self;
+        let work = self.task.work;
         let Publication {
             written,
             made,
             parts,
-            asked,
+            compares,
             slot,
         } = published;
+        let asked = compares.then(|| self.wanted.asked(&self.source.head));
         let destination = &work.sides.destination;
         let policy = work.sides.transfer.proof;
         let capabilities = destination.capabilities();
@@ -94,17 +95,15 @@ impl Copy<'_> {
         let is_over = matches!(verdict, Verdict::Contradicted(_));
         let is_unproven = asked.is_some_and(|asked| work.refusals.needs_look(destination, asked));
         if (must_look || parts > 0 || is_unproven) && !is_over {
-            let (key, size) = (&step.key, expected.size);
             let look = HeadCheck {
-                key,
                 written,
-                size,
+                size: expected.size,
                 parts,
                 is_needed: must_look,
                 asked,
             };
             let judge = |found: &Head| judge_head(&expected, found, made, content_etags);
-            let looked = Box::pin(work.look(look, judge, draft)).await?;
+            let looked = Box::pin(self.task.look(look, judge)).await?;
             verdict = match looked.verdict {
                 looked if capabilities.believes_answers() => verdict.and(looked),
                 looked => looked,
@@ -119,15 +118,14 @@ impl Copy<'_> {
         };
         if policy.prove == Prove::Read && weak(&verdict) {
             match self
-                .compare_by_reading(&mut expected, head, pin, written, checksum)
+                .compare_by_reading(&mut expected, written, checksum)
                 .await
             {
                 Ok(compared) => verdict = compared,
                 // The copy is there and holds what was proven so far.
                 Err(Trouble::Stopped) if policy.verify != Verify::RequireChecksum => {
-                    draft
-                        .notes
-                        .push("proof: the run was stopped before the bytes were read".to_owned());
+                    let note = "proof: the run was stopped before the bytes were read";
+                    self.task.draft.notes.push(note.to_owned());
                 }
                 Err(trouble) => return Err(trouble),
             }
@@ -135,13 +133,11 @@ impl Copy<'_> {
         let proof = match verdict {
             Verdict::Proven(proof) => proof,
             Verdict::Contradicted(what) => {
-                return Err(
-                    Box::pin(self.explain_difference(head, pin, &what, Some(written))).await,
-                );
+                return Err(Box::pin(self.explain_difference(&what, Some(written))).await);
             }
             Verdict::Unknown => Proof::Size,
         };
-        Ok(work.require_strength(&step.key, proof)?)
+        Ok(self.task.require_strength(proof)?)
     }
 
     /// Compares by reading: reads the source unless its checksum is known in the same algorithm,
@@ -149,14 +145,9 @@ impl Copy<'_> {
     async fn compare_by_reading(
         &self,
         expected: &mut Expected,
-        head: &Head,
-        pin: &SourcePin,
         written: &Written,
         stored: Option<Checksum>,
     ) -> Result<Verdict, Trouble> {
-        let Self {
-            work, source, step, ..
-        } = self;
         let is_usable =
             |sum: &Checksum| sum.kind == ChecksumKind::FullObject && sum.algorithm.combines();
         let known = expected.checksum.clone().filter(is_usable);
@@ -166,19 +157,16 @@ impl Copy<'_> {
             .or(known.as_ref())
             .map_or(ChecksumAlgorithm::Crc64Nvme, |sum| sum.algorithm);
         if known.is_none_or(|known| known.algorithm != algorithm) {
-            expected.checksum = Some(
-                read::sum(source, pin, head.size, algorithm)
-                    .await
-                    .map_err(condition::moved)?,
-            );
+            expected.checksum = Some(self.sum_source(algorithm).await?);
         }
         expected.read = true;
         let stored = if let Some(stored) = stored {
             stored
         } else {
-            let destination = &work.sides.destination;
-            let sum = read::sum_written(destination, &step.key, written, head.size, algorithm);
-            sum.await.map_err(condition::moved)?
+            self.task
+                .sum_written(written, self.source.head.size, algorithm)
+                .await
+                .map_err(Trouble::of_pinned)?
         };
         Ok(judge_checksum(expected, Some(&stored)).unwrap_or(Verdict::Unknown))
     }
@@ -187,47 +175,50 @@ impl Copy<'_> {
     /// the copy is wrong. In the second case keeps or removes a published copy, as the job says.
     pub(super) async fn explain_difference(
         &self,
-        head: &Head,
-        pin: &SourcePin,
         what: &str,
         published: Option<&Written>,
     ) -> Trouble {
-        let (work, key) = (self.work, &self.step.key);
         // A change in place has replaced the source itself, so the source cannot be looked at
         // again.
-        let replaced = published.is_some() && work.sides.is_in_place();
+        let replaced = published.is_some() && self.task.draft.in_place;
         let unchanged = if replaced {
             Ok(true)
         } else {
-            self.is_unchanged(head, pin).await
+            self.is_unchanged().await
         };
         match unchanged {
-            Ok(false) => Trouble::SourceChanged,
+            Ok(false) => Replan::SourceChanged.into(),
             Ok(true) => match published {
-                Some(written) => work.reject_published(key, written, what).await.into(),
-                None => work.refuse_to_publish(key, what).into(),
+                Some(written) => self.task.reject_published(written, what).await.into(),
+                None => self.task.refuse_to_publish(what).into(),
             },
             Err(trouble) => trouble,
         }
     }
 
     /// Looks at the source again.
-    pub(super) async fn is_unchanged(&self, head: &Head, pin: &SourcePin) -> Result<bool, Trouble> {
-        match self
-            .source
-            .head(&pin.key, self.step.entry.version.as_deref())
-            .await
-        {
-            Ok(now) => Ok(now.etag == head.etag
-                && now.size == head.size
-                && now.version == head.version
-                && now.modified == head.modified),
-            Err(failure) => Err(failure.into()),
-        }
+    pub(super) async fn is_unchanged(&self) -> Result<bool, Trouble> {
+        let (source, head) = (&self.source, &self.source.head);
+        let version = self.task.step.entry.version.as_deref();
+        let now = source.bucket.head(&source.pin.key, version).await?;
+        Ok(now.etag == head.etag
+            && now.size == head.size
+            && now.version == head.version
+            && now.modified == head.modified)
+    }
+
+    /// Computes the checksum of the source by reading it.
+    pub(super) async fn sum_source(
+        &self,
+        algorithm: ChecksumAlgorithm,
+    ) -> Result<Checksum, Trouble> {
+        let source = &self.source;
+        let sum = read::sum(source.bucket, &source.pin, source.head.size, algorithm).await;
+        sum.map_err(Trouble::of_pinned)
     }
 }
 
-impl Work {
+impl ObjectTask<'_> {
     /// Looks at the object that was just written, and compares its size, parts, version, and
     /// attributes with the request; `judge` compares its bytes. Notes what the bucket was seen to
     /// keep. A look that only confirms what the answers prove is done without where the caller may
@@ -236,18 +227,19 @@ impl Work {
     /// # Errors
     /// An object that is not there, cannot be looked at, or lacks what the job requires.
     pub(super) async fn look(
-        &self,
+        &mut self,
         look: HeadCheck<'_>,
         judge: impl FnOnce(&Head) -> Verdict,
-        draft: &mut Draft,
     ) -> Result<HeadResult, Trouble> {
-        let HeadCheck { key, written, .. } = look;
-        let destination = &self.sides.destination;
-        let found = match destination.head(key, written.version.as_deref()).await {
+        let (written, destination) = (look.written, self.destination());
+        let found = match destination
+            .head(&self.step.key, written.version.as_deref())
+            .await
+        {
             Ok(found) => found,
             Err(failure) if *failure.kind() == FailureKind::Denied && !look.is_needed => {
                 let name = destination.name();
-                draft.notes.push(format!(
+                self.draft.notes.push(format!(
                     "not looked at after it was published: s3:GetObject missing on {name}"
                 ));
                 return Ok(HeadResult {
@@ -257,7 +249,7 @@ impl Work {
             }
             Err(failure) if *failure.kind() == FailureKind::NotFound => {
                 let what = "the server answered that the object is published, and there is none";
-                return Err(self.refuse_to_publish(key, what).into());
+                return Err(self.refuse_to_publish(what).into());
             }
             Err(failure) => return Err(failure.into()),
         };
@@ -271,12 +263,10 @@ impl Work {
             .asked
             .filter(|_| !matches!(verdict, Verdict::Contradicted(_)));
         if let Some(asked) = asked
-            && self
-                .settle_differences(key, written, asked, &found, draft)
-                .await?
+            && self.settle_differences(written, asked, &found).await?
             && look.parts == 0
         {
-            self.refusals.note_kept(destination, asked);
+            self.work.refusals.note_kept(destination, asked);
         }
         Ok(HeadResult {
             verdict,
@@ -290,36 +280,35 @@ impl Work {
     /// # Errors
     /// The object lacks an attribute that the job requires.
     pub(super) async fn settle_differences(
-        &self,
-        key: &ObjectKey,
+        &mut self,
         written: &Written,
         asked: Asked<'_>,
         found: &Head,
-        draft: &mut Draft,
     ) -> Result<bool, Trouble> {
-        let destination = &self.sides.destination;
+        let destination = self.destination();
         let name = destination.name();
         let mut differences = asked.differences(found);
         // Amazon S3 refuses what it cannot do, and shows less to those who may see less.
         if !destination.capabilities().refuses_what_it_lacks() {
             for question in asked.questions(found) {
-                let hidden = self.ask_about(key, written, asked, question, draft);
+                let hidden = self.ask_about(written, asked, question);
                 differences.extend(Box::pin(hidden).await?);
             }
         }
-        if self.sides.is_in_place()
+        if self.work.sides.is_in_place()
             && let Some(lost) = differences
                 .iter()
                 .position(|(attribute, _)| *attribute == Attribute::Tags)
             && let Some(tags) = asked.tag_values()
         {
-            Box::pin(self.put_back(key, written, tags, draft)).await?;
+            Box::pin(self.put_back(written, tags)).await?;
             differences.remove(lost);
         }
         let has_all = differences.is_empty();
         // A loss that is known already is recorded once.
         differences.retain(|(attribute, _)| {
-            !draft
+            !self
+                .draft
                 .losses
                 .iter()
                 .any(|loss| loss.attribute == *attribute && loss.lost != Lost::NotReadable)
@@ -330,9 +319,9 @@ impl Work {
         if let Some((attribute, how)) = required {
             let what =
                 format!("{name} ignored the {attribute} that were asked for: it shows {how}");
-            return Err(self.reject_incomplete(key, written, &what).await.into());
+            return Err(self.reject_incomplete(written, &what).await.into());
         }
-        draft
+        self.draft
             .losses
             .extend(differences.into_iter().map(|(attribute, how): Difference| {
                 Loss::new(
@@ -347,14 +336,12 @@ impl Work {
     /// Asks about an attribute that HEAD does not show, and returns how it differs from the
     /// request.
     async fn ask_about(
-        &self,
-        key: &ObjectKey,
+        &mut self,
         written: &Written,
         asked: Asked<'_>,
         question: Question,
-        draft: &mut Draft,
     ) -> Result<Option<Difference>, Failure> {
-        let destination = &self.sides.destination;
+        let destination = self.destination();
         let Question {
             attribute,
             by,
@@ -362,8 +349,9 @@ impl Work {
             ..
         } = question;
         let for_each_object = asked.compares_tags && attribute == Attribute::Tags;
-        let at = (key, written.version.as_deref());
+        let at = (&self.step.key, written.version.as_deref());
         let answer = self
+            .work
             .refusals
             .answer(destination, asked, question, at, for_each_object)
             .await?;
@@ -373,7 +361,7 @@ impl Work {
             Answer::NotReadable | Answer::NotKnown if !is_hidden => None,
             Answer::NotReadable => {
                 let name = destination.name();
-                draft.notes.push(not_compared(attribute, by, name));
+                self.draft.notes.push(not_compared(attribute, by, name));
                 None
             }
             Answer::NotKnown | Answer::Unlike(Unlike::Nothing) => {
@@ -389,17 +377,11 @@ impl Work {
     ///
     /// # Errors
     /// An object that is left without them; the message has them, because nothing else has.
-    async fn put_back(
-        &self,
-        key: &ObjectKey,
-        written: &Written,
-        tags: &[Tag],
-        draft: &mut Draft,
-    ) -> Result<(), Trouble> {
+    async fn put_back(&mut self, written: &Written, tags: &[Tag]) -> Result<(), Trouble> {
         let at = (written.etag.as_str(), written.version.as_deref());
-        let Err(failure) = self.put_late_tags(key, at, tags).await else {
-            let name = self.sides.destination.name();
-            draft
+        let Err(failure) = self.put_late_tags(at, tags).await else {
+            let name = self.destination().name();
+            self.draft
                 .notes
                 .push(format!("{name} dropped the tags: they were written back"));
             return Ok(());
@@ -413,15 +395,15 @@ impl Work {
             failure.details().message,
             tags.join(", ")
         );
-        Err(self.reject_incomplete(key, written, &what).await.into())
+        Err(self.reject_incomplete(written, &what).await.into())
     }
 
     /// Returns true for what fails an object that lacks it. An upload has no source whose
     /// attributes a policy could be about.
     fn is_required(&self, attribute: Attribute, asked: Asked<'_>) -> bool {
         let is_keyed = attribute == Attribute::Encryption && asked.customer_key;
-        let by_policy = self.sides.transfer.preserve.of(attribute) == Policy::Require;
-        is_keyed || (by_policy && self.sides.source.is_some())
+        let by_policy = self.work.sides.transfer.preserve.of(attribute) == Policy::Require;
+        is_keyed || (by_policy && self.work.sides.source.is_some())
     }
 }
 

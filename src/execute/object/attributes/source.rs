@@ -8,10 +8,12 @@ use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use super::published::not_compared;
-use super::refusals::{CarriedTags, Shown, Uncounted, is_no_answer};
-use super::{Draft, Trouble, Work};
 use crate::bucket::Bucket;
+use crate::execute::Work;
+use crate::execute::object::published::not_compared;
+use crate::execute::object::trouble::{Replan, Trouble};
+use crate::execute::receipt::Draft;
+use crate::execute::refusals::{CarriedTags, Shown, Uncounted, is_no_answer};
 use crate::manifest::job::{Attribute, Policy, Transfer};
 use crate::plan::attributes::{merged_tags, set_tags};
 use crate::plan::carried::UNTAGGED;
@@ -40,13 +42,13 @@ fn not_kept(loss: &Loss, operation: Operation, place: String) -> Failure {
 }
 
 /// The source side of a copy: one version of one object.
-pub(super) struct Source<'a> {
+pub(super) struct SourceAttributes<'a> {
     pub(super) work: &'a Work,
     pub(super) bucket: &'a Bucket,
     pub(super) pin: &'a SourcePin,
 }
 
-impl Source<'_> {
+impl SourceAttributes<'_> {
     fn transfer(&self) -> &Transfer {
         &self.work.sides.transfer
     }
@@ -241,11 +243,11 @@ impl Source<'_> {
         if is_same {
             return Ok(());
         }
-        Err(Trouble::SourceChanged)
+        Err(Replan::SourceChanged.into())
     }
 
-    /// Returns true if the tags that a copy carries along by itself must be read, so that they can be
-    /// compared with those of the copy or be written back. HEAD shows `count`.
+    /// Returns true if the tags that a copy carries along by itself must be read, so that they can
+    /// be compared with those of the copy or be written back. HEAD shows `count`.
     ///
     /// If HEAD shows a number, that is compared; a change in place needs the values, because it
     /// destroys what it does not keep. If HEAD shows none and tags are only tried, s3haul stops

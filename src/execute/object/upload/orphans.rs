@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::record::UploadRecord;
 use crate::bucket::{AMAZON, Bucket};
 use crate::connections::Connections;
-use crate::execute::tracked::Tracked;
 use crate::journal::Journal;
 use crate::journal::event::UploadPlace;
 use crate::journal::state::RunState;
@@ -29,7 +29,7 @@ const LATE: Duration = Duration::from_mins(5);
 
 /// Uploads that earlier sessions left open, until somebody takes them.
 #[derive(Debug, Default)]
-pub(in crate::execute) struct Inherited {
+pub(crate) struct Orphans {
     left: Mutex<BTreeMap<u64, OpenUpload>>,
     /// Ids of all of them: those are nobody's strays.
     known: BTreeSet<String>,
@@ -47,27 +47,23 @@ pub(in crate::execute) struct Inherited {
 
 /// An upload that an earlier session left open.
 #[derive(Clone, Debug)]
-pub(in crate::execute) struct Left {
-    pub(super) tracked: Tracked,
-    pub(super) open: OpenUpload,
+pub(crate) struct OrphanUpload {
+    pub(crate) record: UploadRecord,
+    pub(crate) open: OpenUpload,
 }
 
-impl Left {
+impl OrphanUpload {
     fn of((upload, open): (u64, OpenUpload)) -> Self {
         Self {
-            tracked: Tracked::known(upload, open.intended),
+            record: UploadRecord::known(upload, open.intended),
             open,
         }
     }
 }
 
-impl Inherited {
+impl Orphans {
     /// Collects the uploads that the journal records as open.
-    pub(in crate::execute) fn of(
-        state: &RunState,
-        listed_anew: BTreeSet<u32>,
-        patience: Duration,
-    ) -> Self {
+    pub(crate) fn of(state: &RunState, listed_anew: BTreeSet<u32>, patience: Duration) -> Self {
         let begun = state
             .uploads
             .values()
@@ -95,7 +91,7 @@ impl Inherited {
 
     /// Takes the uploads of an object to this place, the latest last. They belong to the caller
     /// from now on.
-    pub(in crate::execute) fn take(&self, object: Option<u64>, place: &UploadPlace) -> Vec<Left> {
+    pub(crate) fn take(&self, object: Option<u64>, place: &UploadPlace) -> Vec<OrphanUpload> {
         self.take_if(|open| {
             let is_its = Some(open.object) == object || !self.pending.contains(&open.object);
             is_its && open.place == *place
@@ -104,7 +100,7 @@ impl Inherited {
 
     /// Takes back an upload of an object that failed: the object may be tried again in this
     /// session.
-    pub(in crate::execute) fn give_back(&self, upload: u64, open: OpenUpload) {
+    pub(crate) fn give_back(&self, upload: u64, open: OpenUpload) {
         self.left
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -112,29 +108,29 @@ impl Inherited {
     }
 
     /// Returns true if all keys of a transfer are listed again.
-    pub(in crate::execute) fn lists_anew(&self, transfer: u32) -> bool {
+    pub(crate) fn lists_anew(&self, transfer: u32) -> bool {
         self.listed_anew.contains(&transfer)
     }
 
     /// Returns true for an upload that some session of the journal has created.
-    pub(in crate::execute) fn knows(&self, id: &str) -> bool {
+    pub(crate) fn knows(&self, id: &str) -> bool {
         self.known.contains(id)
     }
 
     /// Returns the ids of all uploads that sessions of the journal have created.
-    pub(in crate::execute) fn known(&self) -> &BTreeSet<String> {
+    pub(crate) fn known(&self) -> &BTreeSet<String> {
         &self.known
     }
 
-    fn take_if(&self, pick: impl Fn(&OpenUpload) -> bool) -> Vec<Left> {
+    fn take_if(&self, pick: impl Fn(&OpenUpload) -> bool) -> Vec<OrphanUpload> {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         left.extract_if(.., |_, open| pick(open))
-            .map(Left::of)
+            .map(OrphanUpload::of)
             .collect()
     }
 
     /// Cancels the uploads of objects that nobody will copy any more.
-    pub(in crate::execute) async fn sweep(
+    pub(crate) async fn sweep(
         &self,
         journal: &Journal,
         (job, connections): (&Job, &mut Connections),
@@ -157,7 +153,7 @@ impl Inherited {
 
     /// Cancels what no object took up. What is kept of an object that failed in this run waits for
     /// the next one, and a retry leaves what is kept of objects that it is not about.
-    pub(in crate::execute) async fn cancel_rest(
+    pub(crate) async fn cancel_rest(
         &self,
         journal: &Journal,
         (job, connections): (&Job, &mut Connections),
@@ -210,9 +206,9 @@ impl Inherited {
     }
 
     /// Ends an upload; returns sentences about what may be left open.
-    pub(super) async fn cancel(
+    pub(crate) async fn cancel(
         &self,
-        left: &Left,
+        left: &OrphanUpload,
         journal: &Journal,
         bucket: &Bucket,
     ) -> Vec<String> {
@@ -242,7 +238,7 @@ impl Inherited {
 
     async fn try_cancel(
         &self,
-        left: &Left,
+        left: &OrphanUpload,
         journal: &Journal,
         bucket: &Bucket,
     ) -> Result<Vec<Stray>, Failure> {
@@ -281,7 +277,7 @@ impl Inherited {
                 ));
             }
         }
-        left.tracked
+        left.record
             .cancel(journal, bucket, key, id, (self.until, &self.known))
             .await
     }
@@ -299,7 +295,7 @@ mod tests {
                 last: Some(last),
                 ..RunState::default()
             };
-            Inherited::of(&state, BTreeSet::new(), patience).until
+            Orphans::of(&state, BTreeSet::new(), patience).until
         };
         let before = Timestamp::now();
         let long_ago = before - Duration::from_hours(5);

@@ -5,35 +5,24 @@
 //! bucket that version, elsewhere the object on condition that it still has the `ETag` of the copy.
 //! Where the server cannot be trusted with that condition, the copy stays, and the report says so.
 
-use super::Work;
-use super::receipt::Proof;
-use crate::location::ObjectKey;
+use super::ObjectTask;
+use crate::execute::receipt::Proof;
 use crate::manifest::job::{OnMismatch, Verify};
 use crate::s3::{Failure, FailureKind, Operation, Written};
 
-impl Work {
+impl ObjectTask<'_> {
     /// Keeps or removes a published copy that is not equal to its source, as `on_mismatch` says,
     /// and returns the failure.
-    pub(super) async fn reject_published(
-        &self,
-        key: &ObjectKey,
-        written: &Written,
-        what: &str,
-    ) -> Failure {
-        let fate = self.keep_or_remove(key, written).await;
-        self.refuse_to_publish(key, &format!("{what}; {fate}"))
+    pub(super) async fn reject_published(&self, written: &Written, what: &str) -> Failure {
+        let fate = self.keep_or_remove(written).await;
+        self.refuse_to_publish(&format!("{what}; {fate}"))
     }
 
     /// Returns the failure of an object whose published copy lacks an attribute that the job
     /// requires.
-    pub(super) async fn reject_incomplete(
-        &self,
-        key: &ObjectKey,
-        written: &Written,
-        what: &str,
-    ) -> Failure {
-        let fate = self.keep_or_remove(key, written).await;
-        let place = self.sides.destination.place(key);
+    pub(super) async fn reject_incomplete(&self, written: &Written, what: &str) -> Failure {
+        let fate = self.keep_or_remove(written).await;
+        let place = self.place();
         Failure::new(
             FailureKind::NotKept,
             Operation::HeadObject,
@@ -43,43 +32,44 @@ impl Work {
     }
 
     /// Keeps or removes a bad copy, as `on_mismatch` says, and returns a text that says which.
-    async fn keep_or_remove(&self, key: &ObjectKey, written: &Written) -> String {
-        match self.sides.transfer.proof.on_mismatch {
-            OnMismatch::Keep if self.journal.keeps() => {
+    async fn keep_or_remove(&self, written: &Written) -> String {
+        match self.work.sides.transfer.proof.on_mismatch {
+            OnMismatch::Keep if self.work.journal.keeps() => {
                 "the copy was kept (`on_mismatch: keep`); the next run with this journal copies it again".to_owned()
             }
             OnMismatch::Keep => "the copy was kept (`on_mismatch: keep`); without a journal, the next run may find it \
                                  unchanged"
                 .to_owned(),
-            OnMismatch::Remove => self.remove_copy(key, written).await,
+            OnMismatch::Remove => self.remove_copy(written).await,
         }
     }
 
     /// Returns the failure of an object that would not be equal; nothing was published.
-    pub(super) fn refuse_to_publish(&self, key: &ObjectKey, what: &str) -> Failure {
-        let place = self.sides.destination.place(key);
+    pub(super) fn refuse_to_publish(&self, what: &str) -> Failure {
+        let place = self.place();
         Failure::new(FailureKind::NotEqual, Operation::HeadObject, place, what)
     }
 
     /// Returns the failure of an object that cannot have, or does not have, the proof that the job
     /// demands.
-    pub(super) fn unprovable(&self, key: &ObjectKey, why: &str) -> Failure {
-        let place = self.sides.destination.place(key);
+    pub(super) fn unprovable(&self, why: &str) -> Failure {
+        let place = self.place();
         Failure::new(FailureKind::Unprovable, Operation::HeadObject, place, why)
     }
 
     /// Returns the proof if it is as strong as the job demands, and fails the object otherwise.
-    pub(super) fn require_strength(&self, key: &ObjectKey, proof: Proof) -> Result<Proof, Failure> {
-        if self.sides.transfer.proof.verify == Verify::RequireChecksum && !proof.is_checksum() {
+    pub(super) fn require_strength(&self, proof: Proof) -> Result<Proof, Failure> {
+        if self.work.sides.transfer.proof.verify == Verify::RequireChecksum && !proof.is_checksum()
+        {
             let why = format!("the copy is there, but no checksum proves it (only: {proof})");
-            return Err(self.unprovable(key, &why));
+            return Err(self.unprovable(&why));
         }
         Ok(proof)
     }
 
     /// Tries to remove what this run wrote, and returns the outcome as a text.
-    async fn remove_copy(&self, key: &ObjectKey, written: &Written) -> String {
-        let destination = &self.sides.destination;
+    async fn remove_copy(&self, written: &Written) -> String {
+        let (destination, key) = (self.destination(), &self.step.key);
         if written.was_found {
             return "the copy was kept, because the answer to its write was lost: it may be somebody else's"
                 .to_owned();
@@ -97,7 +87,7 @@ impl Work {
         }
         let deleted = destination.delete_object(key, version, Some(&written.etag));
         match deleted.await {
-            Ok(()) => self.confirm_removal(key, version, &written.etag).await,
+            Ok(()) => self.confirm_removal(version, &written.etag).await,
             Err(failure) => {
                 format!("the copy was kept, because it could not be removed: {failure}")
             }
@@ -106,8 +96,8 @@ impl Work {
 
     /// Checks that a bad copy is gone after the server confirmed its removal, and returns the
     /// outcome as a text. Servers other than Amazon's may confirm it and keep the copy.
-    async fn confirm_removal(&self, key: &ObjectKey, version: Option<&str>, etag: &str) -> String {
-        let destination = &self.sides.destination;
+    async fn confirm_removal(&self, version: Option<&str>, etag: &str) -> String {
+        let (destination, key) = (self.destination(), &self.step.key);
         let removed = version.map_or_else(
             || "the copy was removed".to_owned(),
             |version| format!("its version {version} was removed"),

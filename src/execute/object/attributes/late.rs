@@ -5,23 +5,21 @@
 
 use bytes::Bytes;
 
-use super::Work;
-use super::refusals::{Answer, is_no_answer};
-use crate::location::ObjectKey;
+use crate::execute::object::ObjectTask;
+use crate::execute::refusals::{Answer, is_no_answer};
 use crate::plan::asked::{Asked, Unlike};
 use crate::s3::{AnnotationEntry, Attributes, Failure, FailureKind, Head, Operation, Tag, Tags};
 
-impl Work {
+impl ObjectTask<'_> {
     /// Adds an annotation to an object that is there. One on a server that may ignore or change it
     /// is read back.
     pub(super) async fn put_late_annotation(
         &self,
-        key: &ObjectKey,
         (etag, version): (&str, Option<&str>),
         entry: &AnnotationEntry,
         text: Bytes,
     ) -> Result<(), Failure> {
-        let destination = &self.sides.destination;
+        let (destination, key) = (self.destination(), &self.step.key);
         let name = &entry.name;
         destination
             .put_annotation(key, version, etag, name, text.clone())
@@ -44,14 +42,13 @@ impl Work {
 
     /// Sets the tags of an object that is there. The first time, a server that may take them for
     /// the content of the object, or ignore them, is looked at afterwards.
-    pub(super) async fn put_late_tags(
+    pub(in crate::execute::object) async fn put_late_tags(
         &self,
-        key: &ObjectKey,
         (etag, version): (&str, Option<&str>),
         tags: &[Tag],
     ) -> Result<(), Failure> {
-        let destination = &self.sides.destination;
-        let place = || destination.place(key);
+        let (destination, key) = (self.destination(), &self.step.key);
+        let place = || self.place();
         let unknown = |message: &str| {
             Failure::new(
                 FailureKind::NotUnderstood,
@@ -63,13 +60,13 @@ impl Work {
         if destination.capabilities().refuses_what_it_lacks() {
             return destination.put_tags(key, version, tags).await;
         }
-        if self.refusals.tags_replace_content(destination).get() == Some(&true) {
+        if self.work.refusals.tags_replace_content(destination).get() == Some(&true) {
             return Err(unknown(
                 "the server takes tags for the content of an object",
             ));
         }
         destination.put_tags(key, version, tags).await?;
-        let replaces = self.refusals.tags_replace_content(destination);
+        let replaces = self.work.refusals.tags_replace_content(destination);
         let look = async { Ok::<_, Failure>(destination.head(key, version).await?.etag != etag) };
         let has_replaced = if destination.capabilities().believes_answers() {
             *replaces.get_or_try_init(|| Box::pin(look)).await?
@@ -78,10 +75,10 @@ impl Work {
         };
         if has_replaced {
             let message = "the server took the tags for the content of the object";
-            return Err(self.refuse_to_publish(key, message));
+            return Err(self.refuse_to_publish(message));
         }
         if tags.is_empty() {
-            return self.are_gone((key, version)).await;
+            return self.are_gone(version).await;
         }
         let attributes = Attributes {
             tags: Tags::Exactly(tags.to_vec()),
@@ -89,12 +86,13 @@ impl Work {
         };
         let asked = Asked::of(&attributes, Operation::PutObjectTagging, false);
         // Every object that is changed in place has only these.
-        let for_each_object = self.sides.is_in_place();
+        let for_each_object = self.work.sides.is_in_place();
         for question in asked.questions(&Head::default()) {
             let at = (key, version);
-            let answer = self
-                .refusals
-                .answer(destination, asked, question, at, for_each_object);
+            let answer =
+                self.work
+                    .refusals
+                    .answer(destination, asked, question, at, for_each_object);
             match answer.await? {
                 Answer::Kept | Answer::NotReadable => {}
                 Answer::NotKnown | Answer::Unlike(Unlike::Nothing) => {
@@ -110,8 +108,8 @@ impl Work {
 
     /// Looks whether an object has lost all of its tags. Each object is asked, because one that has
     /// none shows nothing about others.
-    async fn are_gone(&self, (key, version): (&ObjectKey, Option<&str>)) -> Result<(), Failure> {
-        let destination = &self.sides.destination;
+    async fn are_gone(&self, version: Option<&str>) -> Result<(), Failure> {
+        let (destination, key) = (self.destination(), &self.step.key);
         match Box::pin(destination.tags(key, version)).await {
             Ok(left) if !left.is_empty() => Err(Failure::new(
                 FailureKind::NotUnderstood,

@@ -1,45 +1,43 @@
-//! Records uploads in the journal, and ends those that are not finished.
+//! Keeps uploads on record.
 //!
 //! An upload that nobody remembers costs money until somebody finds it. So it is on record before
 //! it is created, its id before its first part, and its end only when the server no longer has it.
-//! Without a journal, an upload that a stop or a failure left unfinished is aborted. With a
-//! journal, or if the next session adopts open uploads, that session resumes it. A Create whose
-//! answer was lost or cannot be read is searched for in both cases. An upload that cannot be shown
-//! to be gone is reported once, with its id and a command.
+//! A Create whose answer was lost or cannot be read is searched for, with and without a journal. An
+//! upload that cannot be shown to be gone is reported once, with its id and a command.
 
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use tokio::time::timeout;
 
-use super::part::Progress;
-use super::receipt::Ending;
-use super::{Draft, Trouble, Work};
 use crate::bucket::Bucket;
+use crate::execute::Work;
+use crate::execute::object::trouble::Trouble;
+use crate::execute::receipt::Draft;
 use crate::journal::Journal;
-use crate::journal::event::{Event, PartLengths, SourceVersion, UploadPlace};
+use crate::journal::event::{Event, PartLengths, SourceVersion};
 use crate::journal::fingerprint::digest;
 use crate::journal::uploads::BegunUpload;
 use crate::location::ObjectKey;
 use crate::multipart::{self, Aborted, MultipartUpload, Stray};
 use crate::plan::loss::{Loss, Lost};
+use crate::plan::parts::PartLayout;
 use crate::planner::Step;
-use crate::s3::{Attributes, Failure, FailureKind, Operation, PartDone};
-use crate::size::ByteSize;
+use crate::s3::{Attributes, Failure, FailureKind, PartDone};
 
 /// An upload's number in the journal, `None` if no journal is kept, and the time just before it was
 /// created.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Tracked {
+pub(crate) struct UploadRecord {
     upload: Option<u64>,
     intended: Timestamp,
 }
 
 /// The fingerprint of an upload: it can be resumed only if all of this is still the same.
 #[derive(Clone, Debug)]
-pub(super) struct Terms {
+pub(crate) struct UploadFingerprint {
     /// The source.
-    pub(super) source: SourceVersion,
+    pub(crate) source: SourceVersion,
     /// A digest of the requested attributes. The upload may be created with fewer if the server
     /// refuses one that is only tried: the next session does not know that yet.
     attributes: String,
@@ -49,8 +47,8 @@ pub(super) struct Terms {
     claimed: bool,
 }
 
-impl Terms {
-    pub(super) fn of(source: SourceVersion, attributes: &Attributes) -> Self {
+impl UploadFingerprint {
+    pub(crate) fn of(source: SourceVersion, attributes: &Attributes) -> Self {
         let attributes = digest(&format!("{attributes:?}"));
         Self {
             source,
@@ -61,7 +59,7 @@ impl Terms {
     }
 
     /// Returns the fingerprint of a new upload, without the attributes that are lost by now.
-    pub(super) fn begun_with(self, draft: &Draft) -> Self {
+    pub(crate) fn with_losses(self, draft: &Draft) -> Self {
         let losses = draft
             .losses
             .iter()
@@ -72,7 +70,7 @@ impl Terms {
     }
 
     /// Returns the fingerprint of an adopted upload.
-    pub(super) fn claimed(&self) -> Self {
+    pub(crate) fn of_adopted(&self) -> Self {
         Self {
             claimed: true,
             ..self.clone()
@@ -80,26 +78,19 @@ impl Terms {
     }
 
     /// Returns true if an upload was created with the same fingerprint.
-    pub(super) fn are_those_of(&self, begun: &BegunUpload) -> bool {
+    pub(crate) fn is_that_of(&self, begun: &BegunUpload) -> bool {
         begun.source == self.source && begun.attributes == self.attributes
     }
 }
 
-impl Work {
-    /// Returns the place of this transfer's uploads to `key`.
-    pub(super) fn upload_place(&self, key: &ObjectKey) -> UploadPlace {
-        let to = &self.sides.transfer.to;
-        UploadPlace {
-            endpoint: to.endpoint.clone(),
-            bucket: to.location.bucket.clone(),
-            key: key.clone(),
-        }
+impl UploadRecord {
+    /// Returns true if a journal has the record.
+    pub(crate) const fn is_kept(self) -> bool {
+        self.upload.is_some()
     }
-}
 
-impl Tracked {
     /// Returns the record of an upload that is in the journal already.
-    pub(super) const fn known(upload: u64, intended: Timestamp) -> Self {
+    pub(crate) const fn known(upload: u64, intended: Timestamp) -> Self {
         Self {
             upload: Some(upload),
             intended,
@@ -107,7 +98,7 @@ impl Tracked {
     }
 
     /// Returns the record of an upload that is about to be created and that no journal has.
-    pub(super) fn off_record() -> Self {
+    pub(crate) fn off_record() -> Self {
         Self {
             upload: None,
             intended: Timestamp::now(),
@@ -115,14 +106,14 @@ impl Tracked {
     }
 
     /// Records that an upload is about to be created.
-    pub(super) async fn intend(work: &Work, step: &Step) -> Result<Self, Trouble> {
+    pub(crate) async fn intend(work: &Work, step: &Step) -> Result<Self, Trouble> {
         let Some(object) = step.object.filter(|_| work.journal.keeps()) else {
             return Ok(Self::off_record());
         };
-        let tracked = Self::known(work.journal.next_id(), Timestamp::now());
+        let record = Self::known(work.journal.next_id(), Timestamp::now());
         let place = work.upload_place(&step.key);
         let server = Some(work.sides.destination.server().to_owned());
-        tracked
+        record
             .commit(work, |upload| Event::UploadIntended {
                 upload,
                 object,
@@ -130,25 +121,26 @@ impl Tracked {
                 server,
             })
             .await?;
-        Ok(tracked)
+        Ok(record)
     }
 
     /// Puts the upload's id on record. When that fails nobody will know it, so it is cancelled.
-    pub(super) async fn begun(
+    pub(crate) async fn created(
         self,
         work: &Work,
         upload: &MultipartUpload,
-        terms: Terms,
-        parts: PartLengths,
+        terms: UploadFingerprint,
+        layout: &PartLayout,
     ) -> Result<(), Trouble> {
-        let Terms {
+        let UploadFingerprint {
             source,
             attributes,
             losses,
             claimed,
         } = terms;
         let (id, kms) = (upload.id().to_owned(), upload.is_kms());
-        let began = |upload| Event::UploadBegan {
+        let parts = lengths(layout);
+        let created = |upload| Event::UploadBegan {
             upload,
             id,
             source,
@@ -158,7 +150,7 @@ impl Tracked {
             losses,
             claimed,
         };
-        let outcome = self.commit(work, began).await;
+        let outcome = self.commit(work, created).await;
         if outcome.is_err()
             && !claimed
             && !matches!(
@@ -175,7 +167,7 @@ impl Tracked {
 
     /// Handles a Create that failed: aborts the upload in case it took effect anyway. Returns
     /// sentences about what may be left open.
-    pub(super) async fn not_begun(
+    pub(crate) async fn not_created(
         self,
         work: &Work,
         key: &ObjectKey,
@@ -198,7 +190,7 @@ impl Tracked {
         // does it end with the run.
         let bucket = work.sides.destination.for_probes().tidying_up();
         let window = (self.intended, Timestamp::now());
-        let known = work.inherited.known();
+        let known = work.orphans.known();
         let search = async {
             // A refusal is believed where nothing speaks against it.
             if is_refused {
@@ -221,7 +213,7 @@ impl Tracked {
     }
 
     /// Records a part that S3 holds.
-    pub(super) async fn part(self, work: &Work, part: &PartDone) -> Result<(), Trouble> {
+    pub(crate) async fn part(self, work: &Work, part: &PartDone) -> Result<(), Trouble> {
         let Some(upload) = self.upload else {
             return Ok(());
         };
@@ -242,13 +234,13 @@ impl Tracked {
 
     /// Puts on record that the upload is about to be completed, and the `ETag` that the object will
     /// have.
-    pub(super) async fn completing(self, work: &Work, etag: Option<String>) -> Result<(), Trouble> {
+    pub(crate) async fn completing(self, work: &Work, etag: Option<String>) -> Result<(), Trouble> {
         self.commit(work, |upload| Event::CompleteIntended { upload, etag })
             .await
     }
 
     /// Records that the server no longer has the upload.
-    pub(super) async fn ended(self, journal: &Journal) {
+    pub(crate) async fn ended(self, journal: &Journal) {
         if let Some(upload) = self.upload {
             // A journal that is broken stops the run by itself; the next session finds the upload
             // gone.
@@ -256,67 +248,8 @@ impl Tracked {
         }
     }
 
-    /// Handles the result of an upload: one that did not become the object is aborted, unless the
-    /// next session resumes it. Returns true if its parts are lost.
-    pub(super) async fn settle(
-        self,
-        work: &Work,
-        upload: &MultipartUpload,
-        outcome: &Result<Ending, Trouble>,
-        (progress, draft): (&Progress, &mut Draft),
-    ) -> bool {
-        if matches!(outcome, Ok(Ending::Done { .. })) {
-            self.ended(&work.journal).await;
-            return false;
-        }
-        // The next session tries the object that ends the run again.
-        let is_left = outcome.as_ref().is_err_and(Trouble::is_left);
-        // If the journal is broken, the upload may belong to another session by now.
-        let goes_on = is_left || work.journal.broken().is_cancelled();
-        if goes_on && (self.upload.is_some() || work.claims) {
-            if self.upload.is_none() {
-                let id = upload.id();
-                let command =
-                    multipart::command(&work.sides.destination, "abort", upload.key(), Some(id));
-                draft.notes.push(format!(
-                    "the upload {id} is left open: the next run with --adopt goes on with it, and `{command}` frees its parts"
-                ));
-            }
-            return false;
-        }
-        if let Err(Trouble::Failed(failure)) = outcome
-            && !progress.done.is_empty()
-            && may_succeed_later(failure)
-            && self.keep(work).await
-        {
-            draft.notes.push(format!(
-                "its upload keeps {} of its parts ({}) for `s3haul retry` or the next run of the same command",
-                progress.done.len(),
-                ByteSize(progress.bytes)
-            ));
-            return false;
-        }
-        if matches!(outcome, Err(Trouble::NotOurs)) {
-            self.ended(&work.journal).await;
-            return true;
-        }
-        if work.abandon(upload, draft).await {
-            self.ended(&work.journal).await;
-        }
-        // The server denied an upload that it created a moment ago.
-        if let Err(Trouble::Failed(failure)) = outcome
-            && *failure.kind() == FailureKind::NoSuchUpload
-            && failure.details().operation != Operation::CompleteMultipartUpload
-            && progress.done.is_empty()
-        {
-            let upload = upload.outliving_the_run();
-            draft.notes.extend(Box::pin(upload.end_elsewhere()).await);
-        }
-        true
-    }
-
     /// Records that the next run resumes the upload. Returns false if nobody would know of it then.
-    async fn keep(self, work: &Work) -> bool {
+    pub(crate) async fn keep(self, work: &Work) -> bool {
         let Some(upload) = self.upload else {
             return false;
         };
@@ -329,7 +262,7 @@ impl Tracked {
             return false;
         }
         if let Some(open) = work.journal.open_upload(upload).await {
-            work.inherited.give_back(upload, open);
+            work.orphans.give_back(upload, open);
         }
         true
     }
@@ -340,7 +273,7 @@ impl Tracked {
     ///
     /// # Errors
     /// The failure of the abort; the upload stays on record then.
-    pub(super) async fn cancel(
+    pub(crate) async fn cancel(
         self,
         journal: &Journal,
         bucket: &Bucket,
@@ -390,17 +323,7 @@ impl Tracked {
     }
 }
 
-/// Returns true for a failure that says nothing about the parts: with a permission that is granted,
-/// or a server that answers, the same upload can be finished.
-fn may_succeed_later(failure: &Failure) -> bool {
-    failure.is_passing()
-        || matches!(
-            failure.kind(),
-            FailureKind::Denied
-                | FailureKind::Credentials
-                | FailureKind::NoCredentials
-                | FailureKind::ClockSkew
-                | FailureKind::Certificate(_)
-                | FailureKind::Unreadable
-        )
+/// Returns the lengths of a layout's parts.
+pub(crate) fn lengths(layout: &PartLayout) -> PartLengths {
+    layout.parts().map(|part| part.length).collect()
 }

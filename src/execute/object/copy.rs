@@ -1,0 +1,380 @@
+//! One round of a copy within S3.
+//!
+//! Unless the list shows enough ([`from_list`]), HEAD pins the version and `ETag` that every later
+//! request names, and gives the attributes to set and the checksum to compare with. Its size, not
+//! the listed one, selects the route. HEAD also shows what can be proven: if the job demands more,
+//! the object fails before a byte is copied. Parts that do not make the source are detected before
+//! they become an object ([`in_parts`]).
+
+mod from_list;
+mod in_parts;
+mod in_place;
+
+use super::ObjectTask;
+use super::archive::Cold;
+use super::attributes::Wanted;
+use super::condition::{AfterRefusal, RefusedWrite};
+use super::published::Publication;
+use super::trouble::{Replan, Trouble};
+use crate::bucket::Bucket;
+use crate::bucket::parking::BULK_FROM;
+use crate::endpoint::capabilities::ConditionalWrite;
+use crate::execute::prove::{Expected, FromParts, Verdict, judge_head};
+use crate::execute::read;
+use crate::execute::receipt::{COPIED_BEFORE, Ending, MAY_BE_OURS, Proof};
+use crate::manifest::job::Source;
+use crate::pace::Slot;
+use crate::pace::slots::Want;
+use crate::plan::asked::Asked;
+use crate::plan::condition::Seen;
+use crate::plan::decide::{Route, Skip};
+use crate::planner::{Planned, Step};
+use crate::s3::{
+    ArchiveState, Failure, FailureKind, Head, Operation, SourcePin, WriteCondition, Written,
+};
+
+/// The version of the source that a round copies.
+#[derive(Debug)]
+pub(super) struct PinnedSource<'w> {
+    pub(super) bucket: &'w Bucket,
+    pub(super) head: Head,
+    /// The version and `ETag` that every request names.
+    pub(super) pin: SourcePin,
+}
+
+/// A round whose source is pinned.
+pub(super) struct CopyRound<'t, 'w> {
+    pub(super) task: &'t mut ObjectTask<'w>,
+    pub(super) source: Box<PinnedSource<'w>>,
+    pub(super) wanted: Wanted<'w>,
+}
+
+impl<'w> ObjectTask<'w> {
+    /// Copies the object as HEAD shows it.
+    pub(super) async fn copy_round(&mut self, bucket: &'w Bucket) -> Result<Ending, Trouble> {
+        let (work, step) = (self.work, self.step);
+        let is_bulk = step.route.parts() == 0 && step.entry.size > BULK_FROM;
+        let want = if is_bulk {
+            work.slots().bulk(step.entry.size, step.entry.size)
+        } else {
+            Want::Small
+        };
+        let slot = self.request_slot(want).await?;
+        if let Some(etag) = self
+            .listed_etag(bucket)
+            .filter(|_| !self.draft.in_place && self.found.is_none())
+            && let Some(ending) = Box::pin(self.copy_as_listed(bucket, &etag)).await?
+        {
+            return Ok(ending);
+        }
+        let head = if self.draft.in_place {
+            Box::pin(work.sides.look_in_place(&step.key)).await?
+        } else {
+            bucket
+                .parking_heads()
+                .head(&step.entry.key, step.entry.version.as_deref())
+                .await?
+        };
+        // In a box: it moves several times, and each place would be part of the task.
+        let mut source = Box::new(self.pinned(bucket, head));
+        self.is_as_listed(&source)?;
+        if let Some(skipped) = self.left_out(&source.head) {
+            return Ok(skipped);
+        }
+        if self.draft.in_place
+            && let Some(ending) = Box::pin(self.before_change(&source)).await?
+        {
+            return Ok(ending);
+        }
+        if source.head.archive != ArchiveState::Readable {
+            return self.meet_archived(bucket, &Cold::seen(&source.head)).await;
+        }
+        self.shows(&source.pin.etag);
+        let (route, slot) = self.layout(&source, slot).await?;
+        self.draft
+            .pinned(&source.head, &route, source.pin.version.clone());
+        let condition = self.condition(route.publishes_by());
+        if self.found.is_none() && self.is_taken(&condition).await? {
+            return Ok(Ending::Skipped {
+                reason: Skip::Present,
+            });
+        }
+        let wanted = Wanted::of_copy(work, &mut source, &route, &mut self.draft).await?;
+        let found = self.found;
+        let mut round = CopyRound {
+            task: self,
+            source,
+            wanted,
+        };
+        if round.task.draft.in_place {
+            round.wanted.come_at_once(&step.key)?;
+        }
+        round.demand_proof()?;
+        match (found, route) {
+            (Some(reason), _) => {
+                drop(slot);
+                Box::pin(round.prove_found(reason)).await
+            }
+            (None, Route::MultipartCopy(layout)) => {
+                round.confirm_size().await?;
+                Box::pin(round.in_parts(slot, layout)).await
+            }
+            (None, Route::Copy) => round.in_one_request(slot).await,
+            (
+                None,
+                Route::Put | Route::MultipartUpload(_) | Route::Restore | Route::DeleteMarker,
+            ) => {
+                let (operation, place) = (Operation::CopyObject, round.task.place());
+                let message = "an upload route for a copy";
+                Err(Failure::new(FailureKind::Bug, operation, place, message).into())
+            }
+        }
+    }
+
+    /// Returns the source with the version and `ETag` that every later request names.
+    fn pinned(&self, bucket: &'w Bucket, head: Head) -> PinnedSource<'w> {
+        let entry = &self.step.entry;
+        let customer_key = bucket.client().customer_key();
+        let pin = SourcePin {
+            bucket: bucket.name().clone(),
+            key: entry.key.clone(),
+            version: entry
+                .version
+                .clone()
+                .or_else(|| self.version_to_read(&head)),
+            etag: head.etag.clone(),
+            customer_key: customer_key.filter(|_| head.customer_key).cloned(),
+        };
+        PinnedSource { bucket, head, pin }
+    }
+
+    /// Returns an error if HEAD contradicts the list.
+    fn is_as_listed(&self, source: &PinnedSource<'_>) -> Result<(), Failure> {
+        let entry = &self.step.entry;
+        let PinnedSource { bucket, head, .. } = source;
+        let Some(message) = entry.contradicted_by(head, bucket.capabilities().content_etags) else {
+            return Ok(());
+        };
+        let (operation, place) = (Operation::HeadObject, bucket.place(&entry.key));
+        Err(Failure::new(
+            FailureKind::ServerFault,
+            operation,
+            place,
+            message,
+        ))
+    }
+
+    /// Skips an object that was overwritten after it was listed, if the selection excludes what
+    /// HEAD shows. An object that a round of ours has already written is not skipped.
+    fn left_out(&mut self, head: &Head) -> Option<Ending> {
+        let listed = &self.step.entry;
+        let is_written = self.seen != self.step.seen && self.seen != Seen::Absent;
+        if is_written || self.before.is_some() {
+            return None;
+        }
+        let mut now = listed.clone();
+        now.take(head.clone());
+        let rule = self.work.sides.left_out_now(listed, &now)?;
+        Some(self.draft.left_out(&rule))
+    }
+
+    /// Accepts the object at the key as our copy if more than its size proves it equal to the
+    /// source. Otherwise skips it.
+    async fn accept_existing(
+        &mut self,
+        source: &Bucket,
+        head: &Head,
+        asked: Option<Asked<'_>>,
+        otherwise: Skip,
+    ) -> Result<Ending, Trouble> {
+        let destination = self.destination();
+        let found = destination.head(&self.step.key, None).await?;
+        let expected = Expected::of(head, source.capabilities());
+        let content_etags = destination.capabilities().content_etags;
+        match judge_head(&expected, &found, &FromParts::default(), content_etags) {
+            Verdict::Proven(proof) if proof != Proof::Size => {
+                let proof = self.require_strength(proof)?;
+                let written = found.clone().written();
+                self.compare_encryption(head, &written);
+                if let Some(asked) = asked {
+                    Box::pin(self.settle_differences(&written, asked, &found)).await?;
+                }
+                Ok(Self::done(proof, written))
+            }
+            _ => Ok(Ending::Skipped { reason: otherwise }),
+        }
+    }
+}
+
+impl CopyRound<'_, '_> {
+    /// Returns an error, before a byte is copied, if the copy could not be proven as the job
+    /// demands.
+    fn demand_proof(&self) -> Result<(), Failure> {
+        let (head, capabilities) = (&self.source.head, self.source.bucket.capabilities());
+        let demands = self.task.work.sides.transfer.proof.demands_an_answer();
+        let declared = self.wanted.attributes().checksum;
+        if !demands || Expected::of(head, capabilities).is_comparable(declared) {
+            return Ok(());
+        }
+        let why = match &head.checksum {
+            None if capabilities.ignores_checksums => {
+                "checksums of the source's server do not count (`checksums: false`)"
+            }
+            None => "the source has no checksum",
+            Some(_) => {
+                "the source's checksum is none that the copy can have (`parts: {layout: source}` may keep it)"
+            }
+        };
+        Err(self.task.unprovable(why))
+    }
+
+    /// Returns an error if an object whose size no list showed is larger than HEAD says, where HEAD
+    /// is not believed. A copy in one request shows that only afterwards.
+    async fn confirm_size(&self) -> Result<(), Trouble> {
+        let PinnedSource { bucket, head, pin } = &*self.source;
+        let is_listed = !matches!(self.task.work.sides.transfer.from, Source::Object { .. });
+        if is_listed || bucket.capabilities().believes_answers() {
+            return Ok(());
+        }
+        let confirmed = Box::pin(read::confirm_size(bucket, pin, head.size)).await;
+        confirmed.map_err(Trouble::of_pinned)
+    }
+
+    /// Returns the properties of the source that the copy is compared with.
+    fn expected(&self) -> Expected {
+        Expected::of(&self.source.head, self.source.bucket.capabilities())
+    }
+
+    /// Sets what no header could carry.
+    async fn finish(&mut self, ending: &Ending) -> Result<(), Trouble> {
+        self.wanted
+            .finish(Some(&self.source), ending, self.task)
+            .await
+    }
+
+    /// Copies the object with one `CopyObject`.
+    async fn in_one_request(&mut self, slot: Slot) -> Result<Ending, Trouble> {
+        let (step, in_place) = (self.task.step, self.task.draft.in_place);
+        let condition = self.task.condition(ConditionalWrite::Copy);
+        let answer = self
+            .wanted
+            .copy_object(&self.source, step, &condition, &mut self.task.draft)
+            .await;
+        let written = match answer {
+            Ok(answer) => {
+                self.task.draft.attempts += answer.attempts;
+                answer.value
+            }
+            Err(failure) => {
+                self.task.draft.attempts += failure.details().attempts;
+                let ending = self.after_refusal(&condition, failure).await?;
+                self.finish(&ending).await?;
+                return Ok(ending);
+            }
+        };
+        self.task.seen = Seen::Object(written.etag.clone());
+        let pins = self.task.destination().capabilities().pins_copies();
+        if !pins && !in_place && !self.is_unchanged().await? {
+            return Err(Replan::SourceChanged.into());
+        }
+        self.task.compare_encryption(&self.source.head, &written);
+        self.conclude(written, Some(slot)).await
+    }
+
+    /// Proves a copy that one request wrote, and gives it what no header could carry.
+    async fn conclude(&mut self, written: Written, slot: Option<Slot>) -> Result<Ending, Trouble> {
+        let published = Publication {
+            written: &written,
+            made: &FromParts::default(),
+            parts: 0,
+            compares: true,
+            slot,
+        };
+        let proof = self.prove(self.expected(), published).await?;
+        self.task.count_bytes(self.source.head.size);
+        let ending = ObjectTask::done(proof, written);
+        self.finish(&ending).await?;
+        Ok(ending)
+    }
+
+    /// Handles a failed `CopyObject`, whose 412 or 404 may be about the source or the destination.
+    async fn after_refusal(
+        &mut self,
+        condition: &WriteCondition,
+        failure: Failure,
+    ) -> Result<Ending, Trouble> {
+        let refusal = self.task.refusal(condition, &failure);
+        if matches!(
+            refusal,
+            Some(RefusedWrite::Taken(_) | RefusedWrite::Deleted)
+        ) && !self.is_unchanged().await?
+        {
+            return Err(Replan::SourceChanged.into());
+        }
+        let write = ConditionalWrite::Copy;
+        match self.task.refused(write, condition, failure, false).await? {
+            // Taken by someone else, or by an earlier attempt of ours whose answer was lost,
+            // perhaps in an earlier round.
+            AfterRefusal::Leave(skip) if self.task.draft.attempts > 1 => {
+                self.accept_existing(skip).await
+            }
+            AfterRefusal::Leave(reason) => Ok(Ending::Skipped { reason }),
+            AfterRefusal::WriteAgain => Err(Replan::DestinationChanged.into()),
+        }
+    }
+
+    /// Accepts the object at the key as our copy, as [`ObjectTask::accept_existing`] does.
+    async fn accept_existing(&mut self, otherwise: Skip) -> Result<Ending, Trouble> {
+        let (bucket, head) = (self.source.bucket, &self.source.head);
+        let asked = Some(self.wanted.asked(head));
+        self.task
+            .accept_existing(bucket, head, asked, otherwise)
+            .await
+    }
+
+    /// Proves a copy that an earlier session of the run may have made, or leaves it alone. Plans
+    /// the object again if the source changed since the planner looked.
+    async fn prove_found(&mut self, reason: Skip) -> Result<Ending, Trouble> {
+        let otherwise = self.look_again(reason).await?;
+        Box::pin(
+            self.wanted
+                .record_unreadable_tags(&self.source, &mut self.task.draft),
+        )
+        .await?;
+        let ending = self.accept_existing(otherwise).await?;
+        let draft = &mut self.task.draft;
+        draft.reason = None;
+        if matches!(ending, Ending::Done { .. }) {
+            draft.notes.push(COPIED_BEFORE.to_owned());
+            self.task.count_bytes(self.source.head.size);
+        } else {
+            draft.notes.push(MAY_BE_OURS.to_owned());
+        }
+        Ok(ending)
+    }
+
+    /// Plans an object again that an earlier session may have copied, unless the planner has just
+    /// done so and the source is unchanged. Returns the reason to leave it alone.
+    async fn look_again(&mut self, reason: Skip) -> Result<Skip, Trouble> {
+        let task = &mut *self.task;
+        let (sides, step) = (&task.work.sides, task.step);
+        let mut now = step.entry.clone();
+        now.take(self.source.head.clone());
+        if step.object.is_some() && !step.entry.differs_from(&now) {
+            return Ok(reason);
+        }
+        let made = task.work.made_before(&step.key);
+        let planned = sides.ask_again(step.entry.clone(), step.key.clone(), &made);
+        match planned.await {
+            Planned::Step(planned) => {
+                let Step { seen, reason, .. } = *planned;
+                (task.seen, task.found) = (seen, None);
+                task.draft.reason = Some(reason);
+                Err(Replan::SourceChanged.into())
+            }
+            Planned::Skip(_, _, reason) => Ok(reason),
+            Planned::Failed(_, _, failure) => Err(failure.into()),
+            _ => Ok(reason),
+        }
+    }
+}

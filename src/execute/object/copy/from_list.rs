@@ -1,0 +1,122 @@
+//! Copies an object that nobody has looked at: the listing's size and `ETag` are enough for the
+//! content alone.
+//!
+//! The `ETag` pins the source, and where it is the MD5 of the bytes it proves the copy too.
+//! Everything else (a server that says no, an `ETag` that comes out differently because a key of
+//! KMS is in play) ends in the ordinary way, with a HEAD.
+
+use super::CopyRound;
+use crate::bucket::Bucket;
+use crate::checksum::looks_like_md5;
+use crate::endpoint::capabilities::ConditionalWrite;
+use crate::execute::object::ObjectTask;
+use crate::execute::object::attributes::Wanted;
+use crate::execute::object::condition::RefusedWrite;
+use crate::execute::object::trouble::{Replan, Trouble};
+use crate::execute::receipt::Ending;
+use crate::manifest::job::{Prove, Verify};
+use crate::plan::attributes::Reads;
+use crate::plan::condition::Seen;
+use crate::plan::decide::Route;
+use crate::s3::{FailureKind, Head};
+
+impl<'w> ObjectTask<'w> {
+    /// Returns the listed `ETag`, if the listing tells all that the copy takes.
+    pub(super) fn listed_etag(&self, source: &Bucket) -> Option<String> {
+        let entry = &self.step.entry;
+        let reads = Reads::of(
+            &self.work.sides.transfer,
+            source.capabilities(),
+            &self.step.route,
+        );
+        let archived = matches!(
+            entry.storage_class.as_deref(),
+            Some("GLACIER" | "DEEP_ARCHIVE")
+        );
+        // An ETag is not a checksum, HEAD saves most of the reading, and the versions of a history
+        // come one after another.
+        let proof = self.work.sides.transfer.proof;
+        let demanding = proof.verify == Verify::RequireChecksum || proof.prove == Prove::Read;
+        let simple = self.step.route == Route::Copy
+            && self.step.turn.is_none()
+            && self.destination().capabilities().believes_answers();
+        let enough = simple && !reads.head && !archived && !demanding;
+        entry
+            .etag
+            .clone()
+            .filter(|etag| enough && looks_like_md5(etag))
+    }
+
+    /// Copies the object with this listed `ETag`; `None` when it takes a HEAD after all.
+    pub(super) async fn copy_as_listed(
+        &mut self,
+        bucket: &'w Bucket,
+        etag: &str,
+    ) -> Result<Option<Ending>, Trouble> {
+        let (work, step) = (self.work, self.step);
+        let condition = self.condition(ConditionalWrite::Copy);
+        if self.is_taken(&condition).await? {
+            return Ok(None);
+        }
+        let listed = Head {
+            size: step.entry.size,
+            etag: etag.to_owned(),
+            ..Head::default()
+        };
+        let mut source = Box::new(self.pinned(bucket, listed));
+        let version = source.pin.version.clone();
+        self.draft.pinned(&source.head, &step.route, version);
+        let wanted = Wanted::of_copy(work, &mut source, &step.route, &mut self.draft).await?;
+        let mut round = CopyRound {
+            task: self,
+            source,
+            wanted,
+        };
+        let answer = round
+            .wanted
+            .copy_object(&round.source, step, &condition, &mut round.task.draft)
+            .await;
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(failure) if *failure.kind() == FailureKind::Stopped || failure.ends_run() => {
+                return Err(failure.into());
+            }
+            Err(failure) => {
+                round.task.draft.attempts += failure.details().attempts;
+                // Refused by an earlier attempt of ours whose answer was lost, or by somebody
+                // else's object.
+                let refusal = round.task.refusal(&condition, &failure);
+                let Some(RefusedWrite::Taken(skip)) =
+                    refusal.filter(|_| round.task.draft.attempts > 1)
+                else {
+                    return Ok(None);
+                };
+                return Ok(match round.look_at_source(etag).await {
+                    Ok(()) => Some(round.accept_existing(skip).await?),
+                    Err(Trouble::Replan(..)) => None,
+                    Err(trouble) => return Err(trouble),
+                });
+            }
+        };
+        round.task.draft.attempts += answer.attempts;
+        let written = answer.value;
+        round.task.seen = Seen::Object(written.etag.clone());
+        if written.etag != etag {
+            round.look_at_source(etag).await?;
+        }
+        round.conclude(written, None).await.map(Some)
+    }
+}
+
+impl CopyRound<'_, '_> {
+    /// Replaces what the list shows of the source by its HEAD.
+    async fn look_at_source(&mut self, etag: &str) -> Result<(), Trouble> {
+        let entry = &self.task.step.entry;
+        let (bucket, version) = (self.source.bucket, entry.version.as_deref());
+        self.source.head = bucket.head(&entry.key, version).await?;
+        if self.source.head.etag == etag {
+            return Ok(());
+        }
+        Err(Replan::SourceChanged.into())
+    }
+}

@@ -1,0 +1,262 @@
+//! Copies one object as a multipart upload.
+//!
+//! An upload that an earlier session left open is resumed, or one that was found open is adopted,
+//! if it is for the same version and terms; otherwise a new one is created. Parts that do not make
+//! the source are detected before they become an object.
+
+use std::sync::Arc;
+
+use super::CopyRound;
+use crate::endpoint::capabilities::ConditionalWrite;
+use crate::execute::object::ObjectTask;
+use crate::execute::object::condition::Published;
+use crate::execute::object::published::Publication;
+use crate::execute::object::trouble::{Replan, Trouble};
+use crate::execute::object::upload::parts::PartSource;
+use crate::execute::object::upload::record::UploadFingerprint;
+use crate::execute::object::upload::resume::Resumed;
+use crate::execute::object::upload::{UploadRequest, UploadSession, adopt};
+use crate::execute::prove::{Expected, Forecast, FromParts, forecast, proves};
+use crate::execute::receipt::Ending;
+use crate::journal::event::SourceVersion;
+use crate::manifest::job::Prove;
+use crate::pace::Slot;
+use crate::plan::condition::Seen;
+use crate::plan::decide::Skip;
+use crate::plan::parts::PartLayout;
+use crate::s3::{ChecksumKind, CompleteSpec, FailureKind, Head};
+
+impl<'w> CopyRound<'_, 'w> {
+    /// Copies the parts of the layout, and publishes them.
+    pub(super) async fn in_parts(
+        &mut self,
+        slot: Slot,
+        layout: PartLayout,
+    ) -> Result<Ending, Trouble> {
+        let request = self.upload_request(layout);
+        let session = match UploadSession::resume(self.task, &request).await? {
+            Some(Resumed::Session(session)) => {
+                drop(slot);
+                *session
+            }
+            // In place, the object equals itself anyway, which does not prove that it was changed.
+            Some(Resumed::Published(found, etag)) if !self.task.draft.in_place => {
+                drop(slot);
+                let ending = self.prove_published(*found, etag).await?;
+                self.finish(&ending).await?;
+                return Ok(ending);
+            }
+            Some(Resumed::Published(..)) | None => {
+                let source = Some(&*self.source);
+                let wanted = &mut self.wanted;
+                UploadSession::adopt_or_create(self.task, wanted, source, request, Some(slot))
+                    .await?
+            }
+        };
+        self.send(session).await
+    }
+
+    /// Returns the upload that the copy needs.
+    fn upload_request(&self, layout: PartLayout) -> UploadRequest {
+        let (head, pin) = (&self.source.head, &self.source.pin);
+        let version = SourceVersion {
+            size: head.size,
+            version: pin.version.clone(),
+            etag: Some(pin.etag.clone()),
+            modified: head.modified,
+        };
+        let attributes = self.wanted.attributes();
+        let declared = attributes.checksum;
+        let reads = self.task.work.sides.transfer.proof.prove == Prove::Read
+            && declared.is_some_and(|(_, kind)| kind == ChecksumKind::FullObject);
+        let doubt = if self.expected().is_comparable(declared) || reads {
+            adopt::unseen_acl(attributes)
+        } else {
+            Some(
+                "the source has no checksum to prove its parts by; `prove: read` would compute one",
+            )
+        };
+        UploadRequest {
+            fingerprint: UploadFingerprint::of(version, self.wanted.requested()),
+            layout,
+            attributes: attributes.clone(),
+            checksum: head.checksum.clone(),
+            doubt,
+        }
+    }
+
+    /// Copies the parts that S3 does not hold yet, publishes the object, and sets the attributes
+    /// that can be set only then. The record of the upload stays until that is done: it tells the
+    /// next session that the object is ours.
+    async fn send(&mut self, mut session: UploadSession<'w>) -> Result<Ending, Trouble> {
+        self.task.draft.parts = session.layout.count;
+        let outcome = self.parts_to_object(&mut session).await;
+        let attributes = self.wanted.attributes();
+        let outcome = session.verify_adopted(attributes, outcome, self.task).await;
+        let late = match &outcome {
+            Ok(ending) => self.finish(ending).await,
+            Err(_) => Ok(()),
+        };
+        if late.as_ref().is_err_and(Trouble::is_left) {
+            session.leave_recorded(self.task);
+            return late.and(outcome);
+        }
+        let outcome = session.end(outcome, self.task).await;
+        late.and(outcome)
+    }
+
+    /// Proves an object that an earlier session published without receiving the answer.
+    async fn prove_published(
+        &mut self,
+        found: Head,
+        etag: Option<String>,
+    ) -> Result<Ending, Trouble> {
+        let written = found.clone().written();
+        self.task.compare_encryption(&self.source.head, &written);
+        let published = Publication {
+            written: &written,
+            made: &FromParts::recorded(etag),
+            parts: 0,
+            compares: false,
+            slot: self.task.work.small_slot().await,
+        };
+        let proof = self.prove(self.expected(), published).await?;
+        let asked = self.wanted.asked(&self.source.head);
+        self.task
+            .settle_differences(&written, asked, &found)
+            .await?;
+        self.task.count_bytes(self.source.head.size);
+        Ok(ObjectTask::done(proof, written))
+    }
+
+    async fn parts_to_object(
+        &mut self,
+        session: &mut UploadSession<'w>,
+    ) -> Result<Ending, Trouble> {
+        self.copy_parts(session).await?;
+        let (work, in_place) = (self.task.work, self.task.draft.in_place);
+        let capabilities = work.sides.destination.capabilities();
+        let is_kms = session.upload.is_kms();
+        let declared = session.upload.declared().await?;
+        let made = FromParts::of(&session.done, declared);
+        let expected = self.expected_of_parts(session, &made).await?;
+        if session.is_adopted && !proves(&expected, &made) {
+            return Err(session.disown(self.task));
+        }
+        let boundaries = &session.layout.boundaries;
+        match forecast(&expected, &made, boundaries, capabilities.content_etags) {
+            Forecast::Publish => {}
+            Forecast::Unkept(why) => self.task.lose_etag(&why),
+            Forecast::OtherBoundaries => return Err(Replan::OtherBoundaries.into()),
+            Forecast::Contradicted(what) => {
+                return Err(self.explain_difference(&what, None).await);
+            }
+        }
+        let slot = work.small_slot().await;
+        if !capabilities.pins_parts() && !self.is_unchanged().await? {
+            return Err(Replan::SourceChanged.into());
+        }
+        let condition = self.task.condition(ConditionalWrite::Complete);
+        if self.task.is_taken(&condition).await? {
+            return Ok(Ending::Skipped {
+                reason: Skip::Present,
+            });
+        }
+        let spec = CompleteSpec {
+            size: self.source.head.size,
+            checksum: None,
+            // With it, S3 refuses to publish anything that differs from what the parts' checksums
+            // make, which was compared with the source's checksum.
+            full_checksum: made
+                .checksum
+                .clone()
+                .filter(|sum| sum.kind == ChecksumKind::FullObject),
+            condition,
+        };
+        let etag = made.etag().filter(|_| !is_kms).map(str::to_owned);
+        let published = session.complete(&session.done, etag, spec, self.task).await;
+        let written = match published {
+            Ok(Published::Written(written)) => written,
+            Ok(Published::Left(reason)) => return Ok(Ending::Skipped { reason }),
+            Err(Trouble::Failed(failure)) if *failure.kind() == FailureKind::Corrupted => {
+                let what = "S3 refused to publish parts that do not make the source's checksum";
+                return Err(self.explain_difference(what, None).await);
+            }
+            // The object is unchanged, or somebody else has overwritten it.
+            Err(Trouble::Failed(failure))
+                if in_place && *failure.kind() == FailureKind::NoSuchUpload =>
+            {
+                return Err(Replan::DestinationChanged.into());
+            }
+            Err(trouble) => return Err(trouble),
+        };
+        if in_place && written.was_found {
+            Box::pin(self.task.is_changed()).await?;
+        }
+        self.task.seen = Seen::Object(written.etag.clone());
+        self.task.compare_encryption(&self.source.head, &written);
+        let made = if is_kms { made.without_etag() } else { made };
+        let published = Publication {
+            written: &written,
+            made: &made,
+            parts: session.layout.count,
+            // `verify_adopted` compares the attributes of an adopted upload, and has the object
+            // copied again if they differ.
+            compares: !session.is_adopted,
+            slot,
+        };
+        let proof = Box::pin(self.prove(expected, published)).await?;
+        tracing::debug!(key = %self.task.step.key, %proof, "published");
+        Ok(ObjectTask::done(proof, written))
+    }
+
+    /// Copies the parts that S3 does not hold yet.
+    async fn copy_parts(&self, session: &mut UploadSession<'w>) -> Result<(), Trouble> {
+        // Two requests store the same part only where the source is pinned and no key makes ETags
+        // of its own; the key of an upload that was found open is unknown.
+        let capabilities = self.task.destination().capabilities();
+        let twice = capabilities.pins_parts()
+            && capabilities.content_etags
+            && !session.upload.is_kms()
+            && !session.is_adopted;
+        let pin = Arc::new(self.source.pin.clone());
+        let sent = session.send_all(PartSource::CopyRange { pin, twice }).await;
+        sent.map_err(|trouble| match trouble {
+            Trouble::Failed(failure) if *failure.kind() == FailureKind::PreconditionFailed => {
+                Replan::SourceRefused.into()
+            }
+            Trouble::Replan(Replan::SourceChanged, _) => Replan::SourceRefused.into(),
+            trouble => trouble,
+        })?;
+        session.done.sort_unstable_by_key(|part| part.number);
+        Ok(())
+    }
+
+    /// Returns the properties of the source that the parts are compared with. If the source has no
+    /// checksum to compare with what the parts make, and the job allows it, the source is read: so
+    /// a wrong upload is detected before it is published.
+    async fn expected_of_parts(
+        &mut self,
+        session: &UploadSession<'_>,
+        made: &FromParts,
+    ) -> Result<Expected, Trouble> {
+        let mut expected = self.expected();
+        if session.upload.is_kms() {
+            expected.etag = None;
+            if session.layout.is_replay() {
+                let why = "a KMS or customer key makes an ETag of its own";
+                self.task.lose_etag(why);
+            }
+        }
+        let is_wanted = self.task.work.sides.transfer.proof.prove == Prove::Read;
+        if let Some(sum) = &made.checksum
+            && sum.kind == ChecksumKind::FullObject
+            && is_wanted
+            && !expected.is_comparable(Some((sum.algorithm, sum.kind)))
+        {
+            expected.checksum = Some(self.sum_source(sum.algorithm).await?);
+            expected.read = true;
+        }
+        Ok(expected)
+    }
+}

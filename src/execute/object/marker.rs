@@ -1,0 +1,45 @@
+//! Writes the delete markers of a history.
+
+use super::ObjectTask;
+use super::trouble::Trouble;
+use crate::bucket::history::Tip;
+use crate::execute::receipt::{Ending, Proof};
+use crate::pace::slots::Want;
+use crate::s3::{Failure, FailureKind, Operation};
+
+impl ObjectTask<'_> {
+    /// Puts a delete marker where the source has one. It hides the versions below it and destroys
+    /// none.
+    pub(super) async fn write_marker(&mut self) -> Result<Ending, Trouble> {
+        let step = self.step;
+        let _slot = self.request_slot(Want::Small).await?;
+        let tip = step
+            .turn
+            .as_ref()
+            .map_or(Tip::Unknown, |turn| turn.tip.clone());
+        let destination = self.destination();
+        let answer = destination.append_marker(&step.key, &tip).await?;
+        self.draft.attempts += answer.attempts;
+        // After an answer that was lost, the marker is the one that stands there now.
+        let made = answer.value;
+        if !made.etag.is_empty() {
+            let message = "a version by somebody else stands where the delete marker should";
+            let (kind, operation) = (FailureKind::NotEqual, Operation::DeleteObject);
+            return Err(Failure::new(kind, operation, self.place(), message).into());
+        }
+        if !destination.capabilities().refuses_what_it_lacks() {
+            let newest = Box::pin(destination.newest_version(&step.key)).await?;
+            let is_there =
+                newest.is_some_and(|newest| newest.is_marker && Some(newest.id) == made.version);
+            if !is_there {
+                let what = "the server answered that there is a delete marker, and lists none";
+                return Err(self.refuse_to_publish(what).into());
+            }
+        }
+        Ok(Ending::Done {
+            proof: Proof::DeleteMarker,
+            etag: made.etag,
+            destination_version: made.version,
+        })
+    }
+}

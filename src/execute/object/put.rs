@@ -1,0 +1,189 @@
+//! Sends a small object in one request, and proves it.
+//!
+//! The answer proves the bytes by the checksum that was sent, or by its `ETag` where that is the
+//! MD5 of the bytes. Otherwise the object is looked at.
+
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+
+use super::condition::{AfterRefusal, CONDITION_HOLDS, Published};
+use super::published::HeadCheck;
+use super::sent::{READ_SUM, against_md5, equal, is_comparable};
+use super::trouble::Trouble;
+use super::{ObjectTask, ROUNDS};
+use crate::checksum;
+use crate::endpoint::capabilities::ConditionalWrite;
+use crate::execute::receipt::{Ending, Proof};
+use crate::manifest::job::{Prove, Verify};
+use crate::pace::Slot;
+use crate::plan::decide::Skip;
+use crate::s3::{Attributes, Checksum, Operation, WriteCondition, Written};
+
+impl ObjectTask<'_> {
+    /// Sends a small object in one request and proves it.
+    pub(super) async fn put(
+        &mut self,
+        slot: Slot,
+        body: Bytes,
+        attributes: &Attributes,
+    ) -> Result<Ending, Trouble> {
+        self.demand_checksum(attributes)?;
+        let sum = attributes
+            .checksum
+            .map(|(algorithm, _)| checksum::compute(algorithm, &body));
+        let reads = self.work.sides.transfer.proof.prove == Prove::Read;
+        let local = sum
+            .clone()
+            .or_else(|| reads.then(|| checksum::compute(READ_SUM, &body)));
+        let size = body.len() as u64;
+        let written = match self
+            .put_on_condition(&body, attributes, sum.as_ref())
+            .await?
+        {
+            Published::Written(written) => written,
+            Published::Left(reason) => return Ok(Ending::Skipped { reason }),
+        };
+        let proof = match strong_proof(&body, sum.as_ref(), &written) {
+            Some(Ok(proof)) => {
+                if proof == Proof::Etag {
+                    let md5s = self.work.refusals.md5s(self.destination());
+                    md5s.store(true, Ordering::Release);
+                }
+                self.confirm(&written, proof, size, attributes).await?;
+                proof
+            }
+            Some(Err(message)) => {
+                return Err(self.reject_published(&written, &message).await.into());
+            }
+            None => self.prove_by_size(&written, &body, attributes).await?,
+        };
+        drop(slot);
+        let proof = self.strengthen(proof, local, &written, size).await?;
+        self.count_bytes(size);
+        Ok(Self::done(proof, written))
+    }
+
+    /// Sends the bytes, and again if the condition of the write has changed.
+    async fn put_on_condition(
+        &mut self,
+        body: &Bytes,
+        attributes: &Attributes,
+        sum: Option<&Checksum>,
+    ) -> Result<Published, Trouble> {
+        let (destination, key) = (self.destination(), &self.step.key);
+        let mut round = 1;
+        loop {
+            let condition = self.condition(ConditionalWrite::Put);
+            if self.is_taken(&condition).await? {
+                return Ok(Published::Left(Skip::Present));
+            }
+            let sent =
+                destination.put_object(key, body.clone(), attributes, sum, condition.clone());
+            let failure = match sent.await {
+                Ok(answer) => {
+                    self.draft.attempts += answer.attempts;
+                    return Ok(Published::Written(answer.value));
+                }
+                Err(failure) => failure,
+            };
+            self.draft.attempts += failure.details().attempts;
+            let next = self.refused(
+                ConditionalWrite::Put,
+                &condition,
+                failure.clone(),
+                round < ROUNDS,
+            );
+            if let AfterRefusal::Leave(skip) = next.await? {
+                // By someone else, or by an earlier attempt of ours whose answer was lost.
+                let found = destination.head(key, None).await?.written();
+                if condition == WriteCondition::Matches(found.etag.clone()) {
+                    return Err(failure.noting(CONDITION_HOLDS).into());
+                }
+                return Ok(match strong_proof(body, sum, &found) {
+                    Some(Ok(_)) if self.draft.attempts > 1 => Published::Written(found),
+                    _ => Published::Left(skip),
+                });
+            }
+            round += 1;
+        }
+    }
+
+    /// Looks at an object whose answer proves its bytes, if no answer is believed, or if the bucket
+    /// has not shown yet that it keeps what it was asked to keep. The `ETag` that proves the bytes
+    /// must be that of the object.
+    async fn confirm(
+        &mut self,
+        written: &Written,
+        proof: Proof,
+        size: u64,
+        attributes: &Attributes,
+    ) -> Result<(), Trouble> {
+        let destination = self.destination();
+        let look = HeadCheck {
+            size,
+            is_needed: !destination.capabilities().believes_answers(),
+            ..self.head_check(written, attributes, Operation::PutObject)
+        };
+        if !look
+            .asked
+            .is_some_and(|asked| self.work.refusals.needs_look(destination, asked))
+        {
+            return Ok(());
+        }
+        if let Some(found) = Box::pin(self.look_at_sent(look)).await?
+            && proof == Proof::Etag
+            && found.etag != written.etag
+        {
+            let what = format!(
+                "the ETag of the object is {}, and what was sent has {}",
+                found.etag, written.etag
+            );
+            return Err(self.reject_published(written, &what).await.into());
+        }
+        Ok(())
+    }
+
+    /// Looks at an object whose write answered with no proof, and returns the proof that its size
+    /// is. Also compares what it has with the attributes that were sent. A job that asks for the
+    /// size only and believes the server does not look, unless the answer speaks against the bytes.
+    async fn prove_by_size(
+        &mut self,
+        written: &Written,
+        body: &Bytes,
+        attributes: &Attributes,
+    ) -> Result<Proof, Trouble> {
+        let destination = self.destination();
+        // The profile says so, or an upload of this run had an ETag that was an MD5.
+        let are_md5s = self.work.refusals.md5s(destination).load(Ordering::Acquire);
+        let md5 = checksum::md5_etag(body);
+        let believes = destination.capabilities().believes_answers();
+        let is_doubtful = against_md5(&md5, &written.etag, are_md5s).is_some();
+        if self.work.sides.transfer.proof.verify != Verify::Size || !believes || is_doubtful {
+            let look = HeadCheck {
+                size: body.len() as u64,
+                is_needed: true,
+                ..self.head_check(written, attributes, Operation::PutObject)
+            };
+            // A key makes ETags of its own, and only the object shows if there is one.
+            if let Some(found) = Box::pin(self.look_at_sent(look)).await?
+                && let Some(what) = against_md5(&md5, &found.etag, are_md5s && !found.kms)
+            {
+                return Err(self.reject_published(written, &what).await.into());
+            }
+        }
+        Ok(Proof::Size)
+    }
+}
+
+/// Judges the answer beyond the size: equal, unequal, or nothing.
+fn strong_proof(
+    body: &Bytes,
+    sent: Option<&Checksum>,
+    written: &Written,
+) -> Option<Result<Proof, String>> {
+    match (sent, &written.checksum) {
+        (Some(sent), Some(stored)) if is_comparable(sent, stored) => Some(equal(sent, stored)),
+        _ => (checksum::md5_etag(body) == written.etag).then_some(Ok(Proof::Etag)),
+    }
+}

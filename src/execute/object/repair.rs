@@ -1,0 +1,94 @@
+//! Gives a copy the tags that an earlier run could not give it, without copying it again.
+//!
+//! Tags are the one attribute that S3 changes without another write of the object: nothing is
+//! copied, whatever the size, and a bucket with versioning gets no new version. That is right only
+//! for the very copy that the earlier run made of the source as it is now. If the destination has
+//! another `ETag` or version, or the source was written since, the object is copied again, with all
+//! of its attributes.
+
+use serde_json::Value;
+
+use super::ObjectTask;
+use super::trouble::Trouble;
+use crate::bucket::Bucket;
+use crate::execute::receipt::{Ending, ONLY_TAGS, Proof};
+use crate::manifest::job::PublishedCopy;
+use crate::pace::slots::Want;
+use crate::plan::attributes::merged_tags;
+use crate::s3::{Failure, FailureKind, Head, Operation};
+
+impl ObjectTask<'_> {
+    /// Sets the tags of a copy, if that is all that it lacks. Returns `None` if the object must be
+    /// copied again.
+    pub(super) async fn repair_tags(&mut self, source: &Bucket) -> Result<Option<Ending>, Trouble> {
+        let (work, step) = (self.work, self.step);
+        let key = &step.entry.key;
+        let Some(copy) = work
+            .sides
+            .transfer
+            .repairs
+            .get(key.as_str())
+            .filter(|_| step.turn.is_none())
+        else {
+            return Ok(None);
+        };
+        let _slot = self.request_slot(Want::Small).await?;
+        let head = source.head(key, step.entry.version.as_deref()).await?;
+        let destination = &work.sides.destination;
+        let found = match destination.head(&step.key, None).await {
+            Err(failure) if *failure.kind() == FailureKind::NotFound => return Ok(None),
+            found => found?,
+        };
+        if !is_that_copy(copy, &head, &found) {
+            return Ok(None);
+        }
+        let kept = source.tags(key, head.version.as_deref()).await?;
+        let tags = merged_tags(kept, &work.sides.transfer).map_err(|loss| {
+            let place = source.place(key);
+            Failure::new(
+                FailureKind::NotKept,
+                Operation::GetObjectTagging,
+                place,
+                loss.to_string(),
+            )
+        })?;
+        if !tags.is_empty() || may_have_tags(destination, &found) {
+            let at = (found.etag.as_str(), found.version.as_deref());
+            self.put_late_tags(at, &tags).await?;
+        }
+        let draft = &mut self.draft;
+        (draft.size, draft.version, draft.route, draft.parts) = (head.size, head.version, None, 0);
+        draft.in_place = true;
+        draft.notes.push(ONLY_TAGS.to_owned());
+        self.count_bytes(head.size);
+        let proof = copy
+            .proof
+            .clone()
+            .map(Value::String)
+            .and_then(|proof| serde_json::from_value(proof).ok());
+        let proof = proof.unwrap_or(Proof::Size);
+        Ok(Some(Ending::Done {
+            proof,
+            etag: found.etag,
+            destination_version: None,
+        }))
+    }
+}
+
+/// Returns true if an object may have tags. Servers other than Amazon's may show no number of them.
+fn may_have_tags(bucket: &Bucket, found: &Head) -> bool {
+    let capabilities = bucket.capabilities();
+    let counts = capabilities.refuses_what_it_lacks() || !capabilities.tags;
+    found.tag_count.map_or(!counts, |count| count > 0)
+}
+
+/// Returns true if the destination has the copy that the earlier run made, and the source is as it
+/// was then.
+fn is_that_copy(copy: &PublishedCopy, head: &Head, found: &Head) -> bool {
+    let is_old = match (&copy.source_version, &head.version) {
+        (Some(then), Some(now)) => then == now,
+        _ => head.modified.is_some_and(|modified| modified <= copy.at),
+    };
+    let is_same_version = copy.version.is_none() || copy.version == found.version;
+    is_old && is_same_version && copy.etag == found.etag && head.size == found.size
+}

@@ -1,0 +1,206 @@
+//! One multipart upload of an object: the same session for copies, files, and streams.
+//!
+//! A session resumes an upload of an earlier session ([`resume`]), adopts one that no journal knows
+//! ([`adopt`]), or creates one. It sends the parts that S3 does not hold yet ([`parts`]), completes
+//! the upload, and ends it.
+//!
+//! Only a session writes the events of an upload to the journal ([`record`]). An upload is on
+//! record before the request that creates it, and its id and fingerprint before its first part, so
+//! that a session that ends at any moment leaves nothing behind that the next one does not know.
+
+pub(super) mod adopt;
+mod end;
+pub(super) mod local;
+pub(in crate::execute) mod orphans;
+pub(super) mod parts;
+pub(in crate::execute) mod record;
+pub(super) mod resume;
+mod verify;
+
+use std::sync::Arc;
+
+use super::ObjectTask;
+use super::attributes::Wanted;
+use super::condition::{AfterRefusal, Published};
+use super::copy::PinnedSource;
+use super::trouble::Trouble;
+use crate::endpoint::capabilities::ConditionalWrite;
+use crate::execute::Work;
+use crate::execute::monitor::Event;
+use crate::multipart::MultipartUpload;
+use crate::pace::Slot;
+use crate::plan::parts::PartLayout;
+use crate::s3::{Attributes, Checksum, CompleteSpec, PartDone};
+use record::{UploadFingerprint, UploadRecord};
+
+/// The upload that an object needs.
+#[derive(Debug)]
+pub(super) struct UploadRequest {
+    /// An open upload must have the same one.
+    pub(super) fingerprint: UploadFingerprint,
+    pub(super) layout: PartLayout,
+    /// The attributes that the object must have.
+    pub(super) attributes: Attributes,
+    /// The checksum of the source.
+    pub(super) checksum: Option<Checksum>,
+    /// The reason why an upload of unknown origin could not be distinguished from one of other
+    /// bytes or with another ACL, if there is one.
+    pub(super) doubt: Option<&'static str>,
+}
+
+/// An upload in progress.
+pub(super) struct UploadSession<'w> {
+    work: &'w Work,
+    pub(super) upload: Arc<MultipartUpload>,
+    record: UploadRecord,
+    /// The record of a second upload, which a request to create this one may create late.
+    late_twin: Option<UploadRecord>,
+    /// The layout of its parts.
+    pub(super) layout: PartLayout,
+    /// Parts that S3 held when this session took the upload over.
+    held: Arc<[PartDone]>,
+    /// True if it was adopted: the request that created it is not known.
+    pub(super) is_adopted: bool,
+    /// The number by which the monitor knows it.
+    id: u64,
+    /// Parts that S3 has confirmed.
+    pub(super) done: Vec<PartDone>,
+    /// Attempts that the confirmed parts took.
+    attempts: u32,
+    /// Bytes of the confirmed parts.
+    pub(super) bytes: u64,
+}
+
+impl<'w> UploadSession<'w> {
+    fn new(
+        work: &'w Work,
+        upload: MultipartUpload,
+        record: UploadRecord,
+        layout: PartLayout,
+    ) -> Self {
+        Self {
+            work,
+            upload: Arc::new(upload),
+            record,
+            late_twin: None,
+            layout,
+            held: Arc::default(),
+            is_adopted: false,
+            id: work.next_id(),
+            done: Vec::new(),
+            attempts: 0,
+            bytes: 0,
+        }
+    }
+
+    /// Adopts an open upload if the job allows it and there is one, or creates one. `slot` is
+    /// released once that is done.
+    pub(super) async fn adopt_or_create(
+        task: &mut ObjectTask<'w>,
+        wanted: &mut Wanted<'w>,
+        source: Option<&PinnedSource<'w>>,
+        request: UploadRequest,
+        slot: Option<Slot>,
+    ) -> Result<Self, Trouble> {
+        if let Some(session) = Self::adopt(task, &request).await? {
+            return Ok(session);
+        }
+        let record = UploadRecord::intend(task.work, task.step).await?;
+        Self::create(task, wanted, source, request, record, slot).await
+    }
+
+    /// Creates an upload: on record before the request, its id and fingerprint before its first
+    /// part.
+    async fn create(
+        task: &mut ObjectTask<'w>,
+        wanted: &mut Wanted<'w>,
+        source: Option<&PinnedSource<'w>>,
+        request: UploadRequest,
+        record: UploadRecord,
+        slot: Option<Slot>,
+    ) -> Result<Self, Trouble> {
+        let (work, key) = (task.work, &task.step.key);
+        let upload = match wanted.initiate(source, key, &mut task.draft).await {
+            Ok(upload) => upload,
+            Err(failure) => {
+                let notes = record.not_created(work, key, &failure).await;
+                task.draft.notes.extend(notes);
+                return Err(task.explained_acl(failure).into());
+            }
+        };
+        drop(slot);
+        let (strays, bucket) = (upload.strays().iter(), task.destination());
+        let notes = strays.map(|stray| stray.told(bucket, key));
+        task.draft.notes.extend(notes);
+        let late_twin = if upload.has_late_twin() && record.is_kept() {
+            // Without a journal that works, the next record fails too, and ends this upload.
+            UploadRecord::intend(work, task.step).await.ok()
+        } else {
+            None
+        };
+        let fingerprint = request.fingerprint.with_losses(&task.draft);
+        record
+            .created(work, &upload, fingerprint, &request.layout)
+            .await?;
+        Ok(Self {
+            late_twin,
+            ..Self::new(work, upload, record, request.layout)
+        })
+    }
+
+    /// Creates the upload of a stream. No journal has it, because nobody could resume it: the bytes
+    /// that were read are gone.
+    pub(super) async fn create_unrecorded(
+        task: &mut ObjectTask<'w>,
+        wanted: &mut Wanted<'w>,
+        request: UploadRequest,
+    ) -> Result<Self, Trouble> {
+        let record = UploadRecord::off_record();
+        Self::create(task, wanted, None, request, record, None).await
+    }
+
+    /// Announces the upload to the monitor, with the bytes that S3 holds already.
+    fn announce(&self) {
+        self.work.monitor.observe(&Event::UploadBegan {
+            id: self.id,
+            key: self.upload.key().as_str(),
+            bytes: self.layout.size,
+            parts: self.layout.count,
+        });
+        if self.bytes > 0 {
+            self.work.monitor.observe(&Event::BytesCopied {
+                id: Some(self.id),
+                bytes: self.bytes,
+            });
+        }
+    }
+
+    /// Completes the upload from these parts, whose object will have this `ETag`. If the object
+    /// that was to be replaced is gone by now, its key is written as an absent one: the upload
+    /// stays, so its parts need not be sent again.
+    pub(super) async fn complete(
+        &self,
+        parts: &[PartDone],
+        etag: Option<String>,
+        mut spec: CompleteSpec,
+        task: &mut ObjectTask<'_>,
+    ) -> Result<Published, Trouble> {
+        self.record.completing(self.work, etag).await?;
+        let mut may_repeat = true;
+        loop {
+            let failure = match self.upload.complete(parts, &spec).await {
+                Ok(written) => return Ok(Published::Written(written)),
+                Err(failure) => failure,
+            };
+            let write = ConditionalWrite::Complete;
+            match task
+                .refused(write, &spec.condition, failure, may_repeat)
+                .await?
+            {
+                AfterRefusal::Leave(skip) => return Ok(Published::Left(skip)),
+                AfterRefusal::WriteAgain => spec.condition = task.condition(write),
+            }
+            may_repeat = false;
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Adopts uploads that no journal knows, where the user asks for it.
+//!
+//! If a journal is lost with its disk, its uploads are still open at the destination and still cost
+//! money. A user who states that nobody else writes these keys lets a run adopt them. Other checks
+//! replace what S3 does not show about an open upload ([`crate::plan::claim`]): parts are proven to
+//! make the source by a checksum before they are published, or one by one where the source is a
+//! file; where there is nothing to prove them by, the object is copied anew. What the object has
+//! besides its bytes is compared once it is there, and where that is not as it shall be, it is
+//! copied anew over it. An upload that turns out to be of something else is told and left alone: it
+//! may be somebody's.
+
+use std::future::ready;
+
+use futures::TryStreamExt;
+
+use super::record::UploadRecord;
+use super::{UploadRequest, UploadSession};
+use crate::execute::object::ObjectTask;
+use crate::execute::object::trouble::{Replan, Trouble};
+use crate::manifest::job::PartSize;
+use crate::multipart::{self, MultipartUpload};
+use crate::plan::claim::{Cut, may_be_for, usable};
+use crate::plan::parts::PartLayout;
+use crate::s3::{Attributes, Failure, FailureKind, OpenUpload, PartDone};
+use crate::size::{by_number, display_counted};
+
+/// An open upload that can be adopted, its layout, and its parts.
+type Candidate = (MultipartUpload, PartLayout, Vec<PartDone>);
+
+impl<'w> UploadSession<'w> {
+    /// Looks among the open uploads at an object's key for one to adopt, once per object: the one
+    /// with the most usable bytes.
+    pub(super) async fn adopt(
+        task: &mut ObjectTask<'w>,
+        request: &UploadRequest,
+    ) -> Result<Option<Self>, Trouble> {
+        let (work, key) = (task.work, &task.step.key);
+        // Several versions of a key may have uploads open, and nothing tells them apart.
+        if !work.adopts
+            || task.step.turn.is_some()
+            || std::mem::replace(&mut task.draft.looked_for_uploads, true)
+        {
+            return Ok(None);
+        }
+        let listed = match unknown_uploads(task).await {
+            Ok(listed) => listed,
+            Err(failure)
+                if matches!(
+                    failure.kind(),
+                    FailureKind::Denied | FailureKind::Unsupported | FailureKind::Invalid
+                ) =>
+            {
+                let note = format!("open uploads cannot be listed: {failure}");
+                task.draft.notes.push(note);
+                return Ok(None);
+            }
+            Err(failure) => return Err(failure.into()),
+        };
+        let mut others = listed.len();
+        let session = match (best(task, listed, request).await?, request.doubt) {
+            (Some(_), Some(doubt)) => {
+                let note = format!("what is open at this key is not gone on with: {doubt}");
+                task.draft.notes.push(note);
+                None
+            }
+            (Some((upload, layout, held)), None) => {
+                others -= 1;
+                task.draft.notes.push(format!(
+                    "went on with the open upload {}: {} of {} parts were there",
+                    upload.id(),
+                    held.len(),
+                    layout.count
+                ));
+                let record = UploadRecord::intend(work, task.step).await?;
+                let fingerprint = request.fingerprint.of_adopted();
+                record.created(work, &upload, fingerprint, &layout).await?;
+                Some(Self {
+                    held: held.into(),
+                    is_adopted: true,
+                    ..Self::new(work, upload, record, layout)
+                })
+            }
+            (None, _) => None,
+        };
+        if others > 0 {
+            let command = multipart::command(task.destination(), "list", key, None);
+            task.draft.notes.push(format!(
+                "{} at this key {} left alone; `{command}` shows {}",
+                display_counted(others as u64, "open upload"),
+                by_number(others as u64, "is", "are"),
+                by_number(others as u64, "it", "them")
+            ));
+        }
+        Ok(session)
+    }
+
+    /// Disowns this upload: its parts do not make the source, so somebody else created it.
+    pub(in crate::execute::object) fn disown(&self, task: &mut ObjectTask<'_>) -> Trouble {
+        let id = self.upload.id();
+        let command = multipart::command(task.destination(), "abort", self.upload.key(), Some(id));
+        task.draft.notes.push(format!(
+            "the open upload {id} holds something else; it is left open, and the object was copied anew \
+             (`{command}` frees its parts)"
+        ));
+        Replan::ForeignUpload.into()
+    }
+}
+
+/// Returns the reason why an upload of unknown origin cannot be distinguished from one that was
+/// created with another ACL, if there is one.
+pub(in crate::execute::object) fn unseen_acl(attributes: &Attributes) -> Option<&'static str> {
+    let has_acl = attributes.acl.is_some() || !attributes.grants.is_empty();
+    has_acl.then_some("its ACL cannot be seen before it is an object")
+}
+
+/// Returns the uploads that are open at exactly the object's key and that the journal does not
+/// know.
+async fn unknown_uploads(task: &ObjectTask<'_>) -> Result<Vec<OpenUpload>, Failure> {
+    let listed = multipart::uploads_to(task.destination(), &task.step.key);
+    let orphans = &task.work.orphans;
+    let unknown = listed.try_filter(|open| ready(!orphans.knows(&open.upload_id)));
+    unknown.try_collect().await
+}
+
+/// Returns the most useful upload. Reports uploads that cannot be judged.
+async fn best(
+    task: &mut ObjectTask<'_>,
+    listed: Vec<OpenUpload>,
+    request: &UploadRequest,
+) -> Result<Option<Candidate>, Failure> {
+    let (sides, bucket) = (&task.work.sides, task.destination());
+    let source = &request.fingerprint.source;
+    // Those of files are chosen by size alone.
+    let is_automatic = sides.transfer.parts.size == PartSize::Auto && sides.source.is_some();
+    let cut = if is_automatic && !request.layout.is_replay() {
+        Cut::Automatically(request.layout.size, &bucket.capabilities().parts)
+    } else {
+        Cut::Exactly(&request.layout)
+    };
+    // A file has its time from another clock, and its parts are compared one by one.
+    let modified = source.modified.filter(|_| source.etag.is_some());
+    let mut best: Option<Candidate> = None;
+    for open in listed
+        .into_iter()
+        .filter(|open| may_be_for(open, modified, &request.attributes))
+    {
+        let upload = MultipartUpload::open(bucket, &task.step.key, open.upload_id);
+        let upload = match open.initiated {
+            Some(initiated) => upload.begun_at(initiated, false),
+            None => upload,
+        };
+        let parts = upload.parts().try_collect().await;
+        let declared = if parts.is_ok() {
+            upload.declared().await
+        } else {
+            Ok(None)
+        };
+        let (parts, declared) = match parts.and_then(|parts| Ok((parts, declared?))) {
+            Ok(held) => held,
+            Err(failure) if *failure.kind() == FailureKind::NoSuchUpload => continue,
+            Err(failure) if failure.is_passing() || failure.ends_run() => return Err(failure),
+            // To copy the object anew is always right.
+            Err(failure) => {
+                let id = upload.id();
+                task.draft.notes.push(format!(
+                    "what the open upload {id} holds cannot be seen: {failure}"
+                ));
+                continue;
+            }
+        };
+        if let Some((layout, kept)) = usable(parts, declared, cut, &request.attributes) {
+            let held = |parts: &[PartDone]| parts.iter().map(|part| part.size).sum::<u64>();
+            if best
+                .as_ref()
+                .is_none_or(|(_, _, most)| held(&kept) > held(most))
+            {
+                best = Some((upload, layout, kept));
+            }
+        }
+    }
+    Ok(best)
+}

@@ -1,0 +1,197 @@
+//! The end of an upload session.
+//!
+//! An upload that became the object is off the record. One that did not is left open for the next
+//! session, if that session tries the object again and a journal or `--adopt` lets it find the
+//! upload; it is kept for the next run, if its object failed for a reason that may pass; otherwise
+//! it is aborted. The receipt names an upload that may stay open, because its parts cost money.
+
+use super::UploadSession;
+use crate::execute::monitor::Event;
+use crate::execute::object::ObjectTask;
+use crate::execute::object::trouble::{Replan, Trouble};
+use crate::execute::receipt::Ending;
+use crate::multipart::{self, Aborted, Stray};
+use crate::s3::{Failure, FailureKind, Operation};
+use crate::size::ByteSize;
+
+impl UploadSession<'_> {
+    /// Leaves the upload, which became the object, on record: the next session must still give the
+    /// object attributes that can be set only then.
+    pub(in crate::execute::object) fn leave_recorded(self, task: &mut ObjectTask<'_>) {
+        task.draft.attempts += self.attempts;
+        let id = self.id;
+        self.work.monitor.observe(&Event::UploadEnded { id });
+    }
+
+    /// Ends the session with the result of its object. Returns the result, or the reason to plan
+    /// the object again if the upload is gone or of no use.
+    pub(in crate::execute::object) async fn end(
+        self,
+        outcome: Result<Ending, Trouble>,
+        task: &mut ObjectTask<'_>,
+    ) -> Result<Ending, Trouble> {
+        self.end_twins(task).await;
+        if self.loses_parts(&outcome, task).await {
+            self.work
+                .monitor
+                .observe(&Event::BytesVoided { bytes: self.bytes });
+        }
+        let outcome = match outcome {
+            Err(Trouble::Failed(failure)) if self.was_ended_elsewhere(&failure) => {
+                let failure = failure.noting("somebody else ended the upload");
+                Err(Trouble::Replan(Replan::UploadGone, Some(failure)))
+            }
+            Err(Trouble::Failed(failure))
+                if !self.held.is_empty() && *failure.kind() == FailureKind::Invalid =>
+            {
+                Err(Trouble::Replan(Replan::StaleUpload, Some(failure)))
+            }
+            outcome => outcome,
+        };
+        self.leave_recorded(task);
+        outcome
+    }
+
+    /// Closes the record of the upload, and aborts the upload unless it became the object or
+    /// somebody resumes it. Returns true if its parts are lost.
+    async fn loses_parts(
+        &self,
+        outcome: &Result<Ending, Trouble>,
+        task: &mut ObjectTask<'_>,
+    ) -> bool {
+        let (work, upload, record) = (self.work, &self.upload, self.record);
+        if matches!(outcome, Ok(Ending::Done { .. })) {
+            record.ended(&work.journal).await;
+            return false;
+        }
+        // The next session tries the object that ends the run again. If the journal is broken, the
+        // upload may belong to another session by now.
+        let is_left_to_next =
+            outcome.as_ref().is_err_and(Trouble::is_left) || work.journal.broken().is_cancelled();
+        if is_left_to_next && record.is_kept() {
+            return false;
+        }
+        if is_left_to_next && work.adopts {
+            let id = upload.id();
+            let command =
+                multipart::command(&work.sides.destination, "abort", upload.key(), Some(id));
+            task.draft.notes.push(format!(
+                "the upload {id} is left open: the next run with --adopt goes on with it, and `{command}` frees its parts"
+            ));
+            return false;
+        }
+        let failure = match outcome {
+            Err(Trouble::Failed(failure)) => Some(failure),
+            _ => None,
+        };
+        if !self.done.is_empty()
+            && failure.is_some_and(may_succeed_later)
+            && record.keep(work).await
+        {
+            task.draft.notes.push(format!(
+                "its upload keeps {} of its parts ({}) for `s3haul retry` or the next run of the same command",
+                self.done.len(),
+                ByteSize(self.bytes)
+            ));
+            return false;
+        }
+        let is_foreign = matches!(outcome, Err(Trouble::Replan(Replan::ForeignUpload, _)));
+        if is_foreign || self.abort(task).await {
+            record.ended(&work.journal).await;
+        }
+        // The server denied an upload that it created a moment ago.
+        if let Some(failure) = failure
+            && *failure.kind() == FailureKind::NoSuchUpload
+            && failure.details().operation != Operation::CompleteMultipartUpload
+            && self.done.is_empty()
+        {
+            let upload = upload.outliving_the_run();
+            let notes = Box::pin(upload.end_elsewhere()).await;
+            task.draft.notes.extend(notes);
+        }
+        true
+    }
+
+    /// Aborts the upload. Returns true if it no longer needs a record.
+    async fn abort(&self, task: &mut ObjectTask<'_>) -> bool {
+        let work = self.work;
+        // The upload stays on record for the session that resumes the journal.
+        if work.journal.keeps()
+            && work.journal.broken().is_cancelled()
+            && !work.journal.error().leaves_no_record()
+        {
+            return false;
+        }
+        let upload = self.upload.outliving_the_run();
+        let id = Some(upload.id());
+        let (stray, is_over) = tokio::select! {
+            outcome = upload.abort() => match outcome {
+                Ok(Aborted::Gone | Aborted::NotThere) => return true,
+                Ok(Aborted::Unverified(failure) | Aborted::StillListed(failure)) => {
+                    (Stray::failed(id, &failure), true)
+                }
+                Err(failure) => {
+                    (Stray::failed(id, &failure), *failure.kind() == FailureKind::Unsupported)
+                }
+            },
+            () = work.hurry() => (Stray::unanswered(id, work.tidying()), false),
+        };
+        let note = stray.told(task.destination(), upload.key());
+        task.draft.notes.push(note);
+        is_over
+    }
+
+    /// Aborts what refused and overtaken attempts to create the upload left open. They hold no
+    /// bytes, so that this has time until the object is done.
+    async fn end_twins(&self, task: &mut ObjectTask<'_>) {
+        let (work, upload) = (self.work, self.upload.outliving_the_run());
+        let known = work.orphans.known();
+        let twins = async {
+            let late = upload.late_twins(known).await;
+            (late, upload.refused_twins(known).await)
+        };
+        let (late, refused) = tokio::select! {
+            biased;
+            strays = twins => strays,
+            // The uploads that are left have all the time that there is then.
+            () = work.halt.cancelled() => (vec![Stray::interrupted()], Vec::new()),
+        };
+        if let Some(record) = self.late_twin
+            && !late.iter().any(|stray| stray.may_pass)
+        {
+            record.ended(&work.journal).await;
+        }
+        let (bucket, key) = (task.destination(), self.upload.key());
+        let strays = late.iter().chain(&refused);
+        let notes = strays.map(|stray| stray.told(bucket, key));
+        task.draft.notes.extend(notes);
+    }
+
+    /// Returns true if the upload is gone although it has stored parts, and no request of ours can
+    /// have ended it: a lifecycle rule or another program did.
+    fn was_ended_elsewhere(&self, failure: &Failure) -> bool {
+        if *failure.kind() != FailureKind::NoSuchUpload {
+            return false;
+        }
+        let details = failure.details();
+        // An earlier Complete may have made an object that somebody has replaced.
+        let may_be_ours = details.operation == Operation::CompleteMultipartUpload
+            && (details.code != "NoSuchUpload" || details.attempts > 1);
+        !self.held.is_empty() || (!self.done.is_empty() && !may_be_ours)
+    }
+}
+
+/// Returns true for a failure that says nothing about the parts: with a permission that is granted,
+/// or a server that answers, the same upload can be finished.
+fn may_succeed_later(failure: &Failure) -> bool {
+    failure.is_passing()
+        || matches!(
+            failure.kind(),
+            FailureKind::Denied
+                | FailureKind::Credentials
+                | FailureKind::NoCredentials
+                | FailureKind::ClockSkew
+                | FailureKind::Certificate(_)
+                | FailureKind::Unreadable
+        )
+}

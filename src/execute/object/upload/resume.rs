@@ -1,0 +1,287 @@
+//! Resumes an upload that an earlier session left open.
+//!
+//! An upload is resumed only if it was created for the very same version of the source, to the same
+//! key, with the same attributes, and if its recorded parts tile the object. The server's own list
+//! says what it holds: a part is kept if it is what the journal has on record, or if it was in
+//! flight when the record ended, and has the right size; all others are copied again. Any other
+//! upload is aborted and a new one created, which is always right and only costs time.
+//!
+//! An upload that the server no longer has may have become the object, when the answer to Complete
+//! was lost with the session. Then what stands at the key must be recognised: by the source's
+//! checksum, or by the `ETag` that was on record before Complete was sent.
+//!
+//! The upload of an object that failed may be kept for the next run, if it holds parts and another
+//! attempt may succeed. That run finds the upload by bucket and key, because the object has another
+//! number then.
+//!
+//! Uploads that nobody resumes are aborted ([`orphans`](super::orphans)).
+
+use futures::TryStreamExt;
+
+use super::orphans::OrphanUpload;
+use super::record::lengths;
+use super::{UploadRequest, UploadSession};
+use crate::execute::Work;
+use crate::execute::object::ObjectTask;
+use crate::execute::object::trouble::Trouble;
+use crate::execute::receipt::Draft;
+use crate::journal::event::{PartLengths, UploadPlace};
+use crate::journal::uploads::{BegunUpload, Kept};
+use crate::location::ObjectKey;
+use crate::manifest::job::Policy;
+use crate::multipart::MultipartUpload;
+use crate::plan::loss::{Loss, Lost};
+use crate::plan::parts::{Boundaries, PartLayout};
+use crate::planner::MadeBefore;
+use crate::s3::{ChecksumKind, FailureKind, Head};
+
+/// An upload of an earlier session that is of use.
+pub(in crate::execute::object) enum Resumed<'w> {
+    /// It is open and has parts.
+    Session(Box<UploadSession<'w>>),
+    /// It became the object, and the `ETag` that its parts make.
+    Published(Box<Head>, Option<String>),
+}
+
+impl Work {
+    /// Returns the location of this transfer's uploads to `key`.
+    pub(super) fn upload_place(&self, key: &ObjectKey) -> UploadPlace {
+        let to = &self.sides.transfer.to;
+        UploadPlace {
+            endpoint: to.endpoint.clone(),
+            bucket: to.location.bucket.clone(),
+            key: key.clone(),
+        }
+    }
+
+    /// Returns the record of uploads to this key that may have become the object, unseen.
+    pub(crate) fn made_before(&self, key: &ObjectKey) -> MadeBefore {
+        let place = self.upload_place(key);
+        let open = self.resumed.uploads.values();
+        let begun = open.filter(|open| open.place == place && open.kept == Kept::No);
+        let mut made = MadeBefore::default();
+        for begun in begun.filter_map(|open| open.begun.as_ref()) {
+            if let Some(completing) = &begun.completing {
+                made.claimed |= begun.claimed;
+                let is_known = completing.etag.is_some() && !begun.kms && !begun.claimed;
+                made.etag = completing.etag.clone().filter(|_| is_known).or(made.etag);
+            }
+        }
+        made
+    }
+}
+
+impl ObjectTask<'_> {
+    /// Takes the uploads to the object's key that earlier sessions left open.
+    pub(in crate::execute::object) fn take_orphans(&mut self) {
+        let place = self.work.upload_place(&self.step.key);
+        self.orphans = self.work.orphans.take(self.step.object, &place);
+    }
+
+    /// Aborts the uploads of the object that are not resumed.
+    pub(in crate::execute::object) async fn cancel_orphans(&mut self) {
+        while let Some(orphan) = self.orphans.pop() {
+            self.cancel_orphan(&orphan).await;
+        }
+    }
+
+    async fn cancel_orphan(&mut self, orphan: &OrphanUpload) {
+        let work = self.work;
+        let notes = work
+            .orphans
+            .cancel(orphan, &work.journal, self.destination())
+            .await;
+        // The receipt may be hours away, and a kill until then would take along the only mention.
+        for note in &notes {
+            tracing::warn!(key = %self.step.key, "{note}");
+        }
+        self.draft.notes.extend(notes);
+    }
+}
+
+impl<'w> UploadSession<'w> {
+    /// Looks for an upload to resume among those that were left of an object, and aborts the
+    /// others.
+    pub(in crate::execute::object) async fn resume(
+        task: &mut ObjectTask<'w>,
+        request: &UploadRequest,
+    ) -> Result<Option<Resumed<'w>>, Trouble> {
+        while let Some(orphan) = task.orphans.pop() {
+            let resumed = match judge(task, &orphan, request).await {
+                Ok(resumed) => resumed,
+                // The parts cannot be listed. Starting over is always right.
+                Err(Trouble::Failed(failure))
+                    if !failure.kind().may_pass_later() && !failure.ends_run() =>
+                {
+                    tracing::warn!(key = %task.step.key, %failure, "an open upload cannot be resumed: creating a new one");
+                    None
+                }
+                // It is still to be aborted.
+                Err(trouble) => {
+                    task.orphans.push(orphan);
+                    return Err(trouble);
+                }
+            };
+            let Some(resumed) = resumed else {
+                task.cancel_orphan(&orphan).await;
+                continue;
+            };
+            // The attributes that it was created without are still missing, whatever this session
+            // found out.
+            if let Some(created) = &orphan.open.begun {
+                task.draft.losses.retain(|loss| loss.lost != Lost::NotSet);
+                task.draft.losses.extend(created.losses.iter().cloned());
+            }
+            task.cancel_orphans().await;
+            // What became the object stays on record until the object has all that it shall have.
+            if matches!(resumed, Resumed::Published(..)) {
+                task.orphans.push(orphan);
+            }
+            return Ok(Some(resumed));
+        }
+        Ok(None)
+    }
+}
+
+/// Returns true for a loss that fails an object now, unless this session has the same loss.
+fn is_demanded(work: &Work, loss: &Loss, draft: &Draft) -> bool {
+    work.sides.transfer.preserve.of(loss.attribute) == Policy::Require
+        && !draft.losses.contains(loss)
+}
+
+/// Finds out whether an upload can be resumed, or became the object. Returns `None` if it is of no
+/// use.
+async fn judge<'w>(
+    task: &mut ObjectTask<'w>,
+    orphan: &OrphanUpload,
+    request: &UploadRequest,
+) -> Result<Option<Resumed<'w>>, Trouble> {
+    let (work, key) = (task.work, &task.step.key);
+    // An upload may lack an attribute only as long as the policy is no more than `try`.
+    let is_demanded = |loss: &Loss| is_demanded(work, loss, &task.draft);
+    let created = match &orphan.open.begun {
+        Some(created) if !created.losses.iter().any(is_demanded) => created,
+        _ => return Ok(None),
+    };
+    let layout = tiling(&created.parts, &request.layout);
+    let Some(layout) = layout.filter(|_| request.fingerprint.is_that_of(created)) else {
+        tracing::info!(%key, "an open upload is of another source, or was created otherwise: creating a new one");
+        return Ok(None);
+    };
+    let upload = MultipartUpload::open(task.destination(), key, &*created.id);
+    // One that was found open is older than its record.
+    let upload = if created.claimed {
+        upload
+    } else {
+        upload.begun_at(orphan.open.intended, created.kms)
+    };
+    let listed = match upload.parts().try_collect::<Vec<_>>().await {
+        Ok(listed) => listed,
+        Err(failure) if *failure.kind() == FailureKind::NoSuchUpload => Vec::new(),
+        Err(failure) => return Err(failure.into()),
+    };
+    let mut reconciled = created.reconcile(listed);
+    // A part without the checksum that the upload declared could not be named to a server that
+    // wants it, nor proven.
+    if upload.algorithm().is_some() {
+        reconciled.kept.retain(|part| part.checksum.is_some());
+    }
+    let kept = reconciled.kept;
+    // Some servers answer with an empty list for an upload that is gone.
+    if kept.is_empty() {
+        let Some((head, etag)) = published(task, created, request).await? else {
+            return Ok(None);
+        };
+        let version = head.version.as_deref();
+        if created.claimed
+            && !task
+                .has_attributes(&created.id, version, &request.attributes)
+                .await?
+        {
+            return Ok(None);
+        }
+        return Ok(Some(Resumed::Published(Box::new(head), etag)));
+    }
+    tracing::info!(
+        %key, kept = kept.len(), parts = layout.count, missing = reconciled.missing,
+        different = reconciled.different, "resuming an open upload"
+    );
+    Ok(Some(Resumed::Session(Box::new(UploadSession {
+        held: kept.into(),
+        is_adopted: created.claimed,
+        ..UploadSession::new(work, upload, orphan.record, layout)
+    }))))
+}
+
+/// Returns the object at the key, if it is the upload whose Complete was sent and never answered,
+/// and the `ETag` by which it was recognised.
+async fn published(
+    task: &ObjectTask<'_>,
+    created: &BegunUpload,
+    request: &UploadRequest,
+) -> Result<Option<(Head, Option<String>)>, Trouble> {
+    let Some(completing) = &created.completing else {
+        return Ok(None);
+    };
+    let bucket = task.destination();
+    let head = match bucket.head(&task.step.key, None).await {
+        Ok(head) => head,
+        Err(failure) if *failure.kind() == FailureKind::NotFound => return Ok(None),
+        Err(failure) => return Err(failure.into()),
+    };
+    let by_checksum = request
+        .checksum
+        .as_ref()
+        .zip(head.checksum.as_ref())
+        .is_some_and(|(source, found)| source.kind == ChecksumKind::FullObject && source == found);
+    let by_etag = bucket.capabilities().content_etags
+        && !head.kms
+        && completing.etag.as_ref() == Some(&head.etag);
+    let is_ours = head.size == request.layout.size && (by_checksum || by_etag);
+    let etag = completing.etag.clone().filter(|_| by_etag);
+    Ok(is_ours.then_some((head, etag)))
+}
+
+/// Returns the layout that an upload was created with, if it tiles the object that `now` is for.
+/// Automatic part sizes depend on how many requests can be in flight, so they may differ now.
+fn tiling(recorded: &PartLengths, now: &PartLayout) -> Option<PartLayout> {
+    let is = |layout: &PartLayout| lengths(layout) == *recorded;
+    if is(now) {
+        return Some(now.clone());
+    }
+    let uniform = PartLayout::uniform(now.size, recorded.iter().next()?, recorded.count());
+    (now.boundaries == Boundaries::Chosen && recorded.bytes() == now.size && is(&uniform))
+        .then_some(uniform)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recorded_layout_is_resumed_if_it_tiles_the_object() {
+        let now = PartLayout::uniform(25, 10, 3);
+        let recorded = |lengths: &[u64]| lengths.iter().copied().collect::<PartLengths>();
+        assert_eq!(tiling(&recorded(&[10, 10, 5]), &now), Some(now.clone()));
+        assert_eq!(
+            tiling(&recorded(&[20, 5]), &now),
+            Some(PartLayout::uniform(25, 20, 2))
+        );
+        for other in [&[10, 10][..], &[10, 5, 10], &[10, 10, 6], &[]] {
+            assert_eq!(tiling(&recorded(other), &now), None, "{other:?}");
+        }
+        let replayed = PartLayout {
+            boundaries: Boundaries::Replayed([10, 25].into()),
+            ..PartLayout::uniform(25, 15, 2)
+        };
+        assert_eq!(
+            tiling(&recorded(&[10, 15]), &replayed),
+            Some(replayed.clone())
+        );
+        assert_eq!(
+            tiling(&recorded(&[20, 5]), &replayed),
+            None,
+            "the source's boundaries are wanted"
+        );
+    }
+}

@@ -1,0 +1,93 @@
+//! Checks that an object made from an adopted upload has the requested attributes.
+//!
+//! S3 shows the attributes of an upload only once it is published. So they are compared then, by
+//! the session that published it or by the next one.
+
+use super::UploadSession;
+use crate::bucket::Bucket;
+use crate::execute::object::ObjectTask;
+use crate::execute::object::trouble::{Replan, Trouble};
+use crate::execute::receipt::Ending;
+use crate::execute::refusals::is_no_answer;
+use crate::location::ObjectKey;
+use crate::manifest::job::Attribute;
+use crate::plan::claim::difference;
+use crate::plan::condition::Seen;
+use crate::s3::{Attributes, Failure, FailureKind, Tags};
+
+impl UploadSession<'_> {
+    /// Compares an object made from an adopted upload with the requested attributes, and has it
+    /// copied anew if they differ. Must be called while the upload is still on record, so that a
+    /// session that is killed before leaves the comparison to the next one.
+    pub(in crate::execute::object) async fn verify_adopted(
+        &self,
+        attributes: &Attributes,
+        outcome: Result<Ending, Trouble>,
+        task: &mut ObjectTask<'_>,
+    ) -> Result<Ending, Trouble> {
+        let Ok(Ending::Done {
+            etag,
+            destination_version,
+            ..
+        }) = &outcome
+        else {
+            return outcome;
+        };
+        let (id, version) = (self.upload.id(), destination_version.as_deref());
+        if !self.is_adopted || task.has_attributes(id, version, attributes).await? {
+            return outcome;
+        }
+        task.seen = Seen::Object(etag.clone());
+        Err(Replan::ForeignUpload.into())
+    }
+}
+
+impl ObjectTask<'_> {
+    /// Compares a version of the object, which the upload `id` became, with the requested
+    /// attributes, and takes note where it differs.
+    pub(super) async fn has_attributes(
+        &mut self,
+        id: &str,
+        version: Option<&str>,
+        requested: &Attributes,
+    ) -> Result<bool, Failure> {
+        let unlike = unlike(self.destination(), &self.step.key, version, requested).await?;
+        self.draft.notes.extend(unlike.map(|attribute| {
+            format!(
+                "the open upload {id} was begun with other {attribute} than the object shall have: it was copied anew"
+            )
+        }));
+        Ok(unlike.is_none())
+    }
+}
+
+/// Returns the attributes in which an object differs from the requested ones.
+async fn unlike(
+    bucket: &Bucket,
+    key: &ObjectKey,
+    version: Option<&str>,
+    wanted: &Attributes,
+) -> Result<Option<Attribute>, Failure> {
+    let found = match bucket.head(key, version).await {
+        Ok(found) => found,
+        // Another key of a customer than ours, or one where we have none.
+        Err(failure) if *failure.kind() == FailureKind::Invalid => {
+            return Ok(Some(Attribute::Encryption));
+        }
+        Err(failure) => return Err(failure),
+    };
+    let has_tags = found.tag_count.is_some_and(|count| count > 0);
+    let wants_tags = matches!(&wanted.tags, Tags::Exactly(tags) if !tags.is_empty());
+    let tags = if bucket.capabilities().tags && (has_tags || wants_tags) {
+        match bucket.tags(key, version).await {
+            Ok(tags) => tags,
+            Err(failure) if *failure.kind() == FailureKind::Denied || is_no_answer(&failure) => {
+                return Ok(Some(Attribute::Tags));
+            }
+            Err(failure) => return Err(failure),
+        }
+    } else {
+        Vec::new()
+    };
+    Ok(difference(wanted, &found, &tags))
+}
