@@ -193,10 +193,8 @@ impl<'w> ObjectTask<'w> {
                 round => break round,
             };
             let object = self.work.sides.name_of(&self.step.entry);
-            match &failure {
-                Some(failure) => tracing::info!(%object, %reason, %failure, "planning it again"),
-                None => tracing::info!(%object, %reason, "planning it again"),
-            }
+            let cause = failure.as_ref().map(tracing::field::display);
+            tracing::info!(%object, %reason, failure = cause, "planning it again");
             gone = failure.filter(|_| reason == Replan::UploadGone).or(gone);
             self.draft.replans.push(reason);
             if self.draft.replans.len() >= ROUNDS {
@@ -212,14 +210,16 @@ impl<'w> ObjectTask<'w> {
 
     /// Returns the failure of an object that was planned again in each of its rounds.
     fn exhausted(&self, origin: TaskSource<'_>) -> Failure {
-        let (operation, place, what, done) = match origin {
+        let (operation, place, changed) = match origin {
             TaskSource::Bucket(source) => {
                 let place = source.place(&self.step.entry.key);
-                (Operation::HeadObject, place, "source", "copied")
+                let changed = format!("the source changed {ROUNDS} times while it was copied");
+                (Operation::HeadObject, place, changed)
             }
             TaskSource::Directory(_) => {
                 let place = self.work.sides.name_of(&self.step.entry);
-                (Operation::ReadFile, place, "file", "read")
+                let changed = format!("the file changed {ROUNDS} times while it was read");
+                (Operation::ReadFile, place, changed)
             }
         };
         if let Some(message) = self.contradiction() {
@@ -228,7 +228,7 @@ impl<'w> ObjectTask<'w> {
         let replans = &self.draft.replans;
         let is_source = replans.iter().all(|reason| reason.is_about_source());
         let message = if is_source {
-            format!("the {what} changed {ROUNDS} times while it was {done}")
+            changed
         } else {
             let reasons: BTreeSet<_> = replans.iter().map(ToString::to_string).collect();
             let reasons: Vec<_> = reasons.into_iter().collect();

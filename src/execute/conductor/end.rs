@@ -144,7 +144,7 @@ impl Conductor<'_> {
         let is_left_to_next =
             receipt.is_failure() && self.outcome.gave_up.is_some() && !is_published;
         self.tell(transfer, |record| {
-            record.end(object, receipt, is_left_to_next)
+            record.end(object, receipt, is_left_to_next);
         });
     }
 }

@@ -93,7 +93,7 @@ impl ObjectTask<'_> {
         // itself.
         drop(slot);
         let task = &*self;
-        let sizes: Vec<Option<u64>> = stream::iter(1..=count)
+        let part_sizes: Vec<Option<u64>> = stream::iter(1..=count)
             .map(|number| async move {
                 let _slot = task.request_slot(Want::Small).await?;
                 source.part_size(number, count).await
@@ -102,12 +102,13 @@ impl ObjectTask<'_> {
             .try_collect()
             .await?;
         let slot = self.request_slot(Want::Small).await?;
-        let sizes: Option<Vec<u64>> = sizes.into_iter().collect();
-        let why = match sizes.map(|sizes| replay::exactly(head.size, &sizes, &destination.parts)) {
-            Some(Ok(layout)) => return Ok((Route::MultipartCopy(layout), slot)),
-            Some(Err(why)) => why,
-            None => "the server does not tell the sizes of the source's parts",
-        };
+        let part_sizes: Option<Vec<u64>> = part_sizes.into_iter().collect();
+        let why =
+            match part_sizes.map(|sizes| replay::exactly(head.size, &sizes, &destination.parts)) {
+                Some(Ok(layout)) => return Ok((Route::MultipartCopy(layout), slot)),
+                Some(Err(why)) => why,
+                None => "the server does not tell the sizes of the source's parts",
+            };
         self.lose_etag(why);
         Ok((usual, slot))
     }
