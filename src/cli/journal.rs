@@ -417,7 +417,9 @@ pub(super) async fn places(
         }
         Named::Directory(path) => vec![of_directory(path)],
         Named::Prefix(uri) => {
-            let bucket = bucket_at(&uri, endpoint, Access::default()).await?;
+            let bucket = bucket_at(&uri, endpoint, Access::default())
+                .await?
+                .for_records();
             vec![(uri.to_string(), Location::Bucket(bucket, uri.key))]
         }
         Named::JobIn(path) => {
@@ -459,7 +461,7 @@ pub(super) async fn location(
             let bucket = connections.bucket(DEFAULT_ENDPOINT, &uri.bucket).await?;
             // The last thing that a run does is to write down how it ended.
             Some(Location::Bucket(
-                bucket.outliving_the_run(),
+                bucket.for_records().outliving_the_run(),
                 uri.key.clone(),
             ))
         }
@@ -593,7 +595,7 @@ pub(super) async fn reports(
     let bucket = connections.bucket(DEFAULT_ENDPOINT, &uri.bucket).await?;
     // The last thing that a run does is to write the footer.
     Ok(Some(ReportBucket::new(
-        bucket.outliving_the_run(),
+        bucket.for_records().outliving_the_run(),
         uri.key.clone(),
     )))
 }

@@ -227,7 +227,9 @@ pub(super) async fn reports_at(
     uri: &S3Uri,
     endpoint: &EndpointFlags,
 ) -> Result<ReportBucket, CliError> {
-    let bucket = bucket_at(uri, endpoint, Access::default()).await?;
+    let bucket = bucket_at(uri, endpoint, Access::default())
+        .await?
+        .for_records();
     Ok(ReportBucket::new(bucket, uri.key.clone()))
 }
 

@@ -383,7 +383,7 @@ async fn plan_at(
     process: &Writer,
 ) -> Result<(StateStore, ObtainedPlan), CliError> {
     let bucket = connections.bucket(DEFAULT_ENDPOINT, &state.bucket).await?;
-    let store = StateStore::new(bucket.outliving_the_run(), state.key.clone());
+    let store = StateStore::new(bucket.for_records().outliving_the_run(), state.key.clone());
     let buckets = make::connect(job, connections).await?;
     presence::require(job, connections).await?;
     let patience = job.limits.patience;

@@ -59,7 +59,9 @@ impl FoundState {
         if !uri.key.is_prefix() {
             return Ok(None);
         }
-        let bucket = bucket_at(uri, endpoint, Access::default()).await?;
+        let bucket = bucket_at(uri, endpoint, Access::default())
+            .await?
+            .for_records();
         let plan_files = format!("{}{PLAN_FILES}", uri.key);
         if bucket.first(&plan_files, None).await?.is_none() {
             return Ok(None);

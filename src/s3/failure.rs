@@ -341,6 +341,9 @@ pub struct Details {
     pub(crate) signed: Option<Signed>,
     /// Set if the server answered the request.
     pub(crate) is_answer: bool,
+    /// Set if the request is about an object that s3haul keeps for itself, such as a piece of a
+    /// report.
+    pub(crate) is_about_record: bool,
 }
 
 impl Failure {
@@ -363,6 +366,7 @@ impl Failure {
             attempts: 1,
             signed: None,
             is_answer: false,
+            is_about_record: false,
         }))
     }
 
@@ -381,6 +385,13 @@ impl Failure {
         } else if self.0.kind == FailureKind::Transient && self.0.request_id.is_none() {
             // There is no request id to give to anybody.
             FailureKind::TimedOut.remedy()
+        } else if self.0.kind == FailureKind::Denied && self.0.is_about_record {
+            // No object can be excluded to avoid it.
+            format!(
+                "grant {} on s3://{}",
+                self.0.operation.permission(),
+                self.0.place
+            )
         } else {
             self.0.kind.remedy()
         }
@@ -499,6 +510,13 @@ impl Failure {
     #[must_use]
     pub fn noting(mut self, note: &str) -> Self {
         self.0.message = format!("{} ({note})", self.0.message);
+        self
+    }
+
+    /// Returns this failure as one about an object that s3haul keeps for itself.
+    #[must_use]
+    pub(crate) fn about_record(mut self) -> Self {
+        self.0.is_about_record = true;
         self
     }
 
