@@ -72,6 +72,28 @@ pub(super) struct Terms {
     pub(super) shard: Option<Arc<RunningShard>>,
 }
 
+/// The connections of a run, which may have been used before it begins.
+#[derive(Debug)]
+pub(super) struct RunConnections {
+    pub(super) connections: Connections,
+    /// Cancelled when requests in flight may no longer finish.
+    halt: CancellationToken,
+    /// Set once all buckets have answered, and the objects that the job names one by one are there.
+    pub(super) is_checked: bool,
+}
+
+impl RunConnections {
+    /// Returns connections that end within the drain time. Sends nothing.
+    pub(super) fn new(job: &Job, place: &Place, drain: Duration) -> Self {
+        let halt = CancellationToken::new();
+        Self {
+            connections: place.connect_within(drain, job, &halt),
+            halt,
+            is_checked: false,
+        }
+    }
+}
+
 impl RunJob {
     /// Returns the job, as the manifest and the flags say.
     pub(super) fn job(&self) -> Result<Job, CliError> {
@@ -178,7 +200,7 @@ impl RunJob {
     }
 }
 
-/// Runs the job to its end, or to the end that a signal asks for.
+/// Runs the job until it ends or a signal stops it.
 pub(super) async fn run(
     job: &Job,
     place: &Place,
@@ -186,29 +208,45 @@ pub(super) async fn run(
     terms: &Terms,
     output: Output,
 ) -> Result<Exit, CliError> {
-    let drain = terms.drain;
-    let shard = terms.shard.as_deref();
     lifecycle::start(job, origin);
     if let Some(path) = &job.report.json {
         Target::check_report(path, origin).map_err(ReportError::from)?;
     }
-    let (stop, halt) = (CancellationToken::new(), CancellationToken::new());
-    let mut connections = place.connect_within(drain, job, &halt);
+    let connections = RunConnections::new(job, place, terms.drain);
+    run_with(connections, job, origin, terms, output).await
+}
+
+/// Runs a job whose start is logged, with these connections.
+pub(super) async fn run_with(
+    mut connections: RunConnections,
+    job: &Job,
+    origin: &Origin,
+    terms: &Terms,
+    output: Output,
+) -> Result<Exit, CliError> {
+    let drain = terms.drain;
+    let shard = terms.shard.as_deref();
+    let stop = CancellationToken::new();
     let console = Arc::new(Console::new(
-        Arc::clone(connections.pacer()),
+        Arc::clone(connections.connections.pacer()),
         output,
         has_bars(output),
         job.report.place().is_some(),
     ));
-    let contact = Box::pin(open_session(job, &mut connections, origin, terms));
-    // A signal ends the wait for a server at once; to end in peace is for what has begun.
+    let session = Box::pin(open_session(job, &mut connections, origin, terms));
+    // Until the session is open, a signal ends the command at once.
     signals::leaves("the run has not begun and copied nothing; run the same command again");
     let Session {
         journal,
         resumed,
         seen,
         report,
-    } = contact.await?;
+    } = session.await?;
+    let RunConnections {
+        mut connections,
+        halt,
+        ..
+    } = connections;
     signals::leaves(left(journal.keeps()));
     console.go_on(&resumed);
     let orderly = Orderly::within(drain);
@@ -303,18 +341,26 @@ fn complete(
     }
 }
 
-/// Asks the buckets of the job and opens its journal. A bucket that cannot be used is told before
-/// there is a run, so that a name can be mended and the job run again.
+/// Asks the buckets of the job and opens its journal. A bucket that cannot be used is an error before
+/// there is a run, so that the user can correct its name and run the job again.
 async fn open_session(
     job: &Job,
-    connections: &mut Connections,
+    RunConnections {
+        connections,
+        is_checked,
+        ..
+    }: &mut RunConnections,
     origin: &Origin,
     terms: &Terms,
 ) -> Result<Session, CliError> {
-    for transfer in &job.transfers {
-        connections.of_transfer(transfer).await?;
+    if !*is_checked && terms.shard.is_some() {
+        shards::check_buckets(job, connections).await?;
+    } else if !*is_checked {
+        for transfer in &job.transfers {
+            connections.of_transfer(transfer).await?;
+        }
+        presence::require(job, connections).await?;
     }
-    presence::require(job, connections).await?;
     let origin = origin
         .clone()
         .with_sources(job, |endpoint| connections.credential_source(endpoint));

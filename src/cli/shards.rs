@@ -8,21 +8,22 @@ mod index;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use clap::Args;
 use jiff::Timestamp;
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use super::exit::ANOTHER;
 use super::idle::{self, Flag};
 use super::lease::variable;
 use super::place::Place;
-use super::run::{Terms, run as run_job};
-use super::{CliError, Exit, Output, note, presence, say_json, say_line, termination};
+use super::run::{RunConnections, Terms, run_with};
+use super::signals::{self, Orderly};
+use super::{CliError, Exit, Output, lifecycle, note, presence, say_json, say_line, termination};
 use crate::connections::Connections;
-use crate::execute::Outcome;
 use crate::execute::monitor::{Event, Monitor};
+use crate::execute::{DRAIN, Outcome};
 use crate::journal::Writer;
 use crate::journal::state::RunState;
 use crate::listing::bisect::KeyRange;
@@ -32,13 +33,16 @@ use crate::pace::{PaceCounts, Pacer, RetryPolicy};
 use crate::report::Origin;
 use crate::shards::end;
 use crate::shards::live::{LiveCounts, LiveIdentity, LiveWriter};
-use crate::shards::make::{self, MakeError, refusals, refused_number};
+use crate::shards::make::{self, JobBuckets, MakeError, refusals, refused_number};
 use crate::shards::names::{PLAN, PerShard, journal_of, report_of};
 use crate::shards::obtain::{ObtainError, ObtainedPlan, PlanTerms, obtain};
 use crate::shards::record::{FORMAT, ShardActivity, ShardEnd, ShardPlan};
-use crate::shards::store::StateStore;
+use crate::shards::store::{StateStore, Stored};
 use crate::shards::survey::Extent;
 use crate::size::{ByteSize, display_count, display_counted};
+
+/// What a signal leaves behind before the run of a shard begins.
+const NOTHING_COPIED: &str = "nothing was copied; run the same command again";
 
 /// One run in many processes, each of which copies its own ranges of keys.
 #[derive(Clone, Debug, Default, Args)]
@@ -304,15 +308,14 @@ pub(super) async fn run(
     given: &GivenShard,
     output: Output,
 ) -> Result<Exit, CliError> {
-    let mut connections = place.connect_within(terms.drain, job, &CancellationToken::new());
+    let mut connections = RunConnections::new(job, place, terms.drain);
     let process = Writer::this_process(&terms.lease);
     let extent = Extent {
         shards: given.shards,
         exact: false,
     };
-    let (store, ObtainedPlan { plan, .. }) =
-        plan_at(job, &mut connections, &given.state, extent, &process).await?;
-    drop(connections);
+    let planning = plan_at(&given.state, job, &mut connections, extent, &process);
+    let (store, ObtainedPlan { plan, .. }) = planning.await?;
     if let Some(done) = store
         .get::<ShardEnd>(&PerShard::Done.of(given.shard))
         .await?
@@ -344,7 +347,8 @@ pub(super) async fn run(
         shard: Some(Arc::clone(&shard)),
         ..terms
     };
-    let ended = Box::pin(run_job(job, place, origin, &terms, output)).await;
+    lifecycle::start(job, origin);
+    let ended = Box::pin(run_with(connections, job, origin, &terms, output)).await;
     let exit = match &ended {
         Ok(exit) => *exit,
         Err(error) => {
@@ -374,25 +378,33 @@ fn say_done(done: &ShardEnd, output: Output) -> Result<Exit, CliError> {
     ))
 }
 
-/// Obtains the plan at a state prefix, and refuses one that was made for another job.
+/// Reads the plan at a state prefix, or obtains one if there is none, and refuses one that was made
+/// for another job. Only a process that finds no plan asks the buckets of the job: the others ask
+/// them when their run begins, if it does.
 async fn plan_at(
-    job: &Job,
-    connections: &mut Connections,
     state: &S3Uri,
+    job: &Job,
+    run: &mut RunConnections,
     extent: Extent,
     process: &Writer,
 ) -> Result<(StateStore, ObtainedPlan), CliError> {
+    let connections = &mut run.connections;
     let bucket = connections.bucket(DEFAULT_ENDPOINT, &state.bucket).await?;
-    let store = StateStore::new(bucket.for_records().outliving_the_run(), state.key.clone());
-    let buckets = make::connect(job, connections).await?;
-    presence::require(job, connections).await?;
-    let patience = job.limits.patience;
-    let terms = PlanTerms::of(patience.unwrap_or(RetryPolicy::default().patience));
-    let make = || async {
-        note("planning the shards");
-        Box::pin(make::make(job, &buckets, extent, process)).await
+    let bucket = bucket.for_records().outliving_the_run();
+    let store = StateStore::new(bucket, state.key.clone());
+    store.demand_conditions()?;
+    let obtained = match store.get::<ShardPlan>(PLAN).await? {
+        Some(Stored { record: plan, .. }) => ObtainedPlan {
+            plan,
+            is_new: false,
+        },
+        None => {
+            let buckets = check_buckets(job, connections).await?;
+            let drain = connections.pacer().retry.drain;
+            run.is_checked = true;
+            obtain_plan(&store, job, &buckets, extent, process, drain).await?
+        }
     };
-    let obtained = obtain(&store, process, terms, make, note).await?;
     let differences = make::differences(&obtained.plan, job, extent.shards);
     if !differences.is_empty() {
         return Err(CliError::Usage(format!(
@@ -405,6 +417,46 @@ async fn plan_at(
         note(&format!("planned {}", in_words(&obtained.plan)));
     }
     Ok((store, obtained))
+}
+
+/// Asks the buckets of a job that is to run in shards, and looks for the objects that it names one by
+/// one.
+pub(super) async fn check_buckets(
+    job: &Job,
+    connections: &mut Connections,
+) -> Result<JobBuckets, CliError> {
+    let buckets = make::connect(job, connections).await?;
+    presence::require(job, connections).await?;
+    Ok(buckets)
+}
+
+/// Obtains the plan of a state prefix that has none. A signal ends this in an orderly way: the lease
+/// of the plan is released, so that the next process plans at once.
+async fn obtain_plan(
+    store: &StateStore,
+    job: &Job,
+    buckets: &JobBuckets,
+    extent: Extent,
+    process: &Writer,
+    drain: Duration,
+) -> Result<ObtainedPlan, CliError> {
+    let patience = job.limits.patience;
+    let terms = PlanTerms::of(patience.unwrap_or(RetryPolicy::default().patience));
+    let make = || async {
+        note("planning the shards");
+        Box::pin(make::make(job, buckets, extent, process)).await
+    };
+    signals::leaves(NOTHING_COPIED);
+    let orderly = Orderly::within(drain);
+    let signalled = orderly.signalled();
+    let stop = async {
+        signalled.wait().await;
+    };
+    let obtained = obtain(store, process, terms, make, note, stop).await?;
+    if signalled.has_come() {
+        return Err(CliError::Interrupted(NOTHING_COPIED.to_owned()));
+    }
+    Ok(obtained)
 }
 
 /// Returns what a plan has in it, on one line.
@@ -431,9 +483,9 @@ pub(super) async fn plan(
         return Err(CliError::Usage(format!("--shards: {reason}")));
     }
     refuse_job(job)?;
-    let mut connections = place.connect(job, &CancellationToken::new());
+    let mut connections = RunConnections::new(job, place, DRAIN);
     let process = Writer::this_process(&super::lease::terms());
-    let (store, obtained) = plan_at(job, &mut connections, state, extent, &process).await?;
+    let (store, obtained) = plan_at(state, job, &mut connections, extent, &process).await?;
     let plan = &obtained.plan;
     if output.json {
         return say_json(&serde_json::json!({ "plan": plan, "new": obtained.is_new }));
@@ -472,6 +524,7 @@ impl From<ObtainError<MakeError>> for CliError {
             ObtainError::State(error) => Self::State(error),
             ObtainError::Plan(error) => error.into(),
             ObtainError::NoPlan { .. } => Self::Unplanned(error.to_string()),
+            ObtainError::Stopped => Self::Interrupted(NOTHING_COPIED.to_owned()),
         }
     }
 }

@@ -119,7 +119,7 @@ pub struct PlanLease {
     pub by: Writer,
     /// The time of this renewal, by its own clock. Only people read it.
     pub renewed: Timestamp,
-    /// True once it has given the lease up, so that another process need not wait.
+    /// True once the process has released the lease, so that another one need not wait.
     #[serde(default)]
     pub released: bool,
 }
