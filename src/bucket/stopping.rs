@@ -40,8 +40,8 @@ impl Bucket {
         }
     }
 
-    /// Returns this bucket for requests that record the run or end an upload, and do not end with the
-    /// run.
+    /// Returns this bucket for requests that record the run or end an upload, and do not end with
+    /// the run.
     #[must_use]
     pub fn outliving_the_run(&self) -> Self {
         Self {

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::idle::Flag;
 use super::place::{Place, bucket_at};
-use super::run::Terms;
+use super::run::RunOptions;
 use super::{CliError, EndpointFlags, idle, lease, load, next, tidy, word};
 use crate::connections::Connections;
 use crate::execute::sample::{self, Looked};
@@ -204,10 +204,10 @@ pub(super) async fn open(
     job: &Job,
     connections: &mut Connections,
     origin: &Origin,
-    terms: &Terms,
+    options: &RunOptions,
     tell: impl Fn(&str),
 ) -> Result<Session, CliError> {
-    let (intent, wait) = (terms.intent, terms.wait);
+    let (intent, wait) = (options.intent, options.wait);
     let Some(location) = location(job, connections).await? else {
         return without(job, connections, origin, &tell).await;
     };
@@ -228,7 +228,7 @@ pub(super) async fn open(
         reports.probe(&origin.run).boxed().await?;
     }
     let reopened = lease::wait_for(&location, wait, &tell, || {
-        reopen(location.clone(), &terms.lease, intent, &tell)
+        reopen(location.clone(), &options.lease, intent, &tell)
     });
     let opened = match reopened.await {
         Ok(opened) => opened,

@@ -148,17 +148,17 @@ fn end(overview: &Overview) -> Exit {
     match (overview.state, exit) {
         (ReportState::Complete, Some(0)) => return Exit::Done,
         (ReportState::Complete, Some(5)) => {
-            termination::because("objects are being restored; run the job again later");
+            termination::set_reason("objects are being restored; run the job again later");
             return Exit::Waiting;
         }
         (ReportState::Complete, _) => {}
         _ => {
-            termination::because(&state(overview));
+            termination::set_reason(&state(overview));
             return Exit::Interrupted;
         }
     }
     let failed = display_counted(overview.not_done, "object");
-    termination::because(&format!("{failed} of all shards are not copied"));
+    termination::set_reason(&format!("{failed} of all shards are not copied"));
     Exit::Failures
 }
 

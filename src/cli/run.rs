@@ -57,16 +57,16 @@ pub(super) struct RunJob {
     shards: ShardFlags,
 }
 
-/// On what terms a run begins and ends.
+/// The options of a run that are not about its job.
 #[derive(Clone, Debug)]
-pub(super) struct Terms {
+pub(super) struct RunOptions {
     /// The treatment of an unfinished run.
     pub(super) intent: Intent,
     /// The longest wait for a journal that another run holds.
     pub(super) wait: Duration,
     /// The longest time that the run takes to end after a signal.
     pub(super) drain: Duration,
-    /// As whom the process holds its journal.
+    /// The identity with which the process holds its journal.
     pub(super) lease: LeaseTerms,
     /// The shard that is run, if the run has shards.
     pub(super) shard: Option<Arc<RunningShard>>,
@@ -156,14 +156,14 @@ impl RunJob {
                 ..Origin::of_process()?
             };
             let origin = origin.begin(&job);
-            let terms = Terms {
+            let options = RunOptions {
                 intent: self.journal.intent(),
                 wait: self.journal.waits(),
                 drain: self.drain.time(),
-                lease: lease::terms(),
+                lease: lease::own_terms(),
                 shard: None,
             };
-            run(&job, &place, &origin, &terms, output).await
+            run(&job, &place, &origin, &options, output).await
         }
     }
 
@@ -178,14 +178,14 @@ impl RunJob {
         let mut origin = Origin::of_process()?;
         origin.command.extend(index);
         let origin = origin.begin(&job);
-        let terms = Terms {
+        let options = RunOptions {
             intent: Intent::Resume,
             wait: self.journal.waits(),
             drain: self.drain.time(),
-            lease: lease::terms_of_shard(given.shard),
+            lease: lease::shard_terms(given.shard),
             shard: None,
         };
-        shards::run(&mut job, &place, &origin, terms, &given, output).await
+        shards::run(&mut job, &place, &origin, options, &given, output).await
     }
 
     /// Returns the flags that contradict `--state`, and which of them were given.
@@ -205,15 +205,15 @@ pub(super) async fn run(
     job: &Job,
     place: &Place,
     origin: &Origin,
-    terms: &Terms,
+    options: &RunOptions,
     output: Output,
 ) -> Result<Exit, CliError> {
     lifecycle::start(job, origin);
     if let Some(path) = &job.report.json {
         Target::check_report(path, origin).map_err(ReportError::from)?;
     }
-    let connections = RunConnections::new(job, place, terms.drain);
-    run_with(connections, job, origin, terms, output).await
+    let connections = RunConnections::new(job, place, options.drain);
+    run_with(connections, job, origin, options, output).await
 }
 
 /// Runs a job whose start is logged, with these connections.
@@ -221,11 +221,11 @@ pub(super) async fn run_with(
     mut connections: RunConnections,
     job: &Job,
     origin: &Origin,
-    terms: &Terms,
+    options: &RunOptions,
     output: Output,
 ) -> Result<Exit, CliError> {
-    let drain = terms.drain;
-    let shard = terms.shard.as_deref();
+    let drain = options.drain;
+    let shard = options.shard.as_deref();
     let stop = CancellationToken::new();
     let console = Arc::new(Console::new(
         Arc::clone(connections.connections.pacer()),
@@ -233,7 +233,7 @@ pub(super) async fn run_with(
         has_bars(output),
         job.report.place().is_some(),
     ));
-    let session = Box::pin(open_session(job, &mut connections, origin, terms));
+    let session = Box::pin(open_session(job, &mut connections, origin, options));
     // Until the session is open, a signal ends the command at once.
     signals::leaves("the run has not begun and copied nothing; run the same command again");
     let Session {
@@ -260,7 +260,8 @@ pub(super) async fn run_with(
     let mut monitor: Arc<dyn Monitor> = Arc::clone(&console) as _;
     let mut live = JoinSet::new();
     if let Some(shard) = shard {
-        monitor = shard.watched_by(monitor, &resumed, origin, connections.pacer(), &mut live);
+        monitor =
+            shard.start_live_records(monitor, &resumed, origin, connections.pacer(), &mut live);
     }
     let run = execute::run(Execution {
         job,
@@ -294,7 +295,7 @@ pub(super) async fn run_with(
     drop(orderly);
     if let (true, Ok(closed)) = (kept, &closed) {
         outcome.stopped_objects = pending(&outcome, &closed.state);
-        shard.inspect(|shard| shard.keep(&outcome, &closed.state));
+        shard.inspect(|shard| shard.set_session_end(&outcome, &closed.state));
     }
     let record = complete(
         closed,
@@ -341,8 +342,8 @@ fn complete(
     }
 }
 
-/// Asks the buckets of the job and opens its journal. A bucket that cannot be used is an error before
-/// there is a run, so that the user can correct its name and run the job again.
+/// Asks the buckets of the job and opens its journal. A bucket that cannot be used is an error
+/// before there is a run, so that the user can correct its name and run the job again.
 async fn open_session(
     job: &Job,
     RunConnections {
@@ -351,9 +352,9 @@ async fn open_session(
         ..
     }: &mut RunConnections,
     origin: &Origin,
-    terms: &Terms,
+    options: &RunOptions,
 ) -> Result<Session, CliError> {
-    if !*is_checked && terms.shard.is_some() {
+    if !*is_checked && options.shard.is_some() {
         shards::check_buckets(job, connections).await?;
     } else if !*is_checked {
         for transfer in &job.transfers {
@@ -365,7 +366,7 @@ async fn open_session(
         .clone()
         .with_sources(job, |endpoint| connections.credential_source(endpoint));
     lifecycle::connected(&origin);
-    journal::open(job, connections, &origin, terms, note).await
+    journal::open(job, connections, &origin, options, note).await
 }
 
 /// Returns true if progress is drawn on the terminal.
@@ -381,8 +382,8 @@ fn pending(outcome: &Outcome, state: &RunState) -> u64 {
     (state.pending_objects() as u64).saturating_sub(failed)
 }
 
-/// Returns true if results are for people. A log of JSON has the summary, and what reads it may read
-/// standard output too.
+/// Returns true if results are for people. A log of JSON has the summary, and what reads it may
+/// read standard output too.
 fn is_for_people(output: Output) -> bool {
     !output.json && !telemetry::is_json()
 }
@@ -468,7 +469,7 @@ async fn stop_on_signal(
     }
     let mut message = format!(
         "stopping: finishing requests in flight (up to {})",
-        signals::in_words(drain)
+        signals::drain_text(drain)
     );
     // A scheduler sends one signal.
     if io::stderr().is_terminal() {

@@ -3,9 +3,9 @@
 //! `plan.json` is written once, with `If-None-Match: *`, so all processes read the same plan.
 //! `plan.lease` only keeps them from planning at the same time: two plans would cost requests, and
 //! do no other harm. A process takes the lease with `If-None-Match` and renews it with `If-Match`.
-//! One that fails or is stopped while it plans releases the lease. After a minute without a renewal,
-//! any process may take it. The clocks of machines may differ, so each process measures that minute
-//! by its own clock, from the moment when it first saw the lease in its present state.
+//! One that fails or is stopped while it plans releases the lease. After a minute without a
+//! renewal, any process may take it. The clocks of machines may differ, so each process measures
+//! that minute by its own clock, from the moment when it first saw the lease in its present state.
 
 use std::future::Future;
 use std::time::Duration;
