@@ -1,4 +1,5 @@
-//! `run` and the second half of `copy`: connect, watch, stop on a signal, sum up.
+//! `run`, and the execution of a job for `copy`, `retry`, and shards: connects, shows progress,
+//! stops on a signal, and prints the result.
 
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
@@ -247,7 +248,7 @@ pub(super) async fn run_with(
         halt,
         ..
     } = connections;
-    signals::leaves(left(journal.keeps()));
+    signals::leaves(left_behind(journal.keeps()));
     console.go_on(&resumed);
     let orderly = Orderly::within(drain);
     let signals = tokio::spawn(stop_on_signal(
@@ -287,8 +288,8 @@ pub(super) async fn run_with(
         Event::RunStopped
     };
     let kept = journal.keeps();
-    // With S3 away, a journal there waits for it as long as any request does; the drain time ends
-    // that after a signal.
+    // If S3 is away, a write to a journal there waits like any request. After a signal, the drain
+    // time ends that.
     let closed = journal.close(last).await;
     signals.abort();
     let was_signalled = orderly.signalled().has_come();
@@ -324,7 +325,7 @@ pub(super) async fn run_with(
         }
     }
     if was_signalled && exit == Exit::Interrupted {
-        return Err(CliError::Interrupted(left(kept).to_owned()));
+        return Err(CliError::Interrupted(left_behind(kept).to_owned()));
     }
     Ok(exit)
 }
@@ -382,13 +383,13 @@ fn pending(outcome: &Outcome, state: &RunState) -> u64 {
     (state.pending_objects() as u64).saturating_sub(failed)
 }
 
-/// Returns true if results are for people. A log of JSON has the summary, and what reads it may
-/// read standard output too.
+/// Returns true if the result is printed for people. A JSON log has it as the event `summary`, and
+/// its collector may read standard output too.
 fn is_for_people(output: Output) -> bool {
     !output.json && !telemetry::is_json()
 }
 
-/// Prints the results of a run. Programs get the commands to type next with them.
+/// Prints the result of a run. As JSON, it includes the commands to type next.
 fn print(outcome: &Outcome, next: &[String], output: Output) -> Result<(), CliError> {
     if output.json {
         let mut last = serde_json::json!({ "summary": outcome });
@@ -402,7 +403,7 @@ fn print(outcome: &Outcome, next: &[String], output: Output) -> Result<(), CliEr
     Ok(())
 }
 
-/// Ends a report, and names it.
+/// Writes the footer of a report, and prints its name.
 async fn finish(report: ReportEnd, footer: &Footer, output: Output) -> Result<(), CliError> {
     let name = report.name();
     report.finish(footer).await?;
@@ -412,7 +413,7 @@ async fn finish(report: ReportEnd, footer: &Footer, output: Output) -> Result<()
     Ok(())
 }
 
-/// Ends the report of a run whose journal was lost: it is not complete, however its objects ended.
+/// Ends the report of a run whose journal was lost. It is not complete even if all objects ended.
 async fn unfinished(report: Option<ReportEnd>, outcome: &Outcome) {
     let Some(report) = report else { return };
     let footer = Footer {
@@ -428,7 +429,7 @@ async fn unfinished(report: Option<ReportEnd>, outcome: &Outcome) {
 #[must_use]
 pub fn exit_of(outcome: &Outcome) -> Exit {
     let interrupted = outcome.stopped || outcome.stopped_objects > 0;
-    // A signal alone decides nothing about a run that did not end by itself.
+    // A run that a signal stopped is interrupted, even if a list was refused.
     let ended_itself = outcome.gave_up.is_some() || !interrupted;
     match outcome.list_failure() {
         Some(Cause::Refused) if ended_itself => return Exit::Refused,
@@ -445,8 +446,8 @@ pub fn exit_of(outcome: &Outcome) -> Exit {
     }
 }
 
-/// Returns what a run leaves behind if a signal ends it.
-fn left(keeps_journal: bool) -> &'static str {
+/// Returns the text about what a run leaves behind if a signal ends it.
+fn left_behind(keeps_journal: bool) -> &'static str {
     if keeps_journal {
         "what is done and the parts of open uploads are in the journal; run the same command again to continue"
     } else {
@@ -455,8 +456,8 @@ fn left(keeps_journal: bool) -> &'static str {
     }
 }
 
-/// Ends the run in an orderly way at the first SIGINT, SIGTERM, or SIGHUP, and the process at the
-/// second one or at the end of the drain time.
+/// Stops the run in an orderly way at the first signal. `signals` ends the process at the second one,
+/// or at the end of the drain time.
 async fn stop_on_signal(
     signalled: Signalled,
     stop: CancellationToken,

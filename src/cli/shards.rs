@@ -395,17 +395,17 @@ async fn plan_at(
     let bucket = bucket.for_records().outliving_the_run();
     let store = StateStore::new(bucket, state.key.clone());
     store.demand_conditions()?;
-    let obtained = match store.get::<ShardPlan>(PLAN).await? {
-        Some(Stored { record: plan, .. }) => ObtainedPlan {
+    let stored: Option<Stored<ShardPlan>> = store.get(PLAN).await?;
+    let obtained = if let Some(Stored { record: plan, .. }) = stored {
+        ObtainedPlan {
             plan,
             is_new: false,
-        },
-        None => {
-            let buckets = check_buckets(job, connections).await?;
-            let drain = connections.pacer().retry.drain;
-            run.is_checked = true;
-            obtain_plan(&store, job, &buckets, extent, process, drain).await?
         }
+    } else {
+        let buckets = check_buckets(job, connections).await?;
+        let drain = connections.pacer().retry.drain;
+        run.is_checked = true;
+        obtain_plan(&store, job, &buckets, extent, process, drain).await?
     };
     let differences = make::differences(&obtained.plan, job, extent.shards);
     if !differences.is_empty() {
