@@ -18,7 +18,7 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use super::idle::Flag;
-use super::place::{Place, bucket_at};
+use super::place::{Place, records_at};
 use super::run::RunOptions;
 use super::{CliError, EndpointFlags, idle, lease, load, next, tidy, word};
 use crate::connections::Connections;
@@ -31,7 +31,7 @@ use crate::journal::{
 };
 use crate::listing::local::JOURNALS;
 use crate::location::S3Uri;
-use crate::manifest::job::{Access, DEFAULT_ENDPOINT, Job, JournalPlace, OnChange, Source};
+use crate::manifest::job::{DEFAULT_ENDPOINT, Job, JournalPlace, OnChange, Source};
 use crate::report::{
     BucketReport, Origin, PieceLimits, ReportBucket, ReportEnd, ReportError, ReportWriter,
 };
@@ -417,9 +417,7 @@ pub(super) async fn places(
         }
         Named::Directory(path) => vec![of_directory(path)],
         Named::Prefix(uri) => {
-            let bucket = bucket_at(&uri, endpoint, Access::default())
-                .await?
-                .for_records();
+            let bucket = records_at(&uri, endpoint).await?;
             vec![(uri.to_string(), Location::Bucket(bucket, uri.key))]
         }
         Named::JobIn(path) => {

@@ -9,12 +9,11 @@ use std::time::Duration;
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
-use super::place::bucket_at;
+use super::place::records_at;
 use super::{CliError, EndpointFlags};
 use crate::bucket::Bucket;
 use crate::journal::state::Totals;
 use crate::location::S3Uri;
-use crate::manifest::job::Access;
 use crate::report::{
     LaterReport, ReportBucket, ReportMerge, ShardReports, StoredReport, StoredRuns,
 };
@@ -61,9 +60,7 @@ impl FoundState {
         if !uri.key.is_prefix() {
             return Ok(None);
         }
-        let bucket = bucket_at(uri, endpoint, Access::default())
-            .await?
-            .for_records();
+        let bucket = records_at(uri, endpoint).await?;
         let plan_files = format!("{}{PLAN_FILES}", uri.key);
         if bucket.first(&plan_files, None).await?.is_none() {
             return Ok(None);

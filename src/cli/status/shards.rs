@@ -34,7 +34,7 @@ struct StateDocument<'a> {
 }
 
 /// The result of one look at a run.
-struct Shown {
+struct ShownState {
     /// The exit code, once all shards have ended.
     exit: Option<Exit>,
     /// False once standard output is closed.
@@ -73,7 +73,7 @@ async fn show_planned(
     state: &mut StatePrefix,
     screen: &mut Screen,
     output: Output,
-) -> Result<Shown, CliError> {
+) -> Result<ShownState, CliError> {
     let seen = state.look().await?;
     let view = StateView::of(&state.plan, &seen);
     let place = state.uri.to_string();
@@ -106,7 +106,7 @@ async fn show_planned(
         Exit::Done
     };
     let exit = (view.state == RunProgress::Ended).then_some(exit);
-    Ok(Shown { exit, is_read })
+    Ok(ShownState { exit, is_read })
 }
 
 /// The end of the latest retry.
@@ -151,7 +151,7 @@ fn show_planning(
     uri: &S3Uri,
     screen: &mut Screen,
     output: Output,
-) -> Result<Shown, CliError> {
+) -> Result<ShownState, CliError> {
     let host = &lease.by.host;
     let is_read = if output.json {
         let renewed = lease.renewed;
@@ -168,7 +168,7 @@ fn show_planning(
         };
         screen.show(&printable(&format!("{uri}: {by}")))?
     };
-    Ok(Shown {
+    Ok(ShownState {
         exit: None,
         is_read,
     })

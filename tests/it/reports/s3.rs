@@ -280,32 +280,6 @@ async fn a_report_that_s3_refuses_is_told_before_anything_is_copied() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_journal_names_the_permission_that_is_missing() {
-    let world = world().await;
-    put(&world, &["a"]);
-    let job = manifest(&world, "journal: s3://ops/journal/\n");
-    let store = world.sandbox.store();
-    store.deny(OPS, Operation::PutObject, "journal/");
-    let (exit, _, stderr) = s3haul(&world, job.path(), &["run", "job.yaml"]).await;
-    assert!(
-        exit == 3
-            && stderr.contains("; grant s3:PutObject on s3://ops/journal/")
-            && !stderr.contains("exclude"),
-        "{exit} {stderr}"
-    );
-    // What a command reads is named in the same way.
-    store.allow_all();
-    store.deny(OPS, Operation::ListObjectsV2, "");
-    let status = ["status", "s3://ops/journal/"];
-    let (exit, _, stderr) = s3haul(&world, job.path(), &status).await;
-    assert!(
-        exit == 3 && stderr.contains("; grant s3:ListBucket on s3://ops"),
-        "{exit} {stderr}"
-    );
-    assert_eq!(world.calls(Operation::CopyObject), 0);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_ignores_the_condition_is_refused() {
     let world = world().await;
     put(&world, &["a"]);

@@ -230,13 +230,34 @@ async fn a_process_that_is_stopped_while_it_plans_releases_the_lease() {
     assert!(matches!(error, ObtainError::Stopped), "{error}");
     let lease = store.get::<PlanLease>(LEASE).await.unwrap().unwrap().record;
     assert!(lease.released && lease.by.id == own.id);
-    // One that does not hold it leaves it alone.
-    let other = writer("uid/1");
-    let error = obtain(&store, &other, terms, plan_once, |_| {}, async {})
+    assert_eq!(made.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_is_stopped_while_it_waits_leaves_the_lease_alone() {
+    let world = World::new().await;
+    let store = store(&world).await;
+    let (holder, waiting) = (writer("uid/0"), writer("uid/1"));
+    let held = PlanLease {
+        format: FORMAT,
+        by: holder,
+        renewed: Timestamp::UNIX_EPOCH,
+        released: false,
+    };
+    store.put(LEASE, &held, WriteCondition::None).await.unwrap();
+    let terms = PlanTerms {
+        free_after: Duration::from_hours(1),
+        ..TERMS
+    };
+    let told = tokio::sync::Notify::new();
+    let plan_once = || async { Ok::<_, MakeError>(plan(&waiting)) };
+    let tell = |_: &str| told.notify_one();
+    let error = obtain(&store, &waiting, terms, plan_once, tell, told.notified())
         .await
         .unwrap_err();
     assert!(matches!(error, ObtainError::Stopped), "{error}");
-    assert_eq!(made.load(Ordering::Relaxed), 1);
+    let lease = store.get::<PlanLease>(LEASE).await.unwrap().unwrap();
+    assert_eq!(lease.record, held);
 }
 
 #[tokio::test(flavor = "multi_thread")]
