@@ -134,7 +134,7 @@ fn glance() -> Glance {
 }
 
 #[test]
-fn a_dead_run_is_shown_with_what_it_left_open() {
+fn a_dead_run_is_told_with_what_it_left_open() {
     let glance = glance();
     let now = Timestamp::from_second(70).unwrap();
     insta::assert_snapshot!(View::of(".s3haul/lake".into(), &glance, now).text());
