@@ -79,6 +79,8 @@ pub struct Bucket {
     /// The requests that give their slots back while they wait.
     parks: Parks,
     purpose: Purpose,
+    /// Set if the requests are about objects that s3haul keeps for itself.
+    has_records: bool,
     hidden: HiddenEtags,
     /// The answer to `GetBucketVersioning`, asked for once; `None` if it was refused.
     versioning: Arc<OnceCell<Option<Versioning>>>,
@@ -160,6 +162,7 @@ impl Bucket {
             has_written: Arc::default(),
             parks: Parks::default(),
             purpose: Purpose::Object,
+            has_records: false,
             hidden,
             versioning: Arc::default(),
             waited: Duration::ZERO,

@@ -1,6 +1,7 @@
-//! Runs a job from a program: one builder for what the command arranges around [`execute::run`].
+//! Runs a job from a program: a builder that connects, opens the journal, and calls
+//! [`execute::run`].
 //!
-//! The command has more to decide (signals, reports, who else may hold the journal), so it calls
+//! The command also handles signals, reports, and a journal that another process holds, so it calls
 //! `execute` itself.
 
 use std::path::PathBuf;
@@ -26,8 +27,8 @@ use crate::s3::client::StaticCredentials;
 
 /// A run of a job, to be set up and executed.
 ///
-/// Receipts go to the [monitor](Self::monitor): a job that names a report is refused, because
-/// nobody would write it.
+/// Receipts go to the [monitor](Self::monitor). A job that names a report is refused: only the
+/// command writes reports.
 #[must_use = "a run does nothing until it is executed"]
 pub struct Run<'a> {
     job: &'a Job,
@@ -74,8 +75,8 @@ impl<'a> Run<'a> {
         Self { monitor, ..self }
     }
 
-    /// Keeps the journal in this directory. If the directory has an unfinished run of the same job,
-    /// this run continues it.
+    /// Keeps the journal in this directory. If the directory holds an unfinished run of the same
+    /// job, this run resumes it.
     pub fn journal(self, directory: impl Into<PathBuf>) -> Self {
         Self {
             journal: Some(directory.into()),
@@ -154,7 +155,7 @@ impl<'a> Run<'a> {
         };
         if self.job.report.place().is_some() {
             let message = "only the command writes a report";
-            let remedy = "leave it out, and give the run a monitor, which sees every receipt";
+            let remedy = "leave it out, and give the run a monitor, which receives every receipt";
             refuse("report", message, remedy);
         }
         if matches!(self.job.journal, JournalPlace::Prefix(_)) && self.journal.is_none() {

@@ -1,28 +1,29 @@
 //! Shards: one run of a job in many processes, each of which copies its own ranges of keys.
 //!
-//! An engine (an Indexed Job of Kubernetes, an array of Slurm or AWS Batch) starts the processes
-//! and gives each an index. They share nothing but a prefix in a bucket, the state prefix:
+//! An engine (an Indexed Job of Kubernetes, or an array of Slurm or AWS Batch) starts the processes
+//! and gives each an index. They share only a prefix in a bucket, the state prefix:
 //!
 //! | object | writer |
 //! |---|---|
 //! | `plan.lease` | the process that plans |
-//! | `plan.json` | the same, once |
-//! | `shards/I/journal/` | shard I: a journal as of any other run |
-//! | `shards/I/report/` | shard I: a report as of any other run |
+//! | `plan.json` | the same process, once |
+//! | `shards/I/journal/` | shard I: a journal like that of any run |
+//! | `shards/I/report/` | shard I: a report like that of any run |
 //! | `live/I.json` | shard I, every 15 seconds |
 //! | `done/I.json`, `failed/I.json` | shard I, after its journal's last commit |
 //! | `summary.json` | each process that finds that all shards have ended |
 //!
 //! The engine schedules and restarts the processes; s3haul does neither. The plan is written once
-//! (`If-None-Match: *`), so all processes read the same plan. Its ranges meet at their ends,
-//! whatever keys exist, so each key is in exactly one shard, even a key that is written later. If
-//! two processes run one shard, the journal lets only one of them write.
+//! (`If-None-Match: *`), so all processes read the same plan. Its ranges cover all possible keys
+//! without gaps, so each key is in exactly one shard, even a key that is written later. If two
+//! processes run one shard, the journal lets only one of them write.
 //!
 //! # Layout
 //!
 //! `record` holds the objects of the state prefix, `names` their names, and `store` reads and
-//! writes them. `survey` lists how keys are spread, and `cut` divides them. `view` sums up how far
-//! a run is.
+//! writes them. `survey` finds out by lists how the keys are distributed, `cut` divides them, and
+//! `make` makes the plan from both. `obtain` decides which process does that. `live` and `end`
+//! write the progress and the end of a shard, and `view` computes the progress of the whole run.
 
 pub mod cut;
 pub mod end;
@@ -38,7 +39,7 @@ pub mod view;
 use std::time::Duration;
 
 /// The most shards of a run. The status of an Indexed Job and the arrays of Slurm and AWS Batch
-/// hold no more, and each shard costs some requests however little it has to do.
+/// have limits, and each shard costs some requests even if it has nothing to do.
 pub const MOST_SHARDS: u32 = 2000;
 /// The time between two versions of `live/I.json`.
 pub const LIVE_EVERY: Duration = Duration::from_secs(15);

@@ -43,11 +43,11 @@ pub enum LogFormat {
     Json,
 }
 
-/// Begins logging. `verbosity` 0 shows warnings, 1 information, 2 debugging, 3 the SDK's too.
-/// `colors` applies to text.
+/// Begins logging. `verbosity` 0 shows warnings, 1 adds information, 2 debugging, 3 the events of
+/// the SDK. `colors` applies to text.
 ///
 /// # Errors
-/// `S3HAUL_LOG` is set to something that is no filter; the text says what.
+/// `S3HAUL_LOG` is not a filter. The text names the mistake.
 pub fn init(verbosity: u8, format: LogFormat, colors: bool) -> Result<(), String> {
     let default = match verbosity {
         0 => "s3haul=warn",
@@ -61,7 +61,7 @@ pub fn init(verbosity: u8, format: LogFormat, colors: bool) -> Result<(), String
     };
     let safe = filter_fn(|metadata| !may_hold_secrets(metadata));
     let registry = tracing_subscriber::registry().with(filter).with(safe);
-    // A second initialisation is a test's; the first one stays.
+    // Only tests initialize twice. The first one stays.
     let _ = match format {
         LogFormat::Text => {
             let layer = tracing_subscriber::fmt::layer()
@@ -77,7 +77,7 @@ pub fn init(verbosity: u8, format: LogFormat, colors: bool) -> Result<(), String
     Ok(())
 }
 
-/// Modules that print secrets at other levels than trace, with the most verbose level that does
+/// Modules that print secrets at levels above trace, with the most verbose level at which they do
 /// not.
 const INDISCREET: [(&str, Level); 2] = [
     // Quotes lines of the shared credentials file that it cannot read.
@@ -132,8 +132,8 @@ impl io::Write for Above {
     }
 }
 
-/// Reads filter directives. A word without `=` that is no level would select a module of that name,
-/// and so hide all others: it is taken for a module only if it can be one.
+/// Parses filter directives. A word without `=` that is not a level would select the module of that
+/// name and hide all others, so it must look like the name of a module.
 fn filter(directives: &str) -> Result<EnvFilter, String> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     const MODULES: [&str; 6] = ["s3haul", "aws", "hyper", "rustls", "h2", "tokio"];

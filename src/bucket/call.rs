@@ -308,7 +308,7 @@ impl Bucket {
                     .stopped(operation, key)
                     .after(failure.details().attempts));
             }
-            None => return Err(self.unanswered(failure, waited)),
+            None => return Err(self.marked(self.unanswered(failure, waited))),
         };
         Ok((failure, wait))
     }

@@ -96,6 +96,26 @@ impl Bucket {
         }
     }
 
+    /// Marks the failure of a request about an object that s3haul keeps for itself.
+    pub(super) fn marked(&self, failure: Failure) -> Failure {
+        if self.has_records {
+            failure.about_record()
+        } else {
+            failure
+        }
+    }
+
+    /// Returns this bucket for the objects that s3haul keeps for itself: journals, reports, and the
+    /// state of a run in shards. If the server denies a request, the failure names the missing
+    /// permission.
+    #[must_use]
+    pub fn for_records(&self) -> Self {
+        Self {
+            has_records: true,
+            ..self.clone()
+        }
+    }
+
     /// Sends one HEAD of the bucket, and declares an outage if that gets no answer either. Called
     /// before a request is given up for `failure`: with few requests in flight, object after object
     /// would fail before enough failures count as an outage. A server that has trouble with one

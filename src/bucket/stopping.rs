@@ -26,7 +26,7 @@ pub(super) enum Purpose {
     /// Cleaning up after an object. These requests are sent after the stop too, as long as the
     /// server answers.
     CleanUp,
-    /// Writing the journal, which continues to the end.
+    /// Recording what the run did, or ending an upload, which continues to the end.
     Journal,
 }
 
@@ -40,7 +40,8 @@ impl Bucket {
         }
     }
 
-    /// Returns this bucket for requests that record the end of the run and do not end with it.
+    /// Returns this bucket for requests that record the run or end an upload, and do not end with
+    /// the run.
     #[must_use]
     pub fn outliving_the_run(&self) -> Self {
         Self {

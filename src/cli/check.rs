@@ -115,7 +115,7 @@ impl CheckJob {
                 _ => exit,
             };
             if let Some(failure) = findings.failure() {
-                termination::because(&format!("{}: {failure}", transfer.name));
+                termination::set_reason(&format!("{}: {failure}", transfer.name));
             }
             tell(&sides, old_versions.as_ref(), &findings, output)?;
         }
@@ -124,7 +124,7 @@ impl CheckJob {
             report::check(&job, &mut connections, output).await?,
         ] {
             if findings.is_forbidden() {
-                termination::because(findings.failure().unwrap_or_default());
+                termination::set_reason(findings.failure().unwrap_or_default());
                 exit = Exit::Refused;
             }
         }

@@ -9,7 +9,7 @@ use super::history::HistoryFlags;
 use super::journal::JournalFlags;
 use super::lease;
 use super::place::{Place, SidesFlags};
-use super::run::{Terms, run};
+use super::run::{RunOptions, run};
 use super::select::{PATTERNS, SelectFlags};
 use super::set::SetFlags;
 use super::signals::DrainFlags;
@@ -169,14 +169,14 @@ impl Copy {
             Box::pin(plan::show(&job, &Place::ambient(), None, output)).await
         } else {
             let origin = Origin::of_process()?.begin(&job);
-            let terms = Terms {
+            let options = RunOptions {
                 intent: self.journal.intent(),
                 wait: self.journal.waits(),
                 drain: self.drain.time(),
-                lease: lease::terms(),
+                lease: lease::own_terms(),
                 shard: None,
             };
-            run(&job, &Place::ambient(), &origin, &terms, output).await
+            run(&job, &Place::ambient(), &origin, &options, output).await
         }
     }
 

@@ -1,4 +1,4 @@
-//! The ends of a command: exit codes, and the errors that lead to them.
+//! Exit codes, and the errors of a command that lead to them.
 
 use std::io;
 use std::process::ExitCode;
@@ -16,8 +16,8 @@ use crate::s3::Failure;
 use crate::shards::store::StateError;
 use crate::telemetry::{self, Note};
 
-/// Stands between the sentences of an error about several things.
-pub(super) const ANOTHER: &str = "\nerror: ";
+/// Separates the messages of an error about several mistakes.
+pub(super) const NEXT_ERROR: &str = "\nerror: ";
 
 /// The end of a command, as its exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// Each of them.
+    /// All exit codes.
     pub const ALL: [Self; 8] = [
         Self::Done,
         Self::Failures,
@@ -55,7 +55,7 @@ impl Exit {
         Self::Bug,
     ];
 
-    /// Returns the reason for a command that gave no other one.
+    /// Returns the reason of the end of a command that set no other one.
     pub(super) fn reason(self) -> &'static str {
         match self {
             Self::Done => "all is done",
@@ -96,7 +96,7 @@ pub(super) enum CliError {
     Manifest(#[from] ManifestError),
     #[error("{0}")]
     Refused(#[from] Failure),
-    /// A write that was done, and did not do what it should.
+    /// A write that succeeded, and did not have its effect.
     #[error("{0}")]
     Failed(String),
     /// An object to copy that is not there.
@@ -113,7 +113,7 @@ pub(super) enum CliError {
     /// it.
     #[error("{0}")]
     Unusable(JournalError),
-    /// A journal that could not be written any more after the run had started.
+    /// A journal that could no longer be written after the run had started.
     #[error("{0}")]
     Lost(JournalError),
     #[error("{0}")]
@@ -134,7 +134,7 @@ impl CliError {
         let lines = findings
             .iter()
             .map(|finding| format!("{}; {}", finding.message, finding.remedy));
-        (!findings.is_empty()).then(|| Self::Usage(lines.collect::<Vec<_>>().join(ANOTHER)))
+        (!findings.is_empty()).then(|| Self::Usage(lines.collect::<Vec<_>>().join(NEXT_ERROR)))
     }
 
     /// Returns one error for all mistakes in a job from the command line, whose transfers stand for
@@ -169,7 +169,7 @@ impl CliError {
             Self::Journal(JournalError::Held { .. }) => Exit::Held,
             Self::Journal(error) if error.is_passing() => Exit::Interrupted,
             Self::Refused(failure) if failure.is_passing() => Exit::Interrupted,
-            // The run is not over before its report is whole.
+            // The run is not over before its report is complete.
             Self::Report(ReportError::Store { failure, .. }) if failure.is_passing() => {
                 Exit::Interrupted
             }
@@ -206,7 +206,7 @@ impl CliError {
     }
 }
 
-/// Tells the error that a command ends with, and returns its exit code.
+/// Reports the error that a command ends with, and returns its exit code.
 pub(super) fn fail(error: &CliError, choice: ColorChoice, output: Output) -> Exit {
     let exit = error.exit();
     let note =
@@ -217,9 +217,9 @@ pub(super) fn fail(error: &CliError, choice: ColorChoice, output: Output) -> Exi
                 let (file, line) = (problems.file_name(), problem.line);
                 format!("{file}:{line}: {}; {}", problem.message, problem.remedy)
             });
-            termination::because(&lines.collect::<Vec<_>>().join(" "));
+            termination::set_reason(&lines.collect::<Vec<_>>().join(" "));
             if !telemetry::is_json() {
-                // They escape what they quote.
+                // The drawing escapes what it quotes.
                 let text = mistakes::draw(problems, color::is_on(choice, &io::stderr()));
                 tell_lines(&note(String::new()).in_text(text.trim_end()), true);
                 return exit;
@@ -238,9 +238,9 @@ pub(super) fn fail(error: &CliError, choice: ColorChoice, output: Output) -> Exi
                 CliError::Refused(_) => output.spoken(error.to_string()),
                 error => error.to_string(),
             };
-            termination::because(&message.replace(ANOTHER, " "));
+            termination::set_reason(&message.replace(NEXT_ERROR, " "));
             if telemetry::is_json() {
-                let messages = message.split(ANOTHER);
+                let messages = message.split(NEXT_ERROR);
                 messages.for_each(|message| tell(&note(message.to_owned())));
             } else {
                 let text = format!("error: {message}");

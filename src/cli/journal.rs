@@ -18,8 +18,8 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use super::idle::Flag;
-use super::place::{Place, bucket_at};
-use super::run::Terms;
+use super::place::{Place, records_at};
+use super::run::RunOptions;
 use super::{CliError, EndpointFlags, idle, lease, load, next, tidy, word};
 use crate::connections::Connections;
 use crate::execute::sample::{self, Looked};
@@ -31,7 +31,7 @@ use crate::journal::{
 };
 use crate::listing::local::JOURNALS;
 use crate::location::S3Uri;
-use crate::manifest::job::{Access, DEFAULT_ENDPOINT, Job, JournalPlace, OnChange, Source};
+use crate::manifest::job::{DEFAULT_ENDPOINT, Job, JournalPlace, OnChange, Source};
 use crate::report::{
     BucketReport, Origin, PieceLimits, ReportBucket, ReportEnd, ReportError, ReportWriter,
 };
@@ -204,10 +204,10 @@ pub(super) async fn open(
     job: &Job,
     connections: &mut Connections,
     origin: &Origin,
-    terms: &Terms,
+    options: &RunOptions,
     tell: impl Fn(&str),
 ) -> Result<Session, CliError> {
-    let (intent, wait) = (terms.intent, terms.wait);
+    let (intent, wait) = (options.intent, options.wait);
     let Some(location) = location(job, connections).await? else {
         return without(job, connections, origin, &tell).await;
     };
@@ -228,7 +228,7 @@ pub(super) async fn open(
         reports.probe(&origin.run).boxed().await?;
     }
     let reopened = lease::wait_for(&location, wait, &tell, || {
-        reopen(location.clone(), &terms.lease, intent, &tell)
+        reopen(location.clone(), &options.lease, intent, &tell)
     });
     let opened = match reopened.await {
         Ok(opened) => opened,
@@ -417,7 +417,7 @@ pub(super) async fn places(
         }
         Named::Directory(path) => vec![of_directory(path)],
         Named::Prefix(uri) => {
-            let bucket = bucket_at(&uri, endpoint, Access::default()).await?;
+            let bucket = records_at(&uri, endpoint).await?;
             vec![(uri.to_string(), Location::Bucket(bucket, uri.key))]
         }
         Named::JobIn(path) => {
@@ -459,7 +459,7 @@ pub(super) async fn location(
             let bucket = connections.bucket(DEFAULT_ENDPOINT, &uri.bucket).await?;
             // The last thing that a run does is to write down how it ended.
             Some(Location::Bucket(
-                bucket.outliving_the_run(),
+                bucket.for_records().outliving_the_run(),
                 uri.key.clone(),
             ))
         }
@@ -593,7 +593,7 @@ pub(super) async fn reports(
     let bucket = connections.bucket(DEFAULT_ENDPOINT, &uri.bucket).await?;
     // The last thing that a run does is to write the footer.
     Ok(Some(ReportBucket::new(
-        bucket.outliving_the_run(),
+        bucket.for_records().outliving_the_run(),
         uri.key.clone(),
     )))
 }

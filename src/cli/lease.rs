@@ -1,4 +1,5 @@
-//! Holding a journal: as whom a session does, and how long it waits for another one.
+//! The identity with which this process holds journals, and the wait for a journal that another
+//! process holds.
 
 use std::future::Future;
 use std::time::Duration;
@@ -8,22 +9,23 @@ use tokio::time::{Instant, sleep};
 use crate::journal::{JournalError, LeaseTerms, Location, Writer};
 use crate::size::display_duration;
 
-/// Names the Job that a process belongs to. Processes of one Job succeed each other.
+/// The variable that names the Job of a process. A process may take a journal over from an earlier
+/// process of the same Job, even one that is alive.
 pub(super) const JOB: &str = "S3HAUL_JOB_UID";
-/// Names the pod, for the message of a process that finds the journal in use.
+/// The variable that names the pod. Another process that finds the journal in use shows it.
 pub(super) const POD: &str = "POD_NAME";
-/// The number of a pod of an Indexed Job, which Kubernetes sets.
+/// The variable with the index of a pod in an Indexed Job. Kubernetes sets it.
 const INDEX: &str = "JOB_COMPLETION_INDEX";
 
-/// The array that a task of Slurm belongs to.
+/// The variable with the id of a Slurm array.
 const SLURM_JOB: &str = "SLURM_ARRAY_JOB_ID";
-/// The job of AWS Batch, with the index behind a colon in an array.
+/// The variable with the id of a job of AWS Batch. In an array, `:INDEX` follows the id.
 const BATCH_JOB: &str = "AWS_BATCH_JOB_ID";
 
-/// A lock in a directory is tried again after this.
-const DIRECTORY_AGAIN: Duration = Duration::from_millis(500);
-/// A journal in S3 is looked at again after this. Each look is three requests.
-const BUCKET_AGAIN: Duration = Duration::from_secs(3);
+/// The pause between two attempts to lock a journal in a directory.
+const DIRECTORY_PAUSE: Duration = Duration::from_millis(500);
+/// The pause between two attempts to open a journal in S3. Each attempt takes three requests.
+const BUCKET_PAUSE: Duration = Duration::from_secs(3);
 
 /// Returns the value of an environment variable. An empty one counts as unset.
 pub(super) fn variable(name: &str) -> Option<String> {
@@ -31,26 +33,25 @@ pub(super) fn variable(name: &str) -> Option<String> {
 }
 
 /// Returns the terms on which this process holds journals.
-pub(super) fn terms() -> LeaseTerms {
-    of(variable(JOB), variable(INDEX), variable(POD))
+pub(super) fn own_terms() -> LeaseTerms {
+    terms_of(variable(JOB), variable(INDEX), variable(POD))
 }
 
-/// Returns the terms on which this process holds the journal of a shard. Besides Kubernetes, Slurm and
-/// AWS Batch name what a process belongs to, across its restarts.
-pub(super) fn terms_of_shard(shard: u32) -> LeaseTerms {
+/// Returns the terms on which this process holds the journal of a shard. The ids of Slurm and AWS
+/// Batch stay the same when a process is restarted, so they can stand for the Job.
+pub(super) fn shard_terms(shard: u32) -> LeaseTerms {
     let slurm = || variable(SLURM_JOB).map(|id| format!("slurm-{id}"));
     let batch = || {
         let id = variable(BATCH_JOB)?;
-        // Behind the colon is the index.
         let array = id.split_once(':').map_or(&*id, |(array, _)| array);
         Some(format!("batch-{array}"))
     };
     let job = variable(JOB).or_else(slurm).or_else(batch);
-    of(job, Some(shard.to_string()), variable(POD))
+    terms_of(job, Some(shard.to_string()), variable(POD))
 }
 
-fn of(job: Option<String>, index: Option<String>, pod: Option<String>) -> LeaseTerms {
-    // Each index of a Job has work of its own.
+fn terms_of(job: Option<String>, index: Option<String>, pod: Option<String>) -> LeaseTerms {
+    // Each index of a Job has its own journal.
     let job = job.map(|job| match index {
         Some(index) => format!("{job}/{index}"),
         None => job,
@@ -62,7 +63,7 @@ fn of(job: Option<String>, index: Option<String>, pod: Option<String>) -> LeaseT
     }
 }
 
-/// Tries to open a journal until it is free or the time is over.
+/// Opens a journal. If another process holds it, tries again until it is free or `wait` is over.
 pub(super) async fn wait_for<T, F>(
     location: &Location,
     wait: Duration,
@@ -72,9 +73,9 @@ pub(super) async fn wait_for<T, F>(
 where
     F: Future<Output = Result<T, JournalError>>,
 {
-    let again = match location {
-        Location::Directory(_) => DIRECTORY_AGAIN,
-        Location::Bucket(..) => BUCKET_AGAIN,
+    let pause = match location {
+        Location::Directory(_) => DIRECTORY_PAUSE,
+        Location::Bucket(..) => BUCKET_PAUSE,
     };
     let mut since: Option<Instant> = None;
     let mut holder: Option<Box<Writer>> = None;
@@ -102,7 +103,7 @@ where
             ));
             holder = Some(by.clone());
         }
-        sleep(again.min(left)).await;
+        sleep(pause.min(left)).await;
     }
 }
 
@@ -114,7 +115,7 @@ mod tests {
     fn an_index_is_part_of_the_job_that_has_it() {
         let job = |job: &str, index: &str| {
             let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-            of(some(job), some(index), None).job
+            terms_of(some(job), some(index), None).job
         };
         assert_eq!(job("uid", "3").as_deref(), Some("uid/3"));
         assert_eq!(job("uid", "").as_deref(), Some("uid"));

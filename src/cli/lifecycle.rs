@@ -1,5 +1,5 @@
-//! The events in the life of a run that its log and its reason of the end tell: what begins, that
-//! its buckets answer, and what it came to.
+//! Logs the events in the life of a run: its start, the first answers of its buckets, its failures,
+//! and its result.
 
 use tracing::Level;
 
@@ -12,10 +12,10 @@ use crate::report::{Origin, summary};
 use crate::size::{display_count, display_counted, display_duration};
 use crate::telemetry::{self, Note};
 
-/// Transfers that the first line names.
+/// The most transfers that the first line names.
 const SHOWN_TRANSFERS: usize = 20;
 
-/// Tells what begins: the first line of a log.
+/// Logs the start of a run. In JSON, this is the first line of its log.
 pub(super) fn start(job: &Job, origin: &Origin) {
     telemetry::name_job(&job.name);
     telemetry::name_run(&origin.run);
@@ -57,12 +57,12 @@ pub(super) fn start(job: &Job, origin: &Origin) {
         .with("endpoints", endpoints)
         .with("limits", limits(&job.limits))
         .with("transfers", transfers)
-        .with("journal", place_of(job))
+        .with("journal", journal_of(job))
         .with("report", job.report.place().map(|place| place.to_string()));
     tell(&note);
 }
 
-/// Tells that all buckets of a run have answered, and who asks them.
+/// Logs that all buckets of a run have answered, and the identities that asked them.
 pub(super) fn connected(origin: &Origin) {
     let note = Note::new(Level::INFO, "connected", "all buckets answer")
         .only_json()
@@ -70,7 +70,7 @@ pub(super) fn connected(origin: &Origin) {
     tell(&note);
 }
 
-/// Returns the limits as a manifest has them.
+/// Returns the limits as a manifest writes them.
 fn limits(limits: &Limits) -> serde_json::Value {
     let Limits {
         requests_per_second,
@@ -88,8 +88,8 @@ fn limits(limits: &Limits) -> serde_json::Value {
     })
 }
 
-/// Returns the place of the journal as a manifest has it.
-fn place_of(job: &Job) -> String {
+/// Returns the location of the journal as a manifest names it.
+fn journal_of(job: &Job) -> String {
     match &job.journal {
         JournalPlace::Usual => format!("./.s3haul/{}", job.name),
         JournalPlace::Nowhere => "none".to_owned(),
@@ -122,11 +122,11 @@ pub(super) fn failure(receipt: &Receipt, error: &ErrorRecord, output: Output) ->
         .with("request_id", &error.request_id)
 }
 
-/// Tells what a run came to and what its report is called, as the event `summary`, and keeps the
-/// reason of its end.
+/// Logs the result of a run and the name of its report as the event `summary`, and sets the reason
+/// of its end.
 pub(super) fn summarize(outcome: &Outcome, exit: Exit, report: Option<&str>) {
     if let Some(reason) = reason(outcome, exit) {
-        termination::because(&reason);
+        termination::set_reason(&reason);
     }
     let level = match exit {
         Exit::Done => Level::INFO,
@@ -142,7 +142,7 @@ pub(super) fn summarize(outcome: &Outcome, exit: Exit, report: Option<&str>) {
     tell(&note);
 }
 
-/// Returns one sentence about the cause of an end that is not good.
+/// Returns the reason why a run did not succeed, in one sentence.
 fn reason(outcome: &Outcome, exit: Exit) -> Option<String> {
     if exit == Exit::Done {
         return None;

@@ -38,7 +38,7 @@ pub(super) fn report() {
             return;
         }
         let sentence = sentence(&place);
-        termination::because(&sentence);
+        termination::set_reason(&sentence);
         let text = format!("error: {sentence}");
         tell_panic(&Note::new(Level::ERROR, "panic", sentence).in_text(text));
     }));

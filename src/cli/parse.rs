@@ -120,7 +120,7 @@ pub(super) fn tell(error: &clap::Error) -> Exit {
     let text = error.render().to_string();
     if is_refusal && telemetry::is_json() {
         let (message, usage) = sentence(error, &text);
-        termination::because(&message);
+        termination::set_reason(&message);
         let note = Note::new(Level::ERROR, "error", message)
             .with("exit", Exit::Usage as i32)
             .with("usage", usage);
@@ -128,7 +128,7 @@ pub(super) fn tell(error: &clap::Error) -> Exit {
         return Exit::Usage;
     }
     if is_refusal {
-        termination::because(&sentence(error, &text).0);
+        termination::set_reason(&sentence(error, &text).0);
     }
     // It knows which stream takes it, and whether that has colours.
     let _ = error.print();

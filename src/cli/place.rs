@@ -190,6 +190,15 @@ pub(super) fn require_directory() -> Result<(), CliError> {
     std::env::current_dir().map(drop).map_err(gone)
 }
 
+/// Returns the bucket of a journal, a report, or a state, reached as the flags say.
+pub(super) async fn records_at(
+    location: &S3Uri,
+    endpoint: &EndpointFlags,
+) -> Result<Bucket, CliError> {
+    let bucket = bucket_at(location, endpoint, Access::default()).await?;
+    Ok(bucket.for_records())
+}
+
 /// Returns the bucket, reached as the flags say.
 pub(super) async fn bucket_at(
     location: &S3Uri,

@@ -1,9 +1,9 @@
-//! Objects that a job names one by one, and its sources on this machine, looked for before the
-//! first write.
+//! Checks before the first write that the local sources of a job exist, and the objects that it
+//! names one by one.
 //!
-//! The commonest mistake of all is a prefix without its slash: `s3://lake/events` names one object,
-//! and there is none. A HEAD per named object finds that out, and one list tells a mistyped prefix
-//! from a mistyped key.
+//! The most common mistake is a prefix without its slash: `s3://lake/events` names one object,
+//! which does not exist. A HEAD of each named object finds that out, and one list tells a mistyped
+//! prefix from a mistyped key.
 
 use std::path::Path;
 use std::{fs, io};
@@ -17,9 +17,9 @@ use crate::manifest::may_read;
 use crate::s3::{Failure, FailureKind};
 use crate::size::display_count;
 
-/// Looks for each file or directory that is a source, and for each object that a transfer names by
-/// itself. One that an earlier transfer may write, or of which an old version is wanted, need not
-/// be there now.
+/// Checks each file or directory that is a source, and each object that a transfer names. An object
+/// that an earlier transfer may write, or of which the job copies an old version, need not exist
+/// yet.
 pub(super) async fn require(job: &Job, connections: &mut Connections) -> Result<(), CliError> {
     for (number, transfer) in job.transfers.iter().enumerate() {
         if let Source::Files { path, .. } = &transfer.from
@@ -56,7 +56,7 @@ pub(super) async fn require(job: &Job, connections: &mut Connections) -> Result<
     Ok(())
 }
 
-/// Finds out whether a source on this machine is there and may be read.
+/// Checks that a source on this machine exists and can be read.
 fn readable(path: &Path) -> io::Result<()> {
     let metadata = fs::metadata(path)?;
     if metadata.is_dir() {
@@ -64,7 +64,7 @@ fn readable(path: &Path) -> io::Result<()> {
     } else if metadata.is_file() {
         fs::File::open(path).map(drop)
     } else {
-        // A pipe would block here; the run refuses it in its own words.
+        // Opening a pipe would block. The run refuses it with a message of its own.
         Ok(())
     }
 }
@@ -97,7 +97,7 @@ async fn look(source: &Bucket, location: &S3Uri, transfer: &Transfer) -> Result<
         Ok(_) if is_missing => absent(format!(
             "there is no object {location}, and there are none below {below}; check the spelling"
         )),
-        // May be listed, so HEAD's answer is about this very object, and the run reports it.
+        // The bucket can be listed, so the HEAD is about this very object, and the run reports it.
         Ok(_) => Ok(()),
         Err(_) if is_missing => absent(format!(
             "there is no object {location}; if it is a prefix, write {below} (whether there are objects below it could not be \
@@ -112,7 +112,7 @@ async fn look(source: &Bucket, location: &S3Uri, transfer: &Transfer) -> Result<
     }
 }
 
-/// Returns the server's own words.
+/// Returns the server's error in one line.
 fn answer(failure: &Failure) -> String {
     let details = failure.details();
     format!(

@@ -7,14 +7,14 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use futures::FutureExt as _;
 
-use super::place::bucket_at;
+use super::place::records_at;
 use super::shards::state_prefix;
 use super::state::{FoundState, StatePrefix};
 use super::{
     CliError, EndpointFlags, Exit, Output, idle, next, output_file, say, say_json, termination,
 };
 use crate::location::S3Uri;
-use crate::manifest::job::{Access, ReportPlace};
+use crate::manifest::job::ReportPlace;
 use crate::printable::printable;
 use crate::report::overview::{Overview, ReportState, UndoneCause, overview, overview_and};
 use crate::report::read::ReadError;
@@ -148,17 +148,17 @@ fn end(overview: &Overview) -> Exit {
     match (overview.state, exit) {
         (ReportState::Complete, Some(0)) => return Exit::Done,
         (ReportState::Complete, Some(5)) => {
-            termination::because("objects are being restored; run the job again later");
+            termination::set_reason("objects are being restored; run the job again later");
             return Exit::Waiting;
         }
         (ReportState::Complete, _) => {}
         _ => {
-            termination::because(&state(overview));
+            termination::set_reason(&state(overview));
             return Exit::Interrupted;
         }
     }
     let failed = display_counted(overview.not_done, "object");
-    termination::because(&format!("{failed} of all shards are not copied"));
+    termination::set_reason(&format!("{failed} of all shards are not copied"));
     Exit::Failures
 }
 
@@ -227,7 +227,7 @@ pub(super) async fn reports_at(
     uri: &S3Uri,
     endpoint: &EndpointFlags,
 ) -> Result<ReportBucket, CliError> {
-    let bucket = bucket_at(uri, endpoint, Access::default()).await?;
+    let bucket = records_at(uri, endpoint).await?;
     Ok(ReportBucket::new(bucket, uri.key.clone()))
 }
 

@@ -1,11 +1,11 @@
-//! `retry`: the failed objects of an earlier run once more, and nothing else.
+//! `retry`: copies the objects that failed in an earlier run, and nothing else.
 //!
-//! A report begins with the command that wrote it. s3haul reads that command again, with its
-//! manifest, so that corrections made since then apply, and narrows each transfer down to the
+//! A report begins with the command that wrote it. s3haul parses that command again and loads its
+//! manifest, so that corrections made since then apply. It then narrows each transfer down to the
 //! objects that failed.
 //!
-//! Of a run in shards, the reports of all shards are read as one. The retry keeps its journal and
-//! its report below the state prefix, so that the next merge of the reports takes it into account.
+//! The reports of all shards of a run are read as one. The retry keeps its journal and its report
+//! below the state prefix, so that the next merge of the reports includes it.
 
 mod own_journal;
 mod there;
@@ -23,7 +23,7 @@ use super::lease;
 use super::parse::parse;
 use super::place::Place;
 use super::report::{FoundReport, unread};
-use super::run::{Terms, run};
+use super::run::{RunOptions, run};
 use super::signals::DrainFlags;
 use super::{
     CliError, Command, EndpointFlags, Exit, Output, journal, next, note, plan, say, say_line,
@@ -111,17 +111,27 @@ impl Retry {
             if lost.is_empty() {
                 return say("no object of this report was copied with losses: nothing to do");
             }
-            failed = in_place_of(&failed, &lost);
+            failed = copies_to_repair(&failed, &lost);
         }
         let again = again(&found, &origin);
         if failed.is_empty() {
-            let told = (&*again, Some(repair_losses).filter(|_| !lost.is_empty()));
+            if is_incomplete {
+                return Err(stopped_before_its_end(&again));
+            }
             let is_over = match &found {
-                // The ends of the shards tell.
+                // The records of the shards' ends say whether a merged report is complete.
                 FoundReport::Shards(..) => true,
-                _ => is_incomplete || Box::pin(origin_is_over(&origin)).await?,
+                _ => Box::pin(origin_is_over(&origin)).await?,
             };
-            return nothing_failed(is_over, is_incomplete, told);
+            if !is_over {
+                return Err(not_over(&again));
+            }
+            let nothing = "no object of this report failed: nothing to do";
+            return say(&if lost.is_empty() {
+                nothing.to_owned()
+            } else {
+                format!("{nothing}. {repair_losses}")
+            });
         }
         let mut job = job_of(&origin)?;
         for change in origin.changes(&job) {
@@ -161,14 +171,14 @@ impl Retry {
         journal::leave_out_own_files(&mut job);
         // The new report is one of the same command, so that it can be retried in its turn.
         let origin = origin.begin(&job);
-        let terms = Terms {
+        let options = RunOptions {
             intent: self.journal.intent(),
             wait: self.journal.waits(),
             drain: self.drain.time(),
-            lease: lease::terms(),
+            lease: lease::own_terms(),
             shard: None,
         };
-        run(&job, &world, &origin, &terms, output).await
+        run(&job, &world, &origin, &options, output).await
     }
 }
 
@@ -191,8 +201,8 @@ impl FoundReport {
     }
 }
 
-/// Returns the copies that lost something, and notes that objects which failed are not among them.
-fn in_place_of(failed: &[FailedObject], lost: &[LostObject]) -> Vec<FailedObject> {
+/// Returns the copies that lost attributes. Notes that objects that failed are not among them.
+fn copies_to_repair(failed: &[FailedObject], lost: &[LostObject]) -> Vec<FailedObject> {
     if !failed.is_empty() {
         note(&format!(
             "{} of this report failed: retry {} without --losses",
@@ -203,7 +213,7 @@ fn in_place_of(failed: &[FailedObject], lost: &[LostObject]) -> Vec<FailedObject
     lost.iter().map(|lost| lost.object.clone()).collect()
 }
 
-/// Returns what to do for the objects that a report does not name.
+/// Returns the advice for objects that a report does not name: the command that copies them.
 fn again(found: &FoundReport, origin: &Origin) -> String {
     match found {
         FoundReport::Shards(..) => {
@@ -217,35 +227,24 @@ fn again(found: &FoundReport, origin: &Origin) -> String {
     }
 }
 
-/// Ends a retry of a report in which no object failed.
-fn nothing_failed(
-    is_over: bool,
-    is_incomplete: bool,
-    (again, repair_losses): (&str, Option<String>),
-) -> Result<Exit, CliError> {
-    if is_incomplete {
-        let message = format!(
-            "no object of this report failed, but its run was stopped before its end and may never have listed others; \
-             its run is not over; {again}, which goes on with it"
-        );
-        return Err(CliError::Usage(message));
-    }
-    if is_over {
-        let nothing = "no object of this report failed: nothing to do".to_owned();
-        return say(&match repair_losses {
-            None => nothing,
-            Some(repair_losses) => format!("{nothing}. {repair_losses}"),
-        });
-    }
-    let message = format!(
-        "no object of this report failed so far, but its run is not over; {again}, which goes on with it"
-    );
-    Err(CliError::Usage(message))
+/// Returns the error for a report without failed objects that may lack objects.
+fn stopped_before_its_end(again: &str) -> CliError {
+    CliError::Usage(format!(
+        "no object of this report failed, but its run was stopped before its end and may never have listed others; \
+         its run is not over; {again}, which goes on with it"
+    ))
 }
 
-/// Returns true if the run that wrote a report has nothing left to resume, as far as its journal
-/// shows. The failure that made a run give up is not in its report, because the run tries that
-/// object again when it is resumed.
+/// Returns the error for a report without failed objects whose run can be resumed.
+fn not_over(again: &str) -> CliError {
+    CliError::Usage(format!(
+        "no object of this report failed so far, but its run is not over; {again}, which goes on with it"
+    ))
+}
+
+/// Returns true if the journal shows that the run that wrote a report has nothing left to resume.
+/// The failure because of which a run gave up is not in its report: the resumed run tries that
+/// object again.
 async fn origin_is_over(origin: &Origin) -> Result<bool, CliError> {
     let Ok(job) = job_of(origin) else {
         return Ok(true);
@@ -260,7 +259,7 @@ async fn origin_is_over(origin: &Origin) -> Result<bool, CliError> {
             let is_retry = run.is_some_and(|run| run.fingerprint.retries().is_some());
             is_retry || !glance.state.is_unfinished()
         })),
-        // The report has a footer, and says all.
+        // The report has a footer, so it is complete without the journal.
         Err(error @ (JournalError::Corrupt { .. } | JournalError::NewerVersion { .. })) => {
             note(&format!(
                 "note: the journal of this run cannot be read, and its report is complete without it: {error}"
@@ -310,11 +309,11 @@ fn job(command: &[String]) -> Result<Job, CliError> {
     }
 }
 
-/// Refuses a report whose failed lines name another place than the job does now: a retry would
+/// Refuses a report whose failed lines name another place than the job does now. A retry would
 /// write elsewhere.
 fn same_places(job: &Job, failed: &[FailedObject], report: &ReportPlace) -> Result<(), CliError> {
     for object in failed {
-        // A transfer that is gone has a message of its own.
+        // `narrow` refuses a transfer that is gone.
         let Some(transfer) = job
             .transfers
             .iter()
@@ -339,7 +338,7 @@ fn same_places(job: &Job, failed: &[FailedObject], report: &ReportPlace) -> Resu
     Ok(())
 }
 
-/// Returns a note on the bucket of a line that is not the one that its transfer names now.
+/// Returns the mistake if a line of a report names another bucket than its transfer does now.
 pub(super) fn moved(transfer: &Transfer, source: &str, destination: &str) -> Option<String> {
     let to = &transfer.to.location;
     // A destination that could not be listed or looked at stands on both sides.
@@ -409,8 +408,8 @@ fn narrow(job: &mut Job, failed: &[FailedObject]) -> Result<(), CliError> {
 /// not even be listed. Both write to the same destination, so the second starts when the first has
 /// ended.
 fn of_failed(transfer: Transfer, failed: &[&FailedObject]) -> Vec<Transfer> {
-    // A copy that is there and failed (its proof, its late tags) is newer than its source and of
-    // the right size: what a comparison by lists calls equal.
+    // A copy may exist and have failed later, at its proof or its tags. It is newer than its source
+    // and has the right size, so a comparison by lists would call it equal.
     let hides_failures = transfer.when == When::Changed && transfer.versions != Versions::All;
     let when = if hides_failures {
         When::Always
@@ -440,7 +439,7 @@ fn of_failed(transfer: Transfer, failed: &[&FailedObject]) -> Vec<Transfer> {
         chosen: Some(chosen),
         ..transfer.clone()
     };
-    // The run has chosen these by its own time, and their age is another one by now.
+    // The run selected these objects by their age at that time.
     if again.ages.modified_after.is_some() {
         again.set_modified_after(None);
     }
@@ -454,7 +453,7 @@ fn of_failed(transfer: Transfer, failed: &[&FailedObject]) -> Vec<Transfer> {
     }
 }
 
-/// Says how many copies only need their tags, which a plan cannot count.
+/// Prints the number of copies that only need their tags, which a plan cannot count.
 fn say_repairs(job: &Job, output: Output) -> Result<(), CliError> {
     let repairs = job.transfers.iter().map(|transfer| transfer.repairs.len());
     let repairs = repairs.sum::<usize>() as u64;
@@ -467,8 +466,8 @@ fn say_repairs(job: &Job, output: Output) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Makes a retry one of losses: the attributes that were lost are required now, and a copy that
-/// lacks nothing but its tags gets them where it is.
+/// Changes the job into one that repairs losses. The lost attributes are required now, and a copy
+/// that lacks only its tags gets them in place.
 fn repair(job: &mut Job, lost: &[LostObject]) {
     for transfer in &mut job.transfers {
         (transfer.when, transfer.compare, transfer.compare_attributes) =
@@ -497,7 +496,7 @@ fn repair(job: &mut Job, lost: &[LostObject]) {
     }
 }
 
-/// Returns the number of copies that lack something, as a text.
+/// Returns the beginning of a sentence about copies that lack attributes.
 fn lacking(copies: u64) -> String {
     let copy = by_number(
         copies,
@@ -507,7 +506,7 @@ fn lacking(copies: u64) -> String {
     format!("{} {copy}", display_count(copies))
 }
 
-/// Returns true if a source is one object by itself, and not everything below it.
+/// Returns true if a source is a single object, and not everything below a prefix.
 fn is_one(from: &Source) -> bool {
     match from {
         Source::Object { .. } | Source::Stdin => true,
@@ -566,8 +565,8 @@ fn is_same(one: &ReportPlace, other: &ReportPlace) -> bool {
     matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }
 
-/// Returns the report beside the report that this run has begun, or the first free name: nothing
-/// that was reported is overwritten.
+/// Returns the name of the new report beside an old one: the report that this run has begun, or
+/// else the first free name, so that no report is overwritten.
 fn beside(report: &Path, run: Option<&str>) -> PathBuf {
     let stem = report
         .file_stem()

@@ -1,4 +1,5 @@
-//! `run` and the second half of `copy`: connect, watch, stop on a signal, sum up.
+//! `run`, and the execution of a job for `copy`, `retry`, and shards: connects, shows progress,
+//! stops on a signal, and prints the result.
 
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
@@ -57,19 +58,41 @@ pub(super) struct RunJob {
     shards: ShardFlags,
 }
 
-/// On what terms a run begins and ends.
+/// The options of a run that are not about its job.
 #[derive(Clone, Debug)]
-pub(super) struct Terms {
+pub(super) struct RunOptions {
     /// The treatment of an unfinished run.
     pub(super) intent: Intent,
     /// The longest wait for a journal that another run holds.
     pub(super) wait: Duration,
     /// The longest time that the run takes to end after a signal.
     pub(super) drain: Duration,
-    /// As whom the process holds its journal.
+    /// The identity with which the process holds its journal.
     pub(super) lease: LeaseTerms,
     /// The shard that is run, if the run has shards.
     pub(super) shard: Option<Arc<RunningShard>>,
+}
+
+/// The connections of a run, which may have been used before it begins.
+#[derive(Debug)]
+pub(super) struct RunConnections {
+    pub(super) connections: Connections,
+    /// Cancelled when requests in flight may no longer finish.
+    halt: CancellationToken,
+    /// Set once all buckets have answered, and the objects that the job names one by one are there.
+    pub(super) is_checked: bool,
+}
+
+impl RunConnections {
+    /// Returns connections that end within the drain time. Sends nothing.
+    pub(super) fn new(job: &Job, place: &Place, drain: Duration) -> Self {
+        let halt = CancellationToken::new();
+        Self {
+            connections: place.connect_within(drain, job, &halt),
+            halt,
+            is_checked: false,
+        }
+    }
 }
 
 impl RunJob {
@@ -134,14 +157,14 @@ impl RunJob {
                 ..Origin::of_process()?
             };
             let origin = origin.begin(&job);
-            let terms = Terms {
+            let options = RunOptions {
                 intent: self.journal.intent(),
                 wait: self.journal.waits(),
                 drain: self.drain.time(),
-                lease: lease::terms(),
+                lease: lease::own_terms(),
                 shard: None,
             };
-            run(&job, &place, &origin, &terms, output).await
+            run(&job, &place, &origin, &options, output).await
         }
     }
 
@@ -156,14 +179,14 @@ impl RunJob {
         let mut origin = Origin::of_process()?;
         origin.command.extend(index);
         let origin = origin.begin(&job);
-        let terms = Terms {
+        let options = RunOptions {
             intent: Intent::Resume,
             wait: self.journal.waits(),
             drain: self.drain.time(),
-            lease: lease::terms_of_shard(given.shard),
+            lease: lease::shard_terms(given.shard),
             shard: None,
         };
-        shards::run(&mut job, &place, &origin, terms, &given, output).await
+        shards::run(&mut job, &place, &origin, options, &given, output).await
     }
 
     /// Returns the flags that contradict `--state`, and which of them were given.
@@ -178,38 +201,54 @@ impl RunJob {
     }
 }
 
-/// Runs the job to its end, or to the end that a signal asks for.
+/// Runs the job until it ends or a signal stops it.
 pub(super) async fn run(
     job: &Job,
     place: &Place,
     origin: &Origin,
-    terms: &Terms,
+    options: &RunOptions,
     output: Output,
 ) -> Result<Exit, CliError> {
-    let drain = terms.drain;
-    let shard = terms.shard.as_deref();
     lifecycle::start(job, origin);
     if let Some(path) = &job.report.json {
         Target::check_report(path, origin).map_err(ReportError::from)?;
     }
-    let (stop, halt) = (CancellationToken::new(), CancellationToken::new());
-    let mut connections = place.connect_within(drain, job, &halt);
+    let connections = RunConnections::new(job, place, options.drain);
+    run_with(connections, job, origin, options, output).await
+}
+
+/// Runs a job whose start is logged, with these connections.
+pub(super) async fn run_with(
+    mut connections: RunConnections,
+    job: &Job,
+    origin: &Origin,
+    options: &RunOptions,
+    output: Output,
+) -> Result<Exit, CliError> {
+    let drain = options.drain;
+    let shard = options.shard.as_deref();
+    let stop = CancellationToken::new();
     let console = Arc::new(Console::new(
-        Arc::clone(connections.pacer()),
+        Arc::clone(connections.connections.pacer()),
         output,
         has_bars(output),
         job.report.place().is_some(),
     ));
-    let contact = Box::pin(open_session(job, &mut connections, origin, terms));
-    // A signal ends the wait for a server at once; to end in peace is for what has begun.
+    let session = Box::pin(open_session(job, &mut connections, origin, options));
+    // Until the session is open, a signal ends the command at once.
     signals::leaves("the run has not begun and copied nothing; run the same command again");
     let Session {
         journal,
         resumed,
         seen,
         report,
-    } = contact.await?;
-    signals::leaves(left(journal.keeps()));
+    } = session.await?;
+    let RunConnections {
+        mut connections,
+        halt,
+        ..
+    } = connections;
+    signals::leaves(left_behind(journal.keeps()));
     console.go_on(&resumed);
     let orderly = Orderly::within(drain);
     let signals = tokio::spawn(stop_on_signal(
@@ -222,7 +261,8 @@ pub(super) async fn run(
     let mut monitor: Arc<dyn Monitor> = Arc::clone(&console) as _;
     let mut live = JoinSet::new();
     if let Some(shard) = shard {
-        monitor = shard.watched_by(monitor, &resumed, origin, connections.pacer(), &mut live);
+        monitor =
+            shard.start_live_records(monitor, &resumed, origin, connections.pacer(), &mut live);
     }
     let run = execute::run(Execution {
         job,
@@ -248,15 +288,15 @@ pub(super) async fn run(
         Event::RunStopped
     };
     let kept = journal.keeps();
-    // With S3 away, a journal there waits for it as long as any request does; the drain time ends
-    // that after a signal.
+    // If S3 is away, a write to a journal there waits like any request. After a signal, the drain
+    // time ends that.
     let closed = journal.close(last).await;
     signals.abort();
     let was_signalled = orderly.signalled().has_come();
     drop(orderly);
     if let (true, Ok(closed)) = (kept, &closed) {
         outcome.stopped_objects = pending(&outcome, &closed.state);
-        shard.inspect(|shard| shard.keep(&outcome, &closed.state));
+        shard.inspect(|shard| shard.set_session_end(&outcome, &closed.state));
     }
     let record = complete(
         closed,
@@ -285,7 +325,7 @@ pub(super) async fn run(
         }
     }
     if was_signalled && exit == Exit::Interrupted {
-        return Err(CliError::Interrupted(left(kept).to_owned()));
+        return Err(CliError::Interrupted(left_behind(kept).to_owned()));
     }
     Ok(exit)
 }
@@ -303,23 +343,31 @@ fn complete(
     }
 }
 
-/// Asks the buckets of the job and opens its journal. A bucket that cannot be used is told before
-/// there is a run, so that a name can be mended and the job run again.
+/// Asks the buckets of the job and opens its journal. A bucket that cannot be used is an error
+/// before there is a run, so that the user can correct its name and run the job again.
 async fn open_session(
     job: &Job,
-    connections: &mut Connections,
+    RunConnections {
+        connections,
+        is_checked,
+        ..
+    }: &mut RunConnections,
     origin: &Origin,
-    terms: &Terms,
+    options: &RunOptions,
 ) -> Result<Session, CliError> {
-    for transfer in &job.transfers {
-        connections.of_transfer(transfer).await?;
+    if !*is_checked && options.shard.is_some() {
+        shards::check_buckets(job, connections).await?;
+    } else if !*is_checked {
+        for transfer in &job.transfers {
+            connections.of_transfer(transfer).await?;
+        }
+        presence::require(job, connections).await?;
     }
-    presence::require(job, connections).await?;
     let origin = origin
         .clone()
         .with_sources(job, |endpoint| connections.credential_source(endpoint));
     lifecycle::connected(&origin);
-    journal::open(job, connections, &origin, terms, note).await
+    journal::open(job, connections, &origin, options, note).await
 }
 
 /// Returns true if progress is drawn on the terminal.
@@ -335,13 +383,13 @@ fn pending(outcome: &Outcome, state: &RunState) -> u64 {
     (state.pending_objects() as u64).saturating_sub(failed)
 }
 
-/// Returns true if results are for people. A log of JSON has the summary, and what reads it may read
-/// standard output too.
+/// Returns true if the result is printed for people. A JSON log has it as the event `summary`, and
+/// its collector may read standard output too.
 fn is_for_people(output: Output) -> bool {
     !output.json && !telemetry::is_json()
 }
 
-/// Prints the results of a run. Programs get the commands to type next with them.
+/// Prints the result of a run. As JSON, it includes the commands to type next.
 fn print(outcome: &Outcome, next: &[String], output: Output) -> Result<(), CliError> {
     if output.json {
         let mut last = serde_json::json!({ "summary": outcome });
@@ -355,7 +403,7 @@ fn print(outcome: &Outcome, next: &[String], output: Output) -> Result<(), CliEr
     Ok(())
 }
 
-/// Ends a report, and names it.
+/// Writes the footer of a report, and prints its name.
 async fn finish(report: ReportEnd, footer: &Footer, output: Output) -> Result<(), CliError> {
     let name = report.name();
     report.finish(footer).await?;
@@ -365,7 +413,7 @@ async fn finish(report: ReportEnd, footer: &Footer, output: Output) -> Result<()
     Ok(())
 }
 
-/// Ends the report of a run whose journal was lost: it is not complete, however its objects ended.
+/// Ends the report of a run whose journal was lost. It is not complete even if all objects ended.
 async fn unfinished(report: Option<ReportEnd>, outcome: &Outcome) {
     let Some(report) = report else { return };
     let footer = Footer {
@@ -381,7 +429,7 @@ async fn unfinished(report: Option<ReportEnd>, outcome: &Outcome) {
 #[must_use]
 pub fn exit_of(outcome: &Outcome) -> Exit {
     let interrupted = outcome.stopped || outcome.stopped_objects > 0;
-    // A signal alone decides nothing about a run that did not end by itself.
+    // A run that a signal stopped is interrupted, even if a list was refused.
     let ended_itself = outcome.gave_up.is_some() || !interrupted;
     match outcome.list_failure() {
         Some(Cause::Refused) if ended_itself => return Exit::Refused,
@@ -398,8 +446,8 @@ pub fn exit_of(outcome: &Outcome) -> Exit {
     }
 }
 
-/// Returns what a run leaves behind if a signal ends it.
-fn left(keeps_journal: bool) -> &'static str {
+/// Returns the text about what a run leaves behind if a signal ends it.
+fn left_behind(keeps_journal: bool) -> &'static str {
     if keeps_journal {
         "what is done and the parts of open uploads are in the journal; run the same command again to continue"
     } else {
@@ -408,8 +456,8 @@ fn left(keeps_journal: bool) -> &'static str {
     }
 }
 
-/// Ends the run in an orderly way at the first SIGINT, SIGTERM, or SIGHUP, and the process at the
-/// second one or at the end of the drain time.
+/// Stops the run in an orderly way at the first signal. `signals` ends the process at the second one,
+/// or at the end of the drain time.
 async fn stop_on_signal(
     signalled: Signalled,
     stop: CancellationToken,
@@ -422,7 +470,7 @@ async fn stop_on_signal(
     }
     let mut message = format!(
         "stopping: finishing requests in flight (up to {})",
-        signals::in_words(drain)
+        signals::drain_text(drain)
     );
     // A scheduler sends one signal.
     if io::stderr().is_terminal() {

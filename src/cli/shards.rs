@@ -1,28 +1,29 @@
-//! `run --state`: one shard of a job, and `plan --shards`, which only plans.
+//! `run --state` runs one shard of a job, and `plan --shards` only plans the shards.
 //!
-//! A shard is a run like any other, with its own journal and report below the state prefix, that
-//! lists its ranges of keys alone. What is added here happens before and after: the plan, and the
-//! record of the end.
+//! A shard is a run like any other that lists only its own ranges of keys, and keeps its journal
+//! and its report below the state prefix. This module adds the plan before the run, and the record
+//! of the shard's end after it.
 
 mod index;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use clap::Args;
 use jiff::Timestamp;
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
-use super::exit::ANOTHER;
+use super::exit::NEXT_ERROR;
 use super::idle::{self, Flag};
-use super::lease::variable;
+use super::lease::{own_terms, variable};
 use super::place::Place;
-use super::run::{Terms, run as run_job};
-use super::{CliError, Exit, Output, note, presence, say_json, say_line, termination};
+use super::run::{RunConnections, RunOptions, run_with};
+use super::signals::{self, Orderly};
+use super::{CliError, Exit, Output, lifecycle, note, presence, say_json, say_line, termination};
 use crate::connections::Connections;
-use crate::execute::Outcome;
 use crate::execute::monitor::{Event, Monitor};
+use crate::execute::{DRAIN, Outcome};
 use crate::journal::Writer;
 use crate::journal::state::RunState;
 use crate::listing::bisect::KeyRange;
@@ -32,27 +33,30 @@ use crate::pace::{PaceCounts, Pacer, RetryPolicy};
 use crate::report::Origin;
 use crate::shards::end;
 use crate::shards::live::{LiveCounts, LiveIdentity, LiveWriter};
-use crate::shards::make::{self, MakeError, refusals, refused_number};
+use crate::shards::make::{self, JobBuckets, MakeError, refusals, refused_number};
 use crate::shards::names::{PLAN, PerShard, journal_of, report_of};
 use crate::shards::obtain::{ObtainError, ObtainedPlan, PlanTerms, obtain};
 use crate::shards::record::{FORMAT, ShardActivity, ShardEnd, ShardPlan};
-use crate::shards::store::StateStore;
+use crate::shards::store::{StateStore, Stored};
 use crate::shards::survey::Extent;
 use crate::size::{ByteSize, display_count, display_counted};
+
+/// What a signal leaves behind before the run of a shard begins.
+const NOTHING_COPIED: &str = "nothing was copied; run the same command again";
 
 /// One run in many processes, each of which copies its own ranges of keys.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Many processes")]
 pub(super) struct ShardFlags {
-    /// Run one shard of the job. The plan, the journal and the report of each shard, and its progress
-    /// are kept below s3://bucket/prefix/, which the processes of this run share.
+    /// Run one shard of the job. The plan, the journal and the report of each shard, and its
+    /// progress are kept below s3://bucket/prefix/, which the processes of this run share.
     #[arg(long, value_name = "PREFIX", requires = "shards", value_parser = state_prefix)]
     state: Option<S3Uri>,
     /// Number of shards, at most 2000: 8 to 16 for each process that runs at a time.
     #[arg(long, value_name = "N", requires = "state")]
     shards: Option<u32>,
-    /// Number of processes that run at a time. Each has its share of the limits of the job. Default:
-    /// the size of the array, if Slurm or AWS Batch started this process.
+    /// Number of processes that run at a time. Each has its share of the limits of the job.
+    /// Default: the size of the array, if Slurm or AWS Batch started this process.
     #[arg(long, value_name = "P", requires = "state", value_parser = clap::value_parser!(u32).range(1..))]
     pods: Option<u32>,
     /// Index of the shard, from 0. Default: JOB_COMPLETION_INDEX, AWS_BATCH_JOB_ARRAY_INDEX, or
@@ -77,7 +81,7 @@ pub(super) fn state_prefix(text: &str) -> Result<S3Uri, String> {
     }
 }
 
-/// The flags of a process that runs a shard.
+/// The shard that the flags and the environment name.
 #[derive(Clone, Debug)]
 pub(super) struct GivenShard {
     pub(super) state: S3Uri,
@@ -87,7 +91,7 @@ pub(super) struct GivenShard {
 }
 
 impl ShardFlags {
-    /// Returns the shard that is to be run, if the run has shards.
+    /// Returns the shard to run, if the run has shards.
     pub(super) fn given(&self) -> Result<Option<GivenShard>, CliError> {
         let (Some(state), Some(shards)) = (&self.state, self.shards) else {
             return Ok(None);
@@ -111,13 +115,13 @@ impl ShardFlags {
         }))
     }
 
-    /// Fixes the index, and returns the flag for it unless it was typed.
+    /// Sets the index. Returns the flag for it, unless it was typed.
     pub(super) fn name_shard(&mut self, shard: u32) -> Option<String> {
         let was_typed = self.shard.replace(shard).is_some();
         (!was_typed).then(|| format!("--shard={shard}"))
     }
 
-    /// Puts the journal and the report of a job below the state prefix, once the shard is known.
+    /// Places the journal and the report of a job below the state prefix, once the shard is known.
     pub(super) fn apply(&self, job: &mut Job) -> Result<(), CliError> {
         let (Some(state), Some(shard)) = (&self.state, self.shard) else {
             return Ok(());
@@ -139,7 +143,7 @@ impl ShardFlags {
     }
 }
 
-/// Refuses flags that say where a single run keeps its journal and its report.
+/// Refuses flags that contradict `--state`, such as those that place the journal and the report.
 pub(super) fn refuse_flags(flags: &[Flag]) -> Result<(), CliError> {
     let why = "keeps the journal and the report of each shard below its prefix, and each shard resumes by itself";
     let remedy = "leave that out; to start over, use another prefix, and to see what would be done, use `s3haul plan`";
@@ -155,8 +159,8 @@ fn refuse_job(job: &Job) -> Result<(), CliError> {
 }
 
 impl GivenShard {
-    /// Refuses a job that cannot run in shards, and takes this process' share of its limits. Returns
-    /// the number of processes that run at a time.
+    /// Refuses a job that cannot run in shards, and reduces its limits to the share of this
+    /// process. Returns the number of processes that run at a time.
     pub(super) fn prepare(&self, job: &mut Job) -> Result<u32, CliError> {
         refuse_job(job)?;
         let Some(pods) = self.pods else {
@@ -171,7 +175,7 @@ impl GivenShard {
             );
             return Ok(1);
         };
-        // No more processes work than there are shards.
+        // At most as many processes as shards work at a time.
         let pods = pods.min(self.shards);
         job.limits = make::share_of(&job.limits, pods).map_err(CliError::Usage)?;
         Ok(pods)
@@ -187,12 +191,12 @@ pub(super) struct RunningShard {
     ranges: BTreeMap<u32, KeyRange>,
     process: Writer,
     live: OnceLock<Arc<LiveWriter>>,
-    kept: OnceLock<KeptSession>,
+    session: OnceLock<SessionEnd>,
 }
 
-/// The end of the session that ran a shard, as its journal has it.
+/// The result of the session that ran a shard, as its journal has it.
 #[derive(Debug)]
-struct KeptSession {
+struct SessionEnd {
     state: RunState,
     requests: PaceCounts,
     seconds: f64,
@@ -200,9 +204,9 @@ struct KeptSession {
 }
 
 /// Sends the events of a run to two monitors.
-struct Both(Arc<dyn Monitor>, Arc<LiveCounts>);
+struct TwoMonitors(Arc<dyn Monitor>, Arc<LiveCounts>);
 
-impl Monitor for Both {
+impl Monitor for TwoMonitors {
     fn observe(&self, event: &Event<'_>) {
         self.0.observe(event);
         self.1.observe(event);
@@ -215,8 +219,9 @@ impl RunningShard {
         &self.ranges
     }
 
-    /// Begins to write live records, in a task of `live`. Returns the monitor that counts for them.
-    pub(super) fn watched_by(
+    /// Starts to write live records, in a task of `live`. Returns a monitor that counts for them
+    /// and passes all events on to `monitor`.
+    pub(super) fn start_live_records(
         &self,
         monitor: Arc<dyn Monitor>,
         resumed: &RunState,
@@ -235,13 +240,13 @@ impl RunningShard {
         let writer = Arc::new(LiveWriter::new(store, identity, Arc::clone(&counts), pacer));
         let writer = Arc::clone(self.live.get_or_init(|| writer));
         live.spawn(async move { writer.write_always().await });
-        Arc::new(Both(monitor, counts))
+        Arc::new(TwoMonitors(monitor, counts))
     }
 
-    /// Keeps what the journal says at the end of the session.
-    pub(super) fn keep(&self, outcome: &Outcome, state: &RunState) {
-        // Set once: a process has one session.
-        let _ = self.kept.set(KeptSession {
+    /// Remembers the result of the session, for the record of the shard's end.
+    pub(super) fn set_session_end(&self, outcome: &Outcome, state: &RunState) {
+        // A process has one session, so this is called once.
+        let _ = self.session.set(SessionEnd {
             state: state.clone(),
             requests: outcome.requests,
             seconds: outcome.seconds,
@@ -249,13 +254,14 @@ impl RunningShard {
         });
     }
 
-    /// Records how the shard ended. An end that a later process continues is none.
+    /// Records the end of the shard. After an interruption the shard has not ended: a later process
+    /// continues it.
     async fn end(&self, exit: Exit) -> Result<(), CliError> {
         let cause = (exit != Exit::Done).then(|| termination::reason(exit));
         let is_over = match exit {
             Exit::Done | Exit::Failures | Exit::Usage | Exit::Refused | Exit::Waiting => true,
             Exit::Interrupted => false,
-            // Another process has the shard, or a bug left its state unknown.
+            // Another process runs the shard, or the state is unknown because of a bug.
             Exit::Held | Exit::Bug => return Ok(()),
         };
         if is_over {
@@ -276,8 +282,8 @@ impl RunningShard {
     }
 
     fn record(&self, exit: Exit, cause: Option<String>) -> ShardEnd {
-        let kept = self.kept.get();
-        let state = kept.map(|kept| &kept.state);
+        let session = self.session.get();
+        let state = session.map(|session| &session.state);
         ShardEnd {
             format: FORMAT,
             shard: self.shard,
@@ -287,10 +293,10 @@ impl RunningShard {
             cause,
             began: state.and_then(|state| state.began),
             ended: Timestamp::now(),
-            seconds: kept.map_or(0.0, |kept| kept.seconds),
-            sessions: kept.map_or(0, |kept| kept.sessions),
+            seconds: session.map_or(0.0, |session| session.seconds),
+            sessions: session.map_or(0, |session| session.sessions),
             totals: state.map(|state| state.totals.clone()).unwrap_or_default(),
-            requests: kept.map(|kept| kept.requests).unwrap_or_default(),
+            requests: session.map(|session| session.requests).unwrap_or_default(),
         }
     }
 }
@@ -300,19 +306,18 @@ pub(super) async fn run(
     job: &mut Job,
     place: &Place,
     origin: &Origin,
-    terms: Terms,
+    options: RunOptions,
     given: &GivenShard,
     output: Output,
 ) -> Result<Exit, CliError> {
-    let mut connections = place.connect_within(terms.drain, job, &CancellationToken::new());
-    let process = Writer::this_process(&terms.lease);
+    let mut connections = RunConnections::new(job, place, options.drain);
+    let process = Writer::this_process(&options.lease);
     let extent = Extent {
         shards: given.shards,
         exact: false,
     };
-    let (store, ObtainedPlan { plan, .. }) =
-        plan_at(job, &mut connections, &given.state, extent, &process).await?;
-    drop(connections);
+    let planning = plan_at(&given.state, job, &mut connections, extent, &process);
+    let (store, ObtainedPlan { plan, .. }) = planning.await?;
     if let Some(done) = store
         .get::<ShardEnd>(&PerShard::Done.of(given.shard))
         .await?
@@ -320,7 +325,7 @@ pub(super) async fn run(
         end::summarize(&store, &plan).await?;
         return say_done(&done.record, output);
     }
-    // All shards select by the same ages.
+    // All shards must count the ages in the job from the same time.
     if let Some(time) = plan.counted_from {
         job.count_from(time);
     }
@@ -338,17 +343,18 @@ pub(super) async fn run(
         plan,
         process,
         live: OnceLock::new(),
-        kept: OnceLock::new(),
+        session: OnceLock::new(),
     });
-    let terms = Terms {
+    let options = RunOptions {
         shard: Some(Arc::clone(&shard)),
-        ..terms
+        ..options
     };
-    let ended = Box::pin(run_job(job, place, origin, &terms, output)).await;
+    lifecycle::start(job, origin);
+    let ended = Box::pin(run_with(connections, job, origin, &options, output)).await;
     let exit = match &ended {
         Ok(exit) => *exit,
         Err(error) => {
-            termination::because(&error.to_string().replace(ANOTHER, " "));
+            termination::set_reason(&error.to_string().replace(NEXT_ERROR, " "));
             error.exit()
         }
     };
@@ -374,25 +380,33 @@ fn say_done(done: &ShardEnd, output: Output) -> Result<Exit, CliError> {
     ))
 }
 
-/// Obtains the plan at a state prefix, and refuses one that was made for another job.
+/// Reads the plan at a state prefix, or obtains one if there is none, and refuses one that was made
+/// for another job. Only a process that finds no plan asks the buckets of the job: the others ask
+/// them when their run begins, if it does.
 async fn plan_at(
-    job: &Job,
-    connections: &mut Connections,
     state: &S3Uri,
+    job: &Job,
+    run: &mut RunConnections,
     extent: Extent,
     process: &Writer,
 ) -> Result<(StateStore, ObtainedPlan), CliError> {
+    let connections = &mut run.connections;
     let bucket = connections.bucket(DEFAULT_ENDPOINT, &state.bucket).await?;
-    let store = StateStore::new(bucket.outliving_the_run(), state.key.clone());
-    let buckets = make::connect(job, connections).await?;
-    presence::require(job, connections).await?;
-    let patience = job.limits.patience;
-    let terms = PlanTerms::of(patience.unwrap_or(RetryPolicy::default().patience));
-    let make = || async {
-        note("planning the shards");
-        Box::pin(make::make(job, &buckets, extent, process)).await
+    let bucket = bucket.for_records().outliving_the_run();
+    let store = StateStore::new(bucket, state.key.clone());
+    store.demand_conditions()?;
+    let stored: Option<Stored<ShardPlan>> = store.get(PLAN).await?;
+    let obtained = if let Some(Stored { record: plan, .. }) = stored {
+        ObtainedPlan {
+            plan,
+            is_new: false,
+        }
+    } else {
+        let buckets = check_buckets(job, connections).await?;
+        let drain = connections.pacer().retry.drain;
+        run.is_checked = true;
+        obtain_plan(&store, job, &buckets, extent, process, drain).await?
     };
-    let obtained = obtain(&store, process, terms, make, note).await?;
     let differences = make::differences(&obtained.plan, job, extent.shards);
     if !differences.is_empty() {
         return Err(CliError::Usage(format!(
@@ -402,13 +416,53 @@ async fn plan_at(
         )));
     }
     if obtained.is_new {
-        note(&format!("planned {}", in_words(&obtained.plan)));
+        note(&format!("planned {}", plan_text(&obtained.plan)));
     }
     Ok((store, obtained))
 }
 
-/// Returns what a plan has in it, on one line.
-fn in_words(plan: &ShardPlan) -> String {
+/// Asks the buckets of a job that is to run in shards, and looks for the objects that it names one
+/// by one.
+pub(super) async fn check_buckets(
+    job: &Job,
+    connections: &mut Connections,
+) -> Result<JobBuckets, CliError> {
+    let buckets = make::connect(job, connections).await?;
+    presence::require(job, connections).await?;
+    Ok(buckets)
+}
+
+/// Obtains the plan of a state prefix that has none. A signal ends this in an orderly way: the
+/// lease of the plan is released, so that the next process plans at once.
+async fn obtain_plan(
+    store: &StateStore,
+    job: &Job,
+    buckets: &JobBuckets,
+    extent: Extent,
+    process: &Writer,
+    drain: Duration,
+) -> Result<ObtainedPlan, CliError> {
+    let patience = job.limits.patience;
+    let terms = PlanTerms::of(patience.unwrap_or(RetryPolicy::default().patience));
+    let make = || async {
+        note("planning the shards");
+        Box::pin(make::make(job, buckets, extent, process)).await
+    };
+    signals::leaves(NOTHING_COPIED);
+    let orderly = Orderly::within(drain);
+    let signalled = orderly.signalled();
+    let stop = async {
+        signalled.wait().await;
+    };
+    let obtained = obtain(store, process, terms, make, note, stop).await?;
+    if signalled.has_come() {
+        return Err(CliError::Interrupted(NOTHING_COPIED.to_owned()));
+    }
+    Ok(obtained)
+}
+
+/// Returns a summary of a plan in one line.
+fn plan_text(plan: &ShardPlan) -> String {
     let about = if plan.exact { "" } else { "about " };
     format!(
         "{}: {about}{}, {about}{}, with {}",
@@ -419,7 +473,7 @@ fn in_words(plan: &ShardPlan) -> String {
     )
 }
 
-/// Makes the plan of a job ahead of its run.
+/// Plans the shards of a job, for `plan --shards`.
 pub(super) async fn plan(
     job: &Job,
     place: &Place,
@@ -431,18 +485,18 @@ pub(super) async fn plan(
         return Err(CliError::Usage(format!("--shards: {reason}")));
     }
     refuse_job(job)?;
-    let mut connections = place.connect(job, &CancellationToken::new());
-    let process = Writer::this_process(&super::lease::terms());
-    let (store, obtained) = plan_at(job, &mut connections, state, extent, &process).await?;
+    let mut connections = RunConnections::new(job, place, DRAIN);
+    let process = Writer::this_process(&own_terms());
+    let (store, obtained) = plan_at(state, job, &mut connections, extent, &process).await?;
     let plan = &obtained.plan;
     if output.json {
         return say_json(&serde_json::json!({ "plan": plan, "new": obtained.is_new }));
     }
     let place = store.uri(PLAN)?;
     say_line(&if obtained.is_new {
-        format!("{place}: {}", in_words(plan))
+        format!("{place}: {}", plan_text(plan))
     } else {
-        format!("{place} is there already: {}", in_words(plan))
+        format!("{place} is there already: {}", plan_text(plan))
     })?;
     let used = plan.shards.iter().filter(|shard| !shard.ranges.is_empty());
     let heaviest = plan.shards.iter().map(|shard| shard.weight);
@@ -472,6 +526,7 @@ impl From<ObtainError<MakeError>> for CliError {
             ObtainError::State(error) => Self::State(error),
             ObtainError::Plan(error) => error.into(),
             ObtainError::NoPlan { .. } => Self::Unplanned(error.to_string()),
+            ObtainError::Stopped => Self::Interrupted(NOTHING_COPIED.to_owned()),
         }
     }
 }

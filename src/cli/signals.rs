@@ -6,11 +6,11 @@
 //! installed, and without unsafe code: from `/proc` on Linux, elsewhere from a shell that sends the
 //! signal to itself, because dispositions are inherited.
 //!
-//! The handlers are installed before a command does anything, and stay for as long as the process
-//! lives: a signal that comes while the manifest is read, while credentials are waited for, or
-//! between two phases of a run ends the command like any other. What it ends is dropped where it
-//! stands ([`interruption`]), unless a command has said that it ends by itself ([`Orderly`]).
-//! Either way the process is over within the drain time.
+//! The handlers are installed before a command does anything, and stay as long as the process
+//! lives. So a signal ends the command at any moment, also while it reads the manifest, waits for
+//! credentials, or is between two phases of a run. The future of the command is then dropped
+//! ([`interruption`]), unless the command has announced that it ends by itself ([`Orderly`]).
+//! Either way the process ends within the drain time.
 
 use std::borrow::Cow;
 use std::future::poll_fn;
@@ -40,14 +40,14 @@ pub(super) struct DrainFlags {
 }
 
 impl DrainFlags {
-    /// Returns the time.
+    /// Returns the time, or its default.
     pub(super) fn time(self) -> Duration {
         self.drain.unwrap_or(DRAIN)
     }
 }
 
-/// Returns a time as users write it: `20s`.
-pub(super) fn in_words(time: Duration) -> String {
+/// Returns a time as users write it in `--drain`: `20s`.
+pub(super) fn drain_text(time: Duration) -> String {
     format!(
         "{:#}",
         SignedDuration::try_from(time).unwrap_or(SignedDuration::MAX)
@@ -57,45 +57,47 @@ pub(super) fn in_words(time: Duration) -> String {
 fn drain(text: &str) -> Result<Duration, String> {
     let drain = parse_duration(text).map_err(|error| error.to_string())?;
     if drain < Duration::from_secs(1) {
-        return Err("a run needs a second at least to close its journal".to_owned());
+        return Err("a run needs at least a second to close its journal".to_owned());
     }
     Ok(drain)
 }
 
-/// The sentence for commands that write nothing.
+/// The text for commands that write nothing.
 const NOTHING: &str = "nothing was written; run the same command again";
 
-/// The effect of a signal at the moment.
-static CONDUCT: Mutex<Conduct> = Mutex::new(Conduct {
+/// What the next signal does.
+static REACTION: Mutex<Reaction> = Mutex::new(Reaction {
     orderly: None,
     leaves: Cow::Borrowed(NOTHING),
 });
 
 #[derive(Debug)]
-struct Conduct {
-    orderly: Option<Ending>,
-    /// A sentence that says what the command has done and not done, if it ends now.
+struct Reaction {
+    orderly: Option<OrderlyEnd>,
+    /// Says what the command has and has not done, if it ends now.
     leaves: Cow<'static, str>,
 }
 
-/// The way in which a command ends by itself.
+/// The end of a command that ends by itself after a signal.
 #[derive(Clone, Debug)]
-struct Ending {
+struct OrderlyEnd {
+    /// Tells the command about the signal.
     signalled: Signalled,
+    /// The longest time until the command has ended.
     within: Duration,
 }
 
-fn conduct() -> MutexGuard<'static, Conduct> {
-    CONDUCT.lock().unwrap_or_else(PoisonError::into_inner)
+fn reaction() -> MutexGuard<'static, Reaction> {
+    REACTION.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Sets what a signal leaves behind from now on, as the end of a sentence that begins with
-/// "interrupted".
-pub(super) fn leaves(what: impl Into<Cow<'static, str>>) {
-    conduct().leaves = what.into();
+/// Sets the text of the error of a command that a signal ends from now on. It follows the word
+/// "interrupted", and says what the command has and has not done.
+pub(super) fn leaves(text: impl Into<Cow<'static, str>>) {
+    reaction().leaves = text.into();
 }
 
-/// The notice to a command that a signal has come.
+/// Tells a command that a signal has come.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Signalled {
     came: CancellationToken,
@@ -103,13 +105,13 @@ pub(super) struct Signalled {
 }
 
 impl Signalled {
-    /// Waits for the signal and returns it.
+    /// Waits for the signal, and returns it.
     pub(super) async fn wait(&self) -> SignalKind {
         self.came.cancelled().await;
         self.kind.get().copied().unwrap_or(SignalKind::terminate())
     }
 
-    /// Returns true if it has come.
+    /// Returns true if the signal has come.
     pub(super) fn has_come(&self) -> bool {
         self.came.is_cancelled()
     }
@@ -120,23 +122,24 @@ impl Signalled {
     }
 }
 
-/// As long as this lives, the first signal only tells the command to end, which it has some time
-/// for.
+/// While this lives, the first signal only asks the command to end. Afterwards, a signal ends it at
+/// once again.
 #[derive(Debug)]
 pub(super) struct Orderly(Signalled);
 
 impl Orderly {
-    /// Begins it; the command ends `within` this time of the first signal, or is ended.
+    /// Announces that the command ends by itself within this time of the first signal. A command
+    /// that takes longer is dropped, and so is one that gets a second signal.
     pub(super) fn within(within: Duration) -> Self {
         let signalled = Signalled::default();
-        conduct().orderly = Some(Ending {
+        reaction().orderly = Some(OrderlyEnd {
             signalled: signalled.clone(),
             within,
         });
         Self(signalled)
     }
 
-    /// Returns what tells of the first signal.
+    /// Returns the notice of the first signal.
     pub(super) fn signalled(&self) -> Signalled {
         self.0.clone()
     }
@@ -144,25 +147,25 @@ impl Orderly {
 
 impl Drop for Orderly {
     fn drop(&mut self) {
-        conduct().orderly = None;
+        reaction().orderly = None;
     }
 }
 
 /// Waits until signals end the command, and returns the error that it ends with.
 pub(super) async fn interruption(mut signals: Signals) -> CliError {
     let kind = signals.recv().await;
-    let ending = conduct().orderly.clone();
+    let ending = reaction().orderly.clone();
     let mut late = String::new();
-    if let Some(Ending { signalled, within }) = ending {
+    if let Some(OrderlyEnd { signalled, within }) = ending {
         signalled.tell(kind);
         tokio::select! {
             _ = signals.recv() => {}
             () = sleep(within) => {
-                late = format!("not everything ended within {} (--drain); ", in_words(within));
+                late = format!("not everything ended within {} (--drain); ", drain_text(within));
             }
         }
     }
-    let leaves = conduct().leaves.clone();
+    let leaves = reaction().leaves.clone();
     CliError::Interrupted(format!("{late}{leaves}"))
 }
 
@@ -181,7 +184,7 @@ pub(super) fn name(kind: SignalKind) -> String {
         .map_or_else(|| number.to_string(), |(name, _)| format!("SIG{name}"))
 }
 
-/// Numbers of the signals that were ignored when this process began.
+/// The numbers of the signals that were ignored when this process began.
 static IGNORED: OnceLock<Vec<i32>> = OnceLock::new();
 
 /// Notes which signals are ignored. Must be called before the first handler is installed.
@@ -219,7 +222,7 @@ fn survives(name: &str, number: i32) -> bool {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status();
-    // Without a shell nothing is known, and listening is what everybody expects.
+    // Without a shell the disposition is unknown. Most callers expect a program to listen.
     shell.is_ok_and(|status| status.signal() != Some(number))
 }
 
@@ -228,9 +231,9 @@ fn survives(name: &str, number: i32) -> bool {
 pub(super) struct Signals(Vec<(SignalKind, Signal)>);
 
 impl Signals {
-    /// Listens to those with which users and schedulers end a command, unless they were ignored at
-    /// the start.
-    pub(super) fn of_the_end() -> io::Result<Self> {
+    /// Listens to the signals with which users and schedulers end a command, except those that were
+    /// ignored when the process began.
+    pub(super) fn listen() -> io::Result<Self> {
         note_ignored();
         // With a handler a write beyond `ulimit -f` fails like one to a full disk. Without one the
         // process dies of it.
@@ -250,11 +253,11 @@ impl Signals {
             .map(Self)
     }
 
-    /// Waits for the next of them and returns it; for ever if all are ignored.
+    /// Waits for the next signal, and returns it. Never returns if all are ignored.
     async fn recv(&mut self) -> SignalKind {
         poll_fn(|context| {
             let mut ready = None;
-            // Each is polled, so that each wakes this task.
+            // Polls all of them, so that each can wake this task.
             for (kind, signal) in &mut self.0 {
                 if matches!(signal.poll_recv(context), Poll::Ready(Some(()))) {
                     ready = ready.or(Some(*kind));
@@ -278,9 +281,8 @@ mod tests {
         assert_eq!(mask("Name:\ts3haul\n"), None);
     }
 
-    /// Both ways to ask agree about this process.
     #[test]
-    fn a_shell_tells_what_proc_tells() {
+    fn a_shell_and_proc_agree_about_this_process() {
         let Some(mask) = std::fs::read_to_string("/proc/self/status")
             .ok()
             .and_then(|status| mask(&status))

@@ -1,18 +1,19 @@
-//! The state prefix of a run in shards, as commands find and read it.
+//! Finds and reads the state prefix of a run in shards.
 //!
-//! `status` and the commands that read reports take a prefix in S3 that may be a journal's, a
-//! report's, or a run's in shards. One list request tells: only the last has a plan.
+//! `status` and the commands that read reports take a prefix in S3. It may be that of a journal, of
+//! reports, or of a run in shards. One list request tells them apart: only a run in shards has a
+//! plan.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
-use super::place::bucket_at;
+use super::place::records_at;
 use super::{CliError, EndpointFlags};
 use crate::bucket::Bucket;
+use crate::journal::state::Totals;
 use crate::location::S3Uri;
-use crate::manifest::job::Access;
 use crate::report::{
     LaterReport, ReportBucket, ReportMerge, ShardReports, StoredReport, StoredRuns,
 };
@@ -21,13 +22,13 @@ use crate::shards::record::{LiveRecord, PlanLease, ShardEnd, ShardPlan, ShardsSu
 use crate::shards::store::{ListedRecord, StateStore, Stored};
 use crate::shards::view::{SeenLive, SeenState};
 
-/// The prefix that the names `plan.json` and `plan.lease` share.
+/// The beginning of the names `plan.json` and `plan.lease`.
 const PLAN_FILES: &str = "plan.";
-/// Below it, `retry` keeps its reports and its journal.
+/// The prefix below which `retry` keeps its reports and its journal.
 const RETRIES: &str = "retry/";
-/// The same for `retry --losses`, whose reports say nothing about what had failed.
+/// The same for `retry --losses`, whose reports say nothing about objects that failed.
 const REPAIRS: &str = "repair/";
-/// Shards whose reports are looked for at the same time.
+/// The most shards whose reports are looked for at the same time.
 const AT_ONCE: usize = 16;
 
 /// A run in shards.
@@ -37,7 +38,7 @@ pub(super) struct StatePrefix {
     pub(super) plan: ShardPlan,
     bucket: Bucket,
     store: StateStore,
-    /// The ends of shards that were read, with their `ETag`s: they hardly ever change.
+    /// The ends of shards that were read, with their `ETag`s. They rarely change.
     known: BTreeMap<(PerShard, u32), (Option<String>, ShardEnd)>,
 }
 
@@ -59,7 +60,7 @@ impl FoundState {
         if !uri.key.is_prefix() {
             return Ok(None);
         }
-        let bucket = bucket_at(uri, endpoint, Access::default()).await?;
+        let bucket = records_at(uri, endpoint).await?;
         let plan_files = format!("{}{PLAN_FILES}", uri.key);
         if bucket.first(&plan_files, None).await?.is_none() {
             return Ok(None);
@@ -87,8 +88,8 @@ impl StatePrefix {
         Ok((self.store.uri(below)?, self.store.uri(&journal)?))
     }
 
-    /// Reads what the progress of the run follows from: three lists, and the objects of the shards
-    /// about which something new is to be known.
+    /// Reads the state of the run: three lists, and the objects of the shards that may have changed
+    /// since the last look.
     pub(super) async fn look(&mut self) -> Result<SeenState, CliError> {
         let (mut done, mut failed, mut live) = futures::try_join!(
             self.store.list(PerShard::Done),
@@ -101,9 +102,9 @@ impl StatePrefix {
                 (*shard as usize) < self.plan.shards.len() && !done.contains_key(shard)
             });
         }
-        let sums = self.sums(&done, failed.len()).await?;
+        let summary = self.summary_totals(&done, failed.len()).await?;
         let failed = self.ends(PerShard::Failed, failed).await?;
-        let done = if sums.is_some() {
+        let done = if summary.is_some() {
             done.into_keys().map(|shard| (shard, None)).collect()
         } else {
             let ends = self.ends(PerShard::Done, done).await?;
@@ -118,12 +119,12 @@ impl StatePrefix {
             done,
             failed,
             live: BTreeMap::new(),
-            sums,
+            summary,
         };
         let now = self.bucket.client().server_time();
         for (shard, Stored { record, .. }) in records.await? {
             let written = live.get(&shard).and_then(|listed| listed.modified);
-            // By the server's clock, if its list shows one.
+            // The server's clock counts, if its list shows a time.
             let written = written.unwrap_or(record.written);
             let silence = Duration::try_from(now.duration_since(written)).unwrap_or_default();
             seen.live.insert(shard, SeenLive { record, silence });
@@ -131,19 +132,19 @@ impl StatePrefix {
         Ok(seen)
     }
 
-    /// Returns the sums of a run whose shards have all ended: one request in the place of one for
+    /// Returns the totals of a run whose shards have all ended. Reads one object instead of one for
     /// each shard.
-    async fn sums(
+    async fn summary_totals(
         &self,
         done: &BTreeMap<u32, ListedRecord>,
         failed: usize,
-    ) -> Result<Option<crate::journal::state::Totals>, CliError> {
+    ) -> Result<Option<Totals>, CliError> {
         if done.len() + failed < self.plan.shards.len() {
             return Ok(None);
         }
         let summary = self.store.get::<ShardsSummary>(SUMMARY).await?;
         let summary = summary.map(|stored| stored.record);
-        // A shard may have been run again since it was written.
+        // A shard may have been run again since the summary was written.
         let is_latest = |summary: &ShardsSummary| {
             (summary.done as usize, summary.failed.len()) == (done.len(), failed)
         };
@@ -240,7 +241,7 @@ impl StatePrefix {
     }
 }
 
-/// Returns the reason why a shard is not over, or why what it reported is not there.
+/// Returns the reason why the report of a shard is not complete or not there.
 fn unfinished(end: Option<&ShardEnd>, has_ranges: bool, runs: &StoredRuns) -> Option<String> {
     let latest = runs.reports.last().map(StoredReport::run);
     let Some(end) = end else {

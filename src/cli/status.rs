@@ -1,5 +1,5 @@
-//! `status`: what a journal says about a run that is at work, stopped, or dead, and how far a run
-//! in shards is. Both are only looked at.
+//! `status`: shows the progress of a run from its journal, or of a run in shards from its state
+//! prefix. Only reads.
 
 mod shards;
 
@@ -28,9 +28,9 @@ use crate::printable::printable;
 use crate::report::{Footer, ReportBucket};
 use crate::size::{ByteSize, display_count, display_counted, display_duration, parse_duration};
 
-/// Transfers that are shown with their sources and destinations.
+/// The most transfers that are shown with their sources and destinations.
 const SHOWN_COPIES: usize = 5;
-/// Lanes that are shown with what was accepted on them.
+/// The most lanes that are shown with the rate that was accepted on them.
 const SHOWN_LANES: usize = 5;
 
 /// Shows how far a run is.
@@ -49,19 +49,19 @@ pub(super) struct Status {
     journal: Option<String>,
     /// Show a run in shards every 15 seconds, or as often as this says, until all shards have
     /// ended. Exits 1 if a shard has failed.
-    #[arg(long, value_name = "EVERY", num_args = 0..=1, require_equals = true, default_missing_value = "15s", value_parser = pause)]
+    #[arg(long, value_name = "EVERY", num_args = 0..=1, require_equals = true, default_missing_value = "15s", value_parser = interval)]
     watch: Option<Duration>,
     #[command(flatten)]
     endpoint: EndpointFlags,
 }
 
-/// Reads the time between two looks.
-fn pause(text: &str) -> Result<Duration, String> {
-    let pause = parse_duration(text).map_err(|error| error.to_string())?;
-    if pause.is_zero() {
-        return Err("it must be more than nothing".to_owned());
+/// Parses the time between two looks.
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = parse_duration(text).map_err(|error| error.to_string())?;
+    if interval.is_zero() {
+        return Err("it must be longer than 0s".to_owned());
     }
-    Ok(pause)
+    Ok(interval)
 }
 
 impl Status {
@@ -98,7 +98,7 @@ impl Status {
                 say_line(&report.to_string())
             };
         }
-        // If none is named, there may be many.
+        // If no journal is named, there may be many.
         let is_list = self.journal.is_none() && found.len() > 1;
         for (place, glance) in &found {
             let mut view = View::of(place.clone(), glance, Timestamp::now());
@@ -134,8 +134,8 @@ impl Status {
         }
     }
 
-    /// Returns a line with the command to type next. A journal names the command that resumes its
-    /// run; a job's file is one that can be run.
+    /// Returns a line with the command to type next. A named manifest can be run again; a journal
+    /// names the command that resumes its run.
     fn next(&self, view: &View<'_>) -> Option<String> {
         let job = self.journal.as_deref();
         let job = job.filter(|path| Path::new(path).is_file());
@@ -152,7 +152,8 @@ impl Status {
         }
     }
 
-    /// Returns how far the report in S3 is: that of a named job, or the one beside a named journal.
+    /// Returns the progress of the report in S3: that of a named job, or the one at the prefix of a
+    /// named journal.
     async fn report(
         &self,
         locations: &[(String, Location)],
@@ -186,7 +187,7 @@ impl Status {
         }))
     }
 
-    /// Returns the prefix in S3 that was named, if one was.
+    /// Returns the named prefix in S3, if the argument is one.
     fn prefix(&self) -> Result<Option<S3Uri>, CliError> {
         let Some(uri) = self.journal.as_deref() else {
             return Ok(None);
@@ -240,7 +241,7 @@ impl std::fmt::Display for ReportGlance {
     }
 }
 
-/// The displayed data of a journal.
+/// The data of a journal that is shown.
 #[derive(Debug, Serialize)]
 struct View<'a> {
     journal: String,
@@ -256,7 +257,7 @@ struct View<'a> {
     resumed: u32,
     transfers: u64,
     ended_transfers: u64,
-    /// From where and to where the first transfers copy.
+    /// The sources and destinations of the first transfers.
     copies: Vec<[&'a str; 2]>,
     #[serde(flatten)]
     totals: &'a Totals,
@@ -277,7 +278,7 @@ struct View<'a> {
     now: Timestamp,
 }
 
-/// An open upload. One without an id was about to be begun when the journal ended.
+/// An open upload. Without an id, its creation was about to be requested when the journal ended.
 #[derive(Debug, Serialize)]
 struct UploadView<'a> {
     destination: String,
@@ -304,8 +305,8 @@ impl<'a> From<&'a OpenUpload> for UploadView<'a> {
     }
 }
 
-/// Returns from where and to where the first transfers of a run copy: the name of a one-off copy
-/// says nothing.
+/// Returns the sources and destinations of the first transfers of a run. The name of a one-off copy
+/// does not tell them.
 fn copies(run: &RunInfo) -> Vec<[&str; 2]> {
     let sides = run
         .transfers
@@ -351,7 +352,7 @@ impl<'a> View<'a> {
         display_duration(since)
     }
 
-    /// Returns what a list of journals says of this one.
+    /// Returns the line for this journal in a list of journals.
     fn line(&self) -> String {
         let life = match self.life {
             Life::Running => "running",

@@ -1,8 +1,8 @@
-//! The reason of the end of a command, where Kubernetes looks for it.
+//! Writes the reason why a command ended to the file where Kubernetes looks for it.
 //!
-//! The kubelet reads a file of the container when it has ended, and shows the text in the state of
-//! the pod (`kubectl describe pod`). It reads 4,096 bytes. A command that ends well leaves the file
-//! empty.
+//! When a container has ended, the kubelet reads a file of the container, and shows the text in the
+//! state of the pod (`kubectl describe pod`). It reads at most 4,096 bytes. A command that succeeds
+//! leaves the file empty.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
@@ -20,30 +20,29 @@ use crate::telemetry::Note;
 /// The variable that names the file.
 pub(super) const VARIABLE: &str = "S3HAUL_TERMINATION_LOG";
 /// The file of a container in Kubernetes, unless its pod says otherwise.
-const USUAL: &str = "/dev/termination-log";
-/// Bytes of a reason, so that with the note about a cut no more than 4,096 are written.
-const MOST: usize = 4000;
+const DEFAULT_FILE: &str = "/dev/termination-log";
+/// The most bytes of a reason. With the note about a cut, these are no more than 4,096.
+const MAX_BYTES: usize = 4000;
 
 /// The reason why the command ends as it does.
 static REASON: Mutex<Option<String>> = Mutex::new(None);
 
-/// Notes the reason for the end of the command. The last one counts.
-pub(super) fn because(reason: &str) {
+/// Sets the reason why the command ends. The last call counts.
+pub(super) fn set_reason(reason: &str) {
     *REASON.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
 }
 
-/// Returns the reason for this end.
+/// Returns the reason why the command ends.
 pub(super) fn reason(exit: Exit) -> String {
     let noted = REASON.lock().unwrap_or_else(PoisonError::into_inner);
     noted.clone().unwrap_or_else(|| exit.reason().to_owned())
 }
 
-/// Writes the reason of this end to the named file. Without a name, it goes to the usual one, if
-/// that is there.
+/// Writes the reason to the named file. Without a name, writes to the default file if it exists.
 pub(super) fn write(named: Option<PathBuf>, exit: Exit) {
     let path = match named {
         Some(path) => path,
-        None if Path::new(USUAL).exists() => USUAL.into(),
+        None if Path::new(DEFAULT_FILE).exists() => DEFAULT_FILE.into(),
         None => return,
     };
     let text = match exit {
@@ -67,7 +66,7 @@ pub(super) fn write(named: Option<PathBuf>, exit: Exit) {
 fn text(exit: Exit) -> String {
     let reason = reason(exit);
     let words: Vec<_> = reason.split_whitespace().collect();
-    cut(printable(&words.join(" ")).into_owned(), MOST)
+    cut(printable(&words.join(" ")).into_owned(), MAX_BYTES)
 }
 
 fn put(path: &Path, text: &str) -> io::Result<()> {
@@ -89,7 +88,7 @@ mod tests {
 
     #[test]
     fn a_long_reason_of_several_lines_is_one_line_that_the_kubelet_reads() {
-        because(&format!("two\n  lines \u{1b}{}", "ü".repeat(5000)));
+        set_reason(&format!("two\n  lines \u{1b}{}", "ü".repeat(5000)));
         let text = text(Exit::Failures);
         assert!(text.starts_with(r"two lines \u{1b}ü"), "{text}");
         assert!(

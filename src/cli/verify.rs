@@ -177,7 +177,7 @@ impl Verify {
             return Ok(cause.into());
         }
         if bad + doubtful > 0 {
-            termination::because(&format!(
+            termination::set_reason(&format!(
                 "{} compared: {} different, {} missing at the destination, {} failed, {} in doubt",
                 display_counted(counts.compared(), "object"),
                 display_count(counts.different),

@@ -341,6 +341,9 @@ pub struct Details {
     pub(crate) signed: Option<Signed>,
     /// Set if the server answered the request.
     pub(crate) is_answer: bool,
+    /// Set if the request is about an object that s3haul keeps for itself, such as a piece of a
+    /// report.
+    pub(crate) is_about_record: bool,
 }
 
 impl Failure {
@@ -363,6 +366,7 @@ impl Failure {
             attempts: 1,
             signed: None,
             is_answer: false,
+            is_about_record: false,
         }))
     }
 
@@ -381,6 +385,13 @@ impl Failure {
         } else if self.0.kind == FailureKind::Transient && self.0.request_id.is_none() {
             // There is no request id to give to anybody.
             FailureKind::TimedOut.remedy()
+        } else if self.0.kind == FailureKind::Denied && self.0.is_about_record {
+            // No object can be excluded to avoid it.
+            format!(
+                "grant {} on s3://{}",
+                self.0.operation.permission(),
+                self.0.place
+            )
         } else {
             self.0.kind.remedy()
         }
@@ -502,6 +513,13 @@ impl Failure {
         self
     }
 
+    /// Returns this failure as one about an object that s3haul keeps for itself.
+    #[must_use]
+    pub(crate) fn about_record(mut self) -> Self {
+        self.0.is_about_record = true;
+        self
+    }
+
     /// Returns this failure as another kind, for callers that know what a code means for their
     /// request.
     #[must_use]
@@ -544,44 +562,4 @@ impl fmt::Display for Failure {
 impl std::error::Error for Failure {}
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_refusal_of_its_own_is_one_sentence_about_a_place() {
-        let message = "write `a/` instead of `a`";
-        let own = Failure::new(
-            FailureKind::Invalid,
-            Operation::ListObjects,
-            "s3://b",
-            message,
-        );
-        assert_eq!(own.to_string(), format!("s3://b: {message}"));
-        let mut of_server = own.clone();
-        of_server.0.code = "InvalidArgument".to_owned();
-        let text = of_server.to_string();
-        assert!(
-            text.contains("InvalidArgument") && text.contains("; see the server's"),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn the_message_holds_place_code_request_and_remedy() {
-        let mut failure = Failure::new(
-            FailureKind::Denied,
-            Operation::CopyObject,
-            "b/k",
-            "Access Denied.",
-        )
-        .after(2);
-        failure.0.request_id = Some("R1".to_owned());
-        let text = failure.to_string();
-        assert!(
-            text.starts_with(
-                "CopyObject b/k: denied: Access Denied (after 2 attempts) [request R1]; grant"
-            ),
-            "{text}"
-        );
-    }
-}
+mod tests;

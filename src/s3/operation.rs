@@ -115,6 +115,15 @@ impl Operation {
             | Self::RestoreObject => Class::Write,
         }
     }
+
+    /// Returns the permission that the request needs at the place that its failure names.
+    pub(crate) fn permission(self) -> String {
+        match self {
+            Self::HeadBucket | Self::ListObjects => "s3:ListBucket".to_owned(),
+            Self::HeadObject => "s3:GetObject".to_owned(),
+            other => format!("s3:{other}"),
+        }
+    }
 }
 
 impl fmt::Display for Operation {

@@ -1,14 +1,16 @@
 //! Divides the keys of a job among shards. Pure.
 //!
-//! The key spaces of all transfers stand one behind the other, as a sequence of stretches with known
-//! or estimated weights. A shard is a run of neighbouring stretches, so that it has at most one range
-//! of each transfer. A stretch is never divided, so that an object of terabytes, which is one, is a
-//! shard of its own. The bound is the least at which the shards suffice; what exceeds it alone stands
-//! alone.
+//! The keys of all transfers form one sequence of stretches: neighbouring keys with a known or
+//! estimated weight. A shard is a span of neighbouring stretches, so it has at most one range of
+//! each transfer. A stretch is never divided. An object of terabytes is a stretch and becomes a
+//! shard of its own.
 //!
-//! Neighbouring ranges often share a partition of S3, and engines start indices in order. So the
-//! shards are given indices by bit reversal of their positions: those that run at the same time are
-//! far apart. Heavy ones come first, because a run ends with its slowest shard.
+//! A bound on the weight of a span gives a number of spans. A search finds the least bound with
+//! which there are at most as many spans as shards. A single stretch may exceed it.
+//!
+//! Neighbouring ranges often share a partition of S3, and engines start indices in order. So shards
+//! get their indices by bit reversal of their positions, and those that run at the same time are
+//! far apart. Heavy shards come first, because a run ends with its slowest shard.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -16,9 +18,9 @@ use std::collections::BinaryHeap;
 use super::record::{PlannedShard, ShardRange, ShardWeight};
 use crate::location::ObjectKey;
 
-/// The steps of the search for the bound. Each halves what is left of the interval.
+/// The steps of the search for the bound. Each halves the interval.
 const STEPS: u32 = 60;
-/// The share of the bound below which neighbours are added to a stretch that exceeds it.
+/// The share of the bound up to which neighbours join a stretch that exceeds the bound.
 const SLIGHT: f64 = 0.125;
 
 /// Neighbouring keys of a transfer, at whose end a shard may end.
@@ -26,7 +28,7 @@ const SLIGHT: f64 = 0.125;
 pub struct Stretch {
     /// The transfer, by position in the job.
     pub transfer: u32,
-    /// Its last key. `None` if it ends with the transfer.
+    /// The last key. `None` if the stretch ends with the transfer.
     pub until: Option<ObjectKey>,
     /// Its weight.
     pub weight: ShardWeight,
@@ -42,76 +44,76 @@ pub fn divide(stretches: &[Stretch], shards: u32) -> Vec<PlannedShard> {
         .iter()
         .map(|stretch| stretch.weight.units())
         .collect();
-    let runs = split_further(&bounded(&weights, most), &weights, most);
-    let planned: Vec<_> = planned(stretches, &runs).collect();
+    let spans = split_further(&bounded(&weights, most), &weights, most);
+    let planned: Vec<_> = planned(stretches, &spans).collect();
     in_order_of_indices(planned, most)
 }
 
-/// Neighbouring stretches: the positions of the first one, and of the first one behind.
-type Run = std::ops::Range<usize>;
+/// Neighbouring stretches, by position.
+type Span = std::ops::Range<usize>;
 
-/// Returns runs under the least bound at which they are no more than `most`.
-fn bounded(weights: &[f64], most: usize) -> Vec<Run> {
+/// Returns the spans under the least bound that gives at most `most` of them.
+fn bounded(weights: &[f64], most: usize) -> Vec<Span> {
     let all: f64 = weights.iter().sum();
     let (mut low, mut high) = (0.0, all);
-    let mut best = runs_under(all, weights);
+    let mut best = spans_under(all, weights);
     if best.len() > most {
-        // Rounding: the sum of all is a bound for one run.
+        // Rounding errors: the sum of all weights must give one span.
         let whole = 0..weights.len();
         return Vec::from([whole]);
     }
     for _ in 0..STEPS {
         let middle = f64::midpoint(low, high);
-        let runs = runs_under(middle, weights);
-        if runs.len() > most {
+        let spans = spans_under(middle, weights);
+        if spans.len() > most {
             low = middle;
         } else {
-            (best, high) = (runs, middle);
+            (best, high) = (spans, middle);
         }
     }
     best
 }
 
-/// Returns the longest runs whose weights do not exceed a bound. A stretch that exceeds it forms one
-/// with its slight neighbours.
-fn runs_under(bound: f64, weights: &[f64]) -> Vec<Run> {
-    let mut runs: Vec<Run> = Vec::new();
+/// Returns the longest spans whose weights do not exceed a bound. A stretch that exceeds the bound
+/// forms a span with its slight neighbours.
+fn spans_under(bound: f64, weights: &[f64]) -> Vec<Span> {
+    let mut spans: Vec<Span> = Vec::new();
     let (mut first, mut weight, mut follows_heavy) = (0, 0.0, false);
     for (at, next) in weights.iter().copied().enumerate() {
         if at > first && weight + next > bound && (next <= bound || weight > bound * SLIGHT) {
-            runs.push(first..at);
+            spans.push(first..at);
             (first, weight, follows_heavy) = (at, 0.0, weight > bound);
         }
         weight += next;
     }
     if first < weights.len() {
-        runs.push(first..weights.len());
+        spans.push(first..weights.len());
     }
-    // A slight end behind a heavy stretch has no shard of its own.
+    // A slight rest after a heavy stretch gets no shard of its own.
     let is_slight = weight <= 0.0 || (follows_heavy && weight <= bound * SLIGHT);
-    if is_slight && runs.len() > 1 {
-        let end = runs.pop().map_or(weights.len(), |run| run.end);
-        if let Some(last) = runs.last_mut() {
+    if is_slight && spans.len() > 1 {
+        let end = spans.pop().map_or(weights.len(), |span| span.end);
+        if let Some(last) = spans.last_mut() {
             last.end = end;
         }
     }
-    runs
+    spans
 }
 
-/// Splits the heaviest runs until there are enough, as far as they have several stretches.
-fn split_further(runs: &[Run], weights: &[f64], most: usize) -> Vec<Run> {
-    /// A run by its weight in thousandths, which can be compared.
+/// Splits the heaviest spans until there are enough. A span of one stretch cannot be split.
+fn split_further(spans: &[Span], weights: &[f64], most: usize) -> Vec<Span> {
+    /// A span with its weight in thousandths, which integers can order.
     type ByWeight = (u64, Reverse<usize>, usize);
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "a weight is positive, and a cast saturates"
     )]
-    let by_weight = |run: &Run| -> ByWeight {
-        let weight: f64 = weights.get(run.clone()).unwrap_or_default().iter().sum();
-        ((weight * 1000.0) as u64, Reverse(run.start), run.end)
+    let by_weight = |span: &Span| -> ByWeight {
+        let weight: f64 = weights.get(span.clone()).unwrap_or_default().iter().sum();
+        ((weight * 1000.0) as u64, Reverse(span.start), span.end)
     };
-    let mut heap: BinaryHeap<ByWeight> = runs.iter().map(by_weight).collect();
+    let mut heap: BinaryHeap<ByWeight> = spans.iter().map(by_weight).collect();
     let mut whole = Vec::new();
     while heap.len() + whole.len() < most {
         let Some((weight, Reverse(start), end)) = heap.pop() else {
@@ -123,15 +125,15 @@ fn split_further(runs: &[Run], weights: &[f64], most: usize) -> Vec<Run> {
         }
     }
     whole.extend(heap.into_iter().map(|(_, Reverse(start), end)| start..end));
-    whole.sort_by_key(|run| run.start);
+    whole.sort_by_key(|span| span.start);
     whole
 }
 
-/// Returns where a run is cut into two parts of about the same weight.
-fn middle_of(run: Run, weights: &[f64]) -> Option<usize> {
-    let all: f64 = weights.get(run.clone())?.iter().sum();
+/// Returns the position that cuts a span into two parts of about the same weight.
+fn middle_of(span: Span, weights: &[f64]) -> Option<usize> {
+    let all: f64 = weights.get(span.clone())?.iter().sum();
     let (mut before, mut best, mut least) = (0.0, None, f64::INFINITY);
-    for at in run.start + 1..run.end {
+    for at in span.start + 1..span.end {
         before += weights.get(at - 1)?;
         let heavier = f64::max(before, all - before);
         if heavier < least {
@@ -141,15 +143,15 @@ fn middle_of(run: Run, weights: &[f64]) -> Option<usize> {
     best
 }
 
-/// Returns the shards of runs, in the order of their keys.
+/// Returns the shards of these spans, in the order of their keys.
 fn planned<'a>(
     stretches: &'a [Stretch],
-    runs: &'a [Run],
+    spans: &'a [Span],
 ) -> impl Iterator<Item = PlannedShard> + 'a {
     let mut before: Option<&Stretch> = None;
-    runs.iter().map(move |run| {
+    spans.iter().map(move |span| {
         let mut shard = PlannedShard::default();
-        for stretch in stretches.get(run.clone()).unwrap_or_default() {
+        for stretch in stretches.get(span.clone()).unwrap_or_default() {
             shard.weight.add(stretch.weight);
             match shard.ranges.last_mut() {
                 Some(range) if range.transfer == stretch.transfer => {
@@ -170,8 +172,8 @@ fn planned<'a>(
     })
 }
 
-/// Gives shards their indices: the heavy ones first, others by bit reversal of their positions. Shards
-/// that have nothing come last.
+/// Orders shards by index: heavy ones first, others by bit reversal of their positions. Empty
+/// shards come last.
 fn in_order_of_indices(planned: Vec<PlannedShard>, most: usize) -> Vec<PlannedShard> {
     let all: f64 = planned.iter().map(|shard| shard.weight.units()).sum();
     #[expect(clippy::cast_precision_loss, reason = "a few thousand")]

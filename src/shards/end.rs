@@ -1,4 +1,5 @@
-//! The ends of shards: `done/I.json` or `failed/I.json`, and `summary.json` once all have ended.
+//! Records the ends of shards: `done/I.json` or `failed/I.json`, and `summary.json` once all have
+//! ended.
 
 use std::collections::BTreeSet;
 
@@ -8,9 +9,9 @@ use super::store::{StateError, StateStore, StateWrite, Stored};
 use crate::s3::WriteCondition;
 
 /// Attempts to write a summary while other processes write theirs.
-const ROUNDS: u32 = 8;
+const ATTEMPTS: u32 = 8;
 
-/// Writes the end of a shard. One that is done no longer counts as failed.
+/// Writes the end of a shard. If the shard is done, removes the record that it had failed.
 ///
 /// # Errors
 /// A request failed.
@@ -33,9 +34,8 @@ pub async fn end(store: &StateStore, end: &ShardEnd) -> Result<(), StateError> {
 
 /// Writes the summary if all shards have ended, and returns it.
 ///
-/// A process may be slow between its look at the ends and its write, and another one may have seen
-/// more meanwhile. So the object that is there is read first, and replaced only if it is still the
-/// same.
+/// Between a look at the ends and the write, another process may have seen more ends and written
+/// its summary. So the summary is read first, and replaced only if it is still the same.
 ///
 /// # Errors
 /// A request failed, or an object cannot be read.
@@ -44,7 +44,7 @@ pub async fn summarize(
     plan: &ShardPlan,
 ) -> Result<Option<ShardsSummary>, StateError> {
     let shards = u32::try_from(plan.shards.len()).unwrap_or(u32::MAX);
-    for _ in 0..ROUNDS {
+    for _ in 0..ATTEMPTS {
         let before: Option<Stored<ShardsSummary>> = store.get(SUMMARY).await?;
         let is_ours = |shard: &u32| *shard < shards;
         let done = store.list(PerShard::Done).await?.into_keys();
@@ -60,7 +60,7 @@ pub async fn summarize(
         let mut ends = store.get_all::<ShardEnd>(PerShard::Done, done).await?;
         ends.extend(store.get_all(PerShard::Failed, failed).await?);
         if ends.len() < shards as usize {
-            // A shard that had failed was done meanwhile.
+            // A shard that had failed is done now, so its record was removed.
             continue;
         }
         let ends = ends.values().map(|stored| &stored.record);

@@ -1,8 +1,8 @@
-//! Writes `live/I.json`: what a shard's process does at the moment.
+//! Writes `live/I.json`: the sign of life of a shard's process.
 //!
-//! The first record replaces whatever is there: the process holds the shard's journal by then. Each
-//! further one replaces only the one before (`If-Match`), so that a process that has lost its shard to
-//! another does not write over what that one says.
+//! The first record replaces any other, because the process holds the journal of the shard by then.
+//! Each later record replaces only the one before it (`If-Match`). So a process that has lost its
+//! shard does not overwrite the records of its successor.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -23,7 +23,7 @@ use crate::journal::state::RunState;
 use crate::pace::{PaceCounts, Pacer};
 use crate::s3::WriteCondition;
 
-/// The longest wait for a record, which must not hold up the next one or the end of the process.
+/// The longest time to write a record. It must not delay the next one or the end of the process.
 const LONGEST_WRITE: Duration = Duration::from_secs(10);
 
 /// Counts the objects of a run for its live records.
@@ -36,13 +36,13 @@ pub struct LiveCounts {
     skipped_objects: AtomicU64,
     skipped_bytes: AtomicU64,
     failed_objects: AtomicU64,
-    /// Objects that ended in this session, whatever came of them.
+    /// Objects that ended in this session, in any way.
     ended_objects: AtomicU64,
 }
 
 impl LiveCounts {
-    /// Begins with the counts of a run's earlier sessions. Objects that they had in progress are
-    /// planned again.
+    /// Returns counts that begin with those of the earlier sessions of a run. Objects that those
+    /// had in progress are planned again, and count then.
     #[must_use]
     pub fn of(state: &RunState) -> Self {
         let totals = &state.totals;
@@ -109,7 +109,7 @@ impl Monitor for LiveCounts {
     }
 }
 
-/// The identity of a shard's session, as its live records have it.
+/// The identity of a session in its live records.
 #[derive(Clone, Debug)]
 pub struct LiveIdentity {
     /// The shard.
@@ -128,7 +128,7 @@ pub struct LiveWriter {
     session: Timestamp,
     counts: Arc<LiveCounts>,
     pacer: Arc<Pacer>,
-    /// Held during each write, so that the records come in order.
+    /// Locked during each write, so that records are written in order.
     written: Mutex<WrittenLive>,
 }
 
@@ -188,7 +188,7 @@ impl LiveWriter {
         }
     }
 
-    /// Writes a record. One that cannot be written is left out: the next one says more.
+    /// Writes a record. A failure is logged and not repeated: the next record is newer.
     pub async fn write(&self, state: ShardActivity, exit: Option<i32>, cause: Option<String>) {
         let mut last = self.written.lock().await;
         if last.is_lost {
@@ -249,7 +249,7 @@ impl LiveWriter {
     }
 }
 
-/// Returns a rate. The first record comes at once, and has none.
+/// Returns a rate. The first record is written at once, and has a rate of 0.
 #[expect(clippy::cast_precision_loss, reason = "a rate is an estimate")]
 fn per_second(count: u64, seconds: f64) -> f64 {
     if seconds < 0.001 {

@@ -1,4 +1,4 @@
-//! Makes the plan of a job: what cannot run in shards, how the keys are spread, and who has which.
+//! Makes the plan of a job: refuses what cannot run in shards, surveys the keys, and divides them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ pub enum MakeError {
     /// A list failed, or a bucket cannot be used.
     #[error(transparent)]
     Failure(#[from] Failure),
-    /// A bucket lists in no order.
+    /// A bucket does not list in the order of keys.
     #[error(
         "{transfer}: {place} does not list in the order of keys, so that its keys cannot be cut into ranges; run the job \
          without --state and --shards"
@@ -37,7 +37,7 @@ pub enum MakeError {
         /// The bucket.
         place: String,
     },
-    /// A selection matches nothing, and the job calls that a failure.
+    /// A selection matches nothing, and the job says `empty: fail`.
     #[error(
         "{transfer}: nothing below {place} is selected, and the job says `empty: fail`; check the selection"
     )]
@@ -119,8 +119,8 @@ pub fn refused_number(shards: u32) -> Option<String> {
     }
 }
 
-/// Returns the share of the limits that each of so many processes has, so that together they do not
-/// exceed them.
+/// Divides the limits among this many processes, so that together they do not exceed them. Returns
+/// the share of one.
 ///
 /// # Errors
 /// A limit is so low that no share is left.
@@ -151,7 +151,7 @@ pub fn has_shared_limits(limits: &Limits) -> bool {
         || limits.bytes_per_second.is_some()
 }
 
-/// Returns the differences between a plan and the job that is run with so many shards, in words.
+/// Returns the differences between a plan and a job that is run with this many shards, in words.
 #[must_use]
 pub fn differences(plan: &ShardPlan, job: &Job, shards: u32) -> Vec<String> {
     let mut differences = plan.settings.changes(&Fingerprint::of(job));
@@ -167,7 +167,8 @@ pub fn differences(plan: &ShardPlan, job: &Job, shards: u32) -> Vec<String> {
 /// The buckets of a job, connected.
 pub type JobBuckets = Vec<(Option<Bucket>, Bucket)>;
 
-/// Connects the buckets of all transfers, and refuses those that list in no order.
+/// Connects to the buckets of all transfers. Refuses a bucket that does not list in the order of
+/// keys.
 ///
 /// # Errors
 /// See [`MakeError`].

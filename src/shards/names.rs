@@ -4,10 +4,10 @@
 pub const PLAN: &str = "plan.json";
 /// The lease of the process that plans.
 pub const LEASE: &str = "plan.lease";
-/// The sums of all shards.
+/// The totals of all shards.
 pub const SUMMARY: &str = "summary.json";
 
-/// A set of objects of which each shard has one.
+/// A kind of object of which each shard has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum PerShard {
     /// `live/I.json`.
@@ -40,7 +40,7 @@ impl PerShard {
     pub fn shard_of(self, name: &str) -> Option<u32> {
         let number = name.strip_prefix(self.prefix())?.strip_suffix(".json")?;
         let shard = number.parse().ok()?;
-        // `+1` and `01` name no shard.
+        // `+1` and `01` parse as numbers, and name no shard.
         (self.of(shard) == name).then_some(shard)
     }
 }

@@ -1,17 +1,18 @@
 //! Obtains the plan: reads it, makes it, or waits for the process that makes it.
 //!
-//! `plan.json` is written once, with `If-None-Match: *`, so that all processes read the same plan
-//! whoever plans. `plan.lease` only keeps them from doing so all at once. It is taken with
-//! `If-None-Match`, renewed with `If-Match`, and free once nobody has renewed it for a minute. The
-//! clocks of machines may differ, so each process measures that minute by its own clock, from the
-//! moment when it first saw the lease in its present state.
+//! `plan.json` is written once, with `If-None-Match: *`, so all processes read the same plan.
+//! `plan.lease` only keeps them from planning at the same time: two plans would cost requests, and
+//! do no other harm. A process takes the lease with `If-None-Match` and renews it with `If-Match`.
+//! One that fails or is stopped while it plans releases the lease. After a minute without a
+//! renewal, any process may take it. The clocks of machines may differ, so each process measures
+//! that minute by its own clock, from the moment when it first saw the lease in its present state.
 
 use std::future::Future;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use thiserror::Error;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::names::{LEASE, PLAN};
 use super::record::{FORMAT, PlanLease, ShardPlan};
@@ -21,6 +22,11 @@ use crate::journal::Writer;
 use crate::s3::WriteCondition;
 use crate::size::display_duration;
 
+/// The longest time to release the lease. Otherwise it is free a minute later.
+const RELEASE_WITHIN: Duration = Duration::from_secs(5);
+/// Attempts to release the lease while the last renewal arrives.
+const RELEASES: u32 = 3;
+
 /// The terms on which processes plan and wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlanTerms {
@@ -28,7 +34,7 @@ pub struct PlanTerms {
     pub free_after: Duration,
     /// The time between two renewals.
     pub renewal: Duration,
-    /// The time between two looks of a process that waits.
+    /// The time between two looks of a process that waits for the plan.
     pub look: Duration,
     /// The longest wait for a plan.
     pub patience: Duration,
@@ -56,6 +62,9 @@ pub enum ObtainError<E: std::error::Error + 'static> {
     /// The plan cannot be made.
     #[error(transparent)]
     Plan(E),
+    /// The process was stopped before there was a plan.
+    #[error("stopped before there was a plan")]
+    Stopped,
     /// Another process did not make it in time.
     #[error(
         "no plan after {}: {place}plan.lease is held by {by}, which has not written plan.json; run the same command again",
@@ -81,11 +90,35 @@ pub struct ObtainedPlan {
 }
 
 /// Obtains the plan of a state prefix. `make` makes it, if this process is the one to do so; `tell`
-/// says what this process waits for.
+/// receives the messages about what this process waits for. `stop` ends the attempt.
 ///
 /// # Errors
 /// See [`ObtainError`].
 pub async fn obtain<E, F>(
+    store: &StateStore,
+    own: &Writer,
+    terms: PlanTerms,
+    make: impl Fn() -> F,
+    tell: impl Fn(&str),
+    stop: impl Future<Output = ()>,
+) -> Result<ObtainedPlan, ObtainError<E>>
+where
+    E: std::error::Error + 'static,
+    F: Future<Output = Result<ShardPlan, E>>,
+{
+    store.demand_conditions()?;
+    let obtained = tokio::select! {
+        biased;
+        obtained = read_or_make(store, own, terms, make, tell) => obtained,
+        () = stop => Err(ObtainError::Stopped),
+    };
+    if obtained.is_err() {
+        release(store, own).await;
+    }
+    obtained
+}
+
+async fn read_or_make<E, F>(
     store: &StateStore,
     own: &Writer,
     terms: PlanTerms,
@@ -96,7 +129,6 @@ where
     E: std::error::Error + 'static,
     F: Future<Output = Result<ShardPlan, E>>,
 {
-    store.demand_conditions()?;
     let began = Instant::now();
     let mut watch = LeaseWatch::default();
     loop {
@@ -110,23 +142,19 @@ where
         let condition = match &stored {
             None => Some(WriteCondition::Absent),
             Some(stored) => {
-                let is_free = watch.see(stored, &tell) >= terms.free_after
-                    || stored.record.released
-                    || own.may_succeed(&stored.record.by);
+                let is_free = stored.record.released
+                    || own.may_succeed(&stored.record.by)
+                    || watch.unchanged_for(stored, &tell) >= terms.free_after;
                 is_free.then(|| store.replacing(stored.etag.as_deref()))
             }
         };
         if let Some(condition) = condition
             && let Some(mut lease) = HeldLease::take(store, own, condition).await?
         {
-            match lease.plan(terms.renewal, make()).await {
-                Ok(Some(plan)) => return Ok(plan),
+            match lease.plan(terms.renewal, make()).await? {
+                Some(plan) => return Ok(plan),
                 // Another process has the lease, or has written the plan.
-                Ok(None) => continue,
-                Err(error) => {
-                    lease.release().await;
-                    return Err(error);
-                }
+                None => continue,
             }
         }
         let waited = began.elapsed();
@@ -143,6 +171,32 @@ where
     }
 }
 
+/// Releases the lease if this process has it, so that another one can plan at once.
+async fn release(store: &StateStore, own: &Writer) {
+    let released = async {
+        // A renewal that was under way may arrive after the lease was read.
+        for _ in 0..RELEASES {
+            let stored: Option<Stored<PlanLease>> = store.get(LEASE).await?;
+            let is_ours = |stored: &Stored<PlanLease>| stored.record.by.id == own.id;
+            let Some(Stored { mut record, etag }) = stored.filter(is_ours) else {
+                return Ok(());
+            };
+            record.renewed = Timestamp::now();
+            record.released = true;
+            let condition = store.replacing(etag.as_deref());
+            if store.put(LEASE, &record, condition).await? != StateWrite::Refused {
+                return Ok(());
+            }
+        }
+        Ok::<_, StateError>(())
+    };
+    match timeout(RELEASE_WITHIN, released).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "the lease of the plan could not be released"),
+        Err(_) => tracing::warn!("the lease of the plan could not be released in time"),
+    }
+}
+
 /// The lease as it was last seen, and since when.
 #[derive(Default)]
 struct LeaseWatch {
@@ -151,8 +205,8 @@ struct LeaseWatch {
 }
 
 impl LeaseWatch {
-    /// Takes note of the lease. Returns for how long it has been as it is.
-    fn see(&mut self, stored: &Stored<PlanLease>, tell: &impl Fn(&str)) -> Duration {
+    /// Compares the lease with the last one seen. Returns how long it has not changed.
+    fn unchanged_for(&mut self, stored: &Stored<PlanLease>, tell: &impl Fn(&str)) -> Duration {
         let by = |stored: &Stored<PlanLease>| stored.record.by.id.clone();
         if self.last.as_ref().map(by) != Some(by(stored)) {
             tell(&format!(
@@ -198,7 +252,7 @@ impl<'a> HeldLease<'a> {
         })
     }
 
-    /// Makes the plan, and writes it. Returns `None` if another process took the lease meanwhile, or
+    /// Makes the plan and writes it. Returns `None` if another process took the lease meanwhile, or
     /// has written a plan.
     async fn plan<E: std::error::Error + 'static>(
         &mut self,
@@ -238,13 +292,5 @@ impl<'a> HeldLease<'a> {
             self.etag.clone_from(etag);
         }
         Ok(written)
-    }
-
-    /// Gives the lease up, so that another process can plan at once.
-    async fn release(&mut self) {
-        self.record.released = true;
-        if let Err(error) = self.write().await {
-            tracing::warn!(%error, "the lease of the plan could not be given up");
-        }
     }
 }

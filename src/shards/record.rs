@@ -1,7 +1,7 @@
-//! The objects of a state prefix. All are JSON, and each begins with the number of its format.
+//! The objects of a state prefix. All are JSON with a format number.
 //!
-//! A reader takes fields that it does not know, so that a later version may add some. It refuses a
-//! format that it does not know.
+//! A reader ignores fields that it does not know, so that a later version may add some. It refuses
+//! a format that it does not know.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ use crate::pace::PaceCounts;
 /// The format of the objects that this version writes, and the latest that it reads.
 pub const FORMAT: u32 = 1;
 
-/// `plan.json`: which keys each shard has.
+/// `plan.json`: the keys of each shard.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ShardPlan {
     /// [`FORMAT`].
@@ -31,16 +31,17 @@ pub struct ShardPlan {
     pub planned: Timestamp,
     /// The process that planned.
     pub by: Writer,
-    /// The time from which all shards count the ages in the job, if there are any.
+    /// The time from which all shards count the ages in the job, if it has any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counted_from: Option<Timestamp>,
-    /// The settings that decide about the job's objects. A job that differs is refused.
+    /// The settings that decide which objects are copied and how. A job with other settings is
+    /// refused.
     pub settings: Fingerprint,
     /// The names of the transfers, by the number that [`ShardRange::transfer`] holds.
     pub transfers: Vec<String>,
     /// True if all keys were listed. Otherwise the weights are estimates.
     pub exact: bool,
-    /// The list requests that planning took.
+    /// The number of list requests that planning took.
     pub lists: u64,
     /// The weight of all shards.
     pub weight: ShardWeight,
@@ -57,15 +58,15 @@ pub struct PlannedShard {
     pub ranges: Vec<ShardRange>,
 }
 
-/// The keys of one transfer that a shard has: those behind `after`, up to and with `until`.
+/// The keys of a shard in one transfer: those after `after`, up to and including `until`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardRange {
     /// The transfer, by position in the job.
     pub transfer: u32,
-    /// Not in the range. Absent if it begins with the first key.
+    /// The key before the range, excluded. Absent if the range begins with the first key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<ObjectKey>,
-    /// In the range. Absent if it ends with the last key.
+    /// The last key of the range, included. Absent if the range ends with the last key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<ObjectKey>,
 }
@@ -91,8 +92,8 @@ pub struct ShardWeight {
     pub bytes: u64,
 }
 
-/// The bytes that take as long as one more object: S3 copies about 80 MiB a second for each request
-/// in flight, and the requests for a small object take about a tenth of a second.
+/// The bytes that take as long as one object. S3 copies about 80 MiB a second for each request in
+/// flight, and the requests for a small object take about a tenth of a second.
 const BYTES_PER_OBJECT: u64 = 8 << 20;
 
 impl ShardWeight {
@@ -117,9 +118,9 @@ pub struct PlanLease {
     pub format: u32,
     /// The process.
     pub by: Writer,
-    /// The time of this renewal, by its own clock. Only people read it.
+    /// The time of this renewal, by the clock of that process. Only shown to people.
     pub renewed: Timestamp,
-    /// True once it has given the lease up, so that another process need not wait.
+    /// True once the process has released the lease, so that another one need not wait.
     #[serde(default)]
     pub released: bool,
 }
@@ -128,13 +129,13 @@ pub struct PlanLease {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ShardActivity {
-    /// It copies.
+    /// The process copies.
     Running,
-    /// It received a signal, and finishes its requests in flight.
+    /// The process received a signal, and finishes its requests in flight.
     Stopping,
-    /// It has ended before its work was done, and the shard goes on when it is started again.
+    /// The process was stopped. The shard continues when it is started again.
     Stopped,
-    /// It has ended: `done/I.json` or `failed/I.json` says how.
+    /// The process has ended the shard: `done/I.json` or `failed/I.json` says how.
     Ended,
 }
 
@@ -151,13 +152,13 @@ pub struct LiveRecord {
     pub run: String,
     /// The activity of the process.
     pub state: ShardActivity,
-    /// The time of this record, by the process' own clock.
+    /// The time of this record, by the clock of the process.
     pub written: Timestamp,
     /// The time at which this session of the run began.
     pub session: Timestamp,
     /// Objects that the run has ended, over all of its sessions.
     pub totals: LiveTotals,
-    /// The pace since the record before.
+    /// The pace since the last record.
     pub rates: LiveRates,
     /// The requests of this session.
     pub requests: PaceCounts,
@@ -166,7 +167,7 @@ pub struct LiveRecord {
     /// The end of this session as an exit code, once it has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<i32>,
-    /// The reason of that end in one sentence, or the reason why nothing goes on.
+    /// The reason of that end, or the reason why the process makes no progress, in one sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
 }
@@ -175,15 +176,15 @@ pub struct LiveRecord {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LiveTotals {
-    /// Objects found that were to be copied, so far.
+    /// Objects that were planned to be copied, so far.
     pub planned_objects: u64,
     /// Their bytes.
     pub planned_bytes: u64,
     /// Objects copied and proven.
     pub done_objects: u64,
-    /// Their bytes, and those of parts that are there of unfinished objects.
+    /// Their bytes, and those of the stored parts of unfinished objects.
     pub done_bytes: u64,
-    /// Objects left alone because the destination has them.
+    /// Objects skipped because the destination has them.
     pub skipped_objects: u64,
     /// Their bytes.
     pub skipped_bytes: u64,
@@ -195,7 +196,7 @@ pub struct LiveTotals {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LiveRates {
-    /// Objects that ended, whatever came of them, per second.
+    /// Objects that ended, in any way, per second.
     pub objects: f64,
     /// Bytes copied per second.
     pub bytes: f64,
@@ -220,7 +221,7 @@ pub struct ShardEnd {
     pub run: Option<String>,
     /// The exit code: 0 in `done/I.json`.
     pub exit: i32,
-    /// The reason of an end that is not good, in one sentence.
+    /// The reason why the shard failed, in one sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
     /// The time at which the run began.
@@ -232,13 +233,13 @@ pub struct ShardEnd {
     pub seconds: f64,
     /// The sessions of the run.
     pub sessions: u32,
-    /// Its sums, over all sessions.
+    /// Its totals, over all sessions.
     pub totals: Totals,
     /// The requests of the last session.
     pub requests: PaceCounts,
 }
 
-/// `summary.json`: the sums of a run whose shards have all ended. It follows from `done/` and
+/// `summary.json`: the totals of a run whose shards have all ended. It is computed from `done/` and
 /// `failed/`, so every process that writes it writes the same.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ShardsSummary {
@@ -250,7 +251,7 @@ pub struct ShardsSummary {
     pub shards: u32,
     /// The number of shards that are done.
     pub done: u32,
-    /// The others, with their exit codes.
+    /// The shards that have failed, with their exit codes.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub failed: BTreeMap<u32, i32>,
     /// The time at which the first shard began.
@@ -261,12 +262,12 @@ pub struct ShardsSummary {
     pub ended: Option<Timestamp>,
     /// Seconds at work, over all processes.
     pub seconds: f64,
-    /// The sums of the last runs of all shards.
+    /// The totals of the last runs of all shards.
     pub totals: Totals,
 }
 
 impl ShardsSummary {
-    /// Sums the ends of all shards up.
+    /// Adds up the ends of all shards.
     #[must_use]
     pub fn of<'a>(job: &str, shards: u32, ends: impl IntoIterator<Item = &'a ShardEnd>) -> Self {
         let mut summary = Self {

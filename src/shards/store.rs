@@ -1,9 +1,9 @@
 //! Reads and writes the objects of a state prefix.
 //!
-//! Writes have conditions: `If-None-Match` for what is written once, `If-Match` for what only its
-//! last writer may replace. A write whose answer was lost is sent again and is then refused because
-//! of its own first attempt. So the object of a refused write is read: if it has the same bytes, the
-//! write has taken effect.
+//! Writes have conditions: `If-None-Match` for an object that is written once, `If-Match` for one
+//! that only its last writer may replace. A write whose answer was lost is sent again, and may then
+//! be refused because the first attempt took effect. So after a refusal the object is read: if it
+//! has the same bytes, the write has taken effect.
 
 use std::collections::BTreeMap;
 
@@ -108,8 +108,8 @@ pub enum StateWrite {
 }
 
 impl StateStore {
-    /// Names a prefix, which is empty or ends in a slash. The requests of `bucket` must not end with
-    /// the run's ([`Bucket::outliving_the_run`]).
+    /// Returns the store at a prefix, which is empty or ends in a slash. The requests of `bucket`
+    /// must not end with the run ([`Bucket::outliving_the_run`]).
     #[must_use]
     pub fn new(bucket: Bucket, prefix: ObjectKey) -> Self {
         Self { bucket, prefix }
@@ -129,8 +129,8 @@ impl StateStore {
         })
     }
 
-    /// Returns the condition under which the object with this `ETag` is replaced, or no condition if
-    /// the endpoint does not honour `If-Match`.
+    /// Returns the condition under which the object with this `ETag` is replaced, or no condition
+    /// if the endpoint does not honour `If-Match`.
     #[must_use]
     pub fn replacing(&self, etag: Option<&str>) -> WriteCondition {
         match etag {

@@ -1,14 +1,15 @@
-//! Finds out how the keys of a job are spread, by lists.
+//! Finds out by lists how the keys of a job are distributed.
 //!
-//! A list may begin behind any text, so a page from the middle of a range shows what is there, and
-//! how far its keys went beside how far there is to go says how much follows
-//! ([`bisect`](crate::listing::bisect), which does the same for a run). Ranges are cut where the most
-//! is expected, and each cut is listed for a page, until so many lists are spent or nothing large is
-//! unknown. A range with few pages left is listed to its end. So a bucket with fewer pages than lists
-//! is known exactly, and of one with more each shard has about [`LISTS_PER_SHARD`] samples.
+//! A list may begin behind any text. So a page from the middle of a range shows keys there, and the
+//! part of the range that they span tells how many pages follow
+//! ([`bisect`](crate::listing::bisect), which does the same for a run). The range with the most
+//! expected keys is cut, and one page of the new range is listed, until the survey has used its
+//! lists or knows every range well enough. A range with few pages left is listed to its end. So a
+//! bucket with fewer pages than lists is known exactly. In a larger bucket, each shard has about
+//! [`LISTS_PER_SHARD`] samples.
 //!
-//! A page gives its keys as possible ends of shards. Memory is bounded: light neighbours are joined,
-//! and what counts as light grows with their number.
+//! Each key of a page is a possible end of a shard. Memory is bounded: light neighbours are joined,
+//! and the limit of what counts as light grows with their number.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,19 +28,19 @@ use crate::location::ObjectKey;
 use crate::manifest::job::{Source, Transfer};
 use crate::s3::Failure;
 
-/// The lists that each shard may cost.
+/// The lists that the survey may use for each shard.
 pub const LISTS_PER_SHARD: u32 = 16;
-/// Lists that are spent in any case: the first cuts tell little.
+/// The lists that the survey may use in any case, because the first cuts tell little.
 const FREE_LISTS: u64 = 64;
-/// Lists in flight.
+/// The most lists in flight.
 const AT_ONCE: usize = 32;
-/// Possible ends of shards that are kept, for each shard.
+/// The possible ends of shards that are kept for each shard.
 const ENDS_PER_SHARD: usize = 32;
-/// The share of a shard below which what is unknown of a range does not matter.
+/// The share of a shard below which the unknown part of a range does not matter.
 const KNOWN_ENOUGH: f64 = 1.0 / 16.0;
-/// An estimate of more pages is not believed.
+/// The most pages that an estimate may expect.
 const MOST_PAGES: f64 = 100_000.0;
-/// The numbers of ranges.
+/// The largest number of a range.
 const LAST_RANGE: u32 = u32::MAX;
 
 /// The extent of a survey.
@@ -56,7 +57,7 @@ pub struct Extent {
 pub struct Surveyed {
     /// The keys of all transfers, in order.
     pub stretches: Vec<Stretch>,
-    /// The lists that it took.
+    /// The number of lists that it took.
     pub lists: u64,
     /// True if all keys were listed.
     pub exact: bool,
@@ -86,8 +87,8 @@ pub async fn survey(sources: &[SurveyedSource], extent: Extent) -> Result<Survey
         ..Surveyed::default()
     };
     for (number, source) in (0..).zip(sources) {
-        match survey.sides.get_mut(&number) {
-            Some(side) => side.finish(number, &mut surveyed),
+        match survey.listings.get_mut(&number) {
+            Some(listing) => listing.finish(number, &mut surveyed),
             None => surveyed.stretches.push(Stretch {
                 transfer: number,
                 until: None,
@@ -134,7 +135,7 @@ impl Bounds for SurveyBounds {
     }
 }
 
-/// A listed page, with the lister that goes on behind it.
+/// A listed page, with the lister that continues after it.
 struct Looked {
     transfer: u32,
     range: u32,
@@ -143,7 +144,7 @@ struct Looked {
 }
 
 struct Survey {
-    sides: BTreeMap<u32, SurveyedList>,
+    listings: BTreeMap<u32, SurveyedList>,
     extent: Extent,
     lists: u64,
     most_lists: u64,
@@ -160,25 +161,26 @@ struct SurveyedList {
     known: BTreeMap<u32, KnownRange>,
     /// The weight of all keys that were listed.
     known_units: f64,
-    /// The estimated weight of the others.
+    /// The estimated weight of all other keys.
     left: f64,
 }
 
 /// A range of a listing.
 struct KnownRange {
     after: Option<ObjectKey>,
-    /// Absent while a page is on its way, and once all keys are known.
+    /// Absent while a page is requested, and once all keys are known.
     lister: Option<Lister<SurveyBounds>>,
     is_over: bool,
     ends: Vec<KnownEnd>,
     pages: u32,
     weight: ShardWeight,
-    /// The pages that are expected to follow, and their weight.
+    /// The pages that are expected to follow.
     pages_left: f64,
+    /// Their weight.
     left: f64,
 }
 
-/// A key that was listed, and the weight of the keys up to it from the one before.
+/// A listed key, and the weight of the keys after the previous one, up to and including this one.
 struct KnownEnd {
     until: ObjectKey,
     weight: ShardWeight,
@@ -193,7 +195,7 @@ struct Thinning {
 
 impl Survey {
     fn new(sources: &[SurveyedSource], extent: Extent) -> Self {
-        let sides = (0..).zip(sources).filter_map(|(number, source)| {
+        let listings = (0..).zip(sources).filter_map(|(number, source)| {
             let is_listed = matches!(source.transfer.from, Source::Prefix { .. });
             is_listed.then(|| (number, SurveyedList::new(source)))
         });
@@ -203,7 +205,7 @@ impl Survey {
             .map(|source| source.bucket.pacer().slots().ceiling());
         let ceiling = ceilings.min().unwrap_or(1).max(1);
         Self {
-            sides: sides.collect(),
+            listings: listings.collect(),
             extent,
             lists: 0,
             most_lists: if extent.exact {
@@ -245,10 +247,10 @@ impl Survey {
         }
     }
 
-    /// Returns what is listed next: a new cut, or a range that goes on. All ranges go on if all keys
-    /// are to be listed; otherwise a cut shows more.
+    /// Returns the next range to list: a new cut, or a range that continues. A cut shows more. If
+    /// all keys are to be listed, ranges continue first.
     fn next(&mut self) -> Option<(u32, u32, Lister<SurveyBounds>)> {
-        let next = self.widest();
+        let next = self.largest();
         if self.extent.exact {
             return next.and_then(|at| self.go_on(at)).or_else(|| self.cut());
         }
@@ -258,16 +260,16 @@ impl Survey {
         self.go_on(next?)
     }
 
-    /// Returns the range with the most before it, unless that does not matter.
-    fn widest(&self) -> Option<(u32, u32)> {
+    /// Returns the range with the most expected keys, unless they do not matter.
+    fn largest(&self) -> Option<(u32, u32)> {
         let all: f64 = self
-            .sides
+            .listings
             .values()
-            .map(|side| side.known_units + side.left)
+            .map(|listing| listing.known_units + listing.left)
             .sum();
         let shard = all / f64::from(self.extent.shards.max(1));
-        let idle = self.sides.iter().flat_map(|(transfer, side)| {
-            let idle = side
+        let idle = self.listings.iter().flat_map(|(transfer, listing)| {
+            let idle = listing
                 .known
                 .iter()
                 .filter(|(_, known)| known.lister.is_some());
@@ -280,18 +282,19 @@ impl Survey {
     }
 
     fn go_on(&mut self, at: (u32, u32)) -> Option<(u32, u32, Lister<SurveyBounds>)> {
-        let known = self.sides.get_mut(&at.0)?.known.get_mut(&at.1)?;
+        let known = self.listings.get_mut(&at.0)?.known.get_mut(&at.1)?;
         Some((at.0, at.1, known.lister.take()?))
     }
 
-    /// Cuts the listing that has the most before it, of those that want a cut.
+    /// Cuts the listing with the most expected keys among those that want a cut.
     fn cut(&mut self) -> Option<(u32, u32, Lister<SurveyBounds>)> {
-        let wanting = self.sides.iter_mut();
-        let wanting = wanting.filter(|(_, side)| side.ranges.lock().wants_cut());
-        let (transfer, side) = wanting.max_by(|one, other| one.1.left.total_cmp(&other.1.left))?;
-        let cut = side.ranges.lock().cut()?;
-        side.expect(cut.range);
-        let lister = side.begin(cut.new.clone());
+        let wanting = self.listings.iter_mut();
+        let wanting = wanting.filter(|(_, listing)| listing.ranges.lock().wants_cut());
+        let (transfer, listing) =
+            wanting.max_by(|one, other| one.1.left.total_cmp(&other.1.left))?;
+        let cut = listing.ranges.lock().cut()?;
+        listing.estimate(cut.range);
+        let lister = listing.begin(cut.new.clone());
         Some((*transfer, cut.new.range, lister))
     }
 
@@ -302,18 +305,18 @@ impl Survey {
             lister,
             page,
         } = looked;
-        let Some(side) = self.sides.get_mut(&transfer) else {
+        let Some(listing) = self.listings.get_mut(&transfer) else {
             return Ok(());
         };
         let (page, is_over) = match page? {
             Some(page) => (page, lister.is_over()),
             None => (Vec::new(), true),
         };
-        let until = side.ranges.lock().until(range);
+        let until = listing.ranges.lock().until(range);
         if is_over {
-            side.ranges.lock().end(range);
+            listing.ranges.lock().end(range);
         }
-        let Some(known) = side.known.get_mut(&range) else {
+        let Some(known) = listing.known.get_mut(&range) else {
             return Ok(());
         };
         known.pages += 1;
@@ -324,11 +327,11 @@ impl Survey {
             if let Found::Entry(entry) = found
                 && until.as_ref().is_none_or(|until| entry.key <= *until)
             {
-                known.add(&entry, &side.filter, &mut self.thinning);
+                known.add(&entry, &listing.filter, &mut self.thinning);
             }
         }
-        side.known_units += known.weight.units() - before;
-        side.expect(range);
+        listing.known_units += known.weight.units() - before;
+        listing.estimate(range);
         if self.thinning.kept > self.thinning.most {
             self.thin();
         }
@@ -337,19 +340,23 @@ impl Survey {
 
     /// Joins light neighbours until half of the ends are left.
     fn thin(&mut self) {
-        let all: f64 = self.sides.values().map(|side| side.known_units).sum();
+        let all: f64 = self
+            .listings
+            .values()
+            .map(|listing| listing.known_units)
+            .sum();
         while self.thinning.kept > self.thinning.most / 2 {
             let light = f64::max(self.thinning.light * 2.0, all / 1e6);
-            // Keys without any weight have no sum.
+            // Keys without weight add up to 0.
             self.thinning.light = light.max(1e-6);
             let known = self
-                .sides
+                .listings
                 .values_mut()
-                .flat_map(|side| side.known.values_mut());
+                .flat_map(|listing| listing.known.values_mut());
             let before = self.thinning.kept;
             self.thinning.kept = known.map(|known| known.thin(self.thinning.light)).sum();
             if before == self.thinning.kept && self.thinning.light > all {
-                // Each range keeps an end.
+                // Each range keeps at least one end.
                 return;
             }
         }
@@ -366,7 +373,7 @@ impl SurveyedList {
             1,
             LAST_RANGE,
         );
-        let mut side = Self {
+        let mut listing = Self {
             bucket: source.bucket.clone(),
             reach: source.reach.clone(),
             filter: Filter::new(&source.transfer.select),
@@ -375,14 +382,14 @@ impl SurveyedList {
             known_units: 0.0,
             left: 0.0,
         };
-        let lister = side.begin(whole);
-        if let Some(known) = side.known.get_mut(&0) {
+        let lister = listing.begin(whole);
+        if let Some(known) = listing.known.get_mut(&0) {
             known.lister = Some(lister);
         }
-        side
+        listing
     }
 
-    /// Begins a range, and returns its lister.
+    /// Begins to track a range, and returns its lister.
     fn begin(&mut self, range: KeyRange) -> Lister<SurveyBounds> {
         let after = range.after.as_ref().map(ToString::to_string);
         let bounds = SurveyBounds(self.ranges.clone(), range.range);
@@ -400,8 +407,8 @@ impl SurveyedList {
         Lister::of_range(self.bucket.clone(), self.reach.clone(), after, bounds)
     }
 
-    /// Estimates again what a range has before it.
-    fn expect(&mut self, range: u32) {
+    /// Updates the estimate of the keys that follow in a range.
+    fn estimate(&mut self, range: u32) {
         let pages = self.ranges.lock().pages_left(range);
         let Some(known) = self.known.get_mut(&range) else {
             return;
@@ -420,7 +427,7 @@ impl SurveyedList {
     /// Adds the keys of this listing, in order, to the result.
     fn finish(&mut self, transfer: u32, surveyed: &mut Surveyed) {
         let ranges = std::mem::take(&mut self.known);
-        // No two ranges begin at one key; the first one begins at none.
+        // No two ranges begin at the same key. The first one begins at none.
         let in_order: BTreeMap<_, _> = ranges
             .into_values()
             .map(|known| (known.after.clone(), known))
@@ -441,7 +448,7 @@ impl SurveyedList {
                 })
                 .collect();
             match (rest, stretches.last_mut()) {
-                // What is written behind the last key belongs to it.
+                // Keys that are written behind the last one belong to its stretch.
                 (None, Some(last)) => last.until = until,
                 (rest, _) => stretches.push(Stretch {
                     transfer,
@@ -483,7 +490,7 @@ impl KnownRange {
         });
     }
 
-    /// Joins neighbours that are light together. Returns how many are left.
+    /// Joins neighbours that are light together. Returns the number of ends that are left.
     fn thin(&mut self, light: f64) -> usize {
         let mut kept: Vec<KnownEnd> = Vec::new();
         for end in std::mem::take(&mut self.ends) {

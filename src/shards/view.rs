@@ -1,8 +1,8 @@
-//! The progress of a run in shards, from the objects of its state prefix. Pure.
+//! Computes the progress of a run in shards from the objects of its state prefix. Pure.
 //!
-//! The plan gives each shard a weight, and the weight of what a shard has done follows from the
-//! objects and bytes in its sign of life. So the time that is left counts shards that nobody has
-//! begun yet. The slowest shard decides in the end: the run does not end before it does.
+//! The plan gives each shard a weight. The objects and bytes in the sign of life of a shard give
+//! the weight that it has done. So the estimated time includes shards that no process has begun. It
+//! is at least the time of the slowest shard.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -18,9 +18,9 @@ use super::record::{
 use crate::journal::state::Totals;
 use crate::pace::PaceCounts;
 
-/// A process that has given no sign of life for so long is called silent.
+/// The age of the last sign of life from which a process is called silent.
 pub const SILENT_AFTER: Duration = Duration::from_mins(1);
-/// Shards that are named of each kind.
+/// The most shards of each kind that are named.
 const NAMED: usize = 5;
 
 /// A sign of life, and its age by the server's clock.
@@ -32,17 +32,17 @@ pub struct SeenLive {
     pub silence: Duration,
 }
 
-/// The objects of a state prefix.
+/// The objects of a state prefix, as a look found them.
 #[derive(Clone, Debug, Default)]
 pub struct SeenState {
-    /// The shards that are done. The ends of some may be left out, which `sums` then has.
+    /// The shards that are done. If `summary` is there, their ends were not read.
     pub done: BTreeMap<u32, Option<ShardEnd>>,
     /// The shards that have failed and are not done.
     pub failed: BTreeMap<u32, ShardEnd>,
     /// The signs of life of shards that are not done.
     pub live: BTreeMap<u32, SeenLive>,
-    /// The sums of all ends, if they are known.
-    pub sums: Option<Totals>,
+    /// The totals of all shards, if all have ended and a summary says so.
+    pub summary: Option<Totals>,
 }
 
 /// The progress of a run.
@@ -57,22 +57,22 @@ pub enum RunProgress {
     Ended,
 }
 
-/// Numbers of shards. Each shard is in one of them.
+/// The numbers of shards by state. Each shard counts once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ShardCounts {
-    /// All.
+    /// All shards.
     pub total: u32,
-    /// Those that are done.
+    /// Shards that are done.
     pub done: u32,
-    /// Those that have failed, and that no process works on.
+    /// Shards that have failed and that no process works on.
     pub failed: u32,
-    /// Those that a process works on.
+    /// Shards that a process works on.
     pub running: u32,
-    /// Those whose process has given no sign of life for a minute.
+    /// Shards whose process has given no sign of life for a minute.
     pub silent: u32,
-    /// Those whose process was stopped; the next one continues.
+    /// Shards whose process was stopped. The next one continues.
     pub stopped: u32,
-    /// Those that no process has begun.
+    /// Shards that no process has begun.
     pub not_begun: u32,
 }
 
@@ -91,7 +91,7 @@ pub struct ShardProgress {
     pub seconds_left: Option<u64>,
     /// The seconds since its last sign of life.
     pub silent_seconds: u64,
-    /// The reason why nothing goes on.
+    /// The reason why the shard makes no progress.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
 }
@@ -162,7 +162,7 @@ impl SeenState {
             return Activity::Done(end.as_ref());
         }
         let failed = self.failed.get(&shard);
-        // An engine may have started the shard again since.
+        // The engine may have started the shard again after it failed.
         let live = self.live.get(&shard);
         let live = live.filter(|live| failed.is_none_or(|end| end.ended < live.record.session));
         match (live, failed) {
@@ -186,7 +186,7 @@ struct ShardWork {
 }
 
 impl StateView {
-    /// Sums up what is there.
+    /// Computes the view.
     #[must_use]
     pub fn of(plan: &ShardPlan, seen: &SeenState) -> Self {
         let mut view = Self {
@@ -209,7 +209,7 @@ impl StateView {
         let mut all = ShardWork::default();
         let mut longest = 0.0;
         for (shard, planned) in (0..).zip(&plan.shards) {
-            let work = view.take(shard, planned, &seen.activity(shard));
+            let work = view.count(shard, planned, &seen.activity(shard));
             all.done += work.done;
             all.left += work.left;
             all.per_second += work.per_second;
@@ -217,8 +217,8 @@ impl StateView {
                 longest = f64::max(longest, work.left / work.per_second);
             }
         }
-        if let Some(sums) = &seen.sums {
-            view.totals = sums_of(sums);
+        if let Some(totals) = &seen.summary {
+            view.totals = live_totals(totals);
         }
         let ShardCounts {
             total,
@@ -247,7 +247,7 @@ impl StateView {
     }
 
     /// Counts a shard, and returns its work.
-    fn take(&mut self, shard: u32, planned: &PlannedShard, activity: &Activity<'_>) -> ShardWork {
+    fn count(&mut self, shard: u32, planned: &PlannedShard, activity: &Activity<'_>) -> ShardWork {
         let weight = planned.weight.units();
         self.shards.total += 1;
         match activity {
@@ -261,7 +261,7 @@ impl StateView {
             Activity::Done(end) => {
                 self.shards.done += 1;
                 if let Some(end) = end {
-                    self.add(&sums_of(&end.totals), end.requests);
+                    self.add(&live_totals(&end.totals), end.requests);
                 }
                 ShardWork {
                     done: weight,
@@ -270,14 +270,14 @@ impl StateView {
             }
             Activity::Failed(end) => {
                 self.shards.failed += 1;
-                self.add(&sums_of(&end.totals), end.requests);
+                self.add(&live_totals(&end.totals), end.requests);
                 self.failed.push(ShardFailure {
                     shard,
                     exit: end.exit,
                     cause: end.cause.clone(),
                     failed_objects: end.totals.failed_objects,
                 });
-                // Nothing more comes of it by itself.
+                // No process works on it any more.
                 ShardWork {
                     done: weight,
                     ..ShardWork::default()
@@ -337,8 +337,8 @@ impl StateView {
     }
 }
 
-/// Returns the sums of an end in the form of a sign of life.
-fn sums_of(totals: &Totals) -> LiveTotals {
+/// Returns the totals of an end in the form of a sign of life.
+fn live_totals(totals: &Totals) -> LiveTotals {
     LiveTotals {
         planned_objects: totals.planned_objects,
         planned_bytes: totals.planned_bytes,
@@ -352,8 +352,9 @@ fn sums_of(totals: &Totals) -> LiveTotals {
 
 /// Returns the work of a shard of this weight.
 ///
-/// An object that is left alone ends with all its bytes, which the pace of copied bytes lacks. So
-/// the pace of objects carries the bytes of those that were left alone so far.
+/// The rate of bytes does not include objects that are skipped, although the weight has their
+/// bytes. So each object of the rate of objects counts for the bytes that were skipped per object
+/// so far.
 #[expect(clippy::cast_precision_loss, reason = "an estimate")]
 fn work_of(weight: f64, live: &LiveRecord) -> ShardWork {
     let LiveTotals {
@@ -373,7 +374,7 @@ fn work_of(weight: f64, live: &LiveRecord) -> ShardWork {
     let in_bytes = |bytes| ShardWeight { objects: 0, bytes }.units();
     let in_one_byte = in_bytes(1 << 30) / f64::from(1 << 30);
     let per_object = 1.0 + in_bytes(skipped_bytes) / (objects.max(1) as f64);
-    // The plan may have estimated too few.
+    // There may be more objects than the plan estimated.
     let waiting = planned_objects.saturating_sub(done_objects.saturating_add(failed_objects));
     ShardWork {
         done,
@@ -396,7 +397,7 @@ fn progress(shard: u32, live: &SeenLive, work: ShardWork) -> ShardProgress {
     }
 }
 
-/// Returns the part that is done, rounded to thousandths. Work that is none is done.
+/// Returns the part that is done, rounded down to thousandths; 1 if there was nothing to do.
 fn share(work: ShardWork) -> f64 {
     let all = work.done + work.left;
     if all > 0.0 {
@@ -406,7 +407,7 @@ fn share(work: ShardWork) -> f64 {
     }
 }
 
-/// Returns whole seconds; `None` beyond some decades.
+/// Returns whole seconds, or `None` for more than some decades.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,

@@ -1,9 +1,9 @@
 //! The one writer of standard error.
 //!
-//! Everything that s3haul says there comes through here: events of the log, notes, and errors.
-//! As text, each is written as it is. With `--log-format json` each is one JSON object with the
-//! fields `time`, `level`, `event`, `message`, then `job`, `run`, and `pod` as far as they are
-//! known, then the event's own fields.
+//! All output to standard error passes through here: events of the log, notes, and errors. Text is
+//! written as it is. With `--log-format json`, each line is one JSON object with the fields `time`,
+//! `level`, `event`, and `message`, then `job`, `run`, and `pod` if they are known, then the fields
+//! of the event.
 
 use std::env;
 use std::fmt::Write as _;
@@ -19,9 +19,9 @@ use tracing::Level;
 use super::LogFormat;
 use crate::printable::printable_json;
 
-/// The event of a line that has no name of its own.
+/// The event name of a line that has no other.
 pub(crate) const PLAIN_EVENT: &str = "log";
-/// Fields that each line has. Those of an event are put beside them under another name.
+/// Fields of every line. A field of an event with such a name gets a `_` behind it.
 const COMMON: [&str; 7] = ["time", "level", "event", "message", "job", "run", "pod"];
 
 /// Set if lines are JSON.
@@ -77,7 +77,7 @@ pub(crate) fn pod() -> Option<&'static str> {
     .as_deref()
 }
 
-/// Writes log lines above what is drawn on this screen, or plainly again.
+/// Sets the screen above which lines are written. With `None`, they go straight to standard error.
 pub fn draw_above(screen: Option<Screen>) {
     *SCREEN.lock().unwrap_or_else(PoisonError::into_inner) = screen;
 }
@@ -138,7 +138,7 @@ pub(super) fn write(line: &[u8]) -> io::Result<()> {
     outcome
 }
 
-/// A line of its own: what a command says besides the events of the log.
+/// A line from a command, outside of the events of the log.
 #[derive(Debug)]
 pub(crate) struct Note {
     level: Level,
@@ -149,7 +149,7 @@ pub(crate) struct Note {
 }
 
 impl Note {
-    /// Makes a note. As text it is its message.
+    /// Creates a note whose text is its message.
     pub(crate) fn new(level: Level, event: &'static str, message: impl Into<String>) -> Self {
         let message = message.into();
         Self {
@@ -161,7 +161,7 @@ impl Note {
         }
     }
 
-    /// Makes a note of text for people, whose first word may tell its level.
+    /// Creates a note from a text whose first word may tell its level.
     pub(crate) fn of_text(text: &str) -> Self {
         let prefixes = [
             ("error: ", Level::ERROR, "error"),
@@ -194,7 +194,7 @@ impl Note {
 
     /// Adds a field.
     pub(crate) fn with(mut self, name: &str, value: impl Serialize) -> Self {
-        // A field that cannot be a value must not cost the line.
+        // A field that cannot be serialized must not lose the line.
         if let Ok(value) = serde_json::to_value(value) {
             self.fields.insert(name.to_owned(), value);
         }
@@ -227,7 +227,7 @@ impl Note {
         }
     }
 
-    /// Writes the note without a look at the screen, which the thread that panics may hold.
+    /// Writes the note past the screen, whose lock the panicking thread may hold.
     pub(crate) fn write_in_a_panic(&self, escape: impl Fn(&str) -> String) {
         if let Some(line) = self.line(escape) {
             let _ = io::stderr().lock().write_all(line.as_bytes());

@@ -214,7 +214,6 @@ const DEFINED_AGAIN: &[&str] = &[
     "Cut",
     "Decision",
     "Doubt",
-    "Ending",
     "Entry",
     "Environment",
     "Event",

@@ -2,6 +2,7 @@
 //! for a whole one.
 
 mod read;
+mod refused;
 pub(crate) mod s3;
 mod s3_damaged;
 

@@ -1,5 +1,6 @@
 //! One run in many processes: together they copy what one would, whichever of them die.
 
+mod contact;
 mod lease;
 mod refused;
 mod survey;

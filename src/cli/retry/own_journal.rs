@@ -1,12 +1,12 @@
-//! The journal of a retry: that of its job, unless another unfinished run is in it.
+//! Chooses the journal of a retry: that of its job, unless it holds another unfinished run.
 
 use crate::cli::{CliError, journal, note};
 use crate::connections::Connections;
 use crate::journal::look;
 use crate::manifest::job::{Job, JournalPlace};
 
-/// Finds out if a retry can have the journal of its job, and does without where another unfinished
-/// run is in it. Returns the id of the run that it resumes, if there is one.
+/// Turns the journal off if it holds another unfinished run or cannot be read. Returns the id of
+/// the retry that this one resumes, if there is one.
 pub(super) async fn choose(
     job: &mut Job,
     connections: &mut Connections,

@@ -1,7 +1,7 @@
-//! Looks at some of the objects that a report says are there, before its failed ones are copied.
+//! Looks at a sample of the objects that a report calls copied, before its failed ones are retried.
 //!
-//! A retry copies what failed and nothing else. If the bucket was emptied or made again since, its
-//! success would say nothing about all other objects. Only what the server clearly says counts.
+//! A retry copies only what failed. If the bucket was emptied or made again since, its success
+//! would not mean that all objects are there. Only clear answers of the server count.
 
 use futures::stream::{self, StreamExt as _};
 
@@ -14,10 +14,10 @@ use crate::manifest::job::{Job, ReportPlace, Versions};
 use crate::report::read::ReportedObject;
 use crate::s3::{Failure, FailureKind};
 
-/// Looks under way at once.
+/// The most looks at the same time.
 const AT_ONCE: usize = 8;
 
-/// Looks at the objects where the job still writes to.
+/// Looks at the objects in buckets that the job still writes to.
 ///
 /// # Errors
 /// A bucket cannot be used.
@@ -69,7 +69,7 @@ async fn found(
         .with_slot(destination.head(&uri.key, None))
         .await
     {
-        // It may have been replaced, which says nothing about the others.
+        // An object that was replaced says nothing about the others.
         Ok(_) => Some(Ok(())),
         Err(failure) if *failure.kind() == FailureKind::NotFound => {
             Some(Err(format!("{uri}{at}, is not there")))

@@ -1,6 +1,7 @@
-//! The index of a shard, and the number of processes, from the engine that started this one.
+//! The index of the shard and the number of processes, as the engine that started this one gives
+//! them.
 
-/// The variables that hold the index, in the order in which they count.
+/// The variables that hold the index. The first one that is set counts.
 const INDICES: [(&str, &str); 3] = [
     ("JOB_COMPLETION_INDEX", "an Indexed Job of Kubernetes"),
     ("AWS_BATCH_JOB_ARRAY_INDEX", "an array job of AWS Batch"),
@@ -9,7 +10,7 @@ const INDICES: [(&str, &str); 3] = [
 /// The variables that hold the size of an array.
 const SIZES: [&str; 2] = ["AWS_BATCH_JOB_ARRAY_SIZE", "SLURM_ARRAY_TASK_COUNT"];
 
-/// Returns the index: what was typed, or else what the engine says.
+/// Returns the index that was typed, or else that of the engine.
 pub(super) fn index(
     typed: Option<u32>,
     variable: impl Fn(&str) -> Option<String>,

@@ -1,4 +1,4 @@
-//! `status` of a run in shards: a page for people, and a document for programs.
+//! `status` of a run in shards: text for people, and JSON for programs.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -16,8 +16,8 @@ use crate::shards::record::{PlanLease, ShardWeight};
 use crate::shards::view::{RunProgress, ShardCounts, ShardProgress, StateView};
 use crate::size::{ByteSize, display_count as count, display_counted, display_duration};
 
-/// Columns for the name of a pod, so that a line fits into 80.
-const HOST: usize = 24;
+/// The most columns for the name of a pod, so that a line fits into 80.
+const HOST_COLUMNS: usize = 24;
 
 /// The document of `status --json`.
 #[derive(Debug, Serialize)]
@@ -33,7 +33,15 @@ struct StateDocument<'a> {
     next: Option<String>,
 }
 
-/// Shows a run in shards: once, or again and again until all shards have ended.
+/// The result of one look at a run.
+struct ShownState {
+    /// The exit code, once all shards have ended.
+    exit: Option<Exit>,
+    /// False once standard output is closed.
+    is_read: bool,
+}
+
+/// Shows a run in shards: once, or with `watch` at this interval until all shards have ended.
 pub(super) async fn show(
     mut found: FoundState,
     uri: &S3Uri,
@@ -43,40 +51,39 @@ pub(super) async fn show(
 ) -> Result<Exit, CliError> {
     let mut screen = Screen::default();
     loop {
-        let (exit, is_read) = match &mut found {
-            FoundState::Planned(state) => once(state, &mut screen, output).await?,
-            FoundState::Planning(lease) => (None, planning(lease, uri, &mut screen, output)?),
+        let shown = match &mut found {
+            FoundState::Planned(state) => show_planned(state, &mut screen, output).await?,
+            FoundState::Planning(lease) => show_planning(lease, uri, &mut screen, output)?,
         };
-        let Some(pause) = watch.filter(|_| is_read) else {
+        let Some(interval) = watch.filter(|_| shown.is_read) else {
             return Ok(Exit::Done);
         };
-        if let Some(exit) = exit {
+        if let Some(exit) = shown.exit {
             return Ok(exit);
         }
-        sleep(pause).await;
+        sleep(interval).await;
         if matches!(found, FoundState::Planning(_)) {
             found = FoundState::at(uri, endpoint).await?.unwrap_or(found);
         }
     }
 }
 
-/// Shows the run once. Returns its exit code once all shards have ended, and false if standard
-/// output is closed.
-async fn once(
+/// Shows a run that has a plan.
+async fn show_planned(
     state: &mut StatePrefix,
     screen: &mut Screen,
     output: Output,
-) -> Result<(Option<Exit>, bool), CliError> {
+) -> Result<ShownState, CliError> {
     let seen = state.look().await?;
     let view = StateView::of(&state.plan, &seen);
     let place = state.uri.to_string();
-    // While shards are at work, a retry would say little, and to look for one takes requests.
+    // To look for a retry takes requests, and it means little while shards are at work.
     let retry = if view.state == RunProgress::Ended && view.shards.failed > 0 {
         last_retry(state).await?
     } else {
         None
     };
-    let is_retried = retry.as_ref().is_some_and(|retry| retry.is_good);
+    let is_retried = retry.as_ref().is_some_and(|retry| retry.is_complete);
     let next = next_step(&view, &place, is_retried);
     let retry = retry.map(|retry| retry.text);
     let is_read = if output.json {
@@ -99,14 +106,14 @@ async fn once(
         Exit::Done
     };
     let exit = (view.state == RunProgress::Ended).then_some(exit);
-    Ok((exit, is_read))
+    Ok(ShownState { exit, is_read })
 }
 
 /// The end of the latest retry.
 struct LastRetry {
     text: String,
     /// True if it left nothing undone.
-    is_good: bool,
+    is_complete: bool,
 }
 
 async fn last_retry(state: &StatePrefix) -> Result<Option<LastRetry>, CliError> {
@@ -120,7 +127,7 @@ async fn last_retry(state: &StatePrefix) -> Result<Option<LastRetry>, CliError> 
     };
     Ok(Some(LastRetry {
         text: format!("the latest retry {how}: {}", report.location()),
-        is_good: footer.is_some_and(|footer| footer.exit == 0),
+        is_complete: footer.is_some_and(|footer| footer.exit == 0),
     }))
 }
 
@@ -138,28 +145,33 @@ fn next_step(view: &StateView, place: &str, is_retried: bool) -> Option<String> 
     }
 }
 
-/// Shows a run that is being planned. Returns false if standard output is closed.
-fn planning(
+/// Shows a run that is being planned.
+fn show_planning(
     lease: &PlanLease,
     uri: &S3Uri,
     screen: &mut Screen,
     output: Output,
-) -> Result<bool, CliError> {
+) -> Result<ShownState, CliError> {
     let host = &lease.by.host;
-    if output.json {
+    let is_read = if output.json {
         let renewed = lease.renewed;
-        return Screen::show_json(&serde_json::json!({
+        Screen::show_json(&serde_json::json!({
             "state_prefix": uri.to_string(), "state": "planning", "host": host, "renewed": renewed
-        }));
-    }
-    let age = Timestamp::now().duration_since(lease.renewed);
-    let age = display_duration(age.try_into().unwrap_or_default());
-    let by = if lease.released {
-        "no process plans it: the next one does".to_owned()
+        }))?
     } else {
-        format!("{host} plans it, as it said {age} ago")
+        let age = Timestamp::now().duration_since(lease.renewed);
+        let age = display_duration(age.try_into().unwrap_or_default());
+        let by = if lease.released {
+            "not planned; the next process that starts plans it".to_owned()
+        } else {
+            format!("{host} plans it, last sign of life {age} ago")
+        };
+        screen.show(&printable(&format!("{uri}: {by}")))?
     };
-    screen.show(&printable(&format!("{uri}: {by}")))
+    Ok(ShownState {
+        exit: None,
+        is_read,
+    })
 }
 
 fn text(view: &StateView, place: &str, now: Timestamp) -> String {
@@ -229,7 +241,7 @@ fn shards(counts: &ShardCounts) -> String {
     named.join(", ")
 }
 
-/// Adds the rates, and the throttling.
+/// Adds the rates and the throttling.
 fn pace(text: &mut String, view: &StateView) {
     let rates = &view.rates;
     if view.shards.running > 0 {
@@ -321,13 +333,13 @@ fn details(text: &mut String, view: &StateView) {
     }
 }
 
-/// Returns the name of a pod, whose end tells it from others.
+/// Returns the name of a pod. A long one is cut at its beginning: its end tells it from others.
 fn host(shard: &ShardProgress) -> String {
     let name = printable(&shard.host);
     let letters = name.chars().count();
-    if letters <= HOST {
+    if letters <= HOST_COLUMNS {
         return name.into_owned();
     }
-    let end: String = name.chars().skip(letters + 1 - HOST).collect();
+    let end: String = name.chars().skip(letters + 1 - HOST_COLUMNS).collect();
     format!("…{end}")
 }

@@ -107,6 +107,7 @@ impl Failure {
             attempts: 1,
             signed: response.and_then(|response| response.extension()).copied(),
             is_answer: response.is_some(),
+            is_about_record: false,
         }))
     }
 }

@@ -121,7 +121,7 @@ fn a_summary_adds_up_the_ends() {
     assert_eq!(summary.totals.proofs["checksum"], 9);
     assert_eq!(again(&summary), summary);
     let reversed = ShardsSummary::of("lake", 3, ends.iter().rev());
-    assert_eq!(reversed, summary, "whoever writes it writes the same");
+    assert_eq!(reversed, summary, "the order does not matter");
 }
 
 #[test]

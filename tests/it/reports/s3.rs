@@ -241,18 +241,25 @@ async fn a_report_that_s3_refuses_is_told_before_anything_is_copied() {
     let world = world().await;
     put(&world, &["a"]);
     let job = manifest(&world, "");
-    for (operation, said) in [
-        (Operation::PutObject, "PutObject ops/nightly/report-"),
-        (Operation::ListObjectsV2, "ListObjects"),
+    for (operation, remedy) in [
+        (
+            Operation::PutObject,
+            "; grant s3:PutObject on s3://ops/nightly/report-",
+        ),
+        (
+            Operation::ListObjectsV2,
+            "; grant s3:ListBucket on s3://ops",
+        ),
     ] {
         world.sandbox.store().deny(OPS, operation, "");
         let (exit, _, stderr) = s3haul(&world, job.path(), &["run", "job.yaml"]).await;
         assert!(
             exit == 3
                 && stderr.contains("error: the report s3://ops/nightly/")
-                && stderr.contains(said),
+                && stderr.contains(remedy),
             "{operation:?}: {exit} {stderr}"
         );
+        assert!(!stderr.contains("exclude"), "there is none: {stderr}");
         world.sandbox.store().allow_all();
     }
     for place in ["s3://missing/nightly/", "s3://ops/nightly/"] {

@@ -1,5 +1,6 @@
 //! One process plans, the others wait, and a process that dies while it plans is replaced.
 
+use std::future::pending;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,14 +9,16 @@ use jiff::Timestamp;
 use s3haul::journal::fingerprint::Fingerprint;
 use s3haul::journal::{LeaseTerms, Writer};
 use s3haul::s3::WriteCondition;
-use s3haul::sandbox::BucketOptions;
+use s3haul::sandbox::{BucketOptions, Effect, Fault, Model, Operation};
 use s3haul::shards::make::MakeError;
 use s3haul::shards::names::{LEASE, PLAN};
 use s3haul::shards::obtain::{ObtainError, ObtainedPlan, PlanTerms, obtain};
 use s3haul::shards::record::{FORMAT, PlanLease, PlannedShard, ShardPlan, ShardWeight};
 use s3haul::shards::store::{StateStore, StateWrite};
 
-use crate::world::World;
+use super::{Shards, ended, flags};
+use crate::signals::send;
+use crate::world::{SOURCE, World};
 
 const TERMS: PlanTerms = PlanTerms {
     free_after: Duration::from_millis(600),
@@ -64,7 +67,7 @@ async fn process(
         tokio::time::sleep(takes).await;
         Ok(plan(own))
     };
-    obtain(store, own, TERMS, plan_once, |_| {}).await
+    obtain(store, own, TERMS, plan_once, |_| {}, pending()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -149,7 +152,7 @@ async fn a_process_takes_the_lease_of_its_predecessor_at_once() {
             made.fetch_add(1, Ordering::Relaxed);
             Ok::<_, MakeError>(plan(&own))
         };
-        let obtained = obtain(&store, &own, terms, plan_once, |_| {})
+        let obtained = obtain(&store, &own, terms, plan_once, |_| {}, pending())
             .await
             .unwrap();
         assert!(obtained.is_new, "{number}");
@@ -167,11 +170,10 @@ async fn a_process_takes_the_lease_of_its_predecessor_at_once() {
     let own = writer("uid/1");
     let plan_once = || async { Ok::<_, MakeError>(plan(&own)) };
     let told = Mutex::new(Vec::new());
-    let error = obtain(&store, &own, impatient, plan_once, |text| {
-        told.lock().unwrap().push(text.to_owned());
-    })
-    .await
-    .unwrap_err();
+    let tell = |text: &str| told.lock().unwrap().push(text.to_owned());
+    let error = obtain(&store, &own, impatient, plan_once, tell, pending())
+        .await
+        .unwrap_err();
     assert!(matches!(error, ObtainError::NoPlan { .. }), "{error}");
     assert!(
         error.to_string().contains("plan.lease is held by process"),
@@ -195,10 +197,95 @@ async fn a_process_that_cannot_plan_gives_the_lease_up() {
             place: "s3://source/".to_owned(),
         })
     };
-    let error = obtain(&store, &own, TERMS, plan_once, |_| {})
+    let error = obtain(&store, &own, TERMS, plan_once, |_| {}, pending())
         .await
         .unwrap_err();
     assert!(matches!(error, ObtainError::Plan(_)), "{error}");
     let lease = store.get::<PlanLease>(LEASE).await.unwrap().unwrap().record;
     assert!(lease.released && lease.by.id == own.id);
+}
+
+/// A renewal that is under way when the process is stopped does not keep the lease.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_is_stopped_while_it_plans_releases_the_lease() {
+    let world = World::new().await;
+    let (store, made) = (store(&world).await, AtomicU32::new(0));
+    let own = writer("uid/0");
+    let plan_once = || async {
+        made.fetch_add(1, Ordering::Relaxed);
+        pending::<Result<ShardPlan, MakeError>>().await
+    };
+    let terms = PlanTerms {
+        renewal: Duration::from_millis(1),
+        ..TERMS
+    };
+    let renewed_often = async {
+        while world.calls(Operation::PutObject) < 20 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let error = obtain(&store, &own, terms, plan_once, |_| {}, renewed_often)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, ObtainError::Stopped), "{error}");
+    let lease = store.get::<PlanLease>(LEASE).await.unwrap().unwrap().record;
+    assert!(lease.released && lease.by.id == own.id);
+    assert_eq!(made.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_is_stopped_while_it_waits_leaves_the_lease_alone() {
+    let world = World::new().await;
+    let store = store(&world).await;
+    let (holder, waiting) = (writer("uid/0"), writer("uid/1"));
+    let held = PlanLease {
+        format: FORMAT,
+        by: holder,
+        renewed: Timestamp::UNIX_EPOCH,
+        released: false,
+    };
+    store.put(LEASE, &held, WriteCondition::None).await.unwrap();
+    let terms = PlanTerms {
+        free_after: Duration::from_hours(1),
+        ..TERMS
+    };
+    let told = tokio::sync::Notify::new();
+    let plan_once = || async { Ok::<_, MakeError>(plan(&waiting)) };
+    let tell = |_: &str| told.notify_one();
+    let error = obtain(&store, &waiting, terms, plan_once, tell, told.notified())
+        .await
+        .unwrap_err();
+    assert!(matches!(error, ObtainError::Stopped), "{error}");
+    let lease = store.get::<PlanLease>(LEASE).await.unwrap().unwrap();
+    assert_eq!(lease.record, held);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_sigterm_while_planning_the_next_process_plans_at_once() {
+    let shards = Shards::new(Model::default()).await;
+    shards.put_many(20);
+    let lists = Fault::on(Operation::ListObjectsV2).bucket(SOURCE);
+    let faults = shards.world.sandbox.faults();
+    faults.add(lists.then(Effect::Delay(Duration::from_mins(10))));
+    let planner = shards.start(&flags("0", "2"), Some("one"));
+    shards.requests(Operation::ListObjectsV2, 1).await;
+    send("TERM", &planner);
+    let planner = ended(planner).await;
+    assert_eq!(planner.exit, 4, "{}", planner.stderr);
+    assert!(
+        planner.stderr.contains("interrupted; nothing was copied"),
+        "{}",
+        planner.stderr
+    );
+    let lease = shards.state(LEASE).unwrap();
+    assert_eq!(lease["released"], true, "{lease}");
+    faults.clear();
+    // It belongs to another Job, so that only the lease tells it that it need not wait.
+    let next = ended(shards.start(&flags("1", "2"), Some("other"))).await;
+    assert_eq!(next.exit, 0, "{}", next.stderr);
+    assert!(
+        next.stderr.contains("planned 2 shards") && !next.stderr.contains("waiting for it"),
+        "{}",
+        next.stderr
+    );
 }

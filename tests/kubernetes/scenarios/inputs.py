@@ -1,4 +1,4 @@
-"""Something that the operator gave is wrong, or something is not there yet."""
+"""An input of the operator is wrong or missing, or the server is not up yet."""
 
 import threading
 
@@ -8,7 +8,7 @@ from harness.world import DESTINATION, SOURCE, equal, waiting
 
 @scenario
 def secret_missing(world):
-    """The pod waits and says for what; the run starts as soon as the Secret is there."""
+    """The state of the pod names the missing Secret, and the run starts as soon as the Secret is there."""
     world.start_server()
     world.deploy()
     job = world.run_now()
@@ -38,7 +38,7 @@ def config_map_key_missing(world):
 
 @scenario
 def manifest_missing(world):
-    """Somebody deletes the ConfigMap with job.yaml: the pod waits for its volume."""
+    """The ConfigMap with job.yaml was deleted: the pod waits for its volume."""
     world.start_server()
     world.create_secret()
     world.deploy()
@@ -104,7 +104,7 @@ def wrong_key(world):
 
 @scenario
 def server_away_at_the_start(world):
-    """For 5 s nobody listens: the first pod waits, and says for what."""
+    """No server listens for 5 s: the first pod waits, and logs what it waits for."""
     world.create_secret()
     world.deploy()
     job = world.run_now()
@@ -120,7 +120,7 @@ def server_away_at_the_start(world):
 
 @scenario
 def server_away_for_a_minute_at_the_start(world):
-    """Longer than any one request waits: the first pod still waits, and completes."""
+    """The server is away for longer than a single request may take: the first pod still waits, and completes."""
     world.create_secret()
     world.deploy()
     job = world.run_now()
@@ -135,7 +135,7 @@ def server_away_for_a_minute_at_the_start(world):
 
 @scenario
 def server_away_beyond_patience(world):
-    """Exit code 4, as often as it takes, without counting: the Job is there when the server is."""
+    """Each pod ends with exit code 4, which does not count, until the server is there."""
 
     def impatient(manifest):
         manifest["limits"] = {"patience": "2s"}
@@ -173,7 +173,7 @@ def some_objects_fail(world):
 
 @scenario
 def objects_in_an_archive(world):
-    """Exit code 5: the readable ones are copied, the others are asked for, and a later run copies them."""
+    """Exit code 5: the run copies readable objects and requests the restore of the others, which a later run copies."""
 
     def restoring(manifest):
         manifest["transfers"][0]["archived"] = "restore"
@@ -187,7 +187,7 @@ def objects_in_an_archive(world):
     world.assert_ended(job, "Failed", "PodFailurePolicy", [5])
     assert "restore" in world.message(job), world.message(job)
     equal(len(world.server.objects(DESTINATION)), 40, "objects at the destination")
-    # The archive has given it back.
+    # The object is restored.
     put(Bucket=SOURCE, Key="cold/1", Body=b"cold")
     next_night = world.run_now("s3haul-next-night")
     world.assert_ended(next_night, "Complete", "CompletionsReached", [0])
@@ -207,7 +207,7 @@ def a_bug(world):
 
 
 def _refuses(world, name, fields):
-    """Deploys the job with other fields, which is refused before the first write, and asserts that the cause has the name."""
+    """Deploys the job with these fields, and asserts that it is refused before the first write with a cause that has `name`."""
     world.start_server()
     world.create_secret()
     world.deploy(lambda manifest: manifest.update(fields))

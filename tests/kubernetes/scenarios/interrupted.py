@@ -1,4 +1,4 @@
-"""The pod is taken away in mid-run."""
+"""The pod, its node, the server, or the control plane is lost in the middle of a run."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from .nights import journal_in_s3
 
 
 def half_done(world, **deploy):
-    """A run that has copied the 30 objects of a/ and is refused those of b/. Returns the Job and its pod."""
+    """Starts a run, waits until it has copied the 30 objects of a/, and throttles those of b/. Returns the Job and its pod."""
     world.start_server(a=30, b=30)
     world.server.rules([{"operation": "CopyObject", "prefix": "b/", "effect": "throttle"}])
     world.create_secret()
@@ -32,7 +32,7 @@ def completes(world, job, exit_codes, **report):
 
 @scenario
 def evicted(world):
-    """The Eviction API, which `kubectl drain` uses: SIGTERM, exit code 4, and the next pod goes on from the journal."""
+    """The Eviction API, which `kubectl drain` uses: SIGTERM, exit code 4, and the next pod resumes from the journal."""
     job, pod = half_done(world, job=journal_in_s3)
     world.evict(pod)
     completes(world, job, [4, 0])
@@ -56,8 +56,8 @@ def evicted_without_a_journal(world):
 @scenario
 def drained(world):
     """`kubectl drain`, with the flags that docs/operations.md names."""
-    _, there = world.own_nodes(2)
-    job, _ = half_done(world, job=journal_in_s3, pod=there)
+    _, on_own_nodes = world.own_nodes(2)
+    job, _ = half_done(world, job=journal_in_s3, pod=on_own_nodes)
     node = world.pods(job)[0]["spec"]["nodeName"]
     world.cluster.kubectl("drain", node, "--ignore-daemonsets", "--timeout=60s")
     completes(world, job, [4, 0])
@@ -73,7 +73,7 @@ def deleted_with_a_short_grace(world):
 
 @scenario
 def killed(world):
-    """SIGKILL, as the kernel does when memory is short: 137, which counts, and the next pod goes on."""
+    """SIGKILL, which the kernel sends when memory is short: 137, which counts, and the next pod resumes."""
     job, pod = half_done(world, job=journal_in_s3)
     os.kill(world.pid(pod), signal.SIGKILL)
     completes(world, job, [137, 0])
@@ -82,7 +82,7 @@ def killed(world):
 
 @scenario
 def out_of_memory(world):
-    """A limit that the program cannot keep: OOMKilled, up to backoffLimit."""
+    """A memory limit below what the program needs: OOMKilled, up to backoffLimit."""
     small = {"resources": {"requests": {"memory": "4Mi"}, "limits": {"memory": "4Mi"}}}
     world.start_server(a=30)
     world.server.rules([{"operation": "CopyObject", "effect": "throttle"}])
@@ -105,7 +105,7 @@ def deadline_reached(world):
 @scenario
 def sigterm_before_the_program_begins(world):
     """143, the signal's own code, where s3haul is not process 1 (which ignores it). It counts, unless the pod was evicted."""
-    # The program's start waits for something to read.
+    # The dynamic loader opens this pipe because of LD_PRELOAD, and waits for a writer before the program begins.
     hold = world.cluster.images / IMAGE / "rootfs" / world.namespace
     os.mkfifo(hold, 0o644)
     hold.chmod(0o644)
@@ -139,7 +139,7 @@ def is_program(pid, name):
 
 @scenario
 def server_dies_then_evicted(world):
-    """The server is dead, and the pod must go: within the grace period, with exit code 4."""
+    """The pod is evicted while the server is dead: it ends within the grace period, with exit code 4."""
     job, pod = half_done(world, job=journal_in_s3)
     world.server.process.kill()
     world.evict(pod)
@@ -166,9 +166,9 @@ def server_away_in_the_middle(world):
 
 @scenario
 def preempted(world):
-    """A pod of a higher priority takes the place: SIGTERM, no count, and the run goes on when there is room."""
-    _, there = world.own_nodes(1, cpu="1")
-    job, pod = half_done(world, job=journal_in_s3, pod=there)
+    """A pod of a higher priority takes the place: SIGTERM, which does not count, and the run resumes when there is room."""
+    _, on_own_nodes = world.own_nodes(1, cpu="1")
+    job, pod = half_done(world, job=journal_in_s3, pod=on_own_nodes)
     urgent = f"urgent-{world.namespace}"
     world.cluster.kubectl("create", "priorityclass", urgent, "--value=1000")
     container = {
@@ -176,7 +176,7 @@ def preempted(world):
     }
     other = {
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "urgent"},
-        "spec": {"restartPolicy": "Never", "priorityClassName": urgent, "containers": [container], **there},
+        "spec": {"restartPolicy": "Never", "priorityClassName": urgent, "containers": [container], **on_own_nodes},
     }
     world.kubectl("apply", "-f", "-", input=json.dumps(other))
     world.wait(lambda: terminated(world.pods(job)[0]), f"{pod} has ended")
@@ -189,7 +189,7 @@ def preempted(world):
 
 @scenario
 def controller_manager_killed(world):
-    """Nobody looks after Jobs for a while: the pod does not notice."""
+    """The controller manager is away when the pod is evicted. The Job gets its next pod when the manager is back."""
     job, pod = half_done(world, job=journal_in_s3)
     with world.cluster.without_controller_manager():
         world.evict(pod)
@@ -199,10 +199,10 @@ def controller_manager_killed(world):
 
 @scenario
 def node_lost(world):
-    """The kubelet is cut off, its process lives, and the Node is deleted, as docs/operations.md says. The pod garbage
-    collector marks the pod as failed, the next pod takes the journal over, and the old process must not write any more."""
-    _, there = world.own_nodes(2)
-    job, pod = half_done(world, job=journal_in_s3, pod=there)
+    """The kubelet is stopped while the process lives, and the Node is deleted, as docs/operations.md says. The pod garbage
+    collector marks the pod as failed, the next pod takes the journal over, and the old process ends."""
+    _, on_own_nodes = world.own_nodes(2)
+    job, pod = half_done(world, job=journal_in_s3, pod=on_own_nodes)
     first = world.pods(job)[0]
     node, old = first["spec"]["nodeName"], world.pid(pod)
     kubelet = world.cluster.kubelet(node)
@@ -222,7 +222,7 @@ def node_lost(world):
 
 def is_alive(pid):
     try:
-        # The third field; a kubelet that is stopped does not collect its children.
+        # The third field is the state. A stopped kubelet does not reap its children, so they stay as zombies.
         return open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False

@@ -1,4 +1,4 @@
-"""Nights in which nothing goes wrong, or only the schedule is unusual."""
+"""Runs in which nothing fails: the first deployment, the schedule, and the commands of deploy/README.md."""
 
 import json
 
@@ -40,19 +40,19 @@ def the_schedule_starts_a_run(world):
 
 @scenario
 def a_schedule_shorter_than_the_run_waits(world):
-    """concurrencyPolicy Forbid: the second minute starts no second Job while the first one is at work."""
+    """concurrencyPolicy Forbid: no second Job starts in the second minute while the first Job is at work."""
     world.start_server(a=10)
     world.server.rules([{"operation": "CopyObject", "effect": "throttle"}])
     world.create_secret()
     world.deploy(schedule="* * * * *")
-    too_late = lambda: any(reason == "JobAlreadyActive" for reason, _ in world.events())
-    world.wait(too_late, "the controller tells that a run is still active", timeout=180)
+    is_skipped = lambda: any(reason == "JobAlreadyActive" for reason, _ in world.events())
+    world.wait(is_skipped, "the controller tells that a run is still active", timeout=180)
     equal(len(world.cluster.watch.objects("jobs", world.namespace)), 1, "Jobs")
 
 
 @scenario
 def suspended_and_resumed(world):
-    """Suspending deletes the pod; the Job goes on in a new one."""
+    """A suspended Job loses its pod. When it is resumed, a new pod continues the run."""
     world.start_server(a=20, b=20)
     world.server.rules([{"operation": "CopyObject", "prefix": "b/", "effect": "throttle"}])
     world.create_secret()
@@ -70,7 +70,7 @@ def suspended_and_resumed(world):
 
 @scenario
 def two_jobs_at_once(world):
-    """The first one finishes undisturbed, and the second one is told who holds the journal and does not come back."""
+    """The first Job completes undisturbed. The second one ends with 6, names the holder of the journal, and is not retried."""
     world.start_server(a=20)
     world.server.rules([{"operation": "CopyObject", "effect": "throttle"}])
     world.create_secret()
@@ -114,7 +114,7 @@ def job_edited_between_two_nights(world):
 
 @scenario
 def the_overlays_apply(world):
-    """An overlay has all that it needs, its namespace included. Its image is not of this world."""
+    """Each overlay applies to an empty cluster. Its image does not exist here, so its pod gets as far as the pull."""
     for overlay in sorted((ROOT / "deploy/overlays").iterdir()):
         job = f"s3haul-{overlay.name}"
         events = lambda: world.cluster.watch.objects("events", "data")
@@ -133,7 +133,7 @@ def the_overlays_apply(world):
 
 
 def in_pod(world, name, *arguments):
-    """Runs the function of this name that deploy/README.md has."""
+    """Runs the shell function `in_pod` of deploy/README.md."""
     readme = (ROOT / "deploy/README.md").read_text()
     function = readme[readme.index("in_pod() {"):]
     function = function[: function.index("\n}\n") + 3]
@@ -142,7 +142,7 @@ def in_pod(world, name, *arguments):
 
 @scenario
 def another_command_in_a_pod(world):
-    """`in_pod` of deploy/README.md checks the job, and copies again what has failed."""
+    """`in_pod` of deploy/README.md runs `check`, and `retry` after a failure."""
 
     def run(name, *arguments):
         in_pod(world, name, *arguments)
@@ -166,8 +166,8 @@ def another_command_in_a_pod(world):
 
 @scenario
 def a_command_in_a_pod_is_no_run(world):
-    """A CronJob owns what `kubectl create job --from` makes: it deletes the oldest Jobs beyond its history limits, and its last
-    success ends the alert S3haulFailed. A check must do neither, and a second one must not show the log of the first."""
+    """A CronJob owns the Jobs that `kubectl create job --from` makes: they count against its history limits, and their success ends
+    the alert S3haulFailed. A check must do neither, and a second check must not show the log of the first."""
     last_success = lambda: json.loads(world.kubectl("get", "cronjob", "s3haul", "--output=json"))["status"].get("lastSuccessfulTime")
     world.start_server()
     world.create_secret()
@@ -196,7 +196,7 @@ def a_command_in_a_pod_is_no_run(world):
 
 @scenario
 def stopped_and_run_again(world):
-    """deploy/README.md: a run is deleted, and another one is started before its pod is gone."""
+    """A run is deleted, and another one starts before the pod of the first is gone: it waits, and resumes."""
     world.start_server(a=20, b=20)
     world.server.rules([{"operation": "CopyObject", "prefix": "b/", "effect": {"delay": "8s"}}])
     world.create_secret()

@@ -1,4 +1,4 @@
-"""What an operator sees afterwards."""
+"""The report and the log that an operator reads after a run."""
 
 from harness.runner import scenario
 from harness.world import OPS, equal, name_of

@@ -1,0 +1,32 @@
+//! Refused requests for what s3haul keeps for itself.
+
+use s3haul::sandbox::Operation;
+
+use super::s3::{OPS, manifest, world};
+use super::{put, run_in};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_journal_names_the_permission_that_is_missing() {
+    let world = world().await;
+    put(&world, &["a"]);
+    let job = manifest(&world, "journal: s3://ops/journal/\n");
+    let store = world.sandbox.store();
+    store.deny(OPS, Operation::PutObject, "journal/");
+    let (exit, _, stderr) = run_in(&world, job.path(), &["run", "job.yaml"]).await;
+    assert!(
+        exit == 3
+            && stderr.contains("; grant s3:PutObject on s3://ops/journal/")
+            && !stderr.contains("exclude"),
+        "{exit} {stderr}"
+    );
+    // What a command reads is named in the same way.
+    store.allow_all();
+    store.deny(OPS, Operation::ListObjectsV2, "");
+    let status = ["status", "s3://ops/journal/"];
+    let (exit, _, stderr) = run_in(&world, job.path(), &status).await;
+    assert!(
+        exit == 3 && stderr.contains("; grant s3:ListBucket on s3://ops"),
+        "{exit} {stderr}"
+    );
+    assert_eq!(world.calls(Operation::CopyObject), 0);
+}
