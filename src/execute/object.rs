@@ -106,8 +106,11 @@ impl<'w> ObjectTask<'w> {
         let ending = match task.execute().await {
             Ok(ending) => ending,
             Err(Trouble::Stopped) => Ending::Stopped,
-            Err(Trouble::Failed(failure)) => Ending::failed(&failure),
-            Err(Trouble::Replan(reason, _)) => Ending::failed(&Failure::new(
+            Err(Trouble::Failed(failure) | Trouble::Replan(_, Some(failure))) => {
+                Ending::failed(&failure)
+            }
+            // The bytes of a stream are gone: it has one round.
+            Err(Trouble::Replan(reason, None)) => Ending::failed(&Failure::new(
                 FailureKind::Conflict,
                 Operation::CompleteMultipartUpload,
                 work.sides.destination.place(&step.key),
@@ -145,10 +148,10 @@ impl<'w> ObjectTask<'w> {
 
     /// Copies the object from its bucket.
     async fn copy(&mut self, source: &'w Bucket) -> Result<Ending, Trouble> {
-        self.take_orphans();
         if let Some(ending) = Box::pin(self.repair_tags(source)).await? {
             return Ok(ending);
         }
+        self.take_orphans();
         self.draft.in_place = self.work.sides.is_in_place();
         self.rounds(TaskSource::Bucket(source)).await
     }

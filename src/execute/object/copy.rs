@@ -268,6 +268,7 @@ impl CopyRound<'_, '_> {
             Err(failure) => {
                 self.task.draft.attempts += failure.details().attempts;
                 let ending = self.after_refusal(&condition, failure).await?;
+                drop(slot);
                 self.finish(&ending).await?;
                 return Ok(ending);
             }

@@ -120,7 +120,9 @@ impl<'w> UploadSession<'w> {
         slot: Option<Slot>,
     ) -> Result<Self, Trouble> {
         let (work, key) = (task.work, &task.step.key);
-        let upload = match wanted.initiate(source, key, &mut task.draft).await {
+        let created = wanted.initiate(source, key, &mut task.draft).await;
+        drop(slot);
+        let upload = match created {
             Ok(upload) => upload,
             Err(failure) => {
                 let notes = record.not_created(work, key, &failure).await;
@@ -128,7 +130,6 @@ impl<'w> UploadSession<'w> {
                 return Err(task.explained_acl(failure).into());
             }
         };
-        drop(slot);
         let (strays, bucket) = (upload.strays().iter(), task.destination());
         let notes = strays.map(|stray| stray.told(bucket, key));
         task.draft.notes.extend(notes);

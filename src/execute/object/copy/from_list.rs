@@ -91,11 +91,15 @@ impl<'w> ObjectTask<'w> {
                 else {
                     return Ok(None);
                 };
-                return Ok(match round.look_at_source(etag).await {
-                    Ok(()) => Some(round.accept_existing(skip).await?),
-                    Err(Trouble::Replan(..)) => None,
-                    Err(trouble) => return Err(trouble),
-                });
+                return match round.look_at_source(etag).await {
+                    Ok(()) => {
+                        let ending = round.accept_existing(skip).await?;
+                        round.finish(&ending).await?;
+                        Ok(Some(ending))
+                    }
+                    Err(Trouble::Replan(..)) => Ok(None),
+                    Err(trouble) => Err(trouble),
+                };
             }
         };
         round.task.draft.attempts += answer.attempts;
