@@ -259,7 +259,7 @@ impl Conductor<'_> {
         } in cleared
         {
             self.tell(transfer, |record| {
-                record.end(object, &receipt, is_left_to_next)
+                record.end(object, &receipt, is_left_to_next);
             });
         }
     }
