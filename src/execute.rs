@@ -281,6 +281,7 @@ pub async fn run(
     } = pacer.retry;
     let (slots, stop_run) = (pacer.slots().clone(), stop.clone());
     let parts = ConductorParts {
+        totals: before.totals,
         slots,
         monitor,
         stop: stop_run,

@@ -27,6 +27,7 @@ use super::record::Record;
 use super::running::{Open, Running};
 use super::series::Series;
 use super::waiting::{Queued, Waiting};
+use crate::journal::state::Totals;
 use crate::location::ObjectKey;
 use crate::manifest::job::Job;
 use crate::pace::Slots;
@@ -43,6 +44,8 @@ pub(super) struct Conductor<'a> {
     slots: Slots,
     pub(super) monitor: Arc<dyn Monitor>,
     pub(super) outcome: &'a mut Outcome,
+    /// The sums over all sessions of the run.
+    pub(super) totals: Totals,
     /// The numbers of failed and of ended objects when this session began.
     pub(super) before: (u64, u64),
     /// The transfers that have not started, with their positions in the job.
@@ -85,6 +88,7 @@ impl<'a> Conductor<'a> {
         job: &'a Job,
         coming: VecDeque<(u32, Arc<Work>)>,
         ConductorParts {
+            totals,
             slots,
             monitor,
             stop,
@@ -102,7 +106,8 @@ impl<'a> Conductor<'a> {
             stop,
             slots,
             monitor,
-            before: (outcome.failed_objects, outcome.ended_objects()),
+            before: (totals.failed_objects, totals.ended_objects()),
+            totals,
             outcome,
             coming,
             transfers: BTreeMap::new(),
@@ -161,6 +166,7 @@ impl<'a> Conductor<'a> {
             running.record.leave_unlisted();
         }
         self.write().await;
+        self.outcome.set_totals(self.totals);
     }
 
     /// Writes the events of all transfers to the journal, and drops the transfers that are over.
@@ -234,12 +240,12 @@ impl<'a> Conductor<'a> {
             Planned::Excluded(key) => {
                 running.excluded += 1;
                 running.record.exclude(key);
-                self.outcome.excluded_objects += 1;
+                self.totals.excluded_objects += 1;
                 self.monitor.observe(&Event::Excluded);
             }
             Planned::Ignored(place, why) => {
                 running.record.ignore();
-                self.outcome.ignored += 1;
+                self.totals.ignored += 1;
                 self.monitor.observe(&Event::Ignored { place: &place, why });
             }
             Planned::Failed(key, place, failure) => {

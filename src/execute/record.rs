@@ -245,7 +245,7 @@ impl Record {
     pub(super) fn unlisted(&mut self, receipt: &Receipt) {
         self.missing.insert(self.range);
         let line = self.line(receipt);
-        if let Some(ended) = ended(receipt, &self.resumed) {
+        if let Some(ended) = self.ended(receipt) {
             self.unlisted.push(Event::ObjectEnded {
                 range: self.range,
                 object: None,
@@ -274,7 +274,7 @@ impl Record {
         if is_left_to_next && self.journal.keeps() {
             return self.left.extend(line);
         }
-        let Some(ended) = ended(receipt, &self.resumed) else {
+        let Some(ended) = self.ended(receipt) else {
             // Without a journal, no later session writes a receipt.
             return self.gather(|passed| passed.receipts.extend(line));
         };
@@ -287,6 +287,18 @@ impl Record {
             ended,
             receipt: line,
         });
+    }
+
+    /// Returns the ending of an object for the journal.
+    fn ended(&self, receipt: &Receipt) -> Option<Ended> {
+        let mut ended = ended(receipt)?;
+        if let Ended::Done { settles, .. } = &mut ended {
+            let place = &receipt.destination;
+            *settles = Some(place)
+                .filter(|place| self.resumed.unproven.contains(place))
+                .cloned();
+        }
+        Some(ended)
     }
 
     fn line(&self, receipt: &Receipt) -> Option<ReceiptLine> {
@@ -360,7 +372,7 @@ fn is_archived(ending: &Ending) -> bool {
 }
 
 /// Returns the ending of an object; `None` if it did not end.
-fn ended(receipt: &Receipt, resumed: &RunState) -> Option<Ended> {
+pub(super) fn ended(receipt: &Receipt) -> Option<Ended> {
     let bytes = receipt.size;
     Some(match &receipt.ending {
         Ending::Done { proof, .. } => Ended::Done {
@@ -378,9 +390,7 @@ fn ended(receipt: &Receipt, resumed: &RunState) -> Option<Ended> {
                     InPlace::Replaced
                 }
             }),
-            settles: Some(&receipt.destination)
-                .filter(|place| resumed.unproven.contains(place))
-                .cloned(),
+            settles: None,
         },
         ending @ Ending::Skipped { reason } => Ended::Skipped {
             bytes,
