@@ -1,14 +1,13 @@
 //! Executes the planned steps.
 //!
-//! One task owns the state of all transfers ([`conductor`]) and receives one [`Receipt`] per
-//! object. Each object has a task of its own ([`object`]) that takes a value and
-//! returns a value; a panic in it fails only that object. [`crate::pace`] decides how many requests
-//! are in flight.
+//! The [`conductor`] owns the state of all transfers. Each object has a task of its own
+//! ([`object`]), which takes a [`Step`] and returns a [`Receipt`](receipt::Receipt); a panic in it
+//! fails only that object. [`crate::pace`] decides how many requests are in flight.
 //!
-//! Stopping is orderly: no new work is started, requests in flight may finish, unfinished uploads
-//! are aborted, and the receipt of every object that is not done says so. All of this must fit in
-//! the drain time ([`RetryPolicy::drain`]); a request that only waits for its next attempt ends at
-//! once.
+//! Stopping is orderly: no new work starts, requests in flight may finish, unfinished uploads are
+//! left to the next session or aborted, and the receipt of each unfinished object says so. All of
+//! this must fit in the drain time ([`RetryPolicy::drain`]); a request that waits for its next
+//! attempt ends at once.
 
 mod again;
 mod beliefs;
@@ -67,8 +66,7 @@ use series::Copies;
 /// The longest drain time if the run gave up for a reason that may pass later, such as a server
 /// that does not answer.
 const SHORT_DRAIN: Duration = Duration::from_secs(5);
-/// An object whose requests would wait in the queue this long is not started while other objects
-/// are in progress.
+/// The queue delay from which an object is not started while other objects are in progress.
 const LONG_QUEUE: Duration = Duration::from_millis(200);
 /// The memory for parts of local files, in MiB.
 const UPLOAD_MEMORY_MIB: u32 = 256;
@@ -76,7 +74,7 @@ const UPLOAD_MEMORY_MIB: u32 = 256;
 /// The state that all objects of a transfer share.
 struct Work {
     sides: Sides,
-    /// The keys of the transfer that are copied; its number is the transfer's.
+    /// The keys of the transfer that are copied. The range has the number of the transfer.
     range: KeyRange,
     monitor: Arc<dyn Monitor>,
     journal: Journal,
@@ -84,7 +82,7 @@ struct Work {
     resumed: Arc<RunState>,
     /// The number of objects that stay counted although the transfer is listed again.
     settled: u64,
-    /// The open uploads of earlier sessions that no object has taken up yet.
+    /// The open uploads of earlier sessions that no object has taken yet.
     orphans: Arc<Orphans>,
     /// True if open uploads that no journal knows are adopted.
     adopts: bool,
@@ -109,22 +107,21 @@ impl Work {
         self.ids.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Waits until the run has stopped and is halted, and then for the time to tidy up.
-    async fn hurry(&self) {
+    /// Waits for the end of the time to tidy up, which begins when a stopped run is halted.
+    async fn tidying_ended(&self) {
         self.stop.cancelled().await;
         self.halt.cancelled().await;
         sleep(self.tidying()).await;
     }
 
     /// Returns the time that the abort of an upload may take once the run is halted. The process
-    /// ends with the drain time, and the report must name the uploads that are left open before
-    /// that.
+    /// ends with the drain time, and the report must name the uploads that stay open before that.
     fn tidying(&self) -> Duration {
         self.sides.destination.pacer().retry.tidying() / 2
     }
 
-    /// Waits for a slot for requests that are not parts. Returns `None` after a stop; requests that
-    /// have a slot may finish.
+    /// Waits for a slot for requests that are not parts. Returns `None` after a stop, when such
+    /// requests may still be sent without one.
     async fn small_slot(&self) -> Option<Slot> {
         self.slots().request(Want::Small).await.ok()
     }
@@ -226,8 +223,8 @@ pub async fn run(
         stop.clone(),
         halt.clone(),
     ));
-    // Without its journal a run must not continue: nobody would know what it did. The watcher holds
-    // the journal, so it must end with the run, even if the run is dropped.
+    // A run must not continue without its journal, since no later session would know what it did.
+    // The watcher holds the journal, so it must end with the run, even if the run is dropped.
     let mut watcher = JoinSet::new();
     watcher.spawn(stop_without_journal(
         journal.clone(),
@@ -267,7 +264,7 @@ pub async fn run(
             resumed: Arc::clone(resumed),
             settled: settled.get(&number).copied().unwrap_or_default(),
             orphans: Arc::clone(&orphans),
-            // The bytes that were read from a stream are gone: nobody could resume the upload.
+            // The bytes of a stream are gone, so its upload cannot be resumed.
             adopts: job.claims && sides.transfer.from != Source::Stdin,
             sides,
             stop: stop.clone(),
@@ -284,6 +281,7 @@ pub async fn run(
     } = pacer.retry;
     let (slots, stop_run) = (pacer.slots().clone(), stop.clone());
     let parts = ConductorParts {
+        totals: before.totals,
         slots,
         monitor,
         stop: stop_run,
@@ -294,9 +292,9 @@ pub async fn run(
         probes,
     };
     Conductor::new(job, works, parts, &mut outcome).run().await;
-    // Objects that needed no copy have not taken up their uploads.
+    // Objects that needed no copy have not taken their uploads.
     tokio::select! {
-        () = orphans.cancel_rest(journal, (job, connections)), if !stop.is_cancelled() => {}
+        () = orphans.abort_rest(journal, (job, connections)), if !stop.is_cancelled() => {}
         () = stop.cancelled() => {}
     }
     closer.abort();
@@ -327,8 +325,8 @@ fn range_of(ranges: Option<&BTreeMap<u32, KeyRange>>, transfer: u32) -> Option<K
 /// Connects both sides of all transfers. Returns them with the lowest initial number of requests in
 /// flight among their destinations.
 ///
-/// All buckets answer before the first byte moves: a typo in the last transfer is reported now, not
-/// in an hour.
+/// All buckets answer before the first byte is copied, so that a typo in the last transfer is
+/// reported now and not in an hour.
 async fn connected(
     job: &Job,
     connections: &mut Connections,
@@ -339,7 +337,7 @@ async fn connected(
         let (source, destination) = connections.of_transfer(transfer).await?;
         width = width.min(destination.capabilities().initial_in_flight);
         let mut transfer = transfer.clone();
-        // A resumed run selects by the time from which it first counted ages.
+        // A resumed run counts ages from the same time as its first session.
         let counted_from = resumed
             .run
             .as_ref()

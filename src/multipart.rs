@@ -1,10 +1,10 @@
 //! Multipart uploads as a library: create an upload, send or copy parts in any order and in
 //! parallel, list them, complete or abort the upload, and list the open uploads of a bucket.
 //!
-//! This is what boto's `MultiPartUpload` offered in 2010, with what was learned since.
+//! It offers what boto's `MultiPartUpload` did in 2010, and is safe where that was not.
 //! [`MultipartUpload::complete`] takes the parts that the caller saw succeed, and never asks the
-//! server which parts there are. It resolves an unknown outcome by a look at the server.
-//! [`MultipartUpload::cancel`] ends when the server shows no part any more.
+//! server which parts there are. If the outcome is unknown, it looks at the server.
+//! [`MultipartUpload::cancel`] returns when the server shows no part any more.
 //!
 //! The documentation of the crate has an example.
 
@@ -41,13 +41,13 @@ use crate::s3::{
 };
 use crate::size::display_duration;
 
-/// The checksum that an upload declared when it was begun, if any.
+/// The checksum that an upload declared when it was created, if any.
 type Declared = Option<(ChecksumAlgorithm, ChecksumKind)>;
 
-/// The clock of the machine that began an upload may differ by this much from ours.
+/// The clock of the machine that created an upload may differ by this much from ours.
 const CLOCK_TOLERANCE: Duration = Duration::from_mins(5);
 
-/// An upload that was begun and is neither completed nor cancelled.
+/// An upload that was created and is neither completed nor aborted.
 #[derive(Clone, Debug)]
 pub struct MultipartUpload {
     bucket: Bucket,
@@ -55,20 +55,22 @@ pub struct MultipartUpload {
     id: String,
     /// Known from the start, or from the first list of parts. Shared by all clones.
     declared: Arc<OnceLock<Declared>>,
+    /// True if a KMS or customer key is known to encrypt it.
     kms: bool,
-    /// The object that it becomes is at least this new, by the server's own clock.
+    /// The earliest time of the object that it becomes, by the server's own clock.
     since: Option<Timestamp>,
     /// The uploads that earlier attempts to create it may have left open.
     strays: Vec<Stray>,
-    /// When attempts to create it were refused that may have taken effect all the same.
+    /// The time in which the server refused attempts to create it, which may have taken effect.
     refused: Option<(Timestamp, Timestamp)>,
     /// The requests to create it that hung and were overtaken by another one.
     late: Vec<LateCreate>,
 }
 
 impl MultipartUpload {
-    /// Begins an upload to `key`. The attributes are fixed now; S3 knows no later moment for them.
-    /// [`Tags::AsSource`](crate::s3::Tags::AsSource) gives no tags here: an upload has no source.
+    /// Creates an upload to `key`. Its attributes cannot be changed later.
+    /// [`Tags::AsSource`](crate::s3::Tags::AsSource) gives no tags, because an upload has no
+    /// source.
     ///
     /// # Errors
     /// Whatever S3 says, after retries; [`FailureKind::ServerFault`] if the answer is about an
@@ -87,7 +89,7 @@ impl MultipartUpload {
         Ok(upload)
     }
 
-    /// [`MultipartUpload::initiate`] for a caller that calls [`MultipartUpload::refused_twins`] and
+    /// Creates an upload for a caller that calls [`MultipartUpload::refused_twins`] and
     /// [`MultipartUpload::late_twins`] later, when the server is less busy. A request that hangs is
     /// sent once more.
     pub(crate) async fn begin(
@@ -136,23 +138,23 @@ impl MultipartUpload {
         Ok(upload)
     }
 
-    /// Returns the same upload after an attempt since `began` that another one of the caller's may
-    /// have taken effect: aborts what that left behind.
+    /// Aborts the uploads that other attempts of the caller since `began` may have created, and
+    /// returns this one.
     pub(crate) async fn without_twins(mut self, began: Timestamp) -> Self {
         self.abort_twins(began).await;
         self.refused = None;
         self
     }
 
-    /// Returns the same upload after an attempt since `began` that the server refused. The refusal
-    /// may be false: [`MultipartUpload::refused_twins`] looks for what that left behind.
+    /// Returns the upload with the note that the server refused an attempt since `began`. If that
+    /// attempt took effect all the same, [`MultipartUpload::refused_twins`] finds its upload.
     pub(crate) fn after_refusal(mut self, began: Timestamp) -> Self {
         self.refused = Some((began, Timestamp::now()));
         self
     }
 
-    /// Takes up an upload that was begun elsewhere, by its id. What checksum it declared is learned
-    /// from the list of its parts, as soon as it is needed.
+    /// Opens an upload that was created elsewhere, by its id. The checksum that it declared is read
+    /// from its list of parts when it is needed.
     #[must_use]
     pub fn open(bucket: &Bucket, key: &ObjectKey, id: impl Into<String>) -> Self {
         let (bucket, key, id) = (bucket.for_upload(), key.clone(), id.into());
@@ -169,8 +171,8 @@ impl MultipartUpload {
         }
     }
 
-    /// Returns the upload with what is known of its creation from elsewhere: the time just before
-    /// it, and whether a KMS or customer key encrypts it.
+    /// Returns the upload with facts about its creation: a time just before it, and true if a KMS
+    /// or customer key encrypts it.
     #[must_use]
     pub fn begun_at(self, initiated: Timestamp, kms: bool) -> Self {
         let by_server = self.bucket.client().earliest(SystemTime::from(initiated));
@@ -178,8 +180,8 @@ impl MultipartUpload {
         Self { kms, since, ..self }
     }
 
-    /// Returns the same upload, whose requests go on when the run that began it is halted: for
-    /// cleaning up after it.
+    /// Returns the same upload with requests that continue when the run is halted, to clean up
+    /// after it.
     #[must_use]
     pub fn outliving_the_run(&self) -> Self {
         Self {
@@ -188,12 +190,12 @@ impl MultipartUpload {
         }
     }
 
-    /// Returns the token that calls off those of its requests that wait.
+    /// Returns the token that calls off its requests that wait.
     pub(crate) fn called_off(&self) -> CancellationToken {
         self.bucket.called_off().clone()
     }
 
-    /// The upload id.
+    /// Returns the upload id.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
@@ -205,8 +207,8 @@ impl MultipartUpload {
         self.known().map(|(algorithm, _)| algorithm)
     }
 
-    /// Returns true if S3 said at the beginning that the object will be encrypted with a KMS or
-    /// customer key: its `ETag` and those of its parts then follow from no bytes.
+    /// Returns true if S3 answered at the creation that a KMS or customer key will encrypt the
+    /// object. Its `ETag` and those of its parts then do not follow from the bytes.
     #[must_use]
     pub fn is_kms(&self) -> bool {
         self.kms
@@ -216,12 +218,12 @@ impl MultipartUpload {
         self.declared.get().copied().flatten()
     }
 
-    /// Returns the checksum that the upload declared when it was begun, here or elsewhere. It
-    /// decides which checksums its parts must have and what Complete must say; S3 refuses anything
-    /// else.
+    /// Returns the checksum that the upload declared when it was created, here or elsewhere. Its
+    /// parts and Complete must have the same one, or S3 refuses them.
     ///
     /// # Errors
-    /// What S3 says to the question, which is asked once, of uploads that were begun elsewhere.
+    /// Returns the failure of `ListParts`, which is sent once for an upload that was created
+    /// elsewhere.
     pub async fn declared(&self) -> Result<Option<(ChecksumAlgorithm, ChecksumKind)>, Failure> {
         if let Some(declared) = self.declared.get() {
             return Ok(*declared);
@@ -242,12 +244,11 @@ impl MultipartUpload {
         &self.key
     }
 
-    /// Reads `reader` to its end and sends that as part `number` (1 to 10,000). A number that was
-    /// used before is replaced. The part is held in memory, so that it can be sent again and summed
-    /// before it is sent.
+    /// Reads `reader` to its end and sends the bytes as part `number` (1 to 10,000), which replaces
+    /// an earlier part of this number. The part is held in memory, to be summed and sent again.
     ///
     /// # Errors
-    /// [`FailureKind::Local`] when the reader fails, else what S3 says.
+    /// Returns [`FailureKind::Local`] if the reader fails, and otherwise the failure of S3.
     pub async fn upload_part(
         &self,
         number: u32,
@@ -283,12 +284,12 @@ impl MultipartUpload {
             .await
     }
 
-    /// Copies `range` (first and last byte, both included) of the source as part `number`; without
-    /// a range the whole source of `size` bytes. S3 reads the source itself, pinned to its version
-    /// and `ETag`.
+    /// Copies `range` (first and last byte, both included) of the source as part `number`, or
+    /// without a range the whole source of `size` bytes. S3 reads the source itself, pinned to its
+    /// version and `ETag`.
     ///
     /// # Errors
-    /// [`FailureKind::PreconditionFailed`] when the source has another `ETag` by now.
+    /// Returns [`FailureKind::PreconditionFailed`] if the source has another `ETag` by now.
     pub async fn copy_part(
         &self,
         number: u32,
@@ -302,8 +303,8 @@ impl MultipartUpload {
             .map(|answer| answer.value)
     }
 
-    /// Copies a range. A request that hangs is sent once more if `twice` says that two requests
-    /// leave the same part.
+    /// Copies a range. A request that hangs is sent once more if `twice` is true: then two requests
+    /// store the same part.
     pub(crate) async fn copy_range(
         &self,
         number: u32,
@@ -346,10 +347,10 @@ impl MultipartUpload {
     }
 }
 
-/// Open uploads that are looked through for those to one key, at most.
+/// The most open uploads that are searched for those to one key.
 const MOST_LISTED: u64 = 100_000;
 
-/// Returns the failure of a list of uploads in which those to a key were looked for.
+/// Returns the failure of a search for the uploads to a key.
 fn endless(bucket: &Bucket, key: &ObjectKey, count: u64, time: Duration) -> Failure {
     let message = format!(
         "the list of open uploads whose keys begin with this one has not ended after {count} uploads and {}",
@@ -363,7 +364,7 @@ fn endless(bucket: &Bucket, key: &ObjectKey, count: u64, time: Duration) -> Fail
     )
 }
 
-/// The open uploads to exactly this key.
+/// Returns the open uploads to exactly this key.
 pub(crate) fn uploads_to<'a>(
     bucket: &'a Bucket,
     key: &'a ObjectKey,
@@ -373,7 +374,7 @@ pub(crate) fn uploads_to<'a>(
     // Of all keys that begin with this one, it is the first.
     let listed =
         listed.try_take_while(move |open| ready(Ok(!in_order || open.key == key.as_str())));
-    // A list of other keys need not end in the time that anybody waits for it.
+    // A list of other keys may be too long to wait for.
     let (began, patience, mut count) = (AwakeInstant::now(), bucket.patience(), 0);
     let listed = listed.map(move |open| {
         count += 1;
@@ -385,7 +386,8 @@ pub(crate) fn uploads_to<'a>(
     listed.try_filter(move |open| ready(open.key == key.as_str()))
 }
 
-/// The open uploads of a bucket whose keys begin with `prefix`, by key and age, over all pages.
+/// Returns the open uploads of a bucket whose keys begin with `prefix`, by key and age, over all
+/// pages.
 pub fn uploads<'a>(
     bucket: &'a Bucket,
     prefix: &'a str,

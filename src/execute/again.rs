@@ -1,13 +1,12 @@
-//! Objects that an earlier session of the run knew.
+//! Handles objects that an earlier session of the run knew.
 //!
-//! A session that is killed takes with it what it had not written down, a second or so of it. An
-//! object that it had planned and that is at the destination now was most likely copied by it. That
-//! is proven like any copy, and if nothing proves it, the receipt says what the object may be.
-//! Without that, such objects would count as found and left alone. If the source was written since
-//! the object was planned, the object is planned anew.
+//! A session that is killed loses the last second of its journal. An object that it had planned and
+//! that the destination has now was probably copied by it. So it is not counted as found: it is
+//! proven like any copy, and if nothing proves it, the receipt says that it may be a copy of this
+//! run. If the source was written since the object was planned, the object is planned again.
 //!
-//! A list without order is read again from its beginning. It finds everything once more that is
-//! counted already; as many equal objects as those are not counted a second time.
+//! A list without order is read again from its beginning, and finds objects that are counted
+//! already. As many equal objects as those are not counted again.
 
 use std::collections::HashMap;
 
@@ -27,9 +26,9 @@ use crate::s3::{Failure, FailureKind, Operation};
 /// The record of a transfer whose keys are listed again.
 #[derive(Default)]
 pub(super) struct Listed {
-    /// Objects that are counted already and that the list has not found yet.
+    /// The number of counted objects that the list has not found yet.
     known: u64,
-    /// Objects that the last session had planned and not done, as they were then.
+    /// The objects that the last session had planned and not finished, as they were then.
     under_way: HashMap<ObjectKey, PlannedObject>,
 }
 
@@ -52,7 +51,7 @@ impl Listed {
 }
 
 impl Work {
-    /// Returns true if a copy that is there can be proven to be one of this run.
+    /// Returns true if an object that is there can be proven to be a copy of this run.
     pub(super) fn can_look(&self, reason: Skip) -> bool {
         let Self { sides, .. } = self;
         matches!(reason, Skip::Equal { .. } | Skip::Present)
@@ -61,8 +60,8 @@ impl Work {
             && sides.transfer.versions != Versions::All
     }
 
-    /// Returns the kind of failure of the copy that is there, if it failed its proof in an earlier
-    /// run and the comparison does not prove it.
+    /// Returns the kind of failure of the copy at `key`, if it failed its proof in an earlier run
+    /// and the comparison does not prove it now.
     fn distrusts(&self, transfer: u32, key: &ObjectKey, reason: Skip) -> Option<&str> {
         let Self { sides, resumed, .. } = self;
         let basis = match reason {
@@ -86,7 +85,7 @@ impl Work {
 }
 
 impl Conductor<'_> {
-    /// Takes an object that the destination has.
+    /// Ends an object that the destination has, unless it must be copied again or looked at.
     pub(super) fn skip(
         &mut self,
         transfer: u32,
@@ -121,8 +120,8 @@ impl Conductor<'_> {
         }
     }
 
-    /// Copies an object again whose copy failed its proof. Where the job replaces nothing, the
-    /// object fails once more.
+    /// Has an object copied again whose copy failed its proof. If the job replaces nothing, the
+    /// object fails again.
     fn replace(
         &mut self,
         transfer: u32,
@@ -170,7 +169,7 @@ impl Conductor<'_> {
         }
     }
 
-    /// Has an object looked at that an earlier session may have copied.
+    /// Queues an object that an earlier session may have copied, to be proven.
     fn look(
         &mut self,
         transfer: u32,
@@ -188,7 +187,7 @@ impl Conductor<'_> {
         self.queue(transfer, Box::new(step), held.as_mut());
     }
 
-    /// Queues, looks at, or ends an object that an earlier session planned.
+    /// Queues or ends an object that an earlier session planned.
     pub(super) fn take_again(
         &mut self,
         transfer: u32,
@@ -230,7 +229,7 @@ impl Conductor<'_> {
             Planned::Failed(_, place, failure) | Planned::Unlisted(place, failure) => {
                 self.fail(transfer, Some(object), place, &failure);
             }
-            // Only a job that was changed meanwhile leaves out what it had planned.
+            // Only a job that was changed meanwhile leaves out an object that it had planned.
             Planned::Excluded(_) | Planned::Ignored(..) | Planned::Again(..) => {
                 let place = running.work.sides.transfer.to.location.to_string();
                 let message = "the run had planned it, and the job as it is now leaves it out";

@@ -14,7 +14,9 @@ use super::conductor::Conductor;
 use super::monitor::{Event, Monitor};
 use super::outcome::GaveUp;
 use super::receipt::{Ending, ErrorRecord, Receipt};
+use super::record::ended;
 use super::series::Copies;
+use crate::journal::state::Totals;
 use crate::manifest::job::FailureLimit;
 use crate::pace::Slots;
 use crate::s3::FailureKind;
@@ -93,6 +95,8 @@ pub(super) struct Suspect {
 
 /// The parts of a conductor that it shares with others.
 pub(super) struct ConductorParts {
+    /// The sums of the earlier sessions.
+    pub(super) totals: Totals,
     pub(super) slots: Slots,
     pub(super) monitor: Arc<dyn Monitor>,
     pub(super) stop: CancellationToken,
@@ -138,8 +142,8 @@ impl Conductor<'_> {
             });
         }
         let limit = self.job.limits.max_failures?;
-        let failed = self.outcome.failed_objects.saturating_sub(self.before.0);
-        let ended = self.outcome.ended_objects().saturating_sub(self.before.1);
+        let failed = self.totals.failed_objects.saturating_sub(self.before.0);
+        let ended = self.totals.ended_objects().saturating_sub(self.before.1);
         limit.is_passed(failed, ended).then(|| {
             let reason = format!(
                 "{failed} of {} failed, more than `max_failures: {limit}` allows",
@@ -191,7 +195,10 @@ impl Conductor<'_> {
 
     /// Counts a receipt, and ends the run if there is a reason to give up.
     pub(super) fn count(&mut self, receipt: &Receipt) {
-        self.outcome.count(receipt);
+        self.outcome.note(receipt);
+        if let Some(ended) = ended(receipt) {
+            self.totals.end(&ended);
+        }
         self.monitor.observe(&Event::ObjectEnded(receipt));
         if let Ending::Failed { error } = &receipt.ending
             && self.outcome.gave_up.is_none()

@@ -1,15 +1,8 @@
-//! The conductor: begins transfers, takes their steps from the planner, keeps the right objects
-//! open, and counts their results.
+//! Starts transfers and objects, and counts and records their results.
 //!
-//! All transfers of a run share the slots. They begin in the order of the job. A transfer begins
-//! when those before it are planned and few of their objects wait, so that the tail of one leaves
-//! no slots empty, or while they cannot keep the slots busy; unless it has to wait for the end of
-//! another ([`must_wait`](crate::manifest::must_wait)). While the slots are busy, only single
-//! objects are planned side by side: a listing takes up memory.
-//!
-//! The largest objects are opened first, because a run ends with their tail; small ones fill the
-//! other slots. Enough uploads are open to have a part for every slot, and some more: the end of
-//! one object must not leave slots empty until the next one has begun.
+//! One [`Conductor`] owns the state of a run. Its loop waits for events of the planner and for
+//! ended object tasks, writes the journal, and starts the next transfers and objects ([`begin`]).
+//! [`end`] handles the end of an object.
 
 mod begin;
 mod end;
@@ -34,6 +27,7 @@ use super::record::Record;
 use super::running::{Open, Running};
 use super::series::Series;
 use super::waiting::{Queued, Waiting};
+use crate::journal::state::Totals;
 use crate::location::ObjectKey;
 use crate::manifest::job::Job;
 use crate::pace::Slots;
@@ -41,7 +35,7 @@ use crate::planner::{Held, News, Planned, Step};
 use crate::s3::Failure;
 
 /// The interval at which the conductor looks for stalled slots if no event arrives.
-const LOOK: Duration = Duration::from_millis(250);
+const STALL_CHECK: Duration = Duration::from_millis(250);
 
 /// Owns the state of a run's objects.
 pub(super) struct Conductor<'a> {
@@ -50,16 +44,18 @@ pub(super) struct Conductor<'a> {
     slots: Slots,
     pub(super) monitor: Arc<dyn Monitor>,
     pub(super) outcome: &'a mut Outcome,
+    /// The sums over all sessions of the run.
+    pub(super) totals: Totals,
     /// The numbers of failed and of ended objects when this session began.
     pub(super) before: (u64, u64),
-    /// Transfers that have not begun, with their positions in the job.
+    /// The transfers that have not started, with their positions in the job.
     coming: VecDeque<(u32, Arc<Work>)>,
     pub(super) transfers: BTreeMap<u32, Running>,
     /// The events of the transfers that are being planned; `None` at the end of each.
     news: SelectAll<BoxStream<'static, (u32, Option<News>)>>,
     pub(super) waiting: Waiting,
     tasks: JoinSet<(Receipt, Box<Step>)>,
-    /// The open objects, so that a task that panics can still be named.
+    /// The open objects, so that the receipt of a task that panics can name its object.
     pub(super) open: HashMap<Id, Open>,
     /// Open objects by prefix.
     shares: Shares,
@@ -67,13 +63,14 @@ pub(super) struct Conductor<'a> {
     last_end: Instant,
     /// True if slots are free although objects wait.
     is_hungry: bool,
+    /// The number of open multipart objects.
     open_large: usize,
     /// The parts of the open multipart objects.
     open_parts: u64,
-    /// Open objects whose copy is one long request.
+    /// The number of open objects whose copy is one long request.
     open_heavy: u32,
     pub(super) breaker: Breaker,
-    /// Failures that the breaker holds back.
+    /// The failures that the breaker holds back.
     pub(super) suspects: Vec<Suspect>,
     /// True once the breaker has ended the session.
     pub(super) is_tripped: bool,
@@ -91,6 +88,7 @@ impl<'a> Conductor<'a> {
         job: &'a Job,
         coming: VecDeque<(u32, Arc<Work>)>,
         ConductorParts {
+            totals,
             slots,
             monitor,
             stop,
@@ -108,7 +106,8 @@ impl<'a> Conductor<'a> {
             stop,
             slots,
             monitor,
-            before: (outcome.failed_objects, outcome.ended_objects()),
+            before: (totals.failed_objects, totals.ended_objects()),
+            totals,
             outcome,
             coming,
             transfers: BTreeMap::new(),
@@ -142,12 +141,12 @@ impl<'a> Conductor<'a> {
             let waits = self.waiting.len() > 0 || self.series.is_paused();
             let look = self.series.next_look();
             // More may be opened once it turns out that the open objects wait for something.
-            let next_look = Instant::now() + LOOK;
+            let next_look = Instant::now() + STALL_CHECK;
             let may_stall = !self.open.is_empty() && (waits || !self.coming.is_empty());
             let is_busy = waits || !self.tasks.is_empty() || self.planned().next().is_some();
             let copied = self.copied.clone();
             tokio::select! {
-                Some((transfer, news)) = self.news.next() => self.hear(transfer, news),
+                Some((transfer, news)) = self.news.next() => self.handle_news(transfer, news),
                 Some(joined) = self.tasks.join_next_with_id() => self.finish_task(joined),
                 () = copied.cancelled(), if is_busy && !stopping && self.breaker.is_armed() => self.disarm_breaker(),
                 () = sleep_until(next_look), if may_stall => {}
@@ -167,9 +166,10 @@ impl<'a> Conductor<'a> {
             running.record.leave_unlisted();
         }
         self.write().await;
+        self.outcome.set_totals(self.totals);
     }
 
-    /// Writes what happened to the journal, and drops the transfers that are over.
+    /// Writes the events of all transfers to the journal, and drops the transfers that are over.
     async fn write(&mut self) {
         for running in self.transfers.values_mut() {
             running.record.write().await;
@@ -187,7 +187,8 @@ impl<'a> Conductor<'a> {
             .filter(|running| !running.is_planned)
     }
 
-    fn hear(&mut self, transfer: u32, news: Option<News>) {
+    /// Handles an event of the planner; `None` is its last one.
+    fn handle_news(&mut self, transfer: u32, news: Option<News>) {
         // Keys that come after a stop are not recorded as passed: the next session finds them
         // again.
         if self.stop.is_cancelled() {
@@ -221,6 +222,7 @@ impl<'a> Conductor<'a> {
         }
     }
 
+    /// Queues a planned object, or ends it if it needs no copy.
     pub(super) fn take(&mut self, transfer: u32, planned: Planned, held: &mut Option<Held>) {
         let Some(running) = self.transfers.get_mut(&transfer) else {
             return;
@@ -238,12 +240,12 @@ impl<'a> Conductor<'a> {
             Planned::Excluded(key) => {
                 running.excluded += 1;
                 running.record.exclude(key);
-                self.outcome.excluded_objects += 1;
+                self.totals.excluded_objects += 1;
                 self.monitor.observe(&Event::Excluded);
             }
             Planned::Ignored(place, why) => {
                 running.record.ignore();
-                self.outcome.ignored += 1;
+                self.totals.ignored += 1;
                 self.monitor.observe(&Event::Ignored { place: &place, why });
             }
             Planned::Failed(key, place, failure) => {
@@ -289,7 +291,7 @@ impl<'a> Conductor<'a> {
         );
     }
 
-    /// Puts the next version of a key before all others of its kind.
+    /// Queues the next version of a key before all other objects of its size class.
     pub(super) fn queue_next(&mut self, transfer: u32, mut step: Box<Step>) {
         let Some(running) = self.transfers.get_mut(&transfer) else {
             return;
@@ -314,6 +316,7 @@ impl<'a> Conductor<'a> {
         }
     }
 
+    /// Calls `what` with the record of a transfer.
     pub(super) fn tell(&mut self, transfer: u32, what: impl FnOnce(&mut Record)) {
         if let Some(running) = self.transfers.get_mut(&transfer) {
             what(&mut running.record);
@@ -326,7 +329,7 @@ impl<'a> Conductor<'a> {
             .map(|running| Arc::clone(&running.work))
     }
 
-    /// Ends an object that failed before it had a task, or that stops with the run.
+    /// Ends an object that failed before it had a task.
     pub(super) fn fail(
         &mut self,
         transfer: u32,
@@ -345,7 +348,8 @@ impl<'a> Conductor<'a> {
         }
     }
 
-    /// Records a key as passed that failed before it had a number, unless the run has given up.
+    /// Records a key as passed whose object failed before it had a number, unless the run has given
+    /// up.
     pub(super) fn pass(&mut self, transfer: u32, key: ObjectKey) {
         if self.outcome.gave_up.is_none() {
             self.tell(transfer, |record| record.pass(key));

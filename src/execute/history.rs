@@ -1,9 +1,8 @@
-//! The versions of a key, one after the other.
+//! Copies the versions of a key one after another.
 //!
-//! The conductor begins a version when the one before it is done, and puts it first in the queue,
-//! so that a key that was begun is also finished. If a version is not written, the newer ones
-//! behind it end with it: without it they would be another history. The next run continues where
-//! this one ended.
+//! The conductor starts a version when the one before it is done, and puts it first in the queue,
+//! so that it finishes a key that it has started. If a version is not written, the newer ones end
+//! with it, because they would make another history without it. The next run continues there.
 
 use super::Work;
 use super::conductor::Conductor;
@@ -32,7 +31,7 @@ impl Work {
 }
 
 impl Conductor<'_> {
-    /// Goes on with the next version of a key, or ends those that cannot follow.
+    /// Queues the next version of a key, or ends the newer versions if this one was not written.
     pub(super) fn follow(&mut self, transfer: u32, following: Box<Following>, receipt: &Receipt) {
         let ending = match &receipt.ending {
             Ending::Done {
@@ -66,7 +65,7 @@ impl Conductor<'_> {
         self.give_up(transfer, following, &ending);
     }
 
-    /// Ends all versions that wait.
+    /// Ends all newer versions of a key.
     pub(super) fn give_up(
         &mut self,
         transfer: u32,

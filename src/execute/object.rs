@@ -1,14 +1,13 @@
-//! One object's life, from its HEAD to its receipt.
+//! Takes one object from its HEAD to its receipt.
 //!
-//! An [`ObjectTask`] owns one object: what is known of its source and of its key at the
-//! destination, the uploads that earlier sessions left open, and the receipt in the making. It
-//! works in rounds. A round plans the object from what is there at that moment, and ends with an
-//! ending, a failure, or a reason to plan the object again ([`Replan`]): a copy is of one version,
-//! or it is not published.
+//! An [`ObjectTask`] owns the object: the known state of its source and of its destination key, the
+//! uploads that earlier sessions left open, and the draft of its receipt. It works in rounds,
+//! because a copy is of one version or is not published. A round plans the object from its state at
+//! that moment. It returns an ending, a failure, or a [`Replan`], which starts the next round.
 //!
-//! [`copy`], [`file`], and [`stream`] are the three kinds of rounds, by where the bytes are. All of
-//! them send parts through [`upload::UploadSession`]. What a refused conditional write means is
-//! decided in [`condition`].
+//! A round copies an object ([`copy`]) or sends a file ([`file`]); standard input ([`stream`])
+//! cannot be read again and has one round. All of them send parts through
+//! [`upload::UploadSession`]. [`condition`] decides what follows from a refused conditional write.
 
 pub(super) mod archive;
 pub(super) mod attributes;
@@ -42,8 +41,8 @@ use crate::plan::condition::Seen;
 use crate::plan::decide::{Route, Skip};
 use crate::planner::Step;
 use crate::s3::{Failure, FailureKind, Head, Operation, Written};
-use archive::Cold;
-use attributes::Wanted;
+use archive::ArchivedSource;
+use attributes::TargetAttributes;
 use trouble::{Replan, Trouble};
 use upload::orphans::OrphanUpload;
 
@@ -54,31 +53,30 @@ const ROUNDS: usize = 4;
 pub(super) struct ObjectTask<'w> {
     work: &'w Work,
     step: &'w Step,
-    /// The receipt in the making.
+    /// The draft of the receipt.
     draft: Draft,
-    /// The known state of the destination's key: first as the plan saw it, then as a round of ours
-    /// wrote it.
+    /// The last known state of the destination key: as the plan saw it, or as a round wrote it.
     seen: Seen,
-    /// Set if the destination has the object, perhaps from an earlier session: the reason to leave
-    /// it alone if it cannot be proven.
+    /// Set if the planner found an object at the key that an earlier session may have copied. Holds
+    /// the reason to skip it if that cannot be proven.
     found: Option<Skip>,
     /// Uploads to this key that earlier sessions left open.
     orphans: Vec<OrphanUpload>,
     /// The object as it was before the first attempt to change it in place.
     before: Option<Head>,
-    /// The `ETag`s that HEAD has shown of the source.
-    shown: Option<ShownEtag>,
+    /// The `ETag`s of the source that HEAD has shown; `None` before the first HEAD.
+    shown: Option<ShownEtags>,
 }
 
 /// The `ETag`s of the source in the rounds so far.
-enum ShownEtag {
-    /// The same in each round.
+enum ShownEtags {
+    /// HEAD has shown the same one in each round.
     Same(String),
-    /// Different ones.
+    /// HEAD has shown different ones.
     Several,
 }
 
-/// The place of an object's bytes.
+/// The origin of the bytes of an object that is worked on in rounds.
 #[derive(Clone, Copy)]
 enum TaskSource<'w> {
     Bucket(&'w Bucket),
@@ -86,11 +84,11 @@ enum TaskSource<'w> {
 }
 
 impl<'w> ObjectTask<'w> {
-    /// Executes one step from beginning to end.
+    /// Executes one step, and returns its receipt.
     ///
     /// Hundreds of these futures are in memory at once, nearly all of them small copies. So futures
-    /// that are rarely awaited are boxed, here and further down: without boxes, each step would
-    /// take 23 KiB.
+    /// that are rarely awaited are boxed, here and in the functions below: without boxes, each step
+    /// would take 23 KiB.
     pub(super) async fn run(work: &'w Work, step: &'w Step) -> Receipt {
         let began = Instant::now();
         let mut task = Self {
@@ -106,8 +104,11 @@ impl<'w> ObjectTask<'w> {
         let ending = match task.execute().await {
             Ok(ending) => ending,
             Err(Trouble::Stopped) => Ending::Stopped,
-            Err(Trouble::Failed(failure)) => Ending::failed(&failure),
-            Err(Trouble::Replan(reason, _)) => Ending::failed(&Failure::new(
+            Err(Trouble::Failed(failure) | Trouble::Replan(_, Some(failure))) => {
+                Ending::failed(&failure)
+            }
+            // Only standard input gets here: its bytes are gone, so it has no second round.
+            Err(Trouble::Replan(reason, None)) => Ending::failed(&Failure::new(
                 FailureKind::Conflict,
                 Operation::CompleteMultipartUpload,
                 work.sides.destination.place(&step.key),
@@ -138,17 +139,17 @@ impl<'w> ObjectTask<'w> {
             (None, _) => Box::pin(self.send_stdin()).await?,
         };
         // Attributes that no header carries are set after an upload too.
-        let wanted = Wanted::of_upload(self.work, &self.step.key);
+        let wanted = TargetAttributes::of_upload(self.work, &self.step.key);
         wanted.finish(None, &ending, self).await?;
         Ok(ending)
     }
 
     /// Copies the object from its bucket.
     async fn copy(&mut self, source: &'w Bucket) -> Result<Ending, Trouble> {
-        self.take_orphans();
         if let Some(ending) = Box::pin(self.repair_tags(source)).await? {
             return Ok(ending);
         }
+        self.take_orphans();
         self.draft.in_place = self.work.sides.is_in_place();
         self.rounds(TaskSource::Bucket(source)).await
     }
@@ -156,7 +157,9 @@ impl<'w> ObjectTask<'w> {
     /// Restores an object, or copies it if it turns out to be readable.
     async fn restore(&mut self, source: &'w Bucket) -> Result<Ending, Trouble> {
         let slot = self.request_slot(Want::Small).await?;
-        let answer = self.meet_archived(source, &Cold::listed(self.step)).await;
+        let answer = self
+            .handle_archived(source, &ArchivedSource::listed(self.step))
+            .await;
         drop(slot);
         match answer {
             // Versions are copied in order, so this one is left to the next run, which finds it
@@ -169,22 +172,22 @@ impl<'w> ObjectTask<'w> {
         }
     }
 
-    /// Works on the object in rounds until one of them ends it, and aborts the uploads of earlier
-    /// sessions that no round resumed.
-    async fn rounds(&mut self, origin: TaskSource<'w>) -> Result<Ending, Trouble> {
-        let mut gone = None;
+    /// Runs rounds until one of them ends the object, at most [`ROUNDS`]. Then aborts the uploads
+    /// of earlier sessions that no round resumed.
+    async fn rounds(&mut self, source: TaskSource<'w>) -> Result<Ending, Trouble> {
+        let mut upload_gone = None;
         let outcome = loop {
-            let round = match origin {
-                TaskSource::Bucket(source) => self.copy_round(source).await,
-                // In a box: a task of a copy has no use for so much room.
+            let round = match source {
+                TaskSource::Bucket(bucket) => self.copy_round(bucket).await,
+                // Boxed, because a copy has no use for the room that a file takes.
                 TaskSource::Directory(root) => Box::pin(self.file_round(root)).await,
             };
-            let round = match (round, origin) {
-                (Err(Trouble::Failed(failure)), TaskSource::Bucket(source))
-                    if archive::told_late(&failure) =>
+            let round = match (round, source) {
+                (Err(Trouble::Failed(failure)), TaskSource::Bucket(bucket))
+                    if archive::is_refusal_of_archived(&failure) =>
                 {
-                    let cold = Cold::refused(self.step, &failure);
-                    self.meet_archived(source, &cold).await
+                    let archived = ArchivedSource::refused(self.step, &failure);
+                    self.handle_archived(bucket, &archived).await
                 }
                 (round, _) => round,
             };
@@ -195,39 +198,40 @@ impl<'w> ObjectTask<'w> {
             let object = self.work.sides.name_of(&self.step.entry);
             let cause = failure.as_ref().map(tracing::field::display);
             tracing::info!(%object, %reason, failure = cause, "planning it again");
-            gone = failure.filter(|_| reason == Replan::UploadGone).or(gone);
+            upload_gone = failure
+                .filter(|_| reason == Replan::UploadGone)
+                .or(upload_gone);
             self.draft.replans.push(reason);
             if self.draft.replans.len() >= ROUNDS {
-                let failure = gone.unwrap_or_else(|| self.exhausted(origin));
+                let failure = upload_gone.unwrap_or_else(|| self.exhausted(source));
                 break Err(Trouble::Failed(failure));
             }
         };
         if !matches!(outcome, Err(Trouble::Stopped)) && !self.orphans.is_empty() {
-            Box::pin(self.cancel_orphans()).await;
+            Box::pin(self.abort_orphans()).await;
         }
         outcome
     }
 
-    /// Returns the failure of an object that was planned again in each of its rounds.
-    fn exhausted(&self, origin: TaskSource<'_>) -> Failure {
-        let (operation, place, changed) = match origin {
-            TaskSource::Bucket(source) => {
-                let place = source.place(&self.step.entry.key);
-                let changed = format!("the source changed {ROUNDS} times while it was copied");
-                (Operation::HeadObject, place, changed)
-            }
-            TaskSource::Directory(_) => {
-                let place = self.work.sides.name_of(&self.step.entry);
-                let changed = format!("the file changed {ROUNDS} times while it was read");
-                (Operation::ReadFile, place, changed)
-            }
+    /// Returns the failure of an object whose last round asked for another one.
+    fn exhausted(&self, source: TaskSource<'_>) -> Failure {
+        let (operation, place, changed) = match source {
+            TaskSource::Bucket(bucket) => (
+                Operation::HeadObject,
+                bucket.place(&self.step.entry.key),
+                format!("the source changed {ROUNDS} times while it was copied"),
+            ),
+            TaskSource::Directory(_) => (
+                Operation::ReadFile,
+                self.work.sides.name_of(&self.step.entry),
+                format!("the file changed {ROUNDS} times while it was read"),
+            ),
         };
         if let Some(message) = self.contradiction() {
             return Failure::new(FailureKind::ServerFault, operation, place, message);
         }
         let replans = &self.draft.replans;
-        let is_source = replans.iter().all(|reason| reason.is_about_source());
-        let message = if is_source {
+        let message = if replans.iter().all(|reason| reason.is_about_source()) {
             changed
         } else {
             let reasons: BTreeSet<_> = replans.iter().map(ToString::to_string).collect();
@@ -244,19 +248,19 @@ impl<'w> ObjectTask<'w> {
         Failure::new(kind, operation, place, message)
     }
 
-    /// Records the `ETag` that HEAD shows.
-    fn shows(&mut self, etag: &str) {
+    /// Records the `ETag` that HEAD shows in this round.
+    fn note_shown(&mut self, etag: &str) {
         self.shown = Some(match &self.shown {
-            None => ShownEtag::Same(etag.to_owned()),
-            Some(ShownEtag::Same(last)) if last == etag => return,
-            Some(_) => ShownEtag::Several,
+            None => ShownEtags::Same(etag.to_owned()),
+            Some(ShownEtags::Same(last)) if last == etag => return,
+            Some(_) => ShownEtags::Several,
         });
     }
 
-    /// Returns how the server contradicts itself about a source that has not changed: HEAD shows
-    /// the same `ETag` each time, and each copy that names it is refused.
+    /// Returns the contradiction in the server's answers if HEAD showed the same `ETag` in each
+    /// round, and the server refused each copy that named it.
     fn contradiction(&self) -> Option<String> {
-        let Some(ShownEtag::Same(etag)) = &self.shown else {
+        let Some(ShownEtags::Same(etag)) = &self.shown else {
             return None;
         };
         let listed = self.step.entry.etag.as_ref();
@@ -277,18 +281,19 @@ impl<'w> ObjectTask<'w> {
         &self.work.sides.destination
     }
 
-    /// Returns the object's place at the destination, for messages.
+    /// Returns the bucket and key of the destination, for messages.
     fn place(&self) -> String {
         self.destination().place(&self.step.key)
     }
 
-    /// Waits for a request slot.
+    /// Waits for a request slot. After a stop there is none.
     async fn request_slot(&self, want: Want) -> Result<Slot, Trouble> {
         let slot = self.work.slots().request(want).await;
         slot.map_err(|_| Trouble::Stopped)
     }
 
-    /// Reports the bytes of an object that one request wrote, or that was found.
+    /// Reports the bytes of an object that no upload session counts: one request wrote it, or it
+    /// was found.
     fn count_bytes(&self, bytes: u64) {
         self.work
             .monitor

@@ -1,10 +1,10 @@
-//! Is the copy equal? Decided from what S3 computed, without reading a byte.
+//! Decides whether a copy is equal to its source, from what S3 computed and without reading a byte.
 //!
 //! The strongest evidence decides, and a contradiction always decides. *Before* an upload is
 //! completed, [`forecast`] computes the checksum and the `ETag` of the whole object from the
-//! answers about its parts, so that a wrong part publishes nothing. Afterwards the answer to the
-//! write is the first evidence. Only if it proves nothing does s3haul look at the destination once
-//! more. An `ETag` that the endpoint does not derive from the bytes is never evidence.
+//! answers about its parts, so that a wrong part is never published. *After* a write, its answer is
+//! the first evidence ([`judge_answer`]) and a HEAD of the object the last ([`judge_head`]). An
+//! `ETag` that the endpoint does not derive from the bytes is never evidence.
 
 use super::receipt::Proof;
 use crate::checksum::{looks_like_md5, may_be_of_content, multipart_etag, of_parts};
@@ -14,13 +14,13 @@ use crate::s3::{Capabilities, Checksum, ChecksumAlgorithm, ChecksumKind, Head, P
 /// The properties of the source that the copy is compared with.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Expected {
-    /// Bytes.
+    /// The size in bytes.
     pub(crate) size: u64,
-    /// Its checksum, if there is one.
+    /// The checksum, if there is one.
     pub(crate) checksum: Option<Checksum>,
-    /// True when the checksum was computed by reading the source, and not by S3.
+    /// True if the checksum was computed by reading the source, and not by S3.
     pub(crate) read: bool,
-    /// Its `ETag`, if that follows from the bytes.
+    /// The `ETag`, if it follows from the bytes.
     pub(crate) etag: Option<String>,
 }
 
@@ -54,9 +54,9 @@ impl Expected {
 /// The checksum and the `ETag` of a whole object, computed from S3's answers about its parts.
 #[derive(Clone, Debug, Default)]
 pub(super) struct FromParts {
-    /// In the algorithm and kind that the upload declared, when all parts have one.
+    /// The checksum that the upload declared, if all parts have one.
     pub(super) checksum: Option<Checksum>,
-    /// Set if all parts' `ETag`s are MD5s.
+    /// The `ETag`, if those of all parts are MD5s.
     etag: Option<String>,
 }
 
@@ -73,7 +73,7 @@ impl FromParts {
         }
     }
 
-    /// Restores the `ETag` of parts that are gone from the record of an earlier session.
+    /// Returns the `ETag` that an earlier session recorded, for parts that are gone.
     pub(super) fn recorded(etag: Option<String>) -> Self {
         Self {
             checksum: None,
@@ -96,8 +96,8 @@ impl FromParts {
     }
 }
 
-/// Returns true if a checksum of the whole object proves that the parts make the source. An upload
-/// of unknown origin is published only then.
+/// Returns true if a checksum of the whole object proves that the parts make the source. An adopted
+/// upload is published only then.
 pub(super) fn proves(expected: &Expected, made: &FromParts) -> bool {
     expected
         .checksum
@@ -111,11 +111,11 @@ pub(super) fn proves(expected: &Expected, made: &FromParts) -> bool {
 pub(super) enum Forecast {
     /// It may be published.
     Publish,
-    /// It may be published, but the source's `ETag` is not kept, and why.
+    /// It may be published, but does not keep the source's `ETag`. Holds the reason.
     Unkept(String),
-    /// The parts do not end where those of the source end; they must be asked for one by one.
+    /// The parts do not end where those of the source end, so each must be asked for.
     OtherBoundaries,
-    /// It would not be equal, and what differs. It must not be published.
+    /// It would not be equal and must not be published. Holds the difference.
     Contradicted(String),
 }
 
@@ -129,12 +129,6 @@ pub(super) fn forecast(
     let sums = expected.checksum.as_ref().zip(made.checksum.as_ref());
     let sums = sums.filter(|(a, b)| (a.algorithm, a.kind) == (b.algorithm, b.kind));
     let are_equal = sums.map(|(expected, made)| expected.value == made.value);
-    let differ = |what: &Checksum, made: &str, source: &str| {
-        Forecast::Contradicted(format!(
-            "the parts make the {} {made}, the source's is {source}",
-            what.algorithm
-        ))
-    };
     if let Some((source, made)) = sums
         && are_equal == Some(false)
     {
@@ -142,7 +136,10 @@ pub(super) fn forecast(
         if !is_whole && matches!(boundaries, Boundaries::Guessed) {
             return Forecast::OtherBoundaries;
         }
-        return differ(source, &made.value, &source.value);
+        return Forecast::Contradicted(format!(
+            "the parts make the {} {}, the source's is {}",
+            source.algorithm, made.value, source.value
+        ));
     }
     let (Some(etag), Some(made), true) = (&expected.etag, &made.etag, content_etags) else {
         return Forecast::Publish;
@@ -151,8 +148,8 @@ pub(super) fn forecast(
         Boundaries::Chosen => Forecast::Publish,
         _ if made == etag => Forecast::Publish,
         Boundaries::Guessed => Forecast::OtherBoundaries,
-        // An object whose encryption was changed in place keeps the ETag of its first writing: a
-        // checksum knows better.
+        // An object whose encryption was changed in place keeps its first ETag, so an equal
+        // checksum counts more.
         Boundaries::Replayed(_) if are_equal == Some(true) => Forecast::Unkept(format!(
             "the source's own parts make {made}, and not its ETag {etag}"
         )),
@@ -165,11 +162,11 @@ pub(super) fn forecast(
 /// The verdict of the evidence so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// Equal, and why.
+    /// The copy is equal.
     Proven(Proof),
-    /// Not equal, and what differs.
+    /// The copy is not equal. Holds the difference.
     Contradicted(String),
-    /// Nothing that counts; the destination must be looked at.
+    /// The evidence shows neither, so the destination must be looked at.
     Unknown,
 }
 
@@ -186,7 +183,7 @@ impl Verdict {
     }
 }
 
-/// Judges by the answer of the write alone. Nothing was `made` of parts by single requests.
+/// Judges by the answer to the write alone.
 pub(super) fn judge_answer(
     expected: &Expected,
     written: &Written,
@@ -194,7 +191,7 @@ pub(super) fn judge_answer(
     content_etags: bool,
 ) -> Verdict {
     if let Some(verdict) = judge_checksum(expected, written.checksum.as_ref()) {
-        // A look tells if a key makes ETags of its own.
+        // Only HEAD shows if a key makes ETags of its own.
         let is_doubtful =
             content_etags && against_weak_sum(expected, &verdict, &written.etag).is_some();
         return if is_doubtful {
@@ -206,7 +203,7 @@ pub(super) fn judge_answer(
     if content_etags && expected.etag.as_ref() == Some(&written.etag) {
         return Verdict::Proven(Proof::Etag);
     }
-    // The source has a checksum that the answer does not hold (KMS): it is worth a look.
+    // HEAD may show the checksum that the answer lacks (KMS).
     if expected.checksum.is_some() && written.checksum.is_none() {
         return Verdict::Unknown;
     }
@@ -216,7 +213,7 @@ pub(super) fn judge_answer(
     judge_against_parts(made, written.checksum.as_ref()).unwrap_or(Verdict::Unknown)
 }
 
-/// Judges by a HEAD of the destination, which is the last word.
+/// Judges by a HEAD of the destination, the last evidence.
 pub(super) fn judge_head(
     expected: &Expected,
     found: &Head,
@@ -251,8 +248,8 @@ pub(super) fn judge_head(
     judge_against_parts(made, found.checksum.as_ref()).unwrap_or(Verdict::Proven(Proof::Size))
 }
 
-/// Compares two checksums; `None` if they cannot be compared. Unequal composite checksums may come
-/// from other boundaries, and so may those of an unknown kind.
+/// Judges by two checksums. Returns `None` if they cannot be compared: different composite
+/// checksums, and those of an unknown kind, may come from other part boundaries.
 pub(crate) fn judge_checksum(expected: &Expected, found: Option<&Checksum>) -> Option<Verdict> {
     let (sum, found) = (expected.checksum.as_ref()?, found?);
     if (sum.algorithm, sum.kind) != (found.algorithm, found.kind) {
@@ -273,7 +270,7 @@ pub(crate) fn judge_checksum(expected: &Expected, found: Option<&Checksum>) -> O
     })
 }
 
-/// Returns the contradiction if two MD5s differ although the 32-bit checksums are equal.
+/// Returns a contradiction if the MD5s differ although the 32-bit checksums are equal.
 pub(crate) fn against_weak_sum(
     expected: &Expected,
     verdict: &Verdict,
@@ -292,8 +289,8 @@ pub(crate) fn against_weak_sum(
     })
 }
 
-/// Judges a published object by the checksum that its parts make; `None` if the two cannot be
-/// compared.
+/// Judges a published object by the checksum that its parts make. Returns `None` if the two cannot
+/// be compared.
 fn judge_against_parts(made: &FromParts, found: Option<&Checksum>) -> Option<Verdict> {
     let (made, found) = (made.checksum.as_ref()?, found?);
     ((made.algorithm, made.kind) == (found.algorithm, found.kind)).then(|| {

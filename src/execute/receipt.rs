@@ -1,8 +1,7 @@
-//! The record of one object once the run is done with it.
+//! Defines the receipt: the record of one object after the run is done with it.
 //!
-//! A receipt is one line of `report.jsonl`. It says what was read (the exact version), what was
-//! written, by which route, with how many requests, and on what the claim rests that both are
-//! equal.
+//! A receipt is one line of `report.jsonl`. It names the exact version that was read, the version
+//! that was written, the route, the number of requests, and the proof that both are equal.
 
 use std::time::Duration;
 
@@ -17,7 +16,7 @@ pub use crate::plan::loss::{Loss, Lost};
 use crate::planner::Step;
 use crate::s3::{Checksum, ChecksumAlgorithm, ChecksumKind, Failure, FailureKind, Head};
 
-/// On what it rests that the destination equals the source. From strong to weak.
+/// The proof that the destination equals the source, from strong to weak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
@@ -49,7 +48,8 @@ pub enum Proof {
     /// The object's `ETag` is the one that follows from the `ETag`s of its parts: what S3 copied
     /// part by part is what it published.
     PartEtags,
-    /// The same by the checksums of the parts, where `ETag`s do not follow from bytes.
+    /// The object's checksum is the one that follows from those of its parts, where `ETag`s do not
+    /// follow from the bytes.
     PartChecksums,
     /// The sizes are equal; the endpoint gives nothing better.
     Size,
@@ -73,9 +73,9 @@ impl Proof {
         }
     }
 
-    /// Returns true if a checksum of all bytes was compared between source and destination: what
-    /// `verify: require-checksum` demands. An `ETag` is none, because S3 does not promise of what
-    /// it is the MD5.
+    /// Returns true if a checksum of all bytes was compared between source and destination, as
+    /// `verify: require-checksum` demands. An `ETag` is no checksum, because S3 does not promise
+    /// that it is the MD5 of the bytes.
     #[must_use]
     pub const fn is_checksum(self) -> bool {
         !matches!(
@@ -126,7 +126,7 @@ impl std::fmt::Display for Proof {
 pub enum Ending {
     /// Copied or uploaded, and proven.
     Done {
-        /// On what the proof rests.
+        /// The proof that it equals the source.
         proof: Proof,
         /// The destination's `ETag`; delete markers have none.
         #[serde(skip_serializing_if = "String::is_empty")]
@@ -158,6 +158,7 @@ pub enum Ending {
 }
 
 impl Ending {
+    /// Returns the ending of an object that failed.
     pub(super) fn failed(failure: &Failure) -> Self {
         Self::Failed {
             error: failure.into(),
@@ -182,13 +183,13 @@ pub struct ErrorRecord {
     pub request_id: Option<String>,
     /// The remedy.
     pub remedy: String,
-    /// True when no other object will fare better now: the run ends with this one.
+    /// True if all other objects would fail too, so that the run ends.
     #[serde(skip)]
     pub ends_run: bool,
-    /// True if the same run may succeed later although nothing is corrected.
+    /// True if the same run may succeed later without a correction.
     #[serde(skip)]
     pub may_pass_later: bool,
-    /// True when the copy is there, and something is wrong with it.
+    /// True if the copy is there and is not equal, or not proven.
     #[serde(skip)]
     pub is_published: bool,
 }
@@ -261,7 +262,7 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// Returns true if the bucket keeps what the object was before it was changed in place.
+    /// Returns true if the object was changed in place and the bucket keeps its old version.
     #[must_use]
     pub fn leaves_old_version(&self) -> bool {
         let Ending::Done {
@@ -274,7 +275,7 @@ impl Receipt {
         self.in_place && version != "null"
     }
 
-    /// Returns true for objects that the run was to copy and did not.
+    /// Returns true for objects that failed.
     #[must_use]
     pub fn is_failure(&self) -> bool {
         matches!(self.ending, Ending::Failed { .. })
@@ -285,20 +286,20 @@ impl Receipt {
 pub(super) const COPIED_BEFORE: &str =
     "copied by an earlier session of this run, and proven by this one";
 
-/// The note on an object that may be a copy of this run, where nothing proves it.
+/// The note on an object that may be a copy of this run, and that nothing proves.
 pub(super) const MAY_BE_OURS: &str =
     "an earlier session of this run may have copied it; nothing that is stored with it proves that";
 
-/// The note on a copy that got its tags and nothing else.
+/// The note on a copy of which only the tags were set.
 pub(super) const ONLY_TAGS: &str = "only its tags were set: the copy is that of the earlier run";
 
-/// Returns true for a note that tells how an object was done, and not that something is wrong.
+/// Returns true for a note that is no warning: it says how the object was done.
 #[must_use]
 pub fn is_usual(note: &str) -> bool {
     [COPIED_BEFORE, MAY_BE_OURS, ONLY_TAGS].contains(&note)
 }
 
-/// A receipt in the making.
+/// The draft of a receipt.
 pub(super) struct Draft {
     pub(super) size: u64,
     pub(super) version: Option<String>,
@@ -309,9 +310,9 @@ pub(super) struct Draft {
     pub(super) replans: Vec<Replan>,
     pub(super) losses: Vec<Loss>,
     pub(super) notes: Vec<String>,
-    /// Uploads that no journal knows were looked for.
+    /// True once open uploads to adopt were looked for.
     pub(super) looked_for_uploads: bool,
-    /// The object is changed where it is.
+    /// True if the object is changed where it is.
     pub(super) in_place: bool,
 }
 
@@ -345,8 +346,8 @@ impl Draft {
         }
     }
 
-    /// Returns the ending of an object that `rule` leaves out by now.
-    pub(super) fn left_out(&mut self, rule: &Excluded) -> Ending {
+    /// Notes that `rule` leaves out the object by now, and returns its ending.
+    pub(super) fn leave_out(&mut self, rule: &Excluded) -> Ending {
         self.reason = None;
         self.notes.push(format!(
             "written again after it had been listed, and left out as it is now: {rule}"
@@ -356,7 +357,7 @@ impl Draft {
         }
     }
 
-    /// Records the exact source.
+    /// Records the version of the source, its size, and the route.
     pub(super) fn pinned(&mut self, head: &Head, route: &Route, version: Option<String>) {
         self.takes(head.size, route);
         self.version = version;
@@ -399,7 +400,7 @@ impl Draft {
     }
 }
 
-/// Seconds with milliseconds, which is what a report needs.
+/// Returns the seconds of a duration, rounded to milliseconds for reports.
 #[must_use]
 pub fn seconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1000.0).round() / 1000.0

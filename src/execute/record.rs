@@ -1,9 +1,9 @@
-//! Records in the journal what the conductor does.
+//! Records the events of one transfer in the journal, as far as the next session must know them.
 //!
-//! It decides, event by event, what the next session must know, and the conductor hands the events
-//! over before it begins anything new: an object is on record before its first request. Keys that
-//! need no work are gathered, by the range in which they were planned. An object that a stop left
-//! undone stays pending. If the run can go on, its receipt stands in the report until then.
+//! The conductor writes the events before it starts an object, so that an object is on record
+//! before its first request. Keys that need no work are gathered into one event per range. An
+//! object that a stop left undone stays pending; if the run can continue, its receipt stands in the
+//! report until then.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -27,29 +27,32 @@ use crate::planner::{Hunger, News, Pending, Planning, Resume, Sides, Step};
 
 /// Keys without work that are gathered into one event.
 const GATHERED: u32 = 256;
-/// Equal objects in one event by which a later session sees that the destination still has them.
+/// The equal objects in one event. A later session looks at them, to see if the destination still
+/// has them.
 const EQUAL: usize = 4;
 
-/// Numbers that each transfer has for its ranges, besides the one that it begins with.
+/// The numbers that each transfer has for its ranges, besides its first.
 const RANGES: u32 = 1 << 16;
 
 /// The record of one transfer.
 pub(super) struct Record {
     journal: Journal,
     transfer: u32,
+    /// The events that are not written yet.
     events: Vec<Event>,
-    /// The range that is spoken of.
+    /// The range that the next events are about.
     range: u32,
-    /// Keys without work by range, which are not on record yet.
+    /// The keys without work that have no event yet, by range.
     gathered: BTreeMap<u32, Gathered>,
-    /// The ranges of objects that are pending.
+    /// The ranges of pending objects, by number.
     objects: HashMap<u64, u32>,
-    /// Ranges whose lists ended early: the rest of their keys is listed again by the next session.
+    /// The ranges whose lists ended early. The next session lists the rest of their keys again.
     missing: BTreeSet<u32>,
-    /// The events of those if the transfer ends without another session.
+    /// The events about these lists, if the transfer ends without another session.
     unlisted: Vec<Event>,
-    /// Receipts of what is left to the next session.
+    /// The receipts of objects that are left to the next session.
     left: Vec<ReceiptLine>,
+    /// True if a range that was listed once needs no second list.
     plans_once: bool,
     /// The state in the journal when this session began.
     resumed: Arc<RunState>,
@@ -64,7 +67,7 @@ struct Gathered {
 
 /// Returns the progress of an earlier session with this transfer.
 pub(super) fn resume(work: &Work, transfer: u32) -> Resume {
-    // The numbers of two transfers never meet: a manifest has no room for so many.
+    // The numbers of two transfers never overlap, because a manifest has no room for so many.
     let next = (transfer + 1).saturating_mul(RANGES);
     let last = next.saturating_add(RANGES - 1);
     let known = || work.resumed.ranges_of(transfer);
@@ -237,12 +240,12 @@ impl Record {
         }
     }
 
-    /// Records that a list ended early. The next session lists the rest of the range again, so this
-    /// is not a failure before the transfer ends.
+    /// Records that a list ended early. This becomes a failure only when the transfer ends, because
+    /// the next session lists the rest of the range again.
     pub(super) fn unlisted(&mut self, receipt: &Receipt) {
         self.missing.insert(self.range);
         let line = self.line(receipt);
-        if let Some(ended) = ended(receipt, &self.resumed) {
+        if let Some(ended) = self.ended(receipt) {
             self.unlisted.push(Event::ObjectEnded {
                 range: self.range,
                 object: None,
@@ -271,8 +274,8 @@ impl Record {
         if is_left_to_next && self.journal.keeps() {
             return self.left.extend(line);
         }
-        let Some(ended) = ended(receipt, &self.resumed) else {
-            // Without a journal, the receipt is all that there will ever be.
+        let Some(ended) = self.ended(receipt) else {
+            // Without a journal, no later session writes a receipt.
             return self.gather(|passed| passed.receipts.extend(line));
         };
         let range = object
@@ -286,6 +289,18 @@ impl Record {
         });
     }
 
+    /// Returns the ending of an object for the journal.
+    fn ended(&self, receipt: &Receipt) -> Option<Ended> {
+        let mut ended = ended(receipt)?;
+        if let Ended::Done { settles, .. } = &mut ended {
+            let place = &receipt.destination;
+            *settles = Some(place)
+                .filter(|place| self.resumed.unproven.contains(place))
+                .cloned();
+        }
+        Some(ended)
+    }
+
     fn line(&self, receipt: &Receipt) -> Option<ReceiptLine> {
         if !self.journal.has_ledger() {
             return None;
@@ -295,7 +310,7 @@ impl Record {
             .ok()
     }
 
-    /// Puts what was gathered of a range into an event.
+    /// Turns the gathered keys of a range into an event.
     fn flush(&mut self, range: u32) {
         if let Some(Gathered { passed, .. }) = self.gathered.remove(&range) {
             self.events
@@ -303,7 +318,7 @@ impl Record {
         }
     }
 
-    /// Records the passed keys of all ranges.
+    /// Turns the gathered keys of all ranges into events.
     pub(super) fn flush_all(&mut self) {
         for (range, Gathered { passed, .. }) in std::mem::take(&mut self.gathered) {
             self.events
@@ -324,7 +339,7 @@ impl Record {
         }
     }
 
-    /// Reports lists that ended early as far as they are left to the next session.
+    /// Leaves the receipts of lists that ended early to the next session.
     pub(super) fn leave_unlisted(&mut self) {
         let receipts = self.unlisted.drain(..).filter_map(|event| match event {
             Event::ObjectEnded { receipt, .. } => receipt,
@@ -333,8 +348,8 @@ impl Record {
         self.left.extend(receipts);
     }
 
-    /// Hands over what happened. That a journal is broken is seen to by its watcher; the receipts
-    /// may still come into the report.
+    /// Writes the events and receipts. A broken journal stops the run by its watcher; receipts may
+    /// still reach the report then.
     pub(super) async fn write(&mut self) {
         for event in self.events.drain(..) {
             let _ = self.journal.append(event).await;
@@ -345,8 +360,8 @@ impl Record {
     }
 }
 
-/// Returns true for what is left out because of where its bytes are: the destination has nothing of
-/// it.
+/// Returns true for an object that is skipped because it is in an archive. The destination does not
+/// have it.
 fn is_archived(ending: &Ending) -> bool {
     matches!(
         ending,
@@ -357,7 +372,7 @@ fn is_archived(ending: &Ending) -> bool {
 }
 
 /// Returns the ending of an object; `None` if it did not end.
-fn ended(receipt: &Receipt, resumed: &RunState) -> Option<Ended> {
+pub(super) fn ended(receipt: &Receipt) -> Option<Ended> {
     let bytes = receipt.size;
     Some(match &receipt.ending {
         Ending::Done { proof, .. } => Ended::Done {
@@ -375,9 +390,7 @@ fn ended(receipt: &Receipt, resumed: &RunState) -> Option<Ended> {
                     InPlace::Replaced
                 }
             }),
-            settles: Some(&receipt.destination)
-                .filter(|place| resumed.unproven.contains(place))
-                .cloned(),
+            settles: None,
         },
         ending @ Ending::Skipped { reason } => Ended::Skipped {
             bytes,
@@ -417,7 +430,7 @@ pub(super) fn listed_anew<'a>(
         .collect()
 }
 
-/// Plans a transfer; a transfer from standard input has one step and no listing.
+/// Starts to plan a transfer. Standard input has one step and no listing.
 pub(super) fn planning(work: &Work, transfer: u32) -> Planning {
     let sides = &work.sides;
     if sides.transfer.from != Source::Stdin {

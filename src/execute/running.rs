@@ -1,4 +1,4 @@
-//! A transfer between its beginning and its end, and an object that is under way.
+//! Holds the state of a transfer in progress, and of an object in progress.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,17 +21,19 @@ pub(super) struct Running {
     pub(super) work: Arc<Work>,
     /// The record that goes to the journal.
     pub(super) record: Record,
-    /// The keys that earlier sessions left.
+    /// The objects of earlier sessions, if the keys are listed again.
     pub(super) listed: Listed,
     /// The keys that its patterns probably missed.
     pub(super) misses: Misses,
+    /// Tells the planner if the executor has free slots.
     pub(super) hunger: Hunger,
-    /// Nothing more will be found.
+    /// True once all objects are found.
     pub(super) is_planned: bool,
-    /// The selection has matched something, or could not be looked at as a whole.
+    /// True if the selection has matched something, or only a part of the keys is seen.
     pub(super) has_found: bool,
+    /// The number of keys that the selection left out.
     pub(super) excluded: u64,
-    /// Objects that wait or are under way.
+    /// The number of objects that wait or are in progress.
     pub(super) left: usize,
 }
 
@@ -79,18 +81,19 @@ impl Running {
     }
 }
 
-/// An object under way.
+/// An object in progress.
 pub(super) struct Open {
     pub(super) transfer: u32,
     /// Its number in the journal.
     pub(super) object: Option<u64>,
     pub(super) source: String,
     pub(super) destination: String,
-    /// At the destination.
+    /// Its key at the destination.
     pub(super) key: ObjectKey,
     pub(super) size: u64,
-    /// Zero for what is done in one request.
+    /// The number of its parts; 0 if one request copies it.
     pub(super) parts: u32,
+    /// The group of keys that it shares slots with.
     pub(super) group: Group,
     /// The newer versions of its key.
     pub(super) then: Option<Box<Following>>,

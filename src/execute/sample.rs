@@ -1,8 +1,8 @@
-//! Looks at some of what earlier sessions have copied or found equal, before a run resumes.
+//! Looks at a sample of the objects that earlier sessions copied or found equal, before a run
+//! resumes.
 //!
-//! Nobody looks at these objects again otherwise: the record says that they are done. Only what the
-//! server clearly says counts. That it does not answer, or that a look is denied, says nothing
-//! about an object.
+//! The run does not look at these objects otherwise, because the journal says that they are done.
+//! Only a clear answer counts: no answer, or a denied look, proves nothing about an object.
 
 use futures::stream::{self, StreamExt as _};
 
@@ -14,23 +14,23 @@ use crate::manifest::job::{Job, Versions};
 use crate::planner::Sides;
 use crate::s3::{Failure, FailureKind, Head};
 
-/// Looks under way at once.
+/// The most looks in flight at once.
 const AT_ONCE: usize = 8;
 
-/// The result of looks at some objects on record.
+/// The result of a look at recorded objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Looked {
-    /// Objects that are there as they were.
+    /// The objects that are there as recorded.
     pub there: u64,
-    /// Those of them that a session has copied.
+    /// Those of them that a session copied.
     pub copies: u64,
-    /// All that were looked at with an answer.
+    /// All objects for which there was a clear answer.
     pub objects: u64,
-    /// The state of one of the others, in words.
+    /// The state of one object that is not as recorded, in words.
     pub example: Option<String>,
 }
 
-/// Looks at some of the objects that earlier sessions of a run have copied or found equal.
+/// Looks at a sample of the objects that earlier sessions of a run copied or found equal.
 ///
 /// # Errors
 /// A bucket cannot be used.
@@ -67,7 +67,8 @@ pub async fn look(
     Ok(looked)
 }
 
-/// Looks at one object; `None` without a clear answer. Tells a copy from what was found equal.
+/// Looks at one object. Returns `None` without a clear answer, an error in words if it is not as
+/// recorded, and otherwise true if a session copied it.
 async fn found(sides: Sides, copied: &Copied) -> Option<Result<bool, String>> {
     let entry = copied
         .entry
@@ -83,8 +84,8 @@ async fn found(sides: Sides, copied: &Copied) -> Option<Result<bool, String>> {
     } else {
         format!("copied at {:.0}", copied.at)
     };
-    // A server that does not replace objects at once may still be at work on the last request of a
-    // session that was killed.
+    // A server that does not replace objects at once may still work on the last request of a killed
+    // session.
     let is_as_recorded = |head: &Head| head.size == copied.bytes;
     let destination = &sides.destination;
     let look = destination.head_written(&key, is_as_recorded);

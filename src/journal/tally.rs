@@ -1,10 +1,12 @@
 //! Counts the results of objects, over all sessions of a run.
 //!
+//! [`Totals`] are the one count of a run: a session counts with them, and the journal keeps them.
+//!
 //! Each object counts once. This is easy if a list continues where the previous session left it. A
-//! list without order is read again from its beginning, and finds everything once more: what needs
-//! no work would count again, and what an earlier session copied is found equal. So a [`Tally`]
-//! remembers per transfer what such a list finds again. Some of it is subtracted from the sums, and
-//! the rest is not counted when it is found.
+//! list without order is read again from its beginning and finds all objects again: those that need
+//! no work, and copies of an earlier session, which are equal now. So a [`Tally`] remembers per
+//! transfer which objects such a list finds again. Some are subtracted from the sums, and the
+//! others are not counted when they are found.
 
 use std::collections::BTreeMap;
 
@@ -25,23 +27,23 @@ pub struct Totals {
     pub planned_objects: u64,
     /// Their bytes.
     pub planned_bytes: u64,
-    /// Objects copied or uploaded, and proven.
+    /// Objects copied or uploaded, and proven; also delete markers.
     pub done_objects: u64,
     /// Their bytes.
     pub done_bytes: u64,
-    /// Objects that were changed in place. They are part of `done_objects`.
+    /// Those of them that were changed in place.
     pub in_place_objects: u64,
-    /// Versions that are left of what these were before.
+    /// The old versions of objects changed in place that their buckets keep.
     pub old_versions: u64,
-    /// Their parts.
+    /// The parts of the objects copied or uploaded.
     pub parts: u64,
     /// Objects that the destination has.
     pub skipped_objects: u64,
     /// Their bytes.
     pub skipped_bytes: u64,
-    /// By what they were found equal.
+    /// The same objects by the comparison that found them equal.
     pub unchanged: Unchanged,
-    /// Copied objects by the reason for which they were copied.
+    /// The objects copied or uploaded by the reason.
     pub reasons: BTreeMap<Reason, u64>,
     /// Objects in an archive that are left out.
     pub archived_objects: u64,
@@ -55,12 +57,12 @@ pub struct Totals {
     pub ignored: u64,
     /// Objects that failed.
     pub failed_objects: u64,
-    /// Objects of which something could not be kept.
+    /// Objects copied or uploaded that lost an attribute.
     pub objects_with_losses: u64,
-    /// The attributes that could not be kept, with the number of objects.
+    /// The lost attributes, with the number of objects.
     #[serde(with = "whole")]
     pub losses: LossCounts,
-    /// Objects by the proof that they rest on.
+    /// The objects copied or uploaded by their proof.
     pub proofs: BTreeMap<String, u64>,
     /// Failed objects by the kind of failure.
     pub failures: BTreeMap<String, u64>,
@@ -126,7 +128,8 @@ impl Totals {
         self.ignored = self.ignored.saturating_add(passed.ignored);
     }
 
-    pub(super) fn end(&mut self, ended: &Ended) {
+    /// Counts an object that ended.
+    pub(crate) fn end(&mut self, ended: &Ended) {
         match ended {
             Ended::Done {
                 bytes,
@@ -179,9 +182,46 @@ impl Totals {
         }
     }
 
+    /// Returns the number of objects that ended, good or bad.
+    pub(crate) fn ended_objects(&self) -> u64 {
+        let left = self.skipped_objects + self.archived_objects + self.restoring_objects;
+        self.done_objects + left + self.failed_objects
+    }
+
     /// Adds the sums of another run.
     pub fn add(&mut self, other: &Self) {
-        for (sum, more) in [
+        self.change_numbers(other, u64::saturating_add);
+        self.unchanged.merge(&other.unchanged);
+        self.losses.merge(&other.losses);
+        self.causes.merge(&other.causes);
+        for (reason, more) in &other.reasons {
+            *self.reasons.entry(*reason).or_default() += more;
+        }
+        for (proof, more) in &other.proofs {
+            *self.proofs.entry(proof.clone()).or_default() += more;
+        }
+        for (kind, more) in &other.failures {
+            *self.failures.entry(kind.clone()).or_default() += more;
+        }
+    }
+
+    /// Subtracts counts that a list repeats. Copied objects are not among them, so their reasons,
+    /// losses, and proofs stay.
+    pub(super) fn take_back(&mut self, void: &Self) {
+        self.change_numbers(void, u64::saturating_sub);
+        self.unchanged.take_back(&void.unchanged);
+        self.causes.take_back(&void.causes);
+        for (kind, void) in &void.failures {
+            if let Some(count) = self.failures.get_mut(kind) {
+                *count = count.saturating_sub(*void);
+            }
+        }
+        self.failures.retain(|_, count| *count > 0);
+    }
+
+    /// Changes each number by the same number of `other`.
+    fn change_numbers(&mut self, other: &Self, change: impl Fn(u64, u64) -> u64) {
+        for (number, by) in [
             (&mut self.planned_objects, other.planned_objects),
             (&mut self.planned_bytes, other.planned_bytes),
             (&mut self.done_objects, other.done_objects),
@@ -199,45 +239,7 @@ impl Totals {
             (&mut self.failed_objects, other.failed_objects),
             (&mut self.objects_with_losses, other.objects_with_losses),
         ] {
-            *sum = sum.saturating_add(more);
+            *number = change(*number, by);
         }
-        self.unchanged.merge(&other.unchanged);
-        self.losses.merge(&other.losses);
-        self.causes.merge(&other.causes);
-        for (reason, more) in &other.reasons {
-            *self.reasons.entry(*reason).or_default() += more;
-        }
-        for (proof, more) in &other.proofs {
-            *self.proofs.entry(proof.clone()).or_default() += more;
-        }
-        for (kind, more) in &other.failures {
-            *self.failures.entry(kind.clone()).or_default() += more;
-        }
-    }
-
-    /// Subtracts counts that a list repeats. Copied objects are not among them.
-    pub(super) fn take_back(&mut self, void: &Self) {
-        for (count, void) in [
-            (&mut self.planned_objects, void.planned_objects),
-            (&mut self.planned_bytes, void.planned_bytes),
-            (&mut self.skipped_objects, void.skipped_objects),
-            (&mut self.skipped_bytes, void.skipped_bytes),
-            (&mut self.archived_objects, void.archived_objects),
-            (&mut self.restoring_objects, void.restoring_objects),
-            (&mut self.restoring_bytes, void.restoring_bytes),
-            (&mut self.excluded_objects, void.excluded_objects),
-            (&mut self.ignored, void.ignored),
-            (&mut self.failed_objects, void.failed_objects),
-        ] {
-            *count = count.saturating_sub(void);
-        }
-        self.unchanged.take_back(&void.unchanged);
-        self.causes.take_back(&void.causes);
-        for (kind, void) in &void.failures {
-            if let Some(count) = self.failures.get_mut(kind) {
-                *count = count.saturating_sub(*void);
-            }
-        }
-        self.failures.retain(|_, count| *count > 0);
     }
 }

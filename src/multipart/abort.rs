@@ -2,8 +2,8 @@
 //!
 //! A 204 to `AbortMultipartUpload` proves little: parts in flight may arrive after it, and some
 //! servers answer without effect. `ListParts` proves that the upload is gone if the server supports
-//! it, or else `ListMultipartUploads`. If the server answers neither, the caller reports that once,
-//! with everything that a user needs to look for the upload.
+//! it, or else `ListMultipartUploads`. If the server supports neither, the caller reports that
+//! once, with the id and the command that a user needs.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -19,38 +19,38 @@ use crate::location::{ObjectKey, S3Uri};
 use crate::printable::shell;
 use crate::s3::{Attributes, Failure, FailureKind, OpenUpload, Operation};
 
-/// How often an abort is repeated while parts that were in flight keep turning up.
+/// The number of aborts while parts that were in flight keep arriving.
 const ABORT_ROUNDS: u32 = 8;
 /// The number of aborts while the list of uploads still shows the upload: lists may lag behind.
 const LISTED_ROUNDS: u32 = 4;
-/// Clocks of server and client may differ by this much when it is judged whether an upload is one
-/// that this run created: small, for it may be another writer's.
+/// The difference of the clocks of server and client up to which an upload counts as one of this
+/// run. Small, because it may be another writer's.
 const CREATE_TOLERANCE: Duration = Duration::from_secs(10);
-/// A server refuses requests that are signed by a clock that differs by more than this.
+/// The difference of the clocks from which a server refuses signed requests.
 const MAX_SKEW: Duration = Duration::from_mins(15);
 
 /// The end of an upload whose abort the server did not refuse.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Aborted {
-    /// The server has the upload no more.
+    /// The server no longer has the upload.
     Gone,
     /// The server had no such upload under this key.
     NotThere,
     /// The server accepted the abort and does not show whether the upload is gone.
     Unverified(Failure),
-    /// The server accepted the abort, again and again, and still lists the upload: another attempt
-    /// changes nothing.
+    /// The server accepted several aborts and still lists the upload, so another one changes
+    /// nothing.
     StillListed(Failure),
 }
 
 /// An upload that may be left open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stray {
-    /// Its id; `None` if the server never told it.
+    /// Its id; `None` if the server never answered with it.
     pub id: Option<String>,
     /// The reason why it is not known to be gone.
     pub why: String,
-    /// Set if another attempt may end it.
+    /// True if another attempt may end it.
     pub(crate) may_pass: bool,
 }
 
@@ -109,8 +109,7 @@ impl Stray {
     }
 }
 
-/// Returns true for a failure that says nothing about what the server can do: the same request may
-/// succeed later.
+/// Returns true for a failure after which the same request may succeed later.
 fn may_pass(failure: &Failure) -> bool {
     failure.kind().may_pass_later() || failure.ends_run() || *failure.kind() == FailureKind::Stopped
 }
@@ -125,7 +124,7 @@ pub(crate) fn command(bucket: &Bucket, verb: &str, key: &ObjectKey, id: Option<&
     command_at(&location, &bucket.client().flags(), verb, id)
 }
 
-/// Returns the same for a location at the endpoint that these flags name.
+/// Returns this command for a location at the endpoint that these flags name.
 pub(crate) fn command_at(
     location: &S3Uri,
     flags: &[String],
@@ -144,13 +143,12 @@ pub(crate) fn command_at(
 }
 
 impl MultipartUpload {
-    /// Ends the upload and frees its parts. Parts that were in flight may land after an abort, so
-    /// it is repeated until the server shows none; let requests in flight end before this is
-    /// called.
+    /// Aborts the upload and frees its parts. Parts that were in flight may arrive after an abort,
+    /// so it is repeated until the server shows none. Let requests in flight end before the call.
     ///
     /// # Errors
-    /// What S3 says, also when nothing shows whether the upload is gone; [`FailureKind::Transient`]
-    /// when parts keep turning up.
+    /// Returns the failure of S3, also if nothing shows that the upload is gone, and
+    /// [`FailureKind::Transient`] if parts keep arriving.
     pub async fn cancel(&self) -> Result<(), Failure> {
         match self.abort().await? {
             Aborted::Gone | Aborted::NotThere => Ok(()),
@@ -158,7 +156,8 @@ impl MultipartUpload {
         }
     }
 
-    /// Returns the same, with the proof apart from the abort: an `Err` leaves the upload open.
+    /// Aborts the upload as [`MultipartUpload::cancel`] does. An `Err` means that it is open; an
+    /// abort without a proof is no error.
     pub(crate) async fn abort(&self) -> Result<Aborted, Failure> {
         let mut end = Aborted::Gone;
         for round in 0..ABORT_ROUNDS {
@@ -198,8 +197,8 @@ impl MultipartUpload {
                 // Some servers answer with another 404.
                 Some(unread) if *unread.kind() == FailureKind::NoSuchUpload => end,
                 Some(unread) => Aborted::Unverified(unread),
-                // Some answer with an empty list for an upload that is gone, and so does one that
-                // has not aborted an upload without parts.
+                // A server may answer with an empty list for an upload that is gone, or for one
+                // without parts that it did not abort.
                 None => Aborted::Unverified(failure.noting(
                     "and its list of parts is empty, which an upload without parts shows too",
                 )),
@@ -219,7 +218,7 @@ impl MultipartUpload {
         Failure::new(kind, Operation::AbortMultipartUpload, place, message)
     }
 
-    /// Asks the list of the bucket's uploads for this one.
+    /// Returns true if the list of the bucket's uploads has this one.
     pub(crate) async fn is_listed(&self) -> Result<bool, Failure> {
         let mut listed = std::pin::pin!(uploads(&self.bucket, prefix_of(&self.bucket, &self.key)));
         while let Some(open) = listed.try_next().await? {
@@ -230,8 +229,8 @@ impl MultipartUpload {
         Ok(false)
     }
 
-    /// Returns true when the server no longer has the upload. Where `ListParts` cannot be read, the
-    /// list of all uploads tells.
+    /// Returns true if the server no longer has the upload. If `ListParts` cannot be read, the list
+    /// of all uploads decides.
     pub(crate) async fn is_gone(&self) -> Result<bool, Failure> {
         match self.page(None).await {
             Ok(_) => Ok(false),
@@ -245,12 +244,12 @@ impl MultipartUpload {
         }
     }
 
-    /// Aborts what earlier attempts to create this upload left behind: Create knows no idempotency,
-    /// so an attempt whose answer was lost may have created an upload whose id nobody has. A twin
-    /// has this key, no parts, and was created shortly before; whoever else uploads to the key at
-    /// this very moment has parts or a later time.
+    /// Aborts the twins of this upload: uploads that earlier attempts to create it left open.
+    /// Create is not idempotent, so an attempt whose answer was lost may have created an upload of
+    /// unknown id. A twin has this key, no parts, and was created shortly before; another writer's
+    /// upload has parts or a later time.
     ///
-    /// A twin that cannot be ended holds no bytes, so it does not fail the upload;
+    /// A twin holds no bytes, so one that cannot be aborted does not fail the upload;
     /// [`MultipartUpload::strays`] has it.
     pub(super) async fn abort_twins(&mut self, began: Timestamp) {
         let now = Timestamp::now();
@@ -261,7 +260,7 @@ impl MultipartUpload {
                 return;
             }
         };
-        // The server's own clock tells best, if it has one.
+        // The server's own clock decides, if it has one.
         let ours = listed
             .iter()
             .find(|open| open.upload_id == self.id)
@@ -282,10 +281,10 @@ impl MultipartUpload {
         self.strays.extend(strays);
     }
 
-    /// Aborts what attempts to create this upload left behind that the server refused, such as with
-    /// `SlowDown`, and that took effect all the same. Asks nothing if there was no refusal. Returns
-    /// those that may be left open; none if the server does not list uploads, for nearly all
-    /// refusals are true.
+    /// Aborts the uploads of attempts that the server refused, for instance with `SlowDown`, and
+    /// that took effect all the same. Sends no request if there was no refusal. Returns the uploads
+    /// that may be left open; none if the server does not list uploads, since nearly all refusals
+    /// are true.
     pub(crate) async fn refused_twins(&self, known: &BTreeSet<String>) -> Vec<Stray> {
         let Some(window) = self.refused else {
             return Vec::new();
@@ -301,8 +300,8 @@ impl MultipartUpload {
         !self.late.is_empty()
     }
 
-    /// Aborts what such requests created, which are awaited for some seconds. Returns what may be
-    /// left open.
+    /// Waits some seconds for these requests, and aborts the uploads that they created. Returns
+    /// those that may be left open.
     pub(crate) async fn late_twins(&self, known: &BTreeSet<String>) -> Vec<Stray> {
         let mut known = known.clone();
         known.insert(self.id.clone());
@@ -311,19 +310,19 @@ impl MultipartUpload {
         join_all(settled).await.into_iter().flatten().collect()
     }
 
-    /// Uploads that earlier attempts to create this one may have left open.
+    /// Returns the uploads that earlier attempts to create this one may have left open.
     #[must_use]
     pub fn strays(&self) -> &[Stray] {
         &self.strays
     }
 }
 
-/// The pause before an abort is repeated.
+/// Returns the pause before an abort is repeated.
 fn pause(round: u32) -> Duration {
     Duration::from_millis(50) * 2_u32.pow(round)
 }
 
-/// Returns true if the server may have begun an upload between two moments of our clock.
+/// Returns true if the server may have created an upload between two moments of our clock.
 pub(crate) fn was_begun_between(initiated: Timestamp, from: Timestamp, until: Timestamp) -> bool {
     is_within(initiated, (from, until), CREATE_TOLERANCE)
 }
@@ -342,8 +341,8 @@ fn is_within(
     !early && !late
 }
 
-/// Judges by its time whether an upload was created between two moments of our clock; `None` if
-/// that does not tell.
+/// Returns true if an upload was created between two moments of our clock, or `None` if its time
+/// does not show that.
 fn began_between(open: &OpenUpload, window: (Timestamp, Timestamp)) -> Option<bool> {
     let initiated = open.initiated?;
     if is_within(initiated, window, CREATE_TOLERANCE) {
@@ -352,9 +351,8 @@ fn began_between(open: &OpenUpload, window: (Timestamp, Timestamp)) -> Option<bo
     (!is_within(initiated, window, MAX_SKEW)).then_some(false)
 }
 
-/// Aborts what a Create to `key` that nobody saw the answer of may have begun between two moments:
-/// uploads without parts that are not `known` to be somebody's. Returns those that may be left
-/// open.
+/// Aborts the uploads that an unanswered Create to `key` may have created between two moments:
+/// those without parts whose ids are not `known`. Returns those that may be left open.
 ///
 /// # Errors
 /// Returns the failure of the list.
@@ -373,8 +371,8 @@ pub(crate) async fn abort_unknown(
     .await)
 }
 
-/// Returns the same after a Create that the server refused. It has told that there is no upload, so
-/// that a list that it refuses too is no reason for a warning.
+/// Does the same after a Create that the server refused. A list that it refuses too is then no
+/// reason for a warning.
 pub(crate) async fn after_refusal(
     bucket: &Bucket,
     key: &ObjectKey,
@@ -391,9 +389,8 @@ pub(crate) async fn after_refusal(
     }
 }
 
-/// Returns the same for a Create of an earlier run. Where the uploads of that key are from other
-/// times, one more upload shows if the server dates them by a clock at all: some give the same date
-/// to each.
+/// Does the same for a Create of an earlier run. If the uploads to the key have other times, one
+/// more upload shows if the server dates them by a clock: some servers give each the same date.
 ///
 /// # Errors
 /// Returns the failure of the list.
@@ -423,8 +420,8 @@ pub(crate) async fn abort_forgotten(
     Ok(strays)
 }
 
-/// Returns the uploads to `key` that nobody is known to have created; true for those of the window,
-/// if their times tell.
+/// Returns the uploads to `key` whose ids are not `known`, each with true if its time is in the
+/// window, or `None` if its time does not show that.
 async fn unknown(
     bucket: &Bucket,
     key: &ObjectKey,
@@ -440,8 +437,8 @@ async fn unknown(
         .collect())
 }
 
-/// Creates an upload, and returns false if the server gives it a date that is not of now. What
-/// cannot be found out is taken to be in order.
+/// Creates an upload, and returns false if the server dates it by another time than now. Returns
+/// true if that cannot be found out.
 async fn has_clock(bucket: &Bucket, key: &ObjectKey, strays: &mut Vec<Stray>) -> bool {
     let before = Timestamp::now();
     let Ok(upload) = MultipartUpload::initiate(bucket, key, &Attributes::default()).await else {
@@ -462,8 +459,8 @@ async fn has_clock(bucket: &Bucket, key: &ObjectKey, strays: &mut Vec<Stray>) ->
     initiated.is_none_or(|initiated| is_within(initiated, (before, Timestamp::now()), MAX_SKEW))
 }
 
-/// Aborts those that are surely ours and hold no part; returns those about which that is not
-/// certain, and those that stay.
+/// Aborts the uploads that are ours and hold no part. Returns those that may be ours and those that
+/// may be left open.
 async fn end_empty(
     bucket: &Bucket,
     key: &ObjectKey,
@@ -474,7 +471,7 @@ async fn end_empty(
         let id = open.upload_id.as_str();
         let upload = MultipartUpload::open(bucket, key, id);
         match upload.page(None).await {
-            // Another process is at work on it.
+            // An upload with parts is another process's.
             Ok(page) if !page.items.is_empty() => {}
             Ok(_) if ours.is_none() => {
                 strays.push(Stray::new(

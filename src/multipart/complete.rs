@@ -1,11 +1,16 @@
-//! Publishes an upload, and finds out what an unanswered Complete did.
+//! Completes an upload, and resolves the outcome of a Complete that was not answered.
 //!
-//! After a timeout, a dropped connection, or a 5xx, the object may or may not be there. First,
-//! s3haul asks for the upload: while it is open, Complete is sent again. It also asks when Complete
-//! has been unanswered for some seconds, and sends Amazon S3 a second one. If the upload is gone, the object at the key must be the
-//! one that this upload makes. Its size alone proves nothing: another writer's object may have the
-//! same. The checksum and the `ETag` of the parts must match if they are known, as must the number
-//! of parts in the `ETag`, and always the modification time by the server's own clock.
+//! After a timeout, a dropped connection, or a 5xx, the object may or may not be there. s3haul then
+//! asks for the upload:
+//!
+//! - If it is open, Complete is sent again.
+//! - If it is gone, the object at the key must be the one that this upload makes. The size alone
+//!   proves nothing, because another writer's object may have the same. The checksum and `ETag` that
+//!   the parts make must match if they are known, as must the number of parts in the `ETag`, and
+//!   always the modification time by the server's own clock.
+//!
+//! It also asks while Complete is unanswered for some seconds, and sends Amazon S3 a second one if
+//! the upload is still open.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -40,18 +45,18 @@ const NOT_OURS: &str = "the upload is gone, and the object at its key is not the
 /// The evidence that is needed to call an object the result of an upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Evidence {
-    /// Its size and age, if its content proves nothing: no other writer is known.
+    /// Size and age are enough if nothing is known of the content.
     Any,
-    /// Its content.
+    /// The content must match.
     Strong,
 }
 
 impl MultipartUpload {
-    /// Publishes the object. `parts` are those that the caller saw succeed, in any order.
+    /// Completes the upload. `parts` are those that the caller saw succeed, in any order.
     ///
-    /// After a timeout, a dropped connection, or a 5xx, the object may or may not be there. Then
-    /// s3haul asks for the upload: while it is open, Complete is sent again; when it is gone, the
-    /// object must be the one that it would have made.
+    /// After a timeout, a dropped connection, or a 5xx, the object may or may not be there. s3haul
+    /// then asks for the upload: if it is open, Complete is sent again; if it is gone, the object
+    /// must be the one that it makes.
     ///
     /// # Errors
     /// Returns [`FailureKind::PreconditionFailed`] or [`FailureKind::Conflict`] if another writer
@@ -67,7 +72,7 @@ impl MultipartUpload {
         let checksum = match spec.checksum {
             Some(declared) => Some(declared),
             None => match self.declared().await {
-                // The upload is gone: perhaps it was completed before, which is checked below.
+                // If the upload is gone, it may have been completed before, which is checked below.
                 Err(failure) if *failure.kind() == FailureKind::NoSuchUpload => None,
                 declared => declared?,
             },
@@ -149,11 +154,10 @@ impl MultipartUpload {
     /// Sends Complete, and looks for the object while there is no answer. Also returns true if
     /// Complete was sent twice.
     ///
-    /// S3 may need minutes for an upload of many parts, so the request stays under way. But if the
+    /// S3 may need minutes for an upload of many parts, so the request stays in flight. If the
     /// upload is gone and the object is there, only the answer was lost. If the upload is open for
-    /// longer than S3 usually needs, Amazon S3 gets a second Complete beside the first one: it
-    /// publishes an upload once, however often it is asked. Only a success of the second one says
-    /// anything.
+    /// longer than S3 usually needs, Amazon S3 gets a second Complete in parallel: it publishes an
+    /// upload only once. Of the second answer, only a success counts.
     async fn complete_watched(
         &self,
         bucket: &Bucket,

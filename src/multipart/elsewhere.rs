@@ -1,8 +1,8 @@
-//! Handles uploads that the server created at another place than requested.
+//! Handles uploads that the server created under another bucket or key than requested.
 //!
-//! Parts sent to such an upload would make no object, or the wrong one, so none is sent. The upload
-//! holds no bytes yet, but it exists. It is aborted under the name in the answer and under the
-//! requested one, and what is left is reported.
+//! Parts of such an upload would make no object, or the wrong one, so none is sent. The upload is
+//! aborted under the name in the answer and under the requested one, and reported if it may stay
+//! open.
 
 use futures::stream::{StreamExt, TryStreamExt};
 
@@ -11,12 +11,12 @@ use super::{Aborted, MultipartUpload, uploads};
 use crate::location::S3Uri;
 use crate::s3::{Elsewhere, Failure, FailureKind, Operation};
 
-/// The open uploads of a bucket that are looked through for one.
+/// The most open uploads of a bucket that are searched for one.
 const LISTED: usize = 10_000;
 
 impl MultipartUpload {
-    /// Ends this upload, which the server says to have created elsewhere, and returns the failure
-    /// of its creation.
+    /// Aborts this upload, which the server created elsewhere, and returns the failure of its
+    /// creation.
     pub(super) async fn refuse(&self, elsewhere: &Elsewhere) -> Failure {
         let Elsewhere { bucket, key } = elsewhere;
         let (asked, id) = (self.bucket.place(&self.key), &self.id);
@@ -39,9 +39,8 @@ impl MultipartUpload {
             .fold(failure, |failure, told| failure.noting(told))
     }
 
-    /// Looks for this upload under other keys of its bucket, after the server denied that it has it
-    /// under the key that it was created with, and aborts it there. Returns a sentence if it may be
-    /// left open.
+    /// Searches the bucket for this upload after the server answered that its key has no such
+    /// upload, and aborts it where it is. Returns a sentence if it may be left open.
     pub(crate) async fn end_elsewhere(&self) -> Option<String> {
         let mut listed = std::pin::pin!(uploads(&self.bucket, "").take(LISTED));
         let found = loop {
@@ -63,8 +62,7 @@ impl MultipartUpload {
         self.end_at(&Elsewhere { bucket, key }).await
     }
 
-    /// Aborts the upload where the server says that it is. Returns a sentence if it may be left
-    /// open there.
+    /// Aborts the upload under another name. Returns a sentence if it may be left open there.
     async fn end_at(&self, Elsewhere { bucket, key }: &Elsewhere) -> Option<String> {
         let Self { id, .. } = self;
         let Ok(location) = format!("s3://{bucket}/{key}").parse::<S3Uri>() else {
@@ -88,7 +86,7 @@ impl MultipartUpload {
         Some(stray.told(&there.bucket, &there.key))
     }
 
-    /// Aborts the upload under its key; returns what may be left open.
+    /// Aborts the upload under its key. Returns it if it may be left open.
     pub(super) async fn end(&self) -> Option<Stray> {
         match self.abort().await {
             Ok(Aborted::Gone | Aborted::NotThere) => None,

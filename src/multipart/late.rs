@@ -1,10 +1,9 @@
-//! Ends the uploads of overtaken Creates. A Create that hangs is sent once more, and the request
-//! that is not answered first is overtaken.
+//! Aborts the uploads of overtaken Creates.
 //!
-//! Its answer may come at any later time. A task waits for it and immediately aborts the upload
-//! that it names. If the answer is lost, only the list of open uploads shows whether there is one.
-//! If there is still no answer [`PATIENCE`] after the object is done, that is not certain, and the
-//! result of the object says so.
+//! A Create that hangs is sent once more. The request that is not answered first is overtaken; its
+//! answer may come at any later time. A task waits for it and aborts the upload that it names. If
+//! the answer is lost, only the list of open uploads shows if there is one. If there is still no
+//! answer [`PATIENCE`] after the object is done, the receipt says that an upload may be open.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -35,7 +34,7 @@ pub(super) struct LateCreate {
 /// The end of an overtaken Create.
 #[derive(Clone, Debug)]
 enum CreateEnd {
-    /// It created an upload, which was aborted. Holds the upload if it may be left open.
+    /// It created an upload, which was aborted. Holds the upload if it may still be open.
     Created(Option<Stray>),
     /// The server refused it.
     Refused,

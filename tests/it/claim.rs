@@ -189,7 +189,7 @@ async fn after_a_kill_without_a_journal_only_missing_parts_are_copied() {
     assert_eq!(world.calls(Operation::UploadPartCopy), PARTS - held);
     assert_eq!(world.calls(Operation::CreateMultipartUpload), 0);
     assert_eq!(world.calls(Operation::AbortMultipartUpload), 0);
-    assert_noted(&run.receipts[0], "went on with the open upload");
+    assert_noted(&run.receipts[0], "adopted the open upload");
 }
 
 #[tokio::test]
@@ -534,7 +534,7 @@ async fn what_can_not_be_proven_is_copied_anew_and_told() {
     );
     assert_noted(
         &by_answers.receipts[0],
-        "is not gone on with: the source has no checksum",
+        "is adopted: the source has no checksum",
     );
     assert_eq!(
         (world.calls(Operation::UploadPartCopy), open(&world).len()),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rstest::rstest;
 use s3haul::execute::receipt::Ending;
 use s3haul::journal::Intent;
-use s3haul::manifest::job::{Job, PartSize, Policy, Transfer, When};
+use s3haul::manifest::job::{Job, PartSize, Policy, Preset, Transfer, When};
 use s3haul::plan::decide::Skip;
 use s3haul::sandbox::{Content, Effect, Fault, LatencyModel, Model, ObjectSpec, Operation};
 use s3haul::size::{ByteSize, MIB};
@@ -209,6 +209,32 @@ async fn tags_that_are_set_late_are_set_by_the_next_session(
         (0, 1),
         "{key}"
     );
+}
+
+#[tokio::test]
+async fn tags_are_set_late_on_a_copy_whose_answer_was_lost() {
+    let world = world().await;
+    world.sandbox.store().put_object(
+        SOURCE,
+        "small",
+        Content::pattern(1, 10),
+        &ObjectSpec::default(),
+    );
+    let lost = Effect::ErrorAfterEffect(500, "InternalError");
+    let fault = Fault::on(Operation::CopyObject).nth(1).then(lost);
+    world.sandbox.faults().add(fault);
+    // For the content alone, the list is enough.
+    let mut transfer = copy_all();
+    transfer.preserve = Preset::ContentOnly.into();
+    for i in 0..10 {
+        let (key, value) = (format!("k{i}"), "ü".repeat(256));
+        transfer.set.tags.insert(key, value);
+    }
+    let run = world.run(transfer).await;
+    assert_eq!(run.outcome.done_objects, 1, "{:?}", run.receipts);
+    assert_eq!(world.calls(Operation::CopyObject), 2);
+    let copy = world.sandbox.store().object(DESTINATION, "small").unwrap();
+    assert_eq!(copy.attributes.tags.len(), 10);
 }
 
 #[rstest]

@@ -247,7 +247,6 @@ const DEFINED_AGAIN: &[&str] = &[
     "State",
     "Status",
     "Step",
-    "Sums",
     "Tag",
     "Tally",
     "Told",

@@ -1,10 +1,14 @@
-//! Decides what begins next: transfers in their turn, and as many of their objects as the slots can
-//! serve.
+//! Starts transfers in their turn, and opens as many of their objects as the slots can serve.
 //!
-//! A transfer begins when those before it are planned and few of their objects wait, or while they
-//! do not keep the slots busy. The largest objects are opened first, because a run ends with their
-//! tail, and small ones fill the slots beside them. An object whose requests would wait in the
-//! queue is not opened, unless no other one is open.
+//! All transfers of a run share the slots. They start in the order of the job. A transfer starts
+//! when those before it are planned and few of their objects wait, so that the last objects of one
+//! leave no slots empty, or while they do not keep the slots busy. It may have to wait for the end
+//! of another one ([`must_wait`]). While the slots are busy, only single objects are planned in
+//! parallel, because a listing takes memory.
+//!
+//! The largest objects are opened first, because a run ends with them; small ones fill the other
+//! slots. Some more objects are open than the slots need, so that the end of one leaves no slot
+//! empty. An object whose requests would wait in the queue is not opened, unless no other one is.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +28,7 @@ use crate::manifest::job::Source;
 use crate::manifest::must_wait;
 use crate::planner::{Misses, Planning};
 
-/// The number of multipart objects that are open at once, however many parts they have.
+/// The number of multipart objects that are open at once, whatever the number of their parts.
 const OPEN_UPLOADS: usize = 48;
 /// The most multipart objects that are open at once, if each has so few parts that more objects are
 /// needed to fill all slots.
@@ -44,12 +48,12 @@ const FEW: usize = 4096;
 /// The most objects that are open beyond the number of slots, so that one is ready when a slot
 /// becomes free.
 const AHEAD: u32 = 64;
-/// The fewest of them; otherwise a quarter of the slots. With more, the slow ones among them would
-/// come to fill all slots.
+/// The fewest of them. Between the two, a quarter of the slots: with more, slow objects would fill
+/// all slots.
 const FEW_AHEAD: u32 = 2;
 
 impl Conductor<'_> {
-    /// Begins the transfers whose turn it is.
+    /// Starts the transfers whose turn it is.
     pub(super) fn begin_transfers(&mut self) {
         if self.stop.is_cancelled() {
             return;
@@ -73,7 +77,7 @@ impl Conductor<'_> {
             .chain(once(async move { (number, None) }));
             self.news.push(told.boxed());
             let (record, misses) = (Record::new(&work, number), Misses::of(&work.sides.transfer));
-            // A part of the keys says nothing about the selection.
+            // A part of the keys proves nothing about the selection.
             let is_part = work.range.after.is_some() || work.range.until.is_some();
             let known = || work.resumed.ranges_of(number);
             let has_found = is_part || known().any(|(_, range)| range.passed.is_some());
@@ -109,8 +113,8 @@ impl Conductor<'_> {
         has_turn && !self.transfers.values().any(waits_for)
     }
 
-    /// Returns true while the transfers that have begun do not keep the slots busy: their objects
-    /// wait for a rate, or for answers.
+    /// Returns true while the started transfers do not keep the slots busy, because their objects
+    /// wait for a rate or for answers.
     pub(super) fn is_stalled(&self) -> bool {
         self.is_hungry || (!self.open.is_empty() && self.last_end.elapsed() >= STALLED)
     }
@@ -134,9 +138,9 @@ impl Conductor<'_> {
         {
             self.spawn(queued);
         }
-        // An object whose request is parked has given its slot back.
-        let places = self.slots.for_small();
-        let small = places + self.slots.parked_small() + AHEAD.min((places / 4).max(FEW_AHEAD));
+        // An object whose request is parked has returned its slot.
+        let slots = self.slots.for_small();
+        let small = slots + self.slots.parked_small() + AHEAD.min((slots / 4).max(FEW_AHEAD));
         while self.open_small() < small as usize && self.breaker.may_open(self.open.len()) {
             // An object that waits for a rate takes no slot that others could use; one object
             // always proceeds.
@@ -157,14 +161,15 @@ impl Conductor<'_> {
             .for_each(|running| running.hunger.set(is_hungry));
     }
 
-    /// Takes the largest object whose requests would not wait in the queue; one object always
-    /// proceeds.
+    /// Takes the next multipart object whose requests would not wait in the queue; one object
+    /// always proceeds.
     pub(super) fn pop_large(&mut self) -> Option<Queued> {
         let (transfers, is_idle) = (&self.transfers, self.open_large == 0);
         self.waiting
             .pop_large(|queued| is_idle || is_free(transfers, queued))
     }
 
+    /// Takes the next object whose copy is one long request, in the same way.
     pub(super) fn pop_heavy(&mut self) -> Option<Queued> {
         let (transfers, is_idle) = (&self.transfers, self.open_heavy == 0);
         self.waiting

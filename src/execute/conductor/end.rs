@@ -1,7 +1,7 @@
 //! Ends an object whose task is over: closes it, and counts and records its receipt.
 //!
-//! A task that panics still gets a receipt, made from what is known of the open object. Objects
-//! that wait when the run stops are recorded as not done.
+//! If the task panicked, the receipt is made from the open object. Objects that wait when the run
+//! stops are recorded as not done.
 
 use tokio::task::Id;
 use tokio::time::Instant;
@@ -70,7 +70,7 @@ impl Conductor<'_> {
         self.count_over(transfer);
     }
 
-    /// Counts one object of the transfer as over.
+    /// Counts one object of the transfer as over, and ends the transfer with its last one.
     pub(in crate::execute) fn count_over(&mut self, transfer: u32) {
         if let Some(running) = self.transfers.get_mut(&transfer) {
             running.left -= 1;

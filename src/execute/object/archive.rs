@@ -1,10 +1,10 @@
-//! Objects whose bytes are in an archive: they fail, are left out, or are asked for.
+//! Handles objects whose bytes are in an archive: they fail, are skipped, or are restored, as the
+//! job says.
 //!
-//! Most are known from the listing, so that nothing is sent for them but the restore. The archive
-//! tiers of `INTELLIGENT_TIERING` show only in HEAD, and a restored copy may expire in mid-run,
-//! which the copy's own answer tells; all three ways end here. A restore takes hours, so a run
-//! never waits for one: it asks once, says so on the receipt, and a later run finds the object
-//! readable.
+//! The listing shows most of them, so the restore is the only request that they need. The archive
+//! tiers of `INTELLIGENT_TIERING` show only in HEAD. A restored copy may expire during the run;
+//! then only the refusal of the copy shows it. A restore takes hours, so a run never waits for one:
+//! it asks for it once, says so in the receipt, and a later run finds the object readable.
 
 use super::ObjectTask;
 use super::trouble::{Replan, Trouble};
@@ -19,16 +19,16 @@ use crate::plan::decide::Skip;
 use crate::planner::Step;
 use crate::s3::{ArchiveState, Failure, FailureKind, Head, Operation, Restored};
 
-/// The state of an archived object.
+/// The state of an archived object, and the request that showed it.
 #[derive(Clone, Debug)]
-pub(super) struct Cold<'a> {
+pub(super) struct ArchivedSource<'a> {
     state: ArchiveState,
     storage_class: Option<&'a str>,
     archive_tier: Option<&'a str>,
-    told_by: Operation,
+    shown_by: Operation,
 }
 
-impl<'a> Cold<'a> {
+impl<'a> ArchivedSource<'a> {
     /// Reads the state from the listing.
     pub(super) fn listed(step: &'a Step) -> Self {
         let storage_class = step.entry.storage_class.as_deref();
@@ -36,7 +36,7 @@ impl<'a> Cold<'a> {
             state: step.entry.archive,
             storage_class,
             archive_tier: None,
-            told_by: Operation::ListObjects,
+            shown_by: Operation::ListObjects,
         }
     }
 
@@ -46,15 +46,15 @@ impl<'a> Cold<'a> {
             state: head.archive,
             storage_class: head.storage_class.as_deref(),
             archive_tier: head.archive_tier.as_deref(),
-            told_by: Operation::HeadObject,
+            shown_by: Operation::HeadObject,
         }
     }
 
-    /// Reads the state from the refusal of a copy, whatever HEAD showed.
+    /// Reads the state from the refusal of a copy, which counts more than HEAD.
     pub(super) fn refused(step: &'a Step, failure: &Failure) -> Self {
         Self {
             state: ArchiveState::Archived,
-            told_by: failure.details().operation,
+            shown_by: failure.details().operation,
             ..Self::listed(step)
         }
     }
@@ -72,7 +72,7 @@ impl<'a> Cold<'a> {
             }
             ArchiveState::Archived => format!("the object is in {class} and not restored"),
         };
-        Failure::new(FailureKind::Archived, self.told_by, place, message)
+        Failure::new(FailureKind::Archived, self.shown_by, place, message)
     }
 }
 
@@ -90,7 +90,7 @@ impl Conductor<'_> {
             return;
         };
         let (source, destination) = work.location(&step);
-        let failure = Cold::listed(&step).failure(source.clone());
+        let failure = ArchivedSource::listed(&step).failure(source.clone());
         let draft = Draft {
             route: None,
             ..Draft::of(&step)
@@ -101,12 +101,12 @@ impl Conductor<'_> {
 }
 
 impl ObjectTask<'_> {
-    /// Does with an archived object what the job says. Returns [`Replan::Restored`] if it can be
-    /// read by now.
-    pub(super) async fn meet_archived(
+    /// Fails, skips, or restores an archived object, as the job says. Returns [`Replan::Restored`]
+    /// if it can be read by now.
+    pub(super) async fn handle_archived(
         &self,
         source: &Bucket,
-        cold: &Cold<'_>,
+        cold: &ArchivedSource<'_>,
     ) -> Result<Ending, Trouble> {
         let (work, step) = (self.work, self.step);
         let key = &step.entry.key;
@@ -138,9 +138,9 @@ impl ObjectTask<'_> {
     }
 }
 
-/// Returns true if S3 refused the copy because the bytes are in an archive: what was restored has
-/// expired, or HEAD did not tell.
-pub(super) fn told_late(failure: &Failure) -> bool {
+/// Returns true if S3 refused a copy because the bytes are in an archive: the restored copy has
+/// expired, or HEAD did not show the archive.
+pub(super) fn is_refusal_of_archived(failure: &Failure) -> bool {
     let by_copy = matches!(
         failure.details().operation,
         Operation::CopyObject | Operation::UploadPartCopy

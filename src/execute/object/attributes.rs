@@ -1,11 +1,11 @@
-//! The attributes of an object: reads them before the object is created, sends them with the
+//! Gives an object its attributes: reads them before the object is created, sends them with the
 //! request that creates it, and sets the rest afterwards.
 //!
 //! Attributes that HEAD does not show are read first, so that a `require` fails before anything is
-//! published. The request that creates the object carries all of them; if the server refuses an
-//! attribute that is only tried, the request is sent again without it ([`concede`]). Attributes
-//! that no header can carry (annotations and long tags) are set once the object exists and before
-//! its receipt is written.
+//! published ([`source`]). The request that creates the object carries them; if the server refuses
+//! an attribute that is only tried, the request is sent again without it
+//! ([`concede`](crate::plan::concede)). Attributes that no header can carry (annotations and long
+//! tags) are set once the object exists, before its receipt is written ([`late`]).
 //!
 //! If a bucket denies a permission, the run remembers that
 //! ([`Refusals`](crate::execute::refusals::Refusals)) and sends no such request for later objects.
@@ -37,21 +37,21 @@ use crate::s3::{
 use source::{Annotation, SourceAttributes};
 
 /// The attributes of one object, and the attempts to set them.
-pub(super) struct Wanted<'w> {
+pub(super) struct TargetAttributes<'w> {
     work: &'w Work,
-    /// The attributes that the job asks for, without those that the bucket is known to refuse. Each
-    /// attempt starts from these.
+    /// All attributes that the job asks for, the same in every session.
+    requested: Attributes,
+    /// Those of them that a header can carry and that the bucket is not known to refuse.
     possible: Attributes,
     /// The attributes in the next request: `possible`, or fewer after a refusal.
     sent: Attributes,
-    /// All attributes that the job asks for, whether or not the servers accept them. They are the
-    /// same in every session.
-    requested: Attributes,
-    trial: Option<Elimination>,
+    /// The search for a refused attribute, while there is one.
+    elimination: Option<Elimination>,
+    /// The tags that are set once the object exists.
     late_tags: Vec<Tag>,
+    /// The annotations that are set once the object exists.
     annotations: Vec<Annotation>,
-    /// The source's tags, which the request carries along by itself, if they were read to be
-    /// compared.
+    /// The tags of the source, if S3 copies them by itself and they were read to compare them.
     carried: Option<Vec<Tag>>,
     /// The request that carries the attributes.
     write: Operation,
@@ -59,16 +59,19 @@ pub(super) struct Wanted<'w> {
 
 /// The search for the attribute that the server does not accept.
 struct Elimination {
+    /// The first refusal.
     refusal: Failure,
+    /// The attributes that the next request leaves out.
     left_out: Vec<Attribute>,
+    /// The attributes that the requests after it leave out.
     next: std::vec::IntoIter<Vec<Attribute>>,
 }
 
-impl<'w> Wanted<'w> {
+impl<'w> TargetAttributes<'w> {
     /// Records the loss of tags that may not be read, for a copy that an earlier session made.
     ///
-    /// A copy carries tags along by itself, and a refused copy reveals that they may not be read.
-    /// Here nothing is copied, so the tags are asked for.
+    /// The refusal of a `CopyObject` would show that. Here nothing is copied, so the tags are
+    /// requested.
     pub(super) async fn record_unreadable_tags(
         &self,
         source: &PinnedSource<'_>,
@@ -112,44 +115,43 @@ impl<'w> Wanted<'w> {
         let capabilities = destination.capabilities();
         // An earlier round may have been of another version.
         draft.losses.clear();
-        // Each read is in a box of its own: most objects need none of them, and their tasks stay
-        // small.
+        // Each read is boxed, because most objects need none of them.
         if head.version.is_some() {
             Box::pin(source.lock(head, draft)).await?;
         }
         let spec = attributes::of_copy(head, transfer, capabilities, route, Timestamp::now())
             .map_err(|loss| source.not_kept(&loss, Operation::HeadObject))?;
         draft.losses.extend(spec.losses);
-        let mut full = spec.attributes;
+        let mut possible = spec.attributes;
         let reads = Reads::of(transfer, capabilities, route);
         // Tags that HEAD counts may be read.
-        let is_carried = full.tags == Tags::AsSource;
+        let is_carried = possible.tags == Tags::AsSource;
         let mut carried = None;
         if reads.tags {
-            Box::pin(source.tags(&mut full, head, draft)).await?;
+            Box::pin(source.tags(&mut possible, head, draft)).await?;
         } else if is_carried
             && head.tag_count.is_none()
             && source.is_known_unreadable(Attribute::Tags, draft)
         {
-            full.tags = Tags::Exactly(set_tags(transfer));
+            possible.tags = Tags::Exactly(set_tags(transfer));
         } else if is_carried && !capabilities.refuses_what_it_lacks() {
             carried = Box::pin(source.carried_tags(head.tag_count, draft)).await?;
         }
         if reads.acl {
-            Box::pin(source.acl(&mut full, draft)).await?;
+            Box::pin(source.acl(&mut possible, draft)).await?;
         }
         let annotations = if reads.annotations {
             Box::pin(source.annotations(draft)).await?
         } else {
             Vec::new()
         };
-        let requested = full.clone();
-        for attribute in optional(&full, transfer) {
+        let requested = possible.clone();
+        for attribute in optional(&possible, transfer) {
             if let Some(loss) = work
                 .refusals
                 .expected_loss(destination, attribute, Lost::NotSet)
             {
-                full = without(&full, &[attribute], transfer);
+                possible = without(&possible, &[attribute], transfer);
                 draft.losses.push(loss);
             }
         }
@@ -162,7 +164,7 @@ impl<'w> Wanted<'w> {
             annotations,
             carried,
             write,
-            ..Self::new(work, full)
+            ..Self::new(work, possible)
         })
     }
 
@@ -175,15 +177,15 @@ impl<'w> Wanted<'w> {
         )
     }
 
-    fn new(work: &'w Work, mut full: Attributes) -> Self {
-        let requested = full.clone();
-        let late_tags = take_late_tags(&mut full, work.sides.destination.capabilities());
+    fn new(work: &'w Work, mut possible: Attributes) -> Self {
+        let requested = possible.clone();
+        let late_tags = take_late_tags(&mut possible, work.sides.destination.capabilities());
         Self {
             work,
-            sent: full.clone(),
-            possible: full,
+            sent: possible.clone(),
+            possible,
             requested,
-            trial: None,
+            elimination: None,
             late_tags,
             annotations: Vec::new(),
             carried: None,
@@ -191,17 +193,17 @@ impl<'w> Wanted<'w> {
         }
     }
 
-    /// Returns all attributes that the job asks for, whether or not the servers accept them.
+    /// Returns all attributes that the job asks for, whether or not the server accepts them.
     pub(super) fn requested(&self) -> &Attributes {
         &self.requested
     }
 
-    /// Returns the attributes that the request that creates the object must carry.
+    /// Returns the attributes that the request that creates the object carries.
     pub(super) fn attributes(&self) -> &Attributes {
         &self.sent
     }
 
-    /// Returns what the object is compared with once it can be looked at. `head` is the source's.
+    /// Returns the attributes that the published object is compared with. `head` is the source's.
     pub(super) fn asked(&self, head: &Head) -> Asked<'_> {
         let sides = &self.work.sides;
         let customer_key = sides.destination.client().customer_key().is_some();
@@ -259,8 +261,8 @@ impl<'w> Wanted<'w> {
         }
     }
 
-    /// Creates a multipart upload. What an attempt that got no answer may have created is aborted
-    /// when a later one succeeds. An upload of bytes from here has no attribute to leave out.
+    /// Creates a multipart upload. If an attempt got no answer and a later one succeeds, aborts the
+    /// upload that the first may have created. Without a source, no attribute can be left out.
     pub(super) async fn initiate(
         &mut self,
         source: Option<&PinnedSource<'_>>,
@@ -299,8 +301,8 @@ impl<'w> Wanted<'w> {
         }
     }
 
-    /// Leaves the next suspected attribute out, so that the request can be sent again. Returns the
-    /// failure if no attribute is suspected any more.
+    /// Leaves out the next suspected attribute, so that the request can be sent again. Returns the
+    /// failure if no attribute is left to suspect.
     async fn drop_next(
         &mut self,
         source: &PinnedSource<'_>,
@@ -308,9 +310,9 @@ impl<'w> Wanted<'w> {
         draft: &mut Draft,
     ) -> Result<(), Failure> {
         let transfer = &*self.work.sides.transfer;
-        let trial = match self.trial.take() {
-            Some(trial) if failure.kind() == trial.refusal.kind() => trial,
-            // The attempt with fewer attributes failed for another reason: that one counts now.
+        let elimination = match self.elimination.take() {
+            Some(elimination) if failure.kind() == elimination.refusal.kind() => elimination,
+            // With fewer attributes, the request failed for another reason, which counts now.
             Some(_) => return Err(failure),
             None => {
                 let mut optional = optional(&self.possible, transfer);
@@ -342,12 +344,12 @@ impl<'w> Wanted<'w> {
         };
         let Elimination {
             refusal, mut next, ..
-        } = trial;
+        } = elimination;
         let Some(left_out) = next.next() else {
             return Err(refusal);
         };
         self.sent = without(&self.possible, &left_out, transfer);
-        self.trial = Some(Elimination {
+        self.elimination = Some(Elimination {
             refusal,
             left_out,
             next,
@@ -360,7 +362,7 @@ impl<'w> Wanted<'w> {
     fn record_left_out(&mut self, draft: &mut Draft) {
         let Some(Elimination {
             refusal, left_out, ..
-        }) = self.trial.take()
+        }) = self.elimination.take()
         else {
             if self.work.refusals.expects_losses() {
                 let taken = optional(&self.sent, &self.work.sides.transfer);
@@ -377,7 +379,7 @@ impl<'w> Wanted<'w> {
         }
     }
 
-    /// Returns what is set only when the object is there.
+    /// Returns an attribute that is set only once the object exists.
     pub(super) fn late_attribute(&self) -> Option<Attribute> {
         match (self.late_tags.is_empty(), self.annotations.is_empty()) {
             (false, _) => Some(Attribute::Tags),
@@ -386,7 +388,7 @@ impl<'w> Wanted<'w> {
         }
     }
 
-    /// Sets what no header could carry on the object that was just published.
+    /// Sets the attributes that no header carries on the object that was just published.
     pub(super) async fn finish(
         &self,
         source: Option<&PinnedSource<'_>>,
@@ -420,7 +422,7 @@ impl<'w> Wanted<'w> {
             {
                 return Err(failure.clone().into());
             }
-            // Tags that the job sets are its wish, not the source's.
+            // The policy is about the source's tags; those that the job sets are required.
             let transfer = &self.work.sides.transfer;
             let kept = transfer.set.tags.is_empty() && source.is_some();
             let policy = if kept {
@@ -455,7 +457,7 @@ impl<'w> Wanted<'w> {
                 break;
             }
         }
-        // Without a version to name, these may be of an object that has taken the source's place.
+        // If the source has no version, these may be of an object that has replaced it.
         if read_late && pin.version.is_none() && bucket.head(&pin.key, None).await?.etag != pin.etag
         {
             return Err(Replan::SourceChanged.into());
@@ -463,8 +465,8 @@ impl<'w> Wanted<'w> {
         Ok(())
     }
 
-    /// Returns true if `outcome` is a success. Otherwise, as the policy says, records a loss and
-    /// returns false, or fails the object, which was published without the attribute.
+    /// Returns true after a success. Otherwise records a loss and returns false, or fails the
+    /// object, as the policy says.
     fn lose_or_fail(
         &self,
         attribute: Attribute,
@@ -475,7 +477,7 @@ impl<'w> Wanted<'w> {
         let Err(failure) = outcome else {
             return Ok(true);
         };
-        // A failure that may pass is not a refusal: no attribute is given up because of it.
+        // A failure that may pass is not a refusal, so it does not cost the attribute.
         let is_refusal = !failure.kind().is_retryable() && !failure.ends_run();
         if policy == Policy::Try && is_refusal && *failure.kind() != FailureKind::Stopped {
             draft.losses.push(refused(

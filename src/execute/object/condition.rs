@@ -1,12 +1,18 @@
 //! Handles writes that the destination refuses because of their condition.
 //!
-//! `412`: the key is another's by now, which is a reason to leave it and no failure. `404` for an
-//! `If-Match`: the object that was to be replaced was deleted, so the key is written as an absent
-//! one. `409`: another write was under way. [`ObjectTask::refused`] decides for every conditional
-//! write what follows from that. A `PutObject` is sent again. So is a Complete whose object was
-//! deleted: the upload stays, and its parts need not be sent again. After a `409`, S3 wants the
-//! whole upload again, so the object is planned again. So is a `CopyObject`, whose `412` may be
-//! about the source too.
+//! [`ObjectTask::refused`] decides for every conditional write:
+//!
+//! | answer | meaning | `PutObject` | `CopyObject` | Complete |
+//! |---|---|---|---|---|
+//! | 412 | another writer's object stands at the key | skip it | skip it | skip it |
+//! | 404 to `If-Match` | the object was deleted | send again | plan again | send again |
+//! | 409 | another write was under way | send again | plan again | plan again |
+//!
+//! A second Complete needs no part again, because the upload stays open; after a 409, S3 wants a
+//! new upload. A `CopyObject` is planned again because its answer may be about the source too. A
+//! change in place is never skipped or repeated: the object is looked at again, and changed only if
+//! it still needs the change. If a condition turns out to hold after a 412, the server contradicts
+//! itself: a `CopyObject` is planned again, and other writes fail.
 
 use super::ObjectTask;
 use super::trouble::{Replan, Trouble};
@@ -30,18 +36,18 @@ pub(super) enum RefusedWrite {
 /// What follows from a refused write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AfterRefusal {
-    /// The write is sent again, with the condition as it is now.
+    /// Send the write again, with the condition that holds by now.
     WriteAgain,
-    /// The object at the key stays, unless it is found to be ours.
+    /// Leave the object at the key alone, unless it turns out to be our copy.
     Leave(Skip),
 }
 
 /// The result of a conditional write.
 #[derive(Debug)]
-pub(super) enum Published {
+pub(super) enum WriteResult {
     /// It made the object.
     Written(Written),
-    /// Somebody else's object stands at the key, and stays.
+    /// Somebody else's object stands at the key and was left alone.
     Left(Skip),
 }
 
@@ -49,8 +55,8 @@ pub(super) enum Published {
 pub(super) const CONDITION_HOLDS: &str = "although the condition of the write holds";
 
 impl ObjectTask<'_> {
-    /// Returns the condition of a write on its key. A history has none: from its second version on,
-    /// its key exists, whatever `when` says.
+    /// Returns the condition of a write on its key. The versions of a history have none: from the
+    /// second one on, the key exists, whatever `when` says.
     pub(super) fn condition(&self, write: ConditionalWrite) -> WriteCondition {
         if self.step.turn.is_some() {
             return WriteCondition::None;
@@ -65,13 +71,13 @@ impl ObjectTask<'_> {
         demanded(when, &self.seen, write, sides.destination.capabilities())
     }
 
-    /// Returns true if the job copies only what is missing, the write itself cannot see to it or is
-    /// not believed, and the key is there by now.
+    /// Returns true if the job copies only missing objects and the key exists by now. Looks only
+    /// where the condition of the write does not ensure that.
     pub(super) async fn is_taken(&self, condition: &WriteCondition) -> Result<bool, Trouble> {
         let is_ours = matches!(self.seen, Seen::Object(_)) || self.step.turn.is_some();
-        let sees_to_it = *condition != WriteCondition::None
+        let is_ensured = *condition != WriteCondition::None
             && self.destination().capabilities().believes_answers();
-        if self.work.sides.transfer.when != When::Missing || sees_to_it || is_ours {
+        if self.work.sides.transfer.when != When::Missing || is_ensured || is_ours {
             return Ok(false);
         }
         match self.destination().head(&self.step.key, None).await {
@@ -81,10 +87,10 @@ impl ObjectTask<'_> {
         }
     }
 
-    /// Returns true if a condition that the server says has failed holds: nothing stands at the
-    /// key, or the very object that the write names. HEAD tells, and the list where HEAD shows
-    /// another one: the two are wrong together less often.
-    async fn holds(&self, condition: &WriteCondition) -> Result<bool, Trouble> {
+    /// Returns true if a condition holds although the server refused the write because of it:
+    /// nothing stands at the key, or exactly the object that the write names. If HEAD shows another
+    /// object, the list decides: both are wrong together less often.
+    async fn condition_holds(&self, condition: &WriteCondition) -> Result<bool, Trouble> {
         let (destination, key) = (self.destination(), &self.step.key);
         match (destination.head(key, None).await, condition) {
             (Ok(found), WriteCondition::Matches(etag)) if found.etag != *etag => {
@@ -94,7 +100,7 @@ impl ObjectTask<'_> {
             }
             (Ok(_), condition) => Ok(matches!(condition, WriteCondition::Matches(_))),
             (Err(failure), _) if *failure.kind() == FailureKind::NotFound => Ok(true),
-            // Whoever may not look has been told that it is there.
+            // Without the permission to look, the server's refusal is all there is.
             (Err(failure), _) if *failure.kind() == FailureKind::Denied => Ok(false),
             (Err(failure), _) => Err(failure.into()),
         }
@@ -122,7 +128,7 @@ impl ObjectTask<'_> {
         }
     }
 
-    /// Decides what follows from the failure of a write. `may_repeat` is false for the last
+    /// Decides what follows from the failure of a write. `may_repeat` is false after the last
     /// attempt.
     ///
     /// # Errors
@@ -138,52 +144,63 @@ impl ObjectTask<'_> {
         if refusal == Some(RefusedWrite::Deleted) {
             self.seen = Seen::Absent;
         }
-        let is_in_place = self.work.sides.is_in_place();
-        let replan = Replan::DestinationChanged;
-        match (refusal, write) {
-            (None, ConditionalWrite::Copy)
-                if *failure.kind() == FailureKind::PreconditionFailed =>
+        let repeats = match write {
+            ConditionalWrite::Put => true,
+            ConditionalWrite::Complete => {
+                refusal == Some(RefusedWrite::Deleted) && !self.work.sides.is_in_place()
+            }
+            ConditionalWrite::Copy => false,
+        };
+        match refusal {
+            None if write == ConditionalWrite::Copy
+                && *failure.kind() == FailureKind::PreconditionFailed =>
             {
                 Err(Replan::SourceRefused.into())
             }
-            (Some(RefusedWrite::Deleted | RefusedWrite::Raced), ConditionalWrite::Put)
-                if may_repeat =>
-            {
+            None => Err(self.with_write_hint(condition, failure).into()),
+            Some(RefusedWrite::Deleted | RefusedWrite::Raced) if may_repeat && repeats => {
                 Ok(AfterRefusal::WriteAgain)
             }
-            (Some(RefusedWrite::Deleted), ConditionalWrite::Complete)
-                if may_repeat && !is_in_place =>
-            {
-                Ok(AfterRefusal::WriteAgain)
+            Some(RefusedWrite::Deleted | RefusedWrite::Raced) if write == ConditionalWrite::Put => {
+                Err(self.with_write_hint(condition, failure).into())
             }
-            (None, _)
-            | (Some(RefusedWrite::Deleted | RefusedWrite::Raced), ConditionalWrite::Put) => {
-                Err(self.explained(condition, failure).into())
+            Some(RefusedWrite::Deleted | RefusedWrite::Raced) => {
+                Err(Replan::DestinationChanged.into())
             }
-            (Some(RefusedWrite::Deleted | RefusedWrite::Raced), _) => Err(replan.into()),
-            // The caller looks at the object, which may be ours.
-            (Some(RefusedWrite::Taken(skip)), ConditionalWrite::Put) => {
-                Ok(AfterRefusal::Leave(skip))
+            Some(RefusedWrite::Taken(skip)) => {
+                self.after_taken(write, condition, failure, skip).await
             }
-            // In place, the object is its own source, which is unchanged: whatever failed the
-            // condition is over.
-            (Some(RefusedWrite::Taken(_)), ConditionalWrite::Copy) if is_in_place => {
-                Err(replan.into())
-            }
-            (Some(RefusedWrite::Taken(skip)), _) => match (self.holds(condition).await?, write) {
-                (false, _) if is_in_place => Err(replan.into()),
-                (false, _) => Ok(AfterRefusal::Leave(skip)),
-                // The object was deleted, or the server refused because of the source and showed
-                // something else by HEAD.
-                (true, ConditionalWrite::Copy) => Err(replan.into()),
-                (true, _) => Err(failure.noting(CONDITION_HOLDS).into()),
-            },
         }
     }
 
-    /// Adds what a write may lack when the destination refuses it because of its ACL, or because it
-    /// has none.
-    pub(super) fn explained_acl(&self, failure: Failure) -> Failure {
+    /// Decides what follows if somebody else's object stands at the key.
+    async fn after_taken(
+        &self,
+        write: ConditionalWrite,
+        condition: &WriteCondition,
+        failure: Failure,
+        skip: Skip,
+    ) -> Result<AfterRefusal, Trouble> {
+        let is_in_place = self.work.sides.is_in_place();
+        match write {
+            // The caller looks at the object, which may be our copy.
+            ConditionalWrite::Put => return Ok(AfterRefusal::Leave(skip)),
+            // In place, the object is its own source, and the caller has found it unchanged: the
+            // cause of the refusal is over.
+            ConditionalWrite::Copy if is_in_place => return Err(Replan::DestinationChanged.into()),
+            ConditionalWrite::Copy | ConditionalWrite::Complete => {}
+        }
+        match (self.condition_holds(condition).await?, write) {
+            (false, _) if is_in_place => Err(Replan::DestinationChanged.into()),
+            (false, _) => Ok(AfterRefusal::Leave(skip)),
+            // The other object was deleted, or the refusal was about the source.
+            (true, ConditionalWrite::Copy) => Err(Replan::DestinationChanged.into()),
+            (true, _) => Err(failure.noting(CONDITION_HOLDS).into()),
+        }
+    }
+
+    /// Adds a hint to a refusal that may be about the ACL of the write, or about its absence.
+    pub(super) fn with_acl_hint(&self, failure: Failure) -> Failure {
         let acl = self.work.sides.transfer.to.acl;
         match (failure.kind(), acl) {
             _ if failure.details().code == "AccessControlListNotSupported" => failure.noting(
@@ -201,9 +218,9 @@ impl ObjectTask<'_> {
         }
     }
 
-    /// Adds to the denial of a write the other permission that may be missing.
-    pub(super) fn explained(&self, condition: &WriteCondition, failure: Failure) -> Failure {
-        let failure = self.explained_acl(failure);
+    /// Adds a hint to a refused write: the ACL, or another permission that may be missing.
+    pub(super) fn with_write_hint(&self, condition: &WriteCondition, failure: Failure) -> Failure {
+        let failure = self.with_acl_hint(failure);
         let knows_conditions =
             self.work.sides.destination.capabilities().if_none_match != OnWrites::NONE;
         match (failure.kind(), condition) {

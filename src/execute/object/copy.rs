@@ -1,20 +1,19 @@
-//! One round of a copy within S3.
+//! Runs one round of a copy within S3.
 //!
-//! Unless the list shows enough ([`from_list`]), HEAD pins the version and `ETag` that every later
-//! request names, and gives the attributes to set and the checksum to compare with. Its size, not
-//! the listed one, selects the route. HEAD also shows what can be proven: if the job demands more,
-//! the object fails before a byte is copied. Parts that do not make the source are detected before
-//! they become an object ([`in_parts`]).
+//! HEAD of the source pins the version and `ETag` that every later request names. It gives the
+//! attributes to set and the checksum to compare with, and its size, not the listed one, selects
+//! the route. HEAD also shows what can be proven: if the job demands more, the object fails before
+//! a byte is copied. Small objects need no HEAD if the list shows enough ([`from_list`]).
 
 mod from_list;
 mod in_parts;
 mod in_place;
 
 use super::ObjectTask;
-use super::archive::Cold;
-use super::attributes::Wanted;
+use super::archive::ArchivedSource;
+use super::attributes::TargetAttributes;
 use super::condition::{AfterRefusal, RefusedWrite};
-use super::published::Publication;
+use super::published::PublishedObject;
 use super::trouble::{Replan, Trouble};
 use crate::bucket::Bucket;
 use crate::bucket::parking::BULK_FROM;
@@ -46,23 +45,16 @@ pub(super) struct PinnedSource<'w> {
 pub(super) struct CopyRound<'t, 'w> {
     pub(super) task: &'t mut ObjectTask<'w>,
     pub(super) source: Box<PinnedSource<'w>>,
-    pub(super) wanted: Wanted<'w>,
+    pub(super) wanted: TargetAttributes<'w>,
 }
 
 impl<'w> ObjectTask<'w> {
-    /// Copies the object as HEAD shows it.
+    /// Runs a round: looks at the source, plans the copy, and makes it or proves the one that is
+    /// there.
     pub(super) async fn copy_round(&mut self, bucket: &'w Bucket) -> Result<Ending, Trouble> {
         let (work, step) = (self.work, self.step);
-        let is_bulk = step.route.parts() == 0 && step.entry.size > BULK_FROM;
-        let want = if is_bulk {
-            work.slots().bulk(step.entry.size, step.entry.size)
-        } else {
-            Want::Small
-        };
-        let slot = self.request_slot(want).await?;
-        if let Some(etag) = self
-            .listed_etag(bucket)
-            .filter(|_| !self.draft.in_place && self.found.is_none())
+        let slot = self.request_slot(self.wanted_slot()).await?;
+        if let Some(etag) = self.listed_etag(bucket)
             && let Some(ending) = Box::pin(self.copy_as_listed(bucket, &etag)).await?
         {
             return Ok(ending);
@@ -75,10 +67,10 @@ impl<'w> ObjectTask<'w> {
                 .head(&step.entry.key, step.entry.version.as_deref())
                 .await?
         };
-        // In a box: it moves several times, and each place would be part of the task.
+        // Boxed, because it moves several times and each copy would be part of the task.
         let mut source = Box::new(self.pinned(bucket, head));
-        self.is_as_listed(&source)?;
-        if let Some(skipped) = self.left_out(&source.head) {
+        self.check_listed(&source)?;
+        if let Some(skipped) = self.left_out_by_now(&source.head) {
             return Ok(skipped);
         }
         if self.draft.in_place
@@ -87,9 +79,11 @@ impl<'w> ObjectTask<'w> {
             return Ok(ending);
         }
         if source.head.archive != ArchiveState::Readable {
-            return self.meet_archived(bucket, &Cold::seen(&source.head)).await;
+            return self
+                .handle_archived(bucket, &ArchivedSource::seen(&source.head))
+                .await;
         }
-        self.shows(&source.pin.etag);
+        self.note_shown(&source.pin.etag);
         let (route, slot) = self.layout(&source, slot).await?;
         self.draft
             .pinned(&source.head, &route, source.pin.version.clone());
@@ -99,7 +93,7 @@ impl<'w> ObjectTask<'w> {
                 reason: Skip::Present,
             });
         }
-        let wanted = Wanted::of_copy(work, &mut source, &route, &mut self.draft).await?;
+        let wanted = TargetAttributes::of_copy(work, &mut source, &route, &mut self.draft).await?;
         let found = self.found;
         let mut round = CopyRound {
             task: self,
@@ -107,7 +101,7 @@ impl<'w> ObjectTask<'w> {
             wanted,
         };
         if round.task.draft.in_place {
-            round.wanted.come_at_once(&step.key)?;
+            round.wanted.require_one_request(&step.key)?;
         }
         round.demand_proof()?;
         match (found, route) {
@@ -131,6 +125,17 @@ impl<'w> ObjectTask<'w> {
         }
     }
 
+    /// Returns the kind of slot that the round starts with: one for bulk if it may end with a long
+    /// copy in one request.
+    fn wanted_slot(&self) -> Want {
+        let (size, parts) = (self.step.entry.size, self.step.route.parts());
+        if parts == 0 && size > BULK_FROM {
+            self.work.slots().bulk(size, size)
+        } else {
+            Want::Small
+        }
+    }
+
     /// Returns the source with the version and `ETag` that every later request names.
     fn pinned(&self, bucket: &'w Bucket, head: Head) -> PinnedSource<'w> {
         let entry = &self.step.entry;
@@ -149,7 +154,7 @@ impl<'w> ObjectTask<'w> {
     }
 
     /// Returns an error if HEAD contradicts the list.
-    fn is_as_listed(&self, source: &PinnedSource<'_>) -> Result<(), Failure> {
+    fn check_listed(&self, source: &PinnedSource<'_>) -> Result<(), Failure> {
         let entry = &self.step.entry;
         let PinnedSource { bucket, head, .. } = source;
         let Some(message) = entry.contradicted_by(head, bucket.capabilities().content_etags) else {
@@ -164,9 +169,9 @@ impl<'w> ObjectTask<'w> {
         ))
     }
 
-    /// Skips an object that was overwritten after it was listed, if the selection excludes what
-    /// HEAD shows. An object that a round of ours has already written is not skipped.
-    fn left_out(&mut self, head: &Head) -> Option<Ending> {
+    /// Skips an object that was overwritten after it was listed, if the selection leaves out what
+    /// HEAD shows. An object that an earlier round has already written is not skipped.
+    fn left_out_by_now(&mut self, head: &Head) -> Option<Ending> {
         let listed = &self.step.entry;
         let is_written = self.seen != self.step.seen && self.seen != Seen::Absent;
         if is_written || self.before.is_some() {
@@ -175,7 +180,7 @@ impl<'w> ObjectTask<'w> {
         let mut now = listed.clone();
         now.take(head.clone());
         let rule = self.work.sides.left_out_now(listed, &now)?;
-        Some(self.draft.left_out(&rule))
+        Some(self.draft.leave_out(&rule))
     }
 
     /// Accepts the object at the key as our copy if more than its size proves it equal to the
@@ -207,7 +212,7 @@ impl<'w> ObjectTask<'w> {
 }
 
 impl CopyRound<'_, '_> {
-    /// Returns an error, before a byte is copied, if the copy could not be proven as the job
+    /// Fails the object before a byte is copied, if its copy could not be proven as the job
     /// demands.
     fn demand_proof(&self) -> Result<(), Failure> {
         let (head, capabilities) = (&self.source.head, self.source.bucket.capabilities());
@@ -228,8 +233,8 @@ impl CopyRound<'_, '_> {
         Err(self.task.unprovable(why))
     }
 
-    /// Returns an error if an object whose size no list showed is larger than HEAD says, where HEAD
-    /// is not believed. A copy in one request shows that only afterwards.
+    /// Confirms the size by a read where HEAD is not believed and no list has shown it. For copies
+    /// in parts only: after a copy in one request, a HEAD of the copy shows its size.
     async fn confirm_size(&self) -> Result<(), Trouble> {
         let PinnedSource { bucket, head, pin } = &*self.source;
         let is_listed = !matches!(self.task.work.sides.transfer.from, Source::Object { .. });
@@ -245,7 +250,7 @@ impl CopyRound<'_, '_> {
         Expected::of(&self.source.head, self.source.bucket.capabilities())
     }
 
-    /// Sets what no header could carry.
+    /// Sets the attributes that no header carries, if the object is there.
     async fn finish(&mut self, ending: &Ending) -> Result<(), Trouble> {
         self.wanted
             .finish(Some(&self.source), ending, self.task)
@@ -268,6 +273,7 @@ impl CopyRound<'_, '_> {
             Err(failure) => {
                 self.task.draft.attempts += failure.details().attempts;
                 let ending = self.after_refusal(&condition, failure).await?;
+                drop(slot);
                 self.finish(&ending).await?;
                 return Ok(ending);
             }
@@ -281,9 +287,9 @@ impl CopyRound<'_, '_> {
         self.conclude(written, Some(slot)).await
     }
 
-    /// Proves a copy that one request wrote, and gives it what no header could carry.
+    /// Proves a copy that one request wrote, and sets the attributes that no header carries.
     async fn conclude(&mut self, written: Written, slot: Option<Slot>) -> Result<Ending, Trouble> {
-        let published = Publication {
+        let published = PublishedObject {
             written: &written,
             made: &FromParts::default(),
             parts: 0,
@@ -313,7 +319,7 @@ impl CopyRound<'_, '_> {
         }
         let write = ConditionalWrite::Copy;
         match self.task.refused(write, condition, failure, false).await? {
-            // Taken by someone else, or by an earlier attempt of ours whose answer was lost,
+            // The object is somebody else's, or that of an earlier attempt whose answer was lost,
             // perhaps in an earlier round.
             AfterRefusal::Leave(skip) if self.task.draft.attempts > 1 => {
                 self.accept_existing(skip).await
@@ -323,7 +329,7 @@ impl CopyRound<'_, '_> {
         }
     }
 
-    /// Accepts the object at the key as our copy, as [`ObjectTask::accept_existing`] does.
+    /// Calls [`ObjectTask::accept_existing`] for this source, and compares the attributes too.
     async fn accept_existing(&mut self, otherwise: Skip) -> Result<Ending, Trouble> {
         let (bucket, head) = (self.source.bucket, &self.source.head);
         let asked = Some(self.wanted.asked(head));
@@ -332,10 +338,10 @@ impl CopyRound<'_, '_> {
             .await
     }
 
-    /// Proves a copy that an earlier session of the run may have made, or leaves it alone. Plans
-    /// the object again if the source changed since the planner looked.
+    /// Proves a copy that an earlier session of the run may have made, or skips it. Plans the
+    /// object again if the source has changed since the planner looked.
     async fn prove_found(&mut self, reason: Skip) -> Result<Ending, Trouble> {
-        let otherwise = self.look_again(reason).await?;
+        let otherwise = self.ask_planner_again(reason).await?;
         Box::pin(
             self.wanted
                 .record_unreadable_tags(&self.source, &mut self.task.draft),
@@ -353,9 +359,9 @@ impl CopyRound<'_, '_> {
         Ok(ending)
     }
 
-    /// Plans an object again that an earlier session may have copied, unless the planner has just
-    /// done so and the source is unchanged. Returns the reason to leave it alone.
-    async fn look_again(&mut self, reason: Skip) -> Result<Skip, Trouble> {
+    /// Asks the planner about the object, unless it has just planned it and the source is
+    /// unchanged. Returns the reason to skip the object if it cannot be proven, or has it copied.
+    async fn ask_planner_again(&mut self, reason: Skip) -> Result<Skip, Trouble> {
         let task = &mut *self.task;
         let (sides, step) = (&task.work.sides, task.step);
         let mut now = step.entry.clone();

@@ -1,11 +1,9 @@
-//! Sends files of this machine.
+//! Runs one round of a local file.
 //!
-//! A file is opened once and read by `pread`, so that its parts go side by side without a shared
-//! position and without the whole file in memory. Each part is summed while it is in memory anyway;
-//! the sums combine into the checksum of the whole, which S3 must confirm before it publishes the
-//! object. Where the server knows no checksums, the MD5 of what was sent is compared with the
-//! `ETag` that came back. A file whose size or time of change differs when it was read is sent
-//! again.
+//! A file is opened once and read by `pread`, so that its parts can be read in parallel, without a
+//! shared position and without the whole file in memory. If its size or times have changed when it
+//! was read, it is sent again. [`put`](super::put) sends a small file, and
+//! [`local`](super::upload::local) the parts of a large one.
 
 use std::fs::File;
 use std::io;
@@ -19,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 
 use super::ObjectTask;
-use super::attributes::Wanted;
+use super::attributes::TargetAttributes;
 use super::trouble::{Replan, Trouble};
 use super::upload::local::LocalParts;
 use super::upload::parts::PartSource;
@@ -38,7 +36,7 @@ use crate::plan::parts::{PartLayout, PartRange};
 use crate::s3::{Failure, FailureKind, Operation};
 use crate::size::MIB;
 
-/// A file of at most this many bytes is read when it is opened.
+/// The size up to which a file is read in the same step that opens it.
 const READ_AT_ONCE: u64 = MIB;
 
 /// The properties that show that a file is still the one that was opened.
@@ -59,7 +57,7 @@ impl Stamp {
         })
     }
 
-    /// Returns the version as it is recorded.
+    /// Returns the version for the journal.
     fn version(&self) -> SourceVersion {
         let (seconds, nanoseconds) = self.modified;
         let modified = i32::try_from(nanoseconds)
@@ -120,8 +118,8 @@ impl<'w> ObjectTask<'w> {
         let (work, step) = (self.work, self.step);
         let slot = self.request_slot(Want::Small).await?;
         let path = Arc::new(local::path_of(root, &step.entry));
-        // Opened, read and looked at again in one go where it is small: each step of its own would
-        // cost a change of threads.
+        // A small file is opened, read, and looked at again in one step, since each step costs a
+        // change of threads.
         let mut permit = reserve(Arc::clone(&work.memory), step.entry.size.min(READ_AT_ONCE)).await;
         let opened = blocking(&path, {
             let (path, buffers) = (Arc::clone(&path), work.buffers.clone());
@@ -150,11 +148,11 @@ impl<'w> ObjectTask<'w> {
             ..step.entry.clone()
         };
         if let Some(rule) = work.sides.left_out_now(&step.entry, &now) {
-            return Ok(self.draft.left_out(&rule));
+            return Ok(self.draft.leave_out(&rule));
         }
         let route = work.sides.route(stamp.size, &step.entry.key, &step.key)?;
         self.draft.takes(stamp.size, &route);
-        let wanted = Wanted::of_upload(work, &step.key);
+        let wanted = TargetAttributes::of_upload(work, &step.key);
         if let Route::MultipartUpload(layout) = route {
             drop((slot, permit, read));
             return self.send_file(file, stamp, layout, wanted).await;
@@ -181,7 +179,7 @@ impl<'w> ObjectTask<'w> {
         file: OpenFile,
         stamp: Stamp,
         layout: PartLayout,
-        mut wanted: Wanted<'w>,
+        mut wanted: TargetAttributes<'w>,
     ) -> Result<Ending, Trouble> {
         self.demand_checksum(wanted.attributes())?;
         let request = UploadRequest {
@@ -193,8 +191,8 @@ impl<'w> ObjectTask<'w> {
         };
         let mut session = match UploadSession::resume(self, &request).await? {
             Some(Resumed::Session(session)) => *session,
-            // An upload that became an object without an answer does not prove that the file was
-            // whole then: the file is sent again.
+            // If an earlier session published the object, nothing shows that the file did not
+            // change meanwhile: it is sent again.
             Some(Resumed::Published(..)) | None => {
                 UploadSession::adopt_or_create(self, &mut wanted, None, request, None).await?
             }
@@ -216,7 +214,7 @@ impl<'w> ObjectTask<'w> {
     }
 }
 
-/// Reserves memory for `bytes`, at most all that there is.
+/// Reserves memory for `bytes`, or all of it if there is less.
 pub(super) async fn reserve(
     memory: Arc<tokio::sync::Semaphore>,
     bytes: u64,

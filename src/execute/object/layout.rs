@@ -1,9 +1,8 @@
-//! Finding out where the parts of a source end, when its boundaries are to be replayed.
+//! Decides the layout of a copy, and finds the part boundaries of its source if the job keeps them.
 //!
-//! The source's HEAD alone decides whether the parts can be kept at all ([`crate::plan::replay`]).
-//! One HEAD of the first part then gives a uniform layout that fits nearly every upload; s3haul
-//! asks for each part only if that layout does not fit by arithmetic, or if its result turned out
-//! not to be the source's `ETag`.
+//! HEAD of the source shows if its parts can be kept at all ([`crate::plan::replay`]). A HEAD of
+//! the first part then gives a uniform layout, which fits nearly every upload. Only if it does not
+//! fit, or makes another `ETag` than the source's, does s3haul ask for each part.
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 
@@ -32,14 +31,14 @@ impl ObjectTask<'_> {
         let (sides, step) = (&self.work.sides, self.step);
         let usual = sides.route(source.head.size, &step.entry.key, &step.key)?;
         if sides.transfer.parts.layout == LayoutChoice::Auto {
-            return Ok((self.keeping_the_checksum(&source.head, usual), slot));
+            return Ok((self.checksum_keeping_route(&source.head, usual), slot));
         }
-        Box::pin(self.as_the_source(source, usual, slot)).await
+        Box::pin(self.replayed_route(source, usual, slot)).await
     }
 
     /// Returns the route that gives the copy the source's own parts, if the server shows them;
     /// otherwise the `usual` one.
-    async fn as_the_source(
+    async fn replayed_route(
         &mut self,
         source: &PinnedSource<'_>,
         usual: Route,
@@ -51,7 +50,7 @@ impl ObjectTask<'_> {
             self.lose_etag("this server cannot copy parts of an object with % or ? in its name");
             return Ok((usual, slot));
         }
-        // Only with keys that S3 holds by itself an ETag is what it is without any.
+        // With other keys than those of S3 itself, an ETag does not follow from the bytes.
         let to_kms = !matches!(sides.transfer.to.encryption, None | Some(Encryption::S3));
         let count = match replay::replay(head, to_kms, source.bucket.capabilities(), destination) {
             Replay::InOnePiece => {
@@ -89,50 +88,56 @@ impl ObjectTask<'_> {
                 return Ok((Route::MultipartCopy(layout), slot));
             }
         }
-        // Each question takes a slot of its own, so that a run with one slot does not wait for
-        // itself.
+        // Each HEAD takes a slot of its own, so a run with one slot would wait for itself.
         drop(slot);
-        let task = &*self;
-        let part_sizes: Vec<Option<u64>> = stream::iter(1..=count)
+        let lengths = self.part_lengths(source, count).await?;
+        let slot = self.request_slot(Want::Small).await?;
+        let exactly = |lengths: Vec<u64>| replay::exactly(head.size, &lengths, &destination.parts);
+        let why = match lengths.map(exactly) {
+            Some(Ok(layout)) => return Ok((Route::MultipartCopy(layout), slot)),
+            Some(Err(why)) => why,
+            None => "the server does not tell the sizes of the source's parts",
+        };
+        self.lose_etag(why);
+        Ok((usual, slot))
+    }
+
+    /// Returns the lengths of all parts of the source; `None` if the server does not show them.
+    async fn part_lengths(
+        &self,
+        source: &PinnedSource<'_>,
+        count: u32,
+    ) -> Result<Option<Vec<u64>>, Trouble> {
+        let lengths: Vec<Option<u64>> = stream::iter(1..=count)
             .map(|number| async move {
-                let _slot = task.request_slot(Want::Small).await?;
+                let _slot = self.request_slot(Want::Small).await?;
                 source.part_size(number, count).await
             })
             .buffered(HEADS_AT_ONCE)
             .try_collect()
             .await?;
-        let slot = self.request_slot(Want::Small).await?;
-        let part_sizes: Option<Vec<u64>> = part_sizes.into_iter().collect();
-        let why =
-            match part_sizes.map(|sizes| replay::exactly(head.size, &sizes, &destination.parts)) {
-                Some(Ok(layout)) => return Ok((Route::MultipartCopy(layout), slot)),
-                Some(Err(why)) => why,
-                None => "the server does not tell the sizes of the source's parts",
-            };
-        self.lose_etag(why);
-        Ok((usual, slot))
+        Ok(lengths.into_iter().collect())
     }
 
-    /// Returns a single copy if it keeps a checksum that parts cannot make, the job demands a
-    /// checksum, and the size allows it; otherwise the `usual` route.
-    fn keeping_the_checksum(&self, head: &Head, usual: Route) -> Route {
+    /// Returns a copy in one request if the job demands a checksum, only such a copy keeps it, and
+    /// the size allows it; otherwise the `usual` route.
+    fn checksum_keeping_route(&self, head: &Head, usual: Route) -> Route {
         let single = head
             .checksum
             .as_ref()
             .is_some_and(|sum| sum.kind == ChecksumKind::FullObject && !sum.algorithm.combines());
         let fits = head.size <= self.work.sides.destination.capabilities().max_copy;
         let demanded = self.work.sides.transfer.proof.verify == Verify::RequireChecksum;
-        // An upload of one part stands in for a copy that could not be refused where the key was
-        // taken meanwhile.
-        let stands_in = usual.parts() == 1;
-        if single && fits && demanded && !stands_in {
+        // An upload of one part replaces a copy where only Complete can have a condition.
+        let replaces_copy = usual.parts() == 1;
+        if single && fits && demanded && !replaces_copy {
             Route::Copy
         } else {
             usual
         }
     }
 
-    /// Notes that the `ETag` is not kept.
+    /// Notes that the `ETag` is not kept, once for each reason.
     pub(super) fn lose_etag(&mut self, why: &str) {
         let note = format!("ETag: {why}");
         if !self.draft.notes.contains(&note) {

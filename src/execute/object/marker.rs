@@ -20,7 +20,7 @@ impl ObjectTask<'_> {
         let destination = self.destination();
         let answer = destination.append_marker(&step.key, &tip).await?;
         self.draft.attempts += answer.attempts;
-        // After an answer that was lost, the marker is the one that stands there now.
+        // If the answer was lost, this is the version that stands there now.
         let made = answer.value;
         if !made.etag.is_empty() {
             let message = "a version by somebody else stands where the delete marker should";

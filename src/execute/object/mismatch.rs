@@ -1,9 +1,10 @@
 //! Handles a copy that was published and is not equal to its source, or not proven as the job
 //! demands.
 //!
-//! Nothing is deleted unless the job says so, and then exactly what this run wrote: on a versioned
-//! bucket that version, elsewhere the object on condition that it still has the `ETag` of the copy.
-//! Where the server cannot be trusted with that condition, the copy stays, and the report says so.
+//! Nothing is deleted unless the job says so, and then only the object that this run wrote: in a
+//! versioned bucket that version, elsewhere the object on the condition that it still has the
+//! `ETag` of the copy. If the server cannot be trusted with that condition, the copy stays, and the
+//! report says so.
 
 use super::ObjectTask;
 use crate::execute::receipt::Proof;
@@ -31,7 +32,7 @@ impl ObjectTask<'_> {
         )
     }
 
-    /// Keeps or removes a bad copy, as `on_mismatch` says, and returns a text that says which.
+    /// Keeps or removes a bad copy, as `on_mismatch` says. Returns the outcome as a text.
     async fn keep_or_remove(&self, written: &Written) -> String {
         match self.work.sides.transfer.proof.on_mismatch {
             OnMismatch::Keep if self.work.journal.keeps() => {
@@ -44,7 +45,7 @@ impl ObjectTask<'_> {
         }
     }
 
-    /// Returns the failure of an object that would not be equal; nothing was published.
+    /// Returns the failure of an object that is not equal to its source, or would not be.
     pub(super) fn refuse_to_publish(&self, what: &str) -> Failure {
         let place = self.place();
         Failure::new(FailureKind::NotEqual, Operation::HeadObject, place, what)
@@ -67,7 +68,7 @@ impl ObjectTask<'_> {
         Ok(proof)
     }
 
-    /// Tries to remove what this run wrote, and returns the outcome as a text.
+    /// Tries to remove the object that this run wrote. Returns the outcome as a text.
     async fn remove_copy(&self, written: &Written) -> String {
         let (destination, key) = (self.destination(), &self.step.key);
         if written.was_found {

@@ -1,13 +1,15 @@
-//! Looks at what was published: is it equal to its source, and does it have what it was asked to
-//! have?
+//! Proves that a published object is equal to its source and has the requested attributes.
 //!
-//! An object that was published from parts is always looked at, with one HEAD beside its N parts:
-//! no answer of a single part shows that the server copied the range that was asked for, or that it
-//! published all parts. An object of one request is looked at where the answer proves nothing, and
-//! where the bucket has not shown yet that it keeps what it is asked to keep. Whatever is looked at
-//! is compared with the request (see [`crate::plan::asked`]), because servers other than Amazon S3
-//! may ignore what they do not support. With `trust: nothing` every object is looked at, and only
-//! what the look shows is a proof.
+//! The answer to the write is the first evidence. A HEAD of the object follows:
+//!
+//! - after an upload in parts, always: no answer shows that the server copied the requested ranges,
+//!   or that it published all parts;
+//! - after a single request, if the answer proves nothing, or if the bucket has not shown yet that
+//!   it keeps the requested attributes;
+//! - with `trust: nothing`, always, and then only HEAD is evidence.
+//!
+//! HEAD is compared with the request too ([`crate::plan::asked`]), because servers other than
+//! Amazon S3 may ignore what they do not support.
 
 use super::ObjectTask;
 use super::copy::CopyRound;
@@ -28,39 +30,43 @@ use crate::s3::{
     look,
 };
 
-/// A published object, and the facts to compare it with.
+/// A published object, and the evidence to prove it by.
 #[derive(Debug)]
-pub(super) struct Publication<'a> {
+pub(super) struct PublishedObject<'a> {
+    /// The answer to its write.
     pub(super) written: &'a Written,
+    /// The checksum and `ETag` that its parts make.
     pub(super) made: &'a FromParts,
-    /// The parts that it was published from; 0 for an object that one request wrote.
+    /// The number of its parts; 0 if one request wrote it.
     pub(super) parts: u32,
-    /// True if its attributes are compared with the request; otherwise the caller does that.
+    /// True if its attributes are to be compared with the request; false if the caller does that.
     pub(super) compares: bool,
-    /// The request slot that the look uses; `None` if the caller holds one. It is released before
-    /// bytes are read, since reading asks for slots of its own.
+    /// The request slot for the HEAD; `None` if the caller holds one. It is released before bytes
+    /// are read, since reading takes slots of its own.
     pub(super) slot: Option<Slot>,
 }
 
-/// A write, and everything that a look at its object compares.
+/// The properties that HEAD of a published object must show.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HeadCheck<'a> {
+    /// The answer to the write.
     pub(super) written: &'a Written,
+    /// The size of the object.
     pub(super) size: u64,
-    /// The parts that it was published from; 0 for an object that one request wrote.
+    /// The number of its parts; 0 if one request wrote it.
     pub(super) parts: u32,
-    /// Set if the answers prove nothing: a caller who may not look fails then.
+    /// True if nothing else proves the object, so that it fails without the permission to look.
     pub(super) is_needed: bool,
     /// The requested attributes; `None` if the caller compares them.
     pub(super) asked: Option<Asked<'a>>,
 }
 
-/// The result of a look at a published object.
+/// The result of a [`HeadCheck`].
 #[derive(Debug)]
 pub(super) struct HeadResult {
-    /// The judgement of the bytes; a contradiction means that nothing else was compared.
+    /// The verdict on the bytes. After a contradiction, nothing else was compared.
     pub(super) verdict: Verdict,
-    /// `None` if the caller may not look, and need not.
+    /// The HEAD; `None` if the permission to look is missing and the look is not needed.
     pub(super) found: Option<Head>,
 }
 
@@ -70,10 +76,10 @@ impl CopyRound<'_, '_> {
     pub(super) async fn prove(
         &mut self,
         mut expected: Expected,
-        published: Publication<'_>,
+        published: PublishedObject<'_>,
     ) -> Result<Proof, Trouble> {
         let work = self.task.work;
-        let Publication {
+        let PublishedObject {
             written,
             made,
             parts,
@@ -87,10 +93,10 @@ impl CopyRound<'_, '_> {
         let content_etags = capabilities.content_etags;
         let mut verdict = judge_answer(&expected, written, made, content_etags);
         let mut checksum = written.checksum.clone();
-        // Complete has seen to the size where the server knows `x-amz-mp-object-size`.
-        let size_is_seen = made.checksum.is_some() && capabilities.checksums;
+        // Complete has checked the size if the server knows `x-amz-mp-object-size`.
+        let is_size_checked = made.checksum.is_some() && capabilities.checksums;
         let is_unanswered =
-            verdict == Verdict::Unknown && !(policy.verify == Verify::Size && size_is_seen);
+            verdict == Verdict::Unknown && !(policy.verify == Verify::Size && is_size_checked);
         let must_look = is_unanswered || !capabilities.believes_answers();
         let is_over = matches!(verdict, Verdict::Contradicted(_));
         let is_unproven = asked.is_some_and(|asked| work.refusals.needs_look(destination, asked));
@@ -103,7 +109,7 @@ impl CopyRound<'_, '_> {
                 asked,
             };
             let judge = |found: &Head| judge_head(&expected, found, made, content_etags);
-            let looked = Box::pin(self.task.look(look, judge)).await?;
+            let looked = Box::pin(self.task.check_by_head(look, judge)).await?;
             verdict = match looked.verdict {
                 looked if capabilities.believes_answers() => verdict.and(looked),
                 looked => looked,
@@ -122,7 +128,7 @@ impl CopyRound<'_, '_> {
                 .await
             {
                 Ok(compared) => verdict = compared,
-                // The copy is there and holds what was proven so far.
+                // The copy is there, with the proof that it has so far.
                 Err(Trouble::Stopped) if policy.verify != Verify::RequireChecksum => {
                     let note = "proof: the run was stopped before the bytes were read";
                     self.task.draft.notes.push(note.to_owned());
@@ -171,8 +177,8 @@ impl CopyRound<'_, '_> {
         Ok(judge_checksum(expected, Some(&stored)).unwrap_or(Verdict::Unknown))
     }
 
-    /// Finds out why a copy is not equal: the source changed and the server ignores conditions, or
-    /// the copy is wrong. In the second case keeps or removes a published copy, as the job says.
+    /// Finds out why a copy is not equal: the source has changed and the server ignores conditions,
+    /// or the copy is wrong. In the second case keeps or removes a published copy, as the job says.
     pub(super) async fn explain_difference(
         &self,
         what: &str,
@@ -196,7 +202,7 @@ impl CopyRound<'_, '_> {
         }
     }
 
-    /// Looks at the source again.
+    /// Looks at the source again. Returns true if it is still the version that the round copies.
     pub(super) async fn is_unchanged(&self) -> Result<bool, Trouble> {
         let (source, head) = (&self.source, &self.source.head);
         let version = self.task.step.entry.version.as_deref();
@@ -219,14 +225,13 @@ impl CopyRound<'_, '_> {
 }
 
 impl ObjectTask<'_> {
-    /// Looks at the object that was just written, and compares its size, parts, version, and
-    /// attributes with the request; `judge` compares its bytes. Notes what the bucket was seen to
-    /// keep. A look that only confirms what the answers prove is done without where the caller may
-    /// not look.
+    /// Sends HEAD for the object that was just written, and compares its size, parts, version, and
+    /// attributes with the request; `judge` compares its bytes. Remembers which attributes the
+    /// bucket keeps. A check that is not needed is left out if the permission to look is missing.
     ///
     /// # Errors
-    /// An object that is not there, cannot be looked at, or lacks what the job requires.
-    pub(super) async fn look(
+    /// Fails if the object is not there, cannot be looked at, or lacks a required attribute.
+    pub(super) async fn check_by_head(
         &mut self,
         look: HeadCheck<'_>,
         judge: impl FnOnce(&Head) -> Verdict,
@@ -274,11 +279,11 @@ impl ObjectTask<'_> {
         })
     }
 
-    /// Compares what the object at `key` shows with what was asked for, and returns true if it has
-    /// all of it. By the policy of the attribute, a difference is a loss or fails the object.
+    /// Compares the object with the requested attributes, and returns true if it has all of them. A
+    /// difference is recorded as a loss.
     ///
     /// # Errors
-    /// The object lacks an attribute that the job requires.
+    /// Fails if the object lacks an attribute that the job requires.
     pub(super) async fn settle_differences(
         &mut self,
         written: &Written,
@@ -333,8 +338,8 @@ impl ObjectTask<'_> {
         Ok(has_all)
     }
 
-    /// Asks about an attribute that HEAD does not show, and returns how it differs from the
-    /// request.
+    /// Asks for an attribute that HEAD does not show. Returns its difference from the request, if
+    /// there is one.
     async fn ask_about(
         &mut self,
         written: &Written,
@@ -357,7 +362,7 @@ impl ObjectTask<'_> {
             .await?;
         Ok(match answer {
             Answer::Kept => None,
-            // The answer of HEAD has to suffice.
+            // HEAD has to suffice.
             Answer::NotReadable | Answer::NotKnown if !is_hidden => None,
             Answer::NotReadable => {
                 let name = destination.name();
@@ -373,10 +378,10 @@ impl ObjectTask<'_> {
         })
     }
 
-    /// Writes the tags back that a change in place has cost the object.
+    /// Writes back the tags that a change in place has removed from the object.
     ///
     /// # Errors
-    /// An object that is left without them; the message has them, because nothing else has.
+    /// Fails if that is not possible. The message then has the tags, because nothing else does.
     async fn put_back(&mut self, written: &Written, tags: &[Tag]) -> Result<(), Trouble> {
         let at = (written.etag.as_str(), written.version.as_deref());
         let Err(failure) = self.put_late_tags(at, tags).await else {
@@ -398,8 +403,8 @@ impl ObjectTask<'_> {
         Err(self.reject_incomplete(written, &what).await.into())
     }
 
-    /// Returns true for what fails an object that lacks it. An upload has no source whose
-    /// attributes a policy could be about.
+    /// Returns true if an object without this attribute fails. Policies are about attributes of a
+    /// source bucket, so uploads have none.
     fn is_required(&self, attribute: Attribute, asked: Asked<'_>) -> bool {
         let is_keyed = attribute == Attribute::Encryption && asked.customer_key;
         let by_policy = self.work.sides.transfer.preserve.of(attribute) == Policy::Require;
@@ -407,7 +412,7 @@ impl ObjectTask<'_> {
     }
 }
 
-/// Returns the note on an attribute of a copy that could not be compared for want of a permission.
+/// Returns the note on an attribute that could not be compared because a permission is missing.
 pub(super) fn not_compared(attribute: Attribute, by: Operation, bucket: &BucketName) -> String {
     format!("{attribute} not compared: s3:{by} missing on {bucket}")
 }

@@ -1,15 +1,15 @@
 //! Sends a small object in one request, and proves it.
 //!
-//! The answer proves the bytes by the checksum that was sent, or by its `ETag` where that is the
-//! MD5 of the bytes. Otherwise the object is looked at.
+//! The answer proves the bytes by the checksum that was sent, or by its `ETag` if that is the MD5
+//! of the bytes. Otherwise a HEAD of the object follows.
 
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
-use super::condition::{AfterRefusal, CONDITION_HOLDS, Published};
+use super::condition::{AfterRefusal, CONDITION_HOLDS, WriteResult};
 use super::published::HeadCheck;
-use super::sent::{READ_SUM, against_md5, equal, is_comparable};
+use super::sent::{READ_SUM, equal, is_comparable, md5_contradiction};
 use super::trouble::Trouble;
 use super::{ObjectTask, ROUNDS};
 use crate::checksum;
@@ -41,8 +41,8 @@ impl ObjectTask<'_> {
             .put_on_condition(&body, attributes, sum.as_ref())
             .await?
         {
-            Published::Written(written) => written,
-            Published::Left(reason) => return Ok(Ending::Skipped { reason }),
+            WriteResult::Written(written) => written,
+            WriteResult::Left(reason) => return Ok(Ending::Skipped { reason }),
         };
         let proof = match strong_proof(&body, sum.as_ref(), &written) {
             Some(Ok(proof)) => {
@@ -64,26 +64,26 @@ impl ObjectTask<'_> {
         Ok(Self::done(proof, written))
     }
 
-    /// Sends the bytes, and again if the condition of the write has changed.
+    /// Sends the bytes, and sends them again if the condition of the write has changed.
     async fn put_on_condition(
         &mut self,
         body: &Bytes,
         attributes: &Attributes,
         sum: Option<&Checksum>,
-    ) -> Result<Published, Trouble> {
+    ) -> Result<WriteResult, Trouble> {
         let (destination, key) = (self.destination(), &self.step.key);
         let mut round = 1;
         loop {
             let condition = self.condition(ConditionalWrite::Put);
             if self.is_taken(&condition).await? {
-                return Ok(Published::Left(Skip::Present));
+                return Ok(WriteResult::Left(Skip::Present));
             }
             let sent =
                 destination.put_object(key, body.clone(), attributes, sum, condition.clone());
             let failure = match sent.await {
                 Ok(answer) => {
                     self.draft.attempts += answer.attempts;
-                    return Ok(Published::Written(answer.value));
+                    return Ok(WriteResult::Written(answer.value));
                 }
                 Err(failure) => failure,
             };
@@ -95,23 +95,24 @@ impl ObjectTask<'_> {
                 round < ROUNDS,
             );
             if let AfterRefusal::Leave(skip) = next.await? {
-                // By someone else, or by an earlier attempt of ours whose answer was lost.
+                // The object is somebody else's, or that of an earlier attempt whose answer was
+                // lost.
                 let found = destination.head(key, None).await?.written();
                 if condition == WriteCondition::Matches(found.etag.clone()) {
                     return Err(failure.noting(CONDITION_HOLDS).into());
                 }
                 return Ok(match strong_proof(body, sum, &found) {
-                    Some(Ok(_)) if self.draft.attempts > 1 => Published::Written(found),
-                    _ => Published::Left(skip),
+                    Some(Ok(_)) if self.draft.attempts > 1 => WriteResult::Written(found),
+                    _ => WriteResult::Left(skip),
                 });
             }
             round += 1;
         }
     }
 
-    /// Looks at an object whose answer proves its bytes, if no answer is believed, or if the bucket
-    /// has not shown yet that it keeps what it was asked to keep. The `ETag` that proves the bytes
-    /// must be that of the object.
+    /// Looks at an object whose answer proves its bytes, if answers are not believed or the bucket
+    /// has not shown yet that it keeps the requested attributes. The object must have the `ETag`
+    /// that proves the bytes.
     async fn confirm(
         &mut self,
         written: &Written,
@@ -131,7 +132,7 @@ impl ObjectTask<'_> {
         {
             return Ok(());
         }
-        if let Some(found) = Box::pin(self.look_at_sent(look)).await?
+        if let Some(found) = Box::pin(self.check_sent(look)).await?
             && proof == Proof::Etag
             && found.etag != written.etag
         {
@@ -144,9 +145,9 @@ impl ObjectTask<'_> {
         Ok(())
     }
 
-    /// Looks at an object whose write answered with no proof, and returns the proof that its size
-    /// is. Also compares what it has with the attributes that were sent. A job that asks for the
-    /// size only and believes the server does not look, unless the answer speaks against the bytes.
+    /// Proves an object by its size, because the answer to its write proves nothing. Looks at it,
+    /// and compares its attributes, unless the job asks for the size only, believes the server, and
+    /// the answer does not contradict the bytes.
     async fn prove_by_size(
         &mut self,
         written: &Written,
@@ -158,16 +159,16 @@ impl ObjectTask<'_> {
         let are_md5s = self.work.refusals.md5s(destination).load(Ordering::Acquire);
         let md5 = checksum::md5_etag(body);
         let believes = destination.capabilities().believes_answers();
-        let is_doubtful = against_md5(&md5, &written.etag, are_md5s).is_some();
+        let is_doubtful = md5_contradiction(&md5, &written.etag, are_md5s).is_some();
         if self.work.sides.transfer.proof.verify != Verify::Size || !believes || is_doubtful {
             let look = HeadCheck {
                 size: body.len() as u64,
                 is_needed: true,
                 ..self.head_check(written, attributes, Operation::PutObject)
             };
-            // A key makes ETags of its own, and only the object shows if there is one.
-            if let Some(found) = Box::pin(self.look_at_sent(look)).await?
-                && let Some(what) = against_md5(&md5, &found.etag, are_md5s && !found.kms)
+            // Only HEAD shows if a key makes ETags of its own.
+            if let Some(found) = Box::pin(self.check_sent(look)).await?
+                && let Some(what) = md5_contradiction(&md5, &found.etag, are_md5s && !found.kms)
             {
                 return Err(self.reject_published(written, &what).await.into());
             }
@@ -176,7 +177,7 @@ impl ObjectTask<'_> {
     }
 }
 
-/// Judges the answer beyond the size: equal, unequal, or nothing.
+/// Judges the bytes by the answer: returns a proof, a contradiction, or `None` if it shows neither.
 fn strong_proof(
     body: &Bytes,
     sent: Option<&Checksum>,

@@ -1,10 +1,9 @@
-//! Gives a copy the tags that an earlier run could not give it, without copying it again.
+//! Sets the tags that an earlier run could not set, without copying the object again.
 //!
-//! Tags are the one attribute that S3 changes without another write of the object: nothing is
-//! copied, whatever the size, and a bucket with versioning gets no new version. That is right only
-//! for the very copy that the earlier run made of the source as it is now. If the destination has
-//! another `ETag` or version, or the source was written since, the object is copied again, with all
-//! of its attributes.
+//! Tags are the only attribute that S3 changes without a write of the object: nothing is copied,
+//! and a versioned bucket gets no new version. This is right only if the destination still has the
+//! copy of the earlier run and the source has not changed since. Otherwise the object is copied
+//! again, with all its attributes.
 
 use serde_json::Value;
 
@@ -18,8 +17,7 @@ use crate::plan::attributes::merged_tags;
 use crate::s3::{Failure, FailureKind, Head, Operation};
 
 impl ObjectTask<'_> {
-    /// Sets the tags of a copy, if that is all that it lacks. Returns `None` if the object must be
-    /// copied again.
+    /// Sets the tags of a copy if it lacks only them. Returns `None` if the object must be copied.
     pub(super) async fn repair_tags(&mut self, source: &Bucket) -> Result<Option<Ending>, Trouble> {
         let (work, step) = (self.work, self.step);
         let key = &step.entry.key;
@@ -75,15 +73,15 @@ impl ObjectTask<'_> {
     }
 }
 
-/// Returns true if an object may have tags. Servers other than Amazon's may show no number of them.
+/// Returns true if an object may have tags. Servers other than Amazon S3 may not show how many.
 fn may_have_tags(bucket: &Bucket, found: &Head) -> bool {
     let capabilities = bucket.capabilities();
     let counts = capabilities.refuses_what_it_lacks() || !capabilities.tags;
     found.tag_count.map_or(!counts, |count| count > 0)
 }
 
-/// Returns true if the destination has the copy that the earlier run made, and the source is as it
-/// was then.
+/// Returns true if the destination has the copy of the earlier run, and the source has not changed
+/// since.
 fn is_that_copy(copy: &PublishedCopy, head: &Head, found: &Head) -> bool {
     let is_old = match (&copy.source_version, &head.version) {
         (Some(then), Some(now)) => then == now,

@@ -1,4 +1,5 @@
-//! Did what was sent from here arrive? Sums of ours against what the server stored.
+//! Compares the bytes that were sent from here with the bytes that the server stored: by checksums
+//! that s3haul computes and the server confirms, or by reading the object.
 
 use super::ObjectTask;
 use super::published::{HeadCheck, HeadResult};
@@ -11,39 +12,61 @@ use crate::manifest::job::Prove;
 use crate::plan::asked::Asked;
 use crate::s3::{Attributes, Checksum, ChecksumAlgorithm, Failure, Head, Operation, Written};
 
-/// The checksum of sent bytes that is compared with the bytes read back.
+/// The algorithm for bytes that are read back and compared with those that were sent.
 pub(super) const READ_SUM: ChecksumAlgorithm = ChecksumAlgorithm::Crc64Nvme;
 
-/// The checksums of a part: the one that the server checks, or else the one that is compared
-/// afterwards.
+/// The way of computing the sums of parts.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sums {
-    /// Declared to the server, which checks each part against it.
+pub(super) struct SumMethod {
+    /// The algorithm that was declared to the server, which checks each part by it.
     pub(super) algorithm: Option<ChecksumAlgorithm>,
-    /// Without one: the destination will be read.
+    /// True if no algorithm was declared and the destination will be read.
     pub(super) reads: bool,
 }
 
-impl Sums {
-    pub(super) fn of(self, body: &[u8]) -> (Option<Checksum>, Option<String>) {
+/// The sum of one part.
+#[derive(Debug)]
+pub(super) enum PartSum {
+    /// A checksum that the server checks.
+    Declared(Checksum),
+    /// A checksum that is compared with the bytes read back.
+    ForRead(String),
+    /// The MD5, which is compared with the `ETag` of the part.
+    Md5(String),
+}
+
+impl SumMethod {
+    /// Returns the sum of one part.
+    pub(super) fn sum(self, body: &[u8]) -> PartSum {
         match self.algorithm {
-            Some(algorithm) => (Some(checksum::compute(algorithm, body)), None),
-            None if self.reads => (None, Some(checksum::compute(READ_SUM, body).value)),
-            None => (None, Some(checksum::md5_etag(body))),
+            Some(algorithm) => PartSum::Declared(checksum::compute(algorithm, body)),
+            None if self.reads => PartSum::ForRead(checksum::compute(READ_SUM, body).value),
+            None => PartSum::Md5(checksum::md5_etag(body)),
         }
     }
 
-    /// Returns the algorithm of the parts' checksums, if they are not MD5s.
+    /// Returns the algorithm of the parts' sums, or `None` if they are MD5s.
     pub(super) fn summed_with(self) -> Option<ChecksumAlgorithm> {
         self.algorithm.or(self.reads.then_some(READ_SUM))
     }
 }
 
-/// Returns true for two checksums of which different values are of different bytes.
+impl PartSum {
+    /// Returns the checksum that the server checks, if there is one.
+    pub(super) fn declared(&self) -> Option<&Checksum> {
+        match self {
+            Self::Declared(sum) => Some(sum),
+            Self::ForRead(_) | Self::Md5(_) => None,
+        }
+    }
+}
+
+/// Returns true if different values of the two checksums mean different bytes.
 pub(super) fn is_comparable(sent: &Checksum, stored: &Checksum) -> bool {
     (sent.algorithm, sent.kind) == (stored.algorithm, stored.kind)
 }
 
+/// Returns the proof that two comparable checksums give, or a sentence if they differ.
 pub(super) fn equal(sent: &Checksum, stored: &Checksum) -> Result<Proof, String> {
     if sent.value == stored.value {
         return Ok(sent.algorithm.into());
@@ -54,21 +77,21 @@ pub(super) fn equal(sent: &Checksum, stored: &Checksum) -> Result<Proof, String>
     ))
 }
 
-/// Returns what an `ETag` says against bytes that were sent with this MD5. It says nothing if it is
-/// no MD5, or if the server may make `ETag`s of something else.
-pub(super) fn against_md5(md5: &str, etag: &str, are_md5s: bool) -> Option<String> {
+/// Returns a sentence if an `ETag` contradicts bytes with this MD5. It cannot if it is no MD5, or
+/// if the server may make `ETag`s of something else.
+pub(super) fn md5_contradiction(md5: &str, etag: &str, are_md5s: bool) -> Option<String> {
     let differ = are_md5s && checksum::looks_like_md5(etag) && !etag.eq_ignore_ascii_case(md5);
     differ.then(|| format!("the MD5 of what was sent is {md5}, and its ETag is {etag}"))
 }
 
 impl ObjectTask<'_> {
-    /// Looks at an object that was sent, whose bytes the answers or a later read prove. `None`: the
-    /// caller may not look, and need not.
-    pub(super) async fn look_at_sent(
+    /// Looks at an object that was sent, whose bytes other evidence proves. Returns `None` if the
+    /// permission to look is missing and the look is not needed.
+    pub(super) async fn check_sent(
         &mut self,
         look: HeadCheck<'_>,
     ) -> Result<Option<Head>, Trouble> {
-        let HeadResult { verdict, found } = self.look(look, |_| Verdict::Unknown).await?;
+        let HeadResult { verdict, found } = self.check_by_head(look, |_| Verdict::Unknown).await?;
         match verdict {
             Verdict::Contradicted(what) => {
                 Err(self.reject_published(look.written, &what).await.into())
@@ -77,8 +100,8 @@ impl ObjectTask<'_> {
         }
     }
 
-    /// Returns the look at an object that `write` gave these attributes, of no size and no parts
-    /// yet.
+    /// Returns the check of an object that `write` gave these attributes. The caller fills in the
+    /// size and the parts.
     pub(super) fn head_check<'a>(
         &self,
         written: &'a Written,
@@ -95,7 +118,7 @@ impl ObjectTask<'_> {
         }
     }
 
-    /// Fails an object before anything is sent if the job demands a checksum and there will be
+    /// Fails the object before anything is sent if the job demands a checksum and there will be
     /// none.
     pub(super) fn demand_checksum(&self, attributes: &Attributes) -> Result<(), Failure> {
         let demands = self.work.sides.transfer.proof.demands_an_answer();
@@ -105,8 +128,8 @@ impl ObjectTask<'_> {
         Ok(())
     }
 
-    /// Goes beyond what the server's answers prove, where the job allows it, and fails what falls
-    /// short of its demand.
+    /// Reads the object for a stronger proof if the job allows that, and fails it if its proof is
+    /// weaker than the job demands.
     pub(super) async fn strengthen(
         &self,
         mut proof: Proof,
@@ -125,7 +148,7 @@ impl ObjectTask<'_> {
         Ok(self.require_strength(proof)?)
     }
 
-    /// Computes the checksum of what was written by reading it.
+    /// Computes the checksum of the written object by reading it.
     pub(super) async fn sum_written(
         &self,
         written: &Written,

@@ -1,7 +1,8 @@
 //! Sends standard input, a stream of unknown length.
 //!
-//! The first part decides whether the stream is one request or many. Bytes that were read are gone,
-//! so no later session can resume its upload.
+//! If the stream ends within its first part, one request sends it; otherwise an upload in parts
+//! does. Bytes that were read are gone, so the object has one round, and no later session can
+//! resume its upload.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::ObjectTask;
-use super::attributes::Wanted;
+use super::attributes::TargetAttributes;
 use super::file::reserve;
 use super::trouble::Trouble;
 use super::upload::local::LocalParts;
@@ -30,11 +31,10 @@ use crate::plan::parts::{PartLayout, UPLOAD_PART};
 use crate::planner::{Planned, Sides, Step};
 use crate::s3::{ArchiveState, Failure, FailureKind, Operation};
 
-/// Parts of a stream double in size after each so many parts, so that 10,000 of them reach any
-/// size.
+/// The number of parts after which the part size doubles, so that 10,000 parts reach any size.
 const PARTS_PER_SIZE: u32 = 1000;
 
-/// The time after the end of a stream in which the signal that caused it may still come.
+/// The time after the end of a stream in which the signal that ended it may still arrive.
 const SIGNAL_GRACE: Duration = Duration::from_millis(250);
 
 /// Returns the one step of a transfer from standard input.
@@ -123,10 +123,10 @@ fn part_size(work: &Work, number: u32) -> u64 {
 }
 
 impl ObjectTask<'_> {
-    /// Sends standard input to its end. Its first part decides whether it is one request or many.
+    /// Sends standard input to its end.
     pub(super) async fn send_stdin(&mut self) -> Result<Ending, Trouble> {
         let work = self.work;
-        let mut wanted = Wanted::of_upload(work, &self.step.key);
+        let mut wanted = TargetAttributes::of_upload(work, &self.step.key);
         let attributes = wanted.attributes().clone();
         let mut stream = StreamParts {
             reader: stdin(),
@@ -169,8 +169,8 @@ impl ObjectTask<'_> {
 
 /// Reads one part, until it is full or the stream ends.
 ///
-/// A Ctrl-C reaches the producer too, whose end then looks like the end of its data; the data is
-/// incomplete and must not be published. So an end is believed only if no stop comes with it.
+/// A Ctrl-C also reaches the producer, and its end looks like the end of its data. That data is
+/// incomplete and must not be published, so an end is believed only if no stop arrives with it.
 async fn read_part(work: &Work, reader: &mut Stdin, length: u64) -> Result<Bytes, Trouble> {
     let mut body = Vec::new();
     let mut part = reader.take(length);

@@ -1,4 +1,4 @@
-//! The reasons why an object is not done, and why it is planned again.
+//! The reasons why a round ends without the object, and why the object is planned again.
 
 use serde::Serialize;
 
@@ -7,7 +7,7 @@ use crate::s3::{Failure, FailureKind};
 /// The reason why a round of an object ended without the object.
 #[derive(Clone, Debug)]
 pub(crate) enum Trouble {
-    /// The object is planned again, perhaps because of this failure.
+    /// The object must be planned again. Holds the failure that led to this, if there is one.
     Replan(Replan, Option<Failure>),
     /// The run stops.
     Stopped,
@@ -25,7 +25,8 @@ impl Trouble {
         }
     }
 
-    /// Returns the trouble of a request that names the pinned source.
+    /// Converts the failure of a request that names the pinned source: a 412 means that the source
+    /// has changed.
     pub(crate) fn of_pinned(failure: Failure) -> Self {
         match failure.kind() {
             FailureKind::PreconditionFailed => Replan::SourceChanged.into(),
@@ -57,26 +58,27 @@ impl From<Failure> for Trouble {
 pub enum Replan {
     /// The source is no longer what HEAD showed.
     SourceChanged,
-    /// The server refused to copy the `ETag` that HEAD had shown a moment ago. Usually the source
-    /// has changed; a server that does this with the same `ETag` each time contradicts itself.
+    /// The server refused to copy the `ETag` that HEAD had just shown. Usually the source has
+    /// changed; a server that does this with the same `ETag` each time contradicts itself.
     #[serde(rename = "source-changed")]
     SourceRefused,
     /// The destination's key is no longer what the plan saw, or another write to it was under way.
     DestinationChanged,
-    /// The guess that all parts of the source have one size was wrong: each part is asked for.
+    /// The guess that all parts of the source have one size was wrong. The next round asks for the
+    /// size of each part.
     OtherBoundaries,
-    /// An open upload that was adopted turned out to be of another copy.
+    /// An adopted upload turned out to be of another copy.
     ForeignUpload,
-    /// The server no longer accepts an open upload that was resumed.
+    /// The server no longer accepts a resumed upload.
     StaleUpload,
-    /// Somebody else ended the upload, which had stored parts.
+    /// Somebody else ended the upload, which held parts.
     UploadGone,
-    /// The object was in an archive, and can be read by now.
+    /// The object was in an archive and can be read by now.
     Restored,
 }
 
 impl Replan {
-    /// Returns true if the server shows, or claims, that the source is another one by now.
+    /// Returns true if the server shows, or claims, that the source has changed.
     pub(crate) const fn is_about_source(self) -> bool {
         matches!(self, Self::SourceChanged | Self::SourceRefused)
     }

@@ -1,12 +1,12 @@
-//! One multipart upload of an object: the same session for copies, files, and streams.
+//! Runs one multipart upload, in the same way for copies, files, and streams.
 //!
-//! A session resumes an upload of an earlier session ([`resume`]), adopts one that no journal knows
-//! ([`adopt`]), or creates one. It sends the parts that S3 does not hold yet ([`parts`]), completes
-//! the upload, and ends it.
+//! An [`UploadSession`] resumes an upload of an earlier session ([`resume`]), adopts one that no
+//! journal knows ([`adopt`]), or creates one. It sends the parts that S3 does not hold yet
+//! ([`parts`]), completes the upload, and ends it ([`end`]).
 //!
-//! Only a session writes the events of an upload to the journal ([`record`]). An upload is on
-//! record before the request that creates it, and its id and fingerprint before its first part, so
-//! that a session that ends at any moment leaves nothing behind that the next one does not know.
+//! Only an upload session writes the events of an upload to the journal ([`record`]). An upload is
+//! on record before the request that creates it, and its id and fingerprint before its first part.
+//! So a process may be killed at any moment, and the next one knows every upload that it left open.
 
 pub(super) mod adopt;
 mod end;
@@ -20,8 +20,8 @@ mod verify;
 use std::sync::Arc;
 
 use super::ObjectTask;
-use super::attributes::Wanted;
-use super::condition::{AfterRefusal, Published};
+use super::attributes::TargetAttributes;
+use super::condition::{AfterRefusal, WriteResult};
 use super::copy::PinnedSource;
 use super::trouble::Trouble;
 use crate::endpoint::capabilities::ConditionalWrite;
@@ -36,15 +36,16 @@ use record::{UploadFingerprint, UploadRecord};
 /// The upload that an object needs.
 #[derive(Debug)]
 pub(super) struct UploadRequest {
-    /// An open upload must have the same one.
+    /// The fingerprint that an upload must have to be resumed.
     pub(super) fingerprint: UploadFingerprint,
+    /// The layout that a new upload gets.
     pub(super) layout: PartLayout,
     /// The attributes that the object must have.
     pub(super) attributes: Attributes,
-    /// The checksum of the source.
+    /// The checksum of the source, if it is known.
     pub(super) checksum: Option<Checksum>,
-    /// The reason why an upload of unknown origin could not be distinguished from one of other
-    /// bytes or with another ACL, if there is one.
+    /// The reason why an open upload cannot be adopted, if there is one: nothing would show that
+    /// its bytes or its ACL are the requested ones.
     pub(super) doubt: Option<&'static str>,
 }
 
@@ -53,13 +54,14 @@ pub(super) struct UploadSession<'w> {
     work: &'w Work,
     pub(super) upload: Arc<MultipartUpload>,
     record: UploadRecord,
-    /// The record of a second upload, which a request to create this one may create late.
+    /// The record of a second upload. Exists if the request that created this one was sent twice
+    /// and the other one may still take effect.
     late_twin: Option<UploadRecord>,
     /// The layout of its parts.
     pub(super) layout: PartLayout,
-    /// Parts that S3 held when this session took the upload over.
+    /// The parts that S3 held when the upload was resumed or adopted.
     held: Arc<[PartDone]>,
-    /// True if it was adopted: the request that created it is not known.
+    /// True if it was adopted, so that the request that created it is not known.
     pub(super) is_adopted: bool,
     /// The number by which the monitor knows it.
     id: u64,
@@ -93,11 +95,11 @@ impl<'w> UploadSession<'w> {
         }
     }
 
-    /// Adopts an open upload if the job allows it and there is one, or creates one. `slot` is
-    /// released once that is done.
+    /// Adopts an open upload if the job allows it and there is one, or creates one. Releases `slot`
+    /// then.
     pub(super) async fn adopt_or_create(
         task: &mut ObjectTask<'w>,
-        wanted: &mut Wanted<'w>,
+        wanted: &mut TargetAttributes<'w>,
         source: Option<&PinnedSource<'w>>,
         request: UploadRequest,
         slot: Option<Slot>,
@@ -109,31 +111,31 @@ impl<'w> UploadSession<'w> {
         Self::create(task, wanted, source, request, record, slot).await
     }
 
-    /// Creates an upload: on record before the request, its id and fingerprint before its first
-    /// part.
+    /// Creates an upload, and puts its id and fingerprint on record.
     async fn create(
         task: &mut ObjectTask<'w>,
-        wanted: &mut Wanted<'w>,
+        wanted: &mut TargetAttributes<'w>,
         source: Option<&PinnedSource<'w>>,
         request: UploadRequest,
         record: UploadRecord,
         slot: Option<Slot>,
     ) -> Result<Self, Trouble> {
         let (work, key) = (task.work, &task.step.key);
-        let upload = match wanted.initiate(source, key, &mut task.draft).await {
+        let created = wanted.initiate(source, key, &mut task.draft).await;
+        drop(slot);
+        let upload = match created {
             Ok(upload) => upload,
             Err(failure) => {
                 let notes = record.not_created(work, key, &failure).await;
                 task.draft.notes.extend(notes);
-                return Err(task.explained_acl(failure).into());
+                return Err(task.with_acl_hint(failure).into());
             }
         };
-        drop(slot);
         let (strays, bucket) = (upload.strays().iter(), task.destination());
         let notes = strays.map(|stray| stray.told(bucket, key));
         task.draft.notes.extend(notes);
         let late_twin = if upload.has_late_twin() && record.is_kept() {
-            // Without a journal that works, the next record fails too, and ends this upload.
+            // If the journal is broken, the next record fails too, and aborts this upload.
             UploadRecord::intend(work, task.step).await.ok()
         } else {
             None
@@ -148,11 +150,11 @@ impl<'w> UploadSession<'w> {
         })
     }
 
-    /// Creates the upload of a stream. No journal has it, because nobody could resume it: the bytes
-    /// that were read are gone.
+    /// Creates the upload of a stream. It is not recorded, because no session could resume it: the
+    /// bytes that were read are gone.
     pub(super) async fn create_unrecorded(
         task: &mut ObjectTask<'w>,
-        wanted: &mut Wanted<'w>,
+        wanted: &mut TargetAttributes<'w>,
         request: UploadRequest,
     ) -> Result<Self, Trouble> {
         let record = UploadRecord::off_record();
@@ -175,21 +177,20 @@ impl<'w> UploadSession<'w> {
         }
     }
 
-    /// Completes the upload from these parts, whose object will have this `ETag`. If the object
-    /// that was to be replaced is gone by now, its key is written as an absent one: the upload
-    /// stays, so its parts need not be sent again.
+    /// Completes the upload from these parts, which make an object with this `ETag`. Sends Complete
+    /// once more if the object to be replaced was deleted meanwhile, since the upload stays open.
     pub(super) async fn complete(
         &self,
         parts: &[PartDone],
         etag: Option<String>,
         mut spec: CompleteSpec,
         task: &mut ObjectTask<'_>,
-    ) -> Result<Published, Trouble> {
+    ) -> Result<WriteResult, Trouble> {
         self.record.completing(self.work, etag).await?;
         let mut may_repeat = true;
         loop {
             let failure = match self.upload.complete(parts, &spec).await {
-                Ok(written) => return Ok(Published::Written(written)),
+                Ok(written) => return Ok(WriteResult::Written(written)),
                 Err(failure) => failure,
             };
             let write = ConditionalWrite::Complete;
@@ -197,7 +198,7 @@ impl<'w> UploadSession<'w> {
                 .refused(write, &spec.condition, failure, may_repeat)
                 .await?
             {
-                AfterRefusal::Leave(skip) => return Ok(Published::Left(skip)),
+                AfterRefusal::Leave(skip) => return Ok(WriteResult::Left(skip)),
                 AfterRefusal::WriteAgain => spec.condition = task.condition(write),
             }
             may_repeat = false;

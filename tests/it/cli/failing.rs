@@ -49,6 +49,27 @@ async fn failures_exit_1_and_are_told_with_code_and_remedy() {
     assert!(bad["error"]["request_id"].is_string(), "{bad}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_whose_upload_somebody_aborts_fails_with_the_answer_of_s3() {
+    let world = World::new().await;
+    let aborted = Effect::hook(|store| store.abort_uploads(DESTINATION));
+    let fault = Fault::on(Operation::CompleteMultipartUpload).then(aborted);
+    world.sandbox.faults().add(fault);
+    let mut command = at(&world);
+    command.write_stdin(vec![7; 40 << 20]);
+    let arguments = ["copy", "-", "s3://destination/dump", "--json"];
+    let (exit, stdout, stderr) = run(command, &arguments).await;
+    assert_eq!(exit, 1, "{stderr}");
+    let receipt: Value = serde_json::from_str(stdout.lines().next().unwrap()).unwrap();
+    let error = &receipt["error"];
+    assert_eq!(error["code"], "NoSuchUpload", "{receipt}");
+    let message = error["message"].as_str().unwrap();
+    assert!(
+        message.contains("somebody else ended the upload"),
+        "{message}"
+    );
+}
+
 #[rstest]
 #[case::wrong_secret(
     3,

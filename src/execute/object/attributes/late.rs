@@ -1,7 +1,7 @@
-//! Sets tags and annotations on an object that is there.
+//! Sets tags and annotations on an object that exists.
 //!
-//! A server may ignore them, change them, or take them for the content of the object, so that they
-//! are looked at afterwards.
+//! Servers other than Amazon S3 may ignore them, change them, or take them for the content of the
+//! object, so they are read back.
 
 use bytes::Bytes;
 
@@ -11,8 +11,8 @@ use crate::plan::asked::{Asked, Unlike};
 use crate::s3::{AnnotationEntry, Attributes, Failure, FailureKind, Head, Operation, Tag, Tags};
 
 impl ObjectTask<'_> {
-    /// Adds an annotation to an object that is there. One on a server that may ignore or change it
-    /// is read back.
+    /// Adds an annotation to an object that exists, and reads it back if the server may ignore or
+    /// change it.
     pub(super) async fn put_late_annotation(
         &self,
         (etag, version): (&str, Option<&str>),
@@ -40,8 +40,8 @@ impl ObjectTask<'_> {
         }
     }
 
-    /// Sets the tags of an object that is there. The first time, a server that may take them for
-    /// the content of the object, or ignore them, is looked at afterwards.
+    /// Sets the tags of an object that exists. Checks once per bucket that the server does not take
+    /// them for the content of the object, or ignore them.
     pub(in crate::execute::object) async fn put_late_tags(
         &self,
         (etag, version): (&str, Option<&str>),
@@ -78,14 +78,14 @@ impl ObjectTask<'_> {
             return Err(self.refuse_to_publish(message));
         }
         if tags.is_empty() {
-            return self.are_gone(version).await;
+            return self.confirm_no_tags(version).await;
         }
         let attributes = Attributes {
             tags: Tags::Exactly(tags.to_vec()),
             ..Attributes::default()
         };
         let asked = Asked::of(&attributes, Operation::PutObjectTagging, false);
-        // Every object that is changed in place has only these.
+        // An object that is changed in place has its tags nowhere else.
         let for_each_object = self.work.sides.is_in_place();
         for question in asked.questions(&Head::default()) {
             let at = (key, version);
@@ -106,9 +106,9 @@ impl ObjectTask<'_> {
         Ok(())
     }
 
-    /// Looks whether an object has lost all of its tags. Each object is asked, because one that has
-    /// none shows nothing about others.
-    async fn are_gone(&self, version: Option<&str>) -> Result<(), Failure> {
+    /// Confirms that an object has no tags any more. Asks for each object, because one without tags
+    /// proves nothing about others.
+    async fn confirm_no_tags(&self, version: Option<&str>) -> Result<(), Failure> {
         let (destination, key) = (self.destination(), &self.step.key);
         match Box::pin(destination.tags(key, version)).await {
             Ok(left) if !left.is_empty() => Err(Failure::new(

@@ -1,8 +1,7 @@
-//! Reads what the source of a copy has besides its bytes and what HEAD shows, before the copy is
-//! created.
+//! Reads the attributes of the source that HEAD does not show, before the copy is created.
 //!
-//! A server that does not know a question costs one request per bucket, and a loss on each receipt,
-//! or the object where the attribute is required.
+//! If a server does not know a request, the run sends it once per bucket. Each receipt then records
+//! a loss, or the object fails if the attribute is required.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -28,18 +27,13 @@ use crate::size::display_counted;
 /// An annotation of the source.
 pub(super) struct Annotation {
     pub(super) entry: AnnotationEntry,
-    /// `None` for one that is read when it is written.
+    /// Its text; `None` if it is read only when it is written.
     pub(super) text: Option<Bytes>,
 }
 
-/// Annotations of one object that are held in memory from their reading to their writing, in bytes:
-/// the largest one, so that at least one is read before anything is published.
+/// The bytes of annotations that one object may hold in memory from reading to writing. An
+/// annotation cannot be larger, so at least one is read before anything is published.
 const ANNOTATIONS_HELD: usize = 1 << 20;
-
-/// Returns the failure for a required attribute that the copy cannot have.
-fn not_kept(loss: &Loss, operation: Operation, place: String) -> Failure {
-    Failure::new(FailureKind::NotKept, operation, place, loss.to_string())
-}
 
 /// The source side of a copy: one version of one object.
 pub(super) struct SourceAttributes<'a> {
@@ -57,7 +51,7 @@ impl SourceAttributes<'_> {
         self.pin.version.as_deref()
     }
 
-    /// Returns the name of the permission, which is another one for named versions.
+    /// Returns the name of the permission, which differs for named versions.
     pub(super) fn permission(&self, what: &str) -> String {
         let version = if self.pin.version.is_some() {
             "Version"
@@ -67,8 +61,8 @@ impl SourceAttributes<'_> {
         format!("s3:GetObject{version}{what}")
     }
 
-    /// Returns what `ask` reads, or `None` where it cannot be read and is only tried: that is a
-    /// loss then. A server that does not know the question is not asked again.
+    /// Returns the answer to `ask`, or records a loss and returns `None` if the attribute cannot be
+    /// read and is only tried.
     pub(super) async fn or_loss<T, F: Future<Output = Result<T, Failure>>>(
         &self,
         attribute: Attribute,
@@ -77,9 +71,8 @@ impl SourceAttributes<'_> {
         draft: &mut Draft,
     ) -> Result<Option<T>, Failure> {
         let mut answer = ask().await;
-        // An attribute that could be read before may be refused in an outage that refuses
-        // everything: then this is not a loss, and the object fails or waits with the others. The
-        // refusal counts only if it comes again after a successful HEAD of the object.
+        // During an outage a server may refuse everything. If the attribute could be read before,
+        // the refusal counts only if it comes again after a successful HEAD.
         if let Err(failure) = &answer
             && *failure.kind() == FailureKind::Denied
             && self.transfer().preserve.of(attribute) == Policy::Try
@@ -101,11 +94,10 @@ impl SourceAttributes<'_> {
         }
     }
 
-    /// Records the loss of an attribute that is only tried and that this failure kept from being
-    /// read.
+    /// Records the loss of an attribute that is only tried and could not be read.
     ///
     /// # Errors
-    /// The failure itself, if the attribute is required or the failure is about something else.
+    /// Returns the failure if the attribute is required or the failure is about something else.
     async fn record_loss(
         &self,
         attribute: Attribute,
@@ -116,8 +108,7 @@ impl SourceAttributes<'_> {
         if self.transfer().preserve.of(attribute) != Policy::Try {
             return Err(failure);
         }
-        // A server that knows no such object to a question may do so for want of the question, or
-        // of the object.
+        // With a 404, the server may lack the object, or not know the request.
         let failure = if *failure.kind() == FailureKind::NotFound {
             Box::pin(self.bucket.head(&self.pin.key, self.version())).await?;
             failure.as_kind(FailureKind::NotUnderstood)
@@ -128,7 +119,7 @@ impl SourceAttributes<'_> {
             return Err(failure);
         }
         let loss = concede::unreadable(attribute, permission, &failure, self.bucket.name());
-        // One bad answer among good ones is about that object.
+        // One bad answer among good ones is about this object only.
         let refusals = &self.work.refusals;
         match failure.kind() {
             FailureKind::Denied => refusals.remember_denied(self.bucket, &loss),
@@ -140,8 +131,8 @@ impl SourceAttributes<'_> {
         Ok(())
     }
 
-    /// Returns true if the attribute was found unreadable before and is only tried: a loss without
-    /// a request.
+    /// Returns true, and records a loss, if the attribute is only tried and was found unreadable
+    /// before. Then no request is needed.
     pub(super) fn is_known_unreadable(&self, attribute: Attribute, draft: &mut Draft) -> bool {
         if self.transfer().preserve.of(attribute) != Policy::Try {
             return false;
@@ -154,9 +145,8 @@ impl SourceAttributes<'_> {
         known.is_some()
     }
 
-    /// Reads the source's tags. HEAD shows their number, so a list of another length is not an
-    /// answer: some servers answer an unknown request with nothing, just as others answer for an
-    /// object without tags.
+    /// Reads the source's tags. HEAD shows their number, so a list of another length is no answer:
+    /// some servers answer an unknown request with an empty list.
     async fn counted_tags(&self, count: Option<u32>) -> Result<Vec<Tag>, Failure> {
         let (key, version) = (&self.pin.key, self.version());
         let tags = self.bucket.tags(key, version).await?;
@@ -182,8 +172,8 @@ impl SourceAttributes<'_> {
         ))
     }
 
-    /// Reads the source's tags, or returns `None` for an object that is changed in place on a
-    /// server without tags, which has none to lose.
+    /// Reads the source's tags. Returns `None` for a change in place on a server without tags,
+    /// where there are none to lose.
     async fn own_tags(&self, count: Option<u32>) -> Result<Option<Vec<Tag>>, Failure> {
         match self.counted_tags(count).await {
             Err(failure)
@@ -229,8 +219,8 @@ impl SourceAttributes<'_> {
         Ok(())
     }
 
-    /// Makes sure that tags are of the object that HEAD showed. Without a version to name, they may
-    /// be of one that has taken its place, even with the same bytes.
+    /// Confirms that tags are of the object that HEAD showed. If it has no version, they may be of
+    /// an object that has replaced it, even with the same bytes.
     async fn confirm(&self, head: &Head, tags: &[Tag]) -> Result<(), Trouble> {
         let has_none = tags.is_empty() && head.tag_count.is_none_or(|count| count == 0);
         if self.version().is_some() || has_none {
@@ -246,13 +236,13 @@ impl SourceAttributes<'_> {
         Err(Replan::SourceChanged.into())
     }
 
-    /// Returns true if the tags that a copy carries along by itself must be read, so that they can
-    /// be compared with those of the copy or be written back. HEAD shows `count`.
+    /// Returns true if tags that S3 copies by itself must be read, to compare them with those of
+    /// the copy or to write them back.
     ///
-    /// If HEAD shows a number, that is compared; a change in place needs the values, because it
-    /// destroys what it does not keep. If HEAD shows none and tags are only tried, s3haul stops
-    /// asking once the destination has kept some, HEAD has shown the number of others, or many
-    /// objects in a row had none.
+    /// If HEAD shows their number (`count`), that is compared; a change in place needs the values,
+    /// because it destroys what it does not keep. If HEAD shows no number and tags are only tried,
+    /// s3haul stops reading once the destination has kept some, HEAD has shown a number for another
+    /// object, or many objects in a row had none.
     fn reads_carried_tags(&self, count: Option<u32>, draft: &mut Draft) -> bool {
         let Self { work, bucket, .. } = self;
         let (refusals, destination) = (&work.refusals, &work.sides.destination);
@@ -289,8 +279,8 @@ impl SourceAttributes<'_> {
         }
     }
 
-    /// Reads the tags that a copy carries along by itself. Returns `None` where nothing needs to be
-    /// compared, or nothing can be.
+    /// Reads the tags that S3 copies by itself. Returns `None` if they need not, or cannot, be
+    /// compared.
     pub(super) async fn carried_tags(
         &self,
         count: Option<u32>,
@@ -317,7 +307,7 @@ impl SourceAttributes<'_> {
         let is_in_place = work.sides.is_in_place();
         let is_tried = self.transfer().preserve.tags == Policy::Try;
         let permission = self.permission("Tagging");
-        // One bad answer among good ones is about that object.
+        // One bad answer among good ones is about this object only.
         let is_about_all = count.is_none() && !refusals.has_answered(bucket, Attribute::Tags);
         match failure.kind() {
             FailureKind::Denied if is_in_place => {
@@ -355,10 +345,9 @@ impl SourceAttributes<'_> {
         }
     }
 
-    /// Reads the ACL, if there is such a thing here.
+    /// Reads the ACL. Returns `None` for a change in place on a server without ACLs.
     async fn own_acl(&self) -> Result<Option<Vec<Grant>>, Failure> {
         match self.bucket.acl(&self.pin.key, self.version()).await {
-            // An object that is changed in place keeps its ACL, if there is such a thing here.
             Err(failure)
                 if matches!(failure.kind(), FailureKind::Unsupported | FailureKind::NotUnderstood)
                     && self.work.sides.is_in_place() =>
@@ -393,8 +382,8 @@ impl SourceAttributes<'_> {
         Ok(())
     }
 
-    /// Reads the names of the annotations, and the texts of the first ones, to find out whether
-    /// they may be read before anything is published.
+    /// Reads the names of the annotations and the texts of the first ones, so that a missing
+    /// permission shows before anything is published.
     pub(super) async fn annotations(&self, draft: &mut Draft) -> Result<Vec<Annotation>, Trouble> {
         if self.is_known_unreadable(Attribute::Annotations, draft) {
             return Ok(Vec::new());
@@ -458,9 +447,9 @@ impl SourceAttributes<'_> {
         }
     }
 
-    /// Completes what HEAD shows of the lock, which S3 leaves out for those who may not see it.
-    /// Only versioned buckets have locks. Where it is tried, each bucket is asked once whether what
-    /// is not shown is not there; where it is required, so is each object.
+    /// Completes the lock in HEAD, which S3 leaves out without the permission to see it. Only
+    /// versioned buckets have locks. If the lock is required, each object is asked for what HEAD
+    /// did not show; if it is tried, one object per bucket is.
     pub(super) async fn lock(&self, head: &mut Head, draft: &mut Draft) -> Result<(), Trouble> {
         let asks = self.transfer().preserve.lock.keeps() && self.bucket.capabilities().locks;
         if !asks || head.version.is_none() {
@@ -480,7 +469,7 @@ impl SourceAttributes<'_> {
         Ok(())
     }
 
-    /// Reads the half of a lock that HEAD did not show, by `get`, if it is needed.
+    /// Reads the half of a lock that HEAD did not show, by `get`.
     async fn unshown<T>(
         &self,
         operation: Operation,
@@ -508,7 +497,7 @@ impl SourceAttributes<'_> {
             }
             let answer = get.await;
             if of(&answer) == Some(Shown::NoLocks) {
-                // Another object may have found that out at the same time.
+                // Another object may have set it at the same time.
                 let _ = cell.set(Shown::NoLocks);
                 return Ok(None);
             }
@@ -528,7 +517,9 @@ impl SourceAttributes<'_> {
         Ok(None)
     }
 
+    /// Returns the failure for a required attribute that the copy cannot have.
     pub(super) fn not_kept(&self, loss: &Loss, operation: Operation) -> Failure {
-        not_kept(loss, operation, self.bucket.place(&self.pin.key))
+        let place = self.bucket.place(&self.pin.key);
+        Failure::new(FailureKind::NotKept, operation, place, loss.to_string())
     }
 }

@@ -1,16 +1,15 @@
-//! Copies an object that nobody has looked at: the listing's size and `ETag` are enough for the
-//! content alone.
+//! Copies an object without a HEAD: if the job keeps only the content, the listed size and `ETag`
+//! are enough.
 //!
-//! The `ETag` pins the source, and where it is the MD5 of the bytes it proves the copy too.
-//! Everything else (a server that says no, an `ETag` that comes out differently because a key of
-//! KMS is in play) ends in the ordinary way, with a HEAD.
+//! The `ETag` pins the source, and where it is the MD5 of the bytes it also proves the copy. In all
+//! other cases (the server refuses the copy, or a KMS key makes another `ETag`) a HEAD follows.
 
 use super::CopyRound;
 use crate::bucket::Bucket;
 use crate::checksum::looks_like_md5;
 use crate::endpoint::capabilities::ConditionalWrite;
 use crate::execute::object::ObjectTask;
-use crate::execute::object::attributes::Wanted;
+use crate::execute::object::attributes::TargetAttributes;
 use crate::execute::object::condition::RefusedWrite;
 use crate::execute::object::trouble::{Replan, Trouble};
 use crate::execute::receipt::Ending;
@@ -21,7 +20,7 @@ use crate::plan::decide::Route;
 use crate::s3::{FailureKind, Head};
 
 impl<'w> ObjectTask<'w> {
-    /// Returns the listed `ETag`, if the listing tells all that the copy takes.
+    /// Returns the listed `ETag` if the list shows all that the copy needs.
     pub(super) fn listed_etag(&self, source: &Bucket) -> Option<String> {
         let entry = &self.step.entry;
         let reads = Reads::of(
@@ -39,6 +38,8 @@ impl<'w> ObjectTask<'w> {
         let demanding = proof.verify == Verify::RequireChecksum || proof.prove == Prove::Read;
         let simple = self.step.route == Route::Copy
             && self.step.turn.is_none()
+            && self.found.is_none()
+            && !self.draft.in_place
             && self.destination().capabilities().believes_answers();
         let enough = simple && !reads.head && !archived && !demanding;
         entry
@@ -47,7 +48,7 @@ impl<'w> ObjectTask<'w> {
             .filter(|etag| enough && looks_like_md5(etag))
     }
 
-    /// Copies the object with this listed `ETag`; `None` when it takes a HEAD after all.
+    /// Copies the object with this listed `ETag`. Returns `None` if it needs a HEAD after all.
     pub(super) async fn copy_as_listed(
         &mut self,
         bucket: &'w Bucket,
@@ -66,7 +67,8 @@ impl<'w> ObjectTask<'w> {
         let mut source = Box::new(self.pinned(bucket, listed));
         let version = source.pin.version.clone();
         self.draft.pinned(&source.head, &step.route, version);
-        let wanted = Wanted::of_copy(work, &mut source, &step.route, &mut self.draft).await?;
+        let wanted =
+            TargetAttributes::of_copy(work, &mut source, &step.route, &mut self.draft).await?;
         let mut round = CopyRound {
             task: self,
             source,
@@ -83,34 +85,38 @@ impl<'w> ObjectTask<'w> {
             }
             Err(failure) => {
                 round.task.draft.attempts += failure.details().attempts;
-                // Refused by an earlier attempt of ours whose answer was lost, or by somebody
-                // else's object.
+                // The object is somebody else's, or that of an earlier attempt whose answer was
+                // lost.
                 let refusal = round.task.refusal(&condition, &failure);
                 let Some(RefusedWrite::Taken(skip)) =
                     refusal.filter(|_| round.task.draft.attempts > 1)
                 else {
                     return Ok(None);
                 };
-                return Ok(match round.look_at_source(etag).await {
-                    Ok(()) => Some(round.accept_existing(skip).await?),
-                    Err(Trouble::Replan(..)) => None,
-                    Err(trouble) => return Err(trouble),
-                });
+                return match round.read_source_head(etag).await {
+                    Ok(()) => {
+                        let ending = round.accept_existing(skip).await?;
+                        round.finish(&ending).await?;
+                        Ok(Some(ending))
+                    }
+                    Err(Trouble::Replan(..)) => Ok(None),
+                    Err(trouble) => Err(trouble),
+                };
             }
         };
         round.task.draft.attempts += answer.attempts;
         let written = answer.value;
         round.task.seen = Seen::Object(written.etag.clone());
         if written.etag != etag {
-            round.look_at_source(etag).await?;
+            round.read_source_head(etag).await?;
         }
         round.conclude(written, None).await.map(Some)
     }
 }
 
 impl CopyRound<'_, '_> {
-    /// Replaces what the list shows of the source by its HEAD.
-    async fn look_at_source(&mut self, etag: &str) -> Result<(), Trouble> {
+    /// Replaces the listed properties of the source by its HEAD, which must show the same `ETag`.
+    async fn read_source_head(&mut self, etag: &str) -> Result<(), Trouble> {
         let entry = &self.task.step.entry;
         let (bucket, version) = (self.source.bucket, entry.version.as_deref());
         self.source.head = bucket.head(&entry.key, version).await?;

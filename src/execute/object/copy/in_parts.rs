@@ -9,8 +9,8 @@ use std::sync::Arc;
 use super::CopyRound;
 use crate::endpoint::capabilities::ConditionalWrite;
 use crate::execute::object::ObjectTask;
-use crate::execute::object::condition::Published;
-use crate::execute::object::published::Publication;
+use crate::execute::object::condition::WriteResult;
+use crate::execute::object::published::PublishedObject;
 use crate::execute::object::trouble::{Replan, Trouble};
 use crate::execute::object::upload::parts::PartSource;
 use crate::execute::object::upload::record::UploadFingerprint;
@@ -98,7 +98,7 @@ impl<'w> CopyRound<'_, 'w> {
             Err(_) => Ok(()),
         };
         if late.as_ref().is_err_and(Trouble::is_left) {
-            session.leave_recorded(self.task);
+            session.close(self.task);
             return late.and(outcome);
         }
         let outcome = session.end(outcome, self.task).await;
@@ -113,7 +113,7 @@ impl<'w> CopyRound<'_, 'w> {
     ) -> Result<Ending, Trouble> {
         let written = found.clone().written();
         self.task.compare_encryption(&self.source.head, &written);
-        let published = Publication {
+        let published = PublishedObject {
             written: &written,
             made: &FromParts::recorded(etag),
             parts: 0,
@@ -176,8 +176,8 @@ impl<'w> CopyRound<'_, 'w> {
         let etag = made.etag().filter(|_| !is_kms).map(str::to_owned);
         let published = session.complete(&session.done, etag, spec, self.task).await;
         let written = match published {
-            Ok(Published::Written(written)) => written,
-            Ok(Published::Left(reason)) => return Ok(Ending::Skipped { reason }),
+            Ok(WriteResult::Written(written)) => written,
+            Ok(WriteResult::Left(reason)) => return Ok(Ending::Skipped { reason }),
             Err(Trouble::Failed(failure)) if *failure.kind() == FailureKind::Corrupted => {
                 let what = "S3 refused to publish parts that do not make the source's checksum";
                 return Err(self.explain_difference(what, None).await);
@@ -191,12 +191,12 @@ impl<'w> CopyRound<'_, 'w> {
             Err(trouble) => return Err(trouble),
         };
         if in_place && written.was_found {
-            Box::pin(self.task.is_changed()).await?;
+            Box::pin(self.task.confirm_change()).await?;
         }
         self.task.seen = Seen::Object(written.etag.clone());
         self.task.compare_encryption(&self.source.head, &written);
         let made = if is_kms { made.without_etag() } else { made };
-        let published = Publication {
+        let published = PublishedObject {
             written: &written,
             made: &made,
             parts: session.layout.count,

@@ -1,13 +1,13 @@
-//! Changing an object where it is.
+//! Changes an object where it is.
 //!
 //! The change is a copy of the object onto itself. The server refuses it if the object is no longer
-//! the one that s3haul looked at, so that nobody's overwrite is lost. Then s3haul looks at the
-//! object again and changes it only if it still needs the change: an attempt whose answer was lost
-//! may have made it.
+//! the one that s3haul looked at, so that no overwrite is lost. After a refusal, s3haul looks at
+//! the object again and changes it only if it still needs the change: an attempt whose answer was
+//! lost may have made it.
 
 use super::PinnedSource;
 use crate::execute::object::ObjectTask;
-use crate::execute::object::attributes::Wanted;
+use crate::execute::object::attributes::TargetAttributes;
 use crate::execute::object::trouble::{Replan, Trouble};
 use crate::execute::receipt::Ending;
 use crate::location::ObjectKey;
@@ -17,8 +17,8 @@ use crate::planner::Difference;
 use crate::s3::{Failure, FailureKind, Head, Operation};
 
 impl ObjectTask<'_> {
-    /// Prepares a change of the object that HEAD shows. Returns how the object ends if it needs
-    /// none any more.
+    /// Prepares a change of the object that HEAD shows. Returns an ending if it no longer needs
+    /// one.
     pub(super) async fn before_change(
         &mut self,
         source: &PinnedSource<'_>,
@@ -36,7 +36,7 @@ impl ObjectTask<'_> {
             .await?
         {
             Difference::None => {}
-            // Only an attempt of ours can have set what does not show.
+            // HEAD cannot show the change, but the object is newer than before our attempt.
             Difference::Unknown if self.draft.attempts > 0 && before.modified < head.modified => {}
             Difference::Unknown | Difference::Is(_) => {
                 self.before = Some(head.clone());
@@ -56,9 +56,9 @@ impl ObjectTask<'_> {
             .map(Some)
     }
 
-    /// Looks whether the object that was found at the key is the changed one. The old one is equal
-    /// to it in all that an upload is recognised by.
-    pub(super) async fn is_changed(&self) -> Result<(), Trouble> {
+    /// Confirms that the object at the key is the changed one. The old one has the same bytes, so
+    /// an upload cannot be told from it.
+    pub(super) async fn confirm_change(&self) -> Result<(), Trouble> {
         let (sides, key) = (&self.work.sides, &self.step.key);
         let found = sides.destination.head(key, None).await?;
         match sides.difference_in_place(key, &found).await? {
@@ -67,9 +67,9 @@ impl ObjectTask<'_> {
         }
     }
 
-    /// Returns the version that a copy names as its source. If the write itself cannot demand that
-    /// the object is still the same, a change in place names none: then its condition on the source
-    /// is about the current version.
+    /// Returns the version that a copy names as its source. A change in place names none if the
+    /// server cannot check a condition on the destination: its condition on the source is then
+    /// about the current version.
     pub(super) fn version_to_read(&self, head: &Head) -> Option<String> {
         let if_match = self.work.sides.destination.capabilities().if_match;
         let is_guarded = !self.work.sides.is_in_place() || (if_match.copy && if_match.complete);
@@ -77,10 +77,10 @@ impl ObjectTask<'_> {
     }
 }
 
-impl Wanted<'_> {
-    /// Refuses an in-place change that would take more than one request to bring back all that the
-    /// object has: a run that is killed between them would lose the rest.
-    pub(super) fn come_at_once(&self, key: &ObjectKey) -> Result<(), Failure> {
+impl TargetAttributes<'_> {
+    /// Refuses a change in place that needs a second request to restore all attributes of the
+    /// object: a run that is killed between the two would lose them.
+    pub(super) fn require_one_request(&self, key: &ObjectKey) -> Result<(), Failure> {
         let Some(late) = self.late_attribute() else {
             return Ok(());
         };

@@ -1,13 +1,17 @@
-//! Adopts uploads that no journal knows, where the user asks for it.
+//! Adopts open uploads that no journal knows, if the job says so (`--adopt`).
 //!
-//! If a journal is lost with its disk, its uploads are still open at the destination and still cost
-//! money. A user who states that nobody else writes these keys lets a run adopt them. Other checks
-//! replace what S3 does not show about an open upload ([`crate::plan::claim`]): parts are proven to
-//! make the source by a checksum before they are published, or one by one where the source is a
-//! file; where there is nothing to prove them by, the object is copied anew. What the object has
-//! besides its bytes is compared once it is there, and where that is not as it shall be, it is
-//! copied anew over it. An upload that turns out to be of something else is told and left alone: it
-//! may be somebody's.
+//! If a journal is lost with its disk, its uploads stay open at the destination and cost money. A
+//! user who knows that nobody else writes these keys lets a run adopt them. S3 does not show the
+//! source or the attributes of an open upload, so other checks replace the journal's record
+//! ([`crate::plan::claim`]):
+//!
+//! - The bytes are proven before they are published: by a checksum of the whole source, or part by
+//!   part if the source is a file. Without such a proof the object is copied again.
+//! - The attributes are compared after the object is published ([`verify`](super::verify)). If they
+//!   differ, the object is copied again over it.
+//!
+//! An upload that turns out to be of something else is reported and left alone, because it may be
+//! somebody else's.
 
 use std::future::ready;
 
@@ -28,8 +32,8 @@ use crate::size::{by_number, display_counted};
 type Candidate = (MultipartUpload, PartLayout, Vec<PartDone>);
 
 impl<'w> UploadSession<'w> {
-    /// Looks among the open uploads at an object's key for one to adopt, once per object: the one
-    /// with the most usable bytes.
+    /// Looks once per object for an open upload at its key, and adopts the one with the most usable
+    /// bytes.
     pub(super) async fn adopt(
         task: &mut ObjectTask<'w>,
         request: &UploadRequest,
@@ -59,14 +63,14 @@ impl<'w> UploadSession<'w> {
         let mut others = listed.len();
         let session = match (best(task, listed, request).await?, request.doubt) {
             (Some(_), Some(doubt)) => {
-                let note = format!("what is open at this key is not gone on with: {doubt}");
+                let note = format!("no open upload at this key is adopted: {doubt}");
                 task.draft.notes.push(note);
                 None
             }
             (Some((upload, layout, held)), None) => {
                 others -= 1;
                 task.draft.notes.push(format!(
-                    "went on with the open upload {}: {} of {} parts were there",
+                    "adopted the open upload {}: {} of {} parts were there",
                     upload.id(),
                     held.len(),
                     layout.count
@@ -94,7 +98,8 @@ impl<'w> UploadSession<'w> {
         Ok(session)
     }
 
-    /// Disowns this upload: its parts do not make the source, so somebody else created it.
+    /// Reports that the parts of this upload do not make the source, so that somebody else created
+    /// it. Returns the reason to copy the object again.
     pub(in crate::execute::object) fn disown(&self, task: &mut ObjectTask<'_>) -> Trouble {
         let id = self.upload.id();
         let command = multipart::command(task.destination(), "abort", self.upload.key(), Some(id));
@@ -106,8 +111,7 @@ impl<'w> UploadSession<'w> {
     }
 }
 
-/// Returns the reason why an upload of unknown origin cannot be distinguished from one that was
-/// created with another ACL, if there is one.
+/// Returns the reason why an upload with these attributes cannot be adopted, if they have an ACL.
 pub(in crate::execute::object) fn unseen_acl(attributes: &Attributes) -> Option<&'static str> {
     let has_acl = attributes.acl.is_some() || !attributes.grants.is_empty();
     has_acl.then_some("its ACL cannot be seen before it is an object")
@@ -122,7 +126,7 @@ async fn unknown_uploads(task: &ObjectTask<'_>) -> Result<Vec<OpenUpload>, Failu
     unknown.try_collect().await
 }
 
-/// Returns the most useful upload. Reports uploads that cannot be judged.
+/// Returns the upload that holds the most usable bytes. Notes uploads that cannot be looked at.
 async fn best(
     task: &mut ObjectTask<'_>,
     listed: Vec<OpenUpload>,
@@ -130,14 +134,14 @@ async fn best(
 ) -> Result<Option<Candidate>, Failure> {
     let (sides, bucket) = (&task.work.sides, task.destination());
     let source = &request.fingerprint.source;
-    // Those of files are chosen by size alone.
+    // The part size of a file depends on its size alone.
     let is_automatic = sides.transfer.parts.size == PartSize::Auto && sides.source.is_some();
     let cut = if is_automatic && !request.layout.is_replay() {
         Cut::Automatically(request.layout.size, &bucket.capabilities().parts)
     } else {
         Cut::Exactly(&request.layout)
     };
-    // A file has its time from another clock, and its parts are compared one by one.
+    // The time of a file comes from another clock, and its parts are compared one by one.
     let modified = source.modified.filter(|_| source.etag.is_some());
     let mut best: Option<Candidate> = None;
     for open in listed
@@ -159,7 +163,7 @@ async fn best(
             Ok(held) => held,
             Err(failure) if *failure.kind() == FailureKind::NoSuchUpload => continue,
             Err(failure) if failure.is_passing() || failure.ends_run() => return Err(failure),
-            // To copy the object anew is always right.
+            // Copying the object again is always right.
             Err(failure) => {
                 let id = upload.id();
                 task.draft.notes.push(format!(

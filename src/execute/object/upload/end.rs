@@ -1,9 +1,16 @@
-//! The end of an upload session.
+//! Ends upload sessions.
 //!
-//! An upload that became the object is off the record. One that did not is left open for the next
-//! session, if that session tries the object again and a journal or `--adopt` lets it find the
-//! upload; it is kept for the next run, if its object failed for a reason that may pass; otherwise
-//! it is aborted. The receipt names an upload that may stay open, because its parts cost money.
+//! The record of an upload is closed when it has become the object. Any other upload has one of
+//! these ends:
+//!
+//! - It is left open for the next session, if that session tries the object again and finds the
+//!   upload by the journal or by `--adopt`.
+//! - It is kept for the next run, if it holds parts and its object failed for a reason that may
+//!   pass.
+//! - It is left alone, if it was adopted and is somebody else's.
+//! - Otherwise it is aborted.
+//!
+//! The receipt names each upload that may stay open, because its parts cost money.
 
 use super::UploadSession;
 use crate::execute::monitor::Event;
@@ -15,23 +22,23 @@ use crate::s3::{Failure, FailureKind, Operation};
 use crate::size::ByteSize;
 
 impl UploadSession<'_> {
-    /// Leaves the upload, which became the object, on record: the next session must still give the
-    /// object attributes that can be set only then.
-    pub(in crate::execute::object) fn leave_recorded(self, task: &mut ObjectTask<'_>) {
+    /// Ends the session without a change to the upload or its record.
+    pub(in crate::execute::object) fn close(self, task: &mut ObjectTask<'_>) {
         task.draft.attempts += self.attempts;
         let id = self.id;
         self.work.monitor.observe(&Event::UploadEnded { id });
     }
 
-    /// Ends the session with the result of its object. Returns the result, or the reason to plan
-    /// the object again if the upload is gone or of no use.
+    /// Ends the session and its upload after the object's outcome. Returns that outcome, or the
+    /// reason to plan the object again if the upload is gone or no longer accepted.
     pub(in crate::execute::object) async fn end(
         self,
         outcome: Result<Ending, Trouble>,
         task: &mut ObjectTask<'_>,
     ) -> Result<Ending, Trouble> {
         self.end_twins(task).await;
-        if self.loses_parts(&outcome, task).await {
+        let keeps_parts = self.keep_or_abort(&outcome, task).await;
+        if !keeps_parts {
             self.work
                 .monitor
                 .observe(&Event::BytesVoided { bytes: self.bytes });
@@ -48,13 +55,13 @@ impl UploadSession<'_> {
             }
             outcome => outcome,
         };
-        self.leave_recorded(task);
+        self.close(task);
         outcome
     }
 
-    /// Closes the record of the upload, and aborts the upload unless it became the object or
-    /// somebody resumes it. Returns true if its parts are lost.
-    async fn loses_parts(
+    /// Closes the record of the upload, and aborts the upload unless it became the object or can be
+    /// resumed. Returns false if its parts are lost.
+    async fn keep_or_abort(
         &self,
         outcome: &Result<Ending, Trouble>,
         task: &mut ObjectTask<'_>,
@@ -62,14 +69,14 @@ impl UploadSession<'_> {
         let (work, upload, record) = (self.work, &self.upload, self.record);
         if matches!(outcome, Ok(Ending::Done { .. })) {
             record.ended(&work.journal).await;
-            return false;
+            return true;
         }
         // The next session tries the object that ends the run again. If the journal is broken, the
         // upload may belong to another session by now.
         let is_left_to_next =
             outcome.as_ref().is_err_and(Trouble::is_left) || work.journal.broken().is_cancelled();
         if is_left_to_next && record.is_kept() {
-            return false;
+            return true;
         }
         if is_left_to_next && work.adopts {
             let id = upload.id();
@@ -78,7 +85,7 @@ impl UploadSession<'_> {
             task.draft.notes.push(format!(
                 "the upload {id} is left open: the next run with --adopt goes on with it, and `{command}` frees its parts"
             ));
-            return false;
+            return true;
         }
         let failure = match outcome {
             Err(Trouble::Failed(failure)) => Some(failure),
@@ -93,7 +100,7 @@ impl UploadSession<'_> {
                 self.done.len(),
                 ByteSize(self.bytes)
             ));
-            return false;
+            return true;
         }
         let is_foreign = matches!(outcome, Err(Trouble::Replan(Replan::ForeignUpload, _)));
         if is_foreign || self.abort(task).await {
@@ -109,13 +116,14 @@ impl UploadSession<'_> {
             let notes = Box::pin(upload.end_elsewhere()).await;
             task.draft.notes.extend(notes);
         }
-        true
+        false
     }
 
-    /// Aborts the upload. Returns true if it no longer needs a record.
+    /// Aborts the upload, and notes it if it may stay open. Returns true if it needs no record any
+    /// more.
     async fn abort(&self, task: &mut ObjectTask<'_>) -> bool {
         let work = self.work;
-        // The upload stays on record for the session that resumes the journal.
+        // The upload stays on record, for the session that has the journal by now.
         if work.journal.keeps()
             && work.journal.broken().is_cancelled()
             && !work.journal.error().leaves_no_record()
@@ -134,15 +142,16 @@ impl UploadSession<'_> {
                     (Stray::failed(id, &failure), *failure.kind() == FailureKind::Unsupported)
                 }
             },
-            () = work.hurry() => (Stray::unanswered(id, work.tidying()), false),
+            () = work.tidying_ended() => (Stray::unanswered(id, work.tidying()), false),
         };
         let note = stray.told(task.destination(), upload.key());
         task.draft.notes.push(note);
         is_over
     }
 
-    /// Aborts what refused and overtaken attempts to create the upload left open. They hold no
-    /// bytes, so that this has time until the object is done.
+    /// Aborts the uploads that other attempts to create this one left open: attempts that the
+    /// server refused, and requests that hung. They hold no bytes, so this can wait until the
+    /// object is done.
     async fn end_twins(&self, task: &mut ObjectTask<'_>) {
         let (work, upload) = (self.work, self.upload.outliving_the_run());
         let known = work.orphans.known();
@@ -153,7 +162,7 @@ impl UploadSession<'_> {
         let (late, refused) = tokio::select! {
             biased;
             strays = twins => strays,
-            // The uploads that are left have all the time that there is then.
+            // The abort of the upload itself needs the time that is left.
             () = work.halt.cancelled() => (vec![Stray::interrupted()], Vec::new()),
         };
         if let Some(record) = self.late_twin
@@ -167,22 +176,22 @@ impl UploadSession<'_> {
         task.draft.notes.extend(notes);
     }
 
-    /// Returns true if the upload is gone although it has stored parts, and no request of ours can
-    /// have ended it: a lifecycle rule or another program did.
+    /// Returns true if the upload is gone, held parts, and was not ended by a request of ours: a
+    /// lifecycle rule or another program ended it.
     fn was_ended_elsewhere(&self, failure: &Failure) -> bool {
         if *failure.kind() != FailureKind::NoSuchUpload {
             return false;
         }
         let details = failure.details();
-        // An earlier Complete may have made an object that somebody has replaced.
+        // An earlier Complete may have made an object that somebody has replaced since.
         let may_be_ours = details.operation == Operation::CompleteMultipartUpload
             && (details.code != "NoSuchUpload" || details.attempts > 1);
         !self.held.is_empty() || (!self.done.is_empty() && !may_be_ours)
     }
 }
 
-/// Returns true for a failure that says nothing about the parts: with a permission that is granted,
-/// or a server that answers, the same upload can be finished.
+/// Returns true for a failure that is not about the parts: once a permission is granted or the
+/// server answers, the same upload can be finished.
 fn may_succeed_later(failure: &Failure) -> bool {
     failure.is_passing()
         || matches!(

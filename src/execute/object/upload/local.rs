@@ -1,8 +1,8 @@
-//! The parts of an upload whose bytes are here: those of a file or of a stream.
+//! Sends the parts of a file or a stream, and completes their upload.
 //!
-//! Each part is summed while it is in memory anyway. The sums combine into the checksum of the
-//! whole, which S3 must confirm before it publishes the object; where the server knows no
-//! checksums, the MD5 of each part is compared with the `ETag` that came back.
+//! Each part is summed while it is in memory. The sums combine into the checksum of the whole
+//! object, which S3 must confirm before it publishes the object. If the server knows no checksums,
+//! the MD5 of each part is compared with its `ETag`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,9 +16,9 @@ use crate::checksum;
 use crate::endpoint::capabilities::ConditionalWrite;
 use crate::execute::Work;
 use crate::execute::object::ObjectTask;
-use crate::execute::object::condition::Published;
+use crate::execute::object::condition::WriteResult;
 use crate::execute::object::published::HeadCheck;
-use crate::execute::object::sent::{Sums, against_md5, equal, is_comparable};
+use crate::execute::object::sent::{PartSum, SumMethod, equal, is_comparable, md5_contradiction};
 use crate::execute::object::trouble::Trouble;
 use crate::execute::receipt::{Ending, Proof};
 use crate::manifest::job::{Prove, Verify};
@@ -32,14 +32,13 @@ use crate::s3::{
 #[derive(Clone, Debug)]
 pub(in crate::execute::object) struct LocalParts {
     upload: Arc<MultipartUpload>,
-    /// Parts that S3 held when this session took the upload over.
+    /// The parts that S3 held when the upload was resumed or adopted.
     held: Arc<[PartDone]>,
-    /// The checksums of the parts. Without an algorithm, the destination will be read if the job
-    /// says so, and compared with a sum of ours.
-    pub(super) sums: Sums,
-    /// No key is known to make `ETag`s of its own.
+    /// The way of computing the parts' sums.
+    pub(super) method: SumMethod,
+    /// True unless an encryption key makes `ETag`s that are no MD5s, or may do so.
     may_be_md5s: bool,
-    /// Set once the `ETag`s of the destination are known to be MD5s where no key makes them.
+    /// Set once a part of this run had an MD5 as its `ETag`.
     are_md5s: Arc<AtomicBool>,
 }
 
@@ -54,28 +53,28 @@ impl LocalParts {
         Self {
             upload: Arc::clone(&session.upload),
             held: Arc::clone(&session.held),
-            sums: Sums { algorithm, reads },
-            // Of an upload that was found open, nobody knows its key.
+            method: SumMethod { algorithm, reads },
+            // The encryption key of an adopted upload is not known.
             may_be_md5s: !session.upload.is_kms() && !session.is_adopted,
             are_md5s: work.refusals.md5s(&work.sides.destination),
         }
     }
 
-    /// Returns a part that S3 holds already, if it consists of exactly these bytes.
-    fn held_part(&self, number: u32, size: u64, sum: Option<&Checksum>) -> Option<PartDone> {
+    /// Returns the part that S3 holds already, if it has exactly these bytes.
+    fn held_part(&self, number: u32, size: u64, sum: &PartSum) -> Option<PartDone> {
+        let sum = sum.declared()?;
         let at = self
             .held
             .binary_search_by_key(&number, |part| part.number)
             .ok()?;
         let part = &self.held[at];
-        let sum = sum.map(|sum| &sum.value)?;
-        (part.checksum.as_ref() == Some(sum) && part.size == size).then(|| part.clone())
+        (part.checksum.as_ref() == Some(&sum.value) && part.size == size).then(|| part.clone())
     }
 
     /// Sums and sends one part.
     pub(super) async fn send(&self, number: u32, body: Bytes) -> Result<Answer<PartDone>, Failure> {
-        let (sums, sum_of) = (self.sums, body.clone());
-        let sums = spawn_blocking(move || sums.of(&sum_of))
+        let (method, summed) = (self.method, body.clone());
+        let sum = spawn_blocking(move || method.sum(&summed))
             .await
             .map_err(|error| {
                 Failure::new(
@@ -85,18 +84,18 @@ impl LocalParts {
                     error.to_string(),
                 )
             })?;
-        self.send_summed(number, body, sums).await
+        self.send_summed(number, body, sum).await
     }
 
-    /// Sends one part. Without a checksum that the server checks, its `ETag` must be the MD5 of
-    /// what was sent, or the server's `ETag`s are of its own making.
+    /// Sends one part, unless S3 holds it already. If no checksum was declared, the `ETag` must be
+    /// the MD5 of the bytes on servers whose `ETag`s are MD5s.
     pub(super) async fn send_summed(
         &self,
         number: u32,
         body: Bytes,
-        (sum, ours): (Option<Checksum>, Option<String>),
+        sum: PartSum,
     ) -> Result<Answer<PartDone>, Failure> {
-        if let Some(value) = self.held_part(number, body.len() as u64, sum.as_ref()) {
+        if let Some(value) = self.held_part(number, body.len() as u64, &sum) {
             return Ok(Answer {
                 value,
                 attempts: 0,
@@ -104,18 +103,19 @@ impl LocalParts {
             });
         }
         let upload = &self.upload;
-        let sent = upload.send_part(number, body.clone(), sum.as_ref()).await?;
+        let sent = upload
+            .send_part(number, body.clone(), sum.declared())
+            .await?;
         let (mut part, is_echoed) = sent.value.clone();
         let answered = part.checksum.take();
-        part.checksum = match (&sum, ours) {
-            (Some(sum), _) => Some(sum.value.clone()),
-            (None, ours) if self.sums.reads => ours,
-            (None, Some(md5)) => (md5 == part.etag).then_some(md5),
-            (None, None) => None,
+        part.checksum = match &sum {
+            PartSum::Declared(sum) => Some(sum.value.clone()),
+            PartSum::ForRead(value) => Some(value.clone()),
+            PartSum::Md5(md5) => (*md5 == part.etag).then(|| md5.clone()),
         };
-        let against = match (&sum, answered) {
-            (Some(sum), Some(answered)) if is_echoed => {
-                // Another algorithm's says nothing.
+        let contradiction = match (&sum, answered) {
+            (PartSum::Declared(sum), Some(answered)) if is_echoed => {
+                // A checksum of another length is of another algorithm, and proves nothing.
                 let differ = answered.len() == sum.value.len() && answered != sum.value;
                 differ.then(|| {
                     let Checksum {
@@ -124,11 +124,11 @@ impl LocalParts {
                     format!("{algorithm} of what was sent is {value}, S3 stored {answered}")
                 })
             }
-            _ if self.sums.reads => None,
+            (PartSum::ForRead(_), _) => None,
             // The server ignores checksums.
-            _ => self.against_md5(&part, body).await?,
+            _ => self.md5_contradiction(&part, body).await?,
         };
-        if let Some(what) = against {
+        if let Some(what) = contradiction {
             let place = format!("{} part {number}", upload.key());
             return Err(Failure::new(
                 FailureKind::Corrupted,
@@ -140,12 +140,16 @@ impl LocalParts {
         Ok(sent.map(|_| part))
     }
 
-    /// Returns what the `ETag` of a part says against the bytes that were sent.
-    async fn against_md5(&self, part: &PartDone, body: Bytes) -> Result<Option<String>, Failure> {
+    /// Returns a sentence if the `ETag` of a part contradicts the bytes that were sent.
+    async fn md5_contradiction(
+        &self,
+        part: &PartDone,
+        body: Bytes,
+    ) -> Result<Option<String>, Failure> {
         if !self.may_be_md5s {
             return Ok(None);
         }
-        if self.sums.summed_with().is_none() && part.checksum.is_some() {
+        if self.method.summed_with().is_none() && part.checksum.is_some() {
             self.are_md5s.store(true, Ordering::Release);
             return Ok(None);
         }
@@ -162,10 +166,10 @@ impl LocalParts {
                 error.to_string(),
             )
         })?;
-        Ok(against_md5(&md5, &part.etag, true))
+        Ok(md5_contradiction(&md5, &part.etag, true))
     }
 
-    /// Publishes the parts, which make the object, and proves it.
+    /// Completes the upload from the parts that were sent, and proves the object.
     pub(in crate::execute::object) async fn complete(
         &self,
         session: &mut UploadSession<'_>,
@@ -183,14 +187,14 @@ impl LocalParts {
         let parts = &session.done;
         let size = parts.iter().map(|part| part.size).sum();
         let local = self.combined(parts);
-        let whole = local.clone().filter(|_| self.sums.algorithm.is_some());
+        let whole = local.clone().filter(|_| self.method.algorithm.is_some());
         let spec = CompleteSpec {
             size,
             checksum: None,
             full_checksum: whole.clone(),
             condition,
         };
-        if let Some(what) = self.unlike_part(parts) {
+        if let Some(what) = self.contradicted_part(parts) {
             return Err(task.refuse_to_publish(&what).into());
         }
         let are_md5s = self.have_md5s();
@@ -198,11 +202,11 @@ impl LocalParts {
         let sent = self.named(parts);
         let published = session.complete(&sent, predicted.clone(), spec, task);
         let written = match published.await? {
-            Published::Written(written) => written,
-            Published::Left(reason) => return Ok(Ending::Skipped { reason }),
+            WriteResult::Written(written) => written,
+            WriteResult::Left(reason) => return Ok(Ending::Skipped { reason }),
         };
         let all_md5 =
-            self.sums.summed_with().is_none() && parts.iter().all(|part| part.checksum.is_some());
+            self.method.summed_with().is_none() && parts.iter().all(|part| part.checksum.is_some());
         let made_of_md5s = all_md5 && predicted.as_ref() == Some(&written.etag);
         let comparable = |stored: &Checksum| {
             whole
@@ -210,10 +214,11 @@ impl LocalParts {
                 .is_some_and(|sent| is_comparable(sent, stored))
         };
         let is_answered = made_of_md5s || written.checksum.as_ref().is_some_and(comparable);
-        let size_will_do = task.work.sides.transfer.proof.verify == Verify::Size && whole.is_some();
+        let size_suffices =
+            task.work.sides.transfer.proof.verify == Verify::Size && whole.is_some();
         let parts = u32::try_from(parts.len()).unwrap_or(u32::MAX);
         let believes = task.destination().capabilities().believes_answers();
-        let must_look = (!is_answered && !size_will_do) || !believes;
+        let must_look = (!is_answered && !size_suffices) || !believes;
         // `verify_adopted` compares the attributes of an adopted upload, and sends the object again
         // if they differ.
         let unasked = Attributes::default();
@@ -228,7 +233,7 @@ impl LocalParts {
             is_needed: must_look,
             ..task.head_check(&written, asked, Operation::CreateMultipartUpload)
         };
-        let found = Box::pin(task.look_at_sent(look)).await?;
+        let found = Box::pin(task.check_sent(look)).await?;
         let may_be_made = are_md5s
             && task.destination().capabilities().content_etags
             && found.as_ref().is_none_or(|found| !found.kms);
@@ -259,15 +264,15 @@ impl LocalParts {
         Ok(ObjectTask::done(proof, written))
     }
 
-    /// True once the `ETag`s of the parts are known to be the MD5s of their bytes.
+    /// Returns true once the `ETag`s of the parts are known to be the MD5s of their bytes.
     fn have_md5s(&self) -> bool {
         self.may_be_md5s && self.are_md5s.load(Ordering::Acquire)
     }
 
-    /// Returns what the `ETag` of a part says against its bytes: the part came before the first one
-    /// whose `ETag` is the MD5 of its bytes.
-    fn unlike_part(&self, parts: &[PartDone]) -> Option<String> {
-        if !self.have_md5s() || self.sums.summed_with().is_some() {
+    /// Returns a sentence if the `ETag` of a part contradicts its bytes. That shows only now if the
+    /// part was answered before the first one whose `ETag` was an MD5.
+    fn contradicted_part(&self, parts: &[PartDone]) -> Option<String> {
+        if !self.have_md5s() || self.method.summed_with().is_some() {
             return None;
         }
         let is_other =
@@ -280,13 +285,13 @@ impl LocalParts {
 
     /// Combines the checksums of the parts into that of the whole.
     fn combined(&self, parts: &[PartDone]) -> Option<Checksum> {
-        checksum::of_parts(parts, self.sums.summed_with()?, ChecksumKind::FullObject)
+        checksum::of_parts(parts, self.method.summed_with()?, ChecksumKind::FullObject)
     }
 
     /// Returns the parts as Complete names them.
     fn named(&self, parts: &[PartDone]) -> Vec<PartDone> {
-        // Without an algorithm the parts' checksums are sums of ours; the server must not see them.
-        match self.sums.algorithm {
+        // If no algorithm was declared, the server must not see the sums.
+        match self.method.algorithm {
             Some(_) => parts.to_vec(),
             None => parts
                 .iter()

@@ -1,10 +1,11 @@
-//! The uploads that earlier sessions left open, until an object takes them or the run aborts them.
+//! Holds the uploads that earlier sessions left open, until an object takes them or the run aborts
+//! them.
 //!
-//! A run aborts the uploads of objects that nobody will copy any more (a fresh run, a failed abort)
-//! at its start, and the uploads that no object resumed at its end. An upload that cannot be
-//! aborted stays in the journal, and the next run tries again. If the server accepts the abort but
-//! cannot show that the upload is gone, the run reports it once, with its id and a command, and
-//! removes it from the journal.
+//! At its start, a run aborts the uploads of objects that it will not copy (after a fresh start, or
+//! a failed abort). At its end, it aborts those that no object took. An upload that cannot be
+//! aborted stays on record, and the next run tries again. If the server accepts the abort but does
+//! not show that the upload is gone, the run reports it once, with its id and a command, and closes
+//! its record.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -24,25 +25,25 @@ use crate::manifest::job::{Job, Transfer};
 use crate::multipart::{self, MultipartUpload, Stray};
 use crate::s3::{Failure, FailureKind, Operation};
 
-/// The time that a request of an ended session may still be in flight.
+/// The time for which a request of an ended session may still be in flight.
 const LATE: Duration = Duration::from_mins(5);
 
-/// Uploads that earlier sessions left open, until somebody takes them.
+/// The uploads that earlier sessions left open and that no object has taken yet.
 #[derive(Debug, Default)]
 pub(crate) struct Orphans {
-    left: Mutex<BTreeMap<u64, OpenUpload>>,
-    /// Ids of all of them: those are nobody's strays.
+    uploads: Mutex<BTreeMap<u64, OpenUpload>>,
+    /// The ids of all uploads on record, taken or not.
     known: BTreeSet<String>,
     /// The time until which a request of the last session may have created an upload.
     until: Timestamp,
     /// The numbers of the objects that this session resumes.
-    pending: BTreeSet<u64>,
-    /// Transfers of which all keys are listed again, by position in the job: their objects will
-    /// have other numbers.
+    resumed_objects: BTreeSet<u64>,
+    /// The transfers whose keys are all listed again, by position in the job. Their objects get
+    /// other numbers.
     listed_anew: BTreeSet<u32>,
-    /// The transfers that this session resumes. An upload that they left may belong to an object
-    /// that had another number then.
-    begun: BTreeSet<u32>,
+    /// The transfers that this session resumes. Their uploads may belong to objects that had other
+    /// numbers.
+    resumed_transfers: BTreeSet<u32>,
 }
 
 /// An upload that an earlier session left open.
@@ -75,33 +76,34 @@ impl Orphans {
             .filter(|range| !listed_anew.contains(&range.transfer));
         Self {
             known: begun.map(|begun| begun.id.clone()).collect(),
-            left: Mutex::new(state.uploads.clone()),
-            // Nothing is heard of a session while it asks a silent server again and again.
+            uploads: Mutex::new(state.uploads.clone()),
+            // A session writes no event while it repeats a request to a silent server.
             until: last
                 .checked_add(patience + LATE)
                 .unwrap_or(last)
                 .min(Timestamp::now()),
-            pending: ranges
+            resumed_objects: ranges
                 .flat_map(|range| range.pending.keys().copied())
                 .collect(),
             listed_anew,
-            begun: state.ranges.values().map(|range| range.transfer).collect(),
+            resumed_transfers: state.ranges.values().map(|range| range.transfer).collect(),
         }
     }
 
-    /// Takes the uploads of an object to this place, the latest last. They belong to the caller
-    /// from now on.
+    /// Takes the uploads of an object to this place, the latest last. The caller owns them from now
+    /// on.
     pub(crate) fn take(&self, object: Option<u64>, place: &UploadPlace) -> Vec<OrphanUpload> {
         self.take_if(|open| {
-            let is_its = Some(open.object) == object || !self.pending.contains(&open.object);
+            let is_its =
+                Some(open.object) == object || !self.resumed_objects.contains(&open.object);
             is_its && open.place == *place
         })
     }
 
-    /// Takes back an upload of an object that failed: the object may be tried again in this
+    /// Takes back an upload of an object that failed, since the object may be tried again in this
     /// session.
     pub(crate) fn give_back(&self, upload: u64, open: OpenUpload) {
-        self.left
+        self.uploads
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(upload, open);
@@ -112,24 +114,25 @@ impl Orphans {
         self.listed_anew.contains(&transfer)
     }
 
-    /// Returns true for an upload that some session of the journal has created.
+    /// Returns true for an upload that an earlier session recorded.
     pub(crate) fn knows(&self, id: &str) -> bool {
         self.known.contains(id)
     }
 
-    /// Returns the ids of all uploads that sessions of the journal have created.
+    /// Returns the ids of all uploads that earlier sessions recorded.
     pub(crate) fn known(&self) -> &BTreeSet<String> {
         &self.known
     }
 
     fn take_if(&self, pick: impl Fn(&OpenUpload) -> bool) -> Vec<OrphanUpload> {
-        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        left.extract_if(.., |_, open| pick(open))
+        let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
+        uploads
+            .extract_if(.., |_, open| pick(open))
             .map(OrphanUpload::of)
             .collect()
     }
 
-    /// Cancels the uploads of objects that nobody will copy any more.
+    /// Aborts the uploads of objects that this run will not copy.
     pub(crate) async fn sweep(
         &self,
         journal: &Journal,
@@ -138,27 +141,27 @@ impl Orphans {
         let is_wanted = |open: &OpenUpload| {
             let is_below = |(number, transfer): (u32, &Transfer)| {
                 let (place, to) = (&open.place, &transfer.to);
-                (self.begun.contains(&number) || open.kept != Kept::No)
+                (self.resumed_transfers.contains(&number) || open.kept != Kept::No)
                     && (&place.endpoint, &place.bucket) == (&to.endpoint, &to.location.bucket)
                     && place.key.as_str().starts_with(to.location.key.as_str())
             };
             let is_for_another_run = job.retries.is_some() && open.kept != Kept::No;
             is_for_another_run
-                || self.pending.contains(&open.object)
+                || self.resumed_objects.contains(&open.object)
                 || (0..).zip(&job.transfers).any(is_below)
         };
-        self.cancel_those(|open| !is_wanted(open), journal, (job, connections))
+        self.abort_those(|open| !is_wanted(open), journal, (job, connections))
             .await;
     }
 
-    /// Cancels what no object took up. What is kept of an object that failed in this run waits for
-    /// the next one, and a retry leaves what is kept of objects that it is not about.
-    pub(crate) async fn cancel_rest(
+    /// Aborts the uploads that no object took. Those that this run kept for the next one stay, and
+    /// a retry leaves those that were kept for objects outside it.
+    pub(crate) async fn abort_rest(
         &self,
         journal: &Journal,
         (job, connections): (&Job, &mut Connections),
     ) {
-        self.cancel_those(
+        self.abort_those(
             |open| match open.kept {
                 Kept::No => true,
                 Kept::ForThisRun => job.retries.is_none(),
@@ -170,14 +173,14 @@ impl Orphans {
         .await;
     }
 
-    async fn cancel_those(
+    async fn abort_those(
         &self,
         pick: impl Fn(&OpenUpload) -> bool,
         journal: &Journal,
         (job, connections): (&Job, &mut Connections),
     ) {
-        for left in self.take_if(pick) {
-            let place = &left.open.place;
+        for orphan in self.take_if(pick) {
+            let place = &orphan.open.place;
             let is_there = |to: &&Transfer| {
                 to.to.endpoint == place.endpoint && to.to.location.bucket == place.bucket
             };
@@ -195,9 +198,9 @@ impl Orphans {
                     continue;
                 }
             };
-            let notes = self.cancel(&left, journal, &bucket).await;
+            let notes = self.abort(&orphan, journal, &bucket).await;
             if notes.is_empty() {
-                tracing::info!(%place, "cancelled an upload that an earlier session left open");
+                tracing::info!(%place, "aborted an upload that an earlier session left open");
             }
             for note in notes {
                 tracing::warn!(%place, "{note}");
@@ -205,19 +208,19 @@ impl Orphans {
         }
     }
 
-    /// Ends an upload; returns sentences about what may be left open.
-    pub(crate) async fn cancel(
+    /// Aborts an upload. Returns notes about uploads that may be left open.
+    pub(crate) async fn abort(
         &self,
-        left: &OrphanUpload,
+        orphan: &OrphanUpload,
         journal: &Journal,
         bucket: &Bucket,
     ) -> Vec<String> {
         let (key, id) = (
-            &left.open.place.key,
-            left.open.begun.as_ref().map(|begun| begun.id.as_str()),
+            &orphan.open.place.key,
+            orphan.open.begun.as_ref().map(|begun| begun.id.as_str()),
         );
-        match self.try_cancel(left, journal, bucket).await {
-            // On record no more: this is the one time that it is told.
+        match self.try_abort(orphan, journal, bucket).await {
+            // Their record is closed, so this is the only report.
             Ok(strays) => strays.iter().map(|stray| stray.told(bucket, key)).collect(),
             Err(failure) if *failure.kind() == FailureKind::NoSuchUpload => {
                 let id = id.unwrap_or("of unknown id");
@@ -236,19 +239,19 @@ impl Orphans {
         }
     }
 
-    async fn try_cancel(
+    async fn try_abort(
         &self,
-        left: &OrphanUpload,
+        orphan: &OrphanUpload,
         journal: &Journal,
         bucket: &Bucket,
     ) -> Result<Vec<Stray>, Failure> {
         let (key, id) = (
-            &left.open.place.key,
-            left.open.begun.as_ref().map(|begun| begun.id.as_str()),
+            &orphan.open.place.key,
+            orphan.open.begun.as_ref().map(|begun| begun.id.as_str()),
         );
-        // Another server has no such upload, which says nothing about the server that it was
-        // created at.
-        if let Some(server) = left
+        // If this is another server than the upload's, it answers that it has no such upload, which
+        // proves nothing.
+        if let Some(server) = orphan
             .open
             .server
             .as_ref()
@@ -267,7 +270,7 @@ impl Orphans {
                 let flags: Vec<_> = url.into_iter().flatten().collect();
                 let verb = if id.is_some() { "abort" } else { "list" };
                 let command = multipart::command_at(&location, &flags, verb, id);
-                let message = format!("it was begun at {server}: see to it there with `{command}`");
+                let message = format!("it was created at {server}: end it there with `{command}`");
                 let operation = Operation::AbortMultipartUpload;
                 return Err(Failure::new(
                     FailureKind::NoSuchUpload,
@@ -277,8 +280,9 @@ impl Orphans {
                 ));
             }
         }
-        left.record
-            .cancel(journal, bucket, key, id, (self.until, &self.known))
+        orphan
+            .record
+            .abort(journal, bucket, key, id, (self.until, &self.known))
             .await
     }
 }

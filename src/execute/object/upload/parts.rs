@@ -1,9 +1,9 @@
 //! Sends the parts of one upload in parallel.
 //!
-//! A part begins only when there is a slot for it, so a 10,000-part object holds only as many
-//! futures as it has requests in flight. After the first failed part no new ones begin, and those
-//! that wait for their next attempt are cancelled; requests in flight may finish, because an abort
-//! that overtakes a part leaves it behind.
+//! A part starts only when there is a slot for it, so an object of 10,000 parts holds only as many
+//! futures as it has requests in flight. After the first failed part, no new ones start, and parts
+//! that wait for their next attempt are cancelled. Requests in flight may finish: if an abort
+//! overtook them, their parts would be left behind.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -23,6 +23,7 @@ use crate::execute::monitor::Event;
 use crate::execute::object::file::OpenFile;
 use crate::execute::object::stream::StreamParts;
 use crate::execute::object::trouble::Trouble;
+use crate::multipart::MultipartUpload;
 use crate::pace::Slot;
 use crate::pace::slots::Want;
 use crate::plan::parts::PartRange;
@@ -31,36 +32,36 @@ use crate::s3::{Failure, FailureKind, Operation, PartDone, SourcePin};
 /// The interval at which a queue in which parts would wait long is checked again.
 const CLOGGED: Duration = Duration::from_millis(50);
 
-/// The place of the bytes of the parts.
+/// The source of the bytes of the parts.
 pub(in crate::execute::object) enum PartSource<'a> {
     /// Ranges of an object, which S3 copies.
     CopyRange {
         pin: Arc<SourcePin>,
-        /// Two requests may store the same part.
+        /// True if a part may be requested twice at once: both requests store the same part.
         twice: bool,
     },
-    /// A file of this machine.
+    /// A local file.
     File(OpenFile, LocalParts),
-    /// A stream, whose parts are read one after the other.
+    /// A stream, whose parts are read one after another.
     Stream(&'a mut StreamParts, LocalParts),
 }
 
 impl UploadSession<'_> {
-    /// Sends all parts that S3 does not hold yet. Those that it has confirmed are in `done`, even
-    /// on failure.
+    /// Sends all parts that S3 does not hold yet. The confirmed parts are in `done`, also after a
+    /// failure.
     pub(in crate::execute::object) async fn send_all(
         &mut self,
         source: PartSource<'_>,
     ) -> Result<(), Trouble> {
         match source {
             PartSource::CopyRange { pin, twice } => {
-                // S3 has copied what it holds. Parts of a file are compared with it first.
+                // The held parts are copies of this source. Those of a file count only once they
+                // have been compared with it.
                 self.done = self.held.to_vec();
                 self.bytes = self.done.iter().map(|part| part.size).sum();
                 self.announce();
                 let upload = Arc::clone(&self.upload);
-                // A part that is the whole object is named without a range: tiny sources refuse
-                // ranges.
+                // A part that is the whole object has no range: S3 refuses ranges of tiny sources.
                 let has_range = self.layout.count > 1;
                 self.send_layout(move |part| {
                     let (upload, pin) = (Arc::clone(&upload), Arc::clone(&pin));
@@ -78,10 +79,10 @@ impl UploadSession<'_> {
                 self.send_layout(move |part| {
                     let (file, sender) = (file.clone(), sender.clone());
                     async move {
-                        let sums = sender.sums;
-                        let (body, sums, _permit) =
-                            file.read_part(part, move |body| sums.of(body)).await?;
-                        sender.send_summed(part.number, body, sums).await
+                        let method = sender.method;
+                        let (body, sum, _permit) =
+                            file.read_part(part, move |body| method.sum(body)).await?;
+                        sender.send_summed(part.number, body, sum).await
                     }
                 })
                 .await
@@ -105,19 +106,19 @@ impl UploadSession<'_> {
             .parts()
             .filter(|part| !held.contains(&part.number))
             .peekable();
-        let mut place = None;
-        let mut running = self.none_in_flight();
+        let mut next_slot = None;
+        let mut running = PartsInFlight::of(&self.upload);
         loop {
             // If parts would wait in the queue, those that already wait are enough.
             let is_clogged = !running.is_empty() && work.is_clogged(self.upload.key());
-            if place.is_none() && running.trouble.is_none() && parts.peek().is_some() && !is_clogged
-            {
+            let may_start = running.trouble.is_none() && parts.peek().is_some() && !is_clogged;
+            if may_start && next_slot.is_none() {
                 let slots = work.slots();
-                place = Some(slots.request(slots.bulk(left, layout.part_size)));
+                next_slot = Some(slots.request(slots.bulk(left, layout.part_size)));
             }
             tokio::select! {
-                Some(slot) = OptionFuture::from(place.as_mut()) => {
-                    place = None;
+                Some(slot) = OptionFuture::from(next_slot.as_mut()) => {
+                    next_slot = None;
                     match (slot, parts.next()) {
                         (Ok(slot), Some(part)) if running.trouble.is_none() => {
                             left -= part.length;
@@ -128,7 +129,7 @@ impl UploadSession<'_> {
                     }
                 }
                 Some(answer) = running.next(work) => self.take(answer, &mut running).await,
-                // The queue gets shorter long before the first of many parts is answered.
+                // The queue may get shorter long before a part is answered.
                 () = sleep(CLOGGED), if is_clogged => {}
                 else => break,
             }
@@ -143,11 +144,11 @@ impl UploadSession<'_> {
         sender: LocalParts,
     ) -> Result<(), Trouble> {
         let work = self.work;
-        let mut running = self.none_in_flight();
+        let mut running = PartsInFlight::of(&self.upload);
         loop {
             let next = parts.next(work).await;
             while let Some(joined) = running.tasks.try_join_next() {
-                if let Some(answer) = running.sort(joined) {
+                if let Some(answer) = running.answer_of(joined) {
                     self.take(answer, &mut running).await;
                 }
             }
@@ -188,25 +189,28 @@ impl UploadSession<'_> {
             running.fail(trouble);
         }
     }
-
-    fn none_in_flight(&self) -> PartsInFlight {
-        PartsInFlight {
-            tasks: JoinSet::new(),
-            over: self.upload.called_off(),
-            trouble: None,
-        }
-    }
 }
 
-/// The part requests in flight, and the first trouble among them.
+/// The part requests in flight.
 #[derive(Debug)]
 struct PartsInFlight {
     tasks: JoinSet<Result<Answer<PartDone>, Failure>>,
-    over: CancellationToken,
+    /// Cancels the requests that wait for their turn or their next attempt.
+    called_off: CancellationToken,
+    /// The first trouble; no part starts after it.
     trouble: Option<Trouble>,
 }
 
 impl PartsInFlight {
+    /// Returns an empty set of requests of this upload.
+    fn of(upload: &MultipartUpload) -> Self {
+        Self {
+            tasks: JoinSet::new(),
+            called_off: upload.called_off(),
+            trouble: None,
+        }
+    }
+
     fn is_empty(&self) -> bool {
         self.tasks.is_empty()
     }
@@ -223,12 +227,11 @@ impl PartsInFlight {
         });
     }
 
-    /// Records trouble; the first one counts. Parts that wait for their turn or their next attempt
-    /// are no longer sent, unless the run only stops: then they are treated like all other
-    /// requests.
+    /// Records trouble; the first one counts. Calls off the requests that wait, unless the run
+    /// stops, which ends them like all other requests.
     fn fail(&mut self, trouble: Trouble) {
         if !matches!(trouble, Trouble::Stopped) {
-            self.over.cancel();
+            self.called_off.cancel();
         }
         self.trouble.get_or_insert(trouble);
     }
@@ -245,13 +248,14 @@ impl PartsInFlight {
                     self.tasks.join_next().await?
                 }
             };
-            if let Some(answer) = self.sort(joined) {
+            if let Some(answer) = self.answer_of(joined) {
                 return Some(answer);
             }
         }
     }
 
-    fn sort(
+    /// Returns the answer of a request, or records why there is none.
+    fn answer_of(
         &mut self,
         joined: Result<Result<Answer<PartDone>, Failure>, JoinError>,
     ) -> Option<Answer<PartDone>> {

@@ -1,9 +1,9 @@
 //! Keeps uploads on record.
 //!
-//! An upload that nobody remembers costs money until somebody finds it. So it is on record before
-//! it is created, its id before its first part, and its end only when the server no longer has it.
-//! A Create whose answer was lost or cannot be read is searched for, with and without a journal. An
-//! upload that cannot be shown to be gone is reported once, with its id and a command.
+//! A forgotten upload costs money until somebody finds it. So an upload is recorded before it is
+//! created, its id before its first part, and its end only when the server no longer has it. If the
+//! answer to a Create was lost or cannot be read, its upload is searched for, with and without a
+//! journal. An upload that is not shown to be gone is reported once, with its id and a command.
 
 use std::collections::BTreeSet;
 
@@ -25,25 +25,26 @@ use crate::plan::parts::PartLayout;
 use crate::planner::Step;
 use crate::s3::{Attributes, Failure, FailureKind, PartDone};
 
-/// An upload's number in the journal, `None` if no journal is kept, and the time just before it was
-/// created.
+/// The record of an upload in the journal.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct UploadRecord {
+    /// The number of the upload in the journal; `None` if it is not recorded.
     upload: Option<u64>,
+    /// A time just before the request that created it.
     intended: Timestamp,
 }
 
-/// The fingerprint of an upload: it can be resumed only if all of this is still the same.
+/// The properties of an upload by which a later session decides if it can resume it.
 #[derive(Clone, Debug)]
 pub(crate) struct UploadFingerprint {
-    /// The source.
+    /// The version of the source.
     pub(crate) source: SourceVersion,
-    /// A digest of the requested attributes. The upload may be created with fewer if the server
-    /// refuses one that is only tried: the next session does not know that yet.
+    /// A digest of the requested attributes, not of those that the server accepted: a later session
+    /// does not know yet what the server refuses.
     attributes: String,
     /// The attributes that the server refused when the upload was created.
     losses: Vec<Loss>,
-    /// It was adopted, and the request that created it is not known.
+    /// True if it was adopted, so that the request that created it is not known.
     claimed: bool,
 }
 
@@ -58,7 +59,7 @@ impl UploadFingerprint {
         }
     }
 
-    /// Returns the fingerprint of a new upload, without the attributes that are lost by now.
+    /// Returns the fingerprint of an upload that was just created, with the losses of its creation.
     pub(crate) fn with_losses(self, draft: &Draft) -> Self {
         let losses = draft
             .losses
@@ -77,8 +78,9 @@ impl UploadFingerprint {
         }
     }
 
-    /// Returns true if an upload was created with the same fingerprint.
-    pub(crate) fn is_that_of(&self, begun: &BegunUpload) -> bool {
+    /// Returns true if a recorded upload is of the same source and has the same requested
+    /// attributes.
+    pub(crate) fn matches(&self, begun: &BegunUpload) -> bool {
         begun.source == self.source && begun.attributes == self.attributes
     }
 }
@@ -97,7 +99,7 @@ impl UploadRecord {
         }
     }
 
-    /// Returns the record of an upload that is about to be created and that no journal has.
+    /// Returns the record of an upload that is about to be created and is not recorded.
     pub(crate) fn off_record() -> Self {
         Self {
             upload: None,
@@ -124,12 +126,13 @@ impl UploadRecord {
         Ok(record)
     }
 
-    /// Puts the upload's id on record. When that fails nobody will know it, so it is cancelled.
+    /// Puts the upload's id on record. If that fails, no later session would know the upload, so it
+    /// is aborted, unless it was adopted.
     pub(crate) async fn created(
         self,
         work: &Work,
         upload: &MultipartUpload,
-        terms: UploadFingerprint,
+        fingerprint: UploadFingerprint,
         layout: &PartLayout,
     ) -> Result<(), Trouble> {
         let UploadFingerprint {
@@ -137,7 +140,7 @@ impl UploadRecord {
             attributes,
             losses,
             claimed,
-        } = terms;
+        } = fingerprint;
         let (id, kms) = (upload.id().to_owned(), upload.is_kms());
         let parts = lengths(layout);
         let created = |upload| Event::UploadBegan {
@@ -165,8 +168,8 @@ impl UploadRecord {
         outcome
     }
 
-    /// Handles a Create that failed: aborts the upload in case it took effect anyway. Returns
-    /// sentences about what may be left open.
+    /// Handles a Create that failed: searches for its upload and aborts it, in case the request
+    /// took effect. Returns notes about uploads that may be left open.
     pub(crate) async fn not_created(
         self,
         work: &Work,
@@ -186,13 +189,13 @@ impl UploadRecord {
                 "{told}; the next run of this job looks for it and aborts it"
             )];
         }
-        // The object is late already, so the search for what is left of it has little patience; nor
-        // does it end with the run.
+        // The search has little patience, because the object is late already, and it outlives the
+        // run.
         let bucket = work.sides.destination.for_probes().tidying_up();
         let window = (self.intended, Timestamp::now());
         let known = work.orphans.known();
         let search = async {
-            // A refusal is believed where nothing speaks against it.
+            // A refusal is believed unless the list shows an upload.
             if is_refused {
                 return multipart::after_refusal(&bucket, key, window, known).await;
             }
@@ -201,7 +204,7 @@ impl UploadRecord {
         };
         let strays = tokio::select! {
             strays = search => strays,
-            () = work.hurry() => vec![Stray::unanswered(None, work.tidying())],
+            () = work.tidying_ended() => vec![Stray::unanswered(None, work.tidying())],
         };
         if !strays.iter().any(|stray| stray.may_pass) {
             self.ended(&work.journal).await;
@@ -232,8 +235,7 @@ impl UploadRecord {
             .map_err(|_| Trouble::Stopped)
     }
 
-    /// Puts on record that the upload is about to be completed, and the `ETag` that the object will
-    /// have.
+    /// Records that the upload is about to be completed, and the `ETag` that its object will have.
     pub(crate) async fn completing(self, work: &Work, etag: Option<String>) -> Result<(), Trouble> {
         self.commit(work, |upload| Event::CompleteIntended { upload, etag })
             .await
@@ -242,13 +244,12 @@ impl UploadRecord {
     /// Records that the server no longer has the upload.
     pub(crate) async fn ended(self, journal: &Journal) {
         if let Some(upload) = self.upload {
-            // A journal that is broken stops the run by itself; the next session finds the upload
-            // gone.
+            // A broken journal stops the run by itself; the next session finds the upload gone.
             let _ = journal.append(Event::UploadEnded { upload }).await;
         }
     }
 
-    /// Records that the next run resumes the upload. Returns false if nobody would know of it then.
+    /// Records that the next run may resume the upload. Returns false if that is not on record.
     pub(crate) async fn keep(self, work: &Work) -> bool {
         let Some(upload) = self.upload else {
             return false;
@@ -267,13 +268,13 @@ impl UploadRecord {
         true
     }
 
-    /// Ends an upload that an earlier session left: by its id, or by searching for it where none is
-    /// known. Returns those that may be left open; they are to be reported now, for they are on
-    /// record no more.
+    /// Aborts an upload that an earlier session left open, by its id, or by a search if the id is
+    /// not known. Then closes its record. Returns the uploads that may still be open, which the
+    /// caller must report, since no later session will.
     ///
     /// # Errors
-    /// The failure of the abort; the upload stays on record then.
-    pub(crate) async fn cancel(
+    /// Returns the failure of the abort; the upload then stays on record.
+    pub(crate) async fn abort(
         self,
         journal: &Journal,
         bucket: &Bucket,
@@ -284,7 +285,7 @@ impl UploadRecord {
         let strays = match id {
             Some(id) => match MultipartUpload::open(bucket, key, id).abort().await {
                 Ok(Aborted::Gone | Aborted::NotThere) => Vec::new(),
-                // It is told now. Later runs would only be told the same.
+                // A later run would only find the same.
                 Ok(Aborted::Unverified(failure) | Aborted::StillListed(failure)) => {
                     vec![Stray::failed(Some(id), &failure)]
                 }
@@ -315,7 +316,7 @@ impl UploadRecord {
         let Some(upload) = self.upload else {
             return Ok(());
         };
-        // A journal that is broken stops the run by itself.
+        // A broken journal stops the run by itself.
         work.journal
             .commit(event(upload))
             .await

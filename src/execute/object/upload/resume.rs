@@ -1,20 +1,17 @@
 //! Resumes an upload that an earlier session left open.
 //!
-//! An upload is resumed only if it was created for the very same version of the source, to the same
-//! key, with the same attributes, and if its recorded parts tile the object. The server's own list
-//! says what it holds: a part is kept if it is what the journal has on record, or if it was in
-//! flight when the record ended, and has the right size; all others are copied again. Any other
-//! upload is aborted and a new one created, which is always right and only costs time.
+//! An upload is resumed only if its record has the same version of the source, key, and attributes,
+//! and if its recorded parts tile the object. `ListParts` shows which parts S3 holds. A part of the
+//! right size is kept if it is the recorded one, or if it was in flight when the record ended; all
+//! others are sent again. Any other upload is aborted and a new one created, which is always right
+//! and only costs time.
 //!
-//! An upload that the server no longer has may have become the object, when the answer to Complete
-//! was lost with the session. Then what stands at the key must be recognised: by the source's
-//! checksum, or by the `ETag` that was on record before Complete was sent.
+//! If the server no longer has the upload, it may have become the object: the session may have been
+//! killed before the answer to Complete came. The object at the key is then recognised by the
+//! source's checksum, or by the `ETag` that was on record before Complete was sent.
 //!
-//! The upload of an object that failed may be kept for the next run, if it holds parts and another
-//! attempt may succeed. That run finds the upload by bucket and key, because the object has another
-//! number then.
-//!
-//! Uploads that nobody resumes are aborted ([`orphans`](super::orphans)).
+//! An upload that was kept for the next run is found by bucket and key, because its object has
+//! another number there.
 
 use futures::TryStreamExt;
 
@@ -39,7 +36,7 @@ use crate::s3::{ChecksumKind, FailureKind, Head};
 pub(in crate::execute::object) enum Resumed<'w> {
     /// It is open and has parts.
     Session(Box<UploadSession<'w>>),
-    /// It became the object, and the `ETag` that its parts make.
+    /// It has become the object. Holds the object's HEAD, and the `ETag` that its parts make.
     Published(Box<Head>, Option<String>),
 }
 
@@ -54,7 +51,7 @@ impl Work {
         }
     }
 
-    /// Returns the record of uploads to this key that may have become the object, unseen.
+    /// Returns the record of uploads to this key that may have become the object without an answer.
     pub(crate) fn made_before(&self, key: &ObjectKey) -> MadeBefore {
         let place = self.upload_place(key);
         let open = self.resumed.uploads.values();
@@ -79,17 +76,17 @@ impl ObjectTask<'_> {
     }
 
     /// Aborts the uploads of the object that are not resumed.
-    pub(in crate::execute::object) async fn cancel_orphans(&mut self) {
+    pub(in crate::execute::object) async fn abort_orphans(&mut self) {
         while let Some(orphan) = self.orphans.pop() {
-            self.cancel_orphan(&orphan).await;
+            self.abort_orphan(&orphan).await;
         }
     }
 
-    async fn cancel_orphan(&mut self, orphan: &OrphanUpload) {
+    async fn abort_orphan(&mut self, orphan: &OrphanUpload) {
         let work = self.work;
         let notes = work
             .orphans
-            .cancel(orphan, &work.journal, self.destination())
+            .abort(orphan, &work.journal, self.destination())
             .await;
         // The receipt may be hours away, and a kill until then would take along the only mention.
         for note in &notes {
@@ -123,17 +120,17 @@ impl<'w> UploadSession<'w> {
                 }
             };
             let Some(resumed) = resumed else {
-                task.cancel_orphan(&orphan).await;
+                task.abort_orphan(&orphan).await;
                 continue;
             };
-            // The attributes that it was created without are still missing, whatever this session
-            // found out.
+            // The upload lacks the attributes that it was created without, not those that the
+            // server refuses now.
             if let Some(created) = &orphan.open.begun {
                 task.draft.losses.retain(|loss| loss.lost != Lost::NotSet);
                 task.draft.losses.extend(created.losses.iter().cloned());
             }
-            task.cancel_orphans().await;
-            // What became the object stays on record until the object has all that it shall have.
+            task.abort_orphans().await;
+            // If it became the object, it stays on record until the object has all attributes.
             if matches!(resumed, Resumed::Published(..)) {
                 task.orphans.push(orphan);
             }
@@ -143,7 +140,8 @@ impl<'w> UploadSession<'w> {
     }
 }
 
-/// Returns true for a loss that fails an object now, unless this session has the same loss.
+/// Returns true for the loss of an attribute that the job requires by now, unless this session has
+/// the same loss.
 fn is_demanded(work: &Work, loss: &Loss, draft: &Draft) -> bool {
     work.sides.transfer.preserve.of(loss.attribute) == Policy::Require
         && !draft.losses.contains(loss)
@@ -157,19 +155,19 @@ async fn judge<'w>(
     request: &UploadRequest,
 ) -> Result<Option<Resumed<'w>>, Trouble> {
     let (work, key) = (task.work, &task.step.key);
-    // An upload may lack an attribute only as long as the policy is no more than `try`.
+    // An upload may lack an attribute only if the policy is no more than `try`.
     let is_demanded = |loss: &Loss| is_demanded(work, loss, &task.draft);
     let created = match &orphan.open.begun {
         Some(created) if !created.losses.iter().any(is_demanded) => created,
         _ => return Ok(None),
     };
     let layout = tiling(&created.parts, &request.layout);
-    let Some(layout) = layout.filter(|_| request.fingerprint.is_that_of(created)) else {
+    let Some(layout) = layout.filter(|_| request.fingerprint.matches(created)) else {
         tracing::info!(%key, "an open upload is of another source, or was created otherwise: creating a new one");
         return Ok(None);
     };
     let upload = MultipartUpload::open(task.destination(), key, &*created.id);
-    // One that was found open is older than its record.
+    // An adopted upload is older than its record.
     let upload = if created.claimed {
         upload
     } else {
@@ -189,7 +187,7 @@ async fn judge<'w>(
     let kept = reconciled.kept;
     // Some servers answer with an empty list for an upload that is gone.
     if kept.is_empty() {
-        let Some((head, etag)) = published(task, created, request).await? else {
+        let Some((head, etag)) = find_published(task, created, request).await? else {
             return Ok(None);
         };
         let version = head.version.as_deref();
@@ -213,9 +211,9 @@ async fn judge<'w>(
     }))))
 }
 
-/// Returns the object at the key, if it is the upload whose Complete was sent and never answered,
-/// and the `ETag` by which it was recognised.
-async fn published(
+/// Returns the object at the key if it was made from this upload, whose Complete was sent and not
+/// answered. Also returns the `ETag` if that proves it.
+async fn find_published(
     task: &ObjectTask<'_>,
     created: &BegunUpload,
     request: &UploadRequest,
@@ -242,8 +240,8 @@ async fn published(
     Ok(is_ours.then_some((head, etag)))
 }
 
-/// Returns the layout that an upload was created with, if it tiles the object that `now` is for.
-/// Automatic part sizes depend on how many requests can be in flight, so they may differ now.
+/// Returns the recorded layout of an upload if it tiles the object, whose layout would be `now`.
+/// The two may differ, because automatic part sizes depend on the possible requests in flight.
 fn tiling(recorded: &PartLengths, now: &PartLayout) -> Option<PartLayout> {
     let is = |layout: &PartLayout| lengths(layout) == *recorded;
     if is(now) {

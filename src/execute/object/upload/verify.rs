@@ -1,7 +1,7 @@
 //! Checks that an object made from an adopted upload has the requested attributes.
 //!
-//! S3 shows the attributes of an upload only once it is published. So they are compared then, by
-//! the session that published it or by the next one.
+//! S3 shows the attributes of an upload only after it is published, so they are compared then: by
+//! the session that published it, or by the next one if that session was killed.
 
 use super::UploadSession;
 use crate::bucket::Bucket;
@@ -17,8 +17,8 @@ use crate::s3::{Attributes, Failure, FailureKind, Tags};
 
 impl UploadSession<'_> {
     /// Compares an object made from an adopted upload with the requested attributes, and has it
-    /// copied anew if they differ. Must be called while the upload is still on record, so that a
-    /// session that is killed before leaves the comparison to the next one.
+    /// copied again if they differ. Must be called while the upload is still on record: a session
+    /// that is killed before that leaves the comparison to the next one.
     pub(in crate::execute::object) async fn verify_adopted(
         &self,
         attributes: &Attributes,
@@ -43,8 +43,8 @@ impl UploadSession<'_> {
 }
 
 impl ObjectTask<'_> {
-    /// Compares a version of the object, which the upload `id` became, with the requested
-    /// attributes, and takes note where it differs.
+    /// Returns true if a version of the object has the requested attributes, and notes a
+    /// difference. The version was made from the upload `id`.
     pub(super) async fn has_attributes(
         &mut self,
         id: &str,
@@ -54,14 +54,14 @@ impl ObjectTask<'_> {
         let unlike = unlike(self.destination(), &self.step.key, version, requested).await?;
         self.draft.notes.extend(unlike.map(|attribute| {
             format!(
-                "the open upload {id} was begun with other {attribute} than the object shall have: it was copied anew"
+                "the open upload {id} was created with other {attribute} than requested: the object was copied again"
             )
         }));
         Ok(unlike.is_none())
     }
 }
 
-/// Returns the attributes in which an object differs from the requested ones.
+/// Returns an attribute in which an object differs from the requested ones.
 async fn unlike(
     bucket: &Bucket,
     key: &ObjectKey,
