@@ -1,10 +1,10 @@
 //! Counts the results of objects, over all sessions of a run.
 //!
-//! Each object counts once. This is easy if a list continues where the previous session left it. A
-//! list without order is read again from its beginning, and finds everything once more: what needs
-//! no work would count again, and what an earlier session copied is found equal. So a [`Tally`]
-//! remembers per transfer what such a list finds again. Some of it is subtracted from the sums, and
-//! the rest is not counted when it is found.
+//! Each object counts once. This is easy if a list continues where the previous session left it.
+//! But a list without order is read again from its beginning, and finds all objects again. So a
+//! [`Tally`] per transfer remembers them. The copied ones stay in the sums, and are not counted
+//! again when the list finds them equal. All others are subtracted from the sums, and count when
+//! the list finds them.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ use crate::s3::FailureKind;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Totals {
-    /// Objects found that were to be copied.
+    /// Objects to copy.
     pub planned_objects: u64,
     /// Their bytes.
     pub planned_bytes: u64,
@@ -31,19 +31,19 @@ pub struct Totals {
     pub done_bytes: u64,
     /// Objects that were changed in place. They are part of `done_objects`.
     pub in_place_objects: u64,
-    /// Versions that are left of what these were before.
+    /// Old versions that remain of these objects.
     pub old_versions: u64,
-    /// Their parts.
+    /// The parts of copied objects.
     pub parts: u64,
     /// Objects that the destination has.
     pub skipped_objects: u64,
     /// Their bytes.
     pub skipped_bytes: u64,
-    /// By what they were found equal.
+    /// The skipped objects by the comparison that found them equal.
     pub unchanged: Unchanged,
     /// Copied objects by the reason for which they were copied.
     pub reasons: BTreeMap<Reason, u64>,
-    /// Objects in an archive that are left out.
+    /// Objects that are left out because they are in an archive.
     pub archived_objects: u64,
     /// Objects in an archive that are being restored.
     pub restoring_objects: u64,
@@ -60,21 +60,22 @@ pub struct Totals {
     /// The attributes that could not be kept, with the number of objects.
     #[serde(with = "whole")]
     pub losses: LossCounts,
-    /// Objects by the proof that they rest on.
+    /// Copied objects by their proof.
     pub proofs: BTreeMap<String, u64>,
     /// Failed objects by the kind of failure.
     pub failures: BTreeMap<String, u64>,
-    /// The same by cause.
+    /// Failed objects by cause.
     pub causes: CauseCounts,
 }
 
-/// The objects of one transfer that a list which is read again finds.
+/// The objects of one transfer that its list finds again if it is read from its beginning.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Tally {
-    /// Objects that stay counted and are found equal: those that were copied, and bad copies.
+    /// Objects that stay in the sums: copied ones, and copies that failed their proof. A list finds
+    /// them equal.
     pub settled: u64,
-    /// The counts of all others, which the list repeats.
+    /// The counts of all others, which the new list counts again.
     pub void: Totals,
 }
 
@@ -86,7 +87,7 @@ impl Tally {
                 self.void.planned_objects = self.void.planned_objects.saturating_sub(1);
                 self.void.planned_bytes = self.void.planned_bytes.saturating_sub(*bytes);
             }
-            // A bad copy looks like a good one, so that its failure must stay.
+            // In a list, a bad copy looks like a good one, so its failure must stay counted.
             Ended::Failed(failed) if leaves_copy(failed) => {
                 self.settled += 1;
                 self.void.planned_objects = self.void.planned_objects.saturating_sub(1);
@@ -96,7 +97,8 @@ impl Tally {
     }
 }
 
-/// Returns true if a copy may be there that lists cannot tell from a good one.
+/// Returns true if the failed object may have left a copy that a list cannot distinguish from a
+/// good one.
 pub(super) fn leaves_copy(failed: &FailedObject) -> bool {
     [
         FailureKind::NotEqual,
@@ -215,7 +217,7 @@ impl Totals {
         }
     }
 
-    /// Subtracts counts that a list repeats. Copied objects are not among them.
+    /// Subtracts the counts of objects that a list counts again, which are never copied ones.
     pub(super) fn take_back(&mut self, void: &Self) {
         for (count, void) in [
             (&mut self.planned_objects, void.planned_objects),

@@ -135,7 +135,7 @@ impl Conductor<'_> {
             self.spawn(queued);
         }
         // An object whose request is parked has given its slot back.
-        let places = self.slots.for_small();
+        let places = self.slots.small_limit();
         let small = places + self.slots.parked_small() + AHEAD.min((places / 4).max(FEW_AHEAD));
         while self.open_small() < small as usize && self.breaker.may_open(self.open.len()) {
             // An object that waits for a rate takes no slot that others could use; one object
