@@ -387,7 +387,7 @@ mod tests {
             for _ in 0..5 {
                 match renewal.step(now, set) {
                     RequestStep::Go { renew: true } | RequestStep::Wait { renew: true, .. } => {
-                        count += 1
+                        count += 1;
                     }
                     _ => continue,
                 }
